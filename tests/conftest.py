@@ -1,4 +1,4 @@
-"""Set-up of all tests: how examples are chosen, and what stood in for a Kafka broker."""
+"""Set-up of all tests: choice of examples, and a report of the substitute for a Kafka broker."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-# `make test` tries the same examples each time: a change passes or fails by what it changes.
-# `make search` looks for new ones, with fresh seeds.
+# `make test` uses the same examples each time: its result depends only on the change.
+# `make search` looks for new examples, with fresh seeds.
 settings.register_profile("repeat", derandomize=True, database=None)
 settings.register_profile("search", print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 KAFKA_SUBSTITUTE = pytest.StashKey[str]()
-"""Why the small Kafka-protocol server stood in."""
+"""Reason for the use of the small Kafka protocol server."""
 
 
 class _FromWorkers:
-    """Hears it from the processes that run the tests side by side."""
+    """Plugin that collects the reason from the worker processes of the test run."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

@@ -1,4 +1,4 @@
-"""Different bytes are different texts, and UTF-8 is the text that it encodes."""
+"""Different bytes become different texts; UTF-8 becomes the text that it encodes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bridge.bytetext import MARK, bytes_of, own_text, text_of
 
 PIECES = (b"a", b"0", b"8", b"f", b"fc", b"\xfc", b"\xff", b"\xc3", b"\xbc", b"\xef\xb7\x90", b"\xef", b"\xb7", b"\0")
 HOSTILE = st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join) | st.binary(max_size=12)
-"""Bytes that come near the form itself: its mark, its digits, and UTF-8 that is cut off."""
+"""Bytes close to the escape form: its mark, its digits, and truncated UTF-8."""
 
 
 @given(HOSTILE)

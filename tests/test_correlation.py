@@ -1,4 +1,4 @@
-"""The decision table: every verb, state and policy; and against a model of an engine where everything races."""
+"""Decision table of correlation: every command, state and policy; and a comparison with an engine model under races."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_every_state_has_a_move_that_is_safe(command: Command) -> None:
     for known, confirms in itertools.product(every_knowledge(), (False, True)):
         move = next_step(command, known, confirms)
         if move is NextStep.REPLACE:
-            # Only over what was looked at, searched, and has not seen the command.
+            # Only for an instance that was read and searched, and has not seen the command.
             assert (known.life, known.held) == (InstanceState.FINISHED, False)
             assert _restarts(command)
         if move is NextStep.FINISHED and not isinstance(command, Terminate | Suspend | Resume):
@@ -91,7 +91,7 @@ def test_the_same_message_is_always_a_repeat(command: Command, life: InstanceSta
 
 
 OTHER_MESSAGE = {
-    # on_existing, life of the instance: what is done about another message
+    # on_existing, state of the instance: decision about another message
     (OnExisting.IGNORE, InstanceState.RUNNING): NextStep.EXISTS,
     (OnExisting.IGNORE, InstanceState.FINISHED): NextStep.EXISTS,
     (OnExisting.DEAD_LETTER, InstanceState.RUNNING): NextStep.EXISTS,
@@ -184,12 +184,12 @@ def test_who_may_replace_a_finished_instance() -> None:
     assert not may_replace(Unwrapped(1, B, memory(A)), Unwrapped(1, A, memory(B)))
 
 
-# A model of an engine, to race against
+# Engine model for races
 
 
 @dataclass
 class Run:
-    """One run of the instance. memory: keys its inbox has at the start. events: keys in its history, in order."""
+    """Run of the instance. memory: keys that its inbox has at the start. events: keys in its history, in order."""
 
     start: Key
     memory: frozenset[Key]
@@ -198,17 +198,18 @@ class Run:
     finished: bool = False
 
     def seen(self, key: Key) -> int:
-        """How often an orchestration with an inbox sees the message, as its start or as an event."""
+        """Return how often an orchestration with an inbox sees the message, as its start or as an event."""
         return int(self.start == key) + int(key in self.events and key != self.start and key not in self.memory)
 
 
 @dataclass
 class Engine:
-    """certain: what it accepts is in the history before the run can end, and a replacement is decided inside.
+    """Engine model.
 
-    lost: accepted by an engine that is not, for a run that ended then, or that had ended and was then replaced. A look
-    after the raise finds most of them, and not those whose run ends after the look, or is replaced before it: that is
-    where the promise stops on such an engine.
+    confirms: an accepted event is in the history before the run can end, and a replacement is decided in the engine.
+    lost: keys that an engine without confirmation accepted for a run that ended then, or that had ended and was then
+    replaced. A look after the raise finds most of them. It misses those whose run ends after the look, or is replaced
+    before it: there the promise ends on such an engine.
     """
 
     confirms: bool
@@ -249,7 +250,7 @@ class Engine:
 
 @dataclass
 class Delivery:
-    """One delivery of a command on its way through the table."""
+    """Delivery of a command on its way through the table."""
 
     engine: Engine
     command: Command
@@ -282,7 +283,7 @@ class Delivery:
                 starts = isinstance(self.command, ScheduleOrchestration | StartOrRaise)
                 self.known = InstanceFacts(self.known.said, life, mine and starts)
         elif run is None or not run.finished:
-            self.known = InstanceFacts(self.known.said)  # another run meanwhile: its history is not that of the look
+            self.known = InstanceFacts(self.known.said)  # another run meanwhile, with another history
         else:
             assert move is NextStep.SEARCH
             self.found = run.memory | {run.start} | set(run.events)
@@ -302,7 +303,7 @@ RACERS = [command for command in COMMANDS if isinstance(command, ScheduleOrchest
 def test_whatever_races_a_message_is_seen_once_or_said_not_to_be(
     confirms: bool, commands: list[Command], schedule: list[int | str]
 ) -> None:
-    """Two deliveries of every message at once, another message's run that may be there, and an end at any moment."""
+    """Two deliveries of every message at once, possibly another message's run, and an end at any moment."""
     engine = Engine(confirms)
     engine.start(("earlier", "r", 0), False, frozenset())
     deliveries = [

@@ -1,4 +1,4 @@
-"""Directories and files that must be this user's alone."""
+"""Directories and files that must be private to this user."""
 
 from __future__ import annotations
 

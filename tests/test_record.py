@@ -12,5 +12,5 @@ def test_records_are_values() -> None:
 
 
 def test_the_type_checker_alone_freezes_them() -> None:
-    """Frozen fields are set one call each, which was most of what a message cost here."""
+    """Frozen fields need one call each, which was most of the cost of a message here."""
     assert not any("__setattr__" in vars(kind) for kind in (Position, Step))

@@ -1,4 +1,4 @@
-"""The decision table: every error of the tree, every verb, every policy."""
+"""Decision table of settlement: every error class, every command, every policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a traceparent may be, what becomes of one that is not, and what a published message carries."""
+"""Valid traceparents, handling of invalid ones, and the trace context of published messages."""
 
 from __future__ import annotations
 

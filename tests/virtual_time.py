@@ -1,4 +1,4 @@
-"""Virtual time for code that needs an event loop and nothing else: no sockets, threads or processes."""
+"""Virtual time for code that needs only an event loop: no sockets, threads or processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _Jumping(selectors.DefaultSelector):
-    """Adds the time that a loop would wait to the clock, and returns at once."""
+    """Selector that adds the waiting time to the clock and returns at once."""
 
     now = 0.0
 
@@ -22,7 +22,7 @@ class _Jumping(selectors.DefaultSelector):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer; a busy machine does not move it."""
+    """Event loop whose clock jumps to the next timer; machine load does not affect it."""
 
     def __init__(self) -> None:
         self._jumping = _Jumping()
@@ -33,7 +33,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """The test on a loop of its own, with virtual time."""
+    """Run the test on a new loop with virtual time."""
 
     @functools.wraps(test)
     def run(*arguments: Any, **named: Any) -> None:

@@ -1,4 +1,4 @@
-"""The local broker's log as another process sees it."""
+"""Log of the local broker, accessed from another process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .daemon import TIMEOUT
 
 
 class Log:
-    """Publishes and reads, beside a daemon that has the same directory. Use as a context manager."""
+    """Publisher and reader beside a daemon that uses the same directory; a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self._broker = LocalBroker("local", directory, LocalBrokerConfig(type="local"))
@@ -33,15 +33,15 @@ class Log:
         self._runner.close()
 
     def publish(self, topic: str, *messages: Message) -> None:
-        """They are durable on return."""
+        """Publish messages to a topic; the messages are durable on return."""
         self._runner.run(self._broker.publish(topic, messages))
 
     def read(self, topic: str, count: int) -> list[Message]:
-        """The next messages of a topic."""
+        """Return the next messages of a topic."""
         return self._runner.run(self._read(topic, count))
 
     def count(self, topic: str) -> int:
-        """How many messages a topic has had; 0 when there is no such topic."""
+        """Return the number of messages that a topic has had; 0 when there is no such topic."""
         return self._runner.run(self._count(topic))
 
     async def _count(self, topic: str) -> int:

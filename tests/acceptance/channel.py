@@ -1,4 +1,4 @@
-"""How a test talks to the broker that a daemon reads from."""
+"""Test access to the broker from which a daemon reads."""
 
 from __future__ import annotations
 
@@ -14,26 +14,29 @@ from .daemon import Serve
 
 
 class Channel(Protocol):
-    """broker, source: YAML of the broker, and of what a source says about its topic or queue, both in one line."""
+    """Channel of messages to a source.
+
+    broker, source: one-line YAML of the broker, and of the source's topic or queue.
+    """
 
     broker: str
     source: str
 
     def publish(self, messages: Sequence[Message]) -> None:
-        """They are durable on return. Their keys are what order is kept by."""
+        """Publish messages to the source; the messages are durable on return and ordered by their keys."""
         ...
 
     def left(self, daemon: Serve) -> int:
-        """How many messages are not settled yet; not 0 while nobody can tell."""
+        """Return the number of unsettled messages; not 0 while the number is unknown."""
         ...
 
     def letters(self) -> list[Message]:
-        """All dead letters that there are; asked once."""
+        """Return all dead letters; called once."""
         ...
 
 
 class LocalChannel:
-    """The local broker in a directory, beside the daemon. Use as a context manager."""
+    """Local broker in a directory beside the daemon; a context manager."""
 
     def __init__(self, directory: Path) -> None:
         self.broker = f"{{type: local, path: {directory}, partitions: 4}}"

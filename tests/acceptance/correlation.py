@@ -1,4 +1,4 @@
-"""Every verb that finds its instance, over the same keys at once, in a daemon that is killed again and again."""
+"""Commands on instances for the same keys at once, in a daemon that is killed repeatedly."""
 
 from __future__ import annotations
 
@@ -118,9 +118,9 @@ ops: {http: {port: 0}}
 """
 
 COUNT = 4
-"""Messages per verb and key."""
+"""Messages per command and key."""
 STRAYS = 5
-"""Every so many keys one has a message that no rule takes."""
+"""Distance between keys that have a message without a matching rule."""
 
 
 def message(kind: str, key: int, number: int = 0) -> Message:
@@ -129,7 +129,7 @@ def message(kind: str, key: int, number: int = 0) -> Message:
 
 
 def lines(key: int) -> list[list[Message]]:
-    """What is sent for a key, by verb."""
+    """Messages for a key, one list per command; each list must keep its order."""
     early = [message("early", key, number) for number in range(COUNT)]
     cancel = [message("booked", key), message("cancelled", key)]
     return [
@@ -148,7 +148,7 @@ def instances(directory: Path, prefix: str = "") -> list[dict[str, Any]]:
 
 
 def effects(directory: Path) -> dict[str, Any]:
-    """What came of everything: output of an instance, state of an entity; of a saga how it ended, and why."""
+    """Effects of all messages: output of each instance, state of each entity; status and reason of a saga."""
     found = {each["instance_id"]: each["output"] for each in instances(directory)}
     sagas = {name: output for name, output in found.items() if name.startswith("seat-") and output}
     found |= {name: [output["status"], output["reason"]] for name, output in sagas.items()}
@@ -157,7 +157,7 @@ def effects(directory: Path) -> dict[str, Any]:
 
 
 def wanted(keys: int) -> dict[str, Any]:
-    """The same, when every message took effect once, and those of a verb and key in their order."""
+    """Expected effects when every message takes effect once, in order for each command and key."""
     found: dict[str, Any] = {}
     for key in range(keys):
         found |= {f"{name}-k{key}": list(range(COUNT)) for name in ("told", "listed", "late", "counted", "visited")}

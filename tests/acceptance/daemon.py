@@ -1,4 +1,4 @@
-"""The real command in a process of its own, as a user runs it."""
+"""Real `bridge` command in a process of its own, as a user runs it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["TIMEOUT", "Serve", "bridge", "sidecar"]
 
 
 def bridge(*arguments: str | Path, cwd: Path, text: str | None = None, expect: int | None = 0) -> str:
-    """Run `bridge ...` to its end; returns standard output."""
+    """Run `bridge ...` to its end. Returns standard output."""
     done = subprocess.run(
         [sys.executable, "-m", "bridge", *map(str, arguments)],
         cwd=cwd, input=text, text=True, capture_output=True, timeout=TIMEOUT, check=False,
@@ -68,18 +68,18 @@ class Serve:
         os.kill(self.pid, number)
 
     def ended(self) -> int:
-        """Wait for the end; returns the exit code."""
+        """Wait for the end of the process. Returns the exit code."""
         assert self.process is not None
         return self.process.wait(TIMEOUT)
 
     def kill(self) -> None:
-        """End the process as a power cut would."""
+        """Kill the process, as a power failure would."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def wait(self, condition: Any, what: str) -> None:
-        """Until `condition()` holds; fails with the log when the daemon ends before or never gets there."""
+        """Wait until `condition()` holds; fail with the log when the daemon ends first or the time is over."""
         end = time.monotonic() + TIMEOUT
         while not condition():
             assert self.process is not None
@@ -88,7 +88,7 @@ class Serve:
             time.sleep(0.02)
 
     def get(self, path: str) -> tuple[int, str]:
-        """Status and body of a page of the ops port."""
+        """Return status and body of a page of the ops port."""
         try:
             with urllib.request.urlopen(self.url + path, timeout=10) as answer:
                 return answer.status, answer.read().decode()
@@ -96,7 +96,7 @@ class Serve:
             return answer.code, answer.read().decode()
 
     def metrics(self, name: str) -> dict[str, float]:
-        """Samples of one metric by their labels as written."""
+        """Return the samples of one metric by their labels as written."""
         found = {}
         for line in self.get("/metrics")[1].splitlines():
             if line.startswith((name + "{", name + " ")):
@@ -108,13 +108,13 @@ class Serve:
         return int(sum(self.metrics("bridge_outcomes_total").values()))
 
     def lag(self) -> int:
-        """Records behind; -1 while no partition is assigned, or the end of one is not known."""
+        """Number of records behind; -1 while no partition is assigned or an end is unknown."""
         found = self.metrics("bridge_lag")
         return int(sum(found.values())) if found and found.keys() == self.metrics("bridge_gap").keys() else -1
 
 
 @contextlib.contextmanager
 def events(path: Path, lines: Sequence[Any]) -> Iterator[Path]:
-    """A JSON Lines file."""
+    """Write a JSON Lines file."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     yield path

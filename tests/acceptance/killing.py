@@ -1,4 +1,4 @@
-"""kill -9 of a daemon while it works through a stream, in steps of the stream."""
+"""Repeated SIGKILL of a daemon while it processes a stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .daemon import Serve
 
 
 def merged(rng: random.Random, lines: Sequence[Sequence[Message]]) -> list[Message]:
-    """One stream of all, at random; each line keeps its own order."""
+    """Merge all lines at random into one stream; each line keeps its order."""
     left = [list(line) for line in lines]
     found = []
     while left := [line for line in left if line]:
@@ -25,9 +25,10 @@ def merged(rng: random.Random, lines: Sequence[Sequence[Message]]) -> list[Messa
 def killed(
     directory: Path, channel: Channel, stream: Sequence[Message], kills: int, rng: random.Random, *, apart: bool = False
 ) -> None:
-    """Publish the stream in as many pieces as there are kills; one daemon per piece, ended somewhere in its middle.
+    """Publish the stream in as many pieces as there are kills.
 
-    apart: intake and worker are two processes; one is killed, the other one a moment later.
+    One daemon runs per piece and is killed somewhere in the piece. apart: intake and worker are two processes, killed
+    one after the other in alternating order.
     """
     for turn in range(kills):
         piece = stream[turn * len(stream) // kills : (turn + 1) * len(stream) // kills]

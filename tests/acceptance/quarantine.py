@@ -1,4 +1,4 @@
-"""Poisoned keys in a daemon that is killed while they are held, and while they are taken up again."""
+"""Poisoned keys in a daemon that is killed while keys are quarantined, and while released keys resume."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ops: {http: {port: 0}}
 BROKEN, MENDED = "payload.note", "payload.?note.orValue('none')"
 
 KEYS, COUNT = 20, 16
-"""Keys, of which every second one is poisoned, and messages of each."""
+"""Number of keys, of which every second one is poisoned, and number of messages of each."""
 
 
 def message(key: int, number: int, *, poisoned: bool) -> Message:
@@ -52,12 +52,12 @@ def configure(directory: Path, channel: Channel, note: str) -> None:
 
 
 def received(directory: Path) -> dict[str, object]:
-    """What each key was told, None while it waits for more."""
+    """Output of each instance, with the numbers that it received; None while the instance waits for more."""
     return {each["instance_id"]: each["output"] for each in instances(directory, "told-")}
 
 
 def waiting(directory: Path) -> dict[str, list[int]]:
-    """Numbers of the messages that each key holds, the oldest first."""
+    """Numbers of the quarantined messages of each key, the oldest first."""
     found: dict[str, list[int]] = defaultdict(list)
     for each in json.loads(bridge("parked", "list", "--limit", "0", "--json", cwd=directory)):
         key, number = each["message_id"].split("/")
@@ -66,7 +66,11 @@ def waiting(directory: Path) -> dict[str, list[int]]:
 
 
 def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: int, resumed: int) -> None:
-    """kills: while keys are held, and as many again while the later messages join them. resumed: while they go on."""
+    """Assert that kills lose and reorder no message.
+
+    kills: kills while keys enter quarantine, and again while later messages join them. resumed: kills while released
+    keys resume.
+    """
     rng = random.Random(31)
     poison = {key: rng.randrange(COUNT // 2) for key in range(0, KEYS, 2)}
     lines = [
@@ -80,7 +84,7 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
     with Serve(directory) as daemon:
         daemon.wait(lambda: channel.left(daemon) == 0, "all settled")
         daemon.kill()
-    # From here on every message that comes could be executed, but for those of its key that are held
+    # From here on every message could be executed, except those behind quarantined messages of their key
     configure(directory, channel, MENDED)
     killed(directory, channel, merged(rng, [line[COUNT // 2 :] for line in lines]), kills, rng)
     with Serve(directory) as daemon:
@@ -88,13 +92,13 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
         holds = waiting(directory)
         assert holds.keys() == {f"k{key}" for key in poison}
         for key, first in poison.items():
-            # A kill between the effect of an earlier message and its commit brings that one again: it waits, too
+            # A kill between the effect of an earlier message and its commit repeats that message; it waits, too
             assert [number for number in holds[f"k{key}"] if number >= first] == everything[first:], (key, holds)
         healthy = {f"told-k{key}": everything for key in range(KEYS) if key not in poison}
         held = {f"told-k{key}": None for key, number in poison.items() if number}
         await_told(directory, healthy | held)
         daemon.kill()
-    # Without intake nobody claims what is released here
+    # Without intake no daemon claims the released keys
     config = (directory / "bridge.yaml").read_text()
     (directory / "idle.yaml").write_text(config[: config.index("sources:")] + config[config.index("ops:") :])
     with Serve(directory, "-c", "idle.yaml") as daemon:

@@ -1,4 +1,4 @@
-"""The sample shop on a cluster that others use too."""
+"""Sample shop on a shared cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ TOPICS = ("orders", "payments", "shipments", "order-results", "parcel-alerts")
 
 
 def rename_topics(config: Path, prefix: str) -> None:
-    """Topics and groups of the sample configuration in this directory get names that nobody else has."""
+    """Rename topics and groups of the sample configuration in this directory to unique names."""
     file = config / "bridge.yaml"
     text = file.read_text()
     for topic in TOPICS:

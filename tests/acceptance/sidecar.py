@@ -1,4 +1,4 @@
-"""A Durable Task sidecar that can be frozen, killed and started again on its port: the SDK's backend over gRPC."""
+"""Durable Task sidecar (the SDK's backend over gRPC) that can be frozen, killed and restarted on its port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from durabletask.testing import InMemoryOrchestrationBackend
 
 
 class Sidecar:
-    """A process of its own, in memory: killing it loses what it had."""
+    """Sidecar in a process of its own. State is in memory: a kill loses it."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -25,7 +25,7 @@ class Sidecar:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Return when it serves."""
+        """Start the process and return when it serves."""
         command = [sys.executable, "-m", "tests.acceptance.sidecar", str(self.port)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
@@ -48,7 +48,7 @@ class Sidecar:
 
 @contextmanager
 def running() -> Iterator[Sidecar]:
-    """One that serves, killed at the end."""
+    """Yield a running sidecar and kill it at the end."""
     sidecar = Sidecar()
     sidecar.start()
     try:
@@ -58,7 +58,7 @@ def running() -> Iterator[Sidecar]:
 
 
 def serve(port: int) -> None:
-    """Until standard input ends: whoever started it is gone then."""
+    """Serve until standard input ends, when the parent process has ended."""
     server = grpc.server(futures.ThreadPoolExecutor(16))
     add_TaskHubSidecarServiceServicer_to_server(InMemoryOrchestrationBackend(), server)
     assert server.add_insecure_port(f"127.0.0.1:{port}") == port

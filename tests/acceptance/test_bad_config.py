@@ -1,4 +1,4 @@
-"""A broken configuration never starts half a daemon: every problem is told with its place, and nothing is left."""
+"""A broken configuration never starts part of a daemon: every problem is reported with its place, and no file stays."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def work(ctx: task.OrchestrationContext, order: dict):
     return order
 """
 
-# name: what to replace, by what, and (line, word) of each problem
+# name: old text, new text, and (line, word) of each problem
 BROKEN: dict[str, tuple[str, str, list[tuple[int, str]]]] = {
     "not YAML": ("engine: {", "engine: {{", [(1, "")]),
     "unknown key": ("targets:", "tagrets:", [(4, "targets")]),
@@ -57,7 +57,7 @@ def test_it_says_where_and_leaves_nothing(tmp_path: Path, what: str) -> None:
     old, new, problems = BROKEN[what]
     assert old in WHOLE
     (tmp_path / "flows.py").write_text(FLOWS)
-    # Taken, so that an attempt to listen would be told
+    # Occupied: an attempt to listen would be reported as a problem
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (tmp_path / "bridge.yaml").write_text(WHOLE.replace(old, new).replace("PORT", str(port)))

@@ -1,4 +1,4 @@
-"""Whatever a stranger sends ends as a dead letter that a person understands, and the daemon goes on."""
+"""Unusable messages end as dead letters with an understandable cause, and the daemon continues."""
 
 from __future__ import annotations
 
@@ -95,12 +95,12 @@ def broken_map(event):
 SCHEMA = {"type": "object", "required": ["id"], "properties": {"id": {"type": "string", "pattern": "^[a-z]+$"}}}
 
 SECRET = "5ecr3t"
-"""In every payload; in no cause."""
+"""Text in every payload; no cause may contain it."""
 
 
 @dataclass(frozen=True)
 class Bad:
-    """A message to `topic`, why it must end, and a word of the sentence that says so."""
+    """Message to `topic`, the reason of its dead letter, and a word of the explanation."""
 
     name: str
     body: bytes | None
@@ -147,7 +147,7 @@ BAD = [
     Bad("200,000 deep and cut off", b"[" * 200_000, DECODE, "limits.max_depth"),
     Bad("a number of 5,000 digits", b'{"id": ' + b"9" * 5000 + b"}", DECODE, "not valid JSON"),
     Bad("invalid UTF-8 text", b"5ecr3t \xff", DECODE, "UTF-8", "texts", ()),
-    # -- what rules make of them
+    # -- results of rules
     Bad("tombstone", None, EXPRESSION, "payload"),
     Bad("null", b"null", EXPRESSION, "not a map"),
     Bad("a list", b'["5ecr3t"]', EXPRESSION, "not a map"),
@@ -218,7 +218,7 @@ BAD = [
 
 
 class Project:
-    """One daemon for all of it."""
+    """Project with one daemon for all tests of this module."""
 
     def __init__(self, directory: Path, daemon: Serve, log: Log) -> None:
         self.directory = directory
@@ -227,7 +227,7 @@ class Project:
         self._numbers = count()
 
     def goes_on(self) -> None:
-        """A good message behind the bad one, on its key, is executed."""
+        """Assert that a later message with the same key is executed."""
         before = self.executed()
         body = json.dumps({"id": f"good-{next(self._numbers)}"}).encode()
         self.log.publish("orders", Message(body, b"k", (("type", b"start"),)))

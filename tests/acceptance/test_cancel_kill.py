@@ -1,4 +1,5 @@
-"""kill -9 between a cancel and the end of its grace: the grace is kept, and what did not acknowledge is terminated."""
+"""SIGKILL between a cancel and the end of its grace: the grace is kept, and an unacknowledged instance is
+terminated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Code that is changed under a running instance: loud in log, metrics and readiness; mended by a rewind."""
+"""Code that changes under a running instance: visible in log, metrics and readiness; fixed by a rewind."""
 
 from __future__ import annotations
 

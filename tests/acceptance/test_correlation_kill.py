@@ -1,4 +1,4 @@
-"""kill -9 on the local broker under every verb that correlates: one effect per message, in order, none dead."""
+"""SIGKILL on the local broker with every correlating command: one effect per message, in order, no dead letter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More dead letters than a source may write: it probes, a restart does not open the gate, and a person ends it."""
+"""Dead letters beyond the limit of a source: the source probes, also after a restart, until a person resumes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""kill -9 of the daemon, with engine and workers, in the midst of the shop's stream: everything ends as it should."""
+"""SIGKILL of the daemon, with engine and workers, during the shop's stream: every workflow ends as expected."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ KILLS = 5
 
 @pytest.mark.timeout(240)
 def test_the_shop_survives_kills(tmp_path: Path) -> None:
-    """Workflows end as if nobody had killed anything. Messages that leave may repeat, none is missing."""
+    """Workflows end as without kills. Published messages may repeat; none is missing."""
     rng = random.Random(3)
-    lines = [line for line in load() if "act" not in line]  # nobody is there to mend anything
+    lines = [line for line in load() if "act" not in line]  # a person would have to fix something
     expected = expect(lines)
     days = [number for number, line in enumerate(lines) if line.get("wait")]
     changes = overlay(tmp_path)
     paid = next(route for route in changes["routes"] if route["name"] == "payment-result")
-    paid["raise_event"]["on_missing"] = {"park": "20s"}  # longer than all the restarts together
+    paid["raise_event"]["on_missing"] = {"park": "20s"}  # longer than all restarts together
     (tmp_path / "overlay.yaml").write_text(json.dumps(changes))
     config = ("-c", str(CONFIG), "--overlay", "overlay.yaml")
     with Log(tmp_path / "broker") as log:
@@ -73,7 +73,7 @@ def test_the_shop_survives_kills(tmp_path: Path) -> None:
 
 
 def expected_of(topic: str, tally: Tally) -> int:
-    """Dead letters of a topic."""
+    """Expected number of dead letters of a topic."""
     return sum(number for (other, _), number in tally.dead_letters.items() if other == topic)
 
 
@@ -82,7 +82,7 @@ POLL = 60.0
 
 
 def ends_as(expected: Tally, directory: Path, config: tuple[str, ...]) -> None:
-    """Wait until the shop's workflows stand as expected."""
+    """Wait until the shop's workflows have the expected states."""
     wanted = expected.orders, expected.early, expected.returns, expected.parcels
     end = time.monotonic() + POLL + TIMEOUT
     while True:
@@ -103,7 +103,7 @@ def publish(log: Log, lines: list[Line]) -> None:
 
 
 def distinct(log: Log, topic: str, count: int, what: Callable[[Message], object]) -> list[Message]:
-    """The first `count` messages of a topic without those that repeat another's `what`."""
+    """Return the first `count` messages of a topic, without those whose `what` repeats."""
     found: dict[object, Message] = {}
     while len(found) < count:
         for message in log.read(topic, count - len(found)):
@@ -112,11 +112,11 @@ def distinct(log: Log, topic: str, count: int, what: Callable[[Message], object]
 
 
 def identity(message: Message) -> object:
-    """What consumers tell repeats by."""
+    """Message id, by which consumers recognise repeats."""
     return json.loads(message.body or b"")["id"]
 
 
 def origin(letter: Message) -> object:
-    """The place that a dead letter had in its source."""
+    """Return the position of a dead letter in its source."""
     headers = dict(letter.headers)
     return headers["bridge.partition"], headers["bridge.offset"]

@@ -1,4 +1,4 @@
-"""Erasure of a person's payloads: what it removes, what it leaves and says so."""
+"""Erasure of a person's payloads: removed data, and the report of remaining data."""
 
 from __future__ import annotations
 

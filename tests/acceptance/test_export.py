@@ -1,4 +1,5 @@
-"""What the daemon ran, exported and replayed: the same code decides the same, changed code is told where it differs."""
+"""Exported histories replayed: unchanged code decides the same, and the first difference of changed code is
+reported."""
 
 from __future__ import annotations
 
@@ -82,7 +83,7 @@ def tour(ctx: task.OrchestrationContext, asked: dict):
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files: of a tour that waits for its confirmation, of one that was undone, of the latter's child."""
+    """Files with a waiting tour, an undone tour, and the child of the undone tour."""
     directory = tmp_path_factory.mktemp("tours")
     (directory / "bridge.yaml").write_text(CONFIG)
     (directory / "tours.py").write_text(FLOWS)
@@ -121,7 +122,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def flows(code: str = FLOWS) -> dict[str, Any]:
-    """The orchestrators, of today's code."""
+    """Return the orchestrators of the given code."""
     space: dict[str, Any] = {"__name__": "tours"}
     exec(code, space)
     return {name: space[name] for name in ("tour", "hotel")}
@@ -181,5 +182,5 @@ def test_a_change_is_told_at_its_first_decision(
 
 
 def test_a_change_behind_what_was_recorded_is_none(recorded: Path) -> None:
-    """An instance that waits will go on with the new code."""
+    """A waiting instance continues with the new code."""
     replay(recorded / "waiting.json", flows(FLOWS.replace(FLIGHT, FLIGHT + INSURANCE)))

@@ -1,4 +1,4 @@
-"""Avro in, Avro out, through the real command: written and read by Confluent's own serializers."""
+"""Avro in and out through the real command, written and read by Confluent's own serializers."""
 
 from __future__ import annotations
 

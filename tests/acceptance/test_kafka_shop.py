@@ -1,4 +1,4 @@
-"""Orders on Kafka, sagas on the embedded engine, results on Kafka: sent and read by a client that is none of ours."""
+"""Orders on Kafka, sagas on the embedded engine, results on Kafka, with an independent client on both sides."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ORDERS = 30
 
 
 class Shop:
-    """What customers and carriers send, with a trace of its own for each order."""
+    """Messages of customers and carriers, with a separate trace for each order."""
 
     def __init__(self, bootstrap: str, prefix: str) -> None:
         self.prefix = prefix
@@ -51,7 +51,7 @@ class Shop:
         self.send("orders", order, "order.created", id=order, customer=f"c-{number}", total=5.0 + number, lines=[line])
 
     def answer(self, number: int) -> None:
-        """Every third payment fails."""
+        """Send the payment result of an order; every third payment fails."""
         order = f"o-{number}"
         paid = "captured" if number % 3 else "failed"
         payment = {"order_id": order, "customer": f"c-{number}", "payment_id": f"p-{number}", "amount": 5.0}
@@ -66,7 +66,7 @@ class Shop:
         assert self._producer.flush(30) == 0
 
     def read(self, topic: str, enough: Any) -> list[Message]:
-        """From the beginning, until there is enough of it."""
+        """Read a topic from the beginning until `enough` holds."""
         consumer = Consumer(
             {"bootstrap.servers": self.bootstrap, "group.id": unique("reader"), "auto.offset.reset": "earliest"}
         )

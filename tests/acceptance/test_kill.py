@@ -1,4 +1,4 @@
-"""kill -9 of the daemon at random moments: nothing the broker took is lost, each start is executed once, in order."""
+"""SIGKILL of the daemon at random moments: no accepted message is lost, each start is executed once, in order."""
 
 from __future__ import annotations
 

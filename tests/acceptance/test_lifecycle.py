@@ -1,4 +1,4 @@
-"""Start, ready, drain, force: what an init system sees."""
+"""Lifecycle for an init system: start, readiness, drain, forced stop."""
 
 from __future__ import annotations
 

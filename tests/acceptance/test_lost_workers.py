@@ -1,4 +1,4 @@
-"""User code that ends its process, in the real processes: given up in the end, and only the culprit."""
+"""User code that ends its process, in real processes: only the responsible instance is given up."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def turns_kill(ctx: task.OrchestrationContext, _):
 
 
 def found(directory: Path) -> dict[str, str]:
-    """Statuses by id; empty while no daemon answers."""
+    """Return the statuses by instance id; empty while no daemon answers."""
     listed = bridge("instances", "list", "--json", cwd=directory, expect=None)
     return {one["instance_id"]: one["status"] for one in json.loads(listed or "[]")}
 
 
 def deaths_until(directory: Path, expected: dict[str, str], command: str) -> int:
-    """Start a process each time that it dies, until the instances are as expected; returns how often it died."""
+    """Restart a process after each death until the instances are as expected. Returns the number of deaths."""
     end = time.monotonic() + TIMEOUT
     deaths = 0
     while True:

@@ -1,4 +1,4 @@
-"""The engine behind loopback gRPC goes away under load and comes back: held, told, and gone on by itself."""
+"""Outage of an engine behind loopback gRPC under load: the source holds, reports the outage, and resumes by itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ops: {{http: {{port: 0}}}}
 KEYS = 20
 BATCH = 400
 TOLD, RESUMED = 5.0, 10.0
-"""Seconds on a slow machine; a second and two are what is meant."""
+"""Limits in seconds for a slow machine; 1 s and 2 s are typical."""
 
 
 class Load:
@@ -59,7 +59,7 @@ def _message(key: str, number: int) -> Message:
 
 
 def until(condition: Callable[[], Any], within: float) -> float:
-    """Seconds until the condition held."""
+    """Wait until the condition holds. Returns the seconds."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < within, "too late"
@@ -101,7 +101,7 @@ def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
             in_time = created(tmp_path)
             found = sorted(number for numbers in in_time.values() for number in numbers)
             assert len(found) == len(set(found)), "each once"
-            # What a killed one had taken is gone with it; a frozen one still has it
+            # A killed engine loses the accepted commands; a frozen one keeps them
             assert len(found) == load.sent if how == "frozen" else len(found) >= load.sent - held
             assert all(numbers == sorted(numbers) for numbers in in_time.values()), "in order per key"
 
@@ -129,7 +129,7 @@ def test_a_frozen_engine_is_noticed_long_before_the_deadline_of_a_call(tmp_path:
 
 
 def created(directory: Path) -> dict[str, list[str]]:
-    """Numbers by key in the order in which the engine made the instances."""
+    """Return the numbers by key in the order in which the engine created the instances."""
     listed = json.loads(bridge("instances", "list", "--limit", "0", "--json", cwd=directory))
     found: dict[str, list[tuple[str, str]]] = {}
     for instance in listed:

@@ -1,4 +1,4 @@
-"""kill -9 of daemon and worker while messages wait: none is lost, each is told once and in order, or dead-lettered."""
+"""SIGKILL of daemon and worker while messages wait: each is delivered once and in order, or dead-lettered."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def message(kind: str, order: int, **more: int) -> Message:
 
 
 def outputs(directory: Path) -> dict[str, object]:
-    """Of every order, None while it waits."""
+    """Return the output of every order; None while the order waits."""
     listed = json.loads(bridge("instances", "list", "--prefix", "order-", "--limit", "0", "--json", cwd=directory))
     return {each["instance_id"]: each["output"] for each in listed}
 

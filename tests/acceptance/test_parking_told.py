@@ -1,4 +1,4 @@
-"""Healthy messages behind parked ones: they wait, however long, and what is parked hears that its instance is there."""
+"""Healthy messages behind early messages wait, and the start of the instance releases all of them."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def counted(daemon: Serve, outcome: str) -> float:
 
 @pytest.mark.timeout(120)
 def test_on_an_engine_that_does_not_tell_of_starts(tmp_path: Path) -> None:
-    """Somebody else starts the instance; by itself the parked message would look for it once a minute."""
+    """Another client starts the instance; without a notification the early message would look for it once a minute."""
     with running() as sidecar, Log(tmp_path / "broker") as log:
         project(tmp_path, f'{{type: scheduler, endpoint: "http://127.0.0.1:{sidecar.port}"}}')
         with Serve(tmp_path) as daemon:
@@ -106,7 +106,7 @@ def test_while_no_worker_runs(tmp_path: Path) -> None:
         daemon.wait(lambda: counted(daemon, "parked") == 1, "parked")
         bridge("instances", "start", "order", "--id", "order-1", "--input", "3", cwd=tmp_path)
         say(log, "noted", "asked")
-        time.sleep(1.5)  # five times what a failing message is given
+        time.sleep(1.5)  # five times the retry time of a failing message
         assert daemon.lag() == 2
         with Serve(tmp_path, command="worker"):
             in_order(tmp_path, daemon)

@@ -1,4 +1,4 @@
-"""kill -9 while keys are in quarantine and while they are released: none is lost or doubled, nobody overtakes."""
+"""SIGKILL while keys are in quarantine and while they are released: no message is lost, doubled or overtaken."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def test_killed_while_keys_are_held(tmp_path: Path) -> None:
 @pytest.mark.prove
 @pytest.mark.timeout(300)
 def test_killed_while_keys_go_on(tmp_path: Path) -> None:
-    """After each kill the claim of the dead runs out first."""
+    """After each kill, the claim of the dead daemon must expire first."""
     with LocalChannel(tmp_path / "broker") as channel:
         nothing_is_lost_or_overtaken(tmp_path, channel, kills=3, resumed=2)

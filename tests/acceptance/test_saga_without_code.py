@@ -1,4 +1,4 @@
-"""A saga of the configuration in the real daemon, a service that answers over topics, kills, and YAML that changes."""
+"""Saga of the configuration in the real daemon: a service that answers over topics, kills, and changed YAML."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_saga_is_run_by_what_it_was_started_with(tmp_path: Path) -> None:
         assert (second["status"], second["reason"], second["detail"]) == ("compensated", "refused", "too much")
         service.kill()
 
-    # Nobody answers: the saga waits in its first step while daemon and configuration change.
+    # Without an answer the saga waits in its first step while daemon and configuration change.
     with Serve(tmp_path, "-c", "bridge.yaml") as daemon:
         order("3", 1000, tmp_path)
         daemon.wait(lambda: daemon.lag() == 0 and daemon.metrics("bridge_published_total").get('{target="stock"}') == 1,

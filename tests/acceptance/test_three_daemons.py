@@ -1,4 +1,5 @@
-"""A dead-letter limit of three daemons in one group on one engine: one is frozen, one killed, and a person ends it."""
+"""Dead-letter limit of three daemons in one group on one engine: one is frozen, one killed; a person resumes the
+source."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ PARTITIONS = 6
 LEFT = 4
 MORE = 2
 PROBES = 6
-"""Dead letters that are written one by one while the test runs: their pauses add up to 63 s."""
+"""Number of single dead letters during the test: their pauses add up to 63 s."""
 
 CONFIG = """
 engine: {{type: scheduler, endpoint: "{engine}"}}
@@ -41,7 +42,7 @@ ops: {{http: {{port: 0}}}}
 
 
 class Topics:
-    """The topic of messages that no route takes, and that of their dead letters."""
+    """Topic of messages without a route, and topic of their dead letters."""
 
     def __init__(self, bootstrap: str) -> None:
         admin = AdminClient({"bootstrap.servers": bootstrap})

@@ -1,4 +1,4 @@
-"""User code that exits, in the real processes: the daemon's own worker, and `bridge worker`."""
+"""User code that exits, in real processes: the daemon's own worker, and `bridge worker`."""
 
 from __future__ import annotations
 

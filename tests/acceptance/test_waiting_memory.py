@@ -1,4 +1,4 @@
-"""Large messages for instances that never come: the daemon's memory does not grow with them."""
+"""Large messages for instances that never start do not increase the daemon's memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ABOVE_IDLE = 300 * 1024
 
 
 def resident(pid: int, field: str) -> int:
-    """KiB."""
+    """Return a memory field of a process in KiB."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(field)).split()[1])
 

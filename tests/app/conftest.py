@@ -1,4 +1,4 @@
-"""One project and one engine for the tests of this directory."""
+"""Project and engine shared by the tests of this directory."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def loaded(project: Path) -> Loaded:
 
 @pytest.fixture(scope="session")
 def host(project: Path) -> Iterator[Host]:
-    """The engine runs."""
+    """Running engine and worker of the project."""
     host = Host(project)
     host.start()
     yield host

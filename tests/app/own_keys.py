@@ -1,4 +1,4 @@
-"""A provider of keys: data keys that are wrapped under a private key, which may lie in hardware."""
+"""Key provider with data keys wrapped under a private key, which may be in hardware."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ OAEP = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
 
 
 def keys() -> Iterator[Key]:
-    """The data keys, the newest first: their names are dates."""
+    """Yield the data keys, the newest first; their names are dates."""
     private = serialization.load_pem_private_key((HERE / "private.pem").read_bytes(), None)
     assert isinstance(private, RSAPrivateKey)
     for wrapped in sorted(HERE.glob("*.wrapped"), reverse=True):

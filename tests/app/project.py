@@ -1,4 +1,4 @@
-"""A small project on disk, and its embedded engine with a worker, for commands to visit."""
+"""Small project on disk, with its embedded engine and a worker, for tests of commands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bridge.engines.worker import stop_worker
 from bridge.workflow import DataConverter, message_aware
 
 TIMEOUT = 30.0
-"""Seconds that something may take which should take milliseconds."""
+"""Seconds after which a test fails; the operations take milliseconds."""
 
 FLOWS = '''
 """Workflows that do little, each in its own way."""
@@ -119,7 +119,7 @@ routes:
 
 
 def write_project(directory: Path) -> Path:
-    """Writes it and returns the configuration's path."""
+    """Write the project. Returns the path of its configuration."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "commanded_flows.py").write_text(FLOWS)
     config = directory / "bridge.yaml"
@@ -128,7 +128,7 @@ def write_project(directory: Path) -> Path:
 
 
 class Host:
-    """The project's engine and worker, on an event loop of their own in a thread, like a daemon in another process."""
+    """Engine and worker of the project, on an event loop in a thread, like a daemon in another process."""
 
     def __init__(self, directory: Path, keys: Keys = no_keys) -> None:
         self._directory = directory
@@ -139,7 +139,7 @@ class Host:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="test-host")
 
     def start(self) -> None:
-        # Not into the output of a command that a test reads
+        # Logs must not mix with the command output that a test reads
         structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.__stderr__))
         self._thread.start()
         assert self._ready.wait(TIMEOUT)

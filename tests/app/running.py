@@ -1,4 +1,4 @@
-"""A whole daemon in the test's process, on an engine of its own or on one behind a port."""
+"""Whole daemon in the test process, on its own engine or on one behind a port."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from bridge.message import Message
 from .project import TIMEOUT
 
 ENGINES = ("embedded", "behind a port")
-"""The second is reached as the Durable Task Scheduler is."""
+"""Engine kinds. The daemon reaches the second one as it reaches the Durable Task Scheduler."""
 
 
 class Running:
-    """The daemon, and the broker's topics as others see them."""
+    """Running daemon, and access to its topics from outside."""
 
     def __init__(self, daemon: Daemon, host: EmbeddedEngine | None) -> None:
         self.daemon = daemon
         self.host = host
-        """What is behind the port; it can be stopped and started."""
+        """Engine behind the port, which a test can stop and start; None for an engine in the daemon."""
 
     @property
     def client(self) -> Any:
@@ -41,7 +41,7 @@ class Running:
         await self.daemon.brokers["local"].publish(topic, [message])
 
     async def read(self, topic: str, count: int) -> list[Message]:
-        """The first messages of a topic."""
+        """Return the first `count` messages of a topic."""
         subscription = await self.daemon.brokers["local"].subscribe(
             SubscribeOptions((topic,), "reader"), NullListener()
         )
@@ -84,7 +84,9 @@ async def running(
     broker: str = "{type: local}",
     settings: str = "",
 ) -> AsyncIterator[Running]:
-    """config: without `engine`, `brokers` (one called `local`) and `ops`. flows: the text of the workflows' module.
+    """Start a daemon and stop it at the end.
+
+    config: without `engine`, `brokers` (one called `local`) and `ops`. flows: source text of the workflow module.
     settings: of the engine, after a comma.
     """
     async with AsyncExitStack() as stack:

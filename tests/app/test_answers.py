@@ -1,4 +1,4 @@
-"""Answers in a daemon: those that were asked for reach their workflow, others are dead-lettered."""
+"""Answers in a daemon: requested answers reach their workflow, others are dead-lettered."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ routes:
 
 
 class Service:
-    """A daemon with one instance that has asked, and the service that answers."""
+    """Daemon with one instance that has sent a request, and the service that answers."""
 
     def __init__(self, it: Running) -> None:
         self.it = it
@@ -86,7 +86,7 @@ class Service:
         self.correlation_id = headers(message)["correlation-id"]
 
     async def answer(self, id_: str, kind: str = "reply", correlation_id: str | None = None, **data: Any) -> None:
-        """Answer, and return when the daemon has settled it."""
+        """Send an answer, and return when the daemon has settled it."""
         settled = sum(self.it.daemon.sources[1].ledger.outcomes.values())
         correlation = {"correlation-id": self.correlation_id if correlation_id is None else correlation_id}
         await self.it.publish("answers", {"id": id_, **data}, kind=kind, **correlation)
@@ -128,7 +128,7 @@ async def test_the_first_answer_wins(tmp_path: Path, engine: str, kind: str) -> 
         await it.answer("a", kind, said="first")
         await it.answer("c", kind, said="third")
         assert it.results == {"accepted": 1, "duplicate": 2, "late": 2}
-        # `reply` ignores what comes late, `raise_event` dead-letters it
+        # `reply` ignores late answers, `raise_event` dead-letters them
         late = {} if kind == "reply" else {"instance_finished": 2}
         assert it.dead_letters == late
         assert it.it.outcomes()["duplicate"] == 2

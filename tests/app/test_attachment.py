@@ -1,4 +1,4 @@
-"""Payloads as a person sees them."""
+"""Payloads as commands show them."""
 
 from __future__ import annotations
 

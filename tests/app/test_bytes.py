@@ -1,4 +1,4 @@
-"""Keys, headers and ids that are not UTF-8: each message keeps its own instance, on every broker."""
+"""Keys, headers and ids that are not UTF-8: each message has its own instance, on every broker."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ async def test_keys_of_kafka(tmp_path: Path, harness: KafkaHarness) -> None:
 
 
 async def test_ids_of_service_bus(tmp_path: Path) -> None:
-    """AMQP binary, UUID and ulong: the type is no part of the id, its text is."""
+    """AMQP binary, UUID and ulong: the text of the id counts, not its type."""
     ids: list[Any] = [b"\xff\xfea", b"\xfe\xffa", "a-ü", uuid.UUID(int=7), 42]
     names = [b"\xff\xfea", b"\xfe\xffa", "a-ü".encode(), str(uuid.UUID(int=7)).encode(), b"42"]
     async with (

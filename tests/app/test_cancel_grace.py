@@ -1,4 +1,4 @@
-"""A cancel with a grace: honoured in the instance's own way, or ended hard, and never while it compensates."""
+"""Cancel with a grace: the instance ends by itself or is terminated, and never while it compensates."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def racer(ctx: task.OrchestrationContext, order):
 
 @pytest.fixture
 def verdict_allowed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Set once guards may look at their instances: on a busy machine the grace may end before the test has acted."""
+    """Event that allows verdicts: on a busy machine the grace may end before the test has acted."""
     allowed = asyncio.Event()
     look = CancelGrace.look
 
@@ -130,7 +130,7 @@ async def guards(it: Running) -> list[Any]:
 
 
 async def verdicts(it: Running) -> list[Any]:
-    """What the guards came to, once all are through."""
+    """Outputs of the cancel-grace orchestrations, once all have completed."""
     async with asyncio.timeout(TIMEOUT):
         while not all(state.runtime_status is OrchestrationStatus.COMPLETED for state in await guards(it)):
             await asyncio.sleep(0.02)
@@ -146,7 +146,7 @@ async def cancelled(it: Running, instance_id: str = "order-1", *, count: int = 1
 
 
 async def acknowledges(it: Running) -> None:
-    """Wait until the status of `order-1` says that a cancel is honoured."""
+    """Wait until the status of `order-1` acknowledges the cancel."""
     async with asyncio.timeout(TIMEOUT):
         while not acknowledged((await it.client.get_orchestration_state("order-1")).get_custom_status()):
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""Every problem at once, each where it is written."""
+"""All problems of a configuration at once, each with its place."""
 
 from __future__ import annotations
 

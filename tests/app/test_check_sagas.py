@@ -1,4 +1,4 @@
-"""What `bridge check` says of declarative sagas: each problem where it is written."""
+"""Problems of declarative sagas in `bridge check`, each with its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Schema registries in a configuration: what is checked, and what stands in for them."""
+"""Schema registries in a configuration: checks, and replacements for checks without a registry."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_header_values_of_event_hubs_are_decoded(tmp_path: Path, server: str, se
     decoder = build_decoder(loaded, "orders")
     envelope = decoder.decode(Message(b"1", headers=(("h", b"\xa1\x01x"),)), Position("c", "orders", 0, 1))
     assert (envelope.headers["h"] == "x") is decoded
-    # The broker itself hands out what lies there
+    # The broker itself delivers the stored message
     build_source(loaded, "orders", {"events": build_broker(loaded, "events")}, {})
 
 

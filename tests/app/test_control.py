@@ -1,4 +1,4 @@
-"""The control channel of a daemon, over its real socket."""
+"""Control channel of a daemon, over its real socket."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_each_leaves_one_line(
         )  # fmt: skip
         assert line["result"] == ("done" if status == 200 else "failed")
         assert "SECRET" not in json.dumps(line)
-        # Parameters that are wrong are a change that was tried, too
+        # Invalid parameters are an attempted change, too
         status, problem = await send(session, operation, GIVEN[operation.name] | {"nonsense": "SECRET"})
         assert (status, problem["reason"]) == (422, "invalid_command")
         assert "SECRET" not in json.dumps(problem)
@@ -317,7 +317,7 @@ async def test_a_daemon_that_dies_at_work_leaves_a_doubt_not_a_second_try(
         at_work = asyncio.Event()
 
         async def dies(operation: Operation[Any], *rest: Any) -> Any:
-            if not operation.changes:  # it says which engines it has
+            if not operation.changes:  # the answer lists the engines
                 return await perform(operation, *rest)
             at_work.set()
             return await asyncio.Event().wait()
@@ -386,12 +386,12 @@ async def test_several_daemons_that_do_not_answer_cost_the_time_of_one(
 
 
 def _ask_as(uid: int, place: Path) -> str:
-    """The answer that another user gets, or the word of the error; in a process of its own."""
+    """Return the answer that another user gets, or the word of the error; runs in a process of its own."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
         try:
-            os.chdir(place.parent)  # its parents are closed to strangers, which is not what is tried here
+            os.chdir(place.parent)  # its parents are closed to other users, which is not the subject here
             if uid != os.geteuid():
                 os.setuid(uid)
             connection = http.client.HTTPConnection("localhost")
@@ -412,7 +412,7 @@ def _ask_as(uid: int, place: Path) -> str:
 
 @pytest.mark.parametrize("opened", [False, True], ids=["as it is made", "opened by mistake"])
 async def test_a_process_of_another_user_gets_nothing(loaded: Loaded, opened: bool) -> None:
-    """With rights to the files, and without them. A test that is not root's cannot become another user."""
+    """Another user has rights to the files, or has none. Only root can become another user."""
     root = os.geteuid() == 0
     stranger = 65534 if root else os.geteuid()
     async with serving(loaded, None if root else frozenset((0,))) as channel:
@@ -455,7 +455,7 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
         await operate(loaded, None, [*calls, ("entities.signal", signal)])
         for place, (query, fits) in READS.items():
             async with asyncio.timeout(TIMEOUT):
-                while True:  # the worker takes its time
+                while True:  # blocks the worker
                     async with session.get(f"/api/v1/{place}", params=query) as response:
                         found = json.loads(await response.read())
                     if response.status == 200 and fits(found):

@@ -1,4 +1,4 @@
-"""Stopping: one part that fails on its way down keeps none of the others up."""
+"""Stop of a daemon: a part that fails to stop does not keep the others running."""
 
 from __future__ import annotations
 

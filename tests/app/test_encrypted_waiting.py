@@ -1,4 +1,4 @@
-"""Early and quarantined messages on a scheduler, as the service sees them while they are encrypted."""
+"""Early and quarantined messages on a scheduler, as the service sees them encrypted."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ async def test_a_message_whose_key_is_missing_waits_for_it(tmp_path: Path) -> No
         with pytest.raises(EngineMisconfigured, match="encrypted with key 'old', which is not there"):
             await on(it).list(Which())
         await start(it, "e", 1)
-        # Another message of the same instance waits behind it, one of another is delivered.
+        # A message of the same instance waits behind it; a message of another instance is delivered.
         await publish(it, "early", "e", 1)
         await start(it, "f", 1)
         await publish(it, "early", "f")

@@ -1,4 +1,4 @@
-"""Which file is meant, and writing beside it."""
+"""Choice of the engine file, and atomic writes beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine behind a port, and the token that it asks for."""
+"""Engine behind a port, and the token that it requires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every operation on entities, on the embedded engine over its socket."""
+"""Operations on entities, on the embedded engine over its socket."""
 
 from __future__ import annotations
 

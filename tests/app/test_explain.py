@@ -1,4 +1,4 @@
-"""What a message would lead to, for every way it can end."""
+"""Explanation of a message for every possible outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages within all limits, made to cost as much as they can: the daemon's event loop goes on."""
+"""Messages within all limits at the highest possible cost: the daemon's event loop stays responsive."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bridge.message import Message
 from .running import Running, running
 
 BOUND = 0.25
-"""Most processor time in seconds of the loop's thread that one callback may use."""
+"""Maximum processor time, in seconds, of one callback in the thread of the loop."""
 
 FLOWS = """
 from durabletask import task
@@ -122,12 +122,12 @@ HEAVY: list[tuple[str, str, dict[str, Any]]] = [
     ("plain", "none", {"a": [{} for _ in range(340_000)]}),
     ("ordered", "", {"a": NUMBERS[:800]}),
 ]
-"""Messages that cost nearly as much as they may."""
+"""Messages with nearly the highest allowed cost."""
 
 
 @contextmanager
 def callbacks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, str]]]:
-    """Processor time of each callback that this thread's loop runs, and its name, where it is more than 50 ms."""
+    """Name and processor time of each callback of this thread's loop that takes more than 50 ms."""
     found: list[tuple[float, str]] = []
     run = asyncio.Handle._run
 
@@ -143,7 +143,7 @@ def callbacks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, str
 
 
 async def healthy(it: Running, over: asyncio.Event) -> int:
-    """How often the daemon answered until `over`."""
+    """Count the daemon's answers until `over`."""
     answers = 0
     while not over.is_set():
         with await asyncio.to_thread(urllib.request.urlopen, f"{it.daemon.url}/healthz", timeout=60) as answer:

@@ -1,4 +1,4 @@
-"""Every operation on orchestrations, on the embedded engine over its socket."""
+"""Operations on orchestrations, on the embedded engine over its socket."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def instances(loaded: Loaded, host: Host) -> AsyncIterator[Instances]:
 
 @pytest.fixture
 def prefix() -> str:
-    """A beginning of ids that no other test uses."""
+    """Prefix of instance ids that no other test uses."""
     return f"t{uuid4().hex[:8]}-"
 
 

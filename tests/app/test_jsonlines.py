@@ -47,7 +47,7 @@ JSON = st.recursive(
     ),
     max_leaves=6,
 )
-"""JSON as others write it: with white space, repeated keys and numbers that no double holds; some of it malformed."""
+"""JSON of other writers: with white space, repeated keys and numbers that no double represents; some is malformed."""
 
 VALUES = st.binary(max_size=6) | TEXTS.map(str.encode)
 BODIES = st.none() | VALUES | JSON.map(str.encode) | st.tuples(JSON, SPACES).map(lambda pair: "".join(pair).encode())
@@ -201,7 +201,7 @@ def test_of_a_repeated_member_the_last_counts() -> None:
 
 
 class Copier:
-    """Puts messages on a topic, and copies them to another as `topic read --json | publish --jsonl` does."""
+    """Publisher that copies a topic as `topic read --json | publish --jsonl` does."""
 
     def __init__(self, path: Path, broker: str, runner: asyncio.Runner | None = None) -> None:
         self.runner = runner or asyncio.Runner()
@@ -215,13 +215,13 @@ class Copier:
         self.runner.close()
 
     def copied(self, messages: Sequence[Message]) -> tuple[list[Message], list[Message]]:
-        """What lies on the topic, and on its copy, in the order of their keys and positions."""
+        """Publish messages to a topic and copy the topic; return the messages of both topics."""
         one, other = next(self.topics), next(self.topics)
         self.runner.run(self.broker.publish(one, messages))
         return self.copy(one, other)
 
     def copy(self, one: str, other: str) -> tuple[list[Message], list[Message]]:
-        """Copy a topic; returns what lies on both."""
+        """Copy a topic. Returns the messages of both topics."""
         first = self.runner.run(self._read(one))
         text = "".join(f"{line_of(position, message)}\n" for position, message in first)
         self.runner.run(self.broker.publish(other, parsed(text)))
@@ -253,7 +253,7 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Copier]:
 
 YEAR_1, YEAR_10000 = -62_135_596_800, 253_402_300_800
 FITS = st.integers(-(2**63) // 1000 + 1, 2**63 // 1000 - 1) | st.integers(YEAR_1 * 1000, YEAR_10000 * 1000)
-"""Milliseconds that the local log holds, as microseconds in 64 bits; half of them within the years of RFC 3339."""
+"""Milliseconds that fit the local log as microseconds in 64 bits; half of them within the years of RFC 3339."""
 
 
 @settings(deadline=None, max_examples=60)

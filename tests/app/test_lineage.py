@@ -1,4 +1,4 @@
-"""Message ↔ instance ↔ published result, found from each of the three, on every engine."""
+"""Lineage of message, instance and published result, found from each of the three, on every engine."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def event(it: Running, kind: str, id_: str, order: str) -> None:
 
 
 async def whole_day(it: Running) -> str:
-    """Two orders; gives the id of the first one's published payment."""
+    """Run two orders. Returns the id of the published payment of the first order."""
     for number in ("1", "2"):
         await event(it, "order.created", f"c{number}", number)
     await it.settled(2)
@@ -111,7 +111,7 @@ async def test_it_is_found_from_every_end(tmp_path: Path, engine: str) -> None:
         assert [publication.type for publication in inner.publications] == ["order.shipped"]
         assert plain(inner.arrivals) == [("start", None, None)]
         assert inner.trace_id == TRACE
-        # From the message that started it, from one it was told, and from what it published
+        # Found by the message that started it, by a received event, and by a publication
         for wanted in ("shop c1", "c1", "shop p1", "p1", payment):
             found = await tracer.find(wanted, Scope(prefix="order-"))
             assert (found.by, ids(found)) == ("message", ["order-1"]), wanted

@@ -1,4 +1,4 @@
-"""Messages as people and scripts give them: what goes as it is, what is wrapped, what is refused and how it says so."""
+"""Messages from people and scripts: sent unchanged, wrapped, or refused with an explanation."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class TestLines:
 
     def test_what_can_be_read_is_not_held_back(self) -> None:
         class Slow(io.RawIOBase):
-            """Gives one line at a time, like a person at a pipe."""
+            """Input that yields one line at a time, like a person at a pipe."""
 
             given = iter((b'{"body": 1}\n', b'{"bo', b'dy": 2}\n{"body": 3}'))
 

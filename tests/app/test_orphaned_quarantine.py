@@ -1,4 +1,4 @@
-"""Keys in quarantine that nobody takes up, since the configuration changed: told, not passed over in silence."""
+"""Orphaned quarantines: keys that no source handles since the configuration changed are reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ELSEWHERE = CONFIG.replace("engine: {type: embedded, path: engine}", ENGINES).re
 
 
 async def quarantine(it: Ground, *, there: bool) -> list[Check]:
-    """What readiness says of quarantines, once it says something, or nothing any more."""
+    """Wait until readiness has quarantine checks, or has none, as `there` says; return the checks."""
     async with asyncio.timeout(TIMEOUT):
         while True:
             found = [check for check in it.daemon.watch.health().checks if check.kind == "quarantine"]
@@ -67,7 +67,7 @@ async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, c
 
 
 async def test_keys_of_a_source_that_this_configuration_does_not_name(tmp_path: Path) -> None:
-    """Another configuration may share the engine: it is told once, and ready."""
+    """Another configuration may share the engine: the keys are reported once, and the daemon is ready."""
     await held(tmp_path)
     with capture_logs() as logs:
         async with ground(tmp_path, RENAMED) as it:

@@ -1,4 +1,4 @@
-"""The engine goes away in the middle of each verb, before it heard of the call or before it could answer it."""
+"""Engine outage during each command, before the engine received the call or before its answer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ VERBS = {
     "resume": (f"{{{ID}}}", "resume_orchestration"),
     "signal_entity": ('{entity: counter, key: "{{ payload.id }}", operation: add, input: "1"}', "signal_entity"),
 }
-"""What a route says, and the call of the client that is cut."""
+"""Settings of the route by command, and the client call that is interrupted."""
 
 CONFIG = """
 sources:
@@ -54,7 +54,7 @@ routes:
 """
 
 HELD, RESUMED = 3.0, 6.0
-"""Seconds on a busy machine; one and two are what is meant, and what is printed."""
+"""Limits in seconds for a busy machine; 1 s and 2 s are typical, and are printed."""
 
 
 async def prepare(it: Running, verb: str) -> None:
@@ -67,7 +67,7 @@ async def prepare(it: Running, verb: str) -> None:
 
 
 async def came_to_be(it: Running, verb: str, moment: str) -> None:
-    """The effect is there, and where it can be told, once."""
+    """Assert that the effect exists, and, for effects that can be counted, exists once."""
     if verb == "signal_entity":
         async with asyncio.timeout(TIMEOUT):
             while True:

@@ -1,4 +1,4 @@
-"""How parking is put together for a configuration: nothing stands in the way where no rule asks for it."""
+"""Early-message components of a configuration; without a rule that needs them there are none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Custom statuses of sagas, drawn."""
+"""Rendering of the custom statuses of sagas."""
 
 from __future__ import annotations
 

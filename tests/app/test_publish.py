@@ -1,4 +1,4 @@
-"""Publishing to a real local broker, and what its consumers get."""
+"""Publishing to a real local broker, and the messages that consumers receive."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ async def test_a_broker_that_cannot_be_reached(project: Path, loaded: Loaded) ->
 async def in_thread(
     loaded: Loaded, batches: Iterable[list[tuple[str, Message]]], received: list[int] | None = None
 ) -> int:
-    """Runs `publish`, which has an event loop of its own, beside the test's."""
+    """Run `publish`, which has its own event loop, beside the loop of the test."""
     return await asyncio.to_thread(
         publish, loaded, Destination("local", None, None), batches, ([] if received is None else received).append
     )

@@ -1,4 +1,5 @@
-"""Poisoned keys in daemons of this process: held, released, held again, dropped, moved from member to member."""
+"""Poisoned keys in daemons of this process: quarantined, released, quarantined again, dropped, moved between
+members."""
 
 from __future__ import annotations
 
@@ -57,7 +58,7 @@ def received(id_: str, number: int) -> Message:
 
 
 class Ground:
-    """A daemon, and what a test asks of it."""
+    """Daemon with helpers for the tests."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
@@ -86,7 +87,7 @@ class Ground:
         return state.get_output()
 
     async def waiting(self, count: int) -> list[Waiting]:
-        """What waits, once there is so much of it: a signal that was taken may not have been processed."""
+        """Return the waiting messages once there are `count`: an accepted signal may be unprocessed."""
         async with asyncio.timeout(TIMEOUT):
             while len(found := await self.parked.list(Which())) != count:
                 await asyncio.sleep(0.01)
@@ -185,7 +186,7 @@ async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
 
 
 async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
-    """Else it would be dead-lettered, and have its effect too."""
+    """A dropped message would otherwise be dead-lettered and executed."""
     config = CONFIG.replace("on_missing: dead_letter", "on_missing: retry").replace(
         "    quarantine:", "    retry: {in_memory: 400ms, max_delay: 100ms}\n    quarantine:"
     )

@@ -1,4 +1,4 @@
-"""A new project: what is written, what is refused, and that it fits the configuration model."""
+"""New projects: written files, refusals, and validity of the configuration."""
 
 from __future__ import annotations
 

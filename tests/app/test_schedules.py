@@ -1,4 +1,4 @@
-"""An orchestration that a message starts at a time, or after a delay: soon, long ago, never, and what is no time."""
+"""Starts at a time or after a delay: soon, in the past, never, and with an invalid time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def config(topic: str = "orders", prefix: str = "order") -> str:
 
 
 async def check_times(it: Running, topic: str = "orders", prefix: str = "order") -> None:
-    """Times and delays that are some."""
+    """Start with valid times and delays, and assert the results."""
     soon = datetime.now(UTC) + timedelta(seconds=1.0)
     in_utc, elsewhere = soon.isoformat(), soon.astimezone(tz=None).isoformat()
     await it.publish(topic, {"id": "soon", "at": in_utc}, key="a")
@@ -90,7 +90,7 @@ async def check_times(it: Running, topic: str = "orders", prefix: str = "order")
 
 
 async def check_no_times(it: Running, topic: str = "orders") -> None:
-    """What is no time is dead-lettered at once, and says so without the payload."""
+    """Invalid times are dead-lettered at once, with a detail that does not contain the payload."""
     for number, fields in enumerate(NO_TIMES.values()):
         await it.publish(topic, {"id": f"bad-{number}", **fields}, key=f"k{number}")
     await it.settled(len(NO_TIMES))

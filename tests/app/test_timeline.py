@@ -1,4 +1,4 @@
-"""Every kind of event in words."""
+"""Descriptions of every kind of history event."""
 
 from __future__ import annotations
 

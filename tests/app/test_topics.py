@@ -1,4 +1,4 @@
-"""Topics are looked at when the daemon starts, on a real broker or the test server."""
+"""Topic checks at the start of a daemon, on a real broker or the test server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""W3C trace context from the message that comes in, through start, orchestration and children, to those that go out."""
+"""W3C trace context from the received message, through start, orchestration and children, to published messages."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def test_no_trace_and_one_that_is_not_valid_change_nothing_else(tmp_path: 
     async with running(tmp_path, CONFIG, FLOWS) as it:
         await it.publish("orders", {"id": 1, "again": False}, key="a", traceparent=PARENT)
         await it.settled(1)
-        # The same worker of the pipeline: nothing of the first message's trace is left to it
+        # The same pipeline worker must not keep the trace of the first message
         await it.publish("orders", {"id": 2, "again": False}, key="a")
         await it.publish("orders", {"id": 3, "again": False}, key="a", traceparent="broken", tracestate="shop=1")
         for number in (2, 3):

@@ -1,4 +1,4 @@
-"""Names in workflows that nothing registers: the instance fails at once, with a metric and a line in the log."""
+"""Unregistered names in workflows: the instance fails at once, with a metric and a log line."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ async def test_an_unknown_target_fails_at_once(tmp_path: Path, engine: str) -> N
                 assert metric(it, f'bridge_publish_failures_total{{target="(unknown)"}} {number}.0')
                 history = (await record(it.client, f"{orchestration}-1")).events
                 failures = [each.taskFailed.failureDetails for each in history if each.HasField("taskFailed")]
-                assert [each.isNonRetriable for each in failures] == [True]  # for SDKs that heed it
+                assert [each.isNonRetriable for each in failures] == [True]  # for SDKs that honour it
             assert (await finished(it, "catches")).serialized_output == '"caught"'
             compensated = await finished(it, "commands")
             assert '"compensated"' in compensated.serialized_output
@@ -159,14 +159,14 @@ async def test_unknown_calls_fail_at_once_in_the_daemon_s_own_engine(tmp_path: P
 async def test_external_names_wait_for_their_worker(tmp_path: Path) -> None:
     async with running(tmp_path, CONFIG, FLOWS) as it:
         await it.client.schedule_new_orchestration("later", instance_id="later-1")
-        await finished(it, "charges")  # the turn of an instance that was started afterwards is over
+        await finished(it, "charges")  # the turn of an instance that started later has ended
         state = await it.client.get_orchestration_state("later-1")
         assert state.runtime_status in (OrchestrationStatus.PENDING, OrchestrationStatus.RUNNING)
         assert not metric(it, 'bridge_unknown_names_total{engine="default",kind="orchestration"} 1.0')
 
 
 async def test_a_scheduler_s_unknown_call_is_told(tmp_path: Path) -> None:
-    """Only the scheduler knows its other workers: the call waits, and the log says for which name."""
+    """Only the scheduler knows its other workers: the call waits, and the log names it."""
     with capture_logs() as logs:
         async with running(tmp_path, CONFIG, FLOWS, "behind a port") as it:
             await it.client.schedule_new_orchestration("charges", instance_id="charges-1")

@@ -1,4 +1,4 @@
-"""All that waits on an engine is bounded: one message more is dead-lettered."""
+"""Limits on all waiting messages of an engine: a message beyond them is dead-lettered."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, eng
         letters = [headers(each) for each in await it.read("orders.dlq", 2)]
         assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
         assert {each["bridge.route"] for each in letters} == {"early"}
-        # What was delivered makes room
+        # Delivered messages free space
         await it.publish("orders", {"id": 0}, kind="start")
         await it.client.wait_for_orchestration_completion("order-0", timeout=TIMEOUT)
         stores = it.daemon.own.waiting_stores["default"]
@@ -118,7 +118,8 @@ def test_a_total_is_never_less_than_nothing() -> None:
 
 
 async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
-    """An error that its own traceback leads to lives until the cyclic collector runs, which a daemon rarely lets."""
+    """An error that is referenced by its own traceback lives until the cyclic collector runs, which a daemon rarely
+    does."""
     async with running(tmp_path, config(), FLOWS) as it:
         gc.collect()
         gc.freeze()  # one collection leaves what finalizers of earlier garbage revive: a suspended generator's frames

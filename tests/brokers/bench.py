@@ -1,4 +1,4 @@
-"""A source pipeline on the broker of a configuration: compiled rules, an embedded engine, faults on demand."""
+"""Source pipeline on the broker of a configuration: compiled rules, an embedded engine, injected faults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from tests.pipeline.harness import Bench, Faults
 
 @asynccontextmanager
 async def broker_bench(directory: Path, config: str, name: str) -> AsyncIterator[Bench]:
-    """Its source, `orders`, is not started. config: YAML. name: of the broker in it."""
+    """Yield a fixture for a broker; its source `orders` is not started.
+
+    config: YAML. name: of the broker in the YAML.
+    """
     directory.mkdir(exist_ok=True)
     path = directory / "bridge.yaml"
     path.write_text(config)

@@ -1,4 +1,4 @@
-"""What the broker suites consume with."""
+"""Consumer helpers of the broker suites."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.message import Message
 from bridge.provenance import Cause
 
 TIMEOUT = 30.0
-"""Seconds after which something that should have happened has not."""
+"""Seconds after which an expected event is overdue."""
 
 CAUSE = Cause("no_route", "no rule matched", "NoRoute", source="orders", attempts=2, config="abc", message_id="m-1")
 
@@ -21,17 +21,20 @@ DEAD = SubscribeOptions(("orders.dlq",), "operators")
 
 
 class Harness(Protocol):
-    """One log (cluster, namespace) for one test, and clients of it."""
+    """Log (cluster, namespace) for one test, and clients of it."""
 
     @property
     def features(self) -> Features: ...
 
     async def broker(self) -> Broker:
-        """Another started client; stopped at the end of the test. It commits only when flushed, revoked or closed."""
+        """Start another client, stopped at the end of the test.
+
+        The client commits only on flush, revocation or close.
+        """
         ...
 
     async def crash(self) -> None:
-        """End all clients as a power cut would. New clients find what was durable."""
+        """End all clients as a power failure would; new clients find only durable state."""
         ...
 
     async def create_topic(self, name: str, partitions: int) -> None: ...
@@ -39,7 +42,7 @@ class Harness(Protocol):
 
 @dataclass
 class Assignments:
-    """A listener that remembers, and does what the test wants when partitions are revoked."""
+    """Listener that records assignments and calls `on_revoked` before a revocation."""
 
     assigned_now: list[Partition] = field(default_factory=list)
     revoked_ever: list[Partition] = field(default_factory=list)
@@ -66,7 +69,7 @@ class Assignments:
 
 
 async def take(subscription: Subscription, count: int, limit: int = 100) -> list[Delivery]:
-    """Exactly `count` deliveries."""
+    """Receive exactly `count` deliveries."""
     taken: list[Delivery] = []
     async with asyncio.timeout(TIMEOUT):
         while len(taken) < count:
@@ -75,7 +78,7 @@ async def take(subscription: Subscription, count: int, limit: int = 100) -> list
 
 
 async def nothing_more(subscription: Subscription, seconds: float = 0.3) -> None:
-    """Fail when something is received within the time."""
+    """Fail when a delivery arrives within the time."""
     try:
         async with asyncio.timeout(seconds):
             extra = await subscription.receive(10)
@@ -85,15 +88,15 @@ async def nothing_more(subscription: Subscription, seconds: float = 0.3) -> None
 
 
 def numbered(count: int, start: int = 0, key: bytes | None = None) -> list[Message]:
-    """Messages whose body is their number."""
+    """Create messages whose body is their number."""
     return [Message(b"%d" % number, key) for number in range(start, start + count)]
 
 
 def numbers(deliveries: Sequence[Delivery]) -> list[int]:
-    """Of `numbered` messages."""
+    """Return the numbers of deliveries of `numbered` messages."""
     return [int(delivery.message.body or b"-1") for delivery in deliveries]
 
 
 async def consume(harness: Harness, options: SubscribeOptions = ORDERS) -> Subscription:
-    """A consumer of its own client."""
+    """Subscribe with a new client."""
     return await (await harness.broker()).subscribe(options, Assignments())

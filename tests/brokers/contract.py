@@ -1,6 +1,7 @@
-"""What every broker promises. A broker's suite subclasses `BrokerContract` and gives the fixture `harness`.
+"""Contract tests for every broker.
 
-Brokers with consumer groups also subclass `GroupContract`.
+A suite subclasses `BrokerContract` and provides the fixture `harness`. Suites of brokers with consumer groups also
+subclass `GroupContract`.
 """
 
 from __future__ import annotations
@@ -304,7 +305,7 @@ class BrokerContract:
         dead = numbers(await take(await consume(harness, DEAD), 10))
         again = sorted(numbers(await take(await consume(harness), 10)))
         assert sorted(dead) == list(range(5, 15))
-        # Those before were open; whether later ones come with or without the dead lettered is the broker's choice.
+        # Earlier messages were unsettled; brokers differ in redelivering the messages after the dead letter.
         assert again[:5] == list(range(5))
 
     # Flow

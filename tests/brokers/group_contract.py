@@ -1,4 +1,4 @@
-"""What brokers with consumer groups promise. Used like `BrokerContract`."""
+"""Contract tests for brokers with consumer groups. Suites subclass GroupContract as they do `BrokerContract`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.brokers.consumer import (
 
 
 class GroupContract:
-    """Sharing, handing over, pausing."""
+    """Partition sharing, rebalances and pauses."""
 
     async def test_every_group_sees_everything(self, harness: Harness) -> None:
         await (await harness.broker()).publish("orders", numbered(20))
@@ -47,12 +47,12 @@ class GroupContract:
         await publisher.publish("orders", numbered(3, 5))
         assert sorted(numbers(await take(subscription, 3))) == [5, 6, 7]
         await subscription.close()
-        # It has a position now: `latest` means nothing any more.
+        # The group has a position now; `latest` has no effect any more.
         await publisher.publish("orders", numbered(1, 8))
         assert sorted(numbers(await take(await consume(harness, latest), 4))) == [5, 6, 7, 8]
 
     async def test_members_share_and_hand_over(self, harness: Harness) -> None:
-        """The second member gets half; what was in flight is finished by the first before."""
+        """The second member gets half of the partitions after the first has completed their deliveries in flight."""
         await harness.create_topic("shared", 4)
         options = SubscribeOptions(("shared",), "bridge")
         publisher = await harness.broker()
@@ -73,7 +73,7 @@ class GroupContract:
         await second.until(lambda: len(second.assigned_now) == 2)
         await first.until(lambda: len(first.assigned_now) == 2)
         assert all(partition.revoked for partition in first.revoked_ever)
-        # What the first had completed is the group's position for the second.
+        # The completed deliveries of the first member are the group's position for the second.
         await nothing_more(two)
         await publisher.publish("shared", [Message(b"x" + key, key) for key in keys])
         mine = {partition.number for partition in first.assigned_now}
@@ -97,7 +97,7 @@ class GroupContract:
         held = await take(one, 40)
         two = await (await harness.broker()).subscribe(options, second)
         await second.until(lambda: len(second.assigned_now) == 1)
-        # A broker may take all away and give some back: those are new partitions, of a new epoch.
+        # A broker may revoke all partitions and reassign some: those are new assignments.
         stale = [delivery for delivery in held if delivery.partition.revoked]
         [theirs] = second.assigned_now
         lost = [delivery for delivery in stale if delivery.partition.number == theirs.number]
@@ -108,7 +108,7 @@ class GroupContract:
             await delivery.abandon()
         with pytest.raises(PartitionRevoked):
             await lost[0].dead_letter(CAUSE)
-        # All of it went to the new owner, and the stale calls changed nothing.
+        # The new owner gets all of these messages; the stale calls changed nothing.
         assert sorted(numbers(await take(two, len(lost)))) == sorted(numbers(lost))
         for delivery in held:
             if delivery not in stale:

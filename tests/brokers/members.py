@@ -1,4 +1,4 @@
-"""Bridge processes that share one source, and what they did to the engine, which runs in the test's process."""
+"""Bridge processes that share one source, and their effects on the engine, which runs in the test process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ START_SECONDS = 60.0
 
 
 class Members(ABC):
-    """module: what a member runs, with the paths of the configuration and of the file of its effects."""
+    """Member processes.
+
+    module: module of a member; its arguments are the paths of the configuration and of the effects file.
+    """
 
     engine: Engine
 
@@ -30,7 +33,7 @@ class Members(ABC):
         self._sequence: Counter[int] = Counter()
 
     async def join(self) -> asyncio.subprocess.Process:
-        """Another member, once it reads."""
+        """Start another member and return when it reads."""
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", self._module, str(self.config), str(self.effects_file),
             stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
@@ -42,24 +45,24 @@ class Members(ABC):
         return process
 
     async def end(self, member: asyncio.subprocess.Process, how: signal.Signals = signal.SIGKILL) -> None:
-        """Return when it is gone."""
+        """End a member with a signal and wait for its exit."""
         self.members.remove(member)
         member.send_signal(how)
         code = await member.wait()
         assert how is signal.SIGKILL or code == 0
 
     async def end_all(self) -> None:
-        """Those that are stopped too."""
+        """Kill all members, including stopped ones."""
         for member in self.members:
             member.kill()
             await member.wait()
 
     @abstractmethod
     async def publish(self, count: int) -> None:
-        """Numbered starts, spread over the keys."""
+        """Publish numbered starts, spread over the keys."""
 
     def starts(self, count: int) -> list[tuple[int, bytes]]:
-        """The next ones: keys and bodies."""
+        """Return keys and bodies of the next starts."""
         found = []
         for _ in range(count):
             key = self.published % KEYS
@@ -69,13 +72,13 @@ class Members(ABC):
         return found
 
     async def load(self, until: asyncio.Event, rate: int) -> None:
-        """Publish `rate` a second until told to stop."""
+        """Publish `rate` messages a second until the event is set."""
         while not until.is_set():
             await self.publish(rate // 10)
             await asyncio.sleep(0.1)
 
     def effects(self) -> dict[int, list[int]]:
-        """Numbers of the starts that the engine took as new, by key."""
+        """Return the numbers of the starts that the engine took as new, by key."""
         found: dict[int, list[int]] = defaultdict(list)
         for line in self.effects_file.read_text().splitlines() if self.effects_file.exists() else ():
             key, number, _ = line.split()
@@ -83,8 +86,10 @@ class Members(ABC):
         return found
 
     async def check(self, *, ordered: bool = True, may_lack: int = 0) -> None:
-        """Every start was taken once, by key in order. The order is the engine's own: a member that is stopped may tell
-        late what it did in time. may_lack: effects whose line a kill may have swallowed.
+        """Assert that every start was taken once, and in order by key.
+
+        The order comes from the engine's creation times, because a stopped member may report late. may_lack: number of
+        effects whose line a kill may have prevented.
         """
         for key, count in self._sequence.items():
             created = []

@@ -1,4 +1,7 @@
-"""What every broker promises to those who read. A suite subclasses `ReadingContract`, gives the fixture `harness`."""
+"""Contract tests for readers.
+
+A suite subclasses `ReadingContract` and provides the fixture `harness`.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ async def everything(broker: Broker, options: ReadOptions) -> list[Read]:
 
 
 class ReadingContract:
-    """Reading beside the consumers."""
+    """Reading beside consumers."""
 
     async def test_what_is_read_stays_as_it_was(self, harness: Harness) -> None:
         broker = await harness.broker()

@@ -1,4 +1,4 @@
-"""One ladder for the dead letters of all brokers: the most complete letter that fits is written, once."""
+"""Dead-letter format shared by all brokers: the most complete version that fits is written, once."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ CAUSES = st.builds(
 
 
 class Topic:
-    """Takes what is not larger than `limit`."""
+    """Topic that accepts messages up to `limit`."""
 
     def __init__(self, limit: int, *, keyless_tombstones: bool = True) -> None:
         self.limit = limit
@@ -82,7 +82,7 @@ async def test_the_most_complete_letter_that_fits_is_written_once(
     assert (received[provenance.REASON], received[provenance.SOURCE]) == (b"decode_error", b"orders")
     place = (provenance.CLUSTER, provenance.TOPIC, provenance.PARTITION, provenance.OFFSET)
     assert [received[name] for name in place] == [b"cluster", b"orders", b"3", b"42"]
-    # Every part is there, or named as missing
+    # Every part is present, or named as missing
     assert letter.body == message.body or "payload" in missing or dead_letter.TOMBSTONE in missing
     assert (letter.key == message.key) != ("key" in missing)
     own = tuple(each for each in letter.headers if not each[0].startswith("bridge."))
@@ -90,7 +90,7 @@ async def test_the_most_complete_letter_that_fits_is_written_once(
     assert (received.get(provenance.DETAIL) == cause.detail.encode("utf-8", "replace")) != ("detail" in missing)
     assert (received.get(provenance.EXECUTED, b"") == ",".join(cause.executed).encode()) != ("executed" in missing)
     assert (provenance.MESSAGE_ID in received) == (cause.message_id is not None and "message-id" not in missing)
-    # The smallest letter does not grow with the message
+    # The smallest dead letter does not grow with the message
     assert smallest < 700
 
 
@@ -128,7 +128,7 @@ def test_what_was_missing_before_stays_named_when_a_replay_dies_again() -> None:
     assert dict(whole.headers)[provenance.TRUNCATED] == b"payload"
     *_, last = ladder(first, Position("cluster", "orders.dlq", 0, 1), again)
     assert dict(last.headers)[provenance.TRUNCATED].startswith(b"payload, headers")
-    # From anybody else it is forged
+    # From any other sender it is forged
     [whole, *_] = ladder(first, POSITION, CAUSE)
     assert provenance.TRUNCATED not in dict(whole.headers)
 

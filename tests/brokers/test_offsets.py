@@ -8,7 +8,7 @@ from bridge.brokers.offsets import OffsetTracker
 
 
 class NaiveTracker:
-    """The same by definition: everything is remembered and everything is computed anew."""
+    """Reference implementation: remembers everything and recomputes everything."""
 
     def __init__(self, done: set[int]) -> None:
         self.fetched: list[int] = []
@@ -44,7 +44,7 @@ class NaiveTracker:
     done=st.sets(st.integers(0, 40), max_size=10),
 )
 def test_the_tracker_agrees_with_its_definition(steps: list[tuple[bool, int]], done: set[int]) -> None:
-    """A step fetches the next offset, `number` holes later, or completes any offset, fetched or not."""
+    """A step fetches the next offset after `number` holes, or completes any offset, fetched or not."""
     tracker, model, offset = OffsetTracker(done), NaiveTracker(done), 0
     for fetch, number in steps:
         if fetch:

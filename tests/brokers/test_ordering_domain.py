@@ -1,4 +1,4 @@
-"""One ordering domain over Kafka and Service Bus: nobody overtakes, whichever broker has the next message of a key."""
+"""Ordering domain over Kafka and Service Bus: the order of a key holds, whichever broker has its next message."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ ops: {http: {port: 0}}
 """
 
 COUNT = 16
-"""Messages of a key."""
+"""Number of messages of a key."""
 TIMEOUT = 60.0
 
 
 class Pair:
-    """A daemon that reads from both brokers, and both as their own clients see them."""
+    """Daemon that reads from both brokers, and a client of each broker."""
 
     def __init__(self, it: Running, kafka: KafkaChannel, bus: BusChannel) -> None:
         self.it = it
@@ -71,7 +71,7 @@ class Pair:
         self._sent = 0
 
     async def tell(self, channel: Channel, key: str, number: int) -> None:
-        """Return when the daemon has received it."""
+        """Send a message, and return when the daemon has received it."""
         received = Message(json.dumps({"id": key, "number": number}).encode(), key.encode(), (("type", b"told"),))
         await asyncio.to_thread(channel.publish, [received])
         self._sent += 1
@@ -107,11 +107,11 @@ async def pair(directory: Path, bootstrap: str) -> AsyncIterator[Pair]:
 
 @pytest.mark.timeout(180)
 async def test_what_one_broker_retries_holds_the_key_at_the_other(tmp_path: Path, bootstrap: str) -> None:
-    """Keys whose instance is missing are retried until it is there, in the middle of their messages."""
+    """Keys whose instance is missing are retried until it exists, in the middle of their messages."""
     rng = random.Random(17)
     keys = ["a", "b", "c"]
     async with pair(tmp_path, bootstrap) as it:
-        # The first message of a key, which is retried, is once Kafka's and once Service Bus's
+        # The first message of a key, which is retried, comes from each broker in turn
         first = dict(zip(keys, (it.kafka, it.bus, it.kafka), strict=True))
         await it.start("free")
         for number in range(COUNT):
@@ -142,6 +142,6 @@ async def test_other_keys_go_on_at_both(tmp_path: Path, bootstrap: str) -> None:
         for number in range(COUNT):
             await it.tell((it.kafka, it.bus)[number % 2], "free", number)
         assert await it.got("free") == list(range(COUNT))
-        await it.it.settled(COUNT)  # counted after its effect
+        await it.it.settled(COUNT)  # the count follows the effect
         assert it.it.outcomes() == {"executed": COUNT}
         assert it.orders.ledger.in_flight == it.payments.ledger.in_flight == 1

@@ -1,4 +1,4 @@
-"""The project and the engine of tests/app, and a way to run a command on them."""
+"""Project and engine of tests/app, and a runner for commands on them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Bridge = Callable[..., Result]
 
 @pytest.fixture(autouse=True)
 def _log_apart() -> Iterator[None]:
-    """The log of daemons in other threads of this process must not get in between the output of commands."""
+    """Keep logs of daemons in other threads out of the output of commands."""
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
     yield
     structlog.reset_defaults()
@@ -28,7 +28,7 @@ def _log_apart() -> Iterator[None]:
 
 @pytest.fixture
 def bridge(project: Path) -> Bridge:
-    """`bridge(*arguments, input=None)` on the project; bugs are raised."""
+    """Run `bridge(*arguments, input=None)` on the project; unexpected exceptions are raised."""
 
     def run(*arguments: str, input: str | bytes | None = None) -> Result:  # noqa: A002 -- click's name
         config = [] if arguments[0] == "init" else ["-c", str(project / "bridge.yaml")]

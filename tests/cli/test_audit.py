@@ -1,4 +1,4 @@
-"""Every command that changes something leaves exactly one audit line, and `bridge audit` shows it."""
+"""Audit lines: every changing command leaves exactly one, and `bridge audit` shows it."""
 
 from __future__ import annotations
 

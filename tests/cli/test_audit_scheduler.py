@@ -1,4 +1,4 @@
-"""Every changing command beside a daemon whose engine is remote: the daemon does it, and exactly one line says so."""
+"""Changing commands beside a daemon with a remote engine: the daemon executes them, with exactly one audit line."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ HERE = {
     "engine compact": "cli",
     "engine reencrypt": "cli",
 }
-"""Commands that no daemon does: they ask a broker, or look after an engine's file."""
+"""Commands without a daemon, with their audit role: they use a broker or an engine file."""
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with a daemon on `bridge engine`."""
+    """Project with a daemon on `bridge engine`."""
     config = write_project(tmp_path_factory.mktemp("remote"))
     with ExitStack() as stack:
         arguments = ("engine", "--listen", "127.0.0.1:0", "--path", "hubs")

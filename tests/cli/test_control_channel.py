@@ -1,4 +1,4 @@
-"""Commands beside a daemon: it does what they ask, and one line in one place says so."""
+"""Commands beside a daemon: the daemon executes them, with one audit line in one place."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def project(tmp_path: Path) -> Path:
 
 @contextmanager
 def daemon(project: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
-    """The process and its ready file; it must stop cleanly unless it was killed."""
+    """Yield the process and its ready file; the process must stop cleanly unless it was killed."""
     ready = project / f"ready-{arguments[0]}"
     ready.unlink(missing_ok=True)
     with (project / f"{arguments[0]}.log").open("ab") as log:
@@ -121,7 +121,7 @@ def test_a_place_that_cannot_be_used(project: Path) -> None:
     shutil.rmtree(project / ".bridge")
     (project / ".bridge").touch()
     with daemon(project, "serve") as (_, ready):
-        # Like a configuration directory that cannot be written
+        # As for a configuration directory that is not writable
         assert ready["control"] is None
         assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
     assert "no control channel" in (project / "serve.log").read_text()
@@ -170,7 +170,7 @@ def test_a_directory_with_a_long_path(tmp_path: Path) -> None:
 
 @contextmanager
 def socket_of_nobody() -> Iterator[int]:
-    """A port that refuses every connection, and that nobody else gets."""
+    """Port that refuses every connection and that no other process can bind."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield int(taken.getsockname()[1])

@@ -1,4 +1,4 @@
-"""`bridge engine` as a process: it serves the scheduler's own clients, survives kill -9, and stops when told."""
+"""`bridge engine` as a process: serves the scheduler's own clients, survives SIGKILL, and stops on a signal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def bridge(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 
 class Served:
-    """The process and the address that it told."""
+    """Engine process and its address."""
 
     def __init__(self, process: subprocess.Popen[bytes], address: str, log: Path) -> None:
         self.process = process

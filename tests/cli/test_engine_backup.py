@@ -1,4 +1,4 @@
-"""`bridge engine backup` and `restore` as processes, beside an engine that works."""
+"""`bridge engine backup` and `restore` as processes, beside a working engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.cli.test_engine import bridge, client, serving, work, worker
 
 
 class Load:
-    """Starts orchestrations and raises their events until it is stopped."""
+    """Load that starts orchestrations and raises their events until it is stopped."""
 
     def __init__(self, served_client: object) -> None:
         self._client = served_client

@@ -1,4 +1,4 @@
-"""Commands on an engine whose payloads are encrypted."""
+"""Commands on an engine with encrypted payloads."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def keys(*names: str, active: bool = True) -> str:
 
 @pytest.fixture
 def run(project: Path) -> Run:
-    """A command on the project, or without its configuration."""
+    """Run a command on the project, or without its configuration."""
 
     def run(*arguments: str, config: bool = True) -> Result:
         given = ["-c", str(project / "bridge.yaml")] if config else []
@@ -89,7 +89,7 @@ def run(project: Path) -> Run:
 
 @pytest.fixture
 def hosted(project: Path) -> Iterator[Callable[[], Host]]:
-    """Starts the project's engine as it is configured at that moment."""
+    """Start the project's engine with its present configuration."""
     running: list[Host] = []
 
     def start() -> Host:

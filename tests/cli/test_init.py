@@ -1,4 +1,4 @@
-"""`bridge init` makes a project that passes its own tests, and whose README tells the truth."""
+"""`bridge init` creates a project that passes its own tests and has an accurate README."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ TIMEOUT = f"{TIMEOUT:g}s"
 
 @pytest.fixture
 def name() -> str:
-    """An instance id that no other test uses."""
+    """Instance id that no other test uses."""
     return f"c-{uuid4().hex[:8]}"
 
 
@@ -335,7 +335,8 @@ HOSTILE = (
 
 
 def _start_hostile(project: Path) -> None:
-    """As any client of the engine may: the bridge's own commands and rules refuse such ids."""
+    """Start instances with hostile ids, as any client of the engine may; the bridge's commands and rules refuse such
+    ids."""
     from bridge.app.composition import load_config
     from bridge.app.connection import attached
 
@@ -348,7 +349,7 @@ def _start_hostile(project: Path) -> None:
 
 
 def test_ids_of_strangers_drive_no_terminal(bridge: Bridge, project: Path) -> None:
-    """In tables, lists, JSON and errors; and every id can be handed to another command."""
+    """Tables, lists, JSON and errors escape the ids; every id can be passed to another command."""
     _start_hostile(project)
     select = ("instances", "list", "--prefix", "c-hostile", "--limit", "0")
     for options in ((), ("--ids",), ("--json",)):

@@ -1,4 +1,4 @@
-"""`bridge instances export`: a history on disk that a replay test can read."""
+"""`bridge instances export`: a history file for replay tests."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("host")
 
 @pytest.fixture
 def name(bridge: Bridge) -> str:
-    """An instance that has finished."""
+    """Finished instance."""
     name = f"x-{uuid4().hex[:8]}"
     assert bridge("instances", "start", "greet", "--id", name, "--input", '"ada"').exit_code == 0
     assert bridge("instances", "wait", name, "--timeout", f"{TIMEOUT:g}s").exit_code == 0
@@ -29,7 +29,7 @@ def name(bridge: Bridge) -> str:
 
 @pytest.fixture
 def flows(project: Path) -> ModuleType:
-    """The project's workflows as of today."""
+    """Present workflows of the project."""
     spec = importlib.util.spec_from_file_location("exported_flows", project / "commanded_flows.py")
     assert spec is not None
     assert spec.loader is not None

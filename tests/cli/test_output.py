@@ -1,4 +1,4 @@
-"""What is printed: tables, JSON, and never a control character."""
+"""Printed output: tables, JSON, and no control characters."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_a_table_on_a_terminal_fits_it() -> None:
             while chunk := os.read(primary, 65536):
                 output += chunk
         except OSError:
-            pass  # how Linux says that the other side has closed
+            pass  # Linux reports a closed other side by this error
         assert process.wait(30) == 0
     os.close(primary)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()

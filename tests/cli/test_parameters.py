@@ -1,4 +1,4 @@
-"""Values on the command line: what they mean and how they are refused."""
+"""Values on the command line: interpretation and refusal."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ ops: {http: {port: 0}}
 
 
 class Host:
-    """A daemon on a loop of its own, like one in another process."""
+    """Daemon on a loop of its own, like one in another process."""
 
     def __init__(self, directory: Path, *, worker: bool = True) -> None:
         self._worker = worker
@@ -83,7 +83,7 @@ class Host:
         self._thread.join(TIMEOUT)
 
     def publish(self, kind: str, *ids: str, key: str | None = None) -> None:
-        """Returns when they are settled."""
+        """Publish messages, and return when they are settled."""
         assert self.daemon is not None
         assert self._loop is not None
         outcomes = self.daemon.sources[0].ledger.outcomes
@@ -132,7 +132,7 @@ def run(tmp_path: Path) -> Callable[..., Result]:
 
 
 def listed(run: Callable[..., Result], *options: str, count: int | None = None) -> list[dict[str, Any]]:
-    """What waits, once there is so much of it."""
+    """Return the listed messages, once there are `count`."""
     ends = time.monotonic() + TIMEOUT
     while True:
         result = run("parked", "list", "--json", *options)

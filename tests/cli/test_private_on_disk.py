@@ -1,4 +1,4 @@
-"""Everything on disk is for its user alone, whatever the umask and whatever was there before."""
+"""Files on disk are private to their user, whatever the umask and the earlier permissions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def wide(*roots: Path) -> list[str]:
 
 
 def use(project: Path) -> list[Path]:
-    """Runs a daemon and every command that writes a file; the files outside of the bridge's own directory."""
+    """Run a daemon and every command that writes a file. Returns the files outside of the bridge's own directory."""
     out = project / "out"
     out.mkdir(exist_ok=True)
     ready = out / "ready.json"

@@ -1,4 +1,4 @@
-"""`bridge publish`, and what arrives on the local broker."""
+"""`bridge publish`, and the messages that arrive on the local broker."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def test_files_and_standard_input(publish: Publish, config: Path, tmp_path: Path
 
 
 def test_a_byte_order_mark_is_not_sent(publish: Publish, config: Path, tmp_path: Path) -> None:
-    """Editors on Windows write one; as JSON it would be an error, and as a CloudEvent's data a string."""
+    """Editors on Windows write a byte order mark; it would break JSON, and would turn a CloudEvent's data into a
+    string."""
     mark = b"\xef\xbb\xbf"
     (tmp_path / "bom.json").write_bytes(mark + b'{"id": "1"}')
     (tmp_path / "event.json").write_bytes(mark + EVENT.encode())
@@ -149,7 +150,7 @@ def test_a_broker_that_cannot_be_reached(publish: Publish, config: Path) -> None
 
 
 def test_another_process_and_a_live_pipe(config: Path) -> None:
-    """What is written into the pipe is published although the pipe stays open."""
+    """Lines in a pipe are published while the pipe is still open."""
     command = [sys.executable, "-m", "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
     assert process.stdin is not None

@@ -1,4 +1,4 @@
-"""The command line as a whole: help, versions, mistakes, exit codes, speed."""
+"""Command line as a whole: help, versions, mistakes, exit codes, speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`bridge route`: what is shown, and the exit code that tests of rules rely on."""
+"""`bridge route`: its output, and the exit code for tests of rules."""
 
 from __future__ import annotations
 

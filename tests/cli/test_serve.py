@@ -1,4 +1,4 @@
-"""`bridge serve` and `bridge worker` as processes: a message goes in, a workflow comes out, and they stop when told."""
+"""`bridge serve` and `bridge worker` as processes: a message becomes a workflow, and SIGTERM stops them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def bridge(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def running(project: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A daemon that is ready; it is told to stop at the end and must do so cleanly."""
+    """Yield a ready daemon; SIGTERM stops it at the end, with exit code 0."""
     ready = project / f"ready-{arguments[0]}"
     with (project / f"{arguments[0]}.log").open("wb") as log:
         process = subprocess.Popen(
@@ -104,7 +104,7 @@ def test_rules_that_do_not_compile_start_nothing(project: Path) -> None:
 
 
 def written(file: Path) -> str:
-    """What a file holds that may come and go."""
+    """Return the content of a file; empty while the file does not exist."""
     try:
         return file.read_text()
     except FileNotFoundError:

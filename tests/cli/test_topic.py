@@ -79,7 +79,7 @@ def test_messages_for_people(bridge: Bridge) -> None:
 
 
 def copied(bridge: Bridge, place: str, copies: str) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
-    """What lies in both places after a copy, without the topics."""
+    """Copy a topic; return the messages of both topics without the topic name."""
     text = bridge("topic", "read", place, "--json").stdout
     result = bridge("publish", copies, input=text)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -265,7 +265,7 @@ def test_service_bus(tmp_path: Path) -> None:
             assert [(one["body"], one["offset"]) for one in received] == [(LINES[0]["body"], 1), (LINES[1]["body"], 2)]
         one, other = copied(bridge, "it/things", "it/copies")
         for line in (*one, *other):
-            del line["timestamp"]  # the service's own
+            del line["timestamp"]  # set by the service
         assert one == other
         assert "  new\n" in bridge("topic", "read", "it/news/Subscriptions/billing").stdout
         assert bridge("topic", "read", "it/things/$DeadLetterQueue").stderr == "no messages\n"

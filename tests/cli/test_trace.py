@@ -1,4 +1,4 @@
-"""`bridge trace` on a running engine: exit codes, JSON, and what it says when there is nothing."""
+"""`bridge trace` on a running engine: exit codes, JSON, and the output without a result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Header values in the encoding of AMQP, as Azure Event Hubs hands them out on its Kafka endpoint."""
+"""Header values in AMQP encoding, as Azure Event Hubs delivers them on its Kafka endpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bridge.message import Headers, Message, Position
 WHERE = Position("hubs", "orders", 0, 1)
 JSON, CLOUDEVENTS = registry.get("json"), registry.get("cloudevents")
 MARK = ("mark", b"\xa1\x01x")
-"""A header whose value is AMQP and nothing else."""
+"""Header whose value can only be AMQP."""
 
 
 def amqp(kind: str, value: Any) -> bytes:
@@ -63,7 +63,7 @@ def test_every_value_of_an_amqp_sender_is_text(values: list[tuple[str, Any, byte
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(max_size=4), st.text(max_size=8).filter(str.isprintable)), max_size=4))
 def test_text_of_a_kafka_sender_stays(pairs: list[tuple[str, str]]) -> None:
-    """Also where it could be AMQP: `A` is `true` there."""
+    """Text stays text, also where it could be AMQP: `A` is `true` in AMQP."""
     headers: Headers = (
         *((name, text.encode()) for name, text in pairs),
         ("flag", b"A"),

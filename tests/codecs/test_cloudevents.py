@@ -1,4 +1,4 @@
-"""CloudEvents 1.0: both content modes, in and out."""
+"""CloudEvents 1.0: both content modes, decoding and encoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Content types: long ones are read and not remembered."""
+"""Content types: long ones are parsed but not cached."""
 
 from __future__ import annotations
 

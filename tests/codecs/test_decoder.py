@@ -1,4 +1,4 @@
-"""What a source's configuration makes of an envelope."""
+"""Envelopes with the attributes and settings of a source's configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parsing of what strangers send: depth, exactness, strictness."""
+"""Parsing of untrusted bodies: depth, exactness, strictness."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_depth_of_a_wellformed_text_is_exact(value: Any, ascii_only: bool) -> No
 @settings(deadline=None)
 @given(BRACKETS)
 def test_malformed_text_never_gets_a_deep_parse(text: str) -> None:
-    """Whatever prefix a parser reads before it stops, its nesting was counted."""
+    """The nesting of every prefix that a parser reads before it stops has been counted."""
     body = text.encode()
     reached = 0
     for end in range(len(text) + 1):
@@ -192,7 +192,7 @@ def test_a_cycle_is_refused() -> None:
 
 
 def test_the_depth_scan_is_linear() -> None:
-    """A megabyte of brackets costs well below a second, whichever way they stand."""
+    """A megabyte of brackets takes well below a second, in any arrangement."""
     for body in (
         b"[" * 2**20,
         b"[]," * 2**18,

@@ -1,4 +1,4 @@
-"""JSON, text and bytes as they are, and the registry."""
+"""JSON, text and bytes codecs, and the codec registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON Schema validation: what it says, what it never says, what it never fetches."""
+"""JSON Schema validation: its messages, secrecy, and no fetching of schemas."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_nothing_is_fetched_from_a_network(tmp_path: Path) -> None:
 
 
 def test_names_that_the_sender_chose_are_not_told(tmp_path: Path) -> None:
-    """Maps are keyed by values: an account number, a person."""
+    """Member names of maps may be values, such as an account number or a person."""
     write(tmp_path, {"$defs": {"x": {"properties": {"price": {"type": "number"}}}}}, "other.json")
     schema = Schema(
         write(tmp_path, {"properties": {"lines": {"additionalProperties": {"$ref": "other.json#/$defs/x"}}}})

@@ -1,4 +1,4 @@
-"""Writes configurations into a directory and loads them."""
+"""Fixtures that write configurations into a directory and load them."""
 
 from __future__ import annotations
 

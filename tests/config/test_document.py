@@ -1,4 +1,4 @@
-"""Reading YAML: positions, the core schema, and a corpus of hostile files."""
+"""YAML parsing: positions, the core schema, and a corpus of hostile files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def values(text: str) -> tuple[Any, list[Problem]]:
 
 
 def block(value: Any, indent: int, lines: list[str], marks: dict[tuple[Any, ...], int], path: tuple[Any, ...]) -> None:
-    """Writes block YAML and remembers in which line each scalar stands."""
+    """Write block YAML and record the line of each scalar."""
     for key, part in value.items() if isinstance(value, dict) else enumerate(value):
         lead = " " * indent + (f"{json.dumps(key, ensure_ascii=False)}:" if isinstance(value, dict) else "-")
         if isinstance(part, dict | list) and part:

@@ -1,4 +1,4 @@
-"""Files that never end, or are too large, are refused within a bound."""
+"""Endless and too large files are refused within a bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`${...}`: what it gives, where it may stand, and that it leaks nowhere."""
+"""Values of `${...}`, allowed places, and secrecy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The JSON Schema for editors takes what the loader takes and refuses what a person would want marked."""
+"""JSON Schema for editors: accepts the loader's input and marks mistakes."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ SAMPLES = Path(__file__).parents[2] / "config"
 
 
 def test_the_committed_schema_is_this_one() -> None:
-    """`bridge check --schema > config/bridge.schema.json` renews it."""
+    """`bridge check --schema > config/bridge.schema.json` renews the file."""
     assert json.loads((SAMPLES / "bridge.schema.json").read_text()) == schema()
 
 

@@ -1,4 +1,4 @@
-"""The short form of `limits.per`: a template alone."""
+"""Short form of `limits.per`: a template alone."""
 
 from __future__ import annotations
 

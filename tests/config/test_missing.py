@@ -1,4 +1,4 @@
-"""`on_missing`: a word, or a mapping that says how long, or what to start; and `quarantine`."""
+"""`on_missing`: a word, or a mapping with a duration or a start; and `quarantine`."""
 
 from __future__ import annotations
 

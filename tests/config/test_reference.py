@@ -1,4 +1,4 @@
-"""docs/configuration.md is written from the models and says what they say."""
+"""docs/configuration.md is generated from the models and up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The effective configuration: it reads back the same, and every value tells its origin."""
+"""Effective configuration: it reads back unchanged, and every value names its origin."""
 
 from __future__ import annotations
 

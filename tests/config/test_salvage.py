@@ -1,4 +1,4 @@
-"""What is wrong in one place hides nothing in another, and no wrong value is too wrong for that."""
+"""A problem in one place hides no problem elsewhere, whatever the wrong value is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources and targets of Service Bus, and fields that do not fit a broker."""
+"""Sources and targets of Service Bus, and fields that do not match the broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading as a whole: the problems people see, where they point, paths, version, warnings."""
+"""Loading as a whole: problems and their places, paths, version, warnings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Durations, sizes, topics, match keys: what they take, what they say, and that they are written back the same."""
+"""Durations, sizes, topics, match keys: accepted values, messages, and unchanged rendering."""
 
 from __future__ import annotations
 

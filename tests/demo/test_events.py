@@ -1,4 +1,4 @@
-"""The data file: what it holds, and that it is what its generator writes."""
+"""Data file of the demo: its content equals the output of its generator."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_topics_are_interleaved() -> None:
 
 
 def test_orders_are_held_and_paid_on_days_of_their_own() -> None:
-    """A suspension may not meet other events of its order, or the order of the topics would decide what it stops."""
+    """Another event on the day of a suspension would make the result depend on the order of the topics."""
     days: list[list[dict[str, Any]]] = [[]]
     for line in ALL:
         if line.get("wait"):

@@ -1,4 +1,4 @@
-"""What is read from metrics and instances."""
+"""Observation of metrics and instances by the demo."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle on small streams, whose end one sees without running anything."""
+"""Oracle on small streams with evident results."""
 
 from __future__ import annotations
 

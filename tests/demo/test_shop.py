@@ -1,4 +1,4 @@
-"""What the demo hands to the bridge's commands."""
+"""Input of the demo for the bridge's commands."""
 
 from __future__ import annotations
 

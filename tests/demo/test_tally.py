@@ -1,4 +1,4 @@
-"""Comparing, showing, and telling progress."""
+"""Comparison, display and progress reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imported by Python itself where this directory is on its path: tells a descriptor what is written to."""
+"""Audit hook: Python imports this module at start and reports the paths of written files to a descriptor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The steps of CI: each once, and no second chance for what failed."""
+"""Steps of CI: each runs once, and a failed step is not retried."""
 
 from __future__ import annotations
 

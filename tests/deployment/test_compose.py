@@ -1,4 +1,4 @@
-"""docker-compose.yml keeps the Compose specification, and what the project promises of it."""
+"""docker-compose.yml follows the Compose specification and the project's promises."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def test_no_two_services_have_one_port() -> None:
 
 
 def _source(volume: str) -> str:
-    """What a short volume ("SOURCE:TARGET[:MODE]") mounts when no variable is set: `${NAME:-DEFAULT}` is DEFAULT."""
+    """Return the source of a short volume ("SOURCE:TARGET[:MODE]") with unset variables: `${NAME:-DEFAULT}` is
+    DEFAULT."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
 
 
@@ -73,7 +74,7 @@ def test_volumes_exist_and_the_checkout_is_not_written_to(name: str) -> None:
     for volume in SERVICES[name].get("volumes", ()):
         source = _source(volume)
         if source.startswith("."):
-            # Docker makes a directory of whatever is not there, a file's place too
+            # Docker creates a directory for a missing path, also in place of a file
             assert (ROOT / source).exists(), volume
             assert (ROOT / source).is_file() == bool(Path(volume.removesuffix(":ro")).suffix), volume
             assert volume.endswith(":ro"), volume
@@ -102,7 +103,7 @@ def test_whom_one_waits_for_has_a_health_check_and_starts_whenever_one_does(name
     for other, wanted in waited_for.items():
         assert wanted["condition"] == "service_healthy"
         assert SERVICES[other]["healthcheck"]["test"][0] == "CMD"
-        # Without a profile a service always starts; with some, in those of the other
+        # A service without a profile always starts; one with profiles, in those of the other
         others = set(SERVICES[other].get("profiles", ()))
         assert not others or (profiles and profiles <= others)
 
@@ -148,15 +149,15 @@ def test_the_configuration_fits_the_containers(monkeypatch: pytest.MonkeyPatch) 
     for name, value in BRIDGE["environment"].items():
         monkeypatch.setenv(name, value)
     config = load_config(_arguments("--config"), _arguments("--overlay")).config
-    # A stop is not cut short: the grace is longer than the drain
+    # The stop grace period is longer than the drain
     assert parse_duration(BRIDGE["stop_grace_period"]) >= config.ops.drain + 5
-    # State is kept in the volume, which belongs to the user of the image
+    # State is in the volume, which belongs to the user of the image
     volumes = [volume.split(":")[1] for volume in BRIDGE["volumes"] if not volume.startswith(".")]
     engine = config.engines["default"]
     assert engine.type == "embedded"
     assert any(engine.path.startswith(f"{volume}/") for volume in volumes)
     assert f"install -d -o bridge -g bridge -m 0700 {volumes[0]}" in (ROOT / "Dockerfile").read_text()
-    # The published port is the one that is served, on all addresses of the container
+    # The published port is the served port, on all addresses of the container
     assert BRIDGE["ports"] == [f"127.0.0.1:{config.ops.http.port}:{config.ops.http.port}"]
     assert config.ops.http.host == "0.0.0.0"
     # The broker is the listener that Kafka advertises inside

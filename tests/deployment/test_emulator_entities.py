@@ -1,7 +1,7 @@
-"""The files that configure the official Service Bus emulator keep its schema.
+"""Configuration files of the official Service Bus emulator follow its schema.
 
-The rules here are those of `ServiceBus-Emulator/Schema/Config-schema.json` in the repository
-Azure/azure-service-bus-emulator-installer (commit 36ef6da), with the bounds that it states only in descriptions.
+The rules are those of `ServiceBus-Emulator/Schema/Config-schema.json` in the repository
+Azure/azure-service-bus-emulator-installer (commit 36ef6da), with the limits that it states only in descriptions.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FLAG = {"type": "boolean"}
 
 
 def _object(required: tuple[str, ...], **properties: Any) -> dict[str, Any]:
-    """Stricter than the emulator's schema: a property that is not known there is a mistake."""
+    """Create a strict object schema: unlike the emulator's schema, it forbids unknown properties."""
     return {"type": "object", "required": list(required), "properties": properties, "additionalProperties": False}
 
 
@@ -99,7 +99,7 @@ BOUNDS = {
     "DefaultMessageTimeToLive": (5 * MINUTE, HOUR),
     "DuplicateDetectionHistoryTimeWindow": (5, 5 * MINUTE),
 }
-"""In seconds."""
+"""Limits of durations, in seconds."""
 
 
 def _mistakes(document: dict[str, Any]) -> list[str]:
@@ -150,7 +150,7 @@ def test_the_entities_are_those_that_the_contract_suite_names(tmp_path: Path) ->
 
 
 def test_the_emulator_keeps_receivers_of_idle_sessions() -> None:
-    """Receivers of idle sessions live since 2.0.1, by the word of the emulator's maintainers."""
+    """Receivers of idle sessions stay open since 2.0.1, according to the emulator's maintainers."""
     version = SERVICES["servicebus"]["image"].partition("@")[0].rsplit(":", 1)[1]
     assert re.fullmatch(r"\d+\.\d+\.\d+", version)
     assert tuple(map(int, version.split("."))) >= (2, 0, 1)

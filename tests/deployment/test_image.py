@@ -1,4 +1,4 @@
-"""The Dockerfile, as far as it can be looked at without a container engine."""
+"""Dockerfile, checked without a container engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def instructions() -> Iterator[tuple[str, str]]:
-    """Name and arguments of each, in order."""
+    """Return name and arguments of each instruction, in order."""
     text = re.sub(r"\\\n\s*", "", re.sub(r"(?m)^#.*\n", "", (ROOT / "Dockerfile").read_text()))
     for line in text.splitlines():
         if line.strip():
@@ -69,7 +69,7 @@ def test_libraries_are_the_locked_ones() -> None:
 
 
 def _ignored(path: str) -> bool:
-    """As Docker reads .dockerignore: the last pattern that matches the path or a directory above it wins."""
+    """Apply .dockerignore as Docker does: the last pattern that matches the path or a directory above it wins."""
     ignored = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         pattern = line.strip()

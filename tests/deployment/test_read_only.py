@@ -1,4 +1,4 @@
-"""The bridge of docker-compose.yml writes to its volume and its tmpfs, and nowhere else."""
+"""The bridge of docker-compose.yml writes only to its volume and its tmpfs."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ done < /proc/self/mountinfo
 touch "$PROJECT/written" 2>/dev/null && exit 9
 exec "$@"
 """
-"""Makes everything but the two read-only, for the command that follows and what it starts."""
+"""Shell script that makes every mount except two read-only, and then runs the given command."""
 
 
 def _namespace() -> list[str]:
-    """What runs a command with a read-only root, where this machine lets us; the audit below is made everywhere."""
+    """Return a command prefix for a read-only root; empty where this machine forbids it. The audit runs everywhere."""
     unshare = shutil.which("unshare")
     if unshare is None or subprocess.run([unshare, "-m", "true"], capture_output=True, check=False).returncode:
         return []

@@ -1,4 +1,4 @@
-"""What the bridge is made of can be listed and looked up: the locks, and the tools that read them."""
+"""Dependencies of the bridge: lock files, and the tools that read them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_every_library_is_one_version_with_its_hashes(lock: str) -> None:
 
 
 def test_the_tools_are_locked_apart() -> None:
-    """They bring libraries of their own, which must not choose the versions of the bridge's."""
+    """The tools have dependencies of their own, which must not determine the versions of the bridge's."""
     supply = (ROOT / "requirements-supply.lock").read_text()
     for tool in ("cyclonedx-bom==", "pip-audit=="):
         assert f"\n{tool}" in supply

@@ -1,18 +1,18 @@
-"""The documents, cut into their fenced blocks.
+"""Fenced blocks of the documents.
 
-Conventions for whoever writes documentation:
+Conventions for writers of documentation:
 
-- ```console: lines that begin with `$ ` are run one after the other in the document's scratch directory (a line that
-  ends in a backslash goes on in the next); the lines below are the output, in which `...` stands for anything and a
-  line of only `...` for any lines. No lines below: the output does not matter. A command must end with exit code 0.
-  `bridge serve &` and `bridge worker &` are started and waited for until they are ready, `kill %1` stops the first one
-  in the orderly way, and 127.0.0.1:8099 stands for its address.
-- ```sh is not run, but its `bridge` commands and options must exist, and its `make` targets too.
+- ```console: lines that begin with `$ ` run in order in the document's scratch directory. A line that ends in a
+  backslash continues in the next line. The lines below a command are its expected output: `...` stands for any text, a
+  line of only `...` for any lines. Without such lines any output matches. A command must end with exit code 0.
+  `bridge serve &` and `bridge worker &` start daemons and wait until they are ready. `kill %1` stops the first daemon
+  with SIGTERM. 127.0.0.1:8099 stands for the address of the first running daemon.
+- ```sh does not run, but its `bridge` commands, their options and its `make` targets must exist.
 - A comment before a block, `<!-- file: NAME -->` or `<!-- append: NAME -->`, writes the block to a file.
-- ```yaml is a configuration, or some sections of one; `<!-- in: SECTION -->` puts it below that section,
-  `<!-- overlay: NAME -->` writes it and lays it over bridge.yaml, `<!-- kubernetes -->` is none.
-- ```mermaid is a diagram, which is not checked.
-- ```python must compile; `<!-- from: PATH -->`: every part between lines of `...` stands so in that file.
+- ```yaml is a configuration, or some sections of one. `<!-- in: SECTION -->` puts the block below that section.
+  `<!-- overlay: NAME -->` writes the block as an overlay of bridge.yaml. `<!-- kubernetes -->` marks other YAML.
+- ```mermaid is a diagram; nothing checks it.
+- ```python must compile. `<!-- from: PATH -->`: every part between lines of `...` must occur in that file.
 """
 
 from __future__ import annotations
@@ -38,7 +38,10 @@ _HEADING = re.compile(r"^#+ (.+)$")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One fenced block. mark, name: the two words of the comment before it, empty without one. line: of the fence."""
+    """Fenced block of a document.
+
+    mark, name: the two words of the comment before the block, or empty. line: of the fence.
+    """
 
     language: str
     text: str
@@ -48,12 +51,12 @@ class Block:
 
 
 def read(document: str) -> str:
-    """The text of a document."""
+    """Return the text of a document."""
     return (ROOT / document).read_text(encoding="utf-8")
 
 
 def blocks(document: str, language: str | None = None) -> list[Block]:
-    """The blocks of a document in order, or those of one language."""
+    """Return the blocks of a document in order, or those of one language."""
     found: list[Block] = []
     opened: tuple[str, int, str, str] | None = None
     inside: list[str] = []
@@ -77,18 +80,18 @@ def blocks(document: str, language: str | None = None) -> list[Block]:
 
 
 def prose(document: str) -> str:
-    """The text of a document outside of its blocks."""
+    """Return the text of a document without its blocks."""
     return re.sub(r"^```.*?^```$", "", read(document), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors(document: str) -> set[str]:
-    """What links to headings of a document may say after the #."""
+    """Return the anchors of the headings of a document, as links write them after the #."""
     titles = [found[1] for line in prose(document).splitlines() if (found := _HEADING.match(line))]
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def table(document: str, header: str) -> list[list[str]]:
-    """Rows of the table whose first column is called `header`; cells that are code come without backticks."""
+    """Return the rows of the table whose first column is `header`; code cells come without backticks."""
     rows: list[list[str]] = []
     inside = False
     for line in prose(document).splitlines():

@@ -1,4 +1,4 @@
-"""Runs the commands of a document as a reader would: one after the other, in a directory of their own."""
+"""Run the commands of a document as a reader would: in order, in a directory of their own."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from types import TracebackType
 from tests.docs.document import Block
 
 TIMEOUT = 40.0
-"""Seconds that something may take which should take a moment."""
+"""Seconds after which a command fails; commands normally take a moment."""
 
 DOCUMENTED = "127.0.0.1:8099"
 
 _LATER = re.compile(r"^(bridge (instances (list|show|wait)|entities (list|show)|parked list)|curl) ")
-"""Commands that ask how things stand: a reader who is too early asks again."""
+"""Commands that show a state; a reader repeats them until the expected state appears."""
 
 _OPS = {"ops": {"http": {"port": 0}, "log": {"format": "human"}}}
 
 
 class Shell:
-    """A directory, and the daemons that were started in it. Leaving it stops them."""
+    """Shell session in a directory. Leaving the context kills the daemons that were started in it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -49,7 +49,7 @@ class Shell:
             daemon.wait()
 
     def run(self, block: Block) -> None:
-        """Write the file that the block is, or run its commands. Fails where the output is another."""
+        """Write the file of the block, or run its commands. Fails when the output differs from the document."""
         if block.mark in ("file", "overlay", "append"):
             file = self.directory / block.name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ class Shell:
             time.sleep(0.1)
 
     def _serve(self, command: str, where: str) -> str:
-        """Start a daemon on a free port; what it says until it is ready."""
+        """Start a daemon on a free port. Returns its output up to readiness."""
         number = len(self._daemons)
         ready, log = self.directory / f"ready-{number}.json", self.directory / f"daemon-{number}.log"
         arguments = f"exec {command} --overlay {shlex.quote(str(self._overlay))} --ready-file {shlex.quote(str(ready))}"
@@ -116,7 +116,7 @@ def _stop(daemon: subprocess.Popen[bytes], where: str) -> None:
 
 
 def commands(text: str) -> Iterator[tuple[str, str]]:
-    """Each command of a console block with its expected output."""
+    """Yield each command of a console block with its expected output."""
     lines = text.splitlines()
     while lines:
         first = lines.pop(0)
@@ -131,7 +131,7 @@ def commands(text: str) -> Iterator[tuple[str, str]]:
 
 
 def matches(expected: str, said: str) -> bool:
-    """Whether the output is the documented one; nothing documented matches everything."""
+    """Return whether the output matches the documented output; an empty expectation matches any output."""
     if not expected:
         return True
     found = "".join(f"{line.rstrip()}\n" for line in said.strip("\n").splitlines())

@@ -1,4 +1,4 @@
-"""Every command of the documents runs, and says what the documents say."""
+"""Every command in the documents runs and produces the documented output."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.docs.shell import Shell, matches
 
 
 def _directory(document: str, directory: Path) -> Path:
-    """Where the reader of a document stands: nowhere yet, in the repository, or in a new project."""
+    """Return the directory in which a reader runs the commands: an empty one, the repository, or a new project."""
     if document in ("README.md", "docs/routing.md"):
         return directory
     if document == "docs/sagas.md":

@@ -1,4 +1,4 @@
-"""The surprises of CEL that docs/routing.md warns of are what it says, and so are the remedies."""
+"""The surprises of CEL in docs/routing.md, and their remedies, are described correctly."""
 
 from __future__ import annotations
 

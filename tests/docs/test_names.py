@@ -1,4 +1,4 @@
-"""Names in the documents exist, and what should be documented is: links, options, keys, metrics, headers, states."""
+"""Names in the documents exist, and public names are documented: links, options, keys, metrics, headers, states."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_files_that_are_named(document: str) -> None:
 
 
 def _command_lines(document: str) -> Iterator[list[str]]:
-    """Every `bridge ...` that a document writes, as words."""
+    """Yield every `bridge ...` command line in a document, split into words."""
     texts = [block.text.replace("\\\n", " ") for block in blocks(document) if block.language in ("console", "sh")]
     texts += _CODE.findall(prose(document))
     for text in texts:
@@ -75,7 +75,7 @@ def _command_lines(document: str) -> Iterator[list[str]]:
 
 
 def _options(words: list[str]) -> tuple[set[str], str]:
-    """Options that the command of a line takes, and its name."""
+    """Return the options of the command in a line, and the name of the command."""
     command: click.Command = root
     name = "bridge"
     for word in words:

@@ -1,4 +1,4 @@
-"""Configurations in the documents load and compile, code compiles and is the code it says it is."""
+"""Configurations in the documents load and compile; code compiles and equals the code of the files that it names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BASE = {
         for name in ("orders", "payments", "refunds")
     },
 }
-"""What a snippet of some sections is put into."""
+"""Configuration that completes a snippet of single sections."""
 
 SAGAS = {
     **BASE,
@@ -32,7 +32,7 @@ SAGAS = {
     },
     "routes": [{"name": "answers", "from": "answers", "reply": {}}],
 }
-"""The same for sections that speak of sagas."""
+"""Configuration that completes a snippet with sagas."""
 
 
 def _each(language: str) -> list[object]:
@@ -44,7 +44,10 @@ def _each(language: str) -> list[object]:
 
 
 def _written(document: str, block: Block, directory: Path) -> tuple[list[Path], list[Path]]:
-    """Configuration and overlays that a block is, on disk beside the other files of its document."""
+    """Write the block as configuration or overlay, beside the other files of its document.
+
+    Returns configs and overlays.
+    """
     create("shop", directory)
     project = directory / "shop"
     for other in blocks(document):
@@ -83,7 +86,7 @@ def test_configuration(document: str, block: Block, tmp_path: Path, monkeypatch:
         assert given.get("kind") or given["readinessProbe"]["httpGet"]["path"] == "/readyz"
         return
     report = check(*_written(document, block, tmp_path), imports=False)
-    shown = (ROOT / document).read_text()  # a page may show what is wrong with its own example
+    shown = (ROOT / document).read_text()  # a page may show the problem of its own example
     problems = [problem for problem in report.problems if problem.what not in shown]
     unwanted = [problem for problem in problems if problem.severity == "error" or block.mark == "append"]
     assert not unwanted
@@ -106,7 +109,7 @@ def test_code(document: str, block: Block) -> None:
 
 
 def _function(part: str) -> str:
-    """A part of a function's body as a function of its own."""
+    """Wrap a part of a function's body in a function."""
     body = textwrap.indent(textwrap.dedent(part), "    ")
     return f"def part():\n{body}\n    yield\n"
 

@@ -1,6 +1,7 @@
-"""The SDK's worker in a process whose wall clock is wrong: arguments ADDRESS SECONDS, by how much it is ahead.
+"""SDK worker in a process with a wrong wall clock: arguments ADDRESS SECONDS.
 
-Every half a second the clock steps to the other side, as one does that is set again and again.
+SECONDS: deviation of the clock. Every half second the sign of the deviation changes, as for a clock that is set
+repeatedly.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ seen: set[str] = set()
 
 
 def flaky(ctx: task.ActivityContext, name: str) -> str:
-    """Fails at its first call."""
+    """Fail at the first call."""
     if name not in seen:
         seen.add(name)
         raise ValueError("the first call fails")

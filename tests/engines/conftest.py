@@ -1,4 +1,4 @@
-"""A durable engine in a fresh file."""
+"""Fixtures with a durable engine in a fresh file."""
 
 from __future__ import annotations
 

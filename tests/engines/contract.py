@@ -1,4 +1,7 @@
-"""What every engine must do, whatever is behind it. Subclass it beside a module-scoped `station` fixture."""
+"""Contract tests for every engine.
+
+A suite subclasses EngineContract beside a module-scoped `station` fixture.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,7 @@ WAIT = 30
 
 @dataclass
 class Station:
-    """A started engine with a running worker."""
+    """Started engine with a running worker."""
 
     engine: Engine
     executor: CommandExecutor
@@ -82,7 +85,7 @@ class Station:
                 await asyncio.sleep(0.01)
 
     async def noted(self, count: int) -> list[str]:
-        """What every run of `noted` has noted, once there are `count`."""
+        """Return the notes of all runs of `noted` once there are at least `count`."""
         async with asyncio.timeout(WAIT):
             while True:
                 found = await self.engine.client.get_entity(EntityInstanceId("notes", "all"))
@@ -92,7 +95,7 @@ class Station:
                 await asyncio.sleep(0.02)
 
     async def remembered(self, key: str) -> Any:
-        """State of the entity that remembers messages, as it sees it."""
+        """Return the state of the entity `remembering`, without the envelope that the bridge adds."""
         found = await self.engine.client.get_entity(EntityInstanceId("remembering", key))
         return None if found is None or found.get_state() is None else bare_state(json.loads(found.get_state()))
 
@@ -103,7 +106,7 @@ def workflows() -> Workflows:
 
 @asynccontextmanager
 async def station(engine: Engine) -> AsyncIterator[Station]:
-    """Runs a worker on a started engine, and stops it."""
+    """Run a worker on a started engine, and stop the worker at the end."""
     known = workflows()
     aware = {name: message_aware(each) for name, each in known.orchestrators.items()}
     worker = engine.worker(replace(known, orchestrators=aware), DataConverter())

@@ -1,4 +1,4 @@
-"""What correlation promises on every engine. Mixed into the contract; commands carry the message they came from."""
+"""Correlation contract of every engine, mixed into EngineContract; commands carry the origin of their message."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def fresh() -> str:
 
 
 async def deliver(station: Any, command: Command, origin: MessageOrigin) -> str:
-    """What a delivery comes to, in a word."""
+    """Deliver a command. Returns the result as a word."""
     try:
         await station.executor.execute(command, origin)
     except AlreadyTaken:
@@ -81,7 +81,7 @@ class CorrelationContract:
         assert await deliver(station, start, THIRD) == "done"
         assert await deliver(station, start, FIRST) == "repeat"
         assert await deliver(station, start, THIRD) == "repeat"
-        assert await deliver(station, item, SECOND) == "done"  # taken by the engine, dropped by the inbox
+        assert await deliver(station, item, SECOND) == "done"  # accepted by the engine, dropped by the inbox
         assert await deliver(station, RaiseEvent(instance_id, "item", "b"), FOURTH) == "done"
         assert await station.output(instance_id) == [[1], "b"]
         assert await deliver(station, start, FIRST) == "repeat"
@@ -149,7 +149,7 @@ class CorrelationContract:
         found = [await deliver(station, late, SECOND)]
         await station.output(instance_id)
         found.append(await deliver(station, late, SECOND))
-        # Whether it was still there when the event came is a matter of luck.
+        # The instance may or may not have ended before the event arrived.
         assert found in (["finished", "finished"], ["done", "repeat"], ["repeat", "repeat"], ["done", "finished"])
 
     async def test_generations_keep_the_origin_and_what_was_seen(self, station: Any) -> None:
@@ -175,7 +175,7 @@ class CorrelationContract:
                 await asyncio.sleep(0.01)
 
     async def test_many_at_once_are_each_seen_once(self, station: Any) -> None:
-        """The same messages from several sides, in any order, each more than once."""
+        """Deliver the same messages from several sides, in any order, each more than once."""
         instance_id = fresh()
         count = 12
         commands = [

@@ -1,7 +1,7 @@
 """One of several processes that deliver the same messages to the same instances: arguments ENGINE SEED.
 
-ENGINE: directory of the embedded engine. Between any two calls it waits for a random moment. Each message that is done
-is told on standard output.
+ENGINE: directory of the embedded engine. The process waits for a random time between any two calls. Each completed
+message is reported on standard output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bridge.origin import MessageOrigin
 
 INSTANCES = 4
 MESSAGES = 15
-"""Per instance."""
+"""Number of messages per instance."""
 
 
 def instance(number: int) -> str:
@@ -34,7 +34,7 @@ def restarted(number: int) -> str:
 
 
 def commands() -> list[tuple[Any, MessageOrigin]]:
-    """Messages about instances that take MESSAGES each, and about ones that end at once and begin again."""
+    """Messages for instances that take MESSAGES each, and for instances that end at once and restart."""
     found: list[tuple[Any, MessageOrigin]] = []
     for number in range(INSTANCES):
         for message in range(MESSAGES):
@@ -50,7 +50,7 @@ def commands() -> list[tuple[Any, MessageOrigin]]:
 
 
 class Slow:
-    """A client that takes a random time before and after every call."""
+    """Client that waits for a random time before and after every call."""
 
     def __init__(self, client: Any, chance: random.Random) -> None:
         self._client = client
@@ -85,7 +85,7 @@ async def main(directory: str, seed: int) -> None:
             except AlreadyTaken:
                 pass
             except InstanceAlreadyExists:
-                # Another message's run is not over: this one is to have its own.
+                # The run of another message has not ended; this message needs a run of its own.
                 await asyncio.sleep(chance.random() * 0.02)
                 continue
             except EngineOutage:

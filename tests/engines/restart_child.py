@@ -1,7 +1,7 @@
-"""A process that delivers one message which runs a finished instance again: arguments ENGINE VERB MESSAGE.
+"""Process that delivers one message that restarts a finished instance: arguments ENGINE VERB MESSAGE.
 
-ENGINE: directory of the embedded engine, hosted by another process. Once it knows how the instance stands and is about
-to replace it, it says `held` and waits for a line. At the end it says what the delivery came to.
+ENGINE: directory of the embedded engine, hosted by another process. When the process knows the state of the instance
+and is about to replace it, it prints `held` and waits for a line. At the end it prints the result of the delivery.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def command(verb: str, message: str) -> Command:
 
 
 class Held:
-    """A client that waits before its first replacement."""
+    """Client that waits before its first replacement."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -57,7 +57,7 @@ async def main(directory: str, verb: str, message: str) -> None:
         SimpleNamespace(client=Held(engine.client), confirms_event_delivery=engine.confirms_event_delivery)
     )  # type: ignore[arg-type]
     station, origin = SimpleNamespace(executor=executor), MessageOrigin(message, "r")
-    # While another message's run is not over, `schedule` has to come again
+    # `schedule` must be repeated until the run of the other message has ended
     while (came_to := await deliver(station, command(verb, message), origin)) == "exists":
         await asyncio.sleep(0.01)
     print(came_to, flush=True)

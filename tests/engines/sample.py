@@ -1,4 +1,4 @@
-"""Workflows as the SDK's documentation writes them; the contract suite runs them on every engine."""
+"""Workflows in the style of the SDK's documentation; the contract suite runs them on every engine."""
 
 from datetime import timedelta
 
@@ -84,7 +84,7 @@ def collect(ctx: task.OrchestrationContext, value):
 
 
 def forgetful(ctx: task.OrchestrationContext, items):
-    """Remembers a single message, and takes some in its second generation."""
+    """Remember a single message, and take messages in the second generation."""
     Inbox(ctx, remember=1)
     if items > 0:
         return continue_as_new(ctx, -items)
@@ -110,7 +110,7 @@ def noted(ctx: task.OrchestrationContext, value):
 
 
 def ledger(ctx: task.OrchestrationContext, value):
-    """Notes its input, with an entry that it waits for when the input says so."""
+    """Note the input, with an awaited entry when the input ends in `+`."""
     if value.endswith("+"):
         value += (yield from wait_for_message(ctx, "entry")).data
     yield from noted(ctx, value)

@@ -1,4 +1,4 @@
-"""A sidecar on loopback gRPC, as remote engines see one: with metadata, tokens, faults, and a way to go away."""
+"""Sidecar on loopback gRPC, as remote engines see one: with metadata, tokens, faults and outages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bridge.engines.embedded.service import SidecarService
 
 
 class Gatekeeper(grpc.ServerInterceptor):
-    """Records metadata by method and refuses calls without the token."""
+    """Interceptor that records metadata by method and refuses calls without the token."""
 
     def __init__(self) -> None:
         self.seen: dict[str, list[dict[str, str]]] = {}
@@ -62,7 +62,7 @@ class Sidecar:
         self._server = server
 
     def go_away(self) -> None:
-        """Stops serving; the instances stay."""
+        """Stop serving; the instances stay."""
         assert self._server is not None
         self._server.stop(0).wait()
         self._server = None

@@ -1,5 +1,5 @@
 # ruff: noqa: N802 - methods have the protocol's names
-"""In-process channels: they must be indistinguishable from gRPC where the SDK looks."""
+"""In-process channels must behave like gRPC wherever the SDK relies on it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WAIT = 20
 
 
 class Servicer(stubs.TaskHubSidecarServiceServicer):
-    """Plain functions and generators; some of them misbehave."""
+    """Servicer with plain functions and generators; some of them misbehave."""
 
     def __init__(self) -> None:
         self.contexts: list[grpc.ServicerContext] = []
@@ -68,7 +68,7 @@ class Servicer(stubs.TaskHubSidecarServiceServicer):
 
 
 class AioServicer(stubs.TaskHubSidecarServiceServicer):
-    """Coroutine functions and asynchronous generators."""
+    """Servicer with coroutine functions and asynchronous generators."""
 
     def __init__(self) -> None:
         self.cancelled = asyncio.Event()
@@ -326,7 +326,7 @@ def test_interceptors_of_grpc_work_on_the_channel():
 
 
 async def test_a_call_adds_little_to_its_servicer():
-    """Twenty times the promised cost, so that only a lost hot path (a thread, a task, a copy) fails it."""
+    """The limit is twenty times the promised cost: only a lost hot path (a thread, a task, a copy) exceeds it."""
     servicer = Servicer()
     stub = aio_stub(servicer, timeout=10.0, max_request=1 << 22)
     request = empty_pb2.Empty()

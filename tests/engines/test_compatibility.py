@@ -1,4 +1,4 @@
-"""Code that is changed under running instances is seen, whatever kind of worker runs it, and a rewind mends it."""
+"""Code that changes under running instances is detected for every kind of worker, and a rewind fixes the instances."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ tried: list[str] = []
 
 
 def reserve(ctx: task.ActivityContext, call: StepInput) -> str:
-    """Fails the first time that a key is seen."""
+    """Fail for the first call with a key."""
     tried.append(call.key)
     if tried.count(call.key) == 1:
         raise ConnectionError("the warehouse is away for a moment")
@@ -61,7 +61,7 @@ def flow(orchestrator: Any, name: str = "order") -> Workflows:
 async def started(
     engine: Engine, known: Workflows, monitor: CompatibilityMonitor, leaving: contextlib.AsyncExitStack
 ) -> Any:
-    """A worker at work, stopped when the stack is left however the test ends. Stopping twice is no harm."""
+    """Start a worker, and stop it at the end of the stack however the test ends. A second stop has no effect."""
     worker = engine.worker(known, DataConverter(), monitor)
     worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
     leaving.push_async_callback(stop_worker, worker, TIMEOUT)

@@ -1,4 +1,4 @@
-"""User code that raises anything at all fails its own instance, whatever kind of worker runs it."""
+"""User code that raises any exception fails only its own instance, with any kind of worker."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def fail(kind: str) -> None:
 
 
 class Unencodable:
-    """A value whose JSON form raises."""
+    """Value whose JSON form raises."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -219,7 +219,7 @@ ORCHESTRATORS = (*BODIES, deep_result, rude_cleanup, one_activity, one_operation
 
 @contextlib.asynccontextmanager
 async def working(way: str, directory: Path, converter: DataConverter | None = None) -> Any:
-    """An engine with a worker of two threads of each kind."""
+    """Yield an engine with a worker that has two threads of each kind."""
     known = Workflows(
         {each.__name__: each for each in ORCHESTRATORS},
         {each.__name__: each for each in (raises, returns, works)},
@@ -273,7 +273,7 @@ async def test_orchestrations_fail_alone(tmp_path: Path, way: str) -> None:
             assert state.runtime_status.name == "FAILED", (name, kind)
             if name in ("in_body", "at_once", "while_locked"):
                 check(kind, state.failure_details.error_type, state.failure_details.message)
-        # No lock is left behind
+        # No lock remains
         after = await finished(engine, "one_operation", {"name": "put", "kind": 2})
         assert after.get_output() == 2
 
@@ -299,7 +299,7 @@ async def test_operations_of_entities_fail_alone(tmp_path: Path, way: str) -> No
 async def test_one_batch_keeps_what_its_other_operations_did(tmp_path: Path, way: str) -> None:
     shelf = EntityInstanceId("shelf", "s")
     async with engine_of(way, tmp_path, threads=2) as engine:
-        # Signalled before there is a worker, so that they come in one batch
+        # Signalled before a worker runs; the operations therefore come in one batch
         for operation, value in [("put", 1), ("raises", "exit"), ("put", 2), ("stores", "own"), ("put", 4)]:
             await engine.client.signal_entity(shelf, operation, value)
         worker = engine.worker(Workflows(entities={"shelf": Shelf}), DataConverter())
@@ -314,7 +314,7 @@ async def test_one_batch_keeps_what_its_other_operations_did(tmp_path: Path, way
 
 
 class RudeConverter(DataConverter):
-    """Raises when it meets the word for a kind, either way."""
+    """Converter that raises for the word of a kind, in both directions."""
 
     def deserialize(self, data: str | None, target_type: Any = None) -> Any:
         value = super().deserialize(data, target_type)
@@ -392,18 +392,18 @@ async def test_a_thread_that_is_ended_from_outside_is_replaced_and_its_work_done
         return {each for each in threading.enumerate() if each.name.startswith(("activities-", "turns-"))}
 
     async with engine_of("direct", tmp_path, threads=2) as engine:
-        others = threads()  # of workers that other tests left to end by themselves
+        others = threads()  # of workers of other tests, which end by themselves
         worker = engine.worker(Workflows({"fan": fan}, {"squares": squares}), DataConverter())
         worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
         first = threads() - others
         assert len(first) == 4
         for thread in first:
-            # It is raised as soon as the thread leaves its queue, with a job in its hands
+            # Raised when the thread leaves its queue, with a job taken
             assert (
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(OwnBase))
                 == 1
             )
-        # A thread ends with the first job that it gets, and those that replace others may be faster
+        # A thread ends with the first job that it gets; its replacements may be faster
         while any(thread.is_alive() for thread in first):
             state = await finished(engine, "fan", None)
             assert state.get_output() == [n * n for n in range(8)]

@@ -1,4 +1,4 @@
-"""Many processes, one engine: the same messages from all, killed and started again; and a crash at every call."""
+"""Many killed and restarted processes on one engine with the same messages; and a crash at every call."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def _hosted(tmp_path):
 
 
 async def member(directory: Path, seed: int, done: set[int], until: asyncio.Event) -> None:
-    """A process that delivers everything; killed whenever `until` is set, and started again by the caller."""
+    """Run a process that delivers all messages; kill it when `until` is set. The caller restarts it."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.engines.correlation_child", str(directory), str(seed),
         stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
@@ -96,11 +96,11 @@ async def test_processes_that_are_killed_lose_and_double_nothing(hosted: Any) ->
 
 
 class Crash(BaseException):
-    """The process ends here."""
+    """Raised where the process would end."""
 
 
 class Crashing:
-    """Ends at the call of this number: before it, or after its effect and before its answer is known."""
+    """Client that crashes at the call with this number: before the call, or after its effect and before its answer."""
 
     def __init__(self, client: Any, at: int, after: bool) -> None:
         self._client = client
@@ -123,7 +123,7 @@ class Crashing:
 
 
 async def crash_then_redeliver(running: Any, command: Command, origin: MessageOrigin, at: int, after: bool) -> bool:
-    """Whether the command came to a crash at this call. It is delivered again until it is done."""
+    """Crash a command at this call and redeliver it until it succeeds. Returns whether the crash happened."""
     client = Crashing(running.engine.client, at, after)
     executor = CommandExecutor(SimpleNamespace(client=client, confirms_event_delivery=True))  # type: ignore[arg-type]
     crashed = False
@@ -143,24 +143,24 @@ async def test_a_crash_at_any_call_loses_and_doubles_nothing(hosted: Any, after:
     running, _ = hosted
     for at in itertools.count():
         crashed = []
-        # New: the message starts it
+        # No instance: the message starts it
         new = StartOrRaise("collect", fresh(), "item", [1, "new"])
         crashed.append(await crash_then_redeliver(running, new, FIRST, at, after))
-        # There: the message is raised
+        # Running instance: the message is raised
         received = StartOrRaise("collect", new.instance_id, "item", data="told")
         crashed.append(await crash_then_redeliver(running, received, SECOND, at, after))
         assert await running.output(new.instance_id) == [[1, "new"], "told"]
-        # Finished: an event runs it again
+        # Finished instance: an event restarts it
         late = RaiseEvent(new.instance_id, "item", "late", on_finished=OnFinished.RESTART)
         crashed.append(await crash_then_redeliver(running, late, THIRD, at, after))
         assert await running.output(new.instance_id) == [[1, "new"], "late"]
-        # Finished: a start replaces it, once
+        # Finished instance: a start replaces it, once
         name = f"{at}-{after}"
         for number, origin in enumerate((FIRST, SECOND)):
             again = ScheduleOrchestration("noted", f"noted-{name}", f"{name}/{number}", on_existing=OnExisting.RESTART)
             crashed.append(await crash_then_redeliver(running, again, origin, at, after))
             await running.finished(again.instance_id)
-        # Raised in place of a start
+        # An event is raised in place of a start
         other = ScheduleOrchestration("collect", fresh(), [1], on_existing=OnExisting.RAISE, event="item")
         crashed.append(await crash_then_redeliver(running, other, FIRST, at, after))
         crashed.append(await crash_then_redeliver(running, other, SECOND, at, after))

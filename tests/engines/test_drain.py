@@ -1,4 +1,4 @@
-"""A worker in another process that is stopped in good order: nothing that it holds counts as lost."""
+"""Clean stop of a worker in another process: none of its work items counts as lost."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
         await until(lambda: bool(began) and len(hub.dispatcher.leases) == len(names))
         stopping = asyncio.create_task(stop_worker(worker, TIMEOUT))
         await until(lambda: not hub.dispatcher.streams and not len(hub.dispatcher.leases))
-        assert not await stop_worker(worker, 0.0)  # it waits for what runs
+        assert not await stop_worker(worker, 0.0)  # it waits for running work
         released.set()
         assert await stopping
         assert len(began) == 1

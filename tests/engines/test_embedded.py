@@ -1,4 +1,4 @@
-"""The embedded engine in the process that hosts it."""
+"""Embedded engine in its host process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded engine behind a port with a token: others reach it as they reach the scheduler."""
+"""Embedded engine behind a port with a token: other processes access it like the scheduler."""
 
 from __future__ import annotations
 
@@ -65,5 +65,5 @@ async def test_a_port_for_everyone_needs_a_token(tmp_path):
         await engine.start()
     await engine.stop()
     again = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path, host=True)
-    await again.start()  # nothing was left open
+    await again.start()  # no resource was left open
     await again.stop()

@@ -1,4 +1,4 @@
-"""The embedded engine seen from another process: client and worker attach to the host's socket."""
+"""Embedded engine from another process: client and worker attach to the host's socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
 async def attached(tmp_path_factory):
-    # Longer than a socket's path may be.
+    # Longer than the path of a socket may be.
     directory = tmp_path_factory.mktemp("engine") / ("deep" * 20) / ("deeper" * 10)
     config = EmbeddedEngineConfig(type="embedded", max_request="512KiB")
     host = EmbeddedEngine("default", config, directory, host=True)

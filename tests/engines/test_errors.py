@@ -1,4 +1,4 @@
-"""Every foreign error of the engine side has a meaning."""
+"""Translation of every external error on the engine side."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def classes(*modules):
 
 @pytest.mark.parametrize("kind", classes(azure.core.exceptions, azure.identity), ids=lambda kind: kind.__name__)
 def test_every_azure_error_is_an_outage(kind):
-    """None of them is about a message: they come from fetching tokens."""
+    """Azure errors never concern a message: they come from fetching tokens."""
     error = kind.__new__(kind)
     Exception.__init__(error, "text")
     expected = EngineDenied if issubclass(kind, azure.core.exceptions.ClientAuthenticationError) else EngineUnavailable

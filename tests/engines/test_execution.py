@@ -1,4 +1,4 @@
-"""What is believed when the outcome of a call is unknown. Real client and engine; only the answers are disturbed."""
+"""Calls with an unknown outcome, on a real client and engine; only the responses are disturbed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bridge.origin import MessageOrigin
 
 
 class Disturbed:
-    """Passes calls on, and answers those named in `faults` otherwise: (code, whether the call took effect)."""
+    """Proxy that changes the answers of the calls in `faults`: (code, and whether the call took effect)."""
 
     def __init__(self, backend: SidecarService) -> None:
         self.backend = backend
@@ -87,7 +87,7 @@ async def test_start_without_answer_that_did_nothing_is_a_timeout(servicer, exec
 async def test_start_without_answer_is_told_from_one_of_another_message(servicer, executor, fault):
     await executor.execute(START, FIRST)
     servicer.faults["StartInstance"] = fault, False
-    await executor.execute(START, FIRST)  # found: whether this call or an earlier one did it, it is done
+    await executor.execute(START, FIRST)  # the instance exists, by this call or an earlier one: success
     for other in (SECOND, replace(FIRST, route="other"), replace(FIRST, part=1)):
         with pytest.raises(InstanceAlreadyExists):
             await executor.execute(START, other)

@@ -1,4 +1,4 @@
-"""The embedded engine's life: who hosts it, who may, what is left behind."""
+"""Life cycle of the embedded engine: hosting, permissions, and remains after a stop."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ async def until(condition) -> None:
 
 @pytest.fixture(autouse=True)
 def before() -> None:
-    """Other tests of the same process may keep an engine running."""
+    """Record the engine threads that other tests of the same process left running."""
     OTHERS.clear()
     OTHERS.update(engine_threads())
 
@@ -251,7 +251,7 @@ async def test_what_was_taken_survives_a_stop(tmp_path):
 
 
 async def test_what_was_acknowledged_survives_a_kill(tmp_path):
-    """Told through the socket, as another process hears it."""
+    """The acknowledged calls arrive through the socket, as from another process."""
     process = host_elsewhere(tmp_path)
     attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     try:
@@ -273,7 +273,7 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path):
 
 
 async def test_an_attached_worker_outlives_its_host(tmp_path):
-    """The host is killed and started over; the worker and the client of another process go on by themselves."""
+    """The host is killed and restarted; the worker and the client of another process continue by themselves."""
     process = host_elsewhere(tmp_path)
     attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     await attached.start()
@@ -333,7 +333,7 @@ async def test_timers_and_waits_need_no_threads(tmp_path):
     assert host._database is not None
     waiters = host._database.hub.waiters
     await until(lambda: len(waiters) == 200)
-    # Threads of what ran before may end meanwhile
+    # Threads of earlier tests may end meanwhile
     assert threading.active_count() <= before
     assert await attached.client.get_orchestration_state("a0") is not None
     assert await stop_worker(worker, WAIT)
@@ -369,7 +369,7 @@ async def test_descriptions_and_factory(tmp_path):
 
 
 def test_a_socket_is_not_reachable_by_others(tmp_path):
-    """The directory's mode guards it: nothing else asks who connects."""
+    """The mode of the directory protects the socket; there is no other check."""
 
     async def main() -> None:
         engine = EmbeddedEngine("default", CONFIG, tmp_path / "engine", host=True)

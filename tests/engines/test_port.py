@@ -1,4 +1,4 @@
-"""The engine's port as a stranger meets it: `bridge engine` in a process of its own."""
+"""Engine port against unauthenticated clients: `bridge engine` in a process of its own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Engine:
         return self.process.wait(TIMEOUT)
 
     def peak(self) -> int:
-        """Most memory that was ever resident, in bytes."""
+        """Peak resident memory, in bytes."""
         found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
         assert found is not None
         return int(found[1]) * 1024
@@ -100,7 +100,7 @@ def test_a_request_beyond_the_limit_is_refused_before_it_is_held(tmp_path: Path)
             assert code(stub.StartInstance, big(300 * MIB), metadata=GOOD) is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert engine.peak() - before < 30 * MIB
             assert code(stub.StartInstance, big(7 * MIB), metadata=GOOD) is grpc.StatusCode.OK
-        # Compressed it is small, and counts as it is
+        # Compressed it is small; its uncompressed size counts
         with engine.stub(compression=grpc.Compression.Gzip) as stub:
             before = engine.peak()
             assert code(stub.StartInstance, big(300 * MIB), metadata=GOOD) is not grpc.StatusCode.OK
@@ -115,7 +115,7 @@ def test_the_default_limit_is_64_mib(engine: Engine) -> None:
 
 
 def test_connections_are_bounded(tmp_path: Path) -> None:
-    """More than the bound are closed at once, those within it go on, and places become free again."""
+    """Connections above the limit are closed at once, the others continue, and closed ones make room."""
     engine = Engine(tmp_path, "--max-connections", "20")
     try:
         host, _, port = engine.address.rpartition(":")
@@ -148,7 +148,7 @@ def _target(link: Path) -> Path | None:
 
 
 def test_every_method_asks_for_the_token(engine: Engine) -> None:
-    """Also those that are not there."""
+    """Unknown methods require the token, too."""
     with engine.stub() as stub:
         for name, call in vars(stub).items():
             with pytest.raises(grpc.RpcError) as refused:

@@ -1,4 +1,4 @@
-"""The engine's port and clients that hold connections without a call: a slow loris."""
+"""Engine port against clients that hold connections without a call (slow loris)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ OPENINGS = {
 
 
 def live(connection: socket.socket) -> None:
-    """Answer pings, as a client does that only has nothing to say, until the server closes."""
+    """Answer pings like an idle client, until the server closes the connection."""
     with contextlib.suppress(OSError):
         while header := connection.recv(9, socket.MSG_WAITALL):
             length = int.from_bytes(header[:3], "big")

@@ -1,4 +1,4 @@
-"""The engine's port with TLS, over real connections: certificates, those of clients, and their renewal."""
+"""Engine port with TLS over real connections: server certificates, client certificates, and renewal."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ GOOD = (("authorization", f"Bearer {TOKEN}"),)
 
 
 def ask(port: int, authority: Authority, *, client: Path | None = None, token: bool = True) -> grpc.StatusCode:
-    """The status of a call over a connection of its own; UNAVAILABLE when TLS does not come about."""
+    """Return the status of a call over a new connection; UNAVAILABLE when TLS fails."""
     mine = None if client is None else client.read_bytes()
     credentials = grpc.ssl_channel_credentials(authority.file.read_bytes(), mine, mine)
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -84,7 +84,7 @@ def test_clients_need_a_certificate_where_one_is_asked_for(
 
 
 def test_a_renewed_certificate_is_used_at_once(database: Database, authority: Authority, tmp_path: Path) -> None:
-    """And one that is broken is not: the last good one stays."""
+    """A broken certificate is not used: the last good one stays."""
     later = Authority(tmp_path / "later")
     file = tmp_path / "engine.pem"
     shutil.copy(authority.issue("engine"), file)
@@ -103,14 +103,14 @@ def test_a_renewed_certificate_is_used_at_once(database: Database, authority: Au
 
 
 def renew(file: Path, content: bytes) -> None:
-    """As cert-manager and others do: a new file takes the place of the old one."""
+    """Replace a file by a new one, as cert-manager does."""
     fresh = file.with_suffix(".new")
     fresh.write_bytes(content)
     fresh.replace(file)
 
 
 async def test_the_engine_of_a_configuration(authority: Authority, tmp_path: Path) -> None:
-    """Files lie beside the configuration; a client of the SDK reaches it with the authority it was told."""
+    """Files are relative to the configuration; a client of the SDK connects with the given authority."""
     authority.issue("engine")
     (tmp_path / "bridge.yaml").write_text(
         f'engine: {{type: embedded, listen: "127.0.0.1:0", token: {TOKEN}, tls: {{certificate: ca/engine.pem}}}}\n'

@@ -1,4 +1,4 @@
-"""Activities that publish have threads of their own: a broker that hangs stops nothing else."""
+"""Activities that publish have their own threads: a hanging broker blocks no other activity."""
 
 from __future__ import annotations
 

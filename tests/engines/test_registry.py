@@ -1,4 +1,4 @@
-"""Finding workflows in modules, and saying what is wrong with them."""
+"""Discovery of workflows in modules, and reports of invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A probe whose connection is closed under it has met an outage; one that is cancelled is cancelled."""
+"""A probe on a closed connection reports an outage; a cancelled probe is cancelled."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def test_a_connection_that_is_closed_is_an_outage(service: SidecarService)
     client = AsyncTaskHubGrpcClient(channel=AioChannel(service))
 
     async def closed(*_: Any, **__: Any) -> None:
-        raise asyncio.CancelledError  # what grpc.aio raises for calls of a channel that is closed
+        raise asyncio.CancelledError  # raised by grpc.aio for calls on a closed channel
 
     client.get_orchestration_state = closed  # type: ignore[method-assign, assignment]  # fails in place of the real call
     with pytest.raises(EngineUnavailable, match="connection to the engine was closed"):

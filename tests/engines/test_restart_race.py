@@ -1,4 +1,4 @@
-"""Messages that race to run the same finished instance again, each from a process of its own."""
+"""Messages that race to restart the same finished instance, each from a process of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MESSAGES = ("m-1", "m-2")
 
 
 class Member:
-    """A process that delivers one message."""
+    """Process that delivers one message."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdin is not None
@@ -47,7 +47,7 @@ class Member:
             return (await self._stdout.readline()).decode().strip()
 
     async def go_on(self) -> str:
-        """What the delivery comes to."""
+        """Let the member continue. Returns the result of its delivery."""
         self._stdin.write(b"\n")
         said = await self.says()
         assert await self._process.wait() == 0
@@ -65,7 +65,7 @@ async def _hosted(tmp_path: Path) -> AsyncIterator[Any]:
 
 @pytest_asyncio.fixture(name="held")
 async def _held(hosted: Any, verb: str) -> list[Member]:
-    """Members that have all seen the same finished instance and are about to replace it."""
+    """Members that have read the state of the same finished instance and are about to replace it."""
     running, directory = hosted
     first = ScheduleOrchestration("ledger", INSTANCE, "m-0+" if verb == "raise_event" else "m-0")
     assert await deliver(running, first, MessageOrigin("m-0", "r")) == "done"
@@ -78,7 +78,7 @@ async def _held(hosted: Any, verb: str) -> list[Member]:
 
 
 async def noted_after_redelivery(running: Any, verb: str) -> list[str]:
-    """What every generation has noted, once each message has come again."""
+    """Redeliver each message, then return the notes of all generations."""
     await running.finished(INSTANCE)
     for message in ("m-0", *MESSAGES):
         assert await deliver(running, command(verb, message), MessageOrigin(message, "r")) == "repeat"

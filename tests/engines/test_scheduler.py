@@ -1,4 +1,4 @@
-"""What only a remote engine has: metadata, credentials, absence."""
+"""Behaviour of remote engines only: metadata, credentials, absence."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ async def test_away_and_back(sidecar):
 
 
 async def test_an_engine_that_never_answers_times_out():
-    """Something listens and says nothing."""
+    """A server accepts the connection and sends no bytes."""
     connections: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(lambda reader, writer: connections.append(writer), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -150,7 +150,7 @@ async def test_an_engine_that_never_answers_times_out():
 
 
 class SlowCredential:
-    """Waits for an identity service that does not answer."""
+    """Credential that waits for an identity service without an answer."""
 
     async def get_token(self, *scopes: str) -> AccessToken:
         await asyncio.Event().wait()

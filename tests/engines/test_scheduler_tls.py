@@ -1,4 +1,4 @@
-"""The scheduler engine over TLS of an authority of one's own, with certificates on both sides."""
+"""Scheduler engine over TLS with a private authority, with certificates on both sides."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_who_shows_the_wrong_certificate_gets_nowhere(
 @pytest.mark.parametrize("field", ["ca", "certificate"])
 @pytest.mark.parametrize("content", [None, b"hello"], ids=["missing", "not PEM"])
 async def test_files_that_cannot_be_used(tmp_path: Path, field: str, content: bytes | None) -> None:
-    """Named relative to the configuration."""
+    """File names are relative to the configuration."""
     if content is not None:
         (tmp_path / "x.pem").write_bytes(content)
     (tmp_path / "bridge.yaml").write_text(

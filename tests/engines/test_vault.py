@@ -1,4 +1,4 @@
-"""Keys from a Key Vault: Microsoft's own clients against a stand-in, over TLS."""
+"""Keys from a Key Vault: Microsoft's own clients against a test server, over TLS."""
 
 from __future__ import annotations
 

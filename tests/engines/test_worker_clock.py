@@ -1,4 +1,4 @@
-"""A worker in another process has a wrong wall clock: timers, retries and leases go by the engine's."""
+"""Worker in another process with a wrong wall clock: timers, retries and leases follow the engine's clock."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def test_a_worker_with_a_wrong_clock(tmp_path: Path, ahead: float, caplog:
             waited, done, by_event, total = state.get_output()
             assert 0.4 <= waited < 20
             assert (done, by_event, total) == (one, True, 1)
-        assert "clock" not in caplog.text  # the engine's own is right
+        assert "clock" not in caplog.text  # the engine's own clock is right
     finally:
         assert worker.stdin is not None
         worker.stdin.close()

@@ -1,4 +1,4 @@
-"""A Key Vault and the Entra ID before it, behind a proxy: clients use their real names, TLS and all."""
+"""Key Vault and its Entra ID behind a proxy: clients use the real host names and TLS."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ TOKEN = "token-of-the-vault"
 
 
 class VaultServer:
-    """The stand-in. secrets: values by `NAME/VERSION`. answer: status of every answer of the vault; 0: as it comes."""
+    """Test server for both.
+
+    secrets: values by `NAME/VERSION`. answer: status of every answer of the vault; 0: the regular one.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.secrets: dict[str, str] = {}
@@ -60,7 +63,7 @@ class VaultServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Leads clients here."""
+        """Environment variables that direct clients to this server."""
         return {
             "HTTPS_PROXY": f"http://127.0.0.1:{self._server.server_port}",
             "NO_PROXY": "",

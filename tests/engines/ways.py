@@ -1,4 +1,4 @@
-"""Every way in which a worker is run: direct dispatch, the SDK's worker beside the engine, attached, remote."""
+"""Engine modes by worker: direct dispatch, the SDK's worker beside the engine, attached, remote."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT = 30.0
 
 @contextlib.asynccontextmanager
 async def engine_of(way: str, directory: Path, **worker: int) -> AsyncIterator[Engine]:
-    """An engine whose worker runs that way. All of them are the embedded one, by other doors."""
+    """Yield an engine whose worker runs in this mode. Every mode ends at an embedded engine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         listen = "{}:{}".format(*probe.getsockname())
@@ -44,7 +44,7 @@ async def engine_of(way: str, directory: Path, **worker: int) -> AsyncIterator[E
 
 
 async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
-    """Polls, up to PATIENCE."""
+    """Poll a condition until it holds. Raises: TimeoutError after TIMEOUT."""
     async with asyncio.timeout(TIMEOUT):
         while True:
             holds = condition()

@@ -1,4 +1,4 @@
-"""Runs one attack: hostile senders beside an honest one, and measures what the honest one gets.
+"""Run one attack with hostile senders beside an honest sender, and measure the service for the honest sender.
 
 `python -m tests.hostile.attack BROKER SECONDS TOPIC PID` is the process of the senders.
 """
@@ -24,7 +24,7 @@ Publish = Callable[[str, Message], Awaitable[None]]
 
 
 async def _paced(rate: float, until: float, step: Callable[[], Awaitable[None]]) -> int:
-    """Call `step` at a rate until a monotonic time; returns the number of calls. A slow broker slows it."""
+    """Call `step` at a rate until a monotonic time. Returns the number of calls. A slow broker lowers the rate."""
     count, began = 0, time.monotonic()
     while (now := time.monotonic()) < until:
         if (early := began + count / rate - now) > 0:
@@ -35,7 +35,7 @@ async def _paced(rate: float, until: float, step: Callable[[], Awaitable[None]])
 
 
 async def attack(directory: Path, seconds: float, honest_topic: str, prefix: str, hostile: bool) -> dict[str, int]:
-    """Publish for so many seconds. Returns the number of messages by sender."""
+    """Publish for `seconds`. Returns the number of messages by sender."""
     broker = build_broker(load_config([directory / "bridge.yaml"]), "main")
     await broker.start()
     until = time.monotonic() + seconds

@@ -1,4 +1,7 @@
-"""Five senders of hostile messages. Each yields (topic, message) for ever; a seed makes them repeatable."""
+"""Five senders of hostile messages.
+
+Each sender yields (topic, message) without end; a seed makes the messages repeatable.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from collections.abc import Callable, Iterator
 from bridge.message import Headers, Message
 
 KINDS = ("orders", "answers", "early")
-"""Topics that the senders have rights to."""
+"""Topics that the senders may write."""
 
 Sender = Callable[[random.Random], Iterator[tuple[str, Message]]]
 
@@ -20,7 +23,7 @@ def _message(kind: str, value: object, key: str | None = None, headers: Headers 
 
 
 def malformed(rng: random.Random) -> Iterator[tuple[str, Message]]:
-    """Bodies that cannot be decoded, or that no rule should see."""
+    """Send bodies that cannot be decoded, or that match no rule."""
     shapes: list[Callable[[], bytes]] = [
         lambda: b"",
         lambda: b"{",
@@ -40,7 +43,7 @@ def malformed(rng: random.Random) -> Iterator[tuple[str, Message]]:
 
 
 def expensive(rng: random.Random) -> Iterator[tuple[str, Message]]:
-    """Messages whose conditions and values cost much time or memory."""
+    """Send messages whose conditions and values cost much time or memory."""
     while True:
         size = rng.choice((1_000, 9_990))
         yield "orders", _message("member", {"id": "x", "a": list(range(10**6, 10**6 + size)), "b": [0] * 400_000})
@@ -49,7 +52,7 @@ def expensive(rng: random.Random) -> Iterator[tuple[str, Message]]:
 
 
 def multiplied(rng: random.Random) -> Iterator[tuple[str, Message]]:
-    """One large message for many commands."""
+    """Send large messages that result in many commands each."""
     number = 0
     while True:
         number += 1
@@ -58,7 +61,7 @@ def multiplied(rng: random.Random) -> Iterator[tuple[str, Message]]:
 
 
 def forged(rng: random.Random) -> Iterator[tuple[str, Message]]:
-    """Answers that nobody asked for, to instances that run."""
+    """Send answers without a request, to running instances."""
     while True:
         target = f"order-{rng.randrange(40)}"
         correlation = f"{rng.randrange(2**32):08x}-1234-1234-1234-{rng.randrange(2**48):012x}@{target}"
@@ -67,7 +70,7 @@ def forged(rng: random.Random) -> Iterator[tuple[str, Message]]:
 
 
 def early(rng: random.Random) -> Iterator[tuple[str, Message]]:
-    """Large events for instances that never start."""
+    """Send large events for instances that never start."""
     number = 0
     while True:
         number += 1
@@ -81,4 +84,4 @@ SENDERS: dict[str, tuple[Sender, float]] = {
     "forged": (forged, 10.0),
     "early": (early, 20.0),
 }
-"""By name: a sender, and its messages per second."""
+"""Sender and its messages per second, by name."""

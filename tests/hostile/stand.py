@@ -1,4 +1,4 @@
-"""The daemon under attack: its configuration, its workflows, and a watcher of its memory and health."""
+"""Daemon under attack: its configuration, its workflows, and a monitor of its memory and health."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def done(directory: Path) -> dict[str, list[float]]:
 
 
 class Watcher:
-    """Looks at a daemon's memory and health in a thread of its own. Use as a context manager.
+    """Monitor of a daemon's memory and health, in threads of its own; a context manager.
 
     peak: highest resident size in MiB. worst: longest answer of /healthz in seconds. silent: requests without answer.
     """
@@ -111,7 +111,7 @@ class Watcher:
             thread.join()
 
     def resident(self) -> float:
-        """MiB."""
+        """Return the resident size in MiB."""
         for line in Path(f"/proc/{self._daemon.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) / 1024

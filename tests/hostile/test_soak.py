@@ -1,4 +1,4 @@
-"""A mixed attack of five senders beside an honest one: bounded memory, a daemon that answers, nothing honest lost.
+"""Mixed attack of five senders beside an honest one: bounded memory, a responsive daemon, no loss of honest messages.
 
 BRIDGE_SOAK_SECONDS sets the length of each attack (60).
 """
@@ -26,14 +26,14 @@ from tests.prove.dates import FIGURES
 
 SECONDS = float(os.environ.get("BRIDGE_SOAK_SECONDS", "60"))
 ABOVE_IDLE = 400.0
-"""MiB of memory that an attack may cost."""
+"""Memory in MiB that an attack may cost."""
 
 pytestmark = pytest.mark.prove
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A broker under attack: its name in the table, and its configuration."""
+    """Broker under attack: its name in the table, and its configuration."""
 
     name: str
     config: str
@@ -72,7 +72,7 @@ def send(directory: Path, seconds: float, topic: str, prefix: str, *, hostile: b
 
 
 def executed(directory: Path, prefix: str) -> int:
-    """Honest messages that were executed at least once."""
+    """Return the number of honest messages that were executed at least once."""
     return sum(number.startswith(prefix) for number in done(directory))
 
 
@@ -90,7 +90,7 @@ def keep(name: str, figures: dict[str, Any]) -> None:
 
 
 def caught_up(daemon: Serve, directory: Path, topic: str, prefix: str, count: int) -> float:
-    """Seconds until so many honest messages have been executed; fails when they never are."""
+    """Return the seconds until `count` honest messages have been executed; fail when they never are."""
     began = time.monotonic()
     daemon.wait(lambda: executed(directory, prefix) == count, f"{count} honest messages on {topic}")
     return time.monotonic() - began
@@ -98,7 +98,7 @@ def caught_up(daemon: Serve, directory: Path, topic: str, prefix: str, count: in
 
 @pytest.mark.timeout(600)
 def test_an_attack_costs_bounded_memory_and_nothing_honest(tmp_path: Path, broker: Kind) -> None:
-    """First with a topic and source of its own for the honest sender, then on a topic that it shares."""
+    """The honest sender first has a topic and a source of its own, then shares a topic."""
     prepare(tmp_path, broker.config)
     with Serve(tmp_path) as daemon:
         send(tmp_path, 5, "honest", "warm", hostile=False)

@@ -1,7 +1,7 @@
-"""Record batches made byte by byte, healthy and damaged, as a broker could hold them.
+"""Healthy and damaged Kafka record batches, built byte by byte as a broker could hold them.
 
-A damage is a function of a random source and the number of records; it gives the bytes of one batch and the runs of
-offsets (relative to the batch) that cannot be read.
+Each builder takes a random source, a name and a number of records. It returns the bytes of one batch and the runs of
+offsets, relative to the batch, that cannot be read.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from aiokafka.codec import lz4_encode
 from aiokafka.record.util import calc_crc32c
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
-"""Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, two times, producer id and epoch,
-first sequence, count."""
+"""Layout of a batch header: base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and
+highest timestamp, producer id and epoch, first sequence, record count."""
 
 Header = tuple[bytes, bytes | None]
 
 
 def varint(value: int) -> bytes:
-    """Zigzag."""
+    """Encode a number as a zigzag varint."""
     number = (value << 1) ^ (value >> 63)
     out = bytearray()
     while number >= 0x80:
@@ -35,14 +35,14 @@ def varint(value: int) -> bytes:
 
 
 def field_of(value: bytes | None) -> bytes:
-    """Length and bytes; -1 for null."""
+    """Encode a field as its length and its bytes; length -1 is null."""
     return varint(-1) if value is None else varint(len(value)) + value
 
 
 def record(
     delta: int, value: bytes | None, key: bytes | None = None, headers: Sequence[Header] = (), *, timestamp: int = 0
 ) -> bytes:
-    """One record with its length in front."""
+    """Encode one record, preceded by its length."""
     body = b"\0" + varint(timestamp) + varint(delta) + field_of(key) + field_of(value) + varint(len(headers))
     body += b"".join(varint(len(name)) + name + field_of(text) for name, text in headers)
     return varint(len(body)) + body
@@ -58,7 +58,7 @@ def batch(
     compress: Callable[[bytes], bytes] = bytes,
     producer: int = -1,
 ) -> bytes:
-    """A batch with a correct checksum. last: last offset delta. count: what the header says of its records."""
+    """Build a batch with a correct checksum. last: last offset delta. count: record count that the header states."""
     count = len(records) if count is None else count
     last = len(records) - 1 if last is None else last
     body = struct.pack(
@@ -69,7 +69,7 @@ def batch(
 
 
 def xerial(data: bytes) -> bytes:
-    """Snappy as Java's producers write it."""
+    """Compress with Snappy in the xerial framing, as Java producers do."""
     block = bytes(cramjam.snappy.compress_raw(data))
     return b"\x82SNAPPY\0" + struct.pack(">ii", 1, 1) + struct.pack(">i", len(block)) + block
 
@@ -85,9 +85,11 @@ CODECS: dict[int, Callable[[bytes], bytes]] = {
 
 @dataclass
 class Expected:
-    """Of one batch: bytes, offsets that it takes, healthy values by relative offset, runs that cannot be read.
+    """Expected reading of one batch.
 
-    key_known: the runs have keys. rot: changes the bytes after the broker has taken them.
+    size: number of offsets that the batch takes. healthy: values by relative offset. unreadable: first and last
+    relative offset of each run that cannot be read. key_known: the keys of the runs are readable. rot: changes the
+    bytes after the broker has accepted them. gap: kind of the offsets without a record.
     """
 
     data: bytes
@@ -101,12 +103,15 @@ class Expected:
 
 
 def values(rng: random.Random, name: str, count: int) -> list[bytes]:
-    """Values that no other batch has."""
+    """Return record values that occur in no other batch."""
     return [f"{name}-{number}-".encode() + rng.randbytes(rng.choice((0, 1, 40, 300))) for number in range(count)]
 
 
 def acceptable(rng: random.Random, name: str, count: int) -> Expected:
-    """A batch that a real broker takes, which checks times and codecs; now and then with a header that nobody reads."""
+    """Build a batch that a real broker accepts.
+
+    A real broker checks timestamps and codecs. 15 % of the batches have a header name that is not UTF-8.
+    """
     codec = rng.choice(list(CODECS))
     bad = rng.randrange(count) if rng.random() < 0.15 else -1
     given = values(rng, name, count)
@@ -120,7 +125,7 @@ def acceptable(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def healthy(rng: random.Random, name: str, count: int) -> Expected:
-    """Any codec, keys, null values of headers, odd times."""
+    """Build a healthy batch with any codec, any keys, null header values and unusual timestamps."""
     codec = rng.choice(list(CODECS))
     given = values(rng, name, count)
     records = [
@@ -138,7 +143,7 @@ def healthy(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def compacted(rng: random.Random, name: str, count: int) -> Expected:
-    """Some records are gone, the last one perhaps."""
+    """Build a batch in which some records are missing, possibly the last one."""
     given = dict(enumerate(values(rng, name, count)))
     kept = {at: value for at, value in given.items() if rng.random() < 0.6}
     records = [record(at, value) for at, value in kept.items()]
@@ -158,7 +163,7 @@ def _one_bad(rng: random.Random, name: str, count: int, bad: Callable[[int, byte
 
 
 def header_name(rng: random.Random, name: str, count: int) -> Expected:
-    """One record has a header whose name is not UTF-8."""
+    """Build a batch with one record whose header name is not UTF-8."""
     found = _one_bad(
         rng, name, count, lambda at, value: record(at, value, b"k", [(b"caf\xe9", b"1"), (b"ok", b"2")]), key_known=True
     )
@@ -167,7 +172,7 @@ def header_name(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def bad_field(rng: random.Random, name: str, count: int) -> Expected:
-    """A length or count within one record is wrong, its own length is right."""
+    """Build a batch with a wrong length or count inside one record; the length of the record itself is right."""
 
     def bad(at: int, value: bytes) -> bytes:
         front = b"\0" + varint(0) + varint(at)
@@ -184,7 +189,7 @@ def bad_field(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def bad_tail(rng: random.Random, name: str, count: int) -> Expected:
-    """Key and value of one record are readable, what follows is not."""
+    """Build a batch with one record whose key is readable and whose rest is not."""
 
     def bad(at: int, value: bytes) -> bytes:
         front = b"\0" + varint(0) + varint(at) + field_of(b"k")
@@ -204,7 +209,7 @@ def bad_tail(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def bad_offset(rng: random.Random, name: str, count: int) -> Expected:
-    """One record says that it stands elsewhere, or its offset cannot be read; its neighbours tell where it is."""
+    """Build a batch with one record whose offset is wrong or unreadable; the neighbours determine its offset."""
 
     def bad(at: int, value: bytes) -> bytes:
         body = rng.choice((b"\0", b"\0" + varint(0), b"\0" + b"\xff" * 20, b"\0" + varint(0) + b"\xff" * 11))
@@ -214,7 +219,7 @@ def bad_offset(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def bad_length(rng: random.Random, name: str, count: int) -> Expected:
-    """The length of one record leads nowhere: the rest of the batch goes with it."""
+    """Build a batch with a wrong record length; no later record of the batch can be read."""
     given = values(rng, name, count)
     which = rng.randrange(count)
     records = [record(at, value, b"k") for at, value in enumerate(given)]
@@ -230,12 +235,12 @@ def bad_length(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def wrong_count(rng: random.Random, name: str, count: int) -> Expected:
-    """The header counts fewer records than there are, or more."""
+    """Build a batch whose header states fewer or more records than it contains."""
     given = values(rng, name, count)
     records = [record(at, value) for at, value in enumerate(given)]
     received = rng.choice((0, count - 1, -4)) if rng.random() < 0.5 else count + 2
     if received > count:
-        # The offsets of those that are missing are inside of the batch
+        # The last offset delta covers the missing records
         return Expected(
             batch(records, count=received, last=count + 1),
             count + 2,
@@ -250,13 +255,13 @@ def wrong_count(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def unknown_codec(rng: random.Random, name: str, count: int) -> Expected:
-    """Compressed with what nobody knows."""
+    """Build a batch with a compression codec that Kafka does not define."""
     records = [record(at, value) for at, value in enumerate(values(rng, name, count))]
     return Expected(batch(records, attributes=rng.choice((5, 6, 7))), count, {}, [(0, count - 1)], "codec")
 
 
 def damaged_codec(rng: random.Random, name: str, count: int) -> Expected:
-    """Compressed data that cannot be decompressed; the checksum is right."""
+    """Build a batch whose compressed data cannot be decompressed; the checksum is right."""
     codec = rng.randrange(1, 5)
 
     def spoil(data: bytes) -> bytes:
@@ -268,7 +273,7 @@ def damaged_codec(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def bomb(rng: random.Random, name: str, count: int, size: int = 8 << 20) -> Expected:
-    """Small on the wire, `size` bytes when decompressed."""
+    """Build a batch that is small when compressed and `size` bytes large when decompressed."""
     codec = rng.randrange(1, 5)
     records = [record(at, bytes(size // count)) for at in range(count)]
     compress = rng.choice((xerial, CODECS[2])) if codec == 2 else CODECS[codec]
@@ -276,7 +281,7 @@ def bomb(rng: random.Random, name: str, count: int, size: int = 8 << 20) -> Expe
 
 
 def rotten(rng: random.Random, name: str, count: int) -> Expected:
-    """One bit of what the checksum covers, or of the checksum, is another on disk."""
+    """Build a batch in which one bit of the checksum, or of the bytes that the checksum covers, flips on disk."""
 
     def rot(data: bytearray) -> None:
         at = rng.randrange(17, len(data))
@@ -287,7 +292,7 @@ def rotten(rng: random.Random, name: str, count: int) -> Expected:
 
 
 def unknown_magic(rng: random.Random, name: str, count: int) -> Expected:
-    """A format that is yet to come."""
+    """Build a batch whose magic byte names an unknown record format."""
 
     def rot(data: bytearray) -> None:
         data[16] = rng.choice((3, 9, 127))
@@ -306,24 +311,24 @@ DAMAGES: dict[str, Callable[[random.Random, str, int], Expected]] = {
 
 @dataclass
 class Log:
-    """A partition's content with what a consumer should get of it, in order.
+    """Content of one partition, with the entries that a consumer should receive, in order.
 
-    entries: first and last offset, and the value, None for what cannot be read. gaps: offsets by kind.
+    entries: first and last offset, and the value; None for an unreadable run. gaps: number of offsets without a record.
     """
 
     batches: list[bytes] = field(default_factory=list)
     entries: list[tuple[int, int, bytes | None]] = field(default_factory=list)
     faults: list[tuple[int, int, str, bool]] = field(default_factory=list)
-    """Runs that cannot be read: first and last offset, fault, and whether the key is known."""
+    """Unreadable runs: first and last offset, fault, and whether the key is known."""
     gaps: int = 0
     end: int = 0
 
     def fault(self, offset: int) -> tuple[str, bool]:
-        """Fault of the run that holds the offset, and whether its key is known."""
+        """Return the fault of the run that contains the offset, and whether the key of the run is known."""
         return next((fault, known) for first, last, fault, known in self.faults if first <= offset <= last)
 
     def add(self, expected: Expected) -> None:
-        """Put a batch at the end."""
+        """Append a batch."""
         data = bytearray(expected.data)
         struct.pack_into(">q", data, 0, self.end)
         if expected.rot is not None:
@@ -342,7 +347,7 @@ class Log:
 
 
 def mixed(rng: random.Random, name: str, batches: int, damages: Sequence[str] = tuple(DAMAGES)) -> Log:
-    """Healthy batches, and damaged ones among them."""
+    """Build a log of healthy batches with damaged ones among them."""
     log = Log()
     for number in range(batches):
         count = rng.randrange(1, 9)

@@ -1,4 +1,4 @@
-"""A certificate authority for tests."""
+"""Certificate authority for tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Authority:
-    """Writes `ca.pem`, and for every name `NAME.pem` with certificate and key, into `directory`."""
+    """Write `ca.pem`, and `NAME.pem` with certificate and key for each issued name, into `directory`."""
 
     def __init__(self, directory: Path, name: str = "test authority") -> None:
         self.directory = directory
@@ -26,7 +26,10 @@ class Authority:
         self.file.write_bytes(_pem(self._certificate))
 
     def issue(self, name: str, address: str = "127.0.0.1", hosts: Sequence[str] = ()) -> Path:
-        """A certificate for the address, localhost and other hosts, and its key, in one file."""
+        """Issue a certificate for the address, localhost and other hosts.
+
+        Returns the file with the certificate and its key.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names: list[x509.GeneralName] = [x509.DNSName(each) for each in ("localhost", *hosts)]

@@ -1,8 +1,8 @@
-"""Any bytes in the log of a real node.
+"""Write arbitrary bytes into the log of a real Kafka node.
 
-A broker takes whole batches only. So it gets one placeholder of the same size, with as many records as the log has
-offsets, and its file is then overwritten. The index has no entry within the first batch of a segment, so the broker
-finds its way by the headers on its disk, as it does after rot.
+A broker accepts only whole valid batches. Therefore the broker first gets one placeholder batch of the same size, with
+as many records as the log has offsets; then its log file is overwritten. The index has no entry within the first batch
+of a segment. The broker therefore locates batches by the headers on disk, as it does after disk corruption.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ async def place(nodes: Iterable[Node], topic: str, partition: int, log: Log) -> 
 
 
 def overwrite(node: Node, topic: str, partition: int, data: bytes, *, at: int = 0) -> None:
-    """Change bytes on the disk of a node, which may be running."""
+    """Overwrite bytes on the disk of a node, which may be running."""
     with segment(node, topic, partition).open("r+b") as stream:
         stream.seek(at)
         stream.write(data)
 
 
 def segment(node: Node, topic: str, partition: int) -> Path:
-    """File of the first segment of a partition."""
+    """Return the file of the first segment of a partition."""
     return node.directory / "log" / f"{topic}-{partition}" / f"{0:020}.log"
 
 
 def _placeholder(count: int, size: int) -> bytes:
-    """A batch of `size` bytes with `count` records."""
+    """Build a batch of `size` bytes with `count` records. Raises: ValueError when no such batch exists."""
     rest = [record(at, None) for at in range(1, count)]
     missing = size - len(batch([record(0, b""), *rest]))
-    # A length in front of a field may take a byte more: the key makes up for the size that is passed over then
+    # The length in front of a field may grow by a byte and skip one size; another key reaches that size
     for key in (None, b"1"):
         for shorter in range(8):
             found = batch([record(0, bytes(max(missing - shorter, 0)), key), *rest])

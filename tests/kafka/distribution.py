@@ -1,4 +1,4 @@
-"""Where the jars of Apache Kafka are: a distribution, or Maven Central by the pom beside this file."""
+"""Locations of the Apache Kafka jars: a distribution, or Maven Central by the pom beside this file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CACHE = HERE.parents[1] / ".cache" / "kafka"
 
 
 class KafkaMissing(Exception):
-    """There is no way to run a broker here."""
+    """Raised when this machine cannot run a Kafka broker."""
 
 
 def java() -> str:
-    """The java command. Raises: KafkaMissing."""
+    """Return the java command. Raises: KafkaMissing."""
     home = os.environ.get("JAVA_HOME")
     found = shutil.which("java", path=f"{home}/bin") if home else None
     found = found or shutil.which("java")
@@ -27,7 +27,7 @@ def java() -> str:
 
 
 def classpath() -> str:
-    """For `java -cp`. Downloads the jars once. Raises: KafkaMissing."""
+    """Return the class path for `java -cp`; download the jars once. Raises: KafkaMissing."""
     home = os.environ.get("KAFKA_HOME")
     if home:
         return f"{home}/libs/*"

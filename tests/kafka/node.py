@@ -1,4 +1,4 @@
-"""A single Kafka node in KRaft mode, on loopback."""
+"""Single Kafka node in KRaft mode, on loopback."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ SETTINGS = {
 
 @dataclass
 class Node:
-    """directory: its log and configuration. port: of the plaintext listener, kept over restarts."""
+    """Kafka node in a process of its own.
+
+    directory: log and configuration. ports: by listener name, kept over restarts.
+    """
 
     directory: Path
     settings: dict[str, str] = field(default_factory=dict)
@@ -49,7 +52,7 @@ class Node:
     format_arguments: tuple[str, ...] = ()
     number: int = 1
     controller: int = 0
-    """Port of the controller of node 1, which others join as brokers; 0: this is it."""
+    """Port of the controller of node 1, which other nodes join as brokers; 0: this node is the controller."""
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -57,7 +60,7 @@ class Node:
         return f"127.0.0.1:{self.ports['PLAINTEXT']}"
 
     def start(self) -> None:
-        """Return when it answers."""
+        """Start the node and return when it answers."""
         configuration = self.directory / "server.properties"
         if not configuration.exists():
             self._format(configuration)
@@ -75,7 +78,7 @@ class Node:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it cleanly, or by force after ten seconds."""
+        """Stop the node cleanly, or kill it after ten seconds."""
         if self.process is not None:
             self.process.terminate()
             try:
@@ -85,14 +88,14 @@ class Node:
             self.process = None
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the node, as a power failure would."""
         if self.process is not None:
             self.process.kill()
             self.process.wait()
             self.process = None
 
     def suspend(self) -> None:
-        """Let it hang."""
+        """Suspend the process of the node."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
 
@@ -146,7 +149,7 @@ Configuration:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """Return a port that no process listens on at this moment."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(("127.0.0.1", 0))
@@ -154,7 +157,7 @@ def free_port() -> int:
 
 
 def pid_alive(pid: int) -> bool:
-    """Whether a process of this id exists."""
+    """Return whether a process with this id exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

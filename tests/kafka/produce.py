@@ -1,4 +1,4 @@
-"""Sends record batches to a broker as they are: headers and all, which no client library would write."""
+"""Send raw record batches to a broker, with headers that no client library would write."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ _SOON = (NotLeaderForPartitionError, UnknownTopicOrPartitionError)
 
 
 async def produce(bootstrap: str, topic: str, partition: int, *batches: bytes) -> None:
-    """Return when the leader has taken each batch. Raises: KafkaError when it refuses one."""
+    """Send batches and return when the leader has accepted each one.
+
+    Raises: KafkaError when the leader refuses a batch.
+    """
     client = AIOKafkaClient(bootstrap_servers=bootstrap)
     await client.bootstrap()
     try:
         await client.set_topics([topic])
         place = TopicPartition(topic, partition)
         for data in batches:
-            # A producer counts from 0; the broker places the batch
+            # The base offset is 0 in a produce request; the broker assigns the real one
             request = ProduceRequest(None, -1, 10_000, [(topic, [(partition, bytes(8) + data[8:])])])
             while True:
                 node = client.cluster.leader_for_partition(place)
@@ -26,7 +29,7 @@ async def produce(bootstrap: str, topic: str, partition: int, *batches: bytes) -
                     [(_, [(_, code, *_)])] = response.topics
                     if for_code(code) not in _SOON:
                         break
-                # A partition that was just made, or added
+                # The partition was just created
                 await client.force_metadata_update()
             if code:
                 raise for_code(code)()

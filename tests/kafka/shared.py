@@ -1,7 +1,7 @@
-"""One broker for all test processes of a machine that run at the same time.
+"""One Kafka broker shared by all test processes that run on a machine at the same time.
 
-Whoever comes first starts a keeper process, which runs the broker for as long as anybody holds the lock file. The
-kernel releases the locks of processes that die, so the broker ends whatever happens to the tests.
+The first test process starts a supervisor process. The supervisor runs the broker while any process holds the lock
+file. The kernel releases the locks of dead processes, and the broker ends however the tests end.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ def _place() -> Path:
 
 @contextmanager
 def shared_broker() -> Iterator[str]:
-    """The address of a running broker."""
+    """Yield the address of a running broker."""
     place = _place()
     place.mkdir(mode=0o700, exist_ok=True)
     with (place / "users").open("a") as users:
-        # Waits for a keeper that is ending: it takes this lock for itself then, and keeps it till it is gone
+        # Waits for an ending supervisor, which holds this lock exclusively until its process has ended
         fcntl.flock(users, fcntl.LOCK_SH)
         yield _bootstrap(place)
 
@@ -45,7 +45,7 @@ def _bootstrap(place: Path) -> str:
         with (place / "keeper").open("a") as keeper, contextlib.suppress(BlockingIOError):
             fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (place / "ready").unlink(missing_ok=True)
-            # The keeper inherits the lock, which ends with it
+            # The supervisor inherits the lock and releases it when its process ends
             subprocess.Popen(
                 [sys.executable, "-m", "tests.kafka.shared", str(place)],
                 cwd=Path(__file__).parents[2],
@@ -62,7 +62,7 @@ def _bootstrap(place: Path) -> str:
 
 
 def _keep(place: Path) -> None:
-    """Run the broker until nobody holds the lock."""
+    """Run the broker until no process holds the lock."""
     ready = place / "ready"
     users = (place / "users").open("a")
     with tempfile.TemporaryDirectory(prefix="kafka-node-") as directory:

@@ -1,4 +1,4 @@
-"""Helpers, suppressions, files, and how long it takes."""
+"""Helpers, suppressions, files, and duration of the analysis."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_suppression_needs_its_rule_and_a_reason(tmp_path: Path) -> None:
 
 
 def test_a_suppression_in_a_helper_is_judged_with_its_orchestrators_only(tmp_path: Path) -> None:
-    """As by pre-commit, which names the files that have changed."""
+    """The paths are those of a pre-commit hook, which passes only changed files."""
     pack = package(tmp_path)
     deep = pack / "deep.py"
     deep.write_text(deep.read_text().replace("now()", "now()  # bridge: ignore[clock] for a log"))

@@ -1,4 +1,4 @@
-"""What an orchestrator is: the registry, which imports, and the analysis, which reads, give one answer."""
+"""Recognition of orchestrators: the registry, which imports, and the analysis, which reads, agree."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ BODIES = ["return 1", "yield 1", "x = lambda: (yield)", "def inner():\n        y
 
 
 def answers(module: Path) -> tuple[set[tuple[Kind, str]], set[tuple[Kind, str]]]:
-    """What the registry and the analysis say."""
+    """Return the workflows that the registry finds, and those that the analysis finds."""
     found = load([module.stem], module.parent)
     kinds = {Kind.ORCHESTRATOR: found.orchestrators, Kind.ACTIVITY: found.activities, Kind.ENTITY: found.entities}
     project, read = Project(), Module.read(module)
@@ -118,7 +118,7 @@ def test_every_place_of_a_function(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("*/*.py")), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_the_corpus(tmp_path: Path, path: Path) -> None:
     others = {each.stem for each in path.parent.glob("*.py")}
-    for name in others:  # a copy of its own name: two folders of the corpus have modules of one name
+    for name in others:  # a copy with a unique name: two folders of the corpus have modules of one name
         text = (path.parent / f"{name}.py").read_text()
         for other in others:
             text = text.replace(f"from {other} import", f"from {path.parent.name}_{other} import")

@@ -1,4 +1,4 @@
-"""Faulty and correct orchestrators, each in a corpus: all that is faulty is found, nothing else is."""
+"""Corpus of faulty and correct orchestrators: every fault is found, and no correct code is reported."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bridge.lint import Examined, Names, examine
 CORPUS = Path(__file__).parent / "corpus"
 MARK = re.compile(r"# finds: ([\w, -]+)$")
 SUPPORTING = {"charge", "pay", "refund", "helper", "make", "step", "live", "notify", "child", "wait", "say"}
-"""Functions of the corpus that other ones call."""
+"""Functions of the corpus that other functions call."""
 
 
 def examined(kind: str) -> Examined:
@@ -36,7 +36,7 @@ def found(kind: str) -> set[tuple[str, int, str]]:
 
 
 def flows(kind: str) -> set[tuple[str, str]]:
-    """Orchestrators of the corpus, those that only support another one left out."""
+    """Return the orchestrators of the corpus, without supporting functions."""
     return {
         (path.name, node.name)
         for path in (CORPUS / kind).glob("*.py")
@@ -48,7 +48,7 @@ def flows(kind: str) -> set[tuple[str, str]]:
 
 
 def signature(function: ast.FunctionDef) -> str:
-    """The annotation of the context, aliases of these files written out."""
+    """Return the annotation of the context, with the aliases of these files resolved."""
     first = next((one for one in function.args.args if one.arg not in ("self", "cls")), None)
     text = "" if first is None or first.annotation is None else ast.unparse(first.annotation)
     aliases = r"\b(OC|Alias|Declared|Chain|Text|New|Own|OwnAgain|Bound|Hidden|Context|Imported)\b"

@@ -1,4 +1,4 @@
-"""By whatever way an orchestrator is written and comes to a helper or a clock: it is seen."""
+"""Orchestrators are recognised in every form, and so are their paths to helpers and clocks."""
 # ruff: noqa: E501 -- each snippet of code is one text
 
 from __future__ import annotations

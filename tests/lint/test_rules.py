@@ -1,4 +1,4 @@
-"""Every rule: what it finds, and what it leaves alone."""
+"""Lint rules: their findings, and code that they accept."""
 # ruff: noqa: E501, ISC004 -- each snippet of code is one text
 
 from __future__ import annotations

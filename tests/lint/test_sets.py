@@ -1,4 +1,4 @@
-"""Sets that get an order, and those that do not."""
+"""Sets with an order, and sets without."""
 # ruff: noqa: E501 -- each snippet of code is one text
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Values that outlive a run, of the module itself and of its neighbours."""
+"""Values that outlive a run, in the module itself and in other modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The copy of the audit: bounded, shared by processes, and readable after a crash."""
+"""Audit file: bounded, shared by processes, and readable after a crash."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def lines(trail: Trail) -> list[dict[str, object]]:
 
 def test_a_line_says_who_did_what_to_what_and_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # a log that is set to errors has these lines all the same
+    logging.getLogger().setLevel(logging.ERROR)  # a log level of ERROR still writes these lines
     try:
         trail = Trail(tmp_path / "audit", own=True)
         with audited(trail, change(reason="fraud", filter={"recursive": True, "since": None})):
@@ -204,7 +204,7 @@ def test_a_change_whose_process_was_killed_leaves_one_line(tmp_path: Path, caplo
 def test_a_process_that_was_killed_after_its_line_leaves_no_second_one(tmp_path: Path) -> None:
     trail = Trail(tmp_path)
     note = trail.begin({"target": "one"})
-    trail.append({"target": "one", "id": note.id})  # as it is when the kill came before the removal of the note
+    trail.append({"target": "one", "id": note.id})  # state of a kill before the removal of the note
     os.close(note.descriptor)
     settle(trail)
     assert [line["target"] for line in lines(trail)] == ["one"]

@@ -1,4 +1,4 @@
-"""Bounds on the connections of an HTTP server, over real sockets."""
+"""Limits on the connections of an HTTP server, over real sockets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def answered(reader: asyncio.StreamReader) -> None:
 
 
 async def ended(reader: asyncio.StreamReader) -> None:
-    """Returns when the server has closed."""
+    """Return when the server has closed the connection."""
     with suppress(ConnectionError):
         assert await asyncio.wait_for(reader.read(), 20) == b""
 
@@ -108,7 +108,7 @@ async def test_a_request_at_work_has_all_the_time_that_it_needs() -> None:
         reader, writer = await connect()
         writer.write(ASK)
         other, _ = await connect()
-        await ended(other)  # its deadline, which is the later one, has passed
+        await ended(other)  # its deadline, the later one, has passed
         gate.set()
         await answered(reader)
 
@@ -210,7 +210,7 @@ async def test_handshakes_that_do_not_end_are_not_waited_for(authority: Authorit
         reader, writer = await asyncio.open_connection("127.0.0.1", port.port)
         writer.write(sent)
         with suppress(ConnectionError):
-            await asyncio.wait_for(reader.read(), 20)  # an alert, or nothing, and the end
+            await asyncio.wait_for(reader.read(), 20)  # an alert or no byte, then the end
         writer.close()
 
 

@@ -1,4 +1,4 @@
-"""Ready or not: stuck, slow, idle, held, probing, dead, away."""
+"""Readiness: stuck, slow, idle, held, probing, dead, away."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_source_that_has_nothing_to_do_is_ready_for_ever() -> None:
 
 
 def test_a_slow_source_is_ready() -> None:
-    """One record each 50 s, and the backlog even grows."""
+    """The source handles one record every 50 s, and the backlog grows."""
     health = Health(60)
     for step in range(20):
         assert state(look(health, 50.0 * step, settled=step, waiting=100 + step)) == "consuming"

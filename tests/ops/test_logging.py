@@ -1,4 +1,4 @@
-"""What a log line looks like, and what it never holds."""
+"""Format of log lines, and data that they never contain."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_libraries_are_heard_from_warning_on(name: str) -> None:
     "name", ["aiokafka.conn", "azure.servicebus._pyamqp", "httpcore.http11", "bridge.sdk.x", "new"]
 )
 def test_no_level_lets_debug_records_of_libraries_through(name: str) -> None:
-    """Nor what a library, or code of a workflow, sets on the logger itself."""
+    """Levels that a library or workflow code sets on the logger itself have no effect either."""
     stream = io.StringIO()
     logger = logging.getLogger(name)
     try:

@@ -1,4 +1,4 @@
-"""What is exported, from which numbers, and that it is the format Prometheus reads."""
+"""Exported metrics, their sources, and the Prometheus text format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ops port over real HTTP."""
+"""Ops port over real HTTP."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ async def test_ipv6_loopback(answers: Answers) -> None:
 
 
 async def _status(url: str, authority: Authority, client: Path | None = None) -> int | None:
-    """Of /healthz over a connection of its own; None when TLS does not come about."""
+    """Return the status of /healthz over a new connection; None when TLS fails."""
     context = ssl.create_default_context(cafile=authority.file)
     if client is not None:
         context.load_cert_chain(client)
@@ -210,7 +210,7 @@ async def test_tls_and_a_renewed_certificate(answers: Answers, tmp_path: Path) -
 
 
 async def test_certificates_of_clients(answers: Answers, tmp_path: Path) -> None:
-    """And their authority is read again, too."""
+    """The authority of client certificates is reloaded, too."""
     ours, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other")
     trusted = tmp_path / "clients.pem"
     trusted.write_bytes(ours.file.read_bytes())

@@ -1,4 +1,4 @@
-"""Parked messages for tests."""
+"""Waiting commands for tests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMMANDS: tuple[InstanceCommand, ...] = (
     Suspend("order-1", "held", ParkFor(60.0)),
     Resume("order-1", None, ParkFor(60.0)),
 )
-"""One of each verb that can wait."""
+"""One command of each kind that can wait."""
 
 
 def letter(number: int = 0, body: bytes | None = b'{"id": 1}', key: bytes | None = b"k") -> StoredMessage:

@@ -1,4 +1,4 @@
-"""What waits for one instance: one test per rule; test_protocol.py has the interleavings."""
+"""Early messages of one instance: one test per rule; test_protocol.py has the interleavings."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ POLICY = RetryPolicy(initial=1.0, max_delay=8.0, in_memory=20.0, bug_attempts=2)
 
 
 class Instance:
-    """Takes commands, or raises what it is told to."""
+    """Executor that records commands, or raises its `error`."""
 
     def __init__(self) -> None:
         self.error: Exception | None = InstanceNotFound("no such instance")
@@ -39,7 +39,7 @@ class Instance:
 
 
 class Bench:
-    """A lot that is written and read again between any two operations."""
+    """Queue of early messages that is serialized and restored between any two operations."""
 
     def __init__(self, bounds: EarlyMessageLimits | None = None) -> None:
         self.bounds = bounds or EarlyMessageLimits(poll=30.0)

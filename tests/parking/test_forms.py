@@ -1,4 +1,4 @@
-"""What is written to an engine is read back the same, names and keys included."""
+"""Stored forms are read back unchanged, including names and keys."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_keys_of_different_kinds_are_different() -> None:
     assert len({encode(key) for key in keys}) == 4
     assert decode(encode(("c/t/0@1",))) == ("c/t/0@1",)
     assert shown(encode(b"\xff\x01")) == "0xff01"
-    assert shown(encode("0xff01")) == r"\x30xff01"  # another one
+    assert shown(encode("0xff01")) == r"\x30xff01"  # a different key
     assert shown(encode("a\x00\\ü")) == r"a\x00\\ü"
     assert shown(encode(("orders", 2))) == "orders/2"
     with pytest.raises(TypeError):

@@ -1,4 +1,4 @@
-"""The messages of one poisoned key."""
+"""Messages of one poisoned key."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_dropping() -> None:
     assert bench.quarantine().cause == CAUSE
     turn = bench.do("drop", ["0"], False, 0.0)
     assert [each.error for each in turn.undelivered] == ["EngineRejected"]
-    assert bench.quarantine().cause == {}  # of one that has left
+    assert bench.quarantine().cause == {}  # of a message that has left
     assert bench.do("drop", None, True, 0.0).undelivered == []
     assert bench.state is None
 

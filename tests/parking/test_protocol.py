@@ -1,7 +1,7 @@
-"""The protocol of parking under every interleaving of those who take part, with crashes between any two steps.
+"""Early-message protocol under every interleaving of its participants, with crashes between any two steps.
 
-The world: one instance, one lane of messages, the entity with its queue and its timers. A crash of an operation keeps
-what it delivered and forgets what it would have committed; a crash of the lane redelivers the message.
+The model: one instance, one lane of messages, the entity with its queue and its timers. A crash of an operation keeps
+delivered messages and drops uncommitted state; a crash of the lane redelivers the message.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class World(RuleBasedStateMachine):
         self.effects: list[int] = []
         self.letters: dict[str, int] = {}
         self.repeatable: set[int] = set()
-        """Messages of which an effect was not recorded, or is no longer remembered."""
+        """Messages with an effect that was not recorded, or is no longer remembered."""
         self.redelivered: set[int] = set()
         self.direct: set[int] = set()
         self.told_at: dict[int, float] = {}
         self.hurt = False
 
-    # -- what the steps are made of
+    # -- parts of the steps
 
     def early_messages(self) -> EarlyMessageQueue:
         return EarlyMessageQueue(
@@ -97,7 +97,7 @@ class World(RuleBasedStateMachine):
             assert not early_messages.items, "a message waits though its instance is there and everybody was told"
 
     def step(self) -> None:
-        """One step of the lane's head."""
+        """Execute one step of the lane's head."""
         number = self.lane[0]
         item = parked(number, self.now, TTLS[number % len(TTLS)])
         if self.phase == "look":
@@ -124,7 +124,7 @@ class World(RuleBasedStateMachine):
         self.lane.pop(0)
         self.phase = "look"
 
-    # -- what happens
+    # -- actions
 
     @initialize(started=st.booleans())
     def begin(self, started: bool) -> None:
@@ -157,7 +157,7 @@ class World(RuleBasedStateMachine):
             self.lane.insert(0, number)
             self.redelivered.add(number)
             if number in self.direct:
-                self.repeatable.add(number)  # it was not parked, so nobody remembers
+                self.repeatable.add(number)  # the message was not stored, and is therefore not remembered
         self.phase = "look"
 
     @precondition(lambda self: not self.started)
@@ -202,7 +202,7 @@ class World(RuleBasedStateMachine):
     def the_engine_goes_or_comes(self, away: bool) -> None:
         self.outage = away
 
-    # -- what must be so in the end
+    # -- final assertions
 
     def teardown(self) -> None:
         self.outage = False

@@ -1,4 +1,4 @@
-"""Messages that wait, encrypted."""
+"""Encrypted waiting messages."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sealer(*keys: Key, active: bool = True) -> MessageSealer:
 
 
 def through_an_engine(item: Any) -> Any:
-    """As JSON, in another order of members."""
+    """Return the item as JSON with its members in another order."""
     return json.loads(json.dumps(dict(reversed(item.items()))), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
 
 

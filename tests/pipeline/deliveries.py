@@ -1,4 +1,4 @@
-"""Deliveries for tests of single pipeline parts that never settle them."""
+"""Deliveries for tests of single pipeline parts that never settle deliveries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A source pipeline over real parts: SQLite broker, compiled rules, the SDK's client and backend; faults on demand."""
+"""Source pipeline over real parts: SQLite broker, compiled rules, the SDK's client and backend, and injected faults."""
 
 from __future__ import annotations
 
@@ -52,13 +52,14 @@ START = """
 
 
 class Faults:
-    """Stands between the pipeline and the real executor: fails on demand, records what the engine took, in order."""
+    """Fault injection between the pipeline and the real executor; records the commands that the engine accepted, in
+    order."""
 
     def __init__(self, execute: Execute, probe: Callable[[], Awaitable[None]]) -> None:
         self._execute = execute
         self._probe = probe
         self.before: Callable[[Command], Awaitable[None]] | None = None
-        """Awaited before a command reaches the engine; may raise."""
+        """Awaited before each command reaches the engine; may raise."""
         self.outage: Exception | None = None
         self.taken: list[Command] = []
         self.tried: list[Command] = []
@@ -79,7 +80,7 @@ class Faults:
 
 
 class Bench:
-    """One source under test."""
+    """One source under test with its broker, engine and faults."""
 
     def __init__(
         self,
@@ -96,13 +97,13 @@ class Bench:
         self.faults = faults
         self.breaker = breaker
         self.admission = admission
-        """Not started."""
+        """Admission control; its background tasks are not started."""
 
     async def publish(self, *messages: Message, topic: str = "orders") -> None:
         await self.broker.publish(topic, messages)
 
     async def until(self, condition: Callable[[], Any], what: str = "") -> None:
-        """Wait for a condition, checking the ledger's balance at every look."""
+        """Wait for a condition; each check also asserts that the ledger is balanced."""
         try:
             async with asyncio.timeout(TIMEOUT):
                 while not condition():
@@ -120,7 +121,7 @@ class Bench:
         await self.until(lambda: sum(self.source.ledger.outcomes.values()) >= count, f"{count} settled")
 
     async def read(self, topic: str, count: int) -> list[Message]:
-        """The first `count` messages of a topic, through a group of its own."""
+        """Return the first `count` messages of a topic, read through a separate group."""
         subscription = await self.broker.subscribe(SubscribeOptions((topic,), f"reader-{topic}"), Ignore())
         found: list[Message] = []
         try:
@@ -146,7 +147,7 @@ def message(kind: str, number: int | str, key: str | None = None, **fields: Any)
 
 
 def offsets_by_key(commands: list[Command]) -> dict[str, list[int]]:
-    """Sequence numbers by key of instance ids like `order-KEY-7`, in the order given."""
+    """Return the numbers of instance ids like `order-KEY-7` by key, in the order of the commands."""
     found: dict[str, list[int]] = defaultdict(list)
     for command in commands:
         _, key, number = command.instance_id.split("-")  # type: ignore[union-attr]  # tests schedule only
@@ -162,7 +163,7 @@ async def bench(
     broker: Callable[[Broker], Broker] = lambda real: real,
     codec: str = "json",
 ) -> AsyncIterator[Bench]:
-    """A bench whose source is not started. source: more YAML below the source, indented by four."""
+    """Yield a fixture whose source is not started. source: more YAML below the source, indented by four."""
     path = directory / "bridge.yaml"
     path.write_text(CONFIG.format(source=source, routes=routes, codec=codec))
     loaded = load_config([path])

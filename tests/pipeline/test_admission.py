@@ -1,4 +1,4 @@
-"""A cap on running orchestrations and a rate: starts wait, in order, and nothing else does."""
+"""Cap on running orchestrations, and start rate: starts wait in order, and no other command waits."""
 
 from __future__ import annotations
 
@@ -105,7 +105,10 @@ async def test_instances_from_before_count_and_their_repeats_need_no_room(tmp_pa
 
 
 async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
-    """Not only with the next count: started by a client, by a route without limits, run again; children do not."""
+    """Every start counts at once: of a client, of a route without limits, of a restart.
+
+    Child orchestrations do not count.
+    """
     routes = f"""{CAPPED}
   - name: beside
     from: orders
@@ -153,7 +156,7 @@ async def test_a_start_that_finds_a_finished_instance_gives_its_room_back(tmp_pa
 
 @pytest.mark.parametrize("written", [True, False])
 async def test_a_start_that_is_dead_lettered_gives_its_room_back(tmp_path: Path, written: bool) -> None:
-    """At once, and also while its dead letter is not written, since there were too many."""
+    """The slot is released at once, also while the dead letter waits for the dead-letter limit."""
 
     async def refuse(command: Command) -> None:
         if "bad" in command.instance_id:  # type: ignore[union-attr]  # schedules only
@@ -224,7 +227,7 @@ def test_a_rate_gives_tokens_in_time() -> None:
 
 
 class Counting:
-    """Count of running instances that remembers how often it was asked for."""
+    """Count of running instances that records its number of calls."""
 
     def __init__(self, count: Count) -> None:
         self._count = count
@@ -236,7 +239,7 @@ class Counting:
 
 
 class Clockless:
-    """Counts what it is told, and remembers how often it was asked."""
+    """Counter that returns its given ids, and records its number of calls."""
 
     def __init__(self, *ids: str) -> None:
         self.ids = set(ids)
@@ -364,7 +367,7 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
         await it.publish(*(message("start", f"a-{number}", f"k{number}") for number in range(5)))
         await go(it)
         await it.until(lambda: limit.waiting == 2 and len(started(it)) == 3, "two wait")
-        # The only worker is busy when room comes: who has it still waits for a worker, and is revoked
+        # The only worker is busy when a slot becomes free: the admitted start still waits for a worker, and is revoked
         await it.publish(message("free", "first", "f"))
         await asyncio.wait_for(reached.wait(), 30)
         await finish(it, "order-a-0", "order-a-1")

@@ -92,7 +92,7 @@ async def test_a_probe_that_fails_unexpectedly_is_not_the_last() -> None:
 
 
 async def until(condition: Callable[[], bool]) -> float:
-    """Seconds until it held."""
+    """Return the seconds until the condition held."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with asyncio.timeout(20):

@@ -1,4 +1,4 @@
-"""One message, several commands: all before it is settled, none twice on a replay."""
+"""One message, several commands: all are executed before it is settled, and none twice on a replay."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_repeats_count_as_duplicates_and_ignored_as_ignored(tmp_path: Path
         await it.publish(
             message("start", 1, "k", sent="a"),
             message("start", 1, "k", sent="a"),  # sent again
-            message("start", 1, "k", sent="b"),  # another one about the same thing, which the rule ignores
+            message("start", 1, "k", sent="b"),  # another message about the same instance, which the rule ignores
             message("noise", 2, sent="c"),
         )
         await it.source.start()

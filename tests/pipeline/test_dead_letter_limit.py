@@ -15,7 +15,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 
 class Store:
-    """Paces in memory, as an engine keeps them; `away` makes every call fail."""
+    """Paces in memory, as an engine keeps them. away: every call fails."""
 
     def __init__(self) -> None:
         self.paces = Paces()
@@ -178,7 +178,7 @@ async def test_an_engine_that_is_away_neither_opens_nor_ends_the_limit() -> None
 
 
 async def slept(monkeypatch: pytest.MonkeyPatch, daemon: DeadLetterLimit) -> None:
-    """The daemon was frozen: what it knows is old."""
+    """Make the state of the daemon old, as after a freeze."""
     monkeypatch.setattr(daemon, "_read_at", daemon._read_at - 30.0)
 
 

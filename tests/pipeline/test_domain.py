@@ -1,4 +1,5 @@
-"""Two sources of one ordering domain: equal keys go in the order of their receipt, whichever source had them."""
+"""Two sources of one ordering domain: messages with equal keys are executed in the order of receipt over both
+sources."""
 
 from __future__ import annotations
 
@@ -46,7 +47,7 @@ workflows: {external: [order]}
 
 
 class Pair:
-    """Two sources over one broker and engine, not started. joined: numbers by key, as they were received."""
+    """Two sources over one broker and engine, not started. joined: numbers by key, in the order of receipt."""
 
     def __init__(
         self, sources: dict[str, SourcePipeline], broker: Broker, faults: Faults, joined: dict[str, list[str]]

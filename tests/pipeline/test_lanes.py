@@ -129,7 +129,10 @@ async def test_a_cancelled_worker_passes_its_wake_up_on() -> None:
 
 @pytest.mark.parametrize(("suspends", "woken"), [(True, 16), (False, 4)])
 async def test_as_many_workers_wake_as_there_is_work_for(suspends: bool, woken: int) -> None:
-    """Work that suspends gets all of them; work that does not is done by the first, and waking others costs more."""
+    """Work that suspends gets all workers.
+
+    The first worker does work that does not suspend; waking others costs more.
+    """
     lanes = Lanes()
     wakes = 0
     end = asyncio.Event()

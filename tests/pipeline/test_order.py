@@ -1,4 +1,4 @@
-"""Order per key holds while keys run side by side, retries included."""
+"""Order per key, retries included, while keys run in parallel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An outage is not poison: held, not dead-lettered, and it goes on by itself."""
+"""Outages hold the source instead of dead-lettering messages; the source resumes by itself."""
 
 from __future__ import annotations
 

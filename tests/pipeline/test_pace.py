@@ -1,4 +1,4 @@
-"""Pace of dead letters beyond the limit: what a bad rule costs, and how a daemon's claim and a person end it."""
+"""Pace of dead letters beyond the limit: the cost of a bad rule, and its end by a daemon's claim or a person."""
 
 from __future__ import annotations
 

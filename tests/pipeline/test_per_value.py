@@ -1,4 +1,4 @@
-"""Bounds per value: one sender with far too much, and others beside it in the same topic."""
+"""Limits per value: one sender with far too many messages, and others in the same topic."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tenant_of(command: Command) -> str:
 
 
 class Held:
-    """Keeps commands of some tenants at work until they are let go, and counts those at work."""
+    """Executor hook that holds the commands of some tenants until `open` is set, and counts them."""
 
     def __init__(self, *tenants: str) -> None:
         self.tenants = tenants
@@ -63,11 +63,11 @@ class Held:
         self.at_work[tenant] -= 1
 
 
-# -- what a source has at work
+# -- messages that a source has in flight
 
 
 async def test_one_tenant_with_10_000_messages_leaves_the_source_to_nine_others(tmp_path: Path) -> None:
-    """Nothing of the greedy one ends before all of the others is done, though all of it came first."""
+    """No message of the greedy tenant ends before those of all others, although all of them came first."""
     held = Held("greedy")
     async with bench(tmp_path, START, PER) as it:
         it.faults.before = held
@@ -83,7 +83,7 @@ async def test_one_tenant_with_10_000_messages_leaves_the_source_to_nine_others(
         assert it.source.ledger.in_flight == 10_000
         assert not it.source.gate.full
 
-        # The latency of an honest one is that of its own load: it needs no message of the greedy one to end
+        # The latency of an honest tenant depends on its own load only: no greedy message needs to end first
         for number in range(10, 13):
             await it.publish(*(order(tenant, number) for tenant in HONEST))
             await it.settled(90 + 9 * (number - 9))
@@ -97,7 +97,7 @@ async def test_one_tenant_with_10_000_messages_leaves_the_source_to_nine_others(
 
 
 async def test_workers_are_shared_too(tmp_path: Path) -> None:
-    """Also where one value may have all of them: what waits of it stands in nobody's way once it is let go."""
+    """One value may have all workers, but its waiting messages do not delay others once they are released."""
     source = """
     limits:
       concurrency: 4
@@ -118,7 +118,7 @@ async def test_workers_are_shared_too(tmp_path: Path) -> None:
 
 
 async def test_without_it_one_tenant_takes_the_whole_source(tmp_path: Path) -> None:
-    """Which shows that the test above tests something."""
+    """Counter-check of the test above."""
     held = Held("greedy")
     async with bench(tmp_path, START, "    limits: {max_in_flight: 200}") as it:
         it.faults.before = held
@@ -132,7 +132,8 @@ async def test_without_it_one_tenant_takes_the_whole_source(tmp_path: Path) -> N
 
 
 async def test_order_per_key_holds_among_values_too(tmp_path: Path) -> None:
-    """A message waits for the one of its key before it, also where only that one's value is at its bound."""
+    """A message waits for the earlier message of its key, also when only the value of the earlier one is at its
+    limit."""
     held = Held("a")
     source = '    limits: {per: {value: "{{ payload.tenant }}", max_in_flight: 1}}'
     async with bench(tmp_path, START, source) as it:
@@ -169,7 +170,7 @@ async def test_bytes_are_bounded_per_value_and_one_large_message_always_passes(t
 
 @pytest.mark.parametrize("bound", ["max_waiting: 40", "max_waiting_bytes: 4000"])
 async def test_what_waits_is_bounded_too(tmp_path: Path, bound: str) -> None:
-    """In number and bytes; beyond it the source reads no further, loses nothing and goes on when there is room."""
+    """Waiting messages are limited in number and bytes; at the limit the source stops reading, and loses no message."""
     held = Held("greedy")
     source = f'    limits: {{max_in_flight: 20, per: {{value: "{{{{ payload.tenant }}}}", max_in_flight: 2, {bound}}}}}'
     async with bench(tmp_path, START, source) as it:
@@ -190,7 +191,7 @@ async def test_what_waits_is_bounded_too(tmp_path: Path, bound: str) -> None:
 
 
 async def test_another_value_in_each_message_stays_bounded_and_takes_nothing_from_others(tmp_path: Path) -> None:
-    """The first values have bounds of their own, all further ones share those of one; what was there keeps its own."""
+    """The first values have their own limits, all further values share one; existing values keep theirs."""
     source = """
     limits:
       max_gap: 100000
@@ -218,7 +219,7 @@ async def test_another_value_in_each_message_stays_bounded_and_takes_nothing_fro
 
 
 async def test_messages_without_a_value_share_one_bound(tmp_path: Path) -> None:
-    """No member, null, empty, no text, no JSON at all: the message is not refused for it."""
+    """No member, null, empty, no text, no JSON: the message is not refused."""
     source = '    limits: {per: {value: "{{ payload.tenant }}", max_in_flight: 1}}'
     bodies = [b'{"id": "x-1"}', b'{"id": "x-2", "tenant": null}', b'{"id": "x-3", "tenant": ""}']
     bodies += [b'{"id": "x-4", "tenant": ["x"]}', b'{"id": "x-5", "tenant": {}}', b"no JSON"]
@@ -268,7 +269,7 @@ async def test_an_outage_and_a_drain_lose_no_count(tmp_path: Path) -> None:
 
 
 async def test_what_is_revoked_while_it_waits_leaves_no_count(tmp_path: Path) -> None:
-    """Also where that lets go others of the same value, which are revoked with it, and not those that stay."""
+    """A revocation may also release other messages of the value. Revoked ones leave no count, and the others stay."""
     source = '    limits: {per: {value: "{{ payload.tenant }}", max_in_flight: 2}}'
     held = Held("greedy")
     async with bench(tmp_path, START, source) as it:
@@ -291,7 +292,7 @@ async def test_what_is_revoked_while_it_waits_leaves_no_count(tmp_path: Path) ->
         assert stays.gap == 0
 
 
-# -- what a route lets run
+# -- instances that a route runs
 
 
 CAPPED = """
@@ -338,7 +339,7 @@ async def test_starts_of_one_value_wait_and_those_of_others_go(tmp_path: Path) -
 
 
 async def test_values_in_a_queue_are_served_in_turn(tmp_path: Path) -> None:
-    """Where the cap of the route is what they wait for, a long queue of one value is no longer wait for another."""
+    """At the cap of the route, a long queue of one value does not lengthen the wait of another."""
     routes = CAPPED.replace("running: 30", "running: 2")
     async with bench(tmp_path, routes) as it:
         await it.publish(*(order("first", number) for number in range(2)))
@@ -355,12 +356,12 @@ async def test_values_in_a_queue_are_served_in_turn(tmp_path: Path) -> None:
 
 
 async def test_running_counts_per_value_are_known_after_a_restart(tmp_path: Path) -> None:
-    """Of starts of another process too: each instance carries the digest of its value, and never the value."""
+    """Starts of another process count, too: each instance carries the digest of its value, never the value."""
     async with bench(tmp_path, CAPPED) as it:
         await it.publish(*(order("greedy", number) for number in range(2)), order("honest-0", 0))
         await go(it)
         await it.settled(3)
-        # What a daemon does that starts now
+        # Count of a daemon that starts now
         admission = build_admission(load_config([tmp_path / "bridge.yaml"]), {"default": it.engine})
         listen(admission, {"default": it.engine})
         population = admission.limits["start"].population
@@ -401,7 +402,7 @@ async def finish_all(it: Bench, *names: str) -> None:
 
 
 async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Neither in logs nor in metrics, reasons or tags, whether it waits or makes the template fail."""
+    """No value in logs, metrics, reasons or tags, whether the message waits or the template fails."""
     marker = "S3CRET-TENANT"
     source = """
     limits: {per: {value: "{{ payload.tenant + payload.suffix }}", max_in_flight: 1, max_waiting: 3}}
@@ -447,7 +448,7 @@ async def test_what_comes_back_and_what_is_dropped_gives_its_place_back(tmp_path
 
 
 async def test_a_rate_per_value_takes_no_room_from_others(tmp_path: Path) -> None:
-    """A sender far beyond its rate holds neither the room nor the tokens of the route."""
+    """A sender far beyond its rate holds neither slots nor tokens of the route."""
     routes = """
   - name: start
     from: orders

@@ -1,4 +1,4 @@
-"""Poison stays local: dead-lettered with its cause, bounded in time, backlog and rate."""
+"""Poisoned messages stay local: dead-lettered with a cause, limited in time, backlog and rate."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ async def test_too_many_behind_a_failing_key_end_its_retries_early(tmp_path: Pat
 
 
 async def test_waiting_behind_parked_messages_is_no_failure(tmp_path: Path) -> None:
-    """However long it takes, and however many wait behind; what fails afterwards has all its attempts and its time."""
+    """A long wait behind early messages is no failure; later failures have all their attempts and their whole time."""
     waiting = True
 
     async def parked(command: Command) -> None:
@@ -115,7 +115,7 @@ async def test_beyond_the_limit_dead_letters_wait_while_other_messages_go_on(tmp
 
 
 async def test_messages_that_succeed_end_the_limit(tmp_path: Path) -> None:
-    """A sender of bad messages beside good ones of the same route stops nobody."""
+    """A sender of bad messages beside good ones of the same route stops no other sender."""
 
     async def refuse(command: Command) -> None:
         if "bad" in command.instance_id:  # type: ignore[union-attr]  # schedules only
@@ -134,7 +134,7 @@ async def test_messages_that_succeed_end_the_limit(tmp_path: Path) -> None:
 
 
 async def test_bad_messages_among_good_ones_do_not_fill_the_source(tmp_path: Path) -> None:
-    """Three of four are bad, and more than the source may have in flight."""
+    """Three of four messages are bad, and they exceed the limit of messages in flight."""
     settings = "    limits: {dead_letter_limit: 10, max_in_flight: 40}"
     async with bench(tmp_path, source=settings) as it:
         mixed = [message("start" if number % 4 == 0 else "unknown", number, f"k{number}") for number in range(500)]
@@ -145,7 +145,7 @@ async def test_bad_messages_among_good_ones_do_not_fill_the_source(tmp_path: Pat
 
 
 class NoDeadLetters:
-    """A real delivery whose dead letter cannot be written while `broken`."""
+    """Real delivery whose dead letter cannot be written while `broken`."""
 
     broken = True
 
@@ -175,7 +175,7 @@ class NoDeadLetterBroker:
         async def wrapped(limit: int) -> list[Any]:
             return [NoDeadLetters(delivery) for delivery in await receive(limit)]
 
-        subscription.receive = wrapped  # type: ignore[method-assign,assignment]  # fault injection on our own seam
+        subscription.receive = wrapped  # type: ignore[method-assign,assignment]  # injects a fault
         return subscription
 
 
@@ -216,7 +216,8 @@ async def test_a_blocked_prefix_stops_its_partition_at_the_gap_and_goes_on_after
 
 
 async def test_errors_of_messages_keep_no_payloads(tmp_path: Path) -> None:
-    """An error that its own traceback leads to lives until the cyclic collector runs, which a daemon rarely lets."""
+    """An error that is referenced by its own traceback lives until the cyclic collector runs, which a daemon rarely
+    does."""
 
     async def refuse(command: Command) -> None:
         if command.instance_id.endswith("bad"):  # type: ignore[union-attr]  # schedules only

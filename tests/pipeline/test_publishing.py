@@ -1,4 +1,4 @@
-"""The publish activity: from a thread, through a codec that may have to ask a registry first, to a broker."""
+"""Publish activity: from a thread, through a codec that may ask a registry first, to a broker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Partitions move in the middle of retries: nothing lost, each start executed once, order per key kept."""
+"""Partition moves during retries: no loss, each start executed once, order per key kept."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ async def test_a_member_that_joins_and_leaves_under_load(tmp_path: Path) -> None
 
 
 def first_of(commands: list[Command]) -> list[Command]:
-    """Each instance's first start only."""
+    """Return the first start of each instance."""
     seen: dict[str, Command] = {}
     for command in commands:
         seen.setdefault(command.instance_id, command)  # type: ignore[union-attr]  # schedules only
@@ -86,7 +86,7 @@ async def test_a_revoked_partition_gives_back_what_waits_and_waits_for_what_runs
 
 
 class SlowHandout:
-    """A real broker whose subscription hands a batch out only when told."""
+    """Real broker whose subscription returns a batch only after `go` is set."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -123,7 +123,7 @@ async def test_what_was_handed_out_before_a_revocation_and_seen_after_it_is_not_
 
 
 class SlowFarewell:
-    """A real broker whose subscription takes its time when a receive is cancelled."""
+    """Real broker whose subscription delays the cancellation of a receive."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker

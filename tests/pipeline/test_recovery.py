@@ -1,4 +1,4 @@
-"""What fails at the same time, unexpectedly, or while stopping: still nothing is stuck, lost or miscounted."""
+"""Simultaneous failures, unexpected failures, and failures during a stop: no message is stuck, lost or miscounted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .harness import TIMEOUT, bench, message
 
 
 class Refused:
-    """A delivery whose dead letter cannot be written while `broker.refuses`."""
+    """Delivery whose dead letter cannot be written while `broker.refuses`."""
 
     def __init__(self, delivery: Delivery, broker: Flaky) -> None:
         self._delivery = delivery
@@ -36,7 +36,7 @@ class Refused:
 
 
 class Flaky:
-    """A real broker that refuses dead letters and reads on demand."""
+    """Real broker that refuses dead letters and reads on demand."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
@@ -76,7 +76,7 @@ async def test_a_dead_letter_refused_while_reading_fails_is_written_later(tmp_pa
         await it.publish(message("start", "a-1", "a"))
         await it.source.start()
         await it.until(lambda: it.faults.tried, "at work")
-        # The reading that waits now ends with this message
+        # The pending read ends with this message
         await it.publish(message("unheard-of", "b-1", "b"))
         async with asyncio.timeout(TIMEOUT):
             await flaky.read.wait()

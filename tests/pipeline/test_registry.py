@@ -1,4 +1,4 @@
-"""Messages whose schema is in a registry: an unreachable one is an outage, an unknown schema is not."""
+"""Messages with a schema in a registry: an unreachable registry is an outage, an unknown schema is not."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def test_an_unreachable_registry_holds_and_an_unknown_schema_dies(tmp_path
         assert all(numbers == sorted(numbers) for numbers in offsets_by_key(one.faults.taken).values())
         [dead] = await one.read("orders.dlq", 1)
         assert b"registry main does not have schema 99" in dict(dead.headers)["bridge.detail"]
-        # Once known, a registry that goes away again is not missed
+        # After the schema is known, an unreachable registry has no effect
         server.stop()
         await one.publish(*(made(number, known) for number in range(9, 20)))
         await one.settled(20)

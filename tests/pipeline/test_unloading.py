@@ -1,4 +1,4 @@
-"""A route beyond the dead-letter limit must not stop the others: its messages leave memory and come back whole."""
+"""A route beyond the dead-letter limit does not stop other routes: its messages leave memory and return whole."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def limited(it: Bench) -> None:
 
 
 async def resumed(it: Bench) -> None:
-    """Free the route as a person does, until nothing waits."""
+    """Resume the route repeatedly, as a person does, until no message waits."""
     it.source.dead_letter_limit._paces.resume(None)
     it.source.dead_letter_limit.limit = 100_000
     it.source.dead_letter_limit._wake.set()
@@ -63,7 +63,7 @@ async def test_their_bytes_count_no_more(tmp_path: Path) -> None:
 
 
 async def test_they_come_back_whole(tmp_path: Path) -> None:
-    """Each is dead-lettered once, with body, key and headers, whatever was in memory."""
+    """Each message is dead-lettered once, with body, key and headers, whether or not its body was in memory."""
     async with bench(tmp_path, source=SMALL) as it:
         sent = [
             Message(bytes([number]) * 1000, f"k{number % 50}".encode(), (("type", b"unknown"), ("n", bytes([number]))))
@@ -84,7 +84,7 @@ async def test_they_come_back_whole(tmp_path: Path) -> None:
 
 
 async def test_what_is_behind_them_keeps_its_order(tmp_path: Path) -> None:
-    """A rule that is well again executes what waited, in the order of each key."""
+    """A repaired rule executes the waiting messages in the order of each key."""
     async with bench(tmp_path, TWO, source=SMALL) as it:
         ill = True
 
@@ -107,7 +107,7 @@ async def test_what_is_behind_them_keeps_its_order(tmp_path: Path) -> None:
 
 
 async def test_other_routes_pay_before_they_are_stopped(tmp_path: Path) -> None:
-    """The messages of the limited route are more than the source may hold without their bodies."""
+    """The messages of the limited route exceed the limit of the source even without their bodies."""
     async with bench(tmp_path, TWO, source=SMALL) as it:
         it.faults.before = refuse_others
         bad = UNLOADED * 20 * 3
@@ -176,7 +176,7 @@ async def test_a_drain_gives_them_back(tmp_path: Path) -> None:
 
 
 async def test_what_is_freed_leaves_workers_to_the_others(tmp_path: Path) -> None:
-    """Thousands may be freed at once, and writing each may take long."""
+    """Thousands of messages may be released at once, and each write may take long."""
     async with bench(tmp_path, TWO, source=SMALL) as it:
         it.faults.before = refuse_others
         await it.publish(*(message("other", number, f"k{number}") for number in range(150)))

@@ -1,4 +1,4 @@
-"""Messages that cannot be parsed, from intake to settlement, without a broker that makes them."""
+"""Unreadable messages from intake to settlement, without a broker that produces them."""
 
 from __future__ import annotations
 

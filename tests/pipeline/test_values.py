@@ -1,4 +1,4 @@
-"""Counts per value as pure decisions: places in a bounded table, shares of what is at work, starts that wait."""
+"""Counts per value as pure decisions: slots in a bounded table, shares of messages in flight, waiting starts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bridge.routing.per import SHARED, digest
 
 
 class Account:
-    """An account that says when it is in use."""
+    """Account that reports whether it is in use."""
 
     def __init__(self) -> None:
         self.used_at = 0.0
@@ -47,7 +47,7 @@ def item(size: int = 1) -> InFlightDelivery:
     return InFlightDelivery(Delivery(Body(size)), None, None, 0.0)  # type: ignore[arg-type]  # as much of a delivery as is read
 
 
-# -- the table
+# -- table
 
 
 def test_values_have_accounts_of_their_own_up_to_the_bound() -> None:
@@ -115,7 +115,7 @@ def test_a_rate_is_idle_when_its_bucket_is_full() -> None:
 
 
 def test_what_is_let_go_before_its_time_gives_its_token_back() -> None:
-    """A partition that is taken away and comes back again and again must not use up the rate of its senders."""
+    """Repeated revocation and reassignment of a partition must not use up the rate of its senders."""
     for each in (None, Values(10, lambda: Rate(1 / 3600))):
         limit = RouteLimit("tell", rate=None if each else Rate(1 / 3600), each_rate=each)
         command = RaiseEvent("order-1", "told")
@@ -140,7 +140,7 @@ def test_what_is_let_go_before_its_time_gives_its_token_back() -> None:
     )
 )
 def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[tuple[str, int] | int]) -> None:
-    """A step is an arrival (value, size), or the end of one of the items, at work or waiting."""
+    """A step is an arrival (value, size), or the end of one of the items, in flight or waiting."""
     shares = Shares(PerValue(3, 8, 10, 10, 2))
     there: list[InFlightDelivery] = []
     woken: Counter[InFlightDelivery] = Counter()
@@ -186,7 +186,7 @@ def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[
 
 
 class Reader:
-    """A source as far as lanes, shares and ordering domain go: its workers, and what they did."""
+    """Source as lanes, shares and ordering domain see it: its workers, and their completed work."""
 
     def __init__(self, domain: OrderingDomain, done: list[tuple[int, InFlightDelivery]], number: int) -> None:
         self.lanes = Lanes(self._waits)
@@ -258,7 +258,8 @@ class Reader:
 def test_lanes_shares_and_domains_never_wait_in_a_circle(
     arrivals: Sequence[tuple[int, str, str]], turns: Sequence[int], gone: set[int]
 ) -> None:
-    """Two sources of one ordering domain: all that is not given back gets done, in order per key over both."""
+    """Two sources of one ordering domain: every message that is not abandoned is executed, in order per key over
+    both."""
 
     async def run() -> None:
         domain, done = OrderingDomain("d"), list[tuple[int, InFlightDelivery]]()
@@ -296,7 +297,7 @@ def test_lanes_shares_and_domains_never_wait_in_a_circle(
     asyncio.run(run())
 
 
-# -- starts that wait
+# -- waiting starts
 
 
 async def nothing() -> list[str]:
@@ -319,7 +320,7 @@ def population(most: int | None = 2) -> RunningInstances:
 def test_starts_hold_both_caps_and_wait_for_nothing_else(
     steps: Sequence[tuple[str, int] | int], forgotten: int
 ) -> None:
-    """A step is a start (value, id), or the end of one of the instances that run."""
+    """A step is a start (value, id), or the end of one of the running instances."""
     runs = population()
     assert runs.values is not None
     limit = RouteLimit("start", 4, runs, each_running=2)
@@ -366,7 +367,7 @@ def test_starts_hold_both_caps_and_wait_for_nothing_else(
 
 
 async def test_a_count_brings_values_along_and_takes_them_away() -> None:
-    """As after a restart: what the engine says counts, what it no longer says does not."""
+    """After a restart, instances that the engine reports count, and instances that it no longer reports do not."""
     answer = {"order-1": digest("a"), "order-1:0001": digest("a"), "order-2": digest("a"), "order-3": SHARED}
     received = asyncio.Event()
 

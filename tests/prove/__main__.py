@@ -1,7 +1,7 @@
-"""Runs every kill against both variants and writes the table: `python -m tests.prove [NAME ...]`.
+"""Run every kill against both variants and write the table: `python -m tests.prove [NAME ...]`.
 
-Exit code 1 when the bridge lost, doubled or reordered anything. With names only those are run, and their rows renewed.
-Rows of kills that the bridge survived are dated, those on Kafka when a real broker ran.
+The exit code is 1 when the bridge lost, doubled or reordered a message. With names, only those kills run and only their
+rows change. Rows of kills without such a fault are dated; rows on Kafka only when a real broker ran.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VARIANTS: tuple[Variant, ...] = ("bridge", "by hand")
 
 @contextmanager
 def kafka() -> Iterator[tuple[str, str]]:
-    """Address, and what it is."""
+    """Yield the address and the description of a Kafka broker."""
     if (missing := dates.missing_kafka()) is not None:
         print(f"{missing}: the small test server stands in for Kafka", flush=True)
         server = ThreadedServer()

@@ -1,7 +1,7 @@
-"""The consumer that one writes by hand, with care: `BOOTSTRAP TOPICS ENGINE`. What the bridge is compared with.
+"""Manually written Kafka consumer, written with care, as a baseline for the bridge: `BOOTSTRAP TOPICS ENGINE`.
 
-At least once by committing after the work, a few attempts, a dead-letter topic. It is what tutorials and most code
-bases have; nothing in it is made worse than it has to be.
+The consumer is at-least-once: it commits after the work, tries a few times, and has a dead-letter topic. Tutorials and
+most code bases have such a consumer; nothing in it is deliberately worse.
 """
 
 import asyncio
@@ -27,14 +27,14 @@ async def handle(client: AsyncTaskHubGrpcClient, value: bytes) -> None:
 
 
 async def process(client: AsyncTaskHubGrpcClient, value: bytes) -> bool:
-    """Whether the message was handled; False when it should go to the dead letters."""
+    """Handle one message. Returns False when the message should be dead-lettered."""
     for attempt in range(ATTEMPTS):
         try:
             await asyncio.wait_for(handle(client, value), 10)
             return True
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.ALREADY_EXISTS:
-                return True  # delivered again
+                return True  # redelivery of an earlier start
             log.warning("attempt %d: %s", attempt + 1, error.code())
         except json.JSONDecodeError:
             return False

@@ -1,7 +1,7 @@
-"""The consumer of `by_hand`, for a queue with sessions: `CONNECTION QUEUE ENGINE`. What the bridge is compared with.
+"""Manually written consumer for a queue with sessions, as a baseline for the bridge: `CONNECTION QUEUE ENGINE`.
 
-It completes after the work, dead-letters what five attempts did not bring through, and takes the next free session when
-one falls silent or fails.
+The consumer works as `by_hand` does: it completes after the work and dead-letters a message after five failed attempts.
+It takes the next free session when one is silent or fails.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from tests.prove.by_hand import process
 log = logging.getLogger("orders")
 SESSIONS = 16
 SILENCE = 1.0
-"""Seconds without a message after which a session is given up."""
+"""Seconds without a message after which the consumer leaves a session."""
 
 
 async def drain(receiver: ServiceBusReceiver, client: AsyncTaskHubGrpcClient) -> None:
-    """Handle the messages of one session until no more come."""
+    """Handle the messages of one session until no more arrive."""
     async for message in receiver:
         if await process(client, b"".join(message.body)):
             await receiver.complete_message(message)
@@ -33,7 +33,7 @@ async def drain(receiver: ServiceBusReceiver, client: AsyncTaskHubGrpcClient) ->
 async def take_sessions(
     bus: ServiceBusClient, queue: str, renewer: AutoLockRenewer, client: AsyncTaskHubGrpcClient
 ) -> None:
-    """One session after the other."""
+    """Handle free sessions one after the other."""
     while True:
         receiver = bus.get_queue_receiver(
             queue, session_id=NEXT_AVAILABLE_SESSION, max_wait_time=SILENCE, auto_lock_renewer=renewer

@@ -1,4 +1,4 @@
-"""The orchestrations that both variants feed: each writes down the numbers it was told, in the order it saw them."""
+"""Collector orchestrations of both variants: each records the numbers of its events in the order of arrival."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from durabletask import task
 from bridge.workflow import Inbox
 
 END = "end"
-"""The event that lets a collector go, raised by the proof itself."""
+"""Event that ends a collector; the proof itself raises it."""
 
 
 def collect(ctx: task.OrchestrationContext, first: dict[str, Any]) -> Any:
-    """As one writes it with the bridge: an inbox, which drops what comes again."""
+    """Collect through an inbox of the bridge, which drops repeated messages."""
     numbers = [first["number"]]
     inbox = Inbox(ctx)
     end = ctx.wait_for_external_event(END)
@@ -30,7 +30,7 @@ def collect(ctx: task.OrchestrationContext, first: dict[str, Any]) -> Any:
 
 
 def collect_plain(ctx: task.OrchestrationContext, first: dict[str, Any]) -> Any:
-    """As one writes it with the SDK alone."""
+    """Collect with the SDK alone."""
     numbers = [first["number"]]
     end = ctx.wait_for_external_event(END)
     item = ctx.wait_for_external_event("item")

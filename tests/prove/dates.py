@@ -1,7 +1,7 @@
-"""Dates of the proofs: `python -m tests.prove.dates` checks them, `... run NAME ...` runs proofs and records them.
+"""Dates of the proofs: `python -m tests.prove.dates` checks them, `... run NAME ...` runs and records proofs.
 
-The check exits with 1 when a proof has to be run again. A run exits with the code of the first proof that fails, and
-records those before it.
+The check exits with 1 when a proof has to run again. A run exits with the code of the first proof that fails; the
+proofs before it are recorded.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ def today() -> date:
 
 
 FIGURES = "BRIDGE_PROOF_FIGURES"
-"""Environment variable with the file to which a proof writes the figures of its table, as JSON."""
+"""Environment variable with the path of the file to which a proof writes the figures of its table, as JSON."""
 
 
 def recorded(names: Iterable[str], code: dict[str, dict[str, str]], figures: dict[str, Any] | None = None) -> None:
-    """Date the results of these proofs. code: digests by proof, taken before they ran. figures: by the proof's name."""
+    """Record today's date for the results of these proofs.
+
+    code: digests by proof, computed before the run. figures: by the name of the proof.
+    """
     results = table.load() | (figures or {})
     dated = results.get("proofs", {}) | {name: {"date": today().isoformat(), "code": code[name]} for name in names}
     table.save(results | {"proofs": {proof.name: dated[proof.name] for proof in PROOFS if proof.name in dated}})
 
 
 def missing_kafka() -> str | None:
-    """The reason why no real Kafka broker can run here; None when one can."""
+    """Return the reason why no real Kafka broker can run here; None when one can."""
     try:
         java()
         classpath()

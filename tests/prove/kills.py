@@ -1,4 +1,4 @@
-"""What is done to both variants."""
+"""Kills: the faults to which both variants are exposed."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.prove.stage import KEYS, Stage
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """One row of the table.
+    """Row of the table: one fault.
 
-    promise: its number in docs/guarantees.md. test: where the same is tried in more ways. quiet: seconds without an
-    effect after which what is missing is lost. broker: Service Bus is the project's own test server.
+    promise: its number in docs/guarantees.md. test: file that tests the same fault in more ways. quiet: seconds without
+    an effect after which missing messages count as lost. broker: `servicebus` is the project's test server.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Kill:
 
 
 async def _loaded(stage: Stage, seconds: float, harm: Callable[[], Awaitable[None]]) -> None:
-    """`harm` is done while messages come in."""
+    """Run `harm` while messages arrive."""
     load = asyncio.create_task(stage.load(seconds))
     await asyncio.sleep(1.5)
     await harm()
@@ -65,7 +65,7 @@ async def consumer_frozen(stage: Stage) -> None:
     async def harm() -> None:
         await asyncio.sleep(2.0)
         stage.freeze()
-        await asyncio.sleep(6.0)  # past its session of 3 s: the other one has its partitions
+        await asyncio.sleep(6.0)  # longer than the session timeout of 3 s: the other consumer takes its partitions
         stage.thaw()
 
     await _loaded(stage, 11.0, harm)

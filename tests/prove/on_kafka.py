@@ -1,4 +1,4 @@
-"""Kafka as the broker of a stage: topics of its own on a broker that runs already."""
+"""Kafka as the broker of a stage: new topics on a running broker."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ sources:
 
 
 class KafkaTopics:
-    """See `tests.prove.stage.Broker`."""
+    """Kafka implementation of `tests.prove.stage.Broker`."""
 
     parts: Sequence[int] = range(PARTITIONS)
     on_missing = "{park: 1h}"
@@ -61,7 +61,7 @@ class KafkaTopics:
         await self._producer.send_and_wait(topic, body, key=key.encode())
 
     async def send_unreadable(self, part: int) -> None:
-        """A record whose header's name is not text."""
+        """Send a record whose header name is not text."""
         data = batch([record(0, b"{}", b"k0", [(b"caf\xe9", b"1")])])
         await produce(self._bootstrap, self.topic, part, data)
 

@@ -13,7 +13,7 @@ from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 
 QUEUE = QueueConfig("orders", lock_duration=5, requires_session=True)
-"""With the shortest lock that the service knows, and its default of ten deliveries."""
+"""Queue with the shortest lock duration of the service, and its default of ten deliveries."""
 SESSIONS = 6
 CONCURRENT = 16
 
@@ -31,10 +31,10 @@ sources:
 
 
 class ServiceBusQueue:
-    """See `tests.prove.stage.Broker`."""
+    """Service Bus implementation of `tests.prove.stage.Broker`."""
 
     parts: Sequence[int] = range(SESSIONS)
-    on_missing = "dead_letter"  # what was parked could not get into the sub-queue any more
+    on_missing = "dead_letter"  # a waiting message has left the queue and cannot enter its dead-letter sub-queue
 
     def __init__(self) -> None:
         self._random = random.Random(7)
@@ -65,7 +65,8 @@ class ServiceBusQueue:
         await self._sender.send_messages(ServiceBusMessage(body, session_id=key, content_type="application/json"))
 
     async def send_unreadable(self, part: int) -> None:
-        """An AMQP value that the SDK cannot decode, in a property, a field or the body; another kind each time."""
+        """Send an AMQP value that the SDK cannot decode, in a property, a field or the body; the kind changes each
+        time."""
         kind = self._kinds[len(self._unreadable) % len(self._kinds)]
         message = poison.unreadable(f"k{part}", len(self._unreadable), self._random, session=True, kind=kind)
         self._unreadable.add(str(message.message_id))

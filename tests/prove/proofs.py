@@ -1,4 +1,4 @@
-"""The long proofs: the tests they run, the code they cover, and the age that a result may reach."""
+"""Long proofs: their tests, the code that they cover, and the maximum age of a result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LINE = (
     "bridge/brokers/assigned_partition.py", "bridge/brokers/offsets.py", "bridge/instance_protocol.py",
     "bridge/message.py", "bridge/origin.py", "bridge/pipeline", "bridge/provenance.py", "bridge/settlement.py",
 )  # fmt: skip
-"""The way of every delivery, whatever its broker and engine."""
+"""Code on the path of every delivery, for any broker and engine."""
 
 _KILLED = (
     "bridge/engines", "bridge/parking", "bridge/workflow", "tests/prove/kills.py", "tests/prove/stage.py",
@@ -30,11 +30,11 @@ _KILLED = (
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """A proof whose result is recorded.
+    """Proof whose result is recorded.
 
-    command: renews the result. covers: files and folders whose change makes a result old, relative to the root.
-    tests: arguments of pytest; none for a kill, which `python -m tests.prove` runs.
-    kafka: the result counts on a real broker only. declared: day from which on a first result is awaited, for DAYS.
+    command: renews the result. covers: files and folders whose change makes a result old, relative to the root. tests:
+    arguments of pytest; none for a kill, which `python -m tests.prove` runs. kafka: the result counts on a real broker
+    only. declared: day of declaration; the first result is due DAYS later.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Proof:
 
 
 def _slow(name: str, covers: Sequence[str], *tests: str, processes: int = 0, kafka: bool = False) -> Proof:
-    """The slow tests in these folders, run by `make prove-NAME`."""
+    """Create a proof of the slow tests in these folders, run by `make prove-NAME`."""
     parallel = ("-n", str(processes), "--dist", "loadfile") if processes else ()
     return Proof(name, f"make prove-{name}", (*covers, *tests), (*parallel, "-m", "prove", *tests), kafka)
 
@@ -78,7 +78,7 @@ PROOFS: tuple[Proof, ...] = (
 
 
 def digests(covers: Iterable[str], root: Path = ROOT) -> dict[str, str]:
-    """Digest of the contents of each covered file or folder. One that is missing has an empty digest."""
+    """Return a digest of the contents of each covered file or folder; a missing one has an empty digest."""
     return {path: _digest(root / path) for path in covers}
 
 
@@ -101,11 +101,11 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def overdue(results: Mapping[str, Any], proofs: Iterable[Proof], today: date, root: Path = ROOT) -> list[str]:
-    """One sentence per proof that has to be run again: name, age, changes and command.
+    """Return one sentence per proof that has to run again.
 
-    results: `date` and `code` (digests) by the proof's name. A result is overdue when it is older than DAYS and covered
-    code has changed since; one that is unreadable or dated ahead always is. A proof without a result is overdue DAYS
-    after it was declared.
+    A sentence has name, age, changes and command. results: `date` and `code` (digests) by the name of the proof. A
+    result is overdue when it is older than DAYS and covered code has changed since. An unreadable result and one with a
+    future date are always overdue. A proof without a result is overdue DAYS after its declaration.
     """
     found = []
     for proof in proofs:

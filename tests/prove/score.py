@@ -1,4 +1,4 @@
-"""What became of the messages of a key: lost, doubled, out of order. Pure."""
+"""Score of the messages of a key: lost, doubled, out of order. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Counts of messages. out_of_order: first effects that came after one with a greater number."""
+    """Counts of messages. out_of_order: messages whose first effect came after that of a greater number."""
 
     sent: int = 0
     lost: int = 0
@@ -29,7 +29,10 @@ class Score:
 
 
 def score(sent: Mapping[str, int], seen: Mapping[str, Sequence[int]]) -> Score:
-    """sent: how many messages each key was sent, numbered from 0. seen: the numbers that had an effect, in order."""
+    """Compute the score.
+
+    sent: number of messages by key, numbered from 0. seen: numbers with an effect by key, in order.
+    """
     return sum((_of_key(count, seen.get(key, ())) for key, count in sent.items()), Score())
 
 

@@ -1,4 +1,4 @@
-"""Where a proof plays: a broker, a durable engine in a process of its own, and consumers that can be killed."""
+"""Stage of a proof: a broker, a durable engine in a process of its own, and consumers that can be killed."""
 
 from __future__ import annotations
 
@@ -46,20 +46,21 @@ ops: {{http: {{port: 0}}, log: {{level: error}}}}
 
 
 class Broker(Protocol):
-    """Where the messages of one stage go through, and what went wrong with them.
+    """Broker of one stage.
 
-    parts: partitions or sessions that get an unreadable message. on_missing: of events whose instance is not there.
+    parts: partitions or sessions that get an unreadable message. on_missing: setting for events whose instance does not
+    exist.
     """
 
     parts: Sequence[int]
     on_missing: str
 
     def config(self) -> str:
-        """The bridge's `brokers` and its source `orders`, as YAML."""
+        """Return the bridge's `brokers` and its source `orders`, as YAML."""
         ...
 
     def by_hand(self, engine: str) -> list[str]:
-        """Module and arguments of the consumer by hand. engine: its address."""
+        """Return module and arguments of the manually written consumer. engine: its address."""
         ...
 
     async def open(self) -> None: ...
@@ -67,18 +68,18 @@ class Broker(Protocol):
     async def close(self) -> None: ...
 
     async def send(self, key: str, body: bytes, *, early: bool = False) -> None:
-        """early: on a way of its own, of which nobody keeps the order; only Kafka has one."""
+        """Send a message. early: on a separate topic without order relative to the others; only Kafka has one."""
         ...
 
     async def send_unreadable(self, part: int) -> None:
-        """Bring in a message that no client library decodes."""
+        """Send a message that no client library can decode."""
         ...
 
     async def dead_letters(self) -> int: ...
 
 
 class Engine:
-    """`bridge engine` on one port; its file outlives it."""
+    """`bridge engine` process on one port; its file outlives the process."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -112,7 +113,7 @@ class Engine:
 
 
 class Stage:
-    """One source, one engine, consumers of one variant."""
+    """One source, one engine, and consumers of one variant."""
 
     def __init__(self, directory: Path, broker: Broker, variant: Variant, engine: Engine) -> None:
         self.variant: Variant = variant
@@ -129,7 +130,7 @@ class Stage:
     # -- consumers
 
     def join(self) -> subprocess.Popen[bytes]:
-        """Another consumer."""
+        """Start another consumer."""
         if self.variant == "bridge":
             config = self._directory / "bridge.yaml"
             config.write_text(self._config())
@@ -145,14 +146,14 @@ class Stage:
         return CONFIG.format(engine=self.engine.address, on_missing=self.broker.on_missing) + self.broker.config()
 
     async def kill(self, member: int = 0) -> None:
-        """kill -9 of a consumer; another takes its place."""
+        """Kill a consumer with SIGKILL and start another one."""
         process = self._members.pop(member)
         process.kill()
         await asyncio.to_thread(process.wait)
         self.join()
 
     async def roll(self) -> None:
-        """Stop each consumer in the orderly way, one after the other, as a new version is rolled out."""
+        """Stop and replace each consumer in turn with SIGTERM, as the rollout of a new version does."""
         for process in list(self._members):
             self._members.remove(process)
             process.send_signal(signal.SIGTERM)
@@ -169,7 +170,7 @@ class Stage:
         os.kill(self._members[member].pid, signal.SIGCONT)
 
     async def _restart_the_dead(self) -> None:
-        """What a supervisor does: a consumer that ends by itself is started again."""
+        """Restart consumers that end by themselves, as a supervisor does."""
         while True:
             await asyncio.sleep(0.5)
             for process in [each for each in self._members if each.poll() is not None]:
@@ -179,14 +180,15 @@ class Stage:
     # -- messages
 
     async def load(self, seconds: float, rate: int = 60) -> None:
-        """`seconds * rate` numbered messages over the keys; the first of a key starts its orchestration."""
+        """Send `seconds * rate` numbered messages over the keys; the first message of a key starts its
+        orchestration."""
         began = time.monotonic()
         for turn in range(int(seconds * rate)):
             await self.send(f"k{turn % KEYS}")
             await asyncio.sleep(max(0.0, began + turn / rate - time.monotonic()))
 
     async def send(self, key: str, number: int | None = None, *, early: bool = False) -> None:
-        """The next message of the key, or this one. early: see `Broker.send`."""
+        """Send the next message of the key, or the one with this number. early: see `Broker.send`."""
         if number is None:
             number = self.sent.get(key, 0)
         self.sent[key] = self.sent.get(key, 0) + 1
@@ -194,20 +196,23 @@ class Stage:
         await self.broker.send(key, body, early=early)
 
     async def send_bad(self, key: str) -> None:
-        """A message that can never succeed."""
+        """Send a message that can never succeed."""
         self.bad += 1
         await self.broker.send(key, b'{"key": "' + key.encode())
 
     async def send_unreadable(self, part: int) -> None:
-        """A message that no client library decodes."""
+        """Send a message that no client library can decode."""
         self.bad += 1
         await self.broker.send_unreadable(part)
 
     async def settled(self, quiet: float) -> int:
-        """Wait until every message had its effect, or nothing moves for `quiet` seconds; how many effects there are."""
+        """Wait until every message had its effect, or no new effect comes for `quiet` seconds.
+
+        Returns the number of effects.
+        """
         best, moved = -1, time.monotonic()
         while True:
-            with contextlib.suppress(Exception):  # the engine may be on its way back
+            with contextlib.suppress(Exception):  # the engine may be restarting
                 count = await self._effects()
                 if count > best:
                     best, moved = count, time.monotonic()
@@ -223,9 +228,9 @@ class Stage:
         return sum(int(json.loads(state.serialized_custom_status or "1")) for state in states)
 
     async def score(self, quiet: float) -> Score:
-        """Let the collectors go and look at what they wrote down."""
+        """End the collectors and score the numbers that they recorded."""
         await self.settled(quiet)
-        await asyncio.sleep(2.0)  # what comes again comes late
+        await asyncio.sleep(2.0)  # repeated deliveries come late
         seen: dict[str, list[int]] = {}
         for key in self.sent:
             if await self._client.get_orchestration_state(f"order-{key}") is None:
@@ -255,7 +260,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage(directory: Path, broker: Broker, variant: Variant) -> AsyncIterator[Stage]:
-    """An engine with a worker for the collectors, and no consumer yet."""
+    """Yield a stage with an engine and a worker for the collectors, but without a consumer."""
     engine = Engine(directory)
     await engine.start()
     worker = TaskHubGrpcWorker(

@@ -1,4 +1,4 @@
-"""The tables of docs/guarantees.md, written from what `make prove` recorded in docs/guarantees.json."""
+"""Tables of docs/guarantees.md, generated from the results of `make prove` in docs/guarantees.json."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ BEGIN, END = "<!-- begin: {} -->\n", "<!-- end: {} -->\n"
 
 
 def record(kafka: str | None, scores: dict[str, dict[str, Score]]) -> dict[str, Any]:
-    """What is kept: by the kill's name, per variant. kafka: the broker of its rows; None when none was tried."""
+    """Return the results to store, by kill and variant.
+
+    kafka: description of the broker; None when no Kafka kill ran.
+    """
     return ({} if kafka is None else {"broker": kafka}) | {
         "kills": {
             name: {
@@ -45,7 +48,7 @@ def load() -> dict[str, Any]:
 
 
 def save(results: dict[str, Any]) -> None:
-    """Write the results, beside those of kills that were not tried this time, and the table that shows them."""
+    """Save the results and regenerate the tables; kills that did not run keep their results."""
     if RESULTS.exists():
         before = load()
         known = before["kills"] | results["kills"]
@@ -55,7 +58,7 @@ def save(results: dict[str, Any]) -> None:
 
 
 def rewritten(text: str, results: dict[str, Any]) -> str:
-    """The document with its tables written anew."""
+    """Return the document with regenerated tables."""
     tables = {"kills": rendered(results), "proofs": rendered_dates(results), "hostile": rendered_attacks(results)}
     for name, rows in tables.items():
         begin, end = BEGIN.format(name), END.format(name)
@@ -79,7 +82,7 @@ def rendered(results: dict[str, Any]) -> str:
 
 
 def rendered_dates(results: dict[str, Any]) -> str:
-    """Date of the last run of each proof; of the kills, of the oldest."""
+    """Render the date of the last run of each proof; for the kills, of the oldest."""
     dates: dict[str, list[str]] = {}
     for name, result in results["proofs"].items():
         dates.setdefault(f"prove-{name}" if "/" not in name else "prove", []).append(result["date"])
@@ -89,7 +92,7 @@ def rendered_dates(results: dict[str, Any]) -> str:
 
 
 def rendered_attacks(results: dict[str, Any]) -> str:
-    """Figures of the attack on each broker."""
+    """Render the figures of the attack on each broker."""
     rows = [
         _ATTACKS,
         "|---" * 10 + "|",

@@ -1,4 +1,4 @@
-"""Results that are too old for the code as it is, with dates and code made up for it."""
+"""Overdue results, with invented dates and code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def result(tree: Path, days: int, **more: Any) -> dict[str, Any]:
-    """The proof was run so many days ago, on the tree as it is now."""
+    """Return a result that is `days` old, for the present content of the tree."""
     ran = (TODAY - timedelta(days=days)).isoformat()
     return {"broker": {"date": ran, "code": digests(PROOF.covers, tree)} | more}
 

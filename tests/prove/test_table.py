@@ -1,4 +1,4 @@
-"""The table of docs/guarantees.md is what was recorded, it has every kill, and the bridge's numbers are zeros."""
+"""The table of docs/guarantees.md equals the recorded results, has every kill, and shows only zeros for the bridge."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A registry that answers what it is given, byte for byte, over HTTP."""
+"""HTTP server that answers as a registry with any given bytes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def answer(value: Any, status: int = 200) -> bytes:
 
 
 class HostileRegistry:
-    """Asks `answer_to` with the path of each request. asked: these paths."""
+    """Registry that answers each request with `answer_to` of its path. asked: the requested paths."""
 
     def __init__(self, answer_to: Callable[[str], Answer]) -> None:
         self.answer_to = answer_to
@@ -60,7 +60,7 @@ class HostileRegistry:
                     writer.write(part)
                     await writer.drain()
         except (ConnectionError, asyncio.IncompleteReadError):
-            pass  # the client has had enough
+            pass  # the client closed the connection
         finally:
             writer.close()
 

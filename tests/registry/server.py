@@ -1,4 +1,4 @@
-"""What serializers and deserializers ask of a Confluent-compatible registry. In memory, Protobuf as descriptors."""
+"""Confluent-compatible registry for serializers and deserializers: in memory, Protobuf as descriptors."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class _State:
 
 
 class RegistryServer:
-    """Counts and may refuse requests: `asked`, `status`, `authorization`."""
+    """Registry that records its requests, and refuses them as `status` and `authorization` say."""
 
     def __init__(self, certificate: Path | None = None, port: int = 0) -> None:
-        """certificate: with its key, for TLS."""
+        """Start the registry. certificate: file with certificate and key, for TLS."""
         self.asked: list[str] = []
         """Method and path of every request."""
         self.status: int | None = None
-        """Answer everything with this HTTP status."""
+        """HTTP status of every answer; None: regular answers."""
         self.authorization: str | None = None
-        """What the header must be."""
+        """Required value of the Authorization header; None: no check."""
         self.incompatible = False
         """Refuse every new version."""
         self._state = _State()
@@ -49,11 +49,11 @@ class RegistryServer:
         return f"http{'s' if self._certificate else ''}://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        """Listen, at the same port as before."""
+        """Listen, on the same port as before."""
         self._run(self._start())
 
     def stop(self) -> None:
-        """Listen no more; what is registered stays."""
+        """Stop listening; registered schemas stay."""
         if self._runner is not None:
             self._run(self._runner.cleanup())
             self._runner = None
@@ -67,13 +67,13 @@ class RegistryServer:
     def register(
         self, subject: str, schema: str, kind: str = "AVRO", references: list[dict[str, Any]] | None = None
     ) -> int:
-        """As a client would; returns the id."""
+        """Register a schema as a client would. Returns the id."""
         return int(
             self._register(subject, {"schema": schema, "schemaType": kind, "references": references or []})["id"]
         )
 
     def guid(self, number: int) -> uuid.UUID:
-        """Of the schema with this id."""
+        """Return the GUID of the schema with this id."""
         return uuid.UUID(self._state.schemas[number - 1]["guid"])
 
     async def _start(self) -> None:

@@ -19,7 +19,7 @@ def locate(path: tuple[str | int, ...], what: str) -> Problem:
 
 
 def route(name: str = "a", **keys: Any) -> dict[str, Any]:
-    """A route from `orders` that schedules, unless another verb is given."""
+    """Create a route from `orders` that schedules, unless another command is given."""
     verbs = {"schedule", "raise_event", "start_or_raise", "cancel", "terminate", "suspend", "resume"}
     keys = {key.rstrip("_"): value for key, value in keys.items()}
     if not keys.keys() & (verbs | {"signal_entity", "ignore"}):

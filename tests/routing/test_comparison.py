@@ -1,4 +1,4 @@
-"""What is answered without CEL is answered as CEL does."""
+"""Conditions evaluated without CEL have the results of CEL."""
 
 from __future__ import annotations
 

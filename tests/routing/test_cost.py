@@ -1,4 +1,4 @@
-"""The estimate of an evaluation is never below its cost, and ordinary expressions stay cheap."""
+"""Cost estimate of an evaluation: never below the real cost, and low for ordinary expressions."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ def compiled(text: str, variables: dict[str, Any] | None = None) -> Expression:
 
 
 def cost(text: str, payload: Any, variables: dict[str, Any] | None = None) -> float:
-    """Estimated nanoseconds of an evaluation over this payload."""
+    """Return the estimated nanoseconds of an evaluation over this payload."""
     expression = compiled(text, variables)
     data = {"payload": payload}
     return estimate(expression.tree, data, {"vars": variables or {}}, *weigh(data)).cost
 
 
 def spent(text: str, payload: Any) -> float:
-    """Nanoseconds of processor time that an evaluation over this payload takes, or its refusal."""
+    """Return the processor time in nanoseconds of an evaluation over this payload, or its refusal."""
     expression = compiled(text)
     message = envelope(payload)
     scope = RouteScope(message, payload, {}, 10 * EXPRESSION_COST)
-    gc.disable()  # its pauses are those of the tests before this one
+    gc.disable()  # excludes collector pauses caused by earlier tests
     try:
         since = time.thread_time()
         with suppress(ExpressionError):
@@ -179,7 +179,7 @@ def test_an_estimate_is_not_below_the_cost(
     estimated = cost(text, payload)
     if estimated > 2 * EXPRESSION_COST:
         return
-    # What is less than 20 ms is lost in page faults; of several tries the one with the least of other noise counts
+    # Less than 20 ms is lost in page faults; of several runs the one with the least noise counts
     bound = max(estimated, 2e7)
     assert any(spent(text, payload) < bound for _ in range(5))
 
@@ -203,7 +203,7 @@ def test_results_are_no_larger_than_estimated(text: str, one: Any, many: int, lo
     bound = estimate(expression.tree, data, {}, *weigh(data)).result
     values, size = weigh(value)
     assert values <= bound.values + 1
-    # weigh counts four bytes for each character that is not ASCII, and for each of a key
+    # weigh counts four bytes for each character that is not ASCII, and for each character of a key
     assert size <= 4 * bound.size + 64
 
 
@@ -341,7 +341,7 @@ def test_the_limits_are_documented_settings() -> None:
 
 
 def test_many_rules_are_tried_in_portions() -> None:
-    """Each costs too little to be counted, and all together stop the loop."""
+    """Each evaluation is too cheap to be counted; together they would block the loop."""
     when = "payload.a.map(x, x + 'q').size() > 100"
     rules = [route(f"r{number}", when=when, on_error="no_match") for number in range(1_000)]
     several = router(*rules, route("last", ignore={}))

@@ -54,7 +54,7 @@ def actual(key: str, message: Envelope) -> Any:
 
 
 def equal(wanted: Any, found: Any) -> bool:
-    """JSON's equality, written out: kinds are kept apart, but for the two kinds of numbers."""
+    """Compare by JSON equality: types are distinct, except the two number types."""
     if isinstance(wanted, bool) or isinstance(found, bool):
         return wanted is found
     if isinstance(wanted, str) or isinstance(found, str):

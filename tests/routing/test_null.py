@@ -1,4 +1,4 @@
-"""References to None that the CEL library takes with it."""
+"""References to None that the CEL library consumes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.routing.config import envelope, locate
 
 COUNT = 2000
 OTHERS = COUNT // 2
-"""References to None that other threads and caches may take or give meanwhile."""
+"""References to None that other threads and caches may take or release meanwhile."""
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_results_with_nulls_take_no_references(source: str, payload: dict[str, A
     expression = compiler.value(source, ("x",), "here")
     assert expression is not None, compiler.problems
     message = envelope(payload)
-    spare = [None] * (COUNT * 10)  # without them a fault here ends the interpreter
+    spare = [None] * (COUNT * 10)  # without them an error here ends the interpreter
     gc.collect()
     before = sys.getrefcount(None)
     for _ in range(COUNT):

@@ -53,7 +53,7 @@ expressions = st.recursive(selections(), combined, max_leaves=4)
 
 
 class Whole(RouteScope):
-    """Converts everything, whatever the expression reads."""
+    """Projection that converts everything, whatever the expression reads."""
 
     __slots__ = ()
 
@@ -66,7 +66,7 @@ def outcome(text: str, scope: RouteScope) -> Any:
     expression = compiler.value(text, ("x",), "x", ROUTE)
     if expression is None:
         return "does not compile"
-    # the slow way for both, so that paths go through CEL too
+    # the slow way for both, so that paths use CEL too
     slow = Expression(text, "x", expression._program, expression._projection)
     try:
         return slow.value(scope)

@@ -99,7 +99,7 @@ def test_a_text_without_braces_is_itself(text: str) -> None:
 
 @given(st.lists(st.one_of(st.text("ab{}'\" ", max_size=4), st.integers(0, 9)), max_size=5))
 def test_any_mixture_of_text_and_expressions(parts: list[str | int]) -> None:
-    """What is text is written as a string literal inside the braces, so that it may hold braces and quotes."""
+    """Text parts become string literals inside the braces, which may hold braces and quotes."""
 
     def quoted(text: str) -> str:
         return '"' + text.replace('"', '\\"') + '"'

@@ -1,4 +1,4 @@
-"""Names of time zones that a message gives lead to no file and stay in no memory."""
+"""Time zone names from messages open no files and stay in no cache."""
 
 import gc
 import os
@@ -65,7 +65,7 @@ def test_a_name_leads_to_no_file(method: str, tmp_path: Path) -> None:
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 

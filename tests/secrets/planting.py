@@ -1,4 +1,4 @@
-"""Marks that are planted in secrets and in messages, and the places where they must not turn up."""
+"""Marks in secrets and in messages, and the places where they must not appear."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 SECRET = "s3cr3t-" + "Zq7Xw9Kp" * 4
-"""Value of every credential. Long enough for a token."""
+"""Value of every credential; long enough for a token."""
 
 PAYLOAD, KEY, HEADER = "PAYLOAD-DE89370400440532013000", "KEY-1f8a77aa2bd9", "HEADER-94ab6620c1f3"
 
 
 def forms(mark: str) -> Iterator[str]:
-    """The mark as logs might show it: plain, in base64 at every alignment, in hexadecimal, quoted."""
+    """Forms of a mark that logs might contain: plain, base64 at every alignment, hexadecimal, quoted."""
     yield mark
     yield quote(mark, safe="")
     yield urllib.parse.quote_plus(mark)
@@ -28,7 +28,7 @@ def forms(mark: str) -> Iterator[str]:
 
 
 def leaks(text: str, *marks: str) -> list[str]:
-    """Every place of `text` that holds a mark, with what stands around it."""
+    """Return every place of `text` that contains a mark, with the surrounding text."""
     found = []
     for mark in marks:
         for form in set(forms(mark)):
@@ -40,10 +40,10 @@ def leaks(text: str, *marks: str) -> list[str]:
 
 
 def body(kind: str, **more: Any) -> dict[str, Any]:
-    """A payload that carries the mark; `kind` chooses the rule."""
+    """Create a payload with the mark; `kind` selects the rule."""
     return {"kind": kind, "id": f"id-{kind}", "private": PAYLOAD, **more}
 
 
 def line(body: Any, number: int, **headers: str) -> str:
-    """A line for `bridge publish --jsonl`, with the marks in key and headers."""
+    """Create a line for `bridge publish --jsonl`, with the marks in key and headers."""
     return json.dumps({"body": body, "key": f"{KEY}-{number % 3}", "headers": {"x-private": HEADER, **headers}})

@@ -1,4 +1,4 @@
-"""A configuration of a stranger: its paths lead to devices, pipes and huge files. `bridge check --no-import` ends."""
+"""`bridge check --no-import` ends for an untrusted configuration whose paths lead to devices, pipes and huge files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENDLESS = ("/dev/zero", "pipe", "huge", "link", "loop")
 
 
 def make(directory: Path, kind: str, name: str) -> str:
-    """A file that must not be read to its end."""
+    """Create a file that must not be read to its end."""
     file = directory / name
     if kind == "/dev/zero":
         file.symlink_to("/dev/zero")
@@ -46,7 +46,7 @@ REGISTRY = {"r": {"url": "https://localhost:1"}}
 
 
 def places(file: str) -> dict[str, dict[str, Any]]:
-    """Configurations that name the file, by what they name it for."""
+    """Return configurations that name the file, by the use of the file."""
     target = {"broker": "b", "topic": "x"}
     proto = target | {"codec": "protobuf"}
     return {
@@ -65,7 +65,7 @@ def places(file: str) -> dict[str, dict[str, Any]]:
 
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_check_ends(tmp_path: Path, kind: str) -> None:
-    """Without an import, whatever a path leads to."""
+    """The check imports no module and ends for any kind of file."""
     for number, (what, written) in enumerate(places(make(tmp_path, kind, "x")).items()):
         file = tmp_path / f"{number}.yaml"
         file.write_text(json.dumps(written))

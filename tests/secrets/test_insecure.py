@@ -115,7 +115,7 @@ EXAMPLES: dict[tuple[str, str], tuple[str, list[Any], list[Any]]] = {
         [{"host": "0.0.0.0", "tls": MUTUAL}, {"host": "127.0.0.1", "tls": TLS}],
     ),
 }
-"""By rule and model: the section, entries that it warns of, and entries that are near and well."""
+"""Section, entries with a warning, and similar entries without one, by rule and model."""
 
 
 def write(directory: Path, section: str, entry: dict[str, Any]) -> Path:
@@ -146,7 +146,7 @@ def test_every_rule_has_an_example() -> None:
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.name}-{rule.kind.__name__}")
 def test_a_rule_warns(tmp_path: Path, rule: Any) -> None:
-    """At the place of the setting, and not of what is near."""
+    """The warning is at the place of the setting, and not at similar settings."""
     section, wrong, right = EXAMPLES[rule.name, rule.kind.__name__]
     for entry in wrong:
         report = check([write(tmp_path, section, entry)])
@@ -168,7 +168,7 @@ def test_strict_refuses(tmp_path: Path, example: dict[str, Any]) -> None:
 
 
 def test_a_secret_in_the_file(tmp_path: Path) -> None:
-    """Whatever model has it; and not where it comes from a variable."""
+    """Secrets are found in every model, except secrets from a variable."""
     entry = {"type": "embedded", "listen": "127.0.0.1:1", "token": LONG}
     (found,) = check([write(tmp_path, "engines", entry)]).problems
     assert (found.path, found.what, found.severity) == ("engines.x.token", LITERAL_SECRET, "warning")

@@ -1,4 +1,4 @@
-"""Every secret of the configuration: planted by walking the models, so that a new field is covered when it is made."""
+"""Secrets of the configuration, planted by walking the models: a new field is covered at once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "RegistryConfig.token": {"url": "https://localhost"},
     "RegistryTlsConfig.key_password": {},
 }
-"""Other settings that a secret needs beside it."""
+"""Other settings that a secret requires."""
 
 PLAIN = {
     "KafkaSaslConfig.token": "names a provider",
@@ -50,7 +50,7 @@ PLAIN = {
     "CommandConfig.key": "an expression",
     "SignalEntityVerb.key": "a template",
 }
-"""Fields that are called like a secret and hold none."""
+"""Fields with the name of a secret that hold none."""
 
 NAMES = re.compile(r"pass|secret|token|(^|_)key$|credential|connection_string|signature|proxy", re.IGNORECASE)
 
@@ -69,7 +69,7 @@ def members(annotation: Any) -> Iterator[Any]:
 def fields(
     model: type[BaseModel], path: Path_, above: tuple[type[BaseModel], ...] = ()
 ) -> Iterator[tuple[Path_, str, Any]]:
-    """Path in a file, `Model.field` and the kind, of all that a configuration may hold. Lists and names are `*`."""
+    """Yield path in a file, `Model.field` and kind of all configuration fields. Lists and names are `*`."""
     for name, field in model.model_fields.items():
         here = (*path, field.alias or name)
         many = any(get_origin(each) in (dict, list, tuple) for each in _unions(field.annotation))
@@ -92,7 +92,7 @@ SECRETS = sorted({(path, name) for path, name, kind in EVERY if kind is SecretSt
 
 
 def planted(path: Path_, name: str, value: str) -> dict[str, Any]:
-    """A configuration whose one secret is at `path`."""
+    """Create a configuration whose only secret is at `path`."""
     config: dict[str, Any] = {
         "engines": {"default": {"type": "embedded"}},
         "brokers": {"b": {"type": "local"}},
@@ -127,7 +127,8 @@ def test_the_walk_finds_the_secrets() -> None:
 @pytest.mark.parametrize(("path", "name"), SECRETS, ids=lambda each: each if isinstance(each, str) else ".".join(each))
 @pytest.mark.parametrize("from_environment", [False, True])
 def test_a_secret_is_never_shown(tmp_path: Path, path: Path_, name: str, from_environment: bool) -> None:
-    """Written in the file or in a variable whose name says nothing: not by --print, repr, str, hash or dump."""
+    """A secret in the file, or in a variable with an unobtrusive name, is not shown by --print, repr, str, hash or
+    dump."""
     given = "${HARMLESS}" if from_environment else SECRET
     file = tmp_path / "bridge.yaml"
     file.write_text(json.dumps(planted(path, name, given)))
@@ -138,7 +139,7 @@ def test_a_secret_is_never_shown(tmp_path: Path, path: Path_, name: str, from_en
     assert "*****" in shown[0]
     if from_environment:
         assert not leaks(loaded.effective(), SECRET)
-    # The version must not be a way to try out guesses
+    # The version must not allow guesses to be verified
     file.write_text(json.dumps(planted(path, name, given.replace(SECRET, SECRET + "x"))))
     assert load([file], environ={"HARMLESS": SECRET + "x"}).version == loaded.version
 
@@ -154,7 +155,7 @@ def test_problems_do_not_quote_a_secret(tmp_path: Path, path: Path_, name: str, 
 
 
 def test_what_is_called_like_a_secret_is_one() -> None:
-    """Or is listed above with a reason."""
+    """Fields with the name of a secret are secrets, or are listed above with a reason."""
     suspicious = {
         name
         for _, name, kind in EVERY
@@ -178,9 +179,9 @@ URLS = {
 @pytest.mark.parametrize("place", URLS)
 @pytest.mark.parametrize("url", [f"http://user:{SECRET}@host:8080", f"sasl://{SECRET}@host:1/x?y=1", f"u:{SECRET}@h:1"])
 def test_credentials_in_an_address_are_not_shown(tmp_path: Path, place: str, url: str) -> None:
-    """Not where an address is refused, and not where it is printed."""
+    """Credentials are hidden where an address is refused, and where it is printed."""
     if place == "vars" and "//" not in url:
-        url = f"//{url}"  # without a mark of an address it is any text
+        url = f"//{url}"  # without the mark of an address it is any text
     file = tmp_path / "bridge.yaml"
     file.write_text(URLS[place].replace("VALUE", url))
     said = "\n".join(map(str, check([file], imports=False).problems))

@@ -1,4 +1,4 @@
-"""Each room at `log.level: debug`, through failures: no secret and nothing of a message is ever printed."""
+"""Log output of each subsystem at `log.level: debug`, through failures: no secret and no part of a message."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ ROUTES = "routes:\n" + "".join(
     f"  - {{name: {kind}, from: all, match: {{payload.kind: {kind}}}, {rule}}}\n" for kind, rule in RULES.items()
 )
 DEAD = 11
-"""Messages of `messages()` that end as dead letters: all but the first five."""
+"""Number of messages of `messages()` that end as dead letters: all but the first five."""
 
 
 def messages() -> str:
@@ -96,7 +96,7 @@ def messages() -> str:
 
 
 def project(directory: Path, brokers: str, source: str, target: str, engine: str = "", more: str = "") -> None:
-    """A configuration with a broker `b`, at debug."""
+    """Create a configuration with a broker `b`, at level debug."""
     (directory / "flows.py").write_text(FLOWS)
     schema = {"properties": {"private": {"enum": ["a", "b"], "maxLength": 3, "pattern": "^x$"}}}
     (directory / "order.json").write_text(json.dumps(schema))
@@ -127,7 +127,7 @@ def finished(directory: Path, count: int) -> bool:
 
 
 def judged(serve: Serve, directory: Path) -> str:
-    """All that a person or a scraper sees without asking for a message; fails on a mark in it."""
+    """Return all output that is visible without reading a message; fail on a mark in it."""
     seen = serve.get("/metrics")[1] + serve.get("/readyz")[1] + bridge("check", "--print", cwd=directory)
     seen += bridge("check", cwd=directory, expect=None)
     assert not leaks(seen, SECRET, PAYLOAD, KEY, HEADER)
@@ -135,7 +135,7 @@ def judged(serve: Serve, directory: Path) -> str:
 
 
 def details(directory: Path, address: str) -> str:
-    """Headers `bridge.*` of the dead letters."""
+    """Return the `bridge.*` headers of the dead letters."""
     lines = bridge("topic", "read", address, "--json", cwd=directory).splitlines()
     headers = [json.loads(each).get("headers") or {} for each in lines]
     assert headers
@@ -143,7 +143,7 @@ def details(directory: Path, address: str) -> str:
 
 
 def run(directory: Path, topic: str, dead_letters: str) -> None:
-    """Send everything, wait for every end, judge."""
+    """Send all messages, wait for every end, and check the output."""
     with Serve(directory) as serve:
         bridge("publish", topic, "--jsonl", "-", cwd=directory, text=messages())
         serve.wait(lambda: settled(serve) >= len(RULES) + 2 and dead(serve) >= DEAD, "all settled")
@@ -189,12 +189,12 @@ def test_service_bus(tmp_path: Path, sessions: bool) -> None:
         assert not leaks(log, key)
 
 
-# Credentials that are refused
+# Refused credentials
 
 
 @contextmanager
 def refusing() -> Iterator[int]:
-    """A Kafka endpoint that takes SASL and refuses every password."""
+    """Run a Kafka endpoint that offers SASL and refuses every password."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(connection: socket.socket) -> None:
@@ -229,7 +229,7 @@ def refusing() -> Iterator[int]:
 
 
 def start_refused(directory: Path, environment: pytest.MonkeyPatch) -> str:
-    """All that a daemon says that cannot start, since its credentials are refused; at debug."""
+    """Return all output of a daemon whose credentials are refused at the start, at level debug."""
     environment.setenv("INNOCENT", SECRET)
     done = subprocess.run(
         [sys.executable, "-m", "bridge", "serve"],
@@ -277,7 +277,7 @@ def test_a_registry_password_that_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_worker_whose_token_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The engine's port, and a process that reaches it with a token of its own."""
+    """The engine listens on a port, and another process connects with a token of its own."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     host, worker = tmp_path / "host", tmp_path / "worker"
@@ -300,7 +300,7 @@ def test_a_worker_whose_token_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_remote_worker(tmp_path: Path) -> None:
-    """Workflows that fail in a worker of the SDK's own."""
+    """Workflows fail in a worker of the SDK."""
     project(tmp_path, "{type: local}", "topics: [t]", "topic: r")
     with Serve(tmp_path, "--no-worker") as serve, Serve(tmp_path, command="worker") as worker:
         bridge("publish", "b/t", "--jsonl", "-", cwd=tmp_path, text=messages())

@@ -1,4 +1,4 @@
-"""Loopback addresses of one's own: clients without a custom endpoint always go to the same port."""
+"""Loopback addresses for one server each: clients without a custom endpoint always use the same port."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import random
 import socket
 
 AMQPS = 5671
-"""The port of AMQP over TLS."""
+"""Port of AMQP over TLS."""
 
 
 def own_address() -> str:
-    """A loopback address on which nobody listens on that port now. Raises OSError where there is only 127.0.0.1."""
+    """Return a loopback address on which no process listens on that port now.
+
+    Raises: OSError when only 127.0.0.1 exists.
+    """
     while True:
         address = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}.{random.randint(1, 254)}"
         with socket.socket() as probe:

@@ -13,7 +13,7 @@ Serve = Callable[[ServerConfig], Awaitable[ServiceBusServer]]
 
 @pytest.fixture
 async def serve() -> AsyncIterator[Serve]:
-    """Starts servers, which must not have failed in themselves when the test is over."""
+    """Start servers; at the end of the test each server must be free of internal errors."""
     async with AsyncExitStack() as stack:
 
         async def start(config: ServerConfig) -> ServiceBusServer:
@@ -28,7 +28,7 @@ async def serve() -> AsyncIterator[Serve]:
 
 @pytest.fixture
 async def server(serve: Serve) -> ServiceBusServer:
-    """With a queue `orders`, and a queue `by-session`, whose locks hold for half a minute."""
+    """Server with a queue `orders` and a queue with sessions `by-session`; locks last 30 seconds."""
     queues = (
         QueueConfig("orders", lock_duration=30),
         QueueConfig("by-session", lock_duration=30, requires_session=True),
@@ -38,6 +38,6 @@ async def server(serve: Serve) -> ServiceBusServer:
 
 @pytest.fixture
 async def client(server: ServiceBusServer) -> AsyncIterator[ServiceBusClient]:
-    """The unmodified SDK, which does not try again by itself."""
+    """Unmodified SDK client without retries."""
     async with ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client:
         yield client

@@ -1,4 +1,4 @@
-"""An issuer of bearer tokens, as Microsoft Entra ID is one: credentials for clients, checks for the server."""
+"""Issuer of bearer tokens like Microsoft Entra ID: credentials for clients, verification for the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SENDER, RECEIVER, OWNER = (
     "Azure Service Bus Data Receiver",
     "Azure Service Bus Data Owner",
 )
-"""The data-plane roles."""
+"""Data-plane roles of Service Bus."""
 
 _RIGHTS = {
     SENDER: frozenset({SEND}),
@@ -31,28 +31,31 @@ _RIGHTS = {
 
 
 class TokenIssuer:
-    """Give it to a server as `verifier`."""
+    """Token issuer, given to a server as its `verifier`."""
 
     def __init__(self) -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._assignments: list[tuple[str, str, str | None]] = []
 
     def assign(self, principal: str, role: str, entity: str | None = None) -> None:
-        """entity: a queue or topic; None: the whole namespace."""
+        """Assign a role to a principal. entity: a queue or topic; None: the whole namespace."""
         self._assignments.append((principal, role, None if entity is None else entity.lower()))
 
     def token(self, principal: str, lifetime: float = 3600.0, audience: str = AUDIENCE) -> str:
-        """lifetime: in seconds."""
+        """Create a token. lifetime: in seconds."""
         now = int(time.time())
         claims = {"iss": ISSUER, "aud": audience, "oid": principal, "iat": now, "exp": now + int(lifetime)}
         return jwt.encode({**claims, "jti": uuid.uuid4().hex}, self._key, algorithm="ES256")
 
     def credential(self, principal: str, lifetime: float = 3600.0) -> Credential:
-        """What azure-identity's credentials look like to the SDK."""
+        """Create a credential with the interface of azure-identity. lifetime: in seconds."""
         return Credential(self, principal, lifetime)
 
     def rights(self, token: str, entity: str) -> tuple[frozenset[str], float]:
-        """See TokenVerifier. A good token without a role on the entity gives no rights: the attach tells."""
+        """Rights on the entity and end of the token, as `TokenVerifier.rights`.
+
+        A valid token without a role on the entity gives no rights; the attach is then refused.
+        """
         try:
             claims = jwt.decode(
                 token,
@@ -60,7 +63,7 @@ class TokenIssuer:
                 algorithms=["ES256"],
                 audience=[AUDIENCE, f"{AUDIENCE}/"],
                 issuer=ISSUER,
-                options={"verify_exp": False},  # by the server's clock, not ours
+                options={"verify_exp": False},  # expiry is checked by the server's clock
             )
         except jwt.InvalidTokenError as problem:
             raise PermissionError(f"InvalidToken: {problem}") from None
@@ -72,7 +75,7 @@ class TokenIssuer:
 
 
 class Credential:
-    """requests: the scopes that were asked for."""
+    """Credential for SDK clients. requests: the scopes that were requested."""
 
     def __init__(self, issuer: TokenIssuer, principal: str, lifetime: float) -> None:
         self._issuer, self._principal, self._lifetime = issuer, principal, lifetime
@@ -84,7 +87,7 @@ class Credential:
         return AccessToken(token, int(time.time() + self._lifetime))
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Close the credential; there are no resources to release."""
 
     async def __aenter__(self) -> Credential:
         return self

@@ -1,8 +1,8 @@
-"""One go at a namespace: `python -m tests.servicebus.namespace`, with its connection string in SERVICEBUS_CONNECTION.
+"""Check of a namespace: `python -m tests.servicebus.namespace`, with its connection string in SERVICEBUS_CONNECTION.
 
-Without the variable it starts a server of our own. The program names missing entities and the commands
-that make them, asks what the service's documentation leaves open, and runs the tests of the product that need nothing
-but a connection string. Queues of the contract suite are emptied. The exit code is 0 when all of that went well.
+Without the variable the program starts its own test server. The program prints missing entities and the commands that
+create them. It probes behaviour that the service's documentation leaves open. It runs the product tests that need only
+a connection string. The queues of the contract suite are emptied. The exit code is 0 when every part succeeds.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VARIABLE = "SERVICEBUS_CONNECTION"
 CONTRACT = ("orders", "orders.dlq", "dead-orders-letters", *(f"topic-{number}" for number in range(5)))
 PLAIN, SESSIONS, TOPIC, SUBSCRIPTION = "orders", "by-session", "events", "bridge"
 LOCK = 5.0
-"""Seconds: the shortest lock that the service knows."""
+"""Shortest lock duration of the service, in seconds."""
 
 QUEUES = (
     *(QueueConfig(name, lock_duration=LOCK) for name in CONTRACT),
@@ -45,7 +45,7 @@ Question = Callable[[ServiceBusClient], Awaitable[str]]
 
 
 async def missing(connection: str) -> list[str]:
-    """The Azure CLI's commands for the entities that cannot be opened. Reading is enough to know."""
+    """Azure CLI commands that create the entities that cannot be opened; the check only needs the right to read."""
     found = []
     async with ServiceBusClient.from_connection_string(connection, retry_total=0) as client:
         for queue in QUEUES:
@@ -72,7 +72,7 @@ async def _opens(receiver: ServiceBusReceiver) -> bool:
         return False
 
 
-# What the documentation leaves open
+# Behaviour that the documentation leaves open
 
 
 Messages = list[ServiceBusReceivedMessage]
@@ -85,12 +85,12 @@ async def _locked(client: ServiceBusClient, receiver: ServiceBusReceiver, count:
 
 
 async def lock_and_connection(client: ServiceBusClient) -> str:
-    """Survival of a lock when the connection ends that its message came on."""
+    """Lifetime of a lock after the connection of its message has ended."""
     async with client.get_queue_receiver(PLAIN) as other, client.get_queue_receiver(PLAIN) as receiver:
         [message] = await _locked(client, receiver)
         token = message.lock_token
         receiver._handler._connection._transport.writer.transport.abort()
-        await asyncio.sleep(1)  # the service may need a moment to see it
+        await asyncio.sleep(1)  # the service may need a moment to notice
         try:
             await other._renew_locks(token)
         except ServiceBusError as problem:
@@ -99,7 +99,7 @@ async def lock_and_connection(client: ServiceBusClient) -> str:
 
 
 async def renewals_in_one_request(client: ServiceBusClient) -> str:
-    """Renewal of a hundred and one locks at once."""
+    """Renewal of 101 locks in one request."""
     async with client.get_queue_receiver(PLAIN, prefetch_count=101) as receiver:
         messages = await _locked(client, receiver, 101)
         try:
@@ -119,17 +119,17 @@ async def _properties(client: ServiceBusClient, properties: dict[str | bytes, ob
 
 
 async def large_property(client: ServiceBusClient) -> str:
-    """The answer to one application property above 32 KiB."""
+    """Response to one application property above 32 KiB."""
     return await _properties(client, {"large": "x" * 33_000})
 
 
 async def large_properties(client: ServiceBusClient) -> str:
-    """The answer to application properties above 64 KiB together."""
+    """Response to application properties of more than 64 KiB in total."""
     return await _properties(client, {f"p{number}": "x" * 9_000 for number in range(8)})
 
 
 async def delivery_count_of_release(client: ServiceBusClient) -> str:
-    """Delivery count of a message that a closed receiver had in its buffer."""
+    """Delivery count of a message that was in the buffer of a closed receiver."""
     async with client.get_queue_receiver(PLAIN, prefetch_count=2) as receiver:
         [message] = await _locked(client, receiver)
         await receiver.complete_message(message)
@@ -142,7 +142,7 @@ async def delivery_count_of_release(client: ServiceBusClient) -> str:
 
 
 async def delivery_count_of_deferral(client: ServiceBusClient) -> str:
-    """The delivery count of a message that was deferred once and received again."""
+    """Delivery count of a message that was deferred once and received again."""
     async with client.get_queue_receiver(PLAIN) as receiver:
         [message] = await _locked(client, receiver)
         number = message.sequence_number
@@ -153,7 +153,7 @@ async def delivery_count_of_deferral(client: ServiceBusClient) -> str:
 
 
 async def sequence_number_of_a_dead_letter(client: ServiceBusClient) -> str:
-    """Sequence number of a dead letter, beside that of its message."""
+    """Sequence number and delivery count of a dead letter, compared with those of its message."""
     async with client.get_queue_receiver(PLAIN) as receiver:
         [message] = await _locked(client, receiver)
         number, count = message.sequence_number, message.delivery_count
@@ -167,7 +167,7 @@ async def sequence_number_of_a_dead_letter(client: ServiceBusClient) -> str:
 
 
 async def unknown_entity(client: ServiceBusClient) -> str:
-    """The answer to an entity that is not there."""
+    """Response to a link to a missing entity."""
     try:
         async with client.get_queue_sender(f"nowhere-{uuid.uuid4().hex[:8]}"):
             return "opened"
@@ -193,7 +193,7 @@ def _short(problem: ServiceBusError) -> str:
 
 
 async def empty(client: ServiceBusClient) -> None:
-    """Remove what a question left; waits for locks to pass."""
+    """Remove the messages that a question left; wait for locks to expire."""
     for sub_queue in (None, ServiceBusSubQueue.DEAD_LETTER):
         async with client.get_queue_receiver(
             PLAIN, sub_queue=sub_queue, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
@@ -205,7 +205,7 @@ async def empty(client: ServiceBusClient) -> None:
 
 
 async def answers(connection: str) -> dict[str, str]:
-    """Answers to all questions, by their names; for one that goes wrong, the error."""
+    """Answers to all questions by name; the error for a question that fails."""
     found = {}
     async with ServiceBusClient.from_connection_string(connection, retry_total=0) as client:
         for name, ask in QUESTIONS.items():
@@ -219,7 +219,7 @@ async def answers(connection: str) -> dict[str, str]:
     return found
 
 
-# All of it
+# Main program
 
 
 @contextmanager

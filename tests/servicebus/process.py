@@ -1,4 +1,4 @@
-"""The test server in a process of its own, for tests that kill things, load things, or block their loop."""
+"""Test server in a process of its own, for tests that kill processes, apply load or block their event loop."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ TIMEOUT = 30.0
 
 
 class ServerProcess:
-    """Started at once; `with` ends it. options: of `python -m tests.servicebus.server`, such as `--round-trip=0.01`.
+    """Server process, started at construction and stopped by `with`.
 
-    Raises RuntimeError when it does not start.
+    options: of `python -m tests.servicebus.server`, such as `--round-trip=0.01`. Raises: RuntimeError when the server
+    does not start.
     """
 
     def __init__(
@@ -56,7 +57,10 @@ class ServerProcess:
         self.stop()
 
     def call(self, name: str, **arguments: Any) -> Any:
-        """See tests/servicebus/server/control.py. Raises RuntimeError with what the server says."""
+        """Make one control call; see tests/servicebus/server/control.py.
+
+        Raises: RuntimeError with the error of the server.
+        """
         self._control.sendall(json.dumps({"call": name, "arguments": arguments}).encode() + b"\n")
         answer = json.loads(self._answers.readline())
         if "error" in answer:
@@ -64,15 +68,15 @@ class ServerProcess:
         return answer["result"]
 
     def counters(self) -> dict[str, Any]:
-        """See tests/servicebus/server/counters.py."""
+        """Return the counters; see tests/servicebus/server/counters.py."""
         return dict(self.call("counters"))
 
     def contents(self, path: str) -> dict[str, int]:
-        """How many messages of a queue are in which state."""
+        """Return the number of messages of a queue in each state."""
         return dict(self.call("contents", path=path))
 
     def store(self, path: str, message: Message) -> int:
-        """Put a message into a queue as it is. Returns its sequence number."""
+        """Store a message in a queue unchanged. Returns its sequence number."""
         sections = {
             name: base64.b64encode(getattr(message, name)).decode()
             for name in ("properties", "application_properties", "body", "footer")
@@ -81,7 +85,7 @@ class ServerProcess:
         return int(found)
 
     def stop(self) -> None:
-        """End it, cleanly or by force."""
+        """Stop the process cleanly, or kill it when it does not stop."""
         if self.process.poll() is None:
             self.process.terminate()
             try:

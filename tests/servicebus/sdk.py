@@ -1,4 +1,4 @@
-"""Shorthands over the SDK's client, for tests of the server."""
+"""Shorthands over the SDK client for tests of the server."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ def body(message: ServiceBusReceivedMessage) -> str:
 async def send(
     client: ServiceBusClient, path: str, messages: Iterable[ServiceBusMessage | str], **details: Any
 ) -> None:
-    """To a queue or topic. details: of messages that are given as text, such as `session_id`."""
+    """Send messages to a queue or topic.
+
+    details: properties of messages that are given as text, such as `session_id`.
+    """
     made = [one if isinstance(one, ServiceBusMessage) else ServiceBusMessage(one, **details) for one in messages]
     async with client.get_queue_sender(path) as sender:
         await sender.send_messages(made)
 
 
 async def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusReceivedMessage]:
-    """So many messages, in however many steps. Raises TimeoutError."""
+    """Receive `count` messages in one or several calls. Raises: TimeoutError."""
     found: list[ServiceBusReceivedMessage] = []
     async with asyncio.timeout(TIMEOUT):
         while len(found) < count:
@@ -36,7 +39,7 @@ async def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusRecei
 
 
 async def eventually(holds: Callable[[], bool]) -> None:
-    """Raises TimeoutError when it does not come to hold."""
+    """Wait until the condition holds. Raises: TimeoutError."""
     async with asyncio.timeout(TIMEOUT):
         while not holds():
             await asyncio.sleep(0.01)

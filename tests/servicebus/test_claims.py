@@ -1,4 +1,4 @@
-"""Who gets in, with what, and for how long; and TLS."""
+"""Access with keys and tokens, expiry of claims, and TLS."""
 
 from __future__ import annotations
 
@@ -140,14 +140,14 @@ async def test_bearer_tokens_give_what_roles_say_over_tls(serve: Serve, tls: Aut
         with pytest.raises(ServiceBusAuthorizationError):
             await send(client, "orders", ["never"])
     async with _tls_client(server, TokenIssuer().credential("owner"), tls) as client:
-        # So the SDK calls it where a custom endpoint is given; the cause tells
+        # The SDK reports this class where a custom endpoint is given; the cause is specific
         with pytest.raises(ServiceBusConnectionError) as caught:
             await send(client, "orders", ["never"])
         assert "401" in str(caught.value.__context__)
 
 
 async def test_a_namespace_on_its_own_port_is_the_whole_truth(serve: Serve, tls: Authority) -> None:
-    """Without a custom endpoint the SDK goes to port 5671, over TLS, whatever the port in the endpoint says."""
+    """Without a custom endpoint the SDK connects to port 5671, over TLS, whatever port the endpoint names."""
     issuer = TokenIssuer()
     issuer.assign("owner", OWNER)
     address = own_address()

@@ -1,4 +1,4 @@
-"""The codec against encodings that are published, against itself, and against noise."""
+"""AMQP codec against published encodings, against itself, and against random bytes."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_values_are_written_as_published(raw: bytes, written: bytes) -> None:
     assert written == raw
 
 
-# Every value beside its encoding: Python's types alone do not say which AMQP type is meant
+# Values beside their encodings: Python types do not determine the AMQP type
 Pair = tuple[bytes, Any]
 
 

@@ -1,4 +1,4 @@
-"""Details of the service that other clients rely on, each seen through a client where one can show it."""
+"""Details of the service on which other clients rely, checked through a client where possible."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ OPEN_TO_ALL: tuple[AccessKey, ...] = ()
 
 
 def _signed(key: AccessKey, resource: str, quote: Any) -> str:
-    """A token whose resource is quoted the way of some client, and signed as quoted."""
+    """Create a token whose resource is quoted as a particular client quotes it, and signed as quoted."""
     quoted, expiry = quote(resource), "4102444800"
     signature = urllib.parse.quote_plus(key.signature(quoted, expiry))
     return f"SharedAccessSignature sr={quoted}&sig={signature}&se={expiry}&skn={key.name}"
@@ -43,7 +43,7 @@ def _signed(key: AccessKey, resource: str, quote: Any) -> str:
     "quote",
     [
         urllib.parse.quote_plus,
-        lambda text: urllib.parse.quote_plus(text).replace("%3A", "%3a").replace("%2F", "%2f"),  # .NET's way
+        lambda text: urllib.parse.quote_plus(text).replace("%3A", "%3a").replace("%2F", "%2f"),  # .NET's form
         urllib.parse.quote,
         lambda text: text,
     ],
@@ -94,7 +94,7 @@ async def _attach_to_session(server: ServiceBusServer, filter_: bytes) -> tuple[
 
 @pytest.mark.parametrize("described", [False, True])
 async def test_the_session_filter_of_the_answer_has_the_form_of_the_question(serve: Serve, described: bool) -> None:
-    """Go's SDK refuses a value that is not described, JavaScript's one that is."""
+    """Go's SDK refuses a session filter without a descriptor; JavaScript's refuses one with a descriptor."""
     server = await serve(ServerConfig((QueueConfig("by-session", requires_session=True),), keys=OPEN_TO_ALL))
     wish = encoder.described(0x137_0000_000C, string("a")) if described else string("a")
     client, answer = await _attach_to_session(server, wish)
@@ -150,7 +150,8 @@ async def test_every_locked_message_carries_its_token(server: ServiceBusServer, 
 
 
 async def test_delivery_annotations_reach_the_receiver(server: ServiceBusServer, client: ServiceBusClient) -> None:
-    """By the standard they are for one hop; the SDK's own tests expect them, and an empty map where there are none."""
+    """Delivery annotations are for one hop in the standard; the SDK's own tests expect them, and an empty map without
+    any."""
     sent = AmqpAnnotatedMessage(data_body=b"1", delivery_annotations={"why": "because", "x-opt-lock-token": "mine"})
     async with client.get_queue_sender("orders") as sender:
         await sender.send_messages(sent)
@@ -162,10 +163,10 @@ async def test_delivery_annotations_reach_the_receiver(server: ServiceBusServer,
 
 
 async def _late(server: ServiceBusServer, path: str) -> None:
-    """The moment when locks of the queue are over, and the loop has not yet called any timer."""
+    """Wait until the locks of the queue have ended while the loop has not run any timer."""
     [message] = server.queue(path).locked.values()
     while server.clock.now() < message.locked_until:
-        pass  # keeps the loop, so that no timer runs
+        pass  # blocks the loop, so no timer runs
 
 
 async def test_a_lock_ends_at_its_millisecond_whenever_its_timer_runs(serve: Serve) -> None:
@@ -205,7 +206,7 @@ async def test_a_session_s_lock_ends_at_its_millisecond_too(serve: Serve) -> Non
 
 
 async def test_a_disposition_on_a_detached_link_settles_nothing(serve: Serve) -> None:
-    """The delivery is gone with its link; the lock is not, and $management settles under it."""
+    """The delivery ends with its link; the lock does not, and $management settles under it."""
     server = await serve(ServerConfig((QueueConfig("orders"),), keys=OPEN_TO_ALL))
     client = await RawClient.connect(server.port)
     await client.handshake()
@@ -235,13 +236,13 @@ async def test_a_disposition_on_a_detached_link_settles_nothing(serve: Serve) ->
 
 
 def _with(changes: dict[bytes, Any]) -> bytes:
-    """An outcome `modified` with annotations, as other SDKs send them."""
+    """Create an outcome `modified` with annotations, as other SDKs send it."""
     found = encoder.mapping([(encoder.symbol(name.decode()), value) for name, value in changes.items()])
     return encoder.described(performatives.MODIFIED_STATE, encoder.sequence([encoder.FALSE, encoder.FALSE, found]))
 
 
 async def _management(receiver: ServiceBusReceiver, status: str, token: Any, **more: Any) -> None:
-    """A settlement with properties over $management, which the SDK can send and has no method for."""
+    """Settle over $management with properties; the SDK can send this request but has no method for it."""
     transport = receiver._amqp_transport
     message = {
         "disposition-status": status,

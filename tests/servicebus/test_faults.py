@@ -1,4 +1,4 @@
-"""Faults strike where they are to strike, once, and leave the rest alone."""
+"""Faults strike at their step and the given number of times; other steps are unaffected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ GONE = (asyncio.IncompleteReadError, ConnectionError)
 
 
 async def _walk(client: RawClient) -> None:
-    """Through every step that a server can be asked for, one after the other."""
+    """Go through every step of the server, one after the other."""
     await client.send(SASL_HEADER)
     await client.header()
     await client.send(SASL_INIT)
@@ -62,7 +62,7 @@ async def _walk(client: RawClient) -> None:
 
 
 AFTER = {
-    # What is left in the queue when the connection broke at a step: active, locked
+    # Messages left in the queue (active, locked) when the connection broke at a step
     Step.STORED: (1, 0),
     Step.MANAGE: (1, 0),
     Step.MANAGED: (1, 0),
@@ -75,7 +75,7 @@ AFTER = {
 
 @pytest.fixture
 async def open_server(serve: Serve) -> ServiceBusServer:
-    """It asks for no claims."""
+    """Server that requires no claims."""
     return await serve(ServerConfig((QueueConfig("orders", lock_duration=30),), keys=()))
 
 
@@ -239,7 +239,7 @@ async def test_a_skewed_clock_stamps_the_messages(server: ServiceBusServer, clie
         behind = datetime.datetime.now(datetime.UTC) - message.locked_until_utc
         assert 560 < behind.total_seconds() < 600
         with pytest.raises(MessageLockLostError):
-            await receiver.complete_message(message)  # so the SDK says: by its own clock the lock is over
+            await receiver.complete_message(message)  # raised by the SDK: by its own clock the lock has ended
     assert server.queue("orders").contents().locked == 1
 
 

@@ -1,4 +1,4 @@
-"""Frames, and connections that are sent anything but what they expect."""
+"""Frames, and connections that receive invalid bytes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ TALK = [
     frame(1, performatives.END, []),
     frame(0, performatives.CLOSE, []),
 ]
-"""All that a client says in a short life."""
+"""Frames of a whole short conversation of a client."""
 
 
 def test_an_empty_frame_is_the_published_one() -> None:
@@ -184,7 +184,7 @@ async def test_a_message_of_broken_sections_is_rejected(serve: Any) -> None:
 
 
 def _mutated(drawn: st.DataObject) -> bytes:
-    """The talk with some of its bytes and frames changed, doubled, left out, swapped."""
+    """Return the conversation with bytes and frames changed, doubled, removed or swapped."""
     parts = list(TALK)
     for _ in range(drawn.draw(st.integers(0, 2), "frames")):
         here, there = drawn.draw(st.integers(0, len(parts) - 1)), drawn.draw(st.integers(0, len(parts) - 1))
@@ -196,7 +196,7 @@ def _mutated(drawn: st.DataObject) -> bytes:
         else:
             parts[here], parts[there] = parts[there], parts[here]
     raw = bytearray(b"".join(parts))
-    # The protocol headers are left alone mostly: what comes after them is more interesting
+    # Bytes of the first protocol header stay: the frames after it are more interesting
     for _ in range(drawn.draw(st.integers(0, 4), "bytes")):
         raw[drawn.draw(st.integers(8, len(raw) - 1))] = drawn.draw(st.integers(0, 255))
     return bytes(raw[: drawn.draw(st.integers(1, len(raw)), "length")] if drawn.draw(st.booleans()) else raw)
@@ -216,7 +216,7 @@ def test_no_bytes_wedge_the_server(drawn: st.DataObject) -> None:
             client = await RawClient.connect(server.port)
             await client.send(raw)
             client._writer.write_eof()
-            await client.rest()  # the server hangs up, now that we have
+            await client.rest()  # the server closes the connection at the end of the client's output
             healthy = await RawClient.connect(server.port)
             await healthy.handshake()
             await healthy.send(attach("in", 0, "orders", receiver=False) + transfer(0, 0, data(b"ok")))

@@ -1,4 +1,4 @@
-"""The Go SDK, an AMQP stack of its own too, as another judge of the test server."""
+"""Verification of the test server with the Go SDK, which has an AMQP stack of its own."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ TOPIC = TopicConfig(
 
 
 def _built() -> Path:
-    """The program, built once for each version of its sources."""
+    """Return the program, built once for each version of its sources."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -65,7 +65,7 @@ def _built() -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str | None]:
-    """Problem of each capability; None: it works."""
+    """Problem of each capability; None: success."""
     program = _built()
     with ServerProcess(QUEUES, (TOPIC,)) as server:
         environment = os.environ | {"SERVICEBUS_CONNECTION": server.connection_string}

@@ -1,4 +1,4 @@
-"""The JavaScript SDK, an AMQP stack of its own, as a second judge beside our own reading of the protocol."""
+"""Verification of the test server with the JavaScript SDK, which has an AMQP stack of its own."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ RULED = TopicConfig("ruled-events", (SubscriptionConfig("ruled"),))
 
 
 def _installed() -> Path:
-    """The directory with the SDK, installed once for each lock file."""
+    """Return the directory with the SDK, installed once for each lock file."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -70,7 +70,7 @@ def _installed() -> Path:
 
 @pytest.fixture(scope="module")
 def outcomes() -> dict[str, str | None]:
-    """What each capability ended with: None, or what is wrong."""
+    """Problem of each capability; None: success."""
     place = _installed()
     shutil.copy(HERE / SCRIPT, place)
     with ServerProcess(QUEUES, (TOPIC, RULED)) as server:

@@ -1,4 +1,4 @@
-"""The go at a namespace, on servers of our own that answer one way and the other."""
+"""Namespace check against test servers that behave either way."""
 
 from __future__ import annotations
 

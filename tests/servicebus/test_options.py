@@ -1,4 +1,4 @@
-"""Options of the server: what the service may do one way or another, and WebSockets."""
+"""Options of the server for behaviour that varies, and WebSockets."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ async def test_more_locks_than_the_limit_are_not_renewed_in_one_request(serve: S
     assert server.counters.renewed_locks["orders"] == 2
 
 
-# Receivers that die silently
+# Receivers that stop silently
 
 
 async def test_a_muted_receiver_gets_nothing_and_stays_attached(serve: Serve) -> None:
@@ -137,7 +137,7 @@ async def test_a_muted_receiver_gets_nothing_and_stays_attached(serve: Serve) ->
         assert [body(one) for one in await dead.peek_messages(9, sequence_number=1)] == [
             "1",
             "2",
-        ]  # $management is well
+        ]  # $management still works
         async with client.get_queue_receiver("orders") as well:
             [message] = await take(well, 1)
             assert body(message) == "2"
@@ -207,7 +207,10 @@ async def test_without_the_option_properties_have_no_limit(server: ServiceBusSer
 
 
 def _over_websocket(port: int, connection_string: str, tls: Authority, **options: int) -> ServiceBusClient:
-    """Over TLS, as the service has it; without, the SDK warns of its own use of aiohttp."""
+    """Create a client over WebSocket with TLS.
+
+    The service requires TLS; without TLS the SDK warns of its own aiohttp usage.
+    """
     return ServiceBusClient.from_connection_string(
         connection_string,
         transport_type=TransportType.AmqpOverWebsocket,

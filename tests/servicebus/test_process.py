@@ -1,4 +1,4 @@
-"""The server as a process of its own, and its control port."""
+"""Server as a process of its own, and its control port."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_configuration_is_read_as_it_was_written() -> None:
 
 
 def test_the_official_form_is_understood() -> None:
-    """As the emulator's documentation shows it."""
+    """The document follows the emulator's documentation."""
     document = {
         "UserConfig": {
             "Namespaces": [
@@ -179,7 +179,7 @@ def test_what_does_not_start_is_said() -> None:
 
 
 async def test_a_message_is_stored_as_it_is() -> None:
-    """Also with sections that the server itself could not parse."""
+    """Sections that the server itself cannot parse are stored as well."""
     stored = Message(described(DATA, encoder.binary(b"x")))
     stored.message_id, stored.session_id = "broken", "s"
     stored.properties = described(PROPERTIES, b"\x99")

@@ -1,4 +1,5 @@
-"""The product on a namespace with the entities of `tests.servicebus.namespace`, which only a string names."""
+"""Product tests on a namespace with the entities of `tests.servicebus.namespace`, given by a connection string
+alone."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def connection() -> Iterator[str]:
-    """Of a server of our own, or what SERVICEBUS_CONNECTION names."""
+    """Connection string of a test server, or the value of SERVICEBUS_CONNECTION."""
     given = os.environ.get(namespace.VARIABLE)
     if given:
         yield given
@@ -36,7 +37,7 @@ ENTITIES = {
 
 @pytest.mark.parametrize("kind", ENTITIES)
 async def test_messages_become_workflows(tmp_path: Path, connection: str, kind: str) -> None:
-    """Started once each; those without a route become dead letters; order holds within a key."""
+    """Each message starts one workflow; messages without a route become dead letters; order holds within a key."""
     entity, target = ENTITIES[kind]
     async with bus_bench(tmp_path, connection, entity, request_timeout="30s") as bench:
         started = [message("start", f"{key}-{number}", key) for number in range(5) for key in ("a", "b")]

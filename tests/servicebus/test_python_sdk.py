@@ -1,7 +1,8 @@
-"""The Python SDK's own tests as a judge: those that need a live namespace, run against the test server.
+"""Verification of the test server with the Python SDK's own tests that need a live namespace.
 
-They come with the SDK's source distribution, which is fetched for the installed version and kept in the user's cache.
-`python_sdk/` stands in for the packages with which they create entities, and lists what is expected to fail, and why.
+The tests come with the SDK's source distribution, which is fetched for the installed version and kept in the user's
+cache. `python_sdk/` replaces the packages with which the tests create entities, and lists the expected failures with
+reasons.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ FILES = (
 )
 HELPERS = ("mocks.py", "utilities.py", "sb_env_loader.py")
 EXPECTED: dict[str, dict[str, str]] = json.loads((HERE / "expected.json").read_text())
-"""Tests that fail, are skipped, or are left out for the time they take, each with the reason."""
+"""Tests that fail, are skipped, or are left out for their duration, each with the reason."""
 
 WORKERS = 16
-"""The tests mostly wait: for locks, and for messages that must not come."""
+"""Number of parallel test processes: the tests mostly wait for locks and for absent messages."""
 
 INI = """[pytest]
 markers =
@@ -52,7 +53,7 @@ markers =
 
 
 def _sources() -> Path:
-    """The directory with the SDK's tests, fetched once for each version."""
+    """Return the directory with the SDK's tests, fetched once for each version."""
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -68,7 +69,7 @@ def _sources() -> Path:
 
 
 def _laid_out(place: Path) -> Path:
-    """The SDK's tests beside our stand-ins, away from the repository."""
+    """Copy the SDK's tests and the replacement packages to a directory outside the repository."""
     sources = _sources()
     for name in (*FILES, *HELPERS):
         shutil.copy(sources / name, place)
@@ -119,7 +120,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 def test_the_sdk_s_own_tests_pass_but_for_those_that_are_listed(outcomes: dict[str, str]) -> None:
-    """A listed test that passes is a failure too: the list says what is true."""
+    """A listed test that passes fails this test: the list must be accurate."""
     expected = EXPECTED["fail"]
     wrong = {name for name, outcome in outcomes.items() if outcome in ("failure", "error")}
     assert dict.fromkeys(wrong - expected.keys(), "fails") == {}

@@ -1,4 +1,4 @@
-"""What a queue does, seen through the SDK."""
+"""Behaviour of queues, checked through the SDK."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ async def test_time_to_live_ends_in_the_dead_letters_or_nowhere(serve: Serve, de
         [held] = await take(receiver, 1)
         await sender.send_messages(ServiceBusMessage("waits"))
         await eventually(lambda: server.counters.expired_messages["orders"] == 1)
-        assert server.queue("orders").contents().locked == 1  # held beyond its time to live
+        assert server.queue("orders").contents().locked == 1  # locked beyond its time to live
         await receiver.complete_message(held)
     reasons = [letter.reason for letter in server.counters.dead_letters]
     assert reasons == (["TTLExpiredException"] if dead_letter else [])
@@ -231,7 +231,7 @@ async def test_what_is_too_large_is_refused(server: ServiceBusServer, client: Se
 
 
 async def test_what_is_not_there_is_not_found(client: ServiceBusClient) -> None:
-    """The claim is refused, with a code that the SDK keeps in the error beneath its own."""
+    """The claim is refused with a code that the SDK keeps in the inner error."""
     for link in (client.get_queue_sender("nowhere"), client.get_queue_receiver("nowhere")):
         with pytest.raises(ServiceBusAuthenticationError) as refused:
             async with link:

@@ -1,4 +1,4 @@
-"""Sessions, seen through the SDK."""
+"""Sessions, checked through the SDK."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_state_lock_and_list_of_sessions(server: ServiceBusServer, client:
         [message] = await take(receiver, 1)
         await receiver.complete_message(message)
     async with client.get_queue_receiver("by-session", session_id="a") as receiver:
-        assert await receiver.session.get_state() == b"\x00state\xff"  # it outlives the messages
+        assert await receiver.session.get_state() == b"\x00state\xff"  # the state outlives the messages
         await receiver.session.set_state(None)
         assert await receiver.session.get_state() is None
 

@@ -1,4 +1,4 @@
-"""A client that sends what it is told, right or wrong, frame by frame."""
+"""Raw AMQP client: sends any frames, valid or invalid."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def terminus(code: int, address: str) -> bytes:
 
 
 def attach(name: str, handle: int, address: str, *, receiver: bool) -> bytes:
-    """As a receiver in peek-lock mode, or as a sender."""
+    """Encode an attach of a receiver in peek-lock mode, or of a sender."""
     source, target = terminus(performatives.SOURCE, address), terminus(performatives.TARGET, address)
     role = TRUE if receiver else FALSE
     delivery_count = NULL if receiver else uint(0)
@@ -44,12 +44,12 @@ def transfer(handle: int, delivery_id: int, payload: bytes, *, more: bool = Fals
 
 
 def data(body: bytes) -> bytes:
-    """A message of nothing but a body."""
+    """Encode a message that has only a body."""
     return encoder.described(0x75, encoder.binary(body))
 
 
 class RawClient:
-    """One connection."""
+    """Client with one connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
@@ -67,7 +67,7 @@ class RawClient:
             return await self._reader.readexactly(8)
 
     async def frame(self) -> tuple[int, list[Any], bytes]:
-        """Code, fields and payload of the next frame that is not empty. Raises IncompleteReadError at the end."""
+        """Return code, fields and payload of the next non-empty frame. Raises: IncompleteReadError at the end."""
         async with asyncio.timeout(TIMEOUT):
             while True:
                 size, offset = struct.unpack(">IB3x", await self._reader.readexactly(8))
@@ -76,14 +76,14 @@ class RawClient:
                     return performatives.split(body)
 
     async def until(self, code: int) -> tuple[list[Any], bytes]:
-        """The next frame of this code; others are passed over."""
+        """Return fields and payload of the next frame with this code; other frames are skipped."""
         while True:
             found, fields, payload = await self.frame()
             if found == code:
                 return fields, payload
 
     async def handshake(self) -> None:
-        """Up to a session on channel 1."""
+        """Connect up to a session on channel 1."""
         await self.send(HANDSHAKE)
         assert await self.header() == SASL_HEADER
         await self.until(performatives.SASL_OUTCOME)
@@ -91,7 +91,7 @@ class RawClient:
         await self.until(performatives.BEGIN)
 
     async def rest(self) -> bytes:
-        """Everything up to the end of the connection."""
+        """Return all bytes up to the end of the connection."""
         async with asyncio.timeout(TIMEOUT):
             try:
                 return await self._reader.read()
@@ -103,13 +103,13 @@ class RawClient:
 
 
 def settle(delivery_id: int, outcome: bytes) -> bytes:
-    """A receiver's word on one delivery, which it wants answered."""
+    """Encode a receiver's disposition of one delivery that requests confirmation."""
     fields = [TRUE, uint(delivery_id), uint(delivery_id), FALSE, outcome]
     return frame(1, performatives.DISPOSITION, fields)
 
 
 def request(properties: dict[str, str], body: bytes) -> bytes:
-    """A message to a request node. body: an encoded value."""
+    """Encode a request to a node. body: an encoded value."""
     own = [(string(name), string(value)) for name, value in properties.items()]
     return (
         encoder.described(0x73, encoder.sequence([string("request-1")]))
@@ -119,6 +119,6 @@ def request(properties: dict[str, str], body: bytes) -> bytes:
 
 
 def peek(count: int) -> bytes:
-    """A request to $management."""
+    """Encode a peek request to $management."""
     wish = [(string("from-sequence-number"), encoder.int64(0)), (string("message-count"), encoder.int32(count))]
     return request({"operation": "com.microsoft:peek-message"}, encoder.mapping(wish))

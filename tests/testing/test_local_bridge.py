@@ -1,4 +1,4 @@
-"""A bridge in the test's process: time, messages, and what it tells of them."""
+"""Bridge in the test process: time, messages, and its reports of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Early messages in virtual time, on the SDK's in-memory backend, which tells nobody of its starts."""
+"""Early messages in virtual time, on the SDK's in-memory backend, which does not notify of starts."""
 
 from __future__ import annotations
 

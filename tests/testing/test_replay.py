@@ -1,4 +1,4 @@
-"""Replay tests: what a change of the code must not change."""
+"""Replay tests: decisions that a change of the code must preserve."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Flow = Callable[..., Any]
 
 
 def recorded(bridge: LocalBridge) -> Recording:
-    """Of `invoice`, whose steps are easily said again."""
+    """History of `invoice`, whose steps are easy to repeat."""
     lines = [{"text": "tea", "price": 250}]
     if "invoice-r1" not in seen:
         bridge.publish("patterns", {"number": "r1", "lines": lines}, type="invoice.requested")
@@ -165,7 +165,7 @@ def goes_on(ctx: task.OrchestrationContext, _: Any) -> Any:
 
 
 def test_a_running_instance_that_would_end_now_is_a_mismatch() -> None:
-    """More decisions may be yet to be recorded; that it went on waiting is certain."""
+    """Later decisions may not be recorded yet, but the instance certainly continued to wait."""
     events = [
         {"eventId": -1, "timestamp": "2031-05-01T12:00:00Z", "orchestratorStarted": {}},
         {"eventId": -1, "executionStarted": {"name": "flow"}},

@@ -1,4 +1,4 @@
-"""A copy of recorded state under today's daemon."""
+"""Copy of recorded state under today's daemon."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.acceptance.daemon import Serve
 RECORDINGS = sorted(path.parent for path in Path(__file__).parent.glob("v*/state.tar.xz"))
 
 TIMEOUT = 180.0
-"""Seconds until everything must have finished; timers of a recording made just now are due after 150."""
+"""Seconds until everything must have finished; timers of a fresh recording are due after 150 s."""
 
 CLOUDEVENT = {"content-type": "application/cloudevents+json"}
 
@@ -28,7 +28,7 @@ ANSWERS = {
     "parcel.book": {"status": "booked"},
     "question": {"status": "done"},
 }
-"""Answers of the service that the project asks, by the request's type."""
+"""Answers of the project's service, by the type of the request."""
 
 
 class Opened:
@@ -46,7 +46,7 @@ class Opened:
             archive.extractall(directory, filter="data")
 
     def bridge(self, *arguments: str, text: str | None = None, expect: int | None = 0) -> str:
-        """Run a command in this process, which takes a tenth of the time of another process."""
+        """Run a command in this process, which takes a tenth of the time of a new process."""
         files = [part for config in self.configs for part in ("-c", str(self.directory / config))]
         done = CliRunner().invoke(root, [*arguments, *files], input=text)
         assert expect is None or done.exit_code == expect, (arguments, done.output, done.stderr, done.exception)
@@ -56,7 +56,7 @@ class Opened:
         return Serve(self.directory, *(part for config in self.configs for part in ("-c", config)))
 
     def until(self, what: str, condition: Callable[[], Any]) -> Any:
-        """Wait for a true result and return it; what may be a late event is asked for again and again."""
+        """Wait for a true result and return it; the condition is evaluated repeatedly."""
         end = time.monotonic() + TIMEOUT
         while not (found := condition()):
             assert time.monotonic() < end, f"never: {what}\n{(self.directory / 'daemon.log').read_text()[-4000:]}"
@@ -64,7 +64,7 @@ class Opened:
         return found
 
     def open_gate(self) -> None:
-        """Let held activities finish."""
+        """Let the activities that wait for the file `open` finish."""
         (self.directory / "open").touch()
 
     def publish(self, lines: list[dict[str, Any]]) -> None:
@@ -79,7 +79,7 @@ class Opened:
         self.publish([{"body": body | {"data": data}, "key": data["id"], "topic": topic, "headers": CLOUDEVENT}])
 
     def topic(self, name: str) -> list[dict[str, Any]]:
-        """Messages of a topic in the order of their partitions; none when there is no such topic."""
+        """Return the messages of a topic in the order of their partitions; empty when there is no such topic."""
         out = self.bridge("topic", "read", f"local/{name}", "--json", expect=None)
         return [json.loads(line) for line in out.splitlines()]
 
@@ -95,7 +95,7 @@ class Opened:
         return json.loads(self.bridge("instances", "show", id_, "--json")).get("output")
 
     def answer(self) -> None:
-        """Answer every request that nobody has answered."""
+        """Answer every request without an answer."""
         answered = {each["headers"]["correlation-id"] for each in self.topic("answers")}
         lines = []
         for asked in self.topic("service"):

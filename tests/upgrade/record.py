@@ -1,20 +1,20 @@
-"""Records the state of a build, for the tests of later builds to open.
+"""Record the state of a build for the tests of later builds.
 
-Run it with the interpreter of the build that is recorded, from anywhere:
+Run the program with the interpreter of the recorded build, in any directory:
 
     git worktree add --detach /tmp/build COMMIT        # with a .venv of its own, see `make`
     /tmp/build/.venv/bin/python tests/upgrade/record.py tests/upgrade/v2_COMMIT
 
-It runs `bridge serve` on a copy of `project/`, brings instances, messages, timers, locks and sagas to every point where
-they can stop, ends the daemon with SIGKILL, and packs its files as they lie there. Recordings are never written anew:
-a format that changes gets another one beside them.
+The program runs `bridge serve` on a copy of `project/`. It brings instances, messages, timers, locks and sagas to every
+point at which they can stop, kills the daemon with SIGKILL, and packs its files unchanged. A recording is never
+replaced: a changed format gets another recording.
 
-    state.tar.xz     configuration, workflows, engine file and local log, write-ahead logs included
-    finish.jsonl     messages that let everything finish
-    expected.json    ends of all instances, dead letters, waiting messages, end offsets of the topics
-    kafka.json       offsets and metadata that the build committed to a Kafka group, and which records were done
-    letters.json     messages as entities keep them while they wait, and the headers of their dead letters
-    servicebus.json  reasons and descriptions of dead letters on Service Bus, with the messages that they belong to
+state.tar.xz     configuration, workflows, engine file and local log, write-ahead logs included
+finish.jsonl     messages that let everything finish
+expected.json    ends of all instances, dead letters, waiting messages, end offsets of the topics
+kafka.json       offsets and metadata that the build committed to a Kafka group, and the completed records
+letters.json     messages as entities keep them while they wait, and the headers of their dead letters
+servicebus.json  reasons and descriptions of dead letters on Service Bus, with the messages that they belong to
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ LATER = 150.0
 """Seconds until the short timers of the project are due: longer than a recording takes."""
 
 FAR = 36_000 * 86_400
-"""Seconds of timers that no test sees the end of."""
+"""Seconds of timers that never end within a test."""
 
 COMPLETED = "COMPLETED"
 CLOUDEVENT = "application/cloudevents+json"
 
 
 class Recorder:
-    """A daemon of the build on a copy of the project, and messages for it."""
+    """Daemon of the build on a copy of the project, and messages for it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -90,7 +90,7 @@ class Recorder:
             time.sleep(0.1)
 
     def message(self, type_: str, data: Any, topic: str = "work", key: str | None = None, **headers: str) -> Any:
-        """A CloudEvent as a line for `bridge publish`; ids count up."""
+        """Create a line for `bridge publish` with a CloudEvent; ids count up."""
         self._ids += 1
         event = {"specversion": "1.0", "id": f"m-{self._ids}", "source": "/recorder", "type": type_, "data": data}
         given = {"content-type": CLOUDEVENT, **headers}
@@ -105,7 +105,7 @@ class Recorder:
         self.bridge("publish", "local/", "--jsonl", "-", text="".join(json.dumps(line) + "\n" for line in lines))
 
     def begin(self, id_: str, flow: str, output: Any, status: str = COMPLETED, **plan: Any) -> dict[str, Any]:
-        """Start an instance and say how it will end; a dict `output` of a saga is a part of the real one."""
+        """Start an instance and record its expected end; a dict `output` of a saga is a part of the real one."""
         self.expects(id_, output, status)
         return self.send(self.message("start", {"id": id_, "flow": flow, **plan}))
 
@@ -119,7 +119,10 @@ class Recorder:
         return [json.loads(line) for line in self.bridge("topic", "read", f"local/{name}", "--json").splitlines()]
 
     def answer(self, wanted: Callable[[str, str], Any]) -> None:
-        """Answer requests as the service would; wanted: the data by type and asking instance, None for silence."""
+        """Answer requests as the service would.
+
+        wanted: the data by type and requesting instance; None for no answer.
+        """
         for asked in self.topic("service"):
             id_ = asked["headers"].get("correlation-id")
             if id_ is None or id_ in self._answered:
@@ -150,23 +153,23 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("payment.void", "trip-undoing"): {"status": "voided"},
     ("goods.reserve", "buy-refused"): {"status": "sold_out"},
 }
-"""What the service answers before the daemon is killed, by type of the request and instance."""
+"""Answers of the service before the daemon is killed, by type of the request and instance."""
 
 OPEN = {
     ("payment.void", "trip-voiding"), ("question", "asks-1"), ("parcel.book", "buy-parcel"),
     ("payment.take", "trip-payment"), ("goods.reserve", "buy-first"), ("payment.take", "buy-half"),
 }  # fmt: skip
-"""Requests that it leaves open, among others."""
+"""Requests that must have been sent and stay unanswered before the daemon is killed; there are others."""
 
 
 def type_of(line: dict[str, Any]) -> str:
-    """The event's type of a line of `bridge topic read --json`."""
+    """Return the event type of a line of `bridge topic read --json`."""
     found: str = line["headers"].get("ce_type") or line["body"]["type"]
     return found
 
 
 def record(it: Recorder) -> dict[str, Any]:
-    """Bring everything to its point. Returns expected.json."""
+    """Bring every instance and message to its stopping point. Returns expected.json."""
     begin, item, finish = it.begin, it.item, it.finish
 
     # Plain instances
@@ -205,7 +208,7 @@ def record(it: Recorder) -> dict[str, Any]:
     finish.append(counted)
     it.send(it.message("count-later", {"key": "a", "amount": 7}))
 
-    # Sagas with the kit
+    # Sagas with the workflow kit
     completed, compensated = {"status": "completed", "result": "arrived"}, {"status": "compensated"}
     begin("trip-before", "trip", completed, waits=None)
     finish.append(item("trip-before", "go"))
@@ -225,7 +228,7 @@ def record(it: Recorder) -> dict[str, Any]:
         it.send(it.message("buy", {"id": id_}))
     it.expects("buy-refused", compensated)
 
-    # Messages that wait
+    # Waiting messages
     it.expects("early-1", [0, 1, 2])
     for number in (0, 1):
         it.send(item("early-1", number))
@@ -243,7 +246,7 @@ def record(it: Recorder) -> dict[str, Any]:
     it.send(item("held-2", "behind it", topic="keyed"))
     finish += [it.message("start", {"id": "held-1", "flow": "collects", "count": 4}), item("held-1", 3, topic="keyed")]
 
-    # One message that is tried again and again, and others of its partitions that are done
+    # One message that is retried, and completed messages of the same partitions
     it.expects("slow-0", ["late"])
     it.send(item("slow-0", "late", topic="slow"))
     for number in range(1, 21):
@@ -319,7 +322,8 @@ def ends(it: Recorder, topics: list[str]) -> dict[str, dict[str, int]]:
 
 
 async def kafka() -> dict[str, Any]:
-    """Commits of a group on the small Kafka server of the build's tests, some records completed out of order."""
+    """Return the commits of a group on the small Kafka server of the build's tests, some records completed out of
+    order."""
     sys.path.insert(0, str(ROOT))
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -383,7 +387,7 @@ async def kafka() -> dict[str, Any]:
 
 
 def servicebus() -> list[dict[str, Any]]:
-    """What a dead-letter sub-queue says of messages."""
+    """Return reasons and descriptions of dead letters as the build writes them on Service Bus."""
     from bridge.brokers.servicebus.dead_letters import describe
     from bridge.message import Message, Position
     from bridge.provenance import Cause
@@ -411,7 +415,7 @@ def servicebus() -> list[dict[str, Any]]:
 
 
 def letters() -> list[dict[str, Any]]:
-    """Messages of all shapes as entities keep them, and the headers of their dead letters."""
+    """Return messages of all shapes as entities keep them, and the headers of their dead letters."""
     from bridge.message import Message, Position
     from bridge.parking.stored_message import StoredMessage
 
@@ -448,7 +452,7 @@ def main(target: Path) -> None:
             it.kill()
         if time.monotonic() - began > LATER - 10:
             raise SystemExit("too slow: timers that should be under way have fired")
-        # Behind the daemon's back: what it will find
+        # Written while the daemon is down; today's daemon finds these messages
         it.begin("after-1", "works", "done")
         it.flush()
         topics = ["work", "answers", "keyed", "slow", "service", "results", "work.dlq"]

@@ -1,4 +1,4 @@
-"""State that an older build left in plain, encrypted by today's."""
+"""Unencrypted state of an older build, encrypted by today's build."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_a_file_of_an_older_build_is_encrypted_whole(recording: Path, tmp_path: 
     assert exported(path, ring, tmp_path) == before
     assert check(path, ring) == []
     assert all(payload not in each.read_bytes() for each in engine.iterdir())
-    # An engine goes on with the file, and the way back is open.
+    # An engine continues with the file, and decryption remains possible.
     database = Database(path, DatabaseOptions(keyring=ring))
     database.start()
     database.stop()
     assert set(reencrypt(path, Keyring([KEY], active=False)).values) == {PLAIN}
     assert exported(path, None, tmp_path) == before
-    # A backup in plain is still taken where encryption is on.
+    # An unencrypted backup can still be restored where encryption is on.
     assert restore(kept, path, keyring=ring).problems == []
     assert exported(path, ring, tmp_path) == before

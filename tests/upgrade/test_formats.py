@@ -56,7 +56,7 @@ def test_commit_metadata_says_the_same(recording: Path) -> None:
 
 @every_recording
 async def test_a_group_goes_on_where_it_was(recording: Path, kafka: KafkaHarness) -> None:
-    """Its position and metadata are put on a broker by a plain client, as an older bridge had put them there."""
+    """A plain client commits the recorded position and metadata to a broker, as an older bridge did."""
     state = recorded(recording, "kafka.json")
     await kafka.create_topic("orders", 1)
     broker = await kafka.broker()
@@ -121,7 +121,7 @@ async def test_dead_letters_on_service_bus_can_be_replayed(recording: Path, tmp_
                 headers = {name: (value or b"").decode() for name, value in dead.message.headers}
                 letter = letters[json.loads(dead.message.body or b"")["name"]]
                 if letter["name"] == "no room":
-                    # The sentence filled the description; the service's own words are all there is
+                    # This description has no room for the bridge's facts; only the service's own properties remain
                     assert headers["DeadLetterReason"] == letter["reason"]
                     continue
                 assert headers["bridge.reason"] == letter["reason"]

@@ -1,4 +1,4 @@
-"""A daemon of an older build and one of today's in one consumer group, their workers on one task hub."""
+"""Daemons of an older build and of today's build in one consumer group, with their workers on one task hub."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ FINISHED = {"COMPLETED", "FAILED", "TERMINATED"}
 
 @pytest.fixture(scope="module", params=RECORDINGS, ids=lambda path: path.name)
 def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree of the recorded commit, from the history of this repository. It runs on today's dependencies."""
+    """Return the tree of the recorded commit, from the history of this repository.
+
+    The build in the tree runs on today's dependencies.
+    """
     commit = json.loads((request.param / "expected.json").read_text())["commit"]
     packed = subprocess.run(["git", "archive", commit, "bridge"], cwd=ROOT, capture_output=True, check=False)
     if packed.returncode:
@@ -46,7 +49,7 @@ def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with tarfile.open(fileobj=BytesIO(packed.stdout)) as archive:
         archive.extractall(directory, filter="data")
     with tarfile.open(request.param / "state.tar.xz") as archive:
-        # The project as that build knows it
+        # The project in the form of that build
         for name in PROJECT:
             archive.extract(name, directory / "project", filter="data")
     where = [sys.executable, "-c", "import bridge; print(bridge.__file__)"]
@@ -57,13 +60,13 @@ def older(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def environment(tree: Path | None) -> dict[str, str]:
-    """Environment of processes that run the build in a tree; None is today's."""
+    """Return the environment for processes of the build in a tree; None: today's build."""
     return {**os.environ, "PYTHONPATH": str(tree or ROOT)}
 
 
 @contextmanager
 def task_hub(directory: Path, tree: Path | None) -> Iterator[str]:
-    """An engine of its own process; gives its address."""
+    """Run an engine in a process of its own. Yields its address."""
     ready = directory / "engine.json"
     command = [sys.executable, "-m", "bridge", "engine", "--listen", "127.0.0.1:0", "--path", "hubs", "--ready-file"]
     process = subprocess.Popen([*command, str(ready)], cwd=directory, env=environment(tree))
@@ -80,7 +83,7 @@ def task_hub(directory: Path, tree: Path | None) -> Iterator[str]:
 
 
 class Pair(Opened):
-    """The project of the recordings on a broker and an engine that two daemons share."""
+    """Project of the recordings on a broker and an engine that two daemons share."""
 
     def __init__(self, project: Path, directory: Path, broker: str, address: str) -> None:
         shutil.copytree(project, directory, dirs_exist_ok=True)
@@ -102,7 +105,7 @@ class Pair(Opened):
         return found
 
     def lines(self, phase: int) -> list[dict[str, Any]]:
-        """Messages of a phase, those of a key in order; half of the starts come after their items."""
+        """Return the messages of a phase, ordered within a key; half of the starts come after their items."""
         found = []
         rng = random.Random(phase)
         for key in range(KEYS):
@@ -149,7 +152,7 @@ def received(daemon: Serve) -> int:
 
 
 def owns(daemon: Serve) -> bool:
-    """Whether partitions of the topic `work` are assigned to it."""
+    """Return whether the daemon has partitions of the topic `work`."""
     return any('topic="work"' in labels for labels in daemon.metrics("bridge_lag"))
 
 
@@ -171,7 +174,7 @@ def test_two_builds_share_a_group_and_a_task_hub(
         it = Pair(older / "project", tmp_path, settings, address)
         with ExitStack() as daemons:
             old = daemons.enter_context(it.daemon(older))
-            # A task hub that the older build has used: answers are not signed at first
+            # The older build has used this task hub: answers are not signed at first
             first, *rest = it.lines(0)
             it.publish([first])
             it.until("the older build has taken it", lambda: received(old) == 1 and bool(it.instances()))
@@ -181,7 +184,7 @@ def test_two_builds_share_a_group_and_a_task_hub(
             it.until("the first phase finished", lambda: it.finished(1))
             assert received(old)
             assert received(today)
-            # Held by one of them, released when that one may have gone
+            # One daemon quarantines the key; the release may come after that daemon has ended
             it.publish(it.quarantined(9))
             it.until("a key in quarantine", lambda: len(it.waiting()) == ITEMS)
             going, staying = (old, today) if leaves == "older" else (today, old)

@@ -1,4 +1,4 @@
-"""State that an older build left behind when it was killed, opened and finished by today's."""
+"""State that an older build left behind when it was killed, opened and finished by today's build."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ routes:
     schedule: {orchestration: recorded, instance_id: "{{ payload.id }}"}
 """
 LATE = {"brief-1": ["brief-1"], "halves-1": ["halves-1"], "later-1": "done"}
-"""Instances that only replayed dead letters can finish or start, and the ids or results in their outputs."""
+"""Instances that only replayed dead letters can start or finish, with the ids or results in their outputs."""
 
 
 @dataclass
 class Finished:
-    """A recording that was opened, finished and replayed; and observations on the way."""
+    """Recording that was opened, finished and replayed, with observations."""
 
     it: Opened
     received: dict[str, float]
-    """Deliveries by source, before anything was sent."""
+    """Deliveries by source, before the test sent a message."""
     waiting: list[dict[str, Any]]
-    """Early and quarantined messages, before anything was sent."""
+    """Early and quarantined messages, before the test sent a message."""
     held: list[dict[str, Any]]
-    """Quarantined messages, when one more had come for one of the keys."""
+    """Quarantined messages, after one more had come for one of the keys."""
     outcomes: dict[str, float]
     events: dict[str, float]
-    """What today's daemon did to early messages."""
+    """Events of early messages that today's daemon counted."""
     dead_letters: list[dict[str, Any]]
     replayed: dict[str, float]
-    """Outcomes of the daemon that replayed them."""
+    """Outcomes of the daemon that replayed the dead letters."""
     instances: dict[str, dict[str, Any]]
     left: list[dict[str, Any]]
     entities: dict[str, Any]
@@ -102,13 +102,13 @@ def recorded_letters(it: Opened) -> list[dict[str, Any]]:
 
 
 def in_milliseconds(shown: dict[str, Any]) -> dict[str, Any]:
-    """A message as older builds showed it: they cut its time, today's shows the microseconds of the log."""
+    """Return a shown message with its time cut to milliseconds, as older builds showed it."""
     date, _, fraction = shown["timestamp"].rstrip("Z").partition(".")
     return shown | {"timestamp": f"{date}.{fraction[:3] or '000':0<3}Z"}
 
 
 def finish(it: Opened) -> list[dict[str, Any]]:
-    """Send what lets everything finish, and let the quarantined keys go. Returns what they held."""
+    """Send the finishing messages, then release or drop the quarantined keys. Returns the quarantined messages."""
 
     def held() -> list[dict[str, Any]]:
         return [each for each in it.waiting() if each["kind"] == "key"]
@@ -130,7 +130,7 @@ def all_finished(it: Opened) -> bool:
 
 
 def outcome(metrics: dict[str, float], source: str) -> dict[str, int]:
-    """Outcomes of a source that occurred."""
+    """Return the outcomes of a source that occurred."""
     words = ("executed", "duplicate", "ignored", "parked", "dead_lettered")
     counts = {word: int(metrics.get(f'{{outcome="{word}",source="{source}"}}', 0)) for word in words}
     return {word: count for word, count in counts.items() if count}
@@ -163,7 +163,7 @@ def test_steps_of_sagas_keep_their_keys_and_run_no_second_time_once_they_are_don
     undone = Counter(step for step, _ in keys["undo"])
     for step in ("stock", "flight", "hotel", "papers"):
         assert undone[step] == len([trip for trip in trips if step in trip["compensated"]]), step
-    # Twice began only what the kill interrupted, and the step that is tried again
+    # Only steps that the kill interrupted, and the retried step, began twice
     again = {(what, step) for (what, step, _), count in begun.items() if count > 1}
     interrupted = {("do", step) for step in ("stock", "hotel", "papers", "parcel")} | {("undo", "flight")}
     assert again == interrupted
@@ -187,7 +187,7 @@ def test_early_messages_are_delivered_and_counted(finished: Finished) -> None:
     assert [{name: now[name] for name in then} for now, then in zip(found, lasting, strict=True)] == lasting
     assert finished.left == []
     delivered = finished.events['{engine="default",event="delivered"}']
-    # One more came for an instance before what waits for it was delivered, or it went straight to it
+    # One more message came before the early messages were delivered, or it went straight to the instance
     assert delivered in (3, 4)
     assert finished.events['{engine="default",event="expired"}'] == 1
 
@@ -197,7 +197,7 @@ def test_a_quarantined_key_is_still_held_released_in_order_and_counted(finished:
         ("held-2", "decode_error"), ("held-1", "instance_not_found"), ("held-2", "follows"),
         ("held-1", "follows"), ("held-1", "follows"), ("held-1", "follows"),
     ]  # fmt: skip
-    # It came and was held behind the others, and then all four were executed
+    # It was quarantined behind the others; then all four were executed
     assert outcome(finished.outcomes, "keyed") == {"parked": 1, "executed": 4}
     dropped = finished.it.topic("keyed.dlq")
     assert [each["headers"]["bridge.reason"] for each in dropped] == ["quarantine_dropped"] * 2
@@ -244,7 +244,7 @@ def test_the_log_goes_on_with_nothing_lost_or_repeated(finished: Finished) -> No
 
 
 def test_repeats_are_known(finished: Finished) -> None:
-    """Starts of a finished and of a running instance come again, and so do a count and events that were seen."""
+    """Repeated starts of a finished and of a running instance, a repeated count and repeated events are duplicates."""
     assert outcome(finished.outcomes, "work")["duplicate"] == 2
     assert "dead_lettered" not in outcome(finished.outcomes, "work")
     assert finished.entities["stock@a"] == 12

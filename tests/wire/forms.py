@@ -1,4 +1,4 @@
-"""Forms of what the product stores and sends, made by the product itself from samples with all members set."""
+"""Stored and sent forms, created by the product itself from samples with all members set."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def copied(value: Any) -> Any:
 
 
 def shape(value: Any, path: str = "") -> Iterator[str]:
-    """Paths of the members of a JSON value, with their types."""
+    """Return the paths of the members of a JSON value, with their types."""
     if isinstance(value, dict):
         for name, each in value.items():
             yield from shape(each, f"{path}.{name}")
@@ -87,7 +87,7 @@ def shape(value: Any, path: str = "") -> Iterator[str]:
 
 
 def early_state() -> Any:
-    """State of the entity of an instance: one message waits and fails, one was delivered."""
+    """State of an early-message entity: one message waits after a failure, one was delivered."""
     kept = early_message_queue.EarlyMessageQueue(early_message_queue.EarlyMessageLimits(), RetryPolicy())
     first, second = (
         WaitingCommand(
@@ -135,11 +135,11 @@ def _states() -> Iterator[tuple[str, Any]]:
     yield "keys", Keyring((Key("AAAA", b"1" * 32, 2.0, 3.0),)).to_json()
 
 
-# -- what is sent through an engine
+# -- forms sent through an engine
 
 
 class _Orchestrator(SimpleNamespace):
-    """Context of an orchestrator that notes its custom status."""
+    """Orchestrator context that records the custom status."""
 
     instance_id = "order-1"
     is_replaying = False
@@ -204,7 +204,7 @@ def _dead_letter_input() -> Any:
 
 def _sent() -> Iterator[tuple[str, Any]]:
     for command in COMMANDS:
-        # The command's word tells the forms apart
+        # The command name distinguishes the forms
         form = WaitingCommand(command, ORIGIN, LETTER, 5.0, 65.0).to_json()
         yield f"waiting command {form['verb']}", form
     yield "message envelope", wrap_payload({}, ORIGIN, {"seen": "", "remember": 1})
@@ -223,7 +223,7 @@ def _sent() -> Iterator[tuple[str, Any]]:
     yield "recorded history", Recording("i", "o", ()).to_json()
 
 
-# -- what brokers, logs and sockets carry
+# -- forms on brokers, in logs and on sockets
 
 
 def _event() -> Event:
@@ -259,7 +259,7 @@ def members() -> list[str]:
 
 
 def values() -> list[str]:
-    """Names and texts that the product makes of a sample: keys of entities, ids, digests, signatures."""
+    """Names and texts that the product derives from a sample: keys of entities, ids, digests, signatures."""
     correlation = "00000000-0000-0000-0000-000000000001@order-1"
     signed = Key("AAAA", b"1" * 32, 2.0).sign(correlation, 1_700_000_000_000)
     parsed = parse(signed)
@@ -290,7 +290,7 @@ def values() -> list[str]:
 
 
 def tables() -> dict[str, list[str]]:
-    """Schemas of fresh files, as SQLite has them."""
+    """Schemas of fresh files, as SQLite reports them."""
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         engine = connect(directory / "engine.db")

@@ -1,6 +1,6 @@
-"""All names on the wire and on disk as JSON, one a line: `python -m tests.wire.inventory > tests/wire/inventory.json`.
+"""Inventory of all names on the wire and on disk as JSON: `python -m tests.wire.inventory > tests/wire/inventory.json`.
 
-Everything comes from the product itself. Identifiers of Python do not occur, unless they are on the wire.
+Every name comes from the product itself. Python identifiers occur only when they are on the wire.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ Sections = dict[str, dict[str, list[str]]]
 
 
 def inventory() -> Sections:
-    """Sections in three groups: `fixed` never changes, `users` with a note for users, `texts` with a reason."""
+    """Return the sections in three groups.
+
+    `fixed` never changes, `users` changes with a note for users, `texts` with a reason.
+    """
     texts = source.texts()
     registered = names.registered()
     words = {each for found in texts.values() for each in found if each.isidentifier() and each.islower()}

@@ -43,7 +43,7 @@ routes: [{name: start, from: orders, schedule: {orchestration: order, instance_i
 
 
 def modules() -> list[Any]:
-    """Every module of the product."""
+    """Return every module of the product."""
     return [
         importlib.import_module(each.name)
         for each in pkgutil.walk_packages(bridge.__path__, "bridge.")
@@ -52,7 +52,7 @@ def modules() -> list[Any]:
 
 
 def registered() -> dict[str, Callable[..., Any]]:
-    """Functions that the workers of a daemon register, by kind and name."""
+    """Return the functions that the workers of a daemon register, by kind and name."""
 
     async def groups(directory: Path) -> tuple[Workflows, ...]:
         path = directory / "bridge.yaml"
@@ -64,7 +64,7 @@ def registered() -> dict[str, Callable[..., Any]]:
             {"default": engine},
             {"local": build_broker(loaded, "local")},
             Publishing({}, loop),
-            lambda: datetime.fromtimestamp(forms.NOW + 1000.0, UTC),  # when all that waits has expired
+            lambda: datetime.fromtimestamp(forms.NOW + 1000.0, UTC),  # all waiting messages have expired
             loop,
             {"default": AnswerKeys(engine, loop)},
             {"default": parking.totals(loaded, "default")},
@@ -89,12 +89,12 @@ def by_name(found: Iterable[Workflows]) -> dict[str, Callable[..., Any]]:
 
 
 def samples() -> list[str]:
-    """Names that the sample workflows are registered under."""
+    """Return the names under which the sample workflows are registered."""
     return sorted(by_name([load_workflows(["workflows"], source.ROOT)]))
 
 
 class _Context:
-    """Context of one operation of an entity, which notes what the operation does."""
+    """Context of one entity operation that records the effects of the operation."""
 
     def __init__(self, name: str, operation: str, state: Any) -> None:
         self.entity_id = EntityInstanceId(name, "key")
@@ -116,7 +116,10 @@ class _Context:
 
 
 def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -> list[str]:
-    """Operations of the entities: those of the words to which an entity reacts otherwise than to an unknown one."""
+    """Return the operations of the entities.
+
+    An operation is a word to which an entity reacts differently than to an unknown word.
+    """
     keys = Keyring((Key("AAAA", b"1" * 32, 2.0), Key("BBBB", b"2" * 32, 1.0)))
     paces = Paces()
     paces.limit("r", 0.0)
@@ -151,7 +154,7 @@ def _reaction(function: Callable[..., Any], name: str, operation: str, state: An
 
 
 def exceptions() -> list[str]:
-    """Names of exceptions in dead letters and failures, with the word and the exit code of each."""
+    """Return the names of exceptions in dead letters and failures, with the word and the exit code of each."""
     modules()
     found = []
     for kind in {*subclasses(errors.BridgeError), *errors.WIRE_NAMES.values()}:
@@ -164,21 +167,21 @@ def exceptions() -> list[str]:
 
 
 def subclasses(kind: type[Any]) -> Iterator[type[Any]]:
-    """A class of the product and all that are derived from it."""
+    """Yield a class of the product and all its subclasses in the product."""
     yield kind
     for each in kind.__subclasses__():
-        if each.__module__.startswith("bridge."):  # others are of tests
+        if each.__module__.startswith("bridge."):  # others belong to tests
             yield from subclasses(each)
 
 
 def failures() -> list[str]:
-    """Types of failures that the engine writes, and those that no retry can help."""
+    """Return the failure types that the engine writes, and those for which a retry cannot help."""
     made = source.first_arguments(event.failure.__name__)
     return sorted({f"made {each}" for each in made} | {f"final {each}" for each in errors.FINAL_FAILURES})
 
 
 def words() -> list[str]:
-    """Choices: values of enumerations and of literal types, without the names that Python has for them."""
+    """Return the values of enumerations and literal types, without their Python names."""
     found = set()
     for module in modules():
         for value in vars(module).values():
@@ -190,12 +193,12 @@ def words() -> list[str]:
 
 
 def commands() -> list[str]:
-    """Commands of rules, as metrics and `bridge route --json` call them."""
+    """Return the commands of rules, as named in metrics and `bridge route --json`."""
     return sorted(kind.__name__ for kind in get_args(Command))
 
 
 def statuses() -> list[str]:
-    """gRPC statuses that the engine answers with, and the error that a client of the bridge makes of each."""
+    """Return the gRPC statuses with which the engine answers, and the client error for each."""
     answered = source.attributes_of("StatusCode")
     translated = {
         f"{code.name} is {kind.__name__}" for code, kind in engine_errors.STATUS.items() if code in grpc.StatusCode
@@ -219,7 +222,7 @@ class _Refused(grpc.RpcError):
 
 
 def patterns() -> list[str]:
-    """Regular expressions, with which the product reads names, headers and what peers answer."""
+    """Return the regular expressions for names, headers and answers of peers."""
     found = {
         value.pattern if isinstance(value.pattern, str) else repr(value.pattern)
         for module in modules()

@@ -1,4 +1,4 @@
-"""Texts in the product's source, by their role, found by walking its syntax trees."""
+"""Literals in the product's source by role, collected from its syntax trees."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 _LONGEST = 120
-"""Characters of a literal that can be a name on the wire; longer ones are prose or code."""
+"""Maximum length, in characters, of a literal that can be a name on the wire; longer ones are prose or code."""
 
 _LOGS = frozenset({"debug", "info", "warning", "error", "exception", "critical", "log"})
 _IDENTIFIERS = frozenset({"TypeVar", "ParamSpec", "NewType", "getattr", "hasattr", "setattr", "attrgetter"})
-"""Functions whose texts are names of Python: a rename changes them, and nothing else."""
+"""Functions whose literals are Python names, which only a rename changes."""
 
 
 @cache
 def trees(room: str = "bridge") -> tuple[ast.Module, ...]:
-    """Syntax trees of the modules of a room."""
+    """Return the syntax trees of the modules below a folder."""
     return tuple(ast.parse(path.read_text()) for path in sorted((ROOT / room).rglob("*.py")))
 
 
 class Texts(ast.NodeVisitor):
-    """Literals of all modules that were visited. found: by role."""
+    """Visitor that collects literals. found: by role."""
 
     def __init__(self) -> None:
         self.found: dict[str, set[str]] = defaultdict(set)
@@ -47,7 +47,7 @@ class Texts(ast.NodeVisitor):
         self._body(node)
 
     def _body(self, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> None:
-        """Leaves out docstrings, of constants too, and annotations."""
+        """Visit a body without docstrings (also of constants) and annotations."""
         for name, value in ast.iter_fields(node):
             for each in value if isinstance(value, list) else [value]:
                 is_text = isinstance(each, ast.Expr) and isinstance(each.value, ast.Constant)
@@ -135,7 +135,7 @@ class Texts(ast.NodeVisitor):
 
 
 def literal(node: ast.AST) -> str | None:
-    """Text of a literal, `{}` for what an f-string fills in, b"" as its representation."""
+    """Return the text of a literal: `{}` for a field of an f-string, b"" as its representation."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.Constant) and isinstance(node.value, bytes):
@@ -147,7 +147,7 @@ def literal(node: ast.AST) -> str | None:
 
 @cache
 def texts(room: str = "bridge") -> dict[str, set[str]]:
-    """Literals of a room, by role."""
+    """Return the literals below a folder, by role."""
     visitor = Texts()
     for tree in trees(room):
         visitor.visit(tree)
@@ -156,7 +156,7 @@ def texts(room: str = "bridge") -> dict[str, set[str]]:
 
 @cache
 def calls(room: str = "bridge") -> tuple[tuple[str, str, ast.Call], ...]:
-    """Calls in a room: the object that is called upon, if it has a name, the function, and the call."""
+    """Yield the calls below a folder: name of the object, function, and call."""
     found = []
     for node in _nodes(room):
         if isinstance(node, ast.Call):
@@ -166,7 +166,7 @@ def calls(room: str = "bridge") -> tuple[tuple[str, str, ast.Call], ...]:
 
 
 def _name(node: ast.AST | None) -> str:
-    """Last part of a name."""
+    """Return the last part of a name."""
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
@@ -177,23 +177,23 @@ def _nodes(room: str) -> tuple[ast.AST, ...]:
 
 
 def first_arguments(*called: str) -> set[str]:
-    """Literal first arguments of the calls of functions with these names."""
+    """Return the literal first arguments of calls of functions with these names."""
     texts = (literal(node.args[0]) for _, name, node in calls() if name in called and node.args)
     return {text for text in texts if text is not None}
 
 
 def attributes_of(owner: str) -> set[str]:
-    """Names that are read from objects with this name, like `OK` of `StatusCode.OK`."""
+    """Return the attributes read from objects with this name, such as `OK` of `StatusCode.OK`."""
     return {node.attr for node in _nodes("bridge") if isinstance(node, ast.Attribute) and _name(node.value) == owner}
 
 
 def calls_of(*names: str) -> int:
-    """How many calls of these functions the product has."""
+    """Return the number of calls of these functions in the product."""
     return sum(name in names for _, name, _ in calls())
 
 
 def environment(room: str) -> set[str]:
-    """Names that are looked up in `os.environ`."""
+    """Return the names that are looked up in `os.environ`."""
     looked_up: list[ast.AST] = [
         node.args[0] for owner, name, node in calls(room) if node.args and (owner == "environ" or name == "getenv")
     ]

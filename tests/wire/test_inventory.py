@@ -1,4 +1,4 @@
-"""The wire and the disk stay as they are: the inventory is compared byte for byte."""
+"""Stability of the wire and the disk: the inventory is compared byte for byte."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ADVICE = {
 
 
 def differences(old: Sections, new: Sections) -> Iterator[str]:
-    """Lines for people: each section that differs, with the items that came and went, and what to do."""
+    """Return a readable line for each section that differs, with added and removed items, and the required action."""
     for group in [*old, *(each for each in new if each not in old)]:
         before, after = old.get(group, {}), new.get(group, {})
         changed = False
@@ -49,7 +49,7 @@ def differences(old: Sections, new: Sections) -> Iterator[str]:
 
 
 def test_names_on_the_wire_are_as_they_were() -> None:
-    """See the message of a failure for what to do."""
+    """The message of a failure names the required action."""
     found, text = inventory(), FILE.read_text()
     received = "\n".join(differences(json.loads(text), found))
     assert not received, f"\n{received}"
@@ -64,7 +64,7 @@ def test_a_difference_is_named_with_what_to_do() -> None:
 
 
 def test_every_error_of_the_bridge_has_a_name_of_its_own_on_the_wire() -> None:
-    """Dead letters and failures hold the class's name: without `@wire_name` a rename would change them."""
+    """Dead letters and failures contain the class name: without `@wire_name` a rename would change them."""
     modules()
     named = set(errors.WIRE_NAMES.values())
     workflow = importlib.import_module("bridge.workflow")
@@ -79,7 +79,7 @@ def test_a_class_travels_under_its_name_on_the_wire(monkeypatch: pytest.MonkeyPa
 
     @errors.wire_name("bridge.before.OldName")
     class NewName(Exception):
-        """A class that was renamed and moved."""
+        """Class that was renamed and moved."""
 
     assert type(NewName("x")).__name__ == "OldName"
     assert new_failure_details(NewName("x")).errorType == "bridge.before.OldName"

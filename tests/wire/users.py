@@ -24,7 +24,7 @@ from tests.wire import source
 
 
 def command_line() -> list[str]:
-    """Commands with their parameters and choices."""
+    """Return the commands with their parameters and choices."""
     return sorted(_commands(root, ["bridge"]))
 
 
@@ -49,7 +49,7 @@ def _commands(command: click.Command, path: list[str]) -> Iterator[str]:
 
 
 def configuration() -> list[str]:
-    """Keys that stand beside each other in a configuration, and words that a key takes."""
+    """Return the groups of sibling keys in a configuration, and the allowed words of keys."""
     found: set[str] = set()
 
     def walk(part: Any) -> None:
@@ -68,7 +68,7 @@ def configuration() -> list[str]:
 
 
 def control() -> list[str]:
-    """Operations of the control channel: role, name, method, path and parameters."""
+    """Return the operations of the control channel: role, name, method, path and parameters."""
     return sorted(
         f"{each.name}: {each.method} {each.path} by {each.role}, {{{', '.join(sorted(each.parameters.model_fields))}}}"
         for each in OPERATIONS
@@ -76,7 +76,7 @@ def control() -> list[str]:
 
 
 def printed() -> list[str]:
-    """Members of what commands print as JSON, by command, and of the other dataclasses that are turned into JSON."""
+    """Return the members of printed JSON by command, and of the other dataclasses that become JSON."""
     results = {
         "instances": instances.Instance,
         "entities": entities.Entity,
@@ -102,14 +102,14 @@ def _members(kind: type[Any], path: str = "") -> Iterator[str]:
 
 
 def metrics() -> list[str]:
-    """Metrics with their labels."""
+    """Return the metrics with their labels."""
     stats = Stats(
         outcomes={"x": 1}, dead_letters={"x": 1}, unreadable={("t", 1, "f"): 1}, gaps={"x": 1}, abandoned={"x": 1},
         commands={("r", "x"): 1}, dead_letter_pauses={"r": 1.0}, commits=(1, 1.0),
     )  # fmt: skip
 
     class Everything:
-        """Counts of publishing, and of what waits on an engine."""
+        """Counts of publishing, and of early messages and quarantines on an engine."""
 
         name = "default"
         published = failed = events = quarantined = {"x": 1}  # noqa: RUF012
@@ -135,7 +135,7 @@ def codes() -> list[str]:
 
 
 def paths() -> list[str]:
-    """Paths of the HTTP servers."""
+    """Return the paths of the HTTP servers."""
     return sorted(source.first_arguments("add_get", "add_post", "add_route") | _rooted())
 
 
@@ -144,12 +144,12 @@ def _rooted() -> set[str]:
 
 
 def environment() -> list[str]:
-    """Environment variables that the product, the demo and the benchmarks read by name."""
+    """Return the environment variables that the product, the demo and the benchmarks read by name."""
     return sorted({each for room in ("bridge", "demo", "benchmarks") for each in source.environment(room)})
 
 
 def loggers() -> list[str]:
-    """Names of loggers, which log lines have; many are the names of their modules."""
+    """Return the names of loggers in log lines; many are module names."""
     found = source.first_arguments("get_logger", "getLogger")
     for path in (source.ROOT / "bridge").rglob("*.py"):
         if "getLogger(__name__)" in path.read_text():
@@ -159,7 +159,7 @@ def loggers() -> list[str]:
 
 
 def python() -> list[str]:
-    """Public names for workflows and tests, with their parameters, members and defaults that callers see."""
+    """Return the public names for workflows and tests, with their parameters, members and defaults."""
     found: list[str] = []
     for module in (bridge.workflow, bridge.testing):
         for name in module.__all__:

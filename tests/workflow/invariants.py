@@ -1,4 +1,4 @@
-"""What holds for every saga, however it went: read from what its orchestrator has decided."""
+"""Invariants of every saga, read from the decisions of its orchestrator."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FINAL = {"completed", "refused", "unknown", "compensated", "compensation_failed"
 
 @dataclass(frozen=True)
 class Decision:
-    """An attempt of a step, or of its compensation.
+    """Attempt of a step, or of its compensation.
 
-    turn: of the orchestrator. begun, over: when it was decided and when its answer was there, by any clock; over is
-    None when there was none. worked: whether that was a result.
+    turn: of the orchestrator. begun, over: times of the decision and of its answer, by any clock; over is None without
+    an answer. worked: the answer was a result.
     """
 
     step: str
@@ -30,7 +30,7 @@ class Decision:
 
 
 def decision(name: str, given: Any, turn: int, begun: float, over: float | None, worked: bool) -> Decision | None:
-    """None for what belongs to no step."""
+    """Create a decision; None for an action that belongs to no step."""
     if name != "bridge.publish":
         key, plan = given["key"], given["input"]
     elif given["target"] == SERVICES:
@@ -42,14 +42,14 @@ def decision(name: str, given: Any, turn: int, begun: float, over: float | None,
 
 
 def check(wood: Wood, outcome: dict[str, Any], states: dict[str, str], decisions: Sequence[Decision]) -> None:
-    """decisions: as they were taken. states: of the steps, in the end."""
+    """Assert all invariants. decisions: in order. states: final states of the steps."""
     forward = [one for one in decisions if not one.undo]
     undone = [one for one in decisions if one.undo]
     _kept_or_undone(wood, outcome, states, forward, undone)
     _one_key_for_each(decisions)
     _one_attempt_after_the_other(forward)
     _one_attempt_after_the_other(undone)
-    # Nothing starts once the undoing has begun
+    # No step starts after the first compensation
     assert [one.undo for one in decisions] == sorted(one.undo for one in decisions)
     if undone:
         assert max(one.turn for one in forward) < undone[0].turn
@@ -92,14 +92,14 @@ def _kept_or_undone(
     assert {one["step"] for one in outcome["failed_compensations"]} == failed
     expected = "compensation_failed" if failed else "completed" if well else "compensated"
     assert outcome["status"] == expected
-    # Behind the point of no return nothing is undone but what had failed before
+    # Behind the point of no return, only steps that had failed before are undone
     if wood.pivot and any(plan.name in states for plan in wood.tail):
         assert well
         assert all(plans[one.step].optional for one in undone)
 
 
 def _one_key_for_each(decisions: Sequence[Decision]) -> None:
-    """The same in every attempt and in the compensation."""
+    """Assert that a step has one key in all attempts and in its compensation."""
     keys = defaultdict(set)
     for one in decisions:
         keys[one.step].add(one.key)
@@ -108,7 +108,7 @@ def _one_key_for_each(decisions: Sequence[Decision]) -> None:
 
 
 def _one_attempt_after_the_other(decisions: list[Decision]) -> None:
-    """An attempt is decided when the one before has failed: so every compensation is decided once."""
+    """Assert that each attempt begins after the failure of the one before: a compensation is decided once."""
     last: dict[str, Decision] = {}
     for one in decisions:
         before = last.get(one.step)
@@ -120,7 +120,7 @@ def _one_attempt_after_the_other(decisions: list[Decision]) -> None:
 
 
 def _in_reverse(wood: Wood, undone: list[Decision]) -> None:
-    """What ran in sequence is undone in reverse, one after the other; what ran at once is undone at once."""
+    """Assert that sequential steps are undone in reverse order, and parallel steps at once."""
     attempts: dict[str, list[Decision]] = defaultdict(list)
     for one in undone:
         attempts[one.step].append(one)
@@ -140,7 +140,7 @@ def _in_reverse(wood: Wood, undone: list[Decision]) -> None:
 
 
 def received(published: Sequence[dict[str, Any]], outcome: dict[str, Any]) -> None:
-    """The outcome was published; again only under its id."""
+    """Assert that the outcome was published, and repeated only under the same id."""
     results = [event for event in published if event["target"] == RESULTS]
     assert len({event["id"] for event in results}) == 1
     assert {event["type"] for event in results} == {f"random.{outcome['status']}"}

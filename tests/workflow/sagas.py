@@ -1,4 +1,4 @@
-"""Sagas in virtual time: how to make one and what its activities answer."""
+"""Sagas in virtual time: creation, and answers of activities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ def saga(body: Callable[[Saga], Any], **options: Any) -> Callable[..., Any]:
 
 
 def simulate(body: Callable[[Saga], Any], answers: dict[str, Any] | None = None, **options: Any) -> Simulation:
-    """answers: by activity, (seconds, result or exception), or a list of them of which the last repeats."""
+    """Simulate a saga.
+
+    answers: by activity, (seconds, result or exception), or a list of them, whose last entry repeats.
+    """
     script = {name: list(value) if isinstance(value, list) else [value] for name, value in (answers or {}).items()}
 
     def answer(name: str, _: Any) -> tuple[float, Any]:

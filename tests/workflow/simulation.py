@@ -1,8 +1,8 @@
-"""One orchestration on the SDK's own replay executor, in virtual time: nothing sleeps, everything can be repeated.
+"""One orchestration on the SDK's own replay executor, in virtual time: no sleep, and every run is repeatable.
 
-Every turn is executed twice from the whole history, as after a crash between decision and commit, and once more in a
-session that goes on from the turn before; all must agree. More crashes can be asked for: turns that are lost and made
-later, with what has arrived meanwhile, and runs of activities whose results are lost.
+Every turn is executed twice from the whole history, as after a crash between decision and commit, and once in a session
+that continues from the turn before; all results must agree. A test can request more crashes: lost turns, repeated later
+with newly arrived events, and activity runs with lost results.
 """
 
 from __future__ import annotations
@@ -28,15 +28,14 @@ QUIET = logging.getLogger("tests.simulation")
 QUIET.setLevel(logging.CRITICAL)
 
 Answer = tuple[float, Any]
-"""Seconds an activity takes, and its result or the exception it raises."""
+"""Seconds that an activity takes, and its result or the exception that it raises."""
 
 
 @dataclass(frozen=True)
 class Scheduled:
-    """An activity or child that an orchestrator asked for, and when (seconds from the start).
+    """Activity or child that an orchestrator scheduled, and its time (seconds from the start).
 
-    turn: number of the turn that decided it. over, answer: when the answer that counts was there, and what it was.
-    instance_id: of a child.
+    turn: number of the deciding turn. over, answer: time and value of the answer that counts. instance_id: of a child.
     """
 
     at: float
@@ -50,7 +49,7 @@ class Scheduled:
 
 @dataclass
 class Running:
-    """A child that may not be over yet. done: its answer is on its way."""
+    """Child that may still be running. done: its pending answer."""
 
     scheduled: int
     action: int
@@ -59,11 +58,11 @@ class Running:
 
 @dataclass
 class Simulation:
-    """answers: what the activity or child of a name with an input does. Entities are not simulated.
+    """Simulation of an orchestration. Entities are not simulated.
 
-    told: what a child does with an event; None when it takes no notice. lost_turns: for each turn that is executed,
-    None, or how many seconds after a crash that lost it it is executed again. lost_runs: the same for each run of an
-    activity, which then has had its effect.
+    answers: effect of the activity or child with a name and an input. received: reaction of a child to an event; None
+    when the child ignores it. lost_turns: one entry per executed turn: None, or the seconds between the crash that lost
+    the turn and its repetition. lost_runs: the same for each run of an activity, which then has had its effect.
     """
 
     orchestrator: Callable[..., Any]
@@ -71,22 +70,22 @@ class Simulation:
     input: Any = None
     instance_id: str = "simulated"
     together: float = 0.0
-    """Events that are due within so many seconds reach the orchestrator in one turn."""
+    """Events that are due within this number of seconds reach the orchestrator in one turn."""
     received: Callable[[str, Any], Answer | None] = lambda name, data: None
     lost_turns: Iterator[float | None] = field(default_factory=lambda: iter(()))
     lost_runs: Iterator[float | None] = field(default_factory=lambda: iter(()))
     history: list[pb.HistoryEvent] = field(default_factory=list)
     turns: list[tuple[int, int]] = field(default_factory=list)
-    """(events before, events after) of each turn."""
+    """Number of history events before and after each turn."""
     decisions: list[list[bytes]] = field(default_factory=list)
     generations: list[pb.CompleteOrchestrationAction] = field(default_factory=list)
-    """How each generation but the last ended."""
+    """Final action of each generation but the last."""
     scheduled: list[Scheduled] = field(default_factory=list)
     sent: list[tuple[str, str, Any]] = field(default_factory=list)
     """Events to children: instance, name, data."""
     statuses: list[Any] = field(default_factory=list)
     shown: list[tuple[int, Any]] = field(default_factory=list)
-    """Turn and status."""
+    """Turn and custom status."""
     status: str = "RUNNING"
     output: Any = None
     failure: str = ""
@@ -107,7 +106,7 @@ class Simulation:
         self._at(at, helpers.new_event_raised_event(name, json.dumps(data)))
 
     def run(self, max_turns: int = 2000) -> Simulation:
-        """Run until it is finished, or nothing can happen any more."""
+        """Run until the orchestration has finished, or no event is due."""
         while self._due and self.status == "RUNNING":
             assert len(self.turns) < max_turns, "it never ends"
             self.turn()
@@ -136,7 +135,7 @@ class Simulation:
             self._act(action)
 
     def _arrive(self, arrived: list[pb.HistoryEvent]) -> list[pb.HistoryEvent]:
-        """A turn of what has arrived before and until now."""
+        """Return the events of the next turn: those that arrived before, and those that arrive until now."""
         last = self.now + self.together
         while self._due and self._due[0][0] <= last:
             at, _, event = heapq.heappop(self._due)
@@ -152,7 +151,7 @@ class Simulation:
         return list(result.actions), result.encoded_custom_status
 
     def _go_on(self, new: list[pb.HistoryEvent]) -> tuple[list[bytes], str | None]:
-        """The turn in a session."""
+        """Execute the turn in a session."""
         request = TurnRequest(self.instance_id, list(self.history), new, pb.OrchestrationTraceContext(), "", 0)
         if self.history:
             assert self._session.follows(request)
@@ -162,13 +161,13 @@ class Simulation:
         return _decided(result.actions), result.encoded_custom_status
 
     def replay(self) -> None:
-        """Every turn once more, from the history as it is now: the same decisions."""
+        """Execute every turn once more, from the present history; the decisions must be the same."""
         for (before, after), decided in zip(self.turns, self.decisions, strict=True):
             actions, _ = self.execute(self.history[:before], self.history[before:after])
             assert _decided(actions) == decided
 
     def _continue_as_new(self, done: pb.CompleteOrchestrationAction) -> None:
-        """The next generation: an empty history, the carried events, and what has not arrived yet."""
+        """Begin the next generation: an empty history, the carried events, and the events that have not arrived yet."""
         self.replay()
         self.status, self.output = "RUNNING", None
         self.generations.append(done)
@@ -239,7 +238,7 @@ class Simulation:
         self.scheduled.append(Scheduled(self.now, name, given, turn, over, answer, instance_id))
 
     def _child(self, instance_id: str, scheduled: int, action: int) -> None:
-        """Let the child answer when it is over."""
+        """Schedule the answer of the child for the time of its end."""
         one = self.scheduled[scheduled]
         if isinstance(one.answer, Exception):
             done = helpers.new_sub_orchestration_failed_event(action, one.answer)
@@ -262,7 +261,7 @@ class Simulation:
 
 
 def _decided(actions: Sequence[pb.OrchestratorAction]) -> list[bytes]:
-    """Actions that can be compared. A stack trace tells who ran the orchestrator, and is no decision."""
+    """Return the actions in a comparable form, without stack traces, which depend on the executor."""
     found = []
     for action in actions:
         kept = pb.OrchestratorAction()

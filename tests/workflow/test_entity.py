@@ -36,7 +36,7 @@ class Counter(Entity):
         return self.add(amount.value)
 
     def touch(self) -> None:
-        """No input."""
+        """Operation without input."""
 
     def maybe(self, amount: int = 5) -> int:
         return self.add(amount)
@@ -69,7 +69,7 @@ class Stub:
 
 
 class Bench:
-    """One entity, run batch after batch."""
+    """Entity that a test runs batch by batch."""
 
     def __init__(self, kind: type[Entity] = Counter, converter: Any = None) -> None:
         logger = logging.getLogger("tests.entity")
@@ -79,7 +79,7 @@ class Bench:
         self.state: str | None = None
 
     def run(self, *operations: tuple[str, Any]) -> list[Any]:
-        """Each result, or the type of the failure."""
+        """Return each result, or the type of the failure."""
         request = pb.EntityBatchRequest(
             instanceId=str(EntityInstanceId("counter", "k")),
             entityState=None if self.state is None else StringValue(value=self.state),

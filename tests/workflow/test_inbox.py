@@ -1,4 +1,4 @@
-"""The inbox in virtual time: repeats, filters, races, generations. Every turn is also run from a cold history."""
+"""Inbox in virtual time: repeats, filters, races, generations. Every turn also runs from a cold history."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_timeout() -> None:
 
     events = [(4, "item", message(1, 1)), (6, "item", message(1, 1)), (7, "item", message(3, 3))]
     found = simulate(orchestrator, *events)
-    # The kept message is first; the wait that lost has swallowed nothing.
+    # The kept message is first; the wait that lost the race has consumed no message.
     assert found.output == ["no message 'item' within 0:00:05", 1, 1]
 
 
@@ -279,7 +279,7 @@ def test_branches_that_wait_for_the_same_name_share_what_comes() -> None:
 
 
 def generations(ctx: task.OrchestrationContext, state: dict[str, Any]) -> Steps:
-    """Takes one even number per generation, then the odd ones that were passed over."""
+    """Take one even number per generation, then the odd numbers that were skipped."""
     started = origin(ctx)
     if len(state["taken"]) < state["evens"]:
         received = yield from wait_for_message(ctx, "item", where=even)
@@ -337,7 +337,7 @@ def test_a_new_version_goes_along() -> None:
 def test_each_message_is_seen_once_in_its_order(
     deliveries: list[tuple[int, bool]], together: float, per_generation: int
 ) -> None:
-    """Whatever is delivered again and in whichever turns, with and without generations and filters."""
+    """Repeated deliveries in any turns, with and without generations and filters."""
 
     def orchestrator(ctx: task.OrchestrationContext, state: list[Any]) -> Steps:
         for _ in range(per_generation or 1000):
@@ -376,7 +376,7 @@ def test_seen_is_bounded_and_comes_back() -> None:
     again = DeduplicationWindow(text, limit=3)
     assert [again.add(key.key) for key in keys[2:]] == [False] * 3
     assert again.add(keys[0].key)
-    assert again.add(keys[2].key)  # the oldest made room
+    assert again.add(keys[2].key)  # the oldest key was dropped
     assert not again.add(keys[4].key)
     assert len(again.text()) == len(text)
 

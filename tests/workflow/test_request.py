@@ -1,4 +1,4 @@
-"""A question by message, and its answer."""
+"""Request by message, and its reply."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_requests_do_not_take_each_others_answers() -> None:
         return answers
 
     def publish(_: str, event: Any) -> tuple[float, Any]:
-        # The first answer comes late, when the second is waited for already.
+        # The first reply comes late, during the wait for the second.
         at = simulation.now + (15.0 if event["data"] == 0 else 7.0)
         simulation.event(at, f"reply:{event['headers']['correlation-id']}", event["data"])
         return 0.0, event["id"]

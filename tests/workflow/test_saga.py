@@ -1,4 +1,4 @@
-"""A saga in virtual time: how it ends, and what it tells on its way."""
+"""Saga in virtual time: outcomes and reported status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sagas on an engine with a real worker: sub-orchestrations, cancel from outside, and what a client sees."""
+"""Sagas on an engine with a real worker: sub-orchestrations, external cancels, and the view of a client."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BRIEF = timedelta(milliseconds=300)
 AGAIN = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=3)
 
 received: dict[str, list[Any]] = {}
-"""What activities were told, by the instance that the first part of their input names."""
+"""Calls that activities received, by the instance that the first part of their input names."""
 
 
 def note(ctx: task.ActivityContext, call: StepInput) -> str:
@@ -41,7 +41,7 @@ def erase(ctx: task.ActivityContext, call: CompensationInput) -> None:
 
 
 def obedient_child(ctx: task.OrchestrationContext, call: StepInput) -> Any:
-    """Waits until it is told to stop."""
+    """Wait for the event `cancel`, then stop."""
     reason = yield ctx.wait_for_external_event("cancel")
     yield ctx.call_activity(note, input=StepInput(reason["reason"], call.input))
     return "stopped"

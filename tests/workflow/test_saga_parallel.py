@@ -1,4 +1,4 @@
-"""Steps and branches at the same time."""
+"""Parallel steps and branches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random sagas with random failures, timeouts, cancels and crashes: what holds for all of them."""
+"""Random sagas with random failures, timeouts, cancels and crashes: the invariants hold."""
 
 from __future__ import annotations
 
@@ -79,18 +79,18 @@ def test_every_step_is_kept_or_undone_once_and_in_reverse(
     received([one.input for one in simulation.scheduled if one.name == "bridge.publish"], outcome)
     assert simulation.scheduled[-1].input.get("target") == RESULTS
 
-    # Nothing goes forward once it was shown that the saga gives up
+    # No step starts after the status shows that the saga gives up
     given_up = [turn for turn, shown in simulation.shown if shown["status"] in ("cancelling", "compensating")]
     assert all(one.undo or one.turn <= given_up[0] for one in decisions if given_up)
 
-    # Nor in the other branches once a step was shown to have failed
+    # No step starts in the other branches after the status shows the failed step, either
     others = dict(siblings(wood.whole))
     for turn, shown in simulation.shown:
         for name, state in shown["steps"].items():
             if state in ("refused", "unknown") and not wood.plans[name].optional:
                 assert not any(one.step in others[name] and one.turn > turn for one in decisions if not one.undo)
 
-    # A child hears `cancel` from a saga that stops waiting for it, at most once for each reason
+    # A child receives `cancel` from a saga that stops waiting for it, at most once for each reason
     assert len({(instance, data["reason"]) for instance, _, data in simulation.sent}) == len(simulation.sent)
     undoing = min((one.begun for one in decisions if one.undo), default=simulation.now)
     left = {one.instance_id for one in simulation.scheduled if one.name == "do-child" and one.over > undoing}

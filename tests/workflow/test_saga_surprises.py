@@ -1,4 +1,4 @@
-"""What goes wrong where nobody expects it: nothing that may have had an effect is forgotten."""
+"""Failures at unexpected points: no step that may have had an effect is forgotten."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_result_comes_in_its_type(timeout: timedelta | None) -> None:
 
 
 class Broken(Attempts):
-    """An action of somebody's own, with a bug behind its effect."""
+    """User-defined action with a bug after its effect."""
 
     def attempts(self, ctx: task.OrchestrationContext, call: Any) -> Any:
         def attempt(number: int, timer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Inputs, events and origins as orchestrators see them, with the bridge's converter and with the SDK's own."""
+"""Inputs, events and origins in orchestrators, with the bridge's converter and with the SDK's own."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ OURS = [
     (typed_pair, {"total": 5}, "Pair"),
     (typed_list, [{"total": 5}], "Model"),
 ]
-"""What only the bridge's converter builds."""
+"""Inputs that only the bridge's converter builds."""
 
 
 @pytest.mark.parametrize("wrapped", [True, False])

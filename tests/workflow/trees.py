@@ -1,4 +1,4 @@
-"""Random sagas: steps in sequence and at once, and what happens to each."""
+"""Random sagas: sequential and parallel steps, and the fate of each."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from bridge.workflow import Child, Command, Saga, Scope, Step, StepFailed
 
 ACTIVITY, CHILD, COMMAND = "activity", "child", "command"
 SERVICES, RESULTS = "services", "results"
-"""Targets: of commands, and of the outcome."""
+"""Targets of commands and of the outcome."""
 
 
 class No(Exception):
-    """A refusal."""
+    """Raised by a step that refuses."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A step and what happens to it. Times are in units, which are as long as the test says.
+    """Step and its fate. Times are in units, whose length the test defines.
 
-    kind, undone_by: what does the step, and what its compensation. failures, undo_failures: of the first calls.
-    obeys: whether a child ends when it is told `cancel`. optional: the body goes on when the step has failed.
+    kind, undone_by: kinds of the step and of its compensation. failures, undo_failures: number of first calls that
+    fail. obeys: a child ends on the event `cancel`. optional: the body continues when the step has failed.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _policy(attempts: int, unit: float) -> task.RetryPolicy:
 
 @dataclass(frozen=True)
 class Tree:
-    """parallel: members run at the same time. The members of a parallel tree are branches."""
+    """Tree of steps. parallel: members run at the same time; they are the branches."""
 
     parallel: bool
     members: list[Any] = field(default_factory=list)
@@ -93,7 +93,10 @@ plans = st.builds(
 
 @dataclass(frozen=True)
 class Wood:
-    """A saga: a tree, then a tail, between them perhaps the point of no return. cancels: when it is told to stop."""
+    """Saga: a tree, then a tail, and optionally a point of no return between them.
+
+    cancels: times of cancel requests.
+    """
 
     tree: Any
     tail: list[Plan]
@@ -105,7 +108,7 @@ class Wood:
         object.__setattr__(self, "tree", _named(self.tree, counter))
         tail = [_named(plan, counter) for plan in self.tail]
         if self.pivot:
-            # Behind the point of no return a step is tried until it succeeds; here it can.
+            # Behind the point of no return a step is retried until it succeeds; these steps can succeed.
             tail = [replace(plan, refused=False, timeout=None, optional=False) for plan in tail]
         object.__setattr__(self, "tail", tail)
 
@@ -151,7 +154,7 @@ def leaves(tree: Any) -> list[Plan]:
 
 
 def in_sequence(tree: Any) -> Iterator[tuple[str, str]]:
-    """Pairs of names of which the first must be over before the second starts."""
+    """Return pairs of names; the first step of a pair must end before the second starts."""
     if isinstance(tree, Plan):
         return
     for position, member in enumerate(tree.members):
@@ -162,7 +165,7 @@ def in_sequence(tree: Any) -> Iterator[tuple[str, str]]:
 
 
 def at_once(tree: Any) -> Iterator[list[list[str]]]:
-    """The names in each branch of every parallel tree."""
+    """Return the names in each branch of every parallel tree."""
     if isinstance(tree, Plan):
         return
     for member in tree.members:
@@ -172,7 +175,7 @@ def at_once(tree: Any) -> Iterator[list[list[str]]]:
 
 
 def siblings(tree: Any, others: Sequence[str] = ()) -> Iterator[tuple[str, Sequence[str]]]:
-    """Every name with those in the other branches of the innermost parallel tree it is in."""
+    """Return every name with the names in the other branches of its innermost parallel tree."""
     if isinstance(tree, Plan):
         yield tree.name, others
         return

@@ -1,4 +1,4 @@
-"""A task hub in memory with the sample workflows on a real worker."""
+"""In-memory task hub with the sample workflows on a real worker."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from bridge.workflow import PUBLISH_ACTIVITY, message_aware
 from workflows.purchase import Order
 
 TIMEOUT = 30.0
-"""Seconds a test waits for something that should take milliseconds."""
+"""Seconds after which a test fails; the operations take milliseconds."""
 
 CARRIER_IS_AWAY = "carrier-is-away"
-"""An order id with this in it finds a carrier that does not answer."""
+"""Part of order ids whose carrier does not answer."""
 
 
 def request_shipment(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def request_shipment(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
 
 
 class Hub:
-    """Backend, worker and client; `published` holds what workflows published, in order."""
+    """Backend, worker and client. published: publications of workflows, in order."""
 
     def __init__(self) -> None:
         with socket.socket() as probe:
@@ -63,7 +63,7 @@ class Hub:
         self.worker.start()
 
     def _answers(self) -> None:
-        """A gRPC server that has just started cancels a call now and then: ask until it answers."""
+        """Wait until the server answers; a gRPC server that has just started may cancel calls."""
         ends = time.monotonic() + TIMEOUT
         while True:
             try:
@@ -100,7 +100,7 @@ class Hub:
         return state
 
     def reaches(self, instance_id: str, wanted: str) -> None:
-        """Wait until the custom status holds the text `wanted`."""
+        """Wait until the custom status contains the text `wanted`."""
         ends = time.monotonic() + TIMEOUT
         while wanted not in (self.state(instance_id).serialized_custom_status or ""):
             assert time.monotonic() < ends, f"{instance_id} never reached {wanted}: {self.state(instance_id)}"

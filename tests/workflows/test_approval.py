@@ -1,4 +1,4 @@
-"""A person decides, is reminded, or never answers."""
+"""Approval: a person decides, is reminded, or never answers."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def paid(number: str) -> Event:
 
 
 async def shipped(loaded: Loaded, broker_name: str, topic: str, count: int) -> list[str | None]:
-    """Who is told, through a consumer of its own."""
+    """Return the subjects of published messages, read through a separate consumer."""
     broker = build_broker(loaded, broker_name)
     await broker.start()
     options = ServiceBusReceiverOptions(sessions=Sessions(idle=0.3)) if broker_name == "bus" else None
@@ -81,7 +81,7 @@ async def test_ordered_on_kafka_paid_on_service_bus_shipped_on_both(
         await kafka.publish("dispatch-orders", [codec.encode(ordered("a"))])
         await daemon.start()
         await daemon.brokers["bus"].publish("payments", [codec.encode(paid(number)) for number in ("a", "b")])
-        # Paid before it was ordered: the brokers are independent
+        # Payment before the order: the brokers are independent
         await kafka.publish("dispatch-orders", [codec.encode(ordered("b"))])
         async with asyncio.timeout(TIMEOUT * 2):
             assert await shipped(loaded, "kafka", "dispatch-events", 2) == ["a", "b"]

@@ -1,4 +1,4 @@
-"""The sample entities: signalled by messages, each message counts once."""
+"""Sample entities, signalled by messages; each message counts once."""
 
 from __future__ import annotations
 

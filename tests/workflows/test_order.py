@@ -1,4 +1,4 @@
-"""The order saga on a real worker: every way it can end, and what it has undone by then."""
+"""Order saga on a real worker: every outcome, with its compensations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def begin(hub: Hub, what: Order) -> str:
 
 
 def outcome(hub: Hub, instance_id: str) -> dict[str, Any]:
-    """The result, after checking that exactly this was published, once."""
+    """Return the result, after a check that exactly this result was published, once."""
     result = hub.result(instance_id)
     published = hub.published_for(result["order_id"])
     assert [(event["type"], event["data"]) for event in published] == [(f"order.{result['status']}", result)]
@@ -172,5 +172,5 @@ def test_an_activity_that_keeps_failing_is_undone(hub: Hub, monkeypatch: pytest.
     result = outcome(hub, instance_id)
     assert result["reason"] == "activity_failed"
     assert result["detail"].endswith("ConnectionError")
-    # Whether the carrier took the order is unknown, so the shipment is called back too.
+    # The carrier may have taken the order; the shipment is therefore cancelled too.
     assert result["compensated"] == ["shipment_cancelled", "payment_refunded", "stock_released"]

@@ -1,4 +1,4 @@
-"""The watch over a parcel: every scan is seen, silence is reported."""
+"""Parcel watch: every scan is seen, and silence is reported."""
 
 from __future__ import annotations
 

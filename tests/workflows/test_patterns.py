@@ -1,4 +1,4 @@
-"""Every pattern, from the message that starts it to what it publishes."""
+"""Workflow patterns, from the starting message to the publications."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def received(bridge: LocalBridge, subject: str) -> list[str]:
 
 
 def answer(bridge: LocalBridge, number: str, data: Any) -> None:
-    """Play the service that was asked for a payment."""
+    """Answer as the service that was asked for a payment."""
     (asked,) = [
         event for event in bridge.published("services") if event.subject == number and event.type.endswith("requested")
     ]

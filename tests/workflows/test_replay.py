@@ -1,4 +1,4 @@
-"""Every recorded history, run again from its beginning, decides what it decided then."""
+"""Recorded histories, run again from their beginning, lead to the recorded decisions."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ EVENTS: dict[str, tuple[Any, Any, list[tuple[str, Any]]]] = {
 
 
 def turns(events: list[pb.HistoryEvent]) -> list[list[pb.HistoryEvent]]:
-    """The history cut where each turn of the orchestrator begins."""
+    """Return the history, cut at the beginning of each turn of the orchestrator."""
     cut: list[list[pb.HistoryEvent]] = []
     for event in events:
         if event.HasField("orchestratorStarted"):
@@ -65,7 +65,7 @@ def test_a_history_leads_to_the_same_decisions_again(hub: Hub, instance_id: str)
     orchestrator, input_, events = EVENTS[instance_id]
     hub.start(orchestrator, instance_id, input_)
     for name, data in events:
-        time.sleep(0.15)  # spread over turns, so that timers and events meet in more than one way
+        time.sleep(0.15)  # spread over turns: timers and events meet in several ways
         hub.tell(instance_id, name, data)
     recorded = hub.result(instance_id)
 
@@ -77,7 +77,7 @@ def test_a_history_leads_to_the_same_decisions_again(hub: Hub, instance_id: str)
     for number in range(len(cut)):
         old = [event for turn in cut[:number] for event in turn]
         assert decide(hub, instance_id, old, cut[number]) == decide(hub, instance_id, old, cut[number])
-    # All of it at once, and turn by turn with everything before replayed, end in the recorded output.
+    # The whole history at once, and turn by turn with all earlier turns replayed, ends in the recorded output.
     for old, new in (([], history), (history[: -len(cut[-1])], cut[-1])):
         executor = _OrchestrationExecutor(hub.worker._registry, logging.getLogger("tests.replay"), JsonDataConverter())
         done = [a.completeOrchestration for a in executor.execute(instance_id, old, new).actions

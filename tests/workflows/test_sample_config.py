@@ -1,4 +1,4 @@
-"""The sample configuration and the sample workflows belong together."""
+"""Consistency of the sample configuration and the sample workflows."""
 
 from __future__ import annotations
 

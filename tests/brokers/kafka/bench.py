@@ -1,4 +1,4 @@
-"""A source pipeline on Kafka: compiled rules, the real broker, the SDK's client and backend, faults on demand."""
+"""Source pipeline on Kafka: compiled rules, the real broker, the SDK's client and backend, injected faults."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ workflows: {{external: [order]}}
 async def kafka_bench(
     directory: Path, harness: KafkaHarness, topic: str, *, partitions: int = 2, source: str = ""
 ) -> AsyncIterator[Bench]:
-    """Its source is not started. source: more YAML below the source, indented by four."""
+    """Yield a fixture whose source is not started. source: more YAML below the source, indented by four."""
     config = CONFIG.format(
         directory=directory, bootstrap=harness.bootstrap, topic=topic, partitions=partitions, source=source
     )

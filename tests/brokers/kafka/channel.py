@@ -1,4 +1,4 @@
-"""A topic as a test sees it that runs the real daemon: through a client that is none of the bridge's."""
+"""Kafka channel for tests of the real daemon, through an independent client library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.brokers.kafka.harness import unique
 
 
 class KafkaChannel:
-    """A topic of its own on a cluster."""
+    """New topic on a cluster."""
 
     def __init__(self, bootstrap: str) -> None:
         self.topic = unique("killed")

@@ -14,7 +14,8 @@ from tests.kafka.shared import shared_broker
 
 @pytest.fixture(scope="session")
 def bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
-    """The broker that KAFKA_BOOTSTRAP names, or a real one of our own, or the small server where there is no Java."""
+    """Address of the broker in KAFKA_BOOTSTRAP, of a real test broker, or of the small server where there is no
+    Java."""
     given = os.environ.get("KAFKA_BOOTSTRAP")
     if given:
         yield given
@@ -50,6 +51,6 @@ async def harness(bootstrap: str) -> AsyncIterator[KafkaHarness]:
 
 @pytest.fixture
 async def clean(harness: KafkaHarness) -> KafkaHarness:
-    """The harness on a cluster without the topics and groups of the contract suites."""
+    """Harness on a cluster without the topics and groups of the contract suites."""
     await harness.clear()
     return harness

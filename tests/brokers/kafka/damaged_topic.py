@@ -1,7 +1,7 @@
-"""A topic with damaged batches among healthy ones, bridge daemons that read it, and what they have to do with it.
+"""Topic with damaged batches among healthy ones, bridge daemons that read it, and the expected results.
 
-Each healthy record starts one instance, named by its partition and offset. The engine runs in a process of its own, so
-it outlives every daemon.
+Each healthy record starts one instance, named by its partition and offset. The engine runs in a process of its own and
+outlives every daemon.
 """
 
 from __future__ import annotations
@@ -56,15 +56,15 @@ ops: {{http: {{port: 0}}, log: {{level: warning}}}}
 """
 
 Run = tuple[int, int, int]
-"""Partition, first and last offset of what cannot be read."""
+"""Partition, first offset and last offset of an unreadable run."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Settings of the source, and what they make of an unreadable message.
+    """Settings of the source, and the resulting treatment of unreadable messages.
 
-    by_key: the treatment where the key is known, and where it is not. ordered: whole partitions stay in order, else
-    what has the same key does.
+    by_key: treatment with a known key, and with an unknown key. ordered: order is kept for whole partitions, otherwise
+    by key.
     """
 
     name: str
@@ -87,8 +87,10 @@ POLICIES = (
 
 @dataclass
 class DamagedTopic:
-    """logs: content of the partitions, which may grow while daemons read. kills: daemons that were killed so far, each
-    of which may have done something twice that is not kept apart, such as a dead letter.
+    """Damaged topic with its daemons.
+
+    logs: content of the partitions, which may grow while daemons read. kills: number of killed daemons so far; each may
+    have repeated an effect without deduplication, such as a dead letter.
     """
 
     directory: Path
@@ -119,22 +121,22 @@ class DamagedTopic:
         self.kills += 1
         daemon.kill()
 
-    # -- what should be
+    # -- expected state
 
     def stop_of(self, number: int) -> int | None:
-        """Offset at which the policy stops the partition."""
+        """Return the offset at which the policy stops the partition; None when it does not stop."""
         return next(
             (first for first, _, _, known in self.logs[number].faults if self.policy.of(known) == "stop_partition"),
             None,
         )
 
     def ends(self) -> dict[int, int]:
-        """Position of the group in each partition when there is nothing left to do."""
+        """Return the final position of the group in each partition."""
         stops = {number: self.stop_of(number) for number in range(len(self.logs))}
         return {number: log.end if (stop := stops[number]) is None else stop for number, log in enumerate(self.logs)}
 
     def healthy(self) -> dict[tuple[int, int], bytes]:
-        """Values of the records that have to be executed."""
+        """Return the values of the records that must be executed, by partition and offset."""
         ends = self.ends()
         return {
             (number, first): value
@@ -144,7 +146,7 @@ class DamagedTopic:
         }
 
     def unreadable(self, treatment: str) -> set[Run]:
-        """What has to be treated like that."""
+        """Return the unreadable runs to which the policy gives this treatment."""
         ends = self.ends()
         return {
             (number, first, last)
@@ -153,17 +155,17 @@ class DamagedTopic:
             if first < ends[number] and self.policy.of(known) == treatment
         }
 
-    # -- what is
+    # -- actual state
 
     async def positions(self) -> dict[int, int]:
-        """Committed offsets of the group by partition."""
+        """Return the committed offsets of the group by partition."""
         broker = await self.harness.broker()
         places = [TopicPartition(self.topic, number) for number in range(len(self.logs))]
         found = await broker._cluster.committed(self.topic, places)
         return {number: found[tp].offset if tp in found else 0 for number, tp in enumerate(places)}
 
     async def executed(self) -> dict[tuple[int, int], tuple[datetime, dict[str, str | None]]]:
-        """Time of creation and input of each instance, by partition and offset."""
+        """Return creation time and input of each instance, by partition and offset."""
         client = AsyncTaskHubGrpcClient(host_address=self.engine, logger=quiet_logger("damaged.client"))
         try:
             states = await client.get_all_orchestration_states(OrchestrationQuery(fetch_inputs_and_outputs=True))
@@ -177,7 +179,7 @@ class DamagedTopic:
         return found
 
     async def dead_letters(self) -> Counter[Run]:
-        """Dead letters for what cannot be read, by its place."""
+        """Count the dead letters of unreadable runs."""
         found: Counter[Run] = Counter()
         broker = await self.harness.broker()
         async for _, message in broker.read(ReadOptions(f"{self.topic}.dlq")):
@@ -189,7 +191,7 @@ class DamagedTopic:
         return found
 
     def skipped(self) -> set[tuple[int, int]]:
-        """Partition and first offset of what the log of the daemons calls skipped."""
+        """Return partition and first offset of the runs that the daemons' log reports as skipped."""
         found = set()
         for line in self._log_lines():
             if line.get("action") == "skip":
@@ -202,10 +204,11 @@ class DamagedTopic:
             if line.startswith("{"):
                 yield json.loads(line)
 
-    # -- judgement
+    # -- assertions
 
     async def check(self) -> None:
-        """Nothing healthy lost, doubled or overtaken, and each unreadable message treated as the policy says."""
+        """Assert that no healthy message is lost, doubled or overtaken, and that unreadable messages follow the
+        policy."""
         executed, healthy = await self.executed(), self.healthy()
         assert executed.keys() == healthy.keys(), {
             "lost": sorted(healthy.keys() - executed.keys()), "beyond": sorted(executed.keys() - healthy.keys()),
@@ -227,7 +230,7 @@ class DamagedTopic:
         assert self.skipped() == {(number, first) for number, first, _ in self.unreadable("skip")}
 
     def stops_are_shown(self, *daemons: Serve) -> bool:
-        """Each stopped partition is named with its offset in /readyz of the daemon that has it, and no other one is."""
+        """Return whether /readyz names each stopped partition with its offset, and no other partition."""
         shown = "".join(daemon.get("/readyz")[1] for daemon in daemons)
         for number in range(len(self.logs)):
             _, name, detail = shown.partition(f"{self.topic}/{number}: ")
@@ -239,5 +242,5 @@ class DamagedTopic:
         return True
 
     def resume(self) -> None:
-        """Set the source so that nothing is stopped any more, as its operator would, for the daemons to come."""
+        """Set a policy without stops for later daemons, as an operator would."""
         self._configure(POLICIES[0])

@@ -1,4 +1,4 @@
-"""Bridge processes in one consumer group, and what they did."""
+"""Bridge processes in one consumer group, and their effects."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ workflows: {{external: [order]}}
 
 
 class Group(Members):
-    """Members of one group on one topic with 6 partitions; the engine runs here."""
+    """Members of one group on one topic with 6 partitions; the engine runs in the test process."""
 
     def __init__(self, directory: Path, harness: KafkaHarness, broker: KafkaBroker) -> None:
         super().__init__(directory, "tests.brokers.kafka.member")
@@ -54,16 +54,16 @@ class Group(Members):
         self.broker = broker
 
     async def publish(self, count: int) -> None:
-        """See `Members.publish`."""
+        """Publish numbered starts; see `Members.publish`."""
         await self.broker.publish(self.topic, [Message(body, b"%d" % key) for key, body in self.starts(count)])
 
     async def committed(self) -> int:
-        """Records that the group has settled, over all partitions."""
+        """Return the number of records that the group has committed, over all partitions."""
         found = await self.broker._cluster.committed(self.topic, [TopicPartition(self.topic, n) for n in range(6)])
         return sum(position.offset for position in found.values())
 
     async def settled(self, seconds: float = 60.0) -> None:
-        """Everything published is committed."""
+        """Wait until every published message is committed. Raises: AssertionError after `seconds`."""
         last = 0
         try:
             async with asyncio.timeout(seconds):

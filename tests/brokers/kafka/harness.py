@@ -15,20 +15,20 @@ from bridge.brokers.kafka import KafkaBroker
 from bridge.config.brokers import KafkaBrokerConfig
 
 NEVER = "1d"
-"""A commit interval that no test sees the end of: only flush, revoke and close commit."""
+"""Commit interval longer than any test: only flush, revoke and close commit."""
 
 TOPICS = {"orders", "orders.dlq", "dead-orders-letters", "shared", "two", *(f"topic-{number}" for number in range(5))}
 GROUPS = {"bridge", "operators", "a", "b", "late", "g"}
-"""What the contract suites name."""
+"""Topics and groups of the contract suites."""
 
 
 def unique(name: str) -> str:
-    """A name that no other test has."""
+    """Return a name that no other test has."""
     return f"{name}-{uuid.uuid4().hex[:10]}"
 
 
 class KafkaHarness:
-    """One cluster, and brokers on it."""
+    """Kafka cluster and brokers on it."""
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
@@ -36,7 +36,7 @@ class KafkaHarness:
         self._brokers: list[KafkaBroker] = []
 
     def config(self, **config: object) -> KafkaBrokerConfig:
-        """Settings for tests, with `config` on top."""
+        """Return settings for tests, overridden by `config`."""
         settings = {
             "type": "kafka", "bootstrap_servers": self.bootstrap, "create_topics": True, "commit_interval": NEVER,
             "session_timeout": "3s", "rebalance_timeout": "10s", "request_timeout": "10s", "metadata_max_age": "2s",
@@ -44,14 +44,15 @@ class KafkaHarness:
         return KafkaBrokerConfig.model_validate(settings | config)
 
     async def broker(self, **config: object) -> KafkaBroker:
-        """Another started broker; `config` are settings of `KafkaBrokerConfig`."""
+        """Start another broker. config: settings of `KafkaBrokerConfig`."""
         broker = KafkaBroker("kafka", self.config(**config), lambda field, value: Path(value))
         self._brokers.append(broker)
         await broker.start()
         return broker
 
     async def crash(self) -> None:
-        """Drop the clients without a word to anybody but the coordinator, whose session timeout nobody waits for."""
+        """Drop the clients without a commit or a revocation; the clients still leave the group, which saves the session
+        timeout."""
         brokers, self._brokers = self._brokers, []
         for broker in brokers:
             for subscription in tuple(broker._subscriptions):
@@ -77,7 +78,7 @@ class KafkaHarness:
             await admin.close()
 
     async def clear(self) -> None:
-        """Delete the topics and groups that the contract suites name; the cluster may have others."""
+        """Delete the topics and groups of the contract suites; the cluster may have others."""
         admin = AIOKafkaAdminClient(bootstrap_servers=self.bootstrap)
         await admin.start()
         try:

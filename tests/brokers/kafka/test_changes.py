@@ -1,4 +1,4 @@
-"""What changes under a live consumer: leaders, topics, the clock, and how long the event loop stands still."""
+"""Changes under a live consumer: leaders, topics, the clock, and a blocked event loop."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def two_nodes(tmp_path: Path) -> AsyncIterator[tuple[Node, Node]]:
 
 
 async def test_the_leader_moves(two_nodes: tuple[Node, Node]) -> None:
-    """The second node leads half of the partitions, and coordinates some groups, when it dies."""
+    """The second node leads half of the partitions and coordinates some groups when it dies."""
     first, second = two_nodes
     harness = KafkaHarness(f"{first.bootstrap},{second.bootstrap}")
     topic = unique("leader")
@@ -96,7 +96,7 @@ async def test_the_leader_moves(two_nodes: tuple[Node, Node]) -> None:
 
 
 async def remake(harness: KafkaHarness, topic: str, pause: float) -> None:
-    """Delete a topic and make it again after so many seconds."""
+    """Delete a topic and create it again after `pause` seconds."""
     admin = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
     await admin.start()
     await admin.delete_topics([topic])
@@ -109,7 +109,10 @@ async def remake(harness: KafkaHarness, topic: str, pause: float) -> None:
 
 @pytest.mark.parametrize("pause", [0.0, 5.0])
 async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: KafkaHarness, pause: float) -> None:
-    """Shorter and longer than the client takes to notice. Either it goes on, or it says why it does not."""
+    """The pause is shorter or longer than the client's detection time.
+
+    The subscription continues, or reports the reason.
+    """
     topic = unique("anew")
     await harness.create_topic(topic, 1)
     broker = await harness.broker(commit_interval="200ms")
@@ -129,7 +132,7 @@ async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: K
                 await asyncio.sleep(0.2)
     await until(lambda: set(seen) >= {100, 101, 102}, "the new ones", 90)
     async with asyncio.timeout(TIMEOUT):
-        while True:  # and they are committed: nothing loops over the position of the old topic
+        while True:  # and they are committed: the position of the old topic causes no loop
             found = await broker._cluster.committed(topic, [TopicPartition(topic, 0)])
             if found and found[TopicPartition(topic, 0)].offset >= 3:
                 break
@@ -138,7 +141,7 @@ async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: K
 
 
 async def test_the_commit_for_a_deleted_topic_is_bounded(harness: KafkaHarness) -> None:
-    """The client itself would try for ever."""
+    """The client itself would retry without end."""
     topic = unique("deleted")
     await harness.create_topic(topic, 1)
     broker = await harness.broker()
@@ -165,7 +168,7 @@ async def test_the_event_loop_stands_still_for_longer_than_the_session(harness: 
     reading = asyncio.create_task(settle(subscription, seen))
     for number in range(3):
         await broker.publish(topic, [Message(b"%d" % n, b"%d" % n) for n in range(number * 50, number * 50 + 50)])
-        time.sleep(4.0)  # the session is 3 s
+        time.sleep(4.0)  # the session timeout is 3 s
     await until(lambda: set(seen) == set(range(150)), "everything")
     reading.cancel()
 
@@ -188,7 +191,7 @@ async def test_two_processes_with_one_instance_id_are_found_out(harness: KafkaHa
 async def test_the_clock_steps(
     tmp_path: Path, harness: KafkaHarness, monkeypatch: pytest.MonkeyPatch, step: float
 ) -> None:
-    """In the middle of work and of retries: nothing waits an hour, is lost, or is counted with a negative age."""
+    """The clock steps during work and retries: no wait of an hour, no loss, no negative age."""
     topic = unique("clock")
     real, offset = time.time, 0.0
     monkeypatch.setattr(time, "time", lambda: real() + offset)

@@ -1,4 +1,4 @@
-"""A subscription that is closed at an unlucky moment."""
+"""Subscriptions that are closed at a critical moment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["harness"]
 
 
 async def test_closing_while_the_client_answers_ends(harness: Bytes) -> None:
-    """The cancellation comes when the answer is there and was not taken yet."""
+    """The cancellation comes when the answer has arrived but has not been taken."""
     await harness.create_topic("orders", 1)
     subscription: Any = await (await harness.broker()).subscribe(options(), Assignments())
     ask = subscription._consumer.getmany

@@ -1,4 +1,4 @@
-"""kill -9 on Kafka under every verb that correlates."""
+"""SIGKILL on Kafka with every correlating command."""
 
 from __future__ import annotations
 

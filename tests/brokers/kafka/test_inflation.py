@@ -1,4 +1,4 @@
-"""Compressed batches of many partitions: what is decompressed at once is bounded, and everything is read."""
+"""Compressed batches of many partitions: decompressed bytes are limited, and every record is read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RECORDS, SIZE = 100, 8 << 10
 
 
 def inflating(codec: int, records: int = RECORDS, size: int = SIZE) -> bytes:
-    """Small on the wire, and just below the limit when decompressed."""
+    """Build a batch that is small when compressed, and just below the limit when decompressed."""
     return batch([record(at, bytes(size)) for at in range(records)], attributes=codec, compress=CODECS[codec])
 
 

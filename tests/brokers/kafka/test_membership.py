@@ -1,4 +1,4 @@
-"""Staying in the group, and leaving it."""
+"""Group membership: staying and leaving."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def test_a_static_member_comes_back_without_a_rebalance(harness: KafkaHarn
 
 
 async def test_who_wants_nothing_stays_in_the_group(harness: KafkaHarness) -> None:
-    """Longer than max_poll_interval without a call of receive: an outage of the engine."""
+    """No call of receive for longer than max_poll_interval, as during an outage of the engine."""
     topic = unique("held")
     await harness.create_topic(topic, 1)
     listener = Assignments()
@@ -92,12 +92,12 @@ async def test_a_slow_hand_over_is_cut_short_and_loses_nothing(harness: KafkaHar
     assert all(each.partition.revoked for each in held)
     with pytest.raises(PartitionRevoked):
         await held[1].complete()
-    # What was completed was committed in time: only the rest comes again
+    # Completed deliveries were committed in time: only the others come again
     assert sorted(numbers(await take(two, len(stale)))) == sorted(numbers(stale))
 
 
 async def test_an_interrupted_commit_never_rewinds(harness: KafkaHarness) -> None:
-    """A commit that is under way when the group changes must not be repeated by the client afterwards."""
+    """The client must not repeat a commit that is under way when the group changes."""
     topic = unique("rewind")
     await harness.create_topic(topic, 1)
     options = SubscribeOptions((topic,), topic)
@@ -123,7 +123,7 @@ async def test_an_interrupted_commit_never_rewinds(harness: KafkaHarness) -> Non
     coordinator.ensure_coordinator_known = known
     for delivery in deliveries[3:]:
         await delivery.complete()
-    async with asyncio.timeout(5):  # half of what the commit alone would have waited
+    async with asyncio.timeout(5):  # half of the time that the commit alone would have waited
         await subscription._assignment.on_partitions_revoked(())
     await asyncio.gather(flushing, return_exceptions=True)
     assert await subscription._consumer.committed(deliveries[0].partition.tp) == 10
@@ -142,7 +142,7 @@ async def test_a_client_that_is_broken_for_good_is_replaced(harness: KafkaHarnes
     async def fail(_: object) -> bool:
         raise ZeroDivisionError
 
-    # Its coordination ends for ever with what it does not expect
+    # An unexpected error ends the coordination of the client for good
     coordinator = subscription._consumer._coordinator
     coordinator._do_rejoin_group = fail
     coordinator.request_rejoin()

@@ -1,4 +1,4 @@
-"""Offsets that no checksum covers, old message sets, and what was done before a batch became damaged."""
+"""Offsets without a checksum, old message sets, and completed records of a batch that becomes damaged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def plain(name: str, count: int) -> bytes:
 
 
 def old(name: str, base: int, count: int, magic: int, codec: int) -> bytes:
-    """A message set of the old formats; compressed, it is one message with the offset of its last one."""
+    """Build a message set in an old format; compressed, it is one message with the offset of its last one."""
     builder = LegacyRecordBatchBuilder(magic, codec, 1 << 20)
     for at in range(count):
         offset = at if magic and codec else base + at
@@ -40,7 +40,7 @@ def rot(data: bytes) -> bytes:
 
 
 async def fill(harness: Bytes, *batches: tuple[bytes, int]) -> None:
-    """Bytes as they are, with the number of offsets that each takes."""
+    """Put raw bytes into the log, with the number of offsets of each batch."""
     await harness.create_topic("orders", 1)
     partition = harness.server.state.partition("orders", 0)
     assert partition is not None
@@ -100,7 +100,7 @@ def test_batches_that_overlap_are_damaged() -> None:
 
 
 async def test_payload_that_looks_like_the_next_batch_moves_no_position(harness: Bytes) -> None:
-    """The length of a batch is damaged, and in the middle of it stands what could be a header."""
+    """The length of a batch is damaged, and bytes in its middle look like a header."""
     header = struct.pack(">qiib", 4, 100, 0, 2) + bytes(40)
     data = batch([record(0, header + b"x" * 50), record(1, b"b")])
     data = data[:8] + struct.pack(">i", data.index(header) - 12) + data[12:]
@@ -125,7 +125,7 @@ async def test_records_that_were_done_before_their_batch_rotted_do_not_hide_the_
 
 
 async def test_a_damaged_batch_that_was_done_above_an_open_record_is_not_done_again(harness: Bytes) -> None:
-    """Nor are its records, where they can be read again."""
+    """Records of the batch are not executed again either, where they become readable."""
     good = at_offset(plain("b", 3), 1)
     await fill(harness, (plain("a", 1), 1), (rot(good), 3), (at_offset(plain("c", 1), 4), 1))
     subscription = await (await harness.broker()).subscribe(options(), Assignments())

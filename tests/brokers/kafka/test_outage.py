@@ -1,4 +1,4 @@
-"""A broker of our own that dies, hangs and comes back."""
+"""Outages of a test broker: it dies, hangs and returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The promises that take a pipeline: poison, hot keys, outages and rebalances on Kafka."""
+"""Promises of a whole pipeline: poison, hot keys, outages and rebalances on Kafka."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.prove
 
 
 def outcomes(bench: Bench) -> dict[str, int]:
-    """Those that occurred."""
+    """Return the outcomes that occurred, with their counts."""
     return {str(outcome): count for outcome, count in bench.source.ledger.outcomes.items() if count}
 
 
@@ -55,7 +55,7 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
         batch += [message("start", f"cold{n % 9}-{n}", f"cold{n % 9}") for n in range(1000)]
         await bench.publish(*batch, topic=topic)
         await bench.source.start()
-        # Others go on until the gap is at its limit, and no further
+        # Other keys continue up to the gap limit, and no further
         with capture_logs() as logs:
             await bench.until(lambda: bench.source.gate.paused, "the gap limit")
         assert [f"{topic}/0 is read no further" in line["event"] for line in logs if line.get("action") == "pause"]
@@ -67,7 +67,7 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
         assert lag >= 1020 - settled - 1
         await asyncio.sleep(0.5)
         assert len(bench.faults.taken) == settled
-        # Other sources and partitions may be fine: this one is told of by itself
+        # Other sources and partitions may be fine: this partition is reported by itself
         view = SourceView(bench.source, stuck_after=1.0)
         await bench.until(lambda: view.reading().holds, "the stall")
         assert "records wait, and none was read or settled" in view.reading().holds[f"{topic}/0"]
@@ -77,7 +77,8 @@ async def test_a_blocked_hot_key_holds_itself_and_then_its_partition(tmp_path: P
 
 
 async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: KafkaHarness) -> None:
-    """What backs off is let go at once, its key goes on in order at its next owner, and nothing is started twice."""
+    """A delivery in backoff is released at once, its next owner continues the key in order, and no instance starts
+    twice."""
     topic = unique("retry")
     slow = "    retry: {initial: 10m, max_delay: 10m, in_memory: 1h}"
     async with (
@@ -97,7 +98,7 @@ async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: Kaf
         await one.until(lambda: one.source.ledger.retries >= 20, "every key backs off")
         assert one.faults.taken == []
         fail = False
-        # The second one joins: the first has to let all go, far sooner than its retries are due
+        # The second member joins: the first must release everything long before its retries are due
         async with asyncio.timeout(TIMEOUT):
             await two.source.start()
         async with asyncio.timeout(TIMEOUT):
@@ -111,7 +112,7 @@ async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: Kaf
 
 
 async def test_a_rebalance_does_not_lift_the_gap_limit(tmp_path: Path, harness: KafkaHarness) -> None:
-    """What is paused in the client is forgotten when the group changes hands."""
+    """A rebalance resets the client's paused partitions."""
     topic = unique("paused")
     limits = "    retry: {initial: 10ms, in_memory: 1h}\n    limits: {max_key_backlog: 500, max_gap: 100}"
     async with (
@@ -134,7 +135,7 @@ async def test_a_rebalance_does_not_lift_the_gap_limit(tmp_path: Path, harness: 
         await asyncio.sleep(0.5)
         for each in (one, two):
             [partition] = each.source.assignment
-            assert 100 <= partition.gap <= 100 + 256  # one batch may pass over it
+            assert 100 <= partition.gap <= 100 + 256  # one batch may exceed the limit
         assert not one.faults.taken + two.faults.taken
         blocked = False
         async with asyncio.timeout(TIMEOUT):
@@ -191,7 +192,7 @@ async def test_partitions_are_added_while_keys_are_in_flight(tmp_path: Path, har
         await admin.close()
         await bench.until(lambda: len(bench.source.assignment) == 6, "the new partitions")
         gate.set()
-        # The producer of this client has to have seen them too, or the keys stay where they are
+        # The producer of this client must know the new partitions, or the keys stay where they are
         await bench.publish(*(message("start", f"{n % 20}-{n}", str(n % 20)) for n in range(200, 400)), topic=topic)
         await bench.until(lambda: len({each.instance_id for each in bench.faults.taken}) == 400, "all of them")  # type: ignore[union-attr]
         for numbers in offsets_by_key(bench.faults.taken).values():

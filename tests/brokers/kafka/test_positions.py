@@ -1,4 +1,4 @@
-"""What is committed, and where a group begins and goes on."""
+"""Commits, and positions at which a group begins and continues."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ async def delete_before(harness: KafkaHarness, topic: str, offset: int) -> None:
 
 
 async def transactional_topic(harness: KafkaHarness) -> str:
-    """A topic of one partition with the numbers 0 to 4 and 10 to 14; those between and behind were aborted."""
+    """Create a topic of one partition with the numbers 0 to 4 and 10 to 14; the records between and after were
+    aborted."""
     topic = unique("tx")
     await harness.create_topic(topic, 1)
     producer = AIOKafkaProducer(bootstrap_servers=harness.bootstrap, transactional_id=topic)
@@ -51,7 +52,7 @@ async def transactional_topic(harness: KafkaHarness) -> str:
 
 
 async def test_the_lag_of_a_transactional_topic_reaches_zero(harness: KafkaHarness) -> None:
-    """Control records and aborted ones are holes: offset + 1 would stop before them."""
+    """Control records and aborted records are holes: offset + 1 would stop before them."""
     topic = await transactional_topic(harness)
     broker = await harness.broker(commit_interval="100ms")
     options = SubscribeOptions((topic,), topic)
@@ -60,7 +61,7 @@ async def test_the_lag_of_a_transactional_topic_reaches_zero(harness: KafkaHarne
     assert numbers(deliveries) == [*range(5), *range(10, 15)]
     for delivery in reversed(deliveries):
         await delivery.complete()
-    waiting = asyncio.create_task(subscription.receive(1))  # the end is only seen by those who read on
+    waiting = asyncio.create_task(subscription.receive(1))  # only a reader sees the end
     await until(lambda: sum(subscription.lag().values()) == 0, "lag 0")
     place = TopicPartition(topic, 0)
     async with asyncio.timeout(TIMEOUT):
@@ -135,7 +136,7 @@ async def test_out_of_range_stops_the_partition_and_says_so(harness: KafkaHarnes
     assert "offset 3 is out of range" in subscription.stopped()[f"{topic}/0"]
     await subscription.close()
     assert list(await waiting) == []
-    # Nothing was committed over the hole
+    # No commit passed the hole
     place = TopicPartition(topic, 0)
     assert (await broker._cluster.committed(topic, [place]))[place].offset == 3
 
@@ -175,7 +176,7 @@ async def test_added_partitions_are_read_from_their_beginning(harness: KafkaHarn
         await produce(harness.bootstrap, topic, number, batch([record(0, b"%d" % number)]))
     seen: set[int] = set()
     async with asyncio.timeout(TIMEOUT):
-        while seen != {0, 1, 2}:  # what was handed out before the rebalance comes again
+        while seen != {0, 1, 2}:  # deliveries from before the rebalance come again
             seen |= set(numbers(await subscription.receive(10)))
     assert len(listener.assigned_now) == 3
 

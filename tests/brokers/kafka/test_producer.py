@@ -36,7 +36,7 @@ async def test_six_megabytes(harness: KafkaHarness) -> None:
 
 @pytest.mark.parametrize(("key", "partition"), [(b"21", 3), (b"foobar", 10), (b"a-little-bit-long-string", 5)])
 async def test_keys_go_where_java_clients_put_them(harness: KafkaHarness, key: bytes, partition: int) -> None:
-    """The hashes are those of Kafka's own test of murmur2."""
+    """Hashes from Kafka's own test of murmur2."""
     expected = {b"21": -973932308, b"foobar": -790332482, b"a-little-bit-long-string": -985981536}[key] & 0x7FFFFFFF
     topic = unique("java")
     await harness.create_topic(topic, 12)
@@ -47,7 +47,8 @@ async def test_keys_go_where_java_clients_put_them(harness: KafkaHarness, key: b
 
 
 async def test_a_message_too_large_is_refused_and_spoils_nothing(harness: KafkaHarness) -> None:
-    """A refused batch leaves a gap in an idempotent producer's sequence, after which nothing would ever be taken."""
+    """A refused batch leaves a gap in the sequence of an idempotent producer, after which no batch would be
+    accepted."""
     topic = unique("small")
     await harness.create_topic(topic, 1, max_message_bytes="2000")
     broker = await harness.broker()
@@ -59,7 +60,7 @@ async def test_a_message_too_large_is_refused_and_spoils_nothing(harness: KafkaH
         await broker.publish(topic, [*numbered(1, 7), Message(None)])
     subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
     assert numbers(await take(subscription, 6)) == [0, 1] * 3
-    # Nothing of a call that is refused was sent
+    # A refused call sends no message
     await broker.publish(topic, numbered(1, 2))
     assert numbers(await take(subscription, 1)) == [2]
 
@@ -69,7 +70,7 @@ async def test_a_dead_producer_is_replaced(harness: KafkaHarness) -> None:
     broker = await harness.broker()
     await broker.publish(topic, numbered(1, 0, b"k"))
     producer = broker._producer._current
-    # Skip a sequence number, as a batch that was given up does
+    # Skip a sequence number, as an abandoned batch does
     producer._txn_manager.increment_sequence_number(next(iter(producer._txn_manager._sequence_numbers)), 5)
     for number in range(1, 9):
         await broker.publish(topic, numbered(1, number, b"k"))
@@ -79,7 +80,7 @@ async def test_a_dead_producer_is_replaced(harness: KafkaHarness) -> None:
 
 
 async def test_the_client_itself_does_not_recover(harness: KafkaHarness) -> None:
-    """Why producers are replaced. When this fails, aiokafka has learned it."""
+    """Reason for replacing producers. A failure of this test means that aiokafka recovers now."""
     topic = unique("dead")
     broker = await harness.broker()
     await broker.publish(topic, numbered(1))
@@ -126,12 +127,12 @@ async def test_a_dead_letter_too_large_keeps_its_position(harness: KafkaHarness)
 
 
 async def test_dead_letters_that_fit_alone_keep_all_they_have(harness: KafkaHarness) -> None:
-    """Written at the same time they share a batch, which the topic refuses as a whole."""
+    """Dead letters that are written together share a batch, which the topic refuses as a whole."""
     topic = unique("orders")
     await harness.create_topic(topic, 1)
     await harness.create_topic(f"{topic}.dlq", 1, max_message_bytes="2000")
     broker = await harness.broker()
-    bodies = [random.Random(number).randbytes(900) for number in range(6)]  # which compression does not make smaller
+    bodies = [random.Random(number).randbytes(900) for number in range(6)]  # incompressible
     await broker.publish(topic, [Message(body, b"k") for body in bodies])
     subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
     await asyncio.gather(*(delivery.dead_letter(CAUSE) for delivery in await take(subscription, 6)))
@@ -141,7 +142,7 @@ async def test_dead_letters_that_fit_alone_keep_all_they_have(harness: KafkaHarn
 
 
 async def test_whatever_the_topic_takes_one_letter_tells_the_position(harness: KafkaHarness) -> None:
-    """Incompressible parts of a thousand bytes each, and topics that take fewer and fewer of them."""
+    """Incompressible parts of a thousand bytes each, and topics with decreasing limits."""
     broker = await harness.broker()
     noise = random.Random(1).randbytes
     message = Message(noise(1000), noise(1000), (("h", noise(1000)),))
@@ -204,7 +205,7 @@ async def test_a_dead_letter_that_cannot_be_written_settles_nothing(harness: Kaf
     await subscription.close()
     again = await broker.subscribe(options, Assignments())
     [delivery] = await take(again, 1)
-    # As soon as somebody makes the topic it goes through
+    # The dead letter succeeds once the topic exists
     await harness.create_topic(f"{topic}.dlq", 1)
     await delivery.dead_letter(CAUSE)
 

@@ -1,4 +1,4 @@
-"""Reading a Kafka topic in no group, beyond the contract."""
+"""Reading a Kafka topic without a group, beyond the contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches and partitions as they are read, without a broker: healthy records always, damaged ones never as healthy."""
+"""Parsing of batches and partitions without a broker: all healthy records, and no damaged one as healthy."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def reader(start: int = 0, treatment: OnUnreadable = "dead_letter", gaps: Counte
 
 
 def read(log: Log, given: PartitionLog, rng: random.Random) -> list[tuple[int, int, bytes | None]]:
-    """Everything that is handed out, with fetches of random sizes; damage is believed as soon as it is met."""
+    """Return all entries that the reader returns for fetches of random sizes; damage is confirmed at the first
+    suspicion."""
     bases = [struct.unpack_from(">q", data)[0] for data in log.batches]
     found: list[tuple[int, int, bytes | None]] = []
     while given.position < log.end and not given.stopped:
@@ -143,7 +144,7 @@ def test_a_batch_of_before_the_position_is_damage() -> None:
 
 @pytest.mark.parametrize("base", [0, 1])
 def test_a_batch_that_begins_before_the_last_one_ended_is_damage(base: int) -> None:
-    """No checksum covers the base offset; without this its first records would count as read, and vanish."""
+    """No checksum covers the base offset; without this check the first records would count as read and be lost."""
     given = reader()
     given.accept(0, Answer(batch([record(at, b"a") for at in range(2)]), 5, 5, None))
     assert len(given.take(9)) == 2
@@ -157,7 +158,7 @@ def test_a_batch_that_begins_before_the_last_one_ended_is_damage(base: int) -> N
 
 
 def test_the_bytes_of_a_damaged_record_are_kept() -> None:
-    """Of a bad header name its bytes, in the form that keys have; of a bad structure the whole record."""
+    """A bad header name keeps its bytes, in the form of keys; a bad structure keeps the whole record."""
     bad_name = record(0, b"value", b"k", [(b"caf\xe9", b"1"), (b"ok", None)])
     bad_tail = b"\0" + varint(0) + varint(1) + field_of(b"k") + field_of(b"value") + varint(7) + b"tail"
     given = reader()
@@ -173,7 +174,7 @@ def test_the_bytes_of_a_damaged_record_are_kept() -> None:
 
 
 def test_damage_that_was_fetched_before_an_end_is_still_handed_out() -> None:
-    """Retention may delete what is to be fetched next; what was fetched is read to its end first."""
+    """Retention may delete the records to be fetched next; fetched data is read to its end first."""
     log = Log()
     rng = random.Random(8)
     for made in (healthy(rng, "a", 2), DAMAGES["unknown_codec"](rng, "b", 3)):
@@ -211,7 +212,7 @@ def test_other_bytes_at_the_next_read_are_what_counts() -> None:
 
 
 def test_transactions_are_read_as_they_ended() -> None:
-    """Aborted and control batches are gaps with a name; a committed batch of the same producer is not."""
+    """Aborted batches and control batches are named gaps; a committed batch of the same producer is not."""
 
     def control(commit: bool) -> bytes:
         key = struct.pack(">hh", 0, int(commit))
@@ -243,7 +244,7 @@ def test_transactions_are_read_as_they_ended() -> None:
 
 
 def test_a_marker_that_cannot_be_read_ends_the_answer() -> None:
-    """What it decided about the transaction is asked for anew, with the list of the next answer."""
+    """The outcome of the transaction comes from the next fetch, with its list of aborted transactions."""
     log = batch([record(0, b"x")], attributes=0x10, producer=7)
     marker = bytearray(batch([b"\xff\xff"], attributes=0x30, producer=7))
     struct.pack_into(">q", marker, 0, 1)
@@ -287,7 +288,7 @@ def test_a_byte_over_the_limit_is_too_much(codec: int) -> None:
 
 
 def _peak() -> int:
-    """Peak resident memory of this process in bytes, Linux alone tells it; elsewhere nothing is measured."""
+    """Return the peak resident memory of this process in bytes; 0 on systems other than Linux."""
     status = Path("/proc/self/status")
     if not status.exists():
         return 0
@@ -295,7 +296,7 @@ def _peak() -> int:
 
 
 def _crowded(delta: int, headers: int) -> bytes:
-    """A record with headers that have no name and no value: two bytes each."""
+    """Build a record with headers that have neither name nor value: two bytes each."""
     body = b"\0" + varint(0) + varint(delta) + field_of(b"k") + field_of(b"{}") + varint(headers) + b"\0\1" * headers
     return varint(len(body)) + body
 

@@ -1,4 +1,4 @@
-"""Interruptions while a damaged batch is read again: only the same bytes in all reads make it unreadable."""
+"""Interruptions during rereads of a damaged batch: it is unreadable only when all reads return the same bytes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOT_LEADER = 6
 
 
 class Interruption:
-    """Breaks a partition's reads at the read with this number, and may heal its bytes from there on."""
+    """Interruption of a partition's reads at the read with this number; it may repair the bytes from then on."""
 
     def __init__(self, harness: Bytes, partition: Partition, at: int, how: str, healed: tuple[bytes, bytes]) -> None:
         self._harness, self._how, self._at, self._healed = harness, how, at, healed
@@ -69,12 +69,12 @@ async def test_a_reread_that_is_interrupted_begins_again(harness: Bytes, how: st
     await subscription.flush()
     assert harness.committed("g", 0) == log.end
     await nothing_more(subscription)
-    # What was read before the interruption counts no more
+    # Reads before the interruption do not count
     assert heals or found.reads >= at + 1
 
 
 async def test_the_end_of_a_damaged_batch_is_looked_for_again_when_the_log_grows(harness: Bytes) -> None:
-    """Its own header tells nothing, nothing follows it, and then something does while it is being read again."""
+    """The header does not determine the end of the batch, and the next batch arrives during the rereads."""
     await harness.create_topic("orders", 1)
     partition = harness.server.state.partition("orders", 0)
     assert partition is not None
@@ -108,7 +108,7 @@ async def test_a_log_that_grows_behind_a_damaged_batch_loses_nothing(harness: By
 
 
 async def test_a_batch_written_while_the_answer_is_made_is_healthy(harness: Bytes) -> None:
-    """A broker tells the end of the log first and reads then, so an answer may hold more than the end that it tells."""
+    """A broker determines the end of the log before it reads; an answer may hold more than the end that it states."""
     await harness.create_topic("orders", 1)
     partition = harness.server.state.partition("orders", 0)
     assert partition is not None

@@ -32,7 +32,7 @@ SETTINGS = {
 
 @pytest.fixture
 def nodes(tmp_path: Path) -> Iterator[list[Node]]:
-    """The first one, which is the controller; a test may add others."""
+    """List with the first node, which is the controller; a test may add others."""
     try:
         java()
         classpath()
@@ -45,7 +45,7 @@ def nodes(tmp_path: Path) -> Iterator[list[Node]]:
 
 
 class Between:
-    """Does something before the reread with this number is sent; counts them."""
+    """Callback before the reread with this number; counts the rereads."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int, action: Callable[[], Awaitable[None]]) -> None:
         self.reads = 0
@@ -61,7 +61,7 @@ class Between:
 
 
 def logs() -> tuple[Log, Log]:
-    """The same content, in the second one with a batch whose checksum is wrong."""
+    """Return two logs with the same content; the second has a batch with a wrong checksum."""
     rng = random.Random(3)
     made = [acceptable(rng, f"b{number}", 3) for number in range(9)]
     sound, rotten = Log(), Log()
@@ -87,7 +87,7 @@ async def read(harness: KafkaHarness, topic: str, expected: list[Entry]) -> None
                     found.append(entry(delivery))
                     await delivery.complete()
             except BrokerUnavailable:
-                await asyncio.sleep(0.2)  # while no node is there
+                await asyncio.sleep(0.2)  # while no node runs
     assert found == expected
     await nothing_more(subscription)
 
@@ -122,7 +122,7 @@ async def test_the_node_restarts_between_the_reads(
 async def test_the_leader_changes_between_the_reads(
     tmp_path: Path, nodes: list[Node], monkeypatch: pytest.MonkeyPatch, at: int, replica: str
 ) -> None:
-    """The new leader has the same rot on its disk, or none."""
+    """The new leader has the same damage on its disk, or none."""
     nodes[0].settings = SETTINGS
     nodes[0].start()
     nodes.append(Node(tmp_path / "second", settings=SETTINGS, number=2, controller=nodes[0].controller))

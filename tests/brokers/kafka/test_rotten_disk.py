@@ -1,4 +1,4 @@
-"""A real broker whose log rots on its disk, and records that it takes though no client library can read them."""
+"""Real broker whose log is damaged on disk, and records that it accepts although no client library can read them."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ FIELDS = {
     "base offset": (0, 8), "length": (8, 12), "magic": (16, 17), "checksum": (17, 21), "attributes": (21, 23),
     "last offset": (23, 27), "times": (27, 43), "count": (57, 61), "records": (61, None),
 }  # fmt: skip
-"""Bytes of a batch."""
+"""Byte ranges of the fields of a batch."""
 
 
 @dataclass
 class Rotten:
-    """A partition with one rotten batch, at offsets `first` to `last`; none where `field` is empty."""
+    """Partition with one damaged batch at offsets `first` to `last`; no damage when `field` is empty."""
 
     log: Log
     field: str
@@ -91,7 +91,7 @@ class Rotten:
     last: int = -1
 
     def rot(self, node: Node, topic: str, number: int, rng: random.Random) -> None:
-        """Change one bit of a batch in the middle, on the disk of a node that does not run."""
+        """Change one bit of a batch in the middle, on the disk of a stopped node."""
         path = segment(node, topic, number)
         data, places, at = path.read_bytes(), [], 0
         while at < len(data):
@@ -107,7 +107,7 @@ class Rotten:
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_rot_while_the_node_is_down(node: Node, tmp_path: Path, seed: int) -> None:
-    """The node ends in an orderly way, so that it takes its log for whole when it starts again."""
+    """The node stops cleanly and therefore trusts its log at the next start."""
     rng = random.Random(seed)
     topic = unique("rot")
     parts = [Rotten(Log(), field) for field in (*FIELDS, "", "")]
@@ -145,7 +145,7 @@ async def test_rot_while_the_node_is_down(node: Node, tmp_path: Path, seed: int)
                 ]
                 assert asyncio.get_running_loop().time() < end, (late, daemon.metrics("bridge_lag"), shown)
                 await asyncio.sleep(0.2)
-            await asyncio.sleep(0.5)  # what was read in front of a stop is committed
+            await asyncio.sleep(0.5)  # records before a stop are committed
             positions = await damaged.positions()
             executed, dead = await damaged.executed(), await damaged.dead_letters()
         for number, part in enumerate(parts):
@@ -167,7 +167,7 @@ def _judge(
     assert executed == {first for first, _, value in outside if value is not None}, why
     unreadable = [(first, last) for first, last, value in outside if value is None]
     if stopped:
-        # Only what no checksum covers stops a partition, at the damage, or the broker itself
+        # Only damage without a checksum stops a partition, at the damage, or the broker itself
         assert part.field in ("base offset", "length", "magic"), why
         assert position == part.first, why
         assert stopped.startswith((f"offset {part.first} ", f"offsets {part.first} to ", "the broker answers")), why
@@ -177,17 +177,17 @@ def _judge(
 
 
 def _rot(directory: Path, rng: random.Random) -> set[tuple[int, int]]:
-    """Change a bit in some of the batches of the one segment; returns their first and last offsets."""
+    """Change a bit in some of the batches of the only segment. Returns their first and last offsets."""
     (segment,) = directory.glob("*.log")
     data = bytearray(segment.read_bytes())
     gone, at = set(), 0
     while at < len(data):
         base, length = struct.unpack_from(">qi", data, at)
         if length == 0:
-            break  # room that was allocated ahead
+            break  # preallocated space
         if rng.random() < 0.2:
             (delta,) = struct.unpack_from(">i", data, at + 23)
-            # Behind the header, which the broker itself goes by to find offsets
+            # After the header, by which the broker itself finds offsets
             where = rng.randrange(at + 61, at + 12 + length)
             data[where] ^= 1 << rng.randrange(8)
             gone.add((base, base + delta))
@@ -198,6 +198,6 @@ def _rot(directory: Path, rng: random.Random) -> set[tuple[int, int]]:
 
 
 def _with(log: Log, rotten: set[tuple[int, int]]) -> list[tuple[int, int, bytes | None]]:
-    """The entries of the log when these runs cannot be read at all."""
+    """Return the entries of the log when these runs are unreadable."""
     kept = [entry for entry in log.entries if not any(first <= entry[0] <= last for first, last in rotten)]
     return sorted([*kept, *((first, last, None) for first, last in rotten)], key=lambda entry: entry[0])

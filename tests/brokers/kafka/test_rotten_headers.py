@@ -1,7 +1,7 @@
-"""Lengths and base offsets, which no checksum covers, that are wrong on the disk.
+"""Damaged lengths and base offsets, which no checksum covers, on the disk.
 
-A partition then hands out every healthy record before the damage once and in order, and goes on behind the damaged
-batch or stops in front of it. It never counts a record as done that nobody got.
+A partition delivers every healthy record before the damage once and in order. Then it continues after the damaged batch
+or stops in front of it. A record that was not delivered never counts as completed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ PARTITIONS = 24
 
 
 class Rotten:
-    """A log with one batch whose header rots, and a group that stands somewhere at or before it."""
+    """Log with one batch whose header is damaged, and a group positioned at or before it."""
 
     def __init__(self, rng: random.Random, name: str, kind: str, *, gaps: bool) -> None:
         self.log = Log()
@@ -35,7 +35,7 @@ class Rotten:
             make = rng.choice((healthy, healthy, compacted, DAMAGES["header_name"]))
             self.log.add(make(rng, f"{name}.{number}", rng.randrange(1, 6)))
         self.bases = [int.from_bytes(data[:8]) for data in self.log.batches]
-        # A base offset that moves within a gap of a compacted log looks like any other: its records keep their order
+        # A base offset that moves within a gap of a compacted log is undetectable: its records keep their order
         which = rng.randrange(len(self.bases) - (gaps and kind == "base"))
         self.segment = rng.choice((1, 2, 3, 5, 40))
         self.first = self.bases[which]
@@ -74,7 +74,7 @@ async def place(harness: Bytes, partitions: list[Rotten], topic: str) -> None:
 
 
 async def read(harness: Bytes, partitions: list[Rotten], rng: random.Random) -> tuple[dict[int, list[Entry]], Any]:
-    """Deliveries by partition until each is read to its end or stopped; all are completed."""
+    """Return deliveries by partition until each is read to its end or stopped; all are completed."""
     size = rng.choice((1024, 4096, 1 << 20))
     subscription: Any = await (await harness.broker(fetch_partition_bytes=size)).subscribe(options(), Assignments())
     found: dict[int, list[Entry]] = defaultdict(list)
@@ -98,7 +98,7 @@ async def read(harness: Bytes, partitions: list[Rotten], rng: random.Random) -> 
     async with asyncio.timeout(TIMEOUT):
         while not ended():
             await asyncio.sleep(0.02)
-            subscription._wake()  # gaps at the end of a partition are passed when something is asked for
+            subscription._wake()  # a request skips gaps at the end of a partition
     await subscription.flush()
     stopped = subscription.stopped()
     await subscription.close()
@@ -113,9 +113,9 @@ def judge(given: Rotten, found: list[Entry], stopped: str, committed: int) -> No
         return
     values = [value for _, _, value in expected if value is not None]
     got = [value for _, _, value in found if value is not None]
-    # Nothing doubled, nothing overtaken
+    # No record is doubled or overtaken
     assert [value for value in values if value in set(got)] == got
-    # Nothing is done that nobody got: what was not handed out lies in an unreadable run or behind the position
+    # Undelivered records are in an unreadable run or after the position
     damaged = {value for first, _, value in expected if given.first <= first <= given.last and value is not None}
     runs = [(first, last) for first, last, value in found if value is None]
     for first, _, value in expected:
@@ -125,7 +125,7 @@ def judge(given: Rotten, found: list[Entry], stopped: str, committed: int) -> No
         assert first >= committed or (held and value in damaged), (first, committed, runs)
     if not stopped:
         assert committed == given.log.end
-        # The damage cost its own batch at most
+        # The damage affects at most its own batch
         assert [value for value in got if value not in damaged] == [value for value in values if value not in damaged]
 
 

@@ -1,4 +1,4 @@
-"""Starts at a time or after a delay that a Kafka record names."""
+"""Starts at a time or after a delay from a Kafka record."""
 
 from __future__ import annotations
 

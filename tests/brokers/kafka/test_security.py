@@ -1,4 +1,4 @@
-"""TLS and SASL on a broker of our own."""
+"""TLS and SASL on a test broker."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iter
 
 
 async def _works(harness: KafkaHarness, **config: Any) -> None:
-    """Consume, dead-letter and publish."""
+    """Consume, dead-letter and publish a message."""
     topic = unique("secure")
     broker = await harness.broker(**config)
     await broker.publish(topic, numbered(3))
@@ -133,7 +133,7 @@ async def test_a_certificate_that_cannot_be_read_is_named(node: Node, tmp_path: 
 
 
 async def test_sessions_that_the_server_ends_are_not_noticed(node: Node) -> None:
-    """The client does not authenticate anew inside a connection: the server closes it, and it connects again."""
+    """The client does not reauthenticate within a connection: the server closes it, and the client reconnects."""
     topic = unique("expires")
     broker = await _at(node, "OAUTH").broker(
         sasl={"mechanism": "OAUTHBEARER", "token": "tests.brokers.kafka.tokens:unsigned"}, commit_interval="200ms"
@@ -142,7 +142,7 @@ async def test_sessions_that_the_server_ends_are_not_noticed(node: Node) -> None
     subscription = await broker.subscribe(SubscribeOptions((topic,), topic), listener)
     found: list[int] = []
     begun = time.monotonic()
-    while time.monotonic() - begun < 13:  # three sessions
+    while time.monotonic() - begun < 13:  # three session lifetimes
         await broker.publish(topic, numbered(5, len(found), b"k"))
         for delivery in await take(subscription, 5):
             found += numbers([delivery])
@@ -154,7 +154,7 @@ async def test_sessions_that_the_server_ends_are_not_noticed(node: Node) -> None
 
 
 async def test_tokens_for_msk_reach_the_server(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which takes unsigned ones only, and says so."""
+    """The server accepts unsigned tokens only and refuses this one."""
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     sasl = {"mechanism": "OAUTHBEARER", "token": "aws-msk", "region": "eu-west-1"}

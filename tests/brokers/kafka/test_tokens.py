@@ -1,4 +1,4 @@
-"""Tokens: signed for Amazon MSK, and when they are asked for again."""
+"""Tokens: signed for Amazon MSK, and renewed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def unpacked(token: str) -> tuple[str, dict[str, str]]:
 
 
 def signature(host: str, query: dict[str, str]) -> str:
-    """Of Signature Version 4 for a presigned GET, by the book."""
+    """Compute the Signature Version 4 of a presigned GET, as specified."""
     date, region, service, end = query["X-Amz-Credential"].split("/")[1:]
     signed = sorted((name, value) for name, value in query.items() if name not in ("X-Amz-Signature", "User-Agent"))
     canonical = "&".join(f"{quote(name, safe='')}={quote(value, safe='')}" for name, value in signed)

@@ -1,4 +1,4 @@
-"""Messages that leave memory behind the dead-letter limit, and come back from Kafka: whole, in order, to any owner."""
+"""Messages beyond the dead-letter limit leave memory and return from Kafka: whole, in order, to any owner."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SMALL = "    limits: {dead_letter_limit: 3, max_in_flight: 20}"
 
 
 def free(bench: Bench) -> None:
-    """Write dead letters without a limit from now on."""
+    """Remove the limit on dead letters from now on."""
     limit = bench.source.dead_letter_limit
     limit._paces.resume(None)
     limit.limit = 100_000

@@ -1,8 +1,8 @@
-"""Partitions with damaged batches among healthy ones, read through the real client: nothing healthy is lost, doubled or
-overtaken, and what is damaged has one delivery each, in its place.
+"""Partitions with damaged batches among healthy ones, read through the real client.
 
-The broker is the small one of the tests, since a real one takes only what is whole. `test_rotten_disk.py` has the bytes
-of a real broker rot on its disk.
+No healthy record is lost, doubled or overtaken; each damaged run has one delivery, in its place. The broker is the
+small test server, since a real broker accepts only valid batches. `test_rotten_disk.py` damages bytes on the disk of a
+real broker.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Entry = tuple[int, int, bytes | None]
 
 
 class Bytes(KafkaHarness):
-    """The small server in this process, so that any bytes can be put into its log."""
+    """Small server in this process, with a log of arbitrary bytes."""
 
     def __init__(self, server: Server, bootstrap: str) -> None:
         super().__init__(bootstrap)
@@ -77,7 +77,7 @@ def logs_of(rng: random.Random, batches: int = 10) -> list[Log]:
 
 
 async def collect(subscription: Subscription, count: int, rng: random.Random) -> dict[int, list[Entry]]:
-    """Deliveries by partition in the order of receipt; all are completed, in random order."""
+    """Return deliveries by partition in the order of receipt; all are completed, in random order."""
     found: dict[int, list[Entry]] = defaultdict(list)
     open_ones: list[Delivery] = []
     async with asyncio.timeout(TIMEOUT):
@@ -105,7 +105,7 @@ async def test_each_entry_is_delivered_once_in_its_place(harness: Bytes, seed: i
     assert dict(found) == {number: log.entries for number, log in enumerate(logs) if log.entries}
     await asyncio.wait_for(_all_read(subscription), TIMEOUT)
     await subscription.flush()
-    # Each offset up to the committed one has an outcome or a gap with a name
+    # Each offset up to the committed one has an outcome or a named gap
     assert [harness.committed("g", number) for number in range(PARTITIONS)] == [log.end for log in logs]
     assert sum(subscription.gaps.values()) == sum(log.gaps for log in logs)  # type: ignore[attr-defined]
     assert set(subscription.lag().values()) == {0}
@@ -116,7 +116,7 @@ async def test_each_entry_is_delivered_once_in_its_place(harness: Bytes, seed: i
 
 
 async def _all_read(subscription: Subscription) -> None:
-    """Gaps at the end of a partition are passed when something is asked for."""
+    """Skip gaps at the end of a partition, which needs a request."""
     while any(subscription.lag().values()):
         with suppress(TimeoutError):
             await asyncio.wait_for(subscription.receive(1), 0.05)
@@ -141,7 +141,7 @@ async def test_a_crash_repeats_what_was_not_committed_and_loses_nothing(harness:
                     break
                 for delivery in await subscription.receive(rng.randrange(1, 20)):
                     number, offset = delivery.position.partition, delivery.position.offset
-                    # Nothing that was committed comes again, and nothing is overtaken
+                    # No committed record comes again, and none is overtaken
                     assert (number, offset) not in committed
                     assert not mine[number] or mine[number][-1] < offset
                     mine[number].append(offset)
@@ -164,7 +164,7 @@ async def test_a_crash_repeats_what_was_not_committed_and_loses_nothing(harness:
 
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_rebalance_in_the_middle_costs_nothing(harness: Bytes, seed: int) -> None:
-    """A second member joins and leaves again; each entry is completed by one of them, in order, once."""
+    """A second member joins and leaves; each entry is completed by one of them, in order, once."""
     rng = random.Random(seed)
     logs = logs_of(rng, 14)
     await harness.fill(*logs)
@@ -216,7 +216,7 @@ async def test_a_stopped_partition_says_where_and_holds_nobody_else(harness: Byt
     await subscription.flush()
     assert (harness.committed("g", 0), harness.committed("g", 1)) == (3, 90)
     await subscription.close()
-    # With another policy it goes on where it stood
+    # Another policy continues at the same position
     after = await (await harness.broker()).subscribe(options(), Assignments())
     found = await collect(after, 4, rng)
     assert dict(found) == {0: bad.entries[3:]}
@@ -272,7 +272,7 @@ async def test_a_length_that_leads_nowhere_stops_its_partition_alone(harness: By
 
 
 async def test_a_partition_whose_records_are_not_sent_says_so_and_goes_on(harness: Bytes) -> None:
-    """A broker answers with nothing where it cannot find its way past a damaged length."""
+    """A broker answers without records when it cannot pass a damaged length."""
     log = Log()
     for name in "ab":
         log.add(healthy(random.Random(name), name, 2))
@@ -292,7 +292,7 @@ async def test_a_partition_whose_records_are_not_sent_says_so_and_goes_on(harnes
 
 @pytest.mark.parametrize("reads", [1, 2])
 async def test_damage_that_another_read_does_not_show_is_none(harness: Bytes, reads: int) -> None:
-    """A bit that fell over on the way: the first reads of the batch are damaged, the next one is whole."""
+    """Damage in transit: the first reads of the batch are damaged, the next one is whole."""
     rng = random.Random(9)
     log = Log()
     for name in "abc":
@@ -337,7 +337,7 @@ async def test_damage_is_believed_after_two_more_reads_the_last_over_a_new_conne
 
 
 async def test_a_damaged_batch_at_the_end_of_the_log_ends_where_the_log_does(harness: Bytes) -> None:
-    """Nothing follows that would tell, and then something does."""
+    """The end of the log bounds the damaged batch, until a later batch arrives."""
     rng = random.Random(2)
     log = Log()
     log.add(DAMAGES["rotten"](rng, "r", 5))
@@ -374,7 +374,7 @@ async def test_the_dead_letter_has_the_bytes_and_the_range(harness: Bytes) -> No
 
 @pytest.mark.parametrize("start", ["earliest", "latest"])
 async def test_positions_that_the_coordinator_does_not_tell_yet_are_waited_for(harness: Bytes, start: str) -> None:
-    """An answer without positions is no answer: a group that began anew would repeat everything, or skip."""
+    """An answer without positions does not count: a group that began anew would repeat or skip records."""
     log = Log()
     for name in "abcd":
         log.add(healthy(random.Random(name), name, 5))

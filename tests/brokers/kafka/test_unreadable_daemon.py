@@ -1,4 +1,4 @@
-"""A daemon on partitions with damaged records: outcomes, dead letters, quarantine, readiness, as the source says."""
+"""Daemon on partitions with damaged records: outcomes, dead letters, quarantine and readiness by source setting."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def orders(name: str, count: int, key: bytes | None = b"k") -> bytes:
 
 
 async def fill(harness: Bytes, *batches: bytes) -> None:
-    """Batches into partition 0; one healthy batch each into partition 1 and into the topic of another source."""
+    """Put batches into partition 0, and one healthy batch each into partition 1 and into the topic of another
+    source."""
     await harness.create_topic("orders", 2)
     await harness.create_topic("others", 1)
     first = harness.server.state.partition("orders", 0)
@@ -92,7 +93,7 @@ def outcomes(daemon: Daemon) -> dict[str, int]:
 
 
 async def held(parked: ParkedMessages, count: int) -> list[Waiting]:
-    """What waits, once the entity has taken all of it."""
+    """Return the waiting messages once the entity has processed `count`."""
     async with asyncio.timeout(TIMEOUT):
         while len(found := await parked.list(Which())) != count:
             await asyncio.sleep(0.02)
@@ -142,7 +143,7 @@ async def test_the_default_stops_a_partition_whose_order_would_break(tmp_path: P
         assert "orders/0" in checks["orders"].detail
         assert "offsets 3 to 5 cannot be read" in checks["orders"].detail
         assert "on_unreadable" in checks["orders"].detail
-        # Records with a readable key are not in doubt
+        # Records with a readable key are not affected
         await asyncio.sleep(0.2)
         assert outcomes(daemon) == {"executed": 8}
         assert harness.committed("orders", 0) == 3
@@ -181,7 +182,7 @@ async def test_what_is_skipped_is_counted_and_logged(tmp_path: Path, harness: By
 
 
 async def test_a_readable_key_is_quarantined_with_what_follows(tmp_path: Path, harness: Bytes) -> None:
-    """Released, it is still what cannot be read, and waits again; dropped, its key goes on."""
+    """The released message is still unreadable and waits again; when it is dropped, its key continues."""
     await fill(harness, orders("a", 2), bad_name(), orders("b", 2), orders("c", 2, key=b"free"))
     async with running(tmp_path, harness, "    quarantine: {poll: 50ms}") as daemon:
         await until(daemon, lambda: sum(daemon.sources[0].ledger.outcomes.values()) == 12)

@@ -1,6 +1,6 @@
-"""kill -9 of bridge daemons, and others that join, on topics that mix healthy records with every kind of damage.
+"""SIGKILL of bridge daemons, and joining daemons, on topics with healthy and damaged records of every kind.
 
-No healthy record is lost, started twice or overtaken, and each damaged one ends as its source says.
+No healthy record is lost, started twice or overtaken, and each damaged run is treated as its source says.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ by_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: polic
 async def damaged(
     directory: Path, bootstrap: str, rng: random.Random, policy: Policy, batches: int
 ) -> AsyncIterator[DamagedTopic]:
-    """A topic that has its partitions, and nothing in them yet."""
+    """Create a topic with empty partitions."""
     harness = KafkaHarness(bootstrap)
     topic = unique("damaged")
     await harness.create_topic(topic, PARTITIONS)
@@ -45,7 +45,7 @@ async def damaged(
 
 
 async def add(topic: DamagedTopic, rng: random.Random, batches: int) -> None:
-    """More records, as a producer sends them; a header's name is damaged here and there."""
+    """Add records as a producer sends them; some have a damaged header name."""
     for _ in range(batches):
         number = rng.randrange(PARTITIONS)
         log = topic.logs[number]
@@ -58,7 +58,7 @@ async def done(topic: DamagedTopic) -> bool:
 
 
 async def until_done(topic: DamagedTopic, *daemons: Serve) -> None:
-    """The group stands where it has to, and the daemons show where it cannot go on."""
+    """Wait until the group is at its final position and the daemons show their stops."""
     try:
         async with asyncio.timeout(TIMEOUT):
             while not (await done(topic) and topic.stops_are_shown(*daemons)):
@@ -69,7 +69,7 @@ async def until_done(topic: DamagedTopic, *daemons: Serve) -> None:
 
 
 async def killed(topic: DamagedTopic, rng: random.Random, kills: int) -> None:
-    """Two daemons share the topic; one or the other is killed in the middle of its work, and another one joins."""
+    """Run two daemons on the topic; repeatedly kill one of them during work and start another one."""
     interrupted = 0
     with ExitStack() as stack:
 
@@ -90,7 +90,7 @@ async def killed(topic: DamagedTopic, rng: random.Random, kills: int) -> None:
         await add(topic, rng, 4)
         daemons = (first, await second)
         await until_done(topic, *daemons)
-    # A partition that stops soon leaves nothing to interrupt
+    # An early stop leaves no work to interrupt
     assert interrupted or stops(topic)
     await topic.check()
 

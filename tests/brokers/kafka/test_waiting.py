@@ -1,4 +1,4 @@
-"""Messages of Kafka that wait on the engine: dead letters go back to Kafka, a poisoned key survives a rebalance."""
+"""Kafka messages that wait on the engine: dead letters go to Kafka, and a poisoned key survives a rebalance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A token provider as a user would write one: an unsigned JWT, which the test broker takes."""
+"""Example of a user's token provider: an unsigned JWT, which the test broker accepts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 
 def unsigned() -> tuple[str, float]:
-    """A token for the principal `bridge`, and when it expires."""
+    """Return a token for the principal `bridge`, and its expiry."""
     now = time.time()
     parts = [{"alg": "none"}, {"sub": "bridge", "iat": int(now), "exp": int(now) + 3600}]
     text = ".".join(base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode() for part in parts)

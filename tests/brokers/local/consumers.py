@@ -1,7 +1,7 @@
-"""A process that forks consumers for the crash tests: `DIRECTORY EFFECTS`, then a line on stdin for each.
+"""Process that forks consumers for the crash tests: `DIRECTORY EFFECTS`, then a line on stdin for each consumer.
 
-A consumer appends a line to the file EFFECTS for every record, and then completes it; every tenth it dead-letters.
-Forking saves the tests an interpreter's start for every kill.
+A consumer appends a line to the file EFFECTS for every record, and then completes it; it dead-letters every tenth
+record. Forking saves the start of an interpreter for every kill.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@ from bridge.brokers.local import LocalBroker
 from bridge.config.brokers import LocalBrokerConfig
 
 NEVER = "1d"
-"""A commit interval that no test sees the end of: only flush, revoke and close commit."""
+"""Commit interval longer than any test: only flush, revoke and close commit."""
 
 
 class LocalHarness:
-    """One directory, and brokers on it."""
+    """Directory of a local log, and brokers on it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory / "log"
@@ -23,7 +23,7 @@ class LocalHarness:
         self._crashes = 0
 
     async def broker(self, revoke_timeout: float = 10.0, **config: object) -> LocalBroker:
-        """Another started broker on the directory; `config` are settings of `LocalBrokerConfig`."""
+        """Start another broker on the directory. config: settings of `LocalBrokerConfig`."""
         settings = LocalBrokerConfig.model_validate({"type": "local", "commit_interval": NEVER, **config})
         broker = LocalBroker("local", self.directory, settings, revoke_timeout=revoke_timeout)
         self._brokers.append(broker)
@@ -31,7 +31,7 @@ class LocalHarness:
         return broker
 
     async def crash(self) -> None:
-        """Go on with a copy of the files as they are this moment: what a power cut would leave."""
+        """Continue with a copy of the present files, as after a power failure."""
         self._crashes += 1
         copy = self.directory.with_name(f"log-{self._crashes}")
         copy.mkdir()

@@ -1,4 +1,4 @@
-"""Consumers and publishers in processes of their own, killed at any moment."""
+"""Consumers and publishers in processes of their own, killed at random moments."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.brokers.local.harness import LocalHarness
 
 ROUNDS = 12
 RECORDS = 120
-"""Published in every round."""
+"""Number of records published in every round."""
 
 
 class Nursery:
-    """The process that forks consumers and publishers."""
+    """Process that forks consumers and publishers."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
@@ -56,7 +56,7 @@ Place = tuple[int, int]
 
 
 def read_effects(path: Path) -> dict[Place, int]:
-    """The number at every place that had its effect."""
+    """Return the record number of each effect, by place."""
     lines = path.read_text().splitlines() if path.exists() else []
     found = (tuple(map(int, line.split())) for line in lines)
     return {(partition, offset): number for partition, offset, number in found}
@@ -71,7 +71,7 @@ def query(directory: Path, sql: str, *values: object) -> list[tuple[Any, ...]]:
 
 
 def committed(directory: Path) -> set[Place]:
-    """Every place that the group has committed."""
+    """Return every place that the group has committed."""
     rows = query(
         directory,
         "SELECT number, positions.next, done FROM positions JOIN partitions ON partitions.id = partition "
@@ -81,7 +81,7 @@ def committed(directory: Path) -> set[Place]:
 
 
 class DeadLetters:
-    """Follows the dead-letter topic."""
+    """Reader of the dead-letter topic."""
 
     def __init__(self, directory: Path, subscription: Subscription) -> None:
         self._directory = directory
@@ -89,7 +89,7 @@ class DeadLetters:
         self._received: list[Delivery] = []
 
     async def places(self) -> dict[Place, int]:
-        """The number at every place that was dead-lettered by now. Fails when one was twice."""
+        """Return the record number of each dead letter so far, by place. Fails on a repeated place."""
         end = query(
             self._directory,
             "SELECT coalesce(sum(next), 0) FROM partitions JOIN topics ON topics.id = topic WHERE name = 'orders.dlq'",
@@ -126,7 +126,7 @@ async def test_killed_consumers_lose_nothing_and_commit_nothing_undone(harness: 
                     await asyncio.sleep(0.002)
             await asyncio.sleep(seeds.uniform(0, 0.15))
             os.kill(alive.pop(seeds.randrange(2)), signal.SIGKILL)
-            # Positions are read first: what they tell must have happened before.
+            # Positions are read first: everything before them must have happened already.
             positions_now = committed(harness.directory)
             done = {**read_effects(effects_path), **await dead.places()}
             assert positions_now <= done.keys()

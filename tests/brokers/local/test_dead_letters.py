@@ -1,4 +1,4 @@
-"""Dead letters that the log does not hold: SQLite itself refuses them, with a limit lower than its usual 1 GB."""
+"""Dead letters that the log cannot store: SQLite refuses them, with a limit lower than its usual 1 GB."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEAD = SubscribeOptions(("orders.dlq",), "operators")
 
 
 def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
-    """No value or row of more bytes, in writers that open the log from now on."""
+    """Limit the size of values and rows in writers that open the log from now on."""
 
     def limited(directory: Path) -> sqlite3.Connection:
         connection = open_database(directory)

@@ -21,7 +21,7 @@ async def test_a_key_has_its_partition_in_every_process(harness: LocalHarness) -
         places.setdefault(delivery.message.key, set()).add(delivery.partition.number)
     assert all(len(found) == 1 for found in places.values())
     assert len(set().union(*places.values())) == 4
-    # Written down: a later version must not move keys of logs that exist.
+    # Fixed results: a later version must not move keys of existing logs.
     assert places[b"key-0"] == {0}
     assert places[b"key-1"] == {2}
 

@@ -25,7 +25,7 @@ async def test_a_restart_repeats_exactly_what_was_not_done(harness: LocalHarness
     await subscription.flush()
     await deliveries[6].dead_letter(CAUSE)
     for turn in range(2):
-        # The second time nothing new was done in between: what is done above the prefix must survive its reload.
+        # No new completion before the second restart: completions above the prefix must survive its reload.
         await harness.crash()
         again = await (await harness.broker()).subscribe(ORDERS, Assignments())
         redelivered = await take(again, 22)

@@ -14,7 +14,7 @@ ORDERS = SubscribeOptions(("orders",), "bridge")
 
 
 async def age(harness: LocalHarness, seconds: int) -> None:
-    """Make everything in the log older."""
+    """Make every record in the log older."""
     with sqlite3.connect(harness.directory / "log.db") as connection:
         connection.execute("UPDATE records SET appended = appended - ?", (seconds,))
     connection.close()

@@ -1,4 +1,4 @@
-"""Rows of the log that were damaged: each costs itself, and its source says what becomes of it."""
+"""Damaged rows of the log: each affects only itself, and its source decides on the treatment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DAMAGES = {
     "header length": (_SPLICE.format("headers_size"), "headers", True),
     "header name": (_SPLICE.format("(headers_size - 8)"), "headers", True),
 }
-"""What is set in a row, the fault, and whether the key can still be read."""
+"""Change of a row, resulting fault, and whether the key is still readable."""
 
 
 def messages() -> list[Message]:

@@ -16,7 +16,7 @@ ORDERS = SubscribeOptions(("orders",), "bridge")
 
 
 async def ping(harness: LocalHarness) -> None:
-    """A consumer that would not look for itself receives from another broker's publish."""
+    """Assert that a consumer without polling receives a message from another broker object."""
     publisher, consumer = await harness.broker(), await harness.broker()
     subscription = await consumer.subscribe(ORDERS, Assignments())
     for number in range(3):
@@ -101,6 +101,6 @@ async def test_an_idle_consumer_hardly_uses_the_processor(harness: LocalHarness)
     await asyncio.sleep(0.2)
     before = time.process_time()
     await asyncio.sleep(1.5)
-    # A polling loop would use all of it; it takes about 2 ms.
+    # A polling loop would use the whole time; waking takes about 2 ms.
     assert time.process_time() - before < 0.15
     waiting.cancel()

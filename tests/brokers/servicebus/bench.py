@@ -1,4 +1,4 @@
-"""A source pipeline on Service Bus: compiled rules, the SDK over a socket, an embedded engine, faults on demand."""
+"""Source pipeline on Service Bus: compiled rules, the SDK over a socket, an embedded engine, injected faults."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ async def bus_bench(
     source: str = "",
     request_timeout: str = "5s",
 ) -> AsyncIterator[Bench]:
-    """Its source is not started. entity: a line of YAML. source: more YAML below the source, indented by four."""
+    """Yield a fixture whose source is not started.
+
+    entity: a line of YAML. source: more YAML below the source, indented by four.
+    """
     config = CONFIG.format(
         directory=directory,
         connection_string=connection_string,
@@ -52,5 +55,5 @@ async def bus_bench(
 
 
 def outcomes(bench: Bench) -> dict[str, int]:
-    """Those that occurred."""
+    """Return the outcomes that occurred, with their counts."""
     return {str(outcome): count for outcome, count in bench.source.ledger.outcomes.items() if count}

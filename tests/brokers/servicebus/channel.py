@@ -1,4 +1,4 @@
-"""A queue with sessions as a test sees it that runs the real daemon: through the SDK's own client."""
+"""Service Bus channel for tests of the real daemon: a queue with sessions, through the SDK's own client."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ QUEUES = (
 
 
 class BusChannel:
-    """Keys are sessions. Dead letters go to a queue of their own, as what waits on the engine needs one."""
+    """Queue whose sessions are the keys.
+
+    Dead letters go to a separate queue, which messages that wait on the engine require.
+    """
 
     source = "queue: orders, sessions: {concurrent: 12, idle: 300ms}, dead_letter: letters"
 
@@ -32,7 +35,7 @@ class BusChannel:
         self._sender = sender
 
     def publish(self, messages: Sequence[Message]) -> None:
-        # A batch of the SDK is of one session
+        # A batch of the SDK belongs to one session
         sent = [
             ServiceBusMessage(
                 each.body,

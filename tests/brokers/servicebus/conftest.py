@@ -11,7 +11,7 @@ from tests.servicebus.server import ServerConfig, ServiceBusServer
 
 @pytest.fixture
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[ServiceBusServer]:
-    """A server as the module's `SERVER` says, which must not crash."""
+    """Server with the configuration in the module's `SERVER`; the server must not crash."""
     async with ServiceBusServer(request.module.SERVER) as server:
         yield server
     assert server.counters.crashes == []
@@ -19,7 +19,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ServiceBusServ
 
 @pytest.fixture
 async def broker(request: pytest.FixtureRequest, server: ServiceBusServer) -> AsyncIterator[ServiceBusBroker]:
-    """A broker on `server`, with the settings of the module's `BROKER` where it has some."""
+    """Broker on `server`, with the settings in the module's `BROKER` if there are any."""
     harness = ServiceBusHarness(server.connection_string, server)
     yield await harness.broker(**getattr(request.module, "BROKER", {}))
     await harness.stop()
@@ -27,7 +27,7 @@ async def broker(request: pytest.FixtureRequest, server: ServiceBusServer) -> As
 
 @pytest.fixture
 async def harness() -> AsyncIterator[ServiceBusHarness]:
-    """A namespace with the queues of the contract suite: a server of our own, or what SERVICEBUS_CONNECTION names."""
+    """Namespace with the queues of the contract suite: a test server, or the namespace in SERVICEBUS_CONNECTION."""
     if REAL:
         harness = ServiceBusHarness(REAL, None)
         await harness.clear()

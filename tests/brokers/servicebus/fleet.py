@@ -1,4 +1,4 @@
-"""Bridge processes on one queue, and what they did."""
+"""Bridge processes on one queue, and their effects."""
 
 from __future__ import annotations
 
@@ -39,14 +39,17 @@ workflows: {{external: [order]}}
 
 
 class Fleet(Members):
-    """The engine runs here, the server and the members are processes of their own."""
+    """Members on one queue.
+
+    The engine runs in the test process; the server and the members are processes of their own.
+    """
 
     def __init__(self, directory: Path, server: ServerProcess, engine: Engine, sender: ServiceBusSender) -> None:
         super().__init__(directory, "tests.brokers.servicebus.member")
         self.server, self.engine, self._sender = server, engine, sender
 
     async def publish(self, count: int) -> None:
-        """See `Members.publish`. The keys are the sessions too."""
+        """Publish numbered starts; see `Members.publish`. The keys are also the sessions."""
         await self._sender.send_messages(
             [
                 ServiceBusMessage(body, session_id=str(key), content_type="application/json")
@@ -61,7 +64,7 @@ class Fleet(Members):
         return int(self.counters()["settled"].get("orders complete", 0))
 
     async def settled(self, seconds: float = 90.0) -> None:
-        """Nothing is left in the queue."""
+        """Wait until the queue is empty. Raises: AssertionError after `seconds`."""
         left: dict[str, int] = {}
         try:
             async with asyncio.timeout(seconds):
@@ -71,7 +74,7 @@ class Fleet(Members):
             raise AssertionError(f"left in the queue: {left}") from None
 
     async def check(self, *, ordered: bool = True, may_lack: int = 0) -> None:
-        """See `Members.check`; and none was dead-lettered."""
+        """Assert the effects; see `Members.check`. No message may be dead-lettered."""
         assert self.counters()["crashes"] == []
         assert self.counters()["dead_letters"] == []
         await super().check(ordered=ordered, may_lack=may_lack)
@@ -79,7 +82,7 @@ class Fleet(Members):
 
 @asynccontextmanager
 async def fleet(directory: Path, queue: QueueConfig) -> AsyncIterator[Fleet]:
-    """queue: its name is `orders`."""
+    """Yield a fleet on a new server. queue: its name is `orders`."""
     with ServerProcess((queue,)) as server:
         sessions = "{concurrent: 12, idle: 300ms, turn: 5s}" if queue.requires_session else "false"
         config = directory / "bridge.yaml"

@@ -1,4 +1,4 @@
-"""Service Bus brokers for tests: over the test server, or over what SERVICEBUS_CONNECTION names."""
+"""Service Bus brokers for tests: on the test server, or on the namespace in SERVICEBUS_CONNECTION."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.servicebus import namespace
 from tests.servicebus.server import QueueConfig, ServiceBusServer, emulator
 
 QUEUES = namespace.CONTRACT
-"""What the contract suite names; tests/brokers/servicebus/entities.json has them for the emulator."""
+"""Queues of the contract suite; tests/brokers/servicebus/entities.json defines them for the emulator."""
 
 REAL = os.environ.get("SERVICEBUS_CONNECTION")
-"""An emulator or a namespace that has the entities of entities.json."""
+"""Connection string of an emulator or a namespace that has the entities of entities.json."""
 
 
 def contract_queues() -> tuple[QueueConfig, ...]:
@@ -30,7 +30,7 @@ def contract_queues() -> tuple[QueueConfig, ...]:
 
 
 class ServiceBusHarness:
-    """One namespace, and brokers on it. server: None where it is not ours."""
+    """Namespace and brokers on it. server: None for a namespace outside of the test process."""
 
     def __init__(self, connection_string: str, server: ServiceBusServer | None) -> None:
         self.connection_string = connection_string
@@ -43,14 +43,14 @@ class ServiceBusHarness:
         return ServiceBusBrokerConfig.model_validate(settings | config)
 
     async def broker(self, **config: Any) -> ServiceBusBroker:
-        """Another started broker; `config` are settings of `ServiceBusBrokerConfig`."""
+        """Start another broker. config: settings of `ServiceBusBrokerConfig`."""
         broker = ServiceBusBroker("bus", self.config(**config), lambda field, value: Path(value))
         self._brokers.append(broker)
         await broker.start()
         return broker
 
     async def crash(self) -> None:
-        """Drop the clients without a word, and let their locks pass."""
+        """Drop the clients without settlement, and let their locks expire."""
         brokers, self._brokers = self._brokers, []
         for broker in brokers:
             for subscription in tuple(broker._subscriptions):
@@ -71,10 +71,10 @@ class ServiceBusHarness:
             await broker.stop()
 
     async def create_topic(self, name: str, partitions: int) -> None:
-        """Entities are made by managers."""
+        """Do nothing: entities are created by administrators."""
 
     async def clear(self) -> None:
-        """Empty the queues of the contract suite, where they are not ours."""
+        """Empty the queues of the contract suite on an external namespace."""
         if self.server is not None:
             return
         async with ServiceBusClient.from_connection_string(self.connection_string) as client:
@@ -86,7 +86,7 @@ class ServiceBusHarness:
                     while await receiver.receive_messages(100, max_wait_time=1):
                         pass
 
-            # The emulator takes ten connections
+            # The emulator accepts ten connections
             await asyncio.gather(*map(empty, QUEUES[:4]))
             await asyncio.gather(*map(empty, QUEUES[4:]))
 
@@ -96,5 +96,5 @@ class ServiceBusHarness:
 
 
 def write_entities(path: Path) -> None:
-    """Write the entities of tests.servicebus.namespace, in the emulator's form."""
+    """Write the entities of tests.servicebus.namespace in the emulator's form."""
     path.write_text(json.dumps(emulator.write(namespace.QUEUES, namespace.TOPICS), indent=2) + "\n")

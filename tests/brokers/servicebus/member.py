@@ -1,6 +1,7 @@
-"""A bridge process: `CONFIG EFFECTS`. One source on Service Bus, an engine that another process hosts.
+"""Bridge process for the fleet tests: `CONFIG EFFECTS`.
 
-Appends a line `KEY NUMBER PID` to EFFECTS for every start that the engine took as new, in the order it took them.
+The process has one source on Service Bus; another process hosts its engine. It appends a line `KEY NUMBER PID` to
+EFFECTS for every start that the engine took as new, in order.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Messages as other senders' libraries write them: AMQP values of every type, at every place, and broken ones."""
+"""Messages of other senders' libraries: AMQP values of every type, at every place, valid and broken."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.servicebus.server.message import APPLICATION_PROPERTIES, DATA, PROPER
 Random = random.Random
 
 DEEPEST = 64
-"""Levels that the SDK decodes."""
+"""Nesting levels that the SDK decodes."""
 
 
 def char(text: str) -> bytes:
@@ -25,7 +25,10 @@ def char(text: str) -> bytes:
 
 
 def decimal(value: Decimal, width: int) -> bytes:
-    """In the binary integer encoding, of coefficients that need no second form. width: 4, 8 or 16 bytes."""
+    """Encode a decimal in the binary integer format, for coefficients without a second form.
+
+    width: 4, 8 or 16 bytes.
+    """
     exponent_bits, bias = {4: (8, 101), 8: (10, 398), 16: (14, 6176)}[width]
     sign, digits, exponent = value.as_tuple()
     coefficient = int("".join(map(str, digits)))
@@ -35,7 +38,7 @@ def decimal(value: Decimal, width: int) -> bytes:
 
 
 def nested(levels: int, inner: bytes = NULL) -> bytes:
-    """Lists in lists."""
+    """Encode nested lists."""
     for _ in range(levels):
         inner = sequence([inner])
     return inner
@@ -47,7 +50,8 @@ def array(constructor: bytes, elements: list[bytes]) -> bytes:
 
 
 def number(code: int, raw: bytes) -> bytes:
-    """A number of these bytes; a float or double is finite, since lists with others make a message unreadable."""
+    """Encode a number from these bytes; a float or double is finite, since a list with infinity makes a message
+    unreadable."""
     return bytes((code, raw[0] & 0xBF if code in (0x72, 0x82) else raw[0])) + raw[1:]
 
 
@@ -69,7 +73,7 @@ SCALARS: tuple[Callable[[Random], bytes], ...] = (
 
 
 def readable(r: Random, levels: int = 4) -> bytes:
-    """A value of any type that AMQP has."""
+    """Encode a value of any AMQP type."""
     match r.randrange(8) if levels else 7:
         case 0:
             return sequence([readable(r, levels - 1) for _ in range(r.randrange(4))])
@@ -106,9 +110,10 @@ NO_MORE: Mapping[str, object] = {}
 
 
 def healthy(key: str, number: int, r: Random, session: bool, payload: Mapping[str, object] = NO_MORE) -> Message:
-    """For the rules of `bus_bench`: starts order-KEY-NUMBER. Properties of any type; sometimes harmless rot.
+    """Create a readable message that starts order-KEY-NUMBER under the rules of `bus_bench`.
 
-    payload: more members of the body.
+    Properties have any type; some messages have an unreadable annotation or footer, which is harmless. payload:
+    additional members of the body.
     """
     more = [(string("odd"), readable(r)), (readable_key(r), readable(r))]
     message = _message(key, number, session, more, payload)
@@ -126,7 +131,7 @@ def readable_key(r: Random) -> bytes:
 
 
 def unreadable(key: str, number: int, r: Random, session: bool, kind: str | None = None) -> Message:
-    """One that cannot be decoded, at one of PLACES."""
+    """Create a message that cannot be decoded, with the broken value at one of PLACES."""
     value = UNREADABLE[kind or r.choice(sorted(UNREADABLE))](r)
     message = _message(key, number, session, [])
     match r.choice(PLACES):
@@ -158,5 +163,5 @@ def _message(
 
 
 def store(server: ServiceBusServer, entity: str, message: Message) -> int:
-    """Put it into a queue as it is. Returns its sequence number."""
+    """Store the message in a queue unchanged. Returns its sequence number."""
     return server.queue(entity).accept(message)

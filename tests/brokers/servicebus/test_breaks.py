@@ -1,4 +1,4 @@
-"""Whole pipelines whose connections break: nothing is lost, nothing dead-lettered, order per session kept."""
+"""Whole pipelines with breaking connections: no loss, no dead letter, order per session kept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SERVER = trouble.SERVER
 async def test_connections_that_break_again_and_again(
     tmp_path: Path, server: ServiceBusServer, entity: str, step: str
 ) -> None:
-    """At one step, every few times it is reached, while messages come in."""
+    """A fault at one step, every few times it is reached, while messages arrive."""
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
         queue = bench.source.settings.subscribe.topics[0]
         await bench.source.start()
@@ -32,12 +32,12 @@ async def test_connections_that_break_again_and_again(
         for first in range(0, 60, 20):
             await publish(server, queue, bench, first, 20)
             if step in ("manage", "managed"):
-                # Reached by whoever holds a lock for long
+                # A long-held lock reaches this step
                 bench.faults.outage = EngineUnavailable("away")
                 await asyncio.sleep(LOCK)
                 bench.faults.outage = None
             await asyncio.sleep(0.5)
             if step in ("attached", "flow"):
-                server.faults.drop(queue)  # reached by whoever connects again
+                server.faults.drop(queue)  # reached by a reconnect
         await ended(server, queue, bench, 60)
         assert sum(fault.hits for fault in faults) >= 1

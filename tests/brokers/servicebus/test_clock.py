@@ -1,4 +1,4 @@
-"""A local clock that is wrong is said, and what it would do to locks is not suffered."""
+"""A wrong local clock is reported, and does not affect locks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_clock_that_is_ahead_is_told(
         assert any("set the clock" in text for text in reading.holds.values())
         delivered = server.counters.deliveries[queue]
         assert delivered <= 3
-        # Set right again; a step of the local clock cannot be made here
+        # Corrected again; the local clock cannot be stepped here
         server.faults.skew(0.0)
         monkeypatch.setattr(clocks, "AGAIN_SECONDS", 0.0)
         await bench.until(lambda: outcomes(bench).get("executed") == 3, "it goes on")

@@ -32,7 +32,7 @@ async def test_they_share_and_take_nothing_twice(tmp_path: Path, server: Service
 
 
 async def test_what_one_cannot_take_the_other_does(tmp_path: Path, server: ServiceBusServer) -> None:
-    """A consumer that is full keeps no more from the others than it has under way."""
+    """A full consumer withholds no more messages from the others than it has in flight."""
     full = "    limits: {max_in_flight: 1}\n    servicebus: {prefetch: 2}"
     async with (
         bus_bench(tmp_path / "one", server.connection_string, source=full) as first,
@@ -60,5 +60,5 @@ async def test_waiting_costs_next_to_nothing(tmp_path: Path, server: ServiceBusS
         process = psutil.Process()
         before = sum(process.cpu_times()[:2])
         await asyncio.sleep(3)
-        # A tenth of a core: the server and the engine live here too, and a busy machine blurs it
+        # A tenth of a core: the server and the engine run here too, and machine load blurs the figure
         assert sum(process.cpu_times()[:2]) - before < 0.3

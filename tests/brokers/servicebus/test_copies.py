@@ -1,4 +1,4 @@
-"""Copies of messages as `bridge topic read --json | bridge publish --jsonl` makes them: nothing is altered."""
+"""Copies of messages by `bridge topic read --json | bridge publish --jsonl`: unchanged."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ HERE = Position("c", "one", 0, 1)
 
 
 class BusCopier(Copier):
-    """Copies from the queue `one` to `other`."""
+    """Copier from the queue `one` to `other`."""
 
     def __init__(self, path: Any) -> None:
         runner = asyncio.Runner()
@@ -59,9 +59,9 @@ class BusCopier(Copier):
         assert self.server.counters.crashes == []
 
     def store(self, messages: Sequence[bytes]) -> None:
-        """Put these onto an empty queue `one`, as they are; `other` is emptied too."""
+        """Store messages unchanged in the emptied queue `one`; `other` is emptied too."""
 
-        async def store() -> None:  # timers of messages need a loop that runs
+        async def store() -> None:  # timers of messages need a running loop
             self.server.clear()
             for raw in messages:
                 self.server.queue("one").accept(message.Message(raw))
@@ -69,13 +69,13 @@ class BusCopier(Copier):
         self.runner.run(store())
 
     def lies(self, queue: str) -> list[Any]:
-        """The sections of the messages of a queue, byte for byte, without what belongs to the broker."""
+        """Return the sections of the messages of a queue, byte for byte, without the broker's own fields."""
         found = self.server.queue(queue).browse(1, 10_000)
         return [_sections(each) for each in sorted(found, key=_run)]
 
 
 def _run(each: message.Message) -> tuple[str, str]:
-    """Messages of one key are sent together."""
+    """Return the sort key: messages with one key are sent together."""
     keys = [decode(value)[0] for name, value in each.annotations if decode(name)[0] == "x-opt-partition-key"]
     return str(each.session_id), str(keys)
 
@@ -83,9 +83,9 @@ def _run(each: message.Message) -> tuple[str, str]:
 def _sections(each: message.Message) -> Any:
     fields = elements(each.properties, skip(each.properties, 1)) if each.properties else []
     fields = [*fields, *[NULL] * (13 - len(fields))]
-    fields[8] = NULL  # the time of expiry, which the broker reckons
+    fields[8] = NULL  # time of expiry, which the broker computes
     application = each.application_properties
-    # One data section may have its length in one byte or in four
+    # The length of a data section may have one byte or four
     body = [
         (code, decode(each.body, value)[0] if code == DATA else each.body[value:end])
         for code, _, value, end in message.sections(each.body)
@@ -153,13 +153,13 @@ BODIES = st.one_of(
 
 
 def fields(message_id: bytes, content_type: bytes = NULL) -> bytes:
-    """A message with these properties."""
+    """Create a message with these properties."""
     return described(PROPERTIES, sequence([message_id, *[NULL] * 5, content_type])) + described(DATA, binary(b"x"))
 
 
 @st.composite
 def encoded(draw: st.DrawFn) -> bytes:
-    """An AMQP message of every section, as other senders' libraries may write it."""
+    """Generate an AMQP message with every section, as other senders' libraries may write it."""
     raw = b""
     if (ttl := draw(st.none() | st.integers(10**6, 2**32 - 1))) is not None:
         raw += described(HEADER, sequence([draw(st.sampled_from([NULL, b"\x41"])), NULL, encoder.uint(ttl)]))
@@ -179,30 +179,30 @@ def encoded(draw: st.DrawFn) -> bytes:
 
 
 def with_properties(*properties: tuple[str, bytes], body: bytes = described(DATA, binary(b"x"))) -> bytes:
-    """A message with these application properties."""
+    """Create a message with these application properties."""
     section = mapping([(string(name), value) for name, value in properties])
     return described(APPLICATION_PROPERTIES, section) + body
 
 
 def order(each: Message) -> tuple[str, str]:
-    """Messages of one key are sent together."""
+    """Return the sort key: messages with one key are sent together."""
     return repr(each.key), repr(each.partition_key)
 
 
 def received(each: Message) -> Any:
-    """Everything but the broker's time and the message's encoded form, which `lies` compares."""
+    """Fields of a message, except the broker's time and the encoded form, which `lies` compares."""
     return each.body, each.key, each.headers, each.message_id, each.content_type, each.partition_key
 
 
 def peeked(raw: bytes) -> Message:
-    """A message as a reader gets it that peeks."""
+    """Return a message as a peeking reader receives it."""
     decoded = decoding.decode(raw)
     decoded.encoded = raw
     return copies.read(ServiceBusReceivedMessage(decoded, receiver=None))
 
 
 def sent(message: Message) -> Any:
-    """What goes out for a message, byte for byte."""
+    """Encode an outgoing message, byte for byte."""
     found = copies.outgoing(message, "cloudEvents_")
     amqp = transport.Transport.to_outgoing_amqp_message(found.raw_amqp_message)
     return encoding.parse(encoding.encode(amqp))

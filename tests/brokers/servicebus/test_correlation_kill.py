@@ -1,4 +1,4 @@
-"""kill -9 on Service Bus with sessions under every verb that correlates."""
+"""SIGKILL on Service Bus with sessions, with every correlating command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every AMQP value, at every place of a message: decoded, or named; never an exception, never without its number."""
+"""AMQP values at every place of a message: decoded, or named; no exception, and always a sequence number."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_values_that_the_sdk_does_not_know(encoded: bytes, value: Any) -> None:
 
 def test_no_number_and_coefficients_that_are_too_large() -> None:
     assert decimal(bytes.fromhex("7c000000")).is_nan()
-    assert decimal(bytes.fromhex("6fffffff")) == 0  # as IEEE 754 has it
+    assert decimal(bytes.fromhex("6fffffff")) == 0  # as in IEEE 754
 
 
 @pytest.mark.parametrize("kind", sorted(poison.UNREADABLE))
@@ -74,7 +74,7 @@ def test_what_cannot_be_decoded_is_named_and_the_rest_is_kept(kind: str) -> None
 
 
 def test_the_number_is_found_beside_an_annotation_that_cannot_be_decoded() -> None:
-    """Senders may set annotations of their own, and nobody needs theirs."""
+    """Senders may set their own annotations, which the bridge does not need."""
     own = (encoder.symbol("x-theirs"), poison.nested(70))
     number = (encoder.symbol("x-opt-sequence-number"), encoder.int64(5))
     for pairs in ([own, number], [number, own]):
@@ -134,7 +134,7 @@ def test_broken_structures(payload: bytes) -> None:
 
 
 def test_a_bomb_is_bounded() -> None:
-    """A few bytes that stand for millions of values."""
+    """A few bytes that represent millions of values."""
     bomb = sequence([poison.array(b"\x40", [b""] * 65_000)] * 20_000)
     large = sequence([b"\x45"] * 60_000)
     begun = time.monotonic()

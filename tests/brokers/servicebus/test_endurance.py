@@ -1,4 +1,4 @@
-"""Whole pipelines through long trouble: nothing is lost, nothing dead-lettered, order per session kept."""
+"""Whole pipelines under long faults: no loss, no dead letter, order per session kept."""
 
 from __future__ import annotations
 

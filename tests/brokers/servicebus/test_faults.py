@@ -1,4 +1,4 @@
-"""Every exception of azure-servicebus has a meaning, and every condition that the service answers with."""
+"""Translation of every azure-servicebus exception and of every error condition of the service."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ CONDITIONS = sorted(
 
 
 def _of_the_sdk(condition: str, status: int | None = None) -> Exception:
-    """The error that the SDK makes of a condition: in an answer on a link, or with a status on the management link."""
+    """Return the SDK's error for a condition: on a link, or with a status on the management link."""
     logger = logging.getLogger("test")
     if status is None:
         error: Exception = PyamqpTransport.create_servicebus_exception(logger, MessageException(condition.encode()))
@@ -136,7 +136,7 @@ def test_an_unknown_condition_may_pass() -> None:
     ],
 )
 def test_an_unknown_entity_is_named(path: str, doing: Doing, text: str) -> None:
-    """Whether the service refuses the claim for it, or its link."""
+    """The service may refuse the claim or the link of an unknown entity."""
     claim = exceptions.ServiceBusAuthenticationError(error=TokenAuthFailure(404, b"no such entity"))
     for error in (claim, exceptions.MessagingEntityNotFoundError()):
         found = str(translate(error, "bus: try", doing=doing, path=path, namespace="ns.example"))

@@ -15,7 +15,7 @@ from tests.servicebus.server import QueueConfig
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(300)]
 
 LOCK = 5.0
-"""The shortest that the service has."""
+"""Shortest lock duration of the service, in seconds."""
 
 SESSIONS = QueueConfig("orders", lock_duration=LOCK, max_delivery_count=10, requires_session=True)
 PLAIN = QueueConfig("orders", lock_duration=LOCK, max_delivery_count=10)

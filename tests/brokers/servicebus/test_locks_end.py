@@ -1,4 +1,4 @@
-"""Locks that end with their connection or link: nothing is lost, done twice, or overtaken in its session."""
+"""Locks that end with their connection or link: no loss, no repetition, order per session kept."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.brokers.servicebus.test_unreadable import DROPS, mixed
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, SubscriptionConfig, TopicConfig
 
 FAULTS = 8
-"""Fewer than deliveries: each fault costs a message one of them at most."""
+"""Number of faults, below the delivery count: each fault costs a message at most one delivery."""
 
 DELIVERIES = 10
-"""The service's default."""
+"""Default max delivery count of the service."""
 
 SERVER = ServerConfig(
     (
@@ -37,7 +37,8 @@ LIMITS = "    limits: {dead_letter_limit: 1000}"
 
 @pytest.fixture(params=["link", "connection, few renewed"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[ServiceBusServer]:
-    """A server on which locks end with what is named; perhaps it renews three locks in one request at most."""
+    """Server whose locks end with the connection or the link; optionally with three lock renewals per request at
+    most."""
     ends, _, few = request.param.partition(", ")
     option = {f"locks_end_with_{ends}": True, "max_renewed_locks": 3 if few else None}
     async with ServiceBusServer(replace(SERVER, **option)) as server:
@@ -47,7 +48,7 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ServiceBusServ
 
 @ENTITIES
 async def test_all_kinds_with_faults(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
-    """Commands that are repeated make faults more frequent, so that their number is bounded."""
+    """Repeated commands make faults more frequent; therefore the number of faults is limited."""
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
         await mixed(server, bench, 1, count=60, keys=5, every=20, most=FAULTS // 2, kinds=KINDS)
 

@@ -1,4 +1,4 @@
-"""Messages between AMQP and ours."""
+"""Conversion between AMQP messages and bridge messages."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ POSITION = Position("shop.servicebus.windows.net", "orders", 0, 7)
 
 
 def wire(message: ServiceBusMessage) -> ServiceBusReceivedMessage:
-    """As it comes out at the other end."""
+    """Return the message as a receiver decodes it."""
     from azure.servicebus._pyamqp._encode import encode_payload
     from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
 
@@ -66,14 +66,14 @@ def test_properties_become_text(value: Any, text: bytes) -> None:
 )
 def test_values_that_json_would_change_make_a_message_unreadable(value: Any) -> None:
     raw = wire(ServiceBusMessage(b"", application_properties={"p": 1}))
-    raw.raw_amqp_message.application_properties["p"] = value  # as it stands after decoding
+    raw.raw_amqp_message.application_properties["p"] = value  # the value after decoding
     got = received(raw, b"session")
     assert got.unreadable is not None
     assert (got.unreadable.fault, got.unreadable.key_known, got.key) == ("amqp_value", True, b"session")
 
 
 def test_bytes_that_are_no_text_stay_different() -> None:
-    """Ids as AMQP binary, names and values inside of maps, and the properties that travel as headers."""
+    """Ids as AMQP binary, names and values inside maps, and the properties that become headers."""
 
     def read(data: bytes) -> Message:
         message = ServiceBusMessage(b"", application_properties={"map": {b"k": [data]}})
@@ -214,7 +214,7 @@ def attributes(**more: Any) -> dict[str, Any]:
 
 
 def event_of(prefix: str, values: dict[str, Any]) -> Envelope:
-    """Read from an AMQP message with these application properties."""
+    """Decode an AMQP message with these application properties."""
     message = ServiceBusMessage(b"{}", application_properties={prefix + name: value for name, value in values.items()})
     return registry.get("cloudevents").decode(received(wire(message)), POSITION)
 

@@ -1,4 +1,4 @@
-"""The promises that take a pipeline: holding over outages, lost locks, poison, dead letters, drain."""
+"""Promises of a whole pipeline: outages, lost locks, poison, dead letters, drain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 2.0
-"""Shorter than the service allows, so that the tests need not wait long."""
+"""Seconds, shorter than the service allows, to keep the tests short."""
 
 
 SERVER = ServerConfig(
@@ -70,7 +70,7 @@ async def test_a_lost_lock_in_the_middle_is_counted_and_repeats_nothing_twice(
         await bench.publish(message("start", "1"))
         await asyncio.wait_for(at_work.wait(), 10)
         assert server.faults.lose_locks("orders") == 1
-        # The redelivery finds its way while the first delivery is still at work
+        # The redelivery arrives while the first delivery is still being processed
         await bench.settled(1)
         release.set()
         await bench.until(lambda: not bench.source.ledger.in_flight, "both have ended")
@@ -82,14 +82,14 @@ async def test_a_lost_lock_in_the_middle_is_counted_and_repeats_nothing_twice(
 
 
 async def test_what_lost_its_lock_in_the_queue_is_not_executed(tmp_path: Path, server: ServiceBusServer) -> None:
-    """Its redelivery is, once; the first delivery waits behind an outage."""
+    """The redelivery is executed once; the first delivery waits behind an outage."""
     async with bus_bench(tmp_path, server.connection_string) as bench:
         bench.faults.outage = EngineUnavailable("away")
         await bench.publish(message("start", "1"), message("start", "2"))
         await bench.source.start()
         await bench.until(lambda: bench.source.ledger.in_flight + len(_inbox(bench)) == 2, "held")
         assert server.faults.lose_locks("orders") == 2
-        # Both come again, and that says that the first deliveries are void
+        # Both come again; the first deliveries are therefore void
         await bench.until(lambda: bench.source.ledger.received + len(_inbox(bench)) >= 4, "redelivered")
         bench.faults.outage = None
         await bench.until(lambda: outcomes(bench).get("executed") == 2, "executed")
@@ -150,7 +150,7 @@ async def test_poison_is_dead_lettered_with_its_cause(tmp_path: Path, server: Se
         assert outcomes(bench) == {"executed": 20, "dead_lettered": 1}
         [letter] = server.counters.dead_letters
         assert letter.reason == "no_route"
-        # The sub-queue is read like anything else, and tells what a dead letter on a topic would
+        # The sub-queue is read like any source, with the headers of a dead letter on a topic
         path = "orders/$DeadLetterQueue"
         subscription = await bench.broker.subscribe(SubscribeOptions((path,), dead_letter=None), Assignments())
         [dead] = await take(subscription, 1)

@@ -40,7 +40,7 @@ KEYS = 15
 
 
 class Members:
-    """Processes on one queue; server, engine and publisher are here."""
+    """Member processes on one queue; server, engine and publisher run in the test process."""
 
     def __init__(self, directory: Path, server: ServerProcess) -> None:
         self.server = server
@@ -82,7 +82,8 @@ class Members:
             await asyncio.sleep(0.1)
 
     async def check(self) -> None:
-        """All are settled, nothing was dead-lettered; every start was taken once, by key in the engine's own order."""
+        """Assert that all messages are settled, none is dead-lettered, and every start was taken once, in order by
+        key."""
         async with asyncio.timeout(60):
             while sum(self.server.contents("orders").values()):
                 await asyncio.sleep(0.2)

@@ -1,4 +1,4 @@
-"""Publishing: batches, schedules, times to live, duplicates, deadlines, and senders that are replaced."""
+"""Publishing: batches, schedules, times to live, duplicates, deadlines, and replaced senders."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BROKER = {"publish_timeout": "5s"}
 
 
 async def test_batches_are_as_large_as_the_entity_takes(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
-    """Two megabytes, a quarter of one at a time, in order."""
+    """Two megabytes in messages of a quarter megabyte, in order."""
     batch = [replace(each, headers=(("filling", b"x" * 20_000),)) for each in numbered(100)]
     await broker.publish("events", batch)
     assert server.counters.accepted["events"] == 100

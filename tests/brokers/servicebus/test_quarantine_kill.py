@@ -1,4 +1,4 @@
-"""kill -9 on Service Bus with sessions while keys are in quarantine and while they are released."""
+"""SIGKILL on Service Bus with sessions while keys are in quarantine and while they are released."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong with receivers, and that nothing is lost or done twice by it."""
+"""Receiver failures, none of which loses or doubles a message."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ BROKER = {"request_timeout": "3s"}
 async def drain_all(
     server: ServiceBusServer, subscription: ServiceBusSubscription, unknown: list[int] | None = None
 ) -> list[int]:
-    """Receive and complete whatever happens, until there is nothing left. Returns whose completion was confirmed.
+    """Receive and complete through all faults until no message is left. Returns the numbers with confirmed completion.
 
-    unsure: takes those whose completion was heard, but its answer lost.
+    unknown: receives the numbers whose completion was sent but not confirmed.
     """
     done: list[int] = []
     left = server.queue("orders").contents
@@ -105,7 +105,7 @@ async def test_a_poisoned_receiver_is_replaced(
 async def test_a_fault_at_every_step(
     server: ServiceBusServer, broker: ServiceBusBroker, step: str, action: str
 ) -> None:
-    """What was on its way when a connection broke comes again when its lock has passed, which is short here."""
+    """Messages in transfer during a failure come again after their lock has ended, which is short here."""
     server.queue("orders").config = replace(server.queue("orders").config, lock_duration=3)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(10))
@@ -114,7 +114,7 @@ async def test_a_fault_at_every_step(
         server.faults.drop("orders")
     unknown: list[int] = []
     done = await drain_all(server, subscription, unknown)
-    # Where the service acted and could not say so, nobody confirms it a second time
+    # When the service acted without an answer, a second completion is not confirmed
     assert set(done) | set(unknown) == set(range(10))
     assert len(set(done)) >= 9
     assert server.counters.dead_letters == []
@@ -163,7 +163,7 @@ async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer,
     assert subscription.stopped()
     server.faults.thaw()
     server.faults.lose_locks("orders")
-    # The frozen server may carry out later what nobody waits for any more
+    # The frozen server may execute abandoned requests later
     assert set(await drain_all(server, subscription)) >= {1, 2, 3, 4}
     async with asyncio.timeout(TIMEOUT):
         while subscription.stopped():
@@ -193,7 +193,7 @@ async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
         await bench.until(lambda: outcomes(bench), "under way")
         server.faults.busy(8.0, "orders")
         await asyncio.sleep(8.0)
-        # Not by what the source counts: a completion whose answer met the detach is nobody's, and done all the same
+        # The source's count does not suffice: a completion whose answer is lost has no outcome, but took effect
         await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
         assert server.counters.dead_letters == []
@@ -233,7 +233,7 @@ async def test_lock_of_a_redelivery_voids_the_first(server: ServiceBusServer, br
 async def test_a_link_that_the_service_forgot_is_replaced(
     server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its connection is sound, and requests beside it are answered."""
+    """The connection works, and requests on it are answered."""
     monkeypatch.setattr("bridge.brokers.servicebus.receiver.QUIET_SECONDS", 0.3)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(1))
@@ -278,7 +278,7 @@ async def test_a_service_that_renews_few_locks_at_once(
         while sum(count for count in asked if count <= most) < 120:
             await asyncio.sleep(0.05)
     assert max(asked) <= 60
-    assert sum(count > most for count in asked) < 70  # not again and again
+    assert sum(count > most for count in asked) < 70  # not repeatedly
     for delivery in taken:
         await delivery.complete()
     assert server.counters.expired_locks["orders"] == 0
@@ -326,7 +326,7 @@ async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
 async def test_locks_may_go_with_their_connection_or_not(
     server: ServiceBusServer, broker: ServiceBusBroker, kept: bool
 ) -> None:
-    """What is in hand is settled, or known to be lost and on its way again."""
+    """Held deliveries can be settled, or their loss is known and they are redelivered."""
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(10))
     taken = []

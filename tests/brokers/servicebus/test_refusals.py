@@ -1,4 +1,4 @@
-"""Refusals are told apart: of one message, of the connection, of the entity."""
+"""Refusals are distinguished: of one message, of the connection, of the entity."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENTITIES = pytest.mark.parametrize(
 )
 FAT = "fat"
 IMPATIENT = "    retry: {max_delay: 500ms}"
-"""Where the connection breaks again and again: the pause before each next attempt does not grow."""
+"""Retry pauses that do not grow, for tests with repeatedly broken connections."""
 NAMESPACE = "127.0.0.1"
 
 
@@ -49,13 +49,13 @@ SERVER = ServerConfig(
 
 
 class Settling:
-    """Stands before the settlements of the server, on the receiver's link and on the management link."""
+    """Interceptor of the server's settlements, on the receiver's link and on the management link."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.refused: Counter[str] = Counter()
         """Refusals by outcome."""
         self.refuses: Callable[[str, str | None, str | None, str | None], None] = lambda *_: None
-        """Raises Refusal. Given the outcome, the message's id, and reason and description of a dead letter."""
+        """Callback that may raise Refusal. Arguments: outcome, message id, reason and description of a dead letter."""
         for verb in ("complete", "abandon", "dead_letter"):
             self._stand_before(monkeypatch, verb, getattr(settlement, verb))
 
@@ -78,7 +78,7 @@ def settling(monkeypatch: pytest.MonkeyPatch) -> Settling:
 
 
 def refuse(*verbs: str, condition: str = "amqp:not-allowed") -> Callable[..., None]:
-    """Refuse these settlements of the fat message."""
+    """Refuse these settlements of the message `fat`."""
 
     def refuses(verb: str, id_: str | None, *_: str | None) -> None:
         if verb in verbs and id_ == FAT:
@@ -117,7 +117,7 @@ async def test_one_message_that_cannot_be_settled_stops_nobody(
         assert ledger.received == 20 + DELIVERIES
         [dead] = server.counters.dead_letters
         assert (dead.message_id, dead.reason) == (FAT, "MaxDeliveryCountExceeded")
-        # Some attempts for each delivery, and no more; no new connection for any of them
+        # A few attempts for each delivery, and no new connection for any of them
         assert 3 * DELIVERIES <= settling.refused[verb] <= 5 * DELIVERIES
         assert bench.source.subscription.reconnects == 0  # type: ignore[union-attr]  # this subscription counts them
         assert not bench.source.gate.pause_reasons
@@ -125,7 +125,10 @@ async def test_one_message_that_cannot_be_settled_stops_nobody(
 
 
 async def test_a_source_goes_on_at_full_speed(tmp_path: Path, server: ServiceBusServer, settling: Settling) -> None:
-    """Many that cannot be settled, among many that can. Each counts as one dead letter, of which 100 blow the fuse."""
+    """Half of the messages cannot be settled.
+
+    Each counts as one dead letter; 100 of them would exceed the dead-letter limit.
+    """
 
     def refuses(verb: str, id_: str | None, *_: str | None) -> None:
         if verb == "dead_letter":
@@ -232,21 +235,21 @@ async def test_a_message_whose_settlement_takes_the_connection_is_left_alone(
 
 
 async def _let_go(server: ServiceBusServer, bench: Bench) -> None:
-    """One message is, while others go on: those that are there, and those that come."""
+    """Publish healthy messages until the fat message is abandoned; all others must continue."""
     refused = bench.source.ledger.abandoned
     number = 100
     while not refused["settlement_refused"]:
         await bench.until(
             lambda: server.queue("orders").contents().unsettled <= 1 or refused["settlement_refused"], "others go on"
         )
-        with suppress(BrokerUnavailable):  # its connection breaks too
+        with suppress(BrokerUnavailable):  # the publisher's connection breaks too
             await bench.publish(*healthy(1, number := number + 1))
 
 
 async def test_a_detach_at_a_settlement_is_told_from_a_refusal(
     tmp_path: Path, server: ServiceBusServer, settling: Settling
 ) -> None:
-    """The SDK asks again over the management link, whose answer counts."""
+    """The SDK retries over the management link, whose answer counts."""
 
     def refuses(verb: str, id_: str | None, *_: str | None) -> None:
         if verb == "complete" and id_ == FAT:
@@ -271,7 +274,7 @@ async def read(server: ServiceBusServer, bench: Bench) -> dict[str, bytes | None
 
 
 def large(count: int, size: int) -> Message:
-    """Just below what the queue takes, and without room for the headers of a dead letter."""
+    """Create messages just below the limit of the queue, without space for the headers of a dead letter."""
     headers = tuple((f"p{n}", b"x" * size) for n in range(count))
     return Message(b"{no json", b"k", (("type", b"start"), *headers))
 
@@ -291,7 +294,7 @@ async def test_a_dead_letter_too_large_goes_without_what_makes_it_so(tmp_path: P
 async def test_too_many_properties_are_a_refusal_whatever_the_service_calls_them(
     tmp_path: Path, server: ServiceBusServer
 ) -> None:
-    """Once: were it taken for an outage, the second attempt would write the letter whole."""
+    """One write only: after an outage, the second attempt would write the whole dead letter."""
     server.faults.add("send", "reject", entity="letters", condition="amqp:internal-error", times=2)
     async with bus_bench(tmp_path, server.connection_string, source="    dead_letter: letters") as bench:
         await bench.source.start()
@@ -347,7 +350,7 @@ async def test_a_dead_letter_is_written_once_though_its_message_is_never_settled
 
 
 async def test_duplicate_detection_knows_a_dead_letter_of_another_process(harness: ServiceBusHarness) -> None:
-    """Of another message on the same place, in a queue that was made anew, the dead letter is another one."""
+    """The dead letter of another message at the same position, in a recreated queue, is a different one."""
     assert harness.server is not None
     harness.server.namespace.create((QueueConfig("once", duplicate_detection=60),))
     position, cause = Position(NAMESPACE, "orders", 0, 7), Cause("no_route", "no rule matched", "NoRoute", "orders")
@@ -364,12 +367,12 @@ async def test_duplicate_detection_knows_a_dead_letter_of_another_process(harnes
     assert harness.server.counters.accepted["once"] == 4
 
 
-# -- an entity that is refused
+# -- refused entities
 
 
 @pytest.mark.parametrize("step", ["claim", "attach"])
 async def test_an_unknown_entity_is_named_however_it_is_refused(harness: ServiceBusHarness, step: str) -> None:
-    """The service refuses the claim already; others the link."""
+    """The service refuses the claim; other servers refuse the link."""
     assert harness.server is not None
     harness.server.faults.add(step, "reject", condition="amqp:not-found", entity="orders", times=-1)
     broker = await harness.broker()

@@ -1,4 +1,4 @@
-"""What is not taken: connections, while nothing can be done; memory, above what was allowed; seats of others."""
+"""Restraint: no connections while no work is possible, memory within its limit, and no sessions of other receivers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def until(condition: Any) -> None:
 
 
 async def test_held_sessions_stay_as_they_are(tmp_path: Path, server: ServiceBusServer) -> None:
-    """The engine is away, and more waits than is read ahead: for turns, idle times and locks, all of them short."""
+    """The engine is away, and more messages wait than are prefetched, beyond turns, idle times and locks."""
     entity = "queue: one\n    sessions: {concurrent: 4, idle: 100ms, turn: 500ms}\n    servicebus: {prefetch: 20}"
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
         batch = [message("start", f"k{key}-{number}", f"k{key}") for key in range(12) for number in range(15)]
@@ -66,13 +66,13 @@ async def test_held_sessions_stay_as_they_are(tmp_path: Path, server: ServiceBus
         await bench.settled(len(batch))
         assert outcomes(bench) == {"executed": len(batch)}
         assert all(numbers == list(range(15)) for numbers in offsets_by_key(bench.faults.taken).values())
-        assert counters.connections == connections  # one session after the other, over the same ones
+        assert counters.connections == connections  # one session after the other, over the same connections
         assert bench.source.ledger.locks_lost == 0
 
 
 @pytest.mark.parametrize("how", ["drop", "close"])
 async def test_a_broken_connection_is_replaced_by_one(tmp_path: Path, server: ServiceBusServer, how: str) -> None:
-    """However many settlements were under way on it."""
+    """One new connection, whatever the number of settlements in progress."""
     async with bus_bench(tmp_path, server.connection_string) as bench:
         await bench.publish(*(message("start", number) for number in range(100)))
         gate = asyncio.Event()
@@ -88,7 +88,7 @@ async def test_a_broken_connection_is_replaced_by_one(tmp_path: Path, server: Se
         gate.set()
         await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
         assert server.counters.connections - made == 1
-        assert outcomes(bench)["executed"] >= 90  # of the rest only the answer was lost
+        assert outcomes(bench)["executed"] >= 90  # for the others only the answer was lost
 
 
 async def test_sessions_one_after_the_other_over_one_connection(
@@ -101,7 +101,7 @@ async def test_sessions_one_after_the_other_over_one_connection(
         SubscribeOptions(("one",), dead_letter=None, broker_options=options), Assignments()
     )
     done = 0
-    async with asyncio.timeout(TIMEOUT):  # which would not do for thirty times `idle`
+    async with asyncio.timeout(TIMEOUT):  # shorter than thirty times `idle`
         while done < 30:
             for delivery in await subscription.receive(10):
                 await delivery.complete()
@@ -129,7 +129,7 @@ async def test_a_wait_for_sessions_needs_no_new_connections(
 async def test_bytes_are_bounded_before_anybody_asks(
     server: ServiceBusServer, broker: ServiceBusBroker, queue: str
 ) -> None:
-    """As large as they may be, and none of them is asked for: no more than was allowed, and one for each receiver."""
+    """Messages of the maximum size without a receive call: at most the allowed bytes, and one message per receiver."""
     allowed, count = 1_000_000, 60
     session = queue == "one"
     options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=3) if session else None, prefetch_bytes=allowed)
@@ -154,7 +154,7 @@ async def test_bytes_are_bounded_before_anybody_asks(
 
 @given(st.lists(st.integers(1, 5_000_000), min_size=1), st.integers(1, 20), st.integers(1, 5000))
 def test_credit(sizes: list[int], receivers: int, most: int) -> None:
-    """Never none, never more than was said, and of messages like the largest of late no more than there is room for."""
+    """Credit is never 0, never above the maximum, and fits the space for messages of the recent maximum size."""
     inbox = Inbox(1000, 16_000_000, receivers)
     assert inbox.credit(most) == 1
     for number, size in enumerate(sizes, 1):
@@ -196,7 +196,7 @@ def test_seats_are_shared_in_turns() -> None:
 async def test_two_sources_and_publishing_within_ten_connections(
     server: ServiceBusServer, broker: ServiceBusBroker
 ) -> None:
-    """As many as the emulator takes."""
+    """Ten connections, the limit of the emulator."""
     listeners = [Assignments(), Assignments()]
     options = ServiceBusReceiverOptions(sessions=Sessions())
     subscriptions = [

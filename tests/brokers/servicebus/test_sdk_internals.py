@@ -1,4 +1,4 @@
-"""The touches at the SDK's private parts have their grip, and nothing else of the bridge knows the SDK."""
+"""Uses of the SDK's private members work, and no other module of the bridge uses private members."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def client(server: ServiceBusServer) -> AsyncIterator[ServiceBusClient]:
 
 
 async def test_patience_is_kept(client: ServiceBusClient) -> None:
-    """A read lasts as long as it was told to, so a waiting receiver wakes that seldom."""
+    """A read lasts for the configured time; a waiting receiver wakes only that often."""
     async with client.get_queue_receiver("orders", prefetch_count=1, socket_timeout=0.01, keep_alive=0) as receiver:
         await receiver.receive_messages(3, max_wait_time=1)
         assert sdk_internals.set_read_timeout(receiver, 0.7)
@@ -62,16 +62,16 @@ async def test_patience_is_kept(client: ServiceBusClient) -> None:
 
 
 async def test_a_detached_link_is_seen(server: ServiceBusServer, client: ServiceBusClient) -> None:
-    """At the end of a settlement that went beside it, over the management link."""
+    """The detach is seen after a settlement over the management link."""
     async with client.get_queue_receiver("orders", keep_alive=0) as receiver:
         first, second = await receiver.receive_messages(2, max_wait_time=5)
         await receiver.complete_message(first)
         assert sdk_internals.is_link_attached(receiver)
         assert server.faults.detach("amqp:link:detach-forced", entity="orders") == 1
-        with contextlib.suppress(exceptions.MessageLockLostError):  # the first way was heard, the second came too late
+        with contextlib.suppress(exceptions.MessageLockLostError):  # the first one was received, the second was late
             await receiver.complete_message(second)
         assert not sdk_internals.is_link_attached(receiver)
-    assert sdk_internals.is_link_attached(object())  # type: ignore[arg-type]  # nothing can be told of it
+    assert sdk_internals.is_link_attached(object())  # type: ignore[arg-type]  # has no link
 
 
 async def test_released_messages_are_not_counted(server: ServiceBusServer, client: ServiceBusClient) -> None:
@@ -103,13 +103,13 @@ async def test_many_locks_are_renewed_in_one_request(server: ServiceBusServer, c
 async def test_a_refused_settlement_leaves_the_link_as_it_is(
     server: ServiceBusServer, client: ServiceBusClient
 ) -> None:
-    """The SDK in public closes it, for the sake of one message."""
+    """The public SDK method would close the link because of one message."""
     async with client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0) as receiver:
         first, second, third = await receiver.receive_messages(3, max_wait_time=5)
         link = receiver._handler
         server.faults.add("settle", "reject", condition="amqp:not-allowed")
         assert sdk_internals.condition(await sdk_internals.settle(receiver, first, "complete")) == "amqp:not-allowed"
-        # The second time goes over the management link
+        # The second attempt uses the management link
         server.faults.add("manage", "reject", operation="update-disposition", condition="com.microsoft:argument-error")
         assert (
             sdk_internals.condition(await sdk_internals.settle(receiver, first, "complete"))
@@ -134,7 +134,7 @@ async def test_settlements_do_without_the_touch(server: ServiceBusServer, client
 
 
 class Public:
-    """A receiver without its private parts."""
+    """Receiver without its private members."""
 
     def __init__(self, receiver: object) -> None:
         self._receiver = receiver
@@ -146,7 +146,7 @@ class Public:
 
 
 async def test_the_transport_is_ours(server: ServiceBusServer, client: ServiceBusClient) -> None:
-    """Links are guarded, credit is asked for, and connection and link can be opened apart."""
+    """Links are guarded, credit is requested, and connection and link can be opened separately."""
     assert transport.install(client)
     receiver = client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0)
     asked: list[int] = []
@@ -154,7 +154,7 @@ async def test_the_transport_is_ours(server: ServiceBusServer, client: ServiceBu
     assert attaching.possible(receiver)
     assert not attaching.possible(client.get_queue_sender("orders"))
     await attaching.connect(receiver)
-    assert server.counters.attaches["orders"] == 1  # the sender's
+    assert server.counters.attaches["orders"] == 1  # the sender's link
     await attaching.attach(receiver)
     assert server.counters.attaches["orders"] == 2
     assert isinstance(receiver._handler, transport.ReceiveClient)
@@ -170,7 +170,7 @@ async def test_the_transport_is_ours(server: ServiceBusServer, client: ServiceBu
 
 def test_a_table_of_decoders_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert decoding.extend()
-    assert decoding.extend()  # again and again
+    assert decoding.extend()  # repeatable
     monkeypatch.setattr(decoding._decode, "_DECODE_BY_CONSTRUCTOR", [None] * 3)
     assert not decoding.extend()
 
@@ -180,7 +180,7 @@ def test_a_table_of_decoders_that_is_not_known_is_left_alone(monkeypatch: pytest
 async def test_it_goes_without(
     server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch, lost: str, queue: str
 ) -> None:
-    """With another SDK: one connection for each session, and messages as the SDK decodes them."""
+    """Without the private members: one connection for each session, and messages as the SDK decodes them."""
     if lost == "transport":
         monkeypatch.setattr(transport, "install", lambda client: False)
     else:

@@ -1,4 +1,4 @@
-"""Ways in, and how soon and how clearly it is said when one is closed."""
+"""Authentication, and fast and clear reports of refused access."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.servicebus.server import LISTEN, SEND, AccessKey, QueueConfig, Server
 __all__ = ["serve"]
 
 SECONDS = 10.0
-"""How soon a refusal has to be said."""
+"""Seconds within which a refusal must be reported."""
 
 ROOT = AccessKey("root", "the-root-key")
 SENDS = AccessKey("sends", "a", frozenset({SEND}))
@@ -63,7 +63,7 @@ async def test_refusals_are_said_within_seconds(serve: Serve) -> None:
 
 
 async def test_an_unknown_entity_is_no_matter_of_credentials(serve: Serve) -> None:
-    """The service looks for the entity when it is shown the claim, and refuses that with 404."""
+    """The service checks the entity with the claim, and refuses an unknown entity with 404."""
     server = await serve(ServerConfig(QUEUES, keys=KEYS))
     for place in ({}, {"endpoint": f"localhost:{server.port}"}):
         broker = make(connection_string=server.connection_string_with(ROOT), **place)
@@ -117,7 +117,7 @@ async def round_trip(broker: ServiceBusBroker) -> None:
 
 @pytest.fixture
 async def secure(tmp_path: Path, serve: Serve) -> tuple[ServiceBusServer, TokenIssuer, Path]:
-    """Over TLS, taking keys and tokens; and the authority that signed its certificate."""
+    """Server over TLS with keys and tokens, and the authority of its certificate."""
     authority = Authority(tmp_path)
     issuer = TokenIssuer()
     server = await serve(ServerConfig(QUEUES, keys=KEYS, verifier=issuer, certificate=authority.issue("server")))
@@ -159,7 +159,7 @@ async def test_tokens(secure: tuple[ServiceBusServer, TokenIssuer, Path], monkey
 async def test_a_new_token_is_shown_while_nothing_is_read(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, sessions: Sessions | None
 ) -> None:
-    """Neither a read nor the renewal of a lock is due before the token ends."""
+    """No read and no lock renewal is due before the token expires."""
     authority, issuer = Authority(tmp_path), TokenIssuer()
     queue = QueueConfig("orders", lock_duration=300, requires_session=sessions is not None)
     config = ServerConfig((queue,), keys=KEYS, verifier=issuer, certificate=authority.issue("server"))

@@ -1,4 +1,4 @@
-"""Sessions: in order, many at once, handed over fairly, their state untouched."""
+"""Sessions: in order, many at once, released fairly, with unchanged state."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ async def test_a_topic_s_subscription_with_sessions(tmp_path: Path, server: Serv
 
 
 async def test_a_busy_session_makes_room(tmp_path: Path, server: ServiceBusServer) -> None:
-    """One receiver, a session that never ends, and another one: its turn comes."""
+    """With one receiver and an endless session, another session gets its turn."""
     entity = "queue: by-session\n    sessions: {concurrent: 1, turn: 1s}"
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
         stop = asyncio.Event()

@@ -1,4 +1,4 @@
-"""A local clock that is wrong is said, and costs no message: the server's clock stands for the true one."""
+"""A wrong local clock is reported, and costs no message; the server's clock represents the true time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 5.0
-"""The shortest that the service has."""
+"""Shortest lock duration of the service, in seconds."""
 
 ENTITIES = pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 4}"])
 
@@ -31,7 +31,7 @@ SERVER = ServerConfig(
 async def test_a_clock_ahead_is_said_and_suffered_by_nobody(
     tmp_path: Path, server: ServiceBusServer, entity: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clock, "AGAIN_SECONDS", 1.0)  # it is tried far more often than it would be
+    monkeypatch.setattr(clock, "AGAIN_SECONDS", 1.0)  # the retry is far more frequent than in production
     server.faults.skew(-600)
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
         queue = bench.source.settings.subscribe.topics[0]
@@ -41,7 +41,7 @@ async def test_a_clock_ahead_is_said_and_suffered_by_nobody(
         assert any("clock" in str(why) for why in bench.source.gate.pause_reasons.values()), (
             bench.source.gate.pause_reasons
         )
-        await asyncio.sleep(LOCK * 4)  # more than the max delivery count would bear
+        await asyncio.sleep(LOCK * 4)  # longer than the max delivery count would allow
         assert outcomes(bench) == {}
         assert server.counters.dead_letters == []
         server.faults.skew(0)
@@ -61,12 +61,12 @@ async def test_a_clock_behind_is_said_and_suffered_once_at_most(
             server.faults.skew(600)
         await bench.publish(*(message("start", n, str(n % 4)) for n in range(30)), topic=queue)
         if not fresh:
-            # Nothing in these messages tells, and the lock is no longer than the service has them: a first one is lost
+            # These messages carry no time, and the lock has the shortest duration: the first lock is lost
             server.faults.skew(120)
         bench.faults.outage = EngineUnavailable("away")
         await bench.source.start()
         await bench.until(lambda: bench.source.gate.pause_reasons, "held")
-        await asyncio.sleep(LOCK * 4)  # more than the max delivery count would bear
+        await asyncio.sleep(LOCK * 4)  # longer than the max delivery count would allow
         bench.faults.outage = None
         await bench.until(lambda: not server.queue(queue).contents().unsettled, "all settled")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")

@@ -1,4 +1,4 @@
-"""A settlement whose answer is lost is counted as what it is, and a lost lock as a lost lock."""
+"""A settlement with a lost answer counts as unknown, and a lost lock as a lost lock."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
-# What a broken link has received and nobody settles stays locked for that long
+# Unsettled messages of a broken link stay locked for this time
 SERVER = ServerConfig((QueueConfig("orders", lock_duration=8, max_delivery_count=10),))
 
 

@@ -1,4 +1,4 @@
-"""Messages that the SDK cannot decode, among healthy ones: none is swallowed, and none is in the way of another."""
+"""Messages that the SDK cannot decode, among healthy ones: none is lost, and none affects another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENTITIES = pytest.mark.parametrize(
 )
 DROPS = ("drop", "detach", "close", "lose_locks")
 CUTS = ("delivered", "echoed", "attached")
-"""Steps after whose frame a connection is cut, in its middle."""
+"""Steps after whose frame a connection is cut, in the middle of the frame."""
 
 
 SERVER = ServerConfig(
@@ -49,7 +49,7 @@ def queue_of(bench: Bench) -> str:
 def trouble(
     server: ServiceBusServer, bench: Bench, r: random.Random, every: int, most: int | None, kinds: Sequence[str]
 ) -> None:
-    """A fault at every so many commands, while they are at work. most: faults in all; None: any number."""
+    """Inject a fault at every few commands. most: maximum number of faults; None: no limit."""
     count = 0
 
     async def before(command: object) -> None:
@@ -81,7 +81,7 @@ async def mixed(
     most: int | None = None,
     kinds: Sequence[str] = DROPS,
 ) -> None:
-    """Healthy and unreadable messages of several keys, with faults on the way. every, most, kinds: see `trouble`."""
+    """Process healthy and unreadable messages of several keys, with faults. every, most, kinds: see `trouble`."""
     r = random.Random(seed)
     queue = queue_of(bench)
     session = server.queue(queue).sessions is not None
@@ -113,7 +113,7 @@ async def mixed(
 
 @pytest.fixture(autouse=True)
 def nothing_unexpected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """No link that goes, and no message, leads to a traceback: neither of ours nor of the SDK's."""
+    """Fail on any traceback in the logs of the bridge or of the SDK."""
     yield
     assert [each.getMessage() for each in caplog.get_records("call") if each.exc_info] == []
 
@@ -138,7 +138,7 @@ async def test_many_of_all_kinds_with_faults(tmp_path: Path, server: ServiceBusS
 @ENTITIES
 @pytest.mark.parametrize("kind", sorted(poison.UNREADABLE))
 async def test_one_is_one_dead_letter(tmp_path: Path, server: ServiceBusServer, entity: str, kind: str) -> None:
-    """In its place, over the connection that there is, without a word of unreadiness."""
+    """One dead letter in its place, over the existing connection, without a loss of readiness."""
     r = random.Random(1)
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
         queue = queue_of(bench)
@@ -187,7 +187,7 @@ async def take(broker: ServiceBusBroker, queue: str, count: int) -> tuple[Any, l
 
 @pytest.mark.parametrize("queue", ["plain", "by-session"])
 async def test_what_is_handed_out(server: ServiceBusServer, broker: ServiceBusBroker, queue: str) -> None:
-    """Its number, its key, what could be read of its headers, and for a body the whole of it."""
+    """The delivery has the number, the key, the readable headers, and the whole message as its body."""
     message = poison.unreadable("k", 7, random.Random(3), queue == "by-session", "too deep")
     message.application_properties = encoder.described(
         0x74,
@@ -212,7 +212,7 @@ async def test_what_is_handed_out(server: ServiceBusServer, broker: ServiceBusBr
 async def test_what_json_would_change_keeps_its_bytes(
     server: ServiceBusServer, broker: ServiceBusBroker, place: str
 ) -> None:
-    """The client reads such a message, and no header or body could tell it: its dead letter must not be empty."""
+    """The client reads such a message, but no header or body can represent it: its dead letter must not be empty."""
     odd = encoder.sequence([b"\x82" + struct.pack(">d", float("nan"))])
     message = poison.healthy("k", 7, random.Random(3), False)
     match place:
@@ -247,12 +247,12 @@ async def test_the_key_comes_from_the_session_where_it_cannot_be_read(
     await delivery.complete()
 
 
-# -- transfers that are odd
+# -- unusual transfers
 
 
 @pytest.fixture
 def transfers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Changes the fields of the transfer of every message whose id begins with `odd`: by field, its encoded value."""
+    """Changed fields of the transfers of every message whose id begins with `odd`: encoded values by field."""
     changes: dict[str, Any] = {}
     deliver = OutgoingLink.deliver
 
@@ -268,7 +268,7 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
                     fields[index] = value
             frames += 1
             if changes.get("abort"):
-                # The rest never comes
+                # The rest never arrives
                 send([*fields[:5], encoder.TRUE, *fields[6:]], payload[: len(payload) // 2])
                 send([fields[0], *[encoder.NULL] * 4, encoder.FALSE, *[encoder.NULL] * 3, encoder.TRUE], b"")
                 return
@@ -288,7 +288,7 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"fields": {2: encoder.binary(b"1234")}}, None),  # a delivery tag that is no lock token
+        ({"fields": {2: encoder.binary(b"1234")}}, None),  # a delivery tag that is not a lock token
         ({"fields": {2: encoder.NULL}}, None),
         ({"payload": lambda given: given.replace(b"x-opt-sequence", b"x-opt-nothings")}, "sequence_number"),
         ({"payload": lambda given: given.replace(b"x-opt-locked", b"x-opt-kissed")}, None),
@@ -335,7 +335,7 @@ async def test_what_cannot_be_settled_is_shown_and_holds_nothing(
 async def test_an_aborted_transfer_is_none(
     server: ServiceBusServer, broker: ServiceBusBroker, transfers: dict[str, Any]
 ) -> None:
-    """Its part is not taken for the beginning of the next one."""
+    """The part of an aborted transfer is not taken for the beginning of the next transfer."""
     transfers |= {"abort": True}
     r = random.Random(4)
     for number, name in enumerate(("k-0", "odd-1", "k-2")):
@@ -348,7 +348,7 @@ async def test_an_aborted_transfer_is_none(
 
 
 async def test_large_ones_in_many_frames(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
-    """The first is unreadable, and the second is not put together with what is left of it."""
+    """The first message is unreadable; the second must not contain the remainder of the first."""
     rotten = poison.healthy("k", 0, random.Random(5), False)
     rotten.body = encoder.described(0x77, encoder.sequence([encoder.binary(bytes(200_000)), poison.nested(70)]))
     whole = poison.healthy("k", 1, random.Random(5), False)

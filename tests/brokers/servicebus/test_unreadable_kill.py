@@ -1,4 +1,4 @@
-"""kill -9 of daemons on messages that the SDK cannot decode, among healthy ones: each ends once, as the source says."""
+"""SIGKILL of daemons on messages that the SDK cannot decode, among healthy ones: each ends once, as its source says."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ class Sent:
 
 
 class Stream:
-    """Messages of several keys in a random order, every kind of unreadable one among them, stored piece by piece."""
+    """Messages of several keys in random order, with unreadable ones of every kind, stored in pieces."""
 
     def __init__(self, server: ServerProcess, queue: str, keys: int, each: int, seed: int) -> None:
         self._server, self._queue, self._random = server, queue, random.Random(seed)
         self._left = [(f"k{key}", number) for number in range(each) for key in range(keys)]
         self.sent = Sent({f"k{key}": [] for key in range(keys)})
         for key, number in self._left:
-            # The first of a key is healthy and starts its orchestration
+            # The first message of a key is healthy and starts its orchestration
             if number and self._random.random() < BAD:
                 self.sent.bad.add(f"{key}-{number}")
             else:
@@ -100,7 +100,7 @@ async def killed(
     count: int,
     options: tuple[str, ...] = (),
 ) -> None:
-    """One daemon on an engine of its own, or several in turn on an engine beside them."""
+    """Run and kill one daemon with its own engine, or several daemons in turn beside a separate engine."""
     r = random.Random(kills)
     source = ", ".join(filter(None, (SESSIONS if queue == "by-session" else "", policy)))
     with contextlib.ExitStack() as stack:
@@ -124,7 +124,7 @@ async def killed(
         piece = len(stream.sent) // kills
         for turn in range(kills):
             before = settled()
-            # What comes at once is in hand when the kill comes
+            # Messages that arrive at once are in flight at the kill
             for each in running:
                 each.signal(signal.SIGSTOP)
             stream.store(piece)
@@ -151,7 +151,7 @@ async def killed(
 
 
 def check(directory: Path, wanted: dict[str, list[int]], *, ordered: bool) -> None:
-    """Each orchestration was told each number once; in order where sessions keep it."""
+    """Assert that each orchestration received each number once; in order where sessions keep it."""
     end = time.monotonic() + TIMEOUT
     while True:
         found = {one["instance_id"]: one["output"] for one in instances(directory, "told-")}

@@ -1,4 +1,4 @@
-"""What waits longer than a lock may be held leaves the queue: it waits on the engine, and goes on from there."""
+"""A message that waits longer than a lock may last leaves the queue and waits on the engine."""
 
 from __future__ import annotations
 

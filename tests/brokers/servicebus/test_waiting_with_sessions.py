@@ -1,4 +1,5 @@
-"""What waits on the engine came from a session that is long over: it goes on whether or not others come and end."""
+"""Messages that wait on the engine continue after their session has ended, whether or not other sessions come and
+end."""
 
 from __future__ import annotations
 
@@ -75,10 +76,10 @@ async def test_it_stays_at_work_while_other_sessions_end(tmp_path: Path, server:
         await until(lambda: ledger.outcomes[Outcome.PARKED] and ledger.in_flight)
         for number in ("2", "3", "4"):
             await start(daemon, number)
-            # There is one receiver: it has given up the session before
+            # The only receiver has released the session before
             await publish("orders", [message("start", number, number)])
             await ended(daemon, number)
-        await until(lambda: ledger.in_flight == 1)  # the last one may be on its way to be settled
+        await until(lambda: ledger.in_flight == 1)  # the last delivery may still be settling
         assert ledger.abandoned == {}
         await start(daemon, "1")
         await ended(daemon, "1")

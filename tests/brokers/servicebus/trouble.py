@@ -1,4 +1,4 @@
-"""Pipelines in trouble: their server, what is published, and what must have come of it."""
+"""Pipelines under faults: their server, their messages, and the expected results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SERVER = ServerConfig(
         QueueConfig("by-session", lock_duration=LOCK, max_delivery_count=10, requires_session=True),
     )
 )
-"""With the queues of `ENTITIES`."""
+"""Server configuration with the queues of `ENTITIES`."""
 
 
 async def publish(server: ServiceBusServer, queue: str, bench: Bench, first: int, count: int) -> None:
-    """Numbered starts of four sessions."""
+    """Publish numbered starts in four sessions."""
     numbers = range(first, first + count)
     messages = [message("start", f"{n % 4}-{n}", str(n % 4)) for n in numbers]
     async with asyncio.timeout(TIMEOUT):
@@ -35,18 +35,18 @@ async def publish(server: ServiceBusServer, queue: str, bench: Bench, first: int
             try:
                 await bench.publish(*messages, topic=queue)
             except BrokerUnavailable:
-                continue  # its connection breaks too; what comes twice is a duplicate
+                continue  # the publisher's connection breaks too; a repeated message is a duplicate
             return
 
 
 async def ended(server: ServiceBusServer, queue: str, bench: Bench, count: int) -> None:
-    """All were executed once, in their sessions' order, and none is left."""
+    """Assert that all messages were executed once, in the order of their sessions, and that none is left."""
     async with asyncio.timeout(TIMEOUT):
         while server.queue(queue).contents().unsettled or bench.source.ledger.in_flight:
             assert bench.source.ledger.balanced()
             await asyncio.sleep(0.05)
     assert server.counters.dead_letters == []
-    # The first effects: a repeat after a break is a duplicate to the engine
+    # First effects only: the engine sees a repeat after a break as a duplicate
     first = list(dict.fromkeys(command.instance_id for command in bench.faults.taken))  # type: ignore[union-attr]
     assert sorted(first) == sorted(f"order-{n % 4}-{n}" for n in range(count))
     if queue == "by-session":

@@ -1,4 +1,4 @@
-"""Random Avro schemas with values of them, as they are written and as they are read again."""
+"""Random Avro schemas, and values in their written and read forms."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from bridge.codecs.numbers import single_to_json
 
 Pair = tuple[Any, Any]
-"""The data given to the writer, and the data that the reader gives back."""
+"""Data for the writer, and data from the reader."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """schema: in JSON. kind: name of the type in a union. values: pairs."""
+    """Schema with a strategy for its values. schema: JSON form. kind: name of the type in a union. values: pairs."""
 
     schema: Any
     kind: str
@@ -39,7 +39,7 @@ def integers(bits: int) -> st.SearchStrategy[int]:
 
 
 def moments(digits: int, zone: str) -> st.SearchStrategy[str]:
-    """Text of moments with at most `digits` digits of a second; nanoseconds reach from 1678 to 2262."""
+    """Generate timestamps with at most `digits` digits of a second; nanosecond timestamps range from 1678 to 2262."""
     first, last = (date(1678, 1, 1), date(2262, 1, 1)) if digits == 9 else (date.min, date.max)
 
     def text(day: date, seconds: int, part: int) -> str:
@@ -95,7 +95,7 @@ LOGICAL: dict[tuple[str, str], st.SearchStrategy[str]] = {
 
 @st.composite
 def scalars(draw: st.DrawFn) -> Case:
-    """A primitive type, with a logical type or one that must be ignored."""
+    """Generate a primitive type, with a logical type or with one that readers must ignore."""
     kind = draw(st.sampled_from(PRIMITIVES))
     choice = draw(st.integers(0, 3))
     if choice == 1 and kind == "bytes":
@@ -120,7 +120,7 @@ def scalars(draw: st.DrawFn) -> Case:
 
 @st.composite
 def cases(draw: st.DrawFn, depth: int = 3, names: list[int] | None = None, nested: bool = False) -> Case:
-    """names: counts the named types, since each name may be defined once."""
+    """Generate any schema. names: counts the named types, since each name may be defined once."""
     names = names if names is not None else [0]
 
     def name() -> str:
@@ -171,7 +171,7 @@ def _maps(values: st.SearchStrategy[Pair]) -> st.SearchStrategy[Pair]:
 
 @st.composite
 def records(draw: st.DrawFn, depth: int, names: list[int], own: str) -> Case:
-    """Records without bytes are left out: arrays of them are refused."""
+    """Generate a record with at least one field that takes bytes; arrays of empty records are refused."""
     members = draw(st.lists(st.sampled_from(string.ascii_lowercase), min_size=1, max_size=3, unique=True))
     fields = {member: draw(cases(depth - 1, names, nested=True)) for member in members}
     fields["last"] = Case("boolean", "boolean", plain("boolean"))
@@ -187,7 +187,10 @@ def records(draw: st.DrawFn, depth: int, names: list[int], own: str) -> Case:
 
 @st.composite
 def unions(draw: st.DrawFn, depth: int, names: list[int], nested: bool) -> Case:
-    """Every value names its branch, which the reader does for records of several in a nested union."""
+    """Generate a union.
+
+    Every written value names its branch; the reader names it for records in a nested union with several records.
+    """
     branches: list[Case] = []
     for _ in range(draw(st.integers(1, 4))):
         case = draw(cases(depth - 1, names, nested=True))

@@ -1,7 +1,7 @@
-"""Small bodies that decode to much, measured in a process of their own: `python -m tests.codecs.confluent.bombs`.
+"""Small bodies with a large decoded form, measured in separate processes: `python -m tests.codecs.confluent.bombs`.
 
-Prints JSON: by the name of the body the outcome (a reason word, or `decoded`), the least processor time of three runs
-in seconds, and the highest resident memory above that at the start, in MiB.
+The program prints JSON by the name of the body: the outcome (a reason word, or `decoded`), the least processor time of
+three runs in seconds, and the peak of resident memory above the start, in MiB.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def server() -> Iterator[RegistryServer]:
 
 @pytest.fixture
 async def connect() -> AsyncIterator[MakeRegistry]:
-    """Makes registries of a URL and settings."""
+    """Factory of registries for a URL and settings."""
     made: list[Registry] = []
 
     def make(url: str, **settings: Any) -> Registry:

@@ -1,4 +1,4 @@
-"""Schemas and data that the tests share."""
+"""Schemas and data shared by the tests."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def _field(name: str, number: int, kind: int, repeated: bool = False, of: str | 
 
 
 def proto() -> descriptor_pb2.FileDescriptorProto:
-    """shop/order.proto: a first message, then Order with a nested Line, and what JSON makes difficult."""
+    """Descriptor of shop/order.proto: a first message, then Order with a nested Line, and types with special JSON
+    forms."""
     file = descriptor_pb2.FileDescriptorProto(name="shop/order.proto", package="shop", syntax="proto3")
     file.dependency.append("google/protobuf/timestamp.proto")
     file.message_type.add(name="First").field.append(_field("id", 1, F.TYPE_STRING))
@@ -97,5 +98,5 @@ def proto_text(file: descriptor_pb2.FileDescriptorProto | None = None) -> str:
 
 
 def proto_set() -> bytes:
-    """As protoc writes it with --descriptor_set_out."""
+    """Descriptor set as protoc writes it with --descriptor_set_out."""
     return descriptor_pb2.FileDescriptorSet(file=[proto()]).SerializeToString()

@@ -1,4 +1,4 @@
-"""Avro as JSON types; and what a hostile body may not do."""
+"""Avro values as JSON types, and limits for hostile bodies."""
 
 from __future__ import annotations
 
@@ -325,7 +325,7 @@ def test_a_body_that_goes_on_is_refused() -> None:
 
 
 def test_a_deep_body_kills_nothing() -> None:
-    """Why recursive schemas are read by the careful reader: the fast one ends the process."""
+    """Recursive schemas need the careful reader: the fast one ends the process."""
     chain = schema(CHAIN)
     with pytest.raises(DecodeError, match="nests deeper"):
         chain.decode(b"\x02" * 1_000_000 + b"\x00", (), LIMITS)

@@ -1,4 +1,4 @@
-"""Avro by random schemas and values: what is written is read as the same, or is refused; never changed in silence."""
+"""Avro with random schemas and values: a value is read back unchanged, or refused; never changed silently."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_is_written_is_read(data: st.DataObject, case: Case) -> None:
 @SLOW
 @given(st.data(), st.lists(scalars(), min_size=1, max_size=4))
 def test_a_scalar_in_a_union_stays_what_it_is(data: st.DataObject, found: list[Case]) -> None:
-    """Without a name of its branch: another branch may take it, but its JSON is the same."""
+    """Without the name of its branch a scalar may go to another branch, but its JSON stays the same."""
     branches = list({case.kind: case for case in found}.values())
     value = data.draw(data.draw(st.sampled_from(branches)).values)[0]
     schema = compiled([case.schema for case in branches])
@@ -90,12 +90,12 @@ def test_anything_is_kept_or_refused(value: Any, case: Case) -> None:
 
 
 def _value_of(text: str, schema: dict[str, Any]) -> Any:
-    """The value behind a text, by its logical type; a form may change where the value does not."""
+    """Return the value of a text by its logical type; the form may change while the value does not."""
     match str(schema["logicalType"]).partition("-")[0]:
         case "decimal":
             return Decimal(text)
         case "timestamp":
-            # Beyond microseconds as text, since Python has no nanoseconds
+            # Finer than microseconds as text, since Python has no nanoseconds
             return utc(text[:26] + text[29:] if "." in text and len(text) > 30 else text), text.partition(".")[2][6:9]
         case "local":
             return datetime.fromisoformat(text.replace("t", "T"))

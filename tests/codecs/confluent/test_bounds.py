@@ -1,4 +1,4 @@
-"""Small bodies that decode to much are refused before they are held, and what is within the bounds is cheap."""
+"""Small bodies with a large decoded form are refused before they take memory; allowed bodies are cheap."""
 
 from __future__ import annotations
 

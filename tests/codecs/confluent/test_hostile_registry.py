@@ -1,4 +1,4 @@
-"""Answers of a registry that is broken or an enemy: each is an outage, or a schema that cannot be used."""
+"""Answers of a broken or hostile registry: each is an outage, or an unusable schema."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def hostile(first: Answer, others: Answer = b"") -> Iterator[HostileRegistry]:
-    """first: to a question for an id or for the latest of a subject. others: to one for a version."""
+    """Create a registry. first: answer for an id or the latest schema of a subject. others: answer for a version."""
     server = HostileRegistry(
         lambda path: first if "/schemas/" in path or path.endswith(("latest", "latest?format=serialized")) else others
     )
@@ -48,7 +48,7 @@ def hostile(first: Answer, others: Answer = b"") -> Iterator[HostileRegistry]:
 
 
 async def outcome(server: HostileRegistry, form: Format = AvroFormat, body: bytes = BODY, **config: Any) -> str:
-    """The end of one message, and of one event that is written with the latest schema of a subject."""
+    """Return the result of one message, and of one event written with the latest schema of a subject."""
     settings_ = {"url": server.url, "timeout": "2s"} | config
     registry = Registry("main", RegistryConfig.model_validate(settings_), lambda field, value: None)  # type: ignore[arg-type,return-value]  # no files here
     try:
@@ -240,7 +240,7 @@ ANYTHING = st.recursive(
 
 @st.composite
 def changed(draw: st.DrawFn, value: Any) -> Any:
-    """The same with one part of it changed, at any depth, also inside JSON text."""
+    """Generate the value with one part changed, at any depth, also inside JSON text."""
     choice = draw(st.integers(0, 5))
     if choice == 0:
         return draw(ANYTHING)

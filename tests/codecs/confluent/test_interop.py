@@ -1,4 +1,4 @@
-"""What Confluent's own serializers write is read, and what is written here their deserializers read."""
+"""Interoperability with Confluent's own serializers and deserializers, in both directions."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ async def test_protobuf_of_ours_is_read_by_theirs(
 
 
 def _native() -> dict[str, Any]:
-    """ORDER_DATA in Python's types."""
+    """Return ORDER_DATA in Python types."""
     import datetime
     from decimal import Decimal
     from uuid import UUID

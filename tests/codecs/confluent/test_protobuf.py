@@ -1,4 +1,4 @@
-"""Protobuf as JSON types."""
+"""Protobuf values as JSON types."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ ITEM.field.add(name="id", number=1, type=F.TYPE_STRING, label=F.LABEL_OPTIONAL)
 
 
 def single(kind: int, of: str | None = None, syntax: str = "proto3", label: int = F.LABEL_OPTIONAL) -> ProtobufSchema:
-    """A message `Root` with one field `f`, beside a message `Item`."""
+    """Create a message `Root` with one field `f`, beside a message `Item`."""
     file = descriptor_pb2.FileDescriptorProto(name="r.proto", package="shop", syntax=syntax)
     if of is not None and of.startswith(".google"):
         name = "wrappers" if of.endswith("Value") else of.rpartition(".")[2].lower()

@@ -1,4 +1,4 @@
-"""Protobuf by random messages and values: what is written is read as the same, as protobuf's own library has it."""
+"""Protobuf with random messages and values: results equal those of protobuf's own library."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ MESSAGES: dict[str, st.SearchStrategy[Any]] = {
 
 @dataclass(frozen=True)
 class Case:
-    """file: with the messages `Root` and `Item`. values: of a `Root`, every field that is given."""
+    """Random schema. file: with the messages `Root` and `Item`. values: of a `Root`, with every field set."""
 
     file: descriptor_pb2.FileDescriptorProto
     values: st.SearchStrategy[dict[str, Any]]
@@ -150,7 +150,7 @@ def test_it_is_what_the_library_writes_and_reads(data: st.DataObject, case: Case
     message = message_factory.GetMessageClass(pool.FindMessageTypeByName("shop.Root"))()
     json_format.ParseDict(value, message, descriptor_pool=pool)
     ours = type(message).FromString(schema.encode(value))
-    # NaN is not equal to itself, and the order of a map's entries is free
+    # NaN is not equal to itself, and the entries of a map have no order
     assert ours.SerializeToString(deterministic=True) == message.SerializeToString(deterministic=True)
     theirs = json_format.MessageToDict(
         ours, preserving_proto_field_name=True, descriptor_pool=pool, always_print_fields_with_no_presence=True
@@ -160,7 +160,8 @@ def test_it_is_what_the_library_writes_and_reads(data: st.DataObject, case: Case
 
 
 def _compare(ours: Any, theirs: Any) -> None:
-    """The same but for integers of 64 bits, which they write as text, and large whole floats, which they shorten."""
+    """Compare, except for 64-bit integers, which the library writes as text, and large whole floats, which it
+    shortens."""
     if isinstance(ours, dict):
         assert ours.keys() == theirs.keys()
         for name in ours:
@@ -221,7 +222,7 @@ def test_anything_is_kept_or_refused(value: Any, kind: tuple[dict[str, Any], Any
 
 
 def _same_text(kept: Any, given_: str) -> bool:
-    """The JSON mapping allows several forms of a number, of bytes and of a moment."""
+    """Compare texts; the JSON mapping allows several forms of a number, of bytes and of a timestamp."""
     if isinstance(kept, str) and kept == given_.replace("-", "+").replace("_", "/").rstrip("=") + "=" * kept.count("="):
         return True
     if (kept, given_) == ("2026-01-31T07:30:00Z", "2026-01-31T09:30:00+02:00"):

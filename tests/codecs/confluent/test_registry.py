@@ -1,4 +1,4 @@
-"""What a registry's answers, and its silence, mean."""
+"""Interpretation of registry answers, and of missing answers."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ async def test_references_are_fetched_with_what_they_refer_to(server: RegistrySe
 
 
 async def test_an_unknown_id_is_asked_for_again_and_then_judged(server: RegistryServer, registry: Registry) -> None:
-    """A follower of the registry's leader may hear of a new schema late."""
+    """A follower of the registry's leader may learn of a new schema late."""
     codec = RegistryCodec("avro", AvroFormat, registry)
     message = Message(write(7, None) + LINE_DATA)
     await codec.prepare_decode([message])
@@ -124,7 +124,7 @@ async def test_a_schema_of_another_kind_is_told(server: RegistryServer, registry
 
 @pytest.mark.parametrize("status", [500, 503, 429, 404, 418])
 async def test_any_other_answer_is_an_outage(server: RegistryServer, registry: Registry, status: int) -> None:
-    """A 404 without the registry's own code comes from something else at that address."""
+    """A 404 without the registry's own code comes from another server at that address."""
     number = server.register("orders-value", LINE)
     message = Message(write(number, None) + LINE_DATA)
     server.status = status

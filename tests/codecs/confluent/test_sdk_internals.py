@@ -1,4 +1,4 @@
-"""The private part of a schema library still holds, and there is a way without it."""
+"""The private member of a schema library still works, and the code works without it."""
 
 from __future__ import annotations
 

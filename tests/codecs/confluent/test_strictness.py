@@ -1,4 +1,4 @@
-"""Bytes that a schema does not describe are refused: nothing is read as something else, and the place is named."""
+"""Bytes that do not match a schema are refused: no wrong value is read, and the place is named."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_members_of_a_protobuf_message_keep_the_order_of_the_schema() -> None:
 
 @st.composite
 def mutations(draw: st.DrawFn, body: bytes) -> bytes:
-    """A few bytes changed, put in, taken out or repeated."""
+    """Generate a body with a few bytes changed, inserted, removed or repeated."""
     data = bytearray(body)
     for _ in range(draw(st.integers(1, 3))):
         at = draw(st.integers(0, len(data)))
@@ -157,7 +157,7 @@ def test_changed_avro_is_refused_or_stays_what_it_is(data: st.DataObject, case: 
     try:
         again = schema.encode(read, schema.record_of(body, ()) or None)
     except DecodeError:
-        # A decimal beyond its precision and a uuid in another form are kept as they came
+        # A decimal beyond its precision and a uuid in another form stay as received
         assert "decimal" in json.dumps(case.schema) or "uuid" in json.dumps(case.schema)
         return
     _same(schema.decode(again, (), LIMITS), read)

@@ -1,6 +1,6 @@
-"""A process that dies before its n-th change of the file system, in the middle of a backup or a restore.
+"""Process that kills itself before its n-th file-system change, during a backup or a restore.
 
-backup_child.py N COMMAND ARGUMENT...: exit code 0 when it came to its end before.
+`backup_child.py N COMMAND ARGUMENT...`: exit code 0 when the command completes first.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def die_before(number: int) -> None:
 
 
 def progress(done: int, total: int) -> None:
-    """A change, too: each piece of the copy counts."""
+    """Count each copied piece as a change."""
     sys.audit("open", "piece", done, total)
 
 

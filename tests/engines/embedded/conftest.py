@@ -1,4 +1,4 @@
-"""Engines for the tests: in a fresh file, started over at will."""
+"""Embedded engines in a fresh file, restartable by the test."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bridge.engines.embedded.database import Database, DatabaseOptions
 
 
 class SteppedClock(Clock):
-    """A clock whose wall clock tests set forward and back."""
+    """Clock whose wall clock a test steps forward and back."""
 
     def __init__(self, offset: float = 0.0) -> None:
         self.offset = int(offset * 1_000_000)
@@ -26,7 +26,7 @@ class SteppedClock(Clock):
 
 
 class Restartable:
-    """A database that can be stopped and started over on the same file."""
+    """Database that can be stopped and started again on the same file."""
 
     def __init__(self, path: Path, options: DatabaseOptions | None = None) -> None:
         self.path = path

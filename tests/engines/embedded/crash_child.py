@@ -1,4 +1,4 @@
-"""The process that the crash test kills: an engine, its worker, and load. It writes down what was acknowledged."""
+"""Process that the crash test kills: an engine, its worker, and load; writes acknowledgements to a file."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def counter(ctx: EntityContext, data: int) -> int:
 
 
 def expected(kind: str, value: int) -> int:
-    """The one right result."""
+    """Return the correct result."""
     return {
         "sequence": value * 16,
         "timer": value * 2,
@@ -113,7 +113,10 @@ def call(database: Database, method: str, request: Any) -> Any:
 
 
 def run(path: str, acknowledged: str, prefix: str, unfinished: list[tuple[str, list[int]]], load: bool) -> None:
-    """Load until killed. Each acknowledged call is a line in `acknowledged`, written before the next call is made."""
+    """Run load until killed.
+
+    Each acknowledged call is a line in `acknowledged`, written before the next call.
+    """
     database = Database(Path(path))
     database.start()
     worker_for(database).start()
@@ -125,7 +128,7 @@ def run(path: str, acknowledged: str, prefix: str, unfinished: list[tuple[str, l
         try:
             call(database, "RaiseEvent", request)
         except Rejection:
-            return  # it has finished: an earlier, unacknowledged raise had been taken
+            return  # the instance has ended: an earlier raise without acknowledgement took effect
         os.write(log, f"event {instance_id} {number}\n".encode())
 
     for instance_id, numbers in unfinished:

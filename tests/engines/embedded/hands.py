@@ -1,4 +1,4 @@
-"""A worker by hand: takes work items one by one and answers them as a test says."""
+"""Protocol client of a worker: takes single work items and answers them as the test says."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TIMEOUT = 20.0
 
 
 def begin(database: Database, method: str, request: Any) -> ThreadReply:
-    """Make a call without waiting for its answer. Raises what the engine raises at once."""
+    """Make a call without waiting for its answer. Raises: errors that the engine raises at once."""
     reply = ThreadReply()
     answer = database.call(method, request, reply)
     if answer is not DEFERRED:
@@ -61,7 +61,7 @@ def text(value: str) -> Any:
 
 
 class Hands:
-    """A connected worker."""
+    """Connected protocol worker."""
 
     def __init__(self, database: Database, **request: Any) -> None:
         self.database = database
@@ -73,13 +73,13 @@ class Hands:
         return self._items.get(timeout=TIMEOUT)
 
     def nothing(self) -> bool:
-        """Whether there is no work, after all that was asked for so far is done."""
+        """Return whether there is no work item, after all earlier requests have been processed."""
         call(self.database, "GetInstance", pb.GetInstanceRequest(instanceId="nobody"))
         call(self.database, "GetInstance", pb.GetInstanceRequest(instanceId="nobody"))
         return self.idle()
 
     def idle(self) -> bool:
-        """Whether nothing has been handed out that was not taken."""
+        """Return whether every dispatched work item has been taken."""
         return self._items.empty()
 
     def leave(self) -> None:
@@ -117,7 +117,7 @@ class Hands:
 
 
 def kinds(item: pb.WorkItem) -> list[str]:
-    """The kinds of the turn's new events, without its own start."""
+    """Return the kinds of the turn's new events, without the start of the turn."""
     return [event.WhichOneof("eventType") or "" for event in item.orchestratorRequest.newEvents][1:]
 
 

@@ -1,6 +1,6 @@
-"""A process that dies before its n-th step in the middle of rewriting a file.
+"""Process that kills itself before its n-th step while it rewrites a file.
 
-reencrypt_child.py N FILE: exit code 0 when it came to its end before.
+`reencrypt_child.py N FILE`: exit code 0 when the rewrite completes first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ STEPS = ("BEGIN", "COMMIT", "DELETE", "PRAGMA journal_mode", "PRAGMA user_versio
 
 
 class Dying(sqlite3.Connection):
-    """Counts its statements."""
+    """Connection that counts its statements and kills the process at the last one."""
 
     left = 0
 

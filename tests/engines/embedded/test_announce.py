@@ -1,4 +1,4 @@
-"""What waits for an instance is told of its start in the transaction of the start, whoever starts it."""
+"""Early messages of an instance are notified of its start in the transaction of the start, whoever starts it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WAITING = target_id("order-1")
 
 
 def parked(hands: Hands, database: Database) -> None:
-    """Something waits for order-1."""
+    """Create an early message for order-1."""
     signal(database, WAITING, "park")
     item = hands.take()
     assert operations(item) == ["park"]

@@ -1,4 +1,4 @@
-"""Backups of an engine's file, taken beside a running engine, and restored; killed at every step of both."""
+"""Backups of an engine file beside a running engine, and restores; both killed at every step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.engines.embedded.hands import Hands, activity, call, complete, start,
 
 
 def held(path: Path) -> set[str]:
-    """The instances that an engine finds in the file."""
+    """Return the instances that an engine finds in the file."""
     database = Database(path)
     database.start()
     try:
@@ -35,7 +35,7 @@ def held(path: Path) -> set[str]:
 
 
 def made(path: Path, *names: str) -> Path:
-    """An engine's file with these instances, as a crash leaves it: all that it holds lies in its log."""
+    """Create an engine file with these instances, as after a crash: all content is in the write-ahead log."""
     original = path.with_name("original")
     original.mkdir(parents=True)
     database = Database(original / "engine.db")
@@ -290,7 +290,7 @@ def test_what_ran_as_the_engine_died_is_not_held_against_what_is_restored(tmp_pa
 
 
 def died(number: int, *arguments: str | Path) -> bool:
-    """Whether the child was killed before it came to its end."""
+    """Run the child. Returns whether it was killed before its end."""
     command = [sys.executable, "-m", "tests.engines.embedded.backup_child", str(number), *map(str, arguments)]
     ran = subprocess.run(command, capture_output=True, text=True)
     assert ran.returncode in (0, -signal.SIGKILL), ran.stderr

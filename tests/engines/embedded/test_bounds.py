@@ -1,4 +1,4 @@
-"""Everything that a listing shows is bounded; beyond its bound it is refused with an error that names the bound."""
+"""Limits on everything in a listing; a request beyond a limit is refused with an error that names the limit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the engine keeps in memory is bounded in bytes, and what was let go is found again."""
+"""Engine memory is limited in bytes, and evicted state can be loaded again."""
 
 from __future__ import annotations
 

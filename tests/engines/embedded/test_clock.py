@@ -1,4 +1,4 @@
-"""The wall clock is set forward and back: everything that is due by it comes, and nothing is lost by it."""
+"""Steps of the wall clock forward and back: everything due by the clock happens, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.engines.embedded.test_entity import operations
 HOUR, YEAR = 3600.0, 365 * 86400.0
 STEPS = [sign * size for size in (1.0, HOUR, YEAR) for sign in (1, -1)]
 SHORT = 300_000
-"""Microseconds that timers of these tests take."""
+"""Duration of the tests' timers, in microseconds."""
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def engine(tmp_path: Path, clock: SteppedClock) -> Iterator[Restartable]:
 
 
 def noticed(database: Database) -> None:
-    """The engine has looked at the clock."""
+    """Wait until the engine has read the clock."""
     call(database, "GetInstance", pb.GetInstanceRequest(instanceId="nobody"))
 
 
@@ -60,14 +60,15 @@ def turn_time(item: pb.WorkItem) -> int:
 
 
 def make(engine: Restartable, hands: Hands, name: str, item: pb.WorkItem, at: int) -> None:
-    """Something of each kind that is due after a short while, as the clock has it now."""
+    """Create a timer, a scheduled start and a scheduled signal that are due after a short while by the present
+    clock."""
     hands.turn(item, timer(1, turn_time(item) + SHORT))
     start(engine.now, "work", f"{name}-later", scheduledStartTimestamp=timestamp(at + SHORT))
     signal(engine.now, f"@c@{name}", "go", scheduledTime=timestamp(at + SHORT))
 
 
 def arrived(hands: Hands) -> set[str]:
-    """The three things that `make` made, as they come."""
+    """Take the three items of `make`, in order of arrival. Returns their names."""
     found = set()
     for _ in range(3):
         item = hands.take()
@@ -120,7 +121,7 @@ def test_what_was_made_before_a_lasting_step_comes(engine: Restartable, clock: S
     start(engine.now, "work", "i")
     make(engine, hands, "x", hands.take(), clock.wall())
     noticed(engine.now)
-    clock.step(step)  # and nobody calls: the engine notices by itself
+    clock.step(step)  # no call follows: the engine must notice by itself
     assert arrived(hands) == ALL
 
 
@@ -271,12 +272,12 @@ def test_nothing_is_purged_by_a_clock_that_has_run_ahead(tmp_path: Path, clock: 
         for step in (YEAR, -YEAR, 2 * HOUR, -2 * HOUR):
             clock.step(step)
             assert look()
-        # Small corrections are what clocks are set for.
+        # Clocks are set for small corrections.
         for _ in range(2):
             clock.step(TRUSTED / 2_000_000 - 1)
             noticed(database)
         assert clock.ahead() == 0
-        # What has passed is past, also after a step: a clock of another process says so.
+        # A past time stays past, also after a step: the clock of another process shows it.
         database.stop()
         later = SteppedClock(2 * HOUR)
         database = Database(tmp_path / "hub.db", DatabaseOptions(clock=later, retention=policy))
@@ -310,7 +311,7 @@ def test_a_clock_that_is_slewed_has_not_run_ahead() -> None:
 
 
 def test_events_of_a_turn_come_before_its_timers(engine: Restartable, clock: SteppedClock) -> None:
-    """An orchestrator that ends at its timeout still gets a message that was accepted before that turn."""
+    """An orchestrator that ends at its timeout still receives a message that was accepted before that turn."""
     database = engine.now
     start(database, "Waits", "a")
     hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)

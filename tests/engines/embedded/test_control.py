@@ -1,4 +1,4 @@
-"""Suspend, resume, terminate, restart, rewind, purge."""
+"""Suspend, resume, terminate, restart, rewind and purge."""
 
 from __future__ import annotations
 
@@ -157,9 +157,10 @@ def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Dat
 
 
 def serve(hands: Hands, broken: set[str]) -> list[str]:
-    """Work as an orchestrator `p` of two activities and a child would, until it ends; the activities that ran.
+    """Work as an orchestrator `p` with two activities and a child until it ends. Returns the activities that ran.
 
-    It asks for what its history does not show, and ends when all is there: with the first failure, if there is one.
+    The orchestrator requests the results that its history does not contain. It ends when all are there; with the first
+    failure, if there is one.
     """
     wanted = {
         "p": {1: activity(1, "good"), 2: activity(2, "bad"), 3: child(3, "child", "p:1")},
@@ -194,7 +195,7 @@ def failure_of(event: pb.HistoryEvent) -> pb.TaskFailureDetails:
 
 
 def failed(number: int, cause: pb.TaskFailureDetails) -> pb.OrchestratorAction:
-    """The end of an orchestrator that did not catch the failure of a step."""
+    """Return the final action of an orchestrator that did not catch a failed step."""
     details = pb.TaskFailureDetails(errorType="TaskFailedError", errorMessage="a step failed", innerFailure=cause)
     return helpers.new_complete_orchestration_action(number, pb.ORCHESTRATION_STATUS_FAILED, None, details)
 
@@ -214,7 +215,7 @@ def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_no
     before = {each: state(database, each) for each in ("p", "p:1")}
     assert {each.orchestrationStatus for each in before.values()} == {pb.ORCHESTRATION_STATUS_FAILED}
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="p", reason=text("fixed")))
-    # Nothing of it is in a worker's hands or in memory only.
+    # No part of it is only in a worker or in memory.
     database = restartable.again()
     for each, old in before.items():
         now_ = state(database, each)

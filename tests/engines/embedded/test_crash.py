@@ -1,4 +1,4 @@
-"""Killed at any moment, the engine goes on: what was acknowledged is finished, and finished right."""
+"""Engine killed at random moments: acknowledged work is finished, with correct results."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ KILLS = 25
 
 
 class Acknowledged:
-    """What the children wrote down."""
+    """Acknowledgements that the children wrote to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class Acknowledged:
                 self.marks.append(word)
 
     def missing(self) -> list[tuple[str, list[int]]]:
-        """Events that nobody acknowledged: whether they were taken is unknown, so that they are raised again."""
+        """Return the events without acknowledgement: their acceptance is unknown, and they are raised again."""
         found = []
         for instance_id in self.starts:
             if instance_id.startswith("events-"):
@@ -81,7 +81,7 @@ def test_killed_at_random_moments_it_finishes_everything_it_acknowledged(tmp_pat
         arguments = (str(path), str(log), f"{kill}", acknowledged.missing(), True)
         child = context.Process(target=crash_child.run, args=arguments, daemon=True)
         child.start()
-        # Every third child dies while it recovers, the others under load.
+        # Every third child dies during recovery, the others under load.
         wait_for_mark(acknowledged, "ready", child)
         time.sleep(chance.uniform(0, 0.02) if kill % 3 == 2 else chance.uniform(0.05, 0.6))
         os.kill(child.pid or 0, signal.SIGKILL)
@@ -115,13 +115,13 @@ def test_killed_at_random_moments_it_finishes_everything_it_acknowledged(tmp_pat
 
 def raise_missing(database: Database, instance_id: str, number: int) -> None:
     request = pb.RaiseEventRequest(instanceId=instance_id, name="number", input=StringValue(value=str(number)))
-    # Where nobody acknowledged the first attempt, it may have been taken, and the instance have finished since.
+    # Without an acknowledgement the first attempt may have taken effect, and the instance may have finished since.
     with contextlib.suppress(Rejection):
         call(database, "RaiseEvent", request)
 
 
 def check_shared_counters(database: Database) -> None:
-    """Each counting orchestration, acknowledged or not, counted once: signals and calls have their effect once."""
+    """Assert that each counting orchestration counted once, acknowledged or not: signals and calls take effect once."""
     query = pb.QueryInstancesRequest(query=pb.InstanceQuery(maxInstanceCount=1000))
     finished = started = 0
     deadline = time.monotonic() + 30

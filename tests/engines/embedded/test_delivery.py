@@ -1,4 +1,4 @@
-"""What the engine has accepted can be delivered: to clients, to workers over the wire, and from an older file."""
+"""Accepted data can be delivered: to clients, to workers over the wire, and from an older file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TIMEOUT = 30
 
 
 def nested(levels: int, message: str = "no", **fields: Any) -> pb.TaskFailureDetails:
-    """A failure with so many causes within one another."""
+    """Create a failure with this number of nested causes."""
     failure = pb.TaskFailureDetails(errorType=f"E{levels}", errorMessage=message, **fields)
     for level in range(levels - 1, 0, -1):
         failure = pb.TaskFailureDetails(
@@ -71,7 +71,7 @@ def server(restartable: Restartable) -> Iterator[Server]:
 
 
 def delivered(restartable: Restartable, instance_id: str) -> None:
-    """Everything that reads an instance can read it, before and after a restart."""
+    """Assert that every request about an instance can read it, before and after a restart."""
     for again_ in (False, True):
         database = restartable.again() if again_ else restartable.now
         request = pb.GetInstanceRequest(instanceId=instance_id, getInputsAndOutputs=True)
@@ -222,7 +222,7 @@ def varint(value: int) -> bytes:
 
 
 def raw(depth: int) -> bytes:
-    """Failure details in the wire format, nested as deeply as no library writes them."""
+    """Encode failure details in the wire format, deeper than any library writes them."""
     last = pb.TaskFailureDetails(errorType="last", errorMessage="m").SerializeToString()
     own = pb.TaskFailureDetails(errorType="E", errorMessage="m").SerializeToString()
     parts, size = [last], len(last)
@@ -234,7 +234,7 @@ def raw(depth: int) -> bytes:
 
 
 def framed(kind: Any, name: str, content: bytes) -> bytes:
-    """A field of a message in the wire format."""
+    """Encode a field of a message in the wire format."""
     return varint(kind.DESCRIPTOR.fields_by_name[name].number << 3 | 2) + varint(len(content)) + content
 
 
@@ -303,7 +303,7 @@ def test_an_older_file_with_deeper_failures_is_read(restartable: Restartable, de
     deep = raw(depth)
 
     def deepened(blob: bytes) -> bytes:
-        """The stored message with the deep failure in place of the shallow one."""
+        """Return the stored message with the deep failure in place of the shallow one."""
         return _replaced(blob, marker, deep)
 
     with sqlite3.connect(restartable.path) as file:
@@ -320,7 +320,7 @@ def test_an_older_file_with_deeper_failures_is_read(restartable: Restartable, de
 
 
 def _replaced(blob: bytes, old: bytes, new: bytes) -> bytes:
-    """The wire format with one nested message replaced, and the sizes of all around it corrected."""
+    """Return the wire format with one nested message replaced and all enclosing sizes corrected."""
     if old not in blob:
         return blob
     out, at = b"", 0
@@ -407,7 +407,7 @@ def test_whatever_was_accepted_is_delivered(restartable: Restartable, seed: int)
 
 
 def _finish_with_sdk(database: Database, ids: list[str]) -> None:
-    """A worker and a client of the SDK, in another process as far as the engine knows, end what was begun."""
+    """Finish the started instances with a worker and a client of the SDK, as from another process."""
 
     def work(ctx: task.OrchestrationContext, _: Any) -> Any:
         asked = steps[ctx.instance_id]

@@ -1,4 +1,4 @@
-"""Creating a task hub anew and deleting it: on a stand-in for the emulator, and never on a daemon's own hub."""
+"""Recreation and deletion of a task hub: on a replacement for the emulator, and never on a daemon's own hub."""
 
 from __future__ import annotations
 

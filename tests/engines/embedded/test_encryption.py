@@ -1,4 +1,4 @@
-"""An engine's file whose payloads are encrypted: nothing of them on disk, all of them through the engine."""
+"""Engine file with encrypted payloads: no payload on disk in plain text, all payloads through the engine."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Opened:
-    """An engine on a file, within a `with`."""
+    """Engine on a file; a context manager."""
 
     def __init__(self, path: Path, options: DatabaseOptions) -> None:
         self._database = Database(path, options)
@@ -79,11 +79,11 @@ class Opened:
 
 
 def fill(database: Database, prefix: str = "") -> None:
-    """Put a marked payload in every place that payloads have."""
+    """Put a marked payload in every place that holds payloads."""
     hands = Hands(database)
 
     def take() -> pb.WorkItem:
-        """The next work that is not from an earlier filling."""
+        """Take the next work item that does not belong to an earlier filling."""
         while True:
             item = hands.take()
             request = item.activityRequest.orchestrationInstance.instanceId or item.entityRequestV2.instanceId
@@ -122,7 +122,7 @@ def fill(database: Database, prefix: str = "") -> None:
     hands.turn(take())
     signal(database, f"@c@{prefix}x", "go", marked("late operation"), scheduledTime=timestamp(now() + HOUR))
     start(database, "work", prefix + "delayed", marked("input"), scheduledStartTimestamp=timestamp(now() + HOUR))
-    # Work that nobody does: it stays in the tables of what waits.
+    # Work without a worker stays in the tables of waiting items.
     turned("open", activity(1, "y", marked("request")))
     hands.leave()
     signal(database, f"@c@{prefix}x", "go", marked("waiting operation"))
@@ -134,7 +134,7 @@ def on_disk(path: Path) -> bytes:
 
 
 def received(database: Database) -> dict[str, Any]:
-    """All that the engine says of its instances and entities."""
+    """Return all answers of the engine about its instances and entities."""
     query = pb.InstanceQuery(fetchInputsAndOutputs=True)
     found = call(database, "QueryInstances", pb.QueryInstancesRequest(query=query)).orchestrationState
     result: dict[str, Any] = {}
@@ -195,7 +195,7 @@ def test_the_engine_says_the_same_with_and_without_encryption(tmp_path: Path) ->
 
 
 def shape(found: Any) -> Any:
-    """What does not depend on the time."""
+    """Return the parts of a response that do not depend on time."""
     if not isinstance(found[0], pb.OrchestrationState):
         return found
     status = found[0]
@@ -469,7 +469,7 @@ def test_rewriting_goes_on_after_it_was_killed(path: Path, tmp_path: Path) -> No
         code = subprocess.run(child, check=False, timeout=60).returncode
         died += code == -signals.SIGKILL
         assert code in (0, -signals.SIGKILL)
-        # As it is, with both keys; and after it went on, with the new one
+        # Unchanged, with both keys; and after more work, with the new key
         with Opened(work / "hub.db", options(NEW, OLD)) as database:
             assert received(database) == before
         assert set(reencrypt(work / "hub.db", Keyring([NEW, OLD])).values) == {"new"}

@@ -1,4 +1,4 @@
-"""Events from outside: taken for certain, or refused for certain."""
+"""External events: either accepted durably or refused."""
 
 from __future__ import annotations
 

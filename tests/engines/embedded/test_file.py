@@ -1,4 +1,4 @@
-"""The engine's file: versions, locks, damage, a full disk."""
+"""Engine file: versions, locks, damage, a full disk."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_full_disk_refuses_and_loses_nothing_and_the_engine_goes_on_by_itself(
         fill()
     assert refused.value.code is grpc.StatusCode.UNAVAILABLE
     connection.execute("PRAGMA max_page_count=1073741823")
-    # The engine looks again by itself and hands out anew what was under way.
+    # The engine retries by itself and dispatches the work in progress again.
     again = hands.take()
     while not again.HasField("activityRequest"):
         again = hands.take()
@@ -174,7 +174,7 @@ def test_nothing_is_answered_or_handed_out_before_its_commit(
         return real()
 
     monkeypatch.setattr(transaction, "commit", slow)
-    # A worker's report is answered at once; what follows from it waits.
+    # A worker's report is answered at once; its consequences wait.
     hands.turn(item, activity(1, "x"))
     reply = begin(database, "StartInstance", pb.CreateInstanceRequest(instanceId="b", name="work"))
     assert reached.wait(20)

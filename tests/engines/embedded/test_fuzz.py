@@ -1,4 +1,4 @@
-"""Whatever is sent, the engine answers or refuses, and goes on."""
+"""The engine answers or refuses any request, and continues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
 
 
 def messages(descriptor: Any, depth: int = 3) -> st.SearchStrategy[dict[str, Any]]:
-    """Fields of a message, nested, most of them missing."""
+    """Generate the fields of a message, nested, most of them missing."""
     fields: dict[str, st.SearchStrategy[Any]] = {}
     taken: set[str] = set()
     for field in descriptor.fields:
@@ -118,7 +118,7 @@ def test_any_request_is_answered_or_refused(fuzzed: tuple[Database, Hands], call
 def test_any_answer_to_a_turn_ends_it_or_fails_its_instance(fuzzed_turns: Database, fields: dict[str, Any]) -> None:
     database = fuzzed_turns
     hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
-    # Never one of before: replacing it would withdraw a turn that is in these hands already.
+    # Not an earlier instance: its replacement would withdraw a turn that the worker already has.
     instance_id = f"turn-{next(NUMBERS)}"
     start(database, "work", instance_id)
     item = hands.take()

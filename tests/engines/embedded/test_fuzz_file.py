@@ -1,4 +1,4 @@
-"""Whatever is accepted can be read again: after a restart, by questions and exports, and by a worker over a socket."""
+"""Accepted data can be read again: after a restart, by queries and exports, and by a worker over a socket."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ FAILURES = st.builds(
 
 
 def nested(levels: int, size: int, stack: int) -> bytes:
-    """A failure, serialized from its innermost cause outwards: protobuf itself writes no more than 100 levels."""
+    """Serialize a failure from its innermost cause outwards: protobuf itself writes no more than 100 levels."""
     data = b""
     for level in range(levels):
         failure = pb.TaskFailureDetails(errorType=f"E{level}", errorMessage="é" * (size if level > levels - 4 else 1))
@@ -60,12 +60,12 @@ def _length(value: int) -> bytes:
 
 
 def field(number: int, data: bytes) -> bytes:
-    """One length-delimited field of a message."""
+    """Encode one length-delimited field of a message."""
     return _length(number << 3 | 2) + _length(len(data)) + data
 
 
 class Remote:
-    """A worker and client over a socket, with the limits that SDKs have. It answers with bytes of its own making."""
+    """Worker and client over a socket with the limits of SDKs; its answers are arbitrary bytes."""
 
     def __init__(self, address: str) -> None:
         self.channel = grpc.insecure_channel(address)
@@ -78,7 +78,8 @@ class Remote:
         call_(data, timeout=TIMEOUT)
 
     def work(self, failure: bytes) -> None:
-        """Take everything; every activity and operation fails so, orchestrations end with what they got."""
+        """Take all work; every activity and operation fails with this failure, orchestrations end with the received
+        data."""
         self.stream = self.stub.GetWorkItems(pb.GetWorkItemsRequest())
         self.thread = threading.Thread(target=self._work, args=(failure,), daemon=True)
         self.thread.start()
@@ -279,7 +280,7 @@ def tried(database: Database, calls: list[tuple[Any, ...]]) -> None:
             request = REQUESTS[name](**fields)
         except (ValueError, TypeError):
             continue
-        # An event that is raised during a turn is answered at its end: nobody waits for answers here.
+        # An event raised during a turn is answered at its end: the test does not wait for answers.
         with suppress(Rejection):
             begin(database, name, request)
 

@@ -1,6 +1,6 @@
-"""An operation that cannot be applied is given up once: its owner hears of it, all others of its transaction commit.
+"""Isolation of failing operations: the owner gets an error once, and all others of the transaction commit.
 
-Every kind of operation has an injected fault here, and so has every call.
+Every kind of operation and every call has an injected fault here.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FAILED = pb.ORCHESTRATION_STATUS_FAILED
 
 @contextmanager
 def together(database: Database) -> Iterator[None]:
-    """Let everything that is asked for inside meet in one transaction."""
+    """Group all calls inside in one transaction."""
     reached, held = threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -76,7 +76,7 @@ def refused(reply: Any) -> str:
 
 @dataclass
 class Case:
-    """An engine with a worker, and a way to make its methods fail."""
+    """Engine with a worker, and a way to make its methods fail."""
 
     engine: Restartable
     patch: pytest.MonkeyPatch
@@ -90,7 +90,7 @@ class Case:
         return self.engine.now
 
     def break_(self, owner: Any, name: str, poisoned: Callable[..., bool]) -> None:
-        """Make a method fail after it has done its work, for the arguments that are poisoned."""
+        """Make a method fail after its work, for the poisoned arguments."""
         real = getattr(owner, name)
 
         def broken(*args: Any, **kwargs: Any) -> Any:
@@ -103,7 +103,7 @@ class Case:
         self.patch.setattr(owner, name, broken)
 
     def turns(self, *names: str) -> dict[str, pb.WorkItem]:
-        """First turns of new instances with these ids."""
+        """Take the first turns of new instances with these ids."""
         for name in names:
             start(self.database, "work", name)
         items = [self.hands.take() for _ in names]
@@ -318,7 +318,7 @@ def test_an_operation_of_any_kind_is_given_up_alone(
     received = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert [record.args[0] for record in received if record.args] == [kind]  # type: ignore[index] # args of ours are a tuple
     assert case.database.writer.broken is None
-    # It stays that way, and the engine works.
+    # The result is stable, and the engine works.
     start(case.database, "work", "later")
     while case.hands.take().orchestratorRequest.instanceId != "later":
         pass
@@ -407,7 +407,7 @@ def test_any_number_of_locks_may_wait(restartable: Restartable, count: int) -> N
     hands.turn(held, unlocking(2, "first", ids[0]), complete(3))
     item = hands.take()
     assert (item.orchestratorRequest.instanceId, kinds(item)) == ("many", ["entityLockGranted"])
-    # The same again with each of them taken, in the opposite order of their release.
+    # The same with each of them taken, in the opposite order of their release.
     hands.turn(item, *[unlocking(2 + at, "second", each) for at, each in enumerate(ids)], locking(9999, "third", *ids))
     item = hands.take()
     assert kinds(item) == ["entityLockGranted"]

@@ -1,4 +1,4 @@
-"""Leases: who holds what, and what happens when a worker goes, gives back or comes late."""
+"""Leases of work items: holders, lost workers, returned items and late answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workers that die: what they ran is counted, runs alone, and is given up in the end; nothing else is."""
+"""Dying workers: their work items are counted, run alone, and are finally given up; no other item is."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def hub(tmp_path: Path) -> Iterator[Restartable]:
 
 
 def activities(hub: Restartable, *names: str) -> None:
-    """An instance that waits for these activities."""
+    """Start an instance that waits for these activities."""
     hands = Hands(hub.now)
     start(hub.now, "work", "a")
     hands.turn(hands.take(), *(activity(number, name) for number, name in enumerate(names, 1)))
@@ -45,7 +45,7 @@ def failure(item: pb.WorkItem) -> pb.TaskFailureDetails:
 
 def test_only_the_culprit_is_given_up_and_runs_alone_before(hub: Restartable) -> None:
     activities(hub, "kills", "fine", "fine", "fine")
-    # Two workers die with all four at hand
+    # Two workers die with all four in progress
     for _ in range(2):
         hands = Hands(hub.now)
         assert {hands.take().activityRequest.name for _ in range(4)} == {"kills", "fine"}
@@ -123,7 +123,7 @@ def test_counts_outlive_the_engine(hub: Restartable) -> None:
 
 
 def counted(hub: Restartable) -> list[tuple[int, int]]:
-    """Losses, in all and alone, as the file has them."""
+    """Return the losses from the file: in total and alone."""
     with contextlib.closing(sqlite3.connect(hub.path)) as connection:
         return connection.execute("SELECT lost, alone FROM losses").fetchall()
 
@@ -144,7 +144,7 @@ def test_a_transaction_that_is_undone_counts_nothing(hub: Restartable, monkeypat
     hands = Hands(hub.now)
     assert {hands.take().activityRequest.name for _ in range(2)} == {"kills", "fine"}
     hands.leave()
-    # The activity whose loss cannot be applied is given up; the other's loss counts once.
+    # The activity whose loss cannot be recorded is given up; the other's loss counts once.
     hands = Hands(hub.now)
     items = [hands.take(), hands.take()]
     (turn,) = [item for item in items if item.HasField("orchestratorRequest")]
@@ -154,7 +154,7 @@ def test_a_transaction_that_is_undone_counts_nothing(hub: Restartable, monkeypat
     hands.leave()
     assert hands.nothing()
     assert counted(hub) == [(2, 0)]
-    # It runs alone from now on, and is forgotten once it is done.
+    # It runs alone from now on, and its losses are forgotten at its end.
     hands = Hands(hub.now)
     hands.result(hands.take(), "done")
     assert hands.take().HasField("orchestratorRequest")

@@ -1,4 +1,4 @@
-"""The engine against a model of it: any sequence of calls, answers, losses and crashes keeps them equal."""
+"""Engine compared with a model: any sequence of calls, answers, losses and crashes keeps them equal."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPEN = (RUNNING, PENDING)
 
 @dataclass
 class Expected:
-    """An instance as it must be."""
+    """Expected state of an instance."""
 
     status: int = PENDING
     fresh: bool = True
@@ -73,7 +73,7 @@ class EngineModel(RuleBasedStateMachine):
         self.number += 1
         return self.number
 
-    # What clients do
+    # Actions of clients
 
     @rule(instance_id=IDS, replace=st.booleans())
     def start_one(self, instance_id: str, replace: bool) -> None:
@@ -123,7 +123,7 @@ class EngineModel(RuleBasedStateMachine):
 
     @rule(instance_id=IDS, damage=st.sampled_from(["end", "replace", "deliver", "create", "empty"]))
     def fail_in_the_middle(self, instance_id: str, damage: str) -> None:
-        """An operation that has changed much when it fails; it has not happened."""
+        """Run an operation that fails after many changes; it must have no effect."""
         hub = self.database.hub
 
         def broken() -> None:
@@ -169,7 +169,7 @@ class EngineModel(RuleBasedStateMachine):
         self.expected.clear()
         self.tasks.clear()
 
-    # What the worker does
+    # Actions of the worker
 
     def _turns(self) -> list[str]:
         return [instance_id for instance_id, known in self.expected.items() if known.turn is not None]
@@ -239,7 +239,7 @@ class EngineModel(RuleBasedStateMachine):
 
     @rule()
     def crash(self) -> None:
-        """What is committed is all that is left."""
+        """Crash the engine: only committed data remains."""
         old = self.directory / f"{self.files}.db"
         self.files += 1
         for suffix in ("", "-wal"):
@@ -278,7 +278,7 @@ class EngineModel(RuleBasedStateMachine):
                 self._lose(known)
 
     def _settle(self) -> None:
-        """Everything that can be handed out is, with exactly the news that there are."""
+        """Take every available work item; each must contain exactly the expected new events."""
         while True:
             waiting = {each for each, known in self.expected.items() if known.deliverable}
             held = {(t.activityRequest.orchestrationInstance.instanceId, t.activityRequest.taskId) for t in self.tasks}
@@ -324,7 +324,7 @@ EngineModel.TestCase.settings = settings(
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=list(HealthCheck),
-    # Shrinking waits out a deadline at every step; the first example found says enough.
+    # Shrinking waits for a deadline at every step; the first example is sufficient.
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
 )
 TestEngineModel = EngineModel.TestCase

@@ -1,4 +1,4 @@
-"""Questions about many instances and entities, a page at a time."""
+"""Queries for many instances and entities, page by page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def ask(database: Database, **query: object) -> tuple[list[str], str]:
 
 @pytest.fixture
 def filled(database: Database) -> Database:
-    """done-0..4, failed-0..4, open-0..4, suspended, terminated."""
+    """Database with the instances done-0..4, failed-0..4, open-0..4, suspended and terminated."""
     hands = Hands(database)
     for kind in ("done", "failed", "open"):
         for number in range(5):
@@ -154,7 +154,7 @@ def test_history_is_complete_and_in_pieces(database: Database) -> None:
     hands.turn(hands.take(), activity(1, "x", "y" * 400_000))
     hands.result(hands.take(), "z" * 400_000)
     hands.turn(hands.take(), complete(2))
-    # A worker's report is answered before its commit, a client's question sees what is committed.
+    # A worker's report is answered before its commit; a client's query sees committed data.
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     chunks = call(database, "StreamInstanceHistory", pb.StreamInstanceHistoryRequest(instanceId="a"))
     assert len(chunks) > 1
@@ -229,7 +229,7 @@ def test_a_page_of_entities_fits_a_clients_message(database: Database) -> None:
     for number in range(4):
         signal(database, f"@c@{number}", "set")
         hands.batch(hands.take(), None, new_state="x" * int(1.4 * MIB))
-    # A worker's report is answered before its commit, a client's question sees what is committed.
+    # A worker's report is answered before its commit; a client's query sees committed data.
     call(database, "GetEntity", pb.GetEntityRequest(instanceId="@c@0"))
     found, token = [], ""
     while True:

@@ -1,4 +1,4 @@
-"""A start over finds everything that has something to do. (Kills at random moments: test_crash.)"""
+"""Restarts find all pending work. (Kills at random moments: test_crash.)"""
 
 from __future__ import annotations
 

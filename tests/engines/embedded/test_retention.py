@@ -1,4 +1,4 @@
-"""Finished instances go when they are too old or too many; others stay."""
+"""Retention removes finished instances by age and number; others stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rewound instance goes on from the turn in which it failed; nothing before that is undone or done again."""
+"""A rewound instance continues from its failed turn; earlier steps are neither undone nor repeated."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def retries(attempts: int) -> task.RetryPolicy:
 
 
 class Ground:
-    """A worker whose activity `act` fails as the test says, and a client.
+    """Worker whose activity `act` fails as the test says, and a client.
 
-    failures: by the activity's input, how often it fails yet. runs: inputs of all that ran. done: of those that
-    did well. held: inputs that wait for their event.
+    failures: remaining failures by input of the activity. runs: inputs of all runs. done: inputs of successful runs.
+    held: inputs that wait for their event.
     """
 
     def __init__(self, database: Database, *orchestrators: Any, entities: tuple[Any, ...] = (), **options: Any) -> None:
@@ -93,7 +93,7 @@ class Ground:
         return found
 
     def failed(self, instance_id: str = "i") -> None:
-        """The instance has failed; everything is repaired, and what ran is forgotten."""
+        """Wait until the instance has failed; then repair everything and forget the runs."""
         assert self.ended(instance_id).runtime_status == OrchestrationStatus.FAILED
         self.failures.clear()
         self.runs.clear()
@@ -107,7 +107,7 @@ class Ground:
         return found.get_output()
 
     def refused(self, match: str, instance_id: str = "i") -> None:
-        """The rewind is refused, and nothing has changed."""
+        """Assert that the rewind is refused and changes nothing."""
         before = snapshot(self.database)
         with pytest.raises(grpc.RpcError) as error:
             self.rewind(instance_id)
@@ -117,7 +117,7 @@ class Ground:
 
 
 def snapshot(database: Database) -> list[Any]:
-    """Every row of the file."""
+    """Return every row of the file."""
     tables = ("instances", "history", "inbox", "tasks", "timers", "entities", "operations")
 
     def read() -> list[Any]:
@@ -138,7 +138,7 @@ def act(ctx: task.OrchestrationContext, name: str, attempts: int = 0) -> task.Ta
 
 
 def recovering(ctx: task.OrchestrationContext, _: Any) -> Steps:
-    """Handles a failure with retries in it, then does more."""
+    """Handle a failure with retries, then continue."""
     yield act(ctx, "first", 2)
     try:
         yield act(ctx, "charge", 2)
@@ -234,7 +234,7 @@ def test_of_a_fan_out_those_run_again_that_failed(database: Database, broken: li
 
 
 def early(ctx: task.OrchestrationContext, _: Any) -> Steps:
-    """Starts a step that it waits for later on."""
+    """Start a step and wait for it later."""
     slow = act(ctx, "slow")
     yield act(ctx, "fast")
     return [(yield slow), (yield act(ctx, "last"))]
@@ -247,7 +247,7 @@ def test_a_parallel_step_that_ended_after_the_failure_is_not_done_again(restarta
     ground.start("early")
     ground.failed()
     ground.held["slow"].set()
-    ground.worker.stop()  # the result is in
+    ground.worker.stop()  # the result has arrived
     assert ground.done == ["slow"]
     again = Ground(restartable.again(), early)
     again.rewind()
@@ -362,7 +362,7 @@ def test_code_that_is_brought_back_goes_on_behind_retries_and_handled_failures(r
 
 
 def family(ctx: task.OrchestrationContext, depth: int) -> Steps:
-    """Handles a failure at every level, and has a sister that does well."""
+    """Handle a failure at every level, beside a successful sister."""
     try:
         yield act(ctx, f"handled-{depth}", 2)
     except task.TaskFailedError:
@@ -400,7 +400,7 @@ def test_a_child_with_a_retry_policy_is_tried_as_often_again(database: Database)
     ground.failures["leaf"] = 3
     ground.rewind()
     assert ground.output() == "leaf"
-    # Two attempts of the rewound child, and one of a child that begins anew.
+    # Two attempts of the rewound child, and one of a new child.
     assert ground.runs == ["leaf", "leaf", "handled-0", "leaf", "leaf"]
     ground.worker.stop()
 
@@ -440,7 +440,7 @@ def test_a_child_that_was_terminated_or_is_gone_is_a_reason_to_refuse(database: 
 
 
 def leaf_of(database: Database, instance_id: str) -> str:
-    """The failed instance that has no failed child."""
+    """Return the failed instance that has no failed child."""
     while True:
         children = in_writer(database, lambda of=instance_id: database.hub.store.children(of))
         failed = [
@@ -503,7 +503,7 @@ def test_all_or_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def rewind_and_die(path: Path, instance_id: str) -> None:
-    """Run in a process of its own, which dies as the third instance of the tree is rewound."""
+    """Rewind in a separate process, which dies at the rewind of the third instance of the tree."""
     database = Database(path)
     database.start()
     ordinary = rewinding._entities
@@ -634,12 +634,12 @@ def test_a_child_started_by_the_failed_turn_is_waited_for(database: Database) ->
 
 
 def owners(database: Database, *entity_ids: str) -> list[str | None]:
-    """Holders of the entities' locks."""
+    """Return the holders of the entities' locks."""
     return [in_writer(database, lambda of=each: database.hub.entities.find(of).owner) for each in entity_ids]
 
 
 def locked_and_failed(database: Database) -> Hands:
-    """`i` has failed in a critical section of two entities, behind an operation that went well."""
+    """Run `i` until it fails in a critical section of two entities, after one successful operation."""
     hands = Hands(database)
     start(database, "work", "i")
     hands.turn(hands.take(), locking(1, "s", "@c@x", "@c@y"))
@@ -761,7 +761,7 @@ def test_an_operation_under_way_is_not_sent_again(database: Database, answered: 
 
 
 def test_answers_to_what_the_failed_turn_asked_for_are_dropped(database: Database) -> None:
-    """The turn runs again and asks under other ids; nothing may be taken for the result of an earlier step either."""
+    """The turn runs again with other task ids; no old answer may count as the result of an earlier step."""
     hands = Hands(database)
     start(database, "work", "i")
     hands.turn(hands.take(), activity(1, "kept"))
@@ -795,7 +795,7 @@ STEP = st.one_of(
     st.tuples(st.just("timer")),
     st.tuples(st.just("event")),
     st.tuples(st.just("lock")),
-    st.tuples(st.just("begin"), st.sampled_from([0, 2])),  # is waited for later
+    st.tuples(st.just("begin"), st.sampled_from([0, 2])),  # awaited later
     st.tuples(st.just("join"), st.just(0), st.booleans()),
 )
 PROGRAM = st.recursive(
@@ -808,7 +808,7 @@ PROGRAM = st.recursive(
 
 
 def interpreter(ctx: task.OrchestrationContext, given: list[Any]) -> Steps:
-    """Runs a program. Names of activities are made of the place in the program."""
+    """Run a program. Names of activities derive from the position in the program."""
     path, program = given
     results: list[Any] = []
     begun: list[task.Task[Any]] = []
@@ -861,7 +861,7 @@ def names_of(program: list[Any], path: str) -> Iterator[str]:
 
 
 def decisions(database: Database, instance_id: str) -> list[tuple[str, int]]:
-    """What each turn decided, in order; a mark for the begin of each turn."""
+    """Return the decisions of each turn in order; `orchestratorStarted` marks the beginning of a turn."""
     key = in_writer(database, lambda: database.hub.find(instance_id).key)  # type: ignore[union-attr]
     history, _ = in_writer(database, lambda: database.hub.store.history(key))
     kinds_ = (
@@ -872,7 +872,7 @@ def decisions(database: Database, instance_id: str) -> list[tuple[str, int]]:
 
 
 def refusal(ground: Ground, instance_id: str) -> str | None:
-    """Rewind the instance; the reason why it cannot be."""
+    """Rewind the instance. Returns the reason of a refusal, or None."""
     try:
         ground.rewind(instance_id)
     except grpc.RpcError as error:
@@ -892,7 +892,7 @@ def programs(request: pytest.FixtureRequest, database: Database) -> Iterator[Gro
 )
 @given(program=PROGRAM, data=st.data())
 def test_random_histories(programs: Ground, program: list[Any], data: st.DataObject) -> None:
-    """Decisions up to the cut are the same, nothing that went well is repeated, one rewind is enough."""
+    """Decisions up to the cut are the same, no successful step is repeated, and one rewind is sufficient."""
     ground, root = programs, f"p{next(NUMBERS)}"
     names = list(names_of(program, root))
     assume(names)
@@ -909,7 +909,7 @@ def test_random_histories(programs: Ground, program: list[Any], data: st.DataObj
     handled = Counter(ground.runs)
     before = decisions(ground.database, root)
     cut = max(index for index, (kind, _) in enumerate(before) if kind == "orchestratorStarted")
-    # One is enough, unless a step that was begun early failed while nothing waited for it.
+    # One is sufficient, unless an early step failed while the orchestrator did not wait for it.
     for _ in range(1 + len(broken) if "begin" in str(program) else 1):
         reason = refusal(ground, root)
         if reason:

@@ -1,4 +1,4 @@
-"""A rewound saga goes on from where it failed; one that has handled its failure is left alone."""
+"""A rewound saga continues from its failure; a saga that has handled its failure is not rewound."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TRIES = retries(3)
 
 
 class Shop:
-    """Activities of a saga, with the names of those that ran; `broken` ones fail, `failures` say how often yet."""
+    """Activities of a saga, with the names of those that ran. broken: fail always. failures: remaining failures."""
 
     def __init__(self, restartable: Restartable) -> None:
         self.restartable = restartable
@@ -58,7 +58,7 @@ class Shop:
         return name
 
     def serve(self, *orchestrators: Any) -> None:
-        """Start a worker with these orchestrators, in place of the one before."""
+        """Start a worker with these orchestrators, in place of the previous one."""
         if self._worker is not None:
             self._worker.stop()
             self.restartable.again()
@@ -132,7 +132,7 @@ def part(ctx: task.OrchestrationContext, call: StepInput) -> Any:
 
 
 def order(ctx: task.OrchestrationContext, _: Any) -> Any:
-    """A saga with everything: retries, a fan-out, a child, a lock, a timer, and failures that it handles."""
+    """Saga with retries, a fan-out, a child, a lock, a timer, and handled failures."""
     saga = Saga(ctx, "order", publish_outcome="results")
 
     def body() -> Any:
@@ -160,7 +160,7 @@ def test_an_outcome_that_could_not_be_published_is_published_then(
     shop.client.schedule_new_orchestration("order", instance_id="i")
     assert shop.ended() == OrchestrationStatus.FAILED
     shop.repair()
-    shop.failures["publish"] = 2  # the policy of the publication begins afresh
+    shop.failures["publish"] = 2  # the retry policy of the publication starts again
     shop.client.rewind_orchestration("i")
     outcome = shop.outcome()
     assert outcome["status"] == ("compensated" if compensated else "completed")
@@ -239,7 +239,7 @@ def test_a_saga_that_compensated_is_not_rewound(shop: Shop, orchestrator: Any) -
 
 
 def by_hand(ctx: task.OrchestrationContext, _: Any) -> Any:
-    """A journal of what to undo, as docs/sagas.md shows it."""
+    """Run a journal of compensations, as docs/sagas.md shows it."""
     undo: list[str] = []
     try:
         for name in ("reserve", "ship", "charge"):

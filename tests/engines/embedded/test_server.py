@@ -1,4 +1,4 @@
-"""The engine for other processes, and as a stand-in for the scheduler's emulator."""
+"""Engine for other processes, and as a replacement for the scheduler's emulator."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_scheduler_client_and_worker_work_and_hubs_are_kept_apart(hubs: TaskHubs
 
 
 def test_hubs_made_by_their_name_are_bounded(tmp_path: Path) -> None:
-    """Those that are there are always opened, and go on to be used."""
+    """Existing hubs are always opened and stay usable."""
     for number in range(3):
         found = TaskHubs(tmp_path, max_hubs=4 + number)
         found.start()

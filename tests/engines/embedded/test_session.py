@@ -1,4 +1,4 @@
-"""Orchestrations that stay in memory between their turns: nothing but speed may tell."""
+"""Orchestrations that stay in memory between their turns: the results equal those of replays."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add(ctx: task.ActivityContext, value: int) -> int:
 
 
 class Counting:
-    """An orchestrator that counts how often it is begun."""
+    """Orchestrator that counts its starts."""
 
     def __init__(self, steps: int) -> None:
         self.begun = 0
@@ -87,7 +87,7 @@ def test_two_workers_take_turns_with_the_same_orchestrations(database: Database)
     for number in range(12):
         client.schedule_new_orchestration("count", input=number, instance_id=f"i-{number}")
     assert [outcome(client, f"i-{number}") for number in range(12)] == [str(number + 15) for number in range(12)]
-    assert counting.begun > 12  # they did meet
+    assert counting.begun > 12  # both workers took turns of one instance
     for worker in workers:
         worker.stop()
 
@@ -126,7 +126,7 @@ def child(ctx: task.OrchestrationContext, value: int) -> Steps:
 
 
 def everything(ctx: task.OrchestrationContext, given: dict[str, int]) -> Steps:
-    """A bit of all that an orchestrator can do, in two generations."""
+    """Use every feature of an orchestrator, in two generations."""
     entity = EntityInstanceId("counter", ctx.instance_id)
     got: list[Any] = []
     below = ctx.call_sub_orchestrator(child, input=2, instance_id=f"{ctx.instance_id}-child-{given['generation']}")
@@ -156,7 +156,7 @@ def everything(ctx: task.OrchestrationContext, given: dict[str, int]) -> Steps:
 
 
 def test_a_replay_decides_the_same(database: Database) -> None:
-    """Also over a suspension, during which events and results arrive."""
+    """Replays decide the same, also over a suspension during which events and results arrive."""
     worker = DirectWorker(database, logger=quiet())
     for orchestrator in (everything, child):
         worker.add_orchestrator(orchestrator)
@@ -177,7 +177,7 @@ def test_a_replay_decides_the_same(database: Database) -> None:
     worker.stop()
 
 
-# -- when a session is used
+# -- conditions for the use of a session
 
 
 def waiting(ctx: task.OrchestrationContext, _: Any) -> Steps:
@@ -220,7 +220,7 @@ def test_a_session_goes_on_where_the_history_does() -> None:
     second = turn("i", list(first.newEvents), received("x"))
     assert sessions.take(second) is session
     assert session.run(second).actions == []
-    assert sessions.take(second) is None  # it has been taken
+    assert sessions.take(second) is None  # already taken
     sessions.keep("i", session)
     third = turn("i", [*first.newEvents, *second.newEvents], received("y"))
     assert sessions.take(third) is session
@@ -237,7 +237,7 @@ def test_a_turn_that_was_not_recorded_ends_the_session() -> None:
 
 
 def test_a_turn_that_another_worker_took_ends_the_session() -> None:
-    """Though it had the same event, and came to the same length."""
+    """The turn of the other worker had the same event and the same length."""
     session, first = begun()
     lost = turn("i", list(first.newEvents), received("x"))
     session.run(lost)
@@ -247,7 +247,7 @@ def test_a_turn_that_another_worker_took_ends_the_session() -> None:
 
 
 def test_what_is_let_go_is_freed_at_once() -> None:
-    """And not when a collector comes by: the heap of a busy daemon is looked at rarely."""
+    """Memory is freed without the cyclic collector, which rarely runs in a busy daemon."""
     sessions = Sessions(1, 1000)
 
     def kept(instance_id: str) -> list[weakref.ref[Any]]:

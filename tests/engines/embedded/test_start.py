@@ -1,4 +1,4 @@
-"""Starting instances."""
+"""Starts of instances."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_raise_that_waits_for_a_turn_is_refused_when_its_instance_is_replaced(
 
 def test_an_earlier_form_of_the_policy_can_ask_to_leave_the_instance_alone(database: Database) -> None:
     start(database, "work", "a", 1)
-    # Field 2, which the present form has no more, with the value 1.
+    # Field 2, which the present message no longer has, with the value 1.
     ignore = pb.OrchestrationIdReusePolicy(replaceableStatus=[pb.ORCHESTRATION_STATUS_PENDING])
     ignore.MergeFromString(b"\x10\x01")
     start(database, "work", "a", 2, orchestrationIdReusePolicy=ignore)

@@ -1,4 +1,4 @@
-"""The scheduler's limits, on request."""
+"""Optional enforcement of the scheduler's limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.engines.embedded.hands import Hands, activity, again, call, child, co
 
 MIB = 1024 * 1024
 LARGEST = "x" * (MIB - 2)
-"""A text that has 1 MiB as JSON."""
+"""Text with 1 MiB in JSON form."""
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def either(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Database]
 
 
 def attempt(database: Database, run: Callable[[], Any], bound: str) -> None:
-    """Runs, and is refused where the database is strict."""
+    """Run a call; a strict database must refuse it with this limit."""
     if not database.options.strict:
         run()
         return
@@ -78,7 +78,7 @@ def test_what_is_within_the_limits(strict: Database) -> None:
 
 @pytest.mark.parametrize("large", [LARGEST + "x", "ä" * (MIB // 2)])
 def test_payloads_of_clients(either: Database, large: str) -> None:
-    # In the JSON of these clients a letter like ä has six bytes, so that the text is given as it is.
+    # In the JSON of these clients a letter such as ä has six bytes; therefore the text is passed unchanged.
     payload = text(f'"{large}"')
     bound = r"of \d+ bytes; at most 1048576 are allowed"
     request = pb.CreateInstanceRequest(instanceId="a", name="work", input=payload)

@@ -1,4 +1,4 @@
-"""Turns: what an orchestrator's answers lead to."""
+"""Turns: results of an orchestrator's answers."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_continue_as_new_begins_anew_with_carried_events_before_those_that_came_
     start(database, "work", "a", 0, tags={"k": "v"})
     item = hands.take()
     first = item.orchestratorRequest.executionId.value
-    # Answered when the turn has ended.
+    # Answered at the end of the turn.
     late = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="later", input=text("2")))
     hands.turn(item, again(1, 1, helpers.new_event_raised_event("kept", "1")))
     late.future.result(20)

@@ -1,4 +1,4 @@
-"""Events that nobody reads: bounded per instance, and the event is refused."""
+"""Unread events: limited per instance; an event beyond the limit is refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def refused(database: Database, instance_id: str, name: str, data: Any = None) -
 
 
 def asks(number: int) -> pb.OrchestratorAction:
-    """An action that brings no work."""
+    """Create an action without work."""
     return helpers.new_create_timer_action(number, datetime(2200, 1, 1))  # noqa: DTZ001 -- as the SDK has it
 
 
@@ -83,7 +83,7 @@ def test_events_that_no_turn_takes_are_bounded(small: Restartable) -> None:
 
 
 def until_read(database: Database, instance_id: str, left: int) -> None:
-    """Return when the turns of an instance have left so many events unread."""
+    """Return when the turns of an instance have left this number of unread events."""
     end = time.monotonic() + TIMEOUT
     while (instance := database.hub.instances.by_id(instance_id)) is None or instance.unread_events != left:
         assert time.monotonic() < end
@@ -106,7 +106,7 @@ def test_what_an_orchestrator_reads_does_not_count(small: Restartable) -> None:
 
 
 def test_the_last_event_reaches_an_instance_whose_unread_ones_are_full(small: Restartable) -> None:
-    """The bound leaves nothing for events of names that are waited for: refusing them fails nothing either."""
+    """The limit has no reserve for events with awaited names; their refusal does not fail the instance."""
     worker = worker_of(small.now)
     start(small.now, "collects", "i", 2)
     for number in range(5):
@@ -136,7 +136,7 @@ def test_a_worker_that_reports_nothing_is_judged_by_what_its_orchestrators_ask_f
 
 
 def test_events_alone_never_make_a_history_too_large_for_a_message(small: Restartable) -> None:
-    """A worker behind a connection gets the whole history in one message, read events included."""
+    """A worker behind a connection receives the whole history in one message, read events included."""
     hands = Hands(small.now)
     start(small.now, "acts", "i")
     hands.turn(hands.take())
@@ -146,7 +146,7 @@ def test_events_alone_never_make_a_history_too_large_for_a_message(small: Restar
         hands.turn(hands.take(), asks(taken))
     assert taken >= 8
     assert state(small.now, "i").orchestrationStatus == RUNNING
-    # There is room for what it does itself
+    # Space remains for the instance's own events
     call(small.now, "SuspendInstance", pb.SuspendRequest(instanceId="i"))
     call(small.now, "ResumeInstance", pb.ResumeRequest(instanceId="i"))
     hands.turn(hands.take())

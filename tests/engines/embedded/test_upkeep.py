@@ -1,4 +1,4 @@
-"""Checking, compacting and exporting a file."""
+"""Check, compaction and export of a file."""
 
 from __future__ import annotations
 

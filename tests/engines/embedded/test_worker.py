@@ -1,4 +1,4 @@
-"""The SDK's own programming model on the engine: by the direct worker, and by the unchanged one over a channel."""
+"""The SDK's programming model on the engine: with the direct worker, and with the unchanged worker over a channel."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_a_worker_takes_versions_it_knows_and_gives_others_back(
 
 
 class Shelf(PayloadStore):
-    """Keeps large payloads in a dictionary."""
+    """Store of large payloads in a dictionary."""
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}

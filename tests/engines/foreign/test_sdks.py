@@ -1,4 +1,4 @@
-"""Clients and workers of other languages' SDKs, as they are published, against `bridge engine` over its port."""
+"""Published clients and workers of other languages' SDKs against `bridge engine` over its port."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STATUS = "ORCHESTRATION_STATUS_"
 
 @pytest.fixture
 def address(tmp_path: Path) -> Iterator[str]:
-    """Of a fresh engine."""
+    """Address of a fresh engine."""
     ready = tmp_path / "ready.json"
     command = [sys.executable, "-m", "bridge", "engine", "--listen", "127.0.0.1:0", "--path", str(tmp_path / "hubs")]
     with subprocess.Popen([*command, "--ready-file", str(ready)], stderr=subprocess.PIPE, text=True) as engine:
@@ -42,7 +42,7 @@ def address(tmp_path: Path) -> Iterator[str]:
 
 
 def received(command: list[str], address: str, hub: str) -> dict[str, Any]:
-    """What the program says came out."""
+    """Run the program of an SDK. Returns its results."""
     ran = subprocess.run([*command, address, hub], capture_output=True, text=True, timeout=300, check=False)
     assert ran.returncode == 0, ran.stderr[-4000:]
     found: dict[str, Any] = json.loads(ran.stdout)
@@ -50,7 +50,10 @@ def received(command: list[str], address: str, hub: str) -> dict[str, Any]:
 
 
 def expected(prefix: str, names: Callable[[str], str] = str, statuses: str = "") -> dict[str, Any]:
-    """What comes out in every language. names: how the SDK spells a gRPC status; statuses: what it puts before one."""
+    """Expected results for every language.
+
+    names: spelling of a gRPC status in the SDK. statuses: text before a status.
+    """
     return {
         "activity": "Hello, Ada!",
         "retries": 3,
@@ -98,7 +101,7 @@ def test_javascript(address: str) -> None:
 
 
 def test_java(address: str) -> None:
-    # It creates its task hub first and deletes it at the end.
+    # The program creates its task hub first and deletes it at the end.
     wanted = expected("java") | {"start_over": "Hello, later!", "deleted": True}
     assert received(toolchain.java(), address, "foreign") == wanted
     assert seen_from_here(address) == {}
@@ -107,7 +110,7 @@ def test_java(address: str) -> None:
 def test_go(address: str) -> None:
     found = received(toolchain.go(), address, "foreign")
     wanted = expected("go", lambda name: name.title().replace("_", ""), STATUS)
-    # Its client has no queries, no restart and does not tell why an orchestration failed.
+    # The client has no queries, no restart, and does not report why an orchestration failed.
     for missing in ("query", "query_status", "restart", "purge"):
         del wanted[missing]
     assert found == wanted | {"failure": f"{STATUS}FAILED", "start_ignored": True}
@@ -115,7 +118,7 @@ def test_go(address: str) -> None:
 
 
 def seen_from_here(address: str) -> dict[str, tuple[str, str, str | None]]:
-    """Name, status and output of every instance, as the Python SDK sees them."""
+    """Return name, status and output of every instance, as the Python SDK reports them."""
     client = DurableTaskSchedulerClient(
         host_address=f"http://{address}", secure_channel=False, token_credential=None, taskhub="foreign"
     )

@@ -1,4 +1,4 @@
-"""Programs with the SDKs of other languages: what each needs is fetched and built once, below `.cache/foreign`."""
+"""Programs with the SDKs of other languages, fetched and built once below `.cache/foreign`."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ JARS = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies
 
 
 def javascript() -> list[str]:
-    """The command of the program, without its arguments. Raises: RuntimeError when it cannot be built here."""
+    """Return the command of the JavaScript program, without arguments.
+
+    Raises: RuntimeError when it cannot be built here.
+    """
     built = _built("javascript", [_tool("npm"), "ci", "--ignore-scripts", "--no-audit", "--no-fund"])
     return [_tool("node"), str(built / "program.js")]
 
 
 def java() -> list[str]:
-    """As `javascript`."""
+    """Return the command of the Java program. Raises: RuntimeError when it cannot be built here."""
     built = _built("java", [_tool("mvn"), "-q", "-B", JARS, "-DoutputDirectory=jars", "-DincludeScope=runtime"])
     return [_tool("java"), "-cp", f"{built}/jars/*", str(built / "Program.java")]
 
 
 def go() -> list[str]:
-    """As `javascript`."""
+    """Return the command of the Go program. Raises: RuntimeError when it cannot be built here."""
     built = _built("go", [_tool("go"), "build", "-mod=readonly", "-o", "program", "."])
     return [str(built / "program")]
 
@@ -38,7 +41,7 @@ def _tool(name: str) -> str:
 
 
 def _built(language: str, command: list[str]) -> Path:
-    """A directory with the built program; what was built from the same files before is used again."""
+    """Return the directory of the built program; an earlier build of the same files is reused."""
     sources = sorted(path for path in (HERE / language).iterdir() if path.is_file())
     content = hashlib.sha256(b"".join(path.name.encode() + path.read_bytes() for path in sources)).hexdigest()[:16]
     built = CACHE / f"{language}-{content}"

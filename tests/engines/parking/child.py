@@ -1,4 +1,4 @@
-"""One of several processes on one engine: sends events for instances that may not be there, and starts some of them.
+"""One of several processes on one engine: sends events for instances that may not exist, and starts some of them.
 
 Arguments: directory of the engine, number of this process, number of processes, number of instances.
 """
@@ -22,7 +22,7 @@ from bridge.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage
 
 EVENTS = 3
-"""Events per instance and process."""
+"""Number of events per instance and process."""
 TTL = 600.0
 
 

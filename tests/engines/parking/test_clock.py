@@ -1,4 +1,4 @@
-"""Messages that wait for their instance, while the wall clock of engine and worker runs ahead."""
+"""Early messages while the wall clock of engine and worker runs ahead."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
         assert "yes" in (done.serialized_output or "")
         assert entities.events["expired"] == 0
         assert entities.events["delivered"] == 1
-        assert len(ticks) <= 2  # no call after the other while the clock is ahead
+        assert len(ticks) <= 2  # no series of calls while the clock is ahead
     finally:
         await stop_worker(worker, TIMEOUT)
         await engine.stop()

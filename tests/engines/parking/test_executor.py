@@ -1,4 +1,4 @@
-"""Commands for instances that may not be there, on engines that tell of starts and on one that does not."""
+"""Commands for missing instances, on engines that notify of starts and on one that does not."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ ORIGIN = MessageOrigin("m-1", "paid")
 
 
 class Bench:
-    """An engine without workers: what is signalled to an entity stays there and is seen."""
+    """Engine without workers: signals to an entity stay queued and visible."""
 
     def __init__(self, engine: Engine, rules: ParkingRules) -> None:
         self.engine = engine
         self.executor = ParkingExecutor(engine, CommandExecutor(engine), rules, lambda: datetime.now(UTC))
 
     async def waiting(self, instance_id: str) -> int:
-        """Operations that a parking entity has before it."""
+        """Return the pending operations of an early-message entity."""
         found = await look(self.engine.client, EntityInstanceId(PARKING, target_key(instance_id)))
         return 0 if found is None else found.backlog_queue_size
 
@@ -131,7 +131,7 @@ async def test_what_cannot_wait_overtakes_nobody_whose_instance_is_there(it: Ben
 
 
 async def test_who_finds_others_at_work_tells_them_nothing(it: Bench) -> None:
-    """They look at the instance anyway: what waits and tries again must not fill the entity's queue."""
+    """A retried command looks at the instance itself and adds no entry to the entity's queue."""
     await it.park()
     await it.engine.client.schedule_new_orchestration("order", instance_id="order-1")
     waiting = await it.waiting("order-1")
@@ -154,7 +154,7 @@ async def test_a_start_is_told_once_it_has_happened_and_when_it_is_repeated(it: 
     await it.executor.execute(START, MessageOrigin("m-3", "start"))
     received = before + (
         1 if it.engine.notifies_instance_started else 2
-    )  # the engine behind both tells of starts by itself
+    )  # the engine behind both notifies of starts by itself
     assert await it.waiting("order-1") == received
     if not it.engine.notifies_instance_started:
         with pytest.raises(AlreadyTaken):

@@ -1,4 +1,4 @@
-"""Several processes park for, start and tell the same instances of one engine, over its socket."""
+"""Several processes store early messages for, start and notify the same instances of one engine, over its socket."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a key is held, asked of an engine whose worker comes and goes."""
+"""Quarantine state of a key on an engine whose worker comes and goes."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ KEY = b"bk"
 
 
 class Bench:
-    """One source's wards on an engine that runs no worker unless a test says so."""
+    """Quarantine store of one source, on an engine without a worker unless a test starts one."""
 
     def __init__(self, engine: EmbeddedEngine) -> None:
         self.engine = engine
         self.store = EngineQuarantineStore(engine, "orders")
 
     async def put(self, operation: str, number: int, key: bytes = KEY) -> None:
-        """`hold` or `follow`."""
+        """Signal `hold` or `follow` with a message."""
         item = {"mark": str(number), "letter": letter(number).to_json(), "since": 0.0, "size": 10}
         value: dict[str, Any] = {"source": "orders", "key": base64.b64encode(key).decode(), "item": item}
         await self.store.signal(key, operation, value | {"cause": {"reason": "no_route"}, "until": None})
@@ -52,7 +52,7 @@ class Bench:
             assert await stop_worker(worker, TIMEOUT)
 
     async def processed(self, *numbers: int) -> None:
-        """Until the key holds these messages and nothing is before it."""
+        """Wait until the key holds these messages and no operation is pending."""
         wanted = [([str(number) for number in numbers], False)] if numbers else []
         async with asyncio.timeout(TIMEOUT):
             while await self._held() != wanted:

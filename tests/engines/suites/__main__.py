@@ -1,7 +1,7 @@
-"""Judge the embedded engine by an SDK's public test suite: `python -m tests.engines.suites python CHECKOUT`.
+"""Verify the embedded engine with an SDK's public test suite: `python -m tests.engines.suites python CHECKOUT`.
 
-CHECKOUT: a checkout of the SDK's repository; nothing is written to it. Prints the counts and every difference from
-`expected.json`. Exit code 1 when there is one; the logs are kept then.
+CHECKOUT: a checkout of the SDK's repository, which stays unchanged. The program prints the counts and every difference
+from `expected.json`. The exit code is 1 when there is a difference; the logs are then kept.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A fresh `bridge engine` on a free loopback port, in a process of its own."""
+"""Fresh `bridge engine` on a free loopback port, in a process of its own."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ TIMEOUT = 60.0
 
 @contextmanager
 def engine(directory: Path) -> Iterator[int]:
-    """The port. directory: made for the engine's files; its log stays there as `engine.log`.
+    """Start an engine and yield its port.
 
-    Raises: RuntimeError when the engine does not start, or ends before it is stopped.
+    directory: created for the engine's files; its log stays there as `engine.log`. Raises: RuntimeError when the engine
+    does not start, or ends before it is stopped.
     """
     directory.mkdir()
     ready, log = directory / "ready.json", directory / "engine.log"

@@ -1,5 +1,6 @@
-"""The integration tests of microsoft/durabletask-java with its own SDK, both from the checkout. Built by Maven: Gradle
-as the repository has it needs plugins from a portal of its own.
+"""Integration tests of microsoft/durabletask-java with its own SDK, both from the checkout.
+
+Maven builds the SDK: the Gradle build of the repository needs plugins from a separate portal.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tests.engines.suites.engine import engine
 
 NAME = "java"
 MINUTES = 30
-"""Bound on the suite, with its build."""
+"""Time limit of the suite including its build, in minutes."""
 
 BUILD = Path("client/build.gradle")
 POM = Path(__file__).with_name("java_pom.xml")
@@ -24,11 +25,11 @@ SOURCES = {
     "internal/durabletask-protobuf/protos": "src/main/proto",
     "client/src/test/java": "src/test/java",
 }
-"""Folders of the checkout, and their places in Maven's project."""
+"""Folders of the checkout, and their places in the Maven project."""
 
 MANAGED = "com/microsoft/durabletask/azuremanaged/VersionInfo.java"
 EMULATOR = "localhost:4001"
-"""The address that is written in the tests."""
+"""Engine address in the source of the tests."""
 
 
 def version(checkout: Path) -> str:
@@ -39,7 +40,7 @@ def version(checkout: Path) -> str:
 
 
 def run(checkout: Path, work: Path) -> dict[str, str]:
-    """As `python_sdk.run`. What the checkout needs comes from Maven Central."""
+    """Run the suite as `python_sdk.run` does. Dependencies come from Maven Central."""
     copy = work / "suite"
     with engine(work / "engine") as port:
         assemble(checkout, copy, port)
@@ -56,12 +57,12 @@ def run(checkout: Path, work: Path) -> dict[str, str]:
 
 
 def versions(checkout: Path) -> dict[str, str]:
-    """Versions of the libraries, by the names that the build has for them: `grpc`, `protoc`, ..."""
+    """Return the versions of the libraries by their names in the build: `grpc`, `protoc`, ..."""
     return dict(re.findall(r"^def (\w+)Version = '([^']+)'", (checkout / BUILD).read_text(), re.MULTILINE))
 
 
 def assemble(checkout: Path, copy: Path, port: int) -> None:
-    """Lay the SDK and its tests out as one project of Maven; the tests reach the engine's port."""
+    """Arrange the SDK and its tests as one Maven project; the tests connect to the engine's port."""
     for source, place in SOURCES.items():
         shutil.copytree(checkout / source, copy / place, dirs_exist_ok=True)
     shutil.copy(POM, copy / "pom.xml")
@@ -72,7 +73,7 @@ def assemble(checkout: Path, copy: Path, port: int) -> None:
 
 
 def outcomes(report: str) -> dict[str, str]:
-    """report: of Surefire, for one class. A class that could not be loaded counts as one failed test."""
+    """Parse a Surefire report of one class. A class that could not be loaded counts as one failed test."""
     found: dict[str, str] = {}
     for case in ElementTree.fromstring(report).iter("testcase"):
         kinds = {child.tag for child in case}

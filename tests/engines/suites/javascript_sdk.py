@@ -1,4 +1,4 @@
-"""The suite of microsoft/durabletask-js for the scheduler: its tests with its own SDK, both from the checkout."""
+"""Scheduler suite of microsoft/durabletask-js: its tests with its own SDK, both from the checkout."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.engines.suites.engine import engine
 
 NAME = "javascript"
 MINUTES = 30
-"""Bound on one file of tests."""
+"""Time limit of one test file, in minutes."""
 FILES = 3
-"""Files at a time. Each has a task hub of its own, since any worker of a hub is handed all its work."""
+"""Number of test files at a time. Each has its own task hub, since any worker of a hub receives all its work."""
 
 TESTS = Path("test/e2e-azuremanaged")
 PACKAGES = Path("packages")
@@ -29,7 +29,7 @@ def version(checkout: Path) -> str:
 
 
 def run(checkout: Path, work: Path) -> dict[str, str]:
-    """As `python_sdk.run`. What the checkout needs comes from npm."""
+    """Run the suite as `python_sdk.run` does. Dependencies come from npm."""
     copy = work / "suites"
     shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".git", "node_modules", "dist"))
     # Not `npm ci`: the lock file of the repository may lag behind its packages.
@@ -62,7 +62,7 @@ def _judged(copy: Path, work: Path, file: Path, port: int) -> dict[str, str]:
 
 
 def outcomes(report: dict[str, Any], copy: Path) -> dict[str, str]:
-    """report: of jest. A file that could not be loaded counts as one failed test."""
+    """Parse a report of jest. A file that could not be loaded counts as one failed test."""
     found: dict[str, str] = {}
     for file in report["testResults"]:
         name = str(Path(file["name"]).relative_to(copy))

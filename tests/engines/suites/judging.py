@@ -1,4 +1,4 @@
-"""Comparison of what a suite came to with the committed list of what is expected of it."""
+"""Comparison of the results of a suite with the committed expectations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """The result that a suite shall have.
+    """Expected results of a suite.
 
     passed: number of passed tests. failed, skipped: the reason for each test that does not pass, by its id.
     """
@@ -27,7 +27,7 @@ class Expected:
 
     @classmethod
     def read(cls, found: Mapping[str, Any]) -> Expected:
-        """Raises: ValueError when a test has no reason or is in both lists."""
+        """Parse expectations. Raises: ValueError when a test has no reason or is in both lists."""
         failed, skipped = found.get(FAILED, {}), found.get(SKIPPED, {})
         for test, reason in (*failed.items(), *skipped.items()):
             if not reason.strip():
@@ -38,7 +38,7 @@ class Expected:
 
 
 def load(suite: str, version: str, path: Path | None = None) -> Expected | None:
-    """The committed expectation for this version of the SDK; None when there is none."""
+    """Return the committed expectations for this version of the SDK; None when there are none."""
     found = json.loads((path or EXPECTED).read_text()).get(suite, {}).get(version)
     return None if found is None else Expected.read(found)
 
@@ -49,7 +49,7 @@ def counts(outcomes: Mapping[str, str]) -> str:
 
 
 def differences(outcomes: Mapping[str, str], expected: Expected) -> list[str]:
-    """One line for each test that came out otherwise than expected, and one for a wrong number of passed tests.
+    """Return one line for each test with an unexpected outcome, and one for a wrong number of passed tests.
 
     outcomes: `passed`, `failed` or `skipped` by the test's id.
     """

@@ -1,4 +1,4 @@
-"""The suites of microsoft/durabletask-python: its tests with its own SDK, both from the checkout."""
+"""Suites of microsoft/durabletask-python: its tests with its own SDK, both from the checkout."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from tests.engines.suites.engine import engine
 
 NAME = "python"
 MINUTES = 30
-"""Bound on one suite. Each test has SECONDS."""
+"""Time limit of one suite, in minutes. Each test has SECONDS."""
 SECONDS = 180
 
 SCHEDULER, CORE = (
     (Path("tests/durabletask-azuremanaged"), 'os.getenv("ENDPOINT"'),
     (Path("tests/durabletask"), "create_test_backend"),
 )
-"""Each suite's folder, and a word in its tests that need an engine: the scheduler's address, or the backend in memory
-that the SDK's own suite makes for each test. The rest tries the SDK alone."""
+"""Folder of each suite, and a word in its tests that need an engine.
+
+The word is the scheduler's address, or the in-memory backend that the SDK's own suite creates for each test. The other
+tests use the SDK alone.
+"""
 
 
 def version(checkout: Path) -> str:
@@ -32,9 +35,9 @@ def version(checkout: Path) -> str:
 
 
 def run(checkout: Path, work: Path) -> dict[str, str]:
-    """Outcome of every test by its id. work: empty directory for copies, state and logs.
+    """Return the outcome of every test by its id.
 
-    Raises: RuntimeError when a suite does not come to its end.
+    work: empty directory for copies, state and logs. Raises: RuntimeError when a suite does not complete.
     """
     copy = work / "suites"
     assemble(checkout, copy)
@@ -45,7 +48,7 @@ def run(checkout: Path, work: Path) -> dict[str, str]:
 
 
 def assemble(checkout: Path, copy: Path) -> None:
-    """Lay the SDK's two distributions out as installed, with the tests and the plugin beside them."""
+    """Arrange the SDK's two distributions as installed, with the tests and the plugin beside them."""
     compiled = shutil.ignore_patterns("__pycache__")
     shutil.copytree(checkout / "durabletask", copy / "durabletask", ignore=compiled)
     managed = "durabletask/azuremanaged"

@@ -1,6 +1,7 @@
-"""Plugin of pytest for the Python SDK's suites: the engine takes the place of the SDK's in-memory backend.
+"""Pytest plugin for the Python SDK's suites: replaces the SDK's in-memory backend by the engine.
 
-Copied beside the suites and loaded there. ENGINE_PORT: the engine. OUTCOMES: file that takes each test's outcome.
+The plugin is copied beside the suites and loaded there. ENGINE_PORT: port of the engine. OUTCOMES: output file with the
+outcome of each test.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ outcomes: dict[str, str] = {}
 
 
 class Backend:
-    """The engine's default task hub, emptied."""
+    """Default task hub of the engine, emptied."""
 
     def __init__(self, port: int, max_history_size: int = 0) -> None:
         assert port == PORT
         self.reset()
 
     def stop(self) -> None:
-        """Nothing: the engine stays for the next test."""
+        """Do nothing: the engine stays for the next test."""
 
     def reset(self) -> None:
         with grpc.insecure_channel(f"127.0.0.1:{PORT}") as channel:
@@ -48,7 +49,7 @@ def pytest_configure() -> None:
 
 
 def seen(node: str, outcome: str) -> None:
-    """A test has up to three reports; the worst counts."""
+    """Record an outcome. A test has up to three reports; the worst counts."""
     outcomes[node] = max(outcomes.get(node, outcome), outcome, key=RANK.index)
 
 

@@ -1,4 +1,4 @@
-"""The comparison of suites with their committed expectations, on results made up for it."""
+"""Comparison of suites with their committed expectations, on invented results."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A small Kafka-protocol server for machines without Java: one node, in memory, in a thread of the test process.
+"""Small Kafka protocol server for machines without Java: one node, in memory, in a thread of the test process.
 
-It speaks the versions that aiokafka asks for. No disk, no replication, no TLS or SASL: the proofs want a real broker.
+The server implements the API versions that aiokafka uses. It has no disk, no replication, no TLS and no SASL: the long
+proofs need a real broker.
 """
 
 from tests.kafka.server.server import ThreadedServer

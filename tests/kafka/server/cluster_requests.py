@@ -1,4 +1,4 @@
-"""Metadata, and making and deleting things."""
+"""Request handlers for metadata, topics, record deletion and transactions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Produce, fetch and look up offsets."""
+"""Request handlers for produce, fetch and list offsets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EARLIEST = -2
 
 
 def produce(state: State, reader: Reader, writer: Writer, version: int) -> bool:
-    """False when no answer is wanted."""
+    """Handle a produce request. Returns False when the client wants no response."""
     reader.maybe_text()
     acks = reader.int16()
     reader.int32()
@@ -38,7 +38,7 @@ def produce(state: State, reader: Reader, writer: Writer, version: int) -> bool:
 
 
 async def fetch(state: State, reader: Reader, writer: Writer, version: int) -> None:
-    """Waits until there is enough, or for as long as the client says."""
+    """Handle a fetch request: wait for the minimum number of bytes or for the maximum time that the client states."""
     reader.int32()
     timeout, least, most, isolated = reader.int32() / 1000, reader.int32(), reader.int32(), bool(reader.int8())
     if version >= 7:
@@ -107,7 +107,7 @@ def _read(
 
 
 def list_offsets(state: State, reader: Reader, writer: Writer, version: int) -> None:
-    """The beginning or the end; times are not asked for."""
+    """Handle a list-offsets request for the beginning or the end; offsets by timestamp are not supported."""
     reader.int32()
     if version >= 2:
         reader.int8()

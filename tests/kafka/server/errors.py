@@ -1,4 +1,4 @@
-"""Error codes of the protocol."""
+"""Error codes of the Kafka protocol."""
 
 NONE = 0
 OFFSET_OUT_OF_RANGE = 1

@@ -1,4 +1,4 @@
-"""Consumer groups: join, sync, heartbeat, leave, and what they committed."""
+"""Consumer groups: join, sync, heartbeat, leave and committed offsets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.kafka.server import errors
 
 
 class State(Enum):
-    """Named as in the answers to DescribeGroups."""
+    """Group states, named as in DescribeGroups responses."""
 
     EMPTY = "Empty"
     PREPARING = "PreparingRebalance"
@@ -21,7 +21,7 @@ class State(Enum):
 
 @dataclass(eq=False)
 class Member:
-    """joining, syncing: futures of requests that wait; their result is an error code."""
+    """Group member. joining, syncing: futures of pending requests; their result is an error code."""
 
     id: str
     instance: str | None
@@ -35,13 +35,13 @@ class Member:
 
 
 def answer(waiting: asyncio.Future[int] | None, code: int) -> None:
-    """Let a request that waits go on."""
+    """Complete the future of a pending request with an error code."""
     if waiting is not None and not waiting.done():
         waiting.set_result(code)
 
 
 class Group:
-    """One consumer group."""
+    """Consumer group with its members and committed offsets."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -53,27 +53,27 @@ class Group:
         self.protocol = ""
         self.kind = ""
         self.loading = False
-        """The coordinator has just taken the group over and does not know its positions yet."""
+        """True while the coordinator has just taken over the group and does not know its positions yet."""
         self.offsets: dict[tuple[str, int], tuple[int, str | None]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def check(self, member_id: str, generation: int) -> int:
-        """Error code for a member's request."""
+        """Return the error code for a member's request."""
         if member_id not in self.members:
             return errors.UNKNOWN_MEMBER
         return errors.NONE if generation == self.generation else errors.ILLEGAL_GENERATION
 
     def touch(self, member: Member) -> None:
-        """The member is alive."""
+        """Restart the session timer of a member."""
         if member.timer is not None:
             member.timer.cancel()
         member.timer = self._loop.call_later(member.session, self._expire, member)
 
     def admit(self, member_id: str, instance: str | None) -> tuple[int, str, Member | None]:
-        """Error code, member id, and the member who joins."""
+        """Admit a member. Returns the error code, the member id and the joining member."""
         known = next((each for each in self.members.values() if instance and each.instance == instance), None)
         if known is not None and not member_id:
-            # A static member came back: it keeps its place under another id
+            # A returning static member keeps its place under a new id
             del self.members[known.id]
             was_leader = self.leader == known.id
             known.id = f"{instance}-{uuid.uuid4()}"
@@ -100,7 +100,7 @@ class Group:
         return errors.NONE, member.id, member
 
     async def join(self, member: Member, protocols: dict[str, bytes]) -> int:
-        """Wait for the others. Returns an error code."""
+        """Wait until the other members have joined. Returns an error code."""
         changed = member.protocols != protocols
         member.protocols = protocols
         self.touch(member)
@@ -131,7 +131,7 @@ class Group:
         return await waiting
 
     def remove(self, member: Member) -> None:
-        """The member left, or is dead."""
+        """Remove a member that left or whose session expired."""
         self.members.pop(member.id, None)
         if member.timer is not None:
             member.timer.cancel()
@@ -143,7 +143,7 @@ class Group:
             self._maybe_complete()
 
     def prepare(self) -> None:
-        """Ask everybody to join again."""
+        """Start a rebalance: every member must join again."""
         self.state = State.PREPARING
         for member in self.members.values():
             answer(member.syncing, errors.REBALANCE_IN_PROGRESS)

@@ -1,4 +1,4 @@
-"""Consumer groups and their positions."""
+"""Request handlers for consumer groups and their committed offsets."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def fetch_offsets(state: State, reader: Reader, writer: Writer, version: int) ->
         topics = {topic for topic, _ in group.offsets}
         asked = [(topic, [number for name, number in group.offsets if name == topic]) for topic in topics]
     if group.loading and version >= 2:
-        # As a real coordinator answers: the error stands above the topics, of which there are none
+        # A real coordinator answers the same way: the error at the top level, and no topics
         if version >= 3:
             writer.int32(0)
         writer.by_topic([], lambda each: None)

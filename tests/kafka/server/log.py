@@ -1,4 +1,4 @@
-"""Partitions: batches as producers sent them, with the offsets that they got."""
+"""Partition logs: batches as producers sent them, with the offsets assigned to them."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from aiokafka.record.util import calc_crc32c
 from tests.kafka.server import errors
 
 HEADER = struct.Struct(">qiibIhiqqqhii")
-"""Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, two times, producer id and epoch,
-first sequence, count."""
+"""Layout of a batch header: base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and
+highest timestamp, producer id and epoch, first sequence, record count."""
 
 _TRANSACTIONAL, _CONTROL = 0x10, 0x20
 _KEPT_SEQUENCES = 5
 
 INDEX_INTERVAL = 7
-"""Batches from one entry of the index to the next."""
+"""Number of batches between two index entries."""
 
 SEGMENT = 40
-"""Batches in a segment, the unit in which a log is stored: no answer goes beyond one."""
+"""Number of batches in a segment, the unit of storage; no fetch response spans two segments."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """first, last: offsets. timestamp: the highest, milliseconds."""
+    """Stored batch. first, last: offsets. timestamp: the highest, in milliseconds."""
 
     first: int
     last: int
@@ -40,7 +40,7 @@ class Batch:
 
 
 def _told_last(batch: Batch) -> int:
-    """Last offset as the header has it."""
+    """Return the last offset that the batch header states."""
     if len(batch.data) < HEADER.size or batch.data[16] != 2:
         return int.from_bytes(batch.data[:8], signed=True)
     header = HEADER.unpack_from(batch.data)
@@ -49,14 +49,17 @@ def _told_last(batch: Batch) -> int:
 
 @dataclass
 class Producer:
-    """What a partition remembers of an idempotent producer: first sequence, its offset and the next sequence."""
+    """State of an idempotent producer in one partition.
+
+    batches: first sequence, offset and next sequence of recent batches.
+    """
 
     epoch: int
     batches: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 class Partition:
-    """One log."""
+    """Log of one partition."""
 
     def __init__(self, max_message: int) -> None:
         self.max_message = max_message
@@ -64,11 +67,11 @@ class Partition:
         self.end = 0
         self.waiters: set[asyncio.Future[None]] = set()
         self.aborted: list[tuple[int, int, int]] = []
-        """Producer id, first and last offset of each aborted transaction."""
+        """Producer id, first offset and last offset of each aborted transaction."""
         self.transform: Callable[[bytes], bytes] = bytes
-        """What a read makes of the bytes: a way for them to differ from one read to the next."""
+        """Applied to the bytes of each read; lets two reads of the same offset differ."""
         self.refusal: Callable[[], int] = int
-        """Error code that a fetch is answered with, 0 for none."""
+        """Returns the error code of the next fetch response; 0 for none."""
         self.segment = SEGMENT
         self._batches: list[Batch] = []
         self._producers: dict[int, Producer] = {}
@@ -76,11 +79,11 @@ class Partition:
 
     @property
     def stable_end(self) -> int:
-        """Where the first open transaction begins, else the end."""
+        """First offset of the earliest open transaction, or the end of the log."""
         return min(self._open.values(), default=self.end)
 
     def append(self, data: bytes) -> tuple[int, int]:
-        """Error code and base offset."""
+        """Append a batch. Returns error code and base offset."""
         header = HEADER.unpack_from(data)
         attributes, delta, producer_id, epoch, sequence, count = header[5], header[6], *header[9:13]
         if header[3] != 2:
@@ -111,9 +114,9 @@ class Partition:
         return errors.NONE, first
 
     def place(self, data: bytes, size: int, *, base: bytes | None = None) -> None:
-        """Put a batch of `size` offsets at the end as it is, whatever it holds: what a rotten disk would give.
+        """Append a batch of `size` offsets unchecked, as a corrupt disk would return it.
 
-        base: what its header tells of its first offset.
+        base: first eight bytes, the base offset that the header states; None for the true one.
         """
         placed = bytearray(data)
         placed[:8] = self.end.to_bytes(8) if base is None else base
@@ -122,7 +125,7 @@ class Partition:
         self.wake()
 
     def fill(self, batches: Sequence[bytes], end: int) -> None:
-        """Put batches at the end that tell their own offsets. end: offset after the last one."""
+        """Append batches whose headers state their own offsets. end: offset after the last one."""
         following = [int.from_bytes(data[:8]) for data in batches[1:]] + [end]
         for data, after in zip(batches, following, strict=True):
             self.place(data, after - self.end)
@@ -142,11 +145,12 @@ class Partition:
         self.append(struct.pack(">qiibI", 0, len(body) + 9, 0, 2, calc_crc32c(body)) + body)
 
     def read(self, offset: int, limit: int, end: int) -> bytes:
-        """Bytes from the batch that holds `offset` by its own header, at least the whole of it, and `limit` at most.
+        """Return bytes from the batch whose header covers `offset`: at least that whole batch, otherwise at most
+        `limit` bytes.
 
-        As Kafka does it: the segment is found by the offset it was begun with, the search in it begins at an entry of a
-        sparse index that was written with the batches, and the last batch may be cut. The next segment is read where
-        this one has nothing.
+        The search follows Kafka: the segment is found by its base offset. The scan begins at an entry of a sparse
+        index, which was written with the batches. The last batch may be cut. The next segment is read when this one has
+        no matching batch.
         """
         at = max(bisect.bisect_right(self._batches, offset, key=lambda batch: batch.first) - 1, 0)
         begin = at - at % self.segment
@@ -166,12 +170,12 @@ class Partition:
         return self.transform(b"".join(found)[: max(limit, len(found[0]))] if found else b"")
 
     def truncate(self, offset: int) -> None:
-        """Delete what lies before `offset`."""
+        """Delete the records before `offset`; a negative offset deletes all."""
         self.start = self.end if offset < 0 else min(offset, self.end)
         self._batches = [batch for batch in self._batches if batch.last >= self.start]
 
     def compact(self) -> None:
-        """Keep the last record of each key; the last batch stays as it is."""
+        """Keep the last record of each key; the last batch stays unchanged."""
         latest: dict[bytes, int] = {}
         for batch in self._batches:
             for record in MemoryRecords(batch.data).next_batch():
@@ -193,7 +197,7 @@ class Partition:
         self._batches = [*kept, *self._batches[-1:]]
 
     def wake(self) -> None:
-        """Tell those who wait for records."""
+        """Wake the fetch requests that wait for records."""
         waiters, self.waiters = self.waiters, set()
         for waiter in waiters:
             if not waiter.done():

@@ -1,4 +1,4 @@
-"""Connections: takes requests apart, has them answered, in a thread with an event loop of its own."""
+"""Connections of the Kafka protocol server: parse and answer requests in a thread with its own event loop."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ HANDLERS: dict[int, tuple[int, int, Handler]] = {
     37: (0, 1, cluster_requests.create_partitions),
     42: (0, 1, group_requests.delete_groups),
 }
-"""By API key: lowest and highest version, and who answers."""
+"""Lowest version, highest version and handler by API key."""
 
 
 class Server:
-    """One node."""
+    """One Kafka node."""
 
     def __init__(self) -> None:
         self.state = State(asyncio.get_running_loop())
@@ -52,7 +52,7 @@ class Server:
         self._compaction: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Returns the address."""
+        """Start listening. Returns the address."""
         self._server = await asyncio.start_server(self._accept, self.state.host, 0)
         self.state.port = self._server.sockets[0].getsockname()[1]
         self._compaction = asyncio.create_task(self.state.compact())
@@ -60,11 +60,11 @@ class Server:
 
     @property
     def connections(self) -> int:
-        """Open ones."""
+        """Number of open connections."""
         return len(self._connections)
 
     def drop(self) -> None:
-        """End all connections, as a restart does."""
+        """Close all connections, as a restart does."""
         for task in self._connections:
             task.cancel()
 
@@ -117,7 +117,7 @@ class Server:
 
 
 class ThreadedServer:
-    """A server for synchronous code and for several event loops."""
+    """Server for synchronous code and for several event loops."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -130,7 +130,10 @@ class ThreadedServer:
         return Server()
 
     def fill(self, topic: str, logs: Sequence[tuple[Sequence[bytes], int]]) -> None:
-        """Put batches as they are into the partitions of a topic. logs: batches, and the offset after the last one."""
+        """Append raw batches to the partitions of a topic.
+
+        logs: batches of each partition, and the offset after the last one.
+        """
         self._run(self._fill(topic, logs))
 
     async def _fill(self, topic: str, logs: Sequence[tuple[Sequence[bytes], int]]) -> None:

@@ -1,4 +1,4 @@
-"""Everything the server holds: topics, groups, transactions."""
+"""State of the server: topics, groups, transactions."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ COMPACT_SECONDS = 0.3
 
 @dataclass
 class Topic:
-    """settings: as given when it was made."""
+    """Topic with its partitions. settings: as given at creation."""
 
     partitions: list[Partition]
     settings: dict[str, str] = field(default_factory=dict)
 
     def grow(self, count: int) -> None:
-        """Have `count` partitions."""
+        """Add partitions up to `count`."""
         limit = int(self.settings.get("max.message.bytes", MAX_MESSAGE))
         self.partitions += [Partition(limit) for _ in range(count - len(self.partitions))]
 
 
 @dataclass
 class Transaction:
-    """The producer that owns a transactional id, and what its transaction has touched."""
+    """Open transaction: producer id and epoch of its transactional id, and the partitions in the transaction."""
 
     producer_id: int
     epoch: int = 0
@@ -40,7 +40,7 @@ class Transaction:
 
 
 class State:
-    """Lives on the server's event loop."""
+    """State of one server; used on the server's event loop only."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -52,18 +52,18 @@ class State:
         self.producer_ids = itertools.count(1000)
 
     def partition(self, topic: str, number: int) -> Partition | None:
-        """None when it does not exist."""
+        """Return the partition; None when it does not exist."""
         found = self.topics.get(topic)
         return found.partitions[number] if found is not None and 0 <= number < len(found.partitions) else None
 
     def group(self, name: str) -> Group:
-        """Made when it is missing."""
+        """Return the group; create a missing one."""
         if name not in self.groups:
             self.groups[name] = Group(self.loop)
         return self.groups[name]
 
     def create_topic(self, name: str, partitions: int, settings: dict[str, str]) -> int:
-        """Returns an error code."""
+        """Create a topic. Returns an error code."""
         if name in self.topics:
             return errors.TOPIC_EXISTS
         topic = self.topics[name] = Topic([], settings)
@@ -71,7 +71,7 @@ class State:
         return errors.NONE
 
     def delete_topic(self, name: str) -> int:
-        """Its groups' positions go with it. Returns an error code."""
+        """Delete a topic and the groups' positions in it. Returns an error code."""
         topic = self.topics.pop(name, None)
         if topic is None:
             return errors.UNKNOWN_TOPIC
@@ -82,7 +82,7 @@ class State:
         return errors.NONE
 
     def end(self, transaction: Transaction, *, commit: bool) -> None:
-        """Commit or abort."""
+        """Commit or abort a transaction."""
         for topic, number in transaction.partitions:
             partition = self.partition(topic, number)
             if partition is not None:
@@ -90,7 +90,7 @@ class State:
         transaction.partitions.clear()
 
     async def compact(self) -> None:
-        """Compact the topics that want it, again and again."""
+        """Compact the topics with `cleanup.policy` `compact` periodically."""
         while True:
             await asyncio.sleep(COMPACT_SECONDS)
             for partition in self._compacted():

@@ -1,4 +1,4 @@
-"""Numbers, texts and arrays of the protocol (versions without tagged fields)."""
+"""Reader and writer for numbers, texts and arrays of the Kafka protocol (versions without tagged fields)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INT8, _INT16, _INT32, _INT64 = (struct.Struct(f">{code}") for code in "bhiq")
 
 
 class Reader:
-    """Takes a request apart."""
+    """Parse the fields of a request."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -58,12 +58,12 @@ class Reader:
         return self.maybe_array(item) or []
 
     def by_topic(self, item: Callable[[], T]) -> list[tuple[str, list[T]]]:
-        """Topics, and an array for each."""
+        """Read an array of topics with an array of items each."""
         return self.array(lambda: (self.text(), self.array(item)))
 
 
 class Writer:
-    """Puts a response together; every method returns the writer."""
+    """Write the fields of a response; every method returns the writer."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -103,5 +103,5 @@ class Writer:
         return self
 
     def by_topic(self, items: Iterable[tuple[str, Iterable[T]]], write: Callable[[T], Any]) -> Writer:
-        """Topics, and an array for each."""
+        """Write an array of topics with an array of items each."""
         return self.array(items, lambda pair: self.text(pair[0]).array(pair[1], write))

@@ -1,4 +1,4 @@
-"""The conftest.py of the SDK's tests when they judge the test server; it is copied beside them."""
+"""conftest.py for the SDK's own tests when they verify the test server; the runner copies it beside those tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from azure.servicebus import ServiceBusClient
 
 
 def _module(name: str, **members: object) -> None:
-    """A module that some test imports names from and uses little of."""
+    """Register a module from which some tests import names that they barely use."""
     module = ModuleType(name)
     vars(module).update(members)
     sys.modules[name] = module
@@ -31,7 +31,7 @@ _init = ServiceBusClient.__init__
 
 @functools.wraps(_init)
 def _plain(self: ServiceBusClient, *arguments: Any, **options: Any) -> None:
-    """Without TLS, and so with the port of the address: the server has one of its own."""
+    """Create the client without TLS; the SDK then keeps the port of the address."""
     options.setdefault("use_tls", False)
     _init(self, *arguments, **options)
 

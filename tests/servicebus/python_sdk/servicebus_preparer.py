@@ -1,6 +1,7 @@
-"""The decorators with which the SDK's tests ask for entities: here they make them on the test server.
+"""Decorators with which the SDK's tests request entities; this version creates them on the test server.
 
-Two variables name it: SERVICEBUS_CONNECTION, its connection string, and SERVICEBUS_CONTROL, its control port.
+Two environment variables locate the server: SERVICEBUS_CONNECTION, its connection string, and SERVICEBUS_CONTROL, its
+control port.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ _SETTINGS = dict(part.split("=", 1) for part in os.environ["SERVICEBUS_CONNECTIO
 HOST = _SETTINGS["Endpoint"].removeprefix("sb://").strip("/")
 NAMESPACE, _, _PORT = HOST.partition(":")
 SERVICEBUS_ENDPOINT_SUFFIX = f":{_PORT}"
-"""Suffix that the tests append to the namespace's name."""
+"""Suffix that the tests append to the name of the namespace."""
 
 KEY_NAME, KEY = _SETTINGS["SharedAccessKeyName"], _SETTINGS["SharedAccessKey"]
 RIGHTS = ("Send", "Listen", "Manage")
 
 
 def namespace_signature() -> str:
-    """A shared access signature for everything, for an hour."""
+    """Create a shared access signature for the whole namespace, valid for an hour."""
     resource, expiry = urllib.parse.quote_plus(f"sb://{HOST}/"), str(int(time.time()) + 3_600)
     digest = hmac.new(KEY.encode(), f"{resource}\n{expiry}".encode(), hashlib.sha256).digest()
     signature = urllib.parse.quote_plus(base64.b64encode(digest).decode())
@@ -38,7 +39,7 @@ def namespace_signature() -> str:
 
 
 def _call(verb: str, /, **arguments: Any) -> None:
-    """One call at the server's control port. Raises RuntimeError with what the server says."""
+    """Make one control call to the server. Raises: RuntimeError with the error of the server."""
     with socket.create_connection(("127.0.0.1", int(os.environ["SERVICEBUS_CONTROL"])), 30) as control:
         control.sendall(json.dumps({"call": verb, "arguments": arguments}).encode() + b"\n")
         answer = json.loads(control.makefile("rb").readline())
@@ -51,7 +52,10 @@ def _connection_string(name: str, key: str) -> str:
 
 
 class _Preparer:
-    """A decorator that adds arguments to a test. prefix: of the name of what is made; use_cache: made once."""
+    """Decorator that adds arguments to a test.
+
+    prefix: of the name of the created entity. use_cache: create the entity once and share it.
+    """
 
     made: dict[tuple[Any, ...], dict[str, Any]]
 
@@ -64,7 +68,7 @@ class _Preparer:
     def __call__(self, test: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(test)
         def wrapped(*arguments: Any, **given: Any) -> Any:
-            # The outer decorators' arguments are there already: namespaces before queues, topics before subscriptions
+            # Outer decorators have run before: namespaces before queues, topics before subscriptions
             return test(*arguments, **{**given, **self._prepared(given)})
 
         return wrapped
@@ -91,7 +95,7 @@ class ServiceBusResourceGroupPreparer(_Preparer):
 
 
 class ServiceBusNamespacePreparer(_Preparer):
-    """The server itself, whatever name is wanted."""
+    """Provide the server itself under any requested name."""
 
     def make(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -128,7 +132,7 @@ class ServiceBusTopicPreparer(_Preparer):
 
 
 class ServiceBusSubscriptionPreparer(_Preparer):
-    """The topic is made again, with it."""
+    """Recreate the topic together with its subscription."""
 
     def make(self, name: str, given: dict[str, Any]) -> dict[str, Any]:
         subscription = {"Name": name, "Properties": _properties(self.settings)}

@@ -1,7 +1,7 @@
-"""The server as a process of its own: `python -m tests.servicebus.server --config FILE`.
+"""Server as a process of its own: `python -m tests.servicebus.server --config FILE`.
 
-When it listens it prints one line, `ready {"port": ..., "control": ..., "connection_string": ...}`. It ends on SIGTERM,
-SIGINT, or when its standard input ends, so that it does not outlive who started it.
+The listening server prints one line, `ready {"port": ..., "control": ..., "connection_string": ...}`. The server ends
+on SIGTERM, on SIGINT and at the end of its standard input; it never outlives the process that started it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an attach leads to: which node, which link, under which claim."""
+"""Attach handling: the node, the link and the claim for each attach."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLAIMS = "$cbs"
 
 
 def attach(session: Session, wish: Attach, raw: list[bytes]) -> None:
-    """Answer it; later, where it waits for a message session. Raises Malformed."""
+    """Answer an attach; the answer may wait for a free message session. Raises: Malformed."""
     path = path_of(_address(wish))
     link = _link(session, wish, raw, path)
     try:
@@ -104,7 +104,7 @@ def _attach_receiver(wish: Attach, link: OutgoingLink, entity: Entity) -> None:
 
 
 def _session_filter(wish: Attach) -> tuple[bool, str | None]:
-    """Whether there is one, and the session it names."""
+    """Return whether the attach has a session filter, and the session that the filter names."""
     fields = wish.source.value if wish.source is not None else []
     filters = fields[7] if isinstance(fields, list) and len(fields) > 7 else None
     if not isinstance(filters, dict) or SESSION_FILTER not in filters:
@@ -118,13 +118,13 @@ def _session_filter(wish: Attach) -> tuple[bool, str | None]:
 
 
 def _patience(wish: Attach, default: float) -> float:
-    """Seconds that the client waits for a session."""
+    """Return the seconds that the client waits for a session."""
     given = (wish.properties or {}).get("com.microsoft:timeout")
     return given / 1000 if isinstance(given, int) else default
 
 
 def _store(link: Link, raw: bytes, format_: int) -> bool:
-    """A send to a queue or topic; a batch is stored as a whole or not at all."""
+    """Store the messages of a transfer to a queue or topic; a batch is stored as a whole or not at all."""
     state = link.state
     state.faults.check_busy(link.key)
     if link.session.connection.strikes(Step.SEND, link.path, link):

@@ -1,4 +1,4 @@
-"""What a server is made of. Durations are in seconds."""
+"""Configuration of a server. Durations are in seconds."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from tests.servicebus.server.entities.limits import PropertyLimits
 
 
 class TokenVerifier(Protocol):
-    """Knows whose bearer token it is and what they may do. `tests.servicebus.issuer` has one."""
+    """Verifier of bearer tokens and of their rights; `tests.servicebus.issuer` implements it."""
 
     def rights(self, token: str, entity: str) -> tuple[frozenset[str], float]:
-        """Rights on the entity, when the token ends (seconds since 1970). Raises PermissionError with the reason."""
+        """Return the rights on the entity and the end of the token (seconds since 1970).
+
+        Raises: PermissionError with the reason.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class QueueConfig:
-    """duplicate_detection: how far back message ids are remembered; 0: not at all. default_ttl: None: for ever."""
+    """Queue settings. duplicate_detection: window for message ids; 0: off. default_ttl: None: no expiry."""
 
     name: str
     lock_duration: float = 60.0
@@ -34,7 +37,7 @@ class QueueConfig:
 
 @dataclass(frozen=True)
 class SubscriptionConfig:
-    """rules: a message that matches any of them is taken, once."""
+    """Subscription settings. rules: a message that matches at least one of them is stored once."""
 
     name: str
     lock_duration: float = 60.0
@@ -58,16 +61,17 @@ ROOT_KEY = AccessKey("RootManageSharedAccessKey", "SAS_KEY_VALUE")
 
 @dataclass(frozen=True)
 class ServerConfig:
-    """port: 0: a free one, kept when the server is started again. keys: none of them: claims are not asked for.
+    """Settings of a server.
 
-    certificate: a file with key and certificate; then the port speaks TLS. idle_timeout: announced to clients, who must
-    be heard in this time; None: not. round_trip: added to what the network takes. clock_skew: seconds that the server's
-    clock is ahead. max_message_size: bytes. websockets: the port speaks AMQP over WebSocket, as the service's 443 does.
+    port: 0: a free one, kept when the server restarts. keys: empty: no claims are required. certificate: a file with
+    key and certificate; the port then speaks TLS. idle_timeout: announced to clients, which must send a frame within
+    this time; None: off. round_trip: added to the network latency. clock_skew: seconds ahead of the machine's clock.
+    max_message_size: bytes. websockets: the port speaks AMQP over WebSocket, as port 443 of the service does.
 
-    The next four are options because the service's behaviour is unknown or contradicts its documentation.
-    locks_end_with_connection: an unsettled message is given back, counted, when the connection it came on ends.
-    locks_end_with_link: when the link ends that it came on, whichever side ends it.
-    max_renewed_locks: in one request. property_limits: on the properties of a message; None: none.
+    The next four options exist because the service's behaviour is unknown or contradicts its documentation.
+    locks_end_with_connection: an unsettled message is abandoned, with an increased delivery count, when its connection
+    ends. locks_end_with_link: the same when its link ends, whichever side ends it. max_renewed_locks: per request.
+    property_limits: on the properties of a message; None: no limits.
     """
 
     queues: tuple[QueueConfig, ...] = ()
@@ -87,4 +91,4 @@ class ServerConfig:
     max_renewed_locks: int | None = None
     property_limits: PropertyLimits | None = None
     session_wait: float = field(default=65.0)
-    """How long an attach for the next free session is held when the client does not say."""
+    """Seconds that an attach for the next free session waits when the client states no timeout."""

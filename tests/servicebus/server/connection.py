@@ -1,4 +1,5 @@
-"""One client's connection: the protocol headers, SASL, open and close, sessions, keep-alive; where faults strike."""
+"""Client connection: protocol headers, SASL, open and close, sessions, keep-alive, and the points where faults
+strike."""
 
 from __future__ import annotations
 
@@ -26,20 +27,20 @@ from tests.servicebus.server.state import State
 MAX_FRAME_SIZE = 65_536
 CHANNEL_MAX = 4_999
 MECHANISMS = ("ANONYMOUS", "EXTERNAL", "MSSBCBS")
-"""All of them say nothing about who it is: claims do."""
+"""Accepted SASL mechanisms. None of them authenticates the client; claims do."""
 
 _log = logging.getLogger(__name__)
 
 
 class Connection(asyncio.Protocol):
-    """max_frame_size: the client's, in bytes. register: where it is known as long as it lasts."""
+    """Connection of one client. max_frame_size: of the client, in bytes. register: set of open connections."""
 
     def __init__(self, state: State, register: set[Connection]) -> None:
         self.state, self._register = state, register
         self.claims = Claims(state, self._claims_ended)
         self.sessions: dict[int, Session] = {}
         self.locks: dict[uuid.UUID, Queue] = {}
-        """Locks of messages that went out here, where they end with the connection."""
+        """Locks of messages delivered on this connection, recorded when locks end with the connection."""
         self._ended: set[int] = set()
         self.max_frame_size = 512
         self.closed = False
@@ -55,7 +56,7 @@ class Connection(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self._heard = 0.0
 
-    # The socket
+    # Socket
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -91,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._guarded(self._read)
 
     def write(self, data: bytes) -> None:
-        """Soon, together with what else is written now."""
+        """Write soon, together with other data of this turn of the event loop."""
         if self.closed:
             return
         self._output.append(data)
@@ -112,20 +113,20 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     def has_link_to(self, key: str) -> bool:
-        """key: a path in lower case."""
+        """Return whether the connection has a link to the entity. key: a path in lower case."""
         return any(link.key == key for session in self.sessions.values() for link in session.links.values())
 
-    # Its end
+    # End of the connection
 
     def drop(self) -> None:
-        """As if the network broke, after what was written."""
+        """Reset the connection after the pending output, as a network failure would."""
         self._flush()
         self._outgoing.hurry()
         self.closed = True
         self._transport.abort()
 
     def cut(self) -> None:
-        """As if the network broke in the middle of the last frame that was written."""
+        """Reset the connection in the middle of the last written frame."""
         if self._output:
             last = self._output[-1]
             self._output[-1] = last[: len(last) // 2]
@@ -135,7 +136,7 @@ class Connection(asyncio.Protocol):
         self._transport.close()
 
     def close(self, condition: str | None = None, description: str | None = None) -> None:
-        """Say so, then hang up."""
+        """Send a close performative, then close the socket."""
         if self.closed:
             return
         if self._stage == "opened":
@@ -147,7 +148,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def freeze(self, seconds: float | None) -> None:
-        """Nothing is read or written until then; None: until `thaw`."""
+        """Stop reading and writing for `seconds`; None: until `thaw`."""
         self._frozen = True
         if self._thaw is not None:
             self._thaw.cancel()
@@ -162,7 +163,7 @@ class Connection(asyncio.Protocol):
             self._guarded(self._read)
 
     def strikes(self, step: Step, path: str = "", link: Link | None = None, operation: str | None = None) -> bool:
-        """Whether a fault ends this step here. Raises Refusal when it is to be refused."""
+        """Return whether a fault ends this step here. Raises: Refusal when the fault refuses the step."""
         fault = self.state.faults.take(step, path, operation) if self.state.faults.waiting else None
         if fault is None:
             return False
@@ -189,10 +190,10 @@ class Connection(asyncio.Protocol):
             for link in list(session.links.values()):
                 link.check_claim()
 
-    # What arrives
+    # Received data
 
     def _guarded(self, act: object) -> None:
-        """Whatever bytes do, the connection ends cleanly and the server goes on."""
+        """Run a handler: for any bytes the connection ends cleanly and the server continues."""
         try:
             act()  # type: ignore[operator]
         except Malformed as problem:
@@ -234,7 +235,7 @@ class Connection(asyncio.Protocol):
             self._stage = "amqp"
             self.write(AMQP_HEADER)
         else:
-            # The answer to a wrong version is the right one, and the end (part 2.2)
+            # The supported protocol header answers a wrong version, then the connection closes (part 2.2)
             self.write(SASL_HEADER if self._stage == "header" else AMQP_HEADER)
             self.close()
 

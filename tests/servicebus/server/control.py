@@ -1,4 +1,4 @@
-"""The server's faults and counters for other processes: one JSON object a line, on a port of its own."""
+"""Control port for other processes: faults and counters as one JSON object a line."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _SECTIONS = {"properties", "application_properties", "body", "footer"}
 
 
 class Control:
-    """Calls are `{"call": NAME, "arguments": {...}}`, answers `{"result": ...}` or `{"error": TEXT}`.
+    """Control protocol: calls are `{"call": NAME, "arguments": {...}}`, answers `{"result": ...}` or `{"error": TEXT}`.
 
-    Names: those of Faults as `faults.NAME`; `server.start`, `server.stop`, `server.clear`; `counters`; `contents`
-    with a `path`; `create` with a `document` in the emulator's form, more entities; `key`, one
-    more access key, with a `name`, a `key`, its `rights` and perhaps an `entity`; `hits`, how often each fault that was
-    added struck; `store`, a message as it is, at a `path`, with its `message_id`, its `session_id` and perhaps its
-    `properties`, `application_properties`, `body` and `footer`, whole sections in base 64.
+    Names: those of Faults as `faults.NAME`; `server.start`, `server.stop`, `server.clear`; `counters`; `contents` with
+    a `path`. `create` adds entities from a `document` in the emulator's form. `key` adds an access key with a `name`, a
+    `key`, its `rights` and an optional `entity`. `hits` returns how often each added fault struck. `store` stores a
+    message unchanged at a `path`, with a `message_id`, a `session_id` and optional `properties`,
+    `application_properties`, `body` and `footer`: whole sections in base 64.
     """
 
     def __init__(self, server: ServiceBusServer) -> None:
@@ -37,7 +37,7 @@ class Control:
         self._clients: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
 
     async def start(self) -> int:
-        """The port."""
+        """Start listening. Returns the port."""
         self._listener = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return int(self._listener.sockets[0].getsockname()[1])
 
@@ -92,7 +92,7 @@ class Control:
         raise LookupError(f"no call {name!r}")
 
     def _store(self, path: str, message_id: str, session_id: str | None = None, **sections: str) -> int:
-        """Put a message into a queue. Nobody looks into its sections."""
+        """Store a message in a queue; its sections are not parsed."""
         message = Message(b"")
         message.message_id, message.session_id = message_id, session_id
         for name in _SECTIONS & sections.keys():

@@ -1,4 +1,4 @@
-"""What happened, for assertions."""
+"""Counters of server events, for assertions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """entity: the path of the queue or subscription whose dead letter it became."""
+    """Recorded dead-lettering. entity: path of the queue or subscription that dead-lettered the message."""
 
     entity: str
     message_id: str
@@ -21,7 +21,7 @@ class DeadLetter:
 
 @dataclass
 class Counters:
-    """Counted since the server was made; keys of the counters that have some are paths in lower case."""
+    """Counts since the server was created; keyed counters use paths in lower case."""
 
     connections: int = 0
     idle_frames: int = 0
@@ -33,13 +33,13 @@ class Counters:
     claims: int = 0
     refused_claims: int = 0
     accepted: Counter[str] = field(default_factory=Counter)
-    """Messages stored, by the entity they were sent to."""
+    """Stored messages, by the entity to which they were sent."""
     duplicates: Counter[str] = field(default_factory=Counter)
     deliveries: Counter[str] = field(default_factory=Counter)
     settled: Counter[str] = field(default_factory=Counter)
-    """Keys are `path outcome`: complete, abandon, defer, dead_letter, release."""
+    """Settled messages by `path outcome`: complete, abandon, defer, dead_letter, release."""
     lost_settlements: Counter[str] = field(default_factory=Counter)
-    """Settlements of messages whose lock was gone."""
+    """Settlements of messages whose lock was lost."""
     expired_locks: Counter[str] = field(default_factory=Counter)
     expired_session_locks: Counter[str] = field(default_factory=Counter)
     expired_messages: Counter[str] = field(default_factory=Counter)
@@ -50,12 +50,12 @@ class Counters:
     """Requests at $management, by operation."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
     malformed: list[str] = field(default_factory=list)
-    """Why connections were closed for bytes that were not AMQP."""
+    """Reasons for closing connections that sent invalid AMQP."""
     crashes: list[str] = field(default_factory=list)
-    """Errors in the server itself: always empty, or the server has a bug."""
+    """Internal errors of the server; an entry is a bug of the server."""
 
     def outcome(self, path: str, name: str) -> int:
-        """How many messages of `path` were settled so."""
+        """Return the number of messages of `path` with this outcome."""
         return self.settled[f"{path.lower()} {name}"]
 
     def to_json(self) -> dict[str, Any]:

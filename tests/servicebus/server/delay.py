@@ -1,4 +1,4 @@
-"""Bytes on a long or a narrow way: they come later, in their order."""
+"""Delay line: delivers bytes later and in order, as a slow or distant network would."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 
 class DelayLine:
-    """arrive: called with what comes out."""
+    """Delay line for one direction. arrive: called with the delayed bytes."""
 
     def __init__(self, arrive: Callable[[bytes], None]) -> None:
         self._arrive = arrive
@@ -17,7 +17,7 @@ class DelayLine:
         self._last = 0.0
 
     def put(self, data: bytes, delay: float, bytes_per_second: float = 0.0) -> None:
-        """delay: seconds. Without delay it arrives at once, unless something is still under way."""
+        """Add bytes. delay: seconds. Without delay the bytes arrive at once, unless earlier bytes are still pending."""
         if not delay and not bytes_per_second and not self._under_way:
             self._arrive(data)
             return
@@ -31,13 +31,13 @@ class DelayLine:
             self._timer = loop.call_at(due, self._ring)
 
     def hurry(self) -> None:
-        """All that is under way arrives now."""
+        """Deliver all pending bytes now."""
         while self._under_way:
             self._arrive(self._under_way.popleft()[1])
         self.stop()
 
     def stop(self) -> None:
-        """What is under way is lost."""
+        """Drop all pending bytes."""
         self._under_way.clear()
         if self._timer is not None:
             self._timer.cancel()

@@ -1,4 +1,4 @@
-"""The outcome that a receiver sends: what it does to the message, and the outcome that answers it."""
+"""Dispositions of receivers: the settlement and the outcome that confirms it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from tests.servicebus.server.message import DESCRIPTION, REASON
 
 
 def settle(queue: Queue, token: uuid.UUID, state: Described | None, raw: bytes) -> bytes:
-    """The outcome to answer with, of the same kind: SDK 7.15 takes any other for a failure. Raises Refusal.
+    """Settle a message and return the outcome that confirms it.
 
-    raw: the state as it came, since properties to set keep their types.
+    SDK 7.15 treats an outcome of another kind as a failure. raw: the encoded state, which keeps the types of properties
+    to modify. Raises: Refusal.
     """
     code = performatives.ACCEPTED_STATE if state is None else state.descriptor
     fields = state.value if state is not None and isinstance(state.value, list) else []
@@ -43,7 +44,7 @@ def settle(queue: Queue, token: uuid.UUID, state: Described | None, raw: bytes) 
 
 
 def _cause(error: Any) -> tuple[str | None, str | None]:
-    """Reason and description in a rejected outcome's error."""
+    """Return reason and description from the error of a rejected outcome."""
     fields = error.value if isinstance(error, Described) and isinstance(error.value, list) else []
     _, description, info = (*fields, None, None, None)[:3]
     info = info if isinstance(info, dict) else {}
@@ -51,7 +52,7 @@ def _cause(error: Any) -> tuple[str | None, str | None]:
 
 
 def _others(fields: list[Any], raw: bytes) -> list[tuple[bytes, bytes]]:
-    """Properties to set, which a rejected outcome's error carries beside the cause."""
+    """Return the properties to modify from the error of a rejected outcome; reason and description are excluded."""
     error = fields[0] if fields else None
     if not isinstance(error, Described) or not isinstance(error.value, list) or len(error.value) < 3:
         return []
@@ -62,7 +63,7 @@ def _others(fields: list[Any], raw: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def _inside(raw: bytes) -> list[bytes]:
-    """The fields of a described list."""
+    """Return the encoded fields of a described list."""
     return elements(raw, skip(raw, 1))
 
 

@@ -1,4 +1,5 @@
-"""The configuration file of the official Service Bus emulator, read and written: the same file configures both."""
+"""Reader and writer of the configuration file of the official Service Bus emulator; one file configures both
+servers."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ from tests.servicebus.server.entities.filters import (
 
 _DURATION = re.compile(r"P(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:([\d.]+)S)?)?")
 _FOR_EVER = 10_000 * 86_400.0
-"""Times to live above mean none."""
+"""Times to live above this limit, in seconds, mean none."""
 _SYSTEM = ("CorrelationId", "MessageId", "To", "ReplyTo", "Label", "SessionId", "ReplyToSessionId", "ContentType")
 
 
 def seconds(duration: str) -> float:
-    """Of an ISO 8601 duration. Raises ValueError."""
+    """Parse an ISO 8601 duration into seconds. Raises: ValueError."""
     match = _DURATION.fullmatch(duration)
     if match is None:
         raise ValueError(f"{duration!r} is no ISO 8601 duration")
@@ -31,12 +32,12 @@ def seconds(duration: str) -> float:
 
 
 def iso(duration: float) -> str:
-    """Seconds as an ISO 8601 duration; whole ones without a fraction, which the emulator does not know."""
+    """Format seconds as an ISO 8601 duration; whole seconds have no fraction, which the emulator rejects."""
     return f"PT{duration:g}S" if duration % 1 else f"PT{int(duration)}S"
 
 
 def read(document: dict[str, Any]) -> tuple[tuple[QueueConfig, ...], tuple[TopicConfig, ...]]:
-    """Queues and topics of all namespaces."""
+    """Return the queues and topics of all namespaces in the document."""
     namespaces = document["UserConfig"]["Namespaces"]
     queues = [_queue(one) for namespace in namespaces for one in namespace.get("Queues") or ()]
     topics = [_topic(one) for namespace in namespaces for one in namespace.get("Topics") or ()]
@@ -44,7 +45,7 @@ def read(document: dict[str, Any]) -> tuple[tuple[QueueConfig, ...], tuple[Topic
 
 
 def write(queues: tuple[QueueConfig, ...], topics: tuple[TopicConfig, ...]) -> dict[str, Any]:
-    """The document that `read` reads them from."""
+    """Create the document from which `read` returns these queues and topics."""
     namespace = {
         "Name": "sbemulatorns",
         "Queues": [{"Name": queue.name, "Properties": _properties(queue)} for queue in queues],
@@ -59,7 +60,7 @@ def write(queues: tuple[QueueConfig, ...], topics: tuple[TopicConfig, ...]) -> d
                         "Rules": [
                             {"Name": rule.name, "Properties": _rule_properties(rule)}
                             for rule in one.rules
-                            if rule != MATCH_ALL  # what a subscription has without rules, and no name for the file
+                            if rule != MATCH_ALL  # the rule of a subscription without rules; it has no name here
                         ],
                     }
                     for one in topic.subscriptions

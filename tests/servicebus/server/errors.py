@@ -1,10 +1,10 @@
-"""Refusals: what the service says no with, on whatever way the request came."""
+"""Refusals: errors with which the service answers requests, for every kind of request."""
 
 from __future__ import annotations
 
 
 class Refusal(Exception):
-    """condition: the AMQP error condition. status: the code in a management reply."""
+    """Raised to refuse a request. condition: the AMQP error condition. status: the code in a management reply."""
 
     def __init__(self, condition: str, description: str, status: int = 400) -> None:
         super().__init__(f"{condition}: {description}")
@@ -28,7 +28,7 @@ STATUSES = {
 
 
 def refusal(condition: str, description: str) -> Refusal:
-    """With the status that goes with the condition; 500 where none does."""
+    """Create a refusal with the status of its condition; 500 for a condition without a status."""
     return Refusal(condition, description, STATUSES.get(condition, 500))
 
 
@@ -41,7 +41,10 @@ def not_found(path: str) -> Refusal:
 
 
 def unprocessable() -> Refusal:
-    """The service's answer to properties that are too large, which reads as if another try could help."""
+    """Create the service's refusal of too large properties.
+
+    The text suggests a retry, although a retry cannot help.
+    """
     return refusal("amqp:internal-error", "The service was unable to process the request; please retry the operation.")
 
 

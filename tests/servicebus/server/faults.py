@@ -1,6 +1,6 @@
-"""What goes wrong on purpose: faults that wait at a step, and conditions of the whole server.
+"""Fault injection: faults that strike at a step, and conditions of the whole server.
 
-Every call here is also reachable from another process (see control.py).
+Every call is also available to other processes; see control.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ from tests.servicebus.server.errors import Refusal, refusal, server_busy
 
 
 class Step(StrEnum):
-    """Where it strikes: each is before the server acts; those in the past tense after it acted, before it says so."""
+    """Step at which a fault strikes.
+
+    A step in the present tense comes before the server acts. A step in the past tense comes after the server acted,
+    before it answers.
+    """
 
     CONNECT = "connect"
     SASL = "sasl"
@@ -31,7 +35,7 @@ class Step(StrEnum):
     DELIVERED = "delivered"  # the message is on its way to the client
     SETTLE = "settle"
     SETTLED = "settled"
-    ECHOED = "echoed"  # the answer to a settlement is on its way
+    ECHOED = "echoed"  # the confirmation of a settlement is on its way
     SEND = "send"
     STORED = "stored"
     MANAGE = "manage"
@@ -41,10 +45,12 @@ class Step(StrEnum):
 
 
 class Action(StrEnum):
-    """DROP: the connection is gone. CUT: it is gone in the middle of the last frame that was written. CLOSE: it is
-    closed with the condition. DETACH: the link is detached with it. REJECT: the step is refused with it. SWALLOW: the
-    step is not done, or after the act: never answered. FREEZE: nothing is read or written on the connection for
-    `seconds`. LOSE: the message's lock is lost first.
+    """Effect of a fault.
+
+    DROP: reset the connection. CUT: reset the connection in the middle of the last written frame. CLOSE: close the
+    connection with the condition. DETACH: detach the link with the condition. REJECT: refuse the step with the
+    condition. SWALLOW: skip the step, or after the act: never answer. FREEZE: stop reading and writing on the
+    connection for `seconds`. LOSE: expire the message locks first.
     """
 
     DROP = "drop"
@@ -59,9 +65,11 @@ class Action(StrEnum):
 
 @dataclass
 class Fault:
-    """entity: the path it waits at, in whatever case; None: at all. operation: of $management, such as `renew-lock`.
+    """Fault at a step.
 
-    skip: how often the step passes before. times: how often it strikes; -1: for ever. hits: how often it did.
+    entity: path at which the fault waits, in any case; None: any path. operation: of $management, such as `renew-lock`.
+    skip: number of passes before the first strike. times: number of strikes; -1: no limit. hits: number of strikes so
+    far.
     """
 
     step: Step
@@ -80,7 +88,7 @@ class Fault:
 
 
 class Connections(Protocol):
-    """What faults can do to the connections of the moment."""
+    """Operations on the open connections."""
 
     def drop(self, entity: str | None) -> int: ...
 
@@ -92,7 +100,10 @@ class Connections(Protocol):
 
 
 class Faults:
-    """round_trip: seconds added between client and server. bytes_per_second: 0: as fast as it goes."""
+    """Faults and conditions of a server.
+
+    round_trip: seconds added between client and server. bytes_per_second: 0: no limit.
+    """
 
     def __init__(self, namespace: Namespace, connections: Connections, set_skew: Callable[[float], None]) -> None:
         self._namespace, self._connections, self._set_skew = namespace, connections, set_skew
@@ -105,13 +116,13 @@ class Faults:
     # Faults at a step
 
     def add(self, step: Step | str, action: Action | str, **details: Any) -> Fault:
-        """See Fault for the details. Faults of one step strike one after the other."""
+        """Add a fault; see Fault for the details. Faults of one step strike one after the other."""
         fault = Fault(Step(step), Action(action), **details)
         self.waiting.append(fault)
         return fault
 
     def take(self, step: Step, path: str, operation: str | None = None) -> Fault | None:
-        """The fault that strikes now."""
+        """Return the fault that strikes at this step now; None when there is none."""
         for fault in self.waiting:
             if fault.step is not step or (fault.entity is not None and fault.entity.lower() != path.lower()):
                 continue
@@ -127,29 +138,30 @@ class Faults:
         return None
 
     def clear(self) -> None:
-        """No faults, not busy, not frozen, no delays, no skew."""
+        """Remove all faults and conditions: busy, freeze, delays, skew."""
         self.waiting.clear()
         self._busy.clear()
         self.round_trip = self.bytes_per_second = 0.0
         self._set_skew(0.0)
         self.thaw()
 
-    # Conditions that last
+    # Lasting conditions
 
     def busy(self, seconds: float, entity: str | None = None) -> None:
-        """Attaches, sends, settlements and management are refused with server-busy, receivers are detached with it."""
+        """Refuse attaches, sends, settlements and management with server-busy for `seconds`; detach receivers with
+        it."""
         self._busy[entity.lower() if entity else None] = time.monotonic() + seconds
         self.detach(server_busy().condition, server_busy().description, entity)
 
     def check_busy(self, key: str) -> None:
-        """Raises server-busy."""
+        """Raises: server-busy while the entity is busy. key: a path in lower case."""
         if self._busy:
             now = time.monotonic()
             if any(until > now and name in (None, key) for name, until in self._busy.items()):
                 raise server_busy()
 
     def freeze(self, seconds: float | None = None) -> None:
-        """The server neither reads nor writes, on any connection, until then or `thaw`. Its locks go on to expire."""
+        """Stop reading and writing on all connections for `seconds`; None: until `thaw`. Locks continue to expire."""
         self.frozen_until = float("inf") if seconds is None else time.monotonic() + seconds
         self._connections.freeze(seconds)
 
@@ -158,41 +170,41 @@ class Faults:
         self._connections.thaw()
 
     def frozen_for(self) -> float:
-        """Seconds that new connections are still frozen; infinite; 0: they are not."""
+        """Return the seconds for which new connections stay frozen; infinity without an end; 0: not frozen."""
         return 0.0 if self.frozen_until is None else max(0.0, self.frozen_until - time.monotonic())
 
     def skew(self, seconds: float) -> None:
-        """The server's clock is so far ahead of the machine's, from now on."""
+        """Set the server's clock `seconds` ahead of the machine's clock."""
         self._set_skew(seconds)
 
     def slow(self, round_trip: float = 0.0, bytes_per_second: float = 0.0) -> None:
-        """For what is read and written from now on."""
+        """Slow down all later reads and writes. round_trip: seconds."""
         self.round_trip, self.bytes_per_second = round_trip, bytes_per_second
 
-    # Strikes at once
+    # Immediate faults
 
     def drop(self, entity: str | None = None) -> int:
-        """Reset the connections that have a link to the entity, or all. Returns how many."""
+        """Reset the connections with a link to the entity, or all. Returns their number."""
         return self._connections.drop(entity.lower() if entity else None)
 
     def close(self, condition: str | None = "amqp:connection:forced", description: str = "Closed by a fault.") -> int:
-        """Close all connections in AMQP's way. Returns how many."""
+        """Close all connections with an AMQP close. Returns their number."""
         return self._connections.close(condition, description)
 
     def detach(self, condition: str, description: str = "Detached by a fault.", entity: str | None = None) -> int:
-        """Detach the receivers of the entity, or all. Returns how many."""
+        """Detach the receivers of the entity, or all. Returns their number."""
         why = refusal(condition, description)
         return sum(queue.detach_all(why) for queue in self._queues(entity))
 
     def mute(self, entity: str | None = None) -> int:
-        """Let the present receivers of the entity, or all, die silently. Returns their number.
+        """Make the present receivers of the entity, or all, stop silently. Returns their number.
 
-        Their links stay attached; nothing comes on them any more, no answer either. Later receivers are not affected.
+        Their links stay attached, but receive no more messages and no more answers. Later receivers are not affected.
         """
         return sum(queue.mute_all() for queue in self._queues(entity))
 
     def lose_locks(self, entity: str | None = None) -> int:
-        """All locks end now, as if their time were over; sessions too. Returns how many messages that were."""
+        """Expire all message and session locks now. Returns the number of affected messages."""
         lost = 0
         for queue in self._queues(entity):
             lost += len(queue.locked)

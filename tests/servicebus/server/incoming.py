@@ -1,4 +1,4 @@
-"""A link on which the client sends: messages for an entity, or requests for a node."""
+"""Link on which the client sends: messages for an entity, or requests for a node."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CREDIT = 1_000
 
 Node = Callable[[Link, bytes, int], bool]
-"""Takes a whole message and its format. False: it is not answered. Raises Refusal, and Malformed."""
+"""Handler of a whole message and its format. False: no outcome is sent. Raises: Refusal; Malformed."""
 
 
 class IncomingLink(Link):
@@ -32,7 +32,7 @@ class IncomingLink(Link):
         self._first: Transfer | None = None
 
     def begin(self) -> None:
-        """Attach for good. pyamqp presumes credit before it hears of any."""
+        """Complete the attach and grant credit. pyamqp presumes credit before the first flow."""
         size = encoder.ulong(self.state.config.max_message_size)
         self.answer(properties=[(encoder.symbol("com.microsoft:max-message-batch-size"), size)])
         self.credit = CREDIT
@@ -45,7 +45,7 @@ class IncomingLink(Link):
             self._first = transfer
         self._size += len(payload)
         if self._size <= self.state.config.max_message_size:
-            self._parts.append(payload)  # what is too large is counted, not kept
+            self._parts.append(payload)  # too large messages are counted, not kept
         if transfer.more and not transfer.aborted:
             return
         first, raw, size = self._first, b"".join(self._parts), self._size

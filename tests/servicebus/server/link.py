@@ -1,4 +1,4 @@
-"""What the two kinds of links have in common: attach and detach."""
+"""Base of both kinds of links: attach and detach."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from tests.servicebus.server.session import Session
 
 RELAXED, FIRST = 2, 0
-"""Defaults of the settle modes (part 2.8.2, 2.8.3): mixed, and settled at once."""
+"""Defaults of the settle modes (part 2.8.2, 2.8.3): mixed, and first."""
 
 
 class Link:
-    """path: the node it is attached to. raw: the fields of the client's attach as they came."""
+    """AMQP link. path: the node to which the link is attached. raw: the encoded fields of the client's attach."""
 
     server_sends = False
 
@@ -33,21 +33,21 @@ class Link:
         return self.path.lower()
 
     def answer(self, source: bytes | None = None, properties: list[tuple[bytes, bytes]] | None = None) -> None:
-        """Accept the attach. source: instead of the client's own."""
+        """Accept the attach. source: replaces the source that the client sent."""
         self.session.links[self.wish.handle] = self
         self.attached = True
         self.state.counters.attaches[self.key] += 1
         self._attach(source or self._raw[5], self._raw[6], encoder.mapping(properties) if properties else NULL)
 
     def refuse(self, no: Refusal) -> None:
-        """An attach without a terminus, then a detach that says why (part 2.6.3)."""
+        """Refuse the attach: send an attach without a terminus, then a detach with the reason (part 2.6.3)."""
         self.forget()
         self.state.counters.refused_attaches[self.key] += 1
         self._attach(NULL, NULL, NULL)
         self._say_detached(no)
 
     def detach(self, why: Refusal | None) -> None:
-        """The server ends the link."""
+        """Detach the link from the server's side."""
         if self.gone:
             return
         attached = self.attached
@@ -59,7 +59,7 @@ class Link:
             self.refuse(why)
 
     def check_claim(self) -> None:
-        """The end of a link whose claim has ended."""
+        """Detach the link when its claim has ended."""
         if self._right is None:
             return
         try:
@@ -68,7 +68,7 @@ class Link:
             self.detach(no)
 
     def forget(self) -> None:
-        """It is gone, whoever wished it."""
+        """Remove the link from its session, after a detach by either side."""
         self.gone = True
         if self.session.links.get(self.wish.handle) is self:
             del self.session.links[self.wish.handle]
@@ -112,10 +112,10 @@ class Link:
         self.session.send_flow(fields)
 
     def on_flow(self, flow: Flow) -> None:
-        """The client's word about this link."""
+        """Handle a flow of the client for this link."""
 
     def window_opened(self) -> None:
-        """The client takes more transfers on the session."""
+        """Handle a larger transfer window of the session."""
 
     def on_transfer(self, transfer: Transfer, payload: bytes) -> None:
-        """A frame of a message from the client."""
+        """Handle a transfer frame from the client."""

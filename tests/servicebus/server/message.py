@@ -1,4 +1,4 @@
-"""A stored message: the sender's sections byte for byte, and beside them what the broker adds (part 3.2)."""
+"""Stored message: the sender's sections byte for byte, and the fields that the broker adds (part 3.2)."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ REASON, DESCRIPTION = "DeadLetterReason", "DeadLetterErrorDescription"
 
 
 def sections(raw: bytes) -> list[tuple[int, int, int, int]]:
-    """Of every section: code, start, offset of its value, end. Raises Malformed."""
+    """Return code, start, offset of the value and end of every section. Raises: Malformed."""
     found, at = [], 0
     while at < len(raw):
         if raw[at] != 0:
@@ -45,7 +45,7 @@ def sections(raw: bytes) -> list[tuple[int, int, int, int]]:
 
 
 class Message:
-    """Times are milliseconds on the server's clock; ttl is in milliseconds."""
+    """Message in the broker. Times are milliseconds on the server's clock; ttl is in milliseconds."""
 
     __slots__ = (
         "annotations",
@@ -75,7 +75,7 @@ class Message:
     )
 
     def __init__(self, raw: bytes) -> None:
-        """Raises Malformed."""
+        """Parse an encoded message. Raises: Malformed."""
         self.durable: bool | None = None
         self.priority: int | None = None
         self.ttl: int | None = None
@@ -92,7 +92,7 @@ class Message:
         self.was_deferred = False
         self.token: uuid.UUID | None = None
         self.timer: asyncio.TimerHandle | None = None
-        """Whichever clock runs for it: of its schedule, its time to live or its lock."""
+        """Timer of the schedule, the time to live or the lock; at most one runs at a time."""
         self.dead_letter_reason: str | None = None
         self.dead_letter_description: str | None = None
         self._parse(raw)
@@ -116,7 +116,7 @@ class Message:
             elif code == FOOTER:
                 self.footer = raw[start:end]
             elif code == DELIVERY_ANNOTATIONS:
-                # For one hop by the standard; the service hands them on all the same
+                # Delivery annotations are for one hop in the standard; the service forwards them
                 own = pairs(raw, value)
                 self.delivery_annotations = [pair for pair in own if decode(pair[0])[0] != "x-opt-lock-token"]
             else:
@@ -138,7 +138,7 @@ class Message:
                 self.annotations.append((key, content))
 
     def copy(self) -> Message:
-        """For another subscription."""
+        """Copy the message for another subscription."""
         twin = object.__new__(Message)
         for name in Message.__slots__:
             setattr(twin, name, getattr(self, name))
@@ -146,7 +146,7 @@ class Message:
         return twin
 
     def read_properties(self) -> list[Any]:
-        """The thirteen fields of the properties section."""
+        """Return the thirteen fields of the properties section."""
         fields = decode(self.properties, skip(self.properties, 1))[0] if self.properties else []
         return fields + [None] * (13 - len(fields))
 
@@ -165,11 +165,11 @@ class Message:
         self.application_properties = encoder.described(APPLICATION_PROPERTIES, encoder.mapping(kept))
 
     def encode(self, *, peeked: bool = False) -> bytes:
-        """The message as it goes to a receiver."""
+        """Encode the message for a receiver."""
         parts = [self._header()]
         own = list(self.delivery_annotations)
         if self.token is not None and not peeked:
-            # Where receivers find the lock token of a message that came without a delivery tag
+            # Receivers find the lock token here when a message has no delivery tag
             own.append((_LOCK_TOKEN, encoder.guid(self.token)))
         parts.append(encoder.described(DELIVERY_ANNOTATIONS, encoder.mapping(own)))
         parts.append(encoder.described(ANNOTATIONS, encoder.mapping(self._annotations(peeked))))
@@ -204,7 +204,7 @@ class Message:
         return added
 
     def encode_application_properties(self) -> bytes:
-        """The section, with the cause of a dead letter; empty without any."""
+        """Encode the application properties, with the cause of a dead letter; empty when there are none."""
         causes = ((REASON, self.dead_letter_reason), (DESCRIPTION, self.dead_letter_description))
         if self.dead_letter_reason is None and self.dead_letter_description is None:
             return self.application_properties
@@ -223,7 +223,7 @@ def _list(raw: bytes, at: int) -> list[Any]:
 
 
 def split_batch(raw: bytes) -> list[bytes]:
-    """The messages of an envelope of BATCH_FORMAT: one data section each. Raises Malformed."""
+    """Return the messages of a batch envelope (BATCH_FORMAT), one data section each. Raises: Malformed."""
     found = []
     for code, _, value, _ in sections(raw):
         if code == DATA:

@@ -1,4 +1,4 @@
-"""A link on which the server sends: a receiver's, or the answers of a request node."""
+"""Link on which the server sends: to a receiver, or answers of a request node."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 SETTLED_BY_SENDER = 1
 FRAME_ROOM = 128
-"""Bytes of a frame that are kept for the performative."""
+"""Bytes of a frame reserved for the performative."""
 WINDOW_ROOM = 8
-"""Transfer frames that the largest message may need."""
+"""Number of transfer frames that the largest message may need."""
 SESSION_FILTER = "com.microsoft:session-filter"
 SESSION_FILTER_CODE = 0x137_0000_000C
 
 
 class OutgoingLink(Link):
-    """queue: None: a request node. deletes: messages are sent settled."""
+    """Link to a receiver or a reply link. queue: None: a request node. deletes: messages are sent settled."""
 
     server_sends = True
 
@@ -45,18 +45,18 @@ class OutgoingLink(Link):
         self._muted = False
 
     def receive_from(self, queue: Queue) -> None:
-        """A receiver of this queue, from now on."""
+        """Make the link a receiver of this queue."""
         self.queue, self._right = queue, LISTEN
 
-    # The queue's side
+    # Called by the queue
 
     def begin(self) -> None:
-        """Attach for good."""
+        """Complete the attach."""
         if self.session_lock is None:
             self.answer()
         else:
             id_ = encoder.string(self.session_lock.id)
-            # Go's SDK reads nothing but a described value, JavaScript's nothing but a plain one: each as it asked
+            # Go's SDK reads only a described filter, JavaScript's only a plain one: answer in the form of the request
             wanted = self.wish.source.value[7][SESSION_FILTER] if self.wish.source else None
             filter_ = encoder.described(SESSION_FILTER_CODE, id_) if isinstance(wanted, Described) else id_
             filters = encoder.mapping([(encoder.symbol(SESSION_FILTER), filter_)])
@@ -69,7 +69,7 @@ class OutgoingLink(Link):
             self.queue.add_consumer(self)
 
     def wait_for_session(self, seconds: float) -> None:
-        """Attach when one is free, or refuse after this time."""
+        """Attach when a session is free, or refuse after `seconds`."""
         assert self.queue is not None
         assert self.queue.sessions is not None
         self._patience = asyncio.get_running_loop().call_later(seconds, self._give_up)
@@ -97,7 +97,7 @@ class OutgoingLink(Link):
         super().forget()
         unsettled = self.session.unsettled
         for number in [number for number, (link, _) in unsettled.items() if link is self]:
-            _, token = unsettled.pop(number)  # with its link a delivery is gone; its lock may last
+            _, token = unsettled.pop(number)  # the delivery ends with its link; the lock may continue
             if self.state.config.locks_end_with_link and self.queue is not None and self.queue.sessions is None:
                 self.queue.end_lock(token)
         if self._patience is not None:
@@ -122,16 +122,16 @@ class OutgoingLink(Link):
         try:
             if self.session.connection.strikes(Step.DELIVER, self.path, self):
                 return
-            # The tag is the lock token; what comes settled has no lock, and an empty tag
+            # The tag is the lock token; a settled message has no lock and an empty tag
             self._transfer(number, b"" if token is None else token.bytes_le, message.encode(), token is None)
             self.session.connection.strikes(Step.DELIVERED, self.path, self)
         except Refusal as no:
             self.detach(no)
 
-    # A request node's side
+    # Called by a request node
 
     def reply(self, payload: bytes) -> None:
-        """An answer; credit is not asked for."""
+        """Send an answer; credit is not required."""
         number = self.session.next_delivery_id
         self.session.next_delivery_id += 1
         self.delivery_count += 1
@@ -139,7 +139,7 @@ class OutgoingLink(Link):
 
     @property
     def reply_address(self) -> str | None:
-        """Where the client says that answers to it go."""
+        """Return the address at which the client expects answers."""
         target = self.wish.target.value if self.wish.target is not None else None
         return str(target[0]) if isinstance(target, list) and target and target[0] is not None else None
 
@@ -155,7 +155,7 @@ class OutgoingLink(Link):
                 return
             fields = [handle, NULL, NULL, NULL, NULL]
 
-    # The client's side
+    # Called for frames of the client
 
     def on_flow(self, flow: Flow) -> None:
         if flow.link_credit is None or self._muted:

@@ -1,4 +1,4 @@
-"""Requests to a node and the answers to them, as $cbs and $management both have them."""
+"""Requests to a node and answers to them, in the form shared by $cbs and $management."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Request:
-    """message_id: as it was encoded, since the answer must carry the same type. Raises Malformed."""
+    """Request to a node. message_id: encoded, since the answer must have the same type. Raises: Malformed."""
 
     def __init__(self, raw: bytes) -> None:
         self.message_id = NULL
@@ -38,7 +38,7 @@ class Request:
 
 
 def answer(link: Link, request: Request, properties: list[tuple[str, bytes]], body: bytes) -> None:
-    """On the session's link from the same node; the one that the request names, if several."""
+    """Answer on a link of the same session and node; among several on the link that the request names."""
     links = [
         other
         for other in link.session.links.values()

@@ -1,4 +1,4 @@
-"""The server: listens, keeps its messages over a stop and a start, and knows the connection strings to itself."""
+"""Server: accepts connections, keeps messages over stop and start, and provides connection strings."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.servicebus.server.websocket import WebSocketListener
 
 
 class ServiceBusServer:
-    """All of it lives on the event loop that starts it.
+    """Service Bus test server; all of its state belongs to the event loop that starts it.
 
-    counters: what happened. faults: what is to go wrong. namespace: the entities and what is in them.
-    keys: those of the configuration; more may be added.
+    counters: recorded events. faults: fault injection. namespace: the entities and their messages. keys: initially
+    those of the configuration; tests may add keys.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -38,7 +38,7 @@ class ServiceBusServer:
         self._listener: asyncio.Server | WebSocketListener | None = None
 
     async def start(self) -> None:
-        """Listen; after a stop on the same port as before. Raises OSError when the port is taken."""
+        """Start listening; after a stop on the same port as before. Raises: OSError when the port is taken."""
         assert self._listener is None
         loop = asyncio.get_running_loop()
         tls = None
@@ -57,7 +57,7 @@ class ServiceBusServer:
             self.port = self._listener.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
-        """Reset all connections and listen no more. Messages and running locks stay."""
+        """Reset all connections and stop listening. Messages and running locks stay."""
         if self._listener is None:
             return
         listener, self._listener = self._listener, None
@@ -83,28 +83,31 @@ class ServiceBusServer:
 
     @property
     def address(self) -> str:
-        """Host and port; what a TLS client gives as `custom_endpoint_address`, after `sb://`."""
+        """Host and port; a TLS client gives them as `custom_endpoint_address`, after `sb://`."""
         return f"{self.config.host}:{self.port}"
 
     @property
     def connection_string(self) -> str:
-        """With the first key."""
+        """Connection string with the first key."""
         return self.connection_string_with(self.config.keys[0])
 
     def connection_string_with(self, key: AccessKey) -> str:
-        """Of a server without TLS: marked as the development emulator, so that the SDK speaks plain TCP to our port."""
+        """Connection string with this key.
+
+        Without TLS the string names the development emulator: the SDK then speaks plain TCP to the port.
+        """
         plain = "" if self.config.certificate is not None else "UseDevelopmentEmulator=true;"
         return f"Endpoint=sb://{self.address};SharedAccessKeyName={key.name};SharedAccessKey={key.key};{plain}"
 
     def queue(self, path: str) -> Queue:
-        """A queue, a subscription (`topic/Subscriptions/name`) or its dead letters (`.../$DeadLetterQueue`)."""
+        """Return a queue, a subscription (`topic/Subscriptions/name`) or dead letters (`.../$DeadLetterQueue`)."""
         return self.namespace.queue(path)
 
     def dead_letters(self, path: str) -> Queue:
         return self.namespace.queue(f"{path}/$DeadLetterQueue")
 
     def clear(self) -> None:
-        """Forget all messages; connections and counters stay."""
+        """Remove all messages; connections and counters stay."""
         self.namespace.clear()
 
     def _set_skew(self, seconds: float) -> None:
@@ -112,7 +115,7 @@ class ServiceBusServer:
 
 
 class _Strikes:
-    """On the connections of the moment."""
+    """Operations of faults on the open connections."""
 
     def __init__(self, connections: set[Connection]) -> None:
         self._connections = connections

@@ -1,4 +1,4 @@
-"""An AMQP session: its windows, its links, and the deliveries that are not settled yet."""
+"""AMQP session: its windows, its links, and its unsettled deliveries."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ if TYPE_CHECKING:
 WINDOW = 5_000
 HANDLE_MAX = 255
 FIRST_DELIVERY = 1 << 20
-"""pyamqp applies dispositions without looking at their role: our delivery ids must not meet the client's, from 0."""
+"""First delivery id of the server.
+
+pyamqp applies dispositions regardless of their role; the server's ids must not meet the client's ids, which begin at 0.
+"""
 
 
 class Session:
-    """remote_window: transfer frames that the client still takes."""
+    """AMQP session. remote_window: number of transfer frames that the client still accepts."""
 
     def __init__(self, connection: Connection, channel: int, begin: Begin) -> None:
         self.connection, self.channel, self.state = connection, channel, connection.state
         self.links: dict[int, Link] = {}
-        """By handle; both sides use the client's."""
+        """Links by handle; both sides use the client's handles."""
         self.unsettled: dict[int, tuple[OutgoingLink, uuid.UUID]] = {}
-        """Lock tokens by delivery id."""
+        """Link and lock token by delivery id."""
         self.remote_window = begin.incoming_window
         self.next_delivery_id = FIRST_DELIVERY
         self._next_incoming_id = begin.next_outgoing_id
@@ -54,7 +57,7 @@ class Session:
         self.send(performatives.TRANSFER, fields, payload)
 
     def send_flow(self, link: list[bytes] | None = None) -> None:
-        """link: the fields of one link, from `handle` on."""
+        """Send a flow. link: the fields of one link, from `handle` on."""
         self.send(performatives.FLOW, self._windows() + (link or [NULL] * 4 + [FALSE, FALSE, NULL]))
 
     def _windows(self) -> list[bytes]:
@@ -66,14 +69,14 @@ class Session:
         ]
 
     def end(self) -> None:
-        """All links are gone."""
+        """End all links."""
         for link in list(self.links.values()):
             link.forget()
 
-    # What arrives
+    # Received frames
 
     def on_frame(self, code: int, fields: list[Any], payload: bytes, body: bytes) -> None:
-        """Raises Malformed."""
+        """Handle a frame. Raises: Malformed."""
         if code == performatives.TRANSFER:
             self._on_transfer(performatives.read(Transfer, fields), payload)
         elif code == performatives.DISPOSITION:
@@ -93,7 +96,7 @@ class Session:
     def _on_transfer(self, transfer: Transfer, payload: bytes) -> None:
         self._next_incoming_id = (self._next_incoming_id + 1) & 0xFFFFFFFF
         link = self.links.get(transfer.handle)
-        if link is not None:  # else it was on its way when the server detached
+        if link is not None:  # otherwise the server detached while the transfer was on its way
             link.on_transfer(transfer, payload)
         self._transfers_since_flow += 1
         if self._transfers_since_flow > WINDOW // 2:
@@ -121,7 +124,7 @@ class Session:
 
     def _on_disposition(self, disposition: Disposition, raw: list[bytes]) -> None:
         if not disposition.role:
-            return  # of what we settled when it arrived
+            return  # a disposition of messages that the server settled on arrival
         first, last = disposition.first, disposition.first if disposition.last is None else disposition.last
         if last - first < len(self.unsettled):
             ids = [number for number in range(first, last + 1) if number in self.unsettled]
@@ -137,7 +140,7 @@ class Session:
     def _settle(
         self, number: int, link: OutgoingLink, token: uuid.UUID, disposition: Disposition, state: bytes
     ) -> None:
-        """state: the outcome as it came."""
+        """Settle one delivery. state: the encoded outcome."""
         assert link.queue is not None
         strikes = self.connection.strikes
         try:

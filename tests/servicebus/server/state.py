@@ -1,4 +1,4 @@
-"""What all connections of a server share."""
+"""State shared by all connections of a server."""
 
 from __future__ import annotations
 

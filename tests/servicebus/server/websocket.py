@@ -1,4 +1,4 @@
-"""AMQP over WebSocket: the listener, and the transport that a connection writes to."""
+"""AMQP over WebSocket: the listener, and the transport to which a connection writes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PATH = "/$servicebus/websocket"
 
 
 class WebSocketListener:
-    """make: called for the protocol of each connection."""
+    """Listener for WebSocket clients. make: creates the protocol of each connection."""
 
     def __init__(self, make: Callable[[], asyncio.Protocol]) -> None:
         self._make = make
@@ -22,7 +22,7 @@ class WebSocketListener:
         self._runner = web.AppRunner(app, shutdown_timeout=1)
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
-        """The port. Raises OSError when it is taken."""
+        """Start listening. Returns the port. Raises: OSError when the port is taken."""
         await self._runner.setup()
         await web.TCPSite(self._runner, host, port, ssl_context=tls).start()
         return int(self._runner.addresses[0][1])
@@ -49,7 +49,7 @@ class WebSocketListener:
 
 
 class _Transport(asyncio.Transport):
-    """The part of a transport that Connection uses; messages leave in order, from one task."""
+    """Subset of a transport that Connection uses; one task sends the messages in order."""
 
     def __init__(self, socket: web.WebSocketResponse, request: web.Request) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class _Transport(asyncio.Transport):
         self._outbox.put_nowait(None)
 
     def abort(self) -> None:
-        """Reset the connection; what has not left yet is lost."""
+        """Reset the connection; unsent output is lost."""
         if self._request.transport is not None:
             self._request.transport.abort()
 

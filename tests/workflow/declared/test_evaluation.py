@@ -1,4 +1,4 @@
-"""Expressions of declarative sagas: evaluated by an activity, once; what fails says where and never holds a payload."""
+"""Expressions of declarative sagas: evaluated once, by an activity; a failure names the place and never a payload."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_what_is_not_read_is_not_kept(tmp_path: Path) -> None:
             if event.HasField("taskScheduled") and event.taskScheduled.name == "bridge.evaluate"
         ]
     assert asked == [
-        {"input": {"id": "1", "secret": "x" * 1000}},  # the first command's data
+        {"input": {"id": "1", "secret": "x" * 1000}},  # data of the first command
         {},
         {"reply": {"status": "done"}},
         {"steps": {"second": {"status": "done"}}},
@@ -124,7 +124,7 @@ print(evaluate(None, {"block": block, "variables": {"input": {c * 3: 1 for c in 
 
 
 def test_why_it_is_an_activity() -> None:
-    """The order of the keys in CEL's maps differs from process to process: a replay must not evaluate again."""
+    """The order of the keys in CEL's maps differs between processes: a replay must not evaluate again."""
     found = set()
     for _ in range(10):
         found.add(subprocess.run([sys.executable, "-c", ORDER], capture_output=True, text=True, check=True).stdout)

@@ -1,6 +1,6 @@
-"""Instances that earlier versions began go on as they were: their histories are replayed, every action compared.
+"""Instances of earlier versions continue unchanged: their histories are replayed, and every action is compared.
 
-A recording is never renewed: what changes the decisions of running sagas needs a new FORMAT of the definition.
+A recording is never renewed: a change of the decisions of running sagas needs a new FORMAT of the definition.
 """
 
 from __future__ import annotations

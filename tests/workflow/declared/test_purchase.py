@@ -1,4 +1,4 @@
-"""The sample saga of the configuration in virtual time; services are played by the tests."""
+"""Sample saga of the configuration in virtual time; the tests play the services."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_an_answer_that_failed_is_asked_again_as_a_new_message_under_the_same_ke
     bridge.answer("stock", {"status": "reserved", "id": "r-1"})
     done = outcome(bridge)
     assert (done["reason"], done["step"]) == ("failed", "payment")
-    # They ran at once, and are undone at once: whichever ends first is first.
+    # They ran in parallel, and are undone in parallel: their order is free.
     assert sorted(done["compensated"]) == ["payment", "stock"]
 
 

@@ -1,7 +1,7 @@
 """Random sagas on the embedded engine, in a process to be killed: `python -m tests.workflow.kill.grove DIRECTORY`.
 
-DIRECTORY/woods holds them. It starts those that were not started, cancels those that are to be cancelled, and says
-`done` when all are over. Every run of an activity adds a byte to a file that is named after it and its key.
+DIRECTORY/woods contains the sagas. The process starts those not yet started, cancels those to be cancelled, and prints
+`done` when all have ended. Every run of an activity adds a byte to a file named after the activity and its key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tests.workflow.trees import RESULTS, No, Wood
 
 UNIT = 0.05
 TIMEOUT = 60
-"""Seconds."""
+"""Seconds until a saga must have ended."""
 
 
 def instance(number: int) -> str:
@@ -39,14 +39,14 @@ def instance(number: int) -> str:
 
 
 class Services:
-    """What steps and compensations call, and what services answer to commands."""
+    """Activities for steps and compensations, and the answers of services to commands."""
 
     def __init__(self, directory: Path, answer: Callable[[str, str], None]) -> None:
         self._directory = directory
         self._answer = answer
 
     def _run(self, kind: str, key: str) -> int:
-        """Number of this run, on disk before it returns."""
+        """Return the number of this run; the count is on disk before the return."""
         with (self._directory / f"{kind}-{key.replace('/', '-')}").open("ab") as runs:
             runs.write(b".")
             runs.flush()
@@ -112,7 +112,7 @@ def undo_child(ctx: task.OrchestrationContext, call: CompensationInput) -> Any:
 
 
 class Grove:
-    """The engine with its worker, and whoever starts and cancels."""
+    """Engine and worker with all sagas, and the tasks that start and cancel them."""
 
     def __init__(self, directory: Path, woods: list[Wood]) -> None:
         config = EmbeddedEngineConfig(type="embedded")

@@ -1,7 +1,6 @@
-"""A process that runs a saga on the embedded engine, to be killed: `python -m tests.workflow.kill.shop DIRECTORY`.
+"""Process to be killed that runs a saga on the embedded engine: `python -m tests.workflow.kill.shop DIRECTORY`.
 
-Its activities write a line before and after their work to DIRECTORY/log, and hold still while DIRECTORY/hold-NAME is
-there.
+The activities write a line before and after their work to DIRECTORY/log. They wait while DIRECTORY/hold-NAME exists.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ SHORT = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=300), max_n
 
 
 def note(name: str, moment: str, key: str) -> None:
-    """One line, on disk before it returns."""
+    """Write one line; the line is on disk before the return."""
     line = json.dumps({"name": name, "moment": moment, "key": key}) + "\n"
     with Path(sys.argv[1], "log").open("a") as log:
         log.write(line)
@@ -63,7 +62,7 @@ publish.__name__ = PUBLISH_ACTIVITY
 
 
 def shop(ctx: task.OrchestrationContext, plan: dict[str, Any]) -> Any:
-    """stock, then flight and hotel at once, then a wait, then payment, then parcel."""
+    """Run stock, then flight and hotel at once, then a wait, then payment, then parcel."""
     saga = Saga(ctx, "shop", publish_outcome="results")
 
     def step(name: str) -> Step:

@@ -1,4 +1,4 @@
-"""kill -9 of the engine and its worker in every phase of a saga. What was decided stays decided, and once."""
+"""SIGKILL of the engine and its worker in every phase of a saga: each decision stays, and is taken once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 
 class Shop:
-    """The process, and what it has left behind."""
+    """Process of the saga, and its log."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -80,9 +80,9 @@ def shop(tmp_path: Path) -> Any:
 
 
 async def run(shop: Shop, plan: dict[str, Any], moment: Callable[[], bool] | float, after: str | None = None) -> Any:
-    """Start a saga, kill the process at the moment, start it anew, and return outcome and history.
+    """Start a saga, kill the process at the moment, restart it, and return outcome and history.
 
-    after: an event for the instance once it is back.
+    after: an event for the instance after the restart.
     """
     engine = await attached(shop)
     await engine.client.schedule_new_orchestration("shop", input=plan, instance_id="s-1")
@@ -110,7 +110,8 @@ async def run(shop: Shop, plan: dict[str, Any], moment: Callable[[], bool] | flo
 
 
 def check(log: list[dict[str, str]], events: Any, outcome: dict[str, Any]) -> None:
-    """Steps and compensations ran at least once under stable keys; every decision was taken once."""
+    """Assert that steps and compensations ran at least once under stable keys, and that every decision was taken
+    once."""
     keys = defaultdict(set)
     for one in log:
         keys[one["name"].removeprefix("do-").removeprefix("undo-")].add(one["key"])
@@ -135,7 +136,7 @@ def check(log: list[dict[str, str]], events: Any, outcome: dict[str, Any]) -> No
     kinds = [name for name, _ in scheduled]
     if "undo" in kinds:
         assert "do" not in kinds[kinds.index("undo") :]
-        # Nor did an activity of a step begin once the undoing had.
+        # No activity of a step began after the compensation had begun, either.
         first = next(at for at, one in enumerate(log) if one["name"].startswith("undo-"))
         assert not any(one["name"].startswith("do-") for one in log[first:])
 
@@ -186,7 +187,8 @@ async def test_compensating(shop: Shop, name: str) -> None:
 
 @pytest.mark.parametrize("milliseconds", [0, 1, 3, 6, 12, 25])
 async def test_between_decision_and_status(shop: Shop, milliseconds: int) -> None:
-    """The step has failed; the kill comes before, while or after its end, the decision and the status are kept."""
+    """The step has failed; the kill comes before, during or after the commit of its end, the decision and the
+    status."""
     failed = shop.saw("do-parcel", "end")
     since: list[float] = []
 

@@ -1,4 +1,4 @@
-"""kill -9, again and again and at any moment, of an engine and worker that run random sagas."""
+"""Repeated SIGKILL at random moments of an engine and a worker with random sagas."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ ROOT = Path(__file__).parents[3]
 
 @dataclass(frozen=True, repr=False)
 class Forest:
-    """Many of them, without being told in full when one fails."""
+    """Sagas of one test run; their representation is short in failure reports."""
 
     woods: list[Wood]
 
 
 async def run(directory: Path, kills: list[float]) -> None:
-    """Run them all; kill the process so many seconds after it was ready."""
+    """Run all sagas; kill the process each number of seconds after it was ready."""
     for lives in (*kills, None):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "tests.workflow.kill.grove", str(directory),
@@ -53,7 +53,7 @@ async def run(directory: Path, kills: list[float]) -> None:
 
 
 def decisions(events: Sequence[history.HistoryEvent]) -> tuple[list[Decision], list[dict[str, Any]]]:
-    """Of a history: what belongs to steps, and what was published."""
+    """Return the decisions about steps and the publications in a history."""
     ends: dict[int, tuple[int, bool]] = {}
     for at, event in enumerate(events):
         match event:
@@ -78,7 +78,7 @@ def decisions(events: Sequence[history.HistoryEvent]) -> tuple[list[Decision], l
 
 
 def runs(directory: Path) -> Iterator[str]:
-    """Activities that ran, with their keys."""
+    """Return the activities that ran, with their keys."""
     yield from (path.name for path in directory.glob("*do-*"))
 
 
@@ -125,7 +125,7 @@ def test_kills_at_any_moment(forest: Forest, kills: list[float]) -> None:
 
 
 @pytest.mark.prove
-@pytest.mark.timeout(600)  # a guard against a hang: each wait has a bound of its own
+@pytest.mark.timeout(600)  # a limit for a hang: each wait has its own limit
 @settings(max_examples=15, deadline=None, phases=[Phase.generate])
 @given(forest=forests, kills=moments)
 def test_many_kills_at_any_moment(forest: Forest, kills: list[float]) -> None:

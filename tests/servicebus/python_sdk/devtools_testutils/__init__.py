@@ -1,4 +1,4 @@
-"""A stand-in for the package of this name, which the SDK's tests import and no registry has."""
+"""Replacement for the package of this name, which the SDK's tests import and no registry provides."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from servicebus_preparer import namespace_signature
 
 
 class AzureMgmtRecordedTestCase:
-    """The base of the test classes. Nothing is recorded: every test runs against the server."""
+    """Base of the SDK's test classes. Nothing is recorded: every test runs against the server."""
 
 
 class RandomNameResourceGroupPreparer:
-    """A decorator that prepares nothing."""
+    """Decorator that prepares nothing."""
 
     def __call__(self, test: object) -> object:
         return test
 
 
 def get_credential(**_: object) -> AzureSasCredential:
-    """The credential of a live test: a signature for the whole namespace."""
+    """Return the credential of a live test: a signature for the whole namespace."""
     return AzureSasCredential(namespace_signature())

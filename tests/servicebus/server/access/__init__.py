@@ -1,1 +1,1 @@
-"""Who may do what: shared access keys, bearer tokens, and the $cbs node that takes them."""
+"""Access control: shared access keys, bearer tokens, and the $cbs node that accepts them."""

@@ -1,4 +1,4 @@
-"""The $cbs node: takes tokens, knows what they allow on this connection, and when that ends."""
+"""$cbs node: accept tokens and track their rights and expiry on a connection."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SIGNATURE = "SharedAccessSignature "
 
 
 class Claims:
-    """Of one connection. ended: called when a token has run out."""
+    """Claims of one connection. ended: called when a token has expired."""
 
     def __init__(self, state: State, ended: Callable[[], None]) -> None:
         self._state, self._ended = state, ended
@@ -35,7 +35,10 @@ class Claims:
             timer.cancel()
 
     def demand(self, path: str, right: str) -> None:
-        """Raises unauthorized-access when no claim of this connection gives the right."""
+        """Require the right on the entity.
+
+        Raises: unauthorized-access when no claim of this connection gives the right.
+        """
         if not self._state.keys and self._state.config.verifier is None:
             return
         key, now = node_owner(path), self._state.clock.now() / 1000
@@ -46,7 +49,7 @@ class Claims:
             )
 
     def on_message(self, link: Link, raw: bytes, format_: int) -> bool:
-        """A put-token request."""
+        """Handle a put-token request."""
         request = Request(raw)
         try:
             if link.session.connection.strikes(Step.CLAIM, path_of(str(request.properties.get("name"))), link):
@@ -64,12 +67,12 @@ class Claims:
         return True
 
     def _put(self, request: Request) -> None:
-        """Raises PermissionError, and Refusal for what is no put-token."""
+        """Verify and store a token. Raises: PermissionError; Refusal when the request is not a put-token."""
         operation, kind, name = (request.properties.get(key) for key in ("operation", "type", "name"))
         if operation != "put-token" or not isinstance(request.body, str) or not isinstance(name, str):
             raise refusal("amqp:not-implemented", f"Operation {operation!r} is not known here.")
         path, now = node_owner(path_of(name)), self._state.clock.now() / 1000
-        # The Python SDK calls every token a jwt, so it is told by its looks
+        # The Python SDK labels every token a jwt; the prefix of the token decides
         if kind in (SHARED_ACCESS, BEARER) and request.body.startswith(SIGNATURE):
             grant = check(request.body, path, self._state.keys, now)
         elif kind == BEARER and self._state.config.verifier is not None:
@@ -80,7 +83,7 @@ class Claims:
         else:
             raise PermissionError(f"InvalidTokenType: Tokens of type {kind!r} are not taken.")
         if path and not self._state.namespace.has(path):
-            # Only after the token was checked: names of entities are no business of strangers
+            # Checked after the token: an unauthenticated client must not learn names of entities
             raise not_found(name)
         self._keep(grant)
 
@@ -89,5 +92,5 @@ class Claims:
         if old is not None:
             old.cancel()
         self._grants[grant.path] = grant
-        # A tenth of a second later: then it is certain that it has ended
+        # Called 0.1 s late, when the claim has certainly expired
         self._timers[grant.path] = self._state.clock.at(int(grant.expires * 1000) + 100, self._ended)

@@ -17,7 +17,7 @@ ALL = frozenset({SEND, LISTEN, MANAGE})
 
 @dataclass(frozen=True)
 class AccessKey:
-    """entity: the queue or topic that it opens; None: the whole namespace."""
+    """Shared access key. entity: the queue or topic that it gives access to; None: the whole namespace."""
 
     name: str
     key: str
@@ -25,12 +25,12 @@ class AccessKey:
     entity: str | None = None
 
     def signature(self, resource: str, expiry: str) -> str:
-        """As clients make it. resource: already quoted."""
+        """Compute a signature as clients do. resource: already URL-quoted."""
         digest = hmac.new(self.key.encode(), f"{resource}\n{expiry}".encode(), hashlib.sha256).digest()
         return base64.b64encode(digest).decode()
 
     def token(self, resource: str, lifetime: float) -> str:
-        """A token for clients that bring their own."""
+        """Create a token for clients that supply their own. lifetime: in seconds."""
         quoted, expiry = urllib.parse.quote_plus(resource), str(int(time.time() + lifetime))
         signature = urllib.parse.quote_plus(self.signature(quoted, expiry))
         return f"SharedAccessSignature sr={quoted}&sig={signature}&se={expiry}&skn={self.name}"
@@ -38,21 +38,22 @@ class AccessKey:
 
 @dataclass(frozen=True)
 class Grant:
-    """What a token gives. path: of the entity, in lower case, "" for the namespace. expires: seconds since 1970."""
+    """Rights from a token. path: entity in lower case, "" for the namespace. expires: seconds since 1970."""
 
     path: str
     rights: frozenset[str]
     expires: float
 
     def covers(self, path: str) -> bool:
-        """Also what lies below: subscriptions, dead letters, $management."""
+        """Return whether the grant covers the path; sub-paths (subscriptions, dead letters, $management) are
+        included."""
         return not self.path or path == self.path or path.startswith(self.path + "/")
 
 
 def check(token: str, audience_path: str, keys: Sequence[AccessKey], now: float) -> Grant:
-    """What this token gives on the audience. Raises PermissionError with the reason."""
+    """Verify a token and return its grant on the audience. Raises: PermissionError with the reason."""
     scheme, _, rest = token.partition(" ")
-    # The signature is over `sr` as it was sent: clients differ in how they quote
+    # The signature covers `sr` as sent: clients differ in how they quote
     sent = dict(pair.partition("=")[::2] for pair in rest.split("&"))
     fields = {name: urllib.parse.unquote_plus(value) for name, value in sent.items()}
     if scheme != "SharedAccessSignature" or not {"sr", "sig", "se", "skn"} <= fields.keys():
@@ -72,12 +73,12 @@ def check(token: str, audience_path: str, keys: Sequence[AccessKey], now: float)
 
 
 def node_owner(path: str) -> str:
-    """The entity in lower case, where the path is that of its $management node."""
+    """Return the entity path in lower case, without the suffix of a $management node."""
     return path.lower().removesuffix(MANAGEMENT)
 
 
 def path_of(address: str | None) -> str:
-    """The path of an address, which may be a whole URI or only the path."""
+    """Return the path of an address, which is a URI or a path."""
     if not address:
         return ""
     if "://" in address:

@@ -1,1 +1,1 @@
-"""AMQP 1.0 as bytes: values, frames, performatives. No sockets and no Service Bus here."""
+"""AMQP 1.0 encoding: values, frames, performatives. No sockets and no Service Bus semantics."""

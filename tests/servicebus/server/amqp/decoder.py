@@ -1,7 +1,7 @@
-"""Bytes to values (AMQP 1.0 part 1, section 1.6), and steps over values without decoding them.
+"""Decoder of AMQP values (AMQP 1.0 part 1, section 1.6); also skips values without decoding them.
 
-Everything raises `Malformed` on bytes that end early, on unknown constructors, on sizes that contradict each other and
-on nesting that is too deep.
+Every function raises `Malformed` for bytes that end early, unknown constructors, contradictory sizes and too deep
+nesting.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ _Step = Callable[[bytes, int], tuple[Any, int]]
 _U32 = struct.Struct(">I")
 
 _BROKEN = (IndexError, struct.error, UnicodeDecodeError, RecursionError, TypeError, OverflowError)
-"""What the steps below raise on bad bytes; TypeError is a list as a map's key."""
+"""Exceptions that the decoding steps raise for invalid bytes; TypeError comes from a list as a map key."""
 
 
 def decode(data: bytes, at: int = 0) -> tuple[Any, int]:
-    """The value that starts at `at`, and the offset after it. Null is None; widths of numbers are not kept."""
+    """Decode the value at `at`.
+
+    Returns the value and the offset after it; null is None, and number widths are dropped.
+    """
     try:
         return _STEPS[data[at]](data, at + 1)
     except _BROKEN as problem:
@@ -29,7 +32,7 @@ def decode(data: bytes, at: int = 0) -> tuple[Any, int]:
 
 
 def skip(data: bytes, at: int = 0) -> int:
-    """The offset after the value that starts at `at`."""
+    """Return the offset after the value at `at`."""
     try:
         end = _skip(data, at)
     except _BROKEN as problem:
@@ -40,7 +43,7 @@ def skip(data: bytes, at: int = 0) -> int:
 
 
 def elements(data: bytes, at: int = 0) -> list[bytes]:
-    """The elements of the list or map at `at`, each as its own bytes."""
+    """Return the encoded elements of the list or map at `at`."""
     try:
         code = data[at]
         if code == 0x45:
@@ -64,7 +67,7 @@ def elements(data: bytes, at: int = 0) -> list[bytes]:
 
 
 def pairs(data: bytes, at: int = 0) -> list[tuple[bytes, bytes]]:
-    """Keys and values of the map at `at`, each as its own bytes."""
+    """Return the encoded keys and values of the map at `at`."""
     flat = elements(data, at)
     if len(flat) % 2:
         raise Malformed("a map with a key too many")
@@ -72,7 +75,7 @@ def pairs(data: bytes, at: int = 0) -> list[tuple[bytes, bytes]]:
 
 
 _WIDTHS = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
-"""Bytes after the constructor, by its upper half."""
+"""Number of bytes after the constructor, by its upper half."""
 
 
 def _skip(data: bytes, at: int) -> int:
@@ -140,7 +143,7 @@ def _variable(narrow: bool, convert: Callable[[bytes], Any]) -> _Step:
 
 
 def _bounds(narrow: bool, data: bytes, at: int) -> tuple[int, int, int]:
-    """Of a compound value: its end, its count, the offset of its first element."""
+    """Return the end of a compound value, its element count, and the offset of its first element."""
     if narrow:
         end, count, first = at + 1 + data[at], data[at + 1], at + 2
     else:
@@ -149,7 +152,7 @@ def _bounds(narrow: bool, data: bytes, at: int) -> tuple[int, int, int]:
     if end > len(data) or end < first:
         raise Malformed("a compound value with a wrong size")
     if count > len(data):
-        # Arrays of empty values need no bytes at all: four billion of them must not be made
+        # Elements of width 0 take no bytes: a small array could claim four billion of them
         raise Malformed(f"{count} elements in {len(data)} bytes")
     return end, count, first
 

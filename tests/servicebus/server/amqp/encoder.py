@@ -1,4 +1,7 @@
-"""Values to bytes, one function for each AMQP type, since Python's types do not say which is meant. None gives null."""
+"""Encoder of AMQP values.
+
+Python types do not determine an AMQP type; therefore each AMQP type has a function. None becomes null.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ def uint(value: int | None) -> bytes:
 
 
 def full_uint(value: int) -> bytes:
-    """A uint in its four-byte form always; some clients read a header's fields by width."""
+    """Encode a uint always in four bytes; some clients read the fields of a header by width."""
     return b"\x70" + _U32.pack(value)
 
 
@@ -87,12 +90,12 @@ def _compound(narrow: int, wide: int, items: Sequence[bytes]) -> bytes:
 
 
 def sequence(items: Sequence[bytes]) -> bytes:
-    """A list of encoded values."""
+    """Encode a list of encoded values."""
     return _compound(0xC0, 0xD0, items)
 
 
 def mapping(pairs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """A map of encoded keys and values."""
+    """Encode a map of encoded keys and values."""
     return _compound(0xC1, 0xD1, [part for pair in pairs for part in pair])
 
 
@@ -121,5 +124,5 @@ def symbol_array(values: Sequence[str]) -> bytes:
 
 
 def described(code: int, value: bytes) -> bytes:
-    """A value under a numeric descriptor, as a smallulong where it fits: pyamqp looks at that byte alone."""
+    """Encode a value with a numeric descriptor, as a smallulong where it fits: pyamqp reads only that byte."""
     return b"\x00" + ulong(code) + value

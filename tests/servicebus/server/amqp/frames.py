@@ -12,11 +12,11 @@ AMQP_HEADER, SASL_HEADER = b"AMQP\x00\x01\x00\x00", b"AMQP\x03\x01\x00\x00"
 AMQP, SASL = 0, 1
 _HEAD = struct.Struct(">IBBH")
 EMPTY = _HEAD.pack(8, 2, AMQP, 0)
-"""The frame that only says: still here."""
+"""Empty frame, sent as keep-alive."""
 
 
 class Frame(NamedTuple):
-    """body: empty in a keep-alive."""
+    """AMQP frame. body: empty in a keep-alive."""
 
     kind: int
     channel: int
@@ -24,13 +24,13 @@ class Frame(NamedTuple):
 
 
 def frame(channel: int, code: int, fields: list[bytes], payload: bytes = b"", kind: int = AMQP) -> bytes:
-    """A performative, its fields already encoded, and what follows it."""
+    """Encode a frame: a performative with encoded fields, followed by the payload."""
     body = b"\x00\x53" + bytes((code,)) + sequence(fields)
     return _HEAD.pack(8 + len(body) + len(payload), 2, kind, channel) + body + payload
 
 
 class FrameReader:
-    """Cuts a stream of bytes. limit: the largest frame that is taken, in bytes."""
+    """Splits a byte stream into headers and frames. limit: largest accepted frame, in bytes."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -44,7 +44,7 @@ class FrameReader:
         self._data += data
 
     def header(self) -> bytes | None:
-        """The next eight bytes, or None when they are not all there. Raises Malformed when they are no AMQP header."""
+        """Return the next eight bytes, None when incomplete. Raises: Malformed when they are not an AMQP header."""
         if len(self._data) - self._at < 8:
             return None
         header = bytes(self._data[self._at : self._at + 8])
@@ -54,7 +54,7 @@ class FrameReader:
         return header
 
     def frame(self) -> Frame | None:
-        """The next frame, or None when it is not all there. Raises Malformed for impossible sizes."""
+        """Return the next frame, None when incomplete. Raises: Malformed for an impossible size."""
         ready = len(self._data) - self._at
         if ready < 8:
             return None

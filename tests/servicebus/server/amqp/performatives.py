@@ -1,4 +1,4 @@
-"""The nine performatives and the outcomes (AMQP 1.0 part 2.7 and part 3.4): codes, reading, writing."""
+"""Performatives and outcomes of AMQP 1.0 (parts 2.7 and 3.4): codes, parsing, encoding."""
 
 from __future__ import annotations
 
@@ -106,11 +106,11 @@ _LAYOUT: dict[type, tuple[tuple[int, ...], tuple[tuple[type, ...] | None, ...]]]
     Disposition: ((0, 1), (_BOOL, _INT, _INT, _BOOL, _TYPE)),
     Detach: ((0,), (_INT, _BOOL, _TYPE)),
 }
-"""Which fields must be there, and every field's types; None: any."""
+"""Mandatory fields and allowed types of every field, by performative; None: any type."""
 
 
 def read(kind: type[Performative], fields: list[Any]) -> Performative:
-    """The performative of these fields; those past the ones we know are left out. Raises Malformed."""
+    """Build a performative from decoded fields; additional fields are ignored. Raises: Malformed."""
     layout = _LAYOUT[kind]
     for value, types in zip(fields, layout[1], strict=False):
         if value is not None and types is not None and type(value) not in types:
@@ -122,7 +122,7 @@ def read(kind: type[Performative], fields: list[Any]) -> Performative:
 
 
 def split(body: bytes) -> tuple[int, list[Any], bytes]:
-    """Code, decoded fields and payload of a frame's body. Raises Malformed."""
+    """Split a frame body into code, decoded fields and payload. Raises: Malformed."""
     code, at = _code(body)
     fields, end = decode(body, at)
     if not isinstance(fields, list):
@@ -142,7 +142,7 @@ def _code(body: bytes) -> tuple[int, int]:
 
 
 def error(condition: str | None, description: str | None = None) -> bytes:
-    """An error value; null without a condition."""
+    """Encode an error; null without a condition."""
     if condition is None:
         return NULL
     fields = [encoder.symbol(condition), encoder.string(description), NULL]
@@ -152,7 +152,7 @@ def error(condition: str | None, description: str | None = None) -> bytes:
 ACCEPTED = encoder.described(ACCEPTED_STATE, EMPTY_LIST)
 RELEASED = encoder.described(RELEASED_STATE, EMPTY_LIST)
 REJECTED_BY_WISH = encoder.described(REJECTED_STATE, encoder.sequence([NULL]))
-"""The echo of a dead-lettering: with an error in it, it would read as a settlement that failed."""
+"""Outcome that confirms a dead-lettering: an error in it would read as a failed settlement."""
 
 
 def modified(failed: bool | None, undeliverable: bool | None) -> bytes:

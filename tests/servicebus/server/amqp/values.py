@@ -1,4 +1,4 @@
-"""What decoded values are made of, where Python has no type of its own."""
+"""Types of decoded AMQP values that have no Python equivalent."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from typing import Any
 
 
 class Malformed(ValueError):
-    """Bytes that are not AMQP 1.0, or not what this place of a frame allows."""
+    """Raised for bytes that are not AMQP 1.0, or not allowed at their place in a frame."""
 
 
 class Symbol(str):
-    """AMQP's symbol: ASCII, a type of its own on the wire, equal to the string of the same characters here."""
+    """AMQP symbol: ASCII, a distinct type on the wire; equal to the string with the same characters."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A value with a descriptor, which is a number or a symbol."""
+    """Value with a descriptor; the descriptor is a number or a symbol."""
 
     descriptor: Any
     value: Any

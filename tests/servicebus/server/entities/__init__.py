@@ -1,1 +1,1 @@
-"""Queues, topics, subscriptions: what happens to messages. No AMQP connections here."""
+"""Queues, topics and subscriptions: the lifecycle of messages. No AMQP connections."""

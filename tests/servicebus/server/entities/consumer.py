@@ -1,4 +1,4 @@
-"""What a queue sees of a receiver's link."""
+"""Interface of a receiving link, as a queue uses it."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ if TYPE_CHECKING:
 
 
 class Consumer(Protocol):
-    """deletes: messages are gone with their delivery, unlocked. session_lock: the session it holds."""
+    """Receiver of a queue.
+
+    deletes: messages are removed at delivery, without a lock. session_lock: the held session.
+    """
 
     deletes: bool
     session_lock: MessageSession | None
 
     def wants(self) -> bool:
-        """Whether it can take one more message now."""
+        """Return whether the consumer can take one more message now."""
         ...
 
     def deliver(self, message: Message) -> None: ...
 
     def granted(self, session: MessageSession) -> None:
-        """The session it waited for is its own now."""
+        """Notify the consumer that it now holds the session for which it waited."""
         ...
 
     def mute(self) -> None:
-        """Deliver nothing to it any more, silently."""
+        """Stop deliveries to the consumer without notice."""
         ...
 
     def detach(self, refusal: Refusal) -> None:
-        """It is over, for this reason."""
+        """End the consumer with this reason."""
         ...

@@ -1,4 +1,4 @@
-"""Message ids seen within a window."""
+"""Message ids seen within a time window."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 
 class Duplicates:
-    """window: milliseconds; 0: nothing is remembered."""
+    """Duplicate detection. window: milliseconds; 0: off."""
 
     def __init__(self, window: int) -> None:
         self._window = window
-        # The window is the same for all, so the oldest is always the first
+        # The window is the same for all ids; the oldest id is the first
         self._seen: dict[Any, int] = {}
 
     def __len__(self) -> int:
         return len(self._seen)
 
     def seen(self, message_id: Any, now: int) -> bool:
-        """Whether it was here within the window; remembers it otherwise."""
+        """Return whether the id occurred within the window; remember a new id."""
         if not self._window:
             return False
         while self._seen:

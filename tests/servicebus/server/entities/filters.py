@@ -1,4 +1,4 @@
-"""Rules of a subscription: which messages it takes, and what it changes in them."""
+"""Rules of a subscription: filters and actions."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _FIELDS = {
     "sessionid": 10,
     "replytosessionid": 12,
 }
-"""System properties by the names that filters use, and their place in the properties section."""
+"""Indexes in the properties section by the filter names of system properties."""
 
 
 class Facts:
-    """What filters look at; read from the message when first asked for."""
+    """Message properties for filters, read on first use."""
 
     def __init__(self, message: Message) -> None:
         self._message = message
@@ -31,14 +31,14 @@ class Facts:
         self._user: dict[str, Any] | None = None
 
     def system(self, name: str) -> Any:
-        """None when there is no such property."""
+        """Return a system property; None when there is no such property."""
         if self._system is None:
             self._system = self._message.read_properties()
         place = _FIELDS.get(name.lower())
         return None if place is None else self._system[place]
 
     def user(self, name: str) -> Any:
-        """An application property."""
+        """Return an application property; None when the message has no such property."""
         if self._user is None:
             self._user = self._message.read_application_properties()
         return self._user.get(name)
@@ -65,7 +65,10 @@ class FalseFilter:
 
 @dataclass(frozen=True)
 class CorrelationFilter:
-    """All that is given must be equal. system: by the names of the filter language: `CorrelationId`, `Label`."""
+    """Filter that compares for equality; all given properties must match.
+
+    system: by the names of the filter language, such as `CorrelationId` and `Label`.
+    """
 
     system: dict[str, str] = field(default_factory=dict)
     properties: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +80,7 @@ class CorrelationFilter:
 
 
 class SqlFilter:
-    """Raises ValueError where the expression is not understood."""
+    """Filter with an SQL condition. Raises: ValueError for an expression that cannot be parsed."""
 
     def __init__(self, expression: str) -> None:
         self.expression = expression

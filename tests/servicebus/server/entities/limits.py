@@ -1,4 +1,4 @@
-"""The service's limits on the properties of a message."""
+"""Limits of the service on the properties of a message."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from tests.servicebus.server.message import Message
 
 @dataclass(frozen=True)
 class PropertyLimits:
-    """Sizes in bytes, encoded. each: one application property. total: all properties, the system's own included."""
+    """Size limits in encoded bytes.
+
+    each: one application property. total: all properties, including system properties.
+    """
 
     each: int = 32 * 1024
     total: int = 64 * 1024
 
     def check(self, message: Message) -> None:
-        """Raises Refusal, as the service answers."""
+        """Check the properties of a message. Raises: Refusal, as the service answers."""
         raw = message.encode_application_properties()
         sizes = [len(value) for _, value in (pairs(raw, skip(raw, 1)) if raw else ())]
         annotations = sum(len(key) + len(value) for key, value in message.annotations)

@@ -1,4 +1,4 @@
-"""Messages that wait for a receiver, in the order of their sequence numbers."""
+"""Messages that wait for a receiver, ordered by sequence number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Line:
     def __init__(self) -> None:
         self._waiting: dict[int, Message] = {}
         self._order: list[int] = []
-        """A heap; holds numbers of discarded messages too until they come up."""
+        """Heap of sequence numbers; numbers of discarded messages stay until they reach the top."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -25,11 +25,11 @@ class Line:
         heapq.heappush(self._order, message.sequence_number)
 
     def discard(self, message: Message) -> bool:
-        """Whether it was here."""
+        """Remove a message. Returns whether the message was present."""
         return self._waiting.pop(message.sequence_number, None) is not None
 
     def pop(self) -> Message | None:
-        """The first one."""
+        """Remove and return the first message; None when empty."""
         while self._order:
             message = self._waiting.pop(heapq.heappop(self._order), None)
             if message is not None:

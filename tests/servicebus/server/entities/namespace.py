@@ -1,4 +1,4 @@
-"""All entities, by path."""
+"""Entities of the namespace by path."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Namespace:
         self.create(config.queues, config.topics)
 
     def create(self, queues: tuple[QueueConfig, ...], topics: tuple[TopicConfig, ...] = ()) -> None:
-        """More entities; those of the same names are replaced, empty."""
+        """Create entities; an existing entity of the same name is replaced by an empty one."""
         for config in queues:
             queue = Queue(config.name, config, self._clock, self._counters, self._limits)
             self._entities[queue.key] = queue
@@ -32,11 +32,11 @@ class Namespace:
                 self._entities[subscription.key] = subscription
 
     def __iter__(self) -> Iterator[Entity]:
-        """Without the dead letters."""
+        """Iterate over all entities; dead-letter queues are excluded."""
         return iter(self._entities.values())
 
     def find(self, path: str) -> Entity:
-        """Case does not matter. Raises not-found."""
+        """Return an entity; case is ignored. Raises: not-found."""
         key = path.lower().strip("/")
         entity = self._entities.get(key.removesuffix(f"/{DEAD_LETTERS}"))
         if key.endswith(f"/{DEAD_LETTERS}"):
@@ -53,13 +53,13 @@ class Namespace:
         return True
 
     def queue(self, path: str) -> Queue:
-        """What messages can be received from. Raises not-found, and LookupError for a topic."""
+        """Return a queue or subscription. Raises: not-found; LookupError for a topic."""
         entity = self.find(path)
         if not isinstance(entity, Queue):
             raise LookupError(f"{path} is a topic")
         return entity
 
     def clear(self) -> None:
-        """Forget all messages."""
+        """Remove all messages."""
         for entity in self:
             entity.clear()

@@ -1,4 +1,4 @@
-"""A queue, a subscription, or the dead letters of one: ingress, delivery, expiry."""
+"""Queue, subscription or dead-letter queue: ingress, delivery, expiry."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEAD_LETTERS = "$deadletterqueue"
 
 @dataclass(frozen=True)
 class Contents:
-    """How many messages are in which state."""
+    """Number of messages in each state."""
 
     active: int
     locked: int
@@ -35,12 +35,12 @@ class Contents:
 
     @property
     def unsettled(self) -> int:
-        """Those that somebody still has to receive or settle."""
+        """Number of messages that still have to be received or settled."""
         return self.active + self.locked
 
 
 class Queue:
-    """path: as it was configured; key: the same in lower case, under which counters count."""
+    """Queue of messages. path: as configured. key: the path in lower case, used by the counters."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Queue:
         self.path, self.key, self.config = path, path.lower(), config
         self.clock, self.counters, self.limits = clock, counters, limits
         self.ready = Line()
-        """Empty in a queue with sessions: there each session has its own."""
+        """Messages ready for delivery; empty in a queue with sessions, where each session has its own line."""
         self.locked: dict[uuid.UUID, Message] = {}
         self.deferred: dict[int, Message] = {}
         self.scheduled: dict[int, Message] = {}
@@ -72,20 +72,20 @@ class Queue:
         self._pump_is_due = False
 
     def __len__(self) -> int:
-        """All messages, in whatever state."""
+        """Number of messages in any state."""
         return sum(1 for _ in self._all())
 
-    # What comes in
+    # Ingress
 
     def check(self, message: Message) -> None:
-        """Raises what a send of it is refused with."""
+        """Check whether a send of the message is allowed. Raises: the refusal of the send."""
         if self.sessions is not None and message.session_id is None:
             raise not_allowed("The SessionId was not set on a message, and it cannot be sent to the entity.")
         if self.limits is not None:
             self.limits.check(message)
 
     def accept(self, message: Message, enqueued_sequence_number: int = 0) -> int:
-        """Store it. Returns its sequence number, 0 for a duplicate."""
+        """Store a message. Returns its sequence number; 0 for a duplicate."""
         self.check(message)
         now = self.clock.now()
         if self._duplicates.seen(message.message_id, now):
@@ -105,7 +105,7 @@ class Queue:
         return message.sequence_number
 
     def cancel(self, sequence_numbers: list[int]) -> None:
-        """Of scheduled messages: all or none. Raises message-not-found."""
+        """Cancel scheduled messages, all or none. Raises: message-not-found."""
         for number in sequence_numbers:
             if number not in self.scheduled:
                 raise message_not_found(number)
@@ -125,7 +125,7 @@ class Queue:
         self.make_ready(message)
 
     def make_ready(self, message: Message) -> None:
-        """It waits for a receiver, at the place of its sequence number."""
+        """Make a message ready for delivery, at the position of its sequence number."""
         _stop(message)
         message.token = None
         if message.expires is not None:
@@ -140,7 +140,7 @@ class Queue:
         self.kick()
 
     def _expire(self, message: Message) -> None:
-        """Its time to live is over while it waits; a locked message is left to its receiver."""
+        """Expire a message whose time to live ended while it waited; a locked message stays with its receiver."""
         line = self.ready
         if self.sessions is not None:
             line = self.sessions.get(str(message.session_id)).line
@@ -150,7 +150,7 @@ class Queue:
                 self.bury(message, "TTLExpiredException", "The message expired and was dead lettered.")
 
     def bury(self, message: Message, reason: str | None, description: str | None) -> None:
-        """Among the dead letters, with sequence number and delivery count as they are."""
+        """Move a message to the dead-letter queue; sequence number and delivery count are kept."""
         assert self.dead_letters is not None
         _stop(message)
         message.token, message.state, message.was_deferred, message.expires = None, ACTIVE, False, None
@@ -167,7 +167,10 @@ class Queue:
         self.give_back(message, counted=counted)
 
     def give_back(self, message: Message, *, counted: bool) -> None:
-        """It was unlocked without being settled for good. counted: as a delivery, which may be one too many."""
+        """Return an unlocked message to the queue.
+
+        counted: the delivery count increases; a message that reaches the maximum is dead-lettered.
+        """
         message.token = None
         if counted:
             message.delivery_count += 1
@@ -185,7 +188,7 @@ class Queue:
         else:
             self.make_ready(message)
 
-    # What goes out
+    # Delivery
 
     def add_consumer(self, consumer: Consumer) -> None:
         self._consumers.append(consumer)
@@ -198,26 +201,26 @@ class Queue:
             self.sessions.leave(consumer)
 
     def detach_all(self, refusal: Refusal) -> int:
-        """Every receiver hears it. Returns how many there were."""
+        """Detach every receiver with the refusal. Returns their number."""
         consumers = list(self._consumers)
         for consumer in consumers:
             consumer.detach(refusal)
         return len(consumers)
 
     def mute_all(self) -> int:
-        """Deliver nothing to the present receivers any more, silently. Returns their number."""
+        """Stop deliveries to the present receivers without notice. Returns their number."""
         for consumer in self._consumers:
             consumer.mute()
         return len(self._consumers)
 
     def kick(self) -> None:
-        """Deliver what can be delivered, soon."""
+        """Schedule a delivery run on the event loop."""
         if not self._pump_is_due and self._consumers:
             self._pump_is_due = True
             asyncio.get_running_loop().call_soon(self.pump)
 
     def pump(self) -> None:
-        """Deliver what can be delivered. Receivers take turns."""
+        """Deliver ready messages; receivers take turns."""
         self._pump_is_due = False
         if self.sessions is not None:
             for consumer in list(self._consumers):
@@ -245,7 +248,7 @@ class Queue:
         consumer.deliver(message)
 
     def lock(self, message: Message, consumer: Consumer | None = None) -> None:
-        """Under a new token. consumer: None: of whoever holds the message's session."""
+        """Lock a message under a new token. consumer: None: the holder of the message's session."""
         message.token = uuid.uuid4()
         self.locked[message.token] = message
         session = consumer.session_lock if consumer is not None else None
@@ -258,14 +261,14 @@ class Queue:
             self.start_lock(message)
 
     def start_lock(self, message: Message) -> int:
-        """From now on for the whole duration. Returns its end."""
+        """Start the lock for its whole duration. Returns its end in milliseconds."""
         _stop(message)
         message.locked_until = self.clock.now() + int(self.config.lock_duration * 1000)
         message.timer = self.clock.at(message.locked_until, self.expire_lock, message)
         return message.locked_until
 
     def held(self, token: uuid.UUID) -> Message | None:
-        """The message under this lock. A lock ends at its moment, however late the loop calls its timer."""
+        """Return the message under this lock. A lock ends at its time, even when the loop runs its timer late."""
         message = self.locked.get(token)
         if message is None:
             return None
@@ -278,7 +281,7 @@ class Queue:
         return self.locked.get(token)
 
     def end_lock(self, token: uuid.UUID) -> None:
-        """End this lock, if it lasts."""
+        """End the lock if it still exists."""
         if (message := self.locked.get(token)) is not None:
             self.expire_lock(message)
 
@@ -287,7 +290,7 @@ class Queue:
             self.counters.expired_locks[self.key] += 1
             self.give_back(message, counted=True)
 
-    # What is here
+    # Content
 
     def contents(self) -> Contents:
         active = len(self.ready) + sum(len(session.line) for session in self.sessions or ())
@@ -295,7 +298,7 @@ class Queue:
         return Contents(active, len(self.locked), len(self.deferred), len(self.scheduled), dead)
 
     def browse(self, from_sequence_number: int, count: int, session_id: str | None = None) -> list[Message]:
-        """Without locks, by sequence number."""
+        """Return messages by sequence number, without locks."""
         found = (
             message
             for message in self._all()
@@ -313,7 +316,7 @@ class Queue:
             yield from group.values()
 
     def clear(self) -> None:
-        """Forget all messages, and what was remembered of ids."""
+        """Remove all messages and forget the message ids of duplicate detection."""
         for message in list(self._all()):
             _stop(message)
         self.ready = Line()

@@ -1,4 +1,4 @@
-"""The sessions of a queue: who holds which, who waits for one."""
+"""Sessions of a queue: their holders, and receivers that wait for a session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from tests.servicebus.server.message import Message
 
 
 class MessageSession:
-    """locked: the messages its owner holds. state_set: when its state was set last, in milliseconds; 0: never."""
+    """Message session.
+
+    locked: messages that its holder has locked. state_set: last change of its state, in milliseconds; 0: never.
+    """
 
     __slots__ = ("id", "line", "locked", "locked_until", "owner", "state", "state_set", "timer")
 
@@ -32,7 +35,10 @@ class MessageSession:
 
 
 class Sessions:
-    """give_back: called with a released session's messages, and whether that counts as a delivery."""
+    """Sessions of one queue.
+
+    give_back: called with each message of a released session, and whether the delivery counts.
+    """
 
     def __init__(
         self,
@@ -47,20 +53,20 @@ class Sessions:
         self._by_id: dict[str, MessageSession] = {}
         self._waiting: deque[Consumer] = deque()
         self._available: dict[str, MessageSession] = {}
-        """Free sessions with messages, the longest free first: whoever takes the next one takes turns so."""
+        """Free sessions with messages, the longest free first; sessions are therefore granted in turn."""
 
     def __iter__(self) -> Iterator[MessageSession]:
         return iter(list(self._by_id.values()))
 
     def get(self, id_: str) -> MessageSession:
-        """Made when there is none."""
+        """Return the session; create a missing one."""
         session = self._by_id.get(id_)
         if session is None:
             session = self._by_id[id_] = MessageSession(id_)
         return session
 
     def held(self, id_: str) -> MessageSession:
-        """Raises session-lock-lost when nobody holds it."""
+        """Return a held session. Raises: session-lock-lost when no receiver holds the session."""
         session = self._by_id.get(id_)
         if session is not None and session.timer is not None and is_due(session.timer):
             self.expire(session)
@@ -72,19 +78,22 @@ class Sessions:
         session.state, session.state_set = state, self._clock.now()
 
     def ids(self, state_set_after: int | None = None) -> list[str]:
-        """Those with messages or a state; or those whose state was set after this moment, in milliseconds."""
+        """Return the ids of sessions with messages or a state.
+
+        state_set_after: only sessions whose state was set after this moment, in milliseconds.
+        """
         if state_set_after is not None:
             return sorted(s.id for s in self._by_id.values() if s.state_set > state_set_after)
         return sorted(s.id for s in self._by_id.values() if s.line or s.locked or s.state is not None)
 
     def offer(self, session: MessageSession) -> None:
-        """It has a message and perhaps nobody holds it."""
+        """Mark a session with messages as available when no receiver holds it."""
         if session.owner is None and session.line:
             self._available.setdefault(session.id, session)
             self._grant()
 
     def accept(self, id_: str, consumer: Consumer) -> None:
-        """Raises session-cannot-be-locked."""
+        """Lock a session for a receiver. Raises: session-cannot-be-locked."""
         session = self.get(id_)
         if session.owner is not None:
             raise refusal(
@@ -94,12 +103,12 @@ class Sessions:
         self._lock(session, consumer)
 
     def wait(self, consumer: Consumer) -> None:
-        """For the next free session; `granted` is called at once when there is one."""
+        """Queue a receiver for the next free session; `granted` is called at once when a session is free."""
         self._waiting.append(consumer)
         self._grant()
 
     def leave(self, consumer: Consumer) -> None:
-        """It waits no more, or gives its session back; its messages return uncounted."""
+        """End a receiver's wait, or release its session; the messages return with unchanged delivery count."""
         if consumer in self._waiting:
             self._waiting.remove(consumer)
         session, consumer.session_lock = consumer.session_lock, None
@@ -107,7 +116,7 @@ class Sessions:
             self._release(session, counted=False)
 
     def renew(self, session: MessageSession) -> int:
-        """The new end of the lock."""
+        """Renew the lock of a session. Returns its new end in milliseconds."""
         if session.timer is not None:
             session.timer.cancel()
         session.locked_until = self._clock.now() + self._duration
@@ -117,7 +126,7 @@ class Sessions:
         return session.locked_until
 
     def expire(self, session: MessageSession) -> None:
-        """The lock is over; its owner hears it."""
+        """Expire the lock of a session and detach its holder."""
         owner = session.owner
         if owner is None:
             return
@@ -127,7 +136,7 @@ class Sessions:
         owner.detach(session_lock_lost())
 
     def forget(self, session: MessageSession) -> None:
-        """Drop it if there is nothing to remember."""
+        """Drop a session without holder, messages and state."""
         if session.owner is None and not session.line and not session.locked and session.state is None:
             self._by_id.pop(session.id, None)
 

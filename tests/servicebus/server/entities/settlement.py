@@ -1,4 +1,4 @@
-"""The ends of a lock: complete, abandon, defer, dead-letter, release; and its renewal."""
+"""Settlement of a locked message: complete, abandon, defer, dead-letter, release; and lock renewal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Changes = Sequence[tuple[bytes, bytes]]
 
 
 def held(queue: Queue, token: uuid.UUID) -> Message:
-    """The message under this lock. Raises message-lock-lost."""
+    """Return the message under this lock. Raises: message-lock-lost."""
     message = queue.held(token)
     if message is None:
         queue.counters.lost_settlements[queue.key] += 1
@@ -27,7 +27,7 @@ def complete(queue: Queue, token: uuid.UUID) -> None:
 
 
 def abandon(queue: Queue, token: uuid.UUID, changes: Changes = ()) -> None:
-    """Counts as a delivery."""
+    """Abandon a message; its delivery count increases."""
     _check(queue, token, changes)
     message = _unlock(queue, token, "abandon")
     message.modify(list(changes))
@@ -35,7 +35,7 @@ def abandon(queue: Queue, token: uuid.UUID, changes: Changes = ()) -> None:
 
 
 def release(queue: Queue, token: uuid.UUID) -> None:
-    """Given back as if it had never been delivered."""
+    """Release a message as if it had never been delivered."""
     queue.give_back(_unlock(queue, token, "release"), counted=False)
 
 
@@ -63,7 +63,7 @@ def dead_letter(
 def _check(
     queue: Queue, token: uuid.UUID, changes: Changes, reason: str | None = None, description: str | None = None
 ) -> None:
-    """Raises Refusal where the settlement makes the message's properties too large."""
+    """Check the size of the modified properties. Raises: Refusal when they are too large."""
     if queue.limits is None:
         return
     after = held(queue, token).copy()
@@ -74,14 +74,17 @@ def _check(
 
 
 def renew(queue: Queue, token: uuid.UUID) -> int:
-    """The new end of the lock, in milliseconds."""
+    """Renew a lock. Returns its new end in milliseconds."""
     message = held(queue, token)
     queue.counters.renewed_locks[queue.key] += 1
     return queue.start_lock(message)
 
 
 def take_deferred(queue: Queue, sequence_numbers: list[int], *, lock: bool) -> list[Message]:
-    """All or none. Raises message-not-found, and session-lock-lost where nobody holds the session of one."""
+    """Receive deferred messages, all or none.
+
+    Raises: message-not-found; session-lock-lost when no receiver holds the session of a message.
+    """
     for number in sequence_numbers:
         if number not in queue.deferred:
             raise message_not_found(number)

@@ -1,4 +1,4 @@
-"""The conditions of SQL filters: comparison, LIKE, IN, IS NULL, EXISTS, AND, OR, NOT, arithmetic, three-valued logic.
+"""Conditions of SQL filters: comparison, LIKE, IN, IS NULL, EXISTS, AND, OR, NOT, arithmetic, three-valued logic.
 
 Names: `name` and `user.name` are application properties, `sys.Name` system properties.
 """
@@ -20,7 +20,7 @@ class Facts(Protocol):
 
 
 Condition = Callable[[Facts], Any]
-"""True, False, or None for unknown."""
+"""Compiled condition: True, False, or None for unknown."""
 
 _TOKEN = re.compile(
     r"""\s*(?:
@@ -51,7 +51,7 @@ _WORDS = {"AND", "OR", "NOT", "LIKE", "IN", "IS", "NULL", "EXISTS", "TRUE", "FAL
 
 
 def parse(expression: str) -> Condition:
-    """Raises ValueError."""
+    """Parse an SQL expression. Raises: ValueError."""
     parser = _Parser(_tokens(expression))
     condition = parser.disjunction()
     if parser.kind != "end":
@@ -220,7 +220,7 @@ def _property(name: str) -> Condition:
 
 
 def _apply(operation: Callable[[Any, Any], Any], left: Condition, right: Condition) -> Condition:
-    """Unknown where a side is unknown, or where the two cannot be compared or reckoned with."""
+    """Apply a binary operation; unknown when a side is unknown or the operation does not support the types."""
 
     def condition(facts: Facts) -> Any:
         one, other = left(facts), right(facts)

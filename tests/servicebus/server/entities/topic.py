@@ -1,4 +1,4 @@
-"""A topic: takes messages, copies them to the subscriptions whose rules match."""
+"""Topic: copies messages to the subscriptions whose rules match."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.servicebus.server.message import SCHEDULED, Message
 
 
 class Subscription(Queue):
-    """A queue that a topic fills. rules: by name."""
+    """Subscription: a queue filled by a topic. rules: by name."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Subscription(Queue):
 
 
 class Topic:
-    """path: as it was configured; key: the same in lower case."""
+    """Topic with its subscriptions. path: as configured. key: the path in lower case."""
 
     def __init__(
         self, config: TopicConfig, clock: Clock, counters: Counters, limits: PropertyLimits | None = None
@@ -57,7 +57,7 @@ class Topic:
         self._last_sequence_number = 0
 
     def check(self, message: Message) -> None:
-        """Raises what a send of it is refused with."""
+        """Check whether a send of the message is allowed. Raises: the refusal of the send."""
         if self.limits is not None:
             self.limits.check(message)
         for subscription in self.subscriptions.values():
@@ -65,7 +65,7 @@ class Topic:
                 subscription.check(message)
 
     def accept(self, message: Message) -> int:
-        """Copy it to the subscriptions. Returns its sequence number in the topic, 0 for a duplicate."""
+        """Copy a message to the subscriptions. Returns its sequence number in the topic; 0 for a duplicate."""
         self.check(message)
         now = self.clock.now()
         if self._duplicates.seen(message.message_id, now):
@@ -83,7 +83,7 @@ class Topic:
         return message.sequence_number
 
     def cancel(self, sequence_numbers: list[int]) -> None:
-        """Of scheduled messages: all or none. Raises message-not-found."""
+        """Cancel scheduled messages, all or none. Raises: message-not-found."""
         for number in sequence_numbers:
             if number not in self.scheduled:
                 raise message_not_found(number)
@@ -105,7 +105,7 @@ class Topic:
                 subscription.accept(twin, enqueued_sequence_number=message.sequence_number)
 
     def clear(self) -> None:
-        """Forget all messages, here and in the subscriptions."""
+        """Remove all messages of the topic and its subscriptions."""
         self.cancel(list(self.scheduled))
         self._duplicates = Duplicates(int(self.config.duplicate_detection * 1000))
         for subscription in self.subscriptions.values():

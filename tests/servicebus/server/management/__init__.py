@@ -1,1 +1,1 @@
-"""The $management node of an entity: requests and their answers."""
+"""$management node of an entity: requests and their answers."""

@@ -1,4 +1,4 @@
-"""The body of a request, read field by field."""
+"""Fields of a request body."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 
 class Body:
-    """Every reader raises a Refusal for what is missing or of a wrong type."""
+    """Body of a request. Every reader raises a Refusal for a missing field or a wrong type."""
 
     def __init__(self, value: Any, raw: bytes = b"") -> None:
-        """raw: the encoded map, for what must keep its type."""
+        """Wrap a decoded body. raw: the encoded map, for fields that must keep their AMQP type."""
         if not isinstance(value, dict):
             raise _wrong("The body is no map.")
         self._value, self._raw = value, raw
@@ -43,7 +43,7 @@ class Body:
         return values
 
     def raw_map(self, name: str) -> list[tuple[bytes, bytes]]:
-        """Encoded keys and values of a map; none where there is no such field."""
+        """Return the encoded keys and values of a map; empty without such a field."""
         if self.maybe(name, dict) is None:
             return []
         return next(pairs(value) for key, value in pairs(self._raw) if decode(key)[0] == name)

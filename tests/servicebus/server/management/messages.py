@@ -1,4 +1,4 @@
-"""Operations on messages of a queue: renew, peek, receive what was deferred, settle."""
+"""Operations on messages of a queue: renew locks, peek, receive deferred messages, settle."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.servicebus.server.errors import Refusal
 from tests.servicebus.server.management.body import NO_CONTENT, OK, Answer, Body
 
 DELETE = 0
-"""Receiver settle mode that takes messages for good."""
+"""Receiver settle mode that removes messages at delivery."""
 
 
 def renew_lock(queue: Queue, body: Body) -> Answer:
@@ -43,7 +43,7 @@ def receive_by_sequence_number(queue: Queue, body: Body) -> Answer:
 
 
 def update_disposition(queue: Queue, body: Body) -> Answer:
-    """All locks are looked at before the first message is settled."""
+    """Settle messages; all locks are checked before the first settlement."""
     changes = body.raw_map("properties-to-modify")
     status, tokens, session_id = body.one("disposition-status", str), body.tokens(), body.maybe("session-id", str)
     if session_id is not None and queue.sessions is not None:

@@ -1,4 +1,4 @@
-"""The node itself: which operation, under which claim, and the shape of answers."""
+"""Management node: operation dispatch, claims, and the format of answers."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _ON_ALL: dict[str, Callable[[Any, Body], Answer]] = {
 
 
 class ManagementNode:
-    """Of one entity."""
+    """Management node of one entity."""
 
     def __init__(self, state: State, path: str) -> None:
         self._state, self._path = state, path
@@ -72,7 +72,7 @@ class ManagementNode:
         return True
 
     def _do(self, link: Link, operation: str, body: Body) -> Answer:
-        """Raises Refusal."""
+        """Run an operation. Raises: Refusal."""
         right = SEND if operation in _ON_ALL else MANAGE if operation in _ON_SUBSCRIPTIONS else LISTEN
         link.session.connection.claims.demand(self._path, right)
         limit = self._state.config.max_renewed_locks

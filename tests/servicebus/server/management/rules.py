@@ -25,7 +25,7 @@ _SYSTEM = {
     "reply-to-session-id": "ReplyToSessionId",
     "content-type": "ContentType",
 }
-"""Fields of a correlation filter in their order, and the names that filters use."""
+"""Fields of a correlation filter in wire order, by the names of the filter language."""
 
 
 def add(queue: Queue, body: Body) -> Answer:

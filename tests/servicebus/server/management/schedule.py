@@ -1,4 +1,4 @@
-"""Scheduling messages, and taking that back."""
+"""Operations that schedule messages and cancel scheduled messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.servicebus.server.message import Message
 
 
 def schedule(entity: Entity, body: Body) -> Answer:
-    """All or none."""
+    """Schedule messages, all or none."""
     try:
         messages = [Message(Body(row).one("message", bytes)) for row in body.many("messages", dict)]
     except Malformed as problem:

@@ -9,7 +9,7 @@ from tests.servicebus.server.errors import not_allowed
 from tests.servicebus.server.management.body import NO_CONTENT, OK, Answer, Body
 
 END_OF_TIME = 253_402_300_800_000
-"""The year 10000, in milliseconds."""
+"""Year 10000, in milliseconds since 1970."""
 
 
 def renew_lock(queue: Queue, body: Body) -> Answer:
@@ -28,13 +28,13 @@ def set_state(queue: Queue, body: Body) -> Answer:
 
 
 def list_ids(queue: Queue, body: Body) -> Answer:
-    """Without a time, or with one past the year 9999: the sessions with messages or a state."""
+    """List session ids. Without a time, or with one past the year 9999: the sessions with messages or a state."""
     skip, top = body.maybe("skip", int) or 0, body.maybe("top", int) or 100
     since = body.maybe("last-updated-time", int)
     page = _sessions(queue).ids(None if since is None or since >= END_OF_TIME else since)[skip : skip + top]
     if not page:
         return NO_CONTENT, mapping([])
-    # The key is spelt so on the wire
+    # Member name as spelt on the wire
     return OK, mapping([(string("skip"), int32(skip + len(page))), (string("sessions-ids"), string_array(page))])
 
 
