@@ -174,7 +174,7 @@ class Daemon:
         if not intake and "port" not in http.model_fields_set:
             # The default port belongs to the intake process beside this one
             http = http.model_copy(update={"port": 0})
-        self.web = Web(http, self.watch.health, self.watch.metrics, build_tls(loaded))
+        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded))
         self.channel: Control | None = None
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []

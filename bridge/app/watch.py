@@ -287,6 +287,10 @@ class Watch:
         """Metrics text for `/metrics`."""
         return self._metrics.render()
 
+    async def scrape(self) -> bytes:
+        """For /metrics."""
+        return await self._metrics.scrape()
+
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
             monitor = self._monitors[name]

@@ -122,6 +122,12 @@ class KafkaBrokerConfig(Model):
         description="Largest record batch when decompressed; a larger one cannot be read. A source holds less than "
         "twice as much decompressed at once.",
     )
+    max_records: Integer = Field(
+        500_000, ge=1, le=10_000_000, description="Most records of a batch; one with more cannot be read."
+    )
+    max_headers: Integer = Field(
+        1_000, ge=0, le=100_000, description="Most headers of a record; one with more cannot be read."
+    )
     publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish, dead letters among them.")
     max_request: Size = Field(67108864, ge=1024, description="Largest record that is sent; topics have limits too.")
     linger: Duration = Field(0.0, ge=0, le=1, description="How long records wait for others to be sent with.")

@@ -83,6 +83,10 @@ _TOO_LARGE = ("message larger than max", "larger than the maximum", "exceeds the
 _TASK_HUB = ("task hub", "taskhub", "task-hub")
 
 
+_DETAILS = 500
+"""Characters of an engine's own text that are kept."""
+
+
 def translate(error: BaseException, *, what: str) -> EngineError:
     """Translate an exception of a client, a credential or gRPC. The original is not chained here.
 
@@ -106,6 +110,9 @@ def translate(error: BaseException, *, what: str) -> EngineError:
         return EngineUnavailable(f"{what}: the engine's client is closed")
     if isinstance(error, ValueError | TypeError | RecursionError):
         return EngineRejected(f"{what}: the SDK cannot make a request of it ({type(error).__name__})")
+    if isinstance(error, AttributeError) and error.obj is None:
+        # gRPC gives the SDK None for an answer that cannot be parsed
+        return EngineUnavailable(f"{what}: what answered does not speak the protocol of an engine")
     raise error
 
 
@@ -122,7 +129,7 @@ def is_late(error: EngineError) -> bool:
 
 def details_of(error: BaseException) -> str:
     details = getattr(error, "details", None)
-    return str(details() or "") if callable(details) else ""
+    return str(details() or "")[:_DETAILS] if callable(details) else ""
 
 
 def _of_status(code: Any, details: str, what: str) -> EngineError:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 ASK_SECONDS = 10.0
 """Seconds from the first byte of a request, or from the connection, to the end of its headers."""
@@ -16,6 +18,12 @@ IDLE_SECONDS = 75.0
 """Seconds between two requests of a connection. Scrapers send one every 15 to 60 s."""
 MOST = 256
 """Most connections of one server. Beyond that, the longest idle connection is closed for a new one."""
+
+_log = logging.getLogger("bridge.sdk.http")
+_log.addFilter(
+    # aiohttp reports each request that is no HTTP as an error with a traceback: any caller could fill the log
+    lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -28,7 +36,7 @@ class Connections:
     ) -> None:
         app.middlewares.insert(0, self._mark)
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=idle
+            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=idle, logger=_log
         )
         self.ask = ask
         self.idle = idle

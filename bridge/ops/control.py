@@ -37,6 +37,8 @@ PREFIX = "/api/v1/"
 BODY_SECONDS = 30.0
 """Seconds for the body of a request."""
 
+_LONGEST_DETAIL = 2_000
+"""Characters: the detail may name what was asked for."""
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
 _STATUS: Mapping[type[BaseException], int] = {
@@ -227,7 +229,7 @@ def _problem(status: int, reason: str, detail: str) -> web.Response:
         "type": f"urn:durable-bridge:problem:{reason}",
         "title": reason.replace("_", " "),
         "status": status,
-        "detail": detail,
+        "detail": detail if len(detail) <= _LONGEST_DETAIL else f"{detail[:_LONGEST_DETAIL]}...",
         "reason": reason,
     }
     return web.Response(status=status, body=json.dumps(content).encode(), content_type=_PROBLEM)

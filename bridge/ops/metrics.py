@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -238,6 +241,10 @@ class ParkingStats(Protocol):
     def refused(self) -> int: ...
 
 
+_SLICE = 0.005
+"""Seconds of the event loop's thread after which a scrape lets others go on."""
+
+
 class Metrics:
     """Prometheus metrics with their own registry: several bridges in one process do not collide."""
 
@@ -270,27 +277,40 @@ class Metrics:
         version: version of the bridge.
         config: version of its configuration.
         """
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(
-            _BridgeCollector(
-                sources,
-                engines,
-                publishing,
-                repeats,
-                limits,
-                parking,
-                late_letters,
-                clock_jumps,
-                answers,
-                refused,
-                version,
-                config,
-            )
+        self._sources = sources
+        self._others = _Others(
+            engines,
+            publishing,
+            repeats,
+            limits,
+            parking,
+            late_letters,
+            clock_jumps,
+            answers,
+            refused,
+            version,
+            config,
         )
+        self._scrape = asyncio.Lock()
 
     def render(self) -> bytes:
         """Render the text exposition format (`CONTENT_TYPE`)."""
-        return generate_latest(self._registry)
+        return _text([_read(source) for source in self._sources()], list(self._others.collect()))
+
+    async def scrape(self) -> bytes:
+        """Render as `render` does, and let the event loop go on, however many sources and partitions there are.
+
+        The figures of one source belong to one moment. One thread turns the figures of all sources into text.
+        """
+        async with self._scrape:
+            figures = []
+            since = time.thread_time()
+            for source in list(self._sources()):
+                figures.append(_read(source))
+                if time.thread_time() - since > _SLICE:
+                    await asyncio.sleep(0)
+                    since = time.thread_time()
+            return await asyncio.to_thread(_text, figures, list(self._others.collect()))
 
 
 _Rows = Iterable[tuple[Sequence[str], float]]
@@ -421,20 +441,6 @@ _GAUGES: tuple[_Counter, ...] = (
         ("route",),
         lambda source: [((route,), pause) for route, pause in source.dead_letter_pauses.items()],
     ),
-    (
-        "bridge_gap",
-        "Records fetched above the committable prefix.",
-        ("topic", "partition"),
-        lambda source: [((topic, str(number)), gap) for topic, number, gap, _ in source.partitions()],
-    ),
-    (
-        "bridge_lag",
-        "Records behind the end that are not completed.",
-        ("topic", "partition"),
-        lambda source: [
-            ((topic, str(number)), lag) for topic, number, _, lag in source.partitions() if lag is not None
-        ],
-    ),
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStats], HistogramLike]], ...] = (
     ("bridge_processing_seconds", "From receipt to settlement.", lambda source: source.processing),
@@ -442,10 +448,80 @@ _HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStats], HistogramLike]], ...]
 )
 
 
-class _BridgeCollector(Collector):
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """Counts of one source at one moment. rows: of each of `_COUNTERS` and `_GAUGES`. partitions: see
+    `SourceStats`. histograms: cumulative counts and the sum, of each of `_HISTOGRAMS`.
+    """
+
+    name: str
+    counters: list[list[tuple[Sequence[str], float]]]
+    gauges: list[list[tuple[Sequence[str], float]]]
+    partitions: list[tuple[str, int, int, int | None]]
+    histograms: list[tuple[list[tuple[str, float]], float]]
+
+
+def _read(source: SourceStats) -> _Figures:
+    histograms = [histogram_of(source) for _, _, histogram_of in _HISTOGRAMS]
+    return _Figures(
+        source.name,
+        [list(read(source)) for *_, read in _COUNTERS],
+        [list(read(source)) for *_, read in _GAUGES],
+        list(source.partitions()),
+        [(_buckets(histogram), histogram.total) for histogram in histograms],
+    )
+
+
+class _Families(Collector):
+    """Metrics that are made already, as the library takes them."""
+
+    def __init__(self, metrics: Iterable[Metric]) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Metric]:
+        return self._metrics
+
+
+def _text(sources: Sequence[_Figures], others: Sequence[Metric]) -> bytes:
+    return generate_latest(_Families([*_families(sources), *others]))
+
+
+def _families(sources: Sequence[_Figures]) -> Iterator[Metric]:
+    for at, (name, text, labels, _) in enumerate(_COUNTERS):
+        counter = CounterMetricFamily(name, text, labels=("source", *labels))
+        for source in sources:
+            for values, number in source.counters[at]:
+                counter.add_metric((source.name, *values), number)
+        yield counter
+    for at, (name, text, labels, _) in enumerate(_GAUGES):
+        gauge = GaugeMetricFamily(name, text, labels=("source", *labels))
+        for source in sources:
+            for values, number in source.gauges[at]:
+                gauge.add_metric((source.name, *values), float(number))
+        yield gauge
+    labels = ("source", "topic", "partition")
+    gap = GaugeMetricFamily("bridge_gap", "Records fetched above the committable prefix.", labels=labels)
+    lag = GaugeMetricFamily("bridge_lag", "Records behind the end that are not completed.", labels=labels)
+    for source in sources:
+        for topic, partition, above, behind in source.partitions:
+            gap.add_metric((source.name, topic, str(partition)), above)
+            if behind is not None:
+                lag.add_metric((source.name, topic, str(partition)), behind)
+    yield gap
+    yield lag
+    for at, (name, text, _) in enumerate(_HISTOGRAMS):
+        family = HistogramMetricFamily(name, text, labels=("source",))
+        for source in sources:
+            buckets, total = source.histograms[at]
+            family.add_metric((source.name,), buckets, total)
+        yield family
+
+
+class _Others:
+    """Metrics of everything but sources."""
+
     def __init__(
         self,
-        sources: Callable[[], Iterable[SourceStats]],
         engines: Callable[[], Iterable[EngineStats]],
         publishing: PublishStats | None,
         repeats: Callable[[], Mapping[str, int]],
@@ -458,7 +534,6 @@ class _BridgeCollector(Collector):
         version: str,
         config: str,
     ) -> None:
-        self._sources = sources
         self._engines = engines
         self._publishing = publishing
         self._parking = parking
@@ -471,25 +546,6 @@ class _BridgeCollector(Collector):
         self._info = (version, config)
 
     def collect(self) -> Iterator[Metric]:
-        sources = list(self._sources())
-        for name, text, labels, read in _COUNTERS:
-            counter = CounterMetricFamily(name, text, labels=("source", *labels))
-            for source in sources:
-                for values, number in read(source):
-                    counter.add_metric((source.name, *values), number)
-            yield counter
-        for name, text, labels, read in _GAUGES:
-            gauge = GaugeMetricFamily(name, text, labels=("source", *labels))
-            for source in sources:
-                for values, number in read(source):
-                    gauge.add_metric((source.name, *values), float(number))
-            yield gauge
-        for name, text, histogram_of in _HISTOGRAMS:
-            family = HistogramMetricFamily(name, text, labels=("source",))
-            for source in sources:
-                histogram = histogram_of(source)
-                family.add_metric((source.name,), _buckets(histogram), histogram.total)
-            yield family
         yield from self._collect_engines()
         if self._publishing is not None:
             yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)

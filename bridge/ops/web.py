@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
 from aiohttp import web
@@ -39,7 +39,7 @@ class Web:
         self,
         settings: HttpConfig,
         health: Callable[[], Readiness],
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Awaitable[bytes]],
         tls: TlsFiles | None = None,
     ) -> None:
         """Create the server.
@@ -134,7 +134,7 @@ class Web:
         return _json(200 if readiness.ready else 503, readiness.as_dict())
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+        return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE})
 
 
 def _host_of(header: str) -> str:

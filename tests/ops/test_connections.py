@@ -64,6 +64,15 @@ async def test_headers_that_do_not_end_are_not_waited_for(sent: bytes) -> None:
         await ended(reader)
 
 
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01no TLS here\r\n\r\n", b"GET / HTTP/1.1\r\n: x\r\n\r\n", b"\0" * 99_999])
+async def test_what_is_no_request_leaves_nothing_in_the_log(sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(plain) as connect:
+        reader, writer = await connect()
+        writer.write(sent)
+        assert b" 400 " in await reader.readline()
+    assert caplog.records == []
+
+
 async def test_a_byte_now_and_then_gains_no_time() -> None:
     async with serving(plain, ask=0.3, idle=60) as connect:
         reader, writer = await connect()
@@ -178,10 +187,14 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ca")
 
 
+async def no_metrics() -> bytes:
+    return b""
+
+
 @asynccontextmanager
 async def secure(authority: Authority, **bounds: Any) -> AsyncIterator[tuple[Web, ssl.SSLContext]]:
     files = TlsFiles(authority.issue("ops"))
-    port = Web(HttpConfig(port=0, **bounds), lambda: Readiness("running", ()), lambda: b"", files)
+    port = Web(HttpConfig(port=0, **bounds), lambda: Readiness("running", ()), no_metrics, files)
     await port.start()
     try:
         yield port, ssl.create_default_context(cafile=str(authority.file))
@@ -234,7 +247,7 @@ async def test_a_request_that_comes_with_the_handshake_is_answered(authority: Au
 
 
 async def test_the_ops_port_has_these_bounds() -> None:
-    port = Web(HttpConfig(port=0, header_timeout="100ms"), lambda: Readiness("running", ()), lambda: b"")
+    port = Web(HttpConfig(port=0, header_timeout="100ms"), lambda: Readiness("running", ()), no_metrics)
     await port.start()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port.port)

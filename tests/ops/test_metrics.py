@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -263,3 +265,58 @@ def test_what_waits() -> None:
     assert value("bridge_quarantine_events_total", engine="default", event="held") == 1
     assert value("bridge_late_dead_letters_total", source="orders", reason="parking_expired") == 5
     assert value("bridge_quarantined_keys", source="orders") == 4
+
+
+@dataclass
+class Wide(Stats):
+    """A source with as many partitions as are asked for."""
+
+    wide: int = 0
+
+    def partitions(self) -> Iterable[tuple[str, int, int, int]]:
+        return [("orders", number, number, 7) for number in range(self.wide)]
+
+
+@pytest.mark.parametrize(("sources", "partitions"), [(500, 4), (1, 30_000)])
+async def test_a_scrape_holds_nothing_up(sources: int, partitions: int) -> None:
+    """No callback of the event loop takes more than 250 ms of its thread, and the text is the same."""
+    stats = [Wide(f"s{number}", received=number, wide=partitions) for number in range(sources)]
+    for each in stats:
+        each.outcomes = dict.fromkeys(("executed", "duplicate", "ignored", "parked", "dead_lettered"), 1)
+        each.dead_letters = dict.fromkeys((f"reason_{at}" for at in range(10)), 1)
+        each.commands = dict.fromkeys(((f"route_{at}", "schedule") for at in range(10)), 1)
+    metrics = Metrics(lambda: stats, list, version="1", config="c")
+    longest = 0.0
+    done = asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal longest
+        since = time.thread_time()
+        while not done.is_set():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, since = max(longest, now - since), now
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0)
+    texts = await asyncio.gather(metrics.scrape(), metrics.scrape())
+    done.set()
+    await watching
+    assert texts == [metrics.render()] * 2
+    assert longest < 0.25
+
+
+async def test_figures_of_one_scrape_agree() -> None:
+    """Though others go on between two sources: received is always outcomes, abandoned and in flight together."""
+    stats = [Stats(f"s{number}", outcomes={"executed": 0}) for number in range(500)]
+    metrics = Metrics(lambda: stats, list, version="1", config="c")
+    scrape = asyncio.create_task(metrics.scrape())
+    while not scrape.done():
+        for each in stats:
+            each.received += 1
+            each.outcomes["executed"] += 1
+        await asyncio.sleep(0)
+    found = samples(await scrape)
+    for each in stats:
+        executed = found["bridge_outcomes_total", frozenset({("source", each.name), ("outcome", "executed")})]
+        assert found["bridge_received_total", frozenset({("source", each.name)})] == executed

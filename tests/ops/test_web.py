@@ -30,7 +30,7 @@ class Answers:
     def health(self) -> Readiness:
         return self.readiness
 
-    def metrics(self) -> bytes:
+    async def metrics(self) -> bytes:
         if not self.text:
             raise RuntimeError("SECRET")
         return self.text

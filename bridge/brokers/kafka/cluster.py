@@ -8,15 +8,17 @@ from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import GroupLoadInProgressError, KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import GroupLoadInProgressError, TopicAlreadyExistsError, for_code
 from aiokafka.structs import OffsetAndMetadata
 
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.errors import BrokerError, BrokerUnavailable
+from bridge.errors import BridgeError, BrokerError, BrokerUnavailable
 
 _T = TypeVar("_T")
 
 _PAUSE = 0.1
+_RENEW_AFTER = 3
+"""Failures in a row after which the client is replaced."""
 _FIRST_ANSWER = 3.0
 """Seconds for the first answer of a connected server; short, because a person waits for the result."""
 
@@ -30,18 +32,40 @@ class Cluster:
         self.id = ""
         """Identity of the cluster, known after `start`."""
         self._known: set[str] = set()
+        self._turn = asyncio.Lock()
+        self._failures = 0
 
     async def start(self) -> None:
         """Connect. Raises: BrokerUnavailable."""
+        self._admin = await self._open()
+        found = await self._ask("ask for the cluster's identity", lambda: self._admin.describe_cluster(), _FIRST_ANSWER)
+        self.id = found.get("cluster_id") or ",".join(self._connection.config.hosts)
+
+    async def _open(self) -> Any:
         admin = AIOKafkaAdminClient(**self._connection.arguments)
         try:
             await self._connection.open(admin.start)
         except BaseException:
             await close(admin.close)
             raise
-        self._admin = admin
-        found = await self._ask("ask for the cluster's identity", lambda: admin.describe_cluster(), _FIRST_ANSWER)
-        self.id = found.get("cluster_id") or ",".join(self._connection.config.hosts)
+        return admin
+
+    async def _renew(self) -> None:
+        """Begin anew at the configured servers: the client itself would ask the nodes that it knows for ever.
+
+        Raises: BrokerUnavailable.
+        """
+        async with self._turn:
+            old = self._admin
+            if old is None or self._failures < _RENEW_AFTER:
+                return
+            fresh = await self._open()
+            if self._admin is None:  # stopped meanwhile
+                await close(fresh.close)
+                return
+            self._admin = fresh
+            self._failures = 0
+            await close(old.close)
 
     async def stop(self) -> None:
         """Disconnect. Idempotent."""
@@ -55,8 +79,12 @@ class Cluster:
 
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
-        found = await self._ask("list the topics", lambda: self._admin.describe_topics(None))
-        return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
+
+        async def list_() -> dict[str, int]:
+            found = await self._admin.describe_topics(None)
+            return {topic["topic"]: len(topic["partitions"]) for topic in found if not topic["error_code"]}
+
+        return await self._ask("list the topics", list_)
 
     async def create_topic(self, name: str, partitions: int) -> None:
         """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
@@ -139,9 +167,16 @@ class Cluster:
         end = loop.time() + (limit if longest is None else longest)
         while True:
             try:
-                return await asyncio.wait_for(question(), limit)
-            except (KafkaError, OSError, TimeoutError, AttributeError) as error:
-                # AttributeError: the client fails on its own answer where a node is away
+                if self._failures >= _RENEW_AFTER:
+                    await self._renew()
+                found = await asyncio.wait_for(question(), limit)
+                self._failures = 0
+                return found
+            except Exception as error:
+                self._failures += 1
+                # More than the client's own errors: it fails on answers of nodes that are away, or that are no Kafka
                 if loop.time() >= end:
+                    if isinstance(error, BridgeError):
+                        raise
                     raise self._connection.translate(error, what) from error
             await asyncio.sleep(_PAUSE)

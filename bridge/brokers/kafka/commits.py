@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Collection
 from typing import Any
 
-from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from bridge.brokers.kafka.connection import Connection
@@ -78,8 +77,6 @@ class Commits:
                 raise BrokerUnavailable(f"{self._connection.name}: group {self._group} could not commit in time")
             error = task.exception()
             if error is not None:
-                if not isinstance(error, KafkaError):
-                    raise error
                 raise self._connection.translate(error, f"commit of group {self._group}") from error
             for partition, snapshot in sent:
                 partition.committed = snapshot

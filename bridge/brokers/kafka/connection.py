@@ -8,10 +8,12 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, StaleMetadata
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, StaleMetadata
 
 from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
+from bridge.brokers.kafka.record_batch import Bounds
+from bridge.brokers.kafka.sdk_internals import Answers, bound_answers
 from bridge.config.brokers import KafkaBrokerConfig
 from bridge.errors import BridgeError, BrokerUnavailable
 
@@ -29,6 +31,8 @@ class Connection:
     def __init__(self, name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
         self.name = name
         self.config = config
+        self.bounds = Bounds(config.max_batch, config.max_records, config.max_headers)
+        bound_answers(Answers(config.fetch_bytes + config.max_batch))
         self._resolve = resolve
         self._arguments: dict[str, Any] | None = None
 
@@ -53,7 +57,7 @@ class Connection:
         logger.addHandler(causes)
         try:
             await start()
-        except (KafkaError, OSError, TimeoutError) as error:
+        except Exception as error:  # what a broker answers may break the client anywhere
             cause = causes.last or error
             if isinstance(cause, BridgeError):
                 raise cause from error
@@ -94,5 +98,5 @@ async def close(stop: Callable[[], Coroutine[Any, Any, None]], seconds: float = 
     """Stop a client within a time limit. Never raises for errors of the client."""
     try:
         await asyncio.wait_for(stop(), seconds)
-    except (KafkaError, OSError, TimeoutError) as error:
-        _log.warning("a Kafka client did not close cleanly: %s: %s", type(error).__name__, error)
+    except Exception as error:  # a client that a broker's answers have broken
+        _log.warning("a Kafka client did not close cleanly: %s", type(error).__name__)

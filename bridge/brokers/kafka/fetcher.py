@@ -57,6 +57,8 @@ _FRESH = 2
 _REREADS = 5
 """Number of fetches of a record that was handed out before, after which the record counts as gone."""
 
+_REPLACE_LEADERLESS = 20
+"""Looks for leaders in a row that found none, after which the client is replaced: it asks only nodes that it knows."""
 _REPLACE_AFTER = 10
 """Number of consecutive failures after which the client is replaced."""
 
@@ -104,6 +106,7 @@ class Fetcher:
         self._running: asyncio.Task[None] | None = None
         self._turn = 0
         self._failures = 0
+        self._leaderless = 0
         self._error: KafkaError | None = None
 
     async def start(self) -> None:
@@ -169,6 +172,10 @@ class Fetcher:
                     nodes.setdefault(node, []).append((tp, log))
         if lost:
             self._find_leaders(lost)
+            if not nodes and not self._slots:
+                self._leaderless += 1
+                if self._leaderless % _REPLACE_LEADERLESS == 0:
+                    self._start(self._replace(), [])
         for node, logs in nodes.items():
             waiting = not any(log.behind for _, log in logs)
             if (node, 0) not in self._slots and not (waiting and self._slots.get((node, 1), False)):
@@ -243,7 +250,7 @@ class Fetcher:
             return
         finally:
             self._slots.pop((node, slot), None)
-        self._failures = 0
+        self._failures = self._leaderless = 0
         answers = list(_answers(response, self._committed_only))
         if not slot_waits and not any(answer.data for _, _, answer in answers):
             # Records exist and were not sent: an immediate repetition would not help
@@ -322,9 +329,9 @@ class Fetcher:
 
     async def _records_at(self, tp: TopicPartition, offset: int) -> tuple[dict[int, Message], int]:
         """Records from this offset on, and the offset after them. The first is missing when it cannot be read."""
-        limit = self._connection.config.max_batch
+        bounds = self._connection.bounds
         log = PartitionLog(
-            tp.topic, tp.partition, offset, limit=limit, low_water=1, treatment=lambda unreadable: "dead_letter"
+            tp.topic, tp.partition, offset, bounds=bounds, low_water=1, treatment=lambda unreadable: "dead_letter"
         )
         for _ in range(_REREADS):
             code, answer = await self._ask(tp, log.fetch_offset, self._client, log.extra)
@@ -423,9 +430,9 @@ class Fetcher:
         lowest = batch.base if batch.placed else 0
         if not whole(batch.raw) or await asyncio.to_thread(hides_batch, batch.raw, lowest, answer.end):
             return None
-        limit = self._connection.config.max_batch
+        bounds = self._connection.bounds
         if len(answer.data) > len(batch.raw):
-            return next_base(answer.data, len(batch.raw), lowest, answer.end, limit)
+            return next_base(answer.data, len(batch.raw), lowest, answer.end, bounds)
         claimed, end = claimed_next(batch.raw), answer.readable_end
         if claimed == end:
             return claimed
@@ -435,7 +442,7 @@ class Fetcher:
                 return None
             if not then.data:
                 return then.readable_end
-            if next_base(then.data, 0, claimed - 1, then.end, limit) == claimed:
+            if next_base(then.data, 0, claimed - 1, then.end, bounds) == claimed:
                 return claimed
         last = await self._read_at(tp, end - 1, client, len(batch.raw))
         if last is not None and last.readable_end != end:

@@ -13,7 +13,17 @@ from dataclasses import dataclass
 
 from bridge.brokers.base import stop_reason
 from bridge.brokers.kafka.inflation import Inflation, Room
-from bridge.brokers.kafka.record_batch import Batch, Found, Verdict, base_at, begins_whole, is_cut, split, verdict_on
+from bridge.brokers.kafka.record_batch import (
+    Batch,
+    Bounds,
+    Found,
+    Verdict,
+    base_at,
+    begins_whole,
+    is_cut,
+    split,
+    verdict_on,
+)
 from bridge.config.sources import OnUnreadable
 from bridge.message import Unreadable
 
@@ -64,7 +74,7 @@ class PartitionLog:
         number: int,
         start: int,
         *,
-        limit: int,
+        bounds: Bounds,
         low_water: int,
         treatment: Treatment,
         gaps: Counter[str] | None = None,
@@ -72,12 +82,12 @@ class PartitionLog:
     ) -> None:
         """Start reading at `start`.
 
-        limit: bytes that one batch may hold when decompressed. low_water: bytes fetched and not handed out below which
+        bounds: of one batch. low_water: bytes fetched and not handed out below which
         more are fetched. treatment: of messages that cannot be parsed. gaps: counter of offsets without a record for a
         consumer, by kind: `control`, `aborted`, `compacted`, and `deleted` for those before the start of the log.
         inflation: decompressed bytes of all partitions of the consumer; None: of this partition alone.
         """
-        self._inflation = inflation or Inflation(limit)
+        self._inflation = inflation or Inflation(bounds.size)
         self.topic = topic
         self.number = number
         self.position = self.fetch_offset = start
@@ -91,7 +101,7 @@ class PartitionLog:
         """Reason why the broker does not answer for this partition at present, as a sentence; empty while it
         answers."""
         self._gaps: Counter[str] = Counter() if gaps is None else gaps
-        self._limit = limit
+        self._bounds = bounds
         self._low_water = low_water
         self._treatment = treatment
         self._batches: deque[Batch] = deque()
@@ -326,7 +336,7 @@ class PartitionLog:
                 continue
             if batch.fault is not None and not batch.confirmed:
                 break
-            for entry in batch.records(self.position, self._limit):
+            for entry in batch.records(self.position, self._bounds):
                 first, last, message = entry
                 if message.unreadable is not None and self._treatment(message.unreadable) == "stop_partition":
                     self._stop_at(first, last, message.unreadable)
@@ -372,7 +382,7 @@ class PartitionLog:
         """
         if not self._batches or self._batches[0] is not batch:
             return
-        batch.confirm(self.position, None if following is None else following - 1, self._limit)
+        batch.confirm(self.position, None if following is None else following - 1, self._bounds)
         if following is not None:
             self._blocked = False
             self._fetch_from(following, boundary=True)

@@ -48,7 +48,7 @@ async def read(
             topic,
             tp.partition,
             starts[tp],
-            limit=config.max_batch,
+            bounds=connection.bounds,
             low_water=config.fetch_partition_bytes // 2,
             treatment=lambda unreadable: "dead_letter",
             inflation=inflation,

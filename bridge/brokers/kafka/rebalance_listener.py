@@ -161,7 +161,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                 tp.topic,
                 tp.partition,
                 start,
-                limit=config.max_batch,
+                bounds=self._connection.bounds,
                 low_water=config.fetch_partition_bytes // 2,
                 treatment=self._options.unreadable.of,
                 gaps=self.gaps,

@@ -40,15 +40,6 @@ _LOOK_BYTES, _CANDIDATE_COST = 256 << 20, 16 << 10
 """Limit of the bytes whose checksums are computed to find a batch within a damaged one, and the bytes charged for each
 candidate."""
 
-MAX_HEADERS = 1_000
-"""Most headers of a record. Each takes two bytes of a batch and 100 bytes of memory."""
-
-MAX_RECORDS = 500_000
-"""Most records of a batch. A reader that resumes within a batch reads all records before its position again."""
-
-_CROWDED = 2 * MAX_HEADERS
-"""Bytes of a record up to which too many headers are impossible."""
-
 _SMALL = 1 << 20
 """Bytes of a batch up to which headers take limited memory (50 MB) before they are counted."""
 
@@ -58,6 +49,22 @@ Found = tuple[int, int, Message]
 """A message with the first and last offset that it stands for. The two differ for damaged data only."""
 
 Kind = Literal["records", "control", "aborted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Bounds of one batch. size: bytes when decompressed. records: of the batch; a reader that goes on within one
+    reads all before its position again. headers: of a record; each takes two bytes of a batch and 100 of memory.
+    """
+
+    size: int
+    records: int = 500_000
+    headers: int = 1_000
+
+    @property
+    def crowded(self) -> int:
+        """Bytes of the largest record that cannot have too many headers."""
+        return 2 * self.headers
 
 
 @dataclass(slots=True)
@@ -116,10 +123,9 @@ class Batch:
             self._records = None
             self.inflated = 0
 
-    def records(self, first: int, limit: int) -> Iterator[Found]:
+    def records(self, first: int, bounds: Bounds) -> Iterator[Found]:
         """Messages from offset `first` on. The iterator continues where the last one stopped.
 
-        limit: bytes that the batch may hold when decompressed.
         Damage ends the iteration early and sets `fault`. After `confirmed` is set, the damage appears as unreadable
         messages.
         """
@@ -127,10 +133,10 @@ class Batch:
             if self.fault is not None:
                 self._records = iter(self._as_one(first))
             else:
-                self._records = self._healthy(first, limit)
+                self._records = self._healthy(first, bounds)
         return self._records
 
-    def confirm(self, first: int, last: int | None, limit: int) -> None:
+    def confirm(self, first: int, last: int | None, bounds: Bounds) -> None:
         """Accept the damage. The rest of the batch from offset `first` is read around it.
 
         last: offset of the last record, found by means of the following batch; None where the batch's own header is
@@ -141,7 +147,7 @@ class Batch:
         if last is not None:
             self.last = last
         if self.fault.word in ("record", "header_name"):
-            self._records = _salvage(self, first, limit)
+            self._records = _salvage(self, first, bounds)
         else:
             self._records = iter(self._as_one(first))
 
@@ -153,13 +159,13 @@ class Batch:
         unreadable = Unreadable(self.fault.word, self.fault.detail, last=self.last)
         return [(first, self.last, Message(self.raw, unreadable=unreadable))]
 
-    def _healthy(self, first: int, limit: int) -> Iterator[Found]:
+    def _healthy(self, first: int, bounds: Bounds) -> Iterator[Found]:
         last = self.last
         assert last is not None
         # For an old compressed set, only the last offset is known before decompression
         expected = self.base if self.raw[_PREFIX.size - 1] == 2 else 0
         try:
-            for record in self._parsed(limit):
+            for record in self._parsed(bounds):
                 offset = record.offset
                 if not expected <= offset <= last:
                     self.fault = Fault("record", "the offset of a record lies outside of its batch")
@@ -167,8 +173,8 @@ class Batch:
                 expected = offset + 1
                 if offset >= first:
                     headers = tuple(record.headers)
-                    if len(headers) > MAX_HEADERS:
-                        raise _too_many_headers()
+                    if len(headers) > bounds.headers:
+                        raise _too_many_headers(bounds.headers)
                     yield offset, offset, _message(record.value, record.key, headers, record.timestamp)
         except CodecError as error:
             self.fault = Fault(error.fault, error.detail)
@@ -183,22 +189,22 @@ class Batch:
                 f"the records cannot be parsed ({type(error).__name__})",
             )
 
-    def _parsed(self, limit: int) -> Iterable[Any]:
+    def _parsed(self, bounds: Bounds) -> Iterable[Any]:
         """aiokafka's records, with offset, timestamp, key, value and headers."""
         magic = self.raw[_PREFIX.size - 1]
         if magic < 2:
             codec = _legacy_codec(self.raw)
             if codec:
                 # The parser itself has no size limit
-                self.inflated = len(decompress(codec, _legacy_value(self.raw, magic), limit))
+                self.inflated = len(decompress(codec, _legacy_value(self.raw, magic), bounds.size))
             return cast(Iterable[Any], LegacyRecordBatch(self.raw, magic))
         count = _HEADER.unpack_from(self.raw)[12]
-        if count > MAX_RECORDS:
-            raise CodecError("inflated_size", f"the batch holds more than {MAX_RECORDS} records")
-        plain = _inflated(self.raw, limit)
+        if count > bounds.records:
+            raise CodecError("inflated_size", f"the batch holds more than {bounds.records} records (`max_records`)")
+        plain = _inflated(self.raw, bounds.size)
         self.inflated = len(plain) if plain is not self.raw else 0
         records = DefaultRecordBatch(plain)
-        return cast(Iterable[Any], records) if len(plain) <= _SMALL else _sparing(plain, records)
+        return cast(Iterable[Any], records) if len(plain) <= _SMALL else _sparing(plain, records, bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -432,10 +438,10 @@ def hides_batch(raw: bytes, base: int, end: int) -> bool:
     return False
 
 
-def next_base(data: bytes, size: int, position: int, end: int, limit: int) -> int | None:
+def next_base(data: bytes, size: int, position: int, end: int, bounds: Bounds) -> int | None:
     """Base offset of the batch that follows a damaged one of `size` bytes; None when no plausible one follows.
 
-    end: the high watermark. limit: bytes that the batch may hold when decompressed.
+    end: the high watermark.
     """
     if len(data) < size + _PREFIX.size:
         return None
@@ -453,7 +459,7 @@ def next_base(data: bytes, size: int, position: int, end: int, limit: int) -> in
     if _batch(raw, base, end).fault is not None:
         return base if 0 <= magic <= 2 and _header_at(data, size + behind, base, end) else None
     # The offset of an old compressed set is that of its last message
-    return base if magic == 2 else next((first for first, _, _ in Batch(base, base, raw).records(0, limit)), base)
+    return base if magic == 2 else next((first for first, _, _ in Batch(base, base, raw).records(0, bounds)), base)
 
 
 def _header_at(data: bytes, at: int, position: int, end: int) -> bool:
@@ -595,7 +601,7 @@ class _Damaged(Exception):
         self.detail = detail
 
 
-def _sparing(data: bytes, records: Iterable[Any]) -> Iterator[Any]:
+def _sparing(data: bytes, records: Iterable[Any], bounds: Bounds) -> Iterator[Any]:
     """Check the number of a record's headers before they are created. Raises: _Damaged."""
     at, remaining = _HEADER.size, iter(records)
     while True:
@@ -604,8 +610,8 @@ def _sparing(data: bytes, records: Iterable[Any]) -> Iterator[Any]:
             if data[at] >= 0x80:
                 size, begin = _varint(data, at, len(data))
             at = begin + size
-            if size > _CROWDED:
-                _check_headers(data, begin, min(at, len(data)))
+            if size > bounds.crowded:
+                _check_headers(data, begin, min(at, len(data)), bounds.headers)
         try:
             record = next(remaining)
         except StopIteration:
@@ -613,7 +619,7 @@ def _sparing(data: bytes, records: Iterable[Any]) -> Iterator[Any]:
         yield record
 
 
-def _check_headers(data: bytes, at: int, end: int) -> None:
+def _check_headers(data: bytes, at: int, end: int, most: int) -> None:
     """Check the number of headers of the record in `data[at:end]`. Raises: _Damaged."""
     _, at = _varint(data, at + 1, end)
     _, at = _varint(data, at, end)
@@ -621,15 +627,15 @@ def _check_headers(data: bytes, at: int, end: int) -> None:
         size, at = _varint(data, at, end)
         at += max(size, 0)
     count, _ = _varint(data, at, end)
-    if count > MAX_HEADERS:
-        raise _too_many_headers()
+    if count > most:
+        raise _too_many_headers(most)
 
 
-def _too_many_headers() -> _Damaged:
-    return _Damaged("headers", f"the record has more than {MAX_HEADERS} headers")
+def _too_many_headers(most: int) -> _Damaged:
+    return _Damaged("headers", f"the record has more than {most} headers (`max_headers`)")
 
 
-def _salvage(batch: Batch, first: int, limit: int) -> Iterator[Found]:
+def _salvage(batch: Batch, first: int, bounds: Bounds) -> Iterator[Found]:
     """Records of a batch of magic 2 from offset `first` on, with damaged ones as unreadable messages.
 
     The length in front of each record leads past a damaged one. Damaged records without a readable offset take the
@@ -637,7 +643,7 @@ def _salvage(batch: Batch, first: int, limit: int) -> Iterator[Found]:
     """
     assert batch.last is not None
     header = _HEADER.unpack_from(batch.raw)
-    data = _inflated(batch.raw, limit)
+    data = _inflated(batch.raw, bounds.size)
     at, expected = _HEADER.size, batch.base
     lost: tuple[int, _Damaged] | None = None
     """Position in the data of the first damaged record without an offset, and the first damage."""
@@ -652,7 +658,7 @@ def _salvage(batch: Batch, first: int, limit: int) -> Iterator[Found]:
             break
         at = begin + size
         try:
-            offset, message = _record(data, begin, at, header)
+            offset, message = _record(data, begin, at, header, bounds.headers)
             if not expected <= offset <= batch.last:
                 raise _Damaged("record", "the offset of a record lies outside of its batch")
         except _Damaged as damage:
@@ -676,7 +682,7 @@ def _run(raw: bytes, first: int, last: int, damage: _Damaged) -> Iterator[Found]
         yield first, last, Message(raw, unreadable=Unreadable(damage.word, damage.detail, last=last))
 
 
-def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[int, Message]:
+def _record(data: bytes, at: int, end: int, header: tuple[int, ...], most: int) -> tuple[int, Message]:
     """Offset and message of the record in `data[at:end]`. Raises: _Damaged when not even the offset can be read."""
     begin = at
     delta, at = _varint(data, at + 1, end)  # behind the attributes, which have no meaning yet
@@ -698,8 +704,8 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...]) -> tuple[in
         count, at = _varint(data, at, end)
         if count < 0:
             raise _Damaged("record", "the number of headers is negative")
-        if count > MAX_HEADERS:
-            raise _too_many_headers()
+        if count > most:
+            raise _too_many_headers(most)
         for _ in range(count):
             name, at = _bytes(data, at, end)
             value, at = _bytes(data, at, end)

@@ -23,7 +23,7 @@ from bridge.brokers.kafka.inflation import Room
 from bridge.brokers.kafka.range import OutOfRange
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.stalled_partitions import StalledPartitionDetector
-from bridge.errors import BrokerUnavailable, PartitionRevoked
+from bridge.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
 from bridge.message import Message
 
 _log = logging.getLogger(__name__)
@@ -86,6 +86,8 @@ class KafkaSubscription:
         self._tasks: list[asyncio.Task[None]] = []
         self._committing: asyncio.Task[None] | None = None
         self._failures = 0
+        self._gone = False
+        """The client was closed, and another one has not been opened yet."""
         self._closing: asyncio.Task[None] | None = None
         self._away = ""
         self._stalls = StalledPartitionDetector()
@@ -188,6 +190,8 @@ class KafkaSubscription:
             raise BrokerUnavailable(str(self._assignment.error))
         error = self._group_error or self._fetcher.take_error()
         self._group_error = None
+        if isinstance(error, BrokerError):
+            raise BrokerUnavailable(str(error)) from error
         if error is not None:
             found = self._connection.translate(error, f"read as group {self._options.group}")
             # Any such error may be gone at the next call
@@ -202,7 +206,9 @@ class KafkaSubscription:
         """See `RereadableSubscription.reread`."""
         try:
             return await self._fetcher.reread(TopicPartition(partition.topic, partition.number), offsets, size)
-        except (KafkaError, OSError, TimeoutError) as error:
+        except Exception as error:
+            if isinstance(error, BridgeError):
+                raise
             found = self._connection.translate(error, f"read {partition.topic}/{partition.number} again")
             raise BrokerUnavailable(str(found)) from error
 
@@ -238,22 +244,37 @@ class KafkaSubscription:
         # checked
         while not self._closed:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._out_of_range.lost:
-                await self._out_of_range.settle(self._consumer, self._assignment.partitions)
+            try:
+                await self._look(loop.time())
+            except BrokerError as error:
+                self._group_error = error
                 self._wake()
-            now = loop.time()
-            lag = self.lag()
-            self._stalls.observe(
-                {
-                    tp: (partition.progress, lag.get((partition.topic, partition.number), 0) > 0)
-                    for tp, partition in self._assignment.partitions.items()
-                },
-                now,
-            )
-            await self._stay()
-            await self._look_at_stopped()
-            if now - self._read > PING_SECONDS:
-                await self._ping()
+            except Exception as error:
+                # Nobody else replaces the client, so whatever a broker made of it must not end this
+                _log.error("group %s: the client failed unexpectedly", self._options.group, exc_info=error)
+                self._group_error = error
+                self._wake()
+
+    async def _look(self, now: float) -> None:
+        """Raises: BrokerError."""
+        if self._out_of_range.lost:
+            await self._out_of_range.settle(self._consumer, self._assignment.partitions)
+            self._wake()
+        lag = self.lag()
+        self._stalls.observe(
+            {
+                tp: (partition.progress, lag.get((partition.topic, partition.number), 0) > 0)
+                for tp, partition in self._assignment.partitions.items()
+            },
+            now,
+        )
+        if self._gone:
+            await self._open()
+            self._gone = False
+        await self._stay()
+        await self._look_at_stopped()
+        if now - self._read > PING_SECONDS:
+            await self._ping()
 
     async def _stay(self) -> None:
         """Let the client report errors of its own tasks, and show it that the consumer is alive; otherwise it leaves
@@ -274,8 +295,8 @@ class KafkaSubscription:
             if self._failures >= REOPEN_AFTER:
                 self._failures = 0
                 _log.warning("group %s: the client is replaced after %s", self._options.group, type(error).__name__)
+                self._gone = True
                 await self._shut(tell=True)
-                await self._open()
             self._group_error = error
             self._wake()
         else:

@@ -11,6 +11,7 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka.compression import decompress
 from bridge.brokers.kafka.inflation import Inflation, Room
 from bridge.brokers.kafka.partition_log import Answer, PartitionLog
+from bridge.brokers.kafka.record_batch import Bounds
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes
@@ -30,7 +31,13 @@ def logs(count: int, codec: int, inflation: Inflation) -> list[PartitionLog]:
     found = []
     for number in range(count):
         log = PartitionLog(
-            "t", number, 0, limit=LIMIT, low_water=LIMIT, treatment=lambda _: "dead_letter", inflation=inflation
+            "t",
+            number,
+            0,
+            bounds=Bounds(LIMIT),
+            low_water=LIMIT,
+            treatment=lambda _: "dead_letter",
+            inflation=inflation,
         )
         log.accept(0, Answer(inflating(codec), RECORDS, RECORDS, None))
         found.append(log)

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from bridge.brokers.kafka.compression import CodecError, decompress
+from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.partition_log import Answer, PartitionLog
-from bridge.brokers.kafka.record_batch import split
+from bridge.brokers.kafka.record_batch import Bounds, split
 from bridge.bytetext import text_of
+from bridge.config.brokers import KafkaBrokerConfig
 from bridge.config.sources import OnUnreadable
 from tests.kafka.batches import (
     CODECS,
@@ -32,7 +34,9 @@ LIMIT = 1 << 20
 
 
 def reader(start: int = 0, treatment: OnUnreadable = "dead_letter", gaps: Counter[str] | None = None) -> PartitionLog:
-    return PartitionLog("t", 0, start, limit=LIMIT, low_water=1 << 20, treatment=lambda _: treatment, gaps=gaps)
+    return PartitionLog(
+        "t", 0, start, bounds=Bounds(LIMIT), low_water=1 << 20, treatment=lambda _: treatment, gaps=gaps
+    )
 
 
 def read(log: Log, given: PartitionLog, rng: random.Random) -> list[tuple[int, int, bytes | None]]:
@@ -295,7 +299,7 @@ def _peak() -> int:
     return next(int(line.split()[1]) << 10 for line in status.read_text().splitlines() if line.startswith("VmHWM"))
 
 
-def _crowded(delta: int, headers: int) -> bytes:
+def many_headers(delta: int, headers: int) -> bytes:
     """Build a record with headers that have neither name nor value: two bytes each."""
     body = b"\0" + varint(0) + varint(delta) + field_of(b"k") + field_of(b"{}") + varint(headers) + b"\0\1" * headers
     return varint(len(body)) + body
@@ -304,7 +308,7 @@ def _crowded(delta: int, headers: int) -> bytes:
 @pytest.mark.parametrize("codec", [0, 4])
 @pytest.mark.parametrize("headers", [1_001, 400_000])
 def test_a_record_with_too_many_headers_costs_itself(codec: int, headers: int) -> None:
-    records = [record(0, b"a"), _crowded(1, 1_000), _crowded(2, headers), record(3, b"x" * 5_000)]
+    records = [record(0, b"a"), many_headers(1, 1_000), many_headers(2, headers), record(3, b"x" * 5_000)]
     data = batch(records, attributes=codec, compress=CODECS[codec])
     given = reader()
     given.accept(0, Answer(data, 4, 4, None))
@@ -331,6 +335,25 @@ def test_a_batch_with_too_many_records_is_refused_before_it_is_parsed() -> None:
     assert given.suspect is not None
     assert given.suspect.fault is not None
     assert given.suspect.fault.word == "inflated_size"
+
+
+def test_the_bounds_are_settings() -> None:
+    """Of the broker: a producer with good reasons for many headers is let in, and a stricter one is possible."""
+    config = KafkaBrokerConfig.model_validate(
+        {"type": "kafka", "bootstrap_servers": "localhost:9092", "max_headers": 1_200, "max_records": 3}
+    )
+    bounds = Connection("kafka", config, lambda field, value: Path(value)).bounds
+    for count, fault in ((3, None), (4, "inflated_size")):
+        given = PartitionLog("t", 0, 0, bounds=bounds, low_water=1, treatment=lambda _: "dead_letter")
+        given.accept(0, Answer(batch([many_headers(at, 1_200) for at in range(count)]), count, count, None))
+        found = given.take(9)
+        assert (given.suspect.fault.word if given.suspect and given.suspect.fault else None) == fault
+        assert [len(message.headers) for *_, message in found] == ([] if fault else [1_200] * 3)
+    given = PartitionLog("t", 0, 0, bounds=bounds, low_water=1, treatment=lambda _: "dead_letter")
+    given.accept(0, Answer(batch([many_headers(0, 1_201)]), 1, 1, None))
+    assert given.take(9) == []
+    assert given.suspect is not None and given.suspect.fault is not None  # noqa: PT018 -- the type of both
+    assert "1200 headers (`max_headers`)" in given.suspect.fault.detail
 
 
 def test_gzip_data_of_very_many_members_is_refused() -> None:

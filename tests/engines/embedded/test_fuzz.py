@@ -95,10 +95,7 @@ def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database,
     database.stop()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(calls=CALLS)
-def test_any_request_is_answered_or_refused(fuzzed: tuple[Database, Hands], calls: list[tuple[str, Any]]) -> None:
-    database, _ = fuzzed
+def try_calls(database: Database, calls: list[tuple[str, Any]]) -> None:
     for name, fields in calls:
         try:
             request = REQUESTS[name](**fields)
@@ -111,6 +108,20 @@ def test_any_request_is_answered_or_refused(fuzzed: tuple[Database, Hands], call
                 raise
     assert database.writer.broken is None
     call(database, "Hello", None)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(calls=CALLS)
+def test_any_request_is_answered_or_refused(fuzzed: tuple[Database, Hands], calls: list[tuple[str, Any]]) -> None:
+    try_calls(fuzzed[0], calls)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(1800)
+@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(calls=CALLS)
+def test_any_request_for_long(fuzzed: tuple[Database, Hands], calls: list[tuple[str, Any]]) -> None:
+    try_calls(fuzzed[0], calls)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

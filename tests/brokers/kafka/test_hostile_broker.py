@@ -1,0 +1,209 @@
+"""A broker that answers anything: a client is held by it at most as long as it does, and holds bounded memory."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+
+from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.kafka import KafkaBroker
+from bridge.brokers.kafka.sdk_internals import OTHERS
+from bridge.brokers.kafka.subscription import KafkaSubscription
+from bridge.errors import BrokerError, BrokerUnavailable
+from bridge.message import Message
+from tests.brokers.consumer import Assignments
+from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.kafka.server.server import Server
+
+TIMEOUT = 60.0
+_SYNC_GROUP = 14
+WRONG = 60
+"""Wrong answers after which a broker is honest again."""
+
+
+class Distortion:
+    """Alters some of the answers of a server."""
+
+    def __init__(self, seed: int, share: float) -> None:
+        self._random = random.Random(seed)
+        self._share = share
+        self.count = 0
+
+    def __call__(self, key: int, frame: bytes) -> bytes:
+        draw = self._random
+        if draw.random() > self._share:
+            return frame
+        self.count += 1
+        body = bytearray(frame[4:])
+        at = draw.randrange(len(body))
+        # Partitions that are kept from a member are nothing that it could notice before the next rebalance
+        match draw.randrange(6 if key == _SYNC_GROUP else 9):
+            case 0:
+                return struct.pack(">i", draw.choice([-1, -(2**31), 2**31 - 1, 10**9])) + body
+            case 1:
+                body = body[:at]
+            case 2:
+                body[:4] = draw.randbytes(4)  # the correlation id
+            case 6:
+                body[at : at + 4] = struct.pack(">i", draw.choice([-1, -2, 2**31 - 1, 2**20, 0]))
+            case 4:
+                body = body[:4] + draw.randbytes(draw.randrange(200))
+            case 5:
+                return frame + frame
+            case 3:
+                raise ConnectionError
+            case 7:
+                body[at] = draw.randrange(256)
+            case 8:
+                body[4:] = bytes(len(body) - 4)
+        return struct.pack(">i", len(body)) + body
+
+
+def honest(_: int, frame: bytes) -> bytes:
+    return frame
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    server = Server()
+    yield server
+    await server.stop()
+
+
+async def subscribed(broker: KafkaBroker, options: SubscribeOptions) -> KafkaSubscription:
+    while True:
+        with suppress(BrokerError):
+            return await broker.subscribe(options, Assignments())
+        await asyncio.sleep(0)
+
+
+async def consume(subscription: KafkaSubscription, into: set[bytes]) -> None:
+    while True:
+        with suppress(BrokerError):
+            for delivery in await subscription.receive(50):
+                into.add(bytes(delivery.message.body or b""))
+                await delivery.complete()
+        await asyncio.sleep(0)
+
+
+async def publish(broker: KafkaBroker, topic: str) -> None:
+    number = 0
+    while True:
+        number += 1
+        with suppress(BrokerError, TimeoutError):
+            await broker.publish(topic, [Message(b"before %d" % number, b"%d" % number)])
+        await asyncio.sleep(0)
+
+
+async def survives(server: Server, seed: int, share: float = 0.3) -> None:
+    harness = KafkaHarness(await server.start())
+    topic = unique("hostile")
+    await harness.create_topic(topic, 3)
+    broker = await harness.broker(request_timeout="1s", publish_timeout="2s", commit_interval="50ms")
+    distortion = Distortion(seed, share)
+    server.distort = distortion
+    options = SubscribeOptions((topic,), topic)
+    found: set[bytes] = set()
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            tasks.append(asyncio.create_task(publish(broker, topic)))
+            subscribing = asyncio.create_task(subscribed(broker, options))
+            while distortion.count < WRONG // 2:
+                await asyncio.sleep(0.01)
+            server.distort = honest
+            subscription = await subscribing
+            subscription._out_of_range._policy = "latest"  # wrong positions need a person otherwise
+            server.distort = distortion
+            tasks.append(asyncio.create_task(consume(subscription, found)))
+            while distortion.count < WRONG:
+                await asyncio.sleep(0.01)
+            server.distort = honest
+            # To each partition until it is read: what came before may have been skipped with a wrong position
+            for number in itertools.count():
+                body = b"after %d" % number
+                with suppress(BrokerError, TimeoutError):
+                    await broker.publish(topic, [Message(body, b"%d" % number)])
+                if len([each for each in found if each.startswith(b"after")]) > 20:
+                    break
+                assert not any(task.done() for task in tasks)
+                await asyncio.sleep(0.02)
+    finally:
+        server.distort = honest
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await harness.stop()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("seed", range(3))
+async def test_any_answer_holds_a_client_no_longer_than_it_is_given(server: Server, seed: int) -> None:
+    await survives(server, seed)
+
+
+@pytest.mark.prove
+@pytest.mark.timeout(3600)
+async def test_any_answer_for_long() -> None:
+    for seed in (random.randrange(2**31) for _ in range(40)):
+        server = Server()
+        try:
+            await survives(server, seed)
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+        finally:
+            await server.stop()
+
+
+@pytest.mark.parametrize("size", [-1, -(2**31), OTHERS + 1, 2**31 - 1])
+async def test_an_announced_size_is_looked_at_before_anything_is_held(server: Server, size: int) -> None:
+    """Refusal at once, of any announcement: the client waits for no byte of such an answer."""
+    harness = KafkaHarness(await server.start())
+    broker = await harness.broker(request_timeout="10s")
+    server.distort = lambda key, frame: struct.pack(">i", size) + bytes(1 << 20)
+    before = time.monotonic()
+    with pytest.raises(BrokerUnavailable):
+        await broker._cluster.ping()
+    assert time.monotonic() - before < 9  # its deadline is 10 s
+    server.distort = honest
+    await harness.stop()
+
+
+async def test_an_answer_of_records_may_be_large(server: Server) -> None:
+    harness = KafkaHarness(await server.start())
+    topic = unique("large")
+    await harness.create_topic(topic, 1, max_message_bytes=str(64 << 20))
+    broker = await harness.broker(max_request="64MiB", publish_timeout="30s")
+    body = random.Random(1).randbytes(OTHERS + 1)
+    await broker.publish(topic, [Message(body, b"k")])
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    async with asyncio.timeout(TIMEOUT):
+        (delivery,) = await subscription.receive(1)
+    assert delivery.message.body == body
+    await harness.stop()
+
+
+async def test_a_client_that_lost_its_nodes_begins_anew(server: Server) -> None:
+    """The administrative one: it would ask the nodes of the last answer for ever."""
+    harness = KafkaHarness(await server.start())
+    broker = await harness.broker(request_timeout="1s")
+    client = broker._cluster._admin._client
+    client.cluster._brokers = {node: each._replace(port=1) for node, each in client.cluster._brokers.items()}
+    for connection in list(client._conns.values()):
+        connection.close()
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            try:
+                await broker._cluster.ping()
+                break
+            except BrokerUnavailable:
+                await asyncio.sleep(0)
+    await harness.stop()
