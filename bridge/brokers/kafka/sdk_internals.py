@@ -1,5 +1,6 @@
-"""Private parts of aiokafka: how a connection reads its answers. The client is as it was where they are not found.
+"""Private parts of aiokafka: how a connection reads its answers, and how a group fares.
 
+The client is as it was where they are not found.
 tests/brokers/kafka/test_hostile_broker.py fails when this has lost its grip.
 """
 
@@ -9,8 +10,8 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from aiokafka.conn import AIOKafkaConnection
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import IncompatibleBrokerVersion, KafkaConnectionError
 from aiokafka.protocol.fetch import FetchRequest
 
 OTHERS = 16 << 20
@@ -44,6 +45,7 @@ def bound_answers(bounds: Answers) -> None:
     if hasattr(AIOKafkaConnection, "_read") and hasattr(AIOKafkaConnection, "_do_version_lookup"):
         AIOKafkaConnection._read = staticmethod(_read)
         AIOKafkaConnection._do_version_lookup = _do_version_lookup
+        AIOKafkaConnection.send = _send
 
 
 async def _read(self_ref: Any) -> None:
@@ -86,3 +88,26 @@ async def _do_version_lookup(self: Any) -> None:
         await _version_lookup(self)
     except (AssertionError, TypeError) as error:
         raise KafkaConnectionError("the versions that the broker tells make no sense") from error
+
+
+_send_at_once = AIOKafkaConnection.send
+
+
+def _send(self: Any, request: Any, expect_response: bool = True) -> Any:
+    """Send as the client does; close a connection whose peer announced no version of a request that is needed.
+
+    A connection keeps the versions of its first answer. The client would try the same one for ever, also where the peer
+    has become another, or was wrong.
+    """
+    try:
+        return _send_at_once(self, request, expect_response)
+    except IncompatibleBrokerVersion:
+        self.close(reason=CloseReason.OUT_OF_SYNC)
+        raise
+
+
+def check_group(consumer: Any) -> None:
+    """Raise the error that ended the client's work for its group, also while no partitions are assigned."""
+    check = getattr(getattr(consumer, "_coordinator", None), "check_errors", None)
+    if check is not None:
+        check()

@@ -22,6 +22,7 @@ from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Room
 from bridge.brokers.kafka.range import OutOfRange
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
+from bridge.brokers.kafka.sdk_internals import check_group
 from bridge.brokers.kafka.stalled_partitions import StalledPartitionDetector
 from bridge.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
 from bridge.message import Message
@@ -282,10 +283,11 @@ class KafkaSubscription:
 
         All partitions are paused in the client, which therefore returns no records.
         """
-        if not self._assignment.settled.is_set():
-            return
         try:
-            await asyncio.wait_for(self._consumer.getmany(timeout_ms=0), WATCH_SECONDS)
+            if self._assignment.settled.is_set():
+                await asyncio.wait_for(self._consumer.getmany(timeout_ms=0), WATCH_SECONDS)
+            else:
+                check_group(self._consumer)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError, TimeoutError):
             pass  # it looks for positions that the bridge does not use, or a rebalance is in progress
         except Exception as error:
