@@ -256,7 +256,7 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
             from bridge.brokers.servicebus.receiver_options import ServiceBusReceiverOptions, Sessions
 
             more, sessions = config.servicebus or ServiceBusSourceConfig(), config.sessions
-            wishes = ServiceBusReceiverOptions(
+            receiver_options = ServiceBusReceiverOptions(
                 sessions=None if sessions is None else Sessions(sessions.concurrent, sessions.idle, sessions.turn),
                 prefetch=more.prefetch,
                 receivers=more.receivers,
@@ -265,7 +265,7 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
             return SubscribeOptions(
                 config.origins,
                 dead_letter=config.dead_letter,
-                broker_options=wishes,
+                broker_options=receiver_options,
                 unreadable=_unreadable(config, stops=False),
             )
         case KafkaBrokerConfig():
@@ -333,18 +333,18 @@ def _shares(limits: LimitsConfig) -> PerValue | None:
 
 def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
     """Function that a target applies to a message before its broker gets it."""
-    wishes = config.servicebus
-    if wishes is None:
+    settings = config.servicebus
+    if settings is None:
         return lambda message: message
 
     def shape(message: Message) -> Message:
         changes: dict[str, Any] = {}
-        if wishes.key != "session":
+        if settings.key != "session":
             changes["key"] = None
-            if wishes.key == "partition" and message.partition_key is None and message.key is not None:
+            if settings.key == "partition" and message.partition_key is None and message.key is not None:
                 changes["partition_key"] = text_of(message.key)
         if message.time_to_live is None:
-            changes["time_to_live"] = wishes.time_to_live
+            changes["time_to_live"] = settings.time_to_live
         return replace(message, **changes)
 
     return shape

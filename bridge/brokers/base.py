@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from bridge.config.sources import DEAD_LETTER_TOPIC, OnUnreadable
 from bridge.message import Message, Position, Unreadable
 from bridge.provenance import Cause
+
+Options = TypeVar("Options")
+"""Options of one kind of broker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +188,14 @@ class SubscribeOptions:
     dead_letter: str | None = DEAD_LETTER_TOPIC
     broker_options: object | None = None
     unreadable: UnreadablePolicy = UnreadablePolicy()
+
+    def of_broker(self, kind: type[Options]) -> Options:
+        """Options of one kind of broker, or its defaults. Raises: TypeError for options of another broker."""
+        if self.broker_options is None:
+            return kind()
+        if not isinstance(self.broker_options, kind):
+            raise TypeError(f"the broker takes {kind.__name__}, not {type(self.broker_options).__name__}")
+        return self.broker_options
 
 
 class Subscription(Protocol):

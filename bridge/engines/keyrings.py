@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bridge.config.encryption import EncryptionConfig, EncryptionKeyConfig
-from bridge.encryption import Key, KeyProblem, Keyring
+from bridge.encryption import Key, KeyProblem, KeyProvider, Keyring
 from bridge.engines.modules import ImportFailed
 from bridge.engines.registry import functions
 from bridge.errors import EngineMisconfigured
@@ -87,7 +87,8 @@ def _parsed(id_: str, text: bytes, place: str) -> Key:
 def _provided(reference: str, modules: Path) -> list[Key]:
     """Call the provider function for its keys. Raises: KeyProblem."""
     try:
-        found = list(functions(modules)(reference)())
+        provider: KeyProvider = functions(modules)(reference)
+        found = list(provider())
     except ImportFailed as error:
         raise KeyProblem(str(error)) from None
     except KeyProblem:

@@ -67,10 +67,6 @@ def _is_given(argument: ast.expr, reached: Reached, kept: Kept) -> bool:
     )
 
 
-def _guarded_in(caller: Reached, name: str, value: ast.expr) -> bool:
-    return _guarded(name, value, caller.function, parents_in(caller.function))
-
-
 def _is_drained(name: str, call: ast.Call, function: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
     """True if a loop around the call removes members from the list."""
     loop: ast.AST | None = call

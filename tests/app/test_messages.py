@@ -96,7 +96,7 @@ class TestLines:
         [(topic, message)] = read('{"body": 1, "key": "k", "headers": {"a": "1"}, "topic": "orders"}', None)
         assert (topic, message.key, message.headers) == ("orders", b"k", (("a", b"1"),))
 
-    def test_wishes_are_for_lines_that_say_nothing_else(self) -> None:
+    def test_options_are_for_lines_that_say_nothing_else(self) -> None:
         options = MessageOptions(key="k", headers=(("a", "1"), ("b", "2")))
         found = read('{"body": 1}\n{"body": 1, "key": "own", "headers": {"a": "own"}}', options=options)
         assert found[0][1] == Message(b"1", b"k", (("a", b"1"), ("b", b"2")))

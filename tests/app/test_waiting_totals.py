@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
-from types import FrameType
 
 import pytest
 
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.errors import WaitingFull
+from tests.garbage import no_frames_in_cycles
 
 from .project import TIMEOUT
 from .running import ENGINES, headers, running
@@ -121,22 +120,10 @@ async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
     """An error that is referenced by its own traceback lives until the cyclic collector runs, which a daemon rarely
     does."""
     async with running(tmp_path, config(), FLOWS) as it:
-        gc.collect()
-        gc.freeze()  # one collection leaves what finalizers of earlier garbage revive: a suspended generator's frames
-        gc.disable()
-        try:
+        with no_frames_in_cycles():
             for number in range(20):
                 await it.publish("orders", {"id": number}, kind="early" if number % 2 else "poison")
             await it.settled(20)
             assert it.outcomes() == {"parked": 10, "dead_lettered": 10}
             stores = it.daemon.own.waiting_stores["default"]
             await it.until(lambda: stores.parking.events["parked"] == 10, "they are processed")
-            gc.set_debug(gc.DEBUG_SAVEALL)
-            gc.collect()
-            frames = [each for each in gc.garbage if isinstance(each, FrameType)]
-            assert {each.f_code.co_qualname for each in frames if "/bridge/" in each.f_code.co_filename} == set()
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.unfreeze()
-            gc.enable()

@@ -65,7 +65,7 @@ def test_what_is_read(tmp_path: Path, source: dict[str, Any], path: str, entranc
         assert destination(found, f"bus/{entrance}").codec == "cloudevents"
 
 
-def test_wishes(tmp_path: Path) -> None:
+def test_receiver_options(tmp_path: Path) -> None:
     source = {
         "broker": "bus", "queue": "q", "sessions": {"concurrent": 3, "idle": "2s", "turn": "1m"},
         "servicebus": {"prefetch": 7, "receivers": 2}, "dead_letter": "letters",

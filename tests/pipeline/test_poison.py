@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
@@ -13,6 +11,7 @@ from bridge.commands import Command
 from bridge.errors import BrokerUnavailable, EngineRejected, InstanceNotFound, InstanceParked
 from bridge.message import Message
 from bridge.provenance import Cause
+from tests.garbage import no_frames_in_cycles
 
 from .harness import START, bench, message
 
@@ -226,20 +225,8 @@ async def test_errors_of_messages_keep_no_payloads(tmp_path: Path) -> None:
     async with bench(tmp_path, source="    limits: {dead_letter_limit: 1000}") as it:
         it.faults.before = refuse
         await it.source.start()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        try:
+        with no_frames_in_cycles():
             for number in range(30):
                 bodies = [b"{", b"[" * 500, b"{}", b'{"id": "bad"}', b'{"id": "%d"}' % number]
                 await it.publish(*(Message(body, b"k%d" % number, (("type", b"start"),)) for body in bodies))
             await it.settled(150)
-            gc.set_debug(gc.DEBUG_SAVEALL)
-            gc.collect()
-            frames = [each for each in gc.garbage if isinstance(each, FrameType)]
-            assert {each.f_code.co_qualname for each in frames if "/bridge/" in each.f_code.co_filename} == set()
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.unfreeze()
-            gc.enable()

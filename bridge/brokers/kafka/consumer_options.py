@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.brokers.base import SubscribeOptions
-
 
 @dataclass(frozen=True, slots=True)
 class KafkaConsumerOptions:
@@ -20,13 +18,3 @@ class KafkaConsumerOptions:
     instance_id: str | None = None
     isolation: str = "read_committed"
     on_out_of_range: str = "stop"
-
-    @classmethod
-    def of(cls, options: SubscribeOptions) -> KafkaConsumerOptions:
-        """Kafka options of a subscription, or the defaults. Raises: TypeError for options of another broker."""
-        consumer_options = options.broker_options
-        if consumer_options is None:
-            return cls()
-        if not isinstance(consumer_options, cls):
-            raise TypeError(f"{type(consumer_options).__name__} are not wishes that Kafka understands")
-        return consumer_options

@@ -58,7 +58,7 @@ class KafkaSubscription:
         self._connection = connection
         self._cluster = cluster
         self._options = options
-        self._consumer_options = KafkaConsumerOptions.of(options)
+        self._consumer_options = options.of_broker(KafkaConsumerOptions)
         self._on_closed = closed
         self._closed = False
         self._changed = asyncio.Event()

@@ -33,8 +33,8 @@ async def read(
     ends = await reader.query(lambda log: log.ends(list(numbers)))
     following = {key: options.first(0, end) for key, end in ends.items()}
     while True:
-        wishes = [Fetch(key, offset, _RECORDS, _BYTES) for key, offset in following.items()]
-        _, batches = await reader.query(partial(Log.fetch, partitions=list(numbers), fetches=wishes))
+        fetches = [Fetch(key, offset, _RECORDS, _BYTES) for key, offset in following.items()]
+        _, batches = await reader.query(partial(Log.fetch, partitions=list(numbers), fetches=fetches))
         seen = False
         for key, batch in batches.items():
             for offset, message in batch.messages():

@@ -174,13 +174,13 @@ class LocalSubscription:
             return False
         for partition in partitions:
             partition.share = BUFFER_BYTES // len(partitions)
-        wishes = [partition.next_fetch_request() for partition in partitions if partition.has_room]
+        fetches = [partition.next_fetch_request() for partition in partitions if partition.has_room]
         now = asyncio.get_running_loop().time()
-        if not wishes and now < self._polled + self._check:
+        if not fetches and now < self._polled + self._check:
             return False
         self._polled = now
         keys = [partition.id for partition in partitions]
-        ends, batches = await self._reader.query(lambda log: log.fetch(keys, wishes))
+        ends, batches = await self._reader.query(lambda log: log.fetch(keys, fetches))
         for partition in partitions:
             partition.end, partition.is_end_known = ends[partition.id], True
             batch = batches.get(partition.id)

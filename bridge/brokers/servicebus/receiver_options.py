@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bridge.brokers.base import SubscribeOptions
-
 
 @dataclass(frozen=True, slots=True)
 class Sessions:
@@ -33,13 +31,3 @@ class ServiceBusReceiverOptions:
     prefetch: int = 100
     receivers: int = 1
     prefetch_bytes: int = 64 * 1024 * 1024
-
-    @classmethod
-    def of(cls, options: SubscribeOptions) -> ServiceBusReceiverOptions:
-        """Service Bus options of a subscription, or the defaults. Raises: TypeError for options of another broker."""
-        receiver_options = options.broker_options
-        if receiver_options is None:
-            return cls()
-        if not isinstance(receiver_options, cls):
-            raise TypeError(f"{type(receiver_options).__name__} are not wishes that Service Bus understands")
-        return receiver_options

@@ -45,7 +45,7 @@ class ServiceBusSubscription:
         closed: Callable[[], None],
     ) -> None:
         """closed: called once, at the end of `close`."""
-        receiver_options = ServiceBusReceiverOptions.of(options)
+        receiver_options = options.of_broker(ServiceBusReceiverOptions)
         self._connection = connection
         self._listener = listener
         self._on_closed = closed

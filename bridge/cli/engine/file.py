@@ -29,16 +29,6 @@ def file_options(function: F) -> F:
     return path(engine_options(function))
 
 
-def named(path: Path | None, options: dict[str, Any]) -> Path:
-    """File that the options name. Raises: ConfigError, LookupError, EngineMisconfigured."""
-    from bridge.app.composition import load_config
-    from bridge.app.engine_file import configured
-
-    if path is None:
-        return configured(load_config(options["config"], options["overlay"]), options["engine"])
-    return _given(path, options)
-
-
 def to_change(path: Path | None, options: dict[str, Any], action: str, reason: str | None) -> Path:
     """File that the options name, for a command that changes it. An engine without a file leaves an audit line."""
     from bridge.app.audit import refused

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.conftest import KAFKA_SUBSTITUTE
 from tests.kafka.distribution import KafkaMissing, classpath, java
+from tests.kafka.node import Node
 from tests.kafka.server import ThreadedServer
 from tests.kafka.shared import shared_broker
 
@@ -40,6 +42,25 @@ def _tell(config: pytest.Config, why: str) -> None:
     output = getattr(config, "workeroutput", None)
     if output is not None:
         output["kafka_substitute"] = why
+
+
+@pytest.fixture
+def real_kafka() -> None:
+    """Skip the test where no real broker can run: only that one has disks to damage."""
+    try:
+        java()
+        classpath()
+    except KafkaMissing as missing:
+        pytest.skip(f"{missing}: damage on a disk needs a real broker")
+
+
+@pytest.fixture
+def node(real_kafka: None, tmp_path: Path) -> Iterator[Node]:
+    """Real broker of this test alone, whose disk the test may damage."""
+    node = Node(tmp_path / "node")
+    node.start()
+    yield node
+    node.kill()
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.brokers.kafka.test_unreadable import Entry, entry
 from tests.kafka.batches import Log, acceptable
 from tests.kafka.disk import overwrite, place
-from tests.kafka.distribution import KafkaMissing, classpath, java
 from tests.kafka.node import Node
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
@@ -31,13 +30,8 @@ SETTINGS = {
 
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[list[Node]]:
+def nodes(real_kafka: None, tmp_path: Path) -> Iterator[list[Node]]:
     """List with the first node, which is the controller; a test may add others."""
-    try:
-        java()
-        classpath()
-    except KafkaMissing as missing:
-        pytest.skip(f"{missing}: damage on a disk needs a real broker")
     found = [Node(tmp_path / "first")]
     yield found
     for node in found:

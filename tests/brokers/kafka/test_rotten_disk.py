@@ -6,7 +6,6 @@ import asyncio
 import random
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,26 +18,12 @@ from tests.brokers.kafka.damaged_topic import POLICIES, DamagedTopic
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import Log, acceptable
 from tests.kafka.disk import overwrite, segment
-from tests.kafka.distribution import KafkaMissing, classpath, java
 from tests.kafka.node import Node
 from tests.kafka.produce import produce
 
 pytestmark = pytest.mark.prove
 
 PARTITIONS = 3
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    try:
-        java()
-        classpath()
-    except KafkaMissing as missing:
-        pytest.skip(f"{missing}: a rotten disk needs a real broker")
-    node = Node(tmp_path / "node")
-    node.start()
-    yield node
-    node.kill()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -19,7 +19,6 @@ from tests.brokers.kafka.damaged_topic import POLICIES, DamagedTopic, Policy
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import acceptable, mixed
 from tests.kafka.disk import place
-from tests.kafka.distribution import KafkaMissing, classpath, java
 from tests.kafka.node import Node
 from tests.kafka.produce import produce
 from tests.kafka.server import ThreadedServer
@@ -137,19 +136,6 @@ async def test_daemons_killed_on_damaged_partitions_at_length(
     tmp_path: Path, server: ThreadedServer, policy: Policy, seed: int
 ) -> None:
     await on_server(tmp_path, server, policy, 100 + seed, 150, 5)
-
-
-@pytest.fixture
-def node(tmp_path: Path) -> Iterator[Node]:
-    try:
-        java()
-        classpath()
-    except KafkaMissing as missing:
-        pytest.skip(f"{missing}: damage on a disk needs a real broker")
-    node = Node(tmp_path / "node")
-    node.start()
-    yield node
-    node.kill()
 
 
 @pytest.mark.prove
