@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.commands import ParkFor, RaiseEvent, ScheduleOrchestration
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.app.serve.daemon import Daemon
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.message import Message
+from bridge.core.origin import MessageOrigin
 from bridge.engines import factory
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.executor import Executor, ParkingExecutor, ParkingRules
-from bridge.message import Message
-from bridge.origin import MessageOrigin
 
 EVENTS = 10_000
 BATCH = 500

@@ -25,15 +25,15 @@ import uvloop
 from durabletask import task
 
 from benchmarks import _parking
-from bridge.app.daemon import tune_gc
-from bridge.commands import StartOrRaise
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.app.serve.daemon import tune_gc
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import StartOrRaise
+from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines import factory
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.origin import MessageOrigin, wrap_payload
 from bridge.workflow import DataConverter, message_aware, wait_for_message
 
 MESSAGES = 2000

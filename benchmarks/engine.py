@@ -20,10 +20,10 @@ from durabletask.internal import orchestrator_service_pb2_grpc as stubs
 from durabletask.testing.in_memory_backend import InMemoryOrchestrationBackend
 from durabletask.worker import TaskHubGrpcWorker
 
-from bridge.engines.embedded.aio import AioSidecarService
-from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.inprocess import AioChannel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.inprocess import AioChannel
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.protocol.aio import AioSidecarService
 
 PAYLOAD = {"order": "o-1", "note": "x" * 990}
 CONCURRENCY = 64

@@ -32,13 +32,13 @@ from durabletask.task import OrchestrationContext
 from benchmarks._sidecar import sidecar
 from benchmarks.pipeline import message, payload
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.daemon import tune_gc
+from bridge.app.serve.daemon import tune_gc
 from bridge.config.source import Loaded
+from bridge.core.message import Message
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.message import Message
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.source import SourcePipeline

@@ -19,8 +19,8 @@ import psutil
 from durabletask import task
 
 from benchmarks.engine import IN_FLIGHT, PAYLOAD, _client, _many, echo, one_activity, quiet
-from bridge.engines.embedded.database import Database
 from bridge.engines.embedded.worker import DirectWorker
+from bridge.sqlite_engine.database import Database
 
 STEP = 20_000
 ORCHESTRATIONS = 3000

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from bridge.brokers.base import Partition, SubscribeOptions
 from bridge.brokers.local import LocalBroker
-from bridge.config.brokers import LocalBrokerConfig
-from bridge.message import Message
+from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.core.message import Message
 
 RECORDS = 10_000
 ROUNDS = 5

@@ -18,7 +18,7 @@ import uvloop
 
 from bridge.app.composition import build_broker, load_config
 from bridge.config.source import Loaded
-from bridge.message import Message
+from bridge.core.message import Message
 
 MESSAGES = 1_000_000
 FIRST = 10_000

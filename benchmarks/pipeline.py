@@ -25,11 +25,11 @@ from durabletask.client import AsyncTaskHubGrpcClient
 
 from benchmarks._sidecar import sidecar
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.daemon import tune_gc
+from bridge.app.serve.daemon import tune_gc
 from bridge.config.source import Loaded
+from bridge.core.message import Message
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
-from bridge.message import Message
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 

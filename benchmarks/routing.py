@@ -10,10 +10,10 @@ from typing import Any
 
 from cel_expr_python import cel
 
-from bridge.config.model import BridgeConfig
-from bridge.envelope import Envelope
-from bridge.errors import Problem
-from bridge.message import Position
+from bridge.config.model.bridge import BridgeConfig
+from bridge.core.envelope import Envelope
+from bridge.core.errors import Problem
+from bridge.core.message import Position
 from bridge.routing import Router
 
 ROUNDS = 30

@@ -19,7 +19,7 @@ from typing import Any
 from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines import factory
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker

@@ -27,7 +27,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from benchmarks.kafka import until
 from benchmarks.pipeline import message
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.daemon import tune_gc
+from bridge.app.serve.daemon import tune_gc
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.engines.execution import CommandExecutor
 from bridge.pipeline.breaker import Breaker

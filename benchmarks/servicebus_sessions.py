@@ -18,7 +18,7 @@ from azure.servicebus.aio import ServiceBusClient
 from bridge.brokers.base import Partition, SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 

@@ -18,10 +18,10 @@ from typing import Any
 from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 
-from bridge.engines.embedded.aio import AioSidecarService
-from bridge.engines.embedded.database import Database
+from bridge.engines.embedded.inprocess import AioChannel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.inprocess import AioChannel
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.protocol.aio import AioSidecarService
 
 BATCHES = {1: 60, 5: 40, 20: 16, 100: 6}
 """Concurrent orchestrations, by their number of steps."""

@@ -14,9 +14,9 @@ from typing import IO, Any
 
 from bridge.brokers.base import Partition, SubscribeOptions
 from bridge.brokers.local import LocalBroker
-from bridge.config.brokers import LocalBrokerConfig
-from bridge.errors import BridgeError
-from bridge.provenance import REASON
+from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.core.errors import BridgeError
+from bridge.core.provenance import REASON
 from demo.generate import REPLAYS
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "bridge.yaml"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.answers import KEEPS, SPREAD, Key, Keyring, answered_by, parse, reply_event
+from bridge.core.answers import KEEPS, SPREAD, Key, Keyring, answered_by, parse, reply_event
 
 KEY = Key.new(0.0)
 UUIDS = st.builds(lambda number: str(UUID(int=number)), st.integers(0, 2**128 - 1))

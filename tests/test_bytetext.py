@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bridge.bytetext import MARK, bytes_of, own_text, text_of
+from bridge.core.bytetext import MARK, bytes_of, own_text, text_of
 
 PIECES = (b"a", b"0", b"8", b"f", b"fc", b"\xfc", b"\xff", b"\xc3", b"\xbc", b"\xef\xb7\x90", b"\xef", b"\xb7", b"\0")
 HOSTILE = st.lists(st.sampled_from(PIECES), max_size=8).map(b"".join) | st.binary(max_size=12)

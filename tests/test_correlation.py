@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.commands import (
+from bridge.core.commands import (
     Cancel,
     Command,
     OnExisting,
@@ -22,8 +22,8 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.deduplication import DeduplicationWindow
-from bridge.instance_protocol import (
+from bridge.core.deduplication import DeduplicationWindow
+from bridge.core.instance_protocol import (
     ENDS,
     UNKNOWN,
     CallResult,
@@ -36,7 +36,7 @@ from bridge.instance_protocol import (
     started_by,
     telling,
 )
-from bridge.origin import Key, MessageOrigin, Unwrapped
+from bridge.core.origin import Key, MessageOrigin, Unwrapped
 
 SCHEDULES = [
     ScheduleOrchestration("o", "i", on_existing=policy, event="e", on_finished=late)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.envelope import Envelope
-from bridge.message import Position
-from bridge.origin import (
+from bridge.core.envelope import Envelope
+from bridge.core.message import Position
+from bridge.core.origin import (
     KEY,
     MessageOrigin,
     UnknownEnvelope,

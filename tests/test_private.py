@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge import private
+from bridge.system import private
 
 
 @pytest.fixture(autouse=True, params=[0o000, 0o022, 0o077], ids=oct)

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from bridge import provenance
-from bridge.bytetext import text_of
-from bridge.message import Message, Position
-from bridge.provenance import Cause, Provenance
+from bridge.core import provenance
+from bridge.core.bytetext import text_of
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause, Provenance
 
 POSITION = Position("cluster", "orders", 3, 42)
 CAUSE = Cause("no_route", "no rule matched", "NoRoute", "orders", "r2", ("r1", "r2"), 4, "abc", "m-1")

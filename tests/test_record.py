@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from bridge.commands import Step
-from bridge.message import Position
+from bridge.core.commands import Step
+from bridge.core.message import Position
 
 
 def test_records_are_values() -> None:

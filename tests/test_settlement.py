@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import commands, errors
-from bridge.commands import OnExisting, OnFinished, OnMissing
-from bridge.settlement import (
+from bridge.core import commands, errors
+from bridge.core.commands import OnExisting, OnFinished, OnMissing
+from bridge.core.settlement import (
     DETAIL_LIMIT,
     Complete,
     DeadLetter,

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.envelope import Envelope
-from bridge.message import Position
-from bridge.origin import MessageOrigin
-from bridge.tracecontext import TraceContext, is_traceparent, is_tracestate, trace_context
+from bridge.core.envelope import Envelope
+from bridge.core.message import Position
+from bridge.core.origin import MessageOrigin
+from bridge.core.trace_context import TraceContext, is_traceparent, is_tracestate, trace_context
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"

@@ -12,7 +12,7 @@ from typing import Any
 
 from bridge.app import state
 from bridge.config.source import Loaded
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
 from bridge.ops.audit import Change, record, user
 from bridge.ops.trail import Trail
 

@@ -13,12 +13,12 @@ from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
 from bridge.app.lint import unknown_names
 from bridge.config.insecure import insecure
+from bridge.config.model.sources import LimitsConfig
 from bridge.config.source import Loaded, survey
-from bridge.config.sources import LimitsConfig
+from bridge.core.errors import ConfigError, Problem
 from bridge.engines.registry import Workflows
-from bridge.errors import ConfigError, Problem
 from bridge.routing import Router, costly, lint, referenced_entities, referenced_orchestrations
-from bridge.routing.expression import Compiler
+from bridge.routing.cel.expression import Compiler
 from bridge.routing.saga import SagaCompiler
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from bridge.codecs import registry as codecs
 from bridge.codecs.base import Codec
 from bridge.codecs.json_stand_in import StandInCodec
 from bridge.codecs.limits import Limits
-from bridge.config.brokers import TargetSchemaConfig
+from bridge.config.model.brokers import TargetSchemaConfig
+from bridge.config.model.sources import LimitsConfig
 from bridge.config.source import Loaded
-from bridge.config.sources import LimitsConfig
-from bridge.errors import ConfigError, DecodeError
+from bridge.core.errors import ConfigError, DecodeError
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry

@@ -12,21 +12,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from bridge.app.codecs import body_limits, source_codec
 from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
-from bridge.bytetext import text_of
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.schema import Schema, SchemaProblem
-from bridge.config.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
-from bridge.config.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
+from bridge.config.model.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
+from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, LimitsConfig, OnUnreadable, SourceConfig
+from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
-from bridge.config.sources import DEAD_LETTER_TOPIC, LimitsConfig, OnUnreadable, SourceConfig
-from bridge.config.types import Model
+from bridge.core.bytetext import text_of
+from bridge.core.errors import ConfigError, Problem
+from bridge.core.message import Message
+from bridge.core.settlement import RetryPolicy
 from bridge.encryption import Keyring
 from bridge.engines import factory, keyrings
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
 from bridge.engines.registry import load as load_modules
-from bridge.errors import ConfigError, Problem
-from bridge.message import Message
 from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.domain import OrderingDomain
@@ -36,11 +37,10 @@ from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.shares import PerValue
 from bridge.pipeline.source import SourcePipeline
 from bridge.routing import Router
-from bridge.routing.expression import SOURCE, Compiler
-from bridge.routing.scope import SourceScope
-from bridge.routing.template import compile_template
-from bridge.settlement import RetryPolicy
-from bridge.tls import TlsFiles
+from bridge.routing.cel.expression import SOURCE, Compiler
+from bridge.routing.cel.scope import SourceScope
+from bridge.routing.cel.template import compile_template
+from bridge.system.tls import TlsFiles
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from bridge.app.composition import build_engine
 from bridge.app.names import require
 from bridge.config.source import Loaded
+from bridge.core.origin import unwrap
 from bridge.engines.base import Engine
-from bridge.origin import unwrap
 
 T = TypeVar("T")
 

@@ -10,11 +10,11 @@ from typing import Any
 from bridge.app.composition import build_decoder, build_router
 from bridge.app.names import require
 from bridge.config.source import Loaded
-from bridge.envelope import Envelope
-from bridge.errors import MessageError
-from bridge.message import Message, Position
+from bridge.core.envelope import Envelope
+from bridge.core.errors import MessageError
+from bridge.core.message import Message, Position
+from bridge.core.settlement import Outcome
 from bridge.routing import Explanation
-from bridge.settlement import Outcome
 
 
 @dataclass(frozen=True, slots=True)

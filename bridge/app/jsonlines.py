@@ -26,8 +26,8 @@ from itertools import groupby
 from typing import Any
 
 from bridge.codecs.limits import Limits, parse_json
-from bridge.errors import DecodeError
-from bridge.message import EXACT_MS, Headers, Message, Position
+from bridge.core.errors import DecodeError
+from bridge.core.message import EXACT_MS, Headers, Message, Position
 
 LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500, max_values=64 * 1024 * 1024)
 """Limits of the JSON that is parsed here. Unparsed bodies are subject only to the receiving source's own limits."""

@@ -13,10 +13,10 @@ from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.jsonlines import LIMITS, LINE_LIMIT
 from bridge.codecs import registry as codecs
 from bridge.codecs.limits import parse_json, without_mark
-from bridge.config.types import check_topic
-from bridge.envelope import Event
-from bridge.errors import DecodeError
-from bridge.message import Message
+from bridge.config.model.types import check_topic
+from bridge.core.envelope import Event
+from bridge.core.errors import DecodeError
+from bridge.core.message import Message
 
 CLI_SOURCE = "bridge-cli"
 """CloudEvents `source` of bodies that the CLI wraps."""

@@ -11,9 +11,9 @@ from itertools import groupby
 from bridge.app import state
 from bridge.app.composition import build_broker
 from bridge.app.names import require
+from bridge.config.model.types import check_entity, check_topic
 from bridge.config.source import Loaded
-from bridge.config.types import check_entity, check_topic
-from bridge.message import Message
+from bridge.core.message import Message
 from bridge.ops.audit import Change, audited, user
 
 MAX_BATCH = 1000

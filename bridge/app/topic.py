@@ -11,7 +11,7 @@ from bridge.app.composition import build_broker, subscribe_options
 from bridge.app.names import require
 from bridge.brokers.reading import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
-from bridge.message import Message, Position
+from bridge.core.message import Message, Position
 
 
 def resolve(loaded: Loaded, text: str) -> tuple[str, str]:

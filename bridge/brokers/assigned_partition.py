@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from bridge.brokers.offsets import OffsetTracker
-from bridge.message import Message
+from bridge.core.message import Message
 
 D = TypeVar("D")
 

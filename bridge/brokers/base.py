@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
-from bridge.config.sources import DEAD_LETTER_TOPIC, OnUnreadable
-from bridge.message import Message, Position, Unreadable
-from bridge.provenance import Cause
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, OnUnreadable
+from bridge.core.message import Message, Position, Unreadable
+from bridge.core.provenance import Cause
 
 Options = TypeVar("Options")
 """Options of one kind of broker."""

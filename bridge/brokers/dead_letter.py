@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from bridge import provenance
-from bridge.errors import BrokerUnavailable, PublishFailed, TargetRefused
-from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
-from bridge.provenance import Cause
+from bridge.core import provenance
+from bridge.core.errors import BrokerUnavailable, PublishFailed, TargetRefused
+from bridge.core.message import RESERVED_HEADER_PREFIX, Message, Position
+from bridge.core.provenance import Cause
 
 DETAIL_LIMIT = 128
 """Longest detail in bytes after shortening."""

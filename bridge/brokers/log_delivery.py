@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Protocol
 
 from bridge.brokers.base import Partition
-from bridge.errors import PartitionRevoked
-from bridge.message import Message, Position
+from bridge.core.errors import PartitionRevoked
+from bridge.core.message import Message, Position
 
 
 class LogPartition(Partition, Protocol):

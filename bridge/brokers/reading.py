@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from bridge.message import Message, Position
+from bridge.core.message import Message, Position
 
 
 @dataclass(frozen=True, slots=True)

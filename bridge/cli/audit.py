@@ -52,7 +52,7 @@ def command(
     """
     from bridge.app.audit import Wanted, files, lines
     from bridge.app.composition import load_config
-    from bridge.app.engine_file import given
+    from bridge.app.operations.engine_file import given
     from bridge.app.state import trails as all_trails
     from bridge.ops.trail import Trail
 

@@ -76,7 +76,7 @@ def command(
 
 def _print_effective(config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int:
     from bridge.app.composition import load_config
-    from bridge.errors import ConfigError
+    from bridge.core.errors import ConfigError
 
     try:
         click.echo(load_config(config, overlay).effective(), nl=False)

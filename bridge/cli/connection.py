@@ -11,9 +11,9 @@ import click
 from bridge.cli.options import config_options
 
 if TYPE_CHECKING:
-    from bridge.app.entities import Entities
-    from bridge.app.instances import Instances
-    from bridge.app.parked import ParkedMessages
+    from bridge.app.operations.entities import Entities
+    from bridge.app.operations.instances import Instances
+    from bridge.app.operations.parked import ParkedMessages
     from bridge.config.source import Loaded
 
 T = TypeVar("T")
@@ -34,27 +34,27 @@ def engine_options(function: F) -> F:
 
 
 def operate(options: dict[str, Any], *calls: tuple[str, dict[str, Any]]) -> list[Any]:
-    """Run operations of `bridge.app.operations`, in the daemon where one runs, and return their results.
+    """Run operations of `bridge.app.operations.operations`, in the daemon where one runs, and return their results.
 
     calls: names and parameters.
     options: values of `engine_options`.
     """
     from bridge.app.composition import load_config
-    from bridge.app.control import operate as run
+    from bridge.app.serve.control import operate as run
 
     return asyncio.run(run(load_config(options["config"], options["overlay"]), options["engine"], calls))
 
 
 def on_instances(options: dict[str, Any], operation: Callable[[Instances], Awaitable[T]]) -> T:
     """Run an operation on orchestrations and return its result. options: values of `engine_options`."""
-    from bridge.app.instances import Instances
+    from bridge.app.operations.instances import Instances
 
     return _run(options, Instances, operation)
 
 
 def on_entities(options: dict[str, Any], operation: Callable[[Entities], Awaitable[T]]) -> T:
     """Run an operation on entities and return its result. options: values of `engine_options`."""
-    from bridge.app.entities import Entities
+    from bridge.app.operations.entities import Entities
 
     return _run(options, Entities, operation)
 
@@ -69,17 +69,17 @@ def on_engine(options: dict[str, Any], make: Callable[[Any], M], operation: Call
 
 def on_parked(options: dict[str, Any], operation: Callable[[ParkedMessages], Awaitable[T]]) -> T:
     """Run an operation on waiting messages and return its result. options: values of `engine_options`."""
-    from bridge.app.parked import ParkedMessages
+    from bridge.app.operations.parked import ParkedMessages
 
     return _run(options, ParkedMessages, operation)
 
 
 def source_states(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """States of all configured sources, in the form of `bridge.app.limits.states`.
+    """States of all configured sources, in the form of `bridge.app.operations.limits.states`.
 
     options: values of `config_options`.
     """
-    from bridge.app.limits import states_of_all
+    from bridge.app.operations.limits import states_of_all
 
     return asyncio.run(states_of_all(_loaded(options)))
 
@@ -90,7 +90,7 @@ def engine_of_source(options: dict[str, Any], action: str, source: str, reason: 
     action, reason: for the audit line of that failure.
     """
     from bridge.app.audit import refused
-    from bridge.app.limits import engine_name
+    from bridge.app.operations.limits import engine_name
 
     loaded = _loaded(options)
     with refused(loaded, action, source, reason):

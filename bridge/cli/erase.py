@@ -15,7 +15,7 @@ from bridge.cli.options import json_option, reason_option
 from bridge.cli.output import plural, print_json, print_table
 
 if TYPE_CHECKING:
-    from bridge.app.erase import Finding, Progress
+    from bridge.app.operations.erase import Finding, Progress
 
 
 @make(
@@ -73,7 +73,7 @@ def _erase(
     options: dict[str, Any], where: str, dry_run: bool, reason: str | None, progress: Progress
 ) -> tuple[list[Finding], list[str]]:
     from bridge.app.composition import load_config
-    from bridge.app.erase import Finding, condition_of, elsewhere, look
+    from bridge.app.operations.erase import Finding, condition_of, elsewhere, look
 
     loaded = load_config(options["config"], options["overlay"])
     if dry_run:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.errors import BridgeError, BrokerUnavailable, ConfigError, EngineOutage
+from bridge.core.errors import BridgeError, BrokerUnavailable, ConfigError, EngineOutage
 
 OK = 0
 """Success."""

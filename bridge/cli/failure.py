@@ -11,7 +11,7 @@ import click
 
 from bridge.cli import exit_codes
 from bridge.cli.output import say
-from bridge.errors import BridgeError, ConfigError
+from bridge.core.errors import BridgeError, ConfigError
 
 
 def guarded(run: Callable[[], Any]) -> int:

@@ -85,7 +85,7 @@ def command(
 def _configuration(config: tuple[Path, ...], overlay: tuple[Path, ...], *, required: bool) -> Loaded | None:
     """Configuration in which names are looked up; None if it is optional and cannot be read."""
     from bridge.app.composition import load_config
-    from bridge.errors import ConfigError
+    from bridge.core.errors import ConfigError
 
     try:
         return load_config(config, overlay)

@@ -12,7 +12,7 @@ import click
 from bridge.cli.parameters import HEADER
 
 if TYPE_CHECKING:
-    from bridge.origin import MessageOrigin
+    from bridge.core.origin import MessageOrigin
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -62,7 +62,7 @@ def origin_options(function: F) -> F:
 
 def origin(message_id: str | None, bare: bool, what: str) -> MessageOrigin | None:
     """Message that a person's command counts as; None for none. what: the command, in place of a rule."""
-    from bridge.origin import MessageOrigin
+    from bridge.core.origin import MessageOrigin
 
     if message_id == "" or (bare and message_id is not None):
         wrong = "--message-id needs an id" if message_id == "" else "--message-id and --bare exclude each other"

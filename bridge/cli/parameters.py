@@ -33,7 +33,7 @@ class JsonValue(click.ParamType[Any]):
         except (ValueError, RecursionError) as error:
             where = f" (line {error.lineno} column {error.colno})" if isinstance(error, json.JSONDecodeError) else ""
             self.fail(f"not JSON{where}; text needs its quotes too, like '\"text\"'; a file is @FILE", param, ctx)
-        from bridge.origin import UnknownEnvelope, check
+        from bridge.core.origin import UnknownEnvelope, check
 
         try:
             check(parsed)
@@ -51,7 +51,7 @@ class Time(click.ParamType[Any]):
         self._ago = ago
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        from bridge.errors import InvalidCommand
+        from bridge.core.errors import InvalidCommand
         from bridge.routing.identifier import parse_time
 
         text = str(value)
@@ -86,7 +86,7 @@ class Size(click.ParamType[Any]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from bridge.config.types import parse_size
+        from bridge.config.model.types import parse_size
 
         try:
             return parse_size(int(value) if str(value).isdecimal() else value)
@@ -95,7 +95,7 @@ class Size(click.ParamType[Any]):
 
 
 def _seconds(text: str) -> float:
-    from bridge.config.types import parse_duration
+    from bridge.config.model.types import parse_duration
 
     return parse_duration(text)
 

@@ -14,12 +14,12 @@ from bridge.cli import failure
 from bridge.cli.command import command as make
 from bridge.cli.options import config_options, message_options, reason_option
 from bridge.cli.output import Progress, plural
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
 
 if TYPE_CHECKING:
     from bridge.app.messages import MessageOptions
     from bridge.app.publish import Destination
-    from bridge.message import Message
+    from bridge.core.message import Message
 
 
 _GIVE = "give one of --file, --data and --jsonl"

@@ -16,7 +16,7 @@ from bridge.cli.output import clean, compact, print_fields, print_json, print_ta
 if TYPE_CHECKING:
     from bridge.app.explain import Answer
     from bridge.app.messages import MessageOptions
-    from bridge.message import Message
+    from bridge.core.message import Message
     from bridge.routing import Considered, Equality
 
 
@@ -87,7 +87,7 @@ def command(
 
 def _message(codec: str, file: str | None, data: str | None, options: MessageOptions) -> Message:
     from bridge.app.messages import build
-    from bridge.errors import DecodeError
+    from bridge.core.errors import DecodeError
 
     body = data.encode() if data is not None else _read(file or "-")
     try:

@@ -35,6 +35,6 @@ def command(config: tuple[Path, ...], overlay: tuple[Path, ...], no_worker: bool
     within the deadline (`ops.drain`); a second signal forces the stop.
     """
     from bridge.app.composition import load_config
-    from bridge.app.daemon import serve
+    from bridge.app.serve.daemon import serve
 
     return serve(load_config(config, overlay), intake=True, worker=not no_worker, ready_file=ready_file)

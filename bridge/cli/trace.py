@@ -16,8 +16,8 @@ from bridge.cli.output import plural, print_fields, print_json, print_table, say
 from bridge.cli.parameters import Time
 
 if TYPE_CHECKING:
-    from bridge.app.lineage import Arrival, Found, Lineage, Publication
-    from bridge.app.undelivered import Undelivered
+    from bridge.app.operations.lineage import Arrival, Found, Lineage, Publication
+    from bridge.app.operations.undelivered import Undelivered
 
 
 @make(
@@ -48,7 +48,7 @@ def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as
     most recently changed first, then messages that wait for an instance or in quarantine, and dead letters of such
     messages.
     """
-    from bridge.app.lineage import Scope, Tracer
+    from bridge.app.operations.lineage import Scope, Tracer
 
     async def look(tracer: Tracer) -> Found:
         return await tracer.find(id_, Scope(since, prefix, all_, _progress))
@@ -94,7 +94,7 @@ def _print(id_: str, found: Found) -> None:
 
 
 def _print_one(one: Lineage, wanted: str) -> None:
-    from bridge.app.lineage import is_message
+    from bridge.app.operations.lineage import is_message
 
     print_fields(
         (

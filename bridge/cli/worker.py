@@ -32,6 +32,6 @@ def command(config: tuple[Path, ...], overlay: tuple[Path, ...], ready_file: Pat
     Ctrl-C or SIGTERM lets running work finish within the deadline (`ops.drain`); a second signal forces the stop.
     """
     from bridge.app.composition import load_config
-    from bridge.app.daemon import serve
+    from bridge.app.serve.daemon import serve
 
     return serve(load_config(config, overlay), intake=False, worker=True, ready_file=ready_file)

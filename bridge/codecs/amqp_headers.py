@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from bridge import amqptext
 from bridge.codecs.numbers import single_to_json
-from bridge.message import Headers
+from bridge.core import amqptext
+from bridge.core.message import Headers
 
 
 def decode_headers(headers: Headers) -> Headers:

@@ -8,8 +8,8 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from bridge.codecs.limits import Limits, parse_json, without_mark
-from bridge.errors import DecodeError
-from bridge.message import Message
+from bridge.core.errors import DecodeError
+from bridge.core.message import Message
 
 _MEDIA = re.compile(r"[a-z0-9!#$&^_.+-]{1,127}/[a-z0-9!#$&^_.+-]{1,127}", re.ASCII)
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?([A-Za-z0-9._:-]{1,40})\"?\s*(?:;|$)", re.IGNORECASE)

@@ -7,15 +7,15 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any, Literal
 
-from bridge import provenance
 from bridge.codecs.amqp_headers import decode_headers
 from bridge.codecs.base import Codec, PreparedCodec
 from bridge.codecs.cloudevents.attributes import check_name, check_time
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
 from bridge.codecs.schema import Schema
-from bridge.envelope import Envelope
-from bridge.errors import DecodeError, ExpressionError, UnreadableMessage
-from bridge.message import RESERVED_HEADER_PREFIX, Message, Position
+from bridge.core import provenance
+from bridge.core.envelope import Envelope
+from bridge.core.errors import DecodeError, ExpressionError, UnreadableMessage
+from bridge.core.message import RESERVED_HEADER_PREFIX, Message, Position
 
 IDENTITY_LIMIT = 512
 """Longest identity in characters. A longer identity is replaced by its hash, to limit the size of deduplication

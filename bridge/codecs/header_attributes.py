@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bridge.bytetext import bytes_of, text_of
 from bridge.codecs.limits import Limits, check_size
-from bridge.envelope import Envelope, Event
-from bridge.errors import DecodeError
-from bridge.message import Headers, Message, Position
+from bridge.core.bytetext import bytes_of, text_of
+from bridge.core.envelope import Envelope, Event
+from bridge.core.errors import DecodeError
+from bridge.core.message import Headers, Message, Position
 
 _LIKE_A_POSITION = re.compile(r"/*[0-9]+@[0-9]+")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from bridge.codecs.header_attributes import plain_message, read_plain
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, parse_json, write_json
-from bridge.envelope import Envelope, Event
-from bridge.message import Message, Position
+from bridge.core.envelope import Envelope, Event
+from bridge.core.message import Message, Position
 
 _MEDIA = "application/json"
 

@@ -8,8 +8,8 @@ from bridge.codecs.base import IN_BODY
 from bridge.codecs.cloudevents.binary import around, encode_binary
 from bridge.codecs.header_attributes import text_headers
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size, parse_json
-from bridge.envelope import Envelope, Event
-from bridge.message import Message, Position
+from bridge.core.envelope import Envelope, Event
+from bridge.core.message import Message, Position
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from bridge.errors import DecodedTooLarge, DecodeError, TooManyValues
+from bridge.core.errors import DecodedTooLarge, DecodeError, TooManyValues
 
 _OPEN, _CLOSE = b"[{", b"]}"
 _NO_MARKS = bytes(byte for byte in range(256) if byte not in _OPEN + _CLOSE + b'"')

@@ -12,8 +12,8 @@ import jsonschema_rs
 import orjson
 
 from bridge.config.schema_files import MAX_SCHEMA
-from bridge.errors import SchemaError
-from bridge.files import read_file
+from bridge.core.errors import SchemaError
+from bridge.system.files import read_file
 
 _LIMIT = 1024
 _SHOWN = 3

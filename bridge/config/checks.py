@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bridge.config.routes import VERBS, WHICH_WORKFLOW, wrong_verbs
+from bridge.config.model.routes import VERBS, WHICH_WORKFLOW, wrong_verbs
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
+from bridge.config.model.types import check_entity, check_topic
 from bridge.config.saga_checks import SagaChecks
-from bridge.config.sources import DEAD_LETTER_TOPIC, SourceConfig
-from bridge.config.types import check_entity, check_topic
-from bridge.errors import Locate, Problem
+from bridge.core.errors import Locate, Problem
 
 _GROUP = SourceConfig.model_fields["group"].default
 _BUS = "servicebus"

@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
-from bridge.config.brokers import KafkaBrokerConfig
-from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
-from bridge.config.model import BridgeConfig, HttpConfig
-from bridge.config.node import Node, Path, ScalarNode, find
-from bridge.config.registries import RegistryConfig
-from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.config.types import is_loopback
-from bridge.errors import Locate, Problem
+from bridge.config.model.bridge import BridgeConfig, HttpConfig
+from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.config.model.registries import RegistryConfig
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.config.model.types import is_loopback
+from bridge.config.yaml.node import Node, Path, ScalarNode, find
+from bridge.core.errors import Locate, Problem
 
 SHORTEST_TOKEN = 32
 """Minimum number of characters of a token that is not reported as short: 128 bits in hexadecimal digits."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from bridge.config.interpolation import SECTIONS
-from bridge.config.merge import DEFAULTS
-from bridge.config.model import BridgeConfig
-from bridge.config.routes import VERBS
+from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.routes import VERBS
+from bridge.config.yaml.interpolation import SECTIONS
+from bridge.config.yaml.merge import DEFAULTS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _REFERENCE = "#/$defs/"

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 
-from bridge.config.model import BridgeConfig
-from bridge.config.node import Path
+from bridge.config.model.bridge import BridgeConfig
+from bridge.config.yaml.node import Path
 
 
 def keys_at(path: Path, tag: str | None = None) -> list[str]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bridge.config.model import BridgeConfig
-from bridge.config.node import MappingNode, Path, plain
-from bridge.config.routes import VERBS
+from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.routes import VERBS
 from bridge.config.translation import paths
+from bridge.config.yaml.node import MappingNode, Path, plain
 
 _ROUNDS = 10
 """Maximum number of rounds.

@@ -12,11 +12,11 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config import (
+from bridge.config.model import bridge as model
+from bridge.config.model import (
     brokers,
     encryption,
     engines,
-    model,
     on_missing,
     registries,
     routes,
@@ -25,8 +25,7 @@ from bridge.config import (
     sources,
     tls,
 )
-from bridge.config.model_fields import members
-from bridge.config.types import (
+from bridge.config.model.types import (
     NAME_PATTERN,
     check_entity,
     check_topic,
@@ -34,6 +33,7 @@ from bridge.config.types import (
     parse_rate,
     parse_size,
 )
+from bridge.config.model_fields import members
 
 _INTRODUCTION = """\
 # Configuration reference

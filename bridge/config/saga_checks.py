@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bridge.config.sagas import KINDS, wrong_kinds
-from bridge.errors import Locate, Problem
+from bridge.config.model.sagas import KINDS, wrong_kinds
+from bridge.core.errors import Locate, Problem
 
 REPLY_PREFIX = "reply:"
 """Prefix of the names of events that carry answers."""

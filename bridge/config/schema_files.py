@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from bridge.errors import Locate, Problem
-from bridge.files import FileProblem, read_file
+from bridge.core.errors import Locate, Problem
+from bridge.system.files import FileProblem, read_file
 
 MAX_SCHEMA = 4 * 1024 * 1024
 """Maximum size of a schema file, in bytes."""

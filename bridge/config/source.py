@@ -12,16 +12,16 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from bridge.config import checks, schema_files
-from bridge.config.document import read
-from bridge.config.interpolation import interpolate
-from bridge.config.merge import DEFAULTS, apply_defaults, expand, join, overlay
-from bridge.config.model import BridgeConfig
+from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model_fields import keys_at
-from bridge.config.node import ALIASES, MappingNode, Mark, find, key_mark, place, plain
 from bridge.config.partial_config import partial_config
-from bridge.config.rendering import masked, render
 from bridge.config.translation import REQUIRED, suggestion, translate
-from bridge.errors import ConfigError, Problem
+from bridge.config.yaml.document import read
+from bridge.config.yaml.interpolation import interpolate
+from bridge.config.yaml.merge import DEFAULTS, apply_defaults, expand, join, overlay
+from bridge.config.yaml.node import ALIASES, MappingNode, Mark, find, key_mark, place, plain
+from bridge.config.yaml.rendering import masked, render
+from bridge.core.errors import ConfigError, Problem
 
 SUFFIXES = (".yaml", ".yml")
 """Suffixes of the files that are read in a directory."""

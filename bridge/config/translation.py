@@ -9,10 +9,21 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from bridge.config.model.types import format_duration, parse_duration
 from bridge.config.model_fields import is_secret, keys_at
-from bridge.config.node import ALIASES, MappingNode, Node, Path, ScalarNode, SequenceNode, find, key_mark, kind, place
-from bridge.config.types import format_duration, parse_duration
-from bridge.errors import Problem
+from bridge.config.yaml.node import (
+    ALIASES,
+    MappingNode,
+    Node,
+    Path,
+    ScalarNode,
+    SequenceNode,
+    find,
+    key_mark,
+    kind,
+    place,
+)
+from bridge.core.errors import Problem
 
 _EXPECTED = {
     "string": "text",

@@ -19,7 +19,7 @@ from durabletask.client import OrchestrationQuery, OrchestrationStatus
 from durabletask.entities import EntityContext, EntityInstanceId
 from durabletask.history import EventRaisedEvent, HistoryEvent, TaskCompletedEvent, TaskScheduledEvent, TimerFiredEvent
 
-from bridge.answers import (
+from bridge.core.answers import (
     ANSWER,
     CORRELATION_ID,
     PUBLISH_ACTIVITY,
@@ -30,12 +30,8 @@ from bridge.answers import (
     Keyring,
     answered_by,
 )
-from bridge.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
-from bridge.engines.base import Engine
-from bridge.engines.errors import asked
-from bridge.engines.instance_reader import InstanceReader
-from bridge.engines.parking.look import look
-from bridge.errors import (
+from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
+from bridge.core.errors import (
     AlreadyTaken,
     EngineError,
     EngineTimeout,
@@ -43,7 +39,11 @@ from bridge.errors import (
     InstanceFinished,
     UnexpectedReply,
 )
-from bridge.origin import MessageOrigin, read_origin
+from bridge.core.origin import MessageOrigin, read_origin
+from bridge.engines.base import Engine
+from bridge.engines.errors import asked
+from bridge.engines.instance_reader import InstanceReader
+from bridge.engines.parking.look import look
 from bridge.parking.stored_message import StoredMessage
 
 ANSWERS = "bridge.answers"
@@ -54,7 +54,7 @@ Signatures = Literal["required", "transition", "off"]
 
 _ENTITY = EntityInstanceId(ANSWERS, "keys")
 _FRESH = 15.0
-"""Seconds for which read keys are used without another read; shorter than `bridge.answers.SPREAD`."""
+"""Seconds for which read keys are used without another read; shorter than `bridge.core.answers.SPREAD`."""
 
 _LOOK = 0.05
 _PATIENCE = 10.0

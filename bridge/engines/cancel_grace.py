@@ -25,12 +25,12 @@ from durabletask import task
 from durabletask.client import OrchestrationState, OrchestrationStatus
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.commands import Cancel
+from bridge.core.commands import Cancel
+from bridge.core.errors import EngineError, EngineRejected, EngineTimeout, InstanceAlreadyExists, InstanceNotFound
+from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 from bridge.engines.instance_reader import InstanceReader
-from bridge.errors import EngineError, EngineRejected, EngineTimeout, InstanceAlreadyExists, InstanceNotFound
-from bridge.origin import MessageOrigin
 
 log = structlog.get_logger("bridge.cancel")
 

@@ -16,10 +16,10 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import NonDeterminismError
 from durabletask.worker import OrchestratorNotRegisteredError
 
+from bridge.core.errors import UnknownTarget, is_final_failure
+from bridge.core.kinds import Kind
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.registry import Workflows
-from bridge.errors import UnknownTarget, is_final_failure
-from bridge.kinds import Kind
 
 REMEMBERED = 1000
 """Largest number of instances that are remembered; all are counted."""

@@ -8,7 +8,7 @@ from typing import Any
 import azure.identity
 import azure.identity.aio
 
-from bridge.config.engines import SchedulerEngineConfig
+from bridge.config.model.engines import SchedulerEngineConfig
 
 _CLASSES = {
     "default": "DefaultAzureCredential",

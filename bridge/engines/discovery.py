@@ -16,7 +16,7 @@ from typing import Any
 from durabletask.entities import DurableEntity, EntityContext, EntityInstanceId
 from durabletask.task import ActivityContext, OrchestrationContext, get_entity_name
 
-from bridge.kinds import CONTEXTS, Kind, Parameter, annotation_kind, kind_of
+from bridge.core.kinds import CONTEXTS, Kind, Parameter, annotation_kind, kind_of
 
 _CLASSES: tuple[type[Any], ...] = (OrchestrationContext, ActivityContext, EntityContext)
 _FORMS = {

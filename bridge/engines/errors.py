@@ -10,7 +10,7 @@ import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
 from azure.core.exceptions import AzureError, ClientAuthenticationError, DeserializationError, SerializationError
 
-from bridge.errors import (
+from bridge.core.errors import (
     EngineDenied,
     EngineError,
     EngineMisconfigured,

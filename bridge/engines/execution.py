@@ -11,7 +11,7 @@ from typing import Any
 from durabletask.entities import EntityInstanceId
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.commands import (
+from bridge.core.commands import (
     Cancel,
     Command,
     RaiseEvent,
@@ -22,12 +22,7 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.engines.base import Engine
-from bridge.engines.cancel_grace import start_cancel_grace
-from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
-from bridge.engines.instance_reader import InstanceReader, PreviousRun
-from bridge.engines.trace_propagation import PARENT
-from bridge.errors import (
+from bridge.core.errors import (
     AlreadyTaken,
     EngineError,
     EngineRejected,
@@ -36,7 +31,7 @@ from bridge.errors import (
     InstanceFinished,
     InstanceNotFound,
 )
-from bridge.instance_protocol import (
+from bridge.core.instance_protocol import (
     ANSWERED,
     ENDS,
     FINISHED,
@@ -49,7 +44,12 @@ from bridge.instance_protocol import (
     read_refusal,
     restart_of,
 )
-from bridge.origin import MessageOrigin, wrap_payload
+from bridge.core.origin import MessageOrigin, wrap_payload
+from bridge.engines.base import Engine
+from bridge.engines.cancel_grace import start_cancel_grace
+from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
+from bridge.engines.instance_reader import InstanceReader, PreviousRun
+from bridge.engines.trace_propagation import PARENT
 
 _NEVER = pb.OrchestrationIdReusePolicy()
 """Reuse policy that never reuses an id, sent explicitly because engines differ in their default."""
@@ -76,7 +76,7 @@ _REFUSALS = 3
 class CommandExecutor:
     """Executor of commands on one engine. The engine's client gives every call its deadline.
 
-    `bridge.instance_protocol` decides which calls are made, in which order. The message's id travels in every start,
+    `instance_protocol` decides which calls are made, in which order. The message's id travels in every start,
     event and signal. Executed commands are recognised by it: in the start input of an instance, in the history of a
     finished instance, or by an inbox.
 

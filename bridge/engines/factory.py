@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.keyrings import Keys, no_keys

@@ -11,12 +11,12 @@ from typing import Any
 from durabletask.client import OrchestrationState
 from durabletask.history import EventRaisedEvent, ExecutionStartedEvent
 
-from bridge.deduplication import REMEMBERED, DeduplicationWindow
+from bridge.core.deduplication import REMEMBERED, DeduplicationWindow
+from bridge.core.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable, InstanceNotFound
+from bridge.core.instance_protocol import FINISHED, InstanceState, restart_of, started_by
+from bridge.core.origin import MessageOrigin, Unwrapped, read_origin, unwrap
 from bridge.engines.base import Engine
 from bridge.engines.errors import QUESTIONS, status_of, translate
-from bridge.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable, InstanceNotFound
-from bridge.instance_protocol import FINISHED, InstanceState, restart_of, started_by
-from bridge.origin import MessageOrigin, Unwrapped, read_origin, unwrap
 
 
 @dataclass(frozen=True, slots=True)

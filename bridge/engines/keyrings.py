@@ -8,12 +8,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bridge.config.encryption import EncryptionConfig, EncryptionKeyConfig
+from bridge.config.model.encryption import EncryptionConfig, EncryptionKeyConfig
+from bridge.core.errors import EngineMisconfigured
 from bridge.encryption import Key, KeyProblem, KeyProvider, Keyring
 from bridge.engines.modules import ImportFailed
 from bridge.engines.registry import functions
-from bridge.errors import EngineMisconfigured
-from bridge.files import read_file
+from bridge.system.files import read_file
 
 MAX_FILE = 1024
 

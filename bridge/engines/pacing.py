@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 
+from bridge.core.errors import EngineUnavailable
+from bridge.core.pace import Paces
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.engines.parking.look import look
-from bridge.errors import EngineUnavailable
-from bridge.pace import Paces
 from bridge.parking.names import DEAD_LETTER_PACE
 
 T = TypeVar("T")

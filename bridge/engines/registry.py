@@ -8,10 +8,10 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
+from bridge.core.errors import ConfigError, Locate, Problem
+from bridge.core.kinds import OWN_NAMES, Kind
 from bridge.engines.discovery import Unusable, classify, entity_name, location
 from bridge.engines.modules import ImportFailed, import_module, walk
-from bridge.errors import ConfigError, Locate, Problem
-from bridge.kinds import OWN_NAMES, Kind
 
 
 @dataclass(frozen=True, slots=True)

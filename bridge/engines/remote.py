@@ -7,8 +7,8 @@ import asyncio
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcChannelOptions
 
+from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from bridge.engines.errors import translate
-from bridge.errors import EngineUnavailable, InstanceNotFound
 
 PROBE_ID = "bridge:probe"
 """Instance id of a probe. The prefix is reserved for the bridge, and no instance has this id."""

@@ -24,7 +24,8 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal.grpc_interceptor import DefaultAsyncClientInterceptorImpl, DefaultClientInterceptorImpl
 from durabletask.serialization import DataConverter
 
-from bridge.config.engines import SchedulerEngineConfig
+from bridge.config.model.engines import SchedulerEngineConfig
+from bridge.core.errors import EngineMisconfigured
 from bridge.engines import credentials
 from bridge.engines.base import RunListener
 from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
@@ -35,9 +36,8 @@ from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.trace_propagation import TraceInterceptor
 from bridge.engines.worker import concurrency, quiet_logger, register
-from bridge.errors import EngineMisconfigured
 from bridge.parking.sealed import MessageSealer
-from bridge.tls import TlsProblem, load_client
+from bridge.system.tls import TlsProblem, load_client
 
 RECONNECT_SECONDS = 1.0
 _PORTS = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
 
-from bridge.origin import MessageOrigin
+from bridge.core.origin import MessageOrigin
 
 PARENT: ContextVar[MessageOrigin | None] = ContextVar("bridge_trace_parent", default=None)
 """Message whose command is being sent to an engine."""

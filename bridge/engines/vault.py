@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 from azure.keyvault.secrets import SecretClient
 
-from bridge.config.encryption import EncryptionConfig, EncryptionKeyConfig
+from bridge.config.model.encryption import EncryptionConfig, EncryptionKeyConfig
+from bridge.core.errors import EngineUnavailable
 from bridge.engines.credentials import synchronous
-from bridge.errors import EngineUnavailable
 
 _RETRIES = 2
 _CONNECT_SECONDS = 5

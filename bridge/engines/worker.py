@@ -16,7 +16,7 @@ from durabletask.worker import (
     WorkItemFilters,
 )
 
-from bridge.config.engines import WorkerConfig
+from bridge.config.model.engines import WorkerConfig
 from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import presentable
 from bridge.engines.registry import Workflows

@@ -13,9 +13,9 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
-from bridge.files import read_file
 from bridge.lint.forbidden import KEPT, forbidden_call, forbidden_name
 from bridge.lint.tree import nodes
+from bridge.system.files import read_file
 
 _BUILTINS = frozenset(dir(builtins))
 _PARTIALS = ("functools.partial", "functools.partialmethod")

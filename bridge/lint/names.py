@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from bridge.kinds import Kind
+from bridge.core.kinds import Kind
 from bridge.lint.contexts import registered
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, Module, local_names

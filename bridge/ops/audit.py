@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from bridge.errors import BridgeError, wire_name
+from bridge.core.errors import BridgeError, wire_name
 from bridge.ops.trail import Note, Trail
 
 _LONGEST = 1000

@@ -17,9 +17,8 @@ from typing import Any
 
 from aiohttp import web
 
-from bridge import private
-from bridge.config.model import ControlConfig
-from bridge.errors import (
+from bridge.config.model.bridge import ControlConfig
+from bridge.core.errors import (
     BridgeError,
     BrokerUnavailable,
     EngineOutage,
@@ -30,6 +29,7 @@ from bridge.errors import (
 )
 from bridge.ops.audit import Actor, Denied, user
 from bridge.ops.connections import Connections, Handler
+from bridge.system import private
 
 DIRECTORY = "control"
 """Name of the directory of sockets, in the state directory."""

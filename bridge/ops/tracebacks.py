@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from types import TracebackType
 
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
 
 _SPEAKING = (BridgeError, OSError, sqlite3.Error)
 """Classes whose texts name files, addresses and codes, never values of a message."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bridge import private
+from bridge.system import private
 
 FILE = "audit.jsonl"
 MAX_BYTES = 4 * 1024 * 1024

@@ -10,12 +10,12 @@ from collections.abc import Awaitable, Callable, Mapping
 import orjson
 from aiohttp import web
 
-from bridge.config.model import HttpConfig
-from bridge.errors import ConfigError, Problem
+from bridge.config.model.bridge import HttpConfig
+from bridge.core.errors import ConfigError, Problem
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import CONTENT_TYPE
-from bridge.tls import TlsFiles, TlsProblem, serve_current
+from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
 _SECURITY = {
     "Cache-Control": "no-store",

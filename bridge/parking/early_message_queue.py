@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.commands import Command
-from bridge.origin import MessageOrigin
+from bridge.core.commands import Command
+from bridge.core.origin import MessageOrigin
+from bridge.core.settlement import Complete, DeadLetter, Hold, Park, Retry, RetryPolicy, Settlement, decide
 from bridge.parking.waiting_command import WaitingCommand
-from bridge.settlement import Complete, DeadLetter, Hold, Park, Retry, RetryPolicy, Settlement, decide
 
 DEDUPLICATION_WINDOW = 300.0
 """Least seconds that an empty queue remembers its delivered messages, to recognise redeliveries as duplicates."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.message import Position
+from bridge.core.message import Position
 from bridge.parking.early_message_queue import OperationResult, Undelivered
 
 FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")

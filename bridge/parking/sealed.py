@@ -13,8 +13,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bridge.core.errors import EngineMisconfigured
 from bridge.encryption import Keyring, Unsealable
-from bridge.errors import EngineMisconfigured
 
 _SECRET = ("body", "key", "headers")
 """Members of a stored message that are payload."""

@@ -6,8 +6,8 @@ import base64
 from dataclasses import dataclass
 from typing import Any
 
-from bridge.message import Message, Position, Unreadable
-from bridge.provenance import Cause
+from bridge.core.message import Message, Position, Unreadable
+from bridge.core.provenance import Cause
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class StoredMessage:
 
     broker: name of its broker in the configuration.
     dead_letter_topic: topic of its dead letter when it cannot be delivered.
-    source, config, message_id, executed, replayed: as in `bridge.provenance.Cause`.
+    source, config, message_id, executed, replayed: as in `bridge.core.provenance.Cause`.
     """
 
     message: Message

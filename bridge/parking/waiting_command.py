@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bridge.commands import (
+from bridge.core.commands import (
     Cancel,
     Command,
     OnFinished,
@@ -16,7 +16,7 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.origin import MessageOrigin
+from bridge.core.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage
 
 InstanceCommand = RaiseEvent | Cancel | Terminate | Suspend | Resume

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from bridge.commands import Command, ScheduleOrchestration, StartOrRaise
+from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.pipeline.values import Values

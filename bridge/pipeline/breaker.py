@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from bridge.errors import BridgeError, EngineOutage, EngineTimeout
+from bridge.core.errors import BridgeError, EngineOutage, EngineTimeout
 
 log = structlog.get_logger("bridge.breaker")
 

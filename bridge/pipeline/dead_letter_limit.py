@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import structlog
 
-from bridge.errors import EngineError
-from bridge.pace import NO_ROUTE, SUCCESSES, Paces
+from bridge.core.errors import EngineError
+from bridge.core.pace import NO_ROUTE, SUCCESSES, Paces
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 log = structlog.get_logger("bridge.source")

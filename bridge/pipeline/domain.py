@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 
-from bridge.bytetext import text_of
+from bridge.core.bytetext import text_of
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 

@@ -10,9 +10,9 @@ from typing import Protocol
 
 import structlog
 
-from bridge.commands import Command, Decision, Step
-from bridge.envelope import Envelope
-from bridge.errors import (
+from bridge.core.commands import Command, Decision, Step
+from bridge.core.envelope import Envelope
+from bridge.core.errors import (
     AlreadyTaken,
     BridgeError,
     EngineOutage,
@@ -21,13 +21,13 @@ from bridge.errors import (
     InstanceParked,
     frameless,
 )
-from bridge.origin import MessageOrigin
+from bridge.core.origin import MessageOrigin
+from bridge.core.settlement import Complete, Outcome, Park, RetryPolicy, Settlement, decide
 from bridge.parking.stored_message import StoredMessage
 from bridge.pipeline.admission import RouteLimit, Throttled
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
-from bridge.settlement import Complete, Outcome, Park, RetryPolicy, Settlement, decide
 
 log = structlog.get_logger("bridge.execution")
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from bridge.brokers.base import Delivery
-from bridge.commands import Decision, Step
-from bridge.envelope import Envelope
-from bridge.settlement import Complete, DeadLetter
+from bridge.core.commands import Decision, Step
+from bridge.core.envelope import Envelope
+from bridge.core.settlement import Complete, DeadLetter
 
 if TYPE_CHECKING:
     from bridge.pipeline.admission import RouteLimit

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 
-from bridge import provenance
 from bridge.brokers.base import Delivery, Partition
-from bridge.envelope import Envelope
-from bridge.errors import kept
-from bridge.message import Message, Position
+from bridge.core import provenance
+from bridge.core.envelope import Envelope
+from bridge.core.errors import kept
+from bridge.core.message import Message, Position
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import SLICE, Routes
 from bridge.pipeline.in_flight_delivery import InFlightDelivery

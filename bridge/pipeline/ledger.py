@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+from bridge.core.settlement import Outcome
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.settlement import Outcome
 
 
 class Ledger:

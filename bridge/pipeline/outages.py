@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 import structlog
 
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
+from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.execution import Target
 from bridge.pipeline.flow_control import FlowControl
 from bridge.pipeline.lanes import Lanes
-from bridge.settlement import RetryPolicy
 
 log = structlog.get_logger("bridge.source")
 

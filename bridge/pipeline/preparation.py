@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from bridge.errors import RegistryUnavailable
-from bridge.message import Message
+from bridge.core.errors import RegistryUnavailable
+from bridge.core.message import Message
+from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.flow_control import FlowControl
-from bridge.settlement import RetryPolicy
 
 log = structlog.get_logger("bridge.source")
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from bridge.brokers.base import Broker
 from bridge.codecs.base import Codec, PreparedCodec
-from bridge.envelope import Event
-from bridge.errors import BrokerUnavailable, UnknownTarget
-from bridge.message import Message
+from bridge.core.envelope import Event
+from bridge.core.errors import BrokerUnavailable, UnknownTarget
+from bridge.core.message import Message
 
 UNKNOWN = "(unknown)"
 """Metric label of all targets that the configuration does not have: their names are unbounded."""

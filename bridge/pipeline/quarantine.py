@@ -15,15 +15,15 @@ from uuid import uuid4
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.errors import BrokerUnavailable, EngineError
-from bridge.message import Message, Position
+from bridge.core.errors import BrokerUnavailable, EngineError
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
+from bridge.core.settlement import Park, Wait
 from bridge.parking.key import decode, encode
 from bridge.parking.key_quarantine import LEASE, delivery_id
 from bridge.parking.quarantined_key import QuarantinedKey, QuarantinedMessage
 from bridge.parking.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.provenance import Cause
-from bridge.settlement import Park, Wait
 
 log = structlog.get_logger("bridge.quarantine")
 

@@ -11,25 +11,13 @@ from dataclasses import replace
 import structlog
 
 from bridge.brokers.base import Broker, Partition
-from bridge.commands import Step
-from bridge.config.sources import DEAD_LETTER_TOPIC
-from bridge.envelope import Envelope
-from bridge.errors import EngineError, EngineOutage, EngineRejected, kept
-from bridge.message import Message, Position
-from bridge.pace import NO_ROUTE
-from bridge.parking.key_quarantine import FULL
-from bridge.parking.quarantined_key import QuarantinedMessage
-from bridge.parking.stored_message import StoredMessage
-from bridge.pipeline.admission import Throttled
-from bridge.pipeline.dead_letter_limit import DeadLetterLimit
-from bridge.pipeline.execution import SLICE, Execution, Target
-from bridge.pipeline.flow_control import FlowControl
-from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.lanes import Lane, Lanes
-from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.quarantine import Quarantine, QuarantinedDelivery, QuarantineSettings, QuarantineStore
-from bridge.pipeline.settings import SourceSettings
-from bridge.settlement import (
+from bridge.config.model.sources import DEAD_LETTER_TOPIC
+from bridge.core.commands import Step
+from bridge.core.envelope import Envelope
+from bridge.core.errors import EngineError, EngineOutage, EngineRejected, kept
+from bridge.core.message import Message, Position
+from bridge.core.pace import NO_ROUTE
+from bridge.core.settlement import (
     Complete,
     DeadLetter,
     Hold,
@@ -42,6 +30,18 @@ from bridge.settlement import (
     outside,
     reason_of,
 )
+from bridge.parking.key_quarantine import FULL
+from bridge.parking.quarantined_key import QuarantinedMessage
+from bridge.parking.stored_message import StoredMessage
+from bridge.pipeline.admission import Throttled
+from bridge.pipeline.dead_letter_limit import DeadLetterLimit
+from bridge.pipeline.execution import SLICE, Execution, Target
+from bridge.pipeline.flow_control import FlowControl
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.lanes import Lane, Lanes
+from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.quarantine import Quarantine, QuarantinedDelivery, QuarantineSettings, QuarantineStore
+from bridge.pipeline.settings import SourceSettings
 
 log = structlog.get_logger("bridge.quarantine")
 

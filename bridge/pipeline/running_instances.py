@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 
 import structlog
 
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
 from bridge.pipeline.values import Values
 
 log = structlog.get_logger("bridge.admission")

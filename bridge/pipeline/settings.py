@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bridge.brokers.base import SubscribeOptions
+from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.quarantine import QuarantineSettings
 from bridge.pipeline.shares import PerValue
-from bridge.settlement import RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,13 @@ from collections.abc import Callable
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.commands import Step
-from bridge.pace import NO_ROUTE
+from bridge.core.commands import Step
+from bridge.core.pace import NO_ROUTE
+from bridge.core.provenance import Cause
+from bridge.core.settlement import Complete, DeadLetter, Outcome
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
-from bridge.provenance import Cause
-from bridge.settlement import Complete, DeadLetter, Outcome
 
 log = structlog.get_logger("bridge.settler")
 

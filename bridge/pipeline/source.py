@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import structlog
 
 from bridge.brokers.base import Broker, Partition, Subscription
-from bridge.commands import Step
-from bridge.errors import (
+from bridge.core.commands import Step
+from bridge.core.errors import (
     BrokerUnavailable,
     ClockSkew,
     LockLost,
@@ -19,6 +19,7 @@ from bridge.errors import (
     SettlementRefused,
     kept,
 )
+from bridge.core.settlement import Complete, DeadLetter, Hold, Release, Retry, Settlement
 from bridge.pipeline.admission import RouteLimit, Throttled
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited, PaceStore
 from bridge.pipeline.domain import OrderingDomain
@@ -36,7 +37,6 @@ from bridge.pipeline.settings import SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.shares import Shares
 from bridge.pipeline.unloading import Unloading
-from bridge.settlement import Complete, DeadLetter, Hold, Release, Retry, Settlement
 
 log = structlog.get_logger("bridge.source")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.brokers import dead_letter
 from bridge.brokers.base import Broker
-from bridge.errors import BrokerUnavailable, PublishFailed
+from bridge.core.errors import BrokerUnavailable, PublishFailed
 from bridge.parking.stored_message import StoredMessage
 
 TIMEOUT = 30.0

@@ -6,7 +6,7 @@ import asyncio
 from collections import defaultdict
 
 from bridge.brokers.base import Partition, RereadableSubscription, Subscription, UnloadableDelivery
-from bridge.message import Message, Unreadable
+from bridge.core.message import Message, Unreadable
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Ledger
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from bridge.commands import Command, Decision, ParkFor, StartFirst
-from bridge.config.types import format_duration
-from bridge.envelope import Envelope
-from bridge.errors import ExpressionCost, ExpressionError, MessageError
+from bridge.config.model.types import format_duration
+from bridge.core.commands import Command, Decision, ParkFor, StartFirst
+from bridge.core.envelope import Envelope
+from bridge.core.errors import ExpressionCost, ExpressionError, MessageError
+from bridge.routing.cel.scope import RouteScope
 from bridge.routing.index import ATTRIBUTES, reader, values
-from bridge.routing.scope import RouteScope
 
 if TYPE_CHECKING:
     from bridge.routing.router import Router

@@ -11,9 +11,9 @@ import math
 import re
 from datetime import UTC, datetime
 
-from bridge.config.types import parse_duration
-from bridge.errors import InvalidCommand
-from bridge.kinds import OWN_NAMES
+from bridge.config.model.types import parse_duration
+from bridge.core.errors import InvalidCommand
+from bridge.core.kinds import OWN_NAMES
 
 LONGEST = 256
 """Maximum number of characters of an instance id, entity id or name."""

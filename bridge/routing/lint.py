@@ -7,16 +7,16 @@ from dataclasses import replace
 from itertools import product
 from typing import Any
 
-from bridge.config.model import BridgeConfig
-from bridge.config.on_missing import StartMissing
-from bridge.config.routes import RouteConfig
-from bridge.config.sources import LimitsConfig
-from bridge.config.types import format_duration, format_size
-from bridge.errors import Locate, Problem
-from bridge.routing.cel_tokens import readings
-from bridge.routing.expression import Expression
+from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.on_missing import StartMissing
+from bridge.config.model.routes import RouteConfig
+from bridge.config.model.sources import LimitsConfig
+from bridge.config.model.types import format_duration, format_size
+from bridge.core.errors import Locate, Problem
+from bridge.routing.cel.expression import Expression
+from bridge.routing.cel.template import constant_prefix
+from bridge.routing.cel.tokens import readings
 from bridge.routing.index import values
-from bridge.routing.template import constant_prefix
 
 _ORDINARY = 32 * 1024
 """Size of a message that every expression should be able to process, in bytes."""

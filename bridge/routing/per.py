@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from bridge.errors import MessageError
-from bridge.routing.scope import Scope
-from bridge.routing.template import Template
+from bridge.core.errors import MessageError
+from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.template import Template
 
 SHARED = ""
 """Value of messages without one: the template fails, returns an empty text, or cannot be evaluated."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bridge.answers import CORRELATION_ID, parse, reply_event
-from bridge.envelope import Envelope
-from bridge.errors import InvalidCommand, UnexpectedReply
+from bridge.core.answers import CORRELATION_ID, parse, reply_event
+from bridge.core.envelope import Envelope
+from bridge.core.errors import InvalidCommand, UnexpectedReply
 from bridge.routing.identifier import check_instance_id
 
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any
 
-from bridge.commands import Decision, Step
-from bridge.config.model import BridgeConfig
-from bridge.config.sources import LimitsConfig
-from bridge.envelope import Envelope
-from bridge.errors import ConfigError, Locate, NoRoute
+from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.sources import LimitsConfig
+from bridge.core.commands import Decision, Step
+from bridge.core.envelope import Envelope
+from bridge.core.errors import ConfigError, Locate, NoRoute
 from bridge.routing import explain
-from bridge.routing.expression import Compiler, Expression
+from bridge.routing.cel.expression import Compiler, Expression
+from bridge.routing.cel.scope import RouteScope
+from bridge.routing.cel.template import Template, compile_template
 from bridge.routing.index import Index, reader
 from bridge.routing.per import SHARED, value_of
 from bridge.routing.rule import Rule, compile_rule
 from bridge.routing.saga import SagaCompiler
-from bridge.routing.scope import RouteScope
-from bridge.routing.template import Template, compile_template
 from bridge.routing.volume import check_volume
 
 ConfigPath = tuple[str | int, ...]

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bridge.commands import Command, ScheduleOrchestration, StartOrRaise, Step
-from bridge.config.routes import RouteConfig
-from bridge.envelope import Envelope
-from bridge.errors import BridgeError, ExpressionError, InvalidCommand
-from bridge.routing.expression import ITEM, ROUTE, Compiler, Expression
+from bridge.config.model.routes import RouteConfig
+from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise, Step
+from bridge.core.envelope import Envelope
+from bridge.core.errors import BridgeError, ExpressionError, InvalidCommand
+from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression
+from bridge.routing.cel.scope import RouteScope
+from bridge.routing.cel.template import Template, compile_template, constant_prefix
 from bridge.routing.per import TAG, value_of
-from bridge.routing.scope import RouteScope
-from bridge.routing.template import Template, compile_template, constant_prefix
 from bridge.routing.verb import Build, VerbCompiler
 
 ITEM_LIMIT = 1000

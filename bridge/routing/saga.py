@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bridge.config.model import BridgeConfig
-from bridge.config.sagas import AttemptsConfig, CommandConfig, SagaConfig, SagaStepConfig
-from bridge.errors import Locate
-from bridge.routing.cel_tokens import closing_braces, readings
-from bridge.routing.expression import Compiler
-from bridge.routing.template import compile_template
+from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.sagas import AttemptsConfig, CommandConfig, SagaConfig, SagaStepConfig
+from bridge.core.errors import Locate
+from bridge.routing.cel.expression import Compiler
+from bridge.routing.cel.template import compile_template
+from bridge.routing.cel.tokens import closing_braces, readings
 
 SAGA_ORCHESTRATION = "bridge.saga"
 """Name of the orchestrator that the bridge's worker registers for declarative sagas."""

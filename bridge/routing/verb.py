@@ -8,7 +8,21 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from bridge.commands import (
+from bridge.config.model.on_missing import MissingConfig, ParkMissing
+from bridge.config.model.routes import (
+    CancelVerb,
+    IgnoreVerb,
+    RaiseEventVerb,
+    ReplyVerb,
+    ResumeVerb,
+    RouteConfig,
+    ScheduleVerb,
+    SignalEntityVerb,
+    StartOrRaiseVerb,
+    SuspendVerb,
+    TerminateVerb,
+)
+from bridge.core.commands import (
     Cancel,
     Command,
     Missing,
@@ -23,22 +37,10 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.config.on_missing import MissingConfig, ParkMissing
-from bridge.config.routes import (
-    CancelVerb,
-    IgnoreVerb,
-    RaiseEventVerb,
-    ReplyVerb,
-    ResumeVerb,
-    RouteConfig,
-    ScheduleVerb,
-    SignalEntityVerb,
-    StartOrRaiseVerb,
-    SuspendVerb,
-    TerminateVerb,
-)
-from bridge.errors import InvalidCommand
-from bridge.routing.expression import Compiler
+from bridge.core.errors import InvalidCommand
+from bridge.routing.cel.expression import Compiler
+from bridge.routing.cel.scope import RouteScope, Scope
+from bridge.routing.cel.template import Template, compile_template
 from bridge.routing.identifier import (
     RESERVED_PREFIXES,
     check_entity,
@@ -50,8 +52,6 @@ from bridge.routing.identifier import (
 )
 from bridge.routing.reply import asked_by
 from bridge.routing.saga import SAGA_ORCHESTRATION, start_input
-from bridge.routing.scope import RouteScope, Scope
-from bridge.routing.template import Template, compile_template
 
 Build = Callable[[Scope], Command]
 """Function that builds a command. Raises: ExpressionError, InvalidCommand."""

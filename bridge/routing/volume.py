@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson
 
-from bridge.commands import Command, StartFirst, Step
-from bridge.errors import CommandsTooLarge
+from bridge.core.commands import Command, StartFirst, Step
+from bridge.core.errors import CommandsTooLarge
 
 _DATA = ("input", "data", "output", "tags", "reason")
 

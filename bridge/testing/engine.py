@@ -12,7 +12,7 @@ from durabletask.serialization import DataConverter
 from bridge.engines.base import RunListener
 from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
-from bridge.engines.inprocess import AioChannel, Channel
+from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.registry import Workflows
 from bridge.engines.trace_propagation import BEFORE
 from bridge.engines.worker import quiet_logger, register

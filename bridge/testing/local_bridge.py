@@ -19,19 +19,19 @@ from uuid import uuid4
 from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
-from bridge.answers import CORRELATION_ID
 from bridge.app.codecs import SCHEMA_CODECS
-from bridge.app.daemon import Daemon
 from bridge.app.names import require
+from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
 from bridge.codecs.json_stand_in import StandInCodec
-from bridge.config.brokers import LocalBrokerConfig
+from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded, load
-from bridge.config.sources import SourceConfig
+from bridge.core.answers import CORRELATION_ID
+from bridge.core.envelope import Event
+from bridge.core.message import Message
 from bridge.engines.recording import Recording, record
-from bridge.envelope import Event
-from bridge.message import Message
 from bridge.pipeline.publishing import Publishing
 from bridge.testing.engine import VirtualEngine
 from bridge.workflow.request import REPLY_TO

@@ -14,7 +14,7 @@ from durabletask import task
 from durabletask.serialization import DataConverter as AnyConverter
 from durabletask.worker import _OrchestrationExecutor, _Registry
 
-from bridge.answers import ANSWER, PUBLISH_ACTIVITY
+from bridge.core.answers import ANSWER, PUBLISH_ACTIVITY
 from bridge.engines.recording import Recording
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.start import message_aware

@@ -1,7 +1,7 @@
 """Public API for workflows. Every name works inside a plain Durable Task orchestrator."""
 
-from bridge.answers import PUBLISH_ACTIVITY
-from bridge.origin import MessageOrigin
+from bridge.core.answers import PUBLISH_ACTIVITY
+from bridge.core.origin import MessageOrigin
 from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.entity import Entity

@@ -13,8 +13,8 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.answers import PUBLISH_ACTIVITY, reply_event
-from bridge.errors import is_final_failure
+from bridge.core.answers import PUBLISH_ACTIVITY, reply_event
+from bridge.core.errors import is_final_failure
 from bridge.workflow.call import CANCEL_EVENT, Attempt, AttemptFailed, Attempts, Call, answer, describe, first_of
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps

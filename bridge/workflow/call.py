@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from durabletask import task
 
-from bridge.errors import wire_name
+from bridge.core.errors import wire_name
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
 from bridge.workflow.step import Action

@@ -16,7 +16,7 @@ from durabletask.serialization import JsonDataConverter
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
-from bridge.origin import KEY, Wrapped, envelope_body, may_be_wrapped, wrap_payload
+from bridge.core.origin import KEY, Wrapped, envelope_body, may_be_wrapped, wrap_payload
 from bridge.workflow.start import EnvelopeArgument
 
 
@@ -41,7 +41,7 @@ class DataConverter(JsonDataConverter):
     places. All other types behave as in the SDK. A named tuple is read from an object or an array and written as an
     array.
 
-    An envelope of the bridge (bridge.origin) is removed: workflows receive the data in it. Data that looks like an
+    An envelope of the bridge (bridge.core.origin) is removed: workflows receive the data in it. Data that looks like an
     envelope is itself written into an envelope, which preserves it.
     """
 

@@ -10,8 +10,8 @@ import structlog
 from durabletask.entities import DurableEntity, EntityContext
 from durabletask.internal import type_discovery
 
-from bridge.deduplication import REMEMBERED, DeduplicationWindow
-from bridge.origin import Key, key_of
+from bridge.core.deduplication import REMEMBERED, DeduplicationWindow
+from bridge.core.origin import Key, key_of
 from bridge.workflow.repeats import REPEATS
 from bridge.workflow.start import EVERYTHING, EnvelopeArgument, carrying
 

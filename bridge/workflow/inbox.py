@@ -17,9 +17,9 @@ from typing import Any
 import structlog
 from durabletask.task import CancellableTask, OrchestrationContext, Task, when_any
 
-from bridge.deduplication import DeduplicationWindow
-from bridge.errors import wire_name
-from bridge.origin import Key, MessageOrigin, envelope_body, key_of, origin_of, wrap_payload
+from bridge.core.deduplication import DeduplicationWindow
+from bridge.core.errors import wire_name
+from bridge.core.origin import Key, MessageOrigin, envelope_body, key_of, origin_of, wrap_payload
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.parallel import Steps
 from bridge.workflow.repeats import REPEATS

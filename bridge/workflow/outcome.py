@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from bridge.errors import wire_name
+from bridge.core.errors import wire_name
 
 
 class StepState(StrEnum):

@@ -8,9 +8,9 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.answers import PUBLISH_ACTIVITY
-from bridge.errors import is_final_failure
-from bridge.tracecontext import TRACEPARENT, TRACESTATE
+from bridge.core.answers import PUBLISH_ACTIVITY
+from bridge.core.errors import is_final_failure
+from bridge.core.trace_context import TRACEPARENT, TRACESTATE
 from bridge.workflow.tracing import trace_of
 
 DEFAULT_RETRY = task.RetryPolicy(

@@ -8,8 +8,8 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.answers import ANSWER, CORRELATION_ID, reply_event
-from bridge.errors import wire_name
+from bridge.core.answers import ANSWER, CORRELATION_ID, reply_event
+from bridge.core.errors import wire_name
 from bridge.workflow.parallel import Steps
 from bridge.workflow.publishing import new_event, send
 

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from durabletask import task
 
-from bridge.errors import is_final_failure
+from bridge.core.errors import is_final_failure
 from bridge.workflow.attempts import perform
 from bridge.workflow.call import CANCEL_EVENT, Call, describe
 from bridge.workflow.cancelling import reason_of

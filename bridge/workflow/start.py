@@ -9,7 +9,7 @@ from durabletask import task
 from durabletask.internal import type_discovery
 from durabletask.serialization import DataConverter, JsonDataConverter
 
-from bridge.origin import MessageOrigin, envelope_body, origin_of
+from bridge.core.origin import MessageOrigin, envelope_body, origin_of
 
 _ATTRIBUTE = "_bridge_start"
 

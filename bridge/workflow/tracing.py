@@ -6,7 +6,7 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.tracecontext import TraceContext, trace_context
+from bridge.core.trace_context import TraceContext, trace_context
 from bridge.workflow.start import origin
 
 

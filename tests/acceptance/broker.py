@@ -10,8 +10,8 @@ from types import TracebackType
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import LocalBroker
 from bridge.brokers.local.subscription import LocalSubscription
-from bridge.config.brokers import LocalBrokerConfig
-from bridge.message import Message
+from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.core.message import Message
 
 from .daemon import TIMEOUT
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
-from bridge.message import Message
+from bridge.core.message import Message
 
 from .broker import Log
 from .daemon import Serve

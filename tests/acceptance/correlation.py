@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bridge.message import Message
+from bridge.core.message import Message
 
 from .channel import Channel
 from .daemon import TIMEOUT, Serve, bridge

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from bridge.message import Message
+from bridge.core.message import Message
 
 from .channel import Channel
 from .daemon import Serve

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from bridge.message import Message
+from bridge.core.message import Message
 
 from .channel import Channel
 from .correlation import FLOWS, instances

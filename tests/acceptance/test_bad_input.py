@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from bridge import provenance
-from bridge.message import Headers, Message
+from bridge.core import provenance
+from bridge.core.message import Headers, Message
 
 from .broker import Log
 from .daemon import Serve, bridge

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.message import Message
+from bridge.core.message import Message
 from demo.generate import Line, load
 from demo.observation import RESULTS, observe
 from demo.oracle import expect

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridge.message import Message
+from bridge.core.message import Message
 
 from .broker import Log
 from .daemon import Serve, bridge

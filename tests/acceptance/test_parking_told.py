@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.message import Message
+from bridge.core.message import Message
 
 from .broker import Log
 from .daemon import TIMEOUT, Serve, bridge

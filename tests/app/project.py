@@ -10,7 +10,7 @@ from pathlib import Path
 
 import structlog
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.registry import load

@@ -12,11 +12,11 @@ from typing import Any
 import orjson
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
+from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.message import Message
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.message import Message
 
 from .project import TIMEOUT
 

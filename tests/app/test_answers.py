@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from bridge.answers import Key
-from bridge.app.entities import Entities
+from bridge.app.operations.entities import Entities
+from bridge.core.answers import Key
 from bridge.engines.answers import AnswerKeys
 
 from .project import TIMEOUT

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bridge.app.connection import payload
-from bridge.origin import MessageOrigin, wrap_payload
+from bridge.core.origin import MessageOrigin, wrap_payload
 
 
 @pytest.mark.parametrize("data", [None, 1, {"total": 5}, ["a"]])

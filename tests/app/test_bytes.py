@@ -15,9 +15,9 @@ from azure.servicebus.aio import ServiceBusClient
 
 from bridge.app.composition import load_config
 from bridge.app.explain import explain
-from bridge.bytetext import text_of
-from bridge.message import Message
-from bridge.origin import unwrap
+from bridge.core.bytetext import text_of
+from bridge.core.message import Message
+from bridge.core.origin import unwrap
 from tests.app.running import Running, running
 from tests.brokers.kafka.conftest import bootstrap, harness
 from tests.brokers.kafka.harness import KafkaHarness, unique

@@ -13,8 +13,8 @@ from bridge.app.composition import build_decoder, load_config
 from bridge.app.explain import explain
 from bridge.app.messages import MessageOptions, build
 from bridge.codecs.json_stand_in import StandInCodec
-from bridge.errors import DecodeError
-from bridge.message import Message
+from bridge.core.errors import DecodeError
+from bridge.core.message import Message
 from bridge.testing import LocalBridge
 from tests.codecs.confluent.samples import ORDER, POSITION
 

@@ -8,8 +8,8 @@ import pytest
 from bridge.app.composition import build_broker, build_decoder, build_source, load_config
 from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
 from bridge.brokers.kafka import KafkaConsumerOptions
-from bridge.errors import ConfigError
-from bridge.message import Message, Position
+from bridge.core.errors import ConfigError
+from bridge.core.message import Message, Position
 
 CONFIG = """
 engine: {type: embedded}

@@ -18,16 +18,16 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+from bridge.app.operations.operations import OPERATIONS, Operation, perform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.app.connection import attached
-from bridge.app.control import control, operate
-from bridge.app.operations import OPERATIONS, Operation, perform
+from bridge.app.serve.control import control, operate
 from bridge.app.state import trail
 from bridge.cli import exit_codes
 from bridge.config.source import Loaded
-from bridge.errors import BridgeError, EngineTimeout, InstanceNotFound, InvalidCommand
+from bridge.core.errors import BridgeError, EngineTimeout, InstanceNotFound, InvalidCommand
 from bridge.ops import control as served
 from bridge.ops.control import Control, near
 from tests.app.project import TIMEOUT
@@ -171,7 +171,7 @@ async def test_a_daemon_with_another_engine_is_not_asked(loaded: Loaded, tmp_pat
 
 
 async def test_a_daemon_that_does_not_answer_is_passed_over(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.app.control.FIND_SECONDS", 0.2)
+    monkeypatch.setattr("bridge.app.serve.control.FIND_SECONDS", 0.2)
     directory = loaded.base / ".bridge" / "control"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     frozen = directory / "2-frozen.sock"
@@ -226,7 +226,7 @@ async def test_values_arrive_as_they_were(loaded: Loaded) -> None:
     async with serving(loaded), attached(loaded) as engine:
         [received] = await operate(loaded, None, [("instances.start", {"orchestration": "greet", "input": value})])
         assert kept(loaded)[-1]["target"] == received["instance_id"]
-        from bridge.app.instances import Instances
+        from bridge.app.operations.instances import Instances
 
         one = await Instances(engine).wait(received["instance_id"], "completion", TIMEOUT)
         assert one is not None
@@ -237,8 +237,9 @@ async def test_any_id_finds_its_place(loaded: Loaded) -> None:
     async with serving(loaded) as channel, client(channel) as session:
 
         async def lands(instance_id: str) -> None:
-            from bridge.app import control as ours
-            from bridge.app.operations import BY_NAME
+            from bridge.app.operations.operations import BY_NAME
+
+            from bridge.app.serve import control as ours
 
             operation = BY_NAME["instances.terminate"]
             before = len(kept(loaded))
@@ -322,7 +323,7 @@ async def test_a_daemon_that_dies_at_work_leaves_a_doubt_not_a_second_try(
             at_work.set()
             return await asyncio.Event().wait()
 
-        monkeypatch.setattr("bridge.app.control.perform", dies)
+        monkeypatch.setattr("bridge.app.serve.control.perform", dies)
         asked = asyncio.create_task(operate(loaded, None, [("entities.clean", {})]))
         async with asyncio.timeout(TIMEOUT):
             await at_work.wait()
@@ -332,7 +333,7 @@ async def test_a_daemon_that_dies_at_work_leaves_a_doubt_not_a_second_try(
 
 
 async def test_a_daemon_that_freezes_at_work_is_noticed(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.app.control.FIND_SECONDS", 0.3)
+    monkeypatch.setattr("bridge.app.serve.control.FIND_SECONDS", 0.3)
     frozen = asyncio.Event()
 
     async def freezes(operation: Operation[Any], *rest: Any) -> Any:
@@ -342,14 +343,14 @@ async def test_a_daemon_that_freezes_at_work_is_noticed(loaded: Loaded, monkeypa
         return await perform(operation, *rest)
 
     async with serving(loaded):
-        monkeypatch.setattr("bridge.app.control.perform", freezes)
+        monkeypatch.setattr("bridge.app.serve.control.perform", freezes)
         async with asyncio.timeout(TIMEOUT):
             with pytest.raises(EngineTimeout, match="does not answer any more"):
                 await operate(loaded, None, [("entities.clean", {})])
 
 
 async def test_a_daemon_that_works_long_is_waited_for(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.app.control.FIND_SECONDS", 0.1)
+    monkeypatch.setattr("bridge.app.serve.control.FIND_SECONDS", 0.1)
     looks = 0
 
     async def slow(operation: Operation[Any], *rest: Any) -> Any:
@@ -360,7 +361,7 @@ async def test_a_daemon_that_works_long_is_waited_for(loaded: Loaded, monkeypatc
         return await perform(operation, *rest)
 
     async with serving(loaded):
-        monkeypatch.setattr("bridge.app.control.perform", slow)
+        monkeypatch.setattr("bridge.app.serve.control.perform", slow)
         assert await operate(loaded, None, [("entities.clean", {})])
     assert kept(loaded)[-1]["via"] == "socket"
 
@@ -368,7 +369,7 @@ async def test_a_daemon_that_works_long_is_waited_for(loaded: Loaded, monkeypatc
 async def test_several_daemons_that_do_not_answer_cost_the_time_of_one(
     loaded: Loaded, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("bridge.app.control.FIND_SECONDS", 0.5)
+    monkeypatch.setattr("bridge.app.serve.control.FIND_SECONDS", 0.5)
     directory = loaded.base / ".bridge" / "control"
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.errors import BridgeError, BrokerUnavailable
+from bridge.app.serve.daemon import Daemon
+from bridge.core.errors import BridgeError, BrokerUnavailable
 
 from .project import CONFIG, write_project
 

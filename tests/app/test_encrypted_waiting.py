@@ -11,10 +11,10 @@ import pytest
 
 from bridge.app.composition import load_config
 from bridge.app.connection import attached
-from bridge.app.daemon import Daemon
-from bridge.app.erase import Erasure, condition_of
-from bridge.app.parked import ParkedMessages, Waiting, Which
-from bridge.errors import EngineMisconfigured
+from bridge.app.operations.erase import Erasure, condition_of
+from bridge.app.operations.parked import ParkedMessages, Waiting, Which
+from bridge.app.serve.daemon import Daemon
+from bridge.core.errors import EngineMisconfigured
 from tests.app.project import TIMEOUT
 from tests.app.running import Running, headers, running
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.engine_file import check, configured, export, given, replacing
+from bridge.app.operations.engine_file import check, configured, export, given, replacing
 from bridge.config.source import Loaded, load
-from bridge.errors import EngineMisconfigured
+from bridge.core.errors import EngineMisconfigured
 from tests.app.project import CONFIG, Host
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.engine_host import EngineHost, read_token
-from bridge.errors import EngineMisconfigured, EngineUnavailable
+from bridge.app.serve.engine_host import EngineHost, read_token
+from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 
 
 def test_an_address_that_is_taken_leaves_nothing_running(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ from uuid import uuid4
 import pytest
 
 from bridge.app.connection import attached
-from bridge.app.entities import Entities, Entity
+from bridge.app.operations.entities import Entities, Entity
 from bridge.config.source import Loaded
-from bridge.errors import InstanceNotFound, InvalidCommand
+from bridge.core.errors import InstanceNotFound, InvalidCommand
 from tests.app.project import TIMEOUT, Host
 
 

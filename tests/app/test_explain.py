@@ -10,8 +10,8 @@ import pytest
 from bridge.app.explain import explain
 from bridge.app.messages import MessageOptions, build
 from bridge.config.source import Loaded
-from bridge.message import Message
-from bridge.settlement import Outcome
+from bridge.core.message import Message
+from bridge.core.settlement import Outcome
 
 
 def event(type_: str, data: Any) -> Message:

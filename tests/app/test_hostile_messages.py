@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import pytest
 
-from bridge.message import Message
+from bridge.core.message import Message
 
 from .running import Running, running
 

@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 
 from bridge.app.connection import attached
-from bridge.app.instances import Filter, Instances, Start
-from bridge.app.timeline import as_json, timeline
+from bridge.app.operations.instances import Filter, Instances, Start
+from bridge.app.operations.timeline import as_json, timeline
 from bridge.config.source import Loaded, load
-from bridge.errors import (
+from bridge.core.errors import (
     EngineRejected,
     EngineUnavailable,
     InstanceAlreadyExists,

@@ -21,8 +21,8 @@ from bridge.app.jsonlines import line_of
 from bridge.app.messages import MessageOptions, lines
 from bridge.brokers.base import Broker
 from bridge.brokers.reading import ReadableBroker, ReadOptions
-from bridge.errors import DecodeError, PublishFailed
-from bridge.message import Message, Position, Unreadable
+from bridge.core.errors import DecodeError, PublishFailed
+from bridge.core.message import Message, Position, Unreadable
 from tests.kafka.server import ThreadedServer
 
 HERE = Position("c", "orders", 2, 41)

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bridge.app.lineage import Arrival, Found, Lineage, Scope, Tracer
+from bridge.app.operations.lineage import Arrival, Found, Lineage, Scope, Tracer
 
 from .running import ENGINES, Running, headers, running
 

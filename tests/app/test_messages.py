@@ -10,8 +10,8 @@ import pytest
 
 from bridge.app.messages import MessageOptions, build, lines
 from bridge.codecs import registry as codecs
-from bridge.errors import DecodeError
-from bridge.message import Message, Position
+from bridge.core.errors import DecodeError
+from bridge.core.message import Message, Position
 
 EVENT = b'{"specversion": "1.0", "id": "1", "source": "/shop", "type": "order.created", "data": {"id": "1001"}}'
 HERE = Position("test", "orders", 0, 0)

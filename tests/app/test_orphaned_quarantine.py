@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.app.composition import load_config
-from bridge.app.orphaned_quarantine import QuarantineOrphaned, refuse_release
+from bridge.app.serve.orphaned_quarantine import QuarantineOrphaned, refuse_release
 from bridge.ops.health import Check
 
 from .test_quarantine import CONFIG, TIMEOUT, Ground, ground, received

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app import parking
 from bridge.app.composition import build_broker, build_engine, load_config
-from bridge.app.system_workflows import SystemWorkflows
+from bridge.app.serve import parking
+from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.config.source import Loaded
 from bridge.engines.answers import ANSWERS, AnswerKeys
 from bridge.engines.cancel_grace import GUARD

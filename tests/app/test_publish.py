@@ -12,8 +12,8 @@ from bridge.app.composition import build_broker
 from bridge.app.publish import MAX_BATCH, Destination, destination, publish
 from bridge.brokers.base import Partition, SubscribeOptions
 from bridge.config.source import Loaded, load
-from bridge.errors import BrokerUnavailable, DecodeError
-from bridge.message import Message
+from bridge.core.errors import BrokerUnavailable, DecodeError
+from bridge.core.message import Message
 from tests.app.project import write_project
 
 

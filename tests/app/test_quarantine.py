@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.app.parked import ParkedMessages, Waiting, Which
+from bridge.app.operations.parked import ParkedMessages, Waiting, Which
+from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
-from bridge.errors import EngineRejected, InstanceNotFound
-from bridge.message import Message
+from bridge.core.errors import EngineRejected, InstanceNotFound
+from bridge.core.message import Message
 
 FLOWS = """
 from durabletask import task

@@ -11,7 +11,7 @@ import yaml
 from bridge.app.scaffold import create
 from bridge.codecs import registry as codecs
 from bridge.config.source import load
-from bridge.message import Message, Position
+from bridge.core.message import Message, Position
 
 
 def test_the_project_is_complete_and_has_no_problems(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.errors import ConfigError
+from bridge.app.serve.daemon import Daemon
+from bridge.core.errors import ConfigError
 from tests.brokers.kafka.conftest import bootstrap, harness
 from tests.brokers.kafka.harness import KafkaHarness, unique
 

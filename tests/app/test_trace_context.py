@@ -8,7 +8,7 @@ import orjson
 import pytest
 from durabletask.history import ExecutionStartedEvent, TaskScheduledEvent
 
-from bridge.tracecontext import is_traceparent
+from bridge.core.trace_context import is_traceparent
 
 from .running import ENGINES, headers, running
 

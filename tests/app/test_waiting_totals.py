@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bridge.core.errors import WaitingFull
 from bridge.engines.parking.totals import WaitingTotals
-from bridge.errors import WaitingFull
 from tests.garbage import no_frames_in_cycles
 
 from .project import TIMEOUT

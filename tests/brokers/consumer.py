@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bridge.brokers.base import Broker, Delivery, Features, Partition, SubscribeOptions, Subscription
-from bridge.message import Message
-from bridge.provenance import Cause
+from bridge.core.message import Message
+from bridge.core.provenance import Cause
 
 TIMEOUT = 30.0
 """Seconds after which an expected event is overdue."""

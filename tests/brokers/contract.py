@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from bridge import provenance
 from bridge.brokers.base import RereadableSubscription, SubscribeOptions, UnloadableDelivery
-from bridge.errors import LockLost, PartitionRevoked
-from bridge.message import Message
+from bridge.core import provenance
+from bridge.core.errors import LockLost, PartitionRevoked
+from bridge.core.message import Message
 from tests.brokers.consumer import (
     CAUSE,
     DEAD,

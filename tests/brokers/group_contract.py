@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from bridge.brokers.base import Delivery, SubscribeOptions, Subscription
-from bridge.errors import PartitionRevoked
-from bridge.message import Message
+from bridge.core.errors import PartitionRevoked
+from bridge.core.message import Message
 from tests.brokers.consumer import (
     CAUSE,
     ORDERS,

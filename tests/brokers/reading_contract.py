@@ -14,8 +14,8 @@ import pytest
 
 from bridge.brokers.base import Broker, TopicBroker
 from bridge.brokers.reading import ReadableBroker, ReadOptions
-from bridge.errors import BrokerError
-from bridge.message import Message, Position
+from bridge.core.errors import BrokerError
+from bridge.core.message import Message, Position
 from tests.brokers.consumer import ORDERS, TIMEOUT, Assignments, Harness, numbered, take
 
 Read = tuple[Position, Message]

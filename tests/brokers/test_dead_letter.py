@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import provenance
 from bridge.brokers import dead_letter
 from bridge.brokers.dead_letter import ladder, write
-from bridge.errors import BrokerUnavailable, PublishFailed, TargetRefused
-from bridge.message import Message, Position, Unreadable
-from bridge.provenance import Cause
+from bridge.core import provenance
+from bridge.core.errors import BrokerUnavailable, PublishFailed, TargetRefused
+from bridge.core.message import Message, Position, Unreadable
+from bridge.core.provenance import Cause
 
 POSITION = Position("cluster", "orders", 3, 42)
 CAUSE = Cause("no_route", "no rule matched", "NoRoute", "orders", "r2", ("r1", "r2"), 4, "abc", "m-1")

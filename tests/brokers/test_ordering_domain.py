@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.message import Message
+from bridge.app.serve.daemon import Daemon
+from bridge.core.message import Message
 from tests.acceptance.channel import Channel
 from tests.app.running import Running
 from tests.brokers.kafka.channel import KafkaChannel

@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from bridge.app.composition import load_config
-from bridge.app.engine_file import keyring
+from bridge.app.operations.engine_file import keyring
 from bridge.cli import root
-from bridge.errors import EngineMisconfigured
+from bridge.core.errors import EngineMisconfigured
 from tests.app import own_keys
 from tests.app.project import TIMEOUT, Host, write_project
 from tests.cli.conftest import _log_apart

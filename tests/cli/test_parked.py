@@ -15,9 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
+from bridge.app.serve.daemon import Daemon
 from bridge.cli import root
-from bridge.message import Message
+from bridge.core.message import Message
 
 TIMEOUT = 30.0
 

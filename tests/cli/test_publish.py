@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from bridge.cli import root
 from bridge.config.source import load
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.app.project import write_project
 from tests.app.test_publish import consume
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from bridge import __version__
 from bridge.cli import exit_codes, failure, root
 from bridge.cli.command import Command, Group
-from bridge.errors import (
+from bridge.core.errors import (
     BridgeError,
     BrokerUnavailable,
     ConfigError,

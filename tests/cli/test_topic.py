@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from bridge.cli import root
 from bridge.cli.topic import read
-from bridge.message import Message, Position, Unreadable
+from bridge.core.message import Message, Position, Unreadable
 from tests.app.project import TIMEOUT, write_project
 from tests.brokers.kafka.harness import unique
 from tests.cli.conftest import Bridge

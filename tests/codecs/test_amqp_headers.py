@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bridge.codecs import registry
 from bridge.codecs.amqp_headers import decode_headers
 from bridge.codecs.decoder import SourceDecoder
-from bridge.message import Headers, Message, Position
+from bridge.core.message import Headers, Message, Position
 
 WHERE = Position("hubs", "orders", 0, 1)
 JSON, CLOUDEVENTS = registry.get("json"), registry.get("cloudevents")

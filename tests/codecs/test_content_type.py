@@ -8,7 +8,7 @@ import tracemalloc
 import pytest
 
 from bridge.codecs.content_type import parse_content_type
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 
 def test_long_texts_are_not_kept() -> None:

@@ -13,8 +13,8 @@ from bridge.codecs import registry
 from bridge.codecs.decoder import IDENTITY_LIMIT, SourceDecoder, attribute_problem
 from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema
-from bridge.errors import DecodeError, ExpressionError, SchemaError
-from bridge.message import Message, Position
+from bridge.core.errors import DecodeError, ExpressionError, SchemaError
+from bridge.core.message import Message, Position
 
 POSITION = Position("local", "orders", 3, 42)
 JSON = registry.get("json")

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs.limits import Limits, check_depth, check_size, parse_json, write_json
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 LIMITS = Limits()
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))

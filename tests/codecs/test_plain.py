@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from bridge.codecs import registry
 from bridge.codecs.json import JsonCodec
 from bridge.codecs.limits import Limits
-from bridge.envelope import Event
-from bridge.errors import DecodeError
-from bridge.message import Message, Position
+from bridge.core.envelope import Event
+from bridge.core.errors import DecodeError
+from bridge.core.message import Message, Position
 
 POSITION = Position("local", "orders", 3, 42)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bridge.codecs.schema import Schema, SchemaProblem, schema_problem
-from bridge.errors import SchemaError
+from bridge.core.errors import SchemaError
 
 ORDER = {
     "type": "object",

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.source import Loaded, load
-from bridge.errors import ConfigError, Problem
+from bridge.core.errors import ConfigError, Problem
 
 MINIMAL = """\
 engine: {type: embedded}

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.config.document import MAX_BYTES, parse, read
-from bridge.config.node import MappingNode, Node, ScalarNode, SequenceNode, plain
-from bridge.errors import Problem
+from bridge.config.yaml.document import MAX_BYTES, parse, read
+from bridge.config.yaml.node import MappingNode, Node, ScalarNode, SequenceNode, plain
+from bridge.core.errors import Problem
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Cn")), max_size=12)
 SCALARS = (

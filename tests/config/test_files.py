@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bridge.codecs.schema import Schema, SchemaProblem
-from bridge.files import read_file
+from bridge.system.files import read_file
 
 
 def test_what_is_read(tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.config.interpolation import SECTIONS, interpolate
-from bridge.config.node import MappingNode, Mark, Node, ScalarNode, SequenceNode, plain
-from bridge.errors import Problem
+from bridge.config.yaml.interpolation import SECTIONS, interpolate
+from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode, plain
+from bridge.core.errors import Problem
 from tests.config.conftest import MINIMAL, Write, loaded, problems
 
 SECRET = "hunter2-7f3a"

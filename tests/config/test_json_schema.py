@@ -9,10 +9,10 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from bridge.config.document import parse
 from bridge.config.json_schema import schema
-from bridge.config.node import plain
 from bridge.config.reference import EXAMPLES
+from bridge.config.yaml.document import parse
+from bridge.config.yaml.node import plain
 from tests.config.conftest import MINIMAL
 from tests.config.test_source import DESIGN
 

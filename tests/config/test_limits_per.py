@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.errors import ConfigError
+from bridge.core.errors import ConfigError
 
 TEXT = """
 engine: {type: embedded}

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.config.document import parse
-from bridge.config.merge import apply_defaults, expand, join, overlay
-from bridge.config.node import MappingNode, plain
-from bridge.errors import Problem
+from bridge.config.yaml.document import parse
+from bridge.config.yaml.merge import apply_defaults, expand, join, overlay
+from bridge.config.yaml.node import MappingNode, plain
+from bridge.core.errors import Problem
 from tests.config.conftest import MINIMAL, Write, loaded, problems
 
 

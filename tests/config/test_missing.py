@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.commands import OnMissing
-from bridge.config.on_missing import ParkMissing, StartMissing
+from bridge.config.model.on_missing import ParkMissing, StartMissing
+from bridge.core.commands import OnMissing
 from tests.config.conftest import Write, loaded, problems
 
 CONFIG = """\

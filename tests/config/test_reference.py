@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from bridge.config.model import BridgeConfig
+from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model_fields import fields, members
 from bridge.config.reference import EXAMPLES, reference
 from tests.config.conftest import Write, loaded

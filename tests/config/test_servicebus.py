@@ -14,8 +14,8 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusReceiverOptions
 from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.config.source import Loaded
-from bridge.errors import ConfigError
-from bridge.message import Message
+from bridge.core.errors import ConfigError
+from bridge.core.message import Message
 
 
 def written(directory: Path, source: dict[str, Any], target: dict[str, Any] | None = None) -> Path:

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.config.document import parse
 from bridge.config.source import Loaded, load
-from bridge.errors import ConfigError, Problem
+from bridge.config.yaml.document import parse
+from bridge.core.errors import ConfigError, Problem
 from tests.config.conftest import MINIMAL, Write, loaded, problems
 
 DESIGN = """\

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from bridge.config.routes import RouteConfig
-from bridge.config.sources import SourceConfig
-from bridge.config.types import check_topic, format_duration, format_size, parse_duration, parse_size
+from bridge.config.model.routes import RouteConfig
+from bridge.config.model.sources import SourceConfig
+from bridge.config.model.types import check_topic, format_duration, format_size, parse_duration, parse_size
 
 
 @pytest.mark.parametrize(

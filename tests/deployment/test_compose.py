@@ -16,8 +16,8 @@ from click.testing import CliRunner
 
 from bridge.app.composition import load_config
 from bridge.cli import root
-from bridge.config.brokers import KafkaBrokerConfig
-from bridge.config.types import parse_duration
+from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.config.model.types import parse_duration
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

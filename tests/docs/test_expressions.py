@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from bridge.envelope import Envelope
-from bridge.errors import ExpressionError
-from bridge.message import Position
-from bridge.routing.expression import Compiler
-from bridge.routing.scope import RouteScope
+from bridge.core.envelope import Envelope
+from bridge.core.errors import ExpressionError
+from bridge.core.message import Position
+from bridge.routing.cel.expression import Compiler
+from bridge.routing.cel.scope import RouteScope
 from tests.docs.document import read
 
 FAILS = object()

@@ -11,12 +11,12 @@ import click
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge import provenance
 from bridge.cli import exit_codes, root
 from bridge.config import model_fields
-from bridge.config.engines import SchedulerEngineConfig
-from bridge.config.routes import VERBS
-from bridge.errors import (
+from bridge.config.model.engines import SchedulerEngineConfig
+from bridge.config.model.routes import VERBS
+from bridge.core import provenance
+from bridge.core.errors import (
     AlreadyTaken,
     BridgeError,
     EngineError,
@@ -25,11 +25,11 @@ from bridge.errors import (
     InstanceParked,
     MessageError,
 )
-from bridge.message import Message, Position, Unreadable
+from bridge.core.message import Message, Position, Unreadable
+from bridge.core.settlement import Outcome, reason_of
 from bridge.ops.health import State
 from bridge.ops.metrics import Metrics
 from bridge.parking import early_message_queue, key_quarantine
-from bridge.settlement import Outcome, reason_of
 from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table
 
 _CODE = re.compile(r"`([^`\n]+)`")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.engines.embedded.database import Database
-from bridge.engines.embedded.service import SidecarService
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.protocol.service import SidecarService
 
 
 @pytest.fixture

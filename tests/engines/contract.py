@@ -20,7 +20,7 @@ import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationState, OrchestrationStatus
 from durabletask.entities import EntityInstanceId
 
-from bridge.commands import (
+from bridge.core.commands import (
     Cancel,
     OnExisting,
     RaiseEvent,
@@ -31,11 +31,11 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
+from bridge.core.errors import AlreadyTaken, EngineRejected, InstanceAlreadyExists, InstanceFinished, InstanceNotFound
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows, load
 from bridge.engines.worker import stop_worker
-from bridge.errors import AlreadyTaken, EngineRejected, InstanceAlreadyExists, InstanceFinished, InstanceNotFound
 from bridge.workflow import DataConverter, message_aware
 from bridge.workflow.entity import bare_state
 from tests.engines.correlation import FIRST, SECOND, CorrelationContract

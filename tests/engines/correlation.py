@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.commands import (
+from bridge.core.commands import (
     Command,
     OnExisting,
     OnFinished,
@@ -17,8 +17,8 @@ from bridge.commands import (
     SignalEntity,
     StartOrRaise,
 )
-from bridge.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
-from bridge.origin import MessageOrigin
+from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
+from bridge.core.origin import MessageOrigin
 
 FIRST, SECOND, THIRD, FOURTH = (MessageOrigin(f"m-{number}", "r") for number in range(1, 5))
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bridge.commands import OnExisting, ScheduleOrchestration, StartOrRaise
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import OnExisting, ScheduleOrchestration, StartOrRaise
+from bridge.core.errors import AlreadyTaken, EngineOutage, InstanceAlreadyExists
+from bridge.core.origin import MessageOrigin
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
-from bridge.errors import AlreadyTaken, EngineOutage, InstanceAlreadyExists
-from bridge.origin import MessageOrigin
 
 INSTANCES = 4
 MESSAGES = 15

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from bridge.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
+from bridge.core.origin import MessageOrigin
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
-from bridge.origin import MessageOrigin
 from tests.engines.correlation import deliver
 
 INSTANCE = "again"

@@ -10,8 +10,8 @@ from typing import Any
 import durabletask.internal.orchestrator_service_pb2_grpc as stubs
 import grpc
 
-from bridge.engines.embedded.database import Database
-from bridge.engines.embedded.service import SidecarService
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.protocol.service import SidecarService
 
 
 class Gatekeeper(grpc.ServerInterceptor):

@@ -15,7 +15,7 @@ import pytest
 from durabletask.client import AsyncTaskHubGrpcClient, TaskHubGrpcClient
 from google.protobuf import empty_pb2
 
-from bridge.engines.inprocess import AioChannel, Channel
+from bridge.engines.embedded.inprocess import AioChannel, Channel
 
 WAIT = 20
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from bridge.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
+from bridge.core.errors import AlreadyTaken
+from bridge.core.origin import MessageOrigin
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
-from bridge.errors import AlreadyTaken
-from bridge.origin import MessageOrigin
 from tests.engines.contract import station
 from tests.engines.correlation import FIRST, SECOND, THIRD, fresh
 from tests.engines.correlation_child import INSTANCES, MESSAGES, commands, instance

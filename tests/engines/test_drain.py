@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from durabletask import task
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.errors import UnknownTarget
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.errors import UnknownTarget
 from tests.engines.ways import TIMEOUT, until
 
 

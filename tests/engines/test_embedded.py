@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import pytest_asyncio
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.contract import EngineContract, station
 

@@ -7,10 +7,10 @@ import socket
 import pytest
 import pytest_asyncio
 
-from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.core.errors import EngineDenied, EngineMisconfigured
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
-from bridge.errors import EngineDenied, EngineMisconfigured
 from tests.engines.contract import EngineContract, station
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

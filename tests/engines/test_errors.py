@@ -10,10 +10,8 @@ import grpc
 import grpc.aio
 import pytest
 
-from bridge import errors
-from bridge.engines.errors import STATUS, translate
-from bridge.engines.inprocess.status import InProcessRpcError
-from bridge.errors import (
+from bridge.core import errors
+from bridge.core.errors import (
     EngineDenied,
     EngineError,
     EngineMisconfigured,
@@ -23,6 +21,8 @@ from bridge.errors import (
     InstanceAlreadyExists,
     InstanceNotFound,
 )
+from bridge.engines.embedded.inprocess.status import InProcessRpcError
+from bridge.engines.errors import STATUS, translate
 
 EXPECTED = {
     "OK": EngineError,

@@ -12,12 +12,8 @@ import grpc
 import pytest
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationStatus
 
-from bridge.commands import OnExisting, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Terminate
-from bridge.engines.embedded.service import SidecarService
-from bridge.engines.execution import CommandExecutor
-from bridge.engines.inprocess import AioChannel
-from bridge.engines.inprocess.context import CallContext
-from bridge.errors import (
+from bridge.core.commands import OnExisting, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Terminate
+from bridge.core.errors import (
     EngineError,
     EngineTimeout,
     EngineUnavailable,
@@ -25,7 +21,11 @@ from bridge.errors import (
     InstanceFinished,
     InstanceNotFound,
 )
-from bridge.origin import MessageOrigin
+from bridge.core.origin import MessageOrigin
+from bridge.engines.embedded.inprocess import AioChannel
+from bridge.engines.embedded.inprocess.context import CallContext
+from bridge.engines.execution import CommandExecutor
+from bridge.sqlite_engine.protocol.service import SidecarService
 
 
 class Disturbed:

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from bridge.commands import ScheduleOrchestration
-from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.core.commands import ScheduleOrchestration
+from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.engines.base import Engine
 from bridge.engines.embedded.address import FILE, SOCKET
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.embedded.retention import RetentionPolicy
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.factory import create
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker import stop_worker
-from bridge.errors import EngineMisconfigured, EngineUnavailable
+from bridge.sqlite_engine.hub.retention import RetentionPolicy
 from tests.engines.contract import workflows
 
 WAIT = 10

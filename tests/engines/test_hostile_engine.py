@@ -10,10 +10,10 @@ from typing import Any
 import grpc
 import pytest
 
-from bridge.app.instances import Instances, Start
-from bridge.config.engines import SchedulerEngineConfig
+from bridge.app.operations.instances import Instances, Start
+from bridge.config.model.engines import SchedulerEngineConfig
+from bridge.core.errors import EngineError, EngineOutage
 from bridge.engines.scheduler import SchedulerEngine
-from bridge.errors import EngineError, EngineOutage
 from bridge.pipeline.breaker import Breaker
 
 GARBAGE = b"\xff" * 50

@@ -12,7 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.engines.embedded.service import UNARY
+from bridge.sqlite_engine.protocol.service import UNARY
 from tests.engines.test_port import GOOD, Engine, code
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TaskHubSidecarService"].full_name

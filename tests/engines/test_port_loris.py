@@ -9,10 +9,10 @@ import threading
 
 import pytest
 
-from bridge.engines.embedded import server as served
-from bridge.engines.embedded.aio import AioSidecarService
-from bridge.engines.embedded.database import Database
-from bridge.engines.embedded.server import Guard, Server
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.protocol import server as served
+from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.protocol.server import Guard, Server
 from tests.acceptance.daemon import TIMEOUT
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

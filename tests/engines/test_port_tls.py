@@ -11,18 +11,18 @@ from typing import Any
 
 import grpc
 import pytest
+from bridge.config.model.engines import EmbeddedEngineConfig
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceStub
 from pydantic import ValidationError
 
 from bridge.app.composition import build_engine, load_config
-from bridge.config.engines import EmbeddedEngineConfig
-from bridge.engines.embedded.aio import AioSidecarService
-from bridge.engines.embedded.database import Database
+from bridge.core.errors import EngineMisconfigured
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.embedded.server import Guard, Server
-from bridge.errors import EngineMisconfigured
-from bridge.tls import TlsFiles
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.protocol.server import Guard, Server
+from bridge.system.tls import TlsFiles
 from tests.acceptance.daemon import TIMEOUT
 from tests.kafka.certificates import Authority
 
@@ -123,7 +123,7 @@ async def test_the_engine_of_a_configuration(authority: Authority, tmp_path: Pat
         port = engine._servers[1].ports[0]
         program = (
             "import asyncio, sys\n"
-            "from bridge.config.engines import SchedulerEngineConfig as C\n"
+            "from bridge.config.model.engines import SchedulerEngineConfig as C\n"
             "from bridge.engines.scheduler import SchedulerEngine\n"
             "async def main():\n"
             "    engine = SchedulerEngine('x', C(type='scheduler', endpoint=sys.argv[1], token=sys.argv[2]))\n"

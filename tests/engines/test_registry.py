@@ -8,9 +8,9 @@ from textwrap import dedent
 
 import pytest
 
+from bridge.core.errors import ConfigError, Problem
 from bridge.engines.modules import ImportFailed
 from bridge.engines.registry import Workflows, functions, load
-from bridge.errors import ConfigError, Problem
 
 
 @pytest.fixture(autouse=True)

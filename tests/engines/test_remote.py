@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from durabletask.client import AsyncTaskHubGrpcClient
 
-from bridge.engines.embedded.service import SidecarService
-from bridge.engines.inprocess import AioChannel
+from bridge.core.errors import EngineUnavailable
+from bridge.engines.embedded.inprocess import AioChannel
 from bridge.engines.remote import probe
-from bridge.errors import EngineUnavailable
+from bridge.sqlite_engine.protocol.service import SidecarService
 
 
 async def test_a_connection_that_is_closed_is_an_outage(service: SidecarService) -> None:

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from bridge.commands import RaiseEvent, ScheduleOrchestration
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import RaiseEvent, ScheduleOrchestration
+from bridge.core.origin import MessageOrigin
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.origin import MessageOrigin
 from tests.engines.contract import station
 from tests.engines.correlation import deliver
 from tests.engines.restart_child import INSTANCE, command

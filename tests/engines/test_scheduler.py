@@ -11,12 +11,12 @@ import grpc
 import pytest
 from azure.core.credentials import AccessToken
 
-from bridge.commands import ScheduleOrchestration
-from bridge.config.engines import SchedulerEngineConfig
+from bridge.config.model.engines import SchedulerEngineConfig
+from bridge.core.commands import ScheduleOrchestration
+from bridge.core.errors import EngineDenied, EngineMisconfigured, EngineOutage, EngineTimeout, EngineUnavailable
 from bridge.engines import credentials
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.scheduler import SchedulerEngine, parse_endpoint
-from bridge.errors import EngineDenied, EngineMisconfigured, EngineOutage, EngineTimeout, EngineUnavailable
 from tests.engines.contract import WAIT, station
 from tests.engines.sidecar import Sidecar
 

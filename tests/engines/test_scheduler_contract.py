@@ -7,7 +7,7 @@ import os
 import pytest
 import pytest_asyncio
 
-from bridge.config.engines import SchedulerEngineConfig
+from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.engines.scheduler import SchedulerEngine
 from tests.engines.contract import EngineContract, station
 from tests.engines.sidecar import Sidecar

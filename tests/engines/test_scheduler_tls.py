@@ -9,11 +9,11 @@ import pytest_asyncio
 from pydantic import ValidationError
 
 from bridge.app.composition import build_engine, load_config
-from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
-from bridge.config.tls import ClientTlsConfig, ServerTlsConfig
+from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
+from bridge.core.errors import EngineMisconfigured, EngineOutage
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
-from bridge.errors import EngineMisconfigured, EngineOutage
 from tests.engines.contract import EngineContract, station
 from tests.kafka.certificates import Authority
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from bridge import engines
-from bridge.config.encryption import EncryptionConfig
+from bridge.config.model.encryption import EncryptionConfig
+from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring
 from bridge.engines import keyrings
-from bridge.engines.embedded.database import Database, DatabaseOptions
-from bridge.errors import EngineMisconfigured, EngineUnavailable
-from tests.engines.embedded.hands import start, state
+from bridge.sqlite_engine.database import Database, DatabaseOptions
 from tests.engines.vault import CLIENT_SECRET, TOKEN, VAULT, VaultServer, serving
+from tests.sqlite_engine.hands import start, state
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.test_embedded_listen import free_address
 

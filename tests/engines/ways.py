@@ -8,7 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine

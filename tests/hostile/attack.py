@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bridge.app.composition import build_broker, load_config
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.hostile.senders import SENDERS, Sender
 
 HONEST_RATE = 20.0

@@ -9,7 +9,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 
-from bridge.message import Headers, Message
+from bridge.core.message import Headers, Message
 
 KINDS = ("orders", "answers", "early")
 """Topics that the senders may write."""

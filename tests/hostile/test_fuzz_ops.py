@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.app.operations import OPERATIONS, Operation
-from bridge.config.model import HttpConfig
+from bridge.app.operations.operations import OPERATIONS, Operation
+from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import Metrics

@@ -11,8 +11,8 @@ import pytest
 from bridge.app.check import check
 from bridge.app.composition import load_config
 from bridge.app.lint import names
+from bridge.core.kinds import Kind
 from bridge.engines.registry import load
-from bridge.kinds import Kind
 from bridge.lint import examine, lint
 from bridge.lint.contexts import registered
 from bridge.lint.module import Module

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from bridge.errors import InstanceNotFound
+from bridge.core.errors import InstanceNotFound
 from bridge.ops.audit import Actor, Change, Denied, audited, audited_async, settle, user
 from bridge.ops.logging import configure
 from bridge.ops.trail import FILE, Trail

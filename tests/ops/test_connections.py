@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bridge.config.model import ControlConfig, HttpConfig
+from bridge.config.model.bridge import ControlConfig, HttpConfig
 from bridge.ops.connections import Connections
 from bridge.ops.control import Control, near
 from bridge.ops.health import Readiness
 from bridge.ops.web import Web
-from bridge.tls import TlsFiles
+from bridge.system.tls import TlsFiles
 from tests.kafka.certificates import Authority
 
 ASK = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"

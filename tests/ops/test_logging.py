@@ -19,7 +19,7 @@ import structlog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.errors import EngineUnavailable
+from bridge.core.errors import EngineUnavailable
 from bridge.ops.logging import configure, get_logger
 
 PROGRAM = """

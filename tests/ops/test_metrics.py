@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.core.message import Message
 from bridge.engines.base import EngineUsage
-from bridge.message import Message
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.in_flight_delivery import InFlightDelivery

@@ -12,11 +12,11 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from bridge.config.model import HttpConfig
-from bridge.errors import ConfigError
+from bridge.config.model.bridge import HttpConfig
+from bridge.core.errors import ConfigError
 from bridge.ops.health import Check, Readiness
 from bridge.ops.web import Web
-from bridge.tls import TlsFiles
+from bridge.system.tls import TlsFiles
 from tests.kafka.certificates import Authority
 
 READY = Readiness("running", (Check("source", "orders", "idle"),))

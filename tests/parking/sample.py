@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bridge.commands import Cancel, OnFinished, ParkFor, RaiseEvent, Resume, Suspend, Terminate
-from bridge.message import Message, Position
-from bridge.origin import MessageOrigin
+from bridge.core.commands import Cancel, OnFinished, ParkFor, RaiseEvent, Resume, Suspend, Terminate
+from bridge.core.message import Message, Position
+from bridge.core.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage
 from bridge.parking.waiting_command import InstanceCommand, WaitingCommand
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from bridge.commands import Command, OnFinished, ParkFor, RaiseEvent
-from bridge.errors import EngineRejected, EngineUnavailable, InstanceFinished, InstanceNotFound
-from bridge.origin import MessageOrigin
+from bridge.core.commands import Command, OnFinished, ParkFor, RaiseEvent
+from bridge.core.errors import EngineRejected, EngineUnavailable, InstanceFinished, InstanceNotFound
+from bridge.core.origin import MessageOrigin
+from bridge.core.settlement import RetryPolicy
 from bridge.parking.early_message_queue import (
     DEDUPLICATION_WINDOW,
     REMEMBERED,
@@ -18,7 +19,6 @@ from bridge.parking.early_message_queue import (
     OperationResult,
     RetryLater,
 )
-from bridge.settlement import RetryPolicy
 from tests.parking.sample import parked
 
 POLICY = RetryPolicy(initial=1.0, max_delay=8.0, in_memory=20.0, bug_attempts=2)

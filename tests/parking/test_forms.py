@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import provenance
-from bridge.commands import OnMissing, RaiseEvent, ScheduleOrchestration
-from bridge.origin import MessageOrigin
+from bridge.core import provenance
+from bridge.core.commands import OnMissing, RaiseEvent, ScheduleOrchestration
+from bridge.core.origin import MessageOrigin
 from bridge.parking.key import decode, encode, shown
 from bridge.parking.names import (
     PARKING,

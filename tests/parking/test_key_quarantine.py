@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.message import Position
+from bridge.core.message import Position
 from bridge.parking.early_message_queue import OperationResult
 from bridge.parking.key_quarantine import LEASE, KeyQuarantine, QuarantineLimits, delivery_id
 

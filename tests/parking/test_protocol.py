@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from bridge.commands import Command
-from bridge.errors import EngineUnavailable, InstanceNotFound
-from bridge.origin import MessageOrigin
+from bridge.core.commands import Command
+from bridge.core.errors import EngineUnavailable, InstanceNotFound
+from bridge.core.origin import MessageOrigin
+from bridge.core.settlement import RetryPolicy
 from bridge.parking.early_message_queue import DEDUPLICATION_WINDOW, EarlyMessageLimits, EarlyMessageQueue, command_key
 from bridge.parking.names import letter_id
-from bridge.settlement import RetryPolicy
 from tests.parking.sample import parked
 
 BOUNDS = EarlyMessageLimits(max_messages=4, poll=30.0)

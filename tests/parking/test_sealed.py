@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from bridge.core.errors import EngineMisconfigured
 from bridge.encryption import Key, Keyring
-from bridge.errors import EngineMisconfigured
 from bridge.parking.early_message_queue import command_key
 from bridge.parking.key_quarantine import KeyQuarantine, QuarantineLimits
 from bridge.parking.sealed import MessageSealer, key_of

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from bridge.message import Message, Position
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.provenance import Cause
 
 
 @dataclass(eq=False)

@@ -11,15 +11,15 @@ from typing import Any
 
 import orjson
 
-from bridge.app.admission import build_admission, listen
 from bridge.app.codecs import build_registries
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
+from bridge.app.serve.admission import build_admission, listen
 from bridge.brokers.base import Broker, SubscribeOptions
-from bridge.commands import Command
+from bridge.core.commands import Command
+from bridge.core.message import Message
+from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
-from bridge.message import Message
-from bridge.origin import MessageOrigin
 from bridge.pipeline.admission import NO_LIMITS, Admission
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Execute, Target

@@ -11,8 +11,8 @@ import pytest
 
 from bridge.app.check import inspect
 from bridge.app.composition import build_router, load_config
-from bridge.commands import Command, ScheduleOrchestration
-from bridge.errors import ConfigError, EngineRejected, EngineUnavailable
+from bridge.core.commands import Command, ScheduleOrchestration
+from bridge.core.errors import ConfigError, EngineRejected, EngineUnavailable
 from bridge.pipeline.admission import Rate, RouteLimit
 from bridge.pipeline.running_instances import RECOUNT, Count, RunningInstances, without_children
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from bridge.errors import EngineRejected, EngineTimeout, EngineUnavailable
+from bridge.core.errors import EngineRejected, EngineTimeout, EngineUnavailable
 from bridge.pipeline.breaker import Breaker
 from tests.virtual_time import in_virtual_time
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bridge.commands import Command
-from bridge.errors import EngineRejected, InstanceNotFound
+from bridge.core.commands import Command
+from bridge.core.errors import EngineRejected, InstanceNotFound
 
 from .harness import bench, message
 

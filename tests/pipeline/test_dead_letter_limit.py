@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import EngineUnavailable
-from bridge.pace import Paces
+from bridge.core.errors import EngineUnavailable
+from bridge.core.pace import Paces
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 

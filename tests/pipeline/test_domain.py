@@ -14,9 +14,9 @@ import pytest
 
 from bridge.app.composition import build_broker, build_domains, build_engine, build_source, load_config
 from bridge.brokers.base import Broker
-from bridge.commands import Command
+from bridge.core.commands import Command
+from bridge.core.errors import ConfigError, InstanceNotFound
 from bridge.engines.execution import CommandExecutor
-from bridge.errors import ConfigError, InstanceNotFound
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import Target

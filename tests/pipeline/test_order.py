@@ -6,8 +6,8 @@ import asyncio
 import random
 from pathlib import Path
 
-from bridge.commands import Command
-from bridge.errors import InstanceNotFound
+from bridge.core.commands import Command
+from bridge.core.errors import InstanceNotFound
 
 from .harness import bench, message, offsets_by_key
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.errors import EngineDenied, EngineMisconfigured, EngineTimeout, EngineUnavailable
+from bridge.core.errors import EngineDenied, EngineMisconfigured, EngineTimeout, EngineUnavailable
 
 from .harness import bench, message, offsets_by_key
 

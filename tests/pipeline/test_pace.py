@@ -7,7 +7,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.pace import CLAIM_SECONDS, LONGEST, SHORTEST, Paces
+from bridge.core.pace import CLAIM_SECONDS, LONGEST, SHORTEST, Paces
 
 HOUR = 3600.0
 

@@ -11,13 +11,13 @@ import pytest
 from durabletask.client import OrchestrationQuery
 from structlog.testing import capture_logs
 
-from bridge.app.admission import build_admission, count, listen
 from bridge.app.composition import build_router, load_config
-from bridge.app.watch import SourceView
-from bridge.commands import Command, RaiseEvent, ScheduleOrchestration
+from bridge.app.serve.admission import build_admission, count, listen
+from bridge.app.serve.watch import SourceView
+from bridge.core.commands import Command, RaiseEvent, ScheduleOrchestration
+from bridge.core.errors import ConfigError, EngineUnavailable
+from bridge.core.message import Message
 from bridge.engines.tags import instances
-from bridge.errors import ConfigError, EngineUnavailable
-from bridge.message import Message
 from bridge.ops.metrics import Metrics
 from bridge.routing.per import TAG, digest
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
-from bridge.commands import Command
-from bridge.errors import BrokerUnavailable, EngineRejected, InstanceNotFound, InstanceParked
-from bridge.message import Message
-from bridge.provenance import Cause
+from bridge.core.commands import Command
+from bridge.core.errors import BrokerUnavailable, EngineRejected, InstanceNotFound, InstanceParked
+from bridge.core.message import Message
+from bridge.core.provenance import Cause
 from tests.garbage import no_frames_in_cycles
 
 from .harness import START, bench, message

@@ -12,7 +12,7 @@ import pytest
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_broker, load_config
 from bridge.codecs.confluent.wire import read
-from bridge.errors import DecodeError, RegistryUnavailable, SchemaError, UnknownTarget
+from bridge.core.errors import DecodeError, RegistryUnavailable, SchemaError, UnknownTarget
 from bridge.pipeline.publishing import UNKNOWN, Publishing, PublishTarget
 from tests.pipeline.harness import Ignore
 from tests.registry import RegistryServer

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
-from bridge.commands import Command
-from bridge.envelope import Envelope
-from bridge.errors import BrokerUnavailable, EngineRejected, EngineUnavailable, InstanceNotFound
-from bridge.message import Message, Position
-from bridge.provenance import Cause
+from bridge.core.commands import Command
+from bridge.core.envelope import Envelope
+from bridge.core.errors import BrokerUnavailable, EngineRejected, EngineUnavailable, InstanceNotFound
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
 
 from .harness import TIMEOUT, bench, message
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.watch import SourceView
+from bridge.app.serve.watch import SourceView
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.confluent.wire import write
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.pipeline.harness import Bench, bench, offsets_by_key
 from tests.registry import RegistryServer
 from tests.registry.hostile import HostileRegistry, answer

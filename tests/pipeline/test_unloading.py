@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bridge.commands import Command
-from bridge.errors import EngineRejected, EngineUnavailable
-from bridge.message import Message
+from bridge.core.commands import Command
+from bridge.core.errors import EngineRejected, EngineUnavailable
+from bridge.core.message import Message
 from bridge.pipeline.dead_letter_limit import AT_ONCE
 from bridge.pipeline.unloading import UNLOADED
 

@@ -10,11 +10,11 @@ from bridge.app.composition import load_config, subscribe_options
 from bridge.brokers.base import UnreadablePolicy
 from bridge.codecs.decoder import SourceDecoder
 from bridge.codecs.json import JsonCodec
-from bridge.errors import ConfigError, UnreadableMessage
-from bridge.message import Message, Position, Unreadable
+from bridge.core.errors import ConfigError, UnreadableMessage
+from bridge.core.message import Message, Position, Unreadable
+from bridge.core.provenance import Cause, dead_letter
+from bridge.core.settlement import Complete, DeadLetter, Outcome, Park, RetryPolicy, Wait, decide, outside
 from bridge.parking.stored_message import StoredMessage
-from bridge.provenance import Cause, dead_letter
-from bridge.settlement import Complete, DeadLetter, Outcome, Park, RetryPolicy, Wait, decide, outside
 
 UNREADABLE = Unreadable("crc", "the checksum of the batch is wrong", last=9)
 MESSAGE = Message(b"\0raw", b"k", (("a", None), ("b", b"")), unreadable=UNREADABLE)

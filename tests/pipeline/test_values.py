@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.commands import RaiseEvent, ScheduleOrchestration
+from bridge.core.commands import RaiseEvent, ScheduleOrchestration
 from bridge.pipeline.admission import Rate, RouteLimit
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.in_flight_delivery import InFlightDelivery

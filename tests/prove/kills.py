@@ -137,7 +137,7 @@ KILLS = (
     ),
     Kill(
         "engine-killed", 2, "kill -9 of the engine, three times, back at once",
-        "tests/engines/embedded/test_crash.py", engine_killed,
+        "tests/sqlite_engine/test_crash.py", engine_killed,
     ),
     Kill(
         "early-events", 2, "two events of two keys come 10 s before the messages that start them",

@@ -17,9 +17,10 @@ DAYS = 14
 """Age in days up to which a result stands although the code has changed since."""
 
 _LINE = (
-    "bridge/app/composition.py", "bridge/app/daemon.py", "bridge/brokers/base.py",
-    "bridge/brokers/assigned_partition.py", "bridge/brokers/offsets.py", "bridge/instance_protocol.py",
-    "bridge/message.py", "bridge/origin.py", "bridge/pipeline", "bridge/provenance.py", "bridge/settlement.py",
+    "bridge/app/composition.py", "bridge/app/serve/daemon.py", "bridge/brokers/base.py",
+    "bridge/brokers/assigned_partition.py", "bridge/brokers/offsets.py", "bridge/core/instance_protocol.py",
+    "bridge/core/message.py", "bridge/core/origin.py", "bridge/pipeline", "bridge/core/provenance.py",
+    "bridge/core/settlement.py",
 )  # fmt: skip
 """Code on the path of every delivery, for any broker and engine."""
 

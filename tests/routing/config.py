@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from bridge.config.model import BridgeConfig
-from bridge.envelope import Envelope
-from bridge.errors import ConfigError, Problem
-from bridge.message import Position
+from bridge.config.model.bridge import BridgeConfig
+from bridge.core.envelope import Envelope
+from bridge.core.errors import ConfigError, Problem
+from bridge.core.message import Position
 from bridge.routing import Router
 
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.errors import ExpressionError
-from bridge.routing.comparison import comparison
-from bridge.routing.expression import ComparedExpression, Expression
+from bridge.core.errors import ExpressionError
+from bridge.routing.cel.comparison import comparison
+from bridge.routing.cel.expression import ComparedExpression, Expression
 from tests.routing.test_expression import compiled, scope
 
 SIGNS = ["==", "!=", "<", "<=", ">", ">="]

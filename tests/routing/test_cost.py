@@ -12,14 +12,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.commands import Decision
-from bridge.envelope import Envelope
-from bridge.errors import CommandsTooLarge, ExpressionCost, ExpressionError
+from bridge.core.commands import Decision
+from bridge.core.envelope import Envelope
+from bridge.core.errors import CommandsTooLarge, ExpressionCost, ExpressionError
 from bridge.routing import Router
-from bridge.routing.cost import EXPRESSION_COST, FREE, estimate, free_weight, weigh
-from bridge.routing.expression import ITEM, Compiler, Expression, PathExpression
-from bridge.routing.scope import RouteScope
-from bridge.routing.tree import Call, Const, Ident, Items, Loop, Select, read
+from bridge.routing.cel.cost import EXPRESSION_COST, FREE, estimate, free_weight, weigh
+from bridge.routing.cel.expression import ITEM, Compiler, Expression, PathExpression
+from bridge.routing.cel.scope import RouteScope
+from bridge.routing.cel.tree import Call, Const, Ident, Items, Loop, Select, read
 from tests.routing.config import config, envelope, locate, route, router
 
 MIB = 1024 * 1024

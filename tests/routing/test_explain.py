@@ -4,7 +4,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.errors import MessageError
+from bridge.core.errors import MessageError
 from bridge.routing import Equality
 from tests.routing.config import envelope, route, router
 

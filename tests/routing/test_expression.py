@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import ExpressionError
-from bridge.message import Message
-from bridge.routing.expression import ITEM, ROUTE, Compiler, Expression, PathExpression
-from bridge.routing.scope import RouteScope
+from bridge.core.errors import ExpressionError
+from bridge.core.message import Message
+from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression, PathExpression
+from bridge.routing.cel.scope import RouteScope
 from tests.routing.config import envelope, locate
 
 

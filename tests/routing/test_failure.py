@@ -1,6 +1,6 @@
 import pytest
 
-from bridge.routing.failure import compile_text, sentence
+from bridge.routing.cel.failure import compile_text, sentence
 
 
 @pytest.mark.parametrize("message", ["UNKNOWN: s3cr3t", "", 'NOT_FOUND: Key not found in map : "s3cr3t"'])

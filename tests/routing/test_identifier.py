@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.errors import InvalidCommand
+from bridge.core.errors import InvalidCommand
 from bridge.routing.identifier import (
     check_entity,
     check_instance_id,

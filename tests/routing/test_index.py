@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.envelope import Envelope
-from bridge.message import Position
+from bridge.core.envelope import Envelope
+from bridge.core.message import Position
 from bridge.routing.index import Index, reader
 from tests.routing.config import envelope
 

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from bridge.config.model import BridgeConfig
+from bridge.config.model.bridge import BridgeConfig
 from bridge.routing import Router, costly, lint, referenced_entities, referenced_orchestrations
 from tests.routing.config import config, locate, route
 

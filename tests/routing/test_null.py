@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from bridge.routing.expression import Compiler
-from bridge.routing.scope import RouteScope
+from bridge.routing.cel.expression import Compiler
+from bridge.routing.cel.scope import RouteScope
 from tests.routing.config import envelope, locate
 
 COUNT = 2000

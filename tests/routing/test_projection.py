@@ -3,11 +3,11 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.errors import ExpressionError
-from bridge.routing.cel_tokens import readings
-from bridge.routing.expression import ROUTE, Compiler, Expression
-from bridge.routing.projection import Projections, project
-from bridge.routing.scope import RouteScope
+from bridge.core.errors import ExpressionError
+from bridge.routing.cel.expression import ROUTE, Compiler, Expression
+from bridge.routing.cel.projection import Projections, project
+from bridge.routing.cel.scope import RouteScope
+from bridge.routing.cel.tokens import readings
 from tests.routing.config import envelope, locate
 
 KEYS = ["a", "b", "c"]

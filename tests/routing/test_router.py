@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from bridge.commands import (
+from bridge.core.commands import (
     Cancel,
     Decision,
     OnExisting,
@@ -18,8 +18,8 @@ from bridge.commands import (
     Suspend,
     Terminate,
 )
-from bridge.envelope import Envelope
-from bridge.errors import ExpressionError, InvalidCommand, NoRoute, SchemaError
+from bridge.core.envelope import Envelope
+from bridge.core.errors import ExpressionError, InvalidCommand, NoRoute, SchemaError
 from tests.routing.config import envelope, problems, route, router
 
 ID = "order-{{ payload.id }}"

@@ -1,6 +1,6 @@
 import pytest
 
-from bridge.routing.cel_tokens import closing_braces, readings, tokens
+from bridge.routing.cel.tokens import closing_braces, readings, tokens
 
 NAMES = frozenset(("payload", "event", "vars"))
 

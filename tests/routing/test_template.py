@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.errors import ExpressionError
-from bridge.routing.expression import Compiler
-from bridge.routing.scope import RouteScope
-from bridge.routing.template import Template, compile_template, constant_prefix
+from bridge.core.errors import ExpressionError
+from bridge.routing.cel.expression import Compiler
+from bridge.routing.cel.scope import RouteScope
+from bridge.routing.cel.template import Template, compile_template, constant_prefix
 from tests.routing.config import envelope, locate
 
 

@@ -4,8 +4,8 @@ import sys
 import pytest
 from cel_expr_python import cel
 
-from bridge.errors import ExpressionError
-from bridge.routing.cel_map_order import in_order
+from bridge.core.errors import ExpressionError
+from bridge.routing.cel.map_order import in_order
 from tests.routing.test_expression import compiled, refused, scope, value
 
 LETTERS = {letter * 3: at for at, letter in enumerate("kbxaqzmcpfydlw")}

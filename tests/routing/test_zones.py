@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.errors import ExpressionError
-from bridge.routing.zones import checked
+from bridge.core.errors import ExpressionError
+from bridge.routing.cel.zones import checked
 from tests.routing.test_expression import value
 
 AT = "2030-07-01T12:30:45Z"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from bridge.files import FileProblem, check_file, read_file
+from bridge.system.files import FileProblem, check_file, read_file
 from tests.acceptance.daemon import bridge
 
 ENDLESS = ("/dev/zero", "pipe", "huge", "link", "loop")

@@ -10,7 +10,7 @@ import pytest
 
 from bridge.app.check import check
 from bridge.config.insecure import LITERAL_SECRET, RULES
-from bridge.config.model import BridgeConfig
+from bridge.config.model.bridge import BridgeConfig
 from tests.acceptance.daemon import bridge
 
 LONG = "x" * 32

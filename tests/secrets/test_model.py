@@ -13,9 +13,9 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from bridge.app.check import check
-from bridge.config.model import BridgeConfig
+from bridge.config.model.bridge import BridgeConfig
 from bridge.config.source import load, survey
-from bridge.errors import ConfigError
+from bridge.core.errors import ConfigError
 from tests.secrets.planting import SECRET, leaks
 
 Path_ = tuple[str, ...]

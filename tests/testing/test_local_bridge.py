@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from durabletask.client import OrchestrationFailedError
 
-from bridge.message import Message
+from bridge.core.message import Message
 from bridge.testing import LocalBridge, NotFinished
 
 FLOWS = '''

@@ -329,8 +329,8 @@ async def kafka() -> dict[str, Any]:
 
     from bridge.brokers.base import SubscribeOptions
     from bridge.brokers.kafka import KafkaBroker, commit_metadata
-    from bridge.config.brokers import KafkaBrokerConfig
-    from bridge.message import Message
+    from bridge.config.model.brokers import KafkaBrokerConfig
+    from bridge.core.message import Message
     from tests.kafka.server import ThreadedServer
 
     class Listener:
@@ -389,8 +389,8 @@ async def kafka() -> dict[str, Any]:
 def servicebus() -> list[dict[str, Any]]:
     """Return reasons and descriptions of dead letters as the build writes them on Service Bus."""
     from bridge.brokers.servicebus.dead_letters import describe
-    from bridge.message import Message, Position
-    from bridge.provenance import Cause
+    from bridge.core.message import Message, Position
+    from bridge.core.provenance import Cause
 
     position = Position("sb://shop", "orders", 0, 41)
     plain = Message(b'{"id": "o-1"}', b"k", (("type", b"start"),), 1_700_000_000.25, "broker-id", "application/json")
@@ -416,7 +416,7 @@ def servicebus() -> list[dict[str, Any]]:
 
 def letters() -> list[dict[str, Any]]:
     """Return messages of all shapes as entities keep them, and the headers of their dead letters."""
-    from bridge.message import Message, Position
+    from bridge.core.message import Message, Position
     from bridge.parking.stored_message import StoredMessage
 
     position = Position("cluster", "orders", 3, 1 << 33)

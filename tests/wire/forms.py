@@ -14,34 +14,34 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import StringValue
 
-from bridge.answers import Key, Keyring, parse, reply_event
 from bridge.brokers.kafka import commit_metadata
 from bridge.brokers.local import headers as local_headers
 from bridge.brokers.local.database import open_database
 from bridge.brokers.servicebus import dead_letters
 from bridge.codecs.cloudevents.binary import encode_binary
 from bridge.codecs.cloudevents.structured import encode_structured
-from bridge.commands import ParkFor, RaiseEvent
 from bridge.config.source import load
-from bridge.deduplication import digest
-from bridge.engines.embedded.schema import connect, prepare
+from bridge.core.answers import Key, Keyring, parse, reply_event
+from bridge.core.commands import ParkFor, RaiseEvent
+from bridge.core.deduplication import digest
+from bridge.core.envelope import Event
+from bridge.core.errors import EngineError, Problem
+from bridge.core.message import Message, Position, Unreadable
+from bridge.core.origin import MessageOrigin, wrap_payload
+from bridge.core.pace import Paces
+from bridge.core.provenance import Cause, dead_letter
+from bridge.core.settlement import RetryPolicy
 from bridge.engines.parking import dead_letter_workflow
 from bridge.engines.recording import Recording
-from bridge.envelope import Event
-from bridge.errors import EngineError, Problem
-from bridge.message import Message, Position, Unreadable
 from bridge.ops.audit import Actor, Change, Trail
 from bridge.ops.health import Check, Readiness
-from bridge.origin import MessageOrigin, wrap_payload
-from bridge.pace import Paces
 from bridge.parking import early_message_queue, key_quarantine, names
 from bridge.parking import key as ordering_key
 from bridge.parking.stored_message import StoredMessage
 from bridge.parking.waiting_command import WaitingCommand
-from bridge.provenance import Cause, dead_letter
-from bridge.routing.expression import Compiler
+from bridge.routing.cel.expression import Compiler
 from bridge.routing.saga import SagaCompiler, start_input
-from bridge.settlement import RetryPolicy
+from bridge.sqlite_engine.storage.schema import connect, prepare
 from bridge.workflow import CompensationInput, DataConverter, FailedCompensation, SagaOutcome, StepFailed, StepInput
 from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.entity import bare_state

@@ -17,21 +17,21 @@ from durabletask.entities import EntityInstanceId
 from durabletask.internal.helpers import get_qualified_name
 
 import bridge
-from bridge import errors
-from bridge.answers import Key, Keyring
-from bridge.app import parking
 from bridge.app.composition import build_broker, build_engine
-from bridge.app.system_workflows import SystemWorkflows
+from bridge.app.serve import parking
+from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.cli import exit_codes
-from bridge.commands import Command
 from bridge.config.source import load as load_config
+from bridge.core import errors
+from bridge.core.answers import Key, Keyring
+from bridge.core.commands import Command
+from bridge.core.pace import Paces
 from bridge.engines import errors as engine_errors
 from bridge.engines.answers import AnswerKeys
-from bridge.engines.embedded import event, rejection
 from bridge.engines.registry import Workflows
 from bridge.engines.registry import load as load_workflows
-from bridge.pace import Paces
 from bridge.pipeline.publishing import Publishing
+from bridge.sqlite_engine.model import event, rejection
 from tests.wire import forms, source
 
 CONFIG = """\

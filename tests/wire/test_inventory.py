@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from durabletask.internal.helpers import new_failure_details
 
-from bridge import errors
+from bridge.core import errors
 from tests.wire.inventory import FILE, Sections, inventory, rendered
 from tests.wire.names import modules, subclasses
 

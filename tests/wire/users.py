@@ -12,11 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bridge.testing
 import bridge.workflow
-from bridge import errors
-from bridge.app import entities, erase, instances, keys, lineage, parked, undelivered
-from bridge.app.operations import OPERATIONS
+from bridge.app.operations import entities, erase, instances, keys, lineage, parked, undelivered
+from bridge.app.operations.operations import OPERATIONS
 from bridge.cli import exit_codes, root
 from bridge.config.json_schema import schema
+from bridge.core import errors
 from bridge.lint import finding
 from bridge.ops.metrics import Metrics
 from tests.ops.test_metrics import Engine, Limit, Stats

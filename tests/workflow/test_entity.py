@@ -14,7 +14,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from google.protobuf.wrappers_pb2 import StringValue
 from pydantic import BaseModel
 
-from bridge.origin import MessageOrigin, wrap_payload
+from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.workflow import DataConverter, Entity
 from bridge.workflow.entity import STATE_KEY, bare_state
 from bridge.workflow.repeats import REPEATS

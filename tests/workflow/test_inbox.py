@@ -13,8 +13,8 @@ from durabletask import task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.deduplication import DeduplicationWindow, digest
-from bridge.origin import KEY, MessageOrigin, wrap_payload
+from bridge.core.deduplication import DeduplicationWindow, digest
+from bridge.core.origin import KEY, MessageOrigin, wrap_payload
 from bridge.workflow import Inbox, MessageTimedOut, Received, continue_as_new, origin, wait_for_message
 from bridge.workflow.parallel import Steps, gather
 from bridge.workflow.repeats import REPEATS

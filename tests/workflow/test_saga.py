@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from durabletask import task
 
-from bridge.origin import MessageOrigin, wrap_payload
+from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.workflow import Child, Saga, SagaAborted, Step, StepFailed
 from tests.workflow.sagas import RETRY, names, simulate, two_steps
 from tests.workflow.simulation import Simulation

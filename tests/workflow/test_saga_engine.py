@@ -15,7 +15,7 @@ import pytest_asyncio
 from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines import factory
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker

@@ -14,7 +14,7 @@ from durabletask.serialization import JsonDataConverter
 from durabletask.worker import _OrchestrationExecutor, _Registry
 from pydantic import BaseModel
 
-from bridge.origin import KEY, MessageOrigin, wrap_payload
+from bridge.core.origin import KEY, MessageOrigin, wrap_payload
 from bridge.workflow import DataConverter, message_aware, origin
 
 QUIET = logging.getLogger("tests.start")

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import build_broker
-from bridge.app.daemon import Daemon
+from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusReceiverOptions
 from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.codecs import registry
 from bridge.config.source import Loaded, load
-from bridge.envelope import Event
+from bridge.core.envelope import Event
 from bridge.testing import LocalBridge
 from tests.brokers.consumer import TIMEOUT, Assignments, take
 from tests.brokers.kafka.conftest import bootstrap

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bridge.origin import MessageOrigin, wrap_payload
+from bridge.core.origin import MessageOrigin, wrap_payload
 from workflows import shipment_watch
 from workflows.parcel import Parcel
 

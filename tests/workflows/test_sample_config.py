@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import workflows
-from bridge.config.engines import SchedulerEngineConfig
-from bridge.config.routes import VERBS
+from bridge.config.model.engines import SchedulerEngineConfig
+from bridge.config.model.routes import VERBS
 from bridge.config.source import load
 from bridge.engines import registry
 from workflows import order, parcel

@@ -13,10 +13,10 @@ from bridge.brokers.kafka.producer import Producer
 from bridge.brokers.kafka.reading import read
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from bridge.brokers.reading import ReadOptions
-from bridge.config.brokers import KafkaBrokerConfig
-from bridge.config.sources import DEAD_LETTER_TOPIC
-from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
-from bridge.message import Message, Position
+from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.config.model.sources import DEAD_LETTER_TOPIC
+from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
+from bridge.core.message import Message, Position
 
 FEATURES = Features(
     "kafka", durable=True, groups=True, commits=True, dead_letter_topics=True, tombstones=True, keyless_tombstones=False

@@ -12,7 +12,7 @@ from aiokafka.errors import GroupLoadInProgressError, TopicAlreadyExistsError, f
 from aiokafka.structs import OffsetAndMetadata
 
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.errors import BridgeError, BrokerError, BrokerUnavailable
+from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable
 
 _T = TypeVar("_T")
 

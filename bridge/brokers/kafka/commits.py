@@ -12,7 +12,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.partition import KafkaPartition
-from bridge.errors import BrokerError, BrokerUnavailable, PartitionRevoked
+from bridge.core.errors import BrokerError, BrokerUnavailable, PartitionRevoked
 
 _log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
 from bridge.brokers.kafka.record_batch import Bounds
 from bridge.brokers.kafka.sdk_internals import Answers, bound_answers
-from bridge.config.brokers import KafkaBrokerConfig
-from bridge.errors import BridgeError, BrokerUnavailable
+from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.core.errors import BridgeError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from bridge.brokers import dead_letter
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.producer import Producer
-from bridge.errors import BrokerError, BrokerUnavailable
-from bridge.message import Message, Position
-from bridge.provenance import Cause
+from bridge.core.errors import BrokerError, BrokerUnavailable
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
 
 
 class DeadLetters:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bridge.brokers.log_delivery import LogDelivery
-from bridge.provenance import Cause
+from bridge.core.provenance import Cause
 
 if TYPE_CHECKING:
     from bridge.brokers.kafka.partition import KafkaPartition

@@ -7,7 +7,7 @@ from enum import Enum
 
 from aiokafka import errors
 
-from bridge.errors import BridgeError, BrokerUnavailable, PartitionRevoked, PublishFailed
+from bridge.core.errors import BridgeError, BrokerUnavailable, PartitionRevoked, PublishFailed
 
 
 class Meaning(Enum):

@@ -31,8 +31,8 @@ from bridge.brokers.kafka.record_batch import (
     was_early,
     whole,
 )
-from bridge.errors import BridgeError
-from bridge.message import Message
+from bridge.core.errors import BridgeError
+from bridge.core.message import Message
 
 _log = logging.getLogger(__name__)
 

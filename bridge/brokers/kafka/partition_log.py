@@ -24,8 +24,8 @@ from bridge.brokers.kafka.record_batch import (
     split,
     verdict_on,
 )
-from bridge.config.sources import OnUnreadable
-from bridge.message import Unreadable
+from bridge.config.model.sources import OnUnreadable
+from bridge.core.message import Unreadable
 
 Treatment = Callable[[Unreadable], OnUnreadable]
 

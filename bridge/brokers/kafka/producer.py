@@ -12,8 +12,8 @@ from aiokafka.errors import KafkaError
 
 from bridge.brokers.kafka import faults
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.message import Message
+from bridge.core.errors import BrokerUnavailable, PublishFailed
+from bridge.core.message import Message
 
 _log = logging.getLogger(__name__)
 

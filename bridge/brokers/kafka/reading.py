@@ -15,8 +15,8 @@ from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Inflation, Room
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.reading import ReadOptions
-from bridge.errors import BrokerError
-from bridge.message import Message, Position
+from bridge.core.errors import BrokerError
+from bridge.core.message import Message, Position
 
 _PING_SECONDS = 10.0
 """Seconds without records after which the cluster is pinged: the client waits silently."""

@@ -22,7 +22,7 @@ from bridge.brokers.kafka.inflation import Inflation
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.kafka.rebalance_storms import RebalanceStormDetector
-from bridge.errors import BrokerError, BrokerUnavailable
+from bridge.core.errors import BrokerError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 

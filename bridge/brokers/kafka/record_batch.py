@@ -20,8 +20,8 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import calc_crc32c
 
 from bridge.brokers.kafka.compression import CodecError, decompress
-from bridge.bytetext import text_of
-from bridge.message import EXACT_MS, Headers, Message, Unreadable
+from bridge.core.bytetext import text_of
+from bridge.core.message import EXACT_MS, Headers, Message, Unreadable
 
 _HEADER = struct.Struct(">qiibIhiqqqhii")
 """Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and highest timestamp, producer
@@ -71,7 +71,7 @@ class Bounds:
 class Fault:
     """Damage of a batch, as seen once. A repeated read decides whether it is permanent.
 
-    word, detail: see `bridge.message.Unreadable`. beyond: the only sign is that the log ends before the last offset.
+    word, detail: see `Unreadable`. beyond: the only sign is that the log ends before the last offset.
     """
 
     word: str

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from bridge.brokers.kafka.tokens import Tokens
-from bridge.config.brokers import KafkaBrokerConfig, KafkaTlsConfig
-from bridge.errors import BrokerError
-from bridge.files import check_file
-from bridge.tls import MAX_FILE
+from bridge.config.model.brokers import KafkaBrokerConfig, KafkaTlsConfig
+from bridge.core.errors import BrokerError
+from bridge.system.files import check_file
+from bridge.system.tls import MAX_FILE
 
 
 def arguments(name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ from bridge.brokers.kafka.range import OutOfRange
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.sdk_internals import check_group
 from bridge.brokers.kafka.stalled_partitions import StalledPartitionDetector
-from bridge.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
-from bridge.message import Message
+from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
+from bridge.core.message import Message
 
 _log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from aiokafka.abc import AbstractTokenProvider
 
-from bridge.config.brokers import KafkaBrokerConfig, KafkaSaslConfig
-from bridge.errors import BrokerError, BrokerUnavailable
+from bridge.config.model.brokers import KafkaBrokerConfig, KafkaSaslConfig
+from bridge.core.errors import BrokerError, BrokerUnavailable
 
 EARLY_SECONDS = 60.0
 """Seconds before its expiry at which a token is no longer used."""

@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from bridge import private
 from bridge.brokers.base import Features, Listener, SubscribeOptions
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.faults import translate
@@ -23,10 +22,11 @@ from bridge.brokers.local.subscription import CHECK_SECONDS, LocalSubscription
 from bridge.brokers.local.waker import Wake, Waker
 from bridge.brokers.local.writer import Writer
 from bridge.brokers.reading import ReadOptions
-from bridge.config.brokers import LocalBrokerConfig
-from bridge.config.sources import DEAD_LETTER_TOPIC
-from bridge.errors import BrokerError, BrokerUnavailable
-from bridge.message import Message, Position
+from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.config.model.sources import DEAD_LETTER_TOPIC
+from bridge.core.errors import BrokerError, BrokerUnavailable
+from bridge.core.message import Message, Position
+from bridge.system import private
 
 _log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bridge.brokers.local.log import Log
 from bridge.brokers.local.positions import CommittedPosition
 from bridge.brokers.local.writer import Writer
-from bridge.errors import BrokerError
+from bridge.core.errors import BrokerError
 
 if TYPE_CHECKING:
     from bridge.brokers.local.partition import LocalPartition

@@ -6,9 +6,9 @@ import secrets
 import sqlite3
 from pathlib import Path
 
-from bridge import private
 from bridge.brokers.local.lock import FileLock
-from bridge.errors import BrokerError
+from bridge.core.errors import BrokerError
+from bridge.system import private
 
 FILE = "log.db"
 SCHEMA_VERSION = 1

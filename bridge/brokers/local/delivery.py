@@ -9,8 +9,8 @@ from bridge.brokers import dead_letter
 from bridge.brokers.local.log import Log
 from bridge.brokers.local.positions import CommittedPosition
 from bridge.brokers.log_delivery import LogDelivery
-from bridge.message import Message
-from bridge.provenance import Cause
+from bridge.core.message import Message
+from bridge.core.provenance import Cause
 
 if TYPE_CHECKING:
     from bridge.brokers.local.partition import LocalPartition

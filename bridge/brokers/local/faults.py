@@ -6,8 +6,8 @@ import errno
 import sqlite3
 from pathlib import Path
 
-from bridge import private
-from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
+from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
+from bridge.system import private
 
 _PROGRAMMING = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import struct
 
-from bridge.message import Headers
+from bridge.core.message import Headers
 
 _LENGTHS = struct.Struct(">II")
 _NULL = 0xFFFFFFFF

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from types import TracebackType
 
-from bridge import private
+from bridge.system import private
 
 
 class FileLock:

@@ -19,8 +19,8 @@ import orjson
 
 from bridge.brokers.local import headers, positions
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.errors import PublishFailed
-from bridge.message import EXACT_MS, Headers, Message, Unreadable
+from bridge.core.errors import PublishFailed
+from bridge.core.message import EXACT_MS, Headers, Message, Unreadable
 
 _OFFSET_BITS = 40
 _APPEND_BYTES = 32 * 1024 * 1024

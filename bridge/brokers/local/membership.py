@@ -17,9 +17,9 @@ from pathlib import Path
 
 import orjson
 
-from bridge import private
 from bridge.brokers.local.assignment import Member
 from bridge.brokers.local.lock import FileLock, is_held
+from bridge.system import private
 
 DIRECTORY = "groups"
 

@@ -14,7 +14,7 @@ from bridge.brokers.local.partition import LocalPartition
 from bridge.brokers.local.positions import CommittedPosition
 from bridge.brokers.local.reader import Reader
 from bridge.brokers.local.waker import Wake, Waker
-from bridge.errors import BrokerError
+from bridge.core.errors import BrokerError
 
 _log = logging.getLogger(__name__)
 

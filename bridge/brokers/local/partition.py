@@ -12,8 +12,8 @@ from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.delivery import LocalDelivery
 from bridge.brokers.local.log import Batch, Fetch, unpack
 from bridge.brokers.local.positions import CommittedPosition
-from bridge.config.sources import OnUnreadable
-from bridge.message import Unreadable
+from bridge.config.model.sources import OnUnreadable
+from bridge.core.message import Unreadable
 
 _log = logging.getLogger(__name__)
 

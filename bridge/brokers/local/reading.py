@@ -9,8 +9,8 @@ from functools import partial
 from bridge.brokers.local.log import Fetch, Log
 from bridge.brokers.local.reader import Reader
 from bridge.brokers.reading import ReadOptions
-from bridge.errors import BrokerError
-from bridge.message import Message, Position
+from bridge.core.errors import BrokerError
+from bridge.core.message import Message, Position
 
 _RECORDS = 500
 _BYTES = 1024 * 1024

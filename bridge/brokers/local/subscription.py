@@ -14,8 +14,8 @@ from bridge.brokers.local.delivery import LocalDelivery
 from bridge.brokers.local.ownership import Ownership
 from bridge.brokers.local.reader import Reader
 from bridge.brokers.local.waker import Wake
-from bridge.errors import BrokerUnavailable
-from bridge.message import Message
+from bridge.core.errors import BrokerUnavailable
+from bridge.core.message import Message
 
 _log = logging.getLogger(__name__)
 

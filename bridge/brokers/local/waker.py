@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
 
-from bridge import private
+from bridge.system import private
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from bridge.brokers.local.database import open_database
 from bridge.brokers.local.faults import translate
 from bridge.brokers.local.log import Log
-from bridge.errors import BrokerUnavailable
+from bridge.core.errors import BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

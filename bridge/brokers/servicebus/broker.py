@@ -13,8 +13,8 @@ from bridge.brokers.servicebus.reading import read
 from bridge.brokers.servicebus.security import Access
 from bridge.brokers.servicebus.sender import Senders
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
-from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.message import Message, Position
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.core.message import Message, Position
 
 FEATURES = Features(
     "servicebus", durable=True, groups=False, commits=False, dead_letter_topics=True, tombstones=True,

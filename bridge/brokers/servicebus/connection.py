@@ -17,8 +17,8 @@ from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
 from bridge.brokers.servicebus.seats import Seats
 from bridge.brokers.servicebus.security import Access
-from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.errors import BrokerError, BrokerUnavailable
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.core.errors import BrokerError, BrokerUnavailable
 
 _T = TypeVar("_T")
 

@@ -13,8 +13,8 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 from bridge.brokers.servicebus import decoding, encoding, messages, transport
 from bridge.brokers.servicebus.encoding import FIELDS, Parts, Raw
 from bridge.brokers.servicebus.messages import CONTENT_TYPE, PREFIX, PROPERTIES, TOMBSTONE
-from bridge.errors import PublishFailed
-from bridge.message import Message
+from bridge.core.errors import PublishFailed
+from bridge.core.message import Message
 
 _PARTITION_KEY = b"x-opt-partition-key"
 _MESSAGE_ID = FIELDS.index("message_id")

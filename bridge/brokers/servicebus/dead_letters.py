@@ -10,9 +10,9 @@ import orjson
 
 from bridge.brokers import dead_letter
 from bridge.brokers.servicebus.sender import Senders
-from bridge.bytetext import own_text
-from bridge.message import RESERVED_HEADER_PREFIX, Headers, Message, Position
-from bridge.provenance import Cause
+from bridge.core.bytetext import own_text
+from bridge.core.message import RESERVED_HEADER_PREFIX, Headers, Message, Position
+from bridge.core.provenance import Cause
 
 REASON = "DeadLetterReason"
 DESCRIPTION = "DeadLetterErrorDescription"

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 from bridge.brokers.servicebus import dead_letters
 from bridge.brokers.servicebus.locks import UNKNOWN_LOCK
-from bridge.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused, wire_name
-from bridge.message import Message, Position
-from bridge.provenance import Cause
+from bridge.core.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused, wire_name
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
 
 if TYPE_CHECKING:
     from azure.servicebus import ServiceBusReceivedMessage

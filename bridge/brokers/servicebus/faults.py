@@ -12,7 +12,7 @@ from azure.servicebus import exceptions
 from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.transport import closed
-from bridge.errors import (
+from bridge.core.errors import (
     BridgeError,
     BrokerError,
     BrokerUnavailable,

@@ -15,9 +15,9 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType, AmqpMessageProperties
 
 from bridge.brokers.servicebus import dead_letters, native, transport
-from bridge.bytetext import MARK, bytes_of, text_of
-from bridge.errors import PublishFailed
-from bridge.message import Message, Unreadable
+from bridge.core.bytetext import MARK, bytes_of, text_of
+from bridge.core.errors import PublishFailed
+from bridge.core.message import Message, Unreadable
 
 PROPERTIES = {
     "subject": "subject",

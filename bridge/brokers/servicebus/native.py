@@ -11,7 +11,7 @@ from typing import Any
 
 from azure.servicebus._pyamqp import _decode
 
-from bridge import amqptext
+from bridge.core import amqptext
 
 _TIMESTAMP, _BINARY = 0x83, (0xA0, 0xB0)
 _TIMES = ("cloudEvents:time", "cloudEvents_time")

@@ -9,8 +9,8 @@ from bridge.brokers.reading import ReadOptions
 from bridge.brokers.servicebus import copies
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.errors import BrokerError
-from bridge.message import Message, Position
+from bridge.core.errors import BrokerError
+from bridge.core.message import Message, Position
 
 _AT_ONCE = 250
 _POLL_SECONDS = 1.0

@@ -23,8 +23,8 @@ from bridge.brokers.servicebus.locks import MessageLocks
 from bridge.brokers.servicebus.partition import ServiceBusPartition
 from bridge.brokers.servicebus.renewals import Renewals
 from bridge.brokers.servicebus.settlements import Settlements
-from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost
-from bridge.message import Position, Unreadable
+from bridge.core.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost
+from bridge.core.message import Position, Unreadable
 
 _log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused, busy, refused, refuses_message
 from bridge.brokers.servicebus.locks import MessageLocks
-from bridge.errors import BrokerError, LockLost
+from bridge.core.errors import BrokerError, LockLost
 
 if TYPE_CHECKING:
     from bridge.brokers.servicebus.receiver import Receiver

@@ -12,10 +12,10 @@ from azure.servicebus import TransportType, parse_connection_string
 from azure.servicebus.aio import ServiceBusClient
 from pydantic import SecretStr
 
-from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.errors import BrokerError
-from bridge.files import check_file
-from bridge.tls import MAX_FILE
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.core.errors import BrokerError
+from bridge.system.files import check_file
+from bridge.system.tls import MAX_FILE
 
 
 class Access:

@@ -14,8 +14,8 @@ from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.copies import outgoing
 from bridge.brokers.servicebus.faults import is_answer
 from bridge.brokers.servicebus.messages import runs
-from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.message import Message
+from bridge.core.errors import BrokerUnavailable, PublishFailed
+from bridge.core.message import Message
 
 PROPERTY_LIMIT, PROPERTIES_LIMIT = 32 * 1024, 64 * 1024
 """Most bytes of one application property, and of all properties of a message, as the service documents them."""

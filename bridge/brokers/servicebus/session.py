@@ -18,7 +18,7 @@ from bridge.brokers.servicebus.locks import UNKNOWN_LOCK, renew_after
 from bridge.brokers.servicebus.partition import ServiceBusPartition
 from bridge.brokers.servicebus.receiver import Receiver
 from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
+from bridge.core.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
 ACCEPT_SECONDS = 30.0
 """Seconds for which the service is asked to wait for a free session."""

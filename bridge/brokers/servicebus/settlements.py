@@ -13,7 +13,7 @@ from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.connection import FOREIGN
 from bridge.brokers.servicebus.delivery import DoubtfulRefusal, Request, ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused, may_be_the_message
-from bridge.errors import BrokerError, BrokerUnavailable, LockLost, SettlementRefused
+from bridge.core.errors import BrokerError, BrokerUnavailable, LockLost, SettlementRefused
 
 if TYPE_CHECKING:
     from bridge.brokers.servicebus.receiver import Receiver

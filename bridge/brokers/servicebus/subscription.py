@@ -16,7 +16,7 @@ from bridge.brokers.servicebus.inbox import Inbox
 from bridge.brokers.servicebus.receiver import Receiver
 from bridge.brokers.servicebus.receiver_options import ServiceBusReceiverOptions
 from bridge.brokers.servicebus.session import SessionReceiver
-from bridge.errors import BrokerUnavailable, ClockSkew
+from bridge.core.errors import BrokerUnavailable, ClockSkew
 
 _log = logging.getLogger(__name__)
 

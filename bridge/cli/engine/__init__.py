@@ -112,7 +112,7 @@ def command(
         raise click.UsageError("name the directory of the task hubs with --path", context)
     if guard["tls_certificate"] is None and (guard["tls_key"] or guard["tls_client_ca"]):
         raise click.UsageError("--tls-key and --tls-client-ca go with --tls-certificate", context)
-    from bridge.app.engine_host import make_guard, serve
+    from bridge.app.serve.engine_host import make_guard, serve
 
     return serve(
         listen or "127.0.0.1:8080",

@@ -39,7 +39,7 @@ def command(path: Path | None, target: Path, force: bool, as_json: bool, reason:
     as the original does, encrypted or not. FILE cannot be in the engine's directory under a name that ends with .db.
     """
     file = to_change(path, options, "engine.backup", reason)
-    from bridge.app.engine_file import TargetRefused, audited, backup
+    from bridge.app.operations.engine_file import TargetRefused, audited, backup
 
     try:
         with audited("engine.backup", file, {"to": str(target)}, reason), copying("backup", as_json) as progress:

@@ -36,7 +36,7 @@ def command(path: Path | None, as_json: bool, **options: Any) -> int:
     Encrypted payloads need their keys: with --path, the options -c and --engine name the engine that has them.
     """
     file, keys = named_with_keys(path, options)
-    from bridge.app.engine_file import check
+    from bridge.app.operations.engine_file import check
 
     problems = check(file, keys)
     if as_json:

@@ -32,7 +32,7 @@ def command(path: Path | None, as_json: bool, reason: str | None, **options: Any
     engine must be stopped, and the disk must have room for a copy of the file.
     """
     file = to_change(path, options, "engine.compact", reason)
-    from bridge.app.engine_file import audited, compact
+    from bridge.app.operations.engine_file import audited, compact
 
     with audited("engine.compact", file, {}, reason):
         before, after = compact(file)

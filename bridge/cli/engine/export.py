@@ -44,7 +44,7 @@ def command(path: Path | None, output: Path | None, as_json: bool, **options: An
     the engine that has the keys. The engine may run meanwhile.
     """
     file, keys = named_with_keys(path, options)
-    from bridge.app.engine_file import export, replacing
+    from bridge.app.operations.engine_file import export, replacing
 
     if output is None:
         export(file, sys.stdout, keys)

@@ -33,7 +33,7 @@ def to_change(path: Path | None, options: dict[str, Any], action: str, reason: s
     """File that the options name, for a command that changes it. An engine without a file leaves an audit line."""
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
-    from bridge.app.engine_file import configured
+    from bridge.app.operations.engine_file import configured
 
     if path is None:
         loaded = load_config(options["config"], options["overlay"])
@@ -43,7 +43,7 @@ def to_change(path: Path | None, options: dict[str, Any], action: str, reason: s
 
 
 def _given(path: Path, options: dict[str, Any]) -> Path:
-    from bridge.app.engine_file import given
+    from bridge.app.operations.engine_file import given
 
     if any(options.values()):
         raise click.UsageError(
@@ -62,7 +62,7 @@ def named_with_keys(
     """
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
-    from bridge.app.engine_file import configured, given, keyring
+    from bridge.app.operations.engine_file import configured, given, keyring
 
     if path is not None and not any(options.values()):
         return given(path), None

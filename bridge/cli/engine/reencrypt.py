@@ -42,8 +42,8 @@ def command(path: Path | None, dry_run: bool, as_json: bool, reason: str | None,
     The output shows how many payloads still need each key. A key that no payload needs can be withdrawn.
     """
     file, keys = named_with_keys(path, options, None if dry_run else "engine.reencrypt", reason)
-    from bridge.app.engine_file import PLAIN, audited, count_values, reencrypt
-    from bridge.errors import EngineMisconfigured
+    from bridge.app.operations.engine_file import PLAIN, audited, count_values, reencrypt
+    from bridge.core.errors import EngineMisconfigured
 
     if dry_run:
         _show(file, count_values(file, keys), PLAIN, as_json)

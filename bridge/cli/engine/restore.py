@@ -43,7 +43,7 @@ def command(path: Path | None, source: Path, as_json: bool, reason: str | None, 
     """
     file, keys = named_with_keys(path, options, "engine.restore", reason)
     decrypts = path is None or any(options.values())
-    from bridge.app.engine_file import audited, restore
+    from bridge.app.operations.engine_file import audited, restore
 
     with (
         audited("engine.restore", file, {"from": str(source)}, reason) as change,

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge import private
 from bridge.cli.command import command as make
 from bridge.cli.connection import EXITS, engine_options, on_instances
 from bridge.cli.output import print_json, say
-from bridge.errors import BridgeError
+from bridge.core.errors import BridgeError
+from bridge.system import private
 
 if TYPE_CHECKING:
-    from bridge.app.instances import Instances
+    from bridge.app.operations.instances import Instances
     from bridge.engines.recording import Recording
 
 

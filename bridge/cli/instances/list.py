@@ -56,7 +56,7 @@ def command(
     With --json each has instance_id, name, status, created_at, last_updated_at, input, output, custom_status,
     failure.
     """
-    from bridge.app.instances import Filter
+    from bridge.app.operations.instances import Filter
 
     if as_json + only_ids + separated > 1:
         raise click.UsageError("--json, --ids and -0 exclude each other", click.get_current_context())

@@ -49,7 +49,7 @@ def command(
 
     With a filter, the command asks for confirmation.
     """
-    from bridge.app.instances import FINISHED, Filter
+    from bridge.app.operations.instances import FINISHED, Filter
 
     context = click.get_current_context()
     filtered = bool(statuses or created_from or created_to)

@@ -16,7 +16,7 @@ from bridge.cli.output import clean, compact, print_fields, print_json, print_ta
 if TYPE_CHECKING:
     from durabletask.history import HistoryEvent
 
-    from bridge.app.instances import Instance, Instances
+    from bridge.app.operations.instances import Instance, Instances
 
 
 @make(
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @engine_options
 def command(instance_id: str, history: bool, as_json: bool, **engine: Any) -> None:
     """Show an orchestration: status, input, output, custom status, failure and, on request, its history."""
-    from bridge.app.timeline import as_json as history_as_json
+    from bridge.app.operations.timeline import as_json as history_as_json
 
     async def look(instances: Instances) -> tuple[Instance, Sequence[HistoryEvent]]:
         return await instances.show(instance_id), await instances.history(instance_id) if history else ()
@@ -76,7 +76,7 @@ def print_instance(one: Instance) -> None:
 
 
 def _print_history(events: Sequence[HistoryEvent]) -> None:
-    from bridge.app.timeline import timeline
+    from bridge.app.operations.timeline import timeline
 
     click.echo()
     print_table(

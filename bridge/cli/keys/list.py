@@ -18,7 +18,7 @@ from bridge.cli.output import print_json, print_table
 @engine_options
 def command(as_json: bool, **engine: Any) -> None:
     """List the keys that sign requests, the newest first. The first request creates the first key."""
-    from bridge.app.keys import Keys
+    from bridge.app.operations.keys import Keys
 
     keys = on_engine(engine, Keys, Keys.list)
     if as_json:

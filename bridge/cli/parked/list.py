@@ -14,7 +14,7 @@ from bridge.cli.output import print_json, print_table
 from bridge.cli.parked.source import unknown
 
 if TYPE_CHECKING:
-    from bridge.app.parked import ParkedMessages, Waiting
+    from bridge.app.operations.parked import ParkedMessages, Waiting
 
 
 @make(
@@ -50,7 +50,7 @@ def command(
     With --json each has kind, instance_id, source, key, id, message_id, route, since, until, reason, detail, position
     and size.
     """
-    from bridge.app.parked import Which
+    from bridge.app.operations.parked import Which
 
     which = Which(prefix, source, (kind,) if kind else ("instance", "key"))
 

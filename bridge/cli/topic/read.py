@@ -13,7 +13,7 @@ from bridge.cli.options import config_options, json_option
 from bridge.cli.output import clean
 
 if TYPE_CHECKING:
-    from bridge.message import Message, Position
+    from bridge.core.message import Message, Position
 
 
 class Start(click.ParamType[Any]):

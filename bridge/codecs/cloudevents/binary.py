@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from bridge.bytetext import MARK
 from bridge.codecs.cloudevents.attributes import (
     CORE,
     check_extension,
@@ -21,9 +20,10 @@ from bridge.codecs.cloudevents.attributes import (
 from bridge.codecs.content_type import decode_data, parse_content_type
 from bridge.codecs.header_attributes import binary_key, binary_text, plain_envelope, text_headers, text_key
 from bridge.codecs.limits import Limits, write_json
-from bridge.envelope import Envelope, Event
-from bridge.errors import DecodeError
-from bridge.message import Headers, Message, Position
+from bridge.core.bytetext import MARK
+from bridge.core.envelope import Envelope, Event
+from bridge.core.errors import DecodeError
+from bridge.core.message import Headers, Message, Position
 
 PREFIXES = ("ce_", "cloudEvents:", "cloudEvents_")
 _JSON = "application/json"

@@ -13,7 +13,7 @@ from bridge.codecs.confluent.avro_writer import Writer
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.confluent.wire import read_zigzag
 from bridge.codecs.limits import Limits
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 
 class AvroSchema:

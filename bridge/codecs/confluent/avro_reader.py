@@ -18,7 +18,7 @@ from bridge.codecs.confluent.avro_logical import Logical
 from bridge.codecs.confluent.avro_schema import BRANCH, LOGICAL, RECORDS, TYPE, VALUE, Schema, kind_of, resolve
 from bridge.codecs.limits import Budget, Limits
 from bridge.codecs.numbers import float_to_json, single_to_json
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 _FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
 _CUT_OFF = "is cut off"

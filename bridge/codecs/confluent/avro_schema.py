@@ -14,7 +14,7 @@ from typing import Any
 import fastavro
 
 from bridge.codecs.confluent.avro_logical import logical_type
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 LOGICAL, DEFAULT, BRANCH, VALUE = "bridge.logical", "bridge.default", "bridge.branch", "value"
 """Attributes of a schema (its `Logical`, a field's default, the branch inside a record) and the one field's name."""

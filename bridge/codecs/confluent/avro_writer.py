@@ -9,7 +9,7 @@ from typing import Any
 from bridge.codecs.confluent.avro_logical import Logical
 from bridge.codecs.confluent.avro_schema import BRANCH, DEFAULT, LOGICAL, RECORDS, TYPE, VALUE, Schema, kind_of, resolve
 from bridge.codecs.numbers import double, from_base64, single
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 _TAGGED = frozenset({TYPE, VALUE})
 _DEFAULTS = 10_000

@@ -14,9 +14,9 @@ from bridge.codecs.confluent.registry import Registry
 from bridge.codecs.confluent.schemas import Schemas
 from bridge.codecs.confluent.writing import Writing
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
-from bridge.envelope import Envelope, Event
-from bridge.errors import DecodeError
-from bridge.message import Message, Position
+from bridge.core.envelope import Envelope, Event
+from bridge.core.errors import DecodeError
+from bridge.core.message import Message, Position
 
 
 class RegistryCodec:

@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[impor
 from bridge.codecs.confluent.protobuf_values import Values
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 _MAIN = "bridge/main.proto"
 _HOMES = {"google/": "", "confluent/": "confluent_kafka.schema_registry."}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: ignore[import-untyped]  # comes without types
 
 from bridge.codecs.limits import Budget
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
 _SIZES = {_FIXED64: 8, _FIXED32: 4}

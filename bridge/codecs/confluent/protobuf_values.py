@@ -37,7 +37,7 @@ from google.protobuf.message import Message as ProtobufMessage
 from bridge.codecs.confluent.protobuf_scan import Scanner
 from bridge.codecs.limits import Budget, Limits
 from bridge.codecs.numbers import double, float_to_json, single, single_to_json
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 TYPE, VALUE = "@type", "value"
 _ANY = "google.protobuf.Any"

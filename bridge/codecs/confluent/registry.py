@@ -15,10 +15,10 @@ from confluent_kafka.schema_registry import AsyncSchemaRegistryClient, Schema, S
 
 from bridge.codecs.confluent.sdk_internals import bound_answers, http_library
 from bridge.codecs.confluent.wire import SchemaId
-from bridge.config.registries import RegistryConfig
-from bridge.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError, wire_name
-from bridge.files import check_file
-from bridge.tls import MAX_FILE
+from bridge.config.model.registries import RegistryConfig
+from bridge.core.errors import BridgeError, DecodeError, RegistryUnavailable, SchemaError, wire_name
+from bridge.system.files import check_file
+from bridge.system.tls import MAX_FILE
 
 _T = TypeVar("_T")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Set
 from bridge.codecs.confluent.format import Compiled, Format
 from bridge.codecs.confluent.registry import Registry
 from bridge.codecs.confluent.wire import SchemaId
-from bridge.errors import DecodeError, MessageError, RegistryUnavailable
+from bridge.core.errors import DecodeError, MessageError, RegistryUnavailable
 
 CAPACITY = 2000
 """Most schemas in the cache; a batch of messages has at most a few hundred."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
-from bridge.errors import DecodeError
-from bridge.message import Message
+from bridge.core.errors import DecodeError
+from bridge.core.message import Message
 
 HEADER = "__value_schema_id"
 

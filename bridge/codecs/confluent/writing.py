@@ -15,8 +15,8 @@ from google.protobuf.message import DecodeError as ProtobufError  # type: ignore
 from bridge.codecs.confluent.format import Compiled, Format
 from bridge.codecs.confluent.registry import RegisteredSchema, Registry, SchemaIds, UnknownSchema
 from bridge.config.schema_files import MAX_SCHEMA
-from bridge.errors import DecodeError, SchemaError
-from bridge.files import read_file
+from bridge.core.errors import DecodeError, SchemaError
+from bridge.system.files import read_file
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from bridge import private
-from bridge.errors import EngineMisconfigured, EngineUnavailable
+from bridge.core.errors import EngineMisconfigured, EngineUnavailable
+from bridge.system import private
 
 SOCKET = "engine.sock"
 FILE = "engine.db"

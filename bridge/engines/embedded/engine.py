@@ -11,29 +11,29 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 
-from bridge import private
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.errors import EngineUnavailable
 from bridge.engines.base import EngineUsage, RunListener
 from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
-from bridge.engines.embedded.aio import AioSidecarService
-from bridge.engines.embedded.database import Database, DatabaseOptions
-from bridge.engines.embedded.dispatch import DRAINING
-from bridge.engines.embedded.retention import PERIOD_SECONDS, RetentionPolicy
-from bridge.engines.embedded.server import Guard, Server
-from bridge.engines.embedded.service import SidecarService
+from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.inprocess import AioChannel, Channel
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.trace_propagation import BEFORE, TraceInterceptor
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
-from bridge.errors import EngineUnavailable
 from bridge.parking.sealed import MessageSealer
-from bridge.tls import TlsFiles
+from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.hub.dispatch import DRAINING
+from bridge.sqlite_engine.hub.retention import PERIOD_SECONDS, RetentionPolicy
+from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.protocol.server import Guard, Server
+from bridge.sqlite_engine.protocol.service import SidecarService
+from bridge.system import private
+from bridge.system.tls import TlsFiles
 
 RECONNECT_SECONDS = 1.0
 

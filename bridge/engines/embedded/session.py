@@ -17,7 +17,7 @@ from durabletask.task import CancellableTask
 from durabletask.worker import ExecutionResults, _OrchestrationExecutor
 
 from bridge.engines.containment import close_quietly
-from bridge.engines.embedded.workitem import TurnRequest
+from bridge.sqlite_engine.hub.workitem import TurnRequest
 
 
 class Session(_OrchestrationExecutor):

@@ -11,9 +11,9 @@ from durabletask.internal.tracing import OTEL_AVAILABLE
 from durabletask.worker import TaskHubGrpcWorker, _ActivityExecutor
 
 from bridge.engines.containment import keep_open
-from bridge.engines.embedded.instance import text
 from bridge.engines.embedded.session import Session, Sessions
-from bridge.engines.embedded.workitem import TurnRequest, TurnResponse
+from bridge.sqlite_engine.hub.workitem import TurnRequest, TurnResponse
+from bridge.sqlite_engine.model.instance import text
 
 MAX_SESSIONS = 1000
 MAX_SESSION_BYTES = 64 * 1024 * 1024

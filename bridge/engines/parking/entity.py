@@ -13,13 +13,13 @@ from typing import Any
 
 from durabletask.entities import EntityContext
 
-from bridge.clock import ahead_seconds
-from bridge.commands import Command
+from bridge.core.commands import Command
+from bridge.core.errors import EngineTimeout, EngineUnavailable
+from bridge.core.origin import MessageOrigin
+from bridge.core.settlement import RetryPolicy
 from bridge.engines.parking.dead_letter_workflow import send
 from bridge.engines.parking.executor import STARTED, Executor
 from bridge.engines.parking.totals import WaitingTotals
-from bridge.errors import EngineTimeout, EngineUnavailable
-from bridge.origin import MessageOrigin
 from bridge.parking.early_message_queue import (
     Deliver,
     EarlyMessageLimits,
@@ -30,7 +30,7 @@ from bridge.parking.early_message_queue import (
 from bridge.parking.names import PARKING
 from bridge.parking.sealed import MessageSealer
 from bridge.parking.waiting_command import WaitingCommand
-from bridge.settlement import RetryPolicy
+from bridge.system.clock import ahead_seconds
 
 TIMEOUT = 60.0
 """Seconds within which one delivery must complete. A command needs a few calls, each with a shorter deadline."""

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 
 from durabletask.entities import EntityInstanceId
 
-from bridge.clock import ahead_seconds
-from bridge.commands import (
+from bridge.core.commands import (
     Command,
     OnExisting,
     OnMissing,
@@ -21,11 +20,7 @@ from bridge.commands import (
     StartFirst,
     StartOrRaise,
 )
-from bridge.engines.base import Engine
-from bridge.engines.errors import translate
-from bridge.engines.parking.look import look
-from bridge.engines.parking.totals import WaitingTotals
-from bridge.errors import (
+from bridge.core.errors import (
     AlreadyTaken,
     EngineRejected,
     InstanceAlreadyExists,
@@ -33,11 +28,16 @@ from bridge.errors import (
     InstanceParked,
     InvalidCommand,
 )
-from bridge.origin import MessageOrigin
+from bridge.core.origin import MessageOrigin
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.engines.parking.look import look
+from bridge.engines.parking.totals import WaitingTotals
 from bridge.parking.early_message_queue import origin_key
 from bridge.parking.names import PARKING, target_id, target_key
 from bridge.parking.stored_message import StoredMessage
 from bridge.parking.waiting_command import WaitingCommand, waiting_command
+from bridge.system.clock import ahead_seconds
 
 STARTED = "started"
 """Operation of an early-message entity: its instance was started."""

@@ -14,12 +14,12 @@ from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
+from bridge.core.errors import EngineUnavailable
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.engines.parking.dead_letter_workflow import send
 from bridge.engines.parking.look import look
 from bridge.engines.parking.totals import WaitingTotals
-from bridge.errors import EngineUnavailable
 from bridge.parking.early_message_queue import OperationResult
 from bridge.parking.key_quarantine import KeyQuarantine, QuarantineLimits
 from bridge.parking.names import QUARANTINE, quarantine_key, quarantine_prefix

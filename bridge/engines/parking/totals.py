@@ -11,9 +11,9 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue  # type: ignore[import-untyped]  # ships no types
 
+from bridge.core.errors import WaitingFull
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
-from bridge.errors import WaitingFull
 from bridge.parking.names import PARKING, QUARANTINE
 
 _PAGE = 100

@@ -13,10 +13,10 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.errors import ExpressionError, Problem
-from bridge.routing.expression import Compiler, Expression
-from bridge.routing.scope import Scope
-from bridge.routing.template import Template, compile_template
+from bridge.core.errors import ExpressionError, Problem
+from bridge.routing.cel.expression import Compiler, Expression
+from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.template import Template, compile_template
 
 EVALUATE_ACTIVITY = "bridge.evaluate"
 """Name of the activity that the bridge's worker registers."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.answers import PUBLISH_ACTIVITY, reply_event
-from bridge.errors import MessageError
+from bridge.core.answers import PUBLISH_ACTIVITY, reply_event
+from bridge.core.errors import MessageError
 from bridge.workflow.attempts import STEP_KEY
 from bridge.workflow.call import Attempt, AttemptFailed, Attempts, Call, answer, describe, first_of
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY

@@ -11,7 +11,7 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.errors import MessageError
+from bridge.core.errors import MessageError
 from bridge.routing.saga import FORMAT, SAGA_ORCHESTRATION
 from bridge.workflow.call import describe
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY

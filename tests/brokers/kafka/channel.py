@@ -9,7 +9,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 from confluent_kafka import Message as Sent
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.brokers.kafka.harness import unique
 

@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 
 from bridge.app.composition import build_engine, load_config
 from bridge.brokers.kafka import KafkaBroker
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.brokers.members import Members
 

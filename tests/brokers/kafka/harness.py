@@ -12,7 +12,7 @@ from aiokafka.protocol.types import Array, Int16, Int32, Schema, String
 
 from bridge.brokers.base import Features
 from bridge.brokers.kafka import KafkaBroker
-from bridge.config.brokers import KafkaBrokerConfig
+from bridge.config.model.brokers import KafkaBrokerConfig
 
 NEVER = "1d"
 """Commit interval longer than any test: only flush, revoke and close commit."""

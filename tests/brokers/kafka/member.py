@@ -13,9 +13,9 @@ import sys
 from pathlib import Path
 
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.commands import Command, ScheduleOrchestration
+from bridge.core.commands import Command, ScheduleOrchestration
+from bridge.core.origin import MessageOrigin
 from bridge.engines.execution import CommandExecutor
-from bridge.origin import MessageOrigin
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 

@@ -14,8 +14,8 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from bridge.brokers.base import SubscribeOptions, Subscription
 from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
-from bridge.errors import BrokerUnavailable
-from bridge.message import Message
+from bridge.core.errors import BrokerUnavailable
+from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
@@ -204,7 +204,7 @@ async def test_the_clock_steps(
                 offset = step
             if command.instance_id.endswith("7") and command.instance_id not in failed:
                 failed.add(command.instance_id)
-                from bridge.errors import InstanceNotFound
+                from bridge.core.errors import InstanceNotFound
 
                 raise InstanceNotFound("not yet")
 

@@ -8,7 +8,7 @@ import pytest
 from aiokafka import errors
 
 from bridge.brokers.kafka.faults import Meaning, meaning, translate
-from bridge.errors import BrokerUnavailable, PartitionRevoked, PublishFailed
+from bridge.core.errors import BrokerUnavailable, PartitionRevoked, PublishFailed
 
 CLASSES = sorted(
     {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Exception)},

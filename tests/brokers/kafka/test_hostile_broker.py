@@ -16,8 +16,8 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka import KafkaBroker
 from bridge.brokers.kafka.sdk_internals import OTHERS
 from bridge.brokers.kafka.subscription import KafkaSubscription
-from bridge.errors import BrokerError, BrokerUnavailable
-from bridge.message import Message
+from bridge.core.errors import BrokerError, BrokerUnavailable
+from bridge.core.message import Message
 from tests.brokers.consumer import Assignments
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.server.server import Server

@@ -9,7 +9,7 @@ import pytest
 
 from bridge.brokers.base import Partition, SubscribeOptions
 from bridge.brokers.kafka import KafkaConsumerOptions
-from bridge.errors import BrokerUnavailable, PartitionRevoked
+from bridge.core.errors import BrokerUnavailable, PartitionRevoked
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bridge.brokers.base import SubscribeOptions, Subscription
-from bridge.errors import BrokerUnavailable
-from bridge.message import Message
+from bridge.core.errors import BrokerUnavailable
+from bridge.core.message import Message
 from tests.brokers.consumer import CAUSE, Assignments, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.node import Node

@@ -9,9 +9,9 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from structlog.testing import capture_logs
 
-from bridge.app.watch import SourceView
-from bridge.commands import Command
-from bridge.errors import EngineUnavailable, InstanceNotFound
+from bridge.app.serve.watch import SourceView
+from bridge.core.commands import Command
+from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from tests.brokers.consumer import TIMEOUT
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique

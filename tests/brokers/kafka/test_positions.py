@@ -11,8 +11,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka import KafkaConsumerOptions
-from bridge.errors import BrokerError
-from bridge.message import Message
+from bridge.core.errors import BrokerError
+from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import batch, record

@@ -7,10 +7,10 @@ import pytest
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import OutOfOrderSequenceNumber
 
-from bridge import provenance
 from bridge.brokers.base import SubscribeOptions
-from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.message import Message, Unreadable
+from bridge.core import provenance
+from bridge.core.errors import BrokerUnavailable, PublishFailed
+from bridge.core.message import Message, Unreadable
 from tests.brokers.consumer import CAUSE, Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bridge.brokers.reading import ReadOptions
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.brokers.consumer import numbered
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.brokers.kafka.test_positions import delete_before, transactional_topic

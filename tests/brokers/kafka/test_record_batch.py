@@ -13,9 +13,9 @@ from bridge.brokers.kafka.compression import CodecError, decompress
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.partition_log import Answer, PartitionLog
 from bridge.brokers.kafka.record_batch import Bounds, split
-from bridge.bytetext import text_of
-from bridge.config.brokers import KafkaBrokerConfig
-from bridge.config.sources import OnUnreadable
+from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.config.model.sources import OnUnreadable
+from bridge.core.bytetext import text_of
 from tests.kafka.batches import (
     CODECS,
     DAMAGES,

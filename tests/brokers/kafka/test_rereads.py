@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, take
 from tests.brokers.kafka.test_unreadable import Bytes, collect, entry, harness, options
 from tests.kafka.batches import DAMAGES, Log, batch, healthy, record

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.errors import BrokerUnavailable
+from bridge.core.errors import BrokerUnavailable
 from tests.brokers.consumer import Assignments, nothing_more
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.brokers.kafka.test_unreadable import Entry, entry

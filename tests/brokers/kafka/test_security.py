@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.errors import BrokerError, BrokerUnavailable
+from bridge.core.errors import BrokerError, BrokerUnavailable
 from tests.brokers.consumer import CAUSE, Assignments, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.certificates import Authority

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from bridge.brokers.kafka import tokens
 from bridge.brokers.kafka.tokens import Tokens
-from bridge.config.brokers import KafkaBrokerConfig
-from bridge.errors import BrokerError, BrokerUnavailable
+from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.core.errors import BrokerError, BrokerUnavailable
 
 KEY, SECRET, SESSION = "AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", "session/token=="
 MSK = "b-1.shop.abc123.c2.kafka.eu-west-1.amazonaws.com:9098"

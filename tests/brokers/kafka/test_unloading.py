@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.commands import Command
-from bridge.errors import EngineRejected
-from bridge.message import Message
+from bridge.core.commands import Command
+from bridge.core.errors import EngineRejected
+from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique

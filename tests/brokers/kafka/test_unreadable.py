@@ -19,8 +19,8 @@ import pytest
 from bridge.brokers.base import Delivery, SubscribeOptions, Subscription, UnreadablePolicy
 from bridge.brokers.kafka import KafkaBroker
 from bridge.brokers.reading import ReadOptions
-from bridge.errors import BrokerError, BrokerUnavailable
-from bridge.message import Message, Position
+from bridge.core.errors import BrokerError, BrokerUnavailable
+from bridge.core.message import Message, Position
 from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments, nothing_more, take
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.kafka.batches import DAMAGES, Log, healthy, mixed

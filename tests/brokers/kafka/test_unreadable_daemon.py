@@ -14,8 +14,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.app.parked import ParkedMessages, Waiting, Which
+from bridge.app.operations.parked import ParkedMessages, Waiting, Which
+from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
 from tests.brokers.consumer import TIMEOUT, Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes

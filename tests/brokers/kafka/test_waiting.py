@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.app.parked import ParkedMessages, Which
+from bridge.app.operations.parked import ParkedMessages, Which
+from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
-from bridge.message import Message
+from bridge.core.message import Message
 
 FLOWS = """
 from durabletask import task

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import LocalBroker
-from bridge.config.brokers import LocalBrokerConfig
-from bridge.message import Message
+from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.core.message import Message
 from tests.brokers.consumer import CAUSE, Assignments
 
 OPTIONS = SubscribeOptions(("orders",), "bridge")

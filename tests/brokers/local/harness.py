@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bridge.brokers.base import Features
 from bridge.brokers.local import LocalBroker
-from bridge.config.brokers import LocalBrokerConfig
+from bridge.config.model.brokers import LocalBrokerConfig
 
 NEVER = "1d"
 """Commit interval longer than any test: only flush, revoke and close commit."""

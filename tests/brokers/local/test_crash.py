@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from bridge import provenance
 from bridge.brokers.base import Delivery, SubscribeOptions, Subscription
 from bridge.brokers.local import positions
+from bridge.core import provenance
 from tests.brokers.consumer import TIMEOUT, Assignments, nothing_more, numbers, take
 from tests.brokers.local.consumers import OPTIONS
 from tests.brokers.local.harness import LocalHarness

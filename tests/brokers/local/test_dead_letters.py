@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bridge import provenance
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import writer
 from bridge.brokers.local.database import open_database
-from bridge.errors import BrokerUnavailable
-from bridge.message import Message
+from bridge.core import provenance
+from bridge.core.errors import BrokerUnavailable
+from bridge.core.message import Message
 from bridge.pipeline.undeliverable import Undeliverable
 from tests.brokers.consumer import CAUSE, Assignments, take
 from tests.brokers.local.harness import LocalHarness

@@ -14,8 +14,8 @@ from bridge.brokers.local import database
 from bridge.brokers.local.faults import translate
 from bridge.brokers.local.lock import FileLock
 from bridge.brokers.local.waker import Wake
-from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
-from bridge.message import Message
+from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
+from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbered, numbers, take
 from tests.brokers.local.harness import LocalHarness
 

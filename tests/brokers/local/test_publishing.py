@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.errors import BrokerError
-from bridge.message import Message
+from bridge.core.errors import BrokerError
+from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbered, take
 from tests.brokers.local.harness import LocalHarness
 

@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
 from tests.brokers.local.harness import LocalHarness
 

@@ -8,7 +8,7 @@ import pytest
 from bridge.brokers.base import Partition, SubscribeOptions
 from bridge.brokers.local import partition as partitions
 from bridge.brokers.local import subscription as subscriptions
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.brokers.consumer import CAUSE, Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.local.harness import LocalHarness
 

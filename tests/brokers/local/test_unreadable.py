@@ -9,7 +9,7 @@ import pytest
 from bridge.brokers.base import Delivery, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import headers
 from bridge.brokers.reading import ReadOptions
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, take
 from tests.brokers.local.harness import LocalHarness
 

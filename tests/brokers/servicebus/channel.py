@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
 
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.acceptance.daemon import Serve
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig

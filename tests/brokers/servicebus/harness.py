@@ -14,7 +14,7 @@ from azure.servicebus.aio import ServiceBusClient
 from bridge.brokers.base import Features
 from bridge.brokers.servicebus import ServiceBusBroker
 from bridge.brokers.servicebus.broker import FEATURES
-from bridge.config.servicebus import ServiceBusBrokerConfig
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from tests.servicebus import namespace
 from tests.servicebus.server import QueueConfig, ServiceBusServer, emulator
 

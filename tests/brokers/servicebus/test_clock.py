@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.watch import SourceView
+from bridge.app.serve.watch import SourceView
 from bridge.brokers.servicebus import clock as clocks
 from bridge.brokers.servicebus.clock import Clock
 from bridge.brokers.servicebus.locks import SOONEST, renew_after

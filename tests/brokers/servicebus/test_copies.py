@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from bridge.app.jsonlines import line_of
 from bridge.brokers.servicebus import copies, decoding, encoding, transport
 from bridge.brokers.servicebus.messages import outgoing
-from bridge.errors import PublishFailed
-from bridge.message import Message, Position
+from bridge.core.errors import PublishFailed
+from bridge.core.message import Message, Position
 from tests.app.test_jsonlines import MESSAGES, Copier, kafka, local, parsed  # noqa: F401 -- fixtures
 from tests.brokers.servicebus.poison import SCALARS, decimal, readable
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, message

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.errors import EngineUnavailable
+from bridge.core.errors import EngineUnavailable
 from tests.brokers.servicebus import trouble
 from tests.brokers.servicebus.bench import bus_bench
 from tests.brokers.servicebus.trouble import ENTITIES, ended, publish

@@ -25,7 +25,7 @@ from bridge.brokers.servicebus.faults import (
     meaning_of_condition,
     translate,
 )
-from bridge.errors import BrokerUnavailable, LockLost, PublishFailed, SettlementRefused, TargetRefused
+from bridge.core.errors import BrokerUnavailable, LockLost, PublishFailed, SettlementRefused, TargetRefused
 
 CLASSES = sorted(
     {

@@ -14,16 +14,16 @@ from azure.servicebus.amqp import AmqpMessageProperties
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import provenance
 from bridge.brokers.servicebus.dead_letters import LIMIT, describe, unfold
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.messages import outgoing, received, runs
-from bridge.bytetext import text_of
 from bridge.codecs import registry
-from bridge.envelope import Envelope, Event
-from bridge.errors import DecodeError, PublishFailed
-from bridge.message import Message, Position
-from bridge.provenance import Cause
+from bridge.core import provenance
+from bridge.core.bytetext import text_of
+from bridge.core.envelope import Envelope, Event
+from bridge.core.errors import DecodeError, PublishFailed
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
 
 POSITION = Position("shop.servicebus.windows.net", "orders", 0, 7)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge import provenance
 from bridge.brokers.base import SubscribeOptions
-from bridge.commands import Command
-from bridge.errors import EngineUnavailable, InstanceNotFound
+from bridge.core import provenance
+from bridge.core.commands import Command
+from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message

@@ -15,7 +15,7 @@ import orjson
 import pytest
 
 from bridge.app.composition import build_broker, build_engine, load_config
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 

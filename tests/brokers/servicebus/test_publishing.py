@@ -11,8 +11,8 @@ import pytest
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, encoding, transport
 from bridge.brokers.servicebus.messages import outgoing
-from bridge.errors import BrokerUnavailable, PublishFailed
-from bridge.message import Message
+from bridge.core.errors import BrokerUnavailable, PublishFailed
+from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, SubscriptionConfig, TopicConfig
 

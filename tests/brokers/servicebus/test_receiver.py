@@ -14,7 +14,7 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
-from bridge.errors import BrokerUnavailable, LockLost
+from bridge.core.errors import BrokerUnavailable, LockLost
 from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from bridge import provenance
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.faults import Refused
-from bridge.errors import BrokerUnavailable
-from bridge.message import Message, Position
-from bridge.provenance import Cause
+from bridge.core import provenance
+from bridge.core.errors import BrokerUnavailable
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
 from tests.brokers.consumer import Assignments
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.brokers.servicebus.harness import ServiceBusHarness

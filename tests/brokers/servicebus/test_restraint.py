@@ -16,9 +16,9 @@ from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOption
 from bridge.brokers.servicebus.inbox import GROWTH, Inbox
 from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.brokers.servicebus.seats import PUBLISHING, Seats
-from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.errors import EngineUnavailable
-from bridge.message import Message
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.core.errors import EngineUnavailable
+from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message, offsets_by_key

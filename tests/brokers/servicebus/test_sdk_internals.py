@@ -26,9 +26,9 @@ from bridge.brokers.servicebus import (
     transport,
 )
 from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.errors import PublishFailed
-from bridge.message import Message
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.core.errors import PublishFailed
+from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 

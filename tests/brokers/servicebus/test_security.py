@@ -13,9 +13,9 @@ from azure.identity import aio as identity
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.config.servicebus import ServiceBusBrokerConfig
-from bridge.errors import BrokerError, BrokerUnavailable, PublishFailed
-from bridge.message import Message
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
+from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbers, take
 from tests.kafka.certificates import Authority
 from tests.servicebus.conftest import Serve, serve

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.brokers.servicebus import clock
-from bridge.errors import EngineUnavailable
+from bridge.core.errors import EngineUnavailable
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer

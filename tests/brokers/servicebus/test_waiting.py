@@ -9,8 +9,8 @@ import pytest
 
 from bridge.app.check import check
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.settlement import Outcome
+from bridge.app.serve.daemon import Daemon
+from bridge.core.settlement import Outcome
 from tests.app.project import TIMEOUT
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
-from bridge.app.parked import ParkedMessages
-from bridge.settlement import Outcome
+from bridge.app.operations.parked import ParkedMessages
+from bridge.app.serve.daemon import Daemon
+from bridge.core.settlement import Outcome
 from tests.app.project import TIMEOUT
 from tests.brokers.servicebus.test_waiting import write
 from tests.pipeline.harness import message

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bridge.errors import BrokerUnavailable
+from bridge.core.errors import BrokerUnavailable
 from tests.pipeline.harness import Bench, message, offsets_by_key
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 

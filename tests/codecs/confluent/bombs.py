@@ -20,7 +20,7 @@ from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits, parse_json
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 
 LIMITS = Limits()
 F = descriptor_pb2.FieldDescriptorProto

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bridge.codecs.confluent import Registry
-from bridge.config.registries import RegistryConfig
+from bridge.config.model.registries import RegistryConfig
 from tests.registry import RegistryServer
 
 MakeRegistry = Callable[..., Registry]

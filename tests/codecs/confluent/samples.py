@@ -8,8 +8,8 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 
-from bridge.envelope import Event
-from bridge.message import Position
+from bridge.core.envelope import Event
+from bridge.core.message import Position
 
 POSITION = Position("cluster", "orders", 0, 7)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits
-from bridge.errors import DecodeError, TooManyValues
+from bridge.core.errors import DecodeError, TooManyValues
 from tests.codecs.confluent.samples import ORDER, ORDER_DATA
 
 LIMITS = Limits()

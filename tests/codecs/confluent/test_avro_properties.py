@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 from tests.codecs.confluent.avro_cases import Case, cases, scalars, utc
 
 LIMITS = Limits()

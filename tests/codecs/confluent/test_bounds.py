@@ -17,8 +17,8 @@ from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_values, parse_json
-from bridge.errors import DecodedTooLarge, DecodeError, TooManyValues
-from bridge.message import Message
+from bridge.core.errors import DecodedTooLarge, DecodeError, TooManyValues
+from bridge.core.message import Message
 from tests.codecs.confluent.samples import POSITION, PROTO_DATA, proto_text
 
 SECONDS, MEBIBYTES = 0.25, 100

@@ -19,9 +19,9 @@ from bridge.codecs.confluent import AvroFormat, Format, ProtobufFormat, Registry
 from bridge.codecs.confluent import registry as module
 from bridge.codecs.confluent import schemas as schemas_module
 from bridge.codecs.confluent.wire import write
-from bridge.config.registries import RegistryConfig
-from bridge.errors import DecodeError, MessageError, RegistryUnavailable
-from bridge.message import Message
+from bridge.config.model.registries import RegistryConfig
+from bridge.core.errors import DecodeError, MessageError, RegistryUnavailable
+from bridge.core.message import Message
 from tests.codecs.confluent.samples import ORDER, POSITION, event, proto, proto_text
 from tests.registry.hostile import Answer, HostileRegistry, answer, response
 

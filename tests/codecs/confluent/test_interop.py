@@ -19,7 +19,7 @@ from confluent_kafka.serialization import MessageField, SerializationContext
 from google.protobuf import descriptor_pool, json_format, message_factory, timestamp_pb2
 
 from bridge.codecs.confluent import AvroFormat, ProtobufFormat, Registry, RegistryCodec, Writing
-from bridge.message import Message
+from bridge.core.message import Message
 from tests.codecs.confluent.samples import ORDER, ORDER_DATA, POSITION, PROTO_DATA, event, proto, proto_set
 from tests.registry import RegistryServer
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 from tests.codecs.confluent.samples import PROTO_DATA, F, proto, proto_text
 
 LIMITS = Limits()

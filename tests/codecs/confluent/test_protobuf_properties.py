@@ -18,7 +18,7 @@ from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.limits import Limits
 from bridge.codecs.numbers import single_to_json
-from bridge.errors import DecodeError
+from bridge.core.errors import DecodeError
 from tests.codecs.confluent.samples import F, proto_text
 
 LIMITS = Limits()

@@ -13,8 +13,8 @@ from bridge.codecs.confluent import AvroFormat, ProtobufFormat, Registry, Regist
 from bridge.codecs.confluent import registry as module
 from bridge.codecs.confluent import schemas as schemas_module
 from bridge.codecs.confluent.wire import write
-from bridge.errors import DecodeError, RegistryUnavailable, SchemaError
-from bridge.message import Message
+from bridge.core.errors import DecodeError, RegistryUnavailable, SchemaError
+from bridge.core.message import Message
 from tests.codecs.confluent.conftest import MakeRegistry
 from tests.codecs.confluent.samples import ORDER, ORDER_DATA, POSITION, event, proto_set, proto_text
 from tests.kafka.certificates import Authority

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.codecs.confluent import wire
-from bridge.errors import DecodeError
-from bridge.message import Message
+from bridge.core.errors import DecodeError
+from bridge.core.message import Message
 
 ids = st.integers(0, 2**32 - 1) | st.uuids()
 indexes = st.lists(st.integers(0, 5000), min_size=1, max_size=6).map(tuple)

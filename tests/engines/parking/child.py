@@ -11,14 +11,14 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bridge.commands import Command, ParkFor, RaiseEvent, ScheduleOrchestration
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import Command, ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
+from bridge.core.message import Message, Position
+from bridge.core.origin import MessageOrigin
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
-from bridge.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
-from bridge.message import Message, Position
-from bridge.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage
 
 EVENTS = 3

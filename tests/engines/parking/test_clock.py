@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from durabletask import task
 
-from bridge.clock import SYSTEM
-from bridge.commands import ParkFor, RaiseEvent, ScheduleOrchestration
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.origin import MessageOrigin
+from bridge.core.settlement import RetryPolicy
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
-from bridge.origin import MessageOrigin
 from bridge.parking.early_message_queue import EarlyMessageLimits, OperationResult
 from bridge.parking.names import PARKING
-from bridge.settlement import RetryPolicy
+from bridge.system.clock import SYSTEM
 from bridge.workflow import DataConverter
 from tests.parking.sample import letter
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from durabletask.entities import EntityInstanceId
 
-from bridge.commands import (
+from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
+from bridge.core.commands import (
     Command,
     OnExisting,
     OnMissing,
@@ -24,14 +25,7 @@ from bridge.commands import (
     StartOrRaise,
     Terminate,
 )
-from bridge.config.engines import EmbeddedEngineConfig, SchedulerEngineConfig
-from bridge.engines.base import Engine
-from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
-from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
-from bridge.engines.parking.look import look
-from bridge.engines.scheduler import SchedulerEngine
-from bridge.errors import (
+from bridge.core.errors import (
     AlreadyTaken,
     EngineRejected,
     InstanceAlreadyExists,
@@ -39,7 +33,13 @@ from bridge.errors import (
     InstanceParked,
     InvalidCommand,
 )
-from bridge.origin import MessageOrigin
+from bridge.core.origin import MessageOrigin
+from bridge.engines.base import Engine
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
+from bridge.engines.parking.look import look
+from bridge.engines.scheduler import SchedulerEngine
 from bridge.parking.names import PARKING, target_key
 from tests.engines.sidecar import Sidecar
 from tests.parking.sample import letter

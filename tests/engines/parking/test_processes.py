@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.daemon import Daemon
+from bridge.app.serve.daemon import Daemon
 
 from .child import EVENTS
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.parking.quarantine import EngineQuarantineStore, QuarantineEntities
 from bridge.engines.registry import Workflows

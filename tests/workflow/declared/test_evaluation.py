@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridge.errors import ExpressionError
+from bridge.core.errors import ExpressionError
 from bridge.testing import LocalBridge, replay
 from bridge.workflow.declared import declared_saga, evaluate
 

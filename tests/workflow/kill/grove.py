@@ -20,12 +20,12 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.commands import Cancel, ScheduleOrchestration
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.core.commands import Cancel, ScheduleOrchestration
+from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
-from bridge.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
 from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, StepInput
 from tests.workflow.trees import RESULTS, No, Wood
 

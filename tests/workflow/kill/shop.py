@@ -16,7 +16,7 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.registry import Workflows
 from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, Saga, Step, StepInput, message_aware

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from durabletask import history
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.workflow.kill.shop import STEPS
 

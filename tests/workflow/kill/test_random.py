@@ -17,7 +17,7 @@ from durabletask import history
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.workflow.invariants import Decision, check, decision, received
 from tests.workflow.kill.grove import instance

@@ -1,0 +1,1 @@
+"""Operations on engines and sources, for the command line and the control channel."""

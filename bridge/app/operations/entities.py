@@ -1,0 +1,108 @@
+"""Operations on durable entities of a running engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from durabletask.client import CleanEntityStorageResult, EntityQuery
+from durabletask.entities import EntityInstanceId
+from durabletask.entities.entity_metadata import EntityMetadata
+
+from bridge.app.connection import payload, stamp
+from bridge.core.commands import SignalEntity
+from bridge.core.errors import InstanceNotFound
+from bridge.core.kinds import OWN_NAMES
+from bridge.core.origin import MessageOrigin
+from bridge.engines.answers import ANSWERS
+from bridge.engines.base import Engine
+from bridge.engines.errors import asked
+from bridge.engines.execution import CommandExecutor
+from bridge.routing.identifier import check_entity, check_name
+from bridge.workflow.entity import bare_state
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """Current state of one entity. state: a JSON value; None when not requested. locked_by: an orchestration's id."""
+
+    entity: str
+    key: str
+    last_modified_at: str
+    backlog: int
+    locked_by: str | None
+    state: Any
+
+
+class Entities:
+    """Entities of one engine. Raises: EngineError, in every method."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+        self._execute = CommandExecutor(engine).execute
+
+    async def list(
+        self,
+        name: str | None,
+        key_prefix: str | None,
+        modified_from: datetime | None,
+        modified_to: datetime | None,
+        *,
+        state: bool,
+        transient: bool,
+    ) -> Sequence[Entity]:
+        """Entities by name and key prefix, sorted. transient: include entities without state."""
+        prefix = None if name is None else f"@{name.lower()}@{key_prefix or ''}"
+        query = EntityQuery(prefix, modified_from, modified_to, include_state=state, include_transient=transient)
+        found = await asked(self._client.get_all_entities(query), "list entities")
+        return sorted((_entity(metadata, state) for metadata in found), key=lambda one: (one.entity, one.key))
+
+    async def show(self, name: str, key: str) -> Entity:
+        """Read one entity. Raises: InstanceNotFound, InvalidCommand."""
+        if not name.lower().startswith(OWN_NAMES):
+            check_entity(name, key)
+        found = await asked(self._client.get_entity(EntityInstanceId(name, key)), f"show entity {name}@{key}")
+        if found is None:
+            raise InstanceNotFound(f"there is no entity {name}@{key}")
+        return _entity(found, state=True)
+
+    async def signal(
+        self,
+        name: str,
+        key: str,
+        operation: str,
+        input_: Any,
+        at: datetime | None,
+        delay: float | None,
+        origin: MessageOrigin | None = None,
+    ) -> None:
+        """Send a one-way operation. origin: message that the operation counts as. Raises: InvalidCommand."""
+        check_entity(name, key)
+        check_name(operation, "the operation's name")
+        await self._execute(SignalEntity(name, key, operation, input_, at, delay), origin)
+
+    async def clean(self, *, empty: bool, locks: bool) -> CleanEntityStorageResult:
+        """Remove entities without state, and release locks whose holders are gone."""
+        return await asked(self._client.clean_entity_storage(empty, locks), "clean entities")
+
+
+def _state(metadata: EntityMetadata) -> Any:
+    """State to display, without the secrets of the keys that sign requests."""
+    found = bare_state(payload(metadata.get_state()))
+    if metadata.id.entity.lower() != ANSWERS or not isinstance(found, dict):
+        return found
+    return {"keys": [{name: key[name] for name in ("id", "made")} for key in found.get("keys", ())]}
+
+
+def _entity(metadata: EntityMetadata, state: bool) -> Entity:
+    # Only an orchestration locks an entity, and its id has another form than an entity's
+    return Entity(
+        metadata.id.entity,
+        metadata.id.key,
+        stamp(metadata.last_modified),
+        metadata.backlog_queue_size,
+        metadata._locked_by or None,
+        _state(metadata) if state else None,
+    )

@@ -1,0 +1,195 @@
+"""Removal of a person's payloads from an engine: matching items are purged or dropped, the others are listed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from bridge.app.connection import attached, payload
+from bridge.app.operations.entities import Entities
+from bridge.app.operations.instances import Filter, Instance, Instances
+from bridge.app.operations.parked import ParkedMessages, Waiting, Which
+from bridge.config.model.sources import DEAD_LETTER_TOPIC
+from bridge.config.source import Loaded
+from bridge.core.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, Problem
+from bridge.core.message import Message
+from bridge.engines.base import Engine
+from bridge.parking.names import PREFIX
+from bridge.routing.cel.expression import Compiler, Expression
+from bridge.routing.cel.scope import Scope
+
+_AT_ONCE = 16
+"""Number of instances that are read concurrently."""
+
+VARIABLES = frozenset(("payload", "kind", "id", "name"))
+
+Progress = Callable[[int, int], None]
+
+State = Literal["found", "erased", "runs", "left"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Item with a payload that matches the condition.
+
+    kind: `instance`, `early`, `quarantined` or `entity`.
+    name: name of the orchestration or entity, or of the source.
+    state: `found` (dry run), `erased`, `runs` (an instance that has not finished) or `left`.
+    detail: next step for the user.
+    """
+
+    kind: str
+    id: str
+    name: str
+    state: State
+    detail: str = ""
+
+
+class PayloadScope(Scope):
+    """Variables of the condition: one payload, and the item that contains it."""
+
+    __slots__ = ("id", "kind", "name", "payload")
+
+    def __init__(self, payload: Any, kind: str, id_: str, name: str) -> None:
+        super().__init__()
+        self.payload = payload
+        self.kind = kind
+        self.id = id_
+        self.name = name
+
+
+def condition_of(text: str) -> Expression:
+    """Compile the condition of `--where`. Raises: ConfigError."""
+    compiler = Compiler(lambda path, what: Problem("--where", 0, 0, "", what))
+    found = compiler.condition(text, (), "--where", VARIABLES)
+    if found is None:
+        raise ConfigError(compiler.problems)
+    return found
+
+
+class Erasure:
+    """One pass of an erasure over an engine."""
+
+    def __init__(self, engine: Engine, condition: Expression, *, dry_run: bool) -> None:
+        self._entities = Entities(engine)
+        self._instances = Instances(engine)
+        self._waiting = ParkedMessages(engine)
+        self._condition = condition
+        self._dry_run = dry_run
+
+    async def run(self, progress: Progress = lambda done, all_: None) -> AsyncIterator[Finding]:
+        """Erase matching items, and yield each finding.
+
+        progress: called with the numbers of instances read and of all. Raises: EngineError.
+        """
+        async for finding in self._of_instances(progress):
+            yield finding
+        async for finding in self._of_messages():
+            yield finding
+        async for finding in self._of_entities():
+            yield finding
+
+    async def _of_instances(self, progress: Progress) -> AsyncIterator[Finding]:
+        found = await self._instances.list(Filter(), payloads=False)
+        for begin in range(0, len(found), _AT_ONCE):
+            part = found[begin : begin + _AT_ONCE]
+            held = await asyncio.gather(*(self._holds(each) for each in part))
+            for instance, holds in zip(part, held, strict=True):
+                if holds:
+                    yield await self._erased(instance)
+            progress(begin + len(part), len(found))
+
+    async def _holds(self, instance: Instance) -> bool:
+        try:
+            whole = await self._instances.show(instance.instance_id)
+            history = await self._instances.history(instance.instance_id)
+        except InstanceNotFound:
+            return False
+        payloads = [whole.input, whole.output, whole.custom_status]
+        for event in history:
+            for member in ("input", "data", "result", "correlation_data"):
+                text = getattr(event, member, None)
+                if isinstance(text, str):
+                    payloads.append(payload(text))
+        return any(self._matches(each, "instance", whole.instance_id, whole.name) for each in payloads)
+
+    async def _erased(self, instance: Instance) -> Finding:
+        finding = Finding("instance", instance.instance_id, instance.name, "found")
+        if not instance.finished:
+            detail = f"it is {instance.status}: wait for it, or `bridge instances terminate`, then erase again"
+            return replace(finding, state="runs", detail=detail)
+        if not self._dry_run:
+            await self._instances.purge(instance.instance_id, recursive=True)
+            return replace(finding, state="erased")
+        return finding
+
+    async def _of_messages(self) -> AsyncIterator[Finding]:
+        for waiting, message in await self._waiting.messages(Which()):
+            kind = "early" if waiting.kind == "instance" else "quarantined"
+            subject = waiting.instance_id if waiting.instance_id is not None else waiting.key or ""
+            if not any(self._matches(each, kind, subject, waiting.source) for each in _bodies(message)):
+                continue
+            finding = Finding(kind, subject, waiting.source, "found")
+            yield finding if self._dry_run else await self._dropped(waiting, finding)
+
+    async def _dropped(self, waiting: Waiting, finding: Finding) -> Finding:
+        try:
+            if waiting.instance_id is not None:
+                await self._waiting.drop_instance(waiting.instance_id, [waiting.id], forget=True)
+            else:
+                await self._waiting.drop_key(waiting.source, waiting.key or "", [waiting.id], forget=True)
+        except InstanceNotFound:
+            return replace(finding, state="left", detail="it was delivered or dropped meanwhile; erase again")
+        except EngineError as error:
+            return replace(finding, state="left", detail=str(error))
+        return replace(finding, state="erased")
+
+    async def _of_entities(self) -> AsyncIterator[Finding]:
+        for each in await self._entities.list(None, None, None, None, state=True, transient=False):
+            if not each.entity.startswith(PREFIX) and self._matches(each.state, "entity", each.key, each.entity):
+                detail = "the state belongs to your workflows: signal the entity to delete it"
+                yield Finding("entity", f"@{each.entity}@{each.key}", each.entity, "left", detail)
+
+    def _matches(self, value: Any, kind: str, id_: str, name: str) -> bool:
+        """True when the condition is true; a payload that lacks a member of the condition does not match."""
+        try:
+            return self._condition.condition(PayloadScope(value, kind, id_, name))
+        except ExpressionError:
+            return False
+
+
+def _bodies(message: Message) -> Iterator[Any]:
+    """Payloads of a message: its JSON body and the data of a CloudEvent in it, else its text."""
+    if message.body is None:
+        return
+    try:
+        body = json.loads(message.body)
+    except (ValueError, RecursionError):
+        yield message.body.decode("utf-8", "replace")
+        return
+    yield body
+    if isinstance(body, dict) and "specversion" in body:
+        yield body.get("data")
+
+
+async def look(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[Finding]:
+    """Findings of an erasure, as a dry run. Raises: ConfigError, LookupError, EngineError."""
+    condition = condition_of(where)
+    async with attached(loaded, engine) as running:
+        return [each async for each in Erasure(running, condition, dry_run=True).run(progress)]
+
+
+def elsewhere(loaded: Loaded) -> list[str]:
+    """Topics and queues of the configuration, which an erasure does not reach, sorted: `broker NAME: TOPIC`."""
+    found = set()
+    for source in loaded.config.sources.values():
+        topics = [*source.topics, source.queue or source.topic or ""]
+        for topic in filter(None, topics):
+            found.add(f"{source.broker}: {topic}")
+            letters = source.dead_letter or DEAD_LETTER_TOPIC
+            found.add(f"{source.broker}: {letters.replace('{topic}', topic)}")
+    found |= {f"{target.broker}: {target.address}" for target in loaded.config.targets.values()}
+    return sorted(found)

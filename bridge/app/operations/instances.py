@@ -1,0 +1,280 @@
+"""Operations on the orchestrations of a running engine: every orchestration call of the SDK's client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+from uuid import NAMESPACE_OID, uuid4, uuid5
+
+from durabletask.client import OrchestrationQuery, OrchestrationState, OrchestrationStatus
+from durabletask.history import HistoryEvent
+from durabletask.task import FailureDetails
+
+from bridge.app.connection import payload, stamp
+from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
+from bridge.core.errors import AlreadyTaken, EngineRejected, InstanceNotFound
+from bridge.core.origin import MessageOrigin
+from bridge.engines.base import Engine
+from bridge.engines.errors import asked, details_of, translate
+from bridge.engines.execution import CommandExecutor
+from bridge.engines.recording import Recording, record
+from bridge.routing.identifier import check_instance_id, check_name
+
+FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
+"""Statuses in which an instance has ended."""
+
+_ID_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Current state of one orchestration. Times are RFC 3339 in UTC, payloads are JSON values."""
+
+    instance_id: str
+    name: str
+    status: str
+    created_at: str
+    last_updated_at: str
+    input: Any
+    output: Any
+    custom_status: Any
+    failure: dict[str, Any] | None
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Filter of instances. Empty and None mean any. completed_*: only finished instances, by time of completion."""
+
+    statuses: tuple[str, ...] = ()
+    prefix: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    completed_from: datetime | None = None
+    completed_to: datetime | None = None
+
+    @property
+    def runtime_status(self) -> list[OrchestrationStatus] | None:
+        return [OrchestrationStatus[status] for status in self.statuses] or None
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Request to start an orchestration. start_at: aware time. delay: seconds. At most one of the two is given."""
+
+    orchestration: str
+    input: Any = None
+    instance_id: str | None = None
+    start_at: datetime | None = None
+    delay: float | None = None
+    version: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+class Instances:
+    """Orchestrations of one engine. Raises: EngineError, in every method."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+        self._execute = CommandExecutor(engine).execute
+
+    async def list(self, filter_: Filter, *, payloads: bool) -> list[Instance]:
+        """Instances that match the filter, newest first. payloads: include input and output."""
+        if filter_.completed_from or filter_.completed_to:
+            states = await self._completed(filter_, payloads)
+        else:
+            query = OrchestrationQuery(
+                created_time_from=filter_.created_from,
+                created_time_to=filter_.created_to,
+                runtime_status=filter_.runtime_status,
+                fetch_inputs_and_outputs=payloads,
+                instance_id_prefix=filter_.prefix,
+            )
+            states = await asked(self._client.get_all_orchestration_states(query), "list instances")
+        return sorted((_instance(state) for state in states), key=lambda one: one.created_at, reverse=True)
+
+    async def _completed(self, filter_: Filter, payloads: bool) -> Sequence[OrchestrationState]:
+        states = []
+        for instance_id in await self.finished_ids(filter_):
+            state = await self._state(instance_id, payloads)
+            created = state.created_at.timestamp() if state is not None else 0.0
+            # The engine lists finished ids by completion time only; the rest of the filter is applied here
+            if (
+                state is not None
+                and instance_id.startswith(filter_.prefix or "")
+                and (filter_.created_from is None or created >= filter_.created_from.timestamp())
+                and (filter_.created_to is None or created < filter_.created_to.timestamp())
+            ):
+                states.append(state)
+        return states
+
+    async def finished_ids(self, filter_: Filter) -> Sequence[str]:
+        """Ids of finished instances, by status and time of completion."""
+        ids: list[str] = []
+        token: str | None = None
+        while True:
+            page = await asked(
+                self._client.list_instance_ids(
+                    filter_.runtime_status, filter_.completed_from, filter_.completed_to, _ID_PAGE, token
+                ),
+                "list finished instances",
+            )
+            ids += page.items
+            if not page.items or not page.continuation_token or page.continuation_token == token:
+                return ids
+            token = page.continuation_token
+
+    async def show(self, instance_id: str) -> Instance:
+        """Read one instance. Raises: InstanceNotFound."""
+        state = await self._state(instance_id, payloads=True)
+        if state is None:
+            raise InstanceNotFound(f"there is no instance {instance_id!r}")
+        return _instance(state)
+
+    async def history(self, instance_id: str) -> Sequence[HistoryEvent]:
+        """History events of an instance, oldest first."""
+        return await asked(self._client.get_orchestration_history(instance_id), f"history of {instance_id!r}")
+
+    async def recording(self, instance_id: str) -> Recording:
+        """Recorded history of an instance, for replay tests. Raises: InstanceNotFound."""
+        await self.show(instance_id)
+        return await asked(record(self._client, instance_id), f"history of {instance_id!r}")
+
+    async def wait(self, instance_id: str, until: Literal["start", "completion"], seconds: float) -> Instance | None:
+        """Wait until the instance has started or finished; None after `seconds`. Raises: InstanceNotFound."""
+        await self.show(instance_id)
+        wait = (
+            self._client.wait_for_orchestration_start
+            if until == "start"
+            else self._client.wait_for_orchestration_completion
+        )
+        try:
+            state = await wait(instance_id, fetch_payloads=True, timeout=seconds)
+        except TimeoutError:
+            return None
+        except Exception as error:
+            raise translate(error, what=f"wait for {instance_id!r}") from error
+        return None if state is None else _instance(state)
+
+    async def start(self, start: Start, origin: MessageOrigin | None = None) -> tuple[str, bool]:
+        """Start an instance; return its id, and False when the start is a duplicate.
+
+        origin: message that the start counts as, see `execute`. Without an id in `start`, the id is derived from the
+        message's.
+        Raises: InstanceAlreadyExists, InvalidCommand.
+        """
+        instance_id = _fresh_id(start, origin) if start.instance_id is None else check_instance_id(start.instance_id)
+        command = ScheduleOrchestration(
+            check_name(start.orchestration, "the orchestration's name"),
+            instance_id,
+            start.input,
+            start.version,
+            start.tags,
+            start.start_at,
+            start.delay,
+            OnExisting.DEAD_LETTER,
+        )
+        return instance_id, await self._taken(command, origin)
+
+    async def terminate(self, instance_id: str, output: Any, *, recursive: bool) -> None:
+        """Terminate an instance. Raises: InstanceNotFound, InstanceFinished."""
+        await self._execute(Terminate(instance_id, output, recursive))
+
+    async def raise_event(self, instance_id: str, name: str, data: Any, origin: MessageOrigin | None = None) -> bool:
+        """Raise an event; False when it is a duplicate. Raises: InstanceNotFound, InstanceFinished, InvalidCommand."""
+        return await self._taken(RaiseEvent(instance_id, check_name(name, "the event name"), data), origin)
+
+    async def suspend(self, instance_id: str, reason: str | None) -> None:
+        """Suspend an instance. Raises: InstanceNotFound, InstanceFinished."""
+        await self._execute(Suspend(instance_id, reason))
+
+    async def resume(self, instance_id: str, reason: str | None) -> None:
+        """Resume an instance. Raises: InstanceNotFound, InstanceFinished."""
+        await self._execute(Resume(instance_id, reason))
+
+    async def restart(self, instance_id: str, *, new_id: bool) -> str:
+        """Run a finished instance again with its input; return the id it runs under. Raises: InstanceNotFound."""
+        await self._finished(instance_id, "restart")
+        call = self._client.restart_orchestration(instance_id, restart_with_new_instance_id=new_id)
+        return await asked(call, f"restart {instance_id!r}")
+
+    async def rewind(self, instance_id: str, reason: str | None) -> None:
+        """Run a failed instance again from the turn in which it failed. Steps that succeeded are not repeated.
+
+        Raises: InstanceNotFound; EngineRejected with the reason when the instance cannot be rewound. Nothing has
+        changed then.
+        """
+        found = await self.show(instance_id)
+        if found.status != "FAILED":
+            raise EngineRejected(f"rewind {instance_id!r}: it is {found.status}; only a failed instance can be rewound")
+        try:
+            await asked(self._client.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
+        except EngineRejected as error:
+            # The engine's text names reason and remedy. Only the person who asked sees it
+            details = details_of(error.__cause__) if error.__cause__ is not None else ""
+            raise EngineRejected(details or str(error)) from error
+
+    async def purge(self, instance_id: str, *, recursive: bool) -> int:
+        """Delete a finished instance; return the number of deleted instances. Raises: InstanceNotFound."""
+        await self._finished(instance_id, "purge")
+        result = await asked(self._client.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}")
+        return result.deleted_instance_count
+
+    async def purge_by(self, filter_: Filter, *, recursive: bool) -> tuple[int, bool]:
+        """Delete finished instances by status and creation; return their number, and False when some are left."""
+        call = self._client.purge_orchestrations_by(
+            filter_.created_from, filter_.created_to, filter_.runtime_status, recursive
+        )
+        result = await asked(call, "purge instances")
+        return result.deleted_instance_count, result.is_complete is not False
+
+    async def _taken(self, command: Command, origin: MessageOrigin | None) -> bool:
+        try:
+            await self._execute(command, origin)
+        except AlreadyTaken:
+            return False
+        return True
+
+    async def _finished(self, instance_id: str, what: str) -> None:
+        found = await self.show(instance_id)
+        if not found.finished:
+            raise EngineRejected(f"{what} {instance_id!r}: it is {found.status}; wait for it, or terminate it first")
+
+    async def _state(self, instance_id: str, payloads: bool) -> OrchestrationState | None:
+        call = self._client.get_orchestration_state(instance_id, fetch_payloads=payloads)
+        try:
+            return await asked(call, f"show {instance_id!r}")
+        except InstanceNotFound:
+            return None
+
+
+def _fresh_id(start: Start, origin: MessageOrigin | None) -> str:
+    return uuid4().hex if origin is None else uuid5(NAMESPACE_OID, f"{start.orchestration}\n{origin.message_id}").hex
+
+
+def _instance(state: OrchestrationState) -> Instance:
+    return Instance(
+        state.instance_id,
+        state.name,
+        state.runtime_status.name,
+        stamp(state.created_at),
+        stamp(state.last_updated_at),
+        payload(state.serialized_input),
+        payload(state.serialized_output),
+        payload(state.serialized_custom_status),
+        failure(state.failure_details),
+    )
+
+
+def failure(details: FailureDetails | None) -> dict[str, Any] | None:
+    """Type, message, stack trace and cause of a failure, as JSON."""
+    if details is None:
+        return None
+    document = {"type": details.error_type, "message": details.message, "stack_trace": details.stack_trace}
+    inner = failure(details.inner_failure)
+    return document | {"cause": inner} if inner else document

@@ -1,0 +1,509 @@
+"""Table of operations. Each has one name, one place in the API, one role, and one function.
+
+The CLI and the control channel both use `perform`, which writes the audit line of every change. A new operation is one
+more line in `OPERATIONS`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import uuid4
+
+from durabletask.client import OrchestrationStatus
+from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
+
+from bridge.app import state
+from bridge.app.operations import limits
+from bridge.app.operations.entities import Entities
+from bridge.app.operations.erase import Erasure, condition_of
+from bridge.app.operations.instances import Filter, Instances, Start
+from bridge.app.operations.keys import Keys
+from bridge.app.operations.parked import ParkedMessages, Which
+from bridge.app.operations.timeline import as_json as history_as_json
+from bridge.app.serve.orphaned_quarantine import refuse_release
+from bridge.config.model.types import Model
+from bridge.config.source import Loaded
+from bridge.core.errors import ConfigError, InvalidCommand
+from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
+from bridge.engines.base import Engine
+from bridge.ops.audit import Actor, Change, audited_async
+from bridge.ops.trail import Trail
+
+_NEW = "(new)"
+
+Role = Literal["reader", "operator", "admin"]
+
+
+class Parameters(Model):
+    """Parameters of every operation. engine: None is `default`, or the only one. reason: kept in the audit line."""
+
+    engine: str | None = None
+    reason: str | None = None
+
+
+P = TypeVar("P", bound=Parameters)
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Context of an operation. engine: returns the running engine of the request."""
+
+    loaded: Loaded
+    engine: Callable[[], Awaitable[Engine]]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[P]):
+    """One operation.
+
+    name: action of its audit line.
+    path: path below /api/v1; `{names}` in it are parameters.
+    target, filter: members of the audit line, without payload.
+    run: function whose result can be written as JSON.
+    """
+
+    name: str
+    role: Role
+    path: str
+    parameters: type[P]
+    run: Callable[[Scene, P], Awaitable[Any]]
+    target: Callable[[P], str] = lambda given: "*"
+    filter: Callable[[P], Mapping[str, Any]] = lambda given: {}
+
+    @property
+    def changes(self) -> bool:
+        return self.role != "reader"
+
+    @property
+    def method(self) -> Literal["GET", "POST"]:
+        return "POST" if self.changes else "GET"
+
+    def parse(self, given: Mapping[str, Any]) -> P:
+        """Validate the parameters. Raises: InvalidCommand, without their values."""
+        try:
+            return self.parameters(**given)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            where = ".".join(str(part)[:100] for part in first["loc"])
+            raise InvalidCommand(f"{self.name}: `{where}`: {first['msg']}") from None
+
+
+async def perform(
+    operation: Operation[Any],
+    given: Mapping[str, Any],
+    actor: Actor,
+    loaded: Loaded,
+    engine: Callable[[], Awaitable[Engine]],
+) -> Any:
+    """Run an operation, and write the audit line of a change. engine: see `Scene`.
+
+    Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
+    """
+    scene = Scene(loaded, engine)
+    if not operation.changes:
+        return await operation.run(scene, operation.parse(given))
+    trail, change = begun(operation, given, actor, loaded)
+    async with audited_async(trail, change):
+        parameters = operation.parse(given)
+        change.target, change.filter = operation.target(parameters), operation.filter(parameters)
+        result = await operation.run(scene, parameters)
+        if change.target == _NEW:
+            change.target = result["instance_id"]
+        return result
+
+
+def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loaded: Loaded) -> tuple[Trail, Change]:
+    """Audit line of a change whose parameters are not validated yet, and the copy for it."""
+    text = {name: value for name, value in given.items() if isinstance(value, str)}
+    parts = [text[name] for name in ("instance_id", "entity", "key", "source") if name in text]
+    change = Change(actor, operation.name, "@".join(parts) or "?", reason=text.get("reason"))
+    return state.trail(loaded, text.get("engine")), change
+
+
+class Message(Parameters):
+    """Parameters of an operation that counts as a message. bare: it does not. message_id: random when None."""
+
+    message_id: str | None = None
+    bare: bool = False
+
+    def origin(self, what: str) -> MessageOrigin | None:
+        if self.message_id == "":
+            raise InvalidCommand("`message_id` is empty")
+        return None if self.bare else MessageOrigin(self.message_id or str(uuid4()), what)
+
+
+def _apart(value: Any) -> Any:
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+class OneInstance(Parameters):
+    instance_id: str
+
+
+class StartInstance(Message):
+    orchestration: str
+    input: Any = None
+    instance_id: str | None = None
+    start_at: AwareDatetime | None = None
+    delay: float | None = None
+    version: str | None = None
+    tags: Mapping[str, str] = Field(default_factory=dict)
+
+
+class RaiseEvent(Message, OneInstance):
+    event: str
+    data: Any = None
+
+
+class TerminateInstance(OneInstance):
+    output: Any = None
+    recursive: bool = True
+
+
+class RestartInstance(OneInstance):
+    new_id: bool = False
+
+
+class PurgeInstance(OneInstance):
+    recursive: bool = True
+
+
+class Selection(Parameters):
+    statuses: tuple[Literal["COMPLETED", "FAILED", "TERMINATED"], ...]
+    created_from: AwareDatetime | None = None
+    created_to: AwareDatetime | None = None
+    recursive: bool = True
+
+
+class SignalEntity(Message):
+    entity: str
+    key: str
+    operation: str
+    input: Any = None
+    at: AwareDatetime | None = None
+    delay: float | None = None
+
+
+class CleanEntities(Parameters):
+    empty: bool = True
+    locks: bool = True
+
+
+class WaitingMessages(Parameters):
+    """Early messages of an instance, or quarantined messages of a key of a source; `all`: every key of the source."""
+
+    instance_id: str | None = None
+    source: str | None = None
+    key: str | None = None
+    all: bool = False
+
+    @property
+    def target(self) -> str:
+        return self.instance_id if self.instance_id is not None else f"{self.source} {'*' if self.all else self.key}"
+
+    def check(self) -> None:
+        """Check that exactly one thing is named. Raises: InvalidCommand."""
+        if [self.instance_id is not None, self.key is not None, self.all].count(True) != 1 or (
+            (self.source is None) != (self.instance_id is not None)
+        ):
+            raise InvalidCommand("name `instance_id`, or `source` with `key` or `all`")
+
+
+class DropWaiting(WaitingMessages):
+    ids: tuple[str, ...] = ()
+    forget: bool = False
+
+
+class ResumeSource(Parameters):
+    source: str
+    route: str | None = None
+
+
+class OneKey(Parameters):
+    key: str
+
+
+class Erase(Parameters):
+    where: str
+
+
+class ListWaiting(Parameters):
+    prefix: str | None = None
+    source: str | None = None
+
+
+class ListInstances(Parameters):
+    """Instances to list. statuses: separated by commas in a query. limit: 0 is all. payloads: include payloads."""
+
+    statuses: Annotated[tuple[str, ...], BeforeValidator(_apart)] = ()
+    prefix: str | None = None
+    created_from: AwareDatetime | None = None
+    created_to: AwareDatetime | None = None
+    completed_from: AwareDatetime | None = None
+    completed_to: AwareDatetime | None = None
+    limit: int = Field(100, ge=0)
+    payloads: bool = False
+
+
+class ListEntities(Parameters):
+    entity: str | None = None
+    key_prefix: str | None = None
+    modified_from: AwareDatetime | None = None
+    modified_to: AwareDatetime | None = None
+    state: bool = False
+    transient: bool = False
+
+
+class OneEntity(Parameters):
+    entity: str
+    key: str
+
+
+async def _start(scene: Scene, given: StartInstance) -> Any:
+    if given.start_at is not None and given.delay is not None:
+        raise InvalidCommand("`start_at` and `delay` exclude each other")
+    message = given.origin("bridge instances start")
+    start = Start(
+        given.orchestration, _checked(given.input), given.instance_id, given.start_at, given.delay, given.version,
+        given.tags,
+    )  # fmt: skip
+    instance_id, new = await Instances(await scene.engine()).start(start, message)
+    return {"instance_id": instance_id, "message_id": message and message.message_id, "repeated": not new}
+
+
+async def _raise(scene: Scene, given: RaiseEvent) -> Any:
+    message = given.origin("bridge instances raise")
+    data = _checked(given.data)
+    new = await Instances(await scene.engine()).raise_event(given.instance_id, given.event, data, message)
+    id_ = message and message.message_id
+    return {"instance_id": given.instance_id, "event": given.event, "message_id": id_, "repeated": not new}
+
+
+async def _suspend(scene: Scene, given: OneInstance) -> Any:
+    await Instances(await scene.engine()).suspend(given.instance_id, given.reason)
+    return {"instance_id": given.instance_id}
+
+
+async def _resume(scene: Scene, given: OneInstance) -> Any:
+    await Instances(await scene.engine()).resume(given.instance_id, given.reason)
+    return {"instance_id": given.instance_id}
+
+
+async def _terminate(scene: Scene, given: TerminateInstance) -> Any:
+    output = _checked(given.output)
+    await Instances(await scene.engine()).terminate(given.instance_id, output, recursive=given.recursive)
+    return {"instance_id": given.instance_id}
+
+
+async def _restart(scene: Scene, given: RestartInstance) -> Any:
+    return {"instance_id": await Instances(await scene.engine()).restart(given.instance_id, new_id=given.new_id)}
+
+
+async def _rewind(scene: Scene, given: OneInstance) -> Any:
+    await Instances(await scene.engine()).rewind(given.instance_id, given.reason)
+    return {"instance_id": given.instance_id}
+
+
+async def _purge(scene: Scene, given: PurgeInstance) -> Any:
+    return {"purged": await Instances(await scene.engine()).purge(given.instance_id, recursive=given.recursive)}
+
+
+async def _purge_by(scene: Scene, given: Selection) -> Any:
+    if not given.statuses:
+        raise InvalidCommand("`statuses` is empty")
+    filter_ = Filter(given.statuses, None, given.created_from, given.created_to)
+    count, complete = await Instances(await scene.engine()).purge_by(filter_, recursive=given.recursive)
+    return {"purged": count, "complete": complete}
+
+
+async def _signal(scene: Scene, given: SignalEntity) -> Any:
+    if given.at is not None and given.delay is not None:
+        raise InvalidCommand("`at` and `delay` exclude each other")
+    message = given.origin("bridge entities signal")
+    await Entities(await scene.engine()).signal(
+        given.entity, given.key, given.operation, _checked(given.input), given.at, given.delay, message
+    )
+    id_ = message and message.message_id
+    return {"entity": given.entity, "key": given.key, "operation": given.operation, "message_id": id_}
+
+
+async def _clean(scene: Scene, given: CleanEntities) -> Any:
+    result = await Entities(await scene.engine()).clean(empty=given.empty, locks=given.locks)
+    return {"removed": result.empty_entities_removed, "released": result.orphaned_locks_released}
+
+
+async def _release(scene: Scene, given: WaitingMessages) -> Any:
+    given.check()
+    parked = ParkedMessages(await scene.engine())
+    if given.source is None:
+        return [asdict(await parked.release_instance(given.instance_id or ""))]
+    refuse_release(scene.loaded, given.source, given.engine)
+    keys = await parked.keys(given.source) if given.all else [given.key or ""]
+    return [asdict(await parked.release_key(given.source, key)) for key in keys]
+
+
+async def _drop(scene: Scene, given: DropWaiting) -> Any:
+    given.check()
+    parked = ParkedMessages(await scene.engine())
+    if given.all:
+        raise InvalidCommand("`all` is for a release; drop names a `key`")
+    if given.source is None:
+        return asdict(await parked.drop_instance(given.instance_id or "", given.ids, forget=given.forget))
+    return asdict(await parked.drop_key(given.source, given.key or "", given.ids, forget=given.forget))
+
+
+async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
+    routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
+    return {"source": given.source, "routes": routes}
+
+
+async def _rotate(scene: Scene, given: Parameters) -> Any:
+    return asdict(await Keys(await scene.engine()).rotate())
+
+
+async def _retire(scene: Scene, given: OneKey) -> Any:
+    await Keys(await scene.engine()).retire(given.key)
+    return {"id": given.key}
+
+
+async def _show(scene: Scene, given: OneInstance) -> Any:
+    return asdict(await Instances(await scene.engine()).show(given.instance_id))
+
+
+async def _instances(scene: Scene, given: ListInstances) -> Any:
+    if unknown := sorted(set(given.statuses) - set(OrchestrationStatus.__members__)):
+        raise InvalidCommand(
+            f"`statuses`: {unknown[0][:100]!r} is none of {', '.join(OrchestrationStatus.__members__)}"
+        )
+    filter_ = Filter(
+        given.statuses, given.prefix, given.created_from, given.created_to, given.completed_from, given.completed_to
+    )
+    found = await Instances(await scene.engine()).list(filter_, payloads=given.payloads)
+    return {"all": len(found), "instances": [asdict(one) for one in (found[: given.limit] if given.limit else found)]}
+
+
+async def _history(scene: Scene, given: OneInstance) -> Any:
+    return history_as_json(await Instances(await scene.engine()).history(given.instance_id))
+
+
+async def _entities(scene: Scene, given: ListEntities) -> Any:
+    found = await Entities(await scene.engine()).list(
+        given.entity, given.key_prefix, given.modified_from, given.modified_to,
+        state=given.state, transient=given.transient,
+    )  # fmt: skip
+    return [asdict(one) for one in found]
+
+
+async def _entity(scene: Scene, given: OneEntity) -> Any:
+    return asdict(await Entities(await scene.engine()).show(given.entity, given.key))
+
+
+async def _sources(scene: Scene, given: Parameters) -> Any:
+    return await limits.states(scene.loaded, await scene.engine())
+
+
+async def _keys(scene: Scene, given: Parameters) -> Any:
+    return [asdict(one) for one in await Keys(await scene.engine()).list()]
+
+
+async def _erase(scene: Scene, given: Erase) -> Any:
+    try:
+        condition = condition_of(given.where)
+    except ConfigError as error:
+        raise InvalidCommand(f"`where`: {'; '.join(problem.what for problem in error.problems)}") from None
+    erasure = Erasure(await scene.engine(), condition, dry_run=False)
+    return [asdict(one) async for one in erasure.run()]
+
+
+async def _parked(scene: Scene, given: ListWaiting) -> Any:
+    return [asdict(one) for one in await ParkedMessages(await scene.engine()).list(Which(given.prefix, given.source))]
+
+
+async def _engines(scene: Scene, given: Parameters) -> Any:
+    return [
+        {"name": name, "type": config.type, "fingerprint": state.fingerprint(scene.loaded, name)}
+        for name, config in scene.loaded.config.engines.items()
+    ]
+
+
+def _checked(value: Any) -> Any:
+    try:
+        check(value)
+    except UnknownEnvelope as error:
+        raise InvalidCommand(str(error)) from None
+    return value
+
+
+def _instance(given: OneInstance) -> str:
+    return given.instance_id
+
+
+_ID = "instances/{instance_id}"
+OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("engines.list", "reader", "engines", Parameters, _engines),
+    Operation("instances.list", "reader", "instances", ListInstances, _instances),
+    Operation("instances.show", "reader", _ID, OneInstance, _show),
+    Operation("instances.history", "reader", f"{_ID}/history", OneInstance, _history),
+    Operation(
+        "instances.start", "operator", "instances", StartInstance, _start,
+        lambda given: given.instance_id or _NEW, lambda given: {"orchestration": given.orchestration},
+    ),
+    Operation(
+        "instances.raise", "operator", f"{_ID}:raise", RaiseEvent, _raise, _instance,
+        lambda given: {"event": given.event},
+    ),
+    Operation("instances.suspend", "operator", f"{_ID}:suspend", OneInstance, _suspend, _instance),
+    Operation("instances.resume", "operator", f"{_ID}:resume", OneInstance, _resume, _instance),
+    Operation(
+        "instances.terminate", "operator", f"{_ID}:terminate", TerminateInstance, _terminate, _instance,
+        lambda given: {"recursive": given.recursive},
+    ),
+    Operation(
+        "instances.restart", "operator", f"{_ID}:restart", RestartInstance, _restart, _instance,
+        lambda given: {"new_id": given.new_id},
+    ),
+    Operation("instances.rewind", "operator", f"{_ID}:rewind", OneInstance, _rewind, _instance),
+    Operation(
+        "instances.purge", "admin", f"{_ID}:purge", PurgeInstance, _purge, _instance,
+        lambda given: {"recursive": given.recursive},
+    ),
+    Operation(
+        "instances.purge_by", "admin", "instances:purge", Selection, _purge_by,
+        filter=lambda given: given.model_dump(mode="json", exclude={"engine", "reason"}),
+    ),
+    Operation("entities.list", "reader", "entities", ListEntities, _entities),
+    Operation("entities.show", "reader", "entities/{entity}/{key}", OneEntity, _entity),
+    Operation(
+        "entities.signal", "operator", "entities/{entity}/{key}:signal", SignalEntity, _signal,
+        lambda given: f"{given.entity}@{given.key}", lambda given: {"operation": given.operation},
+    ),
+    Operation(
+        "entities.clean", "operator", "entities:clean", CleanEntities, _clean,
+        filter=lambda given: {"empty": given.empty, "locks": given.locks},
+    ),
+    Operation("parked.list", "reader", "parked", ListWaiting, _parked),
+    Operation(
+        "parked.release", "operator", "parked:release", WaitingMessages, _release, lambda given: given.target
+    ),
+    Operation(
+        "parked.drop", "admin", "parked:drop", DropWaiting, _drop, lambda given: given.target,
+        lambda given: {"ids": given.ids, "forget": given.forget},
+    ),
+    Operation("sources.list", "reader", "sources", Parameters, _sources),
+    Operation(
+        "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
+        lambda given: given.source, lambda given: {"route": given.route},
+    ),
+    Operation("keys.list", "reader", "keys", Parameters, _keys),
+    Operation("keys.rotate", "admin", "keys:rotate", Parameters, _rotate),
+    Operation("keys.retire", "admin", "keys/{key}:retire", OneKey, _retire, lambda given: given.key),
+    Operation(
+        "erase", "admin", "payloads:erase", Erase, _erase,
+        # The condition may name a person
+        filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
+    ),
+)  # fmt: skip
+BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

@@ -1,0 +1,77 @@
+"""Undelivered messages: those that wait on the engine, and those that were dead-lettered after a wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from durabletask.client import OrchestrationQuery, OrchestrationState
+
+from bridge.app.connection import payload, stamp
+from bridge.app.operations.parked import ParkedMessages, Waiting, Which
+from bridge.engines.base import Engine
+from bridge.engines.errors import asked
+from bridge.parking.names import LETTER_IDS
+
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Message that reached no instance.
+
+    state, at: the state, and the time (RFC 3339) since which the message waits or was dead-lettered.
+    instance_id: instance that the message waited for; None for a quarantined message.
+    key: its quarantined key.
+    until: end of the wait.
+    """
+
+    state: Literal["waiting", "dead_letter"]
+    at: str
+    message_id: str
+    source: str
+    route: str | None
+    instance_id: str | None
+    reason: str
+    detail: str
+    key: str | None = None
+    until: str | None = None
+
+
+async def every(engine: Engine, prefix: str | None, since: datetime | None) -> list[Undelivered]:
+    """Waiting messages, and those dead-lettered after `since`. prefix: prefix of instance ids. Raises: EngineError."""
+    found = [each for one in await ParkedMessages(engine).list(Which(prefix)) for each in _waiting(one)]
+    query = OrchestrationQuery(
+        created_time_from=since,
+        instance_id_prefix=LETTER_IDS,
+        fetch_inputs_and_outputs=True,
+        max_instance_count=_PAGE,
+    )
+    states = await asked(engine.client.get_all_orchestration_states(query), "list dead letters")
+    given_up = [each for state in states for each in _given_up(state)]
+    return found + [each for each in given_up if (each.instance_id or "").startswith(prefix or "")]
+
+
+def _waiting(one: Waiting) -> Iterable[Undelivered]:
+    if one.message_id is not None:
+        yield Undelivered(
+            "waiting", one.since, one.message_id, one.source, one.route, one.instance_id, one.reason, one.detail,
+            one.key, one.until,
+        )  # fmt: skip
+
+
+def _given_up(state: OrchestrationState) -> Iterable[Undelivered]:
+    document = payload(state.serialized_input)
+    if not state.instance_id.startswith(LETTER_IDS) or not isinstance(document, dict):
+        return
+    item = document["item"]
+    letter = item["letter"]
+    message_id = item.get("id") or letter.get("id")
+    if message_id is not None:
+        instance_id = item.get("command", {}).get("instance_id")
+        yield Undelivered(
+            "dead_letter", stamp(state.created_at), message_id, letter["source"], item.get("route"), instance_id,
+            document["reason"], document["detail"],
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Processes that run until they are stopped: the daemon, and the server of an engine."""

@@ -1,0 +1,135 @@
+"""Construction of the limits of routes from a configuration and live engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+
+from durabletask.client import OrchestrationQuery, OrchestrationStatus
+
+from bridge.config.model.routes import RouteConfig
+from bridge.config.source import Loaded
+from bridge.engines.base import Engine
+from bridge.engines.errors import translate
+from bridge.engines.tags import instances
+from bridge.pipeline.admission import NO_LIMITS, Admission, Rate, RouteLimit
+from bridge.pipeline.running_instances import Count, RunningInstances
+from bridge.pipeline.values import Values
+from bridge.routing.cel.template import constant_prefix
+from bridge.routing.per import SHARED, TAG
+
+_RUNNING = [OrchestrationStatus.PENDING, OrchestrationStatus.RUNNING, OrchestrationStatus.SUSPENDED]
+_PAGE = 1000
+
+
+def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
+    """Create the limits of all routes, not started. Routes with the same engine and prefix share a count.
+
+    Start the admission after the engines. The configuration must pass `check`.
+    """
+    limits: dict[str, RouteLimit] = {}
+    populations: dict[tuple[str, str], RunningInstances] = {}
+    for route in loaded.config.routes:
+        if route.limits is None:
+            continue
+        population, key = None, _counted(route)
+        if key is not None:
+            population = populations.get(key)
+            if population is None:
+                most = _most_values(loaded, key)
+                asked = count(engines[route.engine], key[1], values=most is not None)
+                population = populations[key] = RunningInstances(*key, asked, most)
+        rate = None if route.limits.rate is None else Rate(route.limits.rate, route.limits.burst)
+        per = route.limits.per
+        each_rate = None
+        if per is not None and per.rate is not None:
+            each_rate = Values(per.max_values, partial(Rate, per.rate, per.burst))
+        limits[route.name] = RouteLimit(
+            route.name,
+            route.limits.running,
+            population,
+            rate,
+            each_running=None if per is None else per.running,
+            each_rate=each_rate,
+        )
+    return Admission(limits, tuple(populations.values())) if limits else NO_LIMITS
+
+
+def _counted(route: RouteConfig) -> tuple[str, str] | None:
+    """Engine and prefix of the running orchestrations that limit a route; None where it has no such limit."""
+    verb = route.schedule or route.start_or_raise
+    if verb is None or route.limits is None:
+        return None
+    per = route.limits.per
+    if route.limits.running is None and (per is None or per.running is None):
+        return None
+    return route.engine, constant_prefix(verb.instance_id)
+
+
+def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
+    """Most values counted separately among orchestrations that several routes may start; None: not counted by value."""
+    wanted = [
+        route.limits.per.max_values
+        for route in loaded.config.routes
+        if route.limits is not None and route.limits.per is not None and route.limits.per.running is not None
+        if _counted(route) == key
+    ]
+    return max(wanted, default=None)
+
+
+def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
+    """Subscribe the running instances to engines that report starts and ends.
+
+    Call it on the event loop, after the start of the engines.
+    """
+    loop = asyncio.get_running_loop()
+    for name, engine in engines.items():
+        mine = [population for population in admission.populations if population.engine == name]
+
+        def tell(finished: Sequence[str], started: Sequence[str], mine: Sequence[RunningInstances] = mine) -> None:
+            prefixes = tuple(population.prefix for population in mine)
+            finished, started = _with(prefixes, finished), _with(prefixes, started)
+            if finished or started:
+                with suppress(RuntimeError):  # the loop has ended, and its listeners with it
+                    loop.call_soon_threadsafe(_told, mine, finished, started)
+
+        if mine and engine.watch_runs(tell):
+            for population in mine:
+                population.is_notified = True
+
+
+def _with(prefixes: tuple[str, ...], ids: Sequence[str]) -> Sequence[str]:
+    return [instance_id for instance_id in ids if instance_id.startswith(prefixes)]
+
+
+def _told(populations: Sequence[RunningInstances], finished: Sequence[str], started: Sequence[str]) -> None:
+    for population in populations:
+        population.leave(finished)
+        population.started(started)
+
+
+def count(engine: Engine, prefix: str, *, values: bool = False) -> Count:
+    """Return a function that reads the ids of unfinished instances with a prefix. values: with their values."""
+
+    async def asked() -> Collection[str]:
+        query = OrchestrationQuery(runtime_status=_RUNNING, instance_id_prefix=prefix, max_instance_count=_PAGE)
+        try:
+            if values:
+                found = [each async for each in instances(engine.client, query)]
+            else:
+                found = [
+                    (state.instance_id, state.runtime_status, {})
+                    for state in await engine.client.get_all_orchestration_states(query)
+                ]
+        except Exception as error:
+            raise translate(error, what=f"count the running instances {prefix!r}") from error
+        # An engine may ignore a part of the filter
+        return {
+            instance_id: tags.get(TAG, SHARED)
+            for instance_id, status, tags in found
+            if instance_id.startswith(prefix) and status in _RUNNING
+        }
+
+    return asked

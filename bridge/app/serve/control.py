@@ -1,0 +1,205 @@
+"""Control channel: the daemon's routes, and the path of a command to a daemon or directly to the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import stat
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from bridge.app import state
+from bridge.app.connection import attached, chosen
+from bridge.app.operations.operations import BY_NAME, OPERATIONS, Operation, begun, perform
+from bridge.config.source import Loaded
+from bridge.core import errors
+from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
+from bridge.engines.base import Engine
+from bridge.ops.audit import Actor, Denied, record, user
+from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
+
+log = logging.getLogger("bridge.control")
+
+_LONGEST_PATH = 4000
+"""Most characters of a path, below the limit of the server. The longest id, of 256 characters, needs 3,072."""
+FIND_SECONDS = 5.0
+"""Seconds for a daemon to list its engines. A slower daemon is skipped.
+
+During an operation the daemon is asked at the same interval, which detects a frozen one.
+"""
+WAIT_SECONDS = 6 * 3600.0
+"""Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
+
+
+def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[int] | None = None) -> Control:
+    """Create the control channel of a daemon, not started. admitted: see `Control`."""
+
+    async def engine(name: str | None) -> Engine:
+        return engines[chosen(loaded, name)]
+
+    async def answer(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> Any:
+        name = given.get("engine")
+        return await perform(operation, given, actor, loaded, partial(engine, name if isinstance(name, str) else None))
+
+    async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
+        if operation.changes:
+            trail, change = begun(operation, given, actor, loaded)
+            change.result, change.error = "denied", Denied.reason
+            await asyncio.to_thread(record, trail, change)
+
+    # A character of a payload takes up to six bytes in JSON for two in UTF-8
+    largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
+    routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
+    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted, loaded.config.ops.control)
+
+
+async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+    """Run operations one after the other, by a running daemon or else on the engine itself; return their results.
+
+    calls: names and parameters. Raises: LookupError for an unknown engine, BridgeError.
+    """
+    daemon = await _find(loaded, engine)
+    if daemon is not None:
+        return [await _watched(daemon, BY_NAME[name], {"engine": engine, **given}) for name, given in calls]
+    async with AsyncExitStack() as stack:
+        opened: list[Engine] = []
+
+        async def direct() -> Engine:
+            if not opened:
+                opened.append(await stack.enter_async_context(attached(loaded, engine)))
+            return opened[0]
+
+        actor = user()
+        return [
+            await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct) for name, given in calls
+        ]
+
+
+async def _find(loaded: Loaded, engine: str | None) -> Path | None:
+    """Socket of the newest answering daemon that has the same engine; None when there is none."""
+    try:
+        name = chosen(loaded, engine)
+    except LookupError:
+        return None
+    wanted = {"name": name, "fingerprint": state.fingerprint(loaded, name)}
+    sockets = _sockets(state.state_directory(loaded) / DIRECTORY)
+    answers = [asyncio.create_task(_engines(path)) for path in sockets]
+    try:
+        for path, answer in zip(sockets, answers, strict=True):
+            if any(wanted.items() <= one.items() for one in await answer or ()):
+                return path
+    finally:
+        for answer in answers:
+            answer.cancel()
+        await asyncio.gather(*answers, return_exceptions=True)
+    return None
+
+
+async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
+    """Engines of the daemon behind a socket; None when it does not answer."""
+    try:
+        async with asyncio.timeout(FIND_SECONDS):
+            known: Sequence[Mapping[str, Any]] = await _ask(path, BY_NAME["engines.list"], {})
+    except TimeoutError:
+        log.warning("the daemon behind %s does not answer; is it frozen? It is passed over", path.name)
+        return None
+    except (OSError, BridgeError):
+        return None
+    return known
+
+
+async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
+    """Answer of a daemon. Wait for it while the daemon lives. Raises: as `operate`."""
+    answer = asyncio.create_task(_ask(path, operation, given))
+    try:
+        while not (await asyncio.wait({answer}, timeout=FIND_SECONDS))[0]:
+            if await _engines(path) is None and not answer.done():
+                raise EngineTimeout(
+                    f"{operation.name}: the daemon does not answer any more; whether it acts is unknown"
+                )
+        return answer.result()
+    finally:
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
+
+
+def _sockets(directory: Path) -> list[Path]:
+    """Sockets of daemons, newest first. A directory of another user is ignored."""
+    if sys.platform != "linux":
+        return []
+    try:
+        place = os.lstat(directory)
+        if not stat.S_ISDIR(place.st_mode) or os.geteuid() not in (0, place.st_uid):
+            return []
+        found = [(path.lstat().st_mtime, path) for path in directory.glob("*.sock")]
+    except OSError:
+        return []
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+async def _ask(path: Path, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
+    with near(path) as short:
+        async with aiohttp.ClientSession(
+            "http://localhost", connector=aiohttp.UnixConnector(short, limit=1), raise_for_status=False
+        ) as session:
+            return await _ask_over(session, operation, given)
+
+
+async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
+    parameters = operation.parse(given).model_dump()
+    path = PREFIX + operation.path
+    for name in list(parameters):
+        if f"{{{name}}}" in path:
+            path = path.replace(f"{{{name}}}", quote(str(parameters.pop(name)), safe=""))
+    sent = {name: value for name, value in parameters.items() if value is not None}
+    body = None if operation.method == "GET" else json.dumps(sent, default=_json)
+    query = "" if body is not None else "&".join(f"{name}={quote(str(value), safe='')}" for name, value in sent.items())
+    if len(path) > _LONGEST_PATH:
+        raise InvalidCommand(f"{operation.name}: the id is longer than any can be")
+    url = URL(f"http://localhost{path}{'?' if query else ''}{query}", encoded=True)
+    try:
+        async with session.request(
+            operation.method,
+            url,
+            data=body,
+            headers={"Content-Type": "application/json"} if body is not None else None,
+            timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS),
+        ) as response:
+            answer = json.loads(await response.read())
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise EngineTimeout(f"{operation.name}: the daemon gave no answer; whether it acted is unknown") from error
+    if response.status >= 400:
+        raise _error(answer)
+    return answer
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value).__name__)
+
+
+def _error(problem: Mapping[str, Any]) -> Exception:
+    """Make the error that the daemon reported, which leads to the same text and exit code."""
+    reason, detail = problem.get("reason"), str(problem.get("detail"))
+    if reason == "unknown_name":
+        return LookupError(detail)
+    kinds = [errors.BridgeError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if kind.reason == reason and kind is not errors.ConfigError:
+            return kind(detail)
+    return BridgeError(detail)

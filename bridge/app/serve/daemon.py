@@ -1,0 +1,452 @@
+"""Daemon: sources, workers and the ops port of one process, from start to drained stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import structlog
+
+from bridge.app.check import inspect
+from bridge.app.codecs import build_registries, target_codec
+from bridge.app.composition import (
+    build_broker,
+    build_domains,
+    build_engine,
+    build_source,
+    build_tls,
+    load_workflows,
+    message_shape,
+    own_packages,
+)
+from bridge.app.serve import parking
+from bridge.app.serve.admission import build_admission, listen
+from bridge.app.serve.control import control
+from bridge.app.serve.orphaned_quarantine import OrphanedQuarantine
+from bridge.app.serve.readiness import clear_ready, write_ready
+from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.serve.topics import check_topics
+from bridge.app.serve.watch import Watch
+from bridge.app.state import trails
+from bridge.brokers.base import Broker
+from bridge.config.source import Loaded
+from bridge.core.errors import BridgeError, ConfigError, EngineOutage
+from bridge.core.settlement import Outcome
+from bridge.engines.answers import AnswerExecutor, AnswerKeys
+from bridge.engines.base import Engine
+from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
+from bridge.engines.containment import ContainedWorker
+from bridge.engines.pacing import EnginePaces
+from bridge.engines.registry import Workflows
+from bridge.engines.worker import stop_worker
+from bridge.ops import logging
+from bridge.ops.audit import settle
+from bridge.ops.control import Control
+from bridge.ops.web import Web
+from bridge.pipeline.admission import NO_LIMITS
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.publishing import Publishing, PublishTarget
+from bridge.pipeline.source import SourcePipeline
+from bridge.workflow import DataConverter
+
+log = structlog.get_logger("bridge.daemon")
+
+
+class Daemon:
+    """One process of the bridge. Call `start`, then `wait`, then `stop`.
+
+    intake: consume the sources.
+    worker: run the workflows.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        *,
+        intake: bool = True,
+        worker: bool = True,
+        engines: Mapping[str, Engine] | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
+
+        engines: replacements for the configured engines, under the same names. Schema registries are not used then:
+        JSON replaces Avro and Protobuf.
+        now: clock of these engines.
+        """
+        config = loaded.config
+        self.loaded = loaded
+        self.workflows = load_workflows(loaded) if worker else Workflows()
+        self.engines: Mapping[str, Engine] = (
+            {name: build_engine(loaded, name, host=intake) for name in config.engines} if engines is None else engines
+        )
+        self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
+        self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
+        loop = asyncio.get_running_loop()
+        keys = {
+            name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
+            for name, engine in self.engines.items()
+        }
+        totals = {name: parking.totals(loaded, name) for name in self.engines}
+        inner = {
+            name: parking.target(loaded, engine, self.breakers[name], now, totals[name])
+            for name, engine in self.engines.items()
+        }
+        answers = {
+            name: AnswerExecutor(
+                engine, keys[name], inner[name].execute, inner[name].park, config.engines[name].answers.signatures, now
+            )
+            for name, engine in self.engines.items()
+        }
+        targets = {
+            name: replace(target, execute=answers[name].execute, park=target.park and answers[name].park)
+            for name, target in inner.items()
+        }
+        self.registries = build_registries(loaded) if engines is None else None
+        self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
+        domains = build_domains(loaded)
+        self.sources: list[SourcePipeline] = (
+            [
+                build_source(
+                    loaded,
+                    name,
+                    self.brokers,
+                    targets,
+                    limits=self.admission.limits,
+                    domains=domains,
+                    quarantine_store=parking.quarantine_store(loaded, name, self.engines, totals),
+                    paces=EnginePaces(self.engines[parking.engine_of(loaded, name)], name),
+                    registries=self.registries,
+                )
+                for name in config.sources
+            ]
+            if intake
+            else []
+        )
+        self.publishing = Publishing(
+            {
+                name: PublishTarget(
+                    self.brokers[target.broker],
+                    target.address,
+                    target_codec(loaded, name, self.registries),
+                    target.source,
+                    target.timeout,
+                    message_shape(target),
+                )
+                for name, target in config.targets.items()
+            },
+            loop,
+        )
+        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
+        self.monitors = {
+            name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
+            for name in self.engines
+        }
+        self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
+        self.watch = Watch(
+            self.sources,
+            self.engines,
+            self.breakers,
+            self.publishing,
+            self.monitors,
+            self.own.waiting_stores.values,
+            lambda: dict(self.own.undeliverable.written),
+            limits=tuple(self.admission.limits.values()),
+            orphaned=self.orphaned.readings,
+            stuck=self._stuck if worker else None,
+            answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
+            refused=self._refused,
+            stuck_after=config.ops.stuck_after,
+            config_version=loaded.version,
+        )
+        http = config.ops.http
+        if not intake and "port" not in http.model_fields_set:
+            # The default port belongs to the intake process beside this one
+            http = http.model_copy(update={"port": 0})
+        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded))
+        self.channel: Control | None = None
+        self._run_worker = worker
+        self._workers: list[tuple[str, ContainedWorker]] = []
+        self._opened: list[Broker | Engine] = []
+        self._early_message_counter = parking.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._parked)
+        self._reports: list[asyncio.Task[None]] = []
+
+    @property
+    def url(self) -> str:
+        """URL of health and metrics."""
+        return self.web.url
+
+    async def start(self) -> None:
+        """Open all parts and start working.
+
+        Raises: BridgeError when a part cannot be opened; no part stays open then.
+        """
+        try:
+            await self._start()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+
+    async def _start(self) -> None:
+        config = self.loaded.config
+        await self.web.start()
+        for engine in self.engines.values():
+            await engine.start()
+            self._opened.append(engine)
+            tell = log.info if engine.durable else log.warning
+            tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
+        for broker in self.brokers.values():
+            await broker.start()
+            self._opened.append(broker)
+        await check_topics(self.loaded, self.brokers, intake=bool(self.sources), worker=self._run_worker)
+        for name, engine in self.engines.items():
+            try:
+                await engine.probe()
+            except EngineOutage as error:
+                log.warning("engine away", action="hold", engine=name, detail=str(error))
+                self.breakers[name].trip(error)
+        if self._run_worker:
+            self._start_workers()
+        listen(self.admission, self.engines)
+        self.admission.start()
+        for source in self.sources:
+            await source.start()
+            log.info(
+                f"consuming {', '.join(source.settings.subscribe.topics)}",
+                action="consume",
+                source=source.settings.name,
+                broker=config.sources[source.settings.name].broker,
+                group=source.settings.subscribe.group,
+            )
+        self.watch.phase = "running"
+        self._reports = [
+            asyncio.create_task(self.watch.report(), name="readiness"),
+            asyncio.create_task(self._early_message_counter.run(), name="census"),
+            asyncio.create_task(self.orphaned.run(), name="stranded"),
+        ]
+        log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
+
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Return when `stop` is set. Raises: the exception that ended a task of the daemon, which is a bug."""
+        stopped = asyncio.ensure_future(stop.wait())
+        tasks = [task for source in self.sources for task in source.tasks]
+        tasks += self.admission.tasks
+        try:
+            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        for task in done:
+            if task is not stopped:
+                if not task.cancelled():
+                    task.result()
+                raise BridgeError(f"{task.get_name()} ended by itself")
+
+    async def stop(self, deadline: float) -> bool:
+        """Drain within `deadline` seconds and close everything. False when a worker does not stop. Idempotent.
+
+        A failure to close one part is logged, and the other parts are closed.
+        """
+        end = time.monotonic() + deadline
+        self.watch.phase = "draining"
+        for report in self._reports:
+            report.cancel()
+        await asyncio.gather(*self._reports, return_exceptions=True)
+
+        def left() -> float:
+            return max(0.0, end - time.monotonic())
+
+        await _closed(*(source.drain(left() * 0.6) for source in self.sources))
+        stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
+        await _closed(self.admission.stop())
+        await _closed(*(breaker.stop() for breaker in self.breakers.values()))
+        for part in reversed(self._opened):
+            await _closed(part.stop())
+        self._opened.clear()
+        await _closed(*(registry.close() for registry in (self.registries or {}).values()))
+        await _closed(self.web.stop())
+        self._workers.clear()
+        return all(clean is True for clean in stopped)
+
+    def _refused(self) -> dict[str, Mapping[str, int]]:
+        """Refused connections by port and cause."""
+        return {"ops": self.web.refused} | ({} if self.channel is None else {"control": self.channel.refused})
+
+    def _stuck(self, engine: str) -> list[str]:
+        """Descriptions of the worker thread pools of an engine that cannot work."""
+        return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
+
+    def _parked(self) -> int:
+        return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
+
+    def _start_workers(self) -> None:
+        for name, engine in self.engines.items():
+            for group in self.own.groups(self.workflows, name):
+                worker = engine.worker(group, DataConverter(), self.monitors[name])
+                worker.start()
+                self._workers.append((name, worker))
+        log.info(
+            f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
+            f"{len(self.workflows.entities)} entities",
+            action="worker",
+        )
+
+
+def _tell_unknown(engine: str, found: UnknownName) -> None:
+    if found.kind == "target":
+        what, remedy = f"cannot publish: {found.detail}", "correct the name in the code, or add it under `targets`"
+    else:
+        what = f"calls the {found.kind} {found.name[:100]!r}, which nothing registers"
+        remedy = "correct the name, or list it under `workflows.external` where another worker runs it"
+    log.error(
+        f"{found.orchestration} {found.instance_id} {what}; {remedy}",
+        action="unknown_name",
+        engine=engine,
+        orchestration=found.orchestration,
+        instance=found.instance_id,
+        kind=found.kind,
+    )
+
+
+def _tell_incompatible(engine: str, found: IncompatibleInstance) -> None:
+    log.error(
+        f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran, and nothing was "
+        "compensated; bring back the code that it began with, then `bridge instances rewind "
+        f"{found.instance_id}` lets it go on",
+        action="incompatible",
+        engine=engine,
+        orchestration=found.orchestration,
+        instance=found.instance_id,
+        detail=found.error,
+    )
+
+
+async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Results or exceptions, in order. Exceptions are logged."""
+    results = await asyncio.gather(*closing, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            log.error("a part did not close cleanly", action="stop", exc_info=result)
+    return results
+
+
+def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
+
+    ready_file: written when everything runs, with the process id, the address of the ops port and the control socket as
+    JSON; removed before that and at the end.
+    Raises: ConfigError, before anything is opened; BridgeError when a part cannot be opened.
+    """
+    wanted = loaded.config.ops.log
+    logging.configure(wanted.level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded))
+    if ready_file is not None:
+        clear_ready(ready_file)
+    found = inspect(loaded, imports=worker)
+    if found.errors:
+        raise ConfigError([problem for problem in found.problems if problem.severity == "error"])
+    for warning in found.problems:
+        log.warning(str(warning), action="check")
+    tune_gc()
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        stopped = runner.run(_serve(loaded, intake, worker, ready_file))
+    if not stopped:
+        _end_at_once(0)
+    return 0
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End the process: a workflow thread that never returns would keep the interpreter running."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def tune_gc() -> None:
+    """Make the cyclic garbage collector run less often.
+
+    A message makes a few hundred objects and no cycles. With the default thresholds the collector, which scans all live
+    objects, takes up to a quarter of a busy daemon's time.
+    """
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
+
+
+async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None) -> bool:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _stop, stop)
+    daemon = Daemon(loaded, intake=intake, worker=worker)
+    await daemon.start()
+    failure: Exception | None = None
+    channel: Control | None = None
+    try:
+        daemon.channel = channel = await _channel(daemon)
+        if ready_file is not None:
+            path = None if channel is None else str(channel.path)
+            write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
+        await daemon.wait(stop)
+    except Exception as error:
+        failure = error
+    if ready_file is not None:
+        with suppress(BridgeError):
+            clear_ready(ready_file)
+    if channel is not None:
+        await _closed(channel.stop())
+    log.info("draining", action="drain", deadline=loaded.config.ops.drain)
+    clean = await daemon.stop(loaded.config.ops.drain)
+    log.info("stopped", action="stop", clean=clean)
+    if failure is not None:
+        if not clean:
+            log.error("ended by a failure", action="crash", exc_info=failure)
+            _end_at_once(1)
+        raise failure
+    return clean
+
+
+async def _channel(daemon: Daemon) -> Control | None:
+    """Start the control channel. None where it has no directory, or where callers cannot be identified.
+
+    Raises: ConfigError when the configured directory cannot be used.
+    """
+    loaded = daemon.loaded
+    if sys.platform != "linux":
+        return None
+    channel = control(loaded, daemon.engines)
+    try:
+        for trail in trails(loaded):
+            trail.narrow()
+            settle(trail)
+        await channel.start()
+    except OSError as error:
+        what = f"no control channel at {channel.path.parent}: {error.strerror}"
+        if "state_dir" in loaded.config.ops.model_fields_set:
+            raise ConfigError([loaded.locate(("ops", "state_dir"), what)]) from error
+        log.warning(f"{what}; name another directory as `ops.state_dir`", action="control")
+        return None
+    return channel
+
+
+def _stop(stop: asyncio.Event) -> None:
+    if stop.is_set():
+        log.warning("second signal, ending at once", action="stop")
+        os._exit(1)
+    stop.set()
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()

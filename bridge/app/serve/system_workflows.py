@@ -1,0 +1,99 @@
+"""System workflows: the bridge's own orchestrators, activities and entities, run by every worker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from durabletask.task import ActivityContext
+
+from bridge.app.serve.parking import WaitingStores, waiting_stores
+from bridge.brokers.base import Broker
+from bridge.config.source import Loaded
+from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
+from bridge.engines.base import Engine
+from bridge.engines.cancel_grace import GUARD, CancelGrace, cancel_grace
+from bridge.engines.pacing import pace_entity
+from bridge.engines.parking import dead_letter_workflow
+from bridge.engines.parking.totals import WaitingTotals
+from bridge.engines.registry import Workflows
+from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
+from bridge.pipeline.publishing import Publishing
+from bridge.pipeline.undeliverable import Undeliverable
+from bridge.workflow import PUBLISH_ACTIVITY, message_aware
+from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
+
+
+class SystemWorkflows:
+    """Creates the system workflows of the engines of one process. waiting_stores: waiting messages, by engine."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        engines: Mapping[str, Engine],
+        brokers: Mapping[str, Broker],
+        publishing: Publishing,
+        now: Callable[[], datetime],
+        loop: asyncio.AbstractEventLoop,
+        keys: Mapping[str, AnswerKeys],
+        totals: Mapping[str, WaitingTotals],
+    ) -> None:
+        """Create the entities of all engines.
+
+        keys: keys that sign requests, by engine.
+        totals: totals of waiting messages, by engine.
+        """
+        self._loaded = loaded
+        self._engines = engines
+        self._keys = keys
+        self.publishing = publishing
+        self._loop = loop
+        self.undeliverable = Undeliverable(brokers, loop)
+        self.waiting_stores: dict[str, WaitingStores] = {
+            name: waiting_stores(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
+        }
+
+    def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
+        """Workflows of the two workers of an engine: the user's with the bridge's own, and the publish activity.
+
+        Publishing has its own threads: a broker that hangs stops nothing else.
+        """
+        grace = CancelGrace(self._engines[engine], self._loop)
+        kept = self.waiting_stores[engine]
+        orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
+        together = replace(
+            workflows,
+            orchestrators={
+                **{name: message_aware(each) for name, each in orchestrators.items()},
+                GUARD: cancel_grace,
+                DEAD_LETTER: dead_letter_workflow.orchestrator(),
+            },
+            activities={
+                **workflows.activities,
+                **grace.activities(),
+                EVALUATE_ACTIVITY: evaluate,
+                DEAD_LETTER: dead_letter_workflow.activity(self.undeliverable, self._engines[engine].messages),
+            },
+            entities={
+                **workflows.entities,
+                PARKING: kept.parking.function(),
+                QUARANTINE: kept.quarantine.function(),
+                DEAD_LETTER_PACE: pace_entity(),
+                ANSWERS: keys_entity,
+            },
+        )
+        return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
+
+    def _publish(self, engine: str) -> Callable[..., str]:
+        publishing = self.publishing
+        signed = signing(self._keys[engine], publishing)
+        signs = self._loaded.config.engines[engine].answers.signatures != "off"
+
+        def publish(ctx: ActivityContext, request: dict[str, Any]) -> str:
+            return signed(request, ctx.orchestration_id) if signs else publishing(request)
+
+        publish.__name__ = PUBLISH_ACTIVITY
+        return publish

@@ -1,0 +1,312 @@
+"""Views of the daemon's state in the terms of health and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from bridge import __version__
+from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
+from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
+from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
+from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
+from bridge.ops.metrics import Metrics, ParkingStats
+from bridge.pipeline.admission import RouteLimit
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.histogram import Histogram
+from bridge.pipeline.publishing import Publishing
+from bridge.pipeline.shares import Shares
+from bridge.pipeline.source import SourcePipeline
+from bridge.system.clock import SYSTEM
+from bridge.workflow.repeats import REPEATS
+
+log = structlog.get_logger("bridge.watch")
+
+_LOOK = 5.0
+"""Seconds between two checks of readiness."""
+
+
+class SourceView:
+    """Source pipeline as `bridge.ops.metrics.SourceStats`."""
+
+    def __init__(self, source: SourcePipeline, stuck_after: float = 60.0) -> None:
+        """Create a view. stuck_after: seconds after which a partition without progress is reported."""
+        self._source = source
+        self._stuck_after = stuck_after
+        self._ledger = source.ledger
+
+    @property
+    def name(self) -> str:
+        return self._source.settings.name
+
+    @property
+    def received(self) -> int:
+        return self._ledger.received
+
+    @property
+    def outcomes(self) -> Mapping[str, int]:
+        return self._ledger.outcomes
+
+    @property
+    def dead_letters(self) -> Mapping[str, int]:
+        return self._ledger.dead_letters
+
+    @property
+    def unreadable(self) -> Mapping[tuple[str, int, str], int]:
+        return self._ledger.unreadable
+
+    @property
+    def abandoned(self) -> Mapping[str, int]:
+        return self._ledger.abandoned
+
+    @property
+    def commands(self) -> Mapping[tuple[str, str], int]:
+        return self._ledger.commands
+
+    @property
+    def retries(self) -> int:
+        return self._ledger.retries
+
+    @property
+    def bugs(self) -> int:
+        return self._ledger.bugs
+
+    @property
+    def in_flight(self) -> int:
+        return self._ledger.in_flight
+
+    @property
+    def in_flight_bytes(self) -> int:
+        return self._ledger.in_flight_bytes
+
+    @property
+    def unloaded(self) -> int:
+        return self._source.unloading.count
+
+    @property
+    def queued(self) -> int:
+        return self._ledger.in_flight - self._source.at_work
+
+    @property
+    def locks_lost(self) -> int:
+        return self._ledger.locks_lost
+
+    @property
+    def held(self) -> bool:
+        return bool(self._source.gate.pause_reasons)
+
+    @property
+    def paused(self) -> bool:
+        return self._source.dead_letter_limit.active
+
+    @property
+    def dead_letter_pauses(self) -> Mapping[str, float]:
+        return self._source.dead_letter_limit.pauses
+
+    @property
+    def quarantined_keys(self) -> int:
+        quarantine = self._source.quarantine_stage.quarantine
+        return 0 if quarantine is None else len(quarantine)
+
+    @property
+    def shares(self) -> Shares | None:
+        return self._source.shares
+
+    @property
+    def processing(self) -> Histogram:
+        return self._ledger.processing
+
+    @property
+    def critical(self) -> Histogram:
+        return self._ledger.critical
+
+    def partitions(self) -> Iterator[tuple[str, int, int, int | None]]:
+        """Topic, number, gap and lag of each assigned partition; lag None while unknown."""
+        lag = self._source.subscription.lag() if self._source.subscription else {}
+        for partition in self._source.assignment:
+            behind = lag.get((partition.topic, partition.number))
+            yield partition.topic, partition.number, partition.gap, behind
+
+    @property
+    def rebalances(self) -> int:
+        return self._observed.rebalances if self._observed else 0
+
+    @property
+    def skipped(self) -> int:
+        return self._observed.skipped if self._observed else 0
+
+    @property
+    def gaps(self) -> Mapping[str, int]:
+        return self._observed.gaps if self._observed else {}
+
+    @property
+    def commits(self) -> tuple[int, float]:
+        return self._observed.commits if self._observed else (0, 0.0)
+
+    @property
+    def reconnects(self) -> int:
+        return self._locking.reconnects if self._locking else 0
+
+    @property
+    def renewals(self) -> int:
+        return self._locking.renewals if self._locking else 0
+
+    @property
+    def _locking(self) -> LockingSubscription | None:
+        subscription: object = self._source.subscription
+        return subscription if isinstance(subscription, LockingSubscription) else None
+
+    @property
+    def _observed(self) -> ObservedSubscription | None:
+        subscription: object = self._source.subscription
+        return subscription if isinstance(subscription, ObservedSubscription) else None
+
+    def reading(self) -> SourceReading:
+        """Source state for the readiness check."""
+        ledger = self._ledger
+        holds = dict(self._source.gate.pause_reasons)
+        subscription: object = self._source.subscription
+        if isinstance(subscription, StoppableSubscription):
+            holds |= subscription.stopped()
+        if isinstance(subscription, StallingSubscription) and not holds:
+            holds |= subscription.stalled(self._stuck_after)
+        behind = sum(lag or 0 for _, _, _, lag in self.partitions())
+        settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
+        died = next((task for task in self._source.tasks if task.done()), None)
+        dead = f"{died.get_name()} ended" if died is not None else None
+        limited = {
+            limit.route: reason for limit in self._source.limits.values() if (reason := limit.reason) is not None
+        }
+        probing = self._source.dead_letter_limit.reason
+        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, probing, dead, limited)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    """Engine as `bridge.ops.metrics.EngineStats`."""
+
+    name: str
+    up: bool
+    durable: bool
+    incompatible: Mapping[str, int]
+    unknown: Mapping[str, int]
+    faults: Mapping[str, int]
+    stuck: int
+    usage: EngineUsage | None = None
+
+
+class Watch:
+    """State of a daemon for its ops port."""
+
+    def __init__(
+        self,
+        sources: Sequence[SourcePipeline],
+        engines: Mapping[str, Engine],
+        breakers: Mapping[str, Breaker],
+        publishing: Publishing,
+        monitors: Mapping[str, CompatibilityMonitor],
+        parking: Callable[[], Iterable[ParkingStats]],
+        late_letters: Callable[[], Mapping[tuple[str, str], int]],
+        *,
+        limits: Sequence[RouteLimit] = (),
+        orphaned: Callable[[], Iterable[PartReading]] = tuple,
+        stuck: Callable[[str], Sequence[str]] | None = None,
+        answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+        refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+        stuck_after: float,
+        config_version: str,
+    ) -> None:
+        self.phase: Phase = "starting"
+        self._sources = [SourceView(source, stuck_after) for source in sources]
+        self._engines = engines
+        self._breakers = breakers
+        self._monitors = monitors
+        self._orphaned = orphaned
+        self._stuck = stuck
+        self._health = Health(stuck_after)
+        self._metrics = Metrics(
+            lambda: self._sources,
+            self._engine_views,
+            publishing,
+            REPEATS.counts,
+            limits,
+            parking,
+            late_letters,
+            SYSTEM.counted,
+            answers,
+            refused,
+            version=__version__,
+            config=config_version,
+        )
+
+    def health(self) -> Readiness:
+        """Readiness for `/readyz`."""
+        parts = [
+            PartReading(
+                "engine",
+                name,
+                str(self._breakers[name].error) if self._breakers[name].error else None,
+                engine.description,
+            )
+            for name, engine in self._engines.items()
+        ]
+        parts += [
+            PartReading("workflows", name, None if not monitor.open else _changed(monitor.open))
+            for name, monitor in self._monitors.items()
+        ]
+        if self._stuck is not None:
+            parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
+        parts += self._orphaned()
+        readings = [source.reading() for source in self._sources] if self.phase == "running" else []
+        return self._health.look(readings, parts, time.monotonic(), self.phase)
+
+    async def report(self) -> None:
+        """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
+        troubles: dict[tuple[str, str], State] = {}
+        while True:
+            for check in self.health().checks:
+                component = (check.kind, check.name)
+                trouble = None if check.ready else check.state
+                if trouble == troubles.get(component):
+                    continue
+                if trouble is None:
+                    del troubles[component]
+                    log.info(f"{check.kind} {check.name} is ready again", action="readiness", state=check.state)
+                else:
+                    troubles[component] = trouble
+                    what = f"{check.kind} {check.name} is {trouble}"
+                    tell = log.error if check.kind == "worker" else log.warning
+                    tell(what, action="readiness", state=trouble, detail=check.detail)
+            await asyncio.sleep(_LOOK)
+
+    def metrics(self) -> bytes:
+        """Metrics text for `/metrics`."""
+        return self._metrics.render()
+
+    async def scrape(self) -> bytes:
+        """For /metrics."""
+        return await self._metrics.scrape()
+
+    def _engine_views(self) -> Iterator[EngineView]:
+        for name, engine in self._engines.items():
+            monitor = self._monitors[name]
+            up = not self._breakers[name].open
+            stuck = 0 if self._stuck is None else len(self._stuck(name))
+            usage = engine.usage if isinstance(engine, MeasuredEngine) else None
+            yield EngineView(
+                name, up, engine.durable, dict(monitor.counts), dict(monitor.unknown), engine.faults, stuck, usage
+            )
+
+
+def _changed(found: Sequence[IncompatibleInstance]) -> str:
+    """State, cause and next step for instances that no longer fit their code."""
+    first = ", ".join(f"{one.orchestration} {one.instance_id}" for one in found[:3])
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return (
+        f"failed because their code was changed while they ran, nothing was compensated: {first}{more}; bring back the "
+        "code that they began with, then `bridge instances rewind ID`"
+    )

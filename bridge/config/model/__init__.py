@@ -1,0 +1,1 @@
+"""Models of the settings, one module per section of the configuration."""

@@ -1,0 +1,370 @@
+"""Configuration of routes, which map messages to commands."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+
+from bridge.config.model.on_missing import MissingConfig
+from bridge.config.model.types import Duration, Expression, Integer, Model, Name, PerValue, Rate, Template
+from bridge.core.commands import OnExisting, OnFinished, OnMissing
+
+Scalar = str | bool | int | float
+MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
+MATCH_PREFIXES = ("headers.", "payload.", "extensions.")
+VERBS = (
+    "schedule", "raise_event", "start_or_raise", "reply", "cancel", "terminate", "suspend", "resume", "signal_entity",
+    "ignore",
+)  # fmt: skip
+
+WHICH_WORKFLOW = "name an `orchestration` or a `saga`, one of them"
+
+
+_FINISHED_FIRST = (
+    "When the instance has finished without seeing the message; `restart` runs it again, and tells it then."
+)
+
+
+def _check_match_key(key: str) -> str:
+    if key in MATCH_KEYS or (key.startswith(MATCH_PREFIXES) and not key.endswith(MATCH_PREFIXES)):
+        return key
+    near = difflib.get_close_matches(key, (*MATCH_KEYS, "headers", "payload", "extensions"), n=1, cutoff=0.75)
+    meant = near[0] if near else ""
+    if meant in MATCH_KEYS:
+        raise ValueError(f"`{key}` cannot be matched; did you mean `{meant}`?")
+    if meant or key.split(".")[0] in ("header", "data", "event"):
+        raise ValueError(
+            f"`{key}` cannot be matched; write `headers.NAME`, `payload.PATH` or `extensions.NAME` to match a part"
+        )
+    raise ValueError(
+        f"`{key}` cannot be matched; did you mean `extensions.{key}`, `headers.{key}` or `payload.{key}`? "
+        f"(known: {', '.join(MATCH_KEYS)})"
+    )
+
+
+def _check_match_value(value: Any) -> Any:
+    parts = value if isinstance(value, list | tuple) else [value]
+    if not parts:
+        raise ValueError("an empty list matches nothing; write at least one value")
+    if not all(isinstance(part, Scalar) for part in parts):
+        raise ValueError("expected text, a number, a boolean, or a list of these; use `when` for anything else")
+    return value
+
+
+def _no_restart(policy: OnFinished) -> OnFinished:
+    if policy is OnFinished.RESTART:
+        raise ValueError(
+            "only `raise_event`, `start_or_raise` and `schedule` with `on_existing: raise` can restart an instance; "
+            "use `dead_letter` or `ignore`"
+        )
+    return policy
+
+
+WithoutRestart = Annotated[
+    OnFinished,
+    AfterValidator(_no_restart),
+    WithJsonSchema({"type": "string", "enum": [OnFinished.DEAD_LETTER.value, OnFinished.IGNORE.value]}),
+]
+
+MatchKey = Annotated[
+    str,
+    AfterValidator(_check_match_key),
+    WithJsonSchema({"type": "string", "pattern": rf"^({'|'.join(MATCH_KEYS)}|(headers|payload|extensions)\..+)$"}),
+]
+MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match_value)]
+
+
+class ScheduleVerb(Model):
+    """Start an orchestration, or a saga of the configuration."""
+
+    orchestration: str | None = Field(None, min_length=1, description="Name of the orchestrator.")
+    saga: Name | None = Field(None, description="Name of a saga, from `sagas`, in place of `orchestration`.")
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    input: Expression = Field("payload", description="Input.")
+    version: Template | None = Field(None, description="Version of the orchestrator.")
+    tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
+    start_at: Template | None = Field(None, description="RFC 3339 time of the first turn.")
+    delay: Template | None = Field(
+        None, description="Duration until the first turn, like `30s` or `{{ payload.minutes }}m`."
+    )
+    on_existing: OnExisting = Field(
+        OnExisting.IGNORE,
+        description="When another message has started the instance; `raise` tells it to the instance as `event`, "
+        "`restart` replaces a finished one. The same message again is a duplicate, whatever this says.",
+    )
+    event: Template | None = Field(
+        None, min_length=1, description="Name of the event that `on_existing: raise` raises, with `input` as its data."
+    )
+    on_finished: OnFinished | None = Field(
+        None,
+        description="With `on_existing: raise`, when the instance has finished without seeing the message; "
+        "`dead_letter` when it is not given.",
+    )
+
+    @model_validator(mode="after")
+    def _one_workflow(self) -> ScheduleVerb:
+        if (self.orchestration is None) == (self.saga is None):
+            raise ValueError(WHICH_WORKFLOW)
+        if self.saga is not None and self.version is not None:
+            raise ValueError("a saga has no version: each instance keeps the definition that it was started with")
+        return self
+
+    @model_validator(mode="after")
+    def _one_time(self) -> ScheduleVerb:
+        if self.start_at is not None and self.delay is not None:
+            raise ValueError("start_at and delay exclude each other")
+        return self
+
+    @model_validator(mode="after")
+    def _event_to_raise(self) -> ScheduleVerb:
+        raises = self.on_existing is OnExisting.RAISE
+        if raises and self.event is None:
+            raise ValueError("on_existing: raise needs `event`, the name of the event to raise")
+        if not raises and (self.event is not None or self.on_finished is not None):
+            raise ValueError("event and on_finished belong to on_existing: raise")
+        return self
+
+
+class RaiseEventVerb(Model):
+    """Raise an event to a running orchestration."""
+
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    name: Template = Field(min_length=1, description="Name of the event.")
+    data: Expression = Field("payload", description="Data of the event.")
+    on_missing: MissingConfig = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
+
+
+class StartOrRaiseVerb(Model):
+    """Start an orchestration with the message as input, or raise the message as an event if it already runs."""
+
+    orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    event: Template = Field(min_length=1, description="Name of the event that is raised when the instance runs.")
+    input: Expression = Field("payload", description="Input.")
+    data: Expression = Field("payload", description="Data of the event.")
+    version: Template | None = Field(None, description="Version of the orchestrator.")
+    tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
+    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
+
+
+class ReplyVerb(Model):
+    """Deliver an answer to the request or saga step that waits for it."""
+
+    data: Expression = Field("payload", description="What the waiting workflow gets.")
+    on_missing: OnMissing = Field(
+        OnMissing.DEAD_LETTER, description="When the instance that asked is not known, or nobody asked."
+    )
+    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance that asked has finished.")
+
+
+class CancelVerb(Model):
+    """Ask an orchestration to stop in its own way by raising a cancel event."""
+
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    event: Template = Field("cancel", min_length=1, description="Name of the event that asks for it.")
+    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    grace: Duration | None = Field(
+        None,
+        gt=0,
+        description="Time to acknowledge the request, after which the instance is terminated; null: never.",
+    )
+    on_missing: MissingConfig = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
+
+
+class TerminateVerb(Model):
+    """Stop an orchestration at once, without compensation."""
+
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    output: Expression | None = Field(None, description="Output of the instance.")
+    recursive: bool = Field(True, description="Terminate its child orchestrations too.")
+    on_missing: MissingConfig = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
+
+
+class SuspendVerb(Model):
+    """Pause an orchestration."""
+
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    on_missing: MissingConfig = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+
+
+class ResumeVerb(Model):
+    """Resume a suspended orchestration."""
+
+    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    on_missing: MissingConfig = Field(
+        OnMissing.RETRY,
+        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+    )
+    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+
+
+class SignalEntityVerb(Model):
+    """Send a one-way operation to a durable entity."""
+
+    entity: str = Field(min_length=1, description="Name of the entity.")
+    key: Template = Field(min_length=1, description="Key of the entity.")
+    operation: Template = Field(min_length=1, description="Name of the operation.")
+    input: Expression = Field("payload", description="Input.")
+    at: Template | None = Field(None, description="RFC 3339 time of the operation.")
+    delay: Template | None = Field(None, description="Duration until the operation.")
+
+    @model_validator(mode="after")
+    def _one_time(self) -> SignalEntityVerb:
+        if self.at is not None and self.delay is not None:
+            raise ValueError("at and delay exclude each other")
+        return self
+
+
+class IgnoreVerb(Model):
+    """Take the message and do nothing. The message is counted as ignored."""
+
+    reason: str | None = Field(None, description="Why, for the reader.")
+
+
+class RoutePerConfig(Model):
+    """Limits of a route per value of a template. Messages beyond them wait; messages with other values continue."""
+
+    value: PerValue = Field(
+        description="Text that tells senders apart, like `{{ payload.tenant }}`; empty where the expression fails."
+    )
+    running: Integer | None = Field(
+        None, ge=1, description="Orchestrations of one value that may run at once, counted as `running` of the route."
+    )
+    rate: Rate | None = Field(None, description="Commands of one value a second, minute, hour or day, like `5/s`.")
+    burst: Integer = Field(1, ge=1, description="Commands of one value that may go at once after a pause.")
+    max_values: Integer = Field(
+        1000, ge=1, le=100_000, description="Values with limits of their own; all further ones share those of one."
+    )
+
+    @model_validator(mode="after")
+    def _require_limit(self) -> RoutePerConfig:
+        if self.running is None and self.rate is None:
+            raise ValueError("there is no limit for a value here; give `running`, `rate` or both")
+        if self.rate is None and "burst" in self.model_fields_set:
+            raise ValueError("burst goes with a rate")
+        return self
+
+
+class RouteLimitsConfig(Model):
+    """Limits that protect the engine from floods of messages. At a limit the route's messages wait; none is dropped."""
+
+    running: Integer | None = Field(
+        None,
+        ge=1,
+        description="Orchestrations that may run at once with the constant prefix of the route's `instance_id`.",
+    )
+    rate: Rate | None = Field(None, description="Commands a second, minute, hour or day, like `50/s`.")
+    burst: Integer = Field(1, ge=1, description="Commands that may go at once after a pause, within the rate.")
+    per: RoutePerConfig | None = Field(
+        None,
+        description="Limits for each value of a template, as for each tenant; with a template here, `running`, `rate` "
+        "and `burst` beside it are limits for each value.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _per_value(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("per"), str):
+            return given
+        limits = {name: given[name] for name in ("running", "rate", "burst") if name in given}
+        rest = {name: value for name, value in given.items() if name not in limits}
+        return rest | {"per": {"value": given["per"], **limits}}
+
+    @model_validator(mode="after")
+    def _require_limit(self) -> RouteLimitsConfig:
+        if not self.model_fields_set:
+            raise ValueError("there is no limit here; give `running`, `rate` or both, or leave `limits` out")
+        each = None if self.per is None else self.per.running
+        if self.running is not None and each is not None and each > self.running:
+            raise ValueError("per.running is above running: one value could take all of the route")
+        if self.rate is None and "burst" in self.model_fields_set:
+            raise ValueError("burst goes with a rate")
+        return self
+
+
+def _names(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def wrong_verbs(given: list[str]) -> str | None:
+    """Error text for the commands that a route names; None if it names exactly one."""
+    if len(given) == 1:
+        return None
+    said = f"has {' and '.join(given)}" if given else "has none"
+    return f"a route needs exactly one of {', '.join(VERBS)}; this one {said}"
+
+
+class RouteConfig(Model):
+    """One rule. It names exactly one command."""
+
+    name: Name = Field(description="Name of the route, unique in the configuration.")
+    from_: Annotated[tuple[Name, ...], BeforeValidator(_names)] = Field(
+        alias="from", min_length=1, description="Source, or a list of sources, whose messages the rule is tried on."
+    )
+    match: dict[MatchKey, MatchValue] = Field(
+        default_factory=dict,
+        description="Equalities on `type`, `source`, `subject`, `id`, `topic`, `key`, `datacontenttype`, `dataschema`, "
+        "`headers.NAME`, `payload.PATH` and `extensions.NAME`; a list means any of.",
+    )
+    when: Expression | None = Field(None, description="Condition that must hold too.")
+    on_error: Literal["dead_letter", "no_match"] = Field("dead_letter", description="What a failing `when` means.")
+    continue_: bool = Field(False, alias="continue", description="Let later rules match too.")
+    for_each: Expression | None = Field(None, description="A list; the verb runs once per `item`, with its `index`.")
+    map: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
+        None,
+        description="`module:function` that takes the envelope and returns the payload that the verb sees.",
+    )
+    schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this route.")
+    engine: Name = Field("default", description="Name of the engine, from `engines`.")
+    limits: RouteLimitsConfig | None = Field(
+        None, description="Running orchestrations and rate, of all messages and per value."
+    )
+    schedule: ScheduleVerb | None = Field(None, description="Start an orchestration.")
+    raise_event: RaiseEventVerb | None = Field(None, description="Raise an event to a running orchestration.")
+    start_or_raise: StartOrRaiseVerb | None = Field(
+        None,
+        description="Start an orchestration with the message as input, or raise it as an event when it already runs.",
+    )
+    reply: ReplyVerb | None = Field(
+        None, description="Bring an answer to the request or the saga's step that waits for it."
+    )
+    cancel: CancelVerb | None = Field(
+        None, description="Ask an orchestration to stop in its own way by raising a cancel event."
+    )
+    terminate: TerminateVerb | None = Field(None, description="Stop an orchestration at once, without compensation.")
+    suspend: SuspendVerb | None = Field(None, description="Pause an orchestration.")
+    resume: ResumeVerb | None = Field(None, description="Let a suspended orchestration go on.")
+    signal_entity: SignalEntityVerb | None = Field(None, description="Send a one-way operation to a durable entity.")
+    ignore: IgnoreVerb | None = Field(None, description="Take the message and do nothing: counted as ignored.")
+
+    @model_validator(mode="after")
+    def _one_verb(self) -> RouteConfig:
+        wrong = wrong_verbs([verb for verb in VERBS if getattr(self, verb) is not None])
+        if wrong is not None:
+            raise ValueError(wrong)
+        return self
+
+    @property
+    def verb(self) -> str:
+        """Name of the route's command."""
+        return next(verb for verb in VERBS if getattr(self, verb) is not None)

@@ -1,0 +1,260 @@
+"""Parser of YAML files into trees with positions.
+
+Size, depth and expansion are limited; tags and objects are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode
+from bridge.config.yaml.scalars import resolve
+from bridge.core.errors import Problem
+
+MAX_BYTES = 16 * 1024 * 1024
+"""Maximum size of a configuration file, in bytes."""
+MAX_DEPTH = 100
+"""Maximum depth of nesting, including the contents of anchors."""
+MAX_NODES = 2_000_000
+"""Maximum number of values in one file. Each use of an anchor counts its values."""
+
+_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_TEXT_TAGS = ("tag:yaml.org,2002:str", "!")
+_MERGE = "<<"
+
+
+class _Broken(Exception):
+    """Parsing stops here; the rest of the file cannot be interpreted."""
+
+    def __init__(self, mark: Mark, what: str) -> None:
+        self.problem = mark.problem((), what)
+
+
+def read(path: Path, problems: list[Problem]) -> MappingNode | None:
+    """Parse a file and return its mapping, or None if it holds none. Problems are added to `problems`."""
+    file = str(path)
+    try:
+        with path.open("rb") as stream:
+            raw = stream.read(MAX_BYTES + 1)
+    except OSError as error:
+        problems.append(Problem(file, 0, 0, "", f"cannot be read: {error.strerror or type(error).__name__}"))
+        return None
+    if len(raw) > MAX_BYTES:
+        problems.append(Problem(file, 0, 0, "", f"is larger than {MAX_BYTES // 1024**2} MiB; split it into several"))
+        return None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = raw[: error.start]
+        line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
+        problems.append(Problem(file, line, column, "", "is not UTF-8; save the file in that encoding"))
+        return None
+    return parse(text, file, problems)
+
+
+def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:
+    """Parse a text and return its mapping, or None if it holds none. Problems are added to `problems`."""
+    try:
+        node = _Builder(file, problems).build(yaml.parse(text, Loader=_LOADER))
+    except _Broken as broken:
+        problems.append(broken.problem)
+        return None
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        line, column = (at.line + 1, at.column + 1) if at else (1, 1)
+        what = error.problem or error.context or "cannot be read"
+        problems.append(Problem(file, line, column, "", f"is not YAML: {what}{_remedy(what, text, line, column)}"))
+        return None
+    except yaml.reader.ReaderError as error:
+        at_character = error.position if isinstance(error.position, int) else 0
+        before = text[:at_character]
+        line, column = before.count("\n") + 1, at_character - before.rfind("\n")
+        problems.append(Problem(file, line, column, "", "is not YAML: a control character is not allowed"))
+        return None
+    if node is None or (isinstance(node, ScalarNode) and node.value is None):
+        problems.append(Problem(file, 1, 1, "", "is empty; `bridge init NAME` writes a configuration to start from"))
+        return None
+    if not isinstance(node, MappingNode):
+        problems.append(node.mark.problem((), "must be a mapping of keys like `brokers:`, `sources:` and `routes:`"))
+        return None
+    return node
+
+
+def _remedy(what: str, text: str, line: int, column: int) -> str:
+    lines = text.split("\n")
+    if "\t" in (lines[line - 1] if line <= len(lines) else "")[:column]:
+        return "; indent with spaces, YAML takes no tabs"
+    if "mapping values are not allowed" in what:
+        return "; is a quote or an indent missing here?"
+    if "undefined alias" in what:
+        return "; text that begins with * needs quotes"
+    return ""
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A container that is being read. size: number of its values. height: deepest nesting in it."""
+
+    node: MappingNode | None
+    items: list[Node]
+    mark: Mark
+    anchor: str | None
+    size: int = 1
+    height: int = 0
+    key: str | None = None
+    key_mark: Mark | None = None
+    merging: bool = False
+    merged: list[tuple[Mark, Node]] = field(default_factory=list)
+
+
+class _Builder:
+    """Converts the parser's events into a tree, without recursion."""
+
+    def __init__(self, file: str, problems: list[Problem]) -> None:
+        self._file = file
+        self._problems = problems
+        self._anchors: dict[str, tuple[Node, int, int]] = {}
+        self._open: set[str] = set()
+        self._stack: list[_Frame] = []
+        self._nodes = 0
+        self._root: Node | None = None
+
+    def build(self, events: Iterator[yaml.Event]) -> Node | None:
+        documents = 0
+        for event in events:
+            match event:
+                case yaml.DocumentStartEvent():
+                    documents += 1
+                    if documents > 1:
+                        raise _Broken(self._mark(event), "holds a second document; one file, one document")
+                case yaml.ScalarEvent():
+                    self._scalar(event)
+                case yaml.AliasEvent():
+                    self._alias(event)
+                case yaml.MappingStartEvent() | yaml.SequenceStartEvent():
+                    self._start(event)
+                case yaml.MappingEndEvent() | yaml.SequenceEndEvent():
+                    self._end()
+                case _:
+                    pass
+        return self._root
+
+    def _mark(self, event: yaml.Event) -> Mark:
+        at = event.start_mark
+        assert at is not None
+        return Mark(self._file, at.line + 1, at.column + 1)
+
+    def _scalar(self, event: yaml.ScalarEvent) -> None:
+        mark = self._mark(event)
+        if event.tag is not None and event.tag not in _TEXT_TAGS:
+            raise _Broken(mark, f"the tag {event.tag!r} is not supported; write plain values")
+        if self._awaits_key():
+            self._key(event.value, mark)
+            # A quoted `<<` is an ordinary key
+            self._stack[-1].merging = event.value == _MERGE and event.style in (None, "")
+            return
+        value: str | int | float | bool | None = event.value
+        if event.tag is None and event.style in (None, ""):
+            try:
+                value = resolve(event.value)
+            except ValueError as error:
+                self._problems.append(mark.problem((), str(error)))
+        self._count(mark, 1)
+        node = ScalarNode(value, mark)
+        if event.anchor:
+            self._anchors[event.anchor] = (node, 1, 0)
+        self._add(node, 1, 0)
+
+    def _alias(self, event: yaml.AliasEvent) -> None:
+        mark = self._mark(event)
+        if event.anchor in self._open:
+            raise _Broken(mark, f"*{event.anchor} refers to what it is itself a part of")
+        if event.anchor not in self._anchors:
+            raise _Broken(mark, f"*{event.anchor} is not defined; text that begins with * needs quotes")
+        node, size, height = self._anchors[event.anchor]
+        if self._awaits_key():
+            if not isinstance(node, ScalarNode) or node.value is None:
+                raise _Broken(mark, "a key must be text")
+            self._key(str(node.value), mark)
+            return
+        self._count(mark, size, height)
+        self._add(node, size, height)
+
+    def _start(self, event: yaml.MappingStartEvent | yaml.SequenceStartEvent) -> None:
+        mark = self._mark(event)
+        if event.tag is not None:
+            raise _Broken(mark, f"the tag {event.tag!r} is not supported; write plain values")
+        if self._awaits_key():
+            raise _Broken(mark, "a key must be text, not a list or a mapping; text with { or [ needs quotes")
+        self._count(mark, 1, 1)
+        if event.anchor:
+            self._open.add(event.anchor)
+        mapping = MappingNode({}, {}, mark) if isinstance(event, yaml.MappingStartEvent) else None
+        self._stack.append(_Frame(mapping, [], mark, event.anchor))
+
+    def _end(self) -> None:
+        frame = self._stack.pop()
+        node: Node = frame.node or SequenceNode(tuple(frame.items), frame.mark)
+        if frame.node is not None:
+            self._merge(frame.node, frame.merged)
+        if frame.anchor:
+            self._open.discard(frame.anchor)
+            self._anchors[frame.anchor] = (node, frame.size, frame.height + 1)
+        self._add(node, frame.size, frame.height + 1)
+
+    def _count(self, mark: Mark, size: int, height: int = 0) -> None:
+        self._nodes += size
+        if len(self._stack) + height > MAX_DEPTH:
+            raise _Broken(mark, f"is nested deeper than {MAX_DEPTH} levels")
+        if self._nodes > MAX_NODES:
+            raise _Broken(mark, f"holds more than {MAX_NODES:,} values, anchors counted at every use")
+
+    def _awaits_key(self) -> bool:
+        return bool(self._stack) and self._stack[-1].node is not None and self._stack[-1].key is None
+
+    def _key(self, key: str, mark: Mark) -> None:
+        frame = self._stack[-1]
+        frame.key, frame.key_mark = key, mark
+        if key == "":
+            raise _Broken(mark, "a key must not be empty")
+        earlier = frame.node.keys.get(key) if frame.node is not None else None
+        if earlier is not None:
+            self._problems.append(mark.problem((key,), f"the key stands here twice, first in line {earlier.line}"))
+
+    def _add(self, node: Node, size: int, height: int) -> None:
+        if not self._stack:
+            self._root = node
+            return
+        frame = self._stack[-1]
+        frame.size += size
+        frame.height = max(frame.height, height)
+        if frame.node is None:
+            frame.items.append(node)
+            return
+        key, key_mark = frame.key, frame.key_mark
+        assert key is not None
+        assert key_mark is not None
+        frame.key = None
+        if frame.merging:
+            frame.merging = False
+            frame.merged.append((key_mark, node))
+        elif key not in frame.node.entries:
+            frame.node.entries[key], frame.node.keys[key] = node, key_mark
+
+    def _merge(self, node: MappingNode, merged: list[tuple[Mark, Node]]) -> None:
+        """Merge the values of `<<: *anchor`.
+
+        The mapping's own entries take precedence, then earlier values over later ones.
+        """
+        for mark, value in merged:
+            for part in value.items if isinstance(value, SequenceNode) else (value,):
+                if not isinstance(part, MappingNode):
+                    self._problems.append(mark.problem((), "`<<` takes mappings"))
+                    continue
+                for key, key_mark, entry in part.items():
+                    if key not in node:
+                        node.entries[key], node.keys[key] = entry, key_mark

@@ -1,0 +1,119 @@
+"""Provenance of a dead letter: cause and origin, as `bridge.*` headers. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from bridge.core.bytetext import own_text
+from bridge.core.message import RESERVED_HEADER_PREFIX, Message, Position
+
+REASON = RESERVED_HEADER_PREFIX + "reason"
+DETAIL = RESERVED_HEADER_PREFIX + "detail"
+ERROR = RESERVED_HEADER_PREFIX + "error"
+CLUSTER = RESERVED_HEADER_PREFIX + "cluster"
+TOPIC = RESERVED_HEADER_PREFIX + "topic"
+PARTITION = RESERVED_HEADER_PREFIX + "partition"
+OFFSET = RESERVED_HEADER_PREFIX + "offset"
+LAST_OFFSET = RESERVED_HEADER_PREFIX + "last-offset"
+"""Offset of the last record; only in the dead letter of a damaged batch."""
+TIMESTAMP = RESERVED_HEADER_PREFIX + "timestamp"
+MESSAGE_ID = RESERVED_HEADER_PREFIX + "message-id"
+SOURCE = RESERVED_HEADER_PREFIX + "source"
+ROUTE = RESERVED_HEADER_PREFIX + "route"
+EXECUTED = RESERVED_HEADER_PREFIX + "executed"
+ATTEMPTS = RESERVED_HEADER_PREFIX + "attempts"
+DELIVERIES = RESERVED_HEADER_PREFIX + "deliveries"
+CONFIG = RESERVED_HEADER_PREFIX + "config"
+TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
+"""Parts left out, separated by commas; only in a dead letter that was too large for its topic."""
+
+ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP, TRUNCATED})
+ORIGIN_LIMIT = 1024
+"""Bytes of the longest value that is kept as part of a first origin. No bridge has written a longer one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Cause of a dead letter.
+
+    reason: stable word (`BridgeError.reason`).
+    detail: a sentence without payload.
+    error: class name.
+    source: the source's name in the configuration.
+    route: the route whose command failed; None before routing.
+    executed: routes whose commands the engine has executed already; a replay skips them.
+    attempts: attempts of the delivery.
+    deliveries: number of deliveries of the message by the broker.
+    config: version (content hash) of the configuration.
+    message_id: the envelope's identity when decoding got that far; a replay keeps it.
+    replayed: the message came from a source that trusts `bridge.*` headers, and its first origin is kept.
+    """
+
+    reason: str
+    detail: str
+    error: str
+    source: str
+    route: str | None = None
+    executed: tuple[str, ...] = ()
+    attempts: int = 1
+    config: str = ""
+    message_id: str | None = None
+    replayed: bool = False
+    deliveries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Facts that a trusted replay source takes from a dead letter."""
+
+    message_id: str | None
+    executed: tuple[str, ...]
+
+
+def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
+    """Make the dead letter of a message: same key, payload and headers, plus the cause.
+
+    Older `bridge.*` headers are replaced: a replayed message that fails again has its last cause and its first origin.
+    Headers from an untrusted source may be forged and are ignored.
+    """
+    kept = tuple((name, value) for name, value in message.headers if not name.startswith(RESERVED_HEADER_PREFIX))
+    origin = {
+        name: value
+        for name, value in message.headers
+        if cause.replayed and name in ORIGIN and value is not None and len(value) <= ORIGIN_LIMIT
+    }
+    texts: dict[str, str] = {
+        REASON: cause.reason,
+        DETAIL: cause.detail,
+        ERROR: cause.error,
+        CLUSTER: position.cluster,
+        TOPIC: position.topic,
+        PARTITION: str(position.partition),
+        OFFSET: str(position.offset),
+        SOURCE: cause.source,
+        ATTEMPTS: str(cause.attempts),
+        CONFIG: cause.config,
+    }
+    if message.unreadable is not None and message.unreadable.last is not None:
+        texts[LAST_OFFSET] = str(message.unreadable.last)
+    if message.timestamp is not None:
+        texts[TIMESTAMP] = f"{message.timestamp:.3f}"
+    if cause.message_id is not None:
+        texts[MESSAGE_ID] = cause.message_id
+    if cause.deliveries > 1:
+        texts[DELIVERIES] = str(cause.deliveries)
+    if cause.route is not None:
+        texts[ROUTE] = cause.route
+    if cause.executed:
+        texts[EXECUTED] = ",".join(cause.executed)
+    added = {name: text.encode("utf-8", "replace") for name, text in texts.items()} | origin
+    # The dead letter is another message: duplicate detection must not mistake it for the original
+    headers = kept + tuple(added.items())
+    return replace(message, headers=headers, timestamp=None, timestamp_ms=None, message_id=None, unreadable=None)
+
+
+def read(message: Message) -> Provenance:
+    """Read the provenance of a dead letter that a source marked `trusted: replay` receives."""
+    found = {name: own_text(value) for name, value in message.headers if value is not None}
+    executed = found.get(EXECUTED, "")
+    return Provenance(found.get(MESSAGE_ID), tuple(executed.split(",")) if executed else ())

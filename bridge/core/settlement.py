@@ -1,0 +1,224 @@
+"""Decision table from errors to settlements. Pure: no clock, no I/O."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from bridge.core.commands import (
+    Command,
+    OnExisting,
+    OnFinished,
+    OnMissing,
+    ParkFor,
+    ScheduleOrchestration,
+    SignalEntity,
+    StartOrRaise,
+)
+from bridge.core.errors import (
+    AlreadyTaken,
+    BridgeError,
+    BrokerUnavailable,
+    ClockSkew,
+    EngineOutage,
+    EngineRejected,
+    InstanceAlreadyExists,
+    InstanceFinished,
+    InstanceNotFound,
+    InstanceParked,
+    LockLost,
+    MessageError,
+    PartitionRevoked,
+    RegistryUnavailable,
+)
+
+DETAIL_LIMIT = 1024
+"""Longest cause text, in bytes of UTF-8. It never contains payload."""
+
+
+class Outcome(StrEnum):
+    """Outcome of a settled delivery. Each delivery has exactly one."""
+
+    EXECUTED = "executed"
+    DUPLICATE = "duplicate"
+    IGNORED = "ignored"
+    PARKED = "parked"
+    DEAD_LETTERED = "dead_lettered"
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """Complete the delivery."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Hold the delivery during an outage: stop intake, and continue when the outage ends."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try the same delivery again after `delay` seconds; its ordering key waits.
+
+    failed: False when the delivery only waits for earlier ones. Such a wait has no time limit.
+    """
+
+    delay: float
+    reason: str
+    failed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """Dead-letter a delivery that can never succeed. reason: a stable word. detail: a sentence for a person."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Forget a delivery that can no longer be settled (lock lost, partition revoked). The broker redelivers it."""
+
+    reason: str
+
+
+class Wait(StrEnum):
+    """Event that ends the wait of a message."""
+
+    INSTANCE = "instance"
+    """Start of the instance. Only the command waits."""
+    TIME = "time"
+    """Passing of time. The message and later ones of its ordering key wait."""
+    PERSON = "person"
+    """Release by a person. The message and later ones of its ordering key wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """Keep the message durably on an engine, and complete the delivery.
+
+    seconds: longest wait (INSTANCE), or the wait itself (TIME); None: no limit.
+    reason, detail: as of a dead letter.
+    """
+
+    wait: Wait
+    seconds: float | None
+    reason: str
+    detail: str
+
+
+Settlement = Complete | Hold | Retry | DeadLetter | Release | Park
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Back-off in seconds: `initial` times `multiplier` per attempt, up to `max_delay`.
+
+    in_memory: limit of the whole, in seconds.
+    bug_attempts: most attempts of a delivery that fails with another error than a BridgeError.
+    max_hold: seconds for which the broker lets a message be held for retries. A longer wait cannot stay in memory.
+    """
+
+    initial: float = 0.2
+    multiplier: float = 2.0
+    max_delay: float = 10.0
+    in_memory: float = 30.0
+    bug_attempts: int = 3
+    max_hold: float = math.inf
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after failed attempt number `attempt` (from 1)."""
+        return float(min(self.max_delay, self.initial * self.multiplier ** min(attempt - 1, 64)))
+
+
+def decide(
+    error: BaseException, command: Command | None, attempt: int, elapsed: float, policy: RetryPolicy
+) -> Settlement:
+    """Settlement of a delivery whose command raised `error`.
+
+    command: the failed command; None when decoding or routing failed.
+    attempt: attempts of this delivery, from 1; with InstanceParked, the number of times it met that error.
+    elapsed: seconds since the first failure of the delivery.
+    """
+    if isinstance(error, MessageError | EngineRejected):
+        return DeadLetter(reason_of(error), detail_of(error))
+    if isinstance(error, EngineOutage | BrokerUnavailable | RegistryUnavailable | ClockSkew):
+        return Hold(error.reason, detail_of(error))
+    if isinstance(error, LockLost | PartitionRevoked):
+        return Release(error.reason)
+    if isinstance(error, AlreadyTaken):
+        return Complete(Outcome.DUPLICATE)
+    if isinstance(error, InstanceAlreadyExists) and isinstance(command, ScheduleOrchestration):
+        if command.on_existing is OnExisting.DEAD_LETTER:
+            return DeadLetter(error.reason, detail_of(error))
+        return Complete(Outcome.IGNORED)
+    if isinstance(error, InstanceFinished) and not isinstance(command, SignalEntity | None):
+        if command.on_finished is OnFinished.IGNORE:
+            return Complete(Outcome.IGNORED)
+        return DeadLetter(error.reason, detail_of(error))
+    # Only commands that need an existing instance
+    on_missing = (
+        None if isinstance(command, ScheduleOrchestration | StartOrRaise | SignalEntity | None) else command.on_missing
+    )
+    if isinstance(error, InstanceNotFound | InstanceParked) and isinstance(on_missing, ParkFor):
+        return Park(Wait.INSTANCE, on_missing.ttl, error.reason, detail_of(error))
+    if isinstance(error, InstanceParked):
+        return Retry(policy.delay(attempt), error.reason, failed=False)
+    if isinstance(error, InstanceNotFound):
+        if on_missing is OnMissing.IGNORE:
+            return Complete(Outcome.IGNORED)
+        if on_missing is OnMissing.DEAD_LETTER:
+            return DeadLetter(error.reason, detail_of(error))
+    return _again(error, attempt, elapsed, policy)
+
+
+def outside(
+    settlement: Settlement, *, keeps: bool, quarantine: bool, held: float, max_hold: float, skip: bool = False
+) -> Settlement:
+    """Settlement of a source that may keep messages outside their broker.
+
+    keeps: this message can be kept.
+    quarantine: a message with an ordering key waits for a person, with its key, instead of being dead-lettered.
+    held: seconds since the first failure of the delivery.
+    max_hold: seconds for which the broker lets a message be held for retries. A longer wait continues on the engine.
+    skip: the message cannot be parsed, and the source completes such messages as ignored.
+    """
+    if skip and isinstance(settlement, DeadLetter):
+        return Complete(Outcome.IGNORED)
+    if keeps and quarantine and isinstance(settlement, DeadLetter):
+        return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
+    if isinstance(settlement, Retry) and settlement.failed and held + settlement.delay > max_hold:
+        if not keeps:
+            return DeadLetter(settlement.reason, "it was retried for as long as its broker lets it be held")
+        return Park(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")
+    return settlement
+
+
+def _again(error: BaseException, attempt: int, elapsed: float, policy: RetryPolicy) -> Settlement:
+    delay = policy.delay(attempt)
+    known = isinstance(error, BridgeError)
+    spent = elapsed + delay > policy.in_memory if known else attempt >= policy.bug_attempts
+    if spent:
+        return DeadLetter(reason_of(error), detail_of(error))
+    return Retry(delay, reason_of(error))
+
+
+def reason_of(error: BaseException) -> str:
+    """Stable reason word of an error."""
+    return error.reason if isinstance(error, BridgeError) else "bug"
+
+
+def detail_of(error: BaseException) -> str:
+    """Error text for a person. Only the class of a bug is named: texts of other libraries may quote payload."""
+    text = str(error) if isinstance(error, BridgeError) else f"unexpected {type(error).__name__}, see the log"
+    encoded = text.encode("utf-8", "replace")
+    if len(encoded) <= DETAIL_LIMIT:
+        return text
+    return encoded[: DETAIL_LIMIT - len("…".encode())].decode("utf-8", "ignore") + "…"

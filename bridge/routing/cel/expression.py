@@ -1,0 +1,402 @@
+"""CEL expressions, compiled once.
+
+An expression that is only a member path (`payload.a.b`) is read by plain access. Plain access returns the value
+unchanged, including integers above 64 bits, at a fraction of the cost.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NoReturn
+
+from cel_expr_python import cel
+from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
+
+from bridge.core.errors import ExpressionCost, ExpressionError, Locate, Problem, wire_name
+from bridge.routing.cel import failure, zones
+from bridge.routing.cel import map_order as cel_map_order
+from bridge.routing.cel.comparison import Answer, comparison
+from bridge.routing.cel.cost import FREE, affordable, estimate, free_weight, reading_cost
+from bridge.routing.cel.nulls import LOSES_NULLS, recount
+from bridge.routing.cel.projection import Projection, Projections
+from bridge.routing.cel.scope import EVENT, Scope
+from bridge.routing.cel.tokens import Reading, readings, tokens
+from bridge.routing.cel.tree import Node, read
+from bridge.routing.cel.value import json_value, kind_name, text
+
+_NONE: Mapping[str, Any] = {}
+_SHOWN = 120
+"""Maximum number of characters of an expression that an error quotes."""
+
+_WITH_NULLS = frozenset((type(None), dict, list))
+
+ROUTE = frozenset(("event", "payload", "vars"))
+ITEM = ROUTE | {"item", "index"}
+SOURCE = frozenset(("payload", "headers", "key", "topic", "partition", "offset", "message_id", "timestamp"))
+SOURCE |= {"key_base64", "headers_base64", "data_base64"}
+
+
+@cache
+def _environment(variables: frozenset[str]) -> cel.Env:
+    return cel.NewEnv(
+        variables=dict.fromkeys(sorted(variables), cel.Type.DYN),
+        extensions=[
+            ext_optional.ExtOptional(),
+            ext_strings.ExtStrings(),
+            ext_math.ExtMath(),
+            ext_encoders.ExtEncoders(),
+            ext_bindings.ExtBindings(),
+        ],
+        functions=cel_map_order.functions(),
+    )
+
+
+class Expression:
+    """One compiled expression. `where` names its place for errors (`route 'a', when`)."""
+
+    __slots__ = ("_constants", "_free", "_program", "_projection", "_tree", "source", "where")
+
+    def __init__(
+        self,
+        source: str,
+        where: str,
+        program: cel.Expression,
+        projection: Projection,
+        constants: Mapping[str, Any] = _NONE,
+    ) -> None:
+        """constants: variables that are the same for every message."""
+        self.source = source
+        self.where = where
+        self._program = program
+        self._projection = projection
+        self._constants = constants
+        self._tree: Node | None = None
+        self._free = -1
+
+    @property
+    def tree(self) -> Node:
+        """Syntax tree with expanded macros."""
+        if self._tree is None:
+            self._tree = read(self._program.serialize())
+        return self._tree
+
+    def condition(self, scope: Scope) -> bool:
+        """Evaluate the expression as a condition.
+
+        Raises: ExpressionError if it fails or does not return true or false.
+        """
+        try:
+            activation, values, size = scope.activation(self._projection)
+            if values + size > self._free:
+                self._pay(scope, values, size)
+            value = self._program.eval(activation).value()
+        except (RuntimeError, TypeError, SystemError, ExpressionError) as error:
+            self._fail(error)
+        if value is True or value is False:
+            return value
+        if value is None and LOSES_NULLS:
+            recount(None)
+        return self._not_a_condition(self.value(scope))
+
+    def value(self, scope: Scope) -> Any:
+        """Evaluate the expression to a JSON value. Raises: ExpressionError."""
+        try:
+            return json_value(self._result(scope))
+        except ExpressionError as error:
+            self._fail(error)
+
+    def text(self, scope: Scope) -> str:
+        """Evaluate the expression to the text that a template contains. Raises: ExpressionError."""
+        try:
+            return text(self._result(scope))
+        except ExpressionError as error:
+            self._fail(error)
+
+    def _result(self, scope: Scope) -> Any:
+        try:
+            activation, values, size = scope.activation(self._projection)
+            if values + size > self._free:
+                self._pay(scope, values, size)
+            result = self._program.eval(activation)
+            value = result.plain_value()
+            if LOSES_NULLS and value.__class__ in _WITH_NULLS:
+                recount(value)
+            # The type query is expensive, and only a text that begins with a status code can be an error
+            if (
+                value.__class__ is str
+                and value.partition(":")[0] in failure.STATUS_CODES
+                and result.type() == cel.Type.ERROR
+            ):
+                raise ExpressionError(failure.sentence(value, self.source))
+            return value
+        except RuntimeError as error:
+            raise ExpressionError(failure.sentence(str(error), self.source)) from None
+        except (TypeError, SystemError, ValueError, OverflowError):
+            # the library's errors for a value without a Python form: an optional
+            raise ExpressionError("the result has no JSON form; an optional needs .orValue(...)") from None
+
+    def _pay(self, scope: Scope, values: int, size: int) -> None:
+        """Charge the cost of an evaluation. Raises: ExpressionCost if it exceeds the rest of the message's limit."""
+        if self._free < 0:
+            self._free = free_weight(self.tree, self._constants)
+            if values + size <= self._free:
+                return
+        cost = reading_cost(values, size)
+        if cost <= scope.left:
+            cost = estimate(self.tree, scope.data(self._projection), self._constants, values, size).cost
+        if cost > FREE:
+            if cost > scope.left:
+                raise ExpressionCost(
+                    f"{self.where}: for this message it may cost more than limits.expression_cost allows, "
+                    f"in `{self._shown}`"
+                )
+            scope.pay(cost)
+
+    @property
+    def _shown(self) -> str:
+        return self.source if len(self.source) <= _SHOWN else self.source[: _SHOWN - 1] + "…"
+
+    def affordable(self, allowed: float, largest: int) -> int:
+        """Size of an ordinary message, at most `largest`, up to which the expression costs at most `allowed`.
+
+        In bytes.
+        """
+        return affordable(self.tree, self._constants, allowed, largest)
+
+    def _not_a_condition(self, value: Any) -> NoReturn:
+        self._fail(ExpressionError(f"a condition must be true or false, and this gave {kind_name(value)}"))
+
+    def _fail(self, error: Exception) -> NoReturn:
+        if isinstance(error, _Placed):
+            raise error
+        what = str(error) if isinstance(error, ExpressionError) else failure.sentence(str(error), self.source)
+        raise _Placed(f"{self.where}: {what}, in `{self._shown}`") from None
+
+
+@wire_name("bridge.routing.expression._Placed")
+class _Placed(ExpressionError):
+    """Raised for a failed expression; its text already names the expression."""
+
+
+class PathExpression(Expression):
+    """An expression that is only a member path of a variable."""
+
+    __slots__ = ("_path", "_root")
+
+    def __init__(
+        self, source: str, where: str, program: cel.Expression, projection: Projection, reading: Reading
+    ) -> None:
+        super().__init__(source, where, program, projection)
+        self._root, below = _root(reading)
+        self._path = tuple(zip(reading.path, reading.indexed, strict=True))[below:]
+
+    def affordable(self, allowed: float, largest: int) -> int:
+        return largest
+
+    def condition(self, scope: Scope) -> bool:
+        value = self._walk(scope)
+        return value if value is True or value is False else self._not_a_condition(value)
+
+    def value(self, scope: Scope) -> Any:
+        value = self._walk(scope)
+        return json_value(value) if value.__class__ is bytes else value
+
+    def text(self, scope: Scope) -> str:
+        value = self._walk(scope)
+        if value.__class__ is str:
+            return str(value)
+        try:
+            return text(value)
+        except ExpressionError as error:
+            self._fail(error)
+
+    def _walk(self, scope: Scope) -> Any:
+        value = self._root(scope)
+        for key, indexed in self._path:
+            if value.__class__ is dict or isinstance(value, Mapping):
+                if key not in value:
+                    self._fail(ExpressionError(failure.missing_key(key)))
+                value = value[key]
+            elif not indexed:
+                self._fail(ExpressionError(failure.NOT_A_MAP))
+            elif isinstance(value, list):
+                self._fail(ExpressionError(failure.NOT_AN_INDEX))
+            else:
+                self._fail(ExpressionError(failure.NOT_A_CONTAINER))
+        return value
+
+
+class ComparedExpression(Expression):
+    """An expression that compares a member with a literal.
+
+    CEL evaluates its value and text, which are `true` or `false`.
+    """
+
+    __slots__ = ("_answer", "_path", "_root")
+
+    def __init__(
+        self,
+        source: str,
+        where: str,
+        program: cel.Expression,
+        projection: Projection,
+        reading: Reading,
+        answer: Answer,
+    ) -> None:
+        super().__init__(source, where, program, projection)
+        self._root, below = _root(reading)
+        self._path = reading.path[below:]
+        self._answer = answer
+
+    def condition(self, scope: Scope) -> bool:
+        value = self._root(scope)
+        for key in self._path:
+            if value.__class__ is not dict or key not in value:
+                return super().condition(scope)
+            value = value[key]
+        answer = self._answer(value)
+        return super().condition(scope) if answer is None else answer
+
+
+def _root(reading: Reading) -> tuple[Callable[[Any], Any], int]:
+    """Function that reads the beginning of a path from a scope, and the number of members it covers."""
+    variable = reading.variable
+    if variable == "event" and reading.path and reading.path[0] in EVENT:
+        member = EVENT[reading.path[0]]
+        return (lambda scope: member(scope.envelope)), 1
+    return operator.attrgetter(variable), 0
+
+
+@dataclass
+class Compiler:
+    """Compiles the expressions of one configuration and collects their problems.
+
+    variables: `vars` of the configuration, whose names are checked unless it is None.
+    members: known member names of other variables, checked too.
+    """
+
+    locate: Locate
+    variables: Mapping[str, Any] | None = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    members: Mapping[str, Collection[str]] = field(default_factory=dict)
+    compiled: list[tuple[tuple[str | int, ...], Expression]] = field(default_factory=list)
+    """Expressions without problems, each with its place."""
+    _projections: Projections = field(default_factory=Projections)
+
+    def report(self, path: tuple[str | int, ...], what: str) -> None:
+        """Add a problem."""
+        self.problems.append(self.locate(path, what))
+
+    def condition(
+        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
+    ) -> Expression | None:
+        """Compile an expression that returns true or false; None after a problem."""
+        return self._compile(source, path, where, names, _refused_as_condition)
+
+    def value(
+        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
+    ) -> Expression | None:
+        """Compile an expression that returns a JSON value; None after a problem."""
+        return self._compile(source, path, where, names, _refused_as_value)
+
+    def text(
+        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
+    ) -> Expression | None:
+        """Compile an expression inside a template; None after a problem."""
+        return self._compile(source, path, where, names, _refused_as_text)
+
+    def _compile(
+        self,
+        source: str,
+        path: tuple[str | int, ...],
+        where: str,
+        names: frozenset[str],
+        refused: Callable[[str], str | None],
+    ) -> Expression | None:
+        expression = self._expression(source, path, where, names, refused)
+        if expression is not None:
+            self.compiled.append((path, expression))
+        return expression
+
+    def _expression(
+        self,
+        source: str,
+        path: tuple[str | int, ...],
+        where: str,
+        names: frozenset[str],
+        refused: Callable[[str], str | None],
+    ) -> Expression | None:
+        environment = _environment(names)
+        try:
+            program = environment.compile(source)
+        except RuntimeError as error:
+            self.report(path, failure.compile_text(str(error), source))
+            return None
+        if what := refused(program.return_type().name()):
+            self.report(path, f"{what}\n  {source}")
+            return None
+        found = readings(source, names)
+        if what := self._unknown_member(source, found):
+            self.report(path, what)
+            return None
+        projection = self._projections.of(environment, found)
+        if (rewritten := cel_map_order.in_order(zones.checked(source))) != source:
+            try:
+                program = environment.compile(rewritten)
+            except RuntimeError:
+                self.report(path, f"is nested too deep\n  {source}")
+                return None
+        if len(found) == 1 and found[0].alone:
+            return PathExpression(source, where, program, projection, found[0])
+        if len(found) == 1 and (answer := comparison(source)) is not None:
+            return ComparedExpression(source, where, program, projection, found[0], answer)
+        return Expression(source, where, program, projection, {"vars": self.variables} if self.variables else _NONE)
+
+    def _unknown_member(self, source: str, found: list[Reading]) -> str | None:
+        for reading in found:
+            known: Collection[str] | None = self.members.get(reading.variable)
+            if known is None:
+                known = {"event": EVENT, "vars": self.variables}.get(reading.variable)
+            if known is None or not reading.path or reading.path[0] in known or _bound(source, reading.variable):
+                continue
+            member = reading.path[0]
+            names = ", ".join(map(str, known)) or "nothing"
+            column = source.find(member, source.find(reading.variable))
+            line_start = source.rfind("\n", 0, column) + 1
+            shown = source[line_start:].split("\n", 1)[0]
+            return f"{reading.variable} has no {member}; it has {names}\n  {shown}\n  {' ' * (column - line_start)}^"
+        return None
+
+
+def _bound(source: str, variable: str) -> bool:
+    """True if a macro may bind the name (`items.map(event, event.sku)`)."""
+    found = tokens(source)
+    return any(
+        token.text == variable and found[at - 1].text in "(," and found[at + 1].text == ","
+        for at, token in enumerate(found[:-1])
+        if at
+    )
+
+
+def _refused_as_condition(kind: str) -> str | None:
+    return None if kind in ("BOOL", "DYN") else f"must give true or false, and gives {_said(kind)}"
+
+
+def _refused_as_value(kind: str) -> str | None:
+    if kind.startswith("optional_type"):
+        return "gives an optional; end it with .orValue(...)"
+    return "gives a type, which is no JSON value" if kind.startswith("TYPE") else None
+
+
+def _refused_as_text(kind: str) -> str | None:
+    if kind.startswith(("LIST", "MAP", "NULL", "BYTES")):
+        return f"a template cannot hold {_said(kind)}"
+    return _refused_as_value(kind)
+
+
+def _said(kind: str) -> str:
+    word = kind.partition("<")[0].lower().removesuffix("_type")
+    return "null" if word == "null" else f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

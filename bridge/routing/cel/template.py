@@ -1,0 +1,78 @@
+"""Templates: literal text with CEL expressions in `{{ }}`.
+
+To write two literal braces, write them as an expression: `{{ '{{' }}`.
+"""
+
+from __future__ import annotations
+
+from bridge.core.errors import ExpressionError
+from bridge.routing.cel.expression import ROUTE, Compiler, Expression
+from bridge.routing.cel.scope import Scope
+from bridge.routing.cel.tokens import closing_braces
+
+
+class Template:
+    """A compiled template."""
+
+    __slots__ = ("_parts", "_where")
+
+    def __init__(self, parts: tuple[str | Expression, ...], where: str) -> None:
+        self._parts = parts
+        self._where = where
+
+    @property
+    def constant_prefix(self) -> str:
+        """Literal text at the beginning of the template."""
+        return self._parts[0] if self._parts and isinstance(self._parts[0], str) else ""
+
+    @property
+    def literal(self) -> str | None:
+        """Whole text if the template has no expression, else None."""
+        return "".join(map(str, self._parts)) if all(isinstance(part, str) for part in self._parts) else None
+
+    def render(self, scope: Scope) -> str:
+        """Render the template.
+
+        Raises: ExpressionError if an expression fails or is not text, or the text is not Unicode.
+        """
+        rendered = "".join([part if isinstance(part, str) else part.text(scope) for part in self._parts])
+        if not rendered.isascii():
+            try:
+                rendered.encode()
+            except UnicodeEncodeError:
+                raise ExpressionError(f"{self._where}: the text holds a lone surrogate, which is not Unicode") from None
+        return rendered
+
+
+def constant_prefix(text: str) -> str:
+    """Literal text at the beginning of a template's source."""
+    return text.partition("{{")[0]
+
+
+def compile_template(
+    text: str, path: tuple[str | int, ...], where: str, compiler: Compiler, names: frozenset[str] = ROUTE
+) -> Template | None:
+    """Compile a template; None after its problems were reported to the compiler."""
+    parts: list[str | Expression] = []
+    position = 0
+    sound = True
+    while (opening := text.find("{{", position)) >= 0:
+        if opening > position:
+            parts.append(text[position:opening])
+        closing = closing_braces(text, opening + 2)
+        if closing < 0:
+            compiler.report(path, f"a {{{{ is not closed by }}}}\n  {text}\n  {' ' * opening}^")
+            return None
+        source = text[opening + 2 : closing].strip()
+        if not source:
+            compiler.report(path, f"there is no expression between the braces\n  {text}\n  {' ' * opening}^")
+            return None
+        expression = compiler.text(source, path, where, names)
+        if expression is None:
+            sound = False
+        else:
+            parts.append(expression)
+        position = closing + 2
+    if position < len(text):
+        parts.append(text[position:])
+    return Template(tuple(parts), where) if sound else None

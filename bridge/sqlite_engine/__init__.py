@@ -1,0 +1,1 @@
+"""Durable task engine in one SQLite file."""

@@ -1,0 +1,351 @@
+"""Task hub in a file, with all threads and services that are started and stopped with it."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.core.errors import EngineUnavailable
+from bridge.encryption import Keyring
+from bridge.sqlite_engine.hub.calls import DEFERRED, Calls
+from bridge.sqlite_engine.hub.completions import Completions
+from bridge.sqlite_engine.hub.dispatch import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.hub.losses import Losses
+from bridge.sqlite_engine.hub.operation import Kind, Operation
+from bridge.sqlite_engine.hub.purge import Purges
+from bridge.sqlite_engine.hub.recovery import recover
+from bridge.sqlite_engine.hub.retention import Retention, RetentionPolicy
+from bridge.sqlite_engine.hub.writer import Writer
+from bridge.sqlite_engine.maintenance.lock import FileLock
+from bridge.sqlite_engine.maintenance.running import RunningItems, record_of
+from bridge.sqlite_engine.model.bounds import SCHEDULERS
+from bridge.sqlite_engine.model.rejection import invalid_argument, precondition, unavailable
+from bridge.sqlite_engine.model.reply import Reply
+from bridge.sqlite_engine.model.unread import UnreadLimits
+from bridge.sqlite_engine.model.wire import Empty
+from bridge.sqlite_engine.storage.index_warmup import IndexWarmup
+from bridge.sqlite_engine.storage.payloads import Payloads
+from bridge.sqlite_engine.storage.reader import Reader
+from bridge.sqlite_engine.storage.schema import check_keys, connect, prepare, record_key
+from bridge.sqlite_engine.storage.store import Store
+from bridge.system import private
+from bridge.system.clock import SYSTEM, Clock
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseOptions:
+    """Limits and settings of a task hub. Sizes are in bytes."""
+
+    max_cached_instances: int = 10_000
+    max_cached_bytes: int = 32 * 1024 * 1024
+    max_message: int = 4 * 1024 * 1024
+    """Largest message that a remote worker accepts; an instance that needs a larger one fails."""
+    max_request: int = 64 * 1024 * 1024
+    """Largest request that is accepted from a client or worker."""
+    certain_raise: bool = True
+    """True when raising an event waits for a turn in flight, to confirm that the instance has received it."""
+    lease_seconds: float | None = None
+    """Seconds until a work item is given to another worker. None disables it, because workers cannot extend a lease."""
+    disposable: bool = False
+    """True when clients may empty the hub, with the calls that delete it or create it again."""
+    strict: bool = False
+    """True when the scheduler's limits apply."""
+    clock: Clock = SYSTEM
+    unread_events: int = 10_000
+    """Unread events that one instance may have; further events are refused."""
+    unread_bytes: int = 16 * 1024 * 1024
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    max_lost_workers: int = 5
+    """Worker processes that may die while they run one work item and nothing else. 0 disables the limit."""
+    keyring: Keyring | None = None
+    """Keys that encrypt the payloads in the file. None leaves them unencrypted."""
+    lost_rest: float = 1.0
+    """First pause in seconds of work that was lost twice; the pause doubles each time."""
+
+
+class Database:
+    """Durable task hub over one SQLite file.
+
+    `call` takes a request of the sidecar protocol by the name of its method; `connect` adds a worker.
+    """
+
+    def __init__(self, path: Path, options: DatabaseOptions | None = None) -> None:
+        self.path = path
+        self.options = options or DatabaseOptions()
+        self._lock = FileLock(path)
+        self._connection: sqlite3.Connection | None = None
+        self._open = False
+        self.running: RunningItems | None = None
+
+    def start(self) -> None:
+        """Open the file, creating it where it is missing, and continue the work that it holds.
+
+        Raises: EngineUnavailable (locked by another process, cannot be read or written), EngineMisconfigured (newer
+        version, not an engine's file, or a required key is missing).
+        """
+        try:
+            private.directory(self.path.parent)
+            self._lock.acquire()
+            private.database(self.path)
+            private.narrow(self.path.parent.glob(f"{self.path.name}.replaced-*"))
+        except OSError as error:
+            self._lock.release()
+            raise EngineUnavailable(f"{self.path}: {error.strerror}") from error
+        try:
+            self._build()
+        except BaseException as error:
+            if self._connection is not None:
+                self._connection.close()
+            self._lock.release()
+            if isinstance(error, sqlite3.Error):
+                raise EngineUnavailable(f"{self.path}: cannot be read: {error}") from error
+            raise
+        self._open = True
+
+    def _build(self) -> None:
+        options = self.options
+        connection = self._connection = connect(self.path)
+        check_keys(connection, self.path, options.keyring)
+        prepare(connection, self.path)
+        record_key(connection, self.path, options.keyring)
+        payloads = Payloads(options.keyring)
+        self.hub = TaskHub(
+            Store(connection, payloads),
+            max_cached_instances=options.max_cached_instances,
+            max_cached_bytes=options.max_cached_bytes,
+            max_message=options.max_message,
+            lease_seconds=options.lease_seconds,
+            limits=SCHEDULERS if options.strict else None,
+            clock=options.clock,
+            unread=UnreadLimits(options.unread_events, options.unread_bytes, options.max_message),
+        )
+        if options.max_lost_workers:
+            self.hub.losses = Losses(self.hub, options.max_lost_workers, options.lost_rest)
+            self.running = RunningItems(record_of(self.path), self.hub.dispatcher.leases)
+        recover(self.hub)
+        self._calls = Calls(self.hub, certain_raise=options.certain_raise)
+        self._completions = Completions(self.hub, self._calls)
+        self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
+        self._purges = Purges(self.hub, self.writer.submit)
+        self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
+        self._reader = Reader(self.path, self.path.stem, payloads)
+        self._warmup = IndexWarmup(self.path, self.path.stem)
+        self._writes: dict[str, Callable[[Any], Any]] = {
+            "StartInstance": self._calls.start,
+            "GetInstance": self._calls.get,
+            "TerminateInstance": self._calls.terminate,
+            "SuspendInstance": self._calls.suspend,
+            "ResumeInstance": self._calls.resume,
+            "RestartInstance": self._calls.restart,
+            "RewindInstance": self._calls.rewind,
+            "SignalEntity": self._calls.signal_entity,
+            "GetEntity": self._calls.get_entity,
+            "CleanEntityStorage": self._purges.clean_entities,
+            "CreateTaskHub": self._create,
+            "DeleteTaskHub": self._delete,
+            "SkipGracefulOrchestrationTerminations": self._calls.skip_graceful_terminations,
+        }
+        self._deferrable: dict[str, Callable[[Any, Reply], Any]] = {
+            "RaiseEvent": self._calls.raise_event,
+            "PurgeInstances": self._purges.purge,
+            "WaitForInstanceStart": lambda request, reply: self._calls.wait(request, True, reply),
+            "WaitForInstanceCompletion": lambda request, reply: self._calls.wait(request, False, reply),
+        }
+        self._questions: dict[str, Callable[[Any], Any]] = {
+            "QueryInstances": self._reader.queries.instances,
+            "ListInstanceIds": self._reader.queries.ids,
+            "QueryEntities": self._reader.queries.entities,
+            "StreamInstanceHistory": self._reader.queries.history,
+        }
+        self._completed: dict[str, tuple[int, Kind, Callable[[Lease, Any], None]]] = {
+            "CompleteOrchestratorTask": (ORCHESTRATION, Kind.TURN, self._completions.turn),
+            "CompleteActivityTask": (ACTIVITY, Kind.ACTIVITY, self._completions.activity),
+            "CompleteEntityTask": (ENTITY, Kind.BATCH, self._completions.batch),
+        }
+        self._immediate: dict[str, Callable[[Any], Any]] = {
+            "Hello": lambda _: Empty(),
+            "AbandonTaskOrchestratorWorkItem": lambda r: self._abandon(r, pb.AbandonOrchestrationTaskResponse()),
+            "AbandonTaskActivityWorkItem": lambda r: self._abandon(r, pb.AbandonActivityTaskResponse()),
+            "AbandonTaskEntityWorkItem": lambda r: self._abandon(r, pb.AbandonEntityTaskResponse()),
+        }
+        self._reader.start()
+        self.writer.start()
+        if self.hub.losses is not None and self.running is not None:
+            # Before any worker connects
+            for item in self.running.read():
+                self.writer.submit(self.hub.losses.crashed, item, kind=Kind.RECOVERY)
+        self._retention.start()
+        self._warmup.start()
+
+    def stop(self) -> None:
+        """Finish the accepted operations and close the file. Idempotent."""
+        if not self._open:
+            return
+        self._open = False
+        self._retention.stop()
+        self._warmup.stop()
+        self.writer.stop()
+        self._reader.stop()
+        if self.running is not None:
+            self.running.close()
+        if self._connection is not None:
+            self._connection.close()
+        self._lock.release()
+
+    def call(self, method: str, request: Any, reply: Reply) -> Any:
+        """Handle a request. Return its answer, or return DEFERRED and settle `reply` later from another thread.
+
+        Raises: Rejection.
+        """
+        if not self._open:
+            raise unavailable("The engine is not running")
+        operation = self._writes.get(method)
+        if operation is not None:
+            self._check_size(method, request)
+            self.writer.submit(operation, request, reply=reply)
+            return DEFERRED
+        if method in self._completed:
+            return self.complete(method, request)
+        immediate = self._immediate.get(method)
+        if immediate is not None:
+            return immediate(request)
+        deferrable = self._deferrable.get(method)
+        if deferrable is not None:
+            self._check_size(method, request)
+            self.writer.submit(deferrable, request, reply, reply=reply)
+            return DEFERRED
+        question = self._questions.get(method)
+        if question is not None:
+            self._reader.submit(question, request, reply)
+            return DEFERRED
+        raise invalid_argument(f"{method} is not a call of this engine")
+
+    def forget(self, instance_id: str, reply: Reply) -> None:
+        """Remove the waiter of a caller that has gone."""
+        self.writer.submit(self.hub.waiters.discard, instance_id, reply, kind=Kind.WORKER)
+
+    def connect(self, stream: Stream) -> None:
+        """Start to send work to the stream. Raises: Rejection when the engine is not running."""
+        if not self._open:
+            raise unavailable("The engine is not running")
+        self.writer.submit(self.hub.dispatcher.connect, stream, kind=Kind.WORKER)
+
+    def disconnect(self, stream: Stream) -> None:
+        """Remove the stream of a worker that is gone, and requeue its work at once."""
+        if self._open:
+            self.writer.submit(self._disconnected, stream, kind=Kind.WORKER)
+
+    def _disconnected(self, stream: Stream) -> None:
+        is_lost = self.hub.losses is not None and not stream.is_drained
+        operation = self._completions.died if is_lost else self._completions.lost
+        for lease in self.hub.dispatcher.disconnect(stream):
+            # The work of a dead worker is counted also when the engine stops next.
+            self.hub.later.append(Operation(Kind.RETURN, operation, (lease,), subject=lease))
+
+    def _give_back(self, operation: Callable[[Lease], None], lease: Lease) -> None:
+        self.writer.submit(operation, lease, kind=Kind.RETURN, subject=lease)
+
+    def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
+        """Empty the hub where the request recreates it. A hub exists as soon as it is named."""
+        if request.recreateIfExists:
+            self._empty()
+        return pb.CreateTaskHubResponse()
+
+    def _delete(self, request: pb.DeleteTaskHubRequest) -> pb.DeleteTaskHubResponse:
+        self._empty()
+        return pb.DeleteTaskHubResponse()
+
+    def _empty(self) -> None:
+        if not self.options.disposable:
+            raise precondition("This task hub is a daemon's own: to empty it, stop the daemon and delete its file")
+        self.hub.empty()
+
+    def _check_size(self, method: str, request: Any) -> None:
+        size = request.ByteSize()
+        if size > self.options.max_request:
+            raise invalid_argument(
+                f"{method}: the request has {size} bytes; at most {self.options.max_request} are taken"
+            )
+
+    def complete(self, method: str, request: Any) -> pb.CompleteTaskResponse:
+        """Take a worker's result: end its lease now, and record the result in a later transaction.
+
+        The consequences of the result wait for the commit. Raises: Rejection.
+        """
+        if not self._open:
+            raise unavailable("The engine is not running")
+        kind, name, operation = self._completed[method]
+        leases = self.hub.dispatcher.leases
+        token = request.completionToken
+        if kind == ORCHESTRATION and request.isPartial:
+            held = leases.get(token)
+            if held is not None and held.kind == kind:
+                held.chunks.append(request)
+                return pb.CompleteTaskResponse()
+        if token:
+            lease = leases.take(token)
+        else:
+            lease = leases.find(kind, getattr(request, "instanceId", ""), getattr(request, "taskId", 0))
+        if lease is None or lease.kind != kind or lease.void:
+            if lease is not None and lease.kind != kind:
+                leases.put_back(lease)
+            elif lease is not None:
+                self._give_back(self._completions.release, lease)
+            self._forgive(token)
+            raise precondition(
+                "The work item is no longer this worker's: its completion token is unknown or was withdrawn"
+            )
+        if lease.chunks:
+            request = _joined(lease.chunks, request)
+        if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
+            # The worker had expected to need less than it was given; it gets the full work item again.
+            self._give_back(self._completions.abandon, lease)
+        elif kind == ENTITY and request.HasField("failureDetails"):
+            # The worker itself failed, not an operation: workers request another attempt in this way.
+            logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
+            self._give_back(self._completions.abandon, lease)
+        else:
+            self.writer.submit(operation, lease, request, kind=name, subject=lease)
+        return pb.CompleteTaskResponse()
+
+    def _abandon(self, request: Any, response: Any) -> Any:
+        if request.completionToken.startswith(DRAINING):
+            token = request.completionToken.removeprefix(DRAINING)
+            self.writer.submit(self._completions.drained, token, kind=Kind.RETURN)
+            return response
+        lease = self.hub.dispatcher.leases.take(request.completionToken)
+        if lease is not None:
+            self._give_back(self._completions.abandon, lease)
+        else:
+            self._forgive(request.completionToken)
+        return response
+
+    def _forgive(self, token: str) -> None:
+        """Revoke the loss of a worker that answers or returns work late: only its connection was lost."""
+        # The writer decides whether the worker was taken for lost, because it may be about to.
+        if self.hub.losses is not None and token:
+            self.writer.submit(self.hub.losses.answered, token, kind=Kind.WORKER)
+
+
+def _joined(chunks: list[pb.OrchestratorResponse], last: pb.OrchestratorResponse) -> pb.OrchestratorResponse:
+    """Join one response from its parts."""
+    whole = pb.OrchestratorResponse()
+    whole.CopyFrom(last)
+    del whole.actions[:]
+    # A part that was sent twice, because its answer was lost, counts once.
+    parts = {part.chunkIndex.value if part.HasField("chunkIndex") else at: part for at, part in enumerate(chunks)}
+    for _, part in sorted(parts.items()):
+        whole.actions.extend(part.actions)
+        if part.HasField("orchestrationTraceContext"):
+            whole.orchestrationTraceContext.CopyFrom(part.orchestrationTraceContext)
+    whole.actions.extend(last.actions)
+    return whole

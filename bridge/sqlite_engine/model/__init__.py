@@ -1,0 +1,1 @@
+"""State of instances and entities, events and turns, without I/O."""

@@ -1,0 +1,203 @@
+"""Instance in memory, and the bounded cache of instances."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.sqlite_engine.model.clock import timestamp
+from bridge.sqlite_engine.model.wire import StringValue
+
+RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
+COMPLETED = pb.ORCHESTRATION_STATUS_COMPLETED
+CONTINUED_AS_NEW = pb.ORCHESTRATION_STATUS_CONTINUED_AS_NEW
+FAILED = pb.ORCHESTRATION_STATUS_FAILED
+CANCELED = pb.ORCHESTRATION_STATUS_CANCELED
+TERMINATED = pb.ORCHESTRATION_STATUS_TERMINATED
+PENDING = pb.ORCHESTRATION_STATUS_PENDING
+SUSPENDED = pb.ORCHESTRATION_STATUS_SUSPENDED
+FINISHED = frozenset({COMPLETED, FAILED, CANCELED, TERMINATED})
+
+
+@dataclass(slots=True, eq=False)
+class Instance:
+    """One orchestration instance.
+
+    history: list of protobuf events that every turn shares; None when it is on disk only.
+    inbox: events that no turn has taken, with their sequence numbers.
+    execution: id of the current generation, which changes with continue-as-new and rewind. Results of earlier
+    generations are dropped.
+    """
+
+    key: int
+    id: str
+    execution: str
+    name: str
+    version: str | None
+    status: int
+    created_at: int
+    updated_at: int
+    start: pb.HistoryEvent
+    suspended: bool = False
+    finished_at: int | None = None
+    start_at: int | None = None
+    turn_at: int = 0
+    chunks: int = 0
+    parent: str | None = None
+    output: str | None = None
+    custom_status: str | None = None
+    failure: pb.TaskFailureDetails | None = None
+    trace: pb.OrchestrationTraceContext | None = None
+    history: list[pb.HistoryEvent] | None = None
+    history_bytes: int = 0
+    inbox: deque[tuple[int, pb.HistoryEvent]] = field(default_factory=deque)
+    token: str | None = None
+    """Lease of the turn in flight."""
+    turn: list[pb.HistoryEvent] | None = None
+    """New events of the turn in flight, as its worker sees them."""
+    taken: int = 0
+    """Number of inbox events that the turn in flight has taken."""
+    unread_events: int = 0
+    """Number of raised events that the orchestrator has not read, as far as known (`unread.py`)."""
+    unread_bytes: int = 0
+    shared: bool = False
+    """True when the last turn ran in this process, where no message limits the size of the history."""
+    request: Any = None
+    """Work item of the turn in flight, to which a worker in this process adds its report."""
+    waiting_start: bool = False
+    """True until the scheduled start time."""
+
+    @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    @property
+    def reported(self) -> int:
+        """Status that is reported to clients."""
+        return SUSPENDED if self.suspended and self.status not in FINISHED else self.status
+
+    @property
+    def deliverable(self) -> bool:
+        """True when a turn can run as soon as a worker is free."""
+        return (
+            not self.suspended
+            and not self.waiting_start
+            and self.status not in FINISHED
+            and (self.chunks == 0 or bool(self.inbox))
+        )
+
+    def state(self, payloads: bool) -> pb.OrchestrationState:
+        """State that is reported to clients. payloads: include input and output."""
+        start = self.start.executionStarted
+        return pb.OrchestrationState(
+            instanceId=self.id,
+            name=self.name,
+            version=text(self.version),
+            orchestrationStatus=self.reported,  # type: ignore[arg-type] # enum values are plain ints at run time
+            scheduledStartTimestamp=None if self.start_at is None else timestamp(self.start_at),
+            createdTimestamp=timestamp(self.created_at),
+            lastUpdatedTimestamp=timestamp(self.updated_at),
+            input=start.input if payloads and start.HasField("input") else None,
+            output=text(self.output) if payloads else None,
+            customStatus=text(self.custom_status),
+            failureDetails=self.failure,
+            executionId=text(self.execution),
+            completedTimestamp=None if self.finished_at is None else timestamp(self.finished_at),
+            parentInstanceId=text(self.parent),
+            tags=start.tags,
+        )
+
+
+def text(value: str | None) -> StringValue | None:
+    return None if value is None else StringValue(value=value)
+
+
+class InstanceCache:
+    """Bounded working set of instances; the least recently used idle ones are evicted first.
+
+    Limits are the number of instances, and the bytes of their histories, inputs and unread events. Instances with a
+    turn in flight, and instances that the current transaction has changed, stay.
+    """
+
+    def __init__(self, max_instances: int, max_bytes: int) -> None:
+        self._instances: OrderedDict[int, Instance] = OrderedDict()
+        self._keys: dict[str, int] = {}
+        self._max_instances = max_instances
+        self._max_bytes = max_bytes
+        self.history_bytes = 0
+        self._others: dict[int, int] = {}
+        """Bytes beside the history, by key."""
+        self._other_bytes = 0
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the instances in memory."""
+        return self.history_bytes + self._other_bytes
+
+    def __len__(self) -> int:
+        return len(self._instances)
+
+    def __iter__(self) -> Iterator[Instance]:
+        return iter(self._instances.values())
+
+    def by_id(self, instance_id: str) -> Instance | None:
+        key = self._keys.get(instance_id)
+        return None if key is None else self.by_key(key)
+
+    def by_key(self, key: int) -> Instance | None:
+        instance = self._instances.get(key)
+        if instance is not None:
+            self._instances.move_to_end(key)
+        return instance
+
+    def add(self, instance: Instance) -> None:
+        self._instances[instance.key] = instance
+        self._keys[instance.id] = instance.key
+        self.history_bytes += instance.history_bytes
+        self.measure(instance)
+
+    def remove(self, instance: Instance) -> None:
+        if self._instances.pop(instance.key, None) is not None:
+            self.history_bytes -= instance.history_bytes
+            self._other_bytes -= self._others.pop(instance.key, 0)
+            if self._keys.get(instance.id) == instance.key:
+                del self._keys[instance.id]
+
+    def clear(self) -> None:
+        self._instances.clear()
+        self._keys.clear()
+        self._others.clear()
+        self.history_bytes = self._other_bytes = 0
+
+    def grow(self, instance: Instance, size: int) -> None:
+        """Record that the instance's history in memory grew by `size` bytes, which may be negative."""
+        instance.history_bytes += size
+        if instance.key in self._instances:
+            self.history_bytes += size
+
+    def measure(self, instance: Instance) -> None:
+        """Measure the instance again after a change of its start event or unread events."""
+        key = instance.key
+        if key in self._instances:
+            size = instance.start.ByteSize() + instance.unread_bytes
+            self._other_bytes += size - self._others.get(key, 0)
+            self._others[key] = size
+
+    def trim(self) -> None:
+        """Evict instances beyond the limits. Call it between transactions only."""
+        surplus = len(self._instances) - self._max_instances
+        if surplus <= 0 and self.bytes <= self._max_bytes:
+            return
+        for _ in range(len(self._instances)):
+            if surplus <= 0 and self.bytes <= self._max_bytes:
+                break
+            instance = next(iter(self._instances.values()))
+            if instance.token is None:
+                self.remove(instance)
+                surplus -= 1
+            else:
+                self._instances.move_to_end(instance.key)

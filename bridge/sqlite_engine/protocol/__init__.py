@@ -1,0 +1,1 @@
+"""Durable Task protocol over gRPC and in process."""

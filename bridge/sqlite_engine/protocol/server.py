@@ -1,0 +1,230 @@
+"""Server of the engine for other processes: on a Unix domain socket, or on a TCP port where one is configured."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hmac
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSidecarServiceServicer_to_server
+
+from bridge.config.model.types import is_loopback
+from bridge.core.errors import EngineMisconfigured, EngineUnavailable
+from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.storage.reading import parse
+from bridge.system.tls import TlsFiles, TlsProblem
+
+GRACE_SECONDS = 0.5
+HANDSHAKE_SECONDS = 20
+"""Seconds within which a connection must complete its TLS and HTTP/2 handshakes."""
+IDLE_SECONDS = 75
+"""Seconds without a call after which a connection is closed; clients open another one automatically."""
+PING_SECONDS = 3
+"""Seconds between keepalive pings to a silent peer. The client library answers, even when its process hangs."""
+PONG_SECONDS = 5
+"""Seconds for the ping's answer.
+
+After that the connection ends, and the work of a frozen or disconnected worker is requeued.
+"""
+MAX_STREAMS = 1024
+"""Largest number of concurrent calls on one connection."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Access rules and limits of an engine port.
+
+    token: expected in `authorization: Bearer ...`.
+    behind_tls_proxy: True when another process terminates TLS.
+    max_message: bytes.
+    """
+
+    token: str | None = None
+    tls: TlsFiles | None = None
+    behind_tls_proxy: bool = False
+    max_message: int = 64 * 1024 * 1024
+    max_connections: int = 256
+
+    def check(self, address: str) -> None:
+        """Refuse an address that strangers could call, or whose traffic they could read.
+
+        Raises: EngineMisconfigured.
+        """
+        if is_loopback(address.rpartition(":")[0]):
+            return
+        if self.token is None and (self.tls is None or not self.tls.asks_clients):
+            raise EngineMisconfigured(
+                f"{address}: an engine port that is not loopback needs a token, or certificates of clients"
+            )
+        if self.tls is None and not self.behind_tls_proxy:
+            raise EngineMisconfigured(
+                f"{address}: an engine port that is not loopback needs TLS, since the token would travel in the clear; "
+                "where another process ends TLS, say that it is behind a TLS proxy"
+            )
+
+    def options(self) -> list[tuple[str, int]]:
+        """Limits as gRPC options."""
+        return [
+            ("grpc.max_receive_message_length", self.max_message),
+            ("grpc.max_allowed_incoming_connections", self.max_connections),
+            ("grpc.max_concurrent_streams", MAX_STREAMS),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_SECONDS * 1000),
+            ("grpc.max_connection_idle_ms", IDLE_SECONDS * 1000),
+            # A compressed message would be expanded in memory before its size is refused.
+            ("grpc.compression_enabled_algorithms_bitset", 1),
+        ]
+
+
+ANSWERS = {
+    "CompleteActivityTask": pb.ActivityResponse,
+    "CompleteOrchestratorTask": pb.OrchestratorResponse,
+    "CompleteEntityTask": pb.EntityBatchResult,
+}
+
+
+class Server:
+    """gRPC server with an event loop and thread of its own.
+
+    addresses: `unix:/path/of/socket`, or `host:port`; port 0 selects a free port.
+    guard: rules for ports; None for sockets, which the mode of their directory protects.
+    """
+
+    def __init__(self, service: AioSidecarService, addresses: Sequence[str], guard: Guard | None = None) -> None:
+        """Check the addresses. Raises: EngineMisconfigured when a port is open to callers without credentials."""
+        ports = [address for address in addresses if not address.startswith("unix:")]
+        if ports and guard is None:
+            guard = Guard()
+        for address in ports:
+            assert guard is not None
+            guard.check(address)
+        self._service = service
+        self._addresses = tuple(addresses)
+        self._guard = guard
+        self.ports: list[int] = []
+        """Bound ports, in the order of the addresses; 1 for a socket."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Bind the addresses and serve.
+
+        Raises: EngineUnavailable when an address cannot be bound, EngineMisconfigured when TLS files cannot be used.
+        """
+        begun: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(begun)), name="engine-server", daemon=True
+        )
+        self._thread.start()
+        try:
+            begun.result()
+        except BaseException:
+            self._thread.join()
+            raise
+
+    def stop(self) -> None:
+        """End all calls after a grace period of GRACE_SECONDS, and stop the server. Idempotent."""
+        if self._thread is None or self._loop is None or self._ended is None:
+            return
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._ended.set)
+            self._thread.join()
+
+    async def _serve(self, begun: Future[None]) -> None:
+        guard = self._guard
+        bounds = [("grpc.max_receive_message_length", -1)] if guard is None else guard.options()
+        pings = [
+            ("grpc.keepalive_time_ms", PING_SECONDS * 1000),
+            ("grpc.keepalive_timeout_ms", PONG_SECONDS * 1000),
+            ("grpc.http2.ping_timeout_ms", PONG_SECONDS * 1000),
+            ("grpc.http2.max_pings_without_data", 0),
+        ]
+        interceptors: list[Any] = [_DeepAnswers()]
+        if guard is not None and guard.token is not None:
+            interceptors.insert(0, _TokenCheck(guard.token))
+        server = grpc.aio.server(
+            interceptors=interceptors,
+            options=(*bounds, *pings, ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)),
+        )
+        add_TaskHubSidecarServiceServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]  # generated
+        self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
+        try:
+            credentials = None if guard is None or guard.tls is None else _credentials(guard.tls)
+            for address in self._addresses:
+                self.ports.append(
+                    server.add_insecure_port(address)
+                    if credentials is None
+                    else server.add_secure_port(address, credentials)
+                )
+            await server.start()
+        except TlsProblem as problem:
+            begun.set_exception(EngineMisconfigured(str(problem)))
+            return
+        except RuntimeError as error:
+            begun.set_exception(EngineUnavailable(f"{', '.join(self._addresses)}: cannot be listened on: {error}"))
+            return
+        begun.set_result(None)
+        await self._ended.wait()
+        await server.stop(GRACE_SECONDS)
+
+
+def _credentials(files: TlsFiles) -> Any:
+    """Credentials that are read again at every handshake when their files change. Raises: TlsProblem."""
+    configured = files.load()
+
+    def configuration() -> Any:
+        pairs = [(configured.key, configured.certificate)]
+        return grpc.ssl_server_certificate_configuration(pairs, root_certificates=configured.client_ca)
+
+    def fetch() -> Any:
+        nonlocal configured
+        fresh = files.current()
+        if fresh is configured:
+            return None
+        configured = fresh
+        return configuration()
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=files.asks_clients)
+
+
+class _TokenCheck(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Interceptor that passes only calls with the token.
+
+    Other calls are answered by a stream handler, which reads no request: gRPC reads and parses the body of a call only
+    when a handler requests it.
+    """
+
+    def __init__(self, token: str) -> None:
+        self._expected = f"Bearer {token}".encode()
+        self._refusal = grpc.stream_unary_rpc_method_handler(_refuse)
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        sent = dict(details.invocation_metadata).get("authorization", "")
+        if hmac.compare_digest(sent.encode(), self._expected):
+            return await continuation(details)
+        return self._refusal
+
+
+class _DeepAnswers(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Interceptor that parses workers' responses whose failures are nested deeper than protobuf reads."""
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        handler = await continuation(details)
+        kind = ANSWERS.get(details.method.rpartition("/")[2])
+        if handler is None or kind is None:
+            return handler
+        return grpc.unary_unary_rpc_method_handler(
+            handler.unary_unary, functools.partial(parse, kind), handler.response_serializer
+        )
+
+
+async def _refuse(requests: Any, context: Any) -> None:
+    await context.abort(grpc.StatusCode.UNAUTHENTICATED, "The engine's token is missing or wrong")

@@ -1,0 +1,1 @@
+"""Tables, transactions and reads of the file."""

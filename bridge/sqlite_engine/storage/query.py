@@ -1,0 +1,240 @@
+"""Queries over many instances or entities, which read committed data on a connection of their own."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
+
+from bridge.sqlite_engine.model.clock import micros, timestamp
+from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, Instance, text
+from bridge.sqlite_engine.model.rejection import internal, invalid_argument, not_found
+from bridge.sqlite_engine.storage.payloads import STATE, Payloads
+from bridge.sqlite_engine.storage.store import INSTANCE_COLUMNS, instance_of, unreadable_instance
+
+logger = logging.getLogger(__name__)
+
+PAGE = 100
+MAX_PAGE = 1000
+CHUNK_BYTES = 512 * 1024
+"""Size of a history chunk, in bytes, at which the next chunk begins."""
+
+_AFTER_ALL = "\U0010ffff"
+"""Character that sorts after every character of an id."""
+
+_KEY = "@"
+"""Prefix of the page keys of `ListInstanceIds`. No instance id begins with it."""
+
+MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
+"""Largest page of more than one row, in bytes: clients refuse messages over 4 MiB."""
+
+FRAME_BYTES = 8
+"""Bytes that a row adds to its message beside its own."""
+
+
+class Queries:
+    """Handlers of queries, one method each. All run in the reader's thread."""
+
+    def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
+        self._connection = connection
+        self._payloads = payloads
+
+    def instances(self, request: pb.QueryInstancesRequest) -> pb.QueryInstancesResponse:
+        query = request.query
+        prefix = query.instanceIdPrefix.value
+        # The plus keeps SQLite from scanning all keys where the index on ids finds the few matches.
+        where = ["+key > ?" if prefix else "key > ?"]
+        values: list[Any] = [_cursor(query.continuationToken.value)]
+        _statuses(where, values, query.runtimeStatus)
+        _between(where, values, "created_at", query, "createdTimeFrom", "createdTimeTo")
+        if query.HasField("createdTimeFrom"):
+            where.append("key >= (SELECT min(key) FROM instances INDEXED BY instances_created WHERE created_at >= ?)")
+            values.append(micros(query.createdTimeFrom))
+        if prefix:
+            where.append("id >= ? AND id < ?")
+            values += [prefix, prefix + _AFTER_ALL]
+        limit = min(query.maxInstanceCount, MAX_PAGE) if query.maxInstanceCount > 0 else MAX_PAGE
+        rows = self._connection.execute(
+            f"SELECT {INSTANCE_COLUMNS} FROM instances WHERE {' AND '.join(where)} ORDER BY key LIMIT ?",  # noqa: S608 -- fixed parts
+            (*values, limit + 1),
+        )
+        states: list[pb.OrchestrationState] = []
+        size, last, more = 0, 0, False
+        for row in rows:
+            instance = self._instance(row)
+            state = instance.state(query.fetchInputsAndOutputs)
+            size += state.ByteSize() + FRAME_BYTES
+            if states and (len(states) >= limit or size > MAX_PAGE_BYTES):
+                more = True
+                break
+            last = instance.key
+            states.append(state)
+        token = text(str(last)) if more else None
+        return pb.QueryInstancesResponse(orchestrationState=states, continuationToken=token)
+
+    def _instance(self, row: tuple[Any, ...]) -> Instance:
+        """Instance of a row. An unreadable payload must not keep the other instances from being listed."""
+        try:
+            return instance_of(row, self._payloads)
+        except DecodeError as error:
+            found = unreadable_instance(row)
+            logger.error("Stored payloads of instance %s cannot be read: %s", found.id, error)
+            return found
+
+    def ids(self, request: pb.ListInstanceIdsRequest) -> pb.ListInstanceIdsResponse:
+        where = ["finished_at IS NOT NULL"]
+        values: list[Any] = []
+        if request.lastInstanceKey.value:
+            where.append("(finished_at, id) > (?, ?)")
+            values += self._place(request.lastInstanceKey.value)
+        _statuses(where, values, request.runtimeStatus)
+        _between(where, values, "finished_at", request, "completedTimeFrom", "completedTimeTo")
+        limit = min(request.pageSize, MAX_PAGE) if request.pageSize > 0 else PAGE
+        rows = self._connection.execute(
+            f"SELECT finished_at, id FROM instances WHERE {' AND '.join(where)} ORDER BY finished_at, id LIMIT ?",  # noqa: S608 -- fixed parts
+            (*values, limit + 1),
+        ).fetchall()
+        page: list[str] = []
+        size = 0
+        for _, instance_id in rows:
+            size += len(instance_id.encode()) + FRAME_BYTES
+            if page and (len(page) >= limit or size > MAX_PAGE_BYTES):
+                break
+            page.append(instance_id)
+        # Clients stop at a page without ids, and some start over at a page without a key.
+        token = text(f"{_KEY}{rows[len(page) - 1][0]}|{page[-1]}") if page else None
+        return pb.ListInstanceIdsResponse(instanceIds=page, lastInstanceKey=token)
+
+    def _place(self, key: str) -> tuple[int, str]:
+        """Position in the order of finished instances that a page key or an instance's id names.
+
+        Raises: Rejection.
+        """
+        if not key.startswith(_KEY):
+            row = self._connection.execute("SELECT finished_at FROM instances WHERE id=?", (key,)).fetchone()
+            if row is not None and row[0] is not None:
+                return row[0], key
+        # Keys from an earlier version have no prefix.
+        moment, separator, instance_id = key.removeprefix(_KEY).partition("|")
+        if separator and _is_number(moment):
+            return int(moment), instance_id
+        raise invalid_argument("lastInstanceKey is neither one that this engine gave nor the id of a finished instance")
+
+    def entities(self, request: pb.QueryEntitiesRequest) -> pb.QueryEntitiesResponse:
+        query = request.query
+        where = ["id > ?"]
+        values: list[Any] = [query.continuationToken.value]
+        if query.instanceIdStartsWith.value:
+            prefix = query.instanceIdStartsWith.value
+            name, separator, key = prefix[1:].partition("@")
+            prefix = f"@{name.lower()}{separator}{key}" if prefix.startswith("@") else f"@{prefix.lower()}"
+            where.append("id >= ? AND id < ?")
+            values += [prefix, prefix + _AFTER_ALL]
+        _between(where, values, "modified_at", query, "lastModifiedFrom", "lastModifiedTo")
+        if not query.includeTransient:
+            where.append("state IS NOT NULL")
+        limit = min(query.pageSize.value, MAX_PAGE) if query.pageSize.value > 0 else MAX_PAGE
+        columns = "id, state, owner, modified_at, (SELECT count(*) FROM operations WHERE entity = entities.id)"
+        rows = self._connection.execute(
+            f"SELECT {columns} FROM entities WHERE {' AND '.join(where)} ORDER BY id LIMIT ?",  # noqa: S608 -- fixed parts
+            (*values, limit + 1),
+        )
+        found: list[pb.EntityMetadata] = []
+        size, more = 0, False
+        for entity_id, state, owner, modified_at, backlog in rows:
+            metadata = pb.EntityMetadata(
+                instanceId=entity_id,
+                lastModifiedTime=timestamp(modified_at),
+                backlogQueueSize=backlog,
+                lockedBy=text(owner),
+                serializedState=text(self._state(entity_id, state)) if query.includeState else None,
+            )
+            size += metadata.ByteSize() + FRAME_BYTES
+            if found and (len(found) >= limit or size > MAX_PAGE_BYTES):
+                more = True
+                break
+            found.append(metadata)
+        token = text(found[-1].instanceId) if more else None
+        return pb.QueryEntitiesResponse(entities=found, continuationToken=token)
+
+    def _state(self, entity_id: str, stored: str | bytes | None) -> str | None:
+        """Decrypt the state of an entity.
+
+        An entity shown without its state would look like one that has none. Raises: Rejection.
+        """
+        try:
+            return self._payloads.text(stored, STATE, entity_id)
+        except DecodeError as error:
+            raise internal(f"The state of entity {entity_id} cannot be read: {error}") from None
+
+    def history(self, request: pb.StreamInstanceHistoryRequest) -> list[pb.HistoryChunk]:
+        """History of the instance, in chunks that fit a message."""
+        row = self._connection.execute("SELECT key FROM instances WHERE id=?", (request.instanceId,)).fetchone()
+        if row is None:
+            raise not_found(request.instanceId)
+        try:
+            return list(self._chunks(row[0]))
+        except DecodeError as error:
+            raise internal(f"The history of {request.instanceId} cannot be read: {error}") from None
+
+    def _chunks(self, key: int) -> Iterator[pb.HistoryChunk]:
+        piece = pb.HistoryChunk()
+        size = 0
+        rows = self._connection.execute("SELECT chunk, events FROM history WHERE key=? ORDER BY chunk", (key,))
+        for chunk, stored in rows:
+            for event in self._payloads.events(stored, (key, chunk)):
+                length = event.ByteSize()
+                if size and size + length > CHUNK_BYTES:
+                    yield piece
+                    piece, size = pb.HistoryChunk(), 0
+                piece.events.append(event)
+                size += length
+        if size:
+            yield piece
+
+
+def _statuses(where: list[str], values: list[Any], statuses: Any) -> None:
+    """Add a condition on the statuses to the query.
+
+    Finished and open instances have an index each; only a query for both reads every row.
+    """
+    wanted = set(statuses)
+    if not wanted:
+        return
+    marks = ",".join("?" * len(wanted))
+    if wanted <= FINISHED:
+        where.append(
+            "key IN (SELECT key FROM instances INDEXED BY instances_finished"  # noqa: S608 -- only marks
+            f" WHERE finished_at IS NOT NULL AND status IN ({marks}))"
+        )
+    else:
+        if not wanted & FINISHED:
+            where.append("finished_at IS NULL")
+        where.append(f"CASE WHEN suspended AND finished_at IS NULL THEN {SUSPENDED} ELSE status END IN ({marks})")
+    values += sorted(wanted)
+
+
+def _between(where: list[str], values: list[Any], column: str, message: Any, start: str, end: str) -> None:
+    if message.HasField(start):
+        where.append(f"{column} >= ?")
+        values.append(micros(getattr(message, start)))
+    if message.HasField(end):
+        where.append(f"{column} < ?")
+        values.append(micros(getattr(message, end)))
+
+
+def _cursor(token: str) -> int:
+    if not token:
+        return 0
+    if not _is_number(token):
+        raise invalid_argument("continuationToken is not one that this engine gave")
+    return int(token)
+
+
+def _is_number(value: str) -> bool:
+    """True for digits that SQLite can store as an integer."""
+    return value.isascii() and value.isdecimal() and len(value) <= 18

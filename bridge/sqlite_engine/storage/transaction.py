@@ -1,0 +1,309 @@
+"""Writes of one group commit: collected while operations run, and written in few statements."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.sqlite_engine.model.attempts import with_pauses
+from bridge.sqlite_engine.model.entity import Entity
+from bridge.sqlite_engine.model.instance import FAILED, Instance
+from bridge.sqlite_engine.storage.payloads import (
+    CUSTOM_STATUS,
+    EVENTS,
+    FAILURE,
+    INBOX,
+    OPERATION,
+    OUTPUT,
+    REQUEST,
+    START,
+    STATE,
+    TIMER,
+    Payloads,
+)
+from bridge.sqlite_engine.storage.rows import KeyStatement, Statement
+from bridge.sqlite_engine.storage.store import INSTANCE_COLUMNS, Task, Timer
+
+_INSERT_INSTANCE = Statement(f"INSERT INTO instances ({INSTANCE_COLUMNS}) VALUES", 19, large=(14, 15, 16, 17, 18))
+_UPDATE_INSTANCE = Statement(
+    "WITH v(k, st, su, up, fi, tu, ch, ou, cu, fa, tr) AS (VALUES",
+    11,
+    ") UPDATE instances SET status=st, suspended=su, updated_at=up, finished_at=fi, turn_at=tu, chunks=ch, output=ou,"
+    " custom_status=cu, failure=fa, trace=tr FROM v WHERE key=k",
+    large=(7, 8, 9, 10),
+)
+_UPDATE_GENERATION = Statement(
+    "WITH v(k, ex, ve, sa) AS (VALUES",
+    4,
+    ") UPDATE instances SET execution=ex, version=ve, start=sa FROM v WHERE key=k",
+    large=(3,),
+)
+_INSERT_HISTORY = Statement("INSERT INTO history (key, chunk, events) VALUES", 3, large=(2,))
+_INSERT_INBOX = Statement("INSERT INTO inbox (seq, key, event) VALUES", 3, large=(2,))
+_INSERT_TASK = Statement(
+    "INSERT INTO tasks (seq, key, execution, task_id, name, version, request) VALUES", 7, large=(6,)
+)
+_INSERT_TIMER = Statement("INSERT INTO timers (seq, fire_at, kind, key, entity, event) VALUES", 6, large=(5,))
+_UPSERT_ENTITY = Statement(
+    "INSERT OR REPLACE INTO entities (id, state, section, owner, modified_at) VALUES", 5, large=(1, 2)
+)
+_INSERT_OPERATION = Statement("INSERT INTO operations (seq, entity, event) VALUES", 3, large=(2,))
+# Columns of payloads, by position
+_INSERTED = {14: START, 15: OUTPUT, 16: CUSTOM_STATUS, 17: FAILURE}
+_UPDATED = {7: OUTPUT, 8: CUSTOM_STATUS, 9: FAILURE}
+_DELETE_BY_KEY = {
+    table: KeyStatement(f"DELETE FROM {table} WHERE key IN")  # noqa: S608 -- names are ours
+    for table in ("instances", "history", "inbox", "tasks", "timers")
+}
+_DELETE_BY_SEQ = {
+    table: KeyStatement(f"DELETE FROM {table} WHERE seq IN")  # noqa: S608 -- names are ours
+    for table in ("inbox", "tasks", "timers", "operations")
+}
+_DELETE_ENTITY = KeyStatement("DELETE FROM entities WHERE id IN")
+
+
+class Transaction:
+    """Collector of writes. `flush` writes them inside the open transaction, `commit` ends the transaction.
+
+    A changed instance or entity is recorded once, however often it changes. Its row is made by `flush`.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
+        self._connection = connection
+        self._payloads = payloads
+        self._begun = False
+        self.writes = 0
+        self.next_timer: int | None = None
+        """Earliest time among the added timers, in microseconds."""
+        self._clear()
+
+    def _clear(self) -> None:
+        self.created: dict[int, Instance] = {}
+        self.changed: dict[int, Instance] = {}
+        self._generations: dict[int, Instance] = {}
+        self._chunks: list[tuple[int, int, bytes]] = []
+        self._inbox: list[tuple[int, int, bytes]] = []
+        self._tasks: list[Task] = []
+        self._timers: list[Timer] = []
+        self._operations: list[tuple[int, str, bytes]] = []
+        self._entities: dict[str, Entity] = {}
+        self._gone_entities: set[str] = set()
+        self._gone_by_key: dict[str, list[int]] = {}
+        self._gone_by_seq: dict[str, list[int]] = {}
+        self._dirty = False
+
+    def touch(self) -> None:
+        self._dirty = True
+
+    # Instances
+
+    def create(self, instance: Instance) -> None:
+        self.created[instance.key] = instance
+        self._dirty = True
+
+    def change(self, instance: Instance) -> None:
+        if instance.key not in self.created:
+            self.changed[instance.key] = instance
+        self._dirty = True
+
+    def change_generation(self, instance: Instance) -> None:
+        """Record that the execution, version or start event changed."""
+        if instance.key not in self.created:
+            self._generations[instance.key] = instance
+        self.change(instance)
+
+    def delete(self, instance: Instance) -> None:
+        """Delete the instance with all its rows."""
+        if self._dirty:
+            self.flush()
+        for table in _DELETE_BY_KEY:
+            self._gone_by_key.setdefault(table, []).append(instance.key)
+        self._dirty = True
+
+    def fail_unseen(self, key: int, now: int, failure: pb.TaskFailureDetails) -> None:
+        """Fail an unfinished instance without reading its other columns, and delete its open work."""
+        self.flush()
+        self.clear_by_key(key, "inbox", "timers", "tasks")
+        self.flush()
+        self._connection.execute(
+            "UPDATE instances SET status=?, suspended=0, updated_at=?, finished_at=?, output=NULL, failure=?"
+            " WHERE key=? AND finished_at IS NULL",
+            (FAILED, now, now, self._payloads.seal(failure.SerializeToString(), FAILURE, key), key),
+        )
+
+    def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
+        """Append events to the history; return their size in bytes."""
+        blob = pb.HistoryChunk(events=events).SerializeToString()
+        self._chunks.append((instance.key, instance.chunks, blob))
+        instance.chunks += 1
+        self.change(instance)
+        return len(blob)
+
+    def clear(self, instance: Instance, *tables: str) -> None:
+        """Delete the instance's rows of these tables: rows in the file, and rows collected so far."""
+        self.clear_by_key(instance.key, *tables)
+
+    def clear_by_key(self, key: int, *tables: str) -> None:
+        for table in tables:
+            self._gone_by_key.setdefault(table, []).append(key)
+        self._dirty = True
+
+    # Messages
+
+    def put(self, seq: int, instance: Instance, event: pb.HistoryEvent) -> None:
+        self._inbox.append((seq, instance.key, event.SerializeToString()))
+        self._dirty = True
+
+    def add_task(self, task: Task) -> None:
+        self._tasks.append(task)
+        self._dirty = True
+
+    def move_tasks(self, executions: dict[int, str]) -> None:
+        """Assign activities to another execution, by sequence number."""
+        if executions:
+            self._dirty = True
+            self.flush()
+            moved = [(execution, seq) for seq, execution in executions.items()]
+            self._connection.executemany("UPDATE tasks SET execution=? WHERE seq=?", moved)
+
+    def move_timers(self, due: list[tuple[int, int]]) -> None:
+        """Change the due time of timers: (time, sequence number)."""
+        if due:
+            self._dirty = True
+            self.flush()
+            self._connection.executemany("UPDATE timers SET fire_at=? WHERE seq=?", due)
+
+    def add_timer(self, timer: Timer) -> None:
+        self._timers.append(timer)
+        if self.next_timer is None or timer.fire_at < self.next_timer:
+            self.next_timer = timer.fire_at
+        self._dirty = True
+
+    def remove(self, table: str, seqs: Iterable[int]) -> None:
+        """Delete rows by sequence number."""
+        self._gone_by_seq.setdefault(table, []).extend(seqs)
+        self._dirty = True
+
+    # Entities
+
+    def change_entity(self, entity: Entity) -> None:
+        self._entities[entity.id] = entity
+        self._gone_entities.discard(entity.id)  # the entity may be created again
+        self._dirty = True
+
+    def add_operation(self, seq: int, entity: Entity, event: pb.HistoryEvent) -> None:
+        self._operations.append((seq, entity.id, event.SerializeToString()))
+        self._dirty = True
+
+    def change_operation(self, seq: int, event: pb.HistoryEvent) -> None:
+        self._dirty = True
+        self.flush()
+        stored = self._payloads.seal(event.SerializeToString(), OPERATION, seq)
+        self._connection.execute("UPDATE operations SET event=? WHERE seq=?", (stored, seq))
+
+    def delete_entity(self, entity: Entity) -> None:
+        self._entities.pop(entity.id, None)
+        self._gone_entities.add(entity.id)
+        self._dirty = True
+
+    # Writing
+
+    def flush(self) -> None:
+        """Write the collected changes.
+
+        Cleared rows are deleted after the rows that were added before them are inserted. Raises: sqlite3.Error.
+        """
+        if not self._dirty:
+            return
+        connection, stored = self._connection, self._payloads.rows
+        if not self._begun:
+            connection.execute("BEGIN IMMEDIATE")
+            self._begun = True
+        gone = self._gone_by_key
+        deleted = gone.pop("instances", None)
+        if deleted:
+            _DELETE_BY_KEY["instances"].run(connection, deleted)
+        if self.created:
+            created = [_inserted(instance) for instance in self.created.values()]
+            _INSERT_INSTANCE.run(connection, stored(created, _INSERTED))
+        if self.changed:
+            changed = [_updated(instance) for instance in self.changed.values()]
+            _UPDATE_INSTANCE.run(connection, stored(changed, _UPDATED))
+        if self._generations:
+            rows = [(i.key, i.execution, i.version, i.start.SerializeToString()) for i in self._generations.values()]
+            _UPDATE_GENERATION.run(connection, stored(rows, {3: START}))
+        if self._chunks:
+            _INSERT_HISTORY.run(connection, stored(self._chunks, {2: EVENTS}, (0, 1)))
+        if self._inbox:
+            _INSERT_INBOX.run(connection, stored(self._inbox, {2: INBOX}))
+        if self._tasks:
+            _INSERT_TASK.run(connection, stored([_task_row(task) for task in self._tasks], {6: REQUEST}))
+        if self._timers:
+            _INSERT_TIMER.run(connection, stored([_timer_row(timer) for timer in self._timers], {5: TIMER}))
+        if self._entities:
+            rows_ = [(e.id, e.state, e.section, e.owner, e.modified_at) for e in self._entities.values()]
+            _UPSERT_ENTITY.run(connection, stored(rows_, {1: STATE}))
+        if self._gone_entities:
+            _DELETE_ENTITY.run(connection, self._gone_entities)
+        if self._operations:
+            _INSERT_OPERATION.run(connection, stored(self._operations, {2: OPERATION}))
+        for table, keys in gone.items():
+            _DELETE_BY_KEY[table].run(connection, keys)
+        for table, seqs in self._gone_by_seq.items():
+            _DELETE_BY_SEQ[table].run(connection, seqs)
+        self._clear()
+
+    def wipe(self) -> None:
+        """Delete every row of every table, including the collected ones."""
+        self.touch()
+        self.flush()
+        for table in (*_DELETE_BY_KEY, "entities", "operations"):
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 -- names are ours
+        self.next_timer = None
+
+    def commit(self) -> bool:
+        """Write and commit all changes; return False when there was nothing to write. Raises: sqlite3.Error."""
+        self.flush()
+        if not self._begun:
+            return False
+        self._connection.execute("COMMIT")
+        self._begun = False
+        return True
+
+    def rollback(self) -> None:
+        self._clear()
+        self.next_timer = None
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._begun = False
+
+
+def _inserted(i: Instance) -> tuple[object, ...]:
+    return (
+        i.key, i.id, i.execution, i.name, i.version, i.status, i.suspended, i.created_at, i.updated_at, i.finished_at,
+        i.start_at, i.turn_at, i.chunks, i.parent, i.start.SerializeToString(), i.output, i.custom_status,
+        None if i.failure is None else i.failure.SerializeToString(),
+        None if i.trace is None else i.trace.SerializeToString(),
+    )  # fmt: skip
+
+
+def _updated(i: Instance) -> tuple[object, ...]:
+    return (
+        i.key, i.status, i.suspended, i.updated_at, i.finished_at, i.turn_at, i.chunks, i.output, i.custom_status,
+        None if i.failure is None else i.failure.SerializeToString(),
+        None if i.trace is None else i.trace.SerializeToString(),
+    )  # fmt: skip
+
+
+def _task_row(task: Task) -> tuple[object, ...]:
+    assert task.request is not None
+    request = task.request.SerializeToString()
+    execution = with_pauses(task.execution, task.pauses) if task.pauses else task.execution
+    return (task.seq, task.key, execution, task.task_id, task.name, task.version, request)
+
+
+def _timer_row(timer: Timer) -> tuple[object, ...]:
+    event = None if timer.event is None else timer.event.SerializeToString()
+    return (timer.seq, timer.fire_at, timer.kind, timer.key, timer.entity, event)

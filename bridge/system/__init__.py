@@ -1,0 +1,1 @@
+"""Services of the operating system: clock, private files, TLS."""

@@ -1,0 +1,260 @@
+"""Leases of work items: holders, lost workers, returned items and late answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.model.clock import now, timestamp
+from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.wire import Int32Value
+from tests.sqlite_engine.conftest import Restartable
+from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, signal, start, state, text
+from tests.sqlite_engine.test_entity import calling, operations
+
+
+def test_a_worker_that_goes_gives_all_back_at_once_and_is_late_with_its_answers(database: Database) -> None:
+    gone = Hands(database)
+    start(database, "work", "a")
+    gone.turn(gone.take(), activity(1, "x"))
+    start(database, "work", "b")
+    signal(database, "@counter@c", "add", 1)
+    items = {item.WhichOneof("request"): item for item in (gone.take(), gone.take(), gone.take())}
+    gone.leave()
+    other = Hands(database)
+    again = {item.WhichOneof("request"): item for item in (other.take(), other.take(), other.take())}
+    assert again.keys() == items.keys()
+    for late in (
+        lambda: gone.result(items["activityRequest"], "late"),
+        lambda: gone.turn(items["orchestratorRequest"], complete(1, "late")),
+        lambda: gone.batch(items["entityRequestV2"], "late"),
+    ):
+        with pytest.raises(Rejection, match="no longer"):
+            late()
+    other.turn(again["orchestratorRequest"], complete(1, "fine"))
+    assert state(database, "b").output.value == '"fine"'
+
+
+def test_an_abandoned_turn_rests_longer_each_time(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    for _ in range(3):
+        item = hands.take()
+        request = pb.AbandonOrchestrationTaskRequest(completionToken=item.completionToken)
+        call(database, "AbandonTaskOrchestratorWorkItem", request)
+    hands.turn(hands.take(), activity(1, "x"))
+    item = hands.take()
+    call(database, "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=item.completionToken))
+    hands.result(hands.take(), 1)
+    hands.turn(hands.take(), complete(2, 1))
+    assert state(database, "a").output.value == "1"
+
+
+def test_an_abandoned_batch_comes_again(database: Database) -> None:
+    hands = Hands(database)
+    signal(database, "@counter@c", "add", 1)
+    item = hands.take()
+    call(database, "AbandonTaskEntityWorkItem", pb.AbandonEntityTaskRequest(completionToken=item.completionToken))
+    again = hands.take()
+    assert len(again.entityRequestV2.operationRequests) == 1
+    call(database, "AbandonTaskEntityWorkItem", pb.AbandonEntityTaskRequest(completionToken="unknown"))
+
+
+def test_a_worker_gets_no_more_than_its_credits_and_zero_means_the_default(database: Database) -> None:
+    hands = Hands(database, maxConcurrentOrchestrationWorkItems=2)
+    for number in range(5):
+        start(database, "work", f"w-{number}")
+    first, _ = hands.take(), hands.take()
+    assert hands.nothing()
+    hands.turn(first, complete(1))
+    hands.take()
+    assert hands.nothing()
+    default = Hands(database)
+    assert {default.take().orchestratorRequest.instanceId for _ in range(2)} == {"w-3", "w-4"}
+
+
+def test_an_activity_without_a_version_goes_by_that_of_its_orchestration(restartable: Restartable) -> None:
+    database = restartable.now
+    filters = pb.WorkItemFilters(
+        orchestrations=[pb.OrchestrationFilter(name="work", versions=["3.0"])],
+        activities=[pb.ActivityFilter(name=name, versions=["3.0"]) for name in ("plain", "other")],
+    )
+    worker = Hands(database, workItemFilters=filters)
+    start(database, "work", "a", version=text("3.0"))
+    other = activity(2, "other")
+    other.scheduleTask.version.value = "2.0"
+    worker.turn(worker.take(), activity(1, "plain"), other)
+    assert worker.take().activityRequest.name == "plain"
+    assert worker.nothing()
+    database = restartable.again()
+    worker = Hands(database, workItemFilters=filters)
+    item = worker.take()
+    assert (item.activityRequest.name, item.activityRequest.HasField("version")) == ("plain", False)
+    assert worker.nothing()
+    assert Hands(database).take().activityRequest.version.value == "2.0"
+
+
+def test_filters_choose_by_name_and_version(database: Database) -> None:
+    filters = pb.WorkItemFilters(
+        orchestrations=[pb.OrchestrationFilter(name="known", versions=["1"])],
+        activities=[pb.ActivityFilter(name="mine")],
+        entities=[pb.EntityFilter(name="Counter")],
+    )
+    choosy = Hands(database, workItemFilters=filters)
+    start(database, "unknown", "u")
+    start(database, "known", "two", version=text("2"))
+    start(database, "known", "one", version=text("1"))
+    signal(database, "@other@x", "add")
+    signal(database, "@counter@x", "add")
+    got = [choosy.take(), choosy.take()]
+    assert {item.WhichOneof("request") for item in got} == {"orchestratorRequest", "entityRequestV2"}
+    turn = next(item for item in got if item.HasField("orchestratorRequest"))
+    assert turn.orchestratorRequest.instanceId == "one"
+    choosy.turn(turn, activity(1, "theirs"), activity(2, "mine"))
+    assert choosy.take().activityRequest.name == "mine"
+    assert choosy.nothing()
+    everything = Hands(database)
+    rest = [everything.take() for _ in range(4)]
+    assert {item.WhichOneof("request") for item in rest} == {
+        "orchestratorRequest",
+        "activityRequest",
+        "entityRequestV2",
+    }
+
+
+def test_a_worker_that_sends_no_token_is_understood(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    item.completionToken = ""
+    hands.turn(item, activity(7, "x"))
+    task = hands.take()
+    task.completionToken = ""
+    hands.result(task, 1)
+    item = hands.take()
+    hands.turn(item, complete(8, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_a_token_of_another_kind_of_work_is_refused_and_stays_valid(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    with pytest.raises(Rejection, match="no longer"):
+        call(database, "CompleteActivityTask", pb.ActivityResponse(completionToken=item.completionToken))
+    hands.turn(item, complete(1, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_a_history_too_large_for_a_message_fails_its_instance_clearly(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    hands.turn(hands.take(), *[activity(number, "big") for number in range(1, 4)])
+    tasks = [hands.take() for _ in range(3)]
+    for task in tasks:
+        hands.result(task, "x" * 1_700_000)
+    while state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING:
+        if not hands.nothing():
+            hands.turn(hands.take())
+    received = state(database, "a")
+    assert received.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
+    assert received.failureDetails.errorType == "HistoryTooLarge"
+
+
+def test_news_too_large_for_a_message_fail_an_instance_whose_history_is_streamed(database: Database) -> None:
+    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    start(database, "work", "a", "x" * 300_000)
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.result(hands.take(), "x" * 5_000_000)
+    reply = begin(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="a"))
+    assert reply.future.result(20).orchestrationState.failureDetails.errorType == "HistoryTooLarge"
+
+
+def test_an_activity_whose_input_is_too_large_for_a_message_fails_clearly(database: Database) -> None:
+    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    start(database, "work", "a")
+    hands.turn(hands.take(), activity(1, "large", "x" * 5_000_000), activity(2, "small"))
+    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    assert items["activityRequest"].activityRequest.name == "small"
+    failed = items["orchestratorRequest"].orchestratorRequest.newEvents[1].taskFailed
+    assert (failed.taskScheduledId, failed.failureDetails.errorType) == (1, "ActivityTooLarge")
+    hands.turn(items["orchestratorRequest"], complete(3, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_an_operation_too_large_for_a_message_fails_clearly_and_others_go_on(database: Database) -> None:
+    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    large = pb.SignalEntityRequest(instanceId="@c@x", name="large", input=text("x" * 5_000_000), requestId="s")
+    call(database, "SignalEntity", large)
+    start(database, "work", "a")
+    called = calling(1, "@c@x", "large", "r1")
+    called.sendEntityMessage.entityOperationCalled.input.value = "x" * 5_000_000
+    hands.turn(hands.take(), called, calling(2, "@c@x", "small", "r2"))
+    items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
+    assert operations(items["entityRequestV2"]) == ["small"]
+    failed = items["orchestratorRequest"].orchestratorRequest.newEvents[1].entityOperationFailed
+    assert (failed.requestId, failed.failureDetails.errorType) == ("r1", "OperationTooLarge")
+
+
+def test_a_worker_that_streams_history_is_given_none(database: Database) -> None:
+    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    start(database, "work", "a", "x" * 300_000)
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.result(hands.take(), 1)
+    request = hands.take().orchestratorRequest
+    assert request.requiresHistoryStreaming
+    assert len(request.pastEvents) == 0
+    history = pb.StreamInstanceHistoryRequest(instanceId="a", forWorkItemProcessing=True)
+    chunks = call(database, "StreamInstanceHistory", history)
+    assert sum(len(chunk.events) for chunk in chunks) == 3
+
+
+def test_an_answer_in_parts_is_one_answer(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    trace = pb.OrchestrationTraceContext(spanID=text("span"), spanStartTime=timestamp(now()))
+    for number in (0, 1, 1):
+        # The trace comes with the first part, as .NET's worker sends it; the second is sent again.
+        first = {"orchestrationTraceContext": trace} if number == 0 else {}
+        part = activity(number + 1, f"part-{number}")
+        hands.turn(item, part, isPartial=True, chunkIndex=Int32Value(value=number), **first)
+    assert hands.nothing()
+    hands.turn(item, activity(3, "part-2"), chunkIndex=Int32Value(value=2))
+    items = [hands.take() for _ in range(3)]
+    assert [each.activityRequest.name for each in items] == ["part-0", "part-1", "part-2"]
+    assert hands.nothing()
+    hands.result(items[0], 1)
+    assert hands.take().orchestratorRequest.orchestrationTraceContext == trace
+
+
+def test_parts_without_numbers_are_joined_as_they_came(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    item = hands.take()
+    for number in range(3):
+        hands.turn(item, activity(number + 1, f"part-{number}"), isPartial=number < 2)
+    assert [hands.take().activityRequest.name for _ in range(3)] == ["part-0", "part-1", "part-2"]
+
+
+def test_a_worker_that_needs_more_gets_the_turn_again(database: Database) -> None:
+    hands = Hands(database)
+    start(database, "work", "a")
+    hands.turn(hands.take(), requiresHistory=True)
+    hands.turn(hands.take(), complete(1, "ok"))
+    assert state(database, "a").output.value == '"ok"'
+
+
+def test_a_lease_runs_out_where_leases_have_a_time(tmp_path: Path) -> None:
+    database = Database(tmp_path / "hub.db", DatabaseOptions(lease_seconds=0.05))
+    database.start()
+    hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+    start(database, "work", "a")
+    slow = hands.take()
+    hands.take()
+    with pytest.raises(Rejection, match="no longer"):
+        hands.turn(slow, complete(1))
+    database.stop()
