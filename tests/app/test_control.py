@@ -18,11 +18,11 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
-from bridge.app.operations.operations import OPERATIONS, Operation, perform
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.app.connection import attached
+from bridge.app.operations.operations import OPERATIONS, Operation, perform
 from bridge.app.serve.control import control, operate
 from bridge.app.state import trail
 from bridge.cli import exit_codes
@@ -238,7 +238,6 @@ async def test_any_id_finds_its_place(loaded: Loaded) -> None:
 
         async def lands(instance_id: str) -> None:
             from bridge.app.operations.operations import BY_NAME
-
             from bridge.app.serve import control as ours
 
             operation = BY_NAME["instances.terminate"]

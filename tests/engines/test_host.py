@@ -32,7 +32,7 @@ CONFIG = EmbeddedEngineConfig(type="embedded", timeout="5s")
 HOST = """
 import asyncio, sys
 from pathlib import Path
-from bridge.config.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 
 async def main():

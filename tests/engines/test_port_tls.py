@@ -11,12 +11,12 @@ from typing import Any
 
 import grpc
 import pytest
-from bridge.config.model.engines import EmbeddedEngineConfig
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceStub
 from pydantic import ValidationError
 
 from bridge.app.composition import build_engine, load_config
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.sqlite_engine.database import Database

@@ -51,7 +51,7 @@ def test_a_name_leads_to_no_file(method: str, tmp_path: Path) -> None:
     os.mkfifo(pipe)
     program = f"""if True:
         from tests.routing.test_expression import value
-        from bridge.errors import ExpressionError
+        from bridge.core.errors import ExpressionError
         for name in ({str(pipe)!r}, "../../../..{pipe}", "/dev/stdin", "file:{pipe}", "localtime/../{pipe}"):
             try:
                 value("timestamp(payload.t).{method}(payload.z)", {{"t": {AT!r}, "z": name}})

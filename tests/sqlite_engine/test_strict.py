@@ -9,11 +9,11 @@ from typing import Any
 
 import grpc
 import pytest
-from bridge.config.model.engines import EmbeddedEngineConfig
 from durabletask.entities import EntityInstanceId
 from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.errors import EngineRejected
 from bridge.engines.embedded.engine import EmbeddedEngine
