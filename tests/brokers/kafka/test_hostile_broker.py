@@ -62,7 +62,7 @@ async def publish(broker: KafkaBroker, topic: str) -> None:
         await asyncio.sleep(0)
 
 
-async def survives(server: Server, seed: int, share: float = 0.3) -> None:
+async def survives(server: Server, seed: int, share: float = 0.4) -> None:
     harness = KafkaHarness(await server.start())
     topic = unique("hostile")
     await harness.create_topic(topic, 3)
@@ -83,7 +83,11 @@ async def survives(server: Server, seed: int, share: float = 0.3) -> None:
             subscription._out_of_range._policy = "latest"  # wrong positions need a person otherwise
             server.distort = distortion
             tasks.append(asyncio.create_task(consume(subscription, found)))
+            rebalanced = 0
             while distortion.count < WRONG:
+                if distortion.count >= rebalanced + 5:
+                    rebalanced = distortion.count
+                    server.state.group(topic).prepare()
                 await asyncio.sleep(0.01)
             server.distort = honest
             # To each partition until it is read: what came before may have been skipped with a wrong position
