@@ -10,6 +10,7 @@ import struct
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from typing import Any
 
 import pytest
 
@@ -20,11 +21,12 @@ from bridge.brokers.kafka.subscription import KafkaSubscription
 from bridge.errors import BrokerError, BrokerUnavailable
 from bridge.message import Message
 from tests.brokers.consumer import Assignments
-from tests.brokers.kafka.distortion import Distortion, honest
+from tests.brokers.kafka.distortion import Distortion, honest, rewritten
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.server.server import Server
 
 TIMEOUT = 60.0
+JOIN_GROUP = 11
 SEED = "BRIDGE_HOSTILE_SEED"
 WRONG = 60
 """Wrong answers after which a broker is honest again."""
@@ -172,4 +174,59 @@ async def test_a_client_that_lost_its_nodes_begins_anew(server: Server) -> None:
                 break
             except BrokerUnavailable:
                 await asyncio.sleep(0)
+    await harness.stop()
+
+
+@pytest.mark.parametrize("part", ["coordination", "heartbeats"])
+async def test_a_client_whose_own_tasks_are_stuck_is_replaced(server: Server, part: str) -> None:
+    """The group and the cluster answer; the client does not ask. Its place in the group is given up."""
+    harness = KafkaHarness(await server.start())
+    topic = unique("stuck")
+    await harness.create_topic(topic, 3)
+    broker = await harness.broker(
+        request_timeout="500ms", rebalance_timeout="1s", session_timeout="1s", metadata_max_age="100ms"
+    )
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    stuck = subscription._consumer
+    found: set[bytes] = set()
+    consuming = asyncio.create_task(consume(subscription, found))
+    coordinator = stuck._coordinator
+    async with asyncio.timeout(TIMEOUT):
+        await coordinator._coordinator_lookup_lock.acquire()  # nobody releases it
+        if part == "coordination":
+            coordinator.request_rejoin()
+        coordinator.coordinator_dead()
+        while subscription._consumer is stuck or not subscription._assignment.settled.is_set():
+            await asyncio.sleep(0.01)
+        await broker.publish(topic, [Message(b"after", b"k")])
+        while b"after" not in found:
+            await asyncio.sleep(0.01)
+    assert coordinator._coordination_task.done()
+    assert not stuck._client._conns or not any(each.connected() for each in stuck._client._conns.values())
+    assert len(server.state.group(topic).members) == 1
+    consuming.cancel()
+    await asyncio.wait([consuming])
+    await harness.stop()
+
+
+async def test_subscribing_ends_when_the_group_never_assigns(server: Server) -> None:
+    """An error within the limit of a rebalance: the client itself would wait for ever."""
+    harness = KafkaHarness(await server.start())
+    topic = unique("never")
+    await harness.create_topic(topic, 1)
+    broker = await harness.broker(request_timeout="500ms", rebalance_timeout="1s", session_timeout="1s")
+
+    def loading(key: int, version: int, frame: bytes) -> bytes:
+        def change(answer: Any) -> None:
+            answer.error_code = 14
+
+        return rewritten(key, version, frame, change) if key == JOIN_GROUP else frame
+
+    server.distort = loading
+    with pytest.raises(BrokerUnavailable, match="no assignment"):
+        async with asyncio.timeout(TIMEOUT):
+            await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    server.distort = honest
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    assert len(subscription._assignment.partitions) == 1
     await harness.stop()
