@@ -208,10 +208,11 @@ _find_nodes = getattr(AIOKafkaClient, "_metadata_update", None)
 
 async def _metadata_update(self: Any, cluster: Any, topics: Any) -> bool:
     """Update as the client does, within a deadline and without an exception; after a failure begin again at the
-    configured servers.
+    configured servers. Close connections to addresses that the cluster no longer has.
 
     An exception would end the client's task that updates metadata. Its other tasks and its callers wait for that task
-    without a limit. The client alone would ask the nodes of the last answer for ever.
+    without a limit. The client alone would ask the nodes of the last answer for ever, and keep a connection for every
+    node that an answer ever named.
     """
     assert _find_nodes is not None
     try:
@@ -224,6 +225,13 @@ async def _metadata_update(self: Any, cluster: Any, topics: Any) -> bool:
         nodes = [(f"bootstrap-{number}", host, port) for number, (host, port, _) in enumerate(self.hosts)]
         self.cluster._bootstrap_brokers = {node: BrokerMetadata(node, host, port, None) for node, host, port in nodes}
         self.cluster._brokers = {}
+    elif cluster is self.cluster:
+        cluster._bootstrap_brokers = {}
+        for place, connection in list(self._conns.items()):
+            node = cluster.broker_metadata(place[0])
+            if node is None or (node.host, node.port) != (connection.host, connection.port):
+                del self._conns[place]
+                connection.close(reason=CloseReason.SHUTDOWN)
     return found
 
 

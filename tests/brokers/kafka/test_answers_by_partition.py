@@ -6,6 +6,7 @@ Nothing is indexed by what an answer names: the request is an outage, and goes o
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -263,6 +264,25 @@ async def test_nodes_that_never_answer_do_not_hold_an_update(server: Server) -> 
             await client.force_metadata_update()
     await client.close()
     silent.close()
+    await harness.stop()
+
+
+async def test_nodes_with_ever_new_numbers_cost_no_connections(server: Server) -> None:
+    harness = KafkaHarness(await server.start())
+    broker = await harness.broker(request_timeout="1s")
+    client: Any = AIOKafkaClient(**broker._connection.arguments)
+    numbers = itertools.count(100)
+
+    def renumbered(answer: Response) -> None:
+        answer.brokers = [(next(numbers), *rest) for _, *rest in answer.brokers]
+
+    await client.bootstrap()
+    server.distort = Wrong(METADATA, renumbered)
+    async with asyncio.timeout(TIMEOUT):
+        for _ in range(20):
+            assert await client.force_metadata_update()
+            assert len(client._conns) <= 1
+    await client.close()
     await harness.stop()
 
 
