@@ -63,7 +63,9 @@ class KafkaSubscription:
         self._on_closed = closed
         self._closed = False
         self._changed = asyncio.Event()
-        self._read = self._opened = self._settled = 0.0
+        self._read = 0.0
+        self._opened = self._settled = 0.0
+        """Times from which the group has to accept heartbeats, and to bring an assignment."""
         self._turn = 0
         self._group_error: Exception | None = None
         self._commits = Commits(connection, options.group)
@@ -280,9 +282,11 @@ class KafkaSubscription:
             await self._open()
             self._gone = False
         await self._stay()
-        if self._stuck(now):
+        if not self._gone and self._stuck(now):
             await self._ping()
-            if not self._away:
+            if self._away:
+                self._opened = self._settled = now  # after an outage the client has time to go on by itself
+            else:
                 await self._replace(f"{self._patience:g} s without progress of the group")
                 return
         await self._look_at_stopped()
