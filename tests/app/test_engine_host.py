@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.app.engine_host import EngineHost, read_token
+from bridge.engines.embedded.server import Guard
 from bridge.errors import EngineMisconfigured, EngineUnavailable
 
 
@@ -35,3 +36,20 @@ def test_a_file_that_holds_no_token(tmp_path: Path, text: str) -> None:
 def test_white_space_around_a_token_is_not_of_it(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("  sesame \n")
     assert read_token(tmp_path / "token") == "sesame"
+
+
+@pytest.mark.parametrize(
+    ("listen", "guard", "told"),
+    [
+        ("127.0.0.1:0", None, []),
+        ("127.0.0.1:0", Guard(token="x" * 32), []),
+        ("127.0.0.1:0", Guard(token="x" * 31), ["can be guessed"]),
+        ("0.0.0.0:0", Guard(token="x", behind_tls_proxy=True), ["can be guessed", "past the proxy reads the token"]),
+    ],
+)
+def test_what_is_insecure_about_a_port_is_told(
+    tmp_path: Path, listen: str, guard: Guard | None, told: list[str]
+) -> None:
+    dangers = EngineHost(listen, tmp_path, guard).dangers
+    assert len(dangers) == len(told)
+    assert all(text in danger for text, danger in zip(told, dangers, strict=True))
