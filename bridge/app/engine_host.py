@@ -53,7 +53,7 @@ class EngineHost:
         self._server = Server(HubsService(self._hubs), [listen], guard)
         guard = guard or Guard()
         self.dangers = port_dangers(listen, guard.token, encrypted=guard.tls is not None)
-        """What is insecure about the port."""
+        """Warnings about the port."""
 
     @property
     def address(self) -> str:

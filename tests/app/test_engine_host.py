@@ -39,7 +39,7 @@ def test_white_space_around_a_token_is_not_of_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "guard", "told"),
+    ("listen", "guard", "expected"),
     [
         ("127.0.0.1:0", None, []),
         ("127.0.0.1:0", Guard(token="x" * 32), []),
@@ -48,8 +48,8 @@ def test_white_space_around_a_token_is_not_of_it(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_insecure_about_a_port_is_told(
-    tmp_path: Path, listen: str, guard: Guard | None, told: list[str]
+    tmp_path: Path, listen: str, guard: Guard | None, expected: list[str]
 ) -> None:
     dangers = EngineHost(listen, tmp_path, guard).dangers
-    assert len(dangers) == len(told)
-    assert all(text in danger for text, danger in zip(told, dangers, strict=True))
+    assert len(dangers) == len(expected)
+    assert all(text in danger for text, danger in zip(expected, dangers, strict=True))
