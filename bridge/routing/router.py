@@ -85,6 +85,7 @@ class Router:
         started = {route.schedule.saga for route in config.routes if source_name in route.from_ and route.schedule}
         sagas = {name: SagaCompiler(name, config, locate).compile(compiler) for name in config.sagas if name in started}
         rules = []
+        maximum = config.sources[source_name].limits.max_commands
         for position, route in enumerate(config.routes):
             if source_name not in route.from_:
                 continue
@@ -100,7 +101,7 @@ class Router:
                 except Exception as error:  # imports a module of the user, which may raise anything
                     compiler.report(("routes", position, "map"), str(error))
             validate = (validators or {}).get(route.name)
-            rules.append(compile_rule(route, position, compiler, function, validate, sagas))
+            rules.append(compile_rule(route, position, compiler, function, validate, sagas, maximum))
         source = config.sources[source_name]
         ordering: str | Template | None = source.ordering
         if source.ordering not in ("key", "partition", "none"):
@@ -125,7 +126,8 @@ class Router:
     def route(self, envelope: Envelope) -> Decision:
         """Decision of the rules about a message. The first match wins; `continue` lets later rules match too.
 
-        Raises: NoRoute, ExpressionError, ExpressionCost, SchemaError, InvalidCommand, CommandsTooLarge.
+        Raises: NoRoute, ExpressionError, ExpressionCost, SchemaError, SchemaCost, InvalidCommand, CommandsTooLarge,
+        TooManyCommands.
         """
         scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
         names: tuple[str, ...] = ()
