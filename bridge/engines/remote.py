@@ -8,28 +8,33 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.grpc_options import GrpcChannelOptions
 
 from bridge.engines.errors import translate
+from bridge.engines.response_limits import size_options
 from bridge.errors import EngineUnavailable, InstanceNotFound
 
 PROBE_ID = "bridge:probe"
 """Instance id of a probe. The prefix is reserved for the bridge, and no instance has this id."""
 
 
-def channel_options(max_request: int | None, reconnect_seconds: float, proxy: bool) -> GrpcChannelOptions:
+def channel_options(
+    max_request: int | None, reconnect_seconds: float, proxy: bool, max_answer: int | None = None
+) -> GrpcChannelOptions:
     """Options of a gRPC channel.
 
     max_request: largest request in bytes; gRPC refuses a larger one before it is sent. None for no limit, as workers
-    need it, because a turn's result must not be lost. Responses are never limited: a long history is not an error.
+    need it, because a turn's result must not be lost.
+    max_answer: largest single response in bytes. None for no limit: a worker needs the history of its instances.
     reconnect_seconds: longest pause between two attempts to connect; gRPC's default is two minutes.
     proxy: use the HTTP proxy of the environment.
     """
     return GrpcChannelOptions(
-        max_receive_message_length=-1,
+        max_receive_message_length=-1 if max_answer is None else max_answer,
         max_send_message_length=-1 if max_request is None else max_request,
         raw_options=[
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.min_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", int(reconnect_seconds * 1000)),
             ("grpc.enable_http_proxy", int(proxy)),
+            *([] if max_answer is None else size_options(max_answer)),
         ],
     )
 

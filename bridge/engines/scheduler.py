@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
-from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
 from durabletask.azuremanaged.internal.durabletask_grpc_interceptor import (
     DTSAsyncDefaultClientInterceptorImpl,
     DTSDefaultClientInterceptorImpl,
@@ -33,6 +32,7 @@ from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
+from bridge.engines.response_limits import LimitedClient, ResponseLimits
 from bridge.engines.trace_propagation import TraceInterceptor
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
@@ -116,12 +116,13 @@ class SchedulerEngine:
         except ValueError as error:
             raise EngineMisconfigured(f"engine {self.name!r}: {self._config.credential}: {error}") from error
         credential = None if self._credentials is None else self._credentials.asynchronous
-        interceptors: list[Any] = [DeadlineInterceptor(self._config.timeout)]
+        limits = ResponseLimits(self.name, self._config.max_answer, self._config.timeout)
+        interceptors: list[Any] = [limits, DeadlineInterceptor(self._config.timeout)]
         if self._config.token is not None:
             interceptors.append(DefaultAsyncClientInterceptorImpl(self._authorization()))
         streams = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
         interceptors += [TraceInterceptor(), *map(OnStreams, streams)]
-        options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True)
+        options = channel_options(self._config.max_request, RECONNECT_SECONDS, True, self._config.max_answer)
         channel = None
         if self._certificates is not None:
             # The SDK adds no interceptors to a channel that it is given
@@ -130,7 +131,7 @@ class SchedulerEngine:
                 self._host_address, self._certificates, options=options.to_grpc_options(), interceptors=all_
             )
             self._channel = channel
-        self._client = AsyncDurableTaskSchedulerClient(
+        self._client = LimitedClient(
             host_address=self._host_address,
             taskhub=self._config.task_hub,
             token_credential=credential,
