@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,6 +69,10 @@ def one_response(*, keeps: bool = True) -> Iterator[None]:
     token = _RECEIPT.set(receipt)
     try:
         yield
+    except BaseException as error:
+        # The frames of the SDK hold the parts, and a cycle of gRPC's tasks would keep them until a collection
+        traceback.clear_frames(error.__traceback__)
+        raise
     finally:
         _RECEIPT.reset(token)
         receipt.release()

@@ -31,9 +31,10 @@ from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.registry import Workflows
-from bridge.engines.remote import channel_options, probe
-from bridge.engines.response_limits import LimitedClient, ResponseLimits
+from bridge.engines.remote import channel_options, probe, worker_options
+from bridge.engines.response_limits import TOTAL, LimitedClient, ResponseLimits
 from bridge.engines.trace_propagation import TraceInterceptor
+from bridge.engines.work_item_flow import WorkItemFlow
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.errors import EngineMisconfigured
 from bridge.parking.sealed import MessageSealer
@@ -194,8 +195,11 @@ class SchedulerEngine:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         credential = None if self._credentials is None else self._credentials.synchronous
-        interceptors = [DefaultClientInterceptorImpl(self._authorization())] if self._config.token else []
-        options = channel_options(None, RECONNECT_SECONDS, proxy=True)
+        flow = WorkItemFlow(self._config.max_answer * TOTAL)
+        interceptors: list[Any] = [flow]
+        if self._config.token:
+            interceptors.append(DefaultClientInterceptorImpl(self._authorization()))
+        options = worker_options(self._config.max_answer * TOTAL, RECONNECT_SECONDS)
         channel = None
         if self._certificates is not None:
             hub, worker_id = self._config.task_hub, f"{socket.gethostname()}:{os.getpid()}:{uuid4()}"
@@ -205,20 +209,17 @@ class SchedulerEngine:
                 DTSDefaultClientInterceptorImpl(credential, hub, worker_id=worker_id),
             )
             self._channels.append(channel)
-        return register(
-            _Worker(
-                host_address=self._host_address,
-                taskhub=self._config.task_hub,
-                token_credential=credential,
-                channel=channel,
-                secure_channel=self._secure,
-                interceptors=interceptors,
-                channel_options=options,
-                concurrency_options=concurrency(self._config.worker, workflows),
-                data_converter=data_converter,
-                logger=quiet_logger(f"{self.name}.worker"),
-            ),
-            workflows,
-            monitor,
-            self._config.worker.stuck_after,
+        worker = _Worker(
+            host_address=self._host_address,
+            taskhub=self._config.task_hub,
+            token_credential=credential,
+            channel=channel,
+            secure_channel=self._secure,
+            interceptors=interceptors,
+            channel_options=options,
+            concurrency_options=concurrency(self._config.worker, workflows),
+            data_converter=data_converter,
+            logger=quiet_logger(f"{self.name}.worker"),
         )
+        worker.flow = flow
+        return register(worker, workflows, monitor, self._config.worker.stuck_after)

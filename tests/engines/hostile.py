@@ -75,25 +75,30 @@ def endless_history(_: bytes, __: int) -> Iterator[bytes]:
         yield serialized
 
 
-def endless_instances(_: bytes, number: int) -> bytes:
-    """Page of a listing after which there is always another, under tokens that repeat in turn."""
+def _next(token: str) -> str:
+    """Token of the next page: three tokens in turn, so that none follows itself."""
+    return f"t{(int(token[1:] or 0) + 1) % 3}"
+
+
+def endless_instances(request: bytes, number: int) -> bytes:
+    """Page of a listing after which there is always another."""
     page = pb.QueryInstancesResponse()
-    page.continuationToken.value = f"t{number % 3}"
+    page.continuationToken.value = _next(pb.QueryInstancesRequest.FromString(request).query.continuationToken.value)
     page.orchestrationState.add(instanceId=f"i{number}").output.value = "x" * 200_000
     return bytes(page.SerializeToString())
 
 
-def endless_ids(_: bytes, number: int) -> bytes:
+def endless_ids(request: bytes, _: int) -> bytes:
     """Page of ids after which there is always another."""
     page = pb.ListInstanceIdsResponse(instanceIds=["i" * 1000] * 100)
-    page.lastInstanceKey.value = f"t{number % 3}"
+    page.lastInstanceKey.value = _next(pb.ListInstanceIdsRequest.FromString(request).lastInstanceKey.value)
     return bytes(page.SerializeToString())
 
 
-def endless_entities(_: bytes, number: int) -> bytes:
+def endless_entities(request: bytes, number: int) -> bytes:
     """Page of entities after which there is always another."""
     page = pb.QueryEntitiesResponse()
-    page.continuationToken.value = f"t{number % 3}"
+    page.continuationToken.value = _next(pb.QueryEntitiesRequest.FromString(request).query.continuationToken.value)
     page.entities.add(instanceId=f"@bridge.answers@k{number}").serializedState.value = '{"a": "' + "x" * 200_000 + '"}'
     return bytes(page.SerializeToString())
 

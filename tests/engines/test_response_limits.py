@@ -155,7 +155,8 @@ async def test_an_answer_about_another_instance_is_no_answer(hostile: HostileEng
     entity = pb.GetEntityResponse(exists=True)
     entity.entity.instanceId = "@stock@other"
     hostile.answers = {
-        "GetInstance": state("other"), "StartInstance": pb.CreateInstanceResponse(instanceId="other").SerializeToString(),
+        "GetInstance": state("other"),
+        "StartInstance": pb.CreateInstanceResponse(instanceId="other").SerializeToString(),
         "GetEntity": entity.SerializeToString(),
     }  # fmt: skip
     async with connected(hostile) as engine:
