@@ -11,6 +11,7 @@ from durabletask.client import CleanEntityStorageResult, EntityQuery
 from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
+from bridge.answers import Keyring, LaterKeys
 from bridge.app.connection import payload, stamp
 from bridge.commands import SignalEntity
 from bridge.engines.answers import ANSWERS
@@ -91,9 +92,14 @@ class Entities:
 def _state(metadata: EntityMetadata) -> Any:
     """State to display, without the secrets of the keys that sign requests."""
     found = bare_state(payload(metadata.get_state()))
-    if metadata.id.entity.lower() != ANSWERS or not isinstance(found, dict):
+    if metadata.id.entity.lower() != ANSWERS or found is None:
         return found
-    return {"keys": [{name: key[name] for name in ("id", "made")} for key in found.get("keys", ())]}
+    try:
+        ring = Keyring.from_json(found)
+    except LaterKeys:
+        return {"keys": []}
+    shown = [{"id": key.id, "made": key.made} for key in ring.keys]
+    return {"keys": shown, "damaged": ring.damaged} if ring.damaged else {"keys": shown}
 
 
 def _entity(metadata: EntityMetadata, state: bool) -> Entity:

@@ -53,7 +53,7 @@ def near(ctx: task.OrchestrationContext, _):
 """
 BATCH = 50
 BOUND = 1200
-"""MiB of the daemon's memory: 128 each for listings and for the work items of two workers, as encoded, beside its own."""
+"""MiB of the daemon's memory: 128 each for listings and for the work items of two workers, beside its own."""
 
 
 def endless_items(_: bytes, __: int) -> Iterator[bytes]:
