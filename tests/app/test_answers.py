@@ -17,6 +17,7 @@ from durabletask.entities import EntityInstanceId
 from bridge.answers import Key
 from bridge.app.entities import Entities
 from bridge.app.keys import Keys
+from bridge.engines import answers as answers_module
 from bridge.engines.answers import AnswerKeys
 from bridge.errors import EngineMisconfigured, EngineRejected
 
@@ -202,8 +203,11 @@ async def test_a_request_that_was_sent_unsigned_is_answered(tmp_path: Path, engi
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_a_key_that_is_newer_than_the_last_read_is_known(tmp_path: Path, engine: str) -> None:
+async def test_a_key_that_is_newer_than_the_last_read_is_known(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A daemon whose clock is an hour behind makes a key, which others take for old and sign with at once."""
+    monkeypatch.setattr(answers_module, "_UNKNOWN", 0.0)
     async with service(tmp_path, engine) as it:
         await it.ask()
         forged = Key.new(0.0).sign(it.correlation_id.partition(";")[0], None)
@@ -257,8 +261,7 @@ async def test_a_key_that_another_process_may_sign_with_is_not_retired(tmp_path:
         new = Key.new(time.time() - 121.0)
         await keys.change("rotate", new.to_json(), lambda found: found.find(new.id) is not None)
         await Keys(engine_).retire(old.id)
-        await it.answer("a")
-        assert it.dead_letters == {"unexpected_reply": 1}
+        assert [each.id for each in await Keys(engine_).list()] == [new.id]
 
 
 SECRET = "S" * 43
