@@ -158,14 +158,14 @@ class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc
 
     def _check_subject(self, request: Any, response: Any) -> None:
         """Compare the ids of request and response. Raises: EngineUnavailable."""
-        asked = told = ""
+        wanted = answered = ""
         if isinstance(response, pb.GetInstanceResponse) and response.exists:
-            asked, told = request.instanceId, response.orchestrationState.instanceId
+            wanted, answered = request.instanceId, response.orchestrationState.instanceId
         elif isinstance(response, pb.CreateInstanceResponse):
-            asked, told = request.instanceId, response.instanceId
+            wanted, answered = request.instanceId, response.instanceId
         elif isinstance(response, pb.GetEntityResponse) and response.exists:
-            asked, told = request.instanceId.lower(), response.entity.instanceId.lower()
-        if asked and told and asked != told:
+            wanted, answered = request.instanceId.lower(), response.entity.instanceId.lower()
+        if wanted and answered and wanted != answered:
             raise EngineUnavailable(
                 f"engine {self._engine!r} does not speak the protocol: it answers about another instance"
             )
