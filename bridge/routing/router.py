@@ -10,7 +10,6 @@ from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Decision, Step
 from bridge.core.envelope import Envelope
 from bridge.core.errors import ConfigError, Locate, NoRoute
-from bridge.routing import explain
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
@@ -195,6 +194,6 @@ class Router:
             return SHARED
         return value_of(self._per, RouteScope(envelope, envelope.data, self._variables, self._allowed))
 
-    def explain(self, envelope: Envelope) -> explain.Explanation:
-        """Explain the decision about a message rule by rule. Errors that `route` raises are part of the explanation."""
-        return explain.explained(self, envelope, RouteScope(envelope, envelope.data, self._variables, self._allowed))
+    def scope(self, envelope: Envelope) -> RouteScope:
+        """Variables that the expressions of the rules see for a message."""
+        return RouteScope(envelope, envelope.data, self._variables, self._allowed)
