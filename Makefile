@@ -3,7 +3,7 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
-.PHONY: sbom audit-deps demo test search prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
+.PHONY: sbom audit-deps demo test search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -27,6 +27,9 @@ test: .venv/dev ## the tests
 
 search: .venv/dev ## the property tests with examples not tried before; REPEAT=10 for ten runs
 	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n 4 --dist loadfile -m "hypothesis and not prove" || exit 1; done
+
+newest: .venv/dev ## the tests with the newest version of every dependency, in a throw-away environment; TESTS="tests/engines -x" for some
+	$(BIN)/python -m tests.newest $(TESTS)
 
 prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and all slow proofs
 	$(BIN)/python -m tests.prove

@@ -14,14 +14,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bridge.app.composition import load_config
+from bridge.app.composition import create_engine, load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
 from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
-from bridge.engines import factory
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.parking.executor import Executor, ParkingExecutor, ParkingRules
 
 EVENTS = 10_000
@@ -114,9 +113,9 @@ async def extra() -> dict[str, float]:
     starts, raises = [], []
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as directory:
-            engine = factory.create("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
+            engine = create_engine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
             await engine.start()
-            plain = CommandExecutor(engine)
+            plain = CommandRunner(engine)
             parking = ParkingExecutor(engine, plain, ParkingRules(("order-",)), lambda: datetime.now(UTC))
             pair = (("plain", plain), ("parking", parking))
             costs = {name: await _cost(executor, name) for name, executor in (pair if number % 2 else pair[::-1])}

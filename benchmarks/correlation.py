@@ -25,15 +25,15 @@ import uvloop
 from durabletask import task
 
 from benchmarks import _parking
+from bridge.app.composition import create_engine
 from bridge.app.serve.daemon import tune_gc
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import StartOrRaise
 from bridge.core.origin import MessageOrigin, wrap_payload
-from bridge.engines import factory
 from bridge.engines.base import Engine
-from bridge.engines.execution import CommandExecutor
-from bridge.engines.registry import Workflows
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.workflow import DataConverter, message_aware, wait_for_message
 
 MESSAGES = 2000
@@ -90,7 +90,7 @@ class Verbs:
 
     def __init__(self, engine: Engine, prefix: str) -> None:
         self._client = engine.client
-        self._executor = CommandExecutor(engine)
+        self._executor = CommandRunner(engine)
         self._prefix = prefix
 
     async def verb(self, kind: str, number: int, message: str) -> None:
@@ -141,7 +141,7 @@ async def compare_verbs() -> list[dict[str, Cost]]:
     rounds = []
     for number in range(ROUNDS):
         with tempfile.TemporaryDirectory() as directory:
-            engine = factory.create("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
+            engine = create_engine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
             await engine.start()
             rounds.append(await Verbs(engine, f"r{number}").run())
             await engine.stop()
@@ -151,7 +151,7 @@ async def compare_verbs() -> list[dict[str, Cost]]:
 async def compare_inbox() -> list[tuple[Cost, Cost]]:
     pairs = []
     with tempfile.TemporaryDirectory() as directory:
-        engine = factory.create("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
+        engine = create_engine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
         await engine.start()
         orchestrators = {each.__name__: message_aware(each) for each in (plain, with_inbox)}
         worker = engine.worker(Workflows(orchestrators), DataConverter())

@@ -36,9 +36,9 @@ from bridge.app.serve.daemon import tune_gc
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
-from bridge.engines.execution import CommandExecutor
-from bridge.engines.registry import Workflows
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.source import SourcePipeline
@@ -106,7 +106,7 @@ async def bridged(loaded: Loaded, engine: Engine) -> AsyncIterator[SourcePipelin
     broker = build_broker(loaded, "kafka")
     await broker.start()
     breaker = Breaker("default", engine.probe)
-    target = Target(CommandExecutor(engine).execute, breaker)
+    target = Target(CommandRunner(engine).execute, breaker)
     source = build_source(loaded, "orders", {"kafka": broker}, {"default": target})
     await source.start()
     try:

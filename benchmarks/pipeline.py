@@ -29,7 +29,7 @@ from bridge.app.serve.daemon import tune_gc
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 
@@ -76,7 +76,7 @@ async def with_bridge(loaded: Loaded, engine: Engine) -> float:
     broker = build_broker(loaded, "local")
     await broker.start()
     await broker.publish("orders", [message(number) for number in range(MESSAGES)])
-    executor = CommandExecutor(engine)
+    executor = CommandRunner(engine)
     breaker = Breaker("default", engine.probe)
     source = build_source(loaded, "orders", {"local": broker}, {"default": Target(executor.execute, breaker)})
     started = time.perf_counter()
@@ -125,7 +125,7 @@ async def in_process(number: int) -> tuple[float, float]:
     async with setting("embedded", number) as (loaded, engine):
         bridged = await with_bridge(loaded, engine)
     async with setting("embedded", number) as (_, engine):
-        stock = AsyncTaskHubGrpcClient(channel=engine.client._channel, logger=QUIET)
+        stock = AsyncTaskHubGrpcClient(channel=engine.client._sdk._channel, logger=QUIET)
         return bridged, await bare(stock, "bare", CONCURRENCY)
 
 

@@ -19,10 +19,10 @@ from typing import Any
 from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 
+from bridge.app.composition import create_engine
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.engines import factory
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.lint import lint
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput
 
@@ -78,7 +78,7 @@ async def batch(client: AsyncTaskHubGrpcClient, name: str) -> Cost:
 async def compare() -> list[tuple[Cost, Cost]]:
     """Costs of batches with direct calls and with sagas, in pairs."""
     with tempfile.TemporaryDirectory() as directory:
-        engine = factory.create("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
+        engine = create_engine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
         await engine.start()
         orchestrators = {"by_hand": by_hand, "with_saga": with_saga}
         worker = engine.worker(Workflows(orchestrators, {"work": work, "undo": undo}), DataConverter())

@@ -29,7 +29,7 @@ from benchmarks.pipeline import message
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.app.serve.daemon import tune_gc
 from bridge.brokers.servicebus.messages import outgoing
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from bridge.pipeline.source import SourcePipeline
@@ -76,7 +76,7 @@ async def bridged(server: ServerProcess, verb: str, entity: str = "queue: orders
         await engine.start()
         broker = build_broker(loaded, "bus")
         await broker.start()
-        target = Target(CommandExecutor(engine).execute, Breaker("default", engine.probe))
+        target = Target(CommandRunner(engine).execute, Breaker("default", engine.probe))
         source = build_source(loaded, "orders", {"bus": broker}, {"default": target})
         try:
             yield source

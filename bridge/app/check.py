@@ -16,7 +16,7 @@ from bridge.config.insecure import insecure
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.source import Loaded, survey
 from bridge.core.errors import ConfigError, Problem
-from bridge.engines.registry import Workflows
+from bridge.engines.workflows import Workflows
 from bridge.routing import Router, costly, lint, referenced_entities, referenced_orchestrations
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.saga import SagaCompiler

@@ -15,6 +15,7 @@ from bridge.brokers.local import LocalBroker
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.config.model.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
+from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, LimitsConfig, OnUnreadable, SourceConfig
 from bridge.config.model.types import Model
@@ -24,10 +25,11 @@ from bridge.core.errors import ConfigError, Problem
 from bridge.core.message import Message
 from bridge.core.settlement import RetryPolicy
 from bridge.encryption import Keyring
-from bridge.engines import factory, keyrings
+from bridge.engines import keyrings
 from bridge.engines.base import Engine
-from bridge.engines.registry import Workflows, functions
-from bridge.engines.registry import load as load_modules
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.workflows import Workflows, functions
+from bridge.engines.workflows import load as load_modules
 from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.domain import OrderingDomain
@@ -110,9 +112,31 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
     if config.tls is not None:
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
-        return factory.create(name, config, loaded.base, host=host, keys=partial(read_keyring, loaded, name))
+        return create_engine(name, config, loaded.base, host=host, keys=partial(read_keyring, loaded, name))
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
+
+
+def create_engine(
+    name: str,
+    config: EmbeddedEngineConfig | SchedulerEngineConfig,
+    base: Path,
+    host: bool,
+    keys: keyrings.Keys = keyrings.no_keys,
+) -> Engine:
+    """Create an engine without starting it.
+
+    base: directory of the configuration file, to which relative paths are resolved.
+    host: True when this process may host an embedded engine. A remote engine then reads its keys at the start.
+    keys: keys of the engine's encryption.
+    Raises: ValueError when the endpoint is invalid.
+    """
+    if isinstance(config, EmbeddedEngineConfig):
+        return EmbeddedEngine(name, config, base / config.path, host, keys)
+    # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
+    from bridge.engines.scheduler import SchedulerEngine
+
+    return SchedulerEngine(name, config, keys, intake=host)
 
 
 def read_keyring(loaded: Loaded, name: str) -> Keyring | None:

@@ -9,7 +9,7 @@ from bridge.app.composition import module_base
 from bridge.config.source import Loaded
 from bridge.core.errors import Problem
 from bridge.core.kinds import Kind
-from bridge.engines.registry import Workflows
+from bridge.engines.workflows import Workflows
 from bridge.lint import KnownNames, Names, examine, unknown
 from bridge.lint.names import ORCHESTRATION, RULE, TARGET
 

@@ -1,6 +1,6 @@
 """Kinds of workflow functions, decided in one place for imported modules and for source that is only read.
 
-`bridge.engines.discovery` describes functions that it has imported, `bridge.lint` describes their syntax trees. Both
+`bridge.engines.workflows` describes functions that it has imported, `bridge.lint` describes their syntax trees. Both
 use `kind_of`.
 """
 

@@ -44,9 +44,6 @@ from bridge.core.errors import (
 )
 from bridge.core.origin import MessageOrigin, read_origin
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked
-from bridge.engines.instance_reader import InstanceReader
-from bridge.engines.parking.look import look
 from bridge.parking.stored_message import StoredMessage
 
 log = structlog.get_logger("bridge.answers")
@@ -64,7 +61,7 @@ _UNKNOWN = 1.0
 """Least seconds between two reads because of answers with unknown keys, which anybody can invent."""
 
 _LOOK = 0.05
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 """Seconds within which a worker must process a change of the keys."""
 
 
@@ -120,7 +117,7 @@ class AnswerKeys:
         """
         if fresh or not self._ring.keys or time.monotonic() - self._read_at > _FRESH:
             began = time.monotonic()
-            found = await asked(look(self._engine.client, _ENTITY), "read the keys of answers")
+            found = await self._engine.client.find_entity(_ENTITY, what="read the keys of answers")
             ring = _read((found and found.get_state()) or "null")
             if len(ring.keys) < len(self._ring.keys) and not ring.keys:
                 log.error(
@@ -153,9 +150,8 @@ class AnswerKeys:
 
     async def change(self, operation: str, value: Any, done: Callable[[Keyring], bool]) -> Keyring:
         """Send the entity an operation; return the keys after a worker has processed it. Raises: EngineError."""
-        call = self._engine.client.signal_entity(_ENTITY, operation, input=value)
-        await asked(call, f"{operation} the keys of answers")
-        for _ in range(int(_PATIENCE / _LOOK)):
+        await self._engine.client.signal_entity(_ENTITY, operation, value, what=f"{operation} the keys of answers")
+        for _ in range(int(_TIMEOUT / _LOOK)):
             if done(ring := await self.ring(fresh=True)):
                 return ring
             await asyncio.sleep(_LOOK)
@@ -175,7 +171,7 @@ class AnswerKeys:
         if self._loop is None:
             raise EngineUnavailable("sign a request: no event loop was given")
         try:
-            ring = asyncio.run_coroutine_threadsafe(self._made(), self._loop).result(_PATIENCE * 2)
+            ring = asyncio.run_coroutine_threadsafe(self._made(), self._loop).result(_TIMEOUT * 2)
         except RuntimeError as error:
             raise EngineUnavailable("sign a request: this process is stopping") from error
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError) as error:
@@ -192,11 +188,11 @@ class AnswerKeys:
     async def _was_used(self) -> bool:
         """True when the task hub has instances from before this process, which earlier versions may still use."""
         client, what = self._engine.client, "look for instances of earlier versions"
-        if (await asked(client.list_instance_ids(completed_time_to=self._started, page_size=1), what)).items:
+        if (await client.list_instance_ids(completed_time_to=self._started, page_size=1, what=what)).items:
             return True
         open_ = [OrchestrationStatus[status] for status in ("PENDING", "RUNNING", "SUSPENDED")]
         query = OrchestrationQuery(created_time_to=self._started, runtime_status=open_)
-        return bool(await asked(client.get_all_orchestration_states(query), what))
+        return bool(await client.get_all_orchestration_states(query, what=what))
 
 
 def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Callable[[Mapping[str, Any], str], str]:
@@ -252,7 +248,6 @@ class AnswerExecutor:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
-        self._inquiry = InstanceReader(engine)
         self._keys = keys
         self._execute = execute
         self._park = park
@@ -317,8 +312,7 @@ class AnswerExecutor:
         Raises: UnexpectedReply, AlreadyTaken, InstanceFinished, EngineError.
         """
         what = f"answer {given.instance_id!r}"
-        client = self._engine.client
-        history = await self._inquiry.call(what, None, lambda: client.get_orchestration_history(given.instance_id))
+        history = await self._engine.client.get_orchestration_history(given.instance_id, what=what)
         request = _request(history, given)
         if given.key_id is None and (request is None or request.signed):
             raise UnexpectedReply("the correlation id of the answer has no signature, and no open request without one")

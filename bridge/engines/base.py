@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.serialization import DataConverter
 
+from bridge.engines.client import EngineClient
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
-from bridge.engines.registry import Workflows
+from bridge.engines.workflows import Workflows
 from bridge.parking.sealed import MessageSealer
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
@@ -94,8 +94,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def client(self) -> AsyncTaskHubGrpcClient:
-        """Asynchronous client of the SDK, valid between start and stop. Each call has a deadline (`timeout`)."""
+    def client(self) -> EngineClient:
+        """Client of the engine, valid between start and stop. Each call has a deadline (`timeout`)."""
         ...
 
     def watch_runs(self, listener: RunListener) -> bool:

@@ -26,18 +26,17 @@ from durabletask.client import OrchestrationState, OrchestrationStatus
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.commands import Cancel
-from bridge.core.errors import EngineError, EngineRejected, EngineTimeout, InstanceAlreadyExists, InstanceNotFound
+from bridge.core.errors import EngineRejected, InstanceAlreadyExists, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
 from bridge.engines.instance_reader import InstanceReader
 
 log = structlog.get_logger("bridge.cancel")
 
-GUARD = "bridge.cancel"
+CANCEL_GRACE = "bridge.cancel"
 """Name of the orchestration."""
 
-GUARD_PREFIX = "bridge:cancel:"
+CANCEL_GRACE_IDS = "bridge:cancel:"
 """Prefix of its instance ids."""
 
 LOOK = "bridge.cancel.look"
@@ -97,7 +96,7 @@ def cancel_grace(ctx: task.OrchestrationContext, request: Mapping[str, Any]) -> 
     return None
 
 
-cancel_grace.__name__ = GUARD
+cancel_grace.__name__ = CANCEL_GRACE
 
 
 class CancelGrace:
@@ -137,7 +136,7 @@ class CancelGrace:
         state = await self._state(instance)
         verdict = _verdict(state, request)
         if verdict is None:
-            await self._call("suspend", instance, self._engine.client.suspend_orchestration(instance))
+            await self._engine.client.suspend_orchestration(instance)
             state = await self._suspended(instance)
             verdict = _verdict(state, request)
             if verdict is None and (state is None or state.runtime_status is not OrchestrationStatus.SUSPENDED):
@@ -146,17 +145,16 @@ class CancelGrace:
             verdict = await self._without_turn(instance, request)
         if verdict is None:
             output = {"cancelled": True, "reason": request.get("reason")}
-            call = self._engine.client.terminate_orchestration(instance, output=output, recursive=True)
-            await self._call("terminate", instance, call)
+            await self._engine.client.terminate_orchestration(instance, output=output)
             log.warning("terminated after its grace", action="cancel", instance=instance)
             return "terminated"
         if verdict == "acknowledged" and not request["suspended"]:
-            await self._call("resume", instance, self._engine.client.resume_orchestration(instance))
+            await self._engine.client.resume_orchestration(instance)
         return verdict
 
     async def _without_turn(self, instance: str, request: Mapping[str, Any]) -> str | None:
         try:
-            await self._call("look at", instance, self._engine.client.raise_orchestration_event(instance, PROBE_EVENT))
+            await self._engine.client.raise_orchestration_event(instance, PROBE_EVENT, what=f"look at {instance!r}")
         except (EngineRejected, InstanceNotFound):
             return "ended"
         return _verdict(await self._state(instance), request)
@@ -175,30 +173,11 @@ class CancelGrace:
             pause = min(0.5, pause * 1.5)
 
     async def _state(self, instance: str) -> OrchestrationState | None:
-        try:
-            found: OrchestrationState | None = await self._call(
-                "look at", instance, self._engine.client.get_orchestration_state(instance, fetch_payloads=True)
-            )
-        except InstanceNotFound:
-            return None
-        return found
-
-    async def _call(self, what: str, instance: str, call: Coroutine[Any, Any, Any]) -> Any:
-        try:
-            return await call
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is None or current.cancelling():
-                raise
-            raise EngineTimeout(f"{what} {instance!r}: the connection to the engine was closed") from None
-        except EngineError:
-            raise
-        except Exception as error:
-            raise translate(error, what=f"{what} {instance!r}") from error
+        return await self._engine.client.find_instance(instance, what=f"look at {instance!r}")
 
 
 async def start_cancel_grace(
-    engine: Engine, inquiry: InstanceReader, command: Cancel, origin: MessageOrigin | None, due: datetime
+    engine: Engine, reader: InstanceReader, command: Cancel, origin: MessageOrigin | None, due: datetime
 ) -> None:
     """Start the orchestration that watches a cancel. A repeat of the request finds the orchestration of the first one.
 
@@ -206,15 +185,12 @@ async def start_cancel_grace(
     """
     what = f"guard the cancel of {command.instance_id!r}"
     client = engine.client
-    try:
-        state = await inquiry.call(what, None, lambda: client.get_orchestration_state(command.instance_id))
-    except InstanceNotFound:
-        return
+    state = await client.find_instance(command.instance_id, what=what)
     if state is None or state.runtime_status in _FINISHED:
         return
     identity = uuid4().hex if origin is None else "\n".join(map(str, origin.key))
     digest = blake2b(f"{command.instance_id}\n{identity}".encode("utf-8", "surrogatepass"), digest_size=16)
-    instance_id = GUARD_PREFIX + digest.hexdigest()
+    instance_id = CANCEL_GRACE_IDS + digest.hexdigest()
     request = {
         "instance": command.instance_id,
         "created": created(state),
@@ -223,13 +199,10 @@ async def start_cancel_grace(
     }
     never = pb.OrchestrationIdReusePolicy()
     with suppress(InstanceAlreadyExists):
-        await inquiry.call(
-            what,
-            instance_id,
-            lambda: client.schedule_new_orchestration(
-                GUARD, input=request, instance_id=instance_id, reuse_id_policy=never
-            ),
+        call = client.schedule_new_orchestration(
+            CANCEL_GRACE, input=request, instance_id=instance_id, reuse_id_policy=never, what=what
         )
+        await reader.call(what, instance_id, call)
 
 
 def created(state: OrchestrationState) -> str:

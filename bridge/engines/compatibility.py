@@ -16,10 +16,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import NonDeterminismError
 from durabletask.worker import OrchestratorNotRegisteredError
 
-from bridge.core.errors import UnknownTarget, is_final_failure
+from bridge.core.errors import UnknownTarget
 from bridge.core.kinds import Kind
-from bridge.engines.containment import ContainedWorker
-from bridge.engines.registry import Workflows
+from bridge.engines.workflows import Workflows
 
 REMEMBERED = 1000
 """Largest number of instances that are remembered; all are counted."""
@@ -144,20 +143,3 @@ def called_name(action: pb.OrchestratorAction) -> tuple[Kind, str] | None:
                 if message.HasField(field):
                     return Kind.ENTITY, getattr(message, field).targetInstanceId.value.split("@")[1].lower()
     return None
-
-
-class MonitoredWorker(ContainedWorker):
-    """Worker of the SDK with a monitor that inspects responses before they are sent."""
-
-    monitor: CompatibilityMonitor | None = None
-    known: Workflows | None = None
-    """Names that the workers of this process register, and external ones; None when the names are not all known."""
-
-    def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
-        if self.monitor is not None:
-            self.monitor.look(request, response, self.known)
-
-    def look_at_activity(self, response: pb.ActivityResponse) -> None:
-        """Mark final failures as non-retriable, for orchestrators of SDKs that respect the mark."""
-        if is_final_failure(response.failureDetails.errorType):
-            response.failureDetails.isNonRetriable = True

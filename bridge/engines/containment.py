@@ -17,13 +17,11 @@ from datetime import UTC, datetime
 from types import GeneratorType
 from typing import Any, NoReturn, Protocol
 
-from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.internal.json_encode_output_exception import JsonEncodeOutputException
 from durabletask.serialization import DataConverter
-from durabletask.worker import TaskHubGrpcWorker
 
-from bridge.engines.work_item_flow import WorkItemFlow
+from bridge.engines.remote_limits import WorkItemFlow
+from bridge.engines.sdk_internals import OpenWorker, OutputNotEncodable, batch_of, new_failure_details
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +74,7 @@ def failure_details(error: BaseException) -> pb.TaskFailureDetails:
     """Describe an exception that escaped from the SDK's executors. Never raises."""
     # An Exception escapes only while the SDK reports another one: its `__str__` raised, or its text is not UTF-8.
     reported = _cause(error) if issubclass(type(error), Exception) else None
-    return helpers.new_failure_details(presentable(reported if reported is not None else error))
+    return new_failure_details(presentable(reported if reported is not None else error))
 
 
 def shorten(details: pb.TaskFailureDetails) -> None:
@@ -96,7 +94,7 @@ def type_name(error: BaseException) -> str:
 
 def _is_reportable(error: Any) -> bool:
     try:
-        size: int = helpers.new_failure_details(error).ByteSize()
+        size: int = new_failure_details(error).ByteSize()
         return size <= MAX_DETAILS
     except BaseException:
         return False
@@ -229,7 +227,7 @@ def contained_activity(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _encoded(result: Any, converter: DataConverter) -> Encoded | None:
-    """Serialize a result. Raises: JsonEncodeOutputException, without the value."""
+    """Serialize a result. Raises: OutputNotEncodable, without the value."""
     if result is None:
         return None
     try:
@@ -238,7 +236,7 @@ def _encoded(result: Any, converter: DataConverter) -> Encoded | None:
         reason = f"{type_name(error)}: {_text(error)}"
     else:
         return None if text is None else Encoded(text)
-    raise JsonEncodeOutputException(reason)
+    raise OutputNotEncodable(reason)
 
 
 def _driven(inner: Generator[Any, Any, Any], converter: DataConverter) -> Generator[Any, Any, Any]:
@@ -329,27 +327,32 @@ class RunningRecord(Protocol):
     def drain(self) -> None: ...
 
 
-class ContainedWorker(TaskHubGrpcWorker):
+class ContainedWorker(OpenWorker):
     """Worker of the SDK in which user code can fail only its own instance."""
 
     stuck_after: float | None = None
     """Seconds after which work that waits behind busy threads counts as stuck; None disables the check."""
 
-    running: RunningRecord | None = None
-    """Record of the running work items, in a process whose end is also the engine's end."""
+    def __init__(
+        self,
+        *,
+        running: RunningRecord | None = None,
+        flow: WorkItemFlow | None = None,
+        drain_mark: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Create the worker. options: those of the SDK's worker.
 
-    flow: WorkItemFlow | None = None
-    """Flow of work items from a remote engine."""
-
-    drain_mark: str | None = None
-    """Prefix of the tokens with which a stopping worker returns its work; None returns nothing.
-
-    The prefix is for engines that refuse the worker's responses from then on, and would count the worker as dead.
-    """
-
-    def __init__(self, **options: Any) -> None:
+        running: record of the running work items, in a process whose end is also the engine's end.
+        flow: flow of work items from a remote engine.
+        drain_mark: prefix of the tokens with which a stopping worker returns its work; None returns nothing. The
+        prefix is for engines that refuse the worker's responses from then on, and would count the worker as dead.
+        """
         super().__init__(**options)
-        self._data_converter: DataConverter = ContainedConverter(self._data_converter)
+        self.running = running
+        self.flow = flow
+        self.drain_mark = drain_mark
+        self.replace_converter(ContainedConverter(self.converter))
         self._load: Load | None = Load()
         """Load of the single pool of the SDK's worker; None where a subclass has pools of its own."""
         self._begin: Callable[[str], None] = self._begun
@@ -358,16 +361,10 @@ class ContainedWorker(TaskHubGrpcWorker):
         self._held: dict[str, _Answers] = {}
         """Unfinished work items of this worker by token, kept while `drain_mark` is set."""
         self._is_draining = False
-        manager = self._async_worker_manager
-        for submit, cancel in (
-            ("submit_orchestration", self._cancel_orchestrator),
-            ("submit_activity", self._cancel_activity),
-            ("submit_entity_batch", self._cancel_entity_batch),
-        ):
-            setattr(manager, submit, functools.partial(self._arrived, getattr(manager, submit), cancel))
+        self.intercept_arrivals(self._arrived)
 
     def add_orchestrator(self, fn: Any) -> str:
-        name: str = super().add_orchestrator(contained_orchestrator(fn, self._data_converter))
+        name: str = super().add_orchestrator(contained_orchestrator(fn, self.converter))
         return name
 
     def add_activity(self, fn: Any) -> str:
@@ -402,8 +399,8 @@ class ContainedWorker(TaskHubGrpcWorker):
         """Take a work item from the stream, and keep it until `_release`."""
         if self.drain_mark is not None:
             mark = f"{self.drain_mark}{token}"
-            self._held[token] = answers = _Answers(stub, self, request)
-            answers.cancel = functools.partial(give_back, request, stub, mark)
+            cancel_item = functools.partial(give_back, request, stub, mark)
+            self._held[token] = answers = _Answers(stub, self, request, cancel_item)
             if self._is_draining:
                 answers.give_back()
         if self.flow is not None:
@@ -439,107 +436,86 @@ class ContainedWorker(TaskHubGrpcWorker):
 
     def stuck(self) -> list[str]:
         """Reasons why pools of threads cannot work; empty while all can, and when the worker is stopped."""
-        if not self._is_running:
+        if not self.is_running:
             return []
-        if self._runLoop is not None and not self._runLoop.is_alive():
+        if self.has_lost_its_loop:
             return ["the worker's event loop has ended; restart the process"]
         if self.stuck_after is None or self._load is None:
             return []
-        manager = self._async_worker_manager
-        threads = self._concurrency_options.maximum_thread_pool_workers
-        waiting = manager.thread_pool._work_queue.qsize()
+        threads, waiting = self.queued_items
         if not self._load.is_stuck(threads, waiting, self.stuck_after):
             return []
         return [stuck_pool("work", threads, waiting, self.stuck_after)]
 
-    def _execute_orchestrator(
-        self,
-        req: Any,
-        stub: Any,
-        completionToken: Any,  # noqa: N803 -- the SDK's name
-    ) -> None:
-        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
+    def run_turn(self, request: Any, stub: Any, token: Any) -> None:
+        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
         if answers.is_given_back:
-            self._release(completionToken)
+            self._release(token)
             return
-        self._begin(completionToken)
+        self._begin(token)
         try:
-            super()._execute_orchestrator(req, answers, completionToken)
+            super().run_turn(request, answers, token)
         except BaseException as error:
-            failed = helpers.new_complete_orchestration_action(
-                -1, pb.ORCHESTRATION_STATUS_FAILED, None, failure_details(error)
-            )
-            response = pb.OrchestratorResponse(
-                instanceId=req.instanceId, actions=[failed], completionToken=completionToken
-            )
-            answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {req.instanceId}")
+            failed = pb.OrchestratorAction(id=-1)
+            failed.completeOrchestration.orchestrationStatus = pb.ORCHESTRATION_STATUS_FAILED
+            failed.completeOrchestration.failureDetails.CopyFrom(failure_details(error))
+            response = pb.OrchestratorResponse(instanceId=request.instanceId, actions=[failed], completionToken=token)
+            answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {request.instanceId}")
         finally:
             self._end()
             if self._held:
-                self._release(completionToken)
+                self._release(token)
             if _turn.begun:
                 _end_turn()
 
-    def _execute_activity(
-        self,
-        req: Any,
-        stub: Any,
-        completionToken: Any,  # noqa: N803 -- the SDK's name
-    ) -> None:
-        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
+    def run_activity(self, request: Any, stub: Any, token: Any) -> None:
+        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
         if answers.is_given_back:
-            self._release(completionToken)
+            self._release(token)
             return
-        self._begin(completionToken)
+        self._begin(token)
         try:
-            super()._execute_activity(req, answers, completionToken)
+            super().run_activity(request, answers, token)
         except BaseException as error:
-            instance_id = req.orchestrationInstance.instanceId
+            instance_id = request.orchestrationInstance.instanceId
             response = pb.ActivityResponse(
                 instanceId=instance_id,
-                taskId=req.taskId,
+                taskId=request.taskId,
                 failureDetails=failure_details(error),
-                completionToken=completionToken,
+                completionToken=token,
             )
-            answers.instead(error, "CompleteActivityTask", response, f"activity {req.name} of {instance_id}")
+            answers.instead(error, "CompleteActivityTask", response, f"activity {request.name} of {instance_id}")
         finally:
             self._end()
             if self._held:
-                self._release(completionToken)
+                self._release(token)
 
-    def _execute_entity_batch(
-        self,
-        req: Any,
-        stub: Any,
-        completionToken: Any,  # noqa: N803 -- the SDK's name
-    ) -> pb.EntityBatchResult:
+    def run_entity_batch(self, request: Any, stub: Any, token: Any) -> pb.EntityBatchResult:
         """Run each operation as a batch of its own, which fails alone."""
-        answers = self._answers(req, stub, completionToken) if self._held else _Answers(stub, self, req)
+        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
         if answers.is_given_back:
-            self._release(completionToken)
-            return pb.EntityBatchResult(completionToken=completionToken)
-        infos: list[pb.OperationInfo] = []
-        if isinstance(req, pb.EntityRequest):
-            req, infos = helpers.convert_to_entity_batch_request(req)
-        whole = pb.EntityBatchResult(completionToken=completionToken, operationInfos=infos)
-        if req.HasField("entityState"):
-            whole.entityState.CopyFrom(req.entityState)
-        for operation in req.operations:
-            alone = pb.EntityBatchRequest(instanceId=req.instanceId, operations=[operation])
+            self._release(token)
+            return pb.EntityBatchResult(completionToken=token)
+        request, infos = batch_of(request)
+        whole = pb.EntityBatchResult(completionToken=token, operationInfos=infos)
+        if request.HasField("entityState"):
+            whole.entityState.CopyFrom(request.entityState)
+        for operation in request.operations:
+            alone = pb.EntityBatchRequest(instanceId=request.instanceId, operations=[operation])
             if whole.HasField("entityState"):
                 alone.entityState.CopyFrom(whole.entityState)
             began = datetime.now(UTC)
             collected = _Collected()
-            self._begin(completionToken)
+            self._begin(token)
             try:
-                super()._execute_entity_batch(alone, collected, completionToken)
+                super().run_entity_batch(alone, collected, token)
             except BaseException as error:
-                _tell(error, f"operation of entity {req.instanceId}")
-                collected.result = None
+                _tell(error, f"operation of entity {request.instanceId}")
+                collected = _Collected()
                 failed = whole.results.add().failure
                 failed.failureDetails.CopyFrom(failure_details(error))
-                failed.startTimeUtc.CopyFrom(helpers.new_timestamp(began))
-                failed.endTimeUtc.CopyFrom(helpers.new_timestamp(datetime.now(UTC)))
+                failed.startTimeUtc.FromDatetime(began)
+                failed.endTimeUtc.FromDatetime(datetime.now(UTC))
             finally:
                 self._end()
             if collected.result is not None:
@@ -554,9 +530,11 @@ class ContainedWorker(TaskHubGrpcWorker):
         try:
             answers.CompleteEntityTask(whole)
         except Exception as error:
-            self._logger.error("Failed to deliver the results of entity %s: %s", req.instanceId, type_name(error))
+            (self.sdk_logger or logger).error(
+                "Failed to deliver the results of entity %s: %s", request.instanceId, type_name(error)
+            )
         finally:
-            self._release(completionToken)
+            self._release(token)
         return whole
 
 
@@ -588,9 +566,11 @@ class _Answers:
 
     is_given_back = False
     _is_answered = False
-    cancel: Callable[[], None] | None = None
 
-    def __init__(self, stub: Any, worker: ContainedWorker, request: Any) -> None:
+    def __init__(
+        self, stub: Any, worker: ContainedWorker, request: Any, cancel: Callable[[], None] | None = None
+    ) -> None:
+        self._cancel = cancel
         self._stub = stub
         self._worker = worker
         self._request = request
@@ -619,9 +599,9 @@ class _Answers:
     def give_back(self) -> None:
         """Return the work item for another worker; a later response of this worker is not sent."""
         self.is_given_back = True
-        if self.cancel is not None:
+        if self._cancel is not None:
             with suppress(Exception):  # the engine may be gone and have nothing to take back
-                self.cancel()
+                self._cancel()
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Send a response for an executor that raised, unless it has responded."""

@@ -1,10 +1,10 @@
-"""Translation of foreign errors on the engine side, used by all calls of engines."""
+"""Translation of foreign errors on the engine side, used by the engine's client (`bridge.engines.client`)."""
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Awaitable
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -23,7 +23,6 @@ from bridge.core.errors import (
 )
 
 Code = grpc.StatusCode
-T = TypeVar("T")
 
 STATUS: dict[Any, type[EngineError]] = {
     Code.OK: EngineError,
@@ -91,10 +90,16 @@ def translate(error: BaseException, *, what: str) -> EngineError:
     """Translate an exception of a client, a credential or gRPC. The original is not chained here.
 
     what: the call, for the text: "schedule 'order-1'". An EngineError is returned unchanged.
-    Raises: the exception itself when it is of no known kind, because it is then a bug.
+    Raises: the exception itself when this task was cancelled, or when it is of no known kind, because it is then a bug.
     """
     if isinstance(error, EngineError):
         return error
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise error
+        # gRPC cancels a call whose channel was closed
+        return EngineUnavailable(f"{what}: the connection to the engine was closed")
     code = status_of(error)
     if code is not None:
         return _of_status(code, details_of(error), what)
@@ -122,6 +127,11 @@ def status_of(error: BaseException) -> Any:
     return code() if callable(code) else None
 
 
+def leaves_outcome_unknown(error: EngineError) -> bool:
+    """True when the engine answered with a status that leaves outcome and cause unknown."""
+    return error.__cause__ is not None and status_of(error.__cause__) in QUESTIONS
+
+
 def is_late(error: EngineError) -> bool:
     """True when the engine refused because the instance has finished, as the embedded engine does for events."""
     return error.__cause__ is not None and status_of(error.__cause__) is Code.FAILED_PRECONDITION
@@ -146,13 +156,3 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
         return kind(f"{what}: the request is larger than the engine takes{detail}")
     return kind(f"{what}: {_SAID.get(code, code.name)}{detail}")
-
-
-async def asked(call: Awaitable[T], what: str) -> T:
-    """Await a call of the SDK's client and return its result. what: the call, for the error. Raises: EngineError."""
-    try:
-        return await call
-    except EngineError:
-        raise
-    except Exception as error:
-        raise translate(error, what=what) from error

@@ -1,14 +1,12 @@
-"""Reads of one instance through an engine's client, with translated errors."""
+"""Reads of one instance through an engine's client: its state, its last run, and answers of unknown outcome."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from durabletask.client import OrchestrationState
 from durabletask.history import EventRaisedEvent, ExecutionStartedEvent
 
 from bridge.core.deduplication import REMEMBERED, DeduplicationWindow
@@ -16,7 +14,9 @@ from bridge.core.errors import EngineError, EngineOutage, EngineRejected, Engine
 from bridge.core.instance_protocol import FINISHED, InstanceState, restart_of, started_by
 from bridge.core.origin import MessageOrigin, Unwrapped, read_origin, unwrap
 from bridge.engines.base import Engine
-from bridge.engines.errors import QUESTIONS, status_of, translate
+from bridge.engines.errors import leaves_outcome_unknown
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class InstanceReader:
 
     async def look(self, what: str, instance_id: str, origin: MessageOrigin | None, *, start: bool) -> InstanceSnapshot:
         """Current state of the instance. start: read its start input, to check whether `origin` started it."""
-        state = await self._state(what, instance_id, start)
+        state = await self._engine.client.find_instance(instance_id, fetch_payloads=start, what=what)
         if state is None:
             return InstanceSnapshot(InstanceState.MISSING)
         life = InstanceState.FINISHED if state.runtime_status.name in FINISHED else InstanceState.RUNNING
@@ -73,9 +73,8 @@ class InstanceReader:
 
         event: name and data. Without an origin they are the only sign that the command was seen.
         """
-        client = self._engine.client
         try:
-            history = await self.call(what, None, lambda: client.get_orchestration_history(instance_id))
+            history = await self._engine.client.get_orchestration_history(instance_id, what=what)
         except InstanceNotFound:
             return None
         started = next((each for each in history if isinstance(each, ExecutionStartedEvent)), None)
@@ -100,17 +99,14 @@ class InstanceReader:
         inbox = {"seen": seen.text(), "remember": limit}
         return PreviousRun(held, restarted, started.name, started.version or None, started.tags or {}, start, inbox)
 
-    async def call(self, what: str, instance_id: str | None, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Make one call. With an `instance_id`, the instance is read after an answer of unknown outcome."""
+    async def call(self, what: str, instance_id: str, call: Awaitable[T]) -> T:
+        """Await one call of the engine's client. After an answer of unknown outcome the instance is read."""
         try:
-            return await call()
-        except EngineError:
+            return await call
+        except EngineError as error:
+            if leaves_outcome_unknown(error):
+                await self.ask(what, instance_id, None, error)
             raise
-        except (Exception, asyncio.CancelledError) as error:
-            if instance_id is not None and status_of(error) in QUESTIONS:
-                await self.ask(what, instance_id, None, self.translate(error, what))
-            # Not in a local variable: an error whose traceback refers to itself keeps the payloads of its frames
-            raise self.translate(error, what) from error
 
     async def ask(
         self, what: str, instance_id: str, origin: MessageOrigin | None, cause: EngineError
@@ -126,29 +122,6 @@ class InstanceReader:
             raise
         except EngineError as error:
             raise EngineUnavailable(f"{what}: the engine answers nothing useful ({cause})") from error
-
-    def translate(self, error: BaseException, what: str) -> EngineError:
-        """Translate an exception of a call.
-
-        Raises: the exception itself when this task was cancelled, or when it is a bug.
-        """
-        if isinstance(error, asyncio.CancelledError):
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise error
-            # gRPC cancels a call whose channel was closed.
-            return EngineUnavailable(f"{what}: the connection to the engine was closed")
-        return translate(error, what=what)
-
-    async def _state(self, what: str, instance_id: str, payloads: bool) -> OrchestrationState | None:
-        client = self._engine.client
-        try:
-            state: OrchestrationState | None = await self.call(
-                what, None, lambda: client.get_orchestration_state(instance_id, fetch_payloads=payloads)
-            )
-        except InstanceNotFound:
-            return None
-        return state
 
 
 def _start(what: str, text: str | None) -> Unwrapped:

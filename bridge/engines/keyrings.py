@@ -11,8 +11,7 @@ from pathlib import Path
 from bridge.config.model.encryption import EncryptionConfig, EncryptionKeyConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.encryption import Key, KeyProblem, KeyProvider, Keyring
-from bridge.engines.modules import ImportFailed
-from bridge.engines.registry import functions
+from bridge.engines.workflows import ImportFailed, functions
 from bridge.system.files import read_file
 
 MAX_FILE = 1024
@@ -61,16 +60,15 @@ def _from_file(key: EncryptionKeyConfig) -> bytes:
 
 def _from_vault(config: EncryptionConfig, keys: Sequence[EncryptionKeyConfig]) -> dict[str, bytes]:
     """Read the secrets of these keys, by key id. Raises: KeyProblem, EngineUnavailable."""
+    from bridge.engines import azure_access  # on demand, see there
+
     try:
-        # Imported on demand: the vault needs an extra, and a quarter of a second for the Azure libraries
-        from bridge.engines import vault
+        return azure_access.read_secrets(config, keys)
     except ModuleNotFoundError as error:
         raise KeyProblem(
             f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[keyvault]'"
         ) from None
-    try:
-        return vault.read(config, keys)
-    except vault.VaultRefused as error:
+    except azure_access.VaultRefused as error:
         raise KeyProblem(str(error)) from None
     except ValueError as error:
         raise KeyProblem(f"credential {config.credential}: {error}") from None

@@ -14,14 +14,12 @@ from durabletask.entities import EntityContext, EntityInstanceId
 from bridge.core.errors import EngineUnavailable
 from bridge.core.pace import Paces
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked
-from bridge.engines.parking.look import look
 from bridge.parking.names import DEAD_LETTER_PACE
 
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.05
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 def pace_entity() -> Callable[[EntityContext, Any], None]:
@@ -60,12 +58,13 @@ class EnginePaces:
         self._engine = engine
         self._entity = EntityInstanceId(DEAD_LETTER_PACE, source)
 
-    async def load(self, patience: float = _PATIENCE) -> Paces:
+    async def load(self, within: float = _TIMEOUT) -> Paces:
         """Load the paces after all operations sent so far.
 
-        Raises: EngineError; EngineUnavailable when no worker has processed the operations within `patience` seconds.
+        within: seconds for workers to process the operations.
+        Raises: EngineError; EngineUnavailable when none has processed them in time.
         """
-        end = time.monotonic() + patience
+        end = time.monotonic() + within
         while True:
             paces, pending = await self.latest()
             if not pending:
@@ -76,20 +75,20 @@ class EnginePaces:
 
     async def latest(self) -> tuple[Paces, bool]:
         """Load the current paces, with True when operations wait to be processed. Raises: EngineError."""
-        found = await asked(look(self._engine.client, self._entity), "read the dead-letter pace")
+        found = await self._engine.client.find_entity(self._entity, what="read the dead-letter pace")
         if found is None:
             return Paces(), False
         return Paces(json.loads(found.get_state() or "null")), bool(found.backlog_queue_size)
 
     async def send(self, operation: str, value: dict[str, Any]) -> None:
         """Send an operation; return when the engine has durably accepted it. Raises: EngineError."""
-        call = self._engine.client.signal_entity(self._entity, operation, input=value)
-        await asked(call, f"dead-letter pace: {operation}")
+        what = f"dead-letter pace: {operation}"
+        await self._engine.client.signal_entity(self._entity, operation, value, what=what)
 
 
 async def limited_sources(engine: Engine) -> dict[str, Paces]:
     """Paces of every source of an engine that has a limited route, by source. Raises: EngineError."""
     query = EntityQuery(instance_id_starts_with=f"@{DEAD_LETTER_PACE}@", include_state=True)
-    found = await asked(engine.client.get_all_entities(query), "list the dead-letter paces")
+    found = await engine.client.get_all_entities(query, what="list the dead-letter paces")
     read = {each.id.key: Paces(json.loads(each.get_state() or "null")) for each in found}
     return {source: paces for source, paces in read.items() if len(paces)}

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import durabletask.internal.orchestrator_service_pb2 as pb
-from durabletask.client import AsyncTaskHubGrpcClient
 from google.protobuf import json_format  # type: ignore[import-untyped]  # its stubs are a package of their own
 
-from bridge.engines.response_limits import one_response
+from bridge.engines.client import EngineClient
 
 FORMAT = "durable-bridge.history"
 VERSION = 1
@@ -71,12 +70,6 @@ class Recording:
         return cls(document["instance_id"], document["orchestration"], tuple(events))
 
 
-async def record(client: AsyncTaskHubGrpcClient, instance_id: str) -> Recording:
-    """Record the history of an instance's current execution. Raises: UnreadableRecording; the client's exceptions."""
-    # The client's own call returns the events in a form that cannot be replayed.
-    stub = client._get_stub()
-    events: list[pb.HistoryEvent] = []
-    with one_response():
-        async for chunk in stub.StreamInstanceHistory(pb.StreamInstanceHistoryRequest(instanceId=instance_id)):
-            events += chunk.events
-    return Recording.of(instance_id, events)
+async def record(client: EngineClient, instance_id: str) -> Recording:
+    """Record the history of an instance's current execution. Raises: UnreadableRecording; EngineError."""
+    return Recording.of(instance_id, await client.get_protocol_history(instance_id))

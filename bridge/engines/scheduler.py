@@ -14,29 +14,29 @@ from uuid import uuid4
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
-from durabletask.azuremanaged.internal.durabletask_grpc_interceptor import (
-    DTSAsyncDefaultClientInterceptorImpl,
-    DTSDefaultClientInterceptorImpl,
-)
+from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
 from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
-from durabletask.client import AsyncTaskHubGrpcClient
-from durabletask.internal.grpc_interceptor import DefaultAsyncClientInterceptorImpl, DefaultClientInterceptorImpl
 from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineMisconfigured
-from bridge.engines import credentials
+from bridge.engines.azure_access import Credentials, create_credentials, credential_kind
 from bridge.engines.base import RunListener
-from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
+from bridge.engines.client import EngineClient
+from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
-from bridge.engines.deadline import DeadlineInterceptor, OnStreams
+from bridge.engines.grpc_channel import (
+    DeadlineInterceptor,
+    OnStreams,
+    TraceInterceptor,
+    channel_options,
+    worker_options,
+)
 from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.registry import Workflows
-from bridge.engines.remote import channel_options, probe, worker_options
-from bridge.engines.response_limits import TOTAL, LimitedClient, ResponseLimits
-from bridge.engines.trace_propagation import TraceInterceptor
-from bridge.engines.work_item_flow import WorkItemFlow
-from bridge.engines.worker import concurrency, quiet_logger, register
+from bridge.engines.remote_limits import TOTAL, ResponseLimits, WorkItemFlow
+from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
+from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger
+from bridge.engines.workflows import Workflows
 from bridge.parking.sealed import MessageSealer
 from bridge.system.tls import TlsProblem, load_client
 
@@ -82,8 +82,8 @@ class SchedulerEngine:
         self._intake = intake
         self._config = config
         self._host_address, self._secure = parse_endpoint(config.endpoint)
-        self._credentials: credentials.Credentials | None = None
-        self._client: AsyncTaskHubGrpcClient | None = None
+        self._credentials: Credentials | None = None
+        self._client: EngineClient | None = None
         self._certificates: Any = None
         """Channel credentials with configured certificates, which the SDK cannot set itself."""
         self._channel: Any = None
@@ -92,7 +92,7 @@ class SchedulerEngine:
 
     @property
     def description(self) -> str:
-        identity = credentials.kind(self._config, self._secure)
+        identity = credential_kind(self._config, self._secure)
         with_what = "a token" if self._config.token is not None else f"credential {identity}"
         transport = "TLS" if self._secure else "no TLS"
         return f"scheduler at {self._host_address} ({transport}), task hub {self._config.task_hub!r}, {with_what}"
@@ -113,34 +113,37 @@ class SchedulerEngine:
         if self._intake:
             await asyncio.to_thread(self.messages.load)
         try:
-            self._credentials = credentials.create(self._config, self._secure)
+            self._credentials = create_credentials(self._config, self._secure)
         except ValueError as error:
             raise EngineMisconfigured(f"engine {self.name!r}: {self._config.credential}: {error}") from error
         credential = None if self._credentials is None else self._credentials.asynchronous
         limits = ResponseLimits(self.name, self._config.max_answer, self._config.timeout)
         interceptors: list[Any] = [limits, DeadlineInterceptor(self._config.timeout)]
         if self._config.token is not None:
-            interceptors.append(DefaultAsyncClientInterceptorImpl(self._authorization()))
-        streams = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
+            interceptors.append(header_interceptor(self._authorization(), asynchronous=True))
+        hub = self._config.task_hub
+        streams = [*interceptors, task_hub_interceptor(credential, hub, asynchronous=True)]
         interceptors += [TraceInterceptor(), *map(OnStreams, streams)]
         options = channel_options(self._config.max_request, RECONNECT_SECONDS, True, self._config.max_answer)
         channel = None
         if self._certificates is not None:
             # The SDK adds no interceptors to a channel that it is given
-            all_ = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
+            all_ = [*interceptors, task_hub_interceptor(credential, hub, asynchronous=True)]
             channel = grpc.aio.secure_channel(
                 self._host_address, self._certificates, options=options.to_grpc_options(), interceptors=all_
             )
             self._channel = channel
-        self._client = LimitedClient(
-            host_address=self._host_address,
-            taskhub=self._config.task_hub,
-            token_credential=credential,
-            channel=channel,
-            secure_channel=self._secure,
-            interceptors=interceptors,
-            channel_options=options,
-            logger=quiet_logger(f"{self.name}.client"),
+        self._client = EngineClient(
+            AsyncDurableTaskSchedulerClient(
+                host_address=self._host_address,
+                taskhub=self._config.task_hub,
+                token_credential=credential,
+                channel=channel,
+                secure_channel=self._secure,
+                interceptors=interceptors,
+                channel_options=options,
+                logger=quiet_logger(f"{self.name}.client"),
+            )
         )
 
     def _load_certificates(self) -> Any:
@@ -175,10 +178,10 @@ class SchedulerEngine:
 
     async def probe(self) -> None:
         """Check that the engine answers. Raises: EngineError."""
-        await probe(self.client, f"engine {self.name!r} at {self._host_address}")
+        await self.client.probe(f"engine {self.name!r} at {self._host_address}")
 
     @property
-    def client(self) -> AsyncTaskHubGrpcClient:
+    def client(self) -> EngineClient:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
@@ -198,7 +201,7 @@ class SchedulerEngine:
         flow = WorkItemFlow(self._config.max_answer * TOTAL)
         interceptors: list[Any] = [flow]
         if self._config.token:
-            interceptors.append(DefaultClientInterceptorImpl(self._authorization()))
+            interceptors.append(header_interceptor(self._authorization(), asynchronous=False))
         options = worker_options(self._config.max_answer * TOTAL, RECONNECT_SECONDS)
         channel = None
         if self._certificates is not None:
@@ -206,7 +209,7 @@ class SchedulerEngine:
             channel = grpc.intercept_channel(
                 grpc.secure_channel(self._host_address, self._certificates, options=options.to_grpc_options()),
                 *interceptors,
-                DTSDefaultClientInterceptorImpl(credential, hub, worker_id=worker_id),
+                task_hub_interceptor(credential, hub, worker_id, asynchronous=False),
             )
             self._channels.append(channel)
         worker = _Worker(
@@ -220,6 +223,6 @@ class SchedulerEngine:
             concurrency_options=concurrency(self._config.worker, workflows),
             data_converter=data_converter,
             logger=quiet_logger(f"{self.name}.worker"),
+            flow=flow,
         )
-        worker.flow = flow
-        return register(worker, workflows, monitor, self._config.worker.stuck_after)
+        return worker.add_workflows(workflows, monitor, self._config.worker.stuck_after)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from typing import Any, TypeVar
+from typing import Any, Self
 
+from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import (
     ActivityWorkItemFilter,
     ConcurrencyOptions,
@@ -17,11 +18,10 @@ from durabletask.worker import (
 )
 
 from bridge.config.model.engines import WorkerConfig
-from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
-from bridge.engines.containment import presentable
-from bridge.engines.registry import Workflows
-
-W = TypeVar("W", bound=MonitoredWorker)
+from bridge.core.errors import is_final_failure
+from bridge.engines.compatibility import CompatibilityMonitor
+from bridge.engines.containment import ContainedWorker, presentable
+from bridge.engines.workflows import Workflows
 
 _NOBODY = "bridge.nobody"
 """Placeholder name that no work has, because an engine might read an empty filter list as "accept everything"."""
@@ -77,30 +77,51 @@ def quiet_logger(name: str) -> logging.Logger:
     return logger
 
 
-def register(
-    worker: W, workflows: Workflows, monitor: CompatibilityMonitor | None = None, stuck_after: float | None = None
-) -> W:
-    """Add the workflows to the worker, with filters for their names: the worker then gets no unknown work."""
-    worker.monitor = monitor
-    worker.stuck_after = stuck_after
-    worker.known = workflows
-    for orchestrator in workflows.orchestrators.values():
-        worker.add_orchestrator(orchestrator)
-    for activity in workflows.activities.values():
-        worker.add_activity(activity)
-    for entity in workflows.entities.values():
-        worker.add_entity(entity)
-    if workflows.publishers:
-        worker.use_work_item_filters(
-            WorkItemFilters(
-                [OrchestrationWorkItemFilter(_NOBODY)],
-                [ActivityWorkItemFilter(name) for name in workflows.activities],
-                [EntityWorkItemFilter(_NOBODY)],
+class MonitoredWorker(ContainedWorker):
+    """Worker of the SDK with a monitor that inspects responses before they are sent."""
+
+    monitor: CompatibilityMonitor | None = None
+    """Monitor that gets the instances that no longer fit their code."""
+
+    known: Workflows | None = None
+    """Names that the workers of this process register, and external ones; None when the names are not all known."""
+
+    def add_workflows(
+        self, workflows: Workflows, monitor: CompatibilityMonitor | None = None, stuck_after: float | None = None
+    ) -> Self:
+        """Register the workflows, with filters for their names: the worker then gets no unknown work. Returns itself.
+
+        stuck_after: seconds after which work that waits behind busy threads counts as stuck; None disables the check.
+        """
+        self.monitor = monitor
+        self.stuck_after = stuck_after
+        self.known = workflows
+        for orchestrator in workflows.orchestrators.values():
+            self.add_orchestrator(orchestrator)
+        for activity in workflows.activities.values():
+            self.add_activity(activity)
+        for entity in workflows.entities.values():
+            self.add_entity(entity)
+        if workflows.publishers:
+            self.use_work_item_filters(
+                WorkItemFilters(
+                    [OrchestrationWorkItemFilter(_NOBODY)],
+                    [ActivityWorkItemFilter(name) for name in workflows.activities],
+                    [EntityWorkItemFilter(_NOBODY)],
+                )
             )
-        )
-    else:
-        worker.use_work_item_filters()
-    return worker
+        else:
+            self.use_work_item_filters()
+        return self
+
+    def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
+        if self.monitor is not None:
+            self.monitor.look(request, response, self.known)
+
+    def look_at_activity(self, response: pb.ActivityResponse) -> None:
+        """Mark final failures as non-retriable, for orchestrators of SDKs that respect the mark."""
+        if is_final_failure(response.failureDetails.errorType):
+            response.failureDetails.isNonRetriable = True
 
 
 async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:

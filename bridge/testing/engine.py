@@ -10,14 +10,15 @@ from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 
 from bridge.engines.base import RunListener
-from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
+from bridge.engines.client import EngineClient
+from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.embedded.inprocess import AioChannel, Channel
-from bridge.engines.registry import Workflows
-from bridge.engines.trace_propagation import BEFORE
-from bridge.engines.worker import quiet_logger, register
+from bridge.engines.grpc_channel import BEFORE
+from bridge.engines.worker import MonitoredWorker, quiet_logger
+from bridge.engines.workflows import Workflows
 from bridge.parking.sealed import MessageSealer
-from bridge.testing.backend import VirtualBackend
+from bridge.testing.sdk_internals import VirtualBackend
 
 TIMEOUT = 30.0
 """Deadline of a call, in seconds on the clock."""
@@ -37,7 +38,7 @@ class VirtualEngine:
         self.name = name
         self.backend = VirtualBackend()
         self._channel: AioChannel | None = None
-        self._client: AsyncTaskHubGrpcClient | None = None
+        self._client: EngineClient | None = None
         self._workers: list[Channel] = []
 
     def has_no_early_messages(self, entity_id: str) -> bool:
@@ -46,7 +47,8 @@ class VirtualEngine:
 
     async def start(self) -> None:
         self._channel = AioChannel(self.backend, timeout=TIMEOUT, before=BEFORE)
-        self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+        sdk = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+        self._client = EngineClient(sdk)
 
     async def stop(self) -> None:
         self.backend.close()
@@ -64,7 +66,7 @@ class VirtualEngine:
         """Do nothing: this engine is always available."""
 
     @property
-    def client(self) -> AsyncTaskHubGrpcClient:
+    def client(self) -> EngineClient:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
@@ -77,7 +79,7 @@ class VirtualEngine:
         self,
         workflows: Workflows,
         data_converter: DataConverter | None = None,
-        witness: CompatibilityMonitor | None = None,
+        monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
         channel = Channel(self.backend, timeout=TIMEOUT)
         self._workers.append(channel)
@@ -87,4 +89,4 @@ class VirtualEngine:
             data_converter=data_converter,
             resiliency_options=GrpcWorkerResiliencyOptions(silent_disconnect_timeout_seconds=0),
         )
-        return register(worker, workflows, witness)
+        return worker.add_workflows(workflows, monitor)

@@ -34,7 +34,7 @@ from bridge.core.message import Message
 from bridge.engines.recording import Recording, record
 from bridge.pipeline.publishing import Publishing
 from bridge.testing.engine import VirtualEngine
-from bridge.workflow.request import REPLY_TO
+from bridge.workflow.publishing import REPLY_TO
 
 T = TypeVar("T")
 

@@ -12,12 +12,12 @@ from typing import Any
 import durabletask.internal.orchestrator_service_pb2 as pb
 from durabletask import task
 from durabletask.serialization import DataConverter as AnyConverter
-from durabletask.worker import _OrchestrationExecutor, _Registry
 
 from bridge.core.answers import ANSWER, PUBLISH_ACTIVITY
 from bridge.engines.recording import Recording
+from bridge.testing.sdk_internals import replay_turn
 from bridge.workflow.converter import DataConverter
-from bridge.workflow.start import message_aware
+from bridge.workflow.messages import message_aware
 
 _QUIET = logging.getLogger("bridge.sdk.replay")
 _QUIET.setLevel(logging.ERROR)
@@ -79,23 +79,19 @@ def replay(
     functions = orchestrator if isinstance(orchestrator, Mapping) else {task.get_name(orchestrator): orchestrator}
     if recording.orchestration not in functions:
         raise LookupError(f"the recording is of {recording.orchestration!r}; given: {', '.join(functions)}")
-    registry = _Registry()  # type: ignore[no-untyped-call]  # the SDK leaves its constructor unannotated
-    for name, function in functions.items():
-        registry.add_named_orchestrator(name, message_aware(function))
+    aware = {name: message_aware(function) for name, function in functions.items()}
+    converter = data_converter or DataConverter()
     turns = list(_turns(recording.events))
     for number, turn in enumerate(turns, 1):
-        executor = _OrchestrationExecutor(registry, _QUIET, data_converter or DataConverter())
-        result = executor.execute(recording.instance_id, turn.before, turn.inputs)
-        decided = [_of_action(action) for action in result.actions]
+        actions = replay_turn(aware, converter, _QUIET, recording.instance_id, turn.before, turn.inputs)
+        decided = [_of_action(action) for action in actions]
         recorded = [_of_event(event) for event in turn.decisions]
         if number == len(turns) and not _finished(turn):
             # Its next decisions may be unknown, but an end here would differ from the recording
             more = decided[len(recorded) :]
             decided = decided[: len(recorded)] + [each for each in more if each[0] == "end"]
         if decided != recorded:
-            raise ReplayMismatch(
-                _difference(recording, number, len(turns), recorded, decided, _failure(result.actions))
-            )
+            raise ReplayMismatch(_difference(recording, number, len(turns), recorded, decided, _failure(actions)))
 
 
 def _turns(events: Sequence[pb.HistoryEvent]) -> Iterator[_Turn]:

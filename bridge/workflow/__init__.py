@@ -2,17 +2,15 @@
 
 from bridge.core.answers import PUBLISH_ACTIVITY
 from bridge.core.origin import MessageOrigin
-from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.entity import Entity
 from bridge.workflow.inbox import Inbox, MessageTimedOut, Received, continue_as_new, wait_for_message
+from bridge.workflow.messages import message_aware, origin, trace_of
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
-from bridge.workflow.publishing import publish
-from bridge.workflow.request import RequestTimedOut, request
+from bridge.workflow.progress import acknowledge_cancel
+from bridge.workflow.publishing import RequestTimedOut, publish, request
 from bridge.workflow.saga import Branch, Saga, Scope
-from bridge.workflow.start import message_aware, origin
 from bridge.workflow.step import Child, Command, CompensationInput, Step, StepInput
-from bridge.workflow.tracing import trace_of
 
 Origin = MessageOrigin
 """Former name of `MessageOrigin`."""

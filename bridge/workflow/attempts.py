@@ -2,6 +2,10 @@
 
 The SDK's own retries continue after an orchestrator has stopped waiting for them. A step that timed out could thus
 start again after its compensation. This module therefore makes the attempts itself, one by one.
+
+The SDK converts typed results outside the orchestrator. A result that does not fit would end the orchestration where
+no saga could see it, and nothing would be undone. Sagas therefore call activities by name and convert the results
+themselves.
 """
 
 from __future__ import annotations
@@ -9,17 +13,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from durabletask import task
 
 from bridge.core.answers import PUBLISH_ACTIVITY, reply_event
 from bridge.core.errors import is_final_failure
+from bridge.workflow.converter import DataConverter
 from bridge.workflow.outcome import StepFailed
-from bridge.workflow.parallel import Steps
-from bridge.workflow.publishing import new_event
-from bridge.workflow.request import expects_answer, new_correlation_id, request_headers
-from bridge.workflow.result import fitted, name_of
+from bridge.workflow.publishing import expects_answer, new_correlation_id, new_event, request_headers
+from bridge.workflow.sdk_internals import output_type
 from bridge.workflow.step import (
     CANCEL_EVENT,
     Attempt,
@@ -32,6 +36,9 @@ from bridge.workflow.step import (
     describe,
     first_of,
 )
+from bridge.workflow.tasks import Steps
+
+_CONVERTER = DataConverter()
 
 _LONGEST = timedelta(days=365)
 """Longest pause between two attempts for a policy without `max_retry_interval`."""
@@ -159,3 +166,31 @@ def _pause(ctx: task.OrchestrationContext, call: Call, length: timedelta, timer:
         return
     pause.cancel()
     raise call.given_up(timer)
+
+
+# Results
+
+
+@lru_cache(maxsize=2048)
+def name_of(activity: Callable[..., Any] | str) -> str:
+    """Name under which an activity is registered."""
+    return activity if isinstance(activity, str) else task.get_name(activity)
+
+
+@lru_cache(maxsize=2048)
+def _wanted(activity: Callable[..., Any] | str) -> Any:
+    return None if isinstance(activity, str) else output_type(activity, _CONVERTER)
+
+
+def fitted(step: str, activity: Callable[..., Any] | str, result: Any) -> Any:
+    """Convert a result to the type that the activity returns.
+
+    Raises: StepFailed if it does not fit, although the activity has run.
+    """
+    wanted = _wanted(activity)
+    if wanted is None:
+        return result
+    try:
+        return _CONVERTER.coerce(result, wanted)
+    except Exception as error:
+        raise StepFailed(step, "failed", f"its result does not fit: {type(error).__name__}: {error}"[:300]) from error

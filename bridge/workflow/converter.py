@@ -17,7 +17,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, from_json, to_jsonable_python
 
 from bridge.core.origin import KEY, Wrapped, envelope_body, may_be_wrapped, wrap_payload
-from bridge.workflow.start import EnvelopeArgument
+from bridge.workflow.messages import EnvelopeArgument
 
 
 class Prepared:

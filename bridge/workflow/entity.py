@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import structlog
-from durabletask.entities import DurableEntity, EntityContext
-from durabletask.internal import type_discovery
+from durabletask.entities import EntityContext
 
 from bridge.core.deduplication import REMEMBERED, DeduplicationWindow
 from bridge.core.origin import Key, key_of
-from bridge.workflow.repeats import REPEATS
-from bridge.workflow.start import EVERYTHING, EnvelopeArgument, carrying
+from bridge.workflow.messages import EVERYTHING, REPEATS, EnvelopeArgument, carrying
+from bridge.workflow.sdk_internals import ContextualEntity, StoredStateContext, input_type
 
 log = structlog.get_logger("bridge.workflow")
 
@@ -24,7 +23,7 @@ _VERSION = 1
 _NOTHING: Any = object()
 
 
-class Entity(DurableEntity):
+class Entity(ContextualEntity):
     """Base class of entities whose operations run once for each message that signals them.
 
     The last `remember` messages are part of the entity's stored state; `get_state` does not return them. A failed
@@ -41,17 +40,15 @@ class Entity(DurableEntity):
             if inspect.isfunction(member) and not name.startswith("_"):
                 setattr(cls, name, _once(member))
 
-    def _initialize_entity_context(self, context: EntityContext) -> None:
-        self.entity_context = _Context(context, self.remember)
+    def _wrap_context(self, context: EntityContext) -> EntityContext:
+        return _Context(context, self.remember)
 
 
-class _Context(EntityContext):
+class _Context(StoredStateContext):
     """Context that stores the remembered messages next to the state that the entity sees."""
 
     def __init__(self, context: EntityContext, remember: int) -> None:
-        super().__init__(
-            context._orchestration_id, context._operation, context._state, context._entity_id, context._data_converter
-        )
+        super().__init__(context)
         self._remember = remember
         self._seen: str | None = _NOTHING
 
@@ -61,14 +58,14 @@ class _Context(EntityContext):
             return default
         if intended_type is None:
             return state
-        result = self._data_converter.coerce(state, intended_type)
+        result = self.convert(state, intended_type)
         if isinstance(intended_type, type) and not isinstance(result, intended_type):
             raise TypeError(f"Could not convert state of type '{type(result).__name__}' to '{intended_type.__name__}'")
         return result
 
     def set_state(self, new_state: Any) -> None:
         seen = self._stored()[0] if self._seen is _NOTHING else self._seen
-        self._state.set_state(new_state if seen is None or new_state is None else _remembering(seen, new_state))
+        self.write_stored(new_state if seen is None or new_state is None else _remembering(seen, new_state))
 
     def is_repeat(self, key: Key) -> bool:
         """True if the message was processed before. Otherwise it is remembered from now on."""
@@ -77,12 +74,12 @@ class _Context(EntityContext):
         if not seen.add(key):
             return True
         self._seen = seen.text()
-        self._state.set_state(_remembering(self._seen, state))
+        self.write_stored(_remembering(self._seen, state))
         return False
 
     def _stored(self) -> tuple[str | None, Any]:
         """Digests of the messages seen, None if there never were any, and the entity's own state."""
-        stored = self._state.get_state()
+        stored = self.read_stored()
         if isinstance(stored, dict) and len(stored) == 1:
             inside = stored.get(STATE_KEY)
             if isinstance(inside, dict) and inside.get("v") == _VERSION:
@@ -133,5 +130,5 @@ def _once(operation: Callable[..., Any]) -> Callable[..., Any]:
     run.__qualname__ = operation.__qualname__
     run.__module__ = operation.__module__
     run.__doc__ = operation.__doc__
-    run.__annotations__ = {"given": carrying(type_discovery.orchestrator_input_type(operation, EVERYTHING))}
+    run.__annotations__ = {"given": carrying(input_type(operation, EVERYTHING))}
     return run

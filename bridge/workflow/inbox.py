@@ -17,13 +17,12 @@ from typing import Any
 import structlog
 from durabletask.task import CancellableTask, OrchestrationContext, Task, when_any
 
-from bridge.core.deduplication import DeduplicationWindow
+from bridge.core.deduplication import REMEMBERED, DeduplicationWindow
 from bridge.core.errors import wire_name
 from bridge.core.origin import Key, MessageOrigin, envelope_body, key_of, origin_of, wrap_payload
 from bridge.workflow.converter import DataConverter
-from bridge.workflow.parallel import Steps
-from bridge.workflow.repeats import REPEATS
-from bridge.workflow.start import EnvelopeArgument, start_of
+from bridge.workflow.messages import REPEATS, EnvelopeArgument, start_of
+from bridge.workflow.tasks import Steps
 
 log = structlog.get_logger("bridge.workflow")
 
@@ -85,7 +84,7 @@ class Inbox:
         if remember is not None:
             if remember < 1:
                 raise ValueError("an inbox remembers at least one message")
-            self._state.seen.limit = remember
+            self._state.remember(remember)
 
     def task(self, name: str) -> CancellableTask[Any]:
         """Create a task that completes with the next message of this name. Pass the completed task to `accept`.
@@ -131,19 +130,19 @@ def wait_for_message(
     queue = state.queues.get(name) or state.queue(name)
     if timeout is None and where is None and data_type is None:
         # Fast path of the common case, because replays run it for every message
-        while queue.task is None and not queue.queue:
-            queue.task = arrival = ctx.wait_for_external_event(name, data_type=Received)
+        while queue.is_idle():
+            arrival = queue.arrival(ctx)
             if arrival.is_complete:
                 arrived = arrival.get_result()
             else:
-                queue.waiting += 1
+                queue.begin_wait()
                 try:
                     arrived = yield arrival
                 except BaseException:
-                    queue.waiting -= 1
+                    queue.end_wait()
                     queue.release()
                     raise
-                queue.waiting -= 1
+                queue.end_wait()
             if queue.task is arrival:
                 message = state.take_in(queue, arrived)
                 if message is not None:
@@ -182,6 +181,21 @@ class _EventQueue:
         self.task: CancellableTask[Any] | None = None
         self.handed = False
         self.waiting = 0
+
+    def is_idle(self) -> bool:
+        """True without a current wait and without kept messages."""
+        return self.task is None and not self.queue
+
+    def begin_wait(self) -> None:
+        self.waiting += 1
+
+    def end_wait(self) -> None:
+        self.waiting -= 1
+
+    def end_task(self) -> None:
+        """Forget the current wait, whose message was taken."""
+        self.task = None
+        self.handed = False
 
     def put(self, message: Received) -> None:
         self.number += 1
@@ -234,13 +248,16 @@ class _State:
         self.ctx = ctx
         self._start = key_of(start)
         carried: Mapping[str, Any] = start.get("inbox") or {}
-        self.seen = DeduplicationWindow(carried.get("seen", ""))
-        if "remember" in carried:
-            self.seen.limit = carried["remember"]
+        self.seen = DeduplicationWindow(carried.get("seen", ""), carried.get("remember", REMEMBERED))
         self.queues: dict[str, _EventQueue] = {}
         for name, kept in carried.get("kept", ()):
             inside = envelope_body(kept) or {}
             self.queue(name).put(_received(name, inside, inside.get("data")))
+
+    def remember(self, limit: int) -> None:
+        """Remember this number of messages from now on."""
+        if limit != self.seen.limit:
+            self.seen = DeduplicationWindow(self.seen.text(), limit)
 
     def queue(self, name: str) -> _EventQueue:
         # As in the SDK, names are case-insensitive
@@ -253,8 +270,7 @@ class _State:
 
     def take_in(self, queue: _EventQueue, arrived: Any) -> Received | None:
         """Message that the completed wait returned; None for a repeat."""
-        queue.task = None
-        queue.handed = False
+        queue.end_task()
         if type(arrived) is Received:
             arrived.name = queue.name
             if arrived.inside is not None:
@@ -299,7 +315,7 @@ class _State:
 
 def _wait(state: _State, queue: _EventQueue, timeout: timedelta | None, where: Where | None, data_type: Any) -> Steps:
     timer = None if timeout is None else state.ctx.create_timer(timeout)
-    queue.waiting += 1
+    queue.begin_wait()
     looked_at = 0
     try:
         while True:
@@ -322,7 +338,7 @@ def _wait(state: _State, queue: _EventQueue, timeout: timedelta | None, where: W
                 raise MessageTimedOut(queue.name, timeout)
             yield when_any([arrival, timer])
     finally:
-        queue.waiting -= 1
+        queue.end_wait()
         if timer is not None:
             timer.cancel()
         queue.release()

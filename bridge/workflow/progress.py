@@ -1,4 +1,7 @@
-"""Progress of a saga in the custom status, for `bridge instances show`, dashboards and waiting clients."""
+"""Custom status of orchestrations: progress of a saga, and the acknowledgement of a cancel.
+
+`bridge instances show`, dashboards and waiting clients read it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from durabletask import task
 
 from bridge.workflow.converter import Prepared
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaStatus, StepFailed, StepState
-from bridge.workflow.parallel import Steps
+from bridge.workflow.tasks import Steps
 
 
 class Progress:
@@ -108,3 +111,17 @@ def _whole(head: str, status: SagaStatus, failure: str, failed: str, *steps: str
 
 
 _remembered = lru_cache(maxsize=1024)(_whole)
+
+
+def acknowledge_cancel(ctx: task.OrchestrationContext, **more: Any) -> None:
+    """Acknowledge a cancel in the custom status. A cancel with `grace` then does not terminate the orchestration.
+
+      yield ctx.wait_for_external_event("cancel")
+      acknowledge_cancel(ctx)
+      yield ctx.call_activity(undo, input=order)
+
+    more: further fields of the custom status, which is an object. Keep `"cancel": "accepted"` in it when you replace
+    it.
+    Sagas acknowledge a cancel themselves.
+    """
+    ctx.set_custom_status({**more, "cancel": "accepted"})

@@ -1,4 +1,4 @@
-"""Publish from an orchestrator: durable, under an id that every replay and retry repeats."""
+"""Messages that an orchestrator sends: events, and requests with answers. Every replay and retry repeats their ids."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.core.answers import PUBLISH_ACTIVITY
-from bridge.core.errors import is_final_failure
+from bridge.core.answers import ANSWER, CORRELATION_ID, PUBLISH_ACTIVITY, reply_event
+from bridge.core.errors import is_final_failure, wire_name
 from bridge.core.trace_context import TRACEPARENT, TRACESTATE
-from bridge.workflow.tracing import trace_of
+from bridge.workflow.messages import trace_of
+from bridge.workflow.sdk_internals import without_retries_after
+from bridge.workflow.tasks import Steps
 
 DEFAULT_RETRY = task.RetryPolicy(
     first_retry_interval=timedelta(seconds=1),
@@ -19,6 +21,9 @@ DEFAULT_RETRY = task.RetryPolicy(
     backoff_coefficient=2.0,
     max_retry_interval=timedelta(minutes=1),
 )
+
+REPLY_TO = "reply-to"
+"""Header that names the destination of the answer."""
 
 
 def publish(
@@ -72,37 +77,8 @@ def send(
     publishing: task.Task[str] = ctx.call_activity(
         PUBLISH_ACTIVITY, input=event, retry_policy=retry_policy or DEFAULT_RETRY
     )
-    if isinstance(publishing, task.RetryableTask):
-        _Publishing.watch(publishing, ctx)
+    without_retries_after(publishing, ctx, is_final_failure)
     return publishing
-
-
-class _Publishing(task.RetryableTask[str]):
-    """A publish that is retried according to its policy, unless its failure is final.
-
-    The SDK asks for the next delay before it passes the failure, and its own retries cannot recognize a final
-    failure. This class therefore returns no delay. Its `fail`, which receives the failure, schedules the retry as the
-    SDK would.
-    """
-
-    _context: Any
-
-    @classmethod
-    def watch(cls, made: task.RetryableTask[Any], ctx: task.OrchestrationContext) -> None:
-        """Turn a task of the SDK into one of this class in place, because the SDK has already stored this object."""
-        made.__class__ = cls
-        vars(made)["_context"] = ctx
-
-    def compute_next_delay(self) -> timedelta | None:
-        return None
-
-    def fail(self, message: str, details: Any) -> None:
-        delay = None if is_final_failure(getattr(details, "errorType", "")) else super().compute_next_delay()
-        if delay is None:
-            super().fail(message, details)
-        else:
-            self.increment_attempt_count()
-            self._context.create_timer_internal(delay, self)
 
 
 def new_event(
@@ -135,3 +111,73 @@ def _trace_headers(ctx: task.OrchestrationContext, event_id: str) -> dict[str, s
     child = trace.child(event_id)
     parent = {TRACEPARENT: child.traceparent}
     return parent if child.tracestate is None else {**parent, TRACESTATE: child.tracestate}
+
+
+# Requests
+
+
+@wire_name("bridge.workflow.request.RequestTimedOut")
+class RequestTimedOut(Exception):
+    """Raised when no answer arrives in time. It is unknown if the receiver acted."""
+
+    def __init__(self, target: str, correlation_id: str) -> None:
+        super().__init__(f"no answer to the request to {target} in time")
+        self.target = target
+        self.correlation_id = correlation_id
+
+
+def new_correlation_id(ctx: task.OrchestrationContext) -> str:
+    """Id for one request of this instance. Replay returns the same id."""
+    return f"{ctx.new_uuid()}@{ctx.instance_id}"
+
+
+def request_headers(headers: Mapping[str, str], reply_to: str, correlation_id: str) -> dict[str, str]:
+    return {**headers, REPLY_TO: reply_to, CORRELATION_ID: correlation_id}
+
+
+def expects_answer(event: dict[str, Any], correlation_id: str, deadline: datetime | None) -> dict[str, Any]:
+    """Publish request, with the data that the activity needs to sign its correlation id.
+
+    deadline: in UTC, without a zone. The activity makes the signature, because an orchestrator must produce the same
+    ids after a change of its key.
+    """
+    until = None if deadline is None else int(deadline.replace(tzinfo=UTC).timestamp() * 1000)
+    return event | {ANSWER: {"to": correlation_id, "until": until}}
+
+
+def request(
+    ctx: task.OrchestrationContext,
+    target: str,
+    data: Any = None,
+    *,
+    type: str,  # noqa: A002 -- the CloudEvents attribute's name
+    reply_to: str,
+    timeout: timedelta | None = None,
+    subject: str | None = None,
+    key: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    retry_policy: task.RetryPolicy | None = None,
+) -> Steps:
+    """Publish a command and wait for the answer; run it with `yield from`. Returns the answer's data.
+
+    The message names the destination of the answer (header `reply-to`) and carries a signed `correlation-id`, which
+    the answer must repeat. A route with the command `reply` delivers the answer.
+
+    timeout: measured from now, including the publish; None waits forever. A later answer is ignored.
+    Raises: RequestTimedOut; task.TaskFailedError if the publish failed for good.
+    """
+    correlation_id = new_correlation_id(ctx)
+    deadline: datetime | None = None if timeout is None else ctx.current_utc_datetime + timeout
+    sent = request_headers(headers or {}, reply_to, correlation_id)
+    event = new_event(ctx, target, data, type, subject, key, sent)
+    yield send(ctx, expects_answer(event, correlation_id, deadline), retry_policy)
+    answer = ctx.wait_for_external_event(reply_event(correlation_id))
+    if deadline is None:
+        return (yield answer)
+    timer = ctx.create_timer(deadline)
+    yield task.when_any([answer, timer])
+    if answer.is_complete:
+        timer.cancel()
+        return answer.get_result()
+    answer.cancel()
+    raise RequestTimedOut(target, correlation_id)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from functools import lru_cache
+from hashlib import blake2b
 from itertools import count
 from types import FunctionType
 from typing import Any, TypeAlias
@@ -13,18 +15,13 @@ from typing import Any, TypeAlias
 from durabletask import task
 
 from bridge.core.errors import is_final_failure
-from bridge.workflow.attempts import perform
-from bridge.workflow.cancelling import reason_of
-from bridge.workflow.identity import new_id
+from bridge.workflow.attempts import fitted, name_of, perform
 from bridge.workflow.inbox import Inbox, Received
-from bridge.workflow.journal import Entry, Group
-from bridge.workflow.on_complete import OnComplete
 from bridge.workflow.outcome import FailedCompensation, SagaAborted, SagaOutcome, SagaStatus, StepFailed, StepState
-from bridge.workflow.parallel import Steps, gather
 from bridge.workflow.progress import Progress
 from bridge.workflow.publishing import publish
-from bridge.workflow.result import fitted, name_of
 from bridge.workflow.step import CANCEL_EVENT, Action, Call, Command, CompensationInput, Step, describe
+from bridge.workflow.tasks import OnComplete, Steps, gather
 
 DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
     first_retry_interval=timedelta(seconds=1), max_number_of_attempts=10, backoff_coefficient=2.0,
@@ -39,6 +36,30 @@ WITHOUT_EFFECT = ("refused", "expression")
 
 _ACTIVITIES = (FunctionType, str)
 """Types of nearly all actions: activities, not sub-orchestrations or commands."""
+
+_COUNT = "bridge.sagas"
+"""Attribute of a context that counts its sagas."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """A started step."""
+
+    step: Step
+    key: str
+    state: StepState = StepState.RUNNING
+    result: Any = None
+
+
+@dataclass(slots=True)
+class Group:
+    """Steps and groups in the order of their start.
+
+    parallel: the members ran concurrently, and are undone concurrently.
+    """
+
+    parallel: bool = False
+    members: list[Entry | Group] = field(default_factory=list)
 
 
 class Scope:
@@ -125,9 +146,9 @@ class Saga(Scope):
         "_failed_compensations",
         "_failure",
         "_groups",
+        "_has_ended",
         "_heard",
         "_id",
-        "_over",
         "_progress",
         "_publish_outcome",
         "_roll_forward_pause",
@@ -155,7 +176,7 @@ class Saga(Scope):
         self._failed_compensations: list[FailedCompensation] = []
         self._failure: SagaAborted | None = None
         self._committed = False
-        self._over = False
+        self._has_ended = False
         self._groups = 0  # parallel groups that run
         self._heard = False  # `cancel` was received before the point of no return
         self._cancel: task.CancellableTask[Any] = ctx.wait_for_external_event(CANCEL_EVENT)
@@ -197,7 +218,7 @@ class Saga(Scope):
         except Exception as error:
             bug = error
             failure = StepFailed(None, "error", type(error).__name__)
-        self._over = True
+        self._has_ended = True
         self._cancel.cancel()
         self._failure = failure
         if failure is not None:
@@ -228,7 +249,7 @@ class Saga(Scope):
         name = step.name
         if name in self._entries:
             raise ValueError(f"saga {self.name!r} has two steps named {name!r}; names make the step keys")
-        if self._over:
+        if self._has_ended:
             raise ValueError(f"step {name!r}: saga {self.name!r} is over")
         if self._heard or halts:
             self._check_stopped(name, halts)
@@ -406,3 +427,25 @@ def _payload(entry: Entry) -> Any:
         return step.input
     # JSON form of a StepInput: every replay encodes it again, and a dict is encoded faster
     return {"key": entry.key, "input": step.input}
+
+
+def reason_of(data: Any) -> str:
+    """Reason of a cancel, from the data of the event."""
+    return str(data.get("reason") or "") if isinstance(data, dict) else str(data or "")
+
+
+def new_id(ctx: task.OrchestrationContext, name: str) -> str:
+    """Create a unique id of 32 characters that is the same in every replay.
+
+    `ctx.new_uuid()` takes ten times as long.
+    """
+    # Number of sagas the orchestration has created so far. Every replay has a new context, which counts from 0
+    number = getattr(ctx, _COUNT, 0) + 1
+    setattr(ctx, _COUNT, number)
+    return _digest(ctx.instance_id, ctx.current_utc_datetime, number, name)
+
+
+@lru_cache(maxsize=8192)
+def _digest(instance_id: str, now: datetime, number: int, name: str) -> str:
+    seed = f"{instance_id}\n{now.isoformat()}\n{number}\n{name}"
+    return blake2b(seed.encode(), digest_size=16).hexdigest()

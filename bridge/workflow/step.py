@@ -13,7 +13,7 @@ from durabletask import task
 from bridge.core.errors import wire_name
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.outcome import StepFailed
-from bridge.workflow.parallel import Steps
+from bridge.workflow.tasks import Steps
 
 T = TypeVar("T")
 

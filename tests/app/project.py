@@ -13,8 +13,8 @@ import structlog
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.registry import load
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import load
 from bridge.workflow import DataConverter, message_aware
 
 TIMEOUT = 30.0

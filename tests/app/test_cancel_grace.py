@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
-from bridge.engines.cancel_grace import GUARD_PREFIX, PROBE_EVENT, CancelGrace, acknowledged
+from bridge.engines.cancel_grace import CANCEL_GRACE_IDS, PROBE_EVENT, CancelGrace, acknowledged
 
 from .project import TIMEOUT
 from .running import ENGINES, Running, running
@@ -125,7 +125,7 @@ async def finished(it: Running, instance_id: str) -> Any:
 
 
 async def guards(it: Running) -> list[Any]:
-    query = OrchestrationQuery(instance_id_prefix=GUARD_PREFIX, fetch_inputs_and_outputs=True)
+    query = OrchestrationQuery(instance_id_prefix=CANCEL_GRACE_IDS, fetch_inputs_and_outputs=True)
     return list(await it.client.get_all_orchestration_states(query))
 
 

@@ -13,10 +13,10 @@ from bridge.app.serve import parking
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.config.source import Loaded
 from bridge.engines.answers import ANSWERS, AnswerKeys
-from bridge.engines.cancel_grace import GUARD
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.cancel_grace import CANCEL_GRACE
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.parking.executor import ParkingExecutor
-from bridge.engines.registry import Workflows
+from bridge.engines.workflows import Workflows
 from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing
@@ -61,7 +61,7 @@ def target(found: Loaded, name: str = "default") -> object:
 def test_without_a_rule_that_parks_or_starts_commands_go_straight_to_the_engine(tmp_path: Path) -> None:
     found = loaded(tmp_path)
     assert parking.rules(found, "default") is None
-    assert isinstance(target(found), CommandExecutor)
+    assert isinstance(target(found), CommandRunner)
     assert isinstance(target(loaded(tmp_path, "{park: 1h}")), ParkingExecutor)
     assert isinstance(target(loaded(tmp_path, "{start: order}")), ParkingExecutor)
 
@@ -104,7 +104,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         assert worker._auto_generate_work_item_filters
         registry = worker._registry
         assert set(registry.entities) == {ANSWERS, DEAD_LETTER_PACE, PARKING, QUARANTINE}
-        assert {DEAD_LETTER, GUARD, SAGA_ORCHESTRATION} == set(registry.orchestrators)
+        assert {DEAD_LETTER, CANCEL_GRACE, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:
         await engine.stop()

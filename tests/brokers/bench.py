@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 from tests.pipeline.harness import Bench, Faults
@@ -27,7 +27,7 @@ async def broker_bench(directory: Path, config: str, name: str) -> AsyncIterator
     await engine.start()
     broker = build_broker(loaded, name)
     await broker.start()
-    faults = Faults(CommandExecutor(engine).execute, engine.probe)
+    faults = Faults(CommandRunner(engine).execute, engine.probe)
     breaker = Breaker("default", faults.probe, first_delay=0.005)
     pipeline = build_source(loaded, "orders", {name: broker}, {"default": Target(faults.execute, breaker)})
     try:

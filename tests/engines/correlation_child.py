@@ -17,8 +17,8 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import OnExisting, ScheduleOrchestration, StartOrRaise
 from bridge.core.errors import AlreadyTaken, EngineOutage, InstanceAlreadyExists
 from bridge.core.origin import MessageOrigin
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
 
 INSTANCES = 4
 MESSAGES = 15
@@ -72,7 +72,7 @@ async def main(directory: str, seed: int) -> None:
     chance = random.Random(seed)
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=False)
     await engine.start()
-    executor = CommandExecutor(
+    executor = CommandRunner(
         SimpleNamespace(client=Slow(engine.client, chance), confirms_event_delivery=engine.confirms_event_delivery)
     )  # type: ignore[arg-type]
     todo = list(enumerate(commands()))

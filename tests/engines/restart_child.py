@@ -15,8 +15,8 @@ from typing import Any
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.core.origin import MessageOrigin
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
 from tests.engines.correlation import deliver
 
 INSTANCE = "again"
@@ -53,7 +53,7 @@ class Held:
 async def main(directory: str, verb: str, message: str) -> None:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=False)
     await engine.start()
-    executor = CommandExecutor(
+    executor = CommandRunner(
         SimpleNamespace(client=Held(engine.client), confirms_event_delivery=engine.confirms_event_delivery)
     )  # type: ignore[arg-type]
     station, origin = SimpleNamespace(executor=executor), MessageOrigin(message, "r")

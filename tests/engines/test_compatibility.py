@@ -12,8 +12,8 @@ from durabletask import task
 
 from bridge.engines.base import Engine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
 from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
 

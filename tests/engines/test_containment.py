@@ -17,8 +17,8 @@ from durabletask.entities import DurableEntity, EntityInstanceId
 
 from bridge.engines.base import Engine
 from bridge.engines.containment import MAX_MESSAGE
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.workflow import DataConverter
 from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
 

@@ -18,8 +18,9 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.core.errors import AlreadyTaken
 from bridge.core.origin import MessageOrigin
+from bridge.engines.client import EngineClient
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
 from tests.engines.contract import station
 from tests.engines.correlation import FIRST, SECOND, THIRD, fresh
 from tests.engines.correlation_child import INSTANCES, MESSAGES, commands, instance
@@ -125,7 +126,7 @@ class Crashing:
 async def crash_then_redeliver(running: Any, command: Command, origin: MessageOrigin, at: int, after: bool) -> bool:
     """Crash a command at this call and redeliver it until it succeeds. Returns whether the crash happened."""
     client = Crashing(running.engine.client, at, after)
-    executor = CommandExecutor(SimpleNamespace(client=client, confirms_event_delivery=True))  # type: ignore[arg-type]
+    executor = CommandRunner(SimpleNamespace(client=EngineClient(client), confirms_event_delivery=True))  # type: ignore[arg-type]
     crashed = False
     try:
         await executor.execute(command, origin)

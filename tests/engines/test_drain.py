@@ -16,8 +16,8 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import UnknownTarget
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from tests.engines.ways import TIMEOUT, until
 
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from bridge.app.composition import create_engine
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.core.commands import ScheduleOrchestration
-from bridge.core.errors import EngineMisconfigured, EngineUnavailable
+from bridge.core.errors import EngineMisconfigured, EngineTimeout, EngineUnavailable
 from bridge.engines.base import Engine
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.address import FILE, SOCKET
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
-from bridge.engines.factory import create
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker import stop_worker
 from bridge.sqlite_engine.hub.retention import RetentionPolicy
@@ -98,12 +98,12 @@ async def test_without_a_daemon_it_says_what_to_do_and_recovers(tmp_path):
     with pytest.raises(EngineUnavailable, match="start `bridge serve`"):
         await engine.probe()
     with pytest.raises(EngineUnavailable, match="start 'a'"):
-        await CommandExecutor(engine).execute(ScheduleOrchestration("echo", "a"))
+        await CommandRunner(engine).execute(ScheduleOrchestration("echo", "a"))
     assert time.monotonic() - began < 2 * CONFIG.timeout
     process = host_elsewhere(tmp_path)
     try:
         await until_it_answers(engine)
-        await CommandExecutor(engine).execute(ScheduleOrchestration("echo", "a"))
+        await CommandRunner(engine).execute(ScheduleOrchestration("echo", "a"))
     finally:
         kill(process)
     with pytest.raises(EngineUnavailable):
@@ -347,7 +347,7 @@ async def test_a_wait_without_time_left_ends_at_once(tmp_path):
     await engine.start()
     await engine.client.schedule_new_orchestration("nobody", instance_id="a")
     async with asyncio.timeout(WAIT):
-        with pytest.raises(TimeoutError):
+        with pytest.raises(EngineTimeout):
             await engine.client.wait_for_orchestration_completion("a", timeout=0.05)
     assert engine._database is not None
     waiters = engine._database.hub.waiters
@@ -356,13 +356,13 @@ async def test_a_wait_without_time_left_ends_at_once(tmp_path):
 
 
 async def test_descriptions_and_factory(tmp_path):
-    embedded = create("default", CONFIG, tmp_path, host=True)
+    embedded = create_engine("default", CONFIG, tmp_path, host=True)
     assert isinstance(embedded, EmbeddedEngine)
     assert embedded.durable
     assert embedded.description == f"durable, in {tmp_path / CONFIG.path / FILE}"
-    attached = create("default", CONFIG, tmp_path, host=False)
+    attached = create_engine("default", CONFIG, tmp_path, host=False)
     assert attached.description == f"durable, attached through {tmp_path / CONFIG.path / SOCKET}"
-    scheduler = create("eu", SchedulerEngineConfig(type="scheduler"), tmp_path, host=True)
+    scheduler = create_engine("eu", SchedulerEngineConfig(type="scheduler"), tmp_path, host=True)
     assert isinstance(scheduler, SchedulerEngine)
     with pytest.raises(RuntimeError, match="not started"):
         _ = embedded.client

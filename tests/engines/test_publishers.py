@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from durabletask import task
 
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
 
 PUBLISHES = 40

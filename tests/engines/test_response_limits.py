@@ -18,7 +18,7 @@ from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable
 from bridge.engines.answers import AnswerKeys
 from bridge.engines.parking.totals import WaitingTotals
-from bridge.engines.response_limits import TOTAL
+from bridge.engines.remote_limits import TOTAL
 from bridge.engines.scheduler import SchedulerEngine
 
 from .hostile import (

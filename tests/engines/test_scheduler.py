@@ -14,8 +14,8 @@ from azure.core.credentials import AccessToken
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.errors import EngineDenied, EngineMisconfigured, EngineOutage, EngineTimeout, EngineUnavailable
-from bridge.engines import credentials
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.azure_access import create_credentials, credential_kind
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.scheduler import SchedulerEngine, parse_endpoint
 from tests.engines.contract import WAIT, station
 from tests.engines.sidecar import Sidecar
@@ -80,7 +80,7 @@ async def test_a_wrong_token_is_denied_and_the_right_one_recovers(sidecar):
     with pytest.raises(EngineDenied, match="no valid token"):
         await engine.probe()
     with pytest.raises(EngineDenied):
-        await CommandExecutor(engine).execute(ScheduleOrchestration("echo", "a"))
+        await CommandRunner(engine).execute(ScheduleOrchestration("echo", "a"))
     sidecar.gate.token = "wrong"
     await engine.probe()
     await engine.stop()
@@ -99,7 +99,7 @@ async def test_refusals_are_outages(sidecar, code, details, expected):
     sidecar.gate.refusal = code, details
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint))
     await engine.start()
-    for call in (engine.probe(), CommandExecutor(engine).execute(ScheduleOrchestration("echo", "a"))):
+    for call in (engine.probe(), CommandRunner(engine).execute(ScheduleOrchestration("echo", "a"))):
         with pytest.raises(EngineOutage) as caught:
             await call
         assert type(caught.value) is expected
@@ -109,7 +109,7 @@ async def test_refusals_are_outages(sidecar, code, details, expected):
 async def test_away_and_back(sidecar):
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint))
     await engine.start()
-    executor = CommandExecutor(engine)
+    executor = CommandRunner(engine)
     await executor.execute(ScheduleOrchestration("echo", "before"))
     sidecar.go_away()
     began = time.monotonic()
@@ -172,7 +172,7 @@ async def test_tokens_that_do_not_come(sidecar, monkeypatch, credential, expecte
     monkeypatch.setattr(azure.identity.aio, "DefaultAzureCredential", credential)
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, credential="default", timeout="300ms"))
     await engine.start()
-    executor = CommandExecutor(engine)
+    executor = CommandRunner(engine)
     for call in (engine.probe(), executor.execute(ScheduleOrchestration("echo", "a"))):
         with pytest.raises(expected):
             await call
@@ -190,12 +190,12 @@ async def test_tokens_that_do_not_come(sidecar, monkeypatch, credential, expecte
     ],
 )
 def test_which_credential(values, secure, expected):
-    assert credentials.kind(config(**values), secure) == expected
+    assert credential_kind(config(**values), secure) == expected
 
 
 @pytest.mark.parametrize("name", ["default", "managed_identity", "environment", "cli"])
 async def test_credentials_come_in_pairs_and_are_closed(name):
-    made = credentials.create(config(credential=name, client_id="0000"), True)
+    made = create_credentials(config(credential=name, client_id="0000"), True)
     assert made is not None
     assert type(made.asynchronous).__name__ == type(made.synchronous).__name__
     assert type(made.asynchronous).__module__.startswith("azure.identity.aio")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from bridge import engines
 from bridge.config.model.encryption import EncryptionConfig
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring
@@ -108,8 +107,6 @@ def test_a_vault_with_the_certificate_of_another_authority(
 
 
 def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "bridge.engines.vault", raising=False)
-    monkeypatch.delattr(engines, "vault", raising=False)
     monkeypatch.setitem(sys.modules, "azure.keyvault.secrets", None)
     with pytest.raises(EngineMisconfigured, match=r"pip install 'durable-bridge\[keyvault\]'"):
         load(config("v1"))

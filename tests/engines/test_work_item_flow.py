@@ -12,10 +12,10 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.task import ActivityContext
 
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.engines.registry import Workflows
+from bridge.engines.remote_limits import BURST, PAUSE
 from bridge.engines.scheduler import SchedulerEngine
-from bridge.engines.work_item_flow import BURST, PAUSE
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 
 from .hostile import HostileEngine
 from .ways import until

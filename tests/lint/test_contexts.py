@@ -12,7 +12,7 @@ from bridge.app.check import check
 from bridge.app.composition import load_config
 from bridge.app.lint import names
 from bridge.core.kinds import Kind
-from bridge.engines.registry import load
+from bridge.engines.workflows import load
 from bridge.lint import examine, lint
 from bridge.lint.contexts import registered
 from bridge.lint.module import Module

@@ -19,7 +19,7 @@ from bridge.core.commands import Command
 from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.admission import NO_LIMITS, Admission
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Execute, Target
@@ -171,7 +171,7 @@ async def bench(
     await engine.start()
     real = build_broker(loaded, "local")
     await real.start()
-    executor = CommandExecutor(engine)
+    executor = CommandRunner(engine)
     faults = Faults(executor.execute, engine.probe)
     breaker = Breaker("default", faults.probe, first_delay=0.005)
     used = broker(real)

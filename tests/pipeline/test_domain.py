@@ -16,7 +16,7 @@ from bridge.app.composition import build_broker, build_domains, build_engine, bu
 from bridge.brokers.base import Broker
 from bridge.core.commands import Command
 from bridge.core.errors import ConfigError, InstanceNotFound
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import Target
@@ -87,7 +87,7 @@ async def pair(directory: Path) -> AsyncIterator[Pair]:
     await engine.start()
     broker = build_broker(loaded, "local")
     await broker.start()
-    faults = Faults(CommandExecutor(engine).execute, engine.probe)
+    faults = Faults(CommandRunner(engine).execute, engine.probe)
     breaker = Breaker("default", faults.probe)
     domains = build_domains(loaded)
     joined: dict[str, list[str]] = defaultdict(list)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bridge.engines.tags import instances
 from durabletask.client import OrchestrationQuery
 from structlog.testing import capture_logs
 
@@ -17,7 +18,6 @@ from bridge.app.serve.watch import SourceView
 from bridge.core.commands import Command, RaiseEvent, ScheduleOrchestration
 from bridge.core.errors import ConfigError, EngineUnavailable
 from bridge.core.message import Message
-from bridge.engines.tags import instances
 from bridge.ops.metrics import Metrics
 from bridge.routing.per import TAG, digest
 

@@ -16,8 +16,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.errors import EngineRejected
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
 from bridge.sqlite_engine.database import Database, DatabaseOptions
 from bridge.sqlite_engine.model.rejection import Rejection
 from tests.sqlite_engine.conftest import Restartable
@@ -180,7 +180,7 @@ async def test_a_daemons_engine_is_strict_by_configuration(tmp_path: Path, is_st
     engine = EmbeddedEngine("default", config, tmp_path / "engine", host=True)
     await engine.start()
     try:
-        start_it = CommandExecutor(engine).execute(ScheduleOrchestration("work", "x" * 101))
+        start_it = CommandRunner(engine).execute(ScheduleOrchestration("work", "x" * 101))
         if is_strict:
             with pytest.raises(EngineRejected, match="at most 100 are allowed, the scheduler's limit, by `strict`"):
                 await start_it

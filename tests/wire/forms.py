@@ -43,12 +43,10 @@ from bridge.routing.cel.expression import Compiler
 from bridge.routing.saga import SagaCompiler, start_input
 from bridge.sqlite_engine.storage.schema import connect, prepare
 from bridge.workflow import CompensationInput, DataConverter, FailedCompensation, SagaOutcome, StepFailed, StepInput
-from bridge.workflow.cancelling import acknowledge_cancel
 from bridge.workflow.entity import bare_state
 from bridge.workflow.outcome import StepState
-from bridge.workflow.progress import Progress
-from bridge.workflow.publishing import new_event
-from bridge.workflow.request import expects_answer, new_correlation_id, request_headers
+from bridge.workflow.progress import Progress, acknowledge_cancel
+from bridge.workflow.publishing import expects_answer, new_correlation_id, new_event, request_headers
 from tests.app.test_check_sagas import SOUND
 from tests.parking.sample import COMMANDS
 

@@ -28,8 +28,8 @@ from bridge.core.commands import Command
 from bridge.core.pace import Paces
 from bridge.engines import errors as engine_errors
 from bridge.engines.answers import AnswerKeys
-from bridge.engines.registry import Workflows
-from bridge.engines.registry import load as load_workflows
+from bridge.engines.workflows import Workflows
+from bridge.engines.workflows import load as load_workflows
 from bridge.pipeline.publishing import Publishing
 from bridge.sqlite_engine.model import event, rejection
 from tests.wire import forms, source

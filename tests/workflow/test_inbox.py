@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from bridge.core.deduplication import DeduplicationWindow, digest
 from bridge.core.origin import KEY, MessageOrigin, wrap_payload
 from bridge.workflow import Inbox, MessageTimedOut, Received, continue_as_new, origin, wait_for_message
-from bridge.workflow.parallel import Steps, gather
-from bridge.workflow.repeats import REPEATS
+from bridge.workflow.messages import REPEATS
+from bridge.workflow.tasks import Steps, gather
 from tests.workflow.simulation import Simulation
 
 START = MessageOrigin("shop/start", "begin")

@@ -15,10 +15,10 @@ import pytest_asyncio
 from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 
+from bridge.app.composition import create_engine
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.engines import factory
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.workflow import Child, CompensationInput, DataConverter, Saga, Step, StepInput
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -98,7 +98,7 @@ class Hub:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def hub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hub]:
     config = EmbeddedEngineConfig(type="embedded")
-    engine = factory.create("default", config, Path(tmp_path_factory.mktemp("engine")), host=True)
+    engine = create_engine("default", config, Path(tmp_path_factory.mktemp("engine")), host=True)
     await engine.start()
     orchestrators = {one.__name__: one for one in (parent, obedient_child, clumsy_child)}
     worker = engine.worker(Workflows(orchestrators, {"note": note, "erase": erase}), DataConverter())

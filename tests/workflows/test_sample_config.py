@@ -10,7 +10,7 @@ import workflows
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.config.model.routes import VERBS
 from bridge.config.source import load
-from bridge.engines import registry
+from bridge.engines.workflows import load as load_workflows
 from workflows import order, parcel
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -40,8 +40,8 @@ def test_what_it_starts_and_signals_exists() -> None:
 
 
 def test_the_bridge_finds_the_workflows() -> None:
-    found = registry.load(["workflows"], CONFIG.parent)
-    patterns = registry.load(["workflows.patterns"], CONFIG.parent)
+    found = load_workflows(["workflows"], CONFIG.parent)
+    patterns = load_workflows(["workflows.patterns"], CONFIG.parent)
     assert found.orchestrators.keys() - patterns.orchestrators.keys() == {"order_saga", "approval", "shipment_watch"}
     assert found.entities.keys() - patterns.entities.keys() == {"customer_account", "stock_level"}
     functions = {getattr(workflows, name) for name in workflows.__all__}
@@ -54,7 +54,7 @@ def test_the_bridge_finds_the_workflows() -> None:
 def test_every_pattern_is_started_by_a_message() -> None:
     config = load([CONFIG / "patterns.yaml"], environ={}).config
     started = {route.schedule.orchestration for route in config.routes if route.schedule}
-    found = registry.load(["workflows.patterns"], CONFIG.parent)
+    found = load_workflows(["workflows.patterns"], CONFIG.parent)
     assert started | {"pick_order"} == set(found.orchestrators)
 
 

@@ -19,8 +19,8 @@ from bridge.core.kinds import OWN_NAMES
 from bridge.core.origin import MessageOrigin
 from bridge.engines.answers import ANSWERS
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
+from bridge.engines.sdk_internals import lock_holder
 from bridge.routing.identifier import check_entity, check_name
 from bridge.workflow.entity import bare_state
 
@@ -42,7 +42,7 @@ class Entities:
 
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
-        self._execute = CommandExecutor(engine).execute
+        self._execute = CommandRunner(engine).execute
 
     async def list(
         self,
@@ -57,14 +57,14 @@ class Entities:
         """Entities by name and key prefix, sorted. transient: include entities without state."""
         prefix = None if name is None else f"@{name.lower()}@{key_prefix or ''}"
         query = EntityQuery(prefix, modified_from, modified_to, include_state=state, include_transient=transient)
-        found = await asked(self._client.get_all_entities(query), "list entities")
+        found = await self._client.get_all_entities(query)
         return sorted((_entity(metadata, state) for metadata in found), key=lambda one: (one.entity, one.key))
 
     async def show(self, name: str, key: str) -> Entity:
         """Read one entity. Raises: InstanceNotFound, InvalidCommand."""
         if not name.lower().startswith(OWN_NAMES):
             check_entity(name, key)
-        found = await asked(self._client.get_entity(EntityInstanceId(name, key)), f"show entity {name}@{key}")
+        found = await self._client.get_entity(EntityInstanceId(name, key), what=f"show entity {name}@{key}")
         if found is None:
             raise InstanceNotFound(f"there is no entity {name}@{key}")
         return _entity(found, state=True)
@@ -86,7 +86,7 @@ class Entities:
 
     async def clean(self, *, empty: bool, locks: bool) -> CleanEntityStorageResult:
         """Remove entities without state, and release locks whose holders are gone."""
-        return await asked(self._client.clean_entity_storage(empty, locks), "clean entities")
+        return await self._client.clean_entity_storage(empty, locks)
 
 
 def _state(metadata: EntityMetadata) -> Any:
@@ -109,6 +109,6 @@ def _entity(metadata: EntityMetadata, state: bool) -> Entity:
         metadata.id.key,
         stamp(metadata.last_modified),
         metadata.backlog_queue_size,
-        metadata._locked_by or None,
+        lock_holder(metadata),
         _state(metadata) if state else None,
     )

@@ -14,19 +14,16 @@ from durabletask.task import FailureDetails
 
 from bridge.app.connection import payload, stamp
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
-from bridge.core.errors import AlreadyTaken, EngineRejected, InstanceNotFound
+from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked, details_of, translate
-from bridge.engines.execution import CommandExecutor
-from bridge.engines.recording import Recording, record
-from bridge.engines.response_limits import one_response
+from bridge.engines.command_runner import CommandRunner
+from bridge.engines.errors import details_of
+from bridge.engines.recording import Recording, UnreadableRecording, record
 from bridge.routing.identifier import check_instance_id, check_name
 
 FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 """Statuses in which an instance has ended."""
-
-_ID_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ class Instances:
 
     def __init__(self, engine: Engine) -> None:
         self._client = engine.client
-        self._execute = CommandExecutor(engine).execute
+        self._execute = CommandRunner(engine).execute
 
     async def list(self, filter_: Filter, *, payloads: bool) -> list[Instance]:
         """Instances that match the filter, newest first. payloads: include input and output."""
@@ -96,13 +93,13 @@ class Instances:
                 fetch_inputs_and_outputs=payloads,
                 instance_id_prefix=filter_.prefix,
             )
-            states = await asked(self._client.get_all_orchestration_states(query), "list instances")
+            states = await self._client.get_all_orchestration_states(query)
         return sorted((_instance(state) for state in states), key=lambda one: one.created_at, reverse=True)
 
     async def _completed(self, filter_: Filter, payloads: bool) -> Sequence[OrchestrationState]:
         states = []
         for instance_id in await self.finished_ids(filter_):
-            state = await self._state(instance_id, payloads)
+            state = await self._client.find_instance(instance_id, fetch_payloads=payloads)
             created = state.created_at.timestamp() if state is not None else 0.0
             # The engine lists finished ids by completion time only; the rest of the filter is applied here
             if (
@@ -116,36 +113,28 @@ class Instances:
 
     async def finished_ids(self, filter_: Filter) -> Sequence[str]:
         """Ids of finished instances, by status and time of completion."""
-        ids: list[str] = []
-        token: str | None = None
-        with one_response():
-            while True:
-                page = await asked(
-                    self._client.list_instance_ids(
-                        filter_.runtime_status, filter_.completed_from, filter_.completed_to, _ID_PAGE, token
-                    ),
-                    "list finished instances",
-                )
-                ids += page.items
-                if not page.items or not page.continuation_token or page.continuation_token == token:
-                    return ids
-                token = page.continuation_token
+        return await self._client.list_all_instance_ids(
+            filter_.runtime_status, filter_.completed_from, filter_.completed_to
+        )
 
     async def show(self, instance_id: str) -> Instance:
         """Read one instance. Raises: InstanceNotFound."""
-        state = await self._state(instance_id, payloads=True)
+        state = await self._client.find_instance(instance_id)
         if state is None:
             raise InstanceNotFound(f"there is no instance {instance_id!r}")
         return _instance(state)
 
     async def history(self, instance_id: str) -> Sequence[HistoryEvent]:
         """History events of an instance, oldest first."""
-        return await asked(self._client.get_orchestration_history(instance_id), f"history of {instance_id!r}")
+        return await self._client.get_orchestration_history(instance_id)
 
     async def recording(self, instance_id: str) -> Recording:
         """Recorded history of an instance, for replay tests. Raises: InstanceNotFound."""
         await self.show(instance_id)
-        return await asked(record(self._client, instance_id), f"history of {instance_id!r}")
+        try:
+            return await record(self._client, instance_id)
+        except UnreadableRecording as error:
+            raise EngineRejected(str(error)) from error
 
     async def wait(self, instance_id: str, until: Literal["start", "completion"], seconds: float) -> Instance | None:
         """Wait until the instance has started or finished; None after `seconds`. Raises: InstanceNotFound."""
@@ -157,10 +146,8 @@ class Instances:
         )
         try:
             state = await wait(instance_id, fetch_payloads=True, timeout=seconds)
-        except TimeoutError:
+        except EngineTimeout:
             return None
-        except Exception as error:
-            raise translate(error, what=f"wait for {instance_id!r}") from error
         return None if state is None else _instance(state)
 
     async def start(self, start: Start, origin: MessageOrigin | None = None) -> tuple[str, bool]:
@@ -202,8 +189,7 @@ class Instances:
     async def restart(self, instance_id: str, *, new_id: bool) -> str:
         """Run a finished instance again with its input; return the id it runs under. Raises: InstanceNotFound."""
         await self._finished(instance_id, "restart")
-        call = self._client.restart_orchestration(instance_id, restart_with_new_instance_id=new_id)
-        return await asked(call, f"restart {instance_id!r}")
+        return await self._client.restart_orchestration(instance_id, restart_with_new_instance_id=new_id)
 
     async def rewind(self, instance_id: str, reason: str | None) -> None:
         """Run a failed instance again from the turn in which it failed. Steps that succeeded are not repeated.
@@ -215,7 +201,7 @@ class Instances:
         if found.status != "FAILED":
             raise EngineRejected(f"rewind {instance_id!r}: it is {found.status}; only a failed instance can be rewound")
         try:
-            await asked(self._client.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
+            await self._client.rewind_orchestration(instance_id, reason=reason)
         except EngineRejected as error:
             # The engine's text names reason and remedy. Only the person who asked sees it
             details = details_of(error.__cause__) if error.__cause__ is not None else ""
@@ -224,15 +210,14 @@ class Instances:
     async def purge(self, instance_id: str, *, recursive: bool) -> int:
         """Delete a finished instance; return the number of deleted instances. Raises: InstanceNotFound."""
         await self._finished(instance_id, "purge")
-        result = await asked(self._client.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}")
+        result = await self._client.purge_orchestration(instance_id, recursive)
         return result.deleted_instance_count
 
     async def purge_by(self, filter_: Filter, *, recursive: bool) -> tuple[int, bool]:
         """Delete finished instances by status and creation; return their number, and False when some are left."""
-        call = self._client.purge_orchestrations_by(
+        result = await self._client.purge_orchestrations_by(
             filter_.created_from, filter_.created_to, filter_.runtime_status, recursive
         )
-        result = await asked(call, "purge instances")
         return result.deleted_instance_count, result.is_complete is not False
 
     async def _taken(self, command: Command, origin: MessageOrigin | None) -> bool:
@@ -246,13 +231,6 @@ class Instances:
         found = await self.show(instance_id)
         if not found.finished:
             raise EngineRejected(f"{what} {instance_id!r}: it is {found.status}; wait for it, or terminate it first")
-
-    async def _state(self, instance_id: str, payloads: bool) -> OrchestrationState | None:
-        call = self._client.get_orchestration_state(instance_id, fetch_payloads=payloads)
-        try:
-            return await asked(call, f"show {instance_id!r}")
-        except InstanceNotFound:
-            return None
 
 
 def _fresh_id(start: Start, origin: MessageOrigin | None) -> str:

@@ -22,7 +22,6 @@ from bridge.core.errors import InstanceNotFound
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, unwrap
 from bridge.core.trace_context import trace_context
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked
 from bridge.workflow import PUBLISH_ACTIVITY
 
 _NEVER = datetime.fromtimestamp(0, UTC)
@@ -129,7 +128,7 @@ class Tracer:
 
     async def find(self, wanted: str, scope: Scope) -> Found:
         """Find by instance id, in one call; else search by message or publication id."""
-        state = await self._state(wanted)
+        state = await self._client.find_instance(wanted)
         if state is not None:
             return Found("instance", (await self._lineage(state),))
         found: list[Lineage] = []
@@ -175,15 +174,13 @@ class Tracer:
             fetch_inputs_and_outputs=payloads,
             max_instance_count=_PAGE,
         )
-        states = await asked(self._client.get_all_orchestration_states(query), "list instances")
+        states = await self._client.get_all_orchestration_states(query)
         return [state for state in states if state.instance_id.startswith(prefix or "")]
 
     async def _alone(self, state: OrchestrationState) -> Lineage | None:
         """Lineage without the children's own; None when the instance is gone meanwhile."""
         try:
-            events = await asked(
-                self._client.get_orchestration_history(state.instance_id), f"history of {state.instance_id!r}"
-            )
+            events = await self._client.get_orchestration_history(state.instance_id)
         except InstanceNotFound:
             return None
         return lineage(state, events)
@@ -194,16 +191,9 @@ class Tracer:
     async def _with_children(self, one: Lineage) -> Lineage:
         children = []
         for child in one.children:
-            state = await self._state(child.instance_id)
+            state = await self._client.find_instance(child.instance_id)
             children.append(child if state is None else await self._lineage(state))
         return replace(one, children=tuple(children))
-
-    async def _state(self, instance_id: str) -> OrchestrationState | None:
-        call = self._client.get_orchestration_state(instance_id)
-        try:
-            return await asked(call, f"show {instance_id!r}")
-        except InstanceNotFound:
-            return None
 
 
 def lineage(state: OrchestrationState, events: Sequence[history.HistoryEvent]) -> Lineage:

@@ -17,8 +17,6 @@ from bridge.app.connection import stamp
 from bridge.core.errors import EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.core.message import Message
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked
-from bridge.engines.parking.look import look
 from bridge.engines.parking.quarantine import quarantined_key
 from bridge.parking.key import raw, shown
 from bridge.parking.key_quarantine import KeyQuarantine, QuarantineLimits
@@ -127,7 +125,7 @@ class ParkedMessages:
         found = 0
         for name in (PARKING, QUARANTINE):
             entities = EntityQuery(f"@{name}@", include_state=False, include_transient=True)
-            answer = await asked(self._client.get_all_entities(entities), query)
+            answer = await self._client.get_all_entities(entities, what=query)
             found += sum(each.backlog_queue_size > 0 for each in answer)
         return found
 
@@ -187,11 +185,11 @@ class ParkedMessages:
     ) -> Change:
         before = await self._count(entity, part or "held")
         if not before:
-            found = await asked(look(self._client, entity, include_state=False), f"look at {entity}")
+            found = await self._client.find_entity(entity, include_state=False)
             if found is not None and found.backlog_queue_size:
                 raise EngineTimeout(f"{operation} {what}: no worker has processed what waits there; is one running?")
             raise InstanceNotFound(f"nothing waits for {what}")
-        await asked(self._client.signal_entity(entity, operation, input=value), f"{operation} {what}")
+        await self._client.signal_entity(entity, operation, value, what=f"{operation} {what}")
         for _ in range(int(TIMEOUT / _LOOK)):
             if not await self._busy(entity):
                 break
@@ -201,24 +199,24 @@ class ParkedMessages:
         return Change(what, before, before if part is None else await self._count(entity, part))
 
     async def _worked_on(self, entity: EntityInstanceId) -> bool:
-        found = await asked(self._client.get_entity(entity), f"look at {entity}")
+        found = await self._client.get_entity(entity)
         document = None if found is None else json.loads(found.get_state() or "null")
         return document is not None and KeyQuarantine(QuarantineLimits(), document).is_claimed(
             datetime.now(UTC).timestamp()
         )
 
     async def _busy(self, entity: EntityInstanceId) -> bool:
-        found = await asked(self._client.get_entity(entity, include_state=False), f"look at {entity}")
+        found = await self._client.get_entity(entity, include_state=False)
         return found is not None and found.backlog_queue_size > 0
 
     async def _count(self, entity: EntityInstanceId, part: str) -> int:
-        found = await asked(self._client.get_entity(entity), f"look at {entity}")
+        found = await self._client.get_entity(entity)
         document = json.loads(found.get_state() or "{}") if found is not None else {}
         return len(document.get(part, ()))
 
     async def _entities(self, prefix: str) -> Iterable[EntityMetadata]:
         query = EntityQuery(instance_id_starts_with=prefix, include_state=True)
-        return await asked(self._client.get_all_entities(query), "list what waits")
+        return await self._client.get_all_entities(query, what="list what waits")
 
 
 def _these(ids: Sequence[str], forget: bool) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from durabletask.client import OrchestrationQuery, OrchestrationState
 from bridge.app.connection import payload, stamp
 from bridge.app.operations.parked import ParkedMessages, Waiting, Which
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked
 from bridge.parking.names import LETTER_IDS
 
 _PAGE = 1000
@@ -49,7 +48,7 @@ async def every(engine: Engine, prefix: str | None, since: datetime | None) -> l
         fetch_inputs_and_outputs=True,
         max_instance_count=_PAGE,
     )
-    states = await asked(engine.client.get_all_orchestration_states(query), "list dead letters")
+    states = await engine.client.get_all_orchestration_states(query, what="list dead letters")
     given_up = [each for state in states for each in _given_up(state)]
     return found + [each for each in given_up if (each.instance_id or "").startswith(prefix or "")]
 

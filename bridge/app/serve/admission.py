@@ -12,8 +12,6 @@ from durabletask.client import OrchestrationQuery, OrchestrationStatus
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
-from bridge.engines.tags import instances
 from bridge.pipeline.admission import NO_LIMITS, Admission, Rate, RouteLimit
 from bridge.pipeline.running_instances import Count, RunningInstances
 from bridge.pipeline.values import Values
@@ -114,17 +112,13 @@ def count(engine: Engine, prefix: str, *, values: bool = False) -> Count:
     """Return a function that reads the ids of unfinished instances with a prefix. values: with their values."""
 
     async def asked() -> Collection[str]:
-        query = OrchestrationQuery(runtime_status=_RUNNING, instance_id_prefix=prefix, max_instance_count=_PAGE)
-        try:
-            if values:
-                found = await instances(engine.client, query)
-            else:
-                found = [
-                    (state.instance_id, state.runtime_status, {})
-                    for state in await engine.client.get_all_orchestration_states(query)
-                ]
-        except Exception as error:
-            raise translate(error, what=f"count the running instances {prefix!r}") from error
+        what = f"count the running instances {prefix!r}"
+        if values:
+            found = await engine.client.get_all_tags(_RUNNING, prefix, _PAGE, what=what)
+        else:
+            query = OrchestrationQuery(runtime_status=_RUNNING, instance_id_prefix=prefix, max_instance_count=_PAGE)
+            states = await engine.client.get_all_orchestration_states(query, what=what)
+            found = [(state.instance_id, state.runtime_status, {}) for state in states]
         # An engine may ignore a part of the filter
         return {
             instance_id: tags.get(TAG, SHARED)

@@ -48,8 +48,8 @@ from bridge.engines.base import Engine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.pacing import EnginePaces
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control

@@ -14,7 +14,6 @@ from bridge.app.serve.parking import quarantine_engine
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, EngineError, wire_name
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked
 from bridge.ops.health import PartReading
 from bridge.parking.names import QUARANTINE, quarantine_source
 
@@ -88,7 +87,7 @@ class OrphanedQuarantine:
 
     async def _look(self, engine: str) -> None:
         query = EntityQuery(instance_id_starts_with=f"@{QUARANTINE}@", include_state=False)
-        entities = await asked(self._engines[engine].client.get_all_entities(query), "look for quarantined keys")
+        entities = await self._engines[engine].client.get_all_entities(query, what="look for quarantined keys")
         held = Counter(quarantine_source(each.id.key) for each in entities)
         found = {source: count for source, count in held.items() if quarantine_engine(self._loaded, source) != engine}
         for source, count in found.items():

@@ -17,7 +17,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.core.settlement import RetryPolicy
 from bridge.engines.base import Engine
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
 from bridge.engines.parking.quarantine import EngineQuarantineStore, QuarantineEntities
@@ -72,7 +72,7 @@ def target(
 
     Without rules for missing instances, commands go to the engine directly.
     """
-    executor = CommandExecutor(engine, now)
+    executor = CommandRunner(engine, now)
     found = rules(loaded, engine.name)
     if found is None:
         return Target(executor.execute, breaker)
@@ -155,7 +155,7 @@ def waiting_stores(
     """Create the early-message and quarantine entities that this process hosts for one engine."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
-    executor = CommandExecutor(engine, now)
+    executor = CommandRunner(engine, now)
     entities = ParkingEntities(
         executor,
         loop,

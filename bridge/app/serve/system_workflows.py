@@ -15,11 +15,11 @@ from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
-from bridge.engines.cancel_grace import GUARD, CancelGrace, cancel_grace
+from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.pacing import pace_entity
 from bridge.engines.parking import dead_letter_workflow
 from bridge.engines.parking.totals import WaitingTotals
-from bridge.engines.registry import Workflows
+from bridge.engines.workflows import Workflows
 from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.undeliverable import Undeliverable
@@ -68,7 +68,7 @@ class SystemWorkflows:
             workflows,
             orchestrators={
                 **{name: message_aware(each) for name, each in orchestrators.items()},
-                GUARD: cancel_grace,
+                CANCEL_GRACE: cancel_grace,
                 DEAD_LETTER: dead_letter_workflow.orchestrator(),
             },
             activities={

@@ -22,7 +22,7 @@ from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.shares import Shares
 from bridge.pipeline.source import SourcePipeline
 from bridge.system.clock import SYSTEM
-from bridge.workflow.repeats import REPEATS
+from bridge.workflow.messages import REPEATS
 
 log = structlog.get_logger("bridge.watch")
 

@@ -14,17 +14,16 @@ from durabletask.serialization import DataConverter
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineUnavailable
 from bridge.engines.base import EngineUsage, RunListener
-from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
+from bridge.engines.client import EngineClient
+from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
-from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
+from bridge.engines.grpc_channel import BEFORE, DeadlineInterceptor, OnStreams, TraceInterceptor, channel_options
 from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.registry import Workflows
-from bridge.engines.remote import channel_options, probe
-from bridge.engines.trace_propagation import BEFORE, TraceInterceptor
-from bridge.engines.worker import concurrency, quiet_logger, register, threads
+from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
+from bridge.engines.workflows import Workflows
 from bridge.parking.sealed import MessageSealer
 from bridge.sqlite_engine.database import Database, DatabaseOptions
 from bridge.sqlite_engine.hub.dispatch import DRAINING
@@ -64,7 +63,7 @@ class EmbeddedEngine:
         self._servers: list[Server] = []
         self._address: Address | None = None
         self._channel: AioChannel | None = None
-        self._client: AsyncTaskHubGrpcClient | None = None
+        self._client: EngineClient | None = None
         self._workers: list[Channel] = []
 
     @property
@@ -109,7 +108,8 @@ class EmbeddedEngine:
             self._channel = AioChannel(
                 service, timeout=self._config.timeout, max_request=self._config.max_request, before=BEFORE
             )
-            self._client = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+            sdk = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+            self._client = EngineClient(sdk)
         else:
             self._attach()
 
@@ -169,12 +169,13 @@ class EmbeddedEngine:
     def _attach(self) -> None:
         self._address = Address(self._directory)
         deadline = DeadlineInterceptor(self._config.timeout)
-        self._client = AsyncTaskHubGrpcClient(
+        sdk = AsyncTaskHubGrpcClient(
             host_address=self._address.target,
             logger=quiet_logger(f"{self.name}.client"),
             interceptors=[deadline, TraceInterceptor(), OnStreams(deadline)],
             channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False),
         )
+        self._client = EngineClient(sdk)
 
     async def stop(self) -> None:
         client, self._client = self._client, None
@@ -199,7 +200,7 @@ class EmbeddedEngine:
                 raise EngineUnavailable(f"engine {self.name!r} is not started")
             return
         try:
-            await probe(self.client, f"engine {self.name!r} at {self._directory / SOCKET}")
+            await self.client.probe(f"engine {self.name!r} at {self._directory / SOCKET}")
         except EngineUnavailable as error:
             raise EngineUnavailable(
                 f"no daemon hosts engine {self.name!r} at {self._directory / SOCKET}; start `bridge serve` with this "
@@ -207,7 +208,7 @@ class EmbeddedEngine:
             ) from error
 
     @property
-    def client(self) -> AsyncTaskHubGrpcClient:
+    def client(self) -> EngineClient:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         return self._client
@@ -245,18 +246,17 @@ class EmbeddedEngine:
                     session_bytes=self._config.session_bytes,
                     **options,
                 )
-                return register(worker, workflows, monitor, stuck_after)
+                return worker.add_workflows(workflows, monitor, stuck_after)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            worker_ = MonitoredWorker(channel=channel, **options)
-            worker_.running = self._database.running
-            return register(worker_, workflows, monitor, stuck_after)
+            worker_ = MonitoredWorker(channel=channel, running=self._database.running, **options)
+            return worker_.add_workflows(workflows, monitor, stuck_after)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         attached = MonitoredWorker(
             host_address=self._address.target,
             channel_options=channel_options(None, RECONNECT_SECONDS, proxy=False),
+            drain_mark=DRAINING,
             **options,
         )
-        attached.drain_mark = DRAINING
-        return register(attached, workflows, monitor, stuck_after)
+        return attached.add_workflows(workflows, monitor, stuck_after)

@@ -23,9 +23,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import WorkItemFilters
 
 from bridge.core.kinds import Kind
-from bridge.engines.compatibility import MonitoredWorker
 from bridge.engines.containment import Load, presentable, stuck_pool, type_name
 from bridge.engines.embedded.session_worker import SessionWorker
+from bridge.engines.worker import MonitoredWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Stream
 from bridge.sqlite_engine.hub.workitem import ActivityItem, TurnRequest

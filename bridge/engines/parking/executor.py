@@ -30,8 +30,6 @@ from bridge.core.errors import (
 )
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
-from bridge.engines.parking.look import look
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.parking.early_message_queue import origin_key
 from bridge.parking.names import PARKING, target_id, target_key
@@ -44,7 +42,7 @@ STARTED = "started"
 
 
 class Executor(Protocol):
-    """Executor of commands for existing instances, such as `bridge.engines.execution.CommandExecutor`."""
+    """Executor of commands for existing instances, such as `bridge.engines.command_runner.CommandRunner`."""
 
     def execute(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]:
         """Execute a command. Raises: EngineError."""
@@ -160,8 +158,7 @@ class ParkingExecutor:
         if self._engine.has_no_early_messages(target_id(command.instance_id)):
             return
         what = f"look for what waits for {command.instance_id!r}"
-        # Not get_entity: it does not return an entity before its first operation has completed
-        entity = await self._asked(look(self._engine.client, _entity(command.instance_id)), what)
+        entity = await self._engine.client.find_entity(_entity(command.instance_id), what=what)
         if entity is None:
             return
         told = json.loads(entity.get_state() or "null") or {}
@@ -171,9 +168,7 @@ class ParkingExecutor:
             return
         if waiting_command(command) is None:
             # This command cannot be stored. While the instance is missing, the command overtakes no message
-            state = await self._asked(
-                self._engine.client.get_orchestration_state(command.instance_id, fetch_payloads=False), what
-            )
+            state = await self._engine.client.find_instance(command.instance_id, fetch_payloads=False, what=what)
             if state is None:
                 return
             if not (self._engine.notifies_instance_started or entity.backlog_queue_size or told.get("attempts")):
@@ -188,18 +183,7 @@ class ParkingExecutor:
         await self._signal(instance_id, STARTED, None, f"tell what waits for {instance_id!r}")
 
     async def _signal(self, instance_id: str, operation: str, value: Any, what: str) -> None:
-        call = self._engine.client.signal_entity(_entity(instance_id), operation, input=value)
-        await self._asked(call, what)
-
-    async def _asked(self, call: Awaitable[Any], what: str) -> Any:
-        try:
-            return await call
-        except InstanceNotFound:
-            return None
-        except Exception as error:
-            if isinstance(translate(error, what=what), InstanceNotFound):
-                return None
-            raise translate(error, what=what) from error
+        await self._engine.client.signal_entity(_entity(instance_id), operation, value, what=what)
 
 
 def prefixes(ids: Sequence[str]) -> tuple[str, ...]:

@@ -16,9 +16,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.core.errors import EngineUnavailable
 from bridge.engines.base import Engine
-from bridge.engines.errors import asked
 from bridge.engines.parking.dead_letter_workflow import send
-from bridge.engines.parking.look import look
 from bridge.engines.parking.totals import WaitingTotals
 from bridge.parking.early_message_queue import OperationResult
 from bridge.parking.key_quarantine import KeyQuarantine, QuarantineLimits
@@ -112,7 +110,7 @@ class EngineQuarantineStore:
         """
         prefix = f"@{QUARANTINE}@{quarantine_prefix(self._source)}"
         query = EntityQuery(instance_id_starts_with=prefix, include_state=True, include_transient=True)
-        found = await asked(self._engine.client.get_all_entities(query), "look for quarantined keys")
+        found = await self._engine.client.get_all_entities(query, what="look for quarantined keys")
         return [held for each in found if (held := quarantined_key(each, self._engine.messages)) is not None]
 
     async def settled(self) -> Sequence[QuarantinedKey]:
@@ -134,8 +132,8 @@ class EngineQuarantineStore:
     async def holds(self, key: bytes) -> bool:
         """True when this key is, or may be, in quarantine. Raises: EngineError."""
         entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
-        call = look(self._engine.client, entity, include_state=False)
-        return await asked(call, "look for a quarantined key") is not None
+        what = "look for a quarantined key"
+        return await self._engine.client.find_entity(entity, include_state=False, what=what) is not None
 
     async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
         """Send an operation durably. Raises: EngineError; WaitingFull when a message exceeds the limits."""
@@ -144,8 +142,7 @@ class EngineQuarantineStore:
             if self._totals is not None:
                 self._totals.admit(value["item"]["size"])
         entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
-        call = self._engine.client.signal_entity(entity, operation, input=value)
-        await asked(call, f"quarantine: {operation}")
+        await self._engine.client.signal_entity(entity, operation, value, what=f"quarantine: {operation}")
 
     def _sealed(self, key: bytes, value: dict[str, Any]) -> dict[str, Any]:
         """Encrypt the value of an operation that adds a message.

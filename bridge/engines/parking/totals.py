@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import Int32Value, StringValue  # type: ignore[import-untyped]  # ships no types
 
 from bridge.core.errors import EngineError, WaitingFull
 from bridge.engines.base import Engine
-from bridge.engines.errors import translate
-from bridge.engines.response_limits import one_response
 from bridge.parking.names import PARKING, QUARANTINE
-
-_PAGE = 100
-"""Entities that are read at once; the embedded engine sends fewer when they are large."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,23 +76,16 @@ class WaitingTotals:
         """Count the waiting messages again. Raises: EngineError."""
         with self._lock:
             self._during = [0, 0]
-        early = messages = size = backlog = 0
-        for name, part in ((PARKING, "items"), (QUARANTINE, "held")):
-            with one_response(keeps=False):
-                async for entity in _entities(engine.client, name):
-                    try:
-                        found = json.loads(entity.serializedState.value or "null") or {}
-                        messages += len(found.get(part, ()))
-                        size += int(found.get("size", 0))
-                    except (ValueError, TypeError, AttributeError) as error:
-                        raise EngineError("count what waits: the state of an entity cannot be read") from error
-                    backlog += entity.backlogQueueSize
-            if name == PARKING:
-                early = messages
+        early = _Count("items")
+        quarantined = _Count("held")
+        for name, found in ((PARKING, early), (QUARANTINE, quarantined)):
+            await engine.client.visit_entities(name, found.add, what="count what waits")
+        messages, size = early.messages + quarantined.messages, early.size + quarantined.size
+        backlog = early.backlog + quarantined.backlog
         with self._lock:
             # Each unprocessed operation may add a message of average size
             usual = self._admitted[1] // max(1, self._admitted[0])
-            self._counted = Waiting(early, messages + backlog, size + backlog * usual)
+            self._counted = Waiting(early.messages, messages + backlog, size + backlog * usual)
             self._since = self._during
             self._during = None
 
@@ -111,24 +96,19 @@ class WaitingTotals:
                 sums[1] += size
 
 
-async def _entities(client: AsyncTaskHubGrpcClient, name: str) -> AsyncIterator[pb.EntityMetadata]:
-    """All entities of a name, page by page, because their states may be large together. Raises: EngineError."""
-    token: StringValue | None = None
-    while True:
-        query = pb.EntityQuery(
-            instanceIdStartsWith=StringValue(value=f"@{name}@"),
-            includeState=True,
-            includeTransient=True,
-            pageSize=Int32Value(value=_PAGE),
-            continuationToken=token,
-        )
+class _Count:
+    """Count of the waiting messages in entities. part: member of their states that lists the messages."""
+
+    def __init__(self, part: str) -> None:
+        self._part = part
+        self.messages = self.size = self.backlog = 0
+
+    def add(self, entity: pb.EntityMetadata) -> None:
+        """Add an entity. Raises: EngineError when its state cannot be read."""
         try:
-            # The client's own method collects all pages before it returns
-            page = await client._get_stub().QueryEntities(pb.QueryEntitiesRequest(query=query))
-        except Exception as error:
-            raise translate(error, what="count what waits") from error
-        for entity in page.entities:
-            yield entity
-        if page.continuationToken.value in ("", "" if token is None else token.value):
-            return
-        token = page.continuationToken
+            found = json.loads(entity.serializedState.value or "null") or {}
+            self.messages += len(found.get(self._part, ()))
+            self.size += int(found.get("size", 0))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise EngineError("count what waits: the state of an entity cannot be read") from error
+        self.backlog += entity.backlogQueueSize

@@ -16,9 +16,9 @@ from bridge.routing.saga import FORMAT, SAGA_ORCHESTRATION
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
 from bridge.workflow.declared.exchange import Block, Exchange
 from bridge.workflow.outcome import SagaAborted, SagaOutcome
-from bridge.workflow.parallel import Steps
 from bridge.workflow.saga import Saga, Scope
 from bridge.workflow.step import Step, describe
+from bridge.workflow.tasks import Steps
 
 
 def declared_saga(ctx: task.OrchestrationContext, start: dict[str, Any]) -> Generator[task.Task[Any], Any, SagaOutcome]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.origin import MessageOrigin
-from bridge.engines.execution import CommandExecutor
+from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.execution import Target
 
@@ -26,7 +26,7 @@ async def run(config: Path, effects: int, name: str = "kafka") -> None:
     await engine.start()
     broker = build_broker(loaded, name)
     await broker.start()
-    execute = CommandExecutor(engine).execute
+    execute = CommandRunner(engine).execute
 
     async def recorded(command: Command, origin: MessageOrigin) -> None:
         await execute(command, origin)

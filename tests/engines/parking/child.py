@@ -16,8 +16,8 @@ from bridge.core.commands import Command, ParkFor, RaiseEvent, ScheduleOrchestra
 from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
 from bridge.parking.stored_message import StoredMessage
 
@@ -29,7 +29,7 @@ TTL = 600.0
 async def main(directory: Path, number: int, processes: int, instances: int) -> None:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), directory, host=False)
     await engine.start()
-    executor = ParkingExecutor(engine, CommandExecutor(engine), ParkingRules(("order-",)), lambda: datetime.now(UTC))
+    executor = ParkingExecutor(engine, CommandRunner(engine), ParkingRules(("order-",)), lambda: datetime.now(UTC))
     rng = random.Random(number)
 
     async def send(command: Command, message: str) -> None:

@@ -15,12 +15,12 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.entity import ParkingEntities
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.parking.early_message_queue import EarlyMessageLimits, OperationResult
 from bridge.parking.names import PARKING
 from bridge.system.clock import SYSTEM
@@ -56,7 +56,7 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
 
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
     await engine.start()
-    executor = CommandExecutor(engine, now)
+    executor = CommandRunner(engine, now)
     parking = ParkingExecutor(engine, executor, ParkingRules(("order-",), 4096), now)
     entities = Watched(executor, asyncio.get_running_loop(), EarlyMessageLimits(), RetryPolicy(), now)
     workflows = Workflows(orchestrators={"order": order}, entities={PARKING: entities.function()})

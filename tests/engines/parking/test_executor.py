@@ -35,10 +35,9 @@ from bridge.core.errors import (
 )
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
 from bridge.engines.parking.executor import ParkingExecutor, ParkingRules, prefixes
-from bridge.engines.parking.look import look
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.parking.names import PARKING, target_key
 from tests.engines.sidecar import Sidecar
@@ -52,11 +51,11 @@ class Bench:
 
     def __init__(self, engine: Engine, rules: ParkingRules) -> None:
         self.engine = engine
-        self.executor = ParkingExecutor(engine, CommandExecutor(engine), rules, lambda: datetime.now(UTC))
+        self.executor = ParkingExecutor(engine, CommandRunner(engine), rules, lambda: datetime.now(UTC))
 
     async def waiting(self, instance_id: str) -> int:
         """Return the pending operations of an early-message entity."""
-        found = await look(self.engine.client, EntityInstanceId(PARKING, target_key(instance_id)))
+        found = await self.engine.client.find_entity(EntityInstanceId(PARKING, target_key(instance_id)))
         return 0 if found is None else found.backlog_queue_size
 
     async def park(self, number: int = 1, data: Any = None) -> None:

@@ -14,8 +14,8 @@ import pytest
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.parking.quarantine import EngineQuarantineStore, QuarantineEntities
-from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
+from bridge.engines.workflows import Workflows
 from bridge.parking.names import QUARANTINE
 from bridge.workflow import DataConverter
 from tests.parking.sample import letter

@@ -23,9 +23,9 @@ from durabletask import task
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import Cancel, ScheduleOrchestration
 from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.execution import CommandExecutor
-from bridge.engines.registry import Workflows
+from bridge.engines.workflows import Workflows
 from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, StepInput
 from tests.workflow.trees import RESULTS, No, Wood
 
@@ -117,7 +117,7 @@ class Grove:
     def __init__(self, directory: Path, woods: list[Wood]) -> None:
         config = EmbeddedEngineConfig(type="embedded")
         self._engine = EmbeddedEngine("default", config, directory / "engine", host=True)
-        self._executor = CommandExecutor(self._engine)
+        self._executor = CommandRunner(self._engine)
         self._directory = directory
         self._woods = woods
 

@@ -18,7 +18,7 @@ from durabletask import task
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.registry import Workflows
+from bridge.engines.workflows import Workflows
 from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
 
 STEPS = ("stock", "flight", "hotel", "payment", "parcel")

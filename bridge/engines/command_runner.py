@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -47,9 +46,9 @@ from bridge.core.instance_protocol import (
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
 from bridge.engines.cancel_grace import start_cancel_grace
-from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
+from bridge.engines.errors import details_of, is_late, leaves_outcome_unknown
+from bridge.engines.grpc_channel import PARENT
 from bridge.engines.instance_reader import InstanceReader, PreviousRun
-from bridge.engines.trace_propagation import PARENT
 
 _NEVER = pb.OrchestrationIdReusePolicy()
 """Reuse policy that never reuses an id, sent explicitly because engines differ in their default."""
@@ -73,7 +72,7 @@ _REFUSALS = 3
 """Number of refusals accepted from an engine that calls an instance finished and then shows it as running."""
 
 
-class CommandExecutor:
+class CommandRunner:
     """Executor of commands on one engine. The engine's client gives every call its deadline.
 
     `instance_protocol` decides which calls are made, in which order. The message's id travels in every start,
@@ -95,7 +94,7 @@ class CommandExecutor:
     def __init__(self, engine: Engine, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._engine = engine
         self._now = now
-        self._inquiry = InstanceReader(engine)
+        self._reader = InstanceReader(engine)
 
     async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
         """Execute a command; return when the engine has accepted it. Raises: EngineError.
@@ -120,23 +119,32 @@ class CommandExecutor:
             await _Run(self, command, origin).go_on()
         except AlreadyTaken:
             # The first attempt may have failed at the start of the cancel grace orchestration
-            await start_cancel_grace(self._engine, self._inquiry, command, origin, due)
+            await start_cancel_grace(self._engine, self._reader, command, origin, due)
             raise
-        await start_cancel_grace(self._engine, self._inquiry, command, origin, due)
+        await start_cancel_grace(self._engine, self._reader, command, origin, due)
 
 
 class _Run:
     """Execution of one command."""
 
     __slots__ = (
-        "_command", "_engine", "_id", "_inquiry", "_known", "_now", "_origin", "_past", "_refusals", "_status",
+        "_command",
+        "_engine",
+        "_id",
+        "_known",
+        "_now",
+        "_origin",
+        "_past",
+        "_reader",
+        "_refusals",
+        "_status",
         "_trouble",
     )  # fmt: skip
 
-    def __init__(self, executor: CommandExecutor, command: Command, origin: MessageOrigin | None) -> None:
-        self._engine = executor._engine
-        self._inquiry = executor._inquiry
-        self._now = executor._now
+    def __init__(self, runner: CommandRunner, command: Command, origin: MessageOrigin | None) -> None:
+        self._engine = runner._engine
+        self._reader = runner._reader
+        self._now = runner._now
         self._command = command
         self._origin = origin
         self._id = "" if isinstance(command, SignalEntity) else command.instance_id
@@ -227,20 +235,23 @@ class _Run:
                 instance_id=self._id,
                 start_at=start_at,
                 reuse_id_policy=policy,
-                tags=dict(tags) if tags else None,
+                tags=tags,
                 version=version,
             )
-        except (Exception, asyncio.CancelledError) as error:
-            self._known = await self._after_failed_start(error)
+        except EngineError as error:
+            facts = await self._after_failed_start(error)
+            if facts is None:
+                raise
+            self._known = facts
         else:
             self._known = _STARTED
         return self._known.said or CallResult.UNSURE
 
-    async def _after_failed_start(self, error: BaseException) -> InstanceFacts:
-        what = f"start {self._id!r}"
-        translated = self._inquiry.translate(error, what)
-        if isinstance(translated, InstanceAlreadyExists):
-            seen = read_refusal(details_of(error)) if self._engine.confirms_event_delivery else None
+    async def _after_failed_start(self, error: EngineError) -> InstanceFacts | None:
+        """Facts about the instance; None when the error stands."""
+        if isinstance(error, InstanceAlreadyExists):
+            cause = error.__cause__
+            seen = read_refusal(details_of(cause)) if cause and self._engine.confirms_event_delivery else None
             if seen is None:
                 return InstanceFacts(CallResult.EXISTS)
             self._status, started_by_it = seen
@@ -249,24 +260,21 @@ class _Run:
                 InstanceState.FINISHED if self._status in FINISHED else InstanceState.RUNNING,
                 started_by_it,
             )
-        if not isinstance(translated, EngineTimeout) and status_of(error) not in QUESTIONS:
-            del translated  # an error whose traceback refers to itself keeps the payloads of its frames
-            raise self._inquiry.translate(error, what) from error
-        translated.__cause__ = error
-        self._trouble = translated
-        looked = await self._inquiry.ask(what, self._id, self._origin, translated)
+        if not isinstance(error, EngineTimeout) and not leaves_outcome_unknown(error):
+            return None
+        self._trouble = error
+        looked = await self._reader.ask(f"start {self._id!r}", self._id, self._origin, error)
         self._status = looked.status
         return InstanceFacts(CallResult.UNSURE, looked.life, looked.started_by_it)
 
     async def _raise(self) -> None:
         name, data = _event(self._command)
         payload = data if self._origin is None else wrap_payload(data, self._origin)
-        client, instance_id = self._engine.client, self._id
+        what, instance_id = self._what, self._id
         said = CallResult.RAISED
         try:
-            await self._inquiry.call(
-                self._what, instance_id, lambda: client.raise_orchestration_event(instance_id, name, data=payload)
-            )
+            call = self._engine.client.raise_orchestration_event(instance_id, name, data=payload, what=what)
+            await self._reader.call(what, instance_id, call)
         except InstanceNotFound:
             said = CallResult.MISSING
         except InstanceAlreadyExists as error:
@@ -283,13 +291,13 @@ class _Run:
 
     async def _look(self) -> None:
         start = isinstance(self._command, _STARTS)
-        looked = await self._inquiry.look(self._what, self._id, self._origin, start=start)
+        looked = await self._reader.look(self._what, self._id, self._origin, start=start)
         self._status = looked.status
         self._known = replace(self._known, life=looked.life, started_by_it=looked.started_by_it)
 
     async def _search(self) -> None:
         event = _event(self._command)
-        past = self._past = await self._inquiry.search(self._what, self._id, self._origin, event)
+        past = self._past = await self._reader.search(self._what, self._id, self._origin, event)
         # An instance that is gone since the look is searched for again
         if past is None:
             self._known = replace(self._known, life=None)
@@ -301,38 +309,37 @@ class _Run:
         command = self._command
         call = self._signal(command) if isinstance(command, SignalEntity) else self._control()
         try:
-            await self._inquiry.call(self._what, self._id, call)
+            await self._reader.call(self._what, self._id, call)
         except InstanceNotFound:
             self._known = InstanceFacts(CallResult.MISSING)
         else:
             self._known = InstanceFacts(CallResult.CALLED)
 
-    def _control(self) -> Callable[[], Awaitable[Any]]:
+    def _control(self) -> Awaitable[None]:
         # Suspend and resume are sent even when the state is already the wanted one: the opposite command may have been
         # accepted and not carried out yet. A second one has no effect.
-        client, instance_id = self._engine.client, self._id
+        client, what = self._engine.client, self._what
         match self._command:
             case Terminate(output=output, recursive=recursive):
-                return lambda: client.terminate_orchestration(instance_id, output=output, recursive=recursive)
+                return client.terminate_orchestration(self._id, output=output, recursive=recursive, what=what)
             case Suspend(reason=reason):
-                return lambda: client.suspend_orchestration(instance_id, reason=reason)
+                return client.suspend_orchestration(self._id, reason=reason, what=what)
             case Resume(reason=reason):
-                return lambda: client.resume_orchestration(instance_id, reason=reason)
+                return client.resume_orchestration(self._id, reason=reason, what=what)
             case other:
                 raise AssertionError(other)
 
-    def _signal(self, command: SignalEntity) -> Callable[[], Awaitable[Any]]:
+    def _signal(self, command: SignalEntity) -> Awaitable[None]:
         at = command.at
         if command.delay is not None:
             at = self._now() + timedelta(seconds=command.delay)
         payload = command.input if self._origin is None else wrap_payload(command.input, self._origin)
-        client = self._engine.client
         try:
             entity = EntityInstanceId(command.entity, command.key)
         except ValueError as error:
-            raise translate(error, what=self._what) from error
+            raise EngineRejected(f"{self._what}: the SDK cannot make a request of it (ValueError)") from error
         self._id = str(entity)
-        return lambda: client.signal_entity(entity, command.operation, input=payload, signal_time=at)
+        return self._engine.client.signal_entity(entity, command.operation, payload, at, what=self._what)
 
     @property
     def _what(self) -> str:

@@ -1,8 +1,8 @@
-"""Concurrent generators inside one orchestrator."""
+"""Tasks inside one orchestrator: concurrent generators, and notification of a task's completion."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeAlias
 
 from durabletask import task
@@ -43,3 +43,17 @@ def gather(branches: Sequence[Steps], halt: task.CompletableTask[None] | None = 
     if failure is not None:
         raise failure
     return results
+
+
+class OnComplete(task.CompositeTask[None]):
+    """Calls a function as soon as a task completes, while the orchestrator waits for another task.
+
+    Never completes itself.
+    """
+
+    def __init__(self, awaited: task.Task[Any], tell: Callable[[], None]) -> None:
+        self._tell = tell
+        super().__init__([awaited])
+
+    def on_child_completed(self, task: task.Task[Any]) -> None:
+        self._tell()

@@ -1,22 +1,25 @@
-"""Limits on the responses of a remote engine, which may be broken or hostile.
+"""Limits on what a remote engine sends, which may be broken or hostile: responses to calls, and work items.
 
 gRPC refuses a single response that is too large before it is read. A response in several parts (the pages of a query,
-the chunks of a history) is limited in total, because the SDK's client collects all parts before it returns.
+the chunks of a history) is limited in total, because the SDK's client collects all parts before it returns. The SDK's
+worker queues as many work items as the engine sends; `WorkItemFlow` reads them only as fast as they are worked off.
 """
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 import traceback
-from collections.abc import AsyncIterator, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
-from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineError, EngineRejected, EngineUnavailable
@@ -43,6 +46,22 @@ _LARGE = frozenset(
 """Methods whose responses carry payloads, or many items."""
 _TOO_LARGE = "received message larger than max"
 
+PAUSE = 1.0
+"""Seconds within which a worker opens at most `BURST` streams: the SDK reopens a closed one at once."""
+BURST = 5
+_LOOK = 0.25
+"""Seconds between two looks of a waiting reader at its stream, which may have been cancelled."""
+
+
+class HeldBytes:
+    """Bytes of all responses in parts that a client is receiving."""
+
+    def __init__(self) -> None:
+        self.total = 0
+
+    def add(self, size: int) -> None:
+        self.total += size
+
 
 class Receipt:
     """Response in several parts that is being received. keeps: its parts are collected."""
@@ -51,12 +70,18 @@ class Receipt:
         self.keeps = keeps
         self.began = time.monotonic()
         self.size = 0
-        self.limits: ResponseLimits | None = None
+        self._held: HeldBytes | None = None
+
+    def add(self, size: int, held: HeldBytes) -> None:
+        """Add a part. held: bytes of all responses of the client, which this one counts in until its release."""
+        self._held = held
+        self.size += size
+        held.add(size)
 
     def release(self) -> None:
-        if self.limits is not None:
-            self.limits.held -= self.size
-            self.size = 0
+        if self._held is not None:
+            self._held.add(-self.size)
+            self._held = None
 
 
 _RECEIPT: ContextVar[Receipt | None] = ContextVar("bridge_response_receipt", default=None)
@@ -86,26 +111,6 @@ def size_options(max_answer: int) -> list[tuple[str, Any]]:
     return [("grpc.service_config", json.dumps({"methodConfig": [limit]}))]
 
 
-class LimitedClient(AsyncDurableTaskSchedulerClient):
-    """Client of the SDK whose collecting calls count each as one response."""
-
-    async def get_orchestration_history(self, *args: Any, **named: Any) -> Any:
-        with one_response():
-            return await super().get_orchestration_history(*args, **named)
-
-    async def get_all_orchestration_states(self, *args: Any, **named: Any) -> Any:
-        with one_response():
-            return await super().get_all_orchestration_states(*args, **named)
-
-    async def get_all_entities(self, *args: Any, **named: Any) -> Any:
-        with one_response():
-            return await super().get_all_entities(*args, **named)
-
-    async def clean_entity_storage(self, *args: Any, **named: Any) -> Any:
-        with one_response(keeps=False):
-            return await super().clean_entity_storage(*args, **named)
-
-
 class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
     """Interceptor that refuses responses that are too large, endless, or about another instance."""
 
@@ -114,8 +119,7 @@ class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc
         self._engine = engine
         self._max_answer = max_answer
         self._seconds = timeout * DEADLINES
-        self.held = 0
-        """Bytes of all responses in parts that are being received."""
+        self._held = HeldBytes()
 
     async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
         call = await continuation(client_call_details, request)
@@ -182,12 +186,9 @@ class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc
         if not receipt.keeps:
             return
         items = sum(len(values) for field, values in part.ListFields() if field.is_repeated)
-        size = part.ByteSize() + items * ITEM + PART
-        receipt.limits = self
-        receipt.size += size
-        self.held += size
+        receipt.add(part.ByteSize() + items * ITEM + PART, self._held)
         total = self._max_answer * TOTAL
-        if self.held <= total:
+        if self._held.total <= total:
             return
         if receipt.size > total and isinstance(part, pb.HistoryChunk):
             # The instance is the cause, which a repetition does not change
@@ -197,3 +198,70 @@ class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc
         raise EngineUnavailable(
             f"engine {self._engine!r}: responses in parts exceed {total} bytes ({TOTAL} x `max_answer`) together"
         )
+
+
+class WorkItemFlow(grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Interceptor that reads no further work item while those in progress hold `size` bytes. Thread-safe."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._queued = 0
+        self._working = 0
+        self._changed = threading.Condition()
+        self._stream: object = None
+        self._opened: deque[float] = deque(maxlen=BURST)
+
+    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        if not client_call_details.method.endswith("/GetWorkItems"):
+            return continuation(client_call_details, request)
+        if len(self._opened) == BURST:
+            time.sleep(max(0.0, self._opened[0] + PAUSE - time.monotonic()))
+        self._opened.append(time.monotonic())
+        stream = _WorkItems(continuation(client_call_details, request), self)
+        with self._changed:
+            # The SDK drops what the queue of an earlier stream holds
+            self._stream, self._queued = stream, 0
+        return stream
+
+    def read(self, stream: object, item: Any) -> None:
+        """Count an item that was read from a stream."""
+        kind = item.WhichOneof("request")
+        with self._changed:
+            if stream is self._stream and kind is not None:
+                self._queued += getattr(item, kind).ByteSize()
+
+    def begin(self, request: Any) -> Callable[[], None]:
+        """Count an item that the worker takes from its queue; return a function to call when it is done."""
+        size = request.ByteSize()
+        with self._changed:
+            self._queued = max(0, self._queued - size)
+            self._working += size
+        return partial(self._done, size)
+
+    def _done(self, size: int) -> None:
+        with self._changed:
+            self._working -= size
+            self._changed.notify_all()
+
+    def wait(self, is_active: Callable[[], bool]) -> None:
+        """Wait until there is room for another item, or until the stream is no longer active."""
+        with self._changed:
+            while self._queued + self._working >= self._size and is_active():
+                self._changed.wait(_LOOK)
+
+
+class _WorkItems:
+    """Stream of work items."""
+
+    def __init__(self, call: Any, flow: WorkItemFlow) -> None:
+        self._call = call
+        self._flow = flow
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._call:
+            self._flow.read(self, item)
+            yield item
+            self._flow.wait(self._call.is_active)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)

@@ -1,15 +1,18 @@
-"""Message that started an orchestration."""
+"""Messages as workflows receive them: envelopes of inputs, the message that started an orchestration, repeats."""
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from durabletask import task
-from durabletask.internal import type_discovery
 from durabletask.serialization import DataConverter, JsonDataConverter
 
 from bridge.core.origin import MessageOrigin, envelope_body, origin_of
+from bridge.core.trace_context import TraceContext, trace_context
+from bridge.workflow.sdk_internals import input_type, parent_trace
 
 _ATTRIBUTE = "_bridge_start"
 
@@ -68,7 +71,7 @@ def message_aware(orchestrator: Callable[..., Any]) -> Callable[..., Any]:
     """
     if getattr(orchestrator, _ATTRIBUTE, False):
         return orchestrator
-    carrier = carrying(type_discovery.orchestrator_input_type(orchestrator, EVERYTHING))
+    carrier = carrying(input_type(orchestrator, EVERYTHING))
 
     def started(ctx: task.OrchestrationContext, given: Any) -> Any:
         if not isinstance(given, EnvelopeArgument):
@@ -101,3 +104,40 @@ def origin(ctx: task.OrchestrationContext) -> MessageOrigin | None:
     """Message that started this orchestration; None if it was started otherwise. `continue_as_new` keeps it."""
     inside = start_of(ctx)
     return None if inside is None else origin_of(inside)
+
+
+def trace_of(ctx: task.OrchestrationContext) -> TraceContext | None:
+    """W3C trace context of the message that started the orchestration, or of its parent; None if it has none.
+
+    `continue_as_new` keeps the context. `publish` and `request` pass it on themselves; use this function for other
+    outgoing calls. Every replay returns the same context.
+    """
+    started = origin(ctx)
+    if started is not None and (trace := started.trace) is not None:
+        return trace
+    # For a child, or an orchestration started by another client, the protocol carries the context
+    parent = parent_trace(ctx)
+    if parent is None:
+        return None
+    state = parent.traceState.value if parent.HasField("traceState") else None
+    return trace_context({"traceparent": parent.traceParent, "tracestate": state})
+
+
+class Repeats:
+    """Counters of this process, by the component that dropped the message. Replayed turns count again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: Counter[str] = Counter()
+
+    def add(self, by: str) -> None:
+        with self._lock:
+            self._counts[by] += 1
+
+    def counts(self) -> dict[str, int]:
+        """Counts of `inbox` and `entity` since the start of the process."""
+        with self._lock:
+            return {"inbox": self._counts["inbox"], "entity": self._counts["entity"]}
+
+
+REPEATS = Repeats()

@@ -9,8 +9,7 @@ from textwrap import dedent
 import pytest
 
 from bridge.core.errors import ConfigError, Problem
-from bridge.engines.modules import ImportFailed
-from bridge.engines.registry import Workflows, functions, load
+from bridge.engines.workflows import ImportFailed, Workflows, functions, load
 
 
 @pytest.fixture(autouse=True)

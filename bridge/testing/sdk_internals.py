@@ -1,16 +1,23 @@
-"""The SDK's in-memory backend with virtual time, which stands still until it is moved."""
+"""Private parts of the SDK that the test kit uses: its in-memory backend, and its executor of turns.
+
+`VirtualBackend` overrides private methods of the backend, and works with one minor version of the SDK. With a version
+that lacks one of them, LocalBridge and `replay` raise a RuntimeError that names it; the daemon does not use them.
+"""
 
 from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import durabletask.internal.helpers as helpers
-import durabletask.internal.orchestrator_service_pb2 as pb
+import durabletask.worker
+from durabletask.internal import helpers
+from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.serialization import DataConverter
 from durabletask.testing.in_memory_backend import InMemoryOrchestrationBackend, OrchestrationInstance
 
 from bridge.engines.base import RunListener
@@ -23,6 +30,39 @@ the clock too.
 """
 
 
+_OVERRIDDEN = (
+    "_enqueue_orchestration", "_notify_waiters", "_process_create_timer_action", "_process_schedule_task_action",
+    "_schedule_delayed_entity_operation", "_wait_for_state", "_watch_sub_orchestration",
+)  # fmt: skip
+"""Methods of the backend without which virtual time would stand still or run ahead."""
+
+
+def _check(kind: Any, *names: str) -> None:
+    """Check that a class or module of the SDK has these members. Raises: RuntimeError, which names the missing ones."""
+    lacking = [name for name in names if not hasattr(kind, name)]
+    if lacking:
+        raise RuntimeError(
+            f"the test kit does not work with the installed durabletask: {kind.__name__} has no {', '.join(lacking)}"
+        )
+
+
+def replay_turn(
+    functions: Mapping[str, Callable[..., Any]],
+    converter: DataConverter,
+    logger: logging.Logger,
+    instance_id: str,
+    before: Sequence[pb.HistoryEvent],
+    inputs: Sequence[pb.HistoryEvent],
+) -> Sequence[pb.OrchestratorAction]:
+    """Run one turn of an orchestration after its history; return its actions. functions: by registered name."""
+    _check(durabletask.worker, "_Registry", "_OrchestrationExecutor")
+    registry = durabletask.worker._Registry()  # type: ignore[no-untyped-call]  # the SDK leaves it unannotated
+    for name, function in functions.items():
+        registry.add_named_orchestrator(name, function)
+    executor = durabletask.worker._OrchestrationExecutor(registry, logger, converter)
+    return executor.execute(instance_id, before, inputs).actions
+
+
 class VirtualBackend(InMemoryOrchestrationBackend):
     """A sidecar servicer whose turns, timers, delayed starts and delayed signals follow `now`.
 
@@ -30,6 +70,7 @@ class VirtualBackend(InMemoryOrchestrationBackend):
     """
 
     def __init__(self) -> None:
+        _check(InMemoryOrchestrationBackend, *_OVERRIDDEN)
         super().__init__()
         self.now = datetime.now(UTC) + HEAD_START
         self.run_listeners: list[RunListener] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -22,9 +21,10 @@ from bridge.core.errors import (
     InstanceNotFound,
 )
 from bridge.core.origin import MessageOrigin
+from bridge.engines.client import EngineClient
+from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.inprocess import AioChannel
 from bridge.engines.embedded.inprocess.context import CallContext
-from bridge.engines.execution import CommandExecutor
 from bridge.sqlite_engine.protocol.service import SidecarService
 
 
@@ -57,7 +57,7 @@ def servicer(service):
 @pytest.fixture
 def executor(servicer):
     client = AsyncTaskHubGrpcClient(channel=AioChannel(servicer, timeout=5.0))
-    return CommandExecutor(SimpleNamespace(client=client, confirms_event_delivery=True))
+    return CommandRunner(SimpleNamespace(client=EngineClient(client), confirms_event_delivery=True))
 
 
 def finish(servicer: Disturbed, instance_id: str) -> None:
@@ -176,28 +176,6 @@ async def test_start_or_raise_of_a_start_without_answer_does_not_raise_too(servi
     servicer.faults["StartInstance"] = NO_ANSWER, True
     await executor.execute(StartOrRaise("twice", "a", "item", data=1), FIRST)
     assert "RaiseEvent" not in [name for name, _request in servicer.calls]
-
-
-async def test_a_channel_closed_under_a_call_is_an_outage(executor):
-    async def closed() -> None:
-        raise asyncio.CancelledError
-
-    with pytest.raises(EngineUnavailable):
-        await executor._inquiry.call("start 'a'", None, closed)
-
-
-async def test_a_cancelled_task_stays_cancelled(servicer, executor):
-    begun = asyncio.Event()
-
-    async def hang() -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    task = asyncio.create_task(executor._inquiry.call("start 'a'", None, hang))
-    await begun.wait()
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
 
 
 async def test_errors_never_hold_payload(servicer, executor):

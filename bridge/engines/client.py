@@ -1,0 +1,351 @@
+"""Client of an engine: the one place that calls the SDK's client, which translates its errors and bounds its responses.
+
+Every call has a deadline, which the channel sets (`bridge.engines.grpc_channel`, or the in-process channel). Responses
+in several parts count as one (`bridge.engines.remote_limits`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from durabletask.client import (
+    AsyncTaskHubGrpcClient,
+    CleanEntityStorageResult,
+    EntityQuery,
+    OrchestrationQuery,
+    OrchestrationState,
+    OrchestrationStatus,
+    Page,
+    PurgeInstancesResult,
+)
+from durabletask.entities import EntityInstanceId
+from durabletask.entities.entity_metadata import EntityMetadata
+from durabletask.history import HistoryEvent
+from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.wrappers_pb2 import StringValue  # type: ignore[import-untyped]  # it ships no type information
+
+from bridge.core.errors import EngineError, InstanceNotFound
+from bridge.engines.errors import translate
+from bridge.engines.remote_limits import one_response
+from bridge.engines.sdk_internals import stub_of
+
+T = TypeVar("T")
+
+PROBE_ID = "bridge:probe"
+"""Instance id of a probe. The prefix is reserved for the bridge, and no instance has this id."""
+
+_ID_PAGE = 1000
+_ENTITY_PAGE = 100
+"""Entities that are read at once; the embedded engine sends fewer when they are large."""
+
+
+async def translated(call: Coroutine[Any, Any, T], what: str) -> T:
+    """Await a call of the SDK's client. what: the call, for the error.
+
+    gRPC cancels a call whose channel was closed: such a call raises EngineUnavailable, while the cancellation of this
+    task passes. Raises: EngineError.
+    """
+    try:
+        return await call
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, EngineError):
+            raise
+        raise translate(error, what=what) from error
+
+
+class EngineClient:
+    """Calls on one engine, named as in the SDK's client. Every method raises EngineError.
+
+    The parameter `what` describes the call in the error's text; each method has a default.
+    """
+
+    def __init__(self, sdk: AsyncTaskHubGrpcClient) -> None:
+        """Wrap a client of the SDK. `close` closes it."""
+        self._sdk = sdk
+
+    async def close(self) -> None:
+        await self._sdk.close()
+
+    async def probe(self, what: str) -> None:
+        """Check the engine with a read of an instance that does not exist.
+
+        Unlike a greeting, the read needs the task hub and the credentials.
+        """
+        try:
+            await self.get_orchestration_state(PROBE_ID, fetch_payloads=False, what=what)
+        except InstanceNotFound:
+            return
+
+    # Instances: changes
+
+    async def schedule_new_orchestration(
+        self,
+        orchestration: str,
+        *,
+        input: Any = None,  # noqa: A002 -- the SDK's name
+        instance_id: str | None = None,
+        start_at: datetime | None = None,
+        reuse_id_policy: pb.OrchestrationIdReusePolicy | None = None,
+        tags: Mapping[str, str] | None = None,
+        version: str | None = None,
+        what: str | None = None,
+    ) -> str:
+        """Start an instance; return its id."""
+        call = self._sdk.schedule_new_orchestration(
+            orchestration,
+            input=input,
+            instance_id=instance_id,
+            start_at=start_at,
+            reuse_id_policy=reuse_id_policy,
+            tags=dict(tags) if tags else None,
+            version=version,
+        )
+        return await translated(call, what or f"start {instance_id!r}")
+
+    async def raise_orchestration_event(
+        self, instance_id: str, event_name: str, *, data: Any = None, what: str | None = None
+    ) -> None:
+        call = self._sdk.raise_orchestration_event(instance_id, event_name, data=data)
+        await translated(call, what or f"raise {event_name!r} to {instance_id!r}")
+
+    async def terminate_orchestration(
+        self, instance_id: str, *, output: Any = None, recursive: bool = True, what: str | None = None
+    ) -> None:
+        call = self._sdk.terminate_orchestration(instance_id, output=output, recursive=recursive)
+        await translated(call, what or f"terminate {instance_id!r}")
+
+    async def suspend_orchestration(
+        self, instance_id: str, *, reason: str | None = None, what: str | None = None
+    ) -> None:
+        await translated(
+            self._sdk.suspend_orchestration(instance_id, reason=reason), what or f"suspend {instance_id!r}"
+        )
+
+    async def resume_orchestration(
+        self, instance_id: str, *, reason: str | None = None, what: str | None = None
+    ) -> None:
+        await translated(self._sdk.resume_orchestration(instance_id, reason=reason), what or f"resume {instance_id!r}")
+
+    async def restart_orchestration(self, instance_id: str, *, restart_with_new_instance_id: bool = False) -> str:
+        """Run an instance again with its input; return the id it runs under."""
+        call = self._sdk.restart_orchestration(instance_id, restart_with_new_instance_id=restart_with_new_instance_id)
+        return await translated(call, f"restart {instance_id!r}")
+
+    async def rewind_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
+        await translated(self._sdk.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
+
+    async def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
+        return await translated(self._sdk.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}")
+
+    async def purge_orchestrations_by(
+        self,
+        created_time_from: datetime | None = None,
+        created_time_to: datetime | None = None,
+        runtime_status: list[OrchestrationStatus] | None = None,
+        recursive: bool = False,
+    ) -> PurgeInstancesResult:
+        call = self._sdk.purge_orchestrations_by(created_time_from, created_time_to, runtime_status, recursive)
+        return await translated(call, "purge instances")
+
+    # Instances: reads
+
+    async def get_orchestration_state(
+        self, instance_id: str, *, fetch_payloads: bool = True, what: str | None = None
+    ) -> OrchestrationState | None:
+        call = self._sdk.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
+        return await translated(call, what or f"show {instance_id!r}")
+
+    async def find_instance(
+        self, instance_id: str, *, fetch_payloads: bool = True, what: str | None = None
+    ) -> OrchestrationState | None:
+        """State of an instance; None when it does not exist, whether the engine answers that or refuses the read."""
+        try:
+            return await self.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads, what=what)
+        except InstanceNotFound:
+            return None
+
+    async def wait_for_orchestration_start(
+        self,
+        instance_id: str,
+        *,
+        fetch_payloads: bool = False,
+        timeout: float = 60,  # noqa: ASYNC109 -- the SDK's name
+    ) -> OrchestrationState | None:
+        """Wait until the instance has started. Raises: EngineTimeout after `timeout` seconds."""
+        call = self._sdk.wait_for_orchestration_start(instance_id, fetch_payloads=fetch_payloads, timeout=timeout)
+        return await translated(call, f"wait for {instance_id!r}")
+
+    async def wait_for_orchestration_completion(
+        self,
+        instance_id: str,
+        *,
+        fetch_payloads: bool = True,
+        timeout: float = 60,  # noqa: ASYNC109 -- the SDK's name
+    ) -> OrchestrationState | None:
+        """Wait until the instance has finished. Raises: EngineTimeout after `timeout` seconds."""
+        call = self._sdk.wait_for_orchestration_completion(instance_id, fetch_payloads=fetch_payloads, timeout=timeout)
+        return await translated(call, f"wait for {instance_id!r}")
+
+    async def get_orchestration_history(self, instance_id: str, *, what: str | None = None) -> list[HistoryEvent]:
+        """History events of an instance, oldest first."""
+        with one_response():
+            return await translated(
+                self._sdk.get_orchestration_history(instance_id), what or f"history of {instance_id!r}"
+            )
+
+    async def get_protocol_history(self, instance_id: str) -> list[pb.HistoryEvent]:
+        """History events of an instance as the protocol has them, which can be replayed."""
+
+        async def read() -> list[pb.HistoryEvent]:
+            request = pb.StreamInstanceHistoryRequest(instanceId=instance_id)
+            return [
+                event async for chunk in stub_of(self._sdk).StreamInstanceHistory(request) for event in chunk.events
+            ]
+
+        with one_response():
+            return await translated(read(), f"history of {instance_id!r}")
+
+    async def get_all_orchestration_states(
+        self, query: OrchestrationQuery | None = None, *, what: str = "list instances"
+    ) -> list[OrchestrationState]:
+        with one_response():
+            return await translated(self._sdk.get_all_orchestration_states(query), what)
+
+    async def get_all_tags(
+        self, statuses: Sequence[OrchestrationStatus], prefix: str, page_size: int, *, what: str
+    ) -> Sequence[tuple[str, OrchestrationStatus, Mapping[str, str]]]:
+        """Id, status and tags of the instances with a prefix. The SDK's own query leaves out the tags."""
+
+        async def read() -> list[tuple[str, OrchestrationStatus, Mapping[str, str]]]:
+            token: StringValue | None = None
+            found: list[tuple[str, OrchestrationStatus, Mapping[str, str]]] = []
+            while True:
+                query = pb.InstanceQuery(
+                    runtimeStatus=[status.value for status in statuses],
+                    instanceIdPrefix=StringValue(value=prefix),
+                    maxInstanceCount=page_size,
+                    continuationToken=token,
+                )
+                page = await stub_of(self._sdk).QueryInstances(pb.QueryInstancesRequest(query=query))
+                found += [
+                    (each.instanceId, OrchestrationStatus(each.orchestrationStatus), dict(each.tags))
+                    for each in page.orchestrationState
+                ]
+                if not _has_more(page.continuationToken, token):
+                    return found
+                token = page.continuationToken
+
+        with one_response():
+            return await translated(read(), what)
+
+    async def list_instance_ids(
+        self,
+        runtime_status: list[OrchestrationStatus] | None = None,
+        completed_time_from: datetime | None = None,
+        completed_time_to: datetime | None = None,
+        page_size: int | None = None,
+        continuation_token: str | None = None,
+        *,
+        what: str = "list finished instances",
+    ) -> Page[str]:
+        """One page of ids of finished instances."""
+        call = self._sdk.list_instance_ids(
+            runtime_status, completed_time_from, completed_time_to, page_size, continuation_token
+        )
+        return await translated(call, what)
+
+    async def list_all_instance_ids(
+        self,
+        runtime_status: list[OrchestrationStatus] | None = None,
+        completed_time_from: datetime | None = None,
+        completed_time_to: datetime | None = None,
+    ) -> Sequence[str]:
+        """Ids of all finished instances, by status and time of completion."""
+        ids: list[str] = []
+        token: str | None = None
+        with one_response():
+            while True:
+                page = await self.list_instance_ids(
+                    runtime_status, completed_time_from, completed_time_to, _ID_PAGE, token
+                )
+                ids += page.items
+                if not page.items or not page.continuation_token or page.continuation_token == token:
+                    return ids
+                token = page.continuation_token
+
+    # Entities
+
+    async def signal_entity(
+        self,
+        entity: EntityInstanceId,
+        operation_name: str,
+        input: Any = None,  # noqa: A002 -- the SDK's name
+        signal_time: datetime | None = None,
+        *,
+        what: str | None = None,
+    ) -> None:
+        """Send an operation; return when the engine has accepted it."""
+        call = self._sdk.signal_entity(entity, operation_name, input, signal_time)
+        await translated(call, what or f"signal {operation_name!r} to {entity}")
+
+    async def get_entity(
+        self, entity: EntityInstanceId, include_state: bool = True, *, what: str | None = None
+    ) -> EntityMetadata | None:
+        """Read an entity; None while it has no state."""
+        return await translated(self._sdk.get_entity(entity, include_state), what or f"look at {entity}")
+
+    async def find_entity(
+        self, entity: EntityInstanceId, *, include_state: bool = True, what: str | None = None
+    ) -> EntityMetadata | None:
+        """Read an entity of the bridge, also while it has no state but queued operations; None when it has neither.
+
+        `get_entity` does not return an entity without a state, but a query for transient entities does. No key of the
+        bridge's entities is a prefix of another (`bridge.parking.names`). The query therefore reads this entity alone.
+        """
+        query = EntityQuery(str(entity), include_state=include_state, include_transient=True)
+        found = await self.get_all_entities(query, what=what or f"look at {entity}")
+        return next((each for each in found if each.id == entity), None)
+
+    async def get_all_entities(
+        self, query: EntityQuery | None = None, *, what: str = "list entities"
+    ) -> list[EntityMetadata]:
+        with one_response():
+            return await translated(self._sdk.get_all_entities(query), what)
+
+    async def visit_entities(self, name: str, visit: Callable[[pb.EntityMetadata], None], *, what: str) -> None:
+        """Call `visit` with every entity of a name, page by page, because their states may be large together.
+
+        The SDK's own method collects all pages before it returns.
+        """
+
+        async def read() -> None:
+            token: StringValue | None = None
+            while True:
+                query = pb.EntityQuery(includeState=True, includeTransient=True, continuationToken=token)
+                query.instanceIdStartsWith.value = f"@{name}@"
+                query.pageSize.value = _ENTITY_PAGE
+                page = await stub_of(self._sdk).QueryEntities(pb.QueryEntitiesRequest(query=query))
+                for entity in page.entities:
+                    visit(entity)
+                if not _has_more(page.continuationToken, token):
+                    return
+                token = page.continuationToken
+
+        with one_response(keeps=False):
+            await translated(read(), what)
+
+    async def clean_entity_storage(
+        self, remove_empty_entities: bool = True, release_orphaned_locks: bool = True
+    ) -> CleanEntityStorageResult:
+        with one_response(keeps=False):
+            return await translated(
+                self._sdk.clean_entity_storage(remove_empty_entities, release_orphaned_locks), "clean entities"
+            )
+
+
+def _has_more(token: StringValue, former: StringValue | None) -> bool:
+    """True when a page has a successor. As in the SDK, "0" ends the pages, and so does a token that repeats."""
+    return token.value not in ("", "0", "" if former is None else former.value)

@@ -1,0 +1,117 @@
+"""Channels to an engine: options of gRPC, a deadline for every call, and the trace context of a start.
+
+The SDK's client fills the field `parentTraceContext` of a start from OpenTelemetry's current span. Without a span, the
+field is filled here from the message. Workers pass it on to activities and children; workers in other languages also
+pass it to their own traces.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+from durabletask.grpc_options import GrpcChannelOptions
+
+from bridge.core.origin import MessageOrigin
+from bridge.engines.remote_limits import size_options
+
+PARENT: ContextVar[MessageOrigin | None] = ContextVar("bridge_trace_parent", default=None)
+"""Message whose command is being sent to an engine."""
+
+
+def channel_options(
+    max_request: int | None, reconnect_seconds: float, proxy: bool, max_answer: int | None = None
+) -> GrpcChannelOptions:
+    """Options of a gRPC channel of a client, or of a worker on an engine of this installation.
+
+    max_request: largest request in bytes; gRPC refuses a larger one before it is sent. None for no limit, as workers
+    need it, because a turn's result must not be lost.
+    reconnect_seconds: longest pause between two attempts to connect; gRPC's default is two minutes.
+    proxy: use the HTTP proxy of the environment.
+    max_answer: largest single response in bytes. None for no limit.
+    """
+    limits = [] if max_answer is None else size_options(max_answer)
+    return _options(max_request, max_answer, reconnect_seconds, proxy, limits)
+
+
+def worker_options(max_work_item: int, reconnect_seconds: float) -> GrpcChannelOptions:
+    """Options of a worker's channel to a remote engine. max_work_item: bytes of the largest work item."""
+    return _options(None, max_work_item, reconnect_seconds, True, [])
+
+
+def _options(
+    send: int | None, receive: int | None, reconnect_seconds: float, proxy: bool, more: list[tuple[str, Any]]
+) -> GrpcChannelOptions:
+    return GrpcChannelOptions(
+        max_receive_message_length=-1 if receive is None else receive,
+        max_send_message_length=-1 if send is None else send,
+        raw_options=[
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", int(reconnect_seconds * 1000)),
+            ("grpc.enable_http_proxy", int(proxy)),
+            *more,
+        ],
+    )
+
+
+class DeadlineInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Interceptor that gives every call without a timeout one in seconds: all calls of the SDK but its two waits.
+
+    The timeout includes the interceptors behind this one, which may wait for a token. Raises: TimeoutError for those.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        details = self._timed(client_call_details)
+        async with asyncio.timeout(details.timeout):
+            return await continuation(details, request)
+
+    intercept_unary_stream = intercept_unary_unary
+
+    def _timed(self, details: Any) -> Any:
+        return details if details.timeout is not None else details._replace(timeout=self._timeout)
+
+
+class OnStreams(grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Adapter that applies an interceptor to streamed responses too.
+
+    grpc.aio registers an interceptor of several kinds for the first kind only. The SDK's interceptors are of that sort.
+    Without the adapter the history would be requested without task hub and credentials.
+    """
+
+    def __init__(self, interceptor: Any) -> None:
+        self._interceptor = interceptor
+
+    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        return await self._interceptor.intercept_unary_stream(continuation, client_call_details, request)
+
+
+def inject_trace_context(request: Any) -> None:
+    """Write the current message's trace context into a CreateInstanceRequest that has none."""
+    origin = PARENT.get()
+    if origin is None or origin.traceparent is None or request.HasField("parentTraceContext"):
+        return
+    request.parentTraceContext.traceParent = origin.traceparent
+    request.parentTraceContext.spanID = origin.traceparent[36:52]
+    if origin.tracestate is not None:
+        request.parentTraceContext.traceState.value = origin.tracestate
+
+
+BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": inject_trace_context}
+"""Functions that modify a request of an in-process channel before it is sent, by method name."""
+
+
+class TraceInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information
+    """Interceptor that injects the trace context on gRPC channels."""
+
+    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        method = client_call_details.method
+        if (method if isinstance(method, bytes) else method.encode()).endswith(b"/StartInstance"):
+            inject_trace_context(request)
+        return await continuation(client_call_details, request)
