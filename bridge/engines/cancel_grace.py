@@ -154,7 +154,7 @@ class CancelGrace:
 
     async def _without_turn(self, instance: str, request: Mapping[str, Any]) -> str | None:
         try:
-            await self._engine.client.raise_orchestration_event(instance, PROBE_EVENT, what=f"look at {instance!r}")
+            await self._engine.client.raise_orchestration_event(instance, PROBE_EVENT)
         except (EngineRejected, InstanceNotFound):
             return "ended"
         return _verdict(await self._state(instance), request)

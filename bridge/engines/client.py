@@ -105,29 +105,19 @@ class EngineClient:
         )
         return await translated(call, what or f"start {instance_id!r}")
 
-    async def raise_orchestration_event(
-        self, instance_id: str, event_name: str, *, data: Any = None, what: str | None = None
-    ) -> None:
+    async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> None:
         call = self._sdk.raise_orchestration_event(instance_id, event_name, data=data)
-        await translated(call, what or f"raise {event_name!r} to {instance_id!r}")
+        await translated(call, f"raise {event_name!r} to {instance_id!r}")
 
-    async def terminate_orchestration(
-        self, instance_id: str, *, output: Any = None, recursive: bool = True, what: str | None = None
-    ) -> None:
+    async def terminate_orchestration(self, instance_id: str, *, output: Any = None, recursive: bool = True) -> None:
         call = self._sdk.terminate_orchestration(instance_id, output=output, recursive=recursive)
-        await translated(call, what or f"terminate {instance_id!r}")
+        await translated(call, f"terminate {instance_id!r}")
 
-    async def suspend_orchestration(
-        self, instance_id: str, *, reason: str | None = None, what: str | None = None
-    ) -> None:
-        await translated(
-            self._sdk.suspend_orchestration(instance_id, reason=reason), what or f"suspend {instance_id!r}"
-        )
+    async def suspend_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
+        await translated(self._sdk.suspend_orchestration(instance_id, reason=reason), f"suspend {instance_id!r}")
 
-    async def resume_orchestration(
-        self, instance_id: str, *, reason: str | None = None, what: str | None = None
-    ) -> None:
-        await translated(self._sdk.resume_orchestration(instance_id, reason=reason), what or f"resume {instance_id!r}")
+    async def resume_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
+        await translated(self._sdk.resume_orchestration(instance_id, reason=reason), f"resume {instance_id!r}")
 
     async def restart_orchestration(self, instance_id: str, *, restart_with_new_instance_id: bool = False) -> str:
         """Run an instance again with its input; return the id it runs under."""

@@ -270,11 +270,11 @@ class _Run:
     async def _raise(self) -> None:
         name, data = _event(self._command)
         payload = data if self._origin is None else wrap_payload(data, self._origin)
-        what, instance_id = self._what, self._id
+        instance_id = self._id
         said = CallResult.RAISED
         try:
-            call = self._engine.client.raise_orchestration_event(instance_id, name, data=payload, what=what)
-            await self._reader.call(what, instance_id, call)
+            call = self._engine.client.raise_orchestration_event(instance_id, name, data=payload)
+            await self._reader.call(self._what, instance_id, call)
         except InstanceNotFound:
             said = CallResult.MISSING
         except InstanceAlreadyExists as error:
@@ -318,14 +318,14 @@ class _Run:
     def _control(self) -> Awaitable[None]:
         # Suspend and resume are sent even when the state is already the wanted one: the opposite command may have been
         # accepted and not carried out yet. A second one has no effect.
-        client, what = self._engine.client, self._what
+        client = self._engine.client
         match self._command:
             case Terminate(output=output, recursive=recursive):
-                return client.terminate_orchestration(self._id, output=output, recursive=recursive, what=what)
+                return client.terminate_orchestration(self._id, output=output, recursive=recursive)
             case Suspend(reason=reason):
-                return client.suspend_orchestration(self._id, reason=reason, what=what)
+                return client.suspend_orchestration(self._id, reason=reason)
             case Resume(reason=reason):
-                return client.resume_orchestration(self._id, reason=reason, what=what)
+                return client.resume_orchestration(self._id, reason=reason)
             case other:
                 raise AssertionError(other)
 
