@@ -11,6 +11,7 @@ from types import FrameType
 
 import structlog
 
+from bridge.app.memory import tune_allocator
 from bridge.app.readiness import write_ready
 from bridge.engines.embedded.database import DatabaseOptions
 from bridge.engines.embedded.hubs import MAX_HUBS, HubsService, TaskHubs
@@ -123,6 +124,7 @@ def serve(
     Raises: EngineUnavailable, EngineMisconfigured when the engine cannot be started.
     """
     logging.configure()
+    tune_allocator()
     host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS)
     ended = threading.Event()
 
