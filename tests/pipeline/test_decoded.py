@@ -13,8 +13,9 @@ from bridge.errors import EngineRejected, EngineUnavailable
 from bridge.message import Message
 from bridge.pipeline.decoded import SHARE, SMALL
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.source import SourcePipeline
 
-from .harness import Bench, bench, message, offsets_by_key
+from .harness import bench, message, offsets_by_key
 from .test_recovery import Flaky
 
 KIB = 1024
@@ -34,9 +35,9 @@ def large(number: int, key: str | None = None, size: int = 100 * KIB) -> Message
     return message("start", f"{key or number}-{number}", key, fill="z" * size)
 
 
-def decoded(it: Bench) -> list[InFlightDelivery]:
+def decoded(source: SourcePipeline) -> list[InFlightDelivery]:
     """Return the large items that hold a decoded payload or a decision made of it."""
-    items = [item for lane in it.source.lanes for item in lane.items if item.size > SMALL]
+    items = [item for lane in source.lanes for item in lane.items if item.size > SMALL]
     return [each for each in items if (each.envelope is not None and each.envelope.data) or each.decision is not None]
 
 
@@ -56,7 +57,7 @@ async def test_a_backlog_is_decoded_in_bounded_portions(tmp_path: Path) -> None:
         await it.publish(*(large(number) for number in range(30)))
         await it.source.start()
         await it.until(lambda: it.source.ledger.in_flight == 30 and it.source.lanes.held, "all in flight")
-        assert 0 < sum(each.size for each in decoded(it)) == it.source.decoded.bytes <= ROOM
+        assert 0 < sum(each.size for each in decoded(it.source)) == it.source.decoded.bytes <= ROOM
         await it.publish(*(message("start", f"s-{number}") for number in range(20)))
         await it.until(lambda: len(it.faults.tried) >= 20, "small messages do not wait for large ones")
         blocked.gate.set()
@@ -80,7 +81,7 @@ async def test_messages_that_wait_for_an_outage_hold_no_decoded_form(tmp_path: P
         await it.publish(*(large(number, f"k{number % 7}") for number in range(28)), message("start", "s-1", "s"))
         await it.source.start()
         await it.until(lambda: it.source.lanes.held == 8 and not it.source.at_work, "held")
-        await it.until(lambda: not decoded(it), "no decoded form")
+        await it.until(lambda: not decoded(it.source), "no decoded form")
         assert [len(lane.items) for lane in it.source.lanes if lane.items[0].envelope is not None] == [1], (
             "the small one"
         )
@@ -128,7 +129,7 @@ async def test_a_dead_letter_that_waits_for_its_broker_keeps_its_cause(tmp_path:
         await it.publish(*(large(number) for number in range(12)))
         await it.source.start()
         await it.until(lambda: len(it.faults.tried) == 12 and not it.source.at_work, "all wait for the broker")
-        assert not decoded(it)
+        assert not decoded(it.source)
         it.broker.refuses = False  # type: ignore[attr-defined]  # a Flaky
         await it.settled(12)
         for letter in await it.read("orders.dlq", 12):
