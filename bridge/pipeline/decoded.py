@@ -1,4 +1,4 @@
-"""Bounds of the decoded forms of one source's messages: a decoded message may be ten times as large as its bytes."""
+"""Bounds of the decoded forms of one source: a decoded message may be twenty times as large as its bytes."""
 
 from __future__ import annotations
 
