@@ -67,7 +67,7 @@ def ended(database: Database, hands: Hands, instance_id: str, status: int) -> No
 
 
 def known(database: Database) -> Hands:
-    """Worker that has completed a turn: the engine has seen that it sends tokens, and no turn waits for a late answer."""
+    """Worker that has completed a turn, so that the engine knows that it sends tokens."""
     hands = Hands(database)
     start(database, "work", "first")
     hands.turn(hands.take(), complete(1, "done"))
