@@ -35,7 +35,7 @@ def child(ctx: task.OrchestrationContext, days):
 
 
 def waits(ctx: task.OrchestrationContext, order):
-    """Says when it was told what."""
+    """Publish whether the payment came in time, and after how many seconds."""
     start = ctx.current_utc_datetime
     ctx.set_custom_status("waiting")
     paid = ctx.wait_for_external_event("paid")

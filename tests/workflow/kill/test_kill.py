@@ -46,7 +46,7 @@ class Shop:
     def hold(self, name: str) -> None:
         (self.directory / f"hold-{name}").touch()
 
-    def let_go(self) -> None:
+    def release_all(self) -> None:
         for hold in self.directory.glob("hold-*"):
             hold.unlink()
 
@@ -92,7 +92,7 @@ async def run(shop: Shop, plan: dict[str, Any], moment: Callable[[], bool] | flo
         await asyncio.sleep(moment)
     shop.kill()
     await engine.stop()
-    shop.let_go()
+    shop.release_all()
     shop.start()
     engine = await attached(shop)
     if after is not None:
