@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bridge.engines.tags import instances
-from durabletask.client import OrchestrationQuery
 from structlog.testing import capture_logs
 
 from bridge.app.composition import build_router, load_config
@@ -389,8 +387,8 @@ async def test_a_count_reads_tags_page_by_page(tmp_path: Path) -> None:
             tags = {TAG: f"v{number}"} if number else None
             await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}", tags=tags)
         await it.engine.client.schedule_new_orchestration("other", instance_id="unlike-1")
-        query = OrchestrationQuery(instance_id_prefix="order-", max_instance_count=2)
-        found = {name: tags.get(TAG) for name, _, tags in await instances(it.engine.client, query)}
+        read = await it.engine.client.get_all_tags([], "order-", 2, what="count")
+        found = {name: tags.get(TAG) for name, _, tags in read}
         assert found == {"order-0": None, **{f"order-{number}": f"v{number}" for number in range(1, 5)}}
         await finish_all(it, *found)
         assert await count(it.engine, "order-", values=True)() == {}
