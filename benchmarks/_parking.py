@@ -1,7 +1,7 @@
 """Early events, on the clock, in one daemon: storage, and delivery when their instances start.
 
 Each of 10,000 events has an instance of its own, which is the expensive case: they share nothing. The additional cost
-of a start and of a command under an `on_missing: {park: ...}` rule is measured on the embedded engine's client alone.
+of a start and of a command under an `on_missing: {wait: ...}` rule is measured on the embedded engine's client alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.commands import WaitFor, RaiseEvent, ScheduleOrchestration
 from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.engines import factory
@@ -58,7 +58,7 @@ routes:
   - name: paid
     from: orders
     match: {type: paid}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
 ops: {http: {port: 0}, log: {level: error}}
 """
 
@@ -107,7 +107,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def extra() -> dict[str, float]:
-    """Cost of starts and raises with `on_missing: {park: ...}` over the cost without.
+    """Cost of starts and raises with `on_missing: {wait: ...}` over the cost without.
 
     No message waits. Ratios of processor time.
     """
@@ -134,6 +134,6 @@ async def _cost(executor: Executor, name: str) -> tuple[float, float]:
         await executor.execute(start, MessageOrigin(f"s-{number}", "start"))
     started = time.process_time()
     for number in range(COMMANDS):
-        event = RaiseEvent(f"order-{name}-{number}", "paid", {"id": number}, ParkFor(3600.0))
+        event = RaiseEvent(f"order-{name}-{number}", "paid", {"id": number}, WaitFor(3600.0))
         await executor.execute(event, MessageOrigin(f"p-{number}", "paid"))
     return started - began, time.process_time() - started

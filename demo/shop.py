@@ -47,7 +47,7 @@ def overlay(directory: Path) -> dict[str, Any]:
         "instance_id": "order-{{ payload.order_id }}",
         "name": "payment",
         "data": "payload",
-        "on_missing": {"park": WAIT},
+        "on_missing": {"wait": WAIT},
         "on_finished": "ignore",
     }
     again = ["payments", "replay"]

@@ -243,7 +243,7 @@ def _kept(sources: dict[str, Any], brokers: dict[str, Any], routes: list[Any], l
         route = _mapping(entry)
         given = route.get("from")
         for verb in VERBS:
-            if _mapping(_mapping(route.get(verb)).get("on_missing")).get("park") is not None:
+            if _mapping(_mapping(route.get(verb)).get("on_missing")).get("wait") is not None:
                 for source in given if isinstance(given, list) else [given]:
                     if source in nowhere:
                         yield locate(("routes", index, verb, "on_missing"), f"the source `{source}` {what}")

@@ -154,7 +154,7 @@ ops:
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
         engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
-        engines.ParkingConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
+        engines.EarlyMessagesConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -172,7 +172,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "routes": (
         routes.RouteConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
         routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
-        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, on_missing.ParkMissing, on_missing.StartMissing,
+        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, on_missing.WaitMissing, on_missing.StartMissing,
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig, model.AuditConfig,
@@ -190,8 +190,8 @@ _HEADINGS = {
     servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
-    on_missing.ParkMissing: "on_missing: {park: ...}", on_missing.StartMissing: "on_missing: {start: ...}",
-    engines.ParkingConfig: "parking", engines.AnswersConfig: "answers",
+    on_missing.WaitMissing: "on_missing: {wait: ...}", on_missing.StartMissing: "on_missing: {start: ...}",
+    engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
     sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",

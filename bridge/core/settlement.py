@@ -11,7 +11,7 @@ from bridge.core.commands import (
     OnExisting,
     OnFinished,
     OnMissing,
-    ParkFor,
+    WaitFor,
     ScheduleOrchestration,
     SignalEntity,
     StartOrRaise,
@@ -167,7 +167,7 @@ def decide(
     on_missing = (
         None if isinstance(command, ScheduleOrchestration | StartOrRaise | SignalEntity | None) else command.on_missing
     )
-    if isinstance(error, InstanceNotFound | InstanceParked) and isinstance(on_missing, ParkFor):
+    if isinstance(error, InstanceNotFound | InstanceParked) and isinstance(on_missing, WaitFor):
         return Park(Wait.INSTANCE, on_missing.ttl, error.reason, detail_of(error))
     if isinstance(error, InstanceParked):
         return Retry(policy.delay(attempt), error.reason, failed=False)

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from bridge.config.model.on_missing import MissingConfig, ParkMissing
+from bridge.config.model.on_missing import MissingConfig, WaitMissing
 from bridge.config.model.routes import (
     CancelVerb,
     IgnoreVerb,
@@ -27,7 +27,7 @@ from bridge.core.commands import (
     Command,
     Missing,
     OnMissing,
-    ParkFor,
+    WaitFor,
     RaiseEvent,
     Resume,
     ScheduleOrchestration,
@@ -189,8 +189,8 @@ class VerbCompiler:
     def _missing(self, rule: MissingConfig) -> Callable[[Scope], Missing]:
         if isinstance(rule, OnMissing):
             return lambda _: rule
-        if isinstance(rule, ParkMissing):
-            wait = ParkFor(rule.park)
+        if isinstance(rule, WaitMissing):
+            wait = WaitFor(rule.wait)
             return lambda _: wait
         path = self._at("on_missing")
         try:

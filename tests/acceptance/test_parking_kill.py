@@ -46,11 +46,11 @@ routes:
   - name: paid
     from: orders
     match: {type: paid}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, data: payload, on_missing: {park: 10m}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, data: payload, on_missing: {wait: 10m}}
   - name: stray
     from: orders
     match: {type: stray}
-    raise_event: {instance_id: "stray-{{ payload.id }}", name: paid, data: payload, on_missing: {park: 2s}}
+    raise_event: {instance_id: "stray-{{ payload.id }}", name: paid, data: payload, on_missing: {wait: 2s}}
 ops: {http: {port: 0}}
 """
 

@@ -43,7 +43,7 @@ routes:
   - name: paid
     from: orders
     match: {{type: paid}}
-    raise_event: {{instance_id: "order-1", name: said, data: event.type, on_missing: {{park: 1h}}}}
+    raise_event: {{instance_id: "order-1", name: said, data: event.type, on_missing: {{wait: 1h}}}}
   - name: noted
     from: orders
     match: {{type: noted}}

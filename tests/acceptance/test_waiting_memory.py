@@ -18,7 +18,7 @@ sources: {orders: {broker: local, topics: [orders], codec: json, no_match: ignor
 routes:
   - name: early
     from: orders
-    raise_event: {instance_id: "never-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "never-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
 ops: {http: {port: 0}}
 """
 MESSAGES, SIZE = 1200, 100_000

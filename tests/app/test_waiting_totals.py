@@ -37,7 +37,7 @@ routes:
   - name: early
     from: orders
     match: {type: early}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
   - name: poison
     from: orders
     match: {type: poison}
@@ -51,7 +51,7 @@ def config(quarantine: str = "") -> str:
 
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, engine: str) -> None:
-    settings = ", parking: {total_messages: 3}"
+    settings = ", early_messages: {total_messages: 3}"
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
         for number in range(5):
             await it.publish("orders", {"id": number}, kind="early")
@@ -74,7 +74,7 @@ async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, eng
 
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_restart_knows_what_waits(tmp_path: Path, engine: str) -> None:
-    settings = ", parking: {total_bytes: 3000}"
+    settings = ", early_messages: {total_bytes: 3000}"
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
         await it.publish("orders", {"id": 1, "fill": "x" * 900}, kind="early")
         await it.settled(1)
@@ -91,7 +91,7 @@ async def test_a_restart_knows_what_waits(tmp_path: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> None:
-    settings = ", parking: {total_messages: 3}"
+    settings = ", early_messages: {total_messages: 3}"
     text = config("quarantine: {poll: 50ms}")
     async with running(tmp_path, text, FLOWS, engine, settings=settings) as it:
         await it.publish("orders", {"id": "e"}, "e", kind="early")

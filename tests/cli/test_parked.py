@@ -46,7 +46,7 @@ routes:
   - name: paid
     from: orders
     match: {type: paid}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
   - name: told
     from: orders
     match: {type: told}

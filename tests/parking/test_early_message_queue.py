@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.core.commands import Command, OnFinished, ParkFor, RaiseEvent
+from bridge.core.commands import Command, OnFinished, WaitFor, RaiseEvent
 from bridge.core.errors import EngineRejected, EngineUnavailable, InstanceFinished, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
@@ -249,7 +249,7 @@ def test_a_finished_instance_is_dealt_with_as_the_rule_says(
     policy: OnFinished, events: list[str], reasons: list[str]
 ) -> None:
     bench = Bench()
-    bench.park(0, command=RaiseEvent("order-1", "paid", 0, ParkFor(60.0), policy))
+    bench.park(0, command=RaiseEvent("order-1", "paid", 0, WaitFor(60.0), policy))
     bench.instance.error = InstanceFinished("done")
     turn = bench.look()
     assert (turn.events, [each.reason for each in turn.undelivered]) == (events, reasons)

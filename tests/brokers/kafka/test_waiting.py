@@ -45,7 +45,7 @@ routes:
   - name: paid
     from: orders
     match: {{type: paid}}
-    raise_event: {{instance_id: "order-{{{{ payload.id }}}}", name: paid, data: payload.n, on_missing: {{park: 2s}}}}
+    raise_event: {{instance_id: "order-{{{{ payload.id }}}}", name: paid, data: payload.n, on_missing: {{wait: 2s}}}}
   - name: told
     from: orders
     match: {{type: told}}

@@ -83,7 +83,7 @@ async def test_a_retry_goes_on_on_the_engine(tmp_path: Path, server: ServiceBusS
 
 
 @pytest.mark.parametrize(
-    ("more", "on_missing"), [("", "{park: 1h}"), ("    quarantine: {}", "retry")], ids=["parking", "quarantine"]
+    ("more", "on_missing"), [("", "{wait: 1h}"), ("    quarantine: {}", "retry")], ids=["parking", "quarantine"]
 )
 def test_what_waits_needs_a_place_for_its_dead_letter(tmp_path: Path, more: str, on_missing: str) -> None:
     connection = "Endpoint=sb://shop.example.com/;SharedAccessKeyName=bridge;SharedAccessKey=c2VjcmV0"
