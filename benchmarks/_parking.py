@@ -17,7 +17,7 @@ from pathlib import Path
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.commands import WaitFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.commands import RaiseEvent, ScheduleOrchestration, WaitFor
 from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.engines import factory
@@ -79,15 +79,15 @@ async def early() -> dict[str, float]:
         try:
             began = time.perf_counter()
             await _publish(daemon, "paid")
-            await _until(lambda: events["parked"] >= EVENTS)
-            parked = time.perf_counter() - began
+            await _until(lambda: events["stored"] >= EVENTS)
+            stored = time.perf_counter() - began
             began = time.perf_counter()
             await _publish(daemon, "start")
             await _until(lambda: events["delivered"] >= EVENTS)
             delivered = time.perf_counter() - began
         finally:
             await daemon.stop(20.0)
-    return {"park_seconds": parked, "deliver_seconds": delivered, "early_seconds": parked + delivered}
+    return {"store_seconds": stored, "deliver_seconds": delivered, "early_seconds": stored + delivered}
 
 
 async def _publish(daemon: Daemon, kind: str) -> None:
@@ -123,7 +123,7 @@ async def extra() -> dict[str, float]:
             await engine.stop()
             starts.append(costs["parking"][0] / costs["plain"][0])
             raises.append(costs["parking"][1] / costs["plain"][1])
-    return {"parking_start_ratio": statistics.median(starts), "parking_raise_ratio": statistics.median(raises)}
+    return {"early_start_ratio": statistics.median(starts), "early_raise_ratio": statistics.median(raises)}
 
 
 async def _cost(executor: Executor, name: str) -> tuple[float, float]:

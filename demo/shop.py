@@ -26,7 +26,7 @@ DEAD = "payments.dlq"
 """Topic of the dead letters that are replayed."""
 REPLAYED = "payments.replayed"
 """Topic to which they are replayed."""
-EXPIRED = b"parking_expired"
+EXPIRED = b"early_expired"
 """Dead-letter reason of the replayed messages."""
 
 

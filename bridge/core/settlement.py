@@ -11,10 +11,10 @@ from bridge.core.commands import (
     OnExisting,
     OnFinished,
     OnMissing,
-    WaitFor,
     ScheduleOrchestration,
     SignalEntity,
     StartOrRaise,
+    WaitFor,
 )
 from bridge.core.errors import (
     AlreadyTaken,
@@ -43,7 +43,10 @@ class Outcome(StrEnum):
     EXECUTED = "executed"
     DUPLICATE = "duplicate"
     IGNORED = "ignored"
-    PARKED = "parked"
+    EARLY = "early"
+    """A command waits on its engine for the start of its instance."""
+    QUARANTINED = "quarantined"
+    """The message waits on an engine, with later ones of its key, for a release or for the end of a delay."""
     DEAD_LETTERED = "dead_lettered"
 
 

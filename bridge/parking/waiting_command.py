@@ -10,11 +10,11 @@ from bridge.core.commands import (
     Cancel,
     Command,
     OnFinished,
-    WaitFor,
     RaiseEvent,
     Resume,
     Suspend,
     Terminate,
+    WaitFor,
 )
 from bridge.core.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage

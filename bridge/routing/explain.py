@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from bridge.config.model.types import format_duration
-from bridge.core.commands import Command, Decision, WaitFor, StartFirst
+from bridge.core.commands import Command, Decision, StartFirst, WaitFor
 from bridge.core.envelope import Envelope
 from bridge.core.errors import ExpressionCost, ExpressionError, MessageError
 from bridge.routing.cel.scope import RouteScope

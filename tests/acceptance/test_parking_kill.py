@@ -108,6 +108,6 @@ def test_killed_while_messages_wait(tmp_path: Path, apart: bool) -> None:
                 for letter in log.read("orders.dlq", ORDERS - len(letters)):
                     headers = dict(letter.headers)
                     letters[headers["bridge.partition"], headers["bridge.offset"]] = headers["bridge.reason"], letter
-            assert {reason for reason, _ in letters.values()} == {b"parking_expired"}
+            assert {reason for reason, _ in letters.values()} == {b"early_expired"}
             assert {letter.body for _, letter in letters.values()} == {stray.body for stray in strays}
             assert json.loads(bridge("parked", "list", "--json", cwd=tmp_path)) == []

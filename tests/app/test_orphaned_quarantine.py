@@ -38,7 +38,7 @@ async def quarantine(it: Ground, *, there: bool) -> list[Check]:
 async def held(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0), received("b", 0))
-        await it.settled(parked=2)
+        await it.settled(quarantined=2)
         await it.waiting(2)
         await it.daemon.orphaned.look()
         assert await quarantine(it, there=False) == []

@@ -56,7 +56,7 @@ async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, eng
         for number in range(5):
             await it.publish("orders", {"id": number}, kind="early")
             await it.settled(number + 1)
-        assert it.outcomes() == {"parked": 3, "dead_lettered": 2}
+        assert it.outcomes() == {"early": 3, "dead_lettered": 2}
         letters = [headers(each) for each in await it.read("orders.dlq", 2)]
         assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
         assert {each["bridge.route"] for each in letters} == {"early"}
@@ -67,7 +67,7 @@ async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, eng
         await it.until(lambda: stores.totals.messages == 2, "one of three has left")
         await it.publish("orders", {"id": 9}, kind="early")
         await it.settled(7)
-        assert it.outcomes()["parked"] == 4
+        assert it.outcomes()["early"] == 4
         await stores.totals.count(it.daemon.engines["default"])
         assert (stores.totals.messages, stores.refused) == (3, 2)
 
@@ -78,7 +78,7 @@ async def test_a_restart_knows_what_waits(tmp_path: Path, engine: str) -> None:
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
         await it.publish("orders", {"id": 1, "fill": "x" * 900}, kind="early")
         await it.settled(1)
-        assert it.outcomes() == {"parked": 1}
+        assert it.outcomes() == {"early": 1}
         known = it.daemon.own.waiting_stores["default"].totals.bytes
         assert known > 1800
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
@@ -99,7 +99,7 @@ async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> No
         for number in range(4):
             await it.publish("orders", {"id": number}, f"key-{number % 2}", kind="poison")
             await it.settled(number + 2)
-        assert it.outcomes() == {"parked": 3, "dead_lettered": 2}
+        assert it.outcomes() == {"early": 1, "quarantined": 2, "dead_lettered": 2}
         letters = [headers(each) for each in await it.read("orders.dlq", 2)]
         assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
         totals = it.daemon.own.waiting_stores["default"].totals
@@ -124,6 +124,6 @@ async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
             for number in range(20):
                 await it.publish("orders", {"id": number}, kind="early" if number % 2 else "poison")
             await it.settled(20)
-            assert it.outcomes() == {"parked": 10, "dead_lettered": 10}
+            assert it.outcomes() == {"early": 10, "dead_lettered": 10}
             stores = it.daemon.own.waiting_stores["default"]
-            await it.until(lambda: stores.parking.events["parked"] == 10, "they are processed")
+            await it.until(lambda: stores.parking.events["stored"] == 10, "they are processed")

@@ -235,7 +235,7 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: Host, run: Callable
     result = run("trace", waits["message_id"])
     assert result.exit_code == 0
     assert "route paid) was dead-lettered at 2" in result.stdout
-    assert "parking_dropped" in result.stdout
+    assert "early_dropped" in result.stdout
     assert result.stdout.endswith("; it waited for order-1\n")
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
 

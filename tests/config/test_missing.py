@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.config.model.on_missing import WaitMissing, StartMissing
+from bridge.config.model.on_missing import StartMissing, WaitMissing
 from bridge.core.commands import OnMissing
 from tests.config.conftest import Write, loaded, problems
 
@@ -16,24 +16,26 @@ sources:
 routes:
   - name: paid
     from: orders
-    {verb}: {{instance_id: "order-{{{{ payload.id }}}}"{name}, on_missing: {missing}}}
+    {command}: {{instance_id: "order-{{{{ payload.id }}}}"{name}, on_missing: {missing}}}
 """
 
 
-def written(missing: str, verb: str = "raise_event", source: str = "") -> str:
-    return CONFIG.format(missing=missing, verb=verb, source=source, name=", name: p" if verb == "raise_event" else "")
+def written(missing: str, command: str = "raise_event", source: str = "") -> str:
+    return CONFIG.format(
+        missing=missing, command=command, source=source, name=", name: p" if command == "raise_event" else ""
+    )
 
 
-@pytest.mark.parametrize("verb", ["raise_event", "cancel", "terminate", "suspend", "resume"])
-def test_every_verb_that_needs_an_instance_takes_each_form(write: Write, verb: str) -> None:
+@pytest.mark.parametrize("command", ["raise_event", "cancel", "terminate", "suspend", "resume"])
+def test_every_command_that_needs_an_instance_takes_each_form(write: Write, command: str) -> None:
     for text, value in (
         ("ignore", OnMissing.IGNORE),
         ("{wait: 1h30m}", WaitMissing(wait="1h30m")),
         ("{start: order}", StartMissing(start="order", input="payload")),
         ("{start: order, input: 'payload.id'}", StartMissing(start="order", input="payload.id")),
     ):
-        (route,) = loaded(write(written(text, verb))).config.routes
-        assert getattr(route, verb).on_missing == value
+        (route,) = loaded(write(written(text, command))).config.routes
+        assert getattr(route, command).on_missing == value
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_the_sample_of_the_documentation_loads(write: Write, tmp_path: Path) -> 
     assert found.warnings == ()
     assert found.config.brokers["bus"].path == "/var/bus"
     assert found.config.brokers["kafka"].path == ".bridge/kafka"
-    assert [route.verb for route in found.config.routes] == ["schedule", "raise_event", "cancel"]
+    assert [route.command for route in found.config.routes] == ["schedule", "raise_event", "cancel"]
     assert found.resolve(("sources", "orders", "schema_file"), "schemas/order.json") == tmp_path / "schemas/order.json"
 
 

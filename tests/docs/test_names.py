@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.cli import exit_codes, root
 from bridge.config import model_fields
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.routes import VERBS
+from bridge.config.model.routes import COMMANDS
 from bridge.core import provenance
 from bridge.core.errors import (
     AlreadyTaken,
@@ -191,7 +191,7 @@ def test_every_state_outcome_and_exit_code() -> None:
 
 
 def test_every_verb_and_credential() -> None:
-    assert {row[0] for row in table("docs/routing.md", "Verb")} == set(VERBS)
+    assert {row[0] for row in table("docs/routing.md", "Verb")} == set(COMMANDS)
     credentials = get_args(SchedulerEngineConfig.model_fields["credential"].annotation)
     assert {row[0] for row in table("docs/engines.md", "credential")} == set(credentials)
 

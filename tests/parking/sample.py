@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.core.commands import Cancel, OnFinished, WaitFor, RaiseEvent, Resume, Suspend, Terminate
+from bridge.core.commands import Cancel, OnFinished, RaiseEvent, Resume, Suspend, Terminate, WaitFor
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage

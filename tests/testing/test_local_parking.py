@@ -72,7 +72,7 @@ def paid(bridge: LocalBridge, *numbers: int, id_: str = "1") -> None:
 
 def test_they_wait_and_are_delivered_in_order_when_the_bridge_starts_the_instance(bridge: LocalBridge) -> None:
     paid(bridge, 1, 2)
-    assert bridge.outcomes("orders")["parked"] == 2
+    assert bridge.outcomes("orders")["early"] == 2
     bridge.publish("orders", {"id": "1", "count": 3}, type="start", key="1")
     paid(bridge, 3)
     assert bridge.result("order-1") == [1, 2, 3]

@@ -22,7 +22,7 @@ from bridge.codecs.cloudevents.binary import encode_binary
 from bridge.codecs.cloudevents.structured import encode_structured
 from bridge.config.source import load
 from bridge.core.answers import Key, Keyring, parse, reply_event
-from bridge.core.commands import WaitFor, RaiseEvent
+from bridge.core.commands import RaiseEvent, WaitFor
 from bridge.core.deduplication import digest
 from bridge.core.envelope import Event
 from bridge.core.errors import EngineError, Problem

@@ -11,6 +11,7 @@ from durabletask.client import OrchestrationQuery, OrchestrationState
 
 from bridge.app.connection import payload, stamp
 from bridge.app.operations.parked import ParkedMessages, Waiting, Which
+from bridge.core.provenance import current_reason
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.parking.names import LETTER_IDS
@@ -73,5 +74,5 @@ def _given_up(state: OrchestrationState) -> Iterable[Undelivered]:
         instance_id = item.get("command", {}).get("instance_id")
         yield Undelivered(
             "dead_letter", stamp(state.created_at), message_id, letter["source"], item.get("route"), instance_id,
-            document["reason"], document["detail"],
+            current_reason(document["reason"]), document["detail"],
         )  # fmt: skip

@@ -287,7 +287,8 @@ class Daemon:
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
 
     def _parked(self) -> int:
-        return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
+        kept = (Outcome.EARLY, Outcome.QUARANTINED)
+        return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in kept)
 
     def _start_workers(self) -> None:
         for name, engine in self.engines.items():

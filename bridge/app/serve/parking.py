@@ -11,7 +11,7 @@ from datetime import datetime
 import structlog
 
 from bridge.config.model.engines import EarlyMessagesConfig
-from bridge.config.model.on_missing import WaitMissing, StartMissing
+from bridge.config.model.on_missing import StartMissing, WaitMissing
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
@@ -45,10 +45,10 @@ def rules(loaded: Loaded, engine: str) -> ParkingRules | None:
     parks: list[str] = []
     starts = False
     for route in loaded.config.routes:
-        verb = getattr(route, route.verb)
-        missing = getattr(verb, "on_missing", None)
+        command = getattr(route, route.command)
+        missing = getattr(command, "on_missing", None)
         if route.engine == engine and isinstance(missing, WaitMissing):
-            parks.append(constant_prefix(verb.instance_id))
+            parks.append(constant_prefix(command.instance_id))
         starts = starts or (route.engine == engine and isinstance(missing, StartMissing))
     if not parks and not starts:
         return None
@@ -115,7 +115,7 @@ def engine_of(loaded: Loaded, source: str) -> str:
 class WaitingStores:
     """Early-message and quarantine entities that this process hosts for one engine.
 
-    Implements `bridge.ops.metrics.ParkingStats`.
+    Implements `bridge.ops.metrics.WaitingStats`.
     """
 
     name: str

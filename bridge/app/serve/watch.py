@@ -14,7 +14,7 @@ from bridge.brokers.base import LockingSubscription, ObservedSubscription, Stall
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
-from bridge.ops.metrics import Metrics, ParkingStats
+from bridge.ops.metrics import Metrics, WaitingStats
 from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.histogram import Histogram
@@ -121,8 +121,8 @@ class SourceView:
         return self._ledger.processing
 
     @property
-    def critical(self) -> Histogram:
-        return self._ledger.critical
+    def end_to_end(self) -> Histogram:
+        return self._ledger.end_to_end
 
     def partitions(self) -> Iterator[tuple[str, int, int, int | None]]:
         """Topic, number, gap and lag of each assigned partition; lag None while unknown."""
@@ -209,7 +209,7 @@ class Watch:
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
         monitors: Mapping[str, CompatibilityMonitor],
-        parking: Callable[[], Iterable[ParkingStats]],
+        waiting: Callable[[], Iterable[WaitingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         *,
         limits: Sequence[RouteLimit] = (),
@@ -234,7 +234,7 @@ class Watch:
             publishing,
             REPEATS.counts,
             limits,
-            parking,
+            waiting,
             late_letters,
             SYSTEM.counted,
             answers,

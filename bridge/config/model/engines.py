@@ -43,7 +43,7 @@ class EarlyMessagesConfig(Model):
     )
     max_messages: Integer = Field(100, ge=1, description="Messages that wait for one instance; more are dead-lettered.")
     max_bytes: Size = Field(524288, description="Bytes that wait for one instance, as JSON; more are dead-lettered.")
-    max_message: Size = Field(262144, description="Largest message that may wait, as JSON; larger ones are dead-lettered.")
+    max_message: Size = Field(262144, description="Largest message that may wait, as JSON; others are dead-lettered.")
     total_messages: Integer = Field(
         100_000, ge=1, description="Messages that wait on this engine, quarantined ones too; more are dead-lettered."
     )

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.commands import Command, WaitFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.commands import Command, RaiseEvent, ScheduleOrchestration, WaitFor
 from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin

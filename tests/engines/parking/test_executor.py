@@ -17,13 +17,13 @@ from bridge.core.commands import (
     Command,
     OnExisting,
     OnMissing,
-    WaitFor,
     RaiseEvent,
     ScheduleOrchestration,
     SignalEntity,
     StartFirst,
     StartOrRaise,
     Terminate,
+    WaitFor,
 )
 from bridge.core.errors import (
     AlreadyTaken,
