@@ -32,22 +32,10 @@ from bridge.core.errors import (
     PartitionRevoked,
     RegistryUnavailable,
 )
+from bridge.core.states import Outcome as Outcome
 
 DETAIL_LIMIT = 1024
 """Longest cause text, in bytes of UTF-8. It never contains payload."""
-
-
-class Outcome(StrEnum):
-    """Outcome of a settled delivery. Each delivery has exactly one."""
-
-    EXECUTED = "executed"
-    DUPLICATE = "duplicate"
-    IGNORED = "ignored"
-    EARLY = "early"
-    """A command waits on its engine for the start of its instance."""
-    QUARANTINED = "quarantined"
-    """The message waits on an engine, with later ones of its key, for a release or for the end of a delay."""
-    DEAD_LETTERED = "dead_lettered"
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,9 @@ class Stats:
     renewals: int = 0
     commits: tuple[int, float] = (0, 0.0)
     held: bool = False
-    paused: bool = False
+    probing: bool = False
     processing: Histogram = field(default_factory=Histogram)
-    critical: Histogram = field(default_factory=Histogram)
+    end_to_end: Histogram = field(default_factory=Histogram)
 
     def partitions(self) -> Iterable[tuple[str, int, int, int]]:
         return [("orders", 0, 5, 7), ("orders", 1, 0, 0)]
@@ -107,7 +107,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     )
     stats.processing.observe(0.001)
     stats.processing.observe(0.002)
-    stats.critical.observe(9999.0)
+    stats.end_to_end.observe(9999.0)
     text = Metrics(lambda: [stats, Stats("payments")], lambda: [Engine()], version="1.2", config="abc").render()
     found = samples(text)
 
@@ -134,7 +134,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_in_flight_bytes") == 4096
     assert value("bridge_unloaded") == 3
     assert value("bridge_queued") == 2
-    assert (value("bridge_held"), value("bridge_paused")) == (1, 0)
+    assert (value("bridge_held"), value("bridge_probing")) == (1, 0)
     assert value("bridge_uncommitted_records", topic="orders", partition="0") == 5
     assert value("bridge_lag", topic="orders", partition="0") == 7
     assert value("bridge_processing_seconds_count") == 2
