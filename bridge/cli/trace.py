@@ -14,6 +14,7 @@ from bridge.cli.connection import engine_options, on_engine
 from bridge.cli.options import json_option
 from bridge.cli.output import plural, print_fields, print_json, print_table, say
 from bridge.cli.parameters import Time
+from bridge.core.states import Outcome
 
 if TYPE_CHECKING:
     from bridge.app.operations.lineage import Arrival, Found, Lineage, Publication
@@ -124,12 +125,12 @@ def _became(one: Undelivered) -> str:
     route = f", route {one.route}" if one.route else ""
     what = f"{one.message_id} (source {one.source}{route})"
     why = f"{one.reason}{': ' if one.detail else ''}{one.detail}"
-    if one.state == "dead_letter":
+    if one.state is Outcome.DEAD_LETTERED:
         whom = f"; it waited for {one.instance_id}" if one.instance_id else ""
         return f"{what} was dead-lettered at {one.at}: {why}{whom}"
     if one.instance_id is not None:
         return f"{what} waits for {one.instance_id} since {one.at}, until {one.until}"
-    return f"{what} is held with its key {one.key} since {one.at}: {why}"
+    return f"{what} is quarantined with its key {one.key} since {one.at}: {why}"
 
 
 def _came(arrival: Arrival) -> tuple[str, str, str, str]:

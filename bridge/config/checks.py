@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bridge.config.model.routes import VERBS, WHICH_WORKFLOW, wrong_verbs
+from bridge.config.model.routes import COMMANDS, WHICH_WORKFLOW, wrong_commands
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import check_entity, check_topic
 from bridge.config.saga_checks import SagaChecks
@@ -242,11 +242,11 @@ def _kept(sources: dict[str, Any], brokers: dict[str, Any], routes: list[Any], l
     for index, entry in enumerate(routes):
         route = _mapping(entry)
         given = route.get("from")
-        for verb in VERBS:
-            if _mapping(_mapping(route.get(verb)).get("on_missing")).get("park") is not None:
+        for command in COMMANDS:
+            if _mapping(_mapping(route.get(command)).get("on_missing")).get("wait") is not None:
                 for source in given if isinstance(given, list) else [given]:
                     if source in nowhere:
-                        yield locate(("routes", index, verb, "on_missing"), f"the source `{source}` {what}")
+                        yield locate(("routes", index, command, "on_missing"), f"the source `{source}` {what}")
 
 
 def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -> Iterator[Problem]:
@@ -280,7 +280,7 @@ def _routes(routes: list[Any], sources: list[str], engines: list[str], locate: L
     read: set[str] = set()
     for index, entry in enumerate(routes):
         route = _mapping(entry)
-        wrong = wrong_verbs([verb for verb in VERBS if route.get(verb) is not None]) if route else None
+        wrong = wrong_commands([command for command in COMMANDS if route.get(command) is not None]) if route else None
         if wrong is not None:
             yield locate(("routes", index), wrong)
         schedule = route.get("schedule")

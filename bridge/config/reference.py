@@ -65,9 +65,9 @@ routes:
 - **Files beside each other** merge: mappings are joined, `routes` and the lists below `workflows` line up. What two
   files both say, or an entry that two files both name, is an error that tells both places.
 - **Overlays** (`--overlay prod.yaml`) lie on top and win. A route in an overlay changes the route of the same `name`; a
-  verb in it replaces the route's verb. An engine or a broker with another `type` replaces the whole entry.
+  command in it replaces the route's command. An engine or a broker with another `type` replaces the whole entry.
 - **`defaults:`** holds keys per kind (`source`, `route`, `target`, `broker`, `engine`) that every entry of the kind has
-  unless it says otherwise. Defaults below a verb reach only routes with that verb.
+  unless it says otherwise. Defaults below a command reach only routes with that command.
 - **Paths** are relative to the file that they are written in; default paths to the first file.
 
 ## Values
@@ -154,7 +154,7 @@ ops:
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
         engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
-        engines.ParkingConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
+        engines.EarlyMessagesConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -170,9 +170,10 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
-        routes.RouteConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
-        routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
-        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, on_missing.ParkMissing, on_missing.StartMissing,
+        routes.RouteConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleConfig,
+        routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig, routes.CancelConfig,
+        routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig, routes.SignalEntityConfig,
+        routes.IgnoreConfig, on_missing.WaitMissing, on_missing.StartMissing,
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig, model.AuditConfig,
@@ -190,8 +191,8 @@ _HEADINGS = {
     servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
-    on_missing.ParkMissing: "on_missing: {park: ...}", on_missing.StartMissing: "on_missing: {start: ...}",
-    engines.ParkingConfig: "parking", engines.AnswersConfig: "answers",
+    on_missing.WaitMissing: "on_missing: {wait: ...}", on_missing.StartMissing: "on_missing: {start: ...}",
+    engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
     sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",

@@ -15,7 +15,7 @@ from bridge.config import checks, schema_files
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model_fields import keys_at
 from bridge.config.partial_config import partial_config
-from bridge.config.translation import REQUIRED, suggestion, translate
+from bridge.config.translation import REQUIRED, suggestion, translate, unknown_key
 from bridge.config.yaml.document import read
 from bridge.config.yaml.interpolation import interpolate
 from bridge.config.yaml.merge import DEFAULTS, apply_defaults, expand, join, overlay
@@ -195,7 +195,7 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
             known = keys_at((DEFAULTS[kind], 0 if kind == "route" else ""))
             for key in entry.entries:
                 if key not in known:
-                    what = f"unknown key `{key}`{suggestion(key, known)}"
+                    what = unknown_key(key, known)
                     problems.append(key_mark(entry, key).problem(("defaults", kind, key), what))
 
 

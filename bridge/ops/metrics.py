@@ -38,10 +38,10 @@ class SourceStats(Protocol):
     in_flight: received and not settled.
     queued: in flight and waiting for a worker.
     held: an outage stops the source.
-    paused: the dead-letter limit slows the source.
+    probing: its dead letters exceed the limit.
     quarantined_keys: quarantined keys that this process knows.
     processing: seconds from receipt to settlement.
-    critical: seconds from the broker's timestamp to settlement.
+    end_to_end: seconds from the broker's timestamp to settlement.
     """
 
     @property
@@ -79,7 +79,7 @@ class SourceStats(Protocol):
     @property
     def held(self) -> bool: ...
     @property
-    def paused(self) -> bool: ...
+    def probing(self) -> bool: ...
     @property
     def dead_letter_pauses(self) -> Mapping[str, float]: ...
     @property
@@ -89,7 +89,7 @@ class SourceStats(Protocol):
     @property
     def processing(self) -> HistogramLike: ...
     @property
-    def critical(self) -> HistogramLike: ...
+    def end_to_end(self) -> HistogramLike: ...
 
     @property
     def rebalances(self) -> int: ...
@@ -112,7 +112,7 @@ class SourceStats(Protocol):
         ...
 
     def partitions(self) -> Iterable[tuple[str, int, int, int | None]]:
-        """Per assigned partition: topic, number, gap (records fetched above the committable prefix), lag if known."""
+        """Per assigned partition: topic, number, uncommitted records, lag if known."""
         ...
 
 
@@ -215,7 +215,7 @@ class LimitStats(Protocol):
     def values(self) -> tuple[int, int] | None: ...
 
 
-class ParkingStats(Protocol):
+class WaitingStats(Protocol):
     """Early and quarantined messages on one engine.
 
     events: events of early messages in this process, by event.
@@ -255,7 +255,7 @@ class Metrics:
         publishing: PublishStats | None = None,
         repeats: Callable[[], Mapping[str, int]] = dict,
         limits: Sequence[LimitStats] = (),
-        parking: Callable[[], Iterable[ParkingStats]] = tuple,
+        waiting: Callable[[], Iterable[WaitingStats]] = tuple,
         late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
         clock_jumps: Callable[[], Mapping[str, int]] = dict,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -266,7 +266,7 @@ class Metrics:
     ) -> None:
         """Create the metrics.
 
-        sources, engines, parking: called at every scrape.
+        sources, engines, waiting: called at every scrape.
         publishing: None where no workflow runs.
         repeats: duplicates that workflows have dropped, by the part that dropped them.
         limits: limits of the routes that have some.
@@ -283,7 +283,7 @@ class Metrics:
             publishing,
             repeats,
             limits,
-            parking,
+            waiting,
             late_letters,
             clock_jumps,
             answers,
@@ -385,7 +385,7 @@ _COUNTERS: tuple[_Counter, ...] = (
     (
         "bridge_commands",
         "Commands that an engine took.",
-        ("route", "verb"),
+        ("route", "command"),
         lambda source: list(source.commands.items()),
     ),
 )
@@ -430,10 +430,10 @@ _GAUGES: tuple[_Counter, ...] = (
     ),
     ("bridge_held", "1 while an outage holds the source.", (), _single(lambda source: source.held)),
     (
-        "bridge_paused",
-        "1 while the dead-letter limit slows the source.",
+        "bridge_probing",
+        "1 while the source probes: its dead letters exceed the limit.",
         (),
-        _single(lambda source: source.paused),
+        _single(lambda source: source.probing),
     ),
     (
         "bridge_dead_letter_pause_seconds",
@@ -444,7 +444,7 @@ _GAUGES: tuple[_Counter, ...] = (
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStats], HistogramLike]], ...] = (
     ("bridge_processing_seconds", "From receipt to settlement.", lambda source: source.processing),
-    ("bridge_critical_seconds", "From the broker's timestamp to settlement.", lambda source: source.critical),
+    ("bridge_end_to_end_seconds", "From the broker's timestamp to settlement.", lambda source: source.end_to_end),
 )
 
 
@@ -500,14 +500,16 @@ def _families(sources: Sequence[_Figures]) -> Iterator[Metric]:
                 gauge.add_metric((source.name, *values), float(number))
         yield gauge
     labels = ("source", "topic", "partition")
-    gap = GaugeMetricFamily("bridge_gap", "Records fetched above the committable prefix.", labels=labels)
+    uncommitted = GaugeMetricFamily(
+        "bridge_uncommitted_records", "Records received since the last offset that can be committed.", labels=labels
+    )
     lag = GaugeMetricFamily("bridge_lag", "Records behind the end that are not completed.", labels=labels)
     for source in sources:
         for topic, partition, above, behind in source.partitions:
-            gap.add_metric((source.name, topic, str(partition)), above)
+            uncommitted.add_metric((source.name, topic, str(partition)), above)
             if behind is not None:
                 lag.add_metric((source.name, topic, str(partition)), behind)
-    yield gap
+    yield uncommitted
     yield lag
     for at, (name, text, _) in enumerate(_HISTOGRAMS):
         family = HistogramMetricFamily(name, text, labels=("source",))
@@ -526,7 +528,7 @@ class _Others:
         publishing: PublishStats | None,
         repeats: Callable[[], Mapping[str, int]],
         limits: Sequence[LimitStats],
-        parking: Callable[[], Iterable[ParkingStats]],
+        waiting: Callable[[], Iterable[WaitingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         clock_jumps: Callable[[], Mapping[str, int]],
         answers: Callable[[], Mapping[str, Mapping[str, int]]],
@@ -536,7 +538,7 @@ class _Others:
     ) -> None:
         self._engines = engines
         self._publishing = publishing
-        self._parking = parking
+        self._waiting = waiting
         self._late_letters = late_letters
         self._clock_jumps = clock_jumps
         self._answers = answers
@@ -550,7 +552,7 @@ class _Others:
         if self._publishing is not None:
             yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)
             yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
-        yield from self._collect_parking()
+        yield from self._collect_waiting()
         yield _by_two(("engine", "result"), "bridge_answers", "Answers to requests, by result.", self._answers())
         yield _by_two(
             ("port", "cause"), "bridge_connections_refused", "Connections refused, by cause.", self._refused()
@@ -632,13 +634,15 @@ class _Others:
         yield durable
         yield from (incompatible, unknown, faults, stuck, cache, refused)
 
-    def _collect_parking(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))
-        parked = CounterMetricFamily(
-            "bridge_parking_events", "What this process did to parked messages.", labels=("engine", "event")
+    def _collect_waiting(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily(
+            "bridge_early_messages", "Messages that wait for the start of their instance.", labels=("engine",)
         )
-        held = CounterMetricFamily(
-            "bridge_quarantine_events", "What this process did to quarantined messages.", labels=("engine", "event")
+        early = CounterMetricFamily(
+            "bridge_early_message_events", "Events of early messages in this process.", labels=("engine", "event")
+        )
+        quarantined = CounterMetricFamily(
+            "bridge_quarantine_events", "Events of quarantined messages in this process.", labels=("engine", "event")
         )
         messages = GaugeMetricFamily(
             "bridge_waiting_messages", "Messages that wait on the engine, quarantined ones too.", labels=("engine",)
@@ -647,13 +651,13 @@ class _Others:
         refused = CounterMetricFamily(
             "bridge_waiting_refused", "Messages that could not wait since too many did.", labels=("engine",)
         )
-        for each in self._parking():
+        for each in self._waiting():
             messages.add_metric((each.name,), each.waiting_messages)
             size.add_metric((each.name,), each.waiting_bytes)
             refused.add_metric((each.name,), each.refused)
             if each.waiting is not None:
                 waiting.add_metric((each.name,), each.waiting)
-            for family, events in ((parked, each.events), (held, each.quarantined)):
+            for family, events in ((early, each.events), (quarantined, each.quarantined)):
                 for event, count in events.items():
                     family.add_metric((each.name, event), count)
         letters = CounterMetricFamily(
@@ -663,8 +667,8 @@ class _Others:
             letters.add_metric(values, count)
         yield from (messages, size, refused)
         yield waiting
-        yield parked
-        yield held
+        yield early
+        yield quarantined
         yield letters
 
 

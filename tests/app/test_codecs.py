@@ -119,8 +119,8 @@ def test_what_no_serializer_wrote_is_not_published(config: Path) -> None:
 
 
 def test_a_bridge_in_a_test_needs_no_registry(config: Path) -> None:
-    verb = 'schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}'
-    config.write_text(config.read_text().replace(verb, "ignore: {}"))
+    command = 'schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}'
+    config.write_text(config.read_text().replace(command, "ignore: {}"))
     with LocalBridge([config]) as bridge:
         bridge.publish("orders", {"id": "7", "total": 2.5}, type="order.created")
         assert bridge.outcomes("orders")["ignored"] == 1

@@ -303,9 +303,9 @@ def test_mistakes(bridge: Bridge, arguments: tuple[str, ...], said: str) -> None
     assert said in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["show", "wait", "terminate", "suspend", "resume", "restart", "rewind", "purge"])
-def test_unknown_instances(bridge: Bridge, verb: str) -> None:
-    result = bridge("instances", verb, "nobody")
+@pytest.mark.parametrize("command", ["show", "wait", "terminate", "suspend", "resume", "restart", "rewind", "purge"])
+def test_unknown_instances(bridge: Bridge, command: str) -> None:
+    result = bridge("instances", command, "nobody")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("error: ")
     assert "nobody" in result.stderr

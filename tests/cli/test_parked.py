@@ -46,7 +46,7 @@ routes:
   - name: paid
     from: orders
     match: {type: paid}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
   - name: told
     from: orders
     match: {type: told}
@@ -235,7 +235,7 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: Host, run: Callable
     result = run("trace", waits["message_id"])
     assert result.exit_code == 0
     assert "route paid) was dead-lettered at 2" in result.stdout
-    assert "parking_dropped" in result.stdout
+    assert "early_dropped" in result.stdout
     assert result.stdout.endswith("; it waited for order-1\n")
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
 

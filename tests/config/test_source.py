@@ -144,7 +144,7 @@ def test_the_sample_of_the_documentation_loads(write: Write, tmp_path: Path) -> 
     assert found.warnings == ()
     assert found.config.brokers["bus"].path == "/var/bus"
     assert found.config.brokers["kafka"].path == ".bridge/kafka"
-    assert [route.verb for route in found.config.routes] == ["schedule", "raise_event", "cancel"]
+    assert [route.command for route in found.config.routes] == ["schedule", "raise_event", "cancel"]
     assert found.resolve(("sources", "orders", "schema_file"), "schemas/order.json") == tmp_path / "schemas/order.json"
 
 
@@ -183,7 +183,7 @@ def test_sources_are_checked(write: Write, source: str, path: str, what: str) ->
             "`schedule` with `on_existing: raise`",
         ),
         ("cancel: {instance_id: x, grace: 0s}", "cancel.grace", "must be more than 0s, found 0s"),
-        ("reply: {on_missing: park}", "reply.on_missing", "must be one of retry, dead_letter, ignore; found `park`"),
+        ("reply: {on_missing: wait}", "reply.on_missing", "must be one of retry, dead_letter, ignore; found `wait`"),
         ("ignore: {}, limits: {}", "limits", "give `running`, `rate` or both"),
     ],
 )
@@ -192,7 +192,7 @@ def test_what_is_wrong_with_a_rule_is_told_with_its_remedy(write: Write, rest: s
     [problem] = problems(write(text))
     assert problem.path == f"routes[0].{path}"
     assert what in problem.what
-    assert not (path == "reply.on_missing" and "park:" in problem.what), "an answer is never parked"
+    assert not (path == "reply.on_missing" and "wait:" in problem.what), "an answer never waits"
 
 
 def test_two_sources_do_not_share_a_consumer(write: Write) -> None:

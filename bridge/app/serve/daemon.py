@@ -42,7 +42,7 @@ from bridge.app.state import trails
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
-from bridge.core.settlement import Outcome
+from bridge.core.states import DaemonState, Outcome
 from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
@@ -229,11 +229,11 @@ class Daemon:
                 broker=config.sources[source.settings.name].broker,
                 group=source.settings.subscribe.group,
             )
-        self.watch.phase = "running"
+        self.watch.phase = DaemonState.RUNNING
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
-            asyncio.create_task(self._early_message_counter.run(), name="census"),
-            asyncio.create_task(self.orphaned.run(), name="stranded"),
+            asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
+            asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
         ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
@@ -258,7 +258,7 @@ class Daemon:
         A failure to close one part is logged, and the other parts are closed.
         """
         end = time.monotonic() + deadline
-        self.watch.phase = "draining"
+        self.watch.phase = DaemonState.DRAINING
         for report in self._reports:
             report.cancel()
         await asyncio.gather(*self._reports, return_exceptions=True)
@@ -287,7 +287,8 @@ class Daemon:
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
 
     def _parked(self) -> int:
-        return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
+        kept = (Outcome.EARLY, Outcome.QUARANTINED)
+        return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in kept)
 
     def _start_workers(self) -> None:
         for name, engine in self.engines.items():

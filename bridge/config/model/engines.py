@@ -32,18 +32,18 @@ class WorkerConfig(Model):
     )
 
 
-class ParkingConfig(Model):
+class EarlyMessagesConfig(Model):
     """Limits for messages that wait on the engine: early messages and quarantined keys."""
 
     poll: Duration | None = Field(
         None,
         gt=0,
-        description="Longest time until a start that nobody told of is noticed, while a message waits; null: `1m`, and "
-        "`10m` on an embedded engine, which tells of every start.",
+        description="Longest time between two checks for the start of an instance while a message waits for it; null: "
+        "`1m`, and `10m` on an embedded engine, which reports every start.",
     )
     max_messages: Integer = Field(100, ge=1, description="Messages that wait for one instance; more are dead-lettered.")
     max_bytes: Size = Field(524288, description="Bytes that wait for one instance, as JSON; more are dead-lettered.")
-    max_message: Size = Field(262144, description="Largest message that is parked, as JSON; others are dead-lettered.")
+    max_message: Size = Field(262144, description="Largest message that may wait, as JSON; others are dead-lettered.")
     total_messages: Integer = Field(
         100_000, ge=1, description="Messages that wait on this engine, quarantined ones too; more are dead-lettered."
     )
@@ -67,7 +67,9 @@ class EngineBase(Model):
     timeout: Duration = Field(10.0, gt=0, description="Deadline of one call to the engine.")
     max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")
     worker: WorkerConfig = Field(WorkerConfig(), description="The worker that runs this engine's workflows.")
-    parking: ParkingConfig = Field(ParkingConfig(), description="Messages that wait on this engine.")
+    early_messages: EarlyMessagesConfig = Field(
+        EarlyMessagesConfig(), description="Limits for messages that wait on this engine."
+    )
     answers: AnswersConfig = Field(AnswersConfig(), description="Answers to requests of this engine's workflows.")
     encryption: EncryptionConfig | None = Field(
         None,

@@ -14,7 +14,7 @@ from bridge.core.commands import OnExisting, OnFinished, OnMissing
 Scalar = str | bool | int | float
 MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
 MATCH_PREFIXES = ("headers.", "payload.", "extensions.")
-VERBS = (
+COMMANDS = (
     "schedule", "raise_event", "start_or_raise", "reply", "cancel", "terminate", "suspend", "resume", "signal_entity",
     "ignore",
 )  # fmt: skip
@@ -76,7 +76,7 @@ MatchKey = Annotated[
 MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match_value)]
 
 
-class ScheduleVerb(Model):
+class ScheduleConfig(Model):
     """Start an orchestration, or a saga of the configuration."""
 
     orchestration: str | None = Field(None, min_length=1, description="Name of the orchestrator.")
@@ -104,7 +104,7 @@ class ScheduleVerb(Model):
     )
 
     @model_validator(mode="after")
-    def _one_workflow(self) -> ScheduleVerb:
+    def _one_workflow(self) -> ScheduleConfig:
         if (self.orchestration is None) == (self.saga is None):
             raise ValueError(WHICH_WORKFLOW)
         if self.saga is not None and self.version is not None:
@@ -112,13 +112,13 @@ class ScheduleVerb(Model):
         return self
 
     @model_validator(mode="after")
-    def _one_time(self) -> ScheduleVerb:
+    def _one_time(self) -> ScheduleConfig:
         if self.start_at is not None and self.delay is not None:
             raise ValueError("start_at and delay exclude each other")
         return self
 
     @model_validator(mode="after")
-    def _event_to_raise(self) -> ScheduleVerb:
+    def _event_to_raise(self) -> ScheduleConfig:
         raises = self.on_existing is OnExisting.RAISE
         if raises and self.event is None:
             raise ValueError("on_existing: raise needs `event`, the name of the event to raise")
@@ -127,7 +127,7 @@ class ScheduleVerb(Model):
         return self
 
 
-class RaiseEventVerb(Model):
+class RaiseEventConfig(Model):
     """Raise an event to a running orchestration."""
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
@@ -140,7 +140,7 @@ class RaiseEventVerb(Model):
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
-class StartOrRaiseVerb(Model):
+class StartOrRaiseConfig(Model):
     """Start an orchestration with the message as input, or raise the message as an event if it already runs."""
 
     orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
@@ -153,7 +153,7 @@ class StartOrRaiseVerb(Model):
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
-class ReplyVerb(Model):
+class ReplyConfig(Model):
     """Deliver an answer to the request or saga step that waits for it."""
 
     data: Expression = Field("payload", description="What the waiting workflow gets.")
@@ -163,7 +163,7 @@ class ReplyVerb(Model):
     on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance that asked has finished.")
 
 
-class CancelVerb(Model):
+class CancelConfig(Model):
     """Ask an orchestration to stop in its own way by raising a cancel event."""
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
@@ -181,7 +181,7 @@ class CancelVerb(Model):
     on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
 
-class TerminateVerb(Model):
+class TerminateConfig(Model):
     """Stop an orchestration at once, without compensation."""
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
@@ -194,7 +194,7 @@ class TerminateVerb(Model):
     on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
 
 
-class SuspendVerb(Model):
+class SuspendConfig(Model):
     """Pause an orchestration."""
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
@@ -206,7 +206,7 @@ class SuspendVerb(Model):
     on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
-class ResumeVerb(Model):
+class ResumeConfig(Model):
     """Resume a suspended orchestration."""
 
     instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
@@ -218,7 +218,7 @@ class ResumeVerb(Model):
     on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
 
 
-class SignalEntityVerb(Model):
+class SignalEntityConfig(Model):
     """Send a one-way operation to a durable entity."""
 
     entity: str = Field(min_length=1, description="Name of the entity.")
@@ -229,13 +229,13 @@ class SignalEntityVerb(Model):
     delay: Template | None = Field(None, description="Duration until the operation.")
 
     @model_validator(mode="after")
-    def _one_time(self) -> SignalEntityVerb:
+    def _one_time(self) -> SignalEntityConfig:
         if self.at is not None and self.delay is not None:
             raise ValueError("at and delay exclude each other")
         return self
 
 
-class IgnoreVerb(Model):
+class IgnoreConfig(Model):
     """Take the message and do nothing. The message is counted as ignored."""
 
     reason: str | None = Field(None, description="Why, for the reader.")
@@ -306,12 +306,12 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def wrong_verbs(given: list[str]) -> str | None:
+def wrong_commands(given: list[str]) -> str | None:
     """Error text for the commands that a route names; None if it names exactly one."""
     if len(given) == 1:
         return None
     said = f"has {' and '.join(given)}" if given else "has none"
-    return f"a route needs exactly one of {', '.join(VERBS)}; this one {said}"
+    return f"a route needs exactly one of {', '.join(COMMANDS)}; this one {said}"
 
 
 class RouteConfig(Model):
@@ -329,42 +329,42 @@ class RouteConfig(Model):
     when: Expression | None = Field(None, description="Condition that must hold too.")
     on_error: Literal["dead_letter", "no_match"] = Field("dead_letter", description="What a failing `when` means.")
     continue_: bool = Field(False, alias="continue", description="Let later rules match too.")
-    for_each: Expression | None = Field(None, description="A list; the verb runs once per `item`, with its `index`.")
+    for_each: Expression | None = Field(None, description="A list; the command runs once per `item`, with its `index`.")
     map: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
         None,
-        description="`module:function` that takes the envelope and returns the payload that the verb sees.",
+        description="`module:function` that takes the envelope and returns the payload that the command sees.",
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this route.")
     engine: Name = Field("default", description="Name of the engine, from `engines`.")
     limits: RouteLimitsConfig | None = Field(
         None, description="Running orchestrations and rate, of all messages and per value."
     )
-    schedule: ScheduleVerb | None = Field(None, description="Start an orchestration.")
-    raise_event: RaiseEventVerb | None = Field(None, description="Raise an event to a running orchestration.")
-    start_or_raise: StartOrRaiseVerb | None = Field(
+    schedule: ScheduleConfig | None = Field(None, description="Start an orchestration.")
+    raise_event: RaiseEventConfig | None = Field(None, description="Raise an event to a running orchestration.")
+    start_or_raise: StartOrRaiseConfig | None = Field(
         None,
         description="Start an orchestration with the message as input, or raise it as an event when it already runs.",
     )
-    reply: ReplyVerb | None = Field(
+    reply: ReplyConfig | None = Field(
         None, description="Bring an answer to the request or the saga's step that waits for it."
     )
-    cancel: CancelVerb | None = Field(
+    cancel: CancelConfig | None = Field(
         None, description="Ask an orchestration to stop in its own way by raising a cancel event."
     )
-    terminate: TerminateVerb | None = Field(None, description="Stop an orchestration at once, without compensation.")
-    suspend: SuspendVerb | None = Field(None, description="Pause an orchestration.")
-    resume: ResumeVerb | None = Field(None, description="Let a suspended orchestration go on.")
-    signal_entity: SignalEntityVerb | None = Field(None, description="Send a one-way operation to a durable entity.")
-    ignore: IgnoreVerb | None = Field(None, description="Take the message and do nothing: counted as ignored.")
+    terminate: TerminateConfig | None = Field(None, description="Stop an orchestration at once, without compensation.")
+    suspend: SuspendConfig | None = Field(None, description="Pause an orchestration.")
+    resume: ResumeConfig | None = Field(None, description="Let a suspended orchestration go on.")
+    signal_entity: SignalEntityConfig | None = Field(None, description="Send a one-way operation to a durable entity.")
+    ignore: IgnoreConfig | None = Field(None, description="Take the message and do nothing: counted as ignored.")
 
     @model_validator(mode="after")
-    def _one_verb(self) -> RouteConfig:
-        wrong = wrong_verbs([verb for verb in VERBS if getattr(self, verb) is not None])
+    def _one_command(self) -> RouteConfig:
+        wrong = wrong_commands([command for command in COMMANDS if getattr(self, command) is not None])
         if wrong is not None:
             raise ValueError(wrong)
         return self
 
     @property
-    def verb(self) -> str:
+    def command(self) -> str:
         """Name of the route's command."""
-        return next(verb for verb in VERBS if getattr(self, verb) is not None)
+        return next(command for command in COMMANDS if getattr(self, command) is not None)

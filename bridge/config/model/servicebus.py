@@ -128,7 +128,7 @@ class ServiceBusSourceConfig(Model):
     max_hold: Duration = Field(
         300.0,
         gt=0,
-        description="Longest wait for a retry that is held under a renewed lock; a longer one is parked where the "
+        description="Longest wait for a retry under a renewed lock; a longer wait continues on the engine if the "
         "source has a `dead_letter`.",
     )
 

@@ -212,7 +212,7 @@ async def test_a_stopped_partition_says_where_and_holds_nobody_else(harness: Byt
     assert dict(found) == {0: bad.entries[:3], 1: good.entries}
     await nothing_more(subscription)
     assert list(subscription.stopped()) == ["orders/0"]
-    assert "offsets 3 to 4 cannot be read: the checksum of the batch is wrong" in subscription.stopped()["orders/0"]
+    assert "stopped at offsets 3 to 4: the checksum of the batch is wrong" in subscription.stopped()["orders/0"]
     await subscription.flush()
     assert (harness.committed("g", 0), harness.committed("g", 1)) == (3, 90)
     await subscription.close()
@@ -283,7 +283,7 @@ async def test_a_partition_whose_records_are_not_sent_says_so_and_goes_on(harnes
     subscription: Any = await (await harness.broker()).subscribe(options(), Assignments())
     await _until(lambda: subscription.stopped())
     assert (
-        "offset 0 cannot be read: the log ends at 4, and the broker sends nothing" in subscription.stopped()["orders/0"]
+        "stopped at offset 0: the log ends at 4, and the broker sends nothing" in subscription.stopped()["orders/0"]
     )
     partition.transform = bytes
     assert [entry(each) for each in await take(subscription, 4)] == log.entries
