@@ -8,7 +8,7 @@ import pytest
 
 import workflows
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.routes import VERBS
+from bridge.config.model.routes import COMMANDS
 from bridge.config.source import load
 from bridge.engines import registry
 from workflows import order, parcel
@@ -21,7 +21,7 @@ def test_every_verb_has_a_sample() -> None:
         name: {route.verb for route in load([CONFIG / name], environ={}).config.routes}
         for name in ("bridge.yaml", "sagas.yaml")
     }
-    assert verbs["bridge.yaml"] == set(VERBS) - {"reply"}
+    assert verbs["bridge.yaml"] == set(COMMANDS) - {"reply"}
     assert "reply" in verbs["sagas.yaml"]
 
 
