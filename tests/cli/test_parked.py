@@ -230,7 +230,7 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: Host, run: Callable
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
     received = json.loads(run("trace", waits["message_id"], "--json").stdout)
     assert (received["found_by"], received["instances"]) == ("undelivered", [])
-    assert [(one["state"], one["instance_id"]) for one in received["undelivered"]] == [("waiting", "order-1")]
+    assert [(one["state"], one["instance_id"]) for one in received["undelivered"]] == [("early", "order-1")]
     assert run("parked", "drop", "order-1", "--yes").exit_code == 0
     result = run("trace", waits["message_id"])
     assert result.exit_code == 0
@@ -245,7 +245,7 @@ def test_what_is_in_quarantine_can_be_traced(host: Host, run: Callable[..., Resu
     [held] = listed(run, count=1)
     result = run("trace", held["message_id"])
     assert result.exit_code == 0
-    assert f"is held with its key k since {held['since']}: " in result.stdout
+    assert f"is quarantined with its key k since {held['since']}: " in result.stdout
     assert run("parked", "drop", "--source", "orders", "k", "--yes").exit_code == 0
     assert "quarantine_dropped" in run("trace", held["message_id"]).stdout
 

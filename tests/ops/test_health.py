@@ -48,7 +48,7 @@ def test_a_stuck_source_is_not() -> None:
     assert state(look(health, 59, 5, 3)) == "consuming"
     found = look(health, 61, 5, 4)
     assert state(found) == "stuck"
-    assert found.checks[0].detail == "4 records wait and none was settled for 61 s"
+    assert found.checks[0].detail == "4 records wait, and none was settled for 61 s"
     assert state(look(health, 62, 6, 3)) == "consuming"
     assert state(look(health, 100, 6, 3)) == "consuming"
 

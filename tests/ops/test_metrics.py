@@ -121,7 +121,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_unreadable_messages_total", topic="orders", partition="1", fault="crc") == 3
     assert value("bridge_offset_gaps_total", kind="compacted") == 6
     assert value("bridge_abandoned_total", reason="revoked") == 1
-    assert value("bridge_commands_total", route="start", verb="schedule") == 5
+    assert value("bridge_commands_total", route="start", command="schedule") == 5
     assert value("bridge_retries_total") == 3
     assert value("bridge_bugs_total") == 2
     assert value("bridge_locks_lost_total") == 1

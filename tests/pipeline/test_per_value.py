@@ -419,7 +419,7 @@ async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.Capture
                 lambda: [view], list, limits=list(it.source.limits.values()), version="1", config="c"
             ).render()
             reading = view.reading()
-            assert reading.limited
+            assert reading.throttled
             assert b"bridge_value_waiting" in metrics
             shown = [metrics.decode(), str(reading), str([getattr(each, "tags", None) for each in it.faults.taken])]
     printed = capsys.readouterr()

@@ -282,9 +282,7 @@ async def test_a_partition_whose_records_are_not_sent_says_so_and_goes_on(harnes
     partition.transform = lambda data: b""
     subscription: Any = await (await harness.broker()).subscribe(options(), Assignments())
     await _until(lambda: subscription.stopped())
-    assert (
-        "stopped at offset 0: the log ends at 4, and the broker sends nothing" in subscription.stopped()["orders/0"]
-    )
+    assert "stopped at offset 0: the log ends at 4, and the broker sends nothing" in subscription.stopped()["orders/0"]
     partition.transform = bytes
     assert [entry(each) for each in await take(subscription, 4)] == log.entries
     assert subscription.stopped() == {}
