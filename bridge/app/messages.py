@@ -70,8 +70,8 @@ def build(body: bytes, codec: str | None, options: MessageOptions, label: str) -
     if options.type is not None:
         if codec is not None and codec not in _CLOUDEVENTS:
             raise DecodeError(
-                f"--type makes a CloudEvent, but this source reads {codec} and takes the type from its `attributes`: set "
-                "the values that they read, with --header or in the data"
+                f"--type makes a CloudEvent, but this source reads {codec} and takes the type from its `attributes`: "
+                "set the values that they read, with --header or in the data"
             )
         return _wrapped(body, options, options.type, label)
     if codec in _CLOUDEVENTS and not any(name.startswith(("ce_", "ce-")) for name, _ in options.headers):

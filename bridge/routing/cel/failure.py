@@ -208,4 +208,4 @@ def _unexpected(line: str, at: int) -> str:
             if found[0] in "“”„‘’":
                 return "write straight quotes, ' or \""
             return f"`{found[0]}` is not expected here"
-    return "the expression is not valid here"
+    return "the expression ends too early" if not line[at:].strip() else "the expression is not valid here"
