@@ -60,7 +60,7 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
         topic = line["topic"]
         if topic == "shipments" and (line["key"] in poisoned or _poisons(line["event"])):
             poisoned[line["key"]] += 1
-            tally.quarantine["held"] += 1
+            tally.quarantine["stored"] += 1
             continue
         reason = _refusal(line)
         if reason is not None:

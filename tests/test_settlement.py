@@ -181,6 +181,8 @@ def test_what_is_kept_outside_the_broker(
         if keeps:
             assert found == Park(Wait.TIME, end.delay, "r", f"tried again after {end.delay:.0f} s")
         else:
-            assert found == DeadLetter("r", "it was retried for as long as its broker lets it be held")
+            assert found == DeadLetter(
+                "r", "the retries exceeded the longest time that the broker lets a message be held"
+            )
     else:
         assert found is end

@@ -43,11 +43,11 @@ def schema() -> dict[str, Any]:
     properties["workflows"]["anyOf"] = [{"$ref": properties["workflows"].pop("$ref")}, modules]
     properties["engine"] = {
         **properties["engines"]["additionalProperties"],
-        "description": "The engine, when there is one: short for `engines: {default: {...}}`.",
+        "description": "The engine, if there is only one: short for `engines: {default: {...}}`.",
     }
     properties["defaults"] = {
         "type": "object",
-        "description": "What entries of a kind have unless they say otherwise.",
+        "description": "Values of the keys that entries of a kind leave out.",
         "properties": defaults,
         "additionalProperties": False,
     }

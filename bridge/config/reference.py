@@ -38,11 +38,11 @@ from bridge.config.model_fields import members
 _INTRODUCTION = """\
 # Configuration reference
 
-Written from the models by `python -m bridge.config.reference`; do not edit it by hand.
+Written from the models by `python -m bridge.config.reference`; do not edit it.
 
 A configuration is one YAML file, several, or a directory of `*.yaml` and `*.yml` files, read in the order of their
-names. `bridge check` names every problem with its file, line and column, `bridge check --print` shows what is in force
-and where each value comes from, and `bridge check --schema` prints the JSON Schema for editors
+names. `bridge check` shows every problem with its file, line and column, `bridge check --print` shows the effective
+values with their origins, and `bridge check --schema` prints the JSON Schema for editors
 (`# yaml-language-server: $schema=...`).
 
 ```yaml
@@ -62,12 +62,12 @@ routes:
 
 ## Several files, overlays, defaults
 
-- **Files beside each other** merge: mappings are joined, `routes` and the lists below `workflows` line up. What two
-  files both say, or an entry that two files both name, is an error that tells both places.
-- **Overlays** (`--overlay prod.yaml`) lie on top and win. A route in an overlay changes the route of the same `name`; a
+- **Several files** are merged: mappings are joined, `routes` and the lists below `workflows` are concatenated. A value
+  or an entry that two files both contain is an error that names both places.
+- **Overlays** (`--overlay prod.yaml`) take precedence. A route in an overlay changes the route of the same `name`; a
   command in it replaces the route's command. An engine or a broker with another `type` replaces the whole entry.
-- **`defaults:`** holds keys per kind (`source`, `route`, `target`, `broker`, `engine`) that every entry of the kind has
-  unless it says otherwise. Defaults below a command reach only routes with that command.
+- **`defaults:`** holds keys per kind (`source`, `route`, `target`, `broker`, `engine`), which apply to every entry that
+  leaves them out. Defaults below a command apply only to routes with that command.
 - **Paths** are relative to the file that they are written in; default paths to the first file.
 
 ## Values
@@ -80,7 +80,7 @@ routes:
 - **CEL**: the whole text is an expression. **Template**: literal text with CEL in `{{ }}`.
 - **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `registries`, `engines`
   and `ops`, and nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir`
-  without its last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
+  without its last line break. Values of secret files, and of variables with names of secrets, are never shown.
 """
 
 EXAMPLES = """\
@@ -229,7 +229,7 @@ def _overview() -> Iterator[str]:
     for name, field in model.BridgeConfig.model_fields.items():
         required = " Required." if field.is_required() else ""
         yield f"- `{name}`: {field.description}{required}"
-    yield "- `defaults`: Keys per kind that every entry has unless it says otherwise."
+    yield "- `defaults`: Keys per kind that apply to every entry that leaves them out."
 
 
 def _table(part: type[BaseModel]) -> Iterator[str]:

@@ -149,7 +149,7 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     return Survey(found, Loaded(config, hashlib.sha256(content).hexdigest()[:12], base, warnings, document), whole)
 
 
-_HELP = "name a file or a directory, or let `bridge init NAME` write one to start from"
+_HELP = "name a file or a directory, or create a project with `bridge init NAME`"
 
 
 def _files(path: Path, problems: list[Problem]) -> list[Path]:

@@ -137,7 +137,7 @@ def _unknown(parent: MappingNode, path: Path) -> str:
         known += ["engine", "defaults"]
     if path[-1] in known:  # another form of this mapping has the key
         others = ", ".join(f"`{key}`" for key in parent.entries if key != path[-1])
-        return f"`{path[-1]}` does not go with {others}"
+        return f"`{path[-1]}` cannot be combined with {others}"
     return unknown_key(str(path[-1]), known)
 
 
@@ -245,5 +245,5 @@ def _discreet(what: str, node: ScalarNode) -> str:
     if value:
         what = what.replace(repr(value), "this")
         if value in what:
-            what = "the value does not fit here"
+            what = "the value is not valid here"
     return f"{what} (from ${{{node.variables[0]}}})"

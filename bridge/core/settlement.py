@@ -187,7 +187,9 @@ def outside(
         return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
     if isinstance(settlement, Retry) and settlement.failed and held + settlement.delay > max_hold:
         if not keeps:
-            return DeadLetter(settlement.reason, "it was retried for as long as its broker lets it be held")
+            return DeadLetter(
+                settlement.reason, "the retries exceeded the longest time that the broker lets a message be held"
+            )
         return Park(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")
     return settlement
 

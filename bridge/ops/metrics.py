@@ -342,22 +342,22 @@ _COUNTERS: tuple[_Counter, ...] = (
     ),
     (
         "bridge_abandoned",
-        "Deliveries let go unsettled, by reason; they are redelivered.",
+        "Deliveries released unsettled, by reason; the broker redelivers them.",
         ("reason",),
         _by_word(lambda source: source.abandoned),
     ),
-    ("bridge_retries", "Attempts that failed and are repeated.", (), _single(lambda source: source.retries)),
-    ("bridge_bugs", "Attempts that failed of an unexpected exception.", (), _single(lambda source: source.bugs)),
+    ("bridge_retries", "Failed attempts that are repeated.", (), _single(lambda source: source.retries)),
+    ("bridge_bugs", "Attempts that failed with an unexpected exception.", (), _single(lambda source: source.bugs)),
     (
         "bridge_locks_lost",
-        "Locks that passed before their delivery was settled.",
+        "Locks that expired before their delivery was settled.",
         (),
         _single(lambda source: source.locks_lost),
     ),
-    ("bridge_rebalances", "Times the group gave out its partitions.", (), _single(lambda source: source.rebalances)),
+    ("bridge_rebalances", "Rebalances of the consumer group.", (), _single(lambda source: source.rebalances)),
     (
         "bridge_skipped",
-        "Records passed over because the broker no longer had them.",
+        "Records skipped because the broker no longer had them.",
         (),
         _single(lambda source: source.skipped),
     ),
@@ -369,31 +369,31 @@ _COUNTERS: tuple[_Counter, ...] = (
     ),
     (
         "bridge_value_overflows",
-        "Deliveries whose value had no bounds of its own left (limits.per.max_values).",
+        "Deliveries whose value shared its limits (limits.per.max_values).",
         (),
         _of_shares(lambda shares: shares.values.overflows),
     ),
     ("bridge_reconnects", "Receivers replaced after a fault.", (), _single(lambda source: source.reconnects)),
-    ("bridge_lock_renewals", "Locks that were renewed.", (), _single(lambda source: source.renewals)),
+    ("bridge_lock_renewals", "Renewed locks.", (), _single(lambda source: source.renewals)),
     ("bridge_commits", "Commits of positions.", (), _single(lambda source: source.commits[0])),
     (
         "bridge_commit_seconds",
-        "Seconds that commits took together.",
+        "Total duration of commits in seconds.",
         (),
         _single(lambda source: source.commits[1]),
     ),
     (
         "bridge_commands",
-        "Commands that an engine took.",
+        "Commands that an engine accepted.",
         ("route", "command"),
         lambda source: list(source.commands.items()),
     ),
 )
 _GAUGES: tuple[_Counter, ...] = (
-    ("bridge_in_flight", "Deliveries received and not settled.", (), _single(lambda source: source.in_flight)),
+    ("bridge_in_flight", "Deliveries that are received and not settled.", (), _single(lambda source: source.in_flight)),
     (
         "bridge_in_flight_bytes",
-        "Bytes of deliveries received and not settled.",
+        "Bytes of deliveries that are received and not settled.",
         (),
         _single(lambda source: source.in_flight_bytes),
     ),
@@ -418,7 +418,7 @@ _GAUGES: tuple[_Counter, ...] = (
     ),
     (
         "bridge_values",
-        "Values with bounds of their own (limits.per).",
+        "Values with their own limits (limits.per).",
         (),
         _of_shares(lambda shares: len(shares.values)),
     ),
@@ -437,7 +437,7 @@ _GAUGES: tuple[_Counter, ...] = (
     ),
     (
         "bridge_dead_letter_pause_seconds",
-        "Pause between two dead letters of a route beyond the dead-letter limit; route is empty where none takes them.",
+        "Pause between two dead letters of a route beyond the limit; route is empty for messages without one.",
         ("route",),
         lambda source: [((route,), pause) for route, pause in source.dead_letter_pauses.items()],
     ),
@@ -503,7 +503,7 @@ def _families(sources: Sequence[_Figures]) -> Iterator[Metric]:
     uncommitted = GaugeMetricFamily(
         "bridge_uncommitted_records", "Records received since the last offset that can be committed.", labels=labels
     )
-    lag = GaugeMetricFamily("bridge_lag", "Records behind the end that are not completed.", labels=labels)
+    lag = GaugeMetricFamily("bridge_lag", "Records of a partition that are not completed.", labels=labels)
     for source in sources:
         for topic, partition, above, behind in source.partitions:
             uncommitted.add_metric((source.name, topic, str(partition)), above)
@@ -557,7 +557,12 @@ class _Others:
         yield _by_two(
             ("port", "cause"), "bridge_connections_refused", "Connections refused, by cause.", self._refused()
         )
-        yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
+        yield _by(
+            "by",
+            "bridge_repeats_dropped",
+            "Repeated messages that workflows dropped, by the part that dropped them.",
+            self._repeats(),
+        )
         yield _by("direction", "bridge_clock_jumps", "Steps of the wall clock, by direction.", self._clock_jumps())
         yield from self._collect_limits()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
@@ -565,16 +570,20 @@ class _Others:
         yield info
 
     def _collect_limits(self) -> Iterator[Metric]:
-        running = GaugeMetricFamily("bridge_route_running", "Orchestrations that run, as counted.", labels=("route",))
-        cap = GaugeMetricFamily("bridge_route_running_limit", "Orchestrations that may run.", labels=("route",))
-        waiting = GaugeMetricFamily("bridge_route_waiting", "Starts that wait for others to finish.", labels=("route",))
-        delayed = CounterMetricFamily("bridge_route_delayed", "Commands that waited for the rate.", labels=("route",))
+        running = GaugeMetricFamily("bridge_route_running", "Running orchestrations, as counted.", labels=("route",))
+        cap = GaugeMetricFamily("bridge_route_running_limit", "Limit of running orchestrations.", labels=("route",))
+        waiting = GaugeMetricFamily(
+            "bridge_route_waiting", "Starts that wait for the limit of running orchestrations.", labels=("route",)
+        )
+        delayed = CounterMetricFamily(
+            "bridge_route_delayed", "Commands that waited for the rate limit.", labels=("route",)
+        )
         values = GaugeMetricFamily(
-            "bridge_route_values", "Values with limits of their own (limits.per).", labels=("route",)
+            "bridge_route_values", "Values with their own limits (limits.per).", labels=("route",)
         )
         overflows = CounterMetricFamily(
             "bridge_route_value_overflows",
-            "Commands whose value had no limits of its own left (limits.per.max_values).",
+            "Commands whose value shared its limits (limits.per.max_values).",
             labels=("route",),
         )
         for limit in self._limits:
@@ -591,7 +600,9 @@ class _Others:
 
     def _collect_engines(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("bridge_engine_up", "1 while the engine answers.", labels=("engine",))
-        durable = GaugeMetricFamily("bridge_engine_durable", "1 when acknowledged work survives.", labels=("engine",))
+        durable = GaugeMetricFamily(
+            "bridge_engine_durable", "1 if acknowledged work survives a crash.", labels=("engine",)
+        )
         incompatible = CounterMetricFamily(
             "bridge_incompatible",
             "Instances that failed because their code was changed while they ran.",
@@ -599,7 +610,7 @@ class _Others:
         )
         unknown = CounterMetricFamily(
             "bridge_unknown_names",
-            "Calls and publishes under names that nothing registers, by kind.",
+            "Calls and publishes of orchestrations under names that nothing registers, by kind.",
             labels=("engine", "kind"),
         )
         faults = CounterMetricFamily(
@@ -614,7 +625,9 @@ class _Others:
             "bridge_engine_cache_bytes", "Bytes that the hosted engine keeps in memory.", labels=("engine", "kind")
         )
         refused = CounterMetricFamily(
-            "bridge_events_refused", "Events refused since their instance reads none.", labels=("engine",)
+            "bridge_events_refused",
+            "Events refused because their instance has too many unread ones.",
+            labels=("engine",),
         )
         for engine in self._engines():
             stuck.add_metric((engine.name,), engine.stuck)
@@ -645,11 +658,15 @@ class _Others:
             "bridge_quarantine_events", "Events of quarantined messages in this process.", labels=("engine", "event")
         )
         messages = GaugeMetricFamily(
-            "bridge_waiting_messages", "Messages that wait on the engine, quarantined ones too.", labels=("engine",)
+            "bridge_waiting_messages",
+            "Messages that wait on the engine, early and quarantined ones.",
+            labels=("engine",),
         )
-        size = GaugeMetricFamily("bridge_waiting_bytes", "Bytes of the messages that wait.", labels=("engine",))
+        size = GaugeMetricFamily(
+            "bridge_waiting_bytes", "Bytes of early and quarantined messages on the engine.", labels=("engine",)
+        )
         refused = CounterMetricFamily(
-            "bridge_waiting_refused", "Messages that could not wait since too many did.", labels=("engine",)
+            "bridge_waiting_refused", "Messages dead-lettered because too many waited.", labels=("engine",)
         )
         for each in self._waiting():
             messages.add_metric((each.name,), each.waiting_messages)
@@ -661,7 +678,9 @@ class _Others:
                 for event, count in events.items():
                     family.add_metric((each.name, event), count)
         letters = CounterMetricFamily(
-            "bridge_late_dead_letters", "Dead letters of messages that had waited.", labels=("source", "reason")
+            "bridge_late_dead_letters",
+            "Dead letters of early and quarantined messages, by reason.",
+            labels=("source", "reason"),
         )
         for values, count in self._late_letters().items():
             letters.add_metric(values, count)

@@ -217,7 +217,7 @@ def test_for_each_up_to_a_limit_of_the_source() -> None:
 
 def test_item_is_known_below_for_each_only() -> None:
     (problem,) = problems(route(cancel={"instance_id": "{{ item }}"}))
-    assert "undeclared reference to 'item'" in problem.what
+    assert "there is no variable `item`" in problem.what
     assert problem.path == "routes.0.cancel.instance_id"
 
 

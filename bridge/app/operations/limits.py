@@ -79,7 +79,7 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     try:
         await store.load(_PATIENCE)
     except EngineUnavailable as error:
-        raise EngineUnavailable(f"{source}: the engine keeps the resume, and {error}") from error
+        raise EngineUnavailable(f"{source}: the resume is stored on the engine, but {error}") from error
     return limited
 
 

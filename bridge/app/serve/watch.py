@@ -308,6 +308,6 @@ def _changed(found: Sequence[IncompatibleInstance]) -> str:
     first = ", ".join(f"{one.orchestration} {one.instance_id}" for one in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return (
-        f"failed because their code was changed while they ran, nothing was compensated: {first}{more}; bring back the "
-        "code that they began with, then `bridge instances rewind ID`"
+        f"failed because their code was changed while they ran: {first}{more}; nothing was compensated. Restore the "
+        "previous code, then run `bridge instances rewind ID`"
     )

@@ -19,11 +19,12 @@ COMMANDS = (
     "ignore",
 )  # fmt: skip
 
-WHICH_WORKFLOW = "name an `orchestration` or a `saga`, one of them"
+WHICH_WORKFLOW = "write either `orchestration` or `saga`"
 
 
 _FINISHED_FIRST = (
-    "When the instance has finished without seeing the message; `restart` runs it again, and tells it then."
+    "Treatment of a message for an instance that has finished without it; `restart` runs the "
+    "instance again and then raises the event."
 )
 
 
@@ -49,7 +50,7 @@ def _check_match_value(value: Any) -> Any:
     if not parts:
         raise ValueError("an empty list matches nothing; write at least one value")
     if not all(isinstance(part, Scalar) for part in parts):
-        raise ValueError("expected text, a number, a boolean, or a list of these; use `when` for anything else")
+        raise ValueError("expected text, a number, a boolean, or a list of these; use `when` for other conditions")
     return value
 
 
@@ -80,8 +81,10 @@ class ScheduleConfig(Model):
     """Start an orchestration, or a saga of the configuration."""
 
     orchestration: str | None = Field(None, min_length=1, description="Name of the orchestrator.")
-    saga: Name | None = Field(None, description="Name of a saga, from `sagas`, in place of `orchestration`.")
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    saga: Name | None = Field(None, description="Name of a saga of `sagas`, instead of `orchestration`.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
     input: Expression = Field("payload", description="Input.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
     tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
@@ -91,16 +94,17 @@ class ScheduleConfig(Model):
     )
     on_existing: OnExisting = Field(
         OnExisting.IGNORE,
-        description="When another message has started the instance; `raise` tells it to the instance as `event`, "
-        "`restart` replaces a finished one. The same message again is a duplicate, whatever this says.",
+        description="Treatment of a message whose instance was started by another one; `raise` raises it as "
+        "`event`, `restart` replaces a finished instance. A repeated message is always a "
+        "duplicate.",
     )
     event: Template | None = Field(
         None, min_length=1, description="Name of the event that `on_existing: raise` raises, with `input` as its data."
     )
     on_finished: OnFinished | None = Field(
         None,
-        description="With `on_existing: raise`, when the instance has finished without seeing the message; "
-        "`dead_letter` when it is not given.",
+        description="With `on_existing: raise`: treatment of a message for an instance that has finished "
+        "without it. Default: `dead_letter`.",
     )
 
     @model_validator(mode="after")
@@ -114,28 +118,30 @@ class ScheduleConfig(Model):
     @model_validator(mode="after")
     def _one_time(self) -> ScheduleConfig:
         if self.start_at is not None and self.delay is not None:
-            raise ValueError("start_at and delay exclude each other")
+            raise ValueError("write either `start_at` or `delay`")
         return self
 
     @model_validator(mode="after")
     def _event_to_raise(self) -> ScheduleConfig:
         raises = self.on_existing is OnExisting.RAISE
         if raises and self.event is None:
-            raise ValueError("on_existing: raise needs `event`, the name of the event to raise")
+            raise ValueError("`on_existing: raise` needs `event`, the name of the event")
         if not raises and (self.event is not None or self.on_finished is not None):
-            raise ValueError("event and on_finished belong to on_existing: raise")
+            raise ValueError("`event` and `on_finished` need `on_existing: raise`")
         return self
 
 
 class RaiseEventConfig(Model):
     """Raise an event to a running orchestration."""
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
     name: Template = Field(min_length=1, description="Name of the event.")
     data: Expression = Field("payload", description="Data of the event.")
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
@@ -144,8 +150,10 @@ class StartOrRaiseConfig(Model):
     """Start an orchestration with the message as input, or raise the message as an event if it already runs."""
 
     orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
-    event: Template = Field(min_length=1, description="Name of the event that is raised when the instance runs.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
+    event: Template = Field(min_length=1, description="Name of the event for an instance that is running.")
     input: Expression = Field("payload", description="Input.")
     data: Expression = Field("payload", description="Data of the event.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
@@ -156,66 +164,84 @@ class StartOrRaiseConfig(Model):
 class ReplyConfig(Model):
     """Deliver an answer to the request or saga step that waits for it."""
 
-    data: Expression = Field("payload", description="What the waiting workflow gets.")
+    data: Expression = Field("payload", description="Data for the waiting workflow.")
     on_missing: OnMissing = Field(
-        OnMissing.DEAD_LETTER, description="When the instance that asked is not known, or nobody asked."
+        OnMissing.DEAD_LETTER, description="Treatment of an answer without instance or request."
     )
-    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance that asked has finished.")
+    on_finished: OnFinished = Field(
+        OnFinished.IGNORE, description="Treatment of an answer to an instance that has finished."
+    )
 
 
 class CancelConfig(Model):
-    """Ask an orchestration to stop in its own way by raising a cancel event."""
+    "Raise a cancel event: the orchestration stops in its own way."
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
-    event: Template = Field("cancel", min_length=1, description="Name of the event that asks for it.")
-    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
+    event: Template = Field("cancel", min_length=1, description="Name of the cancel event.")
+    reason: Template | None = Field(None, description="Reason, shown in the history.")
     grace: Duration | None = Field(
         None,
         gt=0,
-        description="Time to acknowledge the request, after which the instance is terminated; null: never.",
+        description="Time for the instance to acknowledge the request, before it is terminated; null: no limit.",
     )
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
-    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(
+        OnFinished.IGNORE, description="Treatment of a message for an instance that has finished."
+    )
 
 
 class TerminateConfig(Model):
     """Stop an orchestration at once, without compensation."""
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
     output: Expression | None = Field(None, description="Output of the instance.")
     recursive: bool = Field(True, description="Terminate its child orchestrations too.")
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
-    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(
+        OnFinished.IGNORE, description="Treatment of a message for an instance that has finished."
+    )
 
 
 class SuspendConfig(Model):
     """Pause an orchestration."""
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
-    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
+    reason: Template | None = Field(None, description="Reason, shown in the history.")
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
-    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(
+        OnFinished.DEAD_LETTER, description="Treatment of a message for an instance that has finished."
+    )
 
 
 class ResumeConfig(Model):
     """Resume a suspended orchestration."""
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
-    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
+    reason: Template | None = Field(None, description="Reason, shown in the history.")
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
-    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(
+        OnFinished.DEAD_LETTER, description="Treatment of a message for an instance that has finished."
+    )
 
 
 class SignalEntityConfig(Model):
@@ -231,37 +257,37 @@ class SignalEntityConfig(Model):
     @model_validator(mode="after")
     def _one_time(self) -> SignalEntityConfig:
         if self.at is not None and self.delay is not None:
-            raise ValueError("at and delay exclude each other")
+            raise ValueError("write either `at` or `delay`")
         return self
 
 
 class IgnoreConfig(Model):
     """Take the message and do nothing. The message is counted as ignored."""
 
-    reason: str | None = Field(None, description="Why, for the reader.")
+    reason: str | None = Field(None, description="Reason, for readers of the configuration.")
 
 
 class RoutePerConfig(Model):
     """Limits of a route per value of a template. Messages beyond them wait; messages with other values continue."""
 
     value: PerValue = Field(
-        description="Text that tells senders apart, like `{{ payload.tenant }}`; empty where the expression fails."
+        description="Text that distinguishes senders, like `{{ payload.tenant }}`; empty if the expression fails."
     )
     running: Integer | None = Field(
-        None, ge=1, description="Orchestrations of one value that may run at once, counted as `running` of the route."
+        None, ge=1, description="Orchestrations of one value that may run at once, counted like the route's `running`."
     )
-    rate: Rate | None = Field(None, description="Commands of one value a second, minute, hour or day, like `5/s`.")
-    burst: Integer = Field(1, ge=1, description="Commands of one value that may go at once after a pause.")
+    rate: Rate | None = Field(None, description="Commands of one value per second, minute, hour or day, like `5/s`.")
+    burst: Integer = Field(1, ge=1, description="Commands of one value that may be executed at once after a pause.")
     max_values: Integer = Field(
-        1000, ge=1, le=100_000, description="Values with limits of their own; all further ones share those of one."
+        1000, ge=1, le=100_000, description="Number of values with their own limits; all others share one."
     )
 
     @model_validator(mode="after")
     def _require_limit(self) -> RoutePerConfig:
         if self.running is None and self.rate is None:
-            raise ValueError("there is no limit for a value here; give `running`, `rate` or both")
+            raise ValueError("write `running`, `rate` or both")
         if self.rate is None and "burst" in self.model_fields_set:
-            raise ValueError("burst goes with a rate")
+            raise ValueError("`burst` needs `rate`")
         return self
 
 
@@ -273,12 +299,12 @@ class RouteLimitsConfig(Model):
         ge=1,
         description="Orchestrations that may run at once with the constant prefix of the route's `instance_id`.",
     )
-    rate: Rate | None = Field(None, description="Commands a second, minute, hour or day, like `50/s`.")
-    burst: Integer = Field(1, ge=1, description="Commands that may go at once after a pause, within the rate.")
+    rate: Rate | None = Field(None, description="Commands per second, minute, hour or day, like `50/s`.")
+    burst: Integer = Field(1, ge=1, description="Commands that may be executed at once after a pause, within the rate.")
     per: RoutePerConfig | None = Field(
         None,
-        description="Limits for each value of a template, as for each tenant; with a template here, `running`, `rate` "
-        "and `burst` beside it are limits for each value.",
+        description="Limits for each value of a template, such as each tenant. If a template is written here, "
+        "`running`, `rate` and `burst` beside it apply to each value.",
     )
 
     @model_validator(mode="before")
@@ -293,12 +319,12 @@ class RouteLimitsConfig(Model):
     @model_validator(mode="after")
     def _require_limit(self) -> RouteLimitsConfig:
         if not self.model_fields_set:
-            raise ValueError("there is no limit here; give `running`, `rate` or both, or leave `limits` out")
+            raise ValueError("write `running`, `rate` or both, or remove `limits`")
         each = None if self.per is None else self.per.running
         if self.running is not None and each is not None and each > self.running:
-            raise ValueError("per.running is above running: one value could take all of the route")
+            raise ValueError("`per.running` exceeds `running`: one value could take the whole limit of the route")
         if self.rate is None and "burst" in self.model_fields_set:
-            raise ValueError("burst goes with a rate")
+            raise ValueError("`burst` needs `rate`")
         return self
 
 
@@ -310,7 +336,7 @@ def wrong_commands(given: list[str]) -> str | None:
     """Error text for the commands that a route names; None if it names exactly one."""
     if len(given) == 1:
         return None
-    said = f"has {' and '.join(given)}" if given else "has none"
+    said = f"has {' and '.join(given)}" if given else "has no command"
     return f"a route needs exactly one of {', '.join(COMMANDS)}; this one {said}"
 
 
@@ -319,25 +345,30 @@ class RouteConfig(Model):
 
     name: Name = Field(description="Name of the route, unique in the configuration.")
     from_: Annotated[tuple[Name, ...], BeforeValidator(_names)] = Field(
-        alias="from", min_length=1, description="Source, or a list of sources, whose messages the rule is tried on."
+        alias="from", min_length=1, description="Source, or list of sources, whose messages the rule is tried on."
     )
     match: dict[MatchKey, MatchValue] = Field(
         default_factory=dict,
-        description="Equalities on `type`, `source`, `subject`, `id`, `topic`, `key`, `datacontenttype`, `dataschema`, "
-        "`headers.NAME`, `payload.PATH` and `extensions.NAME`; a list means any of.",
+        description="Equalities on `type`, `source`, `subject`, `id`, `topic`, `key`, `datacontenttype`, "
+        "`dataschema`, `headers.NAME`, `payload.PATH` and `extensions.NAME`; a list matches any "
+        "of its values.",
     )
-    when: Expression | None = Field(None, description="Condition that must hold too.")
-    on_error: Literal["dead_letter", "no_match"] = Field("dead_letter", description="What a failing `when` means.")
-    continue_: bool = Field(False, alias="continue", description="Let later rules match too.")
-    for_each: Expression | None = Field(None, description="A list; the command runs once per `item`, with its `index`.")
+    when: Expression | None = Field(None, description="Additional condition.")
+    on_error: Literal["dead_letter", "no_match"] = Field(
+        "dead_letter", description="Treatment of a message for which `when` fails."
+    )
+    continue_: bool = Field(False, alias="continue", description="Try later rules too.")
+    for_each: Expression | None = Field(
+        None, description="Expression for a list; the command is executed once for each `item`, with its `index`."
+    )
     map: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
         None,
-        description="`module:function` that takes the envelope and returns the payload that the command sees.",
+        description="`module:function` that takes the envelope and returns the payload for the command.",
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this route.")
-    engine: Name = Field("default", description="Name of the engine, from `engines`.")
+    engine: Name = Field("default", description="Name of an engine of `engines`.")
     limits: RouteLimitsConfig | None = Field(
-        None, description="Running orchestrations and rate, of all messages and per value."
+        None, description="Limits for running orchestrations and the rate of commands, for all messages and per value."
     )
     schedule: ScheduleConfig | None = Field(None, description="Start an orchestration.")
     raise_event: RaiseEventConfig | None = Field(None, description="Raise an event to a running orchestration.")
@@ -346,16 +377,16 @@ class RouteConfig(Model):
         description="Start an orchestration with the message as input, or raise it as an event when it already runs.",
     )
     reply: ReplyConfig | None = Field(
-        None, description="Bring an answer to the request or the saga's step that waits for it."
+        None, description="Deliver an answer to the request or saga step that waits for it."
     )
     cancel: CancelConfig | None = Field(
-        None, description="Ask an orchestration to stop in its own way by raising a cancel event."
+        None, description="Raise a cancel event: the orchestration stops in its own way."
     )
     terminate: TerminateConfig | None = Field(None, description="Stop an orchestration at once, without compensation.")
     suspend: SuspendConfig | None = Field(None, description="Pause an orchestration.")
-    resume: ResumeConfig | None = Field(None, description="Let a suspended orchestration go on.")
+    resume: ResumeConfig | None = Field(None, description="Resume a suspended orchestration.")
     signal_entity: SignalEntityConfig | None = Field(None, description="Send a one-way operation to a durable entity.")
-    ignore: IgnoreConfig | None = Field(None, description="Take the message and do nothing: counted as ignored.")
+    ignore: IgnoreConfig | None = Field(None, description="Do nothing; the message is counted as ignored.")
 
     @model_validator(mode="after")
     def _one_command(self) -> RouteConfig:

@@ -52,7 +52,7 @@ def join(first: MappingNode, second: MappingNode, problems: list[Problem], path:
         elif isinstance(mine, SequenceNode) and isinstance(value, SequenceNode) and here in CONCATENATED:
             entries[key] = SequenceNode(mine.items + value.items, mine.mark)
         elif mine is not value:
-            problems.append(mark.problem(here, f"is already written in {keys[key]}; keep it in one file"))
+            problems.append(mark.problem(here, f"is already set in {keys[key]}; keep one of the two"))
     return MappingNode(entries, keys, first.mark)
 
 
@@ -79,7 +79,7 @@ def overlay(base: MappingNode, top: MappingNode, problems: list[Problem]) -> Map
         elif name not in places:
             known = ", ".join(places) or "none"
             mark = item["name"].mark
-            what = f"there is no route `{name}` to change; an overlay changes routes, it adds none (known: {known})"
+            what = f"there is no route `{name}`; an overlay changes routes and cannot add one (known: {known})"
             problems.append(mark.problem(("routes", position, "name"), what))
         else:
             items[places[name]] = _over_route(items[places[name]], item)

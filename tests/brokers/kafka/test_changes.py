@@ -182,7 +182,7 @@ async def test_two_processes_with_one_instance_id_are_found_out(harness: KafkaHa
     tasks = [asyncio.create_task(settle(each, [])) for each in (first, second)]
     await until(lambda: "group" in first.stopped() or "group" in second.stopped(), "the sentence", 60)
     received = first.stopped() | second.stopped()
-    assert "is another process running with `instance_id: same`" in received["group"]
+    assert "another process with `instance_id: same`" in received["group"]
     for task in tasks:
         task.cancel()
 
