@@ -20,9 +20,10 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
 from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
+from bridge.early_messages.stage import EarlyMessageStage, Executor
+from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines import factory
 from bridge.engines.execution import CommandExecutor
-from bridge.engines.parking.executor import Executor, ParkingExecutor, ParkingRules
 
 EVENTS = 10_000
 BATCH = 500
@@ -75,7 +76,7 @@ async def early() -> dict[str, float]:
         (path / "bridge.yaml").write_text(CONFIG)
         daemon = Daemon(load_config([path / "bridge.yaml"]))
         await daemon.start()
-        events = daemon.own.waiting_stores["default"].parking.events
+        events = daemon.own.waiting_stores["default"].early_messages.events
         try:
             began = time.perf_counter()
             await _publish(daemon, "paid")
@@ -117,7 +118,9 @@ async def extra() -> dict[str, float]:
             engine = factory.create("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
             await engine.start()
             plain = CommandExecutor(engine)
-            parking = ParkingExecutor(engine, plain, ParkingRules(("order-",)), lambda: datetime.now(UTC))
+            store = EarlyMessageStore(engine, 256 * 1024, lambda: datetime.now(UTC))
+            notifies = engine.notifies_instance_started
+            parking = EarlyMessageStage(store, plain, ("order-",), engine_notifies=notifies)
             pair = (("plain", plain), ("parking", parking))
             costs = {name: await _cost(executor, name) for name, executor in (pair if number % 2 else pair[::-1])}
             await engine.stop()

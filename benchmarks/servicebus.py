@@ -31,7 +31,7 @@ from bridge.app.serve.daemon import tune_gc
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.engines.execution import CommandExecutor
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig

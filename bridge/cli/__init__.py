@@ -30,7 +30,8 @@ __all__ = ["main", "root"]
         "instances": "See and steer orchestrations.",
         "entities": "See and signal durable entities.",
         "trace": "Show which message led to which instance and result.",
-        "parked": "See, release and drop messages that wait.",
+        "early": "See, release and drop messages that wait for their instance.",
+        "quarantine": "See, release and drop messages of quarantined keys.",
         "sources": "See and end limits of dead letters.",
         "erase": "Remove a person's payloads from an engine.",
         "keys": "See and rotate the keys that bind answers to requests.",
@@ -38,6 +39,7 @@ __all__ = ["main", "root"]
         "engine": "Serve the embedded engine alone; check, compact and export its file.",
         "init": "Make a project that runs at once.",
     },
+    replaced={"parked": "`bridge early` or `bridge quarantine`"},
     examples="""
         bridge init shop && cd shop && bridge serve
         bridge publish orders --file samples/order.json

@@ -98,6 +98,8 @@ class Wait(StrEnum):
     """Passing of time. The message and later ones of its ordering key wait."""
     PERSON = "person"
     """Release by a person. The message and later ones of its ordering key wait."""
+    KEY = "key"
+    """End of the quarantine of an earlier message of its ordering key."""
 
 
 @dataclass(frozen=True, slots=True)

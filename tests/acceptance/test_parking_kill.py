@@ -110,4 +110,4 @@ def test_killed_while_messages_wait(tmp_path: Path, apart: bool) -> None:
                     letters[headers["bridge.partition"], headers["bridge.offset"]] = headers["bridge.reason"], letter
             assert {reason for reason, _ in letters.values()} == {b"parking_expired"}
             assert {letter.body for _, letter in letters.values()} == {stray.body for stray in strays}
-            assert json.loads(bridge("parked", "list", "--json", cwd=tmp_path)) == []
+            assert json.loads(bridge("early", "list", "--json", cwd=tmp_path)) == []

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.app.composition import load_config
-from bridge.app.serve.orphaned_quarantine import QuarantineOrphaned, refuse_release
 from bridge.ops.health import Check
+from bridge.quarantine.orphaned import QuarantineOrphaned, refuse_release
 
 from .test_quarantine import CONFIG, TIMEOUT, Ground, ground, received
 
@@ -59,7 +59,7 @@ async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, c
         assert check.detail.startswith("2 keys wait, and nobody takes them up: ")
         assert said in check.detail
         for key in ("a", "b"):
-            await it.parked.drop_key("orders", key, [], forget=False)
+            await it.quarantine.drop("orders", key, [], forget=False)
         await it.daemon.orphaned.look()
         assert await quarantine(it, there=False) == []
     with pytest.raises(QuarantineOrphaned, match=said):

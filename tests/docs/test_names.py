@@ -27,9 +27,10 @@ from bridge.core.errors import (
 )
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.settlement import Outcome, reason_of
+from bridge.early_messages import state_machine as early_message_queue
 from bridge.ops.health import State
 from bridge.ops.metrics import Metrics
-from bridge.parking import early_message_queue, key_quarantine
+from bridge.quarantine import state_machine as key_quarantine
 from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table
 
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -112,7 +113,12 @@ def test_options_that_stand_alone(document: str) -> None:
     known |= {
         option for name in ("list", "show", "start", "wait", "purge") for option in _options(["instances", name])[0]
     }
-    known |= {option for name in ("list", "release", "drop") for option in _options(["parked", name])[0]}
+    known |= {
+        option
+        for group in ("early", "quarantine")
+        for name in ("list", "release", "drop")
+        for option in _options([group, name])[0]
+    }
     known |= {option for name in ("check", "backup") for option in _options(["engine", name])[0]}
     known |= _options(["topic", "read"])[0] | _options(["engine"])[0]
     for code in _CODE.findall(prose(document)):

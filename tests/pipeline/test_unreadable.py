@@ -14,7 +14,7 @@ from bridge.core.errors import ConfigError, UnreadableMessage
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause, dead_letter
 from bridge.core.settlement import Complete, DeadLetter, Outcome, Park, RetryPolicy, Wait, decide, outside
-from bridge.parking.stored_message import StoredMessage
+from bridge.core.stored_message import StoredMessage
 
 UNREADABLE = Unreadable("crc", "the checksum of the batch is wrong", last=9)
 MESSAGE = Message(b"\0raw", b"k", (("a", None), ("b", b"")), unreadable=UNREADABLE)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.parking.names import PARKING, target_key
+from bridge.core.system_names import PARKING, target_key
 from bridge.testing import LocalBridge
 
 FLOWS = """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.parking.names import PARKING, PREFIX, target_id
+from bridge.core.system_names import PARKING, PREFIX, target_id
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.clock import timestamp
 from bridge.sqlite_engine.model.entity import Entity, EntityCache

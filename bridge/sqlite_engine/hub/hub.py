@@ -13,7 +13,7 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.parking.names import PARKING
+from bridge.core.system_names import PARKING
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease
 from bridge.sqlite_engine.hub.entities import Entities
 from bridge.sqlite_engine.hub.losses import Losses

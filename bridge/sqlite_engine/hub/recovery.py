@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.parking.names import PARKING
+from bridge.core.system_names import PARKING
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.operation import Kind, Operation, Orchestration, Queued, Subject
