@@ -101,8 +101,8 @@ def early_state() -> Any:
         )
         for number in (1, 2)
     )
-    kept.park(first.to_json(), 10, lambda command, origin: None, NOW)
-    kept.park(second.to_json(), 10, _away, NOW)
+    kept.store(first.to_json(), 10, lambda command, origin: None, NOW)
+    kept.store(second.to_json(), 10, _away, NOW)
     return copied(kept.to_json()) | {"target": "order-1"}
 
 
