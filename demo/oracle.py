@@ -87,7 +87,7 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
             continue
         late = _expired(event, when, ordered)
         if late:
-            tally.dead_letters["payments", "parking_expired"] += 1
+            tally.dead_letters["payments", "early_expired"] += 1
         if not late or replayed:
             orders[event["data"]["order_id"]].append(event)
     tally.replayed = REPLAYS * replayed

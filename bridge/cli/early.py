@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 def command() -> None:
     """List, release and drop early messages on the configured engine.
 
-    An early message waits for the start of its instance (`on_missing: {park: ...}`).
+    An early message waits for the start of its instance (`on_missing: {wait: ...}`).
 
     An embedded engine runs in the daemon: `bridge serve` must be running.
     """

@@ -7,7 +7,7 @@ import hashlib
 PREFIX = "bridge."
 """Prefix of the bridge's own entities, orchestrations and activities. Rules cannot name one."""
 
-PARKING = "bridge.parking"
+EARLY_MESSAGES = "bridge.parking"
 """Entity: early messages of one instance. Its key is the instance's `target_key`."""
 
 QUARANTINE = "bridge.quarantine"
@@ -49,7 +49,7 @@ def key_prefixes(id_prefix: str) -> tuple[str, ...]:
 
 def target_id(instance_id: str) -> str:
     """Id of the early-message entity of an instance."""
-    return f"@{PARKING}@{target_key(instance_id)}"
+    return f"@{EARLY_MESSAGES}@{target_key(instance_id)}"
 
 
 def quarantine_key(source: str, key: bytes) -> str:

@@ -18,7 +18,7 @@ from bridge.core.errors import EngineTimeout, EngineUnavailable
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
 from bridge.core.stored_message import OperationResult
-from bridge.core.system_names import PARKING
+from bridge.core.system_names import EARLY_MESSAGES
 from bridge.early_messages.stage import Executor
 from bridge.early_messages.state_machine import (
     STARTED,
@@ -79,18 +79,18 @@ class EarlyMessageEntities:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(slots)
         self.events: Counter[str] = Counter()
-        """Number of messages by outcome.
+        """Number of messages by event.
 
-        Outcomes are `parked`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full` and `dropped`.
+        Events are `stored`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full` and `dropped`.
         """
 
     def function(self) -> Callable[[EntityContext, Any], None]:
-        """Entity function to register with a worker, under the name PARKING."""
+        """Entity function to register with a worker, under the name EARLY_MESSAGES."""
 
         def early_messages(ctx: EntityContext, value: Any) -> None:
             self._operate(ctx, value)
 
-        early_messages.__name__ = PARKING
+        early_messages.__name__ = EARLY_MESSAGES
         return early_messages
 
     def _operate(self, ctx: EntityContext, value: Any) -> None:

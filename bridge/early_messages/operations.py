@@ -9,7 +9,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.core.message import Message
 from bridge.core.stored_message import StoredMessage
-from bridge.core.system_names import PARKING, key_prefixes, target_key
+from bridge.core.system_names import EARLY_MESSAGES, key_prefixes, target_key
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import key_of
 from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, drop_value, time_of
@@ -19,7 +19,7 @@ class EarlyMessageOperations:
     """Early messages on one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
-        self._entities = MessageEntities(engine, PARKING, "items")
+        self._entities = MessageEntities(engine, EARLY_MESSAGES, "items")
         self._sealer = engine.messages
 
     async def messages(

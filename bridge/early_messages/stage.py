@@ -16,7 +16,7 @@ from bridge.core.commands import (
     StartFirst,
     StartOrRaise,
 )
-from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
+from bridge.core.errors import AlreadyTaken, EarlierMessagesWait, InstanceAlreadyExists, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.early_messages.state_machine import InstanceCommand, origin_key, waiting_command
 from bridge.early_messages.store import EarlyMessageStore
@@ -31,7 +31,7 @@ class Executor(Protocol):
 
 
 class EarlyMessageStage:
-    """Stage in front of an engine's executor, for rules with `park` or `start` on a missing instance.
+    """Stage in front of an engine's executor, for rules with `wait` or `start` on a missing instance.
 
     Before a command reaches an instance for which a rule may store early messages, the instance's entity is read: a
     command must not overtake waiting messages. The entity is notified after a start, unless the engine notifies it.
@@ -53,8 +53,8 @@ class EarlyMessageStage:
     async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
         """Execute a command, in order with the early messages of its instance.
 
-        Raises: EngineError; InstanceParked when earlier messages for the instance wait, AlreadyTaken for a repeat of a
-        message that was delivered from there.
+        Raises: EngineError; EarlierMessagesWait when earlier messages of the instance wait, AlreadyTaken for a repeat of
+        a delivered early message.
         """
         if isinstance(command, SignalEntity):
             await self._executor.execute(command, origin)
@@ -98,7 +98,7 @@ class EarlyMessageStage:
     async def _check_order(
         self, command: InstanceCommand | ScheduleOrchestration | StartOrRaise, origin: MessageOrigin | None
     ) -> None:
-        """Check that no earlier message of the instance waits. Raises: InstanceParked, AlreadyTaken."""
+        """Check that no earlier message of the instance waits. Raises: EarlierMessagesWait, AlreadyTaken."""
         instance_id = command.instance_id
         early = await self._store.read(instance_id)
         if early is None:
@@ -114,7 +114,7 @@ class EarlyMessageStage:
             if not (self._engine_notifies or early.unsettled or early.fails):
                 # Another program started the instance; the entity would check for it itself, but only at intervals
                 await self._store.notify_started(instance_id)
-        raise InstanceParked(f"{instance_id!r}: earlier messages wait for the instance")
+        raise EarlierMessagesWait(f"{instance_id!r}: earlier messages wait for the instance")
 
     def _may_wait(self, instance_id: str) -> bool:
         return bool(self._prefixes) and instance_id.startswith(self._prefixes)

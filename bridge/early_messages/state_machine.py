@@ -20,14 +20,14 @@ from bridge.core.commands import (
     Cancel,
     Command,
     OnFinished,
-    ParkFor,
     RaiseEvent,
     Resume,
     Suspend,
     Terminate,
+    WaitFor,
 )
 from bridge.core.origin import MessageOrigin
-from bridge.core.settlement import Complete, DeadLetter, Hold, Park, Retry, RetryPolicy, Settlement, decide
+from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Retry, RetryPolicy, Settlement, decide
 from bridge.core.stored_message import OperationResult, StoredMessage
 
 STARTED = "started"
@@ -39,7 +39,7 @@ DEDUPLICATION_WINDOW = 300.0
 REMEMBERED = 100
 """Number of delivered messages that a queue remembers: the latest ones."""
 
-EXPIRED, FULL, DROPPED = REASONS = ("parking_expired", "parking_full", "parking_dropped")
+EXPIRED, FULL, DROPPED = REASONS = ("early_expired", "early_full", "early_dropped")
 """Reasons for dead-lettering an early message, beside the failures of its delivery."""
 
 _ERROR = "InstanceNotFound"
@@ -64,7 +64,7 @@ _COMMANDS: dict[str, type[Any]] = {
     "raise_event": RaiseEvent, "cancel": Cancel, "terminate": Terminate, "suspend": Suspend, "resume": Resume,
 }  # fmt: skip
 _NAMES = {command: name for name, command in _COMMANDS.items()}
-_READ: dict[str, Callable[[Any], Any]] = {"on_finished": OnFinished, "on_missing": ParkFor}
+_READ: dict[str, Callable[[Any], Any]] = {"on_finished": OnFinished, "on_missing": WaitFor}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class WaitingCommand:
 
 def waiting_command(command: Command) -> InstanceCommand | None:
     """Return the command when its rule lets it wait for its instance, else None."""
-    if isinstance(command, InstanceCommand) and isinstance(command.on_missing, ParkFor):
+    if isinstance(command, InstanceCommand) and isinstance(command.on_missing, WaitFor):
         return command
     return None
 
@@ -188,7 +188,7 @@ class EarlyMessageQueue:
         self.items.append(item)
         self.size += size
         self.forget_at = None
-        result.events.append("parked")
+        result.events.append("stored")
         if len(self.items) == 1:
             self._deliver(result, deliver, now)
         self._plan(result, now)
@@ -251,7 +251,7 @@ class EarlyMessageQueue:
                 # Any error: an operation that raises would lose its message
                 elapsed = 0.0 if self.failed_at is None else now - self.failed_at
                 end = decide(error, command, self.attempts + 1, elapsed, self._policy)
-                if isinstance(end, Park):
+                if isinstance(end, Keep):
                     self.attempts, self.failed_at = 0, None
                     return
                 if isinstance(end, Complete):

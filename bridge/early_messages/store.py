@@ -14,7 +14,7 @@ from bridge.core.commands import Command
 from bridge.core.errors import EngineRejected, InstanceNotFound, InvalidCommand
 from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
-from bridge.core.system_names import PARKING, target_id, target_key
+from bridge.core.system_names import EARLY_MESSAGES, target_id, target_key
 from bridge.early_messages.state_machine import STARTED, WaitingCommand, waiting_command
 from bridge.engines.base import Engine
 from bridge.engines.entity_lookup import look
@@ -123,4 +123,4 @@ async def _asked(call: Awaitable[Any], what: str) -> Any:
 
 
 def _entity(instance_id: str) -> EntityInstanceId:
-    return EntityInstanceId(PARKING, target_key(instance_id))
+    return EntityInstanceId(EARLY_MESSAGES, target_key(instance_id))

@@ -15,14 +15,14 @@ from bridge.core.envelope import Envelope
 from bridge.core.errors import (
     AlreadyTaken,
     BridgeError,
+    EarlierMessagesWait,
     EngineOutage,
     InstanceAlreadyExists,
     InstanceFinished,
-    InstanceParked,
     frameless,
 )
 from bridge.core.origin import MessageOrigin
-from bridge.core.settlement import Complete, DeadLetter, Outcome, Park, Retry, Settlement, decide, outside
+from bridge.core.settlement import Complete, DeadLetter, Keep, Outcome, Retry, Settlement, decide, outside
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
@@ -161,7 +161,7 @@ class Runner:
         except Exception as error:
             return self._judge(error, item, None), step
         if item.early:
-            return Complete(Outcome.PARKED), None
+            return Complete(Outcome.EARLY), None
         if item.effects:
             return _EXECUTED, None
         return _DUPLICATE if item.duplicates else _IGNORED, None
@@ -198,7 +198,7 @@ class Runner:
             if isinstance(error, InstanceAlreadyExists | AlreadyTaken | InstanceFinished):
                 item.free_slot()
             settlement = self._failed(error, item, step)
-            if isinstance(settlement, Park):
+            if isinstance(settlement, Keep):
                 assert engine.store_early is not None
                 assert settlement.seconds is not None
                 try:
@@ -229,5 +229,5 @@ class Runner:
         # An error in a cycle with its own traceback, as the item's is, would live until the garbage collector runs
         frameless(error)
         item.fail_with(error)
-        attempt = item.waited + 1 if isinstance(error, InstanceParked) else item.attempt
+        attempt = item.waited + 1 if isinstance(error, EarlierMessagesWait) else item.attempt
         return decide(error, command, attempt, elapsed, self._settings.retry)

@@ -12,7 +12,7 @@ from bridge.core.commands import Step
 from bridge.core.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
 from bridge.core.pace import NO_ROUTE
 from bridge.core.provenance import Cause
-from bridge.core.settlement import Complete, DeadLetter, Hold, Outcome, Park, Release, Retry, Settlement
+from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Outcome, Release, Retry, Settlement
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from bridge.pipeline.flow_control import FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
@@ -69,7 +69,7 @@ class Settler:
         self, lane: Lane, item: InFlightDelivery, settlement: Settlement | Throttled, step: Step | None
     ) -> None:
         """Carry out the settlement of the head of a RUNNING lane."""
-        if isinstance(settlement, Park):
+        if isinstance(settlement, Keep):
             assert self._stage is not None
             try:
                 settlement = await self._stage.keep(lane, item, settlement, step)

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from bridge.brokers.base import Partition
 from bridge.core.commands import Step
-from bridge.core.settlement import Park, Settlement
+from bridge.core.settlement import Keep, Settlement
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
 
@@ -45,7 +45,7 @@ class Stage(Protocol):
 
     # -- carrying out
 
-    async def keep(self, lane: Lane, item: InFlightDelivery, park: Park, step: Step | None) -> Settlement:
+    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: Step | None) -> Settlement:
         """Keep a delivery durably; return Complete, or the settlement after a failure to keep it.
 
         Raises: DeadLetterLimited.

@@ -18,7 +18,7 @@ from bridge.brokers.base import Partition
 from bridge.core.errors import BrokerUnavailable, EngineError
 from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
-from bridge.core.settlement import Park, Wait
+from bridge.core.settlement import Keep, Wait
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.quarantine.quarantined_key import QuarantinedKey, QuarantinedMessage, decode_key, encode_key
@@ -190,13 +190,13 @@ class QuarantinedKeys:
         return item.size < self._settings.max_bytes // 2
 
     async def hold(
-        self, key: Hashable, item: InFlightDelivery, message: StoredMessage, park: Park, route: str | None
+        self, key: Hashable, item: InFlightDelivery, message: StoredMessage, keep: Keep, route: str | None
     ) -> None:
         """Quarantine the failed item and its key. Return when that is durable. Raises: EngineError."""
-        cause = {"reason": park.reason, "detail": park.detail, "error": item.error_class, "route": route}
-        until = None if park.seconds is None else time.time() + park.seconds
+        cause = {"reason": keep.reason, "detail": keep.detail, "error": item.error_class, "route": route}
+        until = None if keep.seconds is None else time.time() + keep.seconds
         # A timed wait continues the attempts; a release by a person starts them anew
-        attempts = item.attempt + 1 if park.wait is Wait.TIME else 1
+        attempts = item.attempt + 1 if keep.wait is Wait.TIME else 1
         delivery = item.delivery
         if isinstance(delivery, QuarantinedDelivery):
             value = {"mark": delivery.quarantined.mark, "cause": cause, "until": until, "attempts": attempts}
@@ -207,8 +207,8 @@ class QuarantinedKeys:
             value = self._value(key, item, message, route, attempts) | {"cause": cause, "until": until}
             await self._signal(key, "hold", value)
         log.warning(
-            "key quarantined" if park.wait is Wait.PERSON else "waits on the engine",
-            action="quarantine", source=self._source, reason=park.reason, detail=park.detail,
+            "key quarantined" if keep.wait is Wait.PERSON else "waits on the engine",
+            action="quarantine", source=self._source, reason=keep.reason, detail=keep.detail,
             position=str(item.delivery.position),
         )  # fmt: skip
         self._keys[key] = _State.HELD

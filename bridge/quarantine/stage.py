@@ -17,8 +17,8 @@ from bridge.core.settlement import (
     Complete,
     DeadLetter,
     Hold,
+    Keep,
     Outcome,
-    Park,
     Release,
     Retry,
     Settlement,
@@ -38,7 +38,7 @@ from bridge.quarantine.store import QuarantineStore
 
 log = structlog.get_logger("bridge.quarantine")
 
-_JOIN = Park(Wait.KEY, None, "follows", "an earlier message of its key is in quarantine")
+_JOIN = Keep(Wait.KEY, None, "follows", "an earlier message of its key is in quarantine")
 
 
 class QuarantineStage:
@@ -105,21 +105,21 @@ class QuarantineStage:
 
     # -- carrying out
 
-    async def keep(self, lane: Lane, item: InFlightDelivery, park: Park, step: Step | None) -> Settlement:
+    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: Step | None) -> Settlement:
         """Write the message to the engine; return Complete, or the settlement after a failure to write it.
 
         Raises: DeadLetterLimited.
         """
         message = self._pipeline.runner.stored(item)
-        if park.wait is Wait.KEY:
+        if keep.wait is Wait.KEY:
             return await self._written(self.keys.append(lane.key, item, message))
         limit = self._pipeline.dead_letter_limit
         limited = NO_ROUTE if step is None else step.route
-        first = park.wait is Wait.PERSON and item.stored is None
+        first = keep.wait is Wait.PERSON and item.stored is None
         paced = first and await limit.allow(limited, item.delivery.position)
         key = lane.key if lane.key is not None else (str(item.delivery.position),)
         route = None if step is None else step.route
-        settlement = await self._written(self.keys.hold(key, item, message, park, route))
+        settlement = await self._written(self.keys.hold(key, item, message, keep, route))
         if paced and isinstance(settlement, Complete):
             await limit.wrote(limited)
         return settlement
@@ -134,7 +134,7 @@ class QuarantineStage:
             if isinstance(error, EngineRejected):
                 return DeadLetter(reason_of(error), detail_of(error))
             return Retry(self._pipeline.settings.retry.max_delay, reason_of(error))
-        return Complete(Outcome.PARKED)
+        return Complete(Outcome.QUARANTINED)
 
     # -- life
 

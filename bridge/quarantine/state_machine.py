@@ -153,7 +153,7 @@ class KeyQuarantine:
         self.source, self.key = value["source"], value["key"]
         self.held.append(item)
         self.size += item["size"]
-        result.events.append("held")
+        result.events.append("stored")
         return True
 
     def _remove(self, gone: list[dict[str, Any]]) -> None:

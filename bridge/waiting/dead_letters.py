@@ -18,6 +18,7 @@ from durabletask.entities import EntityContext
 from bridge.brokers import dead_letter as broker_dead_letter
 from bridge.brokers.base import Broker
 from bridge.core.errors import BrokerUnavailable, PublishFailed
+from bridge.core.provenance import current_reason
 from bridge.core.stored_message import StoredMessage, Undelivered
 from bridge.core.system_names import DEAD_LETTER, letter_id
 from bridge.engines.message_sealer import MessageSealer
@@ -62,7 +63,8 @@ def dead_letter_activity(
     sealer = messages or MessageSealer()
 
     def dead_letter(_: task.ActivityContext, undelivered: dict[str, Any]) -> None:
-        write(undelivered | {"item": sealer.open(undelivered["item"])})
+        reason = current_reason(undelivered["reason"])
+        write(undelivered | {"item": sealer.open(undelivered["item"]), "reason": reason})
 
     dead_letter.__name__ = DEAD_LETTER
     return dead_letter

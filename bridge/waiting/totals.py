@@ -12,7 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue  # type: ignore[import-untyped]  # ships no types
 
 from bridge.core.errors import WaitingFull
-from bridge.core.system_names import PARKING, QUARANTINE
+from bridge.core.system_names import EARLY_MESSAGES, QUARANTINE
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
 
@@ -84,13 +84,13 @@ class WaitingTotals:
         with self._lock:
             self._during = [0, 0]
         early = messages = size = backlog = 0
-        for name, part in ((PARKING, "items"), (QUARANTINE, "held")):
+        for name, part in ((EARLY_MESSAGES, "items"), (QUARANTINE, "held")):
             async for entity in _entities(engine.client, name):
                 found = json.loads(entity.serializedState.value or "null") or {}
                 messages += len(found.get(part, ()))
                 size += found.get("size", 0)
                 backlog += entity.backlogQueueSize
-            if name == PARKING:
+            if name == EARLY_MESSAGES:
                 early = messages
         with self._lock:
             # Each unprocessed operation may add a message of average size

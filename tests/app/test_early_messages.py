@@ -12,7 +12,7 @@ from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.config.source import Loaded
-from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
+from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE
 from bridge.early_messages.stage import EarlyMessageStage
 from bridge.engines.answers import ANSWERS, AnswerKeys
 from bridge.engines.cancel_grace import GUARD
@@ -27,7 +27,7 @@ from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION
 CONFIG = """
 engines:
   default: {{type: embedded}}
-  eu: {{type: scheduler, parking: {{max_message: 1KiB}}}}
+  eu: {{type: scheduler, early_messages: {{max_message: 1KiB}}}}
 brokers: {{local: {{type: local}}}}
 sources: {{orders: {{broker: local, topics: [orders], no_match: ignore{source}}}}}
 routes:
@@ -62,16 +62,16 @@ def test_without_a_rule_that_parks_or_starts_commands_go_straight_to_the_engine(
     found = loaded(tmp_path)
     assert waiting.early_prefixes(found, "default") is None
     assert isinstance(target(found), CommandExecutor)
-    assert isinstance(target(loaded(tmp_path, "{park: 1h}")), EarlyMessageStage)
+    assert isinstance(target(loaded(tmp_path, "{wait: 1h}")), EarlyMessageStage)
     assert isinstance(target(loaded(tmp_path, "{start: order}")), EarlyMessageStage)
 
 
 def test_only_ids_for_which_a_rule_of_the_engine_parks_are_looked_at(tmp_path: Path) -> None:
-    found = loaded(tmp_path, "{park: 1h}", "{park: 2h}")
+    found = loaded(tmp_path, "{wait: 1h}", "{wait: 2h}")
     assert waiting.early_prefixes(found, "default") == ("order-", "return-")
-    found = loaded(tmp_path, "{park: 1h}", "{park: 2h}", prefix="order-old-")
+    found = loaded(tmp_path, "{wait: 1h}", "{wait: 2h}", prefix="order-old-")
     assert waiting.early_prefixes(found, "default") == ("order-",)
-    found = loaded(tmp_path, "{park: 1h}", "{start: order}", engine="eu")
+    found = loaded(tmp_path, "{wait: 1h}", "{start: order}", engine="eu")
     assert waiting.early_prefixes(found, "default") == ("order-",)
     assert waiting.early_prefixes(found, "eu") == ()
 
@@ -103,7 +103,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         worker = engine.worker(workflows)
         assert worker._auto_generate_work_item_filters
         registry = worker._registry
-        assert set(registry.entities) == {ANSWERS, DEAD_LETTER_PACE, PARKING, QUARANTINE}
+        assert set(registry.entities) == {ANSWERS, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE}
         assert {DEAD_LETTER, GUARD, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:

@@ -20,7 +20,7 @@ bridge_outcomes_total{outcome="executed",source="replay"} 2.0
 bridge_dead_letters_total{source="payments",reason="instance_not_found"} 2.0
 bridge_dead_letters_total{source="orders",reason="no_route"} 0.0
 # TYPE bridge_late_dead_letters_total counter
-bridge_late_dead_letters_total{source="payments",reason="parking_expired"} 1.0
+bridge_late_dead_letters_total{source="payments",reason="early_expired"} 1.0
 # TYPE bridge_quarantine_events_total counter
 bridge_quarantine_events_total{engine="default",event="held"} 3.0
 # TYPE bridge_published_total counter
@@ -34,7 +34,7 @@ process_cpu_seconds_total 1.5
 def test_the_metrics_that_matter_are_counted() -> None:
     tally = observe(METRICS)
     assert (tally.settled, tally.duplicates, tally.published) == (99, 5, 81)
-    assert tally.dead_letters == {("payments", "instance_not_found"): 2, ("payments", "parking_expired"): 1}
+    assert tally.dead_letters == {("payments", "instance_not_found"): 2, ("payments", "early_expired"): 1}
     assert (tally.replayed, tally.quarantine) == (2, {"held": 3})
 
 

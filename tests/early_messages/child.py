@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.commands import Command, ParkFor, RaiseEvent, ScheduleOrchestration
-from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
+from bridge.core.commands import Command, RaiseEvent, ScheduleOrchestration, WaitFor
+from bridge.core.errors import AlreadyTaken, EarlierMessagesWait, InstanceAlreadyExists, InstanceNotFound
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
@@ -39,7 +39,7 @@ async def main(directory: Path, number: int, processes: int, instances: int) -> 
         origin = MessageOrigin(message, "paid")
         try:
             await executor.execute(command, origin)
-        except (InstanceNotFound, InstanceParked):
+        except (InstanceNotFound, EarlierMessagesWait):
             message = StoredMessage(
                 Message(b"{}"), Position("c", "orders", 0, 0), "local", "orders.dlq", "orders", message
             )
@@ -52,7 +52,7 @@ async def main(directory: Path, number: int, processes: int, instances: int) -> 
         await asyncio.sleep(rng.random() * 0.5)
         for event in range(EVENTS):
             data = [number, event]
-            await send(RaiseEvent(f"order-{instance}", "paid", data, ParkFor(TTL)), f"{number}-{instance}-{event}")
+            await send(RaiseEvent(f"order-{instance}", "paid", data, WaitFor(TTL)), f"{number}-{instance}-{event}")
             if instance % processes == number and event == rng.randrange(EVENTS):
                 count = EVENTS * processes
                 start = ScheduleOrchestration("collect", f"order-{instance}", count)

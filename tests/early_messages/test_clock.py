@@ -12,11 +12,11 @@ import pytest
 from durabletask import task
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.commands import RaiseEvent, ScheduleOrchestration, WaitFor
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
 from bridge.core.stored_message import OperationResult
-from bridge.core.system_names import PARKING
+from bridge.core.system_names import EARLY_MESSAGES
 from bridge.early_messages.entity import EarlyMessageEntities
 from bridge.early_messages.stage import EarlyMessageStage
 from bridge.early_messages.state_machine import EarlyMessageLimits
@@ -62,14 +62,14 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
     store = EarlyMessageStore(engine, 4096, now)
     stage = EarlyMessageStage(store, executor, ("order-",), engine_notifies=engine.notifies_instance_started)
     entities = Watched(executor, asyncio.get_running_loop(), EarlyMessageLimits(), RetryPolicy(), now)
-    workflows = Workflows(orchestrators={"order": order}, entities={PARKING: entities.function()})
+    workflows = Workflows(orchestrators={"order": order}, entities={EARLY_MESSAGES: entities.function()})
     worker = engine.worker(workflows, DataConverter())
     worker.start()
     try:
-        command = RaiseEvent("order-1", "paid", "yes", ParkFor(30.0))
+        command = RaiseEvent("order-1", "paid", "yes", WaitFor(30.0))
         await store.store(command, MessageOrigin("m-1", "paid"), stored(1), 30.0)
         async with asyncio.timeout(TIMEOUT):
-            while not entities.events["parked"]:
+            while not entities.events["stored"]:
                 await asyncio.sleep(0.01)
         offset = HOUR
         async with asyncio.timeout(TIMEOUT):

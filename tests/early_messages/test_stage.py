@@ -17,24 +17,24 @@ from bridge.core.commands import (
     Command,
     OnExisting,
     OnMissing,
-    ParkFor,
     RaiseEvent,
     ScheduleOrchestration,
     SignalEntity,
     StartFirst,
     StartOrRaise,
     Terminate,
+    WaitFor,
 )
 from bridge.core.errors import (
     AlreadyTaken,
+    EarlierMessagesWait,
     EngineRejected,
     InstanceAlreadyExists,
     InstanceNotFound,
-    InstanceParked,
     InvalidCommand,
 )
 from bridge.core.origin import MessageOrigin
-from bridge.core.system_names import PARKING, target_key
+from bridge.core.system_names import EARLY_MESSAGES, target_key
 from bridge.early_messages.stage import EarlyMessageStage, shortest_prefixes
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
@@ -59,11 +59,11 @@ class Bench:
 
     async def waiting(self, instance_id: str) -> int:
         """Return the pending operations of an early-message entity."""
-        found = await look(self.engine.client, EntityInstanceId(PARKING, target_key(instance_id)))
+        found = await look(self.engine.client, EntityInstanceId(EARLY_MESSAGES, target_key(instance_id)))
         return 0 if found is None else found.backlog_queue_size
 
     async def keep(self, number: int = 1, data: Any = None) -> None:
-        command = RaiseEvent("order-1", "paid", data, ParkFor(60.0))
+        command = RaiseEvent("order-1", "paid", data, WaitFor(60.0))
         await self.store.store(command, MessageOrigin(f"m-{number}", "paid"), stored(number), 60.0)
 
 
@@ -93,23 +93,23 @@ async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Be
 
 
 START = ScheduleOrchestration("order", "order-1")
-PAID = RaiseEvent("order-1", "paid", 1, ParkFor(60.0))
+PAID = RaiseEvent("order-1", "paid", 1, WaitFor(60.0))
 
 
 async def test_while_messages_wait_later_ones_go_behind_them(it: Bench) -> None:
     with pytest.raises(InstanceNotFound):
         await it.stage.execute(PAID, ORIGIN)
     await it.keep()
-    with pytest.raises(InstanceParked):
+    with pytest.raises(EarlierMessagesWait):
         await it.stage.execute(PAID, MessageOrigin("m-2", "paid"))
     await it.stage.execute(START, MessageOrigin("m-3", "start"))
-    with pytest.raises(InstanceParked):
+    with pytest.raises(EarlierMessagesWait):
         await it.stage.execute(PAID, MessageOrigin("m-2", "paid"))
 
 
 async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back(it: Bench) -> None:
     for neighbour in ("order-10", "order-1~", "order-1~e", "order-1@"):
-        command = RaiseEvent(neighbour, "paid", None, ParkFor(60.0))
+        command = RaiseEvent(neighbour, "paid", None, WaitFor(60.0))
         await it.store.store(command, MessageOrigin(f"m-{neighbour}", "paid"), stored(1), 60.0)
     assert await it.waiting("order-1") == 0
     with pytest.raises(InstanceNotFound):
@@ -129,7 +129,7 @@ async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back
 async def test_what_cannot_wait_overtakes_nobody_whose_instance_is_there(it: Bench, command: Command) -> None:
     await it.keep()
     await it.stage.execute(START, MessageOrigin("m-3", "start"))
-    with pytest.raises(InstanceParked):
+    with pytest.raises(EarlierMessagesWait):
         await it.stage.execute(command, ORIGIN)
 
 
@@ -139,7 +139,7 @@ async def test_who_finds_others_at_work_tells_them_nothing(it: Bench) -> None:
     await it.engine.client.schedule_new_orchestration("order", instance_id="order-1")
     waiting = await it.waiting("order-1")
     for _ in range(3):
-        with pytest.raises(InstanceParked):
+        with pytest.raises(EarlierMessagesWait):
             await it.stage.execute(RaiseEvent("order-1", "noted", 1, OnMissing.RETRY), ORIGIN)
     assert await it.waiting("order-1") == waiting
 

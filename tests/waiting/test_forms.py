@@ -14,7 +14,7 @@ from bridge.core.commands import OnMissing, RaiseEvent, ScheduleOrchestration
 from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
 from bridge.core.system_names import (
-    PARKING,
+    EARLY_MESSAGES,
     key_prefix,
     letter_id,
     quarantine_key,
@@ -46,11 +46,11 @@ def test_a_letter_comes_back_as_it_was(
 
 def test_a_dead_letter_tells_where_the_message_came_from() -> None:
     kept = stored(3)
-    cause = kept.cause("parking_expired", "too late", "InstanceNotFound", "paid", 2)
+    cause = kept.cause("early_expired", "too late", "InstanceNotFound", "paid", 2)
     message = provenance.dead_letter(kept.message, kept.position, cause)
     received = {name: value.decode() for name, value in message.headers if name.startswith("bridge.")}
     assert (message.body, message.key) == (b'{"id": 1}', b"k")
-    assert received["bridge.reason"] == "parking_expired"
+    assert received["bridge.reason"] == "early_expired"
     assert (received["bridge.topic"], received["bridge.offset"], received["bridge.message-id"]) == (
         "orders",
         "3",
@@ -74,7 +74,7 @@ def test_every_instance_has_an_entity_of_its_own(one: str, other: str) -> None:
     key = target_key(one)
     assert "@" not in key
     assert len(target_id(one)) <= 256
-    assert target_id(one).startswith(f"@{PARKING}@")
+    assert target_id(one).startswith(f"@{EARLY_MESSAGES}@")
     assert (key == target_key(other)) == (one == other)
     assert target_key(other).startswith(key) == (one == other)
     assert len(one) > 60 or key.startswith(key_prefix(one[: len(one) // 2]))

@@ -36,7 +36,7 @@ class Keys:
     async def rotate(self) -> KeyInfo:
         """Add a key. Raises: EngineRejected when the maximum number of keys exists."""
         if len((await self._keys.ring(fresh=True)).keys) >= KEEPS:
-            raise EngineRejected(f"there are {KEEPS} keys already; retire an old one first")
+            raise EngineRejected(f"the engine already has {KEEPS} keys; retire an old one first")
         key = Key.new(time.time())
         ring = await self._keys.change("rotate", key.to_json(), lambda found: found.find(key.id) is not None)
         return _shown(ring)[0]
@@ -48,7 +48,7 @@ class Keys:
             raise InstanceNotFound(f"there is no key {key_id!r}; `bridge keys list` shows all")
         if known[key_id].signs:
             raise EngineRejected(
-                f"the key {key_id!r} signs requests; run `bridge keys rotate` and wait {SPREAD:.0f} s first"
+                f"the key {key_id!r} signs requests; run `bridge keys rotate`, and wait {SPREAD:.0f} s"
             )
         await self._keys.change("retire", key_id, lambda found: found.find(key_id) is None)
 

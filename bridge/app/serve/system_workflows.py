@@ -13,7 +13,7 @@ from durabletask.task import ActivityContext
 from bridge.app.serve.waiting import WaitingStores, waiting_stores
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
-from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
+from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.cancel_grace import GUARD, CancelGrace, cancel_grace
@@ -78,7 +78,7 @@ class SystemWorkflows:
             },
             entities={
                 **workflows.entities,
-                PARKING: stores.early_messages.function(),
+                EARLY_MESSAGES: stores.early_messages.function(),
                 QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
                 ANSWERS: keys_entity,

@@ -10,8 +10,8 @@ from datetime import datetime
 
 import structlog
 
-from bridge.config.model.engines import ParkingConfig
-from bridge.config.model.on_missing import ParkMissing, StartMissing
+from bridge.config.model.engines import EarlyMessagesConfig
+from bridge.config.model.on_missing import StartMissing, WaitMissing
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.core.settlement import RetryPolicy
@@ -46,9 +46,9 @@ def early_prefixes(loaded: Loaded, engine: str) -> tuple[str, ...] | None:
     waiting: list[str] = []
     starts = False
     for route in loaded.config.routes:
-        command = getattr(route, route.verb)
+        command = getattr(route, route.command)
         missing = getattr(command, "on_missing", None)
-        if route.engine == engine and isinstance(missing, ParkMissing):
+        if route.engine == engine and isinstance(missing, WaitMissing):
             waiting.append(constant_prefix(command.instance_id))
         starts = starts or (route.engine == engine and isinstance(missing, StartMissing))
     return shortest_prefixes(waiting) if waiting or starts else None
@@ -56,7 +56,7 @@ def early_prefixes(loaded: Loaded, engine: str) -> tuple[str, ...] | None:
 
 def totals(loaded: Loaded, engine: str) -> WaitingTotals:
     """Limits of all waiting messages on an engine."""
-    config = loaded.config.engines[engine].parking
+    config = loaded.config.engines[engine].early_messages
     return WaitingTotals(config.total_messages, config.total_bytes)
 
 
@@ -75,7 +75,7 @@ def target(
     prefixes = early_prefixes(loaded, engine.name)
     if prefixes is None:
         return Target(executor.execute, breaker)
-    store = EarlyMessageStore(engine, loaded.config.engines[engine.name].parking.max_message, now, totals)
+    store = EarlyMessageStore(engine, loaded.config.engines[engine.name].early_messages.max_message, now, totals)
     stage = EarlyMessageStage(store, executor, prefixes, engine_notifies=engine.notifies_instance_started)
     return Target(stage.execute, breaker, store.store)
 
@@ -92,7 +92,7 @@ def quarantine_store(
 class WaitingStores:
     """Early-message and quarantine entities that this process hosts for one engine.
 
-    Implements `bridge.ops.metrics.ParkingStats`.
+    Implements `bridge.ops.metrics.WaitingStats`.
     """
 
     name: str
@@ -141,7 +141,7 @@ def waiting_stores(
     entities = EarlyMessageEntities(
         executor,
         loop,
-        _early_limits(config.parking, engine),
+        _early_limits(config.early_messages, engine),
         RetryPolicy(),
         now,
         slots,
@@ -181,6 +181,6 @@ class EarlyMessageCounter:
             await asyncio.sleep(max(_COUNT, _SHARE * (time.monotonic() - began)))
 
 
-def _early_limits(config: ParkingConfig, engine: Engine) -> EarlyMessageLimits:
+def _early_limits(config: EarlyMessagesConfig, engine: Engine) -> EarlyMessageLimits:
     poll = config.poll if config.poll is not None else _NOTIFIED_POLL if engine.notifies_instance_started else _POLL
     return EarlyMessageLimits(config.max_messages, config.max_bytes, poll)

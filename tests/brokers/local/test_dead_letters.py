@@ -17,7 +17,7 @@ from bridge.core.message import Message
 from bridge.waiting.dead_letters import DeadLetterWriter
 from tests.brokers.consumer import CAUSE, Assignments, take
 from tests.brokers.local.harness import LocalHarness
-from tests.waiting.sample import parked
+from tests.waiting.sample import waiting
 
 ORDERS = SubscribeOptions(("orders",), "bridge")
 DEAD = SubscribeOptions(("orders.dlq",), "operators")
@@ -78,9 +78,9 @@ async def test_dead_letters_of_parked_messages_go_the_same_way(
     limit(monkeypatch, 10_000)
     broker = await harness.broker(partitions=1)
     write = DeadLetterWriter({"local": broker}, asyncio.get_running_loop())
-    item = parked(1).to_json()
+    item = waiting(1).to_json()
     item["letter"] |= {"body": "b" * 20_000, "headers": [["h", "h" * 20_000]]}
-    received = {"item": item, "reason": "parking_expired", "detail": "too late", "error": "E", "attempts": 1}
+    received = {"item": item, "reason": "early_expired", "detail": "too late", "error": "E", "attempts": 1}
     await asyncio.to_thread(write, received)
     [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
     received = dict(letter.message.headers)
