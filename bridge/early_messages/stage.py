@@ -53,8 +53,8 @@ class EarlyMessageStage:
     async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
         """Execute a command, in order with the early messages of its instance.
 
-        Raises: EngineError; EarlierMessagesWait when earlier messages of the instance wait, AlreadyTaken for a repeat of
-        a delivered early message.
+        Raises: EngineError; EarlierMessagesWait when earlier messages wait, AlreadyTaken for a repeat of a
+        delivered early message.
         """
         if isinstance(command, SignalEntity):
             await self._executor.execute(command, origin)

@@ -515,7 +515,7 @@ async def test_events_have_a_rate_per_value_and_no_tag(tmp_path: Path) -> None:
         ('limits: {per: {value: "{{ payload.x + }}"}}', "", "sources.orders.limits.per.value", "early|not expected"),
         ('limits: {per: {value: "fixed"}}', "", "sources.orders.limits.per.value", "same value"),
         ('limits: {per: {value: "{{ event.tenant }}"}}', "", "sources.orders.limits.per.value", "event has no tenant"),
-        ('limits: {per: {value: "{{ key }}", max_in_flight: 1001}}', "", "sources.orders.limits", "limit of the source"),
+        ('limits: {per: {value: "{{ key }}", max_in_flight: 1001}}', "", "sources.orders.limits", "limit"),
         ("", 'limits: {per: {value: "{{ payload.[ }}", rate: 1/s}}', "routes[0].limits.per.value", "not expected here"),
         ("", 'limits: {per: {value: "{{ item.x }}", rate: 1/s}}', "routes[0].limits.per.value", "item"),
         ("", 'limits: {per: {value: "{{ event.key }}"}}', "routes[0].limits.per", "write `running`, `rate` or both"),
