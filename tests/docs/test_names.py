@@ -94,7 +94,10 @@ def _options(words: list[str]) -> tuple[set[str], str]:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_commands_and_options(document: str) -> None:
+    gone = {row[1] for row in table("CHANGELOG.md", "Kind") if row[0] == "command"}
     for words in _command_lines(document):
+        if document == "CHANGELOG.md" and f"bridge {words[0]}" in gone:
+            continue
         if words[0].startswith("-") or words[0] in root.list_commands(click.Context(root)):
             options, name = _options(words)
             for word in words:

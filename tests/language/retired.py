@@ -24,7 +24,7 @@ IDENTIFIERS: dict[str, str] = {
     "Letter": "StoredMessage",
     "Parked": "WaitingCommand",
     "Parkable": "InstanceCommand",
-    "WaitFor": "WaitFor",
+    "ParkFor": "WaitFor",
     "ParkMissing": "WaitMissing",
     "ParkingConfig": "EarlyMessagesConfig",
     "PARKED": "EARLY, QUARANTINED",
