@@ -4,7 +4,7 @@
 `start_or_raise_exists_ratio`: the command on running instances over a refused start and a raise of that client.
 `inbox_ratio`: an orchestration that takes 100 messages, one after the other, with `wait_for_message` over one with
 `ctx.wait_for_external_event`. Engine, worker and the client that raises the events are included.
-`store_seconds`, `deliver_seconds`, `early_seconds` and the `early_` ratios: see `_parking.py`.
+`store_seconds`, `deliver_seconds`, `early_seconds` and the `early_` ratios: see `_early_messages.py`.
 `_micros` and `_ms` are on the clock, per message and per orchestration.
 """
 
@@ -24,7 +24,7 @@ import grpc
 import uvloop
 from durabletask import task
 
-from benchmarks import _parking
+from benchmarks import _early_messages
 from bridge.app.memory import tune_memory
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import StartOrRaise
@@ -194,4 +194,4 @@ async def measure() -> dict[str, float]:
 def run() -> dict[str, float]:
     tune_memory()  # as in the daemon, for all variants
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(measure()) | runner.run(_parking.measure())
+        return runner.run(measure()) | runner.run(_early_messages.measure())

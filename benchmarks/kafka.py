@@ -40,7 +40,7 @@ from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
 from tests.kafka.node import Node
 

@@ -31,7 +31,7 @@ from bridge.core.message import Message
 from bridge.engines.base import Engine
 from bridge.engines.execution import CommandExecutor
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 
 MESSAGES = 4000
 ROUNDS = 7

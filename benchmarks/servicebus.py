@@ -31,7 +31,7 @@ from bridge.app.memory import tune_memory
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.engines.execution import CommandExecutor
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig

@@ -30,7 +30,8 @@ __all__ = ["main", "root"]
         "instances": "List, inspect and control orchestrations.",
         "entities": "List, inspect and signal durable entities.",
         "trace": "Show the message, instance and results that belong together.",
-        "parked": "List, release and drop waiting messages.",
+        "early": "List, release and drop early messages.",
+        "quarantine": "List, release and drop quarantined messages.",
         "sources": "List sources, and end limits of dead letters.",
         "erase": "Erase a person's payloads from an engine.",
         "keys": "List and rotate the keys that sign requests.",
@@ -38,6 +39,7 @@ __all__ = ["main", "root"]
         "engine": "Serve the embedded engine on its own; check, compact and export its file.",
         "init": "Create a project that runs at once.",
     },
+    replaced={"parked": "`bridge early` or `bridge quarantine`"},
     examples="""
         bridge init shop && cd shop && bridge serve
         bridge publish orders --file samples/order.json

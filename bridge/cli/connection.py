@@ -13,7 +13,6 @@ from bridge.cli.options import config_options
 if TYPE_CHECKING:
     from bridge.app.operations.entities import Entities
     from bridge.app.operations.instances import Instances
-    from bridge.app.operations.parked import ParkedMessages
     from bridge.config.source import Loaded
 
 T = TypeVar("T")
@@ -65,13 +64,6 @@ def on_engine(options: dict[str, Any], make: Callable[[Any], M], operation: Call
     options: values of `engine_options`.
     """
     return _run(options, make, operation)
-
-
-def on_parked(options: dict[str, Any], operation: Callable[[ParkedMessages], Awaitable[T]]) -> T:
-    """Run an operation on waiting messages and return its result. options: values of `engine_options`."""
-    from bridge.app.operations.parked import ParkedMessages
-
-    return _run(options, ParkedMessages, operation)
 
 
 def source_states(options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -43,11 +43,11 @@ from bridge.core.errors import (
     UnexpectedReply,
 )
 from bridge.core.origin import MessageOrigin, read_origin
+from bridge.core.stored_message import StoredMessage
 from bridge.engines.base import Engine
+from bridge.engines.entity_lookup import look
 from bridge.engines.errors import asked
 from bridge.engines.instance_reader import InstanceReader
-from bridge.engines.parking.look import look
-from bridge.parking.stored_message import StoredMessage
 
 log = structlog.get_logger("bridge.answers")
 
@@ -220,7 +220,7 @@ def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Ca
     return signed
 
 
-ParkCommand = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
+StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -249,7 +249,7 @@ class AnswerExecutor:
         engine: Engine,
         keys: AnswerKeys,
         execute: Callable[[Command, MessageOrigin], Awaitable[None]],
-        park: ParkCommand | None,
+        store_early: StoreEarly | None,
         signatures: Signatures,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -257,7 +257,7 @@ class AnswerExecutor:
         self._inquiry = InstanceReader(engine)
         self._keys = keys
         self._execute = execute
-        self._park = park
+        self._store_early = store_early
         self._signatures = signatures
         self._now = now
         self.results: Counter[str] = Counter()
@@ -285,17 +285,17 @@ class AnswerExecutor:
             raise
         self.results["unsigned" if given.key_id is None else "accepted"] += 1
 
-    async def park(self, command: Command, origin: MessageOrigin, letter: StoredMessage, ttl: float) -> None:
+    async def store_early(self, command: Command, origin: MessageOrigin, message: StoredMessage, ttl: float) -> None:
         """Check an answer and store its command as an early message.
 
         Raises: EngineError, InvalidCommand, UnexpectedReply.
         """
-        assert self._park is not None
+        assert self._store_early is not None
         given = _answer(command)
         if given is not None:
             await self._check(given, origin)
             command = _plain(command, given)
-        await self._park(command, origin, letter, ttl)
+        await self._store_early(command, origin, message, ttl)
 
     async def _check(self, given: CorrelationId, origin: MessageOrigin) -> None:
         """Check an answer's signature and, where necessary, its request.

@@ -31,13 +31,13 @@ from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe, worker_options
 from bridge.engines.response_limits import TOTAL, LimitedClient, ResponseLimits
 from bridge.engines.trace_propagation import TraceInterceptor
 from bridge.engines.work_item_flow import WorkItemFlow
 from bridge.engines.worker import concurrency, quiet_logger, register
-from bridge.parking.sealed import MessageSealer
 from bridge.system.tls import TlsProblem, load_client
 
 RECONNECT_SECONDS = 1.0

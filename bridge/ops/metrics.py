@@ -194,7 +194,7 @@ class LimitStats(Protocol):
     """Limits of one route.
 
     running: most running orchestrations; None: no limit.
-    population: running orchestrations, as counted.
+    running_instances: running orchestrations, as counted.
     waiting: queued starts.
     delayed: commands that had to wait for a rate so far.
     values: number of values with limits of their own, and of times that one had to share; None without limits per
@@ -206,7 +206,7 @@ class LimitStats(Protocol):
     @property
     def running(self) -> int | None: ...
     @property
-    def population(self) -> Sized | None: ...
+    def running_instances(self) -> Sized | None: ...
     @property
     def waiting(self) -> int: ...
     @property
@@ -587,8 +587,8 @@ class _Others:
             labels=("route",),
         )
         for limit in self._limits:
-            if limit.population is not None:
-                running.add_metric((limit.route,), len(limit.population))
+            if limit.running_instances is not None:
+                running.add_metric((limit.route,), len(limit.running_instances))
                 waiting.add_metric((limit.route,), limit.waiting)
             if limit.running is not None:
                 cap.add_metric((limit.route,), limit.running)

@@ -182,7 +182,7 @@ def every_message_takes_effect_once(
             wrong = {name: (found.get(name), expected.get(name)) for name in found.keys() | expected.keys()}
             assert time.monotonic() < end, {name: pair for name, pair in wrong.items() if pair[0] != pair[1]}
             time.sleep(0.2)
-        assert json.loads(bridge("parked", "list", "--json", cwd=directory)) == []
+        assert json.loads(bridge("early", "list", "--json", cwd=directory)) == []
         letters = channel.letters()
         assert {letter.body for letter in letters} == {message("stray", key).body for key in range(0, keys, STRAYS)}
         assert {dict(letter.headers)["bridge.reason"] for letter in letters} == {b"no_route"}

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.operations.parked import ParkedMessages, Waiting, Which
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
 from bridge.core.errors import EngineRejected, InstanceNotFound
 from bridge.core.message import Message
+from bridge.quarantine.operations import QuarantineOperations
+from bridge.waiting.operations import WaitingMessage
 
 FLOWS = """
 from durabletask import task
@@ -63,7 +64,7 @@ class Ground:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.source = daemon.sources[0]
-        self.parked = ParkedMessages(daemon.engines["default"])
+        self.quarantine = QuarantineOperations(daemon.engines["default"])
         self.client = daemon.engines["default"].client
 
     async def publish(self, *messages: Message) -> None:
@@ -86,10 +87,10 @@ class Ground:
         assert state is not None
         return state.get_output()
 
-    async def waiting(self, count: int) -> list[Waiting]:
+    async def waiting(self, count: int) -> list[WaitingMessage]:
         """Return the waiting messages once there are `count`: an accepted signal may be unprocessed."""
         async with asyncio.timeout(TIMEOUT):
-            while len(found := await self.parked.list(Which())) != count:
+            while len(found := await self.quarantine.list()) != count:
                 await asyncio.sleep(0.01)
         return found
 
@@ -144,12 +145,10 @@ async def test_release_goes_on_in_order_and_with_what_came_meanwhile(tmp_path: P
         await it.publish(*(received("a", number) for number in range(2)))
         await it.settled(quarantined=2)
         await it.start("a", 5)
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         await it.publish(*(received("a", number) for number in range(2, 5)))
         assert await it.result("a") == list(range(5))
-        await it.until(
-            lambda: it.source.quarantine_stage.quarantine is not None and not len(it.source.quarantine_stage.quarantine)
-        )
+        await it.until(lambda: it.source.stage is not None and not it.source.stage.key_count)
         assert await it.waiting(0) == []
 
 
@@ -157,7 +156,7 @@ async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_pat
     async with ground(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(3)))
         await it.settled(quarantined=3)
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         await it.settled(quarantined=4)
         await it.publish(received("a", 3))
         await it.settled(quarantined=5)
@@ -165,7 +164,7 @@ async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_pat
         waiting = await it.waiting(4)
         assert [each.reason for each in waiting] == ["instance_not_found", "follows", "follows", "follows"]
         await it.start("a", 4)
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         assert await it.result("a") == [0, 1, 2, 3]
 
 
@@ -174,15 +173,15 @@ async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
         await it.publish(received("a", 0), received("a", 1))
         await it.settled(quarantined=2)
         first = (await it.waiting(2))[0]
-        change = await it.parked.drop_key("orders", "a", [first.id], forget=False)
+        change = await it.quarantine.drop("orders", "a", [first.id], forget=False)
         assert (change.before, change.after) == (2, 1)
         assert await it.letters(1) == ["quarantine_dropped"]
         await it.start("a", 1)
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         assert await it.result("a") == [1]
         assert await it.waiting(0) == []
         with pytest.raises(InstanceNotFound):
-            await it.parked.release_key("orders", "a")
+            await it.quarantine.release("orders", "a")
 
 
 async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
@@ -195,10 +194,10 @@ async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
         await it.settled(quarantined=1)
         await it.waiting(1)
         before = it.source.ledger.retries
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         await it.until(lambda: it.source.ledger.retries > before)
         with pytest.raises(EngineRejected, match="a daemon works on them"):
-            await it.parked.drop_key("orders", "a", [], forget=True)
+            await it.quarantine.drop("orders", "a", [], forget=True)
         await it.start("a", 1)
         assert await it.result("a") == [0]
         assert await it.waiting(0) == []
@@ -219,7 +218,7 @@ async def test_what_is_held_is_known_again_after_a_restart_before_anything_is_di
         await it.start("a", 3)
         await it.publish(received("a", 1))
         await it.settled(quarantined=1)
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         await it.publish(received("a", 2))
         assert await it.result("a") == [0, 1, 2]
 
@@ -252,7 +251,9 @@ async def test_another_process_holds_the_key_when_it_gets_the_partition(tmp_path
         other.mkdir()
         config = remote.replace("ENDPOINT", f'"http://127.0.0.1:{port}"').replace("path: broker", "path: ../broker")
         async with ground(other, config, worker=False) as second:
-            await second.until(lambda: second.source.assignment and second.source.quarantine_stage.ready)
+            await second.until(
+                lambda: second.source.assignment and second.source.stage is not None and second.source.stage.ready
+            )
             await first.publish(*(received(key, 1) for key in keys))
             async with asyncio.timeout(TIMEOUT):
                 while sum(g.source.ledger.outcomes["quarantined"] for g in (first, second)) < 8:
@@ -260,6 +261,6 @@ async def test_another_process_holds_the_key_when_it_gets_the_partition(tmp_path
             assert second.source.ledger.outcomes["quarantined"] > 0
             for key in keys:
                 await first.start(key, 3)
-                await first.parked.release_key("orders", key)
+                await first.quarantine.release("orders", key)
             await first.publish(*(received(key, 2) for key in keys))
             assert [await first.result(key) for key in keys] == [[0, 1, 2]] * 4

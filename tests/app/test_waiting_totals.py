@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.errors import WaitingFull
-from bridge.engines.parking.totals import WaitingTotals
+from bridge.waiting.totals import WaitingTotals
 from tests.garbage import no_frames_in_cycles
 
 from .project import TIMEOUT
@@ -126,4 +126,4 @@ async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
             await it.settled(20)
             assert it.outcomes() == {"early": 10, "dead_lettered": 10}
             stores = it.daemon.own.waiting_stores["default"]
-            await it.until(lambda: stores.parking.events["stored"] == 10, "they are processed")
+            await it.until(lambda: stores.early_messages.events["stored"] == 10, "they are processed")

@@ -13,9 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.core.message import Message
 from bridge.engines.base import EngineUsage
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
-from bridge.pipeline.histogram import Histogram
+from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.shares import PerValue, Shares
+from bridge.pipeline.ledger import Histogram
+from bridge.pipeline.per_value import Shares
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Engine:
 class Limit:
     route: str = "start"
     running: int | None = 5
-    population: tuple[int, ...] | None = (1, 2, 3)
+    running_instances: tuple[int, ...] | None = (1, 2, 3)
     waiting: int = 7
     delayed: int = 2
     values: tuple[int, int] | None = None

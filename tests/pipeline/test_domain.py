@@ -18,9 +18,9 @@ from bridge.core.commands import Command
 from bridge.core.errors import ConfigError, InstanceNotFound
 from bridge.engines.execution import CommandExecutor
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.domain import OrderingDomain, domain_key
-from bridge.pipeline.execution import Target
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.lanes import OrderingDomain, domain_key
+from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
 
 from .harness import TIMEOUT, Faults, message

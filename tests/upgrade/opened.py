@@ -95,7 +95,16 @@ class Opened:
         return {each["instance_id"]: each for each in listed}
 
     def waiting(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.bridge("parked", "list", "--json"))
+        early = [{"kind": "instance", "key": None} | each for each in self.early()]
+        quarantined = [{"kind": "key", "instance_id": None} | each for each in self.quarantined()]
+        return sorted([*early, *quarantined], key=lambda each: str(each["since"]))
+
+    def early(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.bridge("early", "list", "--json"))
+        return found
+
+    def quarantined(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.bridge("quarantine", "list", "--json"))
         return found
 
     def output(self, id_: str) -> Any:

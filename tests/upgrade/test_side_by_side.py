@@ -197,7 +197,7 @@ def test_two_builds_share_a_group_and_a_task_hub(
                 [line for line in it.lines(9) if line["key"] == "collects-9-0" and line["body"]["type"] == "start"]
             )
             it.until("the instance of the key", lambda: "collects-9-0" in it.instances())
-            it.bridge("parked", "release", "--source", "keyed", "collects-9-0")
+            it.bridge("quarantine", "release", "--source", "keyed", "collects-9-0")
             it.until("nothing waits", lambda: not it.waiting())
             it.until("its end", lambda: it.instances()["collects-9-0"]["status"] in FINISHED)
             it.until("nothing in flight", lambda: not any(staying.metrics("bridge_in_flight").values()))

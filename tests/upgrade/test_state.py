@@ -110,16 +110,13 @@ def in_milliseconds(shown: dict[str, Any]) -> dict[str, Any]:
 def finish(it: Opened) -> list[dict[str, Any]]:
     """Send the finishing messages, then release or drop the quarantined keys. Returns the quarantined messages."""
 
-    def held() -> list[dict[str, Any]]:
-        return [each for each in it.waiting() if each["kind"] == "key"]
-
-    before = len(held())
+    before = len(it.quarantined())
     it.publish([json.loads(line) for line in (it.recording / "finish.jsonl").read_text().splitlines()])
-    it.until("one more message behind its quarantined key", lambda: len(held()) > before)
+    it.until("one more message behind its quarantined key", lambda: len(it.quarantined()) > before)
     it.until("the instance of the key runs", lambda: "held-1" in it.instances())
-    found = held()
-    it.bridge("parked", "release", "--source", "keyed", "held-1")
-    it.bridge("parked", "drop", "--source", "keyed", "held-2", "--yes")
+    found = it.quarantined()
+    it.bridge("quarantine", "release", "--source", "keyed", "held-1")
+    it.bridge("quarantine", "drop", "--source", "keyed", "held-2", "--yes")
     return found
 
 

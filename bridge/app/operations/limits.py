@@ -7,13 +7,13 @@ from typing import Any
 
 from bridge.app.connection import attached
 from bridge.app.names import require
-from bridge.app.serve.parking import engine_of
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
 from bridge.core.states import SourceState
 from bridge.engines.base import Engine
 from bridge.engines.pacing import EnginePaces, limited_sources
+from bridge.quarantine.orphaned import state_engine
 
 _PATIENCE = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
@@ -29,7 +29,7 @@ async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
     limited = await limited_sources(engine)
     lines: list[dict[str, Any]] = []
     for source in loaded.config.sources:
-        if engine_of(loaded, source) != engine.name:
+        if state_engine(loaded, source) != engine.name:
             continue
         paces = limited.get(source, Paces())
         if not len(paces):
@@ -47,7 +47,7 @@ async def states_of_all(loaded: Loaded) -> list[dict[str, Any]]:
     """Lines of `states` for every configured source, in the configuration's order. Raises: EngineError."""
     order = list(loaded.config.sources)
     lines: list[dict[str, Any]] = []
-    for name in dict.fromkeys(engine_of(loaded, source) for source in order):
+    for name in dict.fromkeys(state_engine(loaded, source) for source in order):
         async with attached(loaded, name) as engine:
             lines += await states(loaded, engine)
     return sorted(lines, key=lambda line: order.index(line["source"]))
@@ -56,7 +56,7 @@ async def states_of_all(loaded: Loaded) -> list[dict[str, Any]]:
 def engine_name(loaded: Loaded, source: str) -> str:
     """Name of the engine with the limits of a source. Raises: LookupError when no such source is configured."""
     require("source", source, loaded.config.sources)
-    return engine_of(loaded, source)
+    return state_engine(loaded, source)
 
 
 async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None) -> list[str]:

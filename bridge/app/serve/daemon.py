@@ -30,10 +30,9 @@ from bridge.app.composition import (
     own_packages,
 )
 from bridge.app.memory import tune_memory
-from bridge.app.serve import parking
+from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
-from bridge.app.serve.orphaned_quarantine import OrphanedQuarantine
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
@@ -54,10 +53,11 @@ from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
 from bridge.ops.web import Web
-from bridge.pipeline.admission import NO_LIMITS
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing, PublishTarget
+from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
+from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
@@ -98,19 +98,26 @@ class Daemon:
             name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
             for name, engine in self.engines.items()
         }
-        totals = {name: parking.totals(loaded, name) for name in self.engines}
+        totals = {name: waiting.totals(loaded, name) for name in self.engines}
         inner = {
-            name: parking.target(loaded, engine, self.breakers[name], now, totals[name])
+            name: waiting.target(loaded, engine, self.breakers[name], now, totals[name])
             for name, engine in self.engines.items()
         }
         answers = {
             name: AnswerExecutor(
-                engine, keys[name], inner[name].execute, inner[name].park, config.engines[name].answers.signatures, now
+                engine,
+                keys[name],
+                inner[name].execute,
+                inner[name].store_early,
+                config.engines[name].answers.signatures,
+                now,
             )
             for name, engine in self.engines.items()
         }
         targets = {
-            name: replace(target, execute=answers[name].execute, park=target.park and answers[name].park)
+            name: replace(
+                target, execute=answers[name].execute, store_early=target.store_early and answers[name].store_early
+            )
             for name, target in inner.items()
         }
         self.registries = build_registries(loaded) if engines is None else None
@@ -125,8 +132,8 @@ class Daemon:
                     targets,
                     limits=self.admission.limits,
                     domains=domains,
-                    quarantine_store=parking.quarantine_store(loaded, name, self.engines, totals),
-                    paces=EnginePaces(self.engines[parking.engine_of(loaded, name)], name),
+                    quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
+                    paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
                     registries=self.registries,
                 )
                 for name in config.sources
@@ -161,7 +168,7 @@ class Daemon:
             self.publishing,
             self.monitors,
             self.own.waiting_stores.values,
-            lambda: dict(self.own.undeliverable.written),
+            lambda: dict(self.own.dead_letters.written),
             limits=tuple(self.admission.limits.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
@@ -179,7 +186,7 @@ class Daemon:
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
-        self._early_message_counter = parking.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._parked)
+        self._early_message_counter = waiting.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._stored)
         self._reports: list[asyncio.Task[None]] = []
 
     @property
@@ -286,9 +293,9 @@ class Daemon:
         """Descriptions of the worker thread pools of an engine that cannot work."""
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
 
-    def _parked(self) -> int:
-        kept = (Outcome.EARLY, Outcome.QUARANTINED)
-        return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in kept)
+    def _stored(self) -> int:
+        stored = (Outcome.EARLY, Outcome.QUARANTINED)
+        return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in stored)
 
     def _start_workers(self) -> None:
         for name, engine in self.engines.items():

@@ -16,11 +16,11 @@ from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Health, PartReading, Readiness, SourceReading
 from bridge.ops.metrics import Metrics, WaitingStats
-from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.histogram import Histogram
+from bridge.pipeline.ledger import Histogram
+from bridge.pipeline.per_value import Shares
 from bridge.pipeline.publishing import Publishing
-from bridge.pipeline.shares import Shares
+from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.source import SourcePipeline
 from bridge.system.clock import SYSTEM
 from bridge.workflow.repeats import REPEATS
@@ -110,8 +110,8 @@ class SourceView:
 
     @property
     def quarantined_keys(self) -> int:
-        quarantine = self._source.quarantine_stage.quarantine
-        return 0 if quarantine is None else len(quarantine)
+        stage = self._source.stage
+        return 0 if stage is None else stage.key_count
 
     @property
     def shares(self) -> Shares | None:

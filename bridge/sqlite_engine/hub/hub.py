@@ -13,7 +13,7 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.parking.names import PARKING
+from bridge.core.system_names import EARLY_MESSAGES
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease
 from bridge.sqlite_engine.hub.entities import Entities
 from bridge.sqlite_engine.hub.losses import Losses
@@ -163,7 +163,7 @@ class TaskHub:
         self.forget()
         self.instances.clear()
         self.entities.clear()
-        self.entities.parking = set(self.store.entities_named(PARKING))
+        self.entities.parking = set(self.store.entities_named(EARLY_MESSAGES))
 
     def empty(self) -> None:
         """Delete everything in the hub. Workers stay connected; results of the work that they hold no longer count."""

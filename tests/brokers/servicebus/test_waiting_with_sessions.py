@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.operations.parked import ParkedMessages
 from bridge.app.serve.daemon import Daemon
 from bridge.core.settlement import Outcome
+from bridge.quarantine.operations import QuarantineOperations
 from tests.app.project import TIMEOUT
 from tests.brokers.servicebus.test_waiting import write
 from tests.pipeline.harness import message
@@ -64,7 +64,7 @@ async def test_it_goes_on_after_a_restart_while_the_queue_is_silent(
     async with running(path) as daemon:
         await start(daemon, "1")
         if waits_for == "a person":
-            await ParkedMessages(daemon.engines["default"]).release_key("orders", "a")
+            await QuarantineOperations(daemon.engines["default"]).release("orders", "a")
         await ended(daemon, "1")
 
 
