@@ -263,7 +263,7 @@ class TaskHub:
     def _withdraw(self, lease: Lease) -> None:
         lease.void = True
         if lease.token in lease.stream.leases:  # not ended in the same transaction
-            self.tokenless.withdraw(lease)
+            self.tokenless.mark_void(lease)
 
     def defer(self, instance: Instance, deferred: Deferred) -> None:
         """Answer a raise when the turn in flight has ended."""
