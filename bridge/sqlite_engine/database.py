@@ -19,20 +19,16 @@ from bridge.sqlite_engine.hub.dispatch import ACTIVITY, DRAINING, ENTITY, ORCHES
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.losses import Losses
 from bridge.sqlite_engine.hub.operation import Kind, Operation
-from bridge.sqlite_engine.hub.purge import Purges
 from bridge.sqlite_engine.hub.recovery import recover
-from bridge.sqlite_engine.hub.retention import Retention, RetentionPolicy
+from bridge.sqlite_engine.hub.removal import Purges, Retention, RetentionPolicy
 from bridge.sqlite_engine.hub.writer import Writer
-from bridge.sqlite_engine.maintenance.lock import FileLock
-from bridge.sqlite_engine.maintenance.running import RunningItems, record_of
+from bridge.sqlite_engine.maintenance.process_files import FileLock, RunningItems, record_of
 from bridge.sqlite_engine.model.bounds import SCHEDULERS
-from bridge.sqlite_engine.model.rejection import invalid_argument, precondition, unavailable
-from bridge.sqlite_engine.model.reply import Reply
-from bridge.sqlite_engine.model.unread import UnreadLimits
-from bridge.sqlite_engine.model.wire import Empty
-from bridge.sqlite_engine.storage.index_warmup import IndexWarmup
+from bridge.sqlite_engine.model.instance import UnreadLimits
+from bridge.sqlite_engine.model.reply import Reply, invalid_argument, precondition, unavailable
+from bridge.sqlite_engine.model.values import Empty
 from bridge.sqlite_engine.storage.payloads import Payloads
-from bridge.sqlite_engine.storage.reader import Reader
+from bridge.sqlite_engine.storage.query import IndexWarmup, Reader
 from bridge.sqlite_engine.storage.schema import check_keys, connect, prepare, record_key
 from bridge.sqlite_engine.storage.store import Store
 from bridge.system import private

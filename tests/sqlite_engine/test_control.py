@@ -8,9 +8,8 @@ from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.clock import now
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.wire import Duration
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import Duration, now
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import (
     Hands,

@@ -15,8 +15,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.instance import Instance
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.reply import ThreadReply
+from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.storage.schema import APPLICATION_ID, VERSION
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, start, state

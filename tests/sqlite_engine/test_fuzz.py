@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.protocol.service import UNARY
 from tests.sqlite_engine.hands import Hands, call, complete, start, state
 

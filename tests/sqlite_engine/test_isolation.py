@@ -20,10 +20,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.database import Database, DatabaseOptions
 from bridge.sqlite_engine.hub import recovery
 from bridge.sqlite_engine.hub.operation import Kind
-from bridge.sqlite_engine.hub.purge import STEP
-from bridge.sqlite_engine.hub.retention import RetentionPolicy
-from bridge.sqlite_engine.model.clock import now
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.hub.removal import STEP, RetentionPolicy
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import now
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import (
     Hands,

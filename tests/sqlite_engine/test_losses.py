@@ -13,7 +13,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import DatabaseOptions
 from bridge.sqlite_engine.hub.dispatch import Lease
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.reply import Rejection
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, call, complete, signal, start, state
 

@@ -16,8 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from bridge.sqlite_engine.database import Database, DatabaseOptions
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.reply import ThreadReply
+from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from tests.sqlite_engine.hands import Hands, activity, again, begin, call, complete, fail, state, text
 
 IDS = st.sampled_from(["a", "b", "c"])

@@ -15,7 +15,7 @@ from bridge.app.serve.readiness import write_ready
 from bridge.core.errors import EngineMisconfigured
 from bridge.ops import logging
 from bridge.sqlite_engine.database import DatabaseOptions
-from bridge.sqlite_engine.hub.retention import RetentionPolicy
+from bridge.sqlite_engine.hub.removal import RetentionPolicy
 from bridge.sqlite_engine.protocol.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.system.tls import TlsFiles

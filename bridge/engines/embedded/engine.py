@@ -28,10 +28,9 @@ from bridge.engines.worker import concurrency, quiet_logger, register, threads
 from bridge.parking.sealed import MessageSealer
 from bridge.sqlite_engine.database import Database, DatabaseOptions
 from bridge.sqlite_engine.hub.dispatch import DRAINING
-from bridge.sqlite_engine.hub.retention import PERIOD_SECONDS, RetentionPolicy
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.hub.removal import PERIOD_SECONDS, RetentionPolicy
 from bridge.sqlite_engine.protocol.server import Guard, Server
-from bridge.sqlite_engine.protocol.service import SidecarService
+from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.system import private
 from bridge.system.tls import TlsFiles
 

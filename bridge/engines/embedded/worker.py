@@ -25,7 +25,7 @@ from durabletask.worker import WorkItemFilters
 from bridge.core.kinds import Kind
 from bridge.engines.compatibility import MonitoredWorker
 from bridge.engines.containment import Load, presentable, stuck_pool, type_name
-from bridge.engines.embedded.session_worker import SessionWorker
+from bridge.engines.embedded.session import SessionWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Stream
 from bridge.sqlite_engine.hub.workitem import ActivityItem, TurnRequest

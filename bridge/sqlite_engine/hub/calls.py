@@ -17,21 +17,27 @@ from bridge.sqlite_engine.hub.hub import Deferred, TaskHub
 from bridge.sqlite_engine.hub.rewind import rewind
 from bridge.sqlite_engine.hub.waiters import Waiter, found
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.bounds import MAX_NAME, BeyondBound, check_name, check_tags
-from bridge.sqlite_engine.model.clock import due
-from bridge.sqlite_engine.model.identity import check_execution, check_id, new_id
-from bridge.sqlite_engine.model.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
-from bridge.sqlite_engine.model.rejection import (
+from bridge.sqlite_engine.model.bounds import MAX_NAME, BeyondBound, check_execution, check_id, check_name, check_tags
+from bridge.sqlite_engine.model.instance import (
+    FAILED,
+    FINISHED,
+    PENDING,
+    RUNNING,
+    SUSPENDED,
+    TERMINATED,
+    Instance,
+)
+from bridge.sqlite_engine.model.reply import (
     Rejection,
+    Reply,
     instance_finished,
     invalid_argument,
     not_found,
     precondition,
     unread_full,
 )
-from bridge.sqlite_engine.model.reply import Reply
 from bridge.sqlite_engine.model.turn import BadResponse, entity_id
-from bridge.sqlite_engine.model.unread import note
+from bridge.sqlite_engine.model.values import due, new_id
 
 DEFERRED: Any = object()
 """Placeholder: the answer follows later."""
@@ -184,7 +190,7 @@ class Calls:
             hub.events_refused += 1
             raise unread_full(instance.unread_events, instance.unread_bytes)
         hub.deliver(instance, event)
-        note(instance, size)
+        instance.count_unread(size)
         hub.instances.measure(instance)
         if self._certain_raise and instance.token is not None:
             hub.defer(instance, Deferred(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))

@@ -6,9 +6,10 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.identity import check_id
-from bridge.sqlite_engine.model.instance import Instance, text
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.bounds import check_id
+from bridge.sqlite_engine.model.instance import Instance
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import text
 
 
 def start_child(hub: TaskHub, parent: Instance, task_id: int, child: pb.CreateSubOrchestrationAction) -> None:

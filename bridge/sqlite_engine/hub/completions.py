@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -11,17 +12,16 @@ from bridge.sqlite_engine.hub.child import start_child
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.rewind import take_over
+from bridge.sqlite_engine.hub.workitem import TurnResponse
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import BeyondBound, check_name
-from bridge.sqlite_engine.model.clock import due, timestamp
 from bridge.sqlite_engine.model.entity import Entity
 from bridge.sqlite_engine.model.failures import bound, bound_turn
-from bridge.sqlite_engine.model.identity import new_id
-from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, RUNNING, Instance
+from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.turn import BadResponse, Outcome, apply, entity_id
-from bridge.sqlite_engine.model.unread import settle
-from bridge.sqlite_engine.storage.due import due_at
+from bridge.sqlite_engine.model.values import due, new_id, text, timestamp
+from bridge.sqlite_engine.model.work import due_at
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,8 @@ class Completions:
         self._hub = hub
         self._calls = calls
 
-    def turn(self, lease: Lease, response: pb.OrchestratorResponse) -> None:
+    def turn(self, lease: Lease, response: Any) -> None:
+        """Record a turn. response: a TurnResponse, or an OrchestratorResponse from another process."""
         hub = self._hub
         hub.dispatcher.release(lease, done=True)
         instance = hub.find_key(lease.subject)
@@ -58,16 +59,14 @@ class Completions:
             hub.fail(instance, failure)
             return
         hub.release(instance.key)
-        instance.token = None
-        instance.turn = None
-        reported = None if instance.request is None else instance.request.unread
-        instance.request = None
         taken = [instance.inbox.popleft()[0] for _ in range(instance.taken)]
-        instance.taken = 0
+        instance.end_turn()
+        reported = response.unread if isinstance(response, TurnResponse) else None
         if taken:
             hub.tx.remove("inbox", taken)
         if instance.unread_events or instance.inbox or (reported is not None and reported[0]):
-            settle(instance, reported, acted=bool(kinds))
+            if kinds or reported is not None:
+                instance.recount_unread(reported)
             hub.instances.measure(instance)
         if response.HasField("customStatus"):
             instance.custom_status = response.customStatus.value
@@ -179,7 +178,7 @@ class Completions:
         instance.inbox.clear()
         for event in (*completion.carryoverEvents, *kept):
             hub.deliver(instance, event)
-        settle(instance, None, acted=True)
+        instance.recount_unread()
         hub.instances.measure(instance)
         hub.entities.release_locks(instance)
 
@@ -225,8 +224,7 @@ class Completions:
             return
         batch = entity.batch
         hub.release(entity.id)
-        entity.token = None
-        entity.batch = None
+        entity.end_batch()
         processed = batch[: len(result.results)]
         failure = self._too_large("an entity's state", result.entityState.value)
         if failure is not None:
@@ -332,9 +330,7 @@ class Completions:
             if instance is None or instance.token != lease.token:
                 return False
             hub.release(instance.key)
-            instance.token = None
-            instance.turn = None
-            instance.taken = 0
+            instance.end_turn()
             hub.settle_deferred(instance)
             return True
         if lease.kind == ENTITY:
@@ -342,8 +338,7 @@ class Completions:
             if entity is None or entity.token != lease.token:
                 return False
             hub.release(entity.id)
-            entity.token = None
-            entity.batch = None
+            entity.end_batch()
             hub.entities.advance(entity)
             return True
         assert lease.kind == ACTIVITY

@@ -9,11 +9,10 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.parking.names import PARKING, PREFIX, target_id
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.clock import timestamp
 from bridge.sqlite_engine.model.entity import Entity, EntityCache
-from bridge.sqlite_engine.model.identity import new_id
 from bridge.sqlite_engine.model.instance import Instance
-from bridge.sqlite_engine.storage.store import SIGNAL_IS_DUE, Timer
+from bridge.sqlite_engine.model.values import new_id, timestamp
+from bridge.sqlite_engine.model.work import SIGNAL_IS_DUE, Timer
 
 if TYPE_CHECKING:
     from bridge.sqlite_engine.hub.hub import TaskHub
@@ -89,8 +88,7 @@ class Entities:
         self._hub.release(entity_id)
         entity = self._cache.get(entity_id)
         if entity is not None:
-            entity.token = None
-            entity.batch = None
+            entity.end_batch()
 
     def drop(self, entity_id: str, seq: int) -> None:
         """Remove an operation without reading it, as a last resort.

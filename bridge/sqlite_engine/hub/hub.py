@@ -21,19 +21,24 @@ from bridge.sqlite_engine.hub.operation import Kind, Operation, Orchestration, Q
 from bridge.sqlite_engine.hub.waiters import Waiters
 from bridge.sqlite_engine.hub.workitem import WorkItems
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.attempts import pauses_of, with_pauses
 from bridge.sqlite_engine.model.bounds import Limits
-from bridge.sqlite_engine.model.clock import due, timestamp
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.identity import new_id
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache
-from bridge.sqlite_engine.model.rejection import instance_finished, not_found, unavailable
-from bridge.sqlite_engine.model.reply import Reply, settle_all
-from bridge.sqlite_engine.model.unread import UnreadLimits
-from bridge.sqlite_engine.model.wire import StringValue, Timestamp
-from bridge.sqlite_engine.storage.due import due_at, origin_of
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, Instance, InstanceCache, UnreadLimits
+from bridge.sqlite_engine.model.reply import Reply, instance_finished, not_found, settle_all, unavailable
+from bridge.sqlite_engine.model.values import StringValue, Timestamp, due, new_id, timestamp
+from bridge.sqlite_engine.model.work import (
+    SIGNAL_IS_DUE,
+    START_IS_DUE,
+    TIMER_FIRES,
+    Task,
+    Timer,
+    due_at,
+    origin_of,
+    pauses_of,
+    with_pauses,
+)
 from bridge.sqlite_engine.storage.schema import APPLICATION_ID
-from bridge.sqlite_engine.storage.store import SIGNAL_IS_DUE, START_IS_DUE, TIMER_FIRES, Store, Task, Timer
+from bridge.sqlite_engine.storage.store import Store
 from bridge.sqlite_engine.storage.transaction import Transaction
 from bridge.system.clock import SYSTEM, Clock
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from bridge.core.errors import WORKER_LOST
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Identity, Lease, identity
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.instance import text
+from bridge.sqlite_engine.model.values import text
 
 if TYPE_CHECKING:
     from bridge.sqlite_engine.hub.hub import TaskHub

@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge.sqlite_engine.hub.dispatch import Lease
 from bridge.sqlite_engine.model.reply import Reply
-from bridge.sqlite_engine.storage.store import Task, Timer
+from bridge.sqlite_engine.model.work import Task, Timer
 
 
 class Kind(StrEnum):

@@ -14,13 +14,13 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.hub.child import start_child
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.attempts import pauses_of, with_pauses
 from bridge.sqlite_engine.model.cut import CannotRewind, Cut, Open, code_changed, cut, open_of, turn_times
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.identity import new_id
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING, Instance, text
-from bridge.sqlite_engine.model.rejection import Rejection, precondition
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING, Instance
+from bridge.sqlite_engine.model.reply import Rejection, precondition
 from bridge.sqlite_engine.model.turn import entity_call, entity_id, lock_request
+from bridge.sqlite_engine.model.values import new_id, text
+from bridge.sqlite_engine.model.work import pauses_of, with_pauses
 
 _ENDED_SAGA = ("compensated", "compensation_failed", "failed")
 """Statuses of a saga of the workflow kit that has handled its failure."""

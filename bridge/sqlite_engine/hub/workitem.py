@@ -11,10 +11,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.operation import Kind, Operation, Orchestration, Queued, Subject
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.instance import Instance, text
-from bridge.sqlite_engine.model.unread import ENVELOPE
-from bridge.sqlite_engine.model.wire import Duration, StringValue
-from bridge.sqlite_engine.storage.store import Task
+from bridge.sqlite_engine.model.instance import ENVELOPE, Instance
+from bridge.sqlite_engine.model.values import Duration, StringValue, text
+from bridge.sqlite_engine.model.work import Task
 
 if TYPE_CHECKING:
     from bridge.sqlite_engine.hub.hub import TaskHub
@@ -33,8 +32,6 @@ class TurnRequest:
     orchestrationTraceContext: pb.OrchestrationTraceContext  # noqa: N815
     completionToken: str  # noqa: N815
     historyBytes: int  # noqa: N815 -- not of the protocol
-    unread: tuple[int, int] | None = None
-    """Number and bytes of the events that the orchestrator holds unread after the turn; set by its worker."""
 
     def HasField(self, name: str) -> bool:  # noqa: N802 -- as a protobuf message has it
         return name == "orchestrationTraceContext" and self.orchestrationTraceContext.HasField("spanStartTime")
@@ -68,6 +65,8 @@ class TurnResponse:
     completionToken: str  # noqa: N815
     customStatus: StringValue | None  # noqa: N815
     orchestrationTraceContext: pb.OrchestrationTraceContext | None  # noqa: N815
+    unread: tuple[int, int]
+    """Number and bytes of the events that the orchestrator holds unread after the turn. Not of the protocol."""
 
     isPartial = False  # noqa: N815
     requiresHistory = False  # noqa: N815
@@ -136,7 +135,6 @@ class WorkItems:
         instance.shared = stream.shares
         if stream.shares:
             item: Any = request
-            instance.request = request
         else:
             item = self._remote_turn(instance, request, stream)
             if item is None:

@@ -15,14 +15,12 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.calls import DEFERRED
 from bridge.sqlite_engine.hub.dispatch import Lease, Stream
-from bridge.sqlite_engine.hub.givingup import moves
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.operation import Kind, Operation, Subject
-from bridge.sqlite_engine.hub.recovery import recover
+from bridge.sqlite_engine.hub.recovery import moves, recover
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.identity import new_id
-from bridge.sqlite_engine.model.rejection import Rejection, internal, unavailable
-from bridge.sqlite_engine.model.reply import Reply, settle_all
+from bridge.sqlite_engine.model.reply import Rejection, Reply, internal, settle_all, unavailable
+from bridge.sqlite_engine.model.values import new_id
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
 logger = logging.getLogger(__name__)

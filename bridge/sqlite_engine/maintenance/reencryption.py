@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bridge.core.errors import EngineUnavailable
 from bridge.encryption import HEAD, Keyring
-from bridge.sqlite_engine.maintenance.lock import FileLock
+from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.maintenance.upkeep import opened, vacuum
 from bridge.sqlite_engine.storage.payloads import COLUMNS, Column, Payloads, row_of
 from bridge.sqlite_engine.storage.schema import ENCRYPTED, VERSION, check_keys, record_key

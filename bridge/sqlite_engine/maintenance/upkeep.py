@@ -14,7 +14,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring, is_sealed
-from bridge.sqlite_engine.maintenance.lock import FileLock
+from bridge.sqlite_engine.maintenance.process_files import FileLock
+from bridge.sqlite_engine.model.failures import parse
 from bridge.sqlite_engine.model.instance import FINISHED
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
@@ -32,9 +33,8 @@ from bridge.sqlite_engine.storage.payloads import (
     SealedValue,
     row_of,
 )
-from bridge.sqlite_engine.storage.reading import parse
-from bridge.sqlite_engine.storage.schema import PAGE_BYTES, check_keys, connect, prepare
-from bridge.sqlite_engine.storage.store import INSTANCE_COLUMNS, instance_of
+from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS, PAGE_BYTES, check_keys, connect, prepare
+from bridge.sqlite_engine.storage.store import instance_of
 
 _ORPHANS = {
     "history": "SELECT count(*) FROM history WHERE key NOT IN (SELECT key FROM instances)",

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.clock import timestamp
-from bridge.sqlite_engine.model.instance import text
-from bridge.sqlite_engine.model.wire import StringValue, Timestamp
+from bridge.sqlite_engine.model.values import StringValue, Timestamp, text, timestamp
 
 
 def execution_started(

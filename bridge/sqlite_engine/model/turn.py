@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.bounds import MAX_NAME, check_custom_status, check_name, check_tags
-from bridge.sqlite_engine.model.clock import timestamp
 from bridge.sqlite_engine.model.event import new_event
 from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
-from bridge.sqlite_engine.model.wire import StringValue, Timestamp
+from bridge.sqlite_engine.model.values import StringValue, Timestamp, timestamp
 
 
 class BadResponse(Exception):
