@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.sqlite_engine.hands import Hands, activity, again, begin, call, complete, fail, state, text
 
 IDS = st.sampled_from(["a", "b", "c"])

@@ -13,9 +13,9 @@ import structlog
 
 from bridge.app.serve.readiness import write_ready
 from bridge.core.errors import EngineMisconfigured
+from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.ops import logging
-from bridge.sqlite_engine.database import DatabaseOptions
-from bridge.sqlite_engine.hub.removal import RetentionPolicy
+from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.system.tls import TlsFiles
@@ -47,7 +47,7 @@ class EngineHost:
     ) -> None:
         """Create a host; open nothing. Raises: EngineMisconfigured when the port would be open to strangers."""
         self._host = listen.rpartition(":")[0]
-        options = DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention))
+        options = DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention), rules=BridgeRules())
         self._hubs = TaskHubs(directory, options, max_hubs)
         self._server = Server(HubsService(self._hubs), [listen], guard)
 

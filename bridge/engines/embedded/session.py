@@ -20,7 +20,7 @@ from durabletask.task import CancellableTask
 from durabletask.worker import ExecutionResults, TaskHubGrpcWorker, _ActivityExecutor, _OrchestrationExecutor
 
 from bridge.engines.containment import close_quietly, keep_open
-from bridge.sqlite_engine.hub.workitem import TurnRequest, TurnResponse
+from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
 from bridge.sqlite_engine.model.values import text
 
 MAX_SESSIONS = 1000

@@ -6,16 +6,12 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
 
-from bridge.core.answers import answered_by
-from bridge.core.instance_protocol import ANSWERED, may_replace, started_by, telling
-from bridge.core.origin import read_origin
-from bridge.sqlite_engine.hub.hub import Deferred, TaskHub
+from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.rewind import rewind
-from bridge.sqlite_engine.hub.waiters import Waiter, found
+from bridge.sqlite_engine.hub.waiting_calls import DeferredRaise, Waiter, found
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import MAX_NAME, BeyondBound, check_execution, check_id, check_name, check_tags
 from bridge.sqlite_engine.model.instance import (
@@ -28,20 +24,18 @@ from bridge.sqlite_engine.model.instance import (
     Instance,
 )
 from bridge.sqlite_engine.model.reply import (
-    Rejection,
+    ANSWERED,
+    DEFERRED,
+    Conflict,
     Reply,
+    already_exists,
     instance_finished,
     invalid_argument,
     not_found,
     precondition,
-    unread_full,
 )
 from bridge.sqlite_engine.model.turn import BadResponse, entity_id
 from bridge.sqlite_engine.model.values import due, new_id
-
-DEFERRED: Any = object()
-"""Placeholder: the answer follows later."""
-
 
 _OPEN = frozenset({PENDING, RUNNING, SUSPENDED})
 
@@ -108,13 +102,11 @@ class Calls:
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
-            old, new = read_origin(existing.start.executionStarted.input.value), read_origin(request.input.value)
-            if existing.reported not in replaceable or not may_replace(old, new):
+            earlier, later = existing.start.executionStarted.input.value, request.input.value
+            if existing.reported not in replaceable or not hub.rules.may_replace(earlier, later):
                 status = pb.OrchestrationStatus.Name(existing.reported).removeprefix("ORCHESTRATION_STATUS_")
-                why = telling(status, started_by(old, new.origin))
-                raise Rejection(
-                    grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists{why}"
-                )
+                conflict = Conflict(status, hub.rules.is_repeated_start(earlier, later))
+                raise already_exists(f"Orchestration instance '{instance_id}' already exists", conflict)
             if _earlier_action(request.orchestrationIdReusePolicy) == _IGNORE:
                 return pb.CreateInstanceResponse(instanceId=instance_id)
             after = existing.turn_at
@@ -181,35 +173,28 @@ class Calls:
             raise not_found(request.instanceId)
         if instance.finished:
             raise instance_finished(request.instanceId)
-        if answered_by(request.name) is not None:
-            self._unanswered(instance, request)
+        if hub.rules.is_accepted_once(request.name):
+            self._check_accepted_once(instance, request)
         data = request.input if request.HasField("input") else None
         event = events.event_raised(hub.now, request.name, data)
         size = event.ByteSize()
         if hub.unread.refuses(instance, size):
-            hub.events_refused += 1
-            raise unread_full(instance.unread_events, instance.unread_bytes)
+            raise hub.refuse_event(instance)
         hub.deliver(instance, event)
         instance.count_unread(size)
         hub.instances.measure(instance)
         if self._certain_raise and instance.token is not None:
-            hub.defer(instance, Deferred(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))
+            hub.deferred.add(instance.key, DeferredRaise(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))
             return DEFERRED
         return pb.RaiseEventResponse()
 
-    def _unanswered(self, instance: Instance, answer: pb.RaiseEventRequest) -> None:
-        """Refuse every answer to a request but the first.
-
-        Raises: Rejection, whose text says whether the first answer came from the same message.
-        """
+    def _check_accepted_once(self, instance: Instance, answer: pb.RaiseEventRequest) -> None:
+        """Refuse every event of this name but the first. Raises: Rejection."""
         waiting = (event for _, event in instance.inbox)
         for event in chain(self._hub.load_history(instance), instance.turn or (), waiting):
             if event.HasField("eventRaised") and event.eventRaised.name == answer.name:
-                first, again = read_origin(event.eventRaised.input.value), read_origin(answer.input.value)
-                same = first.origin is not None and again.origin is not None and first.origin.key == again.origin.key
-                raise Rejection(
-                    grpc.StatusCode.ALREADY_EXISTS, f"The request was answered before{telling(ANSWERED, same)}"
-                )
+                is_repeat = self._hub.rules.is_repeated_event(event.eventRaised.input.value, answer.input.value)
+                raise already_exists("The request was answered before", Conflict(ANSWERED, is_repeat))
 
     def terminate(self, request: pb.TerminateRequest) -> pb.TerminateResponse:
         """End the instance at once, without its worker. An unknown or finished instance is left unchanged."""

@@ -8,11 +8,10 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.calls import Calls
-from bridge.sqlite_engine.hub.child import start_child
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.rewind import take_over
-from bridge.sqlite_engine.hub.workitem import TurnResponse
+from bridge.sqlite_engine.hub.work_items import TurnResponse
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import BeyondBound, check_name
 from bridge.sqlite_engine.model.entity import Entity
@@ -117,7 +116,7 @@ class Completions:
                 failure = _unregistered("Orchestrator", child.name)
                 hub.deliver(instance, events.child_failed(hub.now, task_id, failure))
             else:
-                start_child(hub, instance, task_id, child)
+                hub.start_child(instance, task_id, child)
         for target, event in outcome.operations:
             if event.HasField("entityOperationCalled") and lost(caller, ENTITY, target.split("@")[1].lower()):
                 failure = _unregistered("Entity", target.split("@")[1])
@@ -136,8 +135,7 @@ class Completions:
             if entity is not None and entity.section == section and entity.owner == instance.id:
                 hub.entities.unlock(entity)
         for lock in outcome.locks:
-            hub.entities.locks_used = True
-            hub.entities.operate(lock.lockSet[0], events.lock_requested(hub.now, lock, instance.execution))
+            hub.entities.request_lock(lock, instance.execution)
         for target, name, data in outcome.raised:
             receiver = hub.find(target)
             if receiver is not None and not receiver.finished:
@@ -184,7 +182,7 @@ class Completions:
 
     def activity(self, lease: Lease, response: pb.ActivityResponse) -> None:
         hub = self._hub
-        if lease.epoch != hub.dispatcher.epoch:
+        if not hub.dispatcher.is_current(lease):
             return
         hub.dispatcher.release(lease, done=True)
         task = lease.subject
@@ -282,11 +280,11 @@ class Completions:
     def abandon(self, lease: Lease) -> None:
         """Requeue work that its worker returned, after a pause."""
         hub = self._hub
-        if lease.epoch != hub.dispatcher.epoch:
+        if not hub.dispatcher.is_current(lease):
             return
         hub.dispatcher.release(lease, done=False)
-        if self.give_back(lease):
-            hub.after.append(lambda: hub.dispatcher.rest(lease))
+        if self._end_in_flight(lease):
+            hub.run_after(lambda: hub.dispatcher.rest(lease))
 
     def drained(self, token: str) -> None:
         """Requeue work at once that a stopping worker returned."""
@@ -312,17 +310,17 @@ class Completions:
     def _taken_back(self, lease: Lease) -> bool:
         """Release the lease; return True when its work still has to be done."""
         self._hub.dispatcher.release(lease, done=False)
-        return lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease)
+        return self._hub.dispatcher.is_current(lease) and self._end_in_flight(lease)
 
     def _queue_again(self, lease: Lease) -> None:
         ready = self._hub.dispatcher.ready[lease.kind]
-        self._hub.after.append(lambda: ready.add(lease.name, lease.version, lease.subject))
+        self._hub.run_after(lambda: ready.add(lease.name, lease.version, lease.subject))
 
     def release(self, lease: Lease) -> None:
         """Restore the worker's credit after an answer that no longer counts."""
         self._hub.dispatcher.release(lease, done=True)
 
-    def give_back(self, lease: Lease) -> bool:
+    def _end_in_flight(self, lease: Lease) -> bool:
         """Mark the leased work as no longer in flight; return True when it still has to be done."""
         hub = self._hub
         if lease.kind == ORCHESTRATION:

@@ -44,18 +44,25 @@ Names = dict[str, frozenset[str]]
 class Stream:
     """Connected worker: the names that it accepts, its credits, and the leases that it holds.
 
-    The writer's thread calls `send` with a WorkItem, or with a TurnRequest when `shares` is true. `send` must not
-    block.
-
+    send: called in the writer's thread with a WorkItem, or with a TurnRequest when `shares` is true; must not block.
     knows: returns True when this worker knows a worker that runs the name. Calls of any other name from its
     orchestrations fail at once, unless another stream accepts them. None: calls wait for a worker.
+    process: identity of the worker's process, shared by all streams of the process. None: a process of its own.
     """
 
-    knows: Callable[[int, str], bool] | None = None
-
-    def __init__(self, request: pb.GetWorkItemsRequest, send: Callable[[Any], None], *, shares: bool = False) -> None:
+    def __init__(
+        self,
+        request: pb.GetWorkItemsRequest,
+        send: Callable[[Any], None],
+        *,
+        shares: bool = False,
+        knows: Callable[[int, str], bool] | None = None,
+        process: object | None = None,
+    ) -> None:
         self.send = send
         self.shares = shares
+        self.knows = knows
+        self.process = self if process is None else process
         self.streams_history = pb.WORKER_CAPABILITY_HISTORY_STREAMING in request.capabilities
         self.credits = tuple(
             wanted if wanted > 0 else DEFAULT_CREDITS
@@ -76,10 +83,12 @@ class Stream:
             )
         self.leases: set[str] = set()
         self.connected = True
-        self.process: object = self
-        """Identity of the worker's process, shared by all streams of the process."""
         self.is_drained = False
         """True when the worker ends the stream in good order, with none of its leased work running."""
+
+    def drain(self) -> None:
+        """Mark the worker as stopping: none of its leased work runs, and its end is no loss."""
+        self.is_drained = True
 
 
 def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
@@ -104,7 +113,6 @@ class Lease:
     version: str | None
     stream: Stream
     instance_id: str
-    epoch: int
     task_id: int = 0
     chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
     """Parts of a response that arrives in several messages."""
@@ -118,6 +126,9 @@ class Lease:
     """True when the response no longer counts, while the stream still holds the lease."""
     is_alone: bool = False
     """True when the stream's process was given no other work."""
+
+    resets: int = 0
+    """Number of resets of the dispatcher before it gave the lease."""
 
     def avoid(self) -> None:
         self.void = True
@@ -224,19 +235,19 @@ class _Rest:
 class Dispatcher:
     """Dispatcher of ready work to streams.
 
-    `build` makes the work item of a subject, or returns None when the work is no longer needed.
+    build: makes the work item of a subject under a token, or returns None when the work is no longer needed.
+    not_built: called with a subject whose work item cannot be made, and with the error.
     """
 
     def __init__(
         self,
-        build: Callable[[int, str, str | None, Any, Stream], tuple[Lease, Any] | None],
+        build: Callable[[int, Any, Stream, str], tuple[Lease, Any] | None],
+        not_built: Callable[[int, Any, Exception], None],
         lease_seconds: float | None = None,
-        not_built: Callable[[int, Any, Exception], None] | None = None,
     ) -> None:
         self._build = build
         self._not_built = not_built
-        self.not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
-        """Called with a stream that accepts no more messages, and with the error."""
+        self._not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
         self._lease_seconds = lease_seconds
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
@@ -245,14 +256,36 @@ class Dispatcher:
         self._resting: list[_Rest] = []
         self._attempts: dict[tuple[int, Hashable], int] = {}
         self._order = 0
-        self.epoch = 0
-        self.suspects: dict[Identity, float] = {}
-        """Suspected items, which run alone, with the end of their pause by the monotonic clock."""
-        self.on_done: Callable[[Lease], None] | None = None
-        """Called with the lease of completed work, while a listener is set."""
+        self._resets = 0
+        self._token = 0
+        self._suspects: dict[Identity, float] = {}
+        self._on_done: Callable[[Lease], None] | None = None
         self._waiting: dict[Identity, tuple[int, str, str | None, Any]] = {}
         self._alone: Lease | None = None
         self._quiet: object | None = None
+
+    def report_unsent_to(self, listener: Callable[[Stream, Exception], None]) -> None:
+        """Call the listener with each stream that accepts no more messages, and with the error."""
+        self._not_sent = listener
+
+    def report_done_to(self, listener: Callable[[Lease], None] | None) -> None:
+        """Call the listener with the lease of completed work; None for no listener."""
+        self._on_done = listener
+
+    def suspect(self, item: Identity, until: float | None) -> None:
+        """Run an item alone after a pause, which ends at a time of the monotonic clock. None: suspect it no more."""
+        if until is None:
+            self._suspects.pop(item, None)
+        else:
+            self._suspects[item] = until
+
+    def suspected_until(self, item: Identity) -> float | None:
+        """End of the pause of a suspected item; None for an item that is not suspected."""
+        return self._suspects.get(item)
+
+    def is_current(self, lease: Lease) -> bool:
+        """False for a lease that was given before the last reset."""
+        return lease.resets == self._resets
 
     def connect(self, stream: Stream) -> None:
         if stream not in self.streams:
@@ -260,7 +293,7 @@ class Dispatcher:
 
     def retire(self, stream: Stream) -> None:
         """Stop sending work to a stopping worker, which may finish the work that it holds."""
-        stream.is_drained = True
+        stream.drain()
         if stream in self.streams:
             self.streams.remove(stream)
 
@@ -286,8 +319,8 @@ class Dispatcher:
             lease.stream.free[lease.kind] += 1
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
-        if done and self.on_done is not None:
-            self.on_done(lease)
+        if done and self._on_done is not None:
+            self._on_done(lease)
 
     @property
     def resting(self) -> bool:
@@ -350,25 +383,24 @@ class Dispatcher:
                 continue
             handed = True
             name, version, subject = found
-            if not (self.suspects and self._set_aside(kind, name, version, subject)):
-                self._hand_out(stream, kind, name, version, subject)
+            if not (self._suspects and self._set_aside(kind, name, version, subject)):
+                self._hand_out(stream, kind, subject)
         return handed
 
-    def _hand_out(
-        self, stream: Stream, kind: int, name: str, version: str | None, subject: Any, *, alone: bool = False
-    ) -> Lease | None:
+    def _hand_out(self, stream: Stream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
         """Send work to the stream. Returns None when there is nothing to do or no work item can be made."""
+        self._token += 1
         try:
-            built = self._build(kind, name, version, subject, stream)
+            built = self._build(kind, subject, stream, f"{self._resets}-{self._token}")
         except Exception as error:
-            if self._not_built is None or is_file_fault(error):
+            if is_file_fault(error):
                 raise
             self._not_built(kind, subject, error)
             return None
         if built is None:
             return None
         lease, item = built
-        lease.is_alone = alone
+        lease.is_alone, lease.resets = alone, self._resets
         stream.free[kind] -= 1
         stream.leases.add(lease.token)
         self.leases.add(lease)
@@ -377,13 +409,13 @@ class Dispatcher:
         try:
             stream.send(item)
         except Exception as error:
-            self.not_sent(stream, error)
+            self._not_sent(stream, error)
         return lease
 
     def _set_aside(self, kind: int, name: str, version: str | None, subject: Any) -> bool:
         """Pause a suspected item, or keep it until it can run alone. Returns False for all other work."""
         key = identity(kind, subject)
-        until = self.suspects.get(key)
+        until = self._suspects.get(key)
         if until is None:
             return False
         if until <= time.monotonic():
@@ -403,7 +435,7 @@ class Dispatcher:
         self._alone = self._quiet = None
         busy = Counter(id(lease.stream.process) for lease in self.leases.open())
         for key, (kind, name, version, subject) in list(self._waiting.items()):
-            if key not in self.suspects:
+            if key not in self._suspects:
                 del self._waiting[key]
                 self.ready[kind].add(name, version, subject)
                 continue
@@ -415,21 +447,21 @@ class Dispatcher:
                 self._quiet = stream.process
                 return
             del self._waiting[key]
-            lease = self._hand_out(stream, kind, name, version, subject, alone=True)
+            lease = self._hand_out(stream, kind, subject, alone=True)
             if lease is not None:
                 self._alone, self._quiet = lease, stream.process
                 return
 
     def reset(self) -> None:
         """Drop all work and leases. Streams stay connected, and the leases that they hold are void."""
-        self.epoch += 1
+        self._resets += 1
         for queue in self.ready:
             queue.clear()
         self.leases.clear()
         self._resting.clear()
         self._expiring.clear()
         self._attempts.clear()
-        self.suspects.clear()
+        self._suspects.clear()
         self._waiting.clear()
         self._alone = self._quiet = None
         for stream in self.streams:

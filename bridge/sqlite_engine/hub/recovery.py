@@ -1,9 +1,8 @@
-"""Recovery of the work in a file at the start, or when the engine starts over.
+"""Recovery: of the work in a file at the start, and from operations that cannot be applied.
 
-Giving up: failing the subject of an operation that cannot be applied.
-
-Each step runs in a transaction of its own. When a step fails too, its next alternative does less; the last alternative
-changes rows without reading them.
+The subject of such an operation is given up: it fails, and its owners are notified. Each step of this runs in a
+transaction of its own. When a step fails too, its next alternative does less; the last alternative changes rows without
+reading them.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ from collections.abc import Callable, Iterator
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.parking.names import PARKING
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.operation import Kind, Operation, Orchestration, Queued, Subject
+from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject
 from bridge.sqlite_engine.model.work import Task, Timer, pauses_of
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
@@ -34,11 +32,7 @@ def recover(hub: TaskHub) -> None:
     for entity_id in hub.store.busy_entities():
         name = entity_id[1:].partition("@")[0]
         _attempt(hub, Queued(entity_id), lambda: ready[ENTITY].add(name, None, entity_id))  # noqa: B023 -- runs at once
-    hub.entities.locks_used = hub.store.has_locks()
-    hub.entities.parking = set(hub.store.entities_named(PARKING))
-    hub.load_counters()
-    if hub.losses is not None:
-        hub.losses.load()
+    hub.load()
 
 
 def _queue_task(hub: TaskHub, task: Task) -> None:
@@ -52,15 +46,14 @@ def _attempt(hub: TaskHub, subject: Subject, run: Callable[[], None]) -> None:
     except Exception as error:
         if is_file_fault(error):
             raise
-        hub.failed.append((Operation(Kind.RECOVERY, run, subject=subject), error))
+        hub.report_failed(Operation(Kind.RECOVERY, run, subject=subject), error)
 
 
-Move = Callable[[], object]
-Alternatives = tuple[Move, ...]
+Alternatives = tuple[Callable[[], object], ...]
 """Alternatives of one step; the first that succeeds counts."""
 
 
-def moves(hub: TaskHub, subject: Subject, failure: pb.TaskFailureDetails) -> Iterator[Alternatives]:
+def failing_steps(hub: TaskHub, subject: Subject, failure: pb.TaskFailureDetails) -> Iterator[Alternatives]:
     """Steps that report the failure to all owners of the subject."""
     if isinstance(subject, Lease):
         yield from _leased(hub, subject, failure)
@@ -83,10 +76,10 @@ def _leased(hub: TaskHub, lease: Lease, failure: pb.TaskFailureDetails) -> Itera
     if lease.kind == ACTIVITY:
         yield from _task(hub, lease.subject, failure)
     elif lease.kind == ENTITY:
-        if (held := hub.in_hand.get(lease.subject)) is not None and held is lease:
+        if (held := hub.in_flight.get(lease.subject)) is not None and held is lease:
             yield (lambda: hub.entities.release(lease.subject),)
             yield from _operations(hub, lease.subject, [seq for seq, _ in lease.taken], failure)
-    elif hub.in_hand.get(lease.subject) is lease:
+    elif hub.in_flight.get(lease.subject) is lease:
         yield from _instance(hub, lease.subject, failure)
 
 
@@ -106,11 +99,11 @@ def _fail(hub: TaskHub, key: int, failure: pb.TaskFailureDetails) -> None:
 
 def _instance(hub: TaskHub, key: int, failure: pb.TaskFailureDetails) -> Iterator[Alternatives]:
     yield _endings(hub, key, failure)
-    if hub.unseen.pop(key, None) is None:
+    if not hub.take_unseen(key):
         return
     # One step for each consequence of an end; a fault in one must not prevent the others.
-    yield (lambda: hub.show_end(key),)
-    yield (lambda: hub.tell_parent_of(key),)
+    yield (lambda: hub.notify_waiters_of(key),)
+    yield (lambda: hub.report_to_parent_of(key),)
     yield (lambda: hub.release_locks_of(key),)
 
 

@@ -8,26 +8,23 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.calls import DEFERRED
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.operation import Kind
+from bridge.sqlite_engine.hub.working_set import Kind
 from bridge.sqlite_engine.model.instance import FINISHED, Instance
-from bridge.sqlite_engine.model.reply import Reply
+from bridge.sqlite_engine.model.reply import DEFERRED, Reply
 from bridge.sqlite_engine.model.turn import BadResponse, entity_id
 from bridge.sqlite_engine.model.values import BoolValue, micros, seconds
+from bridge.sqlite_engine.options import RetentionPolicy
 
 STEP = 200
 """Largest number of instances that one transaction removes."""
 
 WINDOW = 2000
 """Largest number of keys that one transaction searches."""
-
-PERIOD_SECONDS = 60.0
 
 
 class Purges:
@@ -74,11 +71,11 @@ class Purges:
         if len(rows) == STEP:
             last = rows[-1][0]
         if last >= hub.last_key:
-            hub.settled.append((reply, _answer(removed, True)))
+            hub.settle(reply, _answer(removed, True))
         elif deadline is not None and time.monotonic() >= deadline:
-            hub.settled.append((reply, _answer(removed, False)))
+            hub.settle(reply, _answer(removed, False))
         else:
-            hub.after.append(
+            hub.run_after(
                 lambda: self._again(
                     self._filtered, request, reply, last, removed, deadline, kind=Kind.PURGE, reply=reply
                 )
@@ -106,7 +103,7 @@ class Purges:
         """Remove a finished instance."""
         self._hub.replace(instance)
         self._hub.tx.flush()
-        self._hub.after.append(lambda: self._hub.waiters.end(instance.id))
+        self._hub.run_after(lambda: self._hub.waiters.end(instance.id))
 
     def _entity(self, value: str) -> int:
         try:
@@ -151,20 +148,6 @@ def _answer(removed: int, complete: bool) -> pb.PurgeInstancesResponse:
     return pb.PurgeInstancesResponse(deletedInstanceCount=removed, isComplete=BoolValue(value=complete))
 
 
-@dataclass(frozen=True, slots=True)
-class RetentionPolicy:
-    """Limits of retention; None means no limit.
-
-    age: seconds since the instance finished.
-    count: number of finished instances that are kept.
-    """
-
-    age: float | None = None
-    count: int | None = None
-    period: float = PERIOD_SECONDS
-    """Seconds between two checks."""
-
-
 class Retention:
     """Periodic removal of the instances beyond the limits, in transactions of a few instances."""
 
@@ -207,7 +190,7 @@ class Retention:
             (limit, STEP + len(self._failed)),
         ).fetchall()
         ids = [instance_id for (instance_id,) in rows if instance_id not in self._failed][:STEP]
-        hub.after.append(lambda: self._submit_removals(ids, limit))
+        hub.run_after(lambda: self._submit_removals(ids, limit))
         return None
 
     def _submit_removals(self, ids: list[str], limit: int) -> None:

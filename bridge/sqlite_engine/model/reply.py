@@ -22,7 +22,7 @@ class Conflict:
     """Facts of a refusal with ALREADY_EXISTS, as of the moment of the refusal.
 
     status: name of the existing instance's status; ANSWERED for an event that is accepted once.
-    is_repeat: True when the refused call and the accepted one come from the same message (`host_rules.py`).
+    is_repeat: True when the refused call and the accepted one come from the same message (`HostRules`).
     """
 
     status: str
@@ -30,6 +30,9 @@ class Conflict:
 
 
 ANSWERED = "ANSWERED"
+
+DEFERRED: Any = object()
+"""Placeholder for an answer that follows later."""
 
 _CONFLICT = re.compile(r" \[([A-Z]+), (this|another) message\]$")
 _UNREAD_FULL = re.compile(r"The instance has \d+ unread events of \d+ bytes; no further event is taken")

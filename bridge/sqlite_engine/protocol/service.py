@@ -19,9 +19,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.calls import DEFERRED
 from bridge.sqlite_engine.hub.dispatch import Stream
-from bridge.sqlite_engine.model.reply import LoopReply, Rejection, ThreadReply
+from bridge.sqlite_engine.model.reply import DEFERRED, LoopReply, Rejection, ThreadReply
 
 PING_SECONDS = 30.0
 """Seconds of silence after which a worker's stream gets a health ping; workers disconnect after 120 seconds."""

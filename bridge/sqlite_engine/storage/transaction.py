@@ -140,8 +140,7 @@ class Transaction:
         self._payloads = payloads
         self._begun = False
         self.writes = 0
-        self.next_timer: int | None = None
-        """Earliest time among the added timers, in microseconds."""
+        self._next_timer: int | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -199,10 +198,9 @@ class Transaction:
         )
 
     def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
-        """Append events to the history; return their size in bytes."""
+        """Append a chunk of events to the history, as number `instance.chunks`; return its size in bytes."""
         blob = pb.HistoryChunk(events=events).SerializeToString()
         self._chunks.append((instance.key, instance.chunks, blob))
-        instance.chunks += 1
         self.change(instance)
         return len(blob)
 
@@ -242,9 +240,14 @@ class Transaction:
 
     def add_timer(self, timer: Timer) -> None:
         self._timers.append(timer)
-        if self.next_timer is None or timer.fire_at < self.next_timer:
-            self.next_timer = timer.fire_at
+        if self._next_timer is None or timer.fire_at < self._next_timer:
+            self._next_timer = timer.fire_at
         self._dirty = True
+
+    def take_next_timer(self) -> int | None:
+        """Earliest time among the timers added since the last call, in microseconds; None when there are none."""
+        moment, self._next_timer = self._next_timer, None
+        return moment
 
     def remove(self, table: str, seqs: Iterable[int]) -> None:
         """Delete rows by sequence number."""
@@ -326,7 +329,7 @@ class Transaction:
         self.flush()
         for table in (*_DELETE_BY_KEY, "entities", "operations"):
             self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 -- names are ours
-        self.next_timer = None
+        self._next_timer = None
 
     def commit(self) -> bool:
         """Write and commit all changes; return False when there was nothing to write. Raises: sqlite3.Error."""
@@ -339,7 +342,7 @@ class Transaction:
 
     def rollback(self) -> None:
         self._clear()
-        self.next_timer = None
+        self._next_timer = None
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._begun = False
