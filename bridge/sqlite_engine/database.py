@@ -199,7 +199,7 @@ class Database:
         operation = self._completions.died if is_lost else self._completions.lost
         for lease in self.hub.dispatcher.disconnect(stream):
             # The work of a dead worker is counted also when the engine stops next.
-            self.hub.run_next(Operation(Kind.RETURN, operation, (lease,), subject=lease))
+            self.hub.later.append(Operation(Kind.RETURN, operation, (lease,), subject=lease))
 
     def _submit_return(self, operation: Callable[[Lease], None], lease: Lease) -> None:
         self.writer.submit(operation, lease, kind=Kind.RETURN, subject=lease)

@@ -24,18 +24,7 @@ from bridge.sqlite_engine.model.failures import MARK, MAX_CAUSE_MESSAGE, MAX_LEV
 from bridge.sqlite_engine.protocol.server import Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import (
-    Hands,
-    activity,
-    again,
-    begin,
-    call,
-    child,
-    kinds,
-    start,
-    state,
-    text,
-)
+from tests.sqlite_engine.hands import Hands, activity, again, begin, call, child, kinds, start, state, text
 from tests.sqlite_engine.test_entity import calling
 
 TIMEOUT = 30

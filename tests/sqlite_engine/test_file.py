@@ -120,7 +120,7 @@ def test_an_operation_that_fails_unexpectedly_undoes_its_group_only(restartable:
     start(database, "work", "kept")
 
     def broken() -> None:
-        database.hub.create("half", "work")
+        database.hub.create("half", pb.CreateInstanceRequest(name="work"))
         raise RuntimeError("a bug")
 
     reply = ThreadReply()

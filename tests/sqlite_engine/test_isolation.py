@@ -346,7 +346,7 @@ def test_every_call_that_fails_is_answered(database: Database, in_company: bool)
         for method in _calls(database):
             replies[method] = begin(database, method, pb.GetInstanceRequest(instanceId=method))
             if in_company:
-                database.writer.submit(database.hub.create, method, "work")
+                database.writer.submit(database.hub.create, method, pb.CreateInstanceRequest(name="work"))
     for method, reply in replies.items():
         assert "could not apply this call" in refused(reply), method
     assert database.writer.given_up == {Kind.CALL: len(replies)}

@@ -131,7 +131,7 @@ class EngineModel(RuleBasedStateMachine):
             if damage == "empty":
                 hub.empty()
             elif damage == "create":
-                hub.create(f"{instance_id}-{self._next()}", "work")
+                hub.create(f"{instance_id}-{self._next()}", pb.CreateInstanceRequest(name="work"))
             elif instance is not None and damage == "replace":
                 hub.replace(instance)
             elif instance is not None and not instance.finished:

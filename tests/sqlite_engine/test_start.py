@@ -12,19 +12,7 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import instance
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now, timestamp
-from tests.sqlite_engine.hands import (
-    TIMEOUT,
-    Hands,
-    activity,
-    begin,
-    call,
-    child,
-    complete,
-    kinds,
-    start,
-    state,
-    text,
-)
+from tests.sqlite_engine.hands import TIMEOUT, Hands, activity, begin, call, child, complete, kinds, start, state, text
 
 PENDING_TOO = [pb.ORCHESTRATION_STATUS_PENDING, pb.ORCHESTRATION_STATUS_TERMINATED]
 RUNNING = pb.ORCHESTRATION_STATUS_RUNNING

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
@@ -14,15 +14,7 @@ from bridge.sqlite_engine.hub.rewind import rewind
 from bridge.sqlite_engine.hub.waiting_calls import DeferredRaise, Waiter, found
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import MAX_NAME, BeyondBound, check_execution, check_id, check_name, check_tags
-from bridge.sqlite_engine.model.instance import (
-    FAILED,
-    FINISHED,
-    PENDING,
-    RUNNING,
-    SUSPENDED,
-    TERMINATED,
-    Instance,
-)
+from bridge.sqlite_engine.model.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
 from bridge.sqlite_engine.model.reply import (
     ANSWERED,
     DEFERRED,
@@ -36,6 +28,8 @@ from bridge.sqlite_engine.model.reply import (
 )
 from bridge.sqlite_engine.model.turn import BadResponse, entity_id
 from bridge.sqlite_engine.model.values import due, new_id
+
+T = TypeVar("T")
 
 _OPEN = frozenset({PENDING, RUNNING, SUSPENDED})
 
@@ -68,13 +62,11 @@ def _replaceable(request: pb.CreateInstanceRequest) -> Collection[int]:
     return found
 
 
-def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | None = None) -> None:
-    """Check a name, a version and tags against their limits. Raises: Rejection."""
+def _checked(check: Callable[..., T], *args: Any) -> T:
+    """Result of a check of a call's input. Raises: Rejection."""
     try:
-        check_name(what, name)
-        check_name("a version", version)
-        check_tags(tags or {})
-    except BeyondBound as error:
+        return check(*args)
+    except (BadResponse, BeyondBound) as error:
         raise invalid_argument(f"The call {error}") from error
 
 
@@ -93,10 +85,12 @@ class Calls:
         if not request.name:
             raise invalid_argument("The orchestration's name is empty")
         if len(request.name) > MAX_NAME or request.HasField("version") or request.tags:
-            _bounded("an orchestration's name", request.name, request.version.value, request.tags)
+            _checked(check_name, "an orchestration's name", request.name)
+            _checked(check_name, "a version", request.version.value)
+            _checked(check_tags, request.tags)
         replaceable = _replaceable(request)
         instance_id = check_id(request.instanceId, hub.limits) if request.instanceId else new_id()
-        self._bounded_payload("an orchestration's input", request.input.value)
+        _checked(hub.limits.check_payload, "an orchestration's input", request.input.value)
         if request.HasField("executionId"):
             check_execution(request.executionId.value)
         existing = hub.find(instance_id)
@@ -112,32 +106,15 @@ class Calls:
             after = existing.turn_at
             hub.replace(existing)
         start_at = due(request.scheduledStartTimestamp) if request.HasField("scheduledStartTimestamp") else None
-        hub.create(
-            instance_id,
-            request.name,
-            execution=request.executionId.value,
-            version=request.version if request.HasField("version") else None,
-            input=request.input if request.HasField("input") else None,
-            tags=dict(request.tags) if request.tags else None,
-            start_at=start_at,
-            trace=request.parentTraceContext if request.HasField("parentTraceContext") else None,
-            after=after,
-        )
+        hub.create(instance_id, request, execution=request.executionId.value, start_at=start_at, after=after)
         return pb.CreateInstanceResponse(instanceId=instance_id)
 
-    def _bounded_payload(self, what: str, payload: str) -> None:
-        """Check a payload against its limit. Raises: Rejection."""
-        try:
-            self._hub.limits.check_payload(what, payload)
-        except BeyondBound as error:
-            raise invalid_argument(f"The call {error}") from error
-
-    def _bounded_event(self, what: str, data: str) -> None:
-        """Check an event's data, or a reason, against the limit of events. Raises: Rejection."""
-        try:
-            self._hub.limits.check_event(data, what)
-        except BeyondBound as error:
-            raise invalid_argument(f"The call {error}") from error
+    def _existing(self, instance_id: str) -> Instance:
+        """Find an instance. Raises: Rejection when it does not exist."""
+        instance = self._hub.find(instance_id)
+        if instance is None:
+            raise not_found(instance_id)
+        return instance
 
     def get(self, request: pb.GetInstanceRequest) -> pb.GetInstanceResponse:
         instance = self._hub.find(request.instanceId)
@@ -166,11 +143,9 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid_argument("The event's name is empty")
-        _bounded("an event's name", request.name)
-        self._bounded_event("an event's data", request.input.value)
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        _checked(check_name, "an event's name", request.name)
+        _checked(hub.limits.check_event, request.input.value, "an event's data")
+        instance = self._existing(request.instanceId)
         if instance.finished:
             raise instance_finished(request.instanceId)
         if hub.rules.is_accepted_once(request.name):
@@ -225,10 +200,8 @@ class Calls:
 
     def suspend(self, request: pb.SuspendRequest) -> pb.SuspendResponse:
         hub = self._hub
-        self._bounded_event("a reason", request.reason.value)
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        _checked(hub.limits.check_event, request.reason.value, "a reason")
+        instance = self._existing(request.instanceId)
         if not instance.finished and not instance.suspended:
             instance.suspended = True
             hub.touch(instance)
@@ -238,10 +211,8 @@ class Calls:
 
     def resume(self, request: pb.ResumeRequest) -> pb.ResumeResponse:
         hub = self._hub
-        self._bounded_event("a reason", request.reason.value)
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        _checked(hub.limits.check_event, request.reason.value, "a reason")
+        instance = self._existing(request.instanceId)
         if instance.suspended and not instance.finished:
             instance.suspended = False
             instance.failure = None  # the reason why the engine suspended it
@@ -252,32 +223,20 @@ class Calls:
 
     def restart(self, request: pb.RestartInstanceRequest) -> pb.RestartInstanceResponse:
         hub = self._hub
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        instance = self._existing(request.instanceId)
         if not instance.finished and not request.restartWithNewInstanceId:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a terminal state")
         instance_id = new_id() if request.restartWithNewInstanceId else instance.id
         started = instance.start.executionStarted
         if instance_id == instance.id:
             hub.replace(instance)
-        hub.create(
-            instance_id,
-            instance.name,
-            version=started.version if started.HasField("version") else None,
-            input=started.input if started.HasField("input") else None,
-            tags=dict(started.tags) if started.tags else None,
-            trace=started.parentTraceContext if started.HasField("parentTraceContext") else None,
-            after=instance.turn_at,
-        )
+        hub.create(instance_id, started, after=instance.turn_at)
         return pb.RestartInstanceResponse(instanceId=instance_id)
 
     def rewind(self, request: pb.RewindInstanceRequest) -> pb.RewindInstanceResponse:
         hub = self._hub
-        self._bounded_event("a reason", request.reason.value)
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        _checked(hub.limits.check_event, request.reason.value, "a reason")
+        instance = self._existing(request.instanceId)
         if instance.status != FAILED:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a failed state")
         rewind(hub, instance, request.reason.value if request.HasField("reason") else None)
@@ -285,14 +244,11 @@ class Calls:
 
     def signal_entity(self, request: pb.SignalEntityRequest) -> pb.SignalEntityResponse:
         hub = self._hub
-        try:
-            target = entity_id(request.instanceId)
-            hub.limits.check_id("an entity's id", target)
-        except (BadResponse, BeyondBound) as error:
-            raise invalid_argument(f"The call {error}") from error
+        target = _checked(entity_id, request.instanceId)
+        _checked(hub.limits.check_id, "an entity's id", target)
         if not request.name:
             raise invalid_argument("The operation's name is empty")
-        _bounded("an operation's name", request.name)
+        _checked(check_name, "an operation's name", request.name)
         event = events.signal(
             hub.now,
             target,
@@ -304,10 +260,7 @@ class Calls:
         return pb.SignalEntityResponse()
 
     def get_entity(self, request: pb.GetEntityRequest) -> pb.GetEntityResponse:
-        try:
-            entity = self._hub.entities.find(entity_id(request.instanceId))
-        except BadResponse as error:
-            raise invalid_argument(f"The call {error}") from error
+        entity = self._hub.entities.find(_checked(entity_id, request.instanceId))
         if entity is None or entity.state is None:
             # Without a state the entity only passes operations on or holds a lock; clients do not see it.
             return pb.GetEntityResponse(exists=False)

@@ -157,13 +157,15 @@ class Completions:
             instance.version = completion.newVersion.value
         instance.start = events.execution_started(
             hub.now,
-            instance.name,
+            pb.ExecutionStartedEvent(
+                name=instance.name,
+                version=text(instance.version),
+                input=completion.result if completion.HasField("result") else None,
+                tags=completion.tags or old.tags,
+                parentTraceContext=old.parentTraceContext if old.HasField("parentTraceContext") else None,
+            ),
             instance.id,
             instance.execution,
-            version=text(instance.version),
-            input=completion.result if completion.HasField("result") else None,
-            tags=dict(completion.tags or old.tags),
-            trace=old.parentTraceContext if old.HasField("parentTraceContext") else None,
             parent=old.parentInstance if old.HasField("parentInstance") else None,
         )
         instance.custom_status = None
@@ -284,7 +286,7 @@ class Completions:
             return
         hub.dispatcher.release(lease, done=False)
         if self._end_in_flight(lease):
-            hub.run_after(lambda: hub.dispatcher.rest(lease))
+            hub.after.append(lambda: hub.dispatcher.rest(lease))
 
     def drained(self, token: str) -> None:
         """Requeue work at once that a stopping worker returned."""
@@ -314,7 +316,7 @@ class Completions:
 
     def _queue_again(self, lease: Lease) -> None:
         ready = self._hub.dispatcher.ready[lease.kind]
-        self._hub.run_after(lambda: ready.add(lease.name, lease.version, lease.subject))
+        self._hub.after.append(lambda: ready.add(lease.name, lease.version, lease.subject))
 
     def release(self, lease: Lease) -> None:
         """Restore the worker's credit after an answer that no longer counts."""

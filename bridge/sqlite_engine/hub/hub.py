@@ -28,7 +28,7 @@ from bridge.sqlite_engine.model.reply import (
     unavailable,
     unread_full,
 )
-from bridge.sqlite_engine.model.values import StringValue, Timestamp, due, new_id, text, timestamp
+from bridge.sqlite_engine.model.values import Timestamp, due, new_id, text, timestamp
 from bridge.sqlite_engine.model.work import (
     SIGNAL_IS_DUE,
     START_IS_DUE,
@@ -89,7 +89,7 @@ class TaskHub(WorkingSet):
 
     def reset(self) -> None:
         """Drop the working set and all work in flight. The file alone remains."""
-        unsettled = [*self.take_settled(), *((each.reply, None) for each in self.deferred.take_all())]
+        unsettled = [*self.settled.take(), *((each.reply, None) for each in self.deferred.take_all())]
         settle_all((reply, unavailable("The engine started over")) for reply, _ in unsettled)
         self.forget()
         self.failed.clear()
@@ -120,7 +120,7 @@ class TaskHub(WorkingSet):
             instance = self.find_key(key)
             gone = not_found("" if instance is None else instance.id)
             for each in self.deferred.take(key):
-                self.settle(each.reply, gone)
+                self.settled.append((each.reply, gone))
         for subject in list(self.in_flight):
             self.release(subject)
         self.tx.wipe()
@@ -129,13 +129,13 @@ class TaskHub(WorkingSet):
         self._started.clear()
         self._new_tasks.clear()
         self.entities.forget()
-        self.run_after(self._emptied)
+        self.after.append(self._emptied)
         self._clear_caches()
 
     def _emptied(self) -> None:
         waiters = self.waiters.take_all()
         settle_all((waiter.reply, pb.GetInstanceResponse(exists=False)) for waiter in waiters)
-        self.take_later()
+        self.later.take()
         self.dispatcher.reset()
         if self.losses is not None:
             self.losses.load()
@@ -164,29 +164,22 @@ class TaskHub(WorkingSet):
     def create(
         self,
         instance_id: str,
-        name: str,
+        spec: events.Spec,
         *,
         execution: str = "",
-        version: StringValue | None = None,
-        input: StringValue | None = None,  # noqa: A002 -- the field's name in the protocol
-        tags: dict[str, str] | None = None,
         start_at: int | None = None,
-        trace: pb.TraceContext | None = None,
         parent: pb.ParentInstanceInfo | None = None,
         after: int = 0,
     ) -> Instance:
         """Create an instance, whose id must be free, with turns later than the time `after`."""
         execution = execution or new_id()
-        started = events.execution_started(
-            self.now, name, instance_id, execution,
-            version=version, input=input, tags=tags, scheduled_at=start_at, trace=trace, parent=parent,
-        )  # fmt: skip
+        started = events.execution_started(self.now, spec, instance_id, execution, scheduled_at=start_at, parent=parent)
         instance = Instance(
             key=self.next_key(),
             id=instance_id,
             execution=execution,
-            name=name,
-            version=None if version is None else version.value,
+            name=spec.name,
+            version=spec.version.value if spec.HasField("version") else None,
             status=PENDING,
             created_at=self.now,
             updated_at=self.now,
@@ -209,7 +202,7 @@ class TaskHub(WorkingSet):
         """Delete the instance, which frees its id. The parent of a running instance sees it as terminated."""
         if not instance.finished:
             for each in self.deferred.take(instance.key):
-                self.settle(each.reply, instance_finished(instance.id))
+                self.settled.append((each.reply, instance_finished(instance.id)))
             if instance.parent is not None:
                 self._report_to_parent(instance)
         self.entities.release_locks(instance)
@@ -226,7 +219,12 @@ class TaskHub(WorkingSet):
             self.void_tasks(instance.key)
         self._woken.pop(instance.key, None)
 
-    def start_child(self, parent: Instance, task_id: int, child: pb.CreateSubOrchestrationAction) -> None:
+    def start_child(
+        self,
+        parent: Instance,
+        task_id: int,
+        child: pb.CreateSubOrchestrationAction | pb.SubOrchestrationInstanceCreatedEvent,
+    ) -> None:
         """Start a sub-orchestration; report a failure to the parent when its id is invalid or in use.
 
         A finished instance of the same id is replaced, because ids recur in each generation of the parent.
@@ -248,23 +246,13 @@ class TaskHub(WorkingSet):
                 return
             after = existing.turn_at
             self.replace(existing)
-        self.create(
-            child.instanceId,
-            child.name,
-            version=child.version if child.HasField("version") else None,
-            input=child.input if child.HasField("input") else None,
-            tags=dict(child.tags) if child.tags else None,
-            trace=child.parentTraceContext if child.HasField("parentTraceContext") else None,
-            parent=pb.ParentInstanceInfo(
-                taskScheduledId=task_id,
-                name=text(parent.name),
-                version=text(parent.version),
-                orchestrationInstance=pb.OrchestrationInstance(
-                    instanceId=parent.id, executionId=text(parent.execution)
-                ),
-            ),
-            after=after,
+        link = pb.ParentInstanceInfo(
+            taskScheduledId=task_id,
+            name=text(parent.name),
+            version=text(parent.version),
+            orchestrationInstance=pb.OrchestrationInstance(instanceId=parent.id, executionId=text(parent.execution)),
         )
+        self.create(child.instanceId, child, parent=link, after=after)
 
     def finish(
         self, instance: Instance, status: int, output: str | None, failure: pb.TaskFailureDetails | None
@@ -322,7 +310,7 @@ class TaskHub(WorkingSet):
         self.tx.fail_unseen(key, self.now, failure)
         self.void_turn(key)
         for each in self.deferred.take(key):
-            self.settle(each.reply, instance_finished(""))
+            self.settled.append((each.reply, instance_finished("")))
         self.void_tasks(key)
         self._unseen.add(key)
         instance = self.instances.by_key(key)
@@ -356,7 +344,7 @@ class TaskHub(WorkingSet):
         The answer is a success while the instance runs, and a refusal after its end.
         """
         for each in self.deferred.take(instance.key):
-            self.settle(each.reply, each.answer if not instance.finished else instance_finished(instance.id))
+            self.settled.append((each.reply, each.answer if not instance.finished else instance_finished(instance.id)))
 
     def _report_to_parent(self, child: Instance) -> None:
         link = child.start.executionStarted.parentInstance
@@ -380,19 +368,9 @@ class TaskHub(WorkingSet):
     def _run_again(self, child: Instance, link: pb.ParentInstanceInfo, execution: str, pauses: tuple[int, ...]) -> None:
         """Start the next attempt of a child after a rewind, with the pauses of the worker's retry policy."""
         link.orchestrationInstance.executionId.value = with_pauses(execution, pauses[1:])
-        started = child.start.executionStarted
+        start_at = self.now + pauses[0]
         self.replace(child)
-        self.create(
-            child.id,
-            child.name,
-            version=started.version if started.HasField("version") else None,
-            input=started.input if started.HasField("input") else None,
-            tags=dict(started.tags) if started.tags else None,
-            start_at=self.now + pauses[0],
-            trace=started.parentTraceContext if started.HasField("parentTraceContext") else None,
-            parent=link,
-            after=child.turn_at,
-        )
+        self.create(child.id, child.start.executionStarted, start_at=start_at, parent=link, after=child.turn_at)
 
     # Activities
 
@@ -418,7 +396,7 @@ class TaskHub(WorkingSet):
         self.tx.remove("tasks", [task.seq])
         self.tx.add_task(again)
         pause = task.pauses[0] / 1_000_000
-        self.run_after(lambda: self.dispatcher.rest(replace(lease, subject=again), pause))
+        self.after.append(lambda: self.dispatcher.rest(replace(lease, subject=again), pause))
         return True
 
     # Time
@@ -477,7 +455,7 @@ class TaskHub(WorkingSet):
     def committed(self) -> None:
         """Send the work that became ready, and answer the waiting calls."""
         ready = self.dispatcher.ready
-        for consequence in self._after:
+        for consequence in self.after:
             consequence()
         for instance in self._woken.values():
             if instance.token is None and instance.deliverable:
@@ -512,7 +490,7 @@ class TaskHub(WorkingSet):
         self.entities.trim()
 
     def _not_built(self, kind: int, subject: Any, error: Exception) -> None:
-        self.report_failed(Operation(Kind.HANDOUT, _nothing, subject=subject_of(kind, subject)), error)
+        self.failed.append((Operation(Kind.HANDOUT, _nothing, subject=subject_of(kind, subject)), error))
 
 
 def subject_of(kind: int, subject: Any) -> Subject:

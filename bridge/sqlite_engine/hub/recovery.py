@@ -46,7 +46,7 @@ def _attempt(hub: TaskHub, subject: Subject, run: Callable[[], None]) -> None:
     except Exception as error:
         if is_file_fault(error):
             raise
-        hub.report_failed(Operation(Kind.RECOVERY, run, subject=subject), error)
+        hub.failed.append((Operation(Kind.RECOVERY, run, subject=subject), error))
 
 
 Alternatives = tuple[Callable[[], object], ...]

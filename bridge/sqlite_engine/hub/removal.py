@@ -71,11 +71,11 @@ class Purges:
         if len(rows) == STEP:
             last = rows[-1][0]
         if last >= hub.last_key:
-            hub.settle(reply, _answer(removed, True))
+            hub.settled.append((reply, _answer(removed, True)))
         elif deadline is not None and time.monotonic() >= deadline:
-            hub.settle(reply, _answer(removed, False))
+            hub.settled.append((reply, _answer(removed, False)))
         else:
-            hub.run_after(
+            hub.after.append(
                 lambda: self._again(
                     self._filtered, request, reply, last, removed, deadline, kind=Kind.PURGE, reply=reply
                 )
@@ -103,7 +103,7 @@ class Purges:
         """Remove a finished instance."""
         self._hub.replace(instance)
         self._hub.tx.flush()
-        self._hub.run_after(lambda: self._hub.waiters.end(instance.id))
+        self._hub.after.append(lambda: self._hub.waiters.end(instance.id))
 
     def _entity(self, value: str) -> int:
         try:
@@ -190,7 +190,7 @@ class Retention:
             (limit, STEP + len(self._failed)),
         ).fetchall()
         ids = [instance_id for (instance_id,) in rows if instance_id not in self._failed][:STEP]
-        hub.run_after(lambda: self._submit_removals(ids, limit))
+        hub.after.append(lambda: self._submit_removals(ids, limit))
         return None
 
     def _submit_removals(self, ids: list[str], limit: int) -> None:

@@ -17,7 +17,7 @@ from bridge.sqlite_engine.model.failures import bound_event
 from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING, Instance
 from bridge.sqlite_engine.model.reply import Rejection, precondition
 from bridge.sqlite_engine.model.turn import entity_call, entity_id, lock_request
-from bridge.sqlite_engine.model.values import new_id, text
+from bridge.sqlite_engine.model.values import new_id
 from bridge.sqlite_engine.model.work import pauses_of, with_pauses
 
 _NEVER_STARTED = ("InstanceAlreadyExists", "InvalidInstanceId")
@@ -255,31 +255,17 @@ def _activities(hub: TaskHub, instance: Instance, parts: Cut, former: str) -> No
 
 
 def _request(instance: Instance, scheduled: pb.HistoryEvent) -> pb.ActivityRequest:
-    task = scheduled.taskScheduled
-    return pb.ActivityRequest(
-        name=task.name,
-        version=task.version if task.HasField("version") else None,
-        input=task.input if task.HasField("input") else None,
-        orchestrationInstance=pb.OrchestrationInstance(instanceId=instance.id, executionId=text(instance.execution)),
-        taskId=scheduled.eventId,
-        parentTraceContext=task.parentTraceContext if task.HasField("parentTraceContext") else None,
-        tags=task.tags,
-    )
+    request = pb.ActivityRequest(taskId=scheduled.eventId)
+    request.orchestrationInstance.instanceId = instance.id
+    request.orchestrationInstance.executionId.value = instance.execution
+    events.copy_spec(scheduled.taskScheduled, request)
+    return request
 
 
 def _child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, former: str, pauses: tuple[int, ...]) -> None:
     child = _child_of(hub, parent, event, former)
     if child is None:
-        created = event.subOrchestrationInstanceCreated
-        action = pb.CreateSubOrchestrationAction(
-            instanceId=created.instanceId,
-            name=created.name,
-            version=created.version if created.HasField("version") else None,
-            input=created.input if created.HasField("input") else None,
-            parentTraceContext=created.parentTraceContext if created.HasField("parentTraceContext") else None,
-            tags=created.tags,
-        )
-        hub.start_child(parent, event.eventId, action)
+        hub.start_child(parent, event.eventId, event.subOrchestrationInstanceCreated)
     elif child.status == COMPLETED:
         hub.deliver(parent, events.child_completed(hub.now, event.eventId, child.output))
     elif child.status == FAILED or not child.finished:

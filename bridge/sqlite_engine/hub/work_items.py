@@ -111,7 +111,7 @@ class WorkItems:
         return self._batch(subject, stream, token)
 
     def _run_next(self, move: Callable[[], None], subject: Subject) -> None:
-        self._working.run_next(Operation(Kind.MOVE, move, subject=subject))
+        self._working.later.append(Operation(Kind.MOVE, move, subject=subject))
 
     def _turn(self, key: int, stream: Stream, token: str) -> tuple[Lease, Any] | None:
         working = self._working

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -21,6 +21,8 @@ from bridge.sqlite_engine.model.work import Task, Timer
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.store import Store
 from bridge.sqlite_engine.storage.transaction import Transaction
+
+T = TypeVar("T")
 
 
 class Kind(StrEnum):
@@ -86,6 +88,16 @@ class Operation:
     subject: Subject | None = None
 
 
+class Outbox(list[T]):
+    """Consequences that other parts of the hub append, and one part takes."""
+
+    def take(self) -> list[T]:
+        """Remove and return all."""
+        taken = self[:]
+        self.clear()
+        return taken
+
+
 class WorkingSet:
     """Instances and work over one store, and the steps of which the hub's operations consist.
 
@@ -105,13 +117,14 @@ class WorkingSet:
         """Turns and batches in flight, by key of the instance or id of the entity, also while neither is cached."""
         self.cancelled: set[int] = set()
         """Keys of instances whose queued activities are void."""
-        self.settled: list[tuple[Reply, Any]] = []
+        self.settled: Outbox[tuple[Reply, Any]] = Outbox()
         """Answers that are given after the commit."""
-        self.later: list[Operation] = []
+        self.after: Outbox[Callable[[], None]] = Outbox()
+        """Functions that run after the commit."""
+        self.later: Outbox[Operation] = Outbox()
         """Operations for the next transaction."""
-        self.failed: list[tuple[Operation, Exception]] = []
-        """Operations outside of transactions that cannot be applied, with their errors."""
-        self._after: list[Callable[[], None]] = []
+        self.failed: Outbox[tuple[Operation, Exception]] = Outbox()
+        """Operations outside of transactions that cannot be applied, with their errors. Their subjects are given up."""
         self._jumps = self.clock.jumps.total()
         self._released: dict[int | str, Lease] = {}
         """Leases that the current transaction has taken out of flight."""
@@ -133,37 +146,6 @@ class WorkingSet:
         self._jumps, self.stepped = jumps, False
         return stepped
 
-    def run_after(self, consequence: Callable[[], None]) -> None:
-        """Run a function after the commit of the current transaction."""
-        self._after.append(consequence)
-
-    def run_next(self, operation: Operation) -> None:
-        """Run an operation in the next transaction."""
-        self.later.append(operation)
-
-    def take_later(self) -> list[Operation]:
-        """Remove and return the operations for the next transaction."""
-        later, self.later = self.later, []
-        return later
-
-    def report_failed(self, operation: Operation, error: Exception) -> None:
-        """Report an operation outside of a transaction that cannot be applied. The writer gives its subject up."""
-        self.failed.append((operation, error))
-
-    def take_failed(self) -> list[tuple[Operation, Exception]]:
-        """Remove and return the operations that cannot be applied."""
-        failed, self.failed = self.failed, []
-        return failed
-
-    def settle(self, reply: Reply, answer: Any) -> None:
-        """Answer a call after the commit of the current transaction."""
-        self.settled.append((reply, answer))
-
-    def take_settled(self) -> list[tuple[Reply, Any]]:
-        """Remove and return the answers that are given after the commit."""
-        settled, self.settled = self.settled, []
-        return settled
-
     def undo(self) -> None:
         """Roll back the current transaction, and keep the work in flight. Raises: sqlite3.Error."""
         self.tx.rollback()
@@ -174,7 +156,7 @@ class WorkingSet:
 
     def forget(self) -> None:
         """Discard the consequences of the current transaction."""
-        self._after.clear()
+        self.after.clear()
         self._released.clear()
         self._absent.clear()
         self._woken.clear()
@@ -309,7 +291,7 @@ class WorkingSet:
         """Void the turn in flight of an instance: its response no longer counts."""
         lease = self.release(key)
         if lease is not None:
-            self.run_after(lease.avoid)
+            self.after.append(lease.avoid)
 
     # Activities
 

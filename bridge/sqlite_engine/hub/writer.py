@@ -177,7 +177,7 @@ class Writer:
     def _due(self, fires: bool, stepped: bool) -> list[Operation]:
         """Operations that the engine itself has due."""
         hub = self._hub
-        found = hub.take_later()
+        found = hub.later.take()
         if stepped:
             # In an operation of its own, before any timer fires by its old time.
             found.append(Operation(Kind.CLOCK, hub.set_timers))
@@ -229,7 +229,7 @@ class Writer:
         if timer is not None and (self._next_timer is None or timer < self._next_timer):
             self._next_timer = timer
         if hub.settled:
-            answers.extend(hub.take_settled())
+            answers.extend(hub.settled.take())
         if answers:
             settle_all(answers)
         hub.committed()
@@ -261,12 +261,12 @@ class Writer:
         self.given_up[Kind.WORKER] += 1
         logger.error("A worker cannot be reached and is taken to be gone", exc_info=error)
         for lease in self._hub.dispatcher.disconnect(stream):
-            self._hub.run_next(Operation(Kind.RETURN, self._requeue, (lease,), subject=lease))
+            self._hub.later.append(Operation(Kind.RETURN, self._requeue, (lease,), subject=lease))
 
     def _give_up_failed(self) -> None:
         """Give up subjects that were found to be unusable outside of a transaction."""
         while self._hub.failed:
-            for operation, error in self._hub.take_failed():
+            for operation, error in self._hub.failed.take():
                 self._give_up(operation, error)
 
     def _fall_back(self, error: Exception, group: list[Operation]) -> None:
@@ -300,4 +300,4 @@ class Writer:
     def _refuse(self, group: list[Operation]) -> None:
         reason = self.broken or "The engine is stopping"
         answers = [(each.reply, unavailable(reason)) for each in group if each.reply is not None]
-        settle_all([*answers, *((reply, unavailable(reason)) for reply, _ in self._hub.take_settled())])
+        settle_all([*answers, *((reply, unavailable(reason)) for reply, _ in self._hub.settled.take())])

@@ -11,7 +11,8 @@ import mmap
 import os
 import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bridge.core.errors import EngineUnavailable
@@ -51,6 +52,19 @@ class FileLock:
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode("ascii"))
         self._descriptor = descriptor
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for a while. Raises: EngineUnavailable."""
+        try:
+            self.acquire()
+        except OSError as error:
+            engine_file = self._path.with_suffix("")
+            raise EngineUnavailable(f"{engine_file}: cannot be locked: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            self.release()
 
     def release(self) -> None:
         """Release the lock. Idempotent."""

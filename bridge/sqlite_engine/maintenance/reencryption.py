@@ -61,19 +61,15 @@ def reencrypt(path: Path, keyring: Keyring, progress: Progress | None = None) ->
     """
     if not path.exists():
         raise EngineUnavailable(f"{path}: there is no such file")
-    lock = FileLock(path)
     try:
-        lock.acquire()
-    except OSError as error:
-        raise EngineUnavailable(f"{path}: cannot be locked: {error.strerror}") from error
-    try:
-        with closing(opened(path, lambda found: check_keys(found, path, keyring))) as connection:
+        with (
+            FileLock(path).held(),
+            closing(opened(path, lambda found: check_keys(found, path, keyring))) as connection,
+        ):
             record_key(connection, path, keyring)
             return _rewrite(connection, path, keyring, progress)
     except sqlite3.Error as error:
         raise EngineUnavailable(f"{path}: cannot be rewritten: {error}") from error
-    finally:
-        lock.release()
 
 
 def _rewrite(connection: sqlite3.Connection, path: Path, keyring: Keyring, progress: Progress | None) -> Reencrypted:

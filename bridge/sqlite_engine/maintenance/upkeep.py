@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -125,25 +126,16 @@ def compact(path: Path) -> tuple[int, int]:
 
     Raises: EngineUnavailable (missing, in use, no room for the copy), EngineMisconfigured.
     """
-    lock = FileLock(path)
     if not path.exists():
         raise EngineUnavailable(f"{path}: there is no such file")
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise EngineUnavailable(f"{path}: cannot be locked: {error.strerror}") from error
-    try:
+    with FileLock(path).held():
         before = size_of(path)
-        connection = opened(path)
         try:
-            vacuum(connection)
+            with closing(opened(path)) as connection:
+                vacuum(connection)
         except sqlite3.Error as error:
             raise EngineUnavailable(f"{path}: cannot be compacted: {error}") from error
-        finally:
-            connection.close()
         return before, size_of(path)
-    finally:
-        lock.release()
 
 
 def export(path: Path, out: TextIO, keyring: Keyring | None = None) -> int:
