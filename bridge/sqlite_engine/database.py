@@ -82,7 +82,7 @@ class Database:
         if options.max_lost_workers:
             self.running = RunningItems(record_of(self.path), self.hub.dispatcher.leases)
         recover(self.hub)
-        self._calls = Calls(self.hub, certain_raise=options.certain_raise)
+        self._calls = Calls(self.hub)
         self._completions = Completions(self.hub, self._calls)
         self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
         self._purges = Purges(self.hub, self.writer.submit)

@@ -72,8 +72,6 @@ class DatabaseOptions:
     """Largest message that a remote worker accepts; an instance that needs a larger one fails."""
     max_request: int = 64 * 1024 * 1024
     """Largest request that is accepted from a client or worker."""
-    certain_raise: bool = True
-    """True when raising an event waits for a turn in flight, to confirm that the instance has received it."""
     lease_seconds: float | None = None
     """Seconds until a work item is given to another worker. None disables it, because workers cannot extend a lease."""
     disposable: bool = False

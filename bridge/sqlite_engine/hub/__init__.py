@@ -1,8 +1,8 @@
 """Decisions of a task hub, all of them in the writer's thread.
 
-Instances, entities and leases (`model/instance.py`, `model/entity.py`, `hub/dispatch.py`) are records of this room. Its
-modules alone write their fields, inside a transaction; a record that is changed is reported to the transaction in the
-same step. Every other object is written by its own methods only.
+Instances and entities (`model/instance.py`, `model/entity.py`) are records of this room: the storage builds them from
+rows, and the modules of this room alone change their fields, always together with the transaction that writes the row.
+Every other object is changed by its own methods only.
 
 From the bottom up: `dispatch` gives work to workers; `working_set` holds the instances in memory, and the consequences
 of a transaction; `entities`, `losses` and `work_items` change and read it; `hub` starts and ends instances. Operations

@@ -76,9 +76,8 @@ class Calls:
     Each method runs in the writer's thread, and raises Rejection before it changes anything.
     """
 
-    def __init__(self, hub: TaskHub, *, certain_raise: bool = True) -> None:
+    def __init__(self, hub: TaskHub) -> None:
         self._hub = hub
-        self._certain_raise = certain_raise
 
     def start(self, request: pb.CreateInstanceRequest) -> pb.CreateInstanceResponse:
         hub = self._hub
@@ -158,7 +157,7 @@ class Calls:
         hub.deliver(instance, event)
         instance.count_unread(size)
         hub.instances.measure(instance)
-        if self._certain_raise and instance.token is not None:
+        if instance.token is not None:
             hub.deferred.add(instance.key, DeferredRaise(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))
             return DEFERRED
         return pb.RaiseEventResponse()

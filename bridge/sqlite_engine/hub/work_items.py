@@ -138,9 +138,10 @@ class WorkItems:
                 return None
             item.completionToken = token
         instance.token = token
-        lease = Lease(token, ORCHESTRATION, key, instance.name, instance.version, stream, instance.id)
-        lease.turn, lease.turn_at = turn, instance.turn_at
-        lease.taken = tuple(instance.inbox)
+        lease = Lease(
+            token, ORCHESTRATION, key, instance.name, instance.version, stream, instance.id,
+            turn=turn, turn_at=instance.turn_at, taken=tuple(instance.inbox),
+        )  # fmt: skip
         working.hold(lease)
         return lease, item
 

@@ -29,7 +29,6 @@ class Task:
     name: str
     version: str | None
     request: pb.ActivityRequest | None
-    attempts: int = 0
     pauses: tuple[int, ...] = ()
     """Pauses before further attempts that the engine makes, in microseconds."""
 

@@ -139,7 +139,6 @@ class Transaction:
         self._connection = connection
         self._payloads = payloads
         self._begun = False
-        self.writes = 0
         self._next_timer: int | None = None
         self._clear()
 
