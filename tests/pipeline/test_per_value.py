@@ -390,7 +390,7 @@ async def test_a_count_reads_tags_page_by_page(tmp_path: Path) -> None:
             await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}", tags=tags)
         await it.engine.client.schedule_new_orchestration("other", instance_id="unlike-1")
         query = OrchestrationQuery(instance_id_prefix="order-", max_instance_count=2)
-        found = {name: tags.get(TAG) async for name, _, tags in instances(it.engine.client, query)}
+        found = {name: tags.get(TAG) for name, _, tags in await instances(it.engine.client, query)}
         assert found == {"order-0": None, **{f"order-{number}": f"v{number}" for number in range(1, 5)}}
         await finish_all(it, *found)
         assert await count(it.engine, "order-", values=True)() == {}

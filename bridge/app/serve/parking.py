@@ -181,22 +181,25 @@ class EarlyMessageCounter:
         self._parked = parked
 
     async def run(self) -> None:
-        """Count the messages. Never returns."""
-        known: dict[str, int] = {}
+        """Count the messages of each engine by itself: one that does not answer delays no other. Never returns."""
+        async with asyncio.TaskGroup() as group:
+            for name, engine in self._engines.items():
+                group.create_task(self._run(name, engine), name=f"census:{name}")
+
+    async def _run(self, name: str, engine: Engine) -> None:
+        known: int | None = None
+        waiting_stores = self._keepers[name]
         while True:
             began = time.monotonic()
-            for name, engine in self._engines.items():
-                waiting_stores = self._keepers[name]
-                happened = self._parked() + sum((*waiting_stores.events.values(), *waiting_stores.quarantined.values()))
-                if known.get(name) == happened and not waiting_stores.totals.messages:
-                    continue
+            happened = self._parked() + sum((*waiting_stores.events.values(), *waiting_stores.quarantined.values()))
+            if known != happened or waiting_stores.totals.messages:
                 try:
                     await waiting_stores.totals.count(engine)
                     waiting_stores.waiting = waiting_stores.totals.early
                 except EngineError as error:
                     log.info("what waits cannot be counted", action="census", engine=name, detail=str(error))
                 else:
-                    known[name] = happened
+                    known = happened
             await asyncio.sleep(max(_CENSUS, _SHARE * (time.monotonic() - began)))
 
 

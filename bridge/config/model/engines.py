@@ -167,6 +167,12 @@ class SchedulerEngineConfig(EngineBase):
     )
     client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
     token: SecretStr | None = Field(None, description="Bearer token for a sidecar that asks for one.")
+    max_answer: Size = Field(
+        67108864,
+        ge=65536,
+        description="Largest single answer of the engine. Answers in parts (listings, histories) may hold eight times "
+        "as much together. Workers have no such limit.",
+    )
     tls: ClientTlsConfig | None = Field(
         None, description="TLS to an https endpoint; null: what the system trusts, and no certificate of ours."
     )

@@ -28,7 +28,7 @@ from bridge.engines.trace_propagation import BEFORE, TraceInterceptor
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
 from bridge.parking.sealed import MessageSealer
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.dispatch import DRAINING
+from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService

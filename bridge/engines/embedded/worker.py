@@ -27,7 +27,7 @@ from bridge.engines.compatibility import MonitoredWorker
 from bridge.engines.containment import Load, presentable, stuck_pool, type_name
 from bridge.engines.embedded.session import SessionWorker
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Stream
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Stream
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest
 from bridge.sqlite_engine.model.reply import ThreadReply
 

@@ -11,9 +11,10 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue  # type: ignore[import-untyped]  # ships no types
 
-from bridge.core.errors import WaitingFull
+from bridge.core.errors import EngineError, WaitingFull
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
+from bridge.engines.response_limits import one_response
 from bridge.parking.names import PARKING, QUARANTINE
 
 _PAGE = 100
@@ -85,11 +86,15 @@ class WaitingTotals:
             self._during = [0, 0]
         early = messages = size = backlog = 0
         for name, part in ((PARKING, "items"), (QUARANTINE, "held")):
-            async for entity in _entities(engine.client, name):
-                found = json.loads(entity.serializedState.value or "null") or {}
-                messages += len(found.get(part, ()))
-                size += found.get("size", 0)
-                backlog += entity.backlogQueueSize
+            with one_response(keeps=False):
+                async for entity in _entities(engine.client, name):
+                    try:
+                        found = json.loads(entity.serializedState.value or "null") or {}
+                        messages += len(found.get(part, ()))
+                        size += int(found.get("size", 0))
+                    except (ValueError, TypeError, AttributeError) as error:
+                        raise EngineError("count what waits: the state of an entity cannot be read") from error
+                    backlog += entity.backlogQueueSize
             if name == PARKING:
                 early = messages
         with self._lock:
@@ -124,6 +129,6 @@ async def _entities(client: AsyncTaskHubGrpcClient, name: str) -> AsyncIterator[
             raise translate(error, what="count what waits") from error
         for entity in page.entities:
             yield entity
-        if not page.continuationToken.value:
+        if page.continuationToken.value in ("", "" if token is None else token.value):
             return
         token = page.continuationToken

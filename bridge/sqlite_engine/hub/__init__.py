@@ -4,7 +4,8 @@ Instances and entities (`model/instance.py`, `model/entity.py`) are records of t
 rows, and the modules of this room alone change their fields, always together with the transaction that writes the row.
 Every other object is changed by its own methods only.
 
-From the bottom up: `dispatch` gives work to workers; `working_set` holds the instances in memory, and the consequences
-of a transaction; `entities`, `losses` and `work_items` change and read it; `hub` starts and ends instances. Operations
-on the hub are `calls` of clients, `completions` of workers, `rewind`, `removal` and `recovery`. `writer` runs them.
+From the bottom up: `leases`, `tokenless` and `dispatch` give work to workers; `working_set` holds the instances in
+memory, and the consequences of a transaction; `entities`, `losses` and `work_items` change and read it; `hub` starts
+and ends instances. Operations on the hub are `calls` of clients, `completions` of workers, `rewind`, `removal` and
+`recovery`. `writer` runs them.
 """

@@ -8,8 +8,8 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.calls import Calls
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.rewind import take_over
 from bridge.sqlite_engine.hub.work_items import TurnResponse
 from bridge.sqlite_engine.model import event as events
@@ -41,7 +41,7 @@ class Completions:
     def turn(self, lease: Lease, response: Any) -> None:
         """Record a turn. response: a TurnResponse, or an OrchestratorResponse from another process."""
         hub = self._hub
-        hub.dispatcher.release(lease, done=True)
+        hub.dispatcher.end_lease(lease, done=True)
         instance = hub.find_key(lease.subject)
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
@@ -186,7 +186,7 @@ class Completions:
         hub = self._hub
         if not hub.dispatcher.is_current(lease):
             return
-        hub.dispatcher.release(lease, done=True)
+        hub.dispatcher.end_lease(lease, done=True)
         task = lease.subject
         instance = hub.waiting_for(task)
         failed = response.HasField("failureDetails")
@@ -218,7 +218,7 @@ class Completions:
 
     def batch(self, lease: Lease, result: pb.EntityBatchResult) -> None:
         hub = self._hub
-        hub.dispatcher.release(lease, done=True)
+        hub.dispatcher.end_lease(lease, done=True)
         entity = hub.entities.find(lease.subject)
         if entity is None or entity.token != lease.token or entity.batch is None:
             return
@@ -284,7 +284,7 @@ class Completions:
         hub = self._hub
         if not hub.dispatcher.is_current(lease):
             return
-        hub.dispatcher.release(lease, done=False)
+        hub.dispatcher.end_lease(lease, done=False)
         if self._end_in_flight(lease):
             hub.after.append(lambda: hub.dispatcher.rest(lease))
 
@@ -311,7 +311,7 @@ class Completions:
 
     def _taken_back(self, lease: Lease) -> bool:
         """Release the lease; return True when its work still has to be done."""
-        self._hub.dispatcher.release(lease, done=False)
+        self._hub.dispatcher.end_lease(lease, done=False)
         return self._hub.dispatcher.is_current(lease) and self._end_in_flight(lease)
 
     def _queue_again(self, lease: Lease) -> None:
@@ -320,7 +320,7 @@ class Completions:
 
     def release(self, lease: Lease) -> None:
         """Restore the worker's credit after an answer that no longer counts."""
-        self._hub.dispatcher.release(lease, done=True)
+        self._hub.dispatcher.end_lease(lease, done=True)
 
     def _end_in_flight(self, lease: Lease) -> bool:
         """Mark the leased work as no longer in flight; return True when it still has to be done."""

@@ -1,7 +1,4 @@
-"""Assignment of ready work to workers: queues, the workers' streams with filters and credits, and leases.
-
-Everything runs in the writer's thread, except `Leases.take`, which any thread may call.
-"""
+"""Assignment of ready work to workers, within the filters and credits of their streams."""
 
 from __future__ import annotations
 
@@ -9,129 +6,23 @@ import heapq
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from durabletask.internal import orchestrator_service_pb2 as pb
-
+from bridge.sqlite_engine.hub.leases import (
+    KINDS,
+    ORCHESTRATION,
+    Identity,
+    Lease,
+    Leases,
+    Names,
+    Stream,
+    accepts,
+    identity,
+)
+from bridge.sqlite_engine.hub.tokenless import Tokenless
 from bridge.sqlite_engine.storage.schema import is_file_fault
-
-ORCHESTRATION = 0
-ACTIVITY = 1
-ENTITY = 2
-KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
-
-DEFAULT_CREDITS = 100
-"""Work items of one kind that a stream holds at once when its request names no number."""
-
-DRAINING = "draining:"
-"""Prefix of the token of work that a stopping worker returns. The worker gets no more work, and is not lost."""
-
-Identity = tuple[int, int | str]
-"""Kind of a work item, and its key among the items of that kind."""
-
-
-def identity(kind: int, subject: Any) -> Identity:
-    """Identity of a subject: key of the instance, number of the activity, or id of the entity."""
-    return (kind, subject.seq if kind == ACTIVITY else subject)
-
-
-Names = dict[str, frozenset[str]]
-"""Accepted versions by name; an empty set accepts every version."""
-
-
-class Stream:
-    """Connected worker: the names that it accepts, its credits, and the leases that it holds.
-
-    send: called in the writer's thread with a WorkItem, or with a TurnRequest when `shares` is true; must not block.
-    knows: returns True when this worker knows a worker that runs the name. Calls of any other name from its
-    orchestrations fail at once, unless another stream accepts them. None: calls wait for a worker.
-    process: identity of the worker's process, shared by all streams of the process. None: a process of its own.
-    """
-
-    def __init__(
-        self,
-        request: pb.GetWorkItemsRequest,
-        send: Callable[[Any], None],
-        *,
-        shares: bool = False,
-        knows: Callable[[int, str], bool] | None = None,
-        process: object | None = None,
-    ) -> None:
-        self.send = send
-        self.shares = shares
-        self.knows = knows
-        self.process = self if process is None else process
-        self.streams_history = pb.WORKER_CAPABILITY_HISTORY_STREAMING in request.capabilities
-        self.credits = tuple(
-            wanted if wanted > 0 else DEFAULT_CREDITS
-            for wanted in (
-                request.maxConcurrentOrchestrationWorkItems,
-                request.maxConcurrentActivityWorkItems,
-                request.maxConcurrentEntityWorkItems,
-            )
-        )
-        self.free = list(self.credits)
-        self.filters: tuple[Names | None, Names | None, Names | None] = (None, None, None)
-        if request.HasField("workItemFilters"):
-            chosen = request.workItemFilters
-            self.filters = (
-                _names(chosen.orchestrations),
-                _names(chosen.activities),
-                {entity.name.lower(): frozenset() for entity in chosen.entities},
-            )
-        self.leases: set[str] = set()
-        self.connected = True
-        self.is_drained = False
-        """True when the worker ends the stream in good order, with none of its leased work running."""
-
-    def drain(self) -> None:
-        """Mark the worker as stopping: none of its leased work runs, and its end is no loss."""
-        self.is_drained = True
-
-
-def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
-    names: Names = {}
-    for each in filters:
-        known = names.get(each.name)
-        versions = frozenset(each.versions)
-        # A filter without versions accepts every version, whatever another filter of the same name lists.
-        names[each.name] = versions if known is None else frozenset() if not known or not versions else known | versions
-    return names
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """Right of one stream to complete one work item."""
-
-    token: str
-    kind: int
-    subject: Any
-    """Key of the instance, the Task, or id of the entity."""
-    name: str
-    version: str | None
-    stream: Stream
-    instance_id: str
-    task_id: int = 0
-    chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
-    """Parts of a response that arrives in several messages."""
-    turn: list[pb.HistoryEvent] | None = None
-    """New events of a turn."""
-    turn_at: int = 0
-    """Time of a turn, in microseconds."""
-    taken: Sequence[tuple[int, pb.HistoryEvent]] = ()
-    """Inbox events that a turn has taken, or operations of a batch."""
-    void: bool = False
-    """True when the response no longer counts, while the stream still holds the lease."""
-    is_alone: bool = False
-    """True when the stream's process was given no other work."""
-
-    resets: int = 0
-    """Number of resets of the dispatcher before it gave the lease."""
-
-    def avoid(self) -> None:
-        self.void = True
 
 
 class ReadyQueue:
@@ -161,7 +52,7 @@ class ReadyQueue:
         best: tuple[str, str | None] | None = None
         order = 0
         for group_key, group in self._groups.items():
-            if (best is None or group[0][0] < order) and _accepts(names, group_key):
+            if (best is None or group[0][0] < order) and accepts(names, group_key):
                 best, order = group_key, group[0][0]
         if best is None:
             return None
@@ -175,51 +66,6 @@ class ReadyQueue:
     def clear(self) -> None:
         self._groups.clear()
         self.members.clear()
-
-
-def _accepts(names: Names | None, group: tuple[str, str | None]) -> bool:
-    if names is None:
-        return True
-    versions = names.get(group[0])
-    return versions is not None and (not versions or (group[1] or "") in versions)
-
-
-class Leases:
-    """Open leases by token."""
-
-    def __init__(self) -> None:
-        self._by_token: dict[str, Lease] = {}
-        self.get: Callable[[str], Lease | None] = self._by_token.get
-        """Look up a lease without ending it."""
-
-    def __len__(self) -> int:
-        return len(self._by_token)
-
-    def add(self, lease: Lease) -> None:
-        self._by_token[lease.token] = lease
-
-    def take(self, token: str) -> Lease | None:
-        """End the lease and return it; None when it has ended already. Only one of several callers gets the lease."""
-        return self._by_token.pop(token, None)
-
-    def open(self) -> list[Lease]:
-        return list(self._by_token.values())
-
-    def put_back(self, lease: Lease) -> None:
-        self._by_token[lease.token] = lease
-
-    def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
-        """Find and end the lease of a work item by instance and task, for workers that send no token."""
-        found = [
-            lease
-            for lease in list(self._by_token.values())
-            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id
-        ]
-        found.sort(key=lambda lease: lease.void)
-        return self.take(found[0].token) if found else None
-
-    def clear(self) -> None:
-        self._by_token.clear()
 
 
 @dataclass(slots=True, order=True)
@@ -243,10 +89,12 @@ class Dispatcher:
         self,
         build: Callable[[int, Any, Stream, str], tuple[Lease, Any] | None],
         not_built: Callable[[int, Any, Exception], None],
+        tokenless: Tokenless,
         lease_seconds: float | None = None,
     ) -> None:
         self._build = build
         self._not_built = not_built
+        self._tokenless = tokenless
         self._not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
         self._lease_seconds = lease_seconds
         self._expiring: list[tuple[float, str]] = []
@@ -321,6 +169,19 @@ class Dispatcher:
             self._attempts.pop((lease.kind, lease.subject), None)
         if done and self._on_done is not None:
             self._on_done(lease)
+
+    def end_lease(self, lease: Lease, *, done: bool) -> None:
+        """Release the lease, and queue a turn that waited for its end. done: as for `release`."""
+        self.release(lease, done=done)
+        waited = self._tokenless.end(lease, is_lost=not done)
+        if waited is not None:
+            self.ready[ORCHESTRATION].add(*waited)
+
+    def withdraw(self, lease: Lease) -> None:
+        """Withdraw the lease of a turn: its response no longer counts."""
+        lease.void = True
+        if lease.token in lease.stream.leases:  # not ended in the same transaction
+            self._tokenless.withdraw(lease)
 
     @property
     def resting(self) -> bool:
@@ -439,7 +300,7 @@ class Dispatcher:
                 del self._waiting[key]
                 self.ready[kind].add(name, version, subject)
                 continue
-            takers = [stream for stream in self.streams if _accepts(stream.filters[kind], (name, version))]
+            takers = [stream for stream in self.streams if accepts(stream.filters[kind], (name, version))]
             if not takers:
                 continue
             stream = min(takers, key=lambda each: busy[id(each.process)])
@@ -453,7 +314,8 @@ class Dispatcher:
                 return
 
     def reset(self) -> None:
-        """Drop all work and leases. Streams stay connected, and the leases that they hold are void."""
+        """Drop all work, and all leases but void ones of workers without tokens. Streams stay connected."""
+        kept = self._tokenless.reset(self.leases.open())
         self._resets += 1
         for queue in self.ready:
             queue.clear()
@@ -467,3 +329,7 @@ class Dispatcher:
         for stream in self.streams:
             stream.leases.clear()
             stream.free = list(stream.credits)
+        for lease in kept:
+            self.leases.add(lease)
+            lease.stream.leases.add(lease.token)
+            lease.stream.free[lease.kind] -= 1

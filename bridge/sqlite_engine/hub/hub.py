@@ -9,9 +9,11 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease
+from bridge.sqlite_engine.hub.dispatch import Dispatcher
 from bridge.sqlite_engine.hub.entities import Entities
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.sqlite_engine.hub.losses import Losses
+from bridge.sqlite_engine.hub.tokenless import Tokenless
 from bridge.sqlite_engine.hub.waiting_calls import DeferredRaises, Waiters
 from bridge.sqlite_engine.hub.work_items import WorkItems
 from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject, WorkingSet
@@ -63,8 +65,9 @@ class TaskHub(WorkingSet):
         self.waiters = Waiters()
         self.deferred = DeferredRaises()
         self.entities = Entities(self, options)
-        work = WorkItems(self, self.entities, options.max_message, self.fail)
-        self.dispatcher = Dispatcher(work.build, self._not_built, options.lease_seconds)
+        self.tokenless = Tokenless()
+        work = WorkItems(self, self.entities, self.tokenless, options.max_message, self.fail)
+        self.dispatcher = Dispatcher(work.build, self._not_built, self.tokenless, options.lease_seconds)
         self.losses = Losses(self, self.dispatcher, options) if options.max_lost_workers else None
         """Count of lost workers; None when the limit is disabled."""
         self._new_tasks: list[Task] = []
@@ -213,11 +216,16 @@ class TaskHub(WorkingSet):
 
     def void(self, instance: Instance) -> None:
         """Void the work in flight of the instance."""
-        self.void_turn(instance.key)
+        self._void_turn(instance.key)
         instance.token = None
         if not instance.finished:
             self.void_tasks(instance.key)
         self._woken.pop(instance.key, None)
+
+    def _void_turn(self, key: int) -> None:
+        lease = self.release(key)
+        if lease is not None:
+            self.after.append(lambda: self.dispatcher.withdraw(lease))
 
     def start_child(
         self,
@@ -308,7 +316,7 @@ class TaskHub(WorkingSet):
     def end_unseen(self, key: int, failure: pb.TaskFailureDetails) -> None:
         """Fail an instance without reading it, as a last resort. Its owners are notified in later steps."""
         self.tx.fail_unseen(key, self.now, failure)
-        self.void_turn(key)
+        self._void_turn(key)
         for each in self.deferred.take(key):
             self.settled.append((each.reply, instance_finished("")))
         self.void_tasks(key)

@@ -14,7 +14,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from bridge.core.errors import WORKER_LOST
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Identity, Lease, identity
+from bridge.sqlite_engine.hub.dispatch import Dispatcher
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Identity, Lease, identity
 from bridge.sqlite_engine.hub.working_set import WorkingSet
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.values import text

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject
 from bridge.sqlite_engine.model.work import Task, Timer, pauses_of
 from bridge.sqlite_engine.storage.schema import is_file_fault

@@ -8,8 +8,9 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.entities import Entities
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.tokenless import Tokenless
 from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject, WorkingSet
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.instance import ENVELOPE, Instance
@@ -94,11 +95,13 @@ class WorkItems:
         self,
         working: WorkingSet,
         entities: Entities,
+        tokenless: Tokenless,
         max_message: int,
         fail: Callable[[Instance, pb.TaskFailureDetails], None],
     ) -> None:
         self._working = working
         self._entities = entities
+        self._tokenless = tokenless
         self._max_message = max_message
         self._fail = fail
 
@@ -117,6 +120,8 @@ class WorkItems:
         working = self._working
         instance = working.find_key(key)
         if instance is None or instance.token is not None or not instance.deliverable:
+            return None
+        if self._tokenless.must_wait(instance.id, stream, (instance.name, instance.version, key)):
             return None
         history = working.load_history(instance)
         instance.turn_at = max(working.now, instance.turn_at + 1)
@@ -171,10 +176,13 @@ class WorkItems:
             self._run_next(lambda: working.fail_task(task, failure), task)
             return None
         instance_id = request.orchestrationInstance.instanceId
-        lease = Lease(token, ACTIVITY, task, task.name, task.version, stream, instance_id, task.task_id)
+        number = self._tokenless.number(task, instance_id, stream)
+        lease = Lease(token, ACTIVITY, task, task.name, task.version, stream, instance_id, number)
         if stream.shares:
             return lease, ActivityItem(request, token)
-        return lease, pb.WorkItem(activityRequest=request, completionToken=token)
+        item = pb.WorkItem(activityRequest=request, completionToken=token)
+        item.activityRequest.taskId = number
+        return lease, item
 
     def _batch(self, entity_id: str, stream: Stream, token: str) -> tuple[Lease, Any] | None:
         entity = self._entities.find(entity_id)

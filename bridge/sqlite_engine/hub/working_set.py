@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.dispatch import Lease
+from bridge.sqlite_engine.hub.leases import Lease
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.instance import FAILED, Instance, InstanceCache
 from bridge.sqlite_engine.model.reply import Reply
@@ -286,12 +286,6 @@ class WorkingSet:
         if lease is not None:
             self._released[subject] = lease
         return lease
-
-    def void_turn(self, key: int) -> None:
-        """Void the turn in flight of an instance: its response no longer counts."""
-        lease = self.release(key)
-        if lease is not None:
-            self.after.append(lease.avoid)
 
     # Activities
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.dispatch import Lease, Stream
 from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.hub.leases import Lease, Stream
 from bridge.sqlite_engine.hub.recovery import failing_steps, recover
 from bridge.sqlite_engine.hub.working_set import Kind, Operation, Subject
 from bridge.sqlite_engine.model import event as events

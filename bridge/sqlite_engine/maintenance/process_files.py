@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bridge.core.errors import EngineUnavailable
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, Leases
+from bridge.sqlite_engine.hub.leases import ACTIVITY, Leases
 from bridge.system import private
 
 _HEADER = 64

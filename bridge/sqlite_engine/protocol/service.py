@@ -19,7 +19,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.dispatch import Stream
+from bridge.sqlite_engine.hub.leases import Stream
 from bridge.sqlite_engine.model.reply import DEFERRED, LoopReply, Rejection, ThreadReply
 
 PING_SECONDS = 30.0
@@ -57,7 +57,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
         except Rejection as rejection:
             return context.abort(rejection.code, rejection.details)
         try:
-            answer = database.call(method, request, reply)
+            answer = database.call(method, request, reply, context.peer())
             if answer is not DEFERRED:
                 return answer
             if method in WAITS:
@@ -75,7 +75,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
     ) -> Iterator[pb.WorkItem]:
         """Stream work items to a worker until the worker disconnects or the engine stops."""
         queue: SimpleQueue[Any] = SimpleQueue()
-        stream = Stream(request, queue.put)
+        stream = Stream(request, queue.put, peer=context.peer())
         if not context.add_callback(lambda: queue.put(_CLOSED)):
             return
         try:
@@ -134,7 +134,7 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
         reply = LoopReply(asyncio.get_running_loop())
         try:
             database = self.database(context)
-            answer = database.call(method, request, reply)
+            answer = database.call(method, request, reply, context.peer())
             if answer is not DEFERRED:
                 return answer
             if method in WAITS:
@@ -167,7 +167,7 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
-        stream = Stream(request, send)
+        stream = Stream(request, send, peer=context.peer())
         try:
             database = self.database(context)
             database.connect(stream)
