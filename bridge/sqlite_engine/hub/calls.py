@@ -158,7 +158,7 @@ class Calls:
         instance.count_unread(size)
         hub.instances.measure(instance)
         if instance.token is not None:
-            hub.deferred.add(instance.key, DeferredRaise(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))
+            hub.deferred.add(instance.key, DeferredRaise(reply, instance.id, instance.inbox[-1][0]))
             return DEFERRED
         return pb.RaiseEventResponse()
 
@@ -248,14 +248,7 @@ class Calls:
         if not request.name:
             raise invalid_argument("The operation's name is empty")
         _checked(check_name, "an operation's name", request.name)
-        event = events.signal(
-            hub.now,
-            target,
-            request.name,
-            request.input if request.HasField("input") else None,
-            request.requestId or new_id(),
-        )
-        hub.entities.operate(target, event, due(request.scheduledTime) if request.HasField("scheduledTime") else None)
+        hub.entities.signal(target, request, request.requestId or new_id())
         return pb.SignalEntityResponse()
 
     def get_entity(self, request: pb.GetEntityRequest) -> pb.GetEntityResponse:

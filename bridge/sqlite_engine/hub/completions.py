@@ -259,11 +259,7 @@ class Completions:
                 target = entity_id(signal.instanceId)
                 hub.limits.check_id("an entity's id", target)
                 check_name("an operation's name", signal.name)
-                data = signal.input if signal.HasField("input") else None
-                event = events.signal(hub.now, target, signal.name, data, new_id())
-                hub.entities.operate(
-                    target, event, due(signal.scheduledTime) if signal.HasField("scheduledTime") else None
-                )
+                hub.entities.signal(target, signal, new_id())
             elif action.HasField("startNewOrchestration"):
                 start = action.startNewOrchestration
                 self._calls.start(

@@ -10,7 +10,7 @@ from bridge.sqlite_engine.hub.working_set import WorkingSet
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.entity import Entity, EntityCache
 from bridge.sqlite_engine.model.instance import Instance
-from bridge.sqlite_engine.model.values import new_id, timestamp
+from bridge.sqlite_engine.model.values import due, new_id, timestamp
 from bridge.sqlite_engine.model.work import SIGNAL_IS_DUE, Timer
 from bridge.sqlite_engine.options import DatabaseOptions
 
@@ -113,17 +113,21 @@ class Entities:
         if entity is not None:
             entity.remove({seq})
 
-    def operate(self, entity_id: str, event: pb.HistoryEvent, due: int | None = None) -> None:
+    def signal(self, entity_id: str, signal: pb.SignalEntityRequest | pb.SendSignalAction, request_id: str) -> None:
+        data = signal.input if signal.HasField("input") else None
+        event = events.signal(self._working.now, entity_id, signal.name, data, request_id)
+        self.operate(entity_id, event, due(signal.scheduledTime) if signal.HasField("scheduledTime") else None)
+
+    def operate(self, entity_id: str, event: pb.HistoryEvent, due_at: int | None = None) -> None:
         """Put an operation, call or lock request in the entity's queue.
 
-        due: time of a delayed signal, in microseconds; the signal is queued at that time.
+        due_at: time of a delayed signal, in microseconds; the signal is queued at that time.
         """
-        if due is not None and due > self._working.now:
+        if due_at is not None and due_at > self._working.now:
             if not event.entityOperationSignaled.HasField("scheduledTime"):
-                event.entityOperationSignaled.scheduledTime.CopyFrom(timestamp(due))
-            self._working.tx.add_timer(
-                Timer(self._working.next_seq(), due, SIGNAL_IS_DUE, entity=entity_id, event=event)
-            )
+                event.entityOperationSignaled.scheduledTime.CopyFrom(timestamp(due_at))
+            timer = Timer(self._working.next_seq(), due_at, SIGNAL_IS_DUE, entity=entity_id, event=event)
+            self._working.tx.add_timer(timer)
             return
         entity = self._found(entity_id)
         self._queue(entity, event)

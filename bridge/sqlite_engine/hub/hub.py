@@ -71,7 +71,6 @@ class TaskHub(WorkingSet):
         self.losses = Losses(self, self.dispatcher, options) if options.max_lost_workers else None
         """Count of lost workers; None when the limit is disabled."""
         self._new_tasks: list[Task] = []
-        self._unseen: set[int] = set()
         self._run_listeners: list[Callable[[Sequence[str], Sequence[str]], None]] = []
 
     def watch_runs(self, listener: Callable[[Sequence[str], Sequence[str]], None]) -> None:
@@ -119,11 +118,8 @@ class TaskHub(WorkingSet):
 
     def empty(self) -> None:
         """Delete everything in the hub. Workers stay connected; results of the work that they hold no longer count."""
-        for key in self.deferred.keys:
-            instance = self.find_key(key)
-            gone = not_found("" if instance is None else instance.id)
-            for each in self.deferred.take(key):
-                self.settled.append((each.reply, gone))
+        for each in self.deferred.take_all():
+            self.settled.append((each.reply, not_found(each.instance_id)))
         for subject in list(self.in_flight):
             self.release(subject)
         self.tx.wipe()
@@ -154,7 +150,7 @@ class TaskHub(WorkingSet):
         A raise that waits for the end of a turn succeeds, because its event is in the file.
         """
         settle_all((waiter.reply, unavailable("The engine is stopping")) for waiter in self.waiters.take_all())
-        settle_all((each.reply, each.answer) for each in self.deferred.take_all())
+        settle_all((each.reply, pb.RaiseEventResponse()) for each in self.deferred.take_all())
 
     def probe(self) -> None:
         """Check that the file can be written. Raises: sqlite3.Error."""
@@ -313,23 +309,17 @@ class TaskHub(WorkingSet):
 
     # Last resorts for instances that cannot be read
 
-    def end_unseen(self, key: int, failure: pb.TaskFailureDetails) -> None:
+    def end_unseen(self, key: int, failure: pb.TaskFailureDetails) -> bool:
         """Fail an instance without reading it, as a last resort. Its owners are notified in later steps."""
         self.tx.fail_unseen(key, self.now, failure)
         self._void_turn(key)
         for each in self.deferred.take(key):
             self.settled.append((each.reply, instance_finished("")))
         self.void_tasks(key)
-        self._unseen.add(key)
         instance = self.instances.by_key(key)
         if instance is not None:
             self.instances.remove(instance)
-
-    def take_unseen(self, key: int) -> bool:
-        """Forget that the instance was failed without being read; return False when it was not."""
-        was_unseen = key in self._unseen
-        self._unseen.discard(key)
-        return was_unseen
+        return True
 
     def notify_waiters_of(self, key: int) -> None:
         instance = self.find_key(key)
@@ -352,7 +342,8 @@ class TaskHub(WorkingSet):
         The answer is a success while the instance runs, and a refusal after its end.
         """
         for each in self.deferred.take(instance.key):
-            self.settled.append((each.reply, each.answer if not instance.finished else instance_finished(instance.id)))
+            answer = instance_finished(instance.id) if instance.finished else pb.RaiseEventResponse()
+            self.settled.append((each.reply, answer))
 
     def _report_to_parent(self, child: Instance) -> None:
         link = child.start.executionStarted.parentInstance

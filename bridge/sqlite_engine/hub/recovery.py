@@ -84,11 +84,11 @@ def _leased(hub: TaskHub, lease: Lease, failure: pb.TaskFailureDetails) -> Itera
 
 
 def _task(hub: TaskHub, task: Task, failure: pb.TaskFailureDetails) -> Iterator[Alternatives]:
-    yield (lambda: hub.fail_task(task, failure), *_endings(hub, task.key, failure))
-
-
-def _endings(hub: TaskHub, key: int, failure: pb.TaskFailureDetails) -> Alternatives:
-    return (lambda: _fail(hub, key, failure), lambda: hub.end_unseen(key, failure))
+    yield (
+        lambda: hub.fail_task(task, failure),
+        lambda: _fail(hub, task.key, failure),
+        lambda: hub.end_unseen(task.key, failure),
+    )
 
 
 def _fail(hub: TaskHub, key: int, failure: pb.TaskFailureDetails) -> None:
@@ -98,8 +98,9 @@ def _fail(hub: TaskHub, key: int, failure: pb.TaskFailureDetails) -> None:
 
 
 def _instance(hub: TaskHub, key: int, failure: pb.TaskFailureDetails) -> Iterator[Alternatives]:
-    yield _endings(hub, key, failure)
-    if not hub.take_unseen(key):
+    ended: list[bool] = []
+    yield (lambda: _fail(hub, key, failure), lambda: ended.append(hub.end_unseen(key, failure)))
+    if not ended:
         return
     # One step for each consequence of an end; a fault in one must not prevent the others.
     yield (lambda: hub.notify_waiters_of(key),)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -81,10 +79,10 @@ def found(instance: Instance, payloads: bool) -> pb.GetInstanceResponse:
 
 @dataclass(frozen=True, slots=True)
 class DeferredRaise:
-    """Raise whose answer is deferred: its reply, the answer, and the sequence number of its event."""
+    """Raise whose answer is deferred: its reply, its instance, and the sequence number of its event."""
 
     reply: Reply
-    answer: Any
+    instance_id: str
     seq: int
 
 
@@ -98,11 +96,6 @@ class DeferredRaises:
 
     def __len__(self) -> int:
         return len(self._by_key)
-
-    @property
-    def keys(self) -> Collection[int]:
-        """Keys of the instances."""
-        return list(self._by_key)
 
     def of(self, key: int) -> tuple[DeferredRaise, ...]:
         return self._by_key.get(key, ())
@@ -121,6 +114,7 @@ class DeferredRaises:
 
     def take_all(self) -> list[DeferredRaise]:
         """Remove and return all raises; the caller answers them."""
+        self._before = {**self._by_key, **self._before}
         taken = [each for deferred in self._by_key.values() for each in deferred]
         self._by_key.clear()
         return taken

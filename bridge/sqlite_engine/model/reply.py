@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -47,28 +48,15 @@ class Rejection(Exception):
         self.details = details
 
 
-def invalid_argument(details: str) -> Rejection:
-    return Rejection(grpc.StatusCode.INVALID_ARGUMENT, details)
+invalid_argument = partial(Rejection, grpc.StatusCode.INVALID_ARGUMENT)
+precondition = partial(Rejection, grpc.StatusCode.FAILED_PRECONDITION)
+exhausted = partial(Rejection, grpc.StatusCode.RESOURCE_EXHAUSTED)
+unavailable = partial(Rejection, grpc.StatusCode.UNAVAILABLE)
+internal = partial(Rejection, grpc.StatusCode.INTERNAL)
 
 
 def not_found(instance_id: str) -> Rejection:
     return Rejection(grpc.StatusCode.NOT_FOUND, f"Orchestration instance '{instance_id[:256]}' not found")
-
-
-def precondition(details: str) -> Rejection:
-    return Rejection(grpc.StatusCode.FAILED_PRECONDITION, details)
-
-
-def internal(details: str) -> Rejection:
-    return Rejection(grpc.StatusCode.INTERNAL, details)
-
-
-def unavailable(details: str) -> Rejection:
-    return Rejection(grpc.StatusCode.UNAVAILABLE, details)
-
-
-def exhausted(details: str) -> Rejection:
-    return Rejection(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
 
 
 def unread_full(events: int, size: int) -> Rejection:

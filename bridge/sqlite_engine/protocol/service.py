@@ -54,9 +54,6 @@ class SidecarService(TaskHubSidecarServiceServicer):
         reply = ThreadReply()
         try:
             database = self.database(context)
-        except Rejection as rejection:
-            return context.abort(rejection.code, rejection.details)
-        try:
             answer = database.call(method, request, reply, context.peer())
             if answer is not DEFERRED:
                 return answer
@@ -67,7 +64,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
             context.abort(rejection.code, rejection.details)
         except (FutureTimeout, CancelledError):
             if method in WAITS:
-                database.forget(request.instanceId, reply)
+                self.database(context).forget(request.instanceId, reply)
             context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{method}: the deadline has passed")
 
     def GetWorkItems(  # noqa: N802 -- the protocol's name
