@@ -99,8 +99,8 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
             (tally.early if id_.startswith(EARLY) else tally.orders)[status] += 1
     for events in returns.values():
         tally.returns[_return(events)] += 1
-    for heard in parcels.values():
-        tally.parcels[next((word for word in ("delivered", "lost") if word in heard), "running")] += 1
+    for states in parcels.values():
+        tally.parcels[next((word for word in ("delivered", "lost") if word in states), "running")] += 1
     ended = sum(orders["completed"] + orders["compensated"] for orders in (tally.orders, tally.early))
     tally.published = ended + sum(tally.returns.values()) - tally.returns["running"]
     return tally

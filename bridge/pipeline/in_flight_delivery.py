@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING
 
 from bridge.brokers.base import Delivery
-from bridge.core.commands import Decision, Step
+from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
 from bridge.core.settlement import Complete, DeadLetter
 
@@ -25,6 +25,7 @@ class InFlightDelivery:
     next_step: index of the first step not yet executed.
     executed: routes all of whose steps the engine has executed.
     duplicates, effects, parked: steps counted so far.
+    failed_route: route of the step that failed or waits in the last attempt.
     pending: decided settlement that the broker has not accepted yet.
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
@@ -47,7 +48,7 @@ class InFlightDelivery:
         "error_class",
         "executed",
         "failed_at",
-        "failed_step",
+        "failed_route",
         "next_step",
         "parked",
         "pending",
@@ -77,7 +78,7 @@ class InFlightDelivery:
         self.attempt = 1
         self.waited = 0  # waits behind others, which are no failures
         self.failed_at: float | None = None
-        self.failed_step: Step | None = None
+        self.failed_route: str | None = None
         self.error_class = ""
         self.pending: Complete | DeadLetter | None = None
         self.domain_key: Hashable | None = None

@@ -11,6 +11,7 @@ from bridge.core import provenance
 from bridge.core.envelope import Envelope
 from bridge.core.errors import kept
 from bridge.core.message import Message, Position
+from bridge.pipeline.decoded import SMALL
 from bridge.pipeline.domain import OrderingDomain, domain_key
 from bridge.pipeline.execution import SLICE, Routes
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
@@ -25,7 +26,7 @@ Decode = Callable[[Message, Position], Envelope]
 
 
 class Intake:
-    """Decodes the deliveries of a source and puts them into lanes.
+    """Puts the deliveries of a source into lanes; decodes the small ones, and those whose value it needs for that.
 
     revoked: callback, True when a partition has moved to another member.
     crowded: callback, True when too many items wait in a lane whose head fails.
@@ -65,6 +66,7 @@ class Intake:
         partitions: set[Partition] = set()
         gone: set[Partition] = set()
         by_expression = self._settings.ordering not in ("key", "partition", "none")
+        every = by_expression or self._shares is not None
         since = time.monotonic()
         for delivery in deliveries:
             envelope: Envelope | None = None
@@ -74,8 +76,10 @@ class Intake:
                 self._ledger.unreadable[topic, number, unreadable.fault] += 1
             key = self._place(delivery)
             try:
-                envelope = self._decode(delivery.message, delivery.position)
+                if every or delivery.message.size <= SMALL:
+                    envelope = self._decode(delivery.message, delivery.position)
                 if by_expression:
+                    assert envelope is not None
                     if time.monotonic() - since > SLICE:
                         since = await self._pause(partitions, gone)
                     key = self._routes.ordering_key(envelope)
@@ -93,6 +97,8 @@ class Intake:
             if partition not in partitions and partition not in gone:
                 (gone if self._revoked(partition) else partitions).add(partition)
             item = InFlightDelivery(delivery, envelope, error, now)
+            if item.size > SMALL:
+                item.envelope = None  # decoded again when a worker takes it
             if self._settings.trusted_replay:
                 item.executed = list(provenance.read(delivery.message).executed)
             self._ledger.receive(item)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.core.commands import Step
 from bridge.core.pace import NO_ROUTE
 from bridge.core.provenance import Cause
 from bridge.core.settlement import Complete, DeadLetter, Outcome
@@ -41,8 +40,8 @@ class Settler:
         self._limit = limit
         self._stops_others = stops_others
 
-    async def settle(self, item: InFlightDelivery, end: Complete | DeadLetter, step: Step | None) -> None:
-        """Settle an item.
+    async def settle(self, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None) -> None:
+        """Settle an item. route: route of the step that failed.
 
         Raises: BrokerUnavailable (settle again), LockLost, PartitionRevoked, SettlementRefused (forget the item),
         DeadLetterLimited.
@@ -50,16 +49,15 @@ class Settler:
         if isinstance(end, Complete):
             await item.delivery.complete()
             if self._limit.active and end.outcome in _SUCCESSES:
-                routes = {step.route for step in (item.decision.steps if item.decision else ())}
-                self._limit.succeeded(routes, stops_others=self._stops_others(item.delivery.partition))
+                self._limit.succeeded(set(item.executed), stops_others=self._stops_others(item.delivery.partition))
             self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
             return
-        route = step.route if step else NO_ROUTE
-        paced = item.pending is None and await self._limit.allow(route, item.delivery.position)
+        limited = NO_ROUTE if route is None else route
+        paced = item.pending is None and await self._limit.allow(limited, item.delivery.position)
         item.pending = end
-        await item.delivery.dead_letter(self._cause(item, end, step))
+        await item.delivery.dead_letter(self._cause(item, end, route))
         if paced:
-            await self._limit.wrote(route)
+            await self._limit.wrote(limited)
         self._ledger.dead_letters[end.reason] += 1
         self._ledger.settle(item, Outcome.DEAD_LETTERED, time.monotonic(), time.time())
         log.warning(
@@ -68,19 +66,19 @@ class Settler:
             source=self._source,
             reason=end.reason,
             detail=end.detail,
-            route=step.route if step else None,
+            route=route,
             position=str(item.delivery.position),
             attempts=item.attempt,
             deliveries=item.delivery.attempt,
         )
 
-    def _cause(self, item: InFlightDelivery, end: DeadLetter, step: Step | None) -> Cause:
+    def _cause(self, item: InFlightDelivery, end: DeadLetter, route: str | None) -> Cause:
         return Cause(
             reason=end.reason,
             detail=end.detail,
             error=item.error_class,
             source=self._source,
-            route=step.route if step else None,
+            route=route,
             executed=tuple(dict.fromkeys(item.executed)),
             attempts=item.attempt,
             config=self._config_version,

@@ -22,6 +22,7 @@ from bridge.core.errors import (
 from bridge.core.settlement import Complete, DeadLetter, Hold, Release, Retry, Settlement
 from bridge.pipeline.admission import RouteLimit, Throttled
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited, PaceStore
+from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.domain import OrderingDomain
 from bridge.pipeline.execution import SLICE, Execution, Routes, Target
 from bridge.pipeline.flow_control import FlowControl
@@ -79,6 +80,7 @@ class SourcePipeline:
         self.lanes = Lanes(None if self.shares is None else self._waits)
         self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
         self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
+        self.decoded = DecodedForms(settings.max_in_flight_bytes)
         self.gate = FlowControl(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
         self.last_progress = time.monotonic()
         """Monotonic seconds of the last settled delivery, or of the last moment without a delivery in flight."""
@@ -254,11 +256,16 @@ class SourcePipeline:
                 raise
             finally:
                 self._running.discard(item)
+                self.decoded.leave(item)
                 self.dead_letter_limit.tried(item)
                 self._finished.set()
-            if time.monotonic() - self._slice > SLICE:
-                await asyncio.sleep(0)
-                self._slice = time.monotonic()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Yield to the event loop when workers have kept it for long."""
+        if time.monotonic() - self._slice > SLICE:
+            await asyncio.sleep(0)
+            self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         if item.waits_for is self.dead_letter_limit:
@@ -280,25 +287,25 @@ class SourcePipeline:
             return
         if not await self._loaded(lane, item):
             return
-        step: Step | None = item.failed_step
+        step: Step | None = None
         settlement: Settlement | Throttled
         if item.pending is not None:
-            settlement = item.pending
-        elif not self.quarantine_stage.ready:
+            await self._settle(lane, item, item.pending, item.failed_route)
+            return
+        if not self.quarantine_stage.ready:
             self.lanes.hold(lane)
             return
-        elif self.quarantine_stage.lost(lane.key, item):
+        if self.quarantine_stage.lost(lane.key, item):
             self._abandon_head(lane, item, "quarantined")
             return
-        else:
-            try:
-                settlement, step = await self.quarantine_stage.run(lane, item, self._backlog_exceeded)
-            except DeadLetterLimited as limited:
-                self._on_dead_letter_limit(lane, item, limited.route)
-                return
-            item.failed_step = step
+        try:
+            settlement, step = await self.quarantine_stage.run(lane, item, self._backlog_exceeded)
+        except DeadLetterLimited as limited:
+            self._on_dead_letter_limit(lane, item, limited.route)
+            return
+        item.failed_route = None if step is None else step.route
         if isinstance(settlement, _ENDS):
-            await self._settle(lane, item, settlement, step)
+            await self._settle(lane, item, settlement, item.failed_route)
         elif isinstance(settlement, Release):
             self._abandon_head(lane, item, settlement.reason)
         elif (over := self._stop_reason(item)) is not None:
@@ -323,12 +330,16 @@ class SourcePipeline:
 
     async def _loaded(self, lane: Lane, item: InFlightDelivery) -> bool:
         """Load an unloaded item again and decode it. False when the item waits or is abandoned."""
+        if item.envelope is not None or item.error is not None:
+            self.unloading.leave(item)
+            return True
+        if not self.decoded.admits(item, lambda: self._admitted(lane, item)):
+            self.lanes.hold(lane)
+            return False
         try:
             if self.unloading.unloaded(item):
                 await self.unloading.load(item)
             self.unloading.leave(item)
-            if item.envelope is not None or item.error is not None:
-                return True
             message = item.delivery.message
             if self._prepare is not None and message.unreadable is None:
                 await self._prepare([message])
@@ -346,7 +357,13 @@ class SourcePipeline:
             item.envelope = self._decode(message, item.delivery.position)
         except Exception as failure:
             item.error = kept(failure)
+        await self._pause()
         return True
+
+    def _admitted(self, lane: Lane, item: InFlightDelivery) -> bool:
+        """Make the lane of an item that may be decoded ready. False when the item is not its head any more."""
+        self.lanes.free(lane)
+        return bool(lane.items) and lane.items[0] is item and lane.state is LaneState.READY
 
     def _delay(self, lane: Lane, item: InFlightDelivery, step: Step, not_yet: Throttled) -> None:
         """Make the item wait for a limit of its route."""
@@ -357,10 +374,10 @@ class SourcePipeline:
         self.lanes.hold(lane)
         not_yet.limit.queue(item, step.command, step.value, lambda: self.lanes.free(lane))
 
-    async def _settle(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, step: Step | None) -> None:
+    async def _settle(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None) -> None:
         RouteLimit.not_started(item)  # a delivery that ends without its start, as a dead letter does, takes no slot
         try:
-            await self._settler.settle(item, end, step)
+            await self._settler.settle(item, end, route)
         except LockLost:
             self._on_lock_lost(lane, item)
         except (PartitionRevoked, SettlementRefused) as error:
@@ -445,6 +462,7 @@ class SourcePipeline:
         if item.waits_for is not None:
             item.waits_for.forget(item)
         self.unloading.leave(item)
+        self.decoded.forget(item)
         self.dead_letter_limit.tried(item)
         RouteLimit.not_started(item)
         self.ledger.abandon(item, reason)

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
-from bridge import errors
-from bridge.config import engines, sources
+from bridge.config.model import engines, sources
 from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.core import errors
 from bridge.parking import early_message_queue, key_quarantine
 from tests.docs.document import table
 

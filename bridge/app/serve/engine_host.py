@@ -11,6 +11,7 @@ from types import FrameType
 
 import structlog
 
+from bridge.app.memory import tune_allocator
 from bridge.app.serve.readiness import write_ready
 from bridge.config.insecure import port_dangers
 from bridge.core.errors import EngineMisconfigured
@@ -127,6 +128,7 @@ def serve(
     Raises: EngineUnavailable, EngineMisconfigured when the engine cannot be started.
     """
     logging.configure()
+    tune_allocator()
     host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS)
     ended = threading.Event()
 

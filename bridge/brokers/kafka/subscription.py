@@ -303,8 +303,8 @@ class KafkaSubscription:
         """True when the client's own tasks neither bring an assignment nor keep the place in the group."""
         if self._assignment.settled.is_set():
             self._settled = now
-        heard = last_heartbeat(self._consumer)
-        lost = heard is not None and now - max(heard, self._opened) > self._patience
+        beat = last_heartbeat(self._consumer)
+        lost = beat is not None and now - max(beat, self._opened) > self._patience
         return lost or now - self._settled > self._patience
 
     async def _replace(self, reason: str) -> None:

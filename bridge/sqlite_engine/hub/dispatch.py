@@ -177,11 +177,11 @@ class Dispatcher:
         if waited is not None:
             self.ready[ORCHESTRATION].add(*waited)
 
-    def withdraw(self, lease: Lease) -> None:
-        """Withdraw the lease of a turn: its response no longer counts."""
+    def mark_void(self, lease: Lease) -> None:
+        """Mark the lease of a turn as void: its response no longer counts."""
         lease.void = True
         if lease.token in lease.stream.leases:  # not ended in the same transaction
-            self._tokenless.withdraw(lease)
+            self._tokenless.mark_void(lease)
 
     @property
     def resting(self) -> bool:

@@ -221,7 +221,7 @@ class TaskHub(WorkingSet):
     def _void_turn(self, key: int) -> None:
         lease = self.release(key)
         if lease is not None:
-            self.after.append(lambda: self.dispatcher.withdraw(lease))
+            self.after.append(lambda: self.dispatcher.mark_void(lease))
 
     def start_child(
         self,
