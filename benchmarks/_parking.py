@@ -1,7 +1,7 @@
 """Early events, on the clock, in one daemon: storage, and delivery when their instances start.
 
 Each of 10,000 events has an instance of its own, which is the expensive case: they share nothing. The additional cost
-of a start and of a command under an `on_missing: {park: ...}` rule is measured on the embedded engine's client alone.
+of a start and of a command under an `on_missing: {wait: ...}` rule is measured on the embedded engine's client alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.commands import RaiseEvent, ScheduleOrchestration, WaitFor
 from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.engines import factory
@@ -58,7 +58,7 @@ routes:
   - name: paid
     from: orders
     match: {type: paid}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
 ops: {http: {port: 0}, log: {level: error}}
 """
 
@@ -79,15 +79,15 @@ async def early() -> dict[str, float]:
         try:
             began = time.perf_counter()
             await _publish(daemon, "paid")
-            await _until(lambda: events["parked"] >= EVENTS)
-            parked = time.perf_counter() - began
+            await _until(lambda: events["stored"] >= EVENTS)
+            stored = time.perf_counter() - began
             began = time.perf_counter()
             await _publish(daemon, "start")
             await _until(lambda: events["delivered"] >= EVENTS)
             delivered = time.perf_counter() - began
         finally:
             await daemon.stop(20.0)
-    return {"park_seconds": parked, "deliver_seconds": delivered, "early_seconds": parked + delivered}
+    return {"store_seconds": stored, "deliver_seconds": delivered, "early_seconds": stored + delivered}
 
 
 async def _publish(daemon: Daemon, kind: str) -> None:
@@ -107,7 +107,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 async def extra() -> dict[str, float]:
-    """Cost of starts and raises with `on_missing: {park: ...}` over the cost without.
+    """Cost of starts and raises with `on_missing: {wait: ...}` over the cost without.
 
     No message waits. Ratios of processor time.
     """
@@ -123,7 +123,7 @@ async def extra() -> dict[str, float]:
             await engine.stop()
             starts.append(costs["parking"][0] / costs["plain"][0])
             raises.append(costs["parking"][1] / costs["plain"][1])
-    return {"parking_start_ratio": statistics.median(starts), "parking_raise_ratio": statistics.median(raises)}
+    return {"early_start_ratio": statistics.median(starts), "early_raise_ratio": statistics.median(raises)}
 
 
 async def _cost(executor: Executor, name: str) -> tuple[float, float]:
@@ -134,6 +134,6 @@ async def _cost(executor: Executor, name: str) -> tuple[float, float]:
         await executor.execute(start, MessageOrigin(f"s-{number}", "start"))
     started = time.process_time()
     for number in range(COMMANDS):
-        event = RaiseEvent(f"order-{name}-{number}", "paid", {"id": number}, ParkFor(3600.0))
+        event = RaiseEvent(f"order-{name}-{number}", "paid", {"id": number}, WaitFor(3600.0))
         await executor.execute(event, MessageOrigin(f"p-{number}", "paid"))
     return started - began, time.process_time() - started

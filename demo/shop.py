@@ -26,7 +26,7 @@ DEAD = "payments.dlq"
 """Topic of the dead letters that are replayed."""
 REPLAYED = "payments.replayed"
 """Topic to which they are replayed."""
-EXPIRED = b"parking_expired"
+EXPIRED = b"early_expired"
 """Dead-letter reason of the replayed messages."""
 
 
@@ -47,7 +47,7 @@ def overlay(directory: Path) -> dict[str, Any]:
         "instance_id": "order-{{ payload.order_id }}",
         "name": "payment",
         "data": "payload",
-        "on_missing": {"park": WAIT},
+        "on_missing": {"wait": WAIT},
         "on_finished": "ignore",
     }
     again = ["payments", "replay"]

@@ -150,7 +150,7 @@ def test_details_are_cut_between_characters() -> None:
 @pytest.mark.parametrize("kind", [type(command) for command in TOLD])
 def test_what_may_wait_is_parked(error: errors.EngineError, kind: type) -> None:
     arguments = ("i", "e") if kind is commands.RaiseEvent else ("i",)
-    end = decide(error, kind(*arguments, on_missing=commands.ParkFor(60.0)), 50, 1e6, POLICY)
+    end = decide(error, kind(*arguments, on_missing=commands.WaitFor(60.0)), 50, 1e6, POLICY)
     assert end == Park(Wait.INSTANCE, 60.0, error.reason, str(error))
 
 
@@ -181,6 +181,8 @@ def test_what_is_kept_outside_the_broker(
         if keeps:
             assert found == Park(Wait.TIME, end.delay, "r", f"tried again after {end.delay:.0f} s")
         else:
-            assert found == DeadLetter("r", "it was retried for as long as its broker lets it be held")
+            assert found == DeadLetter(
+                "r", "the retries exceeded the longest time that the broker lets a message be held"
+            )
     else:
         assert found is end

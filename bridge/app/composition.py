@@ -68,7 +68,15 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
             return [path]
     looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
-        [Problem(".", 0, 0, "", f"neither {looked} is here; name a file with -c, or make a project: bridge init NAME")]
+        [
+            Problem(
+                ".",
+                0,
+                0,
+                "",
+                f"found neither {looked}; name a file with -c, or create a project with `bridge init NAME`",
+            )
+        ]
     )
 
 

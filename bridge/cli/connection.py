@@ -22,14 +22,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EXITS = {
     0: "done",
-    1: "the engine has no such instance, or it is in no state for this",
-    3: "the configuration is broken, or the engine does not answer (is the daemon running?)",
+    1: "the engine has no such instance, or the state of the instance does not allow the operation",
+    3: "the configuration is not valid, or the engine does not answer (is the daemon running?)",
 }
 
 
 def engine_options(function: F) -> F:
     """Add the options `config`, `overlay` and `engine`."""
-    engine = click.option("--engine", metavar="NAME", help="Engine, from `engines`.  [default: default]")
+    engine = click.option("--engine", metavar="NAME", help="Name of an engine of `engines`.  [default: default]")
     return engine(config_options(function))
 
 

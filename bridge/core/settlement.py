@@ -11,10 +11,10 @@ from bridge.core.commands import (
     OnExisting,
     OnFinished,
     OnMissing,
-    ParkFor,
     ScheduleOrchestration,
     SignalEntity,
     StartOrRaise,
+    WaitFor,
 )
 from bridge.core.errors import (
     AlreadyTaken,
@@ -32,19 +32,10 @@ from bridge.core.errors import (
     PartitionRevoked,
     RegistryUnavailable,
 )
+from bridge.core.states import Outcome as Outcome
 
 DETAIL_LIMIT = 1024
 """Longest cause text, in bytes of UTF-8. It never contains payload."""
-
-
-class Outcome(StrEnum):
-    """Outcome of a settled delivery. Each delivery has exactly one."""
-
-    EXECUTED = "executed"
-    DUPLICATE = "duplicate"
-    IGNORED = "ignored"
-    PARKED = "parked"
-    DEAD_LETTERED = "dead_lettered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +158,7 @@ def decide(
     on_missing = (
         None if isinstance(command, ScheduleOrchestration | StartOrRaise | SignalEntity | None) else command.on_missing
     )
-    if isinstance(error, InstanceNotFound | InstanceParked) and isinstance(on_missing, ParkFor):
+    if isinstance(error, InstanceNotFound | InstanceParked) and isinstance(on_missing, WaitFor):
         return Park(Wait.INSTANCE, on_missing.ttl, error.reason, detail_of(error))
     if isinstance(error, InstanceParked):
         return Retry(policy.delay(attempt), error.reason, failed=False)
@@ -196,7 +187,9 @@ def outside(
         return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
     if isinstance(settlement, Retry) and settlement.failed and held + settlement.delay > max_hold:
         if not keeps:
-            return DeadLetter(settlement.reason, "it was retried for as long as its broker lets it be held")
+            return DeadLetter(
+                settlement.reason, "the retries exceeded the longest time that the broker lets a message be held"
+            )
         return Park(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")
     return settlement
 

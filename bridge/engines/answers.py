@@ -159,7 +159,9 @@ class AnswerKeys:
             if done(ring := await self.ring(fresh=True)):
                 return ring
             await asyncio.sleep(_LOOK)
-        raise EngineTimeout(f"{operation} the keys of answers: no worker has done it yet; is one running?")
+        raise EngineTimeout(
+            f"{operation} the keys of answers: no worker has processed the operation yet; is one running?"
+        )
 
     def sign(self, plain: str, until: int | None) -> str:
         """Sign a correlation id, with a new first key where none exists. Raises: EngineError.
@@ -173,13 +175,13 @@ class AnswerKeys:
 
     def _first(self) -> Key | None:
         if self._loop is None:
-            raise EngineUnavailable("sign a request: no event loop was given")
+            raise EngineUnavailable("sign a request: there is no event loop")
         try:
             ring = asyncio.run_coroutine_threadsafe(self._made(), self._loop).result(_PATIENCE * 2)
         except RuntimeError as error:
             raise EngineUnavailable("sign a request: this process is stopping") from error
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError) as error:
-            raise EngineTimeout("sign a request: no answer of the engine in time") from error
+            raise EngineTimeout("sign a request: the engine did not answer in time") from error
         return ring.signer(time.time())
 
     async def _made(self) -> Keyring:
@@ -326,7 +328,7 @@ class AnswerExecutor:
             return
         if request.answer is not None:
             if (first := read_origin(request.answer.input).origin) is not None and first.key == origin.key:
-                raise AlreadyTaken(f"{what}: the engine has had it before")
+                raise AlreadyTaken(f"{what}: the engine executed it before")
             raise InstanceFinished(f"{what}: the request was answered before")
         if request.timed_out:
             raise InstanceFinished(f"{what}: the request timed out before")

@@ -52,7 +52,7 @@ def parse_endpoint(endpoint: str) -> tuple[str, bool]:
     parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
     if parts.scheme not in _PORTS or not parts.hostname or parts.username or parts.path.strip("/") or parts.query:
         raise ValueError(
-            f"{endpoint!r} is not an endpoint; write it like https://name.region.durabletask.io or http://localhost:8080"
+            f"{endpoint!r} is not an endpoint; write an address like https://name.region.durabletask.io or http://localhost:8080"
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{parts.port or _PORTS[parts.scheme]}", parts.scheme in ("https", "grpcs")

@@ -27,7 +27,7 @@ DEDUPLICATION_WINDOW = 300.0
 REMEMBERED = 100
 """Number of delivered messages that a queue remembers: the latest ones."""
 
-EXPIRED, FULL, DROPPED = REASONS = ("parking_expired", "parking_full", "parking_dropped")
+EXPIRED, FULL, DROPPED = REASONS = ("early_expired", "early_full", "early_dropped")
 """Reasons for dead-lettering an early message, beside the failures of its delivery."""
 
 Deliver = Callable[[Command, MessageOrigin], None]
@@ -138,7 +138,7 @@ class EarlyMessageQueue:
         self.items.append(item)
         self.size += size
         self.forget_at = None
-        turn.events.append("parked")
+        turn.events.append("stored")
         if len(self.items) == 1:
             self._deliver(turn, deliver, now)
         self._plan(turn, now)

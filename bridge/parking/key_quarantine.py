@@ -150,7 +150,7 @@ class KeyQuarantine:
         self.source, self.key = value["source"], value["key"]
         self.held.append(item)
         self.size += item["size"]
-        turn.events.append("held")
+        turn.events.append("stored")
         return True
 
     def _remove(self, gone: list[dict[str, Any]]) -> None:

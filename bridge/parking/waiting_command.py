@@ -10,11 +10,11 @@ from bridge.core.commands import (
     Cancel,
     Command,
     OnFinished,
-    ParkFor,
     RaiseEvent,
     Resume,
     Suspend,
     Terminate,
+    WaitFor,
 )
 from bridge.core.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage
@@ -26,7 +26,7 @@ _VERBS: dict[str, type[Any]] = {
     "raise_event": RaiseEvent, "cancel": Cancel, "terminate": Terminate, "suspend": Suspend, "resume": Resume,
 }  # fmt: skip
 _NAMES = {verb: name for name, verb in _VERBS.items()}
-_READ: dict[str, Callable[[Any], Any]] = {"on_finished": OnFinished, "on_missing": ParkFor}
+_READ: dict[str, Callable[[Any], Any]] = {"on_finished": OnFinished, "on_missing": WaitFor}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,6 @@ class WaitingCommand:
 
 def waiting_command(command: Command) -> InstanceCommand | None:
     """Return the command when its rule lets it wait for its instance, else None."""
-    if isinstance(command, InstanceCommand) and isinstance(command.on_missing, ParkFor):
+    if isinstance(command, InstanceCommand) and isinstance(command.on_missing, WaitFor):
         return command
     return None

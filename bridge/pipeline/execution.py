@@ -138,7 +138,7 @@ class Execution:
         except Exception as error:
             return self._judge(error, item, None, now()), step
         if item.parked:
-            return Complete(Outcome.PARKED), None
+            return Complete(Outcome.EARLY), None
         if item.effects:
             return _EXECUTED, None
         return _DUPLICATE if item.duplicates else _IGNORED, None

@@ -28,7 +28,7 @@ class Ledger:
         self.bugs = 0
         self.locks_lost = 0
         self.processing = Histogram()
-        self.critical = Histogram()
+        self.end_to_end = Histogram()
 
     def receive(self, item: InFlightDelivery) -> None:
         """Count a received delivery."""
@@ -44,7 +44,7 @@ class Ledger:
         self.processing.observe(now - item.received_at)
         sent = item.delivery.message.timestamp
         if sent is not None:
-            self.critical.observe(wall - sent if wall > sent else 0.0)
+            self.end_to_end.observe(wall - sent if wall > sent else 0.0)
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """Count a delivery that was released unsettled and will be redelivered."""

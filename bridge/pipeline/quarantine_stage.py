@@ -229,7 +229,7 @@ class QuarantineStage:
             if isinstance(error, EngineRejected):
                 return DeadLetter(reason_of(error), detail_of(error))
             return Retry(self._settings.retry.max_delay, reason_of(error))
-        return Complete(Outcome.PARKED)
+        return Complete(Outcome.QUARANTINED)
 
     def _mine(self, topic: str, number: int) -> bool:
         return not self._broker.features.groups or any(

@@ -97,7 +97,7 @@ routes:
   - name: early
     from: orders
     match: {type: early}
-    raise_event: {instance_id: "late-{{ payload.id }}", name: told, data: payload, on_missing: {park: 10m}}
+    raise_event: {instance_id: "late-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 10m}}
   - name: late
     from: orders
     match: {type: late}
@@ -113,7 +113,7 @@ routes:
   - name: cancelled
     from: orders
     match: {type: cancelled}
-    cancel: {instance_id: "seat-{{ payload.id }}", reason: "{{ payload.id }}", on_missing: {park: 10m}}
+    cancel: {instance_id: "seat-{{ payload.id }}", reason: "{{ payload.id }}", on_missing: {wait: 10m}}
 ops: {http: {port: 0}}
 """
 

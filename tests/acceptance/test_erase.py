@@ -32,7 +32,7 @@ routes:
   - name: early
     from: orders
     match: {type: early}
-    raise_event: {instance_id: "none-{{ payload.id }}", name: told, data: payload, on_missing: {park: 1h}}
+    raise_event: {instance_id: "none-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 1h}}
   - name: note
     from: orders
     match: {type: note}

@@ -46,11 +46,11 @@ routes:
   - name: paid
     from: orders
     match: {type: paid}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, data: payload, on_missing: {park: 10m}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, data: payload, on_missing: {wait: 10m}}
   - name: stray
     from: orders
     match: {type: stray}
-    raise_event: {instance_id: "stray-{{ payload.id }}", name: paid, data: payload, on_missing: {park: 2s}}
+    raise_event: {instance_id: "stray-{{ payload.id }}", name: paid, data: payload, on_missing: {wait: 2s}}
 ops: {http: {port: 0}}
 """
 
@@ -108,6 +108,6 @@ def test_killed_while_messages_wait(tmp_path: Path, apart: bool) -> None:
                 for letter in log.read("orders.dlq", ORDERS - len(letters)):
                     headers = dict(letter.headers)
                     letters[headers["bridge.partition"], headers["bridge.offset"]] = headers["bridge.reason"], letter
-            assert {reason for reason, _ in letters.values()} == {b"parking_expired"}
+            assert {reason for reason, _ in letters.values()} == {b"early_expired"}
             assert {letter.body for _, letter in letters.values()} == {stray.body for stray in strays}
             assert json.loads(bridge("parked", "list", "--json", cwd=tmp_path)) == []

@@ -43,7 +43,7 @@ routes:
   - name: paid
     from: orders
     match: {{type: paid}}
-    raise_event: {{instance_id: "order-1", name: said, data: event.type, on_missing: {{park: 1h}}}}
+    raise_event: {{instance_id: "order-1", name: said, data: event.type, on_missing: {{wait: 1h}}}}
   - name: noted
     from: orders
     match: {{type: noted}}
@@ -90,7 +90,7 @@ def test_on_an_engine_that_does_not_tell_of_starts(tmp_path: Path) -> None:
         project(tmp_path, f'{{type: scheduler, endpoint: "http://127.0.0.1:{sidecar.port}"}}')
         with Serve(tmp_path) as daemon:
             say(log, "paid")
-            daemon.wait(lambda: counted(daemon, "parked") == 1, "parked")
+            daemon.wait(lambda: counted(daemon, "early") == 1, "stored")
             bridge("instances", "start", "order", "--id", "order-1", "--input", "3", cwd=tmp_path)
             began = time.monotonic()
             say(log, "noted", "asked")
@@ -103,7 +103,7 @@ def test_while_no_worker_runs(tmp_path: Path) -> None:
     project(tmp_path, "{type: embedded, path: engine}")
     with Log(tmp_path / "broker") as log, Serve(tmp_path, "--no-worker") as daemon:
         say(log, "paid")
-        daemon.wait(lambda: counted(daemon, "parked") == 1, "parked")
+        daemon.wait(lambda: counted(daemon, "early") == 1, "stored")
         bridge("instances", "start", "order", "--id", "order-1", "--input", "3", cwd=tmp_path)
         say(log, "noted", "asked")
         time.sleep(1.5)  # five times the retry time of a failing message

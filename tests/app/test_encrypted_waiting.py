@@ -44,7 +44,7 @@ sources:
 routes:
   - name: wait
     from: early
-    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 1h}}
   - name: tell
     from: held
     raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload, on_missing: dead_letter}

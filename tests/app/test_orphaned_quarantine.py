@@ -38,7 +38,7 @@ async def quarantine(it: Ground, *, there: bool) -> list[Check]:
 async def held(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0), received("b", 0))
-        await it.settled(parked=2)
+        await it.settled(quarantined=2)
         await it.waiting(2)
         await it.daemon.orphaned.look()
         assert await quarantine(it, there=False) == []
@@ -55,7 +55,7 @@ async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, c
     await held(tmp_path)
     async with ground(tmp_path, config) as it:
         [check] = await quarantine(it, there=True)
-        assert (check.name, check.state, check.ready) == ("default", "stranded", False)
+        assert (check.name, check.state, check.ready) == ("default", "orphaned", False)
         assert check.detail.startswith("2 keys wait, and nobody takes them up: ")
         assert said in check.detail
         for key in ("a", "b"):

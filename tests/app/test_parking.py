@@ -27,7 +27,7 @@ from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION
 CONFIG = """
 engines:
   default: {{type: embedded}}
-  eu: {{type: scheduler, parking: {{max_message: 1KiB}}}}
+  eu: {{type: scheduler, early_messages: {{max_message: 1KiB}}}}
 brokers: {{local: {{type: local}}}}
 sources: {{orders: {{broker: local, topics: [orders], no_match: ignore{source}}}}}
 routes:
@@ -62,16 +62,16 @@ def test_without_a_rule_that_parks_or_starts_commands_go_straight_to_the_engine(
     found = loaded(tmp_path)
     assert parking.rules(found, "default") is None
     assert isinstance(target(found), CommandExecutor)
-    assert isinstance(target(loaded(tmp_path, "{park: 1h}")), ParkingExecutor)
+    assert isinstance(target(loaded(tmp_path, "{wait: 1h}")), ParkingExecutor)
     assert isinstance(target(loaded(tmp_path, "{start: order}")), ParkingExecutor)
 
 
 def test_only_ids_for_which_a_rule_of_the_engine_parks_are_looked_at(tmp_path: Path) -> None:
-    found = loaded(tmp_path, "{park: 1h}", "{park: 2h}")
+    found = loaded(tmp_path, "{wait: 1h}", "{wait: 2h}")
     assert parking.rules(found, "default") == parking.ParkingRules(("order-", "return-"))
-    found = loaded(tmp_path, "{park: 1h}", "{park: 2h}", prefix="order-old-")
+    found = loaded(tmp_path, "{wait: 1h}", "{wait: 2h}", prefix="order-old-")
     assert parking.rules(found, "default") == parking.ParkingRules(("order-",))
-    found = loaded(tmp_path, "{park: 1h}", "{start: order}", engine="eu")
+    found = loaded(tmp_path, "{wait: 1h}", "{start: order}", engine="eu")
     assert parking.rules(found, "default") == parking.ParkingRules(("order-",))
     assert parking.rules(found, "eu") == parking.ParkingRules((), 1024)
 

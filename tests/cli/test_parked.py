@@ -46,7 +46,7 @@ routes:
   - name: paid
     from: orders
     match: {type: paid}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
   - name: told
     from: orders
     match: {type: told}
@@ -230,12 +230,12 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: Host, run: Callable
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
     received = json.loads(run("trace", waits["message_id"], "--json").stdout)
     assert (received["found_by"], received["instances"]) == ("undelivered", [])
-    assert [(one["state"], one["instance_id"]) for one in received["undelivered"]] == [("waiting", "order-1")]
+    assert [(one["state"], one["instance_id"]) for one in received["undelivered"]] == [("early", "order-1")]
     assert run("parked", "drop", "order-1", "--yes").exit_code == 0
     result = run("trace", waits["message_id"])
     assert result.exit_code == 0
     assert "route paid) was dead-lettered at 2" in result.stdout
-    assert "parking_dropped" in result.stdout
+    assert "early_dropped" in result.stdout
     assert result.stdout.endswith("; it waited for order-1\n")
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
 
@@ -245,7 +245,7 @@ def test_what_is_in_quarantine_can_be_traced(host: Host, run: Callable[..., Resu
     [held] = listed(run, count=1)
     result = run("trace", held["message_id"])
     assert result.exit_code == 0
-    assert f"is held with its key k since {held['since']}: " in result.stdout
+    assert f"is quarantined with its key k since {held['since']}: " in result.stdout
     assert run("parked", "drop", "--source", "orders", "k", "--yes").exit_code == 0
     assert "quarantine_dropped" in run("trace", held["message_id"]).stdout
 

@@ -25,7 +25,7 @@ _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "ms": 0.001}
 
 
 def rows() -> list[list[str]]:
-    return [[cell.replace("`", "") for cell in row] for row in table(DOCUMENT, "What one sender may cost")]
+    return [[cell.replace("`", "") for cell in row] for row in table(DOCUMENT, "Cost of one sender")]
 
 
 def default_of(setting: str) -> object:

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.cli import exit_codes, root
 from bridge.config import model_fields
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.routes import VERBS
+from bridge.config.model.routes import COMMANDS
 from bridge.core import provenance
 from bridge.core.errors import (
     AlreadyTaken,
@@ -26,8 +26,9 @@ from bridge.core.errors import (
     MessageError,
 )
 from bridge.core.message import Message, Position, Unreadable
-from bridge.core.settlement import Outcome, reason_of
-from bridge.ops.health import State
+from bridge.core.settlement import reason_of
+from bridge.core.states import READY, STATES, Outcome
+from bridge.ops.health import PartKind
 from bridge.ops.metrics import Metrics
 from bridge.parking import early_message_queue, key_quarantine
 from tests.docs.document import DOCUMENTS, ROOT, anchors, blocks, prose, read, table
@@ -154,6 +155,7 @@ def test_every_metric() -> None:
     }
     assert {(row[0], row[1]) for row in table("docs/operations.md", "Metric")} == exposed
     named = set(re.findall(r"\bbridge_[a-z_]+\b", "".join(map(read, DOCUMENTS))))
+    named -= {row[1] for row in table("CHANGELOG.md", "Kind") if row[0] == "metric"}
     assert [word for word in named if not any(name.startswith(word) for name, _ in exposed)] == []
 
 
@@ -184,14 +186,18 @@ def test_every_reason_of_a_dead_letter() -> None:
 
 
 def test_every_state_outcome_and_exit_code() -> None:
-    assert {row[0] for row in table("docs/operations.md", "State")} == set(get_args(State))
+    components = {tuple(row[:3]) for row in table("docs/operations.md", "Component")}
+    kinds = ("source", *get_args(PartKind))
+    assert components == {(kind, state, "yes" if state in READY else "no") for kind in kinds for state in STATES[kind]}
+    others = {row[0].split(" ")[0]: set(_CODE.findall(row[1])) for row in table("docs/operations.md", "Subject")}
+    assert others == {name: set(STATES[name]) for name in STATES if name not in kinds}
     assert {row[0] for row in table("docs/operations.md", "Exit code")} == {str(code) for code in exit_codes.MEANINGS}
     outcomes = next(row[3] for row in table("docs/operations.md", "Metric") if row[0] == "bridge_outcomes_total")
     assert set(_CODE.findall(outcomes)) == set(Outcome)
 
 
-def test_every_verb_and_credential() -> None:
-    assert {row[0] for row in table("docs/routing.md", "Verb")} == set(VERBS)
+def test_every_command_and_credential() -> None:
+    assert {row[0] for row in table("docs/routing.md", "Command")} == set(COMMANDS)
     credentials = get_args(SchedulerEngineConfig.model_fields["credential"].annotation)
     assert {row[0] for row in table("docs/engines.md", "credential")} == set(credentials)
 

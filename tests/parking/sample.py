@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from bridge.core.commands import Cancel, OnFinished, ParkFor, RaiseEvent, Resume, Suspend, Terminate
+from bridge.core.commands import Cancel, OnFinished, RaiseEvent, Resume, Suspend, Terminate, WaitFor
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.parking.stored_message import StoredMessage
 from bridge.parking.waiting_command import InstanceCommand, WaitingCommand
 
 COMMANDS: tuple[InstanceCommand, ...] = (
-    RaiseEvent("order-1", "paid", {"amount": 5}, ParkFor(60.0), OnFinished.IGNORE),
-    Cancel("order-1", reason="late", on_missing=ParkFor(60.0)),
-    Terminate("order-1", {"x": [1]}, False, ParkFor(60.0)),
-    Suspend("order-1", "held", ParkFor(60.0)),
-    Resume("order-1", None, ParkFor(60.0)),
+    RaiseEvent("order-1", "paid", {"amount": 5}, WaitFor(60.0), OnFinished.IGNORE),
+    Cancel("order-1", reason="late", on_missing=WaitFor(60.0)),
+    Terminate("order-1", {"x": [1]}, False, WaitFor(60.0)),
+    Suspend("order-1", "held", WaitFor(60.0)),
+    Resume("order-1", None, WaitFor(60.0)),
 )
 """One command of each kind that can wait."""
 
@@ -36,5 +36,5 @@ def letter(number: int = 0, body: bytes | None = b'{"id": 1}', key: bytes | None
 def parked(
     number: int, since: float = 0.0, ttl: float = 60.0, command: InstanceCommand | None = None
 ) -> WaitingCommand:
-    command = command or RaiseEvent("order-1", "paid", number, ParkFor(ttl))
+    command = command or RaiseEvent("order-1", "paid", number, WaitFor(ttl))
     return WaitingCommand(command, MessageOrigin(f"m-{number}", "paid"), letter(number), since, since + ttl)

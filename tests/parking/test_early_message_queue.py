@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bridge.core.commands import Command, OnFinished, ParkFor, RaiseEvent
+from bridge.core.commands import Command, OnFinished, RaiseEvent, WaitFor
 from bridge.core.errors import EngineRejected, EngineUnavailable, InstanceFinished, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
@@ -72,7 +72,7 @@ class Bench:
 def test_what_waits_is_delivered_in_order_when_the_instance_is_told_of() -> None:
     bench = Bench()
     for number in range(4):
-        assert bench.park(number).events == ["parked"]
+        assert bench.park(number).events == ["stored"]
     assert bench.look().events == []
     bench.tick(30.0)
     assert bench.waiting == [0, 1, 2, 3]
@@ -85,11 +85,11 @@ def test_what_waits_is_delivered_in_order_when_the_instance_is_told_of() -> None
 def test_the_first_one_looks_for_its_instance_and_later_ones_rely_on_being_told() -> None:
     bench = Bench()
     bench.instance.error = None
-    assert bench.park(0).events == ["parked", "delivered"]
+    assert bench.park(0).events == ["stored", "delivered"]
     bench.instance.error = InstanceNotFound("gone")
     bench.park(1)
     bench.instance.error = None
-    assert bench.park(2).events == ["parked"]
+    assert bench.park(2).events == ["stored"]
     assert bench.instance.received == [0]
     bench.look()
     assert bench.instance.received == [0, 1, 2]
@@ -110,14 +110,14 @@ def test_the_same_message_of_another_route_or_part_is_another() -> None:
     bench.park(0)
     for change in ({"route": "other"}, {"part": 1}):
         item = parked(0).to_json() | change
-        assert bench.do("park", item, 10, bench.instance, 0.0).events == ["parked"]
+        assert bench.do("park", item, 10, bench.instance, 0.0).events == ["stored"]
 
 
 def test_a_dead_letter_may_come_back_under_its_id() -> None:
     bench = Bench()
     bench.park(0, ttl=10.0)
     assert bench.tick(10.0).events == ["expired"]
-    assert bench.park(0, now=20.0).events == ["parked"]
+    assert bench.park(0, now=20.0).events == ["stored"]
 
 
 def test_at_the_end_of_its_time_a_message_is_dead_lettered() -> None:
@@ -127,7 +127,7 @@ def test_at_the_end_of_its_time_a_message_is_dead_lettered() -> None:
     turn = bench.tick(5.0)
     assert turn.events == ["expired"]
     assert [each.parked["id"] for each in turn.undelivered] == ["m-1"]
-    assert (turn.undelivered[0].reason, turn.undelivered[0].error) == ("parking_expired", "InstanceNotFound")
+    assert (turn.undelivered[0].reason, turn.undelivered[0].error) == ("early_expired", "InstanceNotFound")
     assert "within 5 s" in turn.undelivered[0].detail
     assert turn.wake == 20.0
 
@@ -179,7 +179,7 @@ def test_what_it_remembers_is_bounded() -> None:
     for number in range(REMEMBERED + 5):
         bench.park(number)
     assert len(bench.early_messages().delivered) == REMEMBERED
-    assert bench.park(0).events == ["parked", "delivered"]
+    assert bench.park(0).events == ["stored", "delivered"]
 
 
 @pytest.mark.parametrize(
@@ -190,20 +190,20 @@ def test_a_full_lot_refuses_and_takes_again_when_there_is_room(bounds: EarlyMess
     bench.park(0, size=size)
     bench.park(1, size=size)
     turn = bench.park(2, size=size)
-    assert (turn.events, [each.reason for each in turn.undelivered]) == (["full"], ["parking_full"])
+    assert (turn.events, [each.reason for each in turn.undelivered]) == (["full"], ["early_full"])
     assert bench.waiting == [0, 1]
     bench.instance.error = None
     bench.look()
     assert bench.early_messages().size == 0
     bench.instance.error = InstanceNotFound("gone")
-    assert bench.park(3, size=size).events == ["parked"]
+    assert bench.park(3, size=size).events == ["stored"]
 
 
 def test_an_outage_keeps_it_and_it_is_tried_again_soon() -> None:
     bench = Bench()
     bench.instance.error = EngineUnavailable("away")
     turn = bench.park(0, ttl=600.0)
-    assert (turn.events, turn.wake) == (["parked"], POLICY.max_delay)
+    assert (turn.events, turn.wake) == (["stored"], POLICY.max_delay)
     assert bench.early_messages().attempts == 0
     bench.instance.error = None
     assert bench.tick(POLICY.max_delay).events == ["delivered"]
@@ -237,7 +237,7 @@ def test_what_the_engine_refuses_is_dead_lettered() -> None:
     bench = Bench()
     bench.instance.error = EngineRejected("too large")
     turn = bench.park(0)
-    assert turn.events == ["parked", "refused"]
+    assert turn.events == ["stored", "refused"]
     assert [(each.reason, each.error) for each in turn.undelivered] == [("engine_rejected", "EngineRejected")]
 
 
@@ -249,7 +249,7 @@ def test_a_finished_instance_is_dealt_with_as_the_rule_says(
     policy: OnFinished, events: list[str], reasons: list[str]
 ) -> None:
     bench = Bench()
-    bench.park(0, command=RaiseEvent("order-1", "paid", 0, ParkFor(60.0), policy))
+    bench.park(0, command=RaiseEvent("order-1", "paid", 0, WaitFor(60.0), policy))
     bench.instance.error = InstanceFinished("done")
     turn = bench.look()
     assert (turn.events, [each.reason for each in turn.undelivered]) == (events, reasons)
@@ -270,7 +270,7 @@ def test_dropping_makes_dead_letters_unless_they_are_to_be_forgotten() -> None:
         bench.park(number)
     first = bench.early_messages().items[0]["mark"]
     turn = bench.do("drop", [first], False, 1.0)
-    assert [each.reason for each in turn.undelivered] == ["parking_dropped"]
+    assert [each.reason for each in turn.undelivered] == ["early_dropped"]
     assert bench.waiting == [1, 2]
     turn = bench.do("drop", None, True, 1.0)
     assert (turn.events, turn.undelivered) == (["dropped", "dropped"], [])

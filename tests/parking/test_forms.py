@@ -46,11 +46,11 @@ def test_a_letter_comes_back_as_it_was(
 
 def test_a_dead_letter_tells_where_the_message_came_from() -> None:
     kept = letter(3)
-    cause = kept.cause("parking_expired", "too late", "InstanceNotFound", "paid", 2)
+    cause = kept.cause("early_expired", "too late", "InstanceNotFound", "paid", 2)
     message = provenance.dead_letter(kept.message, kept.position, cause)
     received = {name: value.decode() for name, value in message.headers if name.startswith("bridge.")}
     assert (message.body, message.key) == (b'{"id": 1}', b"k")
-    assert received["bridge.reason"] == "parking_expired"
+    assert received["bridge.reason"] == "early_expired"
     assert (received["bridge.topic"], received["bridge.offset"], received["bridge.message-id"]) == (
         "orders",
         "3",

@@ -46,7 +46,7 @@ def _value(number: int) -> dict[str, Any]:
 
 def test_a_key_is_held_with_what_follows_until_a_person_releases_it() -> None:
     bench = Bench()
-    assert bench.hold(0).events == ["held"]
+    assert bench.hold(0).events == ["stored"]
     bench.follow(1)
     assert (bench.held, bench.quarantine().until, bench.quarantine().cause) == (["0", "1"], None, CAUSE)
     bench.do("release")
@@ -122,7 +122,7 @@ def test_what_is_too_much_is_dead_lettered() -> None:
         assert (turn.events, [each.reason for each in turn.undelivered]) == (["full"], ["quarantine_full"])
         bench.do("release")
         bench.do("done", "0")
-        assert bench.follow(3).events == ["held"]
+        assert bench.follow(3).events == ["stored"]
 
 
 def test_dropping() -> None:

@@ -88,7 +88,7 @@ class World(RuleBasedStateMachine):
         for each in turn.undelivered:
             number = int(each.parked["id"].removeprefix("m-"))
             self.letters[letter_id("k", each.parked["mark"], each.parked["since"])] = number
-            assert each.reason in ("parking_full", "parking_expired")
+            assert each.reason in ("early_full", "early_expired")
         if turn.wake is not None:
             self.timers.append(turn.wake)
         if not early_messages.items:

@@ -100,7 +100,7 @@ def test_the_policy_of_a_source(tmp_path: Path, source: str, expected: tuple[str
 
 
 def test_service_bus_has_no_partition_to_stop(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no partitions to stop; use dead_letter or skip"):
+    with pytest.raises(ConfigError, match="no partitions to stop; write `dead_letter` or `skip`"):
         policy(tmp_path, "broker: b, queue: q, on_unreadable: stop_partition")
 
 

@@ -27,7 +27,7 @@ def watch(ctx: task.OrchestrationContext, first):
 """
 
 CONFIG = """
-engine: {type: scheduler, parking: {poll: 30s}}
+engine: {type: scheduler, early_messages: {poll: 30s}}
 workflows: [early_flows]
 brokers: {local: {type: local}}
 sources:
@@ -41,11 +41,11 @@ routes:
     from: orders
     match: {type: paid}
     raise_event:
-      {instance_id: "order-{{ payload.id }}", name: paid, data: payload.number, on_missing: {park: 10m}}
+      {instance_id: "order-{{ payload.id }}", name: paid, data: payload.number, on_missing: {wait: 10m}}
   - name: stop
     from: orders
     match: {type: stop}
-    terminate: {instance_id: "order-{{ payload.id }}", output: "'stopped'", on_missing: {park: 10m}}
+    terminate: {instance_id: "order-{{ payload.id }}", output: "'stopped'", on_missing: {wait: 10m}}
   - name: heard
     from: orders
     match: {type: heard}
@@ -72,7 +72,7 @@ def paid(bridge: LocalBridge, *numbers: int, id_: str = "1") -> None:
 
 def test_they_wait_and_are_delivered_in_order_when_the_bridge_starts_the_instance(bridge: LocalBridge) -> None:
     paid(bridge, 1, 2)
-    assert bridge.outcomes("orders")["parked"] == 2
+    assert bridge.outcomes("orders")["early"] == 2
     bridge.publish("orders", {"id": "1", "count": 3}, type="start", key="1")
     paid(bridge, 3)
     assert bridge.result("order-1") == [1, 2, 3]

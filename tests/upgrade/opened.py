@@ -31,6 +31,11 @@ ANSWERS = {
 """Answers of the project's service, by the type of the request."""
 
 
+def in_current_form(config: str) -> str:
+    """Return a recorded configuration with the keys of today's build."""
+    return config.replace("on_missing: {park: ", "on_missing: {wait: ")
+
+
 class Opened:
     """Files of a recording in a directory, and `bridge` commands on them.
 
@@ -44,6 +49,8 @@ class Opened:
         self.configs: tuple[str, ...] = ("bridge.yaml",)
         with tarfile.open(recording / "state.tar.xz") as archive:
             archive.extractall(directory, filter="data")
+        config = directory / "bridge.yaml"
+        config.write_text(in_current_form(config.read_text()))
 
     def bridge(self, *arguments: str, text: str | None = None, expect: int | None = 0) -> str:
         """Run a command in this process, which takes a tenth of the time of a new process."""

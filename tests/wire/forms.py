@@ -22,7 +22,7 @@ from bridge.codecs.cloudevents.binary import encode_binary
 from bridge.codecs.cloudevents.structured import encode_structured
 from bridge.config.source import load
 from bridge.core.answers import Key, Keyring, parse, reply_event
-from bridge.core.commands import ParkFor, RaiseEvent
+from bridge.core.commands import RaiseEvent, WaitFor
 from bridge.core.deduplication import digest
 from bridge.core.envelope import Event
 from bridge.core.errors import EngineError, Problem
@@ -91,7 +91,7 @@ def early_state() -> Any:
     kept = early_message_queue.EarlyMessageQueue(early_message_queue.EarlyMessageLimits(), RetryPolicy())
     first, second = (
         WaitingCommand(
-            RaiseEvent("order-1", "paid", number, ParkFor(60.0)),
+            RaiseEvent("order-1", "paid", number, WaitFor(60.0)),
             MessageOrigin(f"m-{number}", "paid"),
             LETTER,
             NOW,

@@ -119,7 +119,7 @@ class Erasure:
     async def _erased(self, instance: Instance) -> Finding:
         finding = Finding("instance", instance.instance_id, instance.name, "found")
         if not instance.finished:
-            detail = f"it is {instance.status}: wait for it, or `bridge instances terminate`, then erase again"
+            detail = f"the instance is {instance.status}: wait for its end or terminate it, then erase again"
             return replace(finding, state="runs", detail=detail)
         if not self._dry_run:
             await self._instances.purge(instance.instance_id, recursive=True)
@@ -142,7 +142,7 @@ class Erasure:
             else:
                 await self._waiting.drop_key(waiting.source, waiting.key or "", [waiting.id], forget=True)
         except InstanceNotFound:
-            return replace(finding, state="left", detail="it was delivered or dropped meanwhile; erase again")
+            return replace(finding, state="left", detail="the message was delivered or dropped meanwhile; erase again")
         except EngineError as error:
             return replace(finding, state="left", detail=str(error))
         return replace(finding, state="erased")
@@ -150,7 +150,7 @@ class Erasure:
     async def _of_entities(self) -> AsyncIterator[Finding]:
         for each in await self._entities.list(None, None, None, None, state=True, transient=False):
             if not each.entity.startswith(PREFIX) and self._matches(each.state, "entity", each.key, each.entity):
-                detail = "the state belongs to your workflows: signal the entity to delete it"
+                detail = "the state belongs to your workflows; delete it with a signal to the entity"
                 yield Finding("entity", f"@{each.entity}@{each.key}", each.entity, "left", detail)
 
     def _matches(self, value: Any, kind: str, id_: str, name: str) -> bool:

@@ -11,6 +11,7 @@ from bridge.app.serve.parking import engine_of
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
+from bridge.core.states import SourceState
 from bridge.engines.base import Engine
 from bridge.engines.pacing import EnginePaces, limited_sources
 
@@ -21,8 +22,8 @@ _PATIENCE = 30.0
 async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
     """State of the sources with limits on an engine, one line per limited route. Raises: EngineError.
 
-    Each line has source, route (None for messages without a route), state (`free` or `probing`), pause (seconds between
-    two dead letters) and next (seconds until the next one).
+    Each line has source, route (None for messages without a route), state (`probing`; None when nothing is limited),
+    pause (seconds between two dead letters) and next (seconds until the next one).
     """
     now = time.time()
     limited = await limited_sources(engine)
@@ -32,11 +33,13 @@ async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
             continue
         paces = limited.get(source, Paces())
         if not len(paces):
-            lines.append({"source": source, "route": None, "state": "free", "pause": None, "next": None})
+            lines.append({"source": source, "route": None, "state": None, "pause": None, "next": None})
         for route in paces:
             wait = max(0.0, round(paces[route].due - now, 1))
             pause = paces[route].pause
-            lines.append({"source": source, "route": route or None, "state": "probing", "pause": pause, "next": wait})
+            lines.append(
+                {"source": source, "route": route or None, "state": SourceState.PROBING, "pause": pause, "next": wait}
+            )
     return lines
 
 
@@ -76,7 +79,7 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     try:
         await store.load(_PATIENCE)
     except EngineUnavailable as error:
-        raise EngineUnavailable(f"{source}: the engine keeps the resume, and {error}") from error
+        raise EngineUnavailable(f"{source}: the resume is stored on the engine, but {error}") from error
     return limited
 
 

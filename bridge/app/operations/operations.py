@@ -264,7 +264,7 @@ class OneEntity(Parameters):
 
 async def _start(scene: Scene, given: StartInstance) -> Any:
     if given.start_at is not None and given.delay is not None:
-        raise InvalidCommand("`start_at` and `delay` exclude each other")
+        raise InvalidCommand("use either `start_at` or `delay`")
     message = given.origin("bridge instances start")
     start = Start(
         given.orchestration, _checked(given.input), given.instance_id, given.start_at, given.delay, given.version,
@@ -321,7 +321,7 @@ async def _purge_by(scene: Scene, given: Selection) -> Any:
 
 async def _signal(scene: Scene, given: SignalEntity) -> Any:
     if given.at is not None and given.delay is not None:
-        raise InvalidCommand("`at` and `delay` exclude each other")
+        raise InvalidCommand("use either `at` or `delay`")
     message = given.origin("bridge entities signal")
     await Entities(await scene.engine()).signal(
         given.entity, given.key, given.operation, _checked(given.input), given.at, given.delay, message
@@ -349,7 +349,7 @@ async def _drop(scene: Scene, given: DropWaiting) -> Any:
     given.check()
     parked = ParkedMessages(await scene.engine())
     if given.all:
-        raise InvalidCommand("`all` is for a release; drop names a `key`")
+        raise InvalidCommand("`all` is only for a release; a drop needs a `key`")
     if given.source is None:
         return asdict(await parked.drop_instance(given.instance_id or "", given.ids, forget=given.forget))
     return asdict(await parked.drop_key(given.source, given.key or "", given.ids, forget=given.forget))
@@ -376,7 +376,7 @@ async def _show(scene: Scene, given: OneInstance) -> Any:
 async def _instances(scene: Scene, given: ListInstances) -> Any:
     if unknown := sorted(set(given.statuses) - set(OrchestrationStatus.__members__)):
         raise InvalidCommand(
-            f"`statuses`: {unknown[0][:100]!r} is none of {', '.join(OrchestrationStatus.__members__)}"
+            f"`statuses`: {unknown[0][:100]!r} is not one of {', '.join(OrchestrationStatus.__members__)}"
         )
     filter_ = Filter(
         given.statuses, given.prefix, given.created_from, given.created_to, given.completed_from, given.completed_to

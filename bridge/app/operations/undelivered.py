@@ -11,6 +11,8 @@ from durabletask.client import OrchestrationQuery, OrchestrationState
 
 from bridge.app.connection import payload, stamp
 from bridge.app.operations.parked import ParkedMessages, Waiting, Which
+from bridge.core.provenance import current_reason
+from bridge.core.states import MessageState, Outcome
 from bridge.engines.base import Engine
 from bridge.engines.errors import asked
 from bridge.parking.names import LETTER_IDS
@@ -28,7 +30,7 @@ class Undelivered:
     until: end of the wait.
     """
 
-    state: Literal["waiting", "dead_letter"]
+    state: Literal[MessageState.EARLY, MessageState.QUARANTINED, Outcome.DEAD_LETTERED]
     at: str
     message_id: str
     source: str
@@ -56,9 +58,11 @@ async def every(engine: Engine, prefix: str | None, since: datetime | None) -> l
 
 def _waiting(one: Waiting) -> Iterable[Undelivered]:
     if one.message_id is not None:
+        state: Literal[MessageState.EARLY, MessageState.QUARANTINED]
+        state = MessageState.QUARANTINED if one.instance_id is None else MessageState.EARLY
         yield Undelivered(
-            "waiting", one.since, one.message_id, one.source, one.route, one.instance_id, one.reason, one.detail,
-            one.key, one.until,
+            state, one.since, one.message_id, one.source, one.route, one.instance_id, one.reason, one.detail, one.key,
+            one.until,
         )  # fmt: skip
 
 
@@ -72,6 +76,6 @@ def _given_up(state: OrchestrationState) -> Iterable[Undelivered]:
     if message_id is not None:
         instance_id = item.get("command", {}).get("instance_id")
         yield Undelivered(
-            "dead_letter", stamp(state.created_at), message_id, letter["source"], item.get("route"), instance_id,
-            document["reason"], document["detail"],
+            Outcome.DEAD_LETTERED, stamp(state.created_at), message_id, letter["source"], item.get("route"),
+            instance_id, current_reason(document["reason"]), document["detail"],
         )  # fmt: skip

@@ -59,13 +59,13 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
 
 def _counted(route: RouteConfig) -> tuple[str, str] | None:
     """Engine and prefix of the running orchestrations that limit a route; None where it has no such limit."""
-    verb = route.schedule or route.start_or_raise
-    if verb is None or route.limits is None:
+    command = route.schedule or route.start_or_raise
+    if command is None or route.limits is None:
         return None
     per = route.limits.per
     if route.limits.running is None and (per is None or per.running is None):
         return None
-    return route.engine, constant_prefix(verb.instance_id)
+    return route.engine, constant_prefix(command.instance_id)
 
 
 def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:

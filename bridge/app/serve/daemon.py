@@ -42,7 +42,7 @@ from bridge.app.state import trails
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
-from bridge.core.settlement import Outcome
+from bridge.core.states import DaemonState, Outcome
 from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
@@ -229,11 +229,11 @@ class Daemon:
                 broker=config.sources[source.settings.name].broker,
                 group=source.settings.subscribe.group,
             )
-        self.watch.phase = "running"
+        self.watch.phase = DaemonState.RUNNING
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
-            asyncio.create_task(self._early_message_counter.run(), name="census"),
-            asyncio.create_task(self.orphaned.run(), name="stranded"),
+            asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
+            asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
         ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
@@ -250,7 +250,7 @@ class Daemon:
             if task is not stopped:
                 if not task.cancelled():
                     task.result()
-                raise BridgeError(f"{task.get_name()} ended by itself")
+                raise BridgeError(f"{task.get_name()} ended unexpectedly")
 
     async def stop(self, deadline: float) -> bool:
         """Drain within `deadline` seconds and close everything. False when a worker does not stop. Idempotent.
@@ -258,7 +258,7 @@ class Daemon:
         A failure to close one part is logged, and the other parts are closed.
         """
         end = time.monotonic() + deadline
-        self.watch.phase = "draining"
+        self.watch.phase = DaemonState.DRAINING
         for report in self._reports:
             report.cancel()
         await asyncio.gather(*self._reports, return_exceptions=True)
@@ -287,7 +287,8 @@ class Daemon:
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
 
     def _parked(self) -> int:
-        return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
+        kept = (Outcome.EARLY, Outcome.QUARANTINED)
+        return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in kept)
 
     def _start_workers(self) -> None:
         for name, engine in self.engines.items():
@@ -306,7 +307,7 @@ def _tell_unknown(engine: str, found: UnknownName) -> None:
     if found.kind == "target":
         what, remedy = f"cannot publish: {found.detail}", "correct the name in the code, or add it under `targets`"
     else:
-        what = f"calls the {found.kind} {found.name[:100]!r}, which nothing registers"
+        what = f"calls the {found.kind} {found.name[:100]!r}, but no worker registers it"
         remedy = "correct the name, or list it under `workflows.external` where another worker runs it"
     log.error(
         f"{found.orchestration} {found.instance_id} {what}; {remedy}",
@@ -320,9 +321,8 @@ def _tell_unknown(engine: str, found: UnknownName) -> None:
 
 def _tell_incompatible(engine: str, found: IncompatibleInstance) -> None:
     log.error(
-        f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran, and nothing was "
-        "compensated; bring back the code that it began with, then `bridge instances rewind "
-        f"{found.instance_id}` lets it go on",
+        f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran; nothing was "
+        f"compensated. Restore the previous code, then run `bridge instances rewind {found.instance_id}`",
         action="incompatible",
         engine=engine,
         orchestration=found.orchestration,
@@ -336,7 +336,7 @@ async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
     results = await asyncio.gather(*closing, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
-            log.error("a part did not close cleanly", action="stop", exc_info=result)
+            log.error("a component did not close cleanly", action="stop", exc_info=result)
     return results
 
 
@@ -419,17 +419,17 @@ async def _channel(daemon: Daemon) -> Control | None:
             settle(trail)
         await channel.start()
     except OSError as error:
-        what = f"no control channel at {channel.path.parent}: {error.strerror}"
+        what = f"cannot open the control channel at {channel.path.parent}: {error.strerror}"
         if "state_dir" in loaded.config.ops.model_fields_set:
             raise ConfigError([loaded.locate(("ops", "state_dir"), what)]) from error
-        log.warning(f"{what}; name another directory as `ops.state_dir`", action="control")
+        log.warning(f"{what}; set `ops.state_dir` to another directory", action="control")
         return None
     return channel
 
 
 def _stop(stop: asyncio.Event) -> None:
     if stop.is_set():
-        log.warning("second signal, ending at once", action="stop")
+        log.warning("second signal: the daemon ends at once", action="stop")
         os._exit(1)
     stop.set()
 

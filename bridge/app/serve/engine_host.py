@@ -85,7 +85,7 @@ def read_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise EngineMisconfigured(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
     if not token or len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable():
-        raise EngineMisconfigured(f"{path}: must hold one line of printable ASCII, the token")
+        raise EngineMisconfigured(f"{path}: must contain the token, one line of printable ASCII")
     return token
 
 

@@ -10,8 +10,8 @@ from datetime import datetime
 
 import structlog
 
-from bridge.config.model.engines import ParkingConfig
-from bridge.config.model.on_missing import ParkMissing, StartMissing
+from bridge.config.model.engines import EarlyMessagesConfig
+from bridge.config.model.on_missing import StartMissing, WaitMissing
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
@@ -45,19 +45,19 @@ def rules(loaded: Loaded, engine: str) -> ParkingRules | None:
     parks: list[str] = []
     starts = False
     for route in loaded.config.routes:
-        verb = getattr(route, route.verb)
-        missing = getattr(verb, "on_missing", None)
-        if route.engine == engine and isinstance(missing, ParkMissing):
-            parks.append(constant_prefix(verb.instance_id))
+        command = getattr(route, route.command)
+        missing = getattr(command, "on_missing", None)
+        if route.engine == engine and isinstance(missing, WaitMissing):
+            parks.append(constant_prefix(command.instance_id))
         starts = starts or (route.engine == engine and isinstance(missing, StartMissing))
     if not parks and not starts:
         return None
-    return ParkingRules(prefixes(parks), loaded.config.engines[engine].parking.max_message)
+    return ParkingRules(prefixes(parks), loaded.config.engines[engine].early_messages.max_message)
 
 
 def totals(loaded: Loaded, engine: str) -> WaitingTotals:
     """Limits of all waiting messages on an engine."""
-    config = loaded.config.engines[engine].parking
+    config = loaded.config.engines[engine].early_messages
     return WaitingTotals(config.total_messages, config.total_bytes)
 
 
@@ -115,7 +115,7 @@ def engine_of(loaded: Loaded, source: str) -> str:
 class WaitingStores:
     """Early-message and quarantine entities that this process hosts for one engine.
 
-    Implements `bridge.ops.metrics.ParkingStats`.
+    Implements `bridge.ops.metrics.WaitingStats`.
     """
 
     name: str
@@ -159,7 +159,7 @@ def waiting_stores(
     entities = ParkingEntities(
         executor,
         loop,
-        _bounds(config.parking, engine),
+        _bounds(config.early_messages, engine),
         RetryPolicy(),
         now,
         slots,
@@ -203,6 +203,6 @@ class EarlyMessageCounter:
             await asyncio.sleep(max(_CENSUS, _SHARE * (time.monotonic() - began)))
 
 
-def _bounds(config: ParkingConfig, engine: Engine) -> EarlyMessageLimits:
+def _bounds(config: EarlyMessagesConfig, engine: Engine) -> EarlyMessageLimits:
     poll = config.poll if config.poll is not None else _TELLS_POLL if engine.notifies_instance_started else _POLL
     return EarlyMessageLimits(config.max_messages, config.max_bytes, poll)

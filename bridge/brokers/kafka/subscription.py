@@ -111,7 +111,7 @@ class KafkaSubscription:
             await self.close()
             cause = self._assignment.error
             raise cause or BrokerUnavailable(
-                f"{self._connection.name}: group {self._options.group} gave no assignment within {limit:g} s"
+                f"{self._connection.name}: group {self._options.group} made no assignment within {limit:g} s"
             ) from error
         self._tasks.append(asyncio.create_task(self._watch()))
 
@@ -380,7 +380,7 @@ class KafkaSubscription:
         """See `StallingSubscription.stalled`."""
         still = self._stalls.longer(seconds, asyncio.get_running_loop().time())
         return {
-            f"{partition.topic}/{partition.number}": f"records wait, and none was read or settled for {still[tp]:.0f} s"
+            f"{partition.topic}/{partition.number}": f"records wait, but none was read or settled for {still[tp]:.0f} s"
             for tp, partition in self._assignment.partitions.items()
             if tp in still
         }

@@ -43,7 +43,7 @@ class Reader:
     async def run(self, work: Callable[[], T]) -> T:
         """Result of `work`, such as file operations. Raises: BrokerUnavailable."""
         if self._pool is None:
-            raise BrokerUnavailable(f"local broker {self._directory}: it is stopped")
+            raise BrokerUnavailable(f"local broker {self._directory}: the broker is stopped")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
 
     def _run(self, work: Callable[[], T]) -> T:

@@ -62,7 +62,7 @@ class Writer:
         The future raises: BrokerUnavailable, PublishFailed; then nothing of this work was done.
         """
         if self._thread is None or self._loop is None:
-            raise BrokerUnavailable(f"local broker {self._directory}: it is stopped")
+            raise BrokerUnavailable(f"local broker {self._directory}: the broker is stopped")
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put((work, future))
         return future

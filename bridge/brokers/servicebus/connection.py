@@ -60,9 +60,7 @@ class Connection:
         if self._client is None:
             self._client = self.access.client()
             if not transport.install(self._client):
-                _log.warning(
-                    "%s: this azure-servicebus is not the one that is known: see docs/servicebus.md", self.name
-                )
+                _log.warning("%s: this version of azure-servicebus is not supported; see docs/servicebus.md", self.name)
         return self._client
 
     @property
@@ -149,7 +147,7 @@ class Connection:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await attaching.detach(part)
         except FOREIGN as error:
-            _log.debug("%s: give a session back: %s: %s", self.name, type(error).__name__, error)
+            _log.debug("%s: release a session: %s: %s", self.name, type(error).__name__, error)
             await self.close(part)
             return False
         except BaseException:

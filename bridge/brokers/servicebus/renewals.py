@@ -144,4 +144,4 @@ class Renewals:
             self._locks.again(delivery, time.monotonic() + max(AGAIN_SECONDS, remaining / 2))
             return
         _log.error("%s: the service refused to renew the lock of this message: %s", delivery.position, found)
-        self._owner.mark_lock_lost(delivery, LockLost(f"the lock of {delivery.position} has passed: {found}"))
+        self._owner.mark_lock_lost(delivery, LockLost(f"the lock of {delivery.position} has expired: {found}"))

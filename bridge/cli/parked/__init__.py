@@ -26,7 +26,7 @@ from bridge.cli.command import Group
 def command() -> None:
     """List, release and drop messages that wait on the configured engine.
 
-    A message waits for its instance (`on_missing: {park: ...}`), or behind a quarantined key (`quarantine`).
+    A message waits for its instance (`on_missing: {wait: ...}`), or behind a quarantined key (`quarantine`).
 
     An embedded engine runs in the daemon: `bridge serve` must be running.
     """

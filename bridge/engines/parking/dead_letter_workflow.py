@@ -9,6 +9,7 @@ from typing import Any
 from durabletask import task
 from durabletask.entities import EntityContext
 
+from bridge.core.provenance import current_reason
 from bridge.parking.early_message_queue import Undelivered
 from bridge.parking.names import DEAD_LETTER, letter_id
 from bridge.parking.sealed import MessageSealer
@@ -48,7 +49,7 @@ def activity(write: Callable[[dict[str, Any]], None], messages: MessageSealer | 
     sealer = messages or MessageSealer()
 
     def dead_letter(_: task.ActivityContext, letter: dict[str, Any]) -> None:
-        write(letter | {"item": sealer.open(letter["item"])})
+        write(letter | {"item": sealer.open(letter["item"]), "reason": current_reason(letter["reason"])})
 
     dead_letter.__name__ = DEAD_LETTER
     return dead_letter

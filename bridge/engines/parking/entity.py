@@ -78,9 +78,9 @@ class ParkingEntities:
         self._lock = threading.Lock()
         self._slots = threading.BoundedSemaphore(slots)
         self.events: Counter[str] = Counter()
-        """Number of messages by outcome.
+        """Number of messages by event.
 
-        Outcomes are `parked`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full` and `dropped`.
+        Events are `stored`, `delivered`, `ignored`, `repeated`, `expired`, `refused`, `full` and `dropped`.
         """
 
     def function(self) -> Callable[[EntityContext, Any], None]:

@@ -46,7 +46,7 @@ class QuarantineEntities:
         self._now = now
         self._lock = threading.Lock()
         self.events: Counter[str] = Counter()
-        """Number of messages by outcome: `held`, `repeated`, `full`, `resumed` and `dropped`."""
+        """Number of messages by event: `stored`, `repeated`, `full`, `resumed` and `dropped`."""
 
     def function(self) -> Callable[[EntityContext, Any], None]:
         """Entity function to register with a worker, under the name QUARANTINE."""

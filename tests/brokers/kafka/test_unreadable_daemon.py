@@ -186,14 +186,14 @@ async def test_a_readable_key_is_quarantined_with_what_follows(tmp_path: Path, h
     await fill(harness, orders("a", 2), bad_name(), orders("b", 2), orders("c", 2, key=b"free"))
     async with running(tmp_path, harness, "    quarantine: {poll: 50ms}") as daemon:
         await until(daemon, lambda: sum(daemon.sources[0].ledger.outcomes.values()) == 12)
-        assert outcomes(daemon) == {"executed": 9, "parked": 3}
+        assert outcomes(daemon) == {"executed": 9, "quarantined": 3}
         parked = ParkedMessages(daemon.engines["default"])
         waiting = await held(parked, 3)
         assert [(each.key, each.reason) for each in waiting] == [
             ("k", "unreadable"), ("k", "follows"), ("k", "follows"),
         ]  # fmt: skip
         await parked.release_key("orders", "k")
-        await until(daemon, lambda: daemon.sources[0].ledger.outcomes["parked"] == 4)
+        await until(daemon, lambda: daemon.sources[0].ledger.outcomes["quarantined"] == 4)
         await until(daemon, lambda: daemon.sources[0].ledger.in_flight == 0)
         waiting = await held(parked, 3)
         assert [each.reason for each in waiting] == ["unreadable", "follows", "follows"]

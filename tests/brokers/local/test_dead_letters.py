@@ -80,7 +80,7 @@ async def test_dead_letters_of_parked_messages_go_the_same_way(
     write = Undeliverable({"local": broker}, asyncio.get_running_loop())
     item = parked(1).to_json()
     item["letter"] |= {"body": "b" * 20_000, "headers": [["h", "h" * 20_000]]}
-    received = {"item": item, "reason": "parking_expired", "detail": "too late", "error": "E", "attempts": 1}
+    received = {"item": item, "reason": "early_expired", "detail": "too late", "error": "E", "attempts": 1}
     await asyncio.to_thread(write, received)
     [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
     received = dict(letter.message.headers)

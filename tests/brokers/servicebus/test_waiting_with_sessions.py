@@ -60,7 +60,7 @@ async def test_it_goes_on_after_a_restart_while_the_queue_is_silent(
     path = write(tmp_path, server.connection_string, ONE, on_missing)
     async with running(path) as daemon:
         await daemon.brokers["bus"].publish("orders", [message("start", "1", "a")])
-        await until(lambda: daemon.sources[0].ledger.outcomes[Outcome.PARKED])
+        await until(lambda: daemon.sources[0].ledger.outcomes[Outcome.QUARANTINED])
     async with running(path) as daemon:
         await start(daemon, "1")
         if waits_for == "a person":
@@ -73,7 +73,7 @@ async def test_it_stays_at_work_while_other_sessions_end(tmp_path: Path, server:
         ledger = daemon.sources[0].ledger
         publish = daemon.brokers["bus"].publish
         await publish("orders", [message("start", "1", "a")])
-        await until(lambda: ledger.outcomes[Outcome.PARKED] and ledger.in_flight)
+        await until(lambda: ledger.outcomes[Outcome.QUARANTINED] and ledger.in_flight)
         for number in ("2", "3", "4"):
             await start(daemon, number)
             # The only receiver has released the session before

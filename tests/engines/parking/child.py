@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.commands import Command, ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.commands import Command, RaiseEvent, ScheduleOrchestration, WaitFor
 from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceNotFound, InstanceParked
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
@@ -49,7 +49,7 @@ async def main(directory: Path, number: int, processes: int, instances: int) -> 
         await asyncio.sleep(rng.random() * 0.5)
         for event in range(EVENTS):
             data = [number, event]
-            await send(RaiseEvent(f"order-{instance}", "paid", data, ParkFor(TTL)), f"{number}-{instance}-{event}")
+            await send(RaiseEvent(f"order-{instance}", "paid", data, WaitFor(TTL)), f"{number}-{instance}-{event}")
             if instance % processes == number and event == rng.randrange(EVENTS):
                 count = EVENTS * processes
                 start = ScheduleOrchestration("collect", f"order-{instance}", count)

@@ -12,7 +12,7 @@ import pytest
 from durabletask import task
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.commands import ParkFor, RaiseEvent, ScheduleOrchestration
+from bridge.core.commands import RaiseEvent, ScheduleOrchestration, WaitFor
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
 from bridge.engines.embedded.engine import EmbeddedEngine
@@ -63,10 +63,10 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
     worker = engine.worker(workflows, DataConverter())
     worker.start()
     try:
-        command = RaiseEvent("order-1", "paid", "yes", ParkFor(30.0))
+        command = RaiseEvent("order-1", "paid", "yes", WaitFor(30.0))
         await parking.park(command, MessageOrigin("m-1", "paid"), letter(1), 30.0)
         async with asyncio.timeout(TIMEOUT):
-            while not entities.events["parked"]:
+            while not entities.events["stored"]:
                 await asyncio.sleep(0.01)
         offset = HOUR
         async with asyncio.timeout(TIMEOUT):

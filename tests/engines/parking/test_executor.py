@@ -17,13 +17,13 @@ from bridge.core.commands import (
     Command,
     OnExisting,
     OnMissing,
-    ParkFor,
     RaiseEvent,
     ScheduleOrchestration,
     SignalEntity,
     StartFirst,
     StartOrRaise,
     Terminate,
+    WaitFor,
 )
 from bridge.core.errors import (
     AlreadyTaken,
@@ -60,7 +60,7 @@ class Bench:
         return 0 if found is None else found.backlog_queue_size
 
     async def park(self, number: int = 1, data: Any = None) -> None:
-        command = RaiseEvent("order-1", "paid", data, ParkFor(60.0))
+        command = RaiseEvent("order-1", "paid", data, WaitFor(60.0))
         await self.executor.park(command, MessageOrigin(f"m-{number}", "paid"), letter(number), 60.0)
 
 
@@ -90,7 +90,7 @@ async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Be
 
 
 START = ScheduleOrchestration("order", "order-1")
-PAID = RaiseEvent("order-1", "paid", 1, ParkFor(60.0))
+PAID = RaiseEvent("order-1", "paid", 1, WaitFor(60.0))
 
 
 async def test_while_messages_wait_later_ones_go_behind_them(it: Bench) -> None:
@@ -106,7 +106,7 @@ async def test_while_messages_wait_later_ones_go_behind_them(it: Bench) -> None:
 
 async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back(it: Bench) -> None:
     for neighbour in ("order-10", "order-1~", "order-1~e", "order-1@"):
-        command = RaiseEvent(neighbour, "paid", None, ParkFor(60.0))
+        command = RaiseEvent(neighbour, "paid", None, WaitFor(60.0))
         await it.executor.park(command, MessageOrigin(f"m-{neighbour}", "paid"), letter(1), 60.0)
     assert await it.waiting("order-1") == 0
     with pytest.raises(InstanceNotFound):

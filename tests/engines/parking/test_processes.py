@@ -62,7 +62,7 @@ async def test_every_event_comes_once_and_in_the_order_of_its_sender(tmp_path: P
                 mine = [event for sender, event in got if sender == number]
                 assert mine == list(range(EVENTS)), f"order-{instance}: {got}"
         events = daemon.own.waiting_stores["default"].events
-        assert events["parked"] > 0
-        assert events["delivered"] == events["parked"]
+        assert events["stored"] > 0
+        assert events["delivered"] == events["stored"]
     finally:
         await daemon.stop(20.0)

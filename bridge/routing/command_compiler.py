@@ -8,26 +8,25 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from bridge.config.model.on_missing import MissingConfig, ParkMissing
+from bridge.config.model.on_missing import MissingConfig, WaitMissing
 from bridge.config.model.routes import (
-    CancelVerb,
-    IgnoreVerb,
-    RaiseEventVerb,
-    ReplyVerb,
-    ResumeVerb,
+    CancelConfig,
+    IgnoreConfig,
+    RaiseEventConfig,
+    ReplyConfig,
+    ResumeConfig,
     RouteConfig,
-    ScheduleVerb,
-    SignalEntityVerb,
-    StartOrRaiseVerb,
-    SuspendVerb,
-    TerminateVerb,
+    ScheduleConfig,
+    SignalEntityConfig,
+    StartOrRaiseConfig,
+    SuspendConfig,
+    TerminateConfig,
 )
 from bridge.core.commands import (
     Cancel,
     Command,
     Missing,
     OnMissing,
-    ParkFor,
     RaiseEvent,
     Resume,
     ScheduleOrchestration,
@@ -36,6 +35,7 @@ from bridge.core.commands import (
     StartOrRaise,
     Suspend,
     Terminate,
+    WaitFor,
 )
 from bridge.core.errors import InvalidCommand
 from bridge.routing.cel.expression import Compiler
@@ -58,7 +58,7 @@ Build = Callable[[Scope], Command]
 
 
 @dataclass
-class VerbCompiler:
+class CommandCompiler:
     """Compiles the command of one route.
 
     Problems are reported to the compiler; `build` must not be called after a problem.
@@ -72,20 +72,20 @@ class VerbCompiler:
 
     def compile(self) -> Build | None:
         """Compile the function that builds the command; None for `ignore`."""
-        verb = getattr(self.route, self.route.verb)
-        if isinstance(verb, IgnoreVerb):
+        config = getattr(self.route, self.route.command)
+        if isinstance(config, IgnoreConfig):
             return None
-        make: Callable[[Any], Build] = getattr(self, f"_{self.route.verb}")
-        return make(verb)
+        make: Callable[[Any], Build] = getattr(self, f"_{self.route.command}")
+        return make(config)
 
-    def _schedule(self, verb: ScheduleVerb) -> Build:
-        orchestration, wrap = self._workflow(verb)
-        instance_id = self._instance_id(verb.instance_id)
-        value = self._value(verb.input, "input")
-        version = self._optional_name(verb.version, "version", "the version")
-        tags = self._tags(verb.tags)
-        start_at, delay = self._time(verb.start_at, "start_at"), self._delay(verb.delay)
-        event = self._optional_name(verb.event, "event", "the event name")
+    def _schedule(self, config: ScheduleConfig) -> Build:
+        orchestration, wrap = self._workflow(config)
+        instance_id = self._instance_id(config.instance_id)
+        value = self._value(config.input, "input")
+        version = self._optional_name(config.version, "version", "the version")
+        tags = self._tags(config.tags)
+        start_at, delay = self._time(config.start_at, "start_at"), self._delay(config.delay)
+        event = self._optional_name(config.event, "event", "the event name")
 
         def build(scope: Scope) -> Command:
             return ScheduleOrchestration(
@@ -96,101 +96,103 @@ class VerbCompiler:
                 tags(scope),
                 start_at(scope),
                 delay(scope),
-                verb.on_existing,
+                config.on_existing,
                 event(scope),
-                verb.on_finished,
+                config.on_finished,
             )
 
         return build
 
-    def _workflow(self, verb: ScheduleVerb) -> tuple[str, Callable[[Any], Any]]:
+    def _workflow(self, config: ScheduleConfig) -> tuple[str, Callable[[Any], Any]]:
         """Name of the orchestration to start, and the function that makes its input from the rule's value."""
-        name = verb.orchestration
+        name = config.orchestration
         if name is not None:
             self._static(partial(check_orchestration, name), "orchestration")
             return name, lambda value: value
-        definition = self.sagas.get(verb.saga or "")
+        definition = self.sagas.get(config.saga or "")
         if definition is None:
-            self.compiler.report(self._at("saga"), f"there is no saga `{verb.saga}`")
+            self.compiler.report(self._at("saga"), f"there is no saga `{config.saga}`")
         return SAGA_ORCHESTRATION, lambda value: start_input(definition, value)
 
-    def _raise_event(self, verb: RaiseEventVerb) -> Build:
-        instance_id = self._instance_id(verb.instance_id)
-        name = self._name(verb.name, "name", "the event name")
-        data = self._value(verb.data, "data")
-        missing = self._missing(verb.on_missing)
-        return lambda scope: RaiseEvent(instance_id(scope), name(scope), data(scope), missing(scope), verb.on_finished)
+    def _raise_event(self, config: RaiseEventConfig) -> Build:
+        instance_id = self._instance_id(config.instance_id)
+        name = self._name(config.name, "name", "the event name")
+        data = self._value(config.data, "data")
+        missing = self._missing(config.on_missing)
+        return lambda scope: RaiseEvent(
+            instance_id(scope), name(scope), data(scope), missing(scope), config.on_finished
+        )
 
-    def _start_or_raise(self, verb: StartOrRaiseVerb) -> Build:
-        self._static(partial(check_orchestration, verb.orchestration), "orchestration")
-        instance_id = self._instance_id(verb.instance_id)
-        event = self._name(verb.event, "event", "the event name")
-        value, data = self._value(verb.input, "input"), self._value(verb.data, "data")
-        version = self._optional_name(verb.version, "version", "the version")
-        tags = self._tags(verb.tags)
+    def _start_or_raise(self, config: StartOrRaiseConfig) -> Build:
+        self._static(partial(check_orchestration, config.orchestration), "orchestration")
+        instance_id = self._instance_id(config.instance_id)
+        event = self._name(config.event, "event", "the event name")
+        value, data = self._value(config.input, "input"), self._value(config.data, "data")
+        version = self._optional_name(config.version, "version", "the version")
+        tags = self._tags(config.tags)
         return lambda scope: StartOrRaise(
-            verb.orchestration,
+            config.orchestration,
             instance_id(scope),
             event(scope),
             value(scope),
             data(scope),
             version(scope),
             tags(scope),
-            verb.on_finished,
+            config.on_finished,
         )
 
-    def _reply(self, verb: ReplyVerb) -> Build:
-        data = self._value(verb.data, "data")
+    def _reply(self, config: ReplyConfig) -> Build:
+        data = self._value(config.data, "data")
 
         def build(scope: Scope) -> Command:
             assert isinstance(scope, RouteScope)
             event, instance_id = asked_by(scope.envelope)
-            return RaiseEvent(instance_id, event, data(scope), verb.on_missing, verb.on_finished)
+            return RaiseEvent(instance_id, event, data(scope), config.on_missing, config.on_finished)
 
         return build
 
-    def _cancel(self, verb: CancelVerb) -> Build:
-        instance_id = self._instance_id(verb.instance_id)
-        event = self._name(verb.event, "event", "the event name")
-        reason = self._optional_text(verb.reason, "reason")
-        missing = self._missing(verb.on_missing)
+    def _cancel(self, config: CancelConfig) -> Build:
+        instance_id = self._instance_id(config.instance_id)
+        event = self._name(config.event, "event", "the event name")
+        reason = self._optional_text(config.reason, "reason")
+        missing = self._missing(config.on_missing)
         return lambda scope: Cancel(
-            instance_id(scope), event(scope), reason(scope), missing(scope), verb.on_finished, verb.grace
+            instance_id(scope), event(scope), reason(scope), missing(scope), config.on_finished, config.grace
         )
 
-    def _terminate(self, verb: TerminateVerb) -> Build:
-        instance_id = self._instance_id(verb.instance_id)
-        output = self._value(verb.output, "output")
-        missing = self._missing(verb.on_missing)
+    def _terminate(self, config: TerminateConfig) -> Build:
+        instance_id = self._instance_id(config.instance_id)
+        output = self._value(config.output, "output")
+        missing = self._missing(config.on_missing)
         return lambda scope: Terminate(
-            instance_id(scope), output(scope), verb.recursive, missing(scope), verb.on_finished
+            instance_id(scope), output(scope), config.recursive, missing(scope), config.on_finished
         )
 
-    def _suspend(self, verb: SuspendVerb) -> Build:
-        instance_id, reason = self._instance_id(verb.instance_id), self._optional_text(verb.reason, "reason")
-        missing = self._missing(verb.on_missing)
-        return lambda scope: Suspend(instance_id(scope), reason(scope), missing(scope), verb.on_finished)
+    def _suspend(self, config: SuspendConfig) -> Build:
+        instance_id, reason = self._instance_id(config.instance_id), self._optional_text(config.reason, "reason")
+        missing = self._missing(config.on_missing)
+        return lambda scope: Suspend(instance_id(scope), reason(scope), missing(scope), config.on_finished)
 
-    def _resume(self, verb: ResumeVerb) -> Build:
-        instance_id, reason = self._instance_id(verb.instance_id), self._optional_text(verb.reason, "reason")
-        missing = self._missing(verb.on_missing)
-        return lambda scope: Resume(instance_id(scope), reason(scope), missing(scope), verb.on_finished)
+    def _resume(self, config: ResumeConfig) -> Build:
+        instance_id, reason = self._instance_id(config.instance_id), self._optional_text(config.reason, "reason")
+        missing = self._missing(config.on_missing)
+        return lambda scope: Resume(instance_id(scope), reason(scope), missing(scope), config.on_finished)
 
-    def _signal_entity(self, verb: SignalEntityVerb) -> Build:
-        self._static(lambda: check_entity(verb.entity, "key"), "entity")
-        key = self._template(verb.key, "key", lambda text: _entity_key(verb.entity, text))
-        operation = self._name(verb.operation, "operation", "the operation name")
-        value = self._value(verb.input, "input")
-        at, delay = self._time(verb.at, "at"), self._delay(verb.delay)
+    def _signal_entity(self, config: SignalEntityConfig) -> Build:
+        self._static(lambda: check_entity(config.entity, "key"), "entity")
+        key = self._template(config.key, "key", lambda text: _entity_key(config.entity, text))
+        operation = self._name(config.operation, "operation", "the operation name")
+        value = self._value(config.input, "input")
+        at, delay = self._time(config.at, "at"), self._delay(config.delay)
         return lambda scope: SignalEntity(
-            verb.entity, key(scope), operation(scope), value(scope), at(scope), delay(scope)
+            config.entity, key(scope), operation(scope), value(scope), at(scope), delay(scope)
         )
 
     def _missing(self, rule: MissingConfig) -> Callable[[Scope], Missing]:
         if isinstance(rule, OnMissing):
             return lambda _: rule
-        if isinstance(rule, ParkMissing):
-            wait = ParkFor(rule.park)
+        if isinstance(rule, WaitMissing):
+            wait = WaitFor(rule.wait)
             return lambda _: wait
         path = self._at("on_missing")
         try:
@@ -276,10 +278,10 @@ class VerbCompiler:
             return None
 
     def _at(self, field: str) -> tuple[str | int, ...]:
-        return (*self.path, self.route.verb, field)
+        return (*self.path, self.route.command, field)
 
     def _where(self, field: str) -> str:
-        return f"route {self.route.name}, {self.route.verb}.{field}"
+        return f"route {self.route.name}, {self.route.command}.{field}"
 
 
 def _entity_key(entity: str, key: str) -> str:

@@ -33,7 +33,7 @@ class Counter(entities.DurableEntity):
 """
 
 ID = 'instance_id: "order-{{ payload.id }}"'
-VERBS = {
+COMMANDS = {
     "schedule": (f"{{orchestration: order, {ID}}}", "schedule_new_orchestration"),
     "raise_event": (f"{{{ID}, name: go}}", "raise_orchestration_event"),
     "start_or_raise": (f"{{orchestration: order, {ID}, event: go}}", "schedule_new_orchestration"),
@@ -50,55 +50,55 @@ sources:
   orders:
     {broker: local, topics: [orders], codec: json, no_match: dead_letter, retry: {in_memory: 50ms}}
 routes:
-  - {name: it, from: orders, VERB: SAYS}
+  - {name: it, from: orders, COMMAND: SAYS}
 """
 
 HELD, RESUMED = 3.0, 6.0
 """Limits in seconds for a busy machine; 1 s and 2 s are typical, and are printed."""
 
 
-async def prepare(it: Running, verb: str) -> None:
-    if verb in ("raise_event", "cancel", "terminate", "suspend", "resume"):
-        name = "cancellable" if verb == "cancel" else "order"
+async def prepare(it: Running, command: str) -> None:
+    if command in ("raise_event", "cancel", "terminate", "suspend", "resume"):
+        name = "cancellable" if command == "cancel" else "order"
         await it.client.schedule_new_orchestration(name, instance_id="order-1")
         await it.client.wait_for_orchestration_start("order-1", timeout=TIMEOUT)
-    if verb == "resume":
+    if command == "resume":
         await it.client.suspend_orchestration("order-1")
 
 
-async def came_to_be(it: Running, verb: str, moment: str) -> None:
+async def came_to_be(it: Running, command: str, moment: str) -> None:
     """Assert that the effect exists, and, for effects that can be counted, exists once."""
-    if verb == "signal_entity":
+    if command == "signal_entity":
         async with asyncio.timeout(TIMEOUT):
             while True:
                 entity = await it.client.get_entity(EntityInstanceId("counter", "1"))
                 if entity is not None and (entity.get_typed_state(int) or 0) >= 1:
                     return
                 await asyncio.sleep(0.02)
-    if verb in ("raise_event", "cancel", "terminate"):
+    if command in ("raise_event", "cancel", "terminate"):
         state = await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
         ends = {"terminate": OrchestrationStatus.TERMINATED}
-        assert state.runtime_status is ends.get(verb, OrchestrationStatus.COMPLETED)
+        assert state.runtime_status is ends.get(command, OrchestrationStatus.COMPLETED)
         return
-    if verb == "start_or_raise" and moment == "after":
+    if command == "start_or_raise" and moment == "after":
         # The repeat found the instance and raised; without an inbox the orchestration sees it
         await it.client.wait_for_orchestration_start("order-1", timeout=TIMEOUT)
         return
-    wanted = OrchestrationStatus.SUSPENDED if verb == "suspend" else OrchestrationStatus.RUNNING
+    wanted = OrchestrationStatus.SUSPENDED if command == "suspend" else OrchestrationStatus.RUNNING
     async with asyncio.timeout(TIMEOUT):
         while (await it.client.get_orchestration_state("order-1")).runtime_status is not wanted:
             await asyncio.sleep(0.02)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("command", COMMANDS)
 async def test_it_holds_loses_nothing_and_goes_on(
-    tmp_path: Path, verb: str, moment: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, command: str, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    says, method = VERBS[verb]
-    config = CONFIG.replace("VERB", verb).replace("SAYS", says)
+    says, method = COMMANDS[command]
+    config = CONFIG.replace("COMMAND", command).replace("SAYS", says)
     async with running(tmp_path, config, FLOWS, "behind a port") as it:
-        await prepare(it, verb)
+        await prepare(it, command)
         assert it.host is not None
         host, source, loop = it.host, it.daemon.sources[0], asyncio.get_running_loop()
         call = getattr(it.client, method)
@@ -128,8 +128,8 @@ async def test_it_holds_loses_nothing_and_goes_on(
         await host.start()
         await it.settled(1)
         resumed = loop.time() - back
-        print(f"{verb}, {moment}: held after {held:.2f} s, settled {resumed:.2f} s after the return")
+        print(f"{command}, {moment}: held after {held:.2f} s, settled {resumed:.2f} s after the return")
         assert held < HELD
         assert resumed < RESUMED
         assert set(it.outcomes()) <= {"executed", "duplicate", "ignored"}
-        await came_to_be(it, verb, moment)
+        await came_to_be(it, command, moment)
