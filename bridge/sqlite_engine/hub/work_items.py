@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
-from bridge.sqlite_engine.hub.operation import Kind, Operation, Orchestration, Queued, Subject
+from bridge.sqlite_engine.hub.entities import Entities
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.hub.tokenless import Tokenless
+from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject, WorkingSet
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.instance import Instance, text
-from bridge.sqlite_engine.model.unread import ENVELOPE
-from bridge.sqlite_engine.model.wire import Duration, StringValue
-from bridge.sqlite_engine.storage.store import Task
-
-if TYPE_CHECKING:
-    from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.model.instance import ENVELOPE, Instance
+from bridge.sqlite_engine.model.values import Duration, StringValue, text
+from bridge.sqlite_engine.model.work import Task
 
 STREAMED_FROM = 256 * 1024
 """Size in bytes from which on histories are streamed to workers that support it."""
@@ -33,8 +31,6 @@ class TurnRequest:
     orchestrationTraceContext: pb.OrchestrationTraceContext  # noqa: N815
     completionToken: str  # noqa: N815
     historyBytes: int  # noqa: N815 -- not of the protocol
-    unread: tuple[int, int] | None = None
-    """Number and bytes of the events that the orchestrator holds unread after the turn; set by its worker."""
 
     def HasField(self, name: str) -> bool:  # noqa: N802 -- as a protobuf message has it
         return name == "orchestrationTraceContext" and self.orchestrationTraceContext.HasField("spanStartTime")
@@ -68,6 +64,8 @@ class TurnResponse:
     completionToken: str  # noqa: N815
     customStatus: StringValue | None  # noqa: N815
     orchestrationTraceContext: pb.OrchestrationTraceContext | None  # noqa: N815
+    unread: tuple[int, int]
+    """Number and bytes of the events that the orchestrator holds unread after the turn. Not of the protocol."""
 
     isPartial = False  # noqa: N815
     requiresHistory = False  # noqa: N815
@@ -88,42 +86,45 @@ class ActivityItem:
 
 
 class WorkItems:
-    """Builder of a hub's work items and their leases."""
+    """Builder of a hub's work items and their leases.
 
-    def __init__(self, hub: TaskHub, max_message: int) -> None:
-        self._hub = hub
+    fail: ends an instance whose work item no worker can receive.
+    """
+
+    def __init__(
+        self,
+        working: WorkingSet,
+        entities: Entities,
+        tokenless: Tokenless,
+        max_message: int,
+        fail: Callable[[Instance, pb.TaskFailureDetails], None],
+    ) -> None:
+        self._working = working
+        self._entities = entities
+        self._tokenless = tokenless
         self._max_message = max_message
-        self._token = 0
+        self._fail = fail
 
-    def build(
-        self, kind: int, name: str, version: str | None, subject: Any, stream: Stream
-    ) -> tuple[Lease, Any] | None:
+    def build(self, kind: int, subject: Any, stream: Stream, token: str) -> tuple[Lease, Any] | None:
         """Build the work item of a subject; None when the subject has no work, or was given up."""
         if kind == ORCHESTRATION:
-            return self._turn(subject, stream)
+            return self._turn(subject, stream, token)
         if kind == ACTIVITY:
-            return self._activity(subject, stream)
-        return self._batch(subject, stream)
+            return self._activity(subject, stream, token)
+        return self._batch(subject, stream, token)
 
-    def _lease(
-        self, kind: int, subject: Any, name: str, version: str | None, stream: Stream, instance_id: str
-    ) -> Lease:
-        self._token += 1
-        token = f"{self._hub.dispatcher.epoch}-{self._token}"
-        return Lease(token, kind, subject, name, version, stream, instance_id, self._hub.dispatcher.epoch)
+    def _run_next(self, move: Callable[[], None], subject: Subject) -> None:
+        self._working.later.append(Operation(Kind.MOVE, move, subject=subject))
 
-    def _later(self, move: Callable[[], None], subject: Subject) -> None:
-        self._hub.later.append(Operation(Kind.MOVE, move, subject=subject))
-
-    def _turn(self, key: int, stream: Stream) -> tuple[Lease, Any] | None:
-        hub = self._hub
-        instance = hub.find_key(key)
+    def _turn(self, key: int, stream: Stream, token: str) -> tuple[Lease, Any] | None:
+        working = self._working
+        instance = working.find_key(key)
         if instance is None or instance.token is not None or not instance.deliverable:
             return None
-        if hub.tokenless.must_wait(instance.id, stream, (instance.name, instance.version, key)):
+        if self._tokenless.must_wait(instance.id, stream, (instance.name, instance.version, key)):
             return None
-        history = hub.load_history(instance)
-        instance.turn_at = max(hub.now, instance.turn_at + 1)
+        history = working.load_history(instance)
+        instance.turn_at = max(working.now, instance.turn_at + 1)
         turn = [events.orchestrator_started(instance.turn_at)]
         if instance.chunks == 0:
             turn.append(instance.start)
@@ -132,22 +133,21 @@ class WorkItems:
         instance.turn = turn
         instance.taken = len(waiting)
         trace = instance.trace or pb.OrchestrationTraceContext()
-        request = TurnRequest(instance.id, history, turn, trace, "", instance.history_bytes)
-        lease = self._lease(ORCHESTRATION, key, instance.name, instance.version, stream, instance.id)
-        request.completionToken = lease.token
+        request = TurnRequest(instance.id, history, turn, trace, token, instance.history_bytes)
         instance.shared = stream.shares
         if stream.shares:
             item: Any = request
-            instance.request = request
         else:
             item = self._remote_turn(instance, request, stream)
             if item is None:
                 return None
-            item.completionToken = lease.token
-        instance.token = lease.token
-        lease.turn, lease.turn_at = turn, instance.turn_at
-        lease.taken = tuple(instance.inbox)
-        hub.hold(lease)
+            item.completionToken = token
+        instance.token = token
+        lease = Lease(
+            token, ORCHESTRATION, key, instance.name, instance.version, stream, instance.id,
+            turn=turn, turn_at=instance.turn_at, taken=tuple(instance.inbox),
+        )  # fmt: skip
+        working.hold(lease)
         return lease, item
 
     def _remote_turn(self, instance: Instance, request: TurnRequest, stream: Stream) -> pb.WorkItem | None:
@@ -161,32 +161,31 @@ class WorkItems:
             return item
         instance.turn = None
         failure = too_large(f"needs a work item of {size} bytes", self._max_message)
-        self._later(lambda: self._hub.fail(instance, failure), Orchestration(instance.key))
+        self._run_next(lambda: self._fail(instance, failure), Orchestration(instance.key))
         return None
 
-    def _activity(self, task: Task, stream: Stream) -> tuple[Lease, Any] | None:
-        hub = self._hub
-        if task.key in hub.cancelled and hub.store.task_request(task.seq) is None:
+    def _activity(self, task: Task, stream: Stream, token: str) -> tuple[Lease, Any] | None:
+        working = self._working
+        if task.key in working.cancelled and working.store.task_request(task.seq) is None:
             return None
-        request = task.request or hub.store.task_request(task.seq)
+        request = task.request or working.store.task_request(task.seq)
         if request is None:
             return None
         if not stream.shares and (size := request.ByteSize() + ENVELOPE) > self._max_message:
             failure = too_large(f"gave activity {task.name} a work item of {size} bytes", self._max_message, "Activity")
-            self._later(lambda: hub.fail_task(task, failure), task)
+            self._run_next(lambda: working.fail_task(task, failure), task)
             return None
         instance_id = request.orchestrationInstance.instanceId
-        lease = self._lease(ACTIVITY, task, task.name, task.version, stream, instance_id)
-        lease.task_id = hub.tokenless.number(task, instance_id, stream)
+        number = self._tokenless.number(task, instance_id, stream)
+        lease = Lease(token, ACTIVITY, task, task.name, task.version, stream, instance_id, number)
         if stream.shares:
-            return lease, ActivityItem(request, lease.token)
-        item = pb.WorkItem(activityRequest=request, completionToken=lease.token)
-        item.activityRequest.taskId = lease.task_id
+            return lease, ActivityItem(request, token)
+        item = pb.WorkItem(activityRequest=request, completionToken=token)
+        item.activityRequest.taskId = number
         return lease, item
 
-    def _batch(self, entity_id: str, stream: Stream) -> tuple[Lease, Any] | None:
-        hub = self._hub
-        entity = hub.entities.find(entity_id)
+    def _batch(self, entity_id: str, stream: Stream, token: str) -> tuple[Lease, Any] | None:
+        entity = self._entities.find(entity_id)
         if entity is None or entity.token is not None:
             return None
         runnable = entity.runnable()
@@ -203,20 +202,19 @@ class WorkItems:
             seq = runnable[0][0]
             what = "called an entity whose state and input do not fit a work item"
             failure = too_large(what, self._max_message, "Operation")
-            self._later(lambda: hub.entities.refuse(entity_id, seq, failure), Queued(entity_id))
+            self._run_next(lambda: self._entities.refuse(entity_id, seq, failure), Queued(entity_id))
             return None
         entity.batch = batch
-        lease = self._lease(ENTITY, entity_id, entity.name, None, stream, entity_id)
-        entity.token = lease.token
-        lease.taken = batch
-        hub.hold(lease)
+        entity.token = token
+        lease = Lease(token, ENTITY, entity_id, entity.name, None, stream, entity_id, taken=batch)
+        self._working.hold(lease)
         request = pb.EntityRequest(
             instanceId=entity_id,
-            executionId=lease.token,
+            executionId=token,
             entityState=text(entity.state),
             operationRequests=[event for _, event in batch],
         )
-        return lease, pb.WorkItem(entityRequestV2=request, completionToken=lease.token)
+        return lease, pb.WorkItem(entityRequestV2=request, completionToken=token)
 
 
 def _timers_last(waiting: list[pb.HistoryEvent]) -> list[pb.HistoryEvent]:

@@ -1,18 +1,23 @@
-"""Record of the work items that this process's workers run, for the next process to read after a crash.
+"""Files beside the engine's file, of the process that has it open: its lock, and a record of the work that it runs.
 
-The record lies beside the engine's file and is mapped into memory. The record survives the process at the cost of one
-copy in memory per item. A crash of the machine may lose the record, because such a crash says nothing about any item.
+The next process reads the record after a crash. The record is mapped into memory, and survives the process at the cost
+of one copy in memory per item. A crash of the machine may lose the record, because such a crash says nothing about any
+item.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import sys
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, Leases
+from bridge.core.errors import EngineUnavailable
+from bridge.sqlite_engine.hub.leases import ACTIVITY, Leases
+from bridge.system import private
 
 _HEADER = 64
 _SLOT = 4608
@@ -20,6 +25,67 @@ _SLOT = 4608
 _SLOTS = 512
 """Largest number of threads that are recorded."""
 _RUNNING, _DRAINING = b"R", b"D"
+
+
+class FileLock:
+    """Advisory lock that one process at a time holds. The operating system releases it when the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises: EngineUnavailable when another process holds it, with its process id where known; OSError.
+        """
+        descriptor = private.opened(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            lock_descriptor(descriptor)
+        except OSError as error:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else ""
+            os.close(descriptor)
+            who = f"process {owner}" if owner else "another process"
+            raise EngineUnavailable(
+                f"{self._path.with_suffix('')}: {who} has this engine file open; stop it, or name another path"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode("ascii"))
+        self._descriptor = descriptor
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for a while. Raises: EngineUnavailable."""
+        try:
+            self.acquire()
+        except OSError as error:
+            engine_file = self._path.with_suffix("")
+            raise EngineUnavailable(f"{engine_file}: cannot be locked: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Release the lock. Idempotent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock_descriptor(descriptor: int) -> None:
+        # Far behind the process id, which other processes must be able to read: Windows locks are mandatory.
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+else:
+    import fcntl
+
+    def lock_descriptor(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 class _Own(threading.local):

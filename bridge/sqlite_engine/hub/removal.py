@@ -1,21 +1,24 @@
-"""Removal of finished instances and empty entities, in short steps that do not delay other operations."""
+"""Removal of finished instances and empty entities: by purge calls, and by the limits of retention.
+
+Both go in short steps that do not delay other operations.
+"""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.calls import DEFERRED
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.operation import Kind
-from bridge.sqlite_engine.model.clock import micros, seconds
+from bridge.sqlite_engine.hub.working_set import Kind
 from bridge.sqlite_engine.model.instance import FINISHED, Instance
-from bridge.sqlite_engine.model.reply import Reply
+from bridge.sqlite_engine.model.reply import DEFERRED, Reply
 from bridge.sqlite_engine.model.turn import BadResponse, entity_id
-from bridge.sqlite_engine.model.wire import BoolValue
+from bridge.sqlite_engine.model.values import BoolValue, micros, seconds
+from bridge.sqlite_engine.options import RetentionPolicy
 
 STEP = 200
 """Largest number of instances that one transaction removes."""
@@ -143,3 +146,78 @@ class Purges:
 
 def _answer(removed: int, complete: bool) -> pb.PurgeInstancesResponse:
     return pb.PurgeInstancesResponse(deletedInstanceCount=removed, isComplete=BoolValue(value=complete))
+
+
+class Retention:
+    """Periodic removal of the instances beyond the limits, in transactions of a few instances."""
+
+    def __init__(self, policy: RetentionPolicy, hub: TaskHub, purges: Purges, submit: Callable[..., None]) -> None:
+        self._policy = policy
+        self._hub = hub
+        self._purges = purges
+        self._submit = submit
+        self._failed: set[str] = set()
+        """Ids of instances whose removal failed."""
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine-retention", daemon=True)
+
+    def start(self) -> None:
+        if self._policy.age is not None or self._policy.count is not None:
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._policy.period):
+            self._submit(self.step, kind=Kind.RETENTION)
+
+    def step(self, limit: int | None = None) -> Any:
+        """Remove a few instances that finished up to `limit`, and submit the next step while there are more.
+
+        limit: time in microseconds; None computes it from the policy.
+        """
+        hub = self._hub
+        hub.tx.flush()
+        if limit is None:
+            limit = self._limit()
+            if limit is None:
+                return None
+        rows = hub.store.connection.execute(
+            "SELECT id FROM instances WHERE finished_at IS NOT NULL AND finished_at <= ? ORDER BY finished_at LIMIT ?",
+            (limit, STEP + len(self._failed)),
+        ).fetchall()
+        ids = [instance_id for (instance_id,) in rows if instance_id not in self._failed][:STEP]
+        hub.after.append(lambda: self._submit_removals(ids, limit))
+        return None
+
+    def _submit_removals(self, ids: list[str], limit: int) -> None:
+        for instance_id in ids:
+            self._submit(self._remove, instance_id, kind=Kind.RETENTION)
+        if len(ids) == STEP and not self._stop.is_set():
+            self._submit(self.step, limit, kind=Kind.RETENTION)
+
+    def _remove(self, instance_id: str) -> None:
+        # Discarded when the removal succeeds: an instance that cannot be removed is tried once.
+        self._failed.add(instance_id)
+        instance = self._hub.find(instance_id)
+        if instance is not None and instance.finished:
+            self._purges.remove(instance)
+        self._failed.discard(instance_id)
+
+    def _limit(self) -> int | None:
+        """Time in microseconds up to which finished instances are removed; None when all are within the limits."""
+        limits = []
+        if self._policy.age is not None:
+            limits.append(self._hub.now - self._hub.clock.ahead() - int(self._policy.age * 1_000_000))
+        if self._policy.count is not None:
+            row = self._hub.store.connection.execute(
+                "SELECT finished_at FROM instances WHERE finished_at IS NOT NULL ORDER BY finished_at DESC, id DESC"
+                " LIMIT 1 OFFSET ?",
+                (self._policy.count,),
+            ).fetchone()
+            if row is not None:
+                limits.append(int(row[0]))
+        return max(limits) if limits else None

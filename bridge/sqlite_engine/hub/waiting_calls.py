@@ -1,4 +1,4 @@
-"""Calls that wait for an instance to start or to finish."""
+"""Calls whose answers wait: for the start or the end of an instance, or for the end of a turn in flight."""
 
 from __future__ import annotations
 
@@ -75,3 +75,54 @@ class Waiters:
 
 def found(instance: Instance, payloads: bool) -> pb.GetInstanceResponse:
     return pb.GetInstanceResponse(exists=True, orchestrationState=instance.state(payloads))
+
+
+@dataclass(frozen=True, slots=True)
+class DeferredRaise:
+    """Raise whose answer is deferred: its reply, its instance, and the sequence number of its event."""
+
+    reply: Reply
+    instance_id: str
+    seq: int
+
+
+class DeferredRaises:
+    """Raises that are answered when the turn in flight has ended, by key of the instance."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[int, tuple[DeferredRaise, ...]] = {}
+        self._before: dict[int, tuple[DeferredRaise, ...]] = {}
+        """Former values of the keys that the current transaction has changed."""
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def of(self, key: int) -> tuple[DeferredRaise, ...]:
+        return self._by_key.get(key, ())
+
+    def add(self, key: int, deferred: DeferredRaise) -> None:
+        before = self._by_key.get(key, ())
+        self._before.setdefault(key, before)
+        self._by_key[key] = (*before, deferred)
+
+    def take(self, key: int) -> tuple[DeferredRaise, ...]:
+        """Remove and return the raises of an instance; the caller answers them."""
+        taken = self._by_key.pop(key, ())
+        if taken:
+            self._before.setdefault(key, taken)
+        return taken
+
+    def take_all(self) -> list[DeferredRaise]:
+        """Remove and return all raises; the caller answers them."""
+        self._before = {**self._by_key, **self._before}
+        taken = [each for deferred in self._by_key.values() for each in deferred]
+        self._by_key.clear()
+        return taken
+
+    def undo(self) -> None:
+        """Undo the changes of the current transaction."""
+        self._by_key.update(self._before)
+
+    def forget(self) -> None:
+        """Forget the former values at the end of a transaction."""
+        self._before.clear()
