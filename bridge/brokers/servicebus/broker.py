@@ -70,7 +70,7 @@ class ServiceBusBroker:
         """See `Broker.subscribe`. Raises: BrokerUnavailable when the service is away or refuses the connection."""
         assert self._connection is not None, "the broker is not started"
         assert self._senders is not None
-        queue = None if options.dead_letter is None else DeadLetterQueue(self._senders, options.dead_letter)
+        queue = None if options.dead_letter is None else DeadLetterQueue(self._senders.publish, options.dead_letter)
         subscription = ServiceBusSubscription(
             connection=self._connection,
             options=options,

@@ -1,11 +1,12 @@
-"""Creation, opening and closing of the SDK's receivers and senders, within time limits."""
+"""Connections of one namespace: their number, and the SDK's receivers and senders on them, within time limits."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from azure.core.exceptions import AzureError
 from azure.servicebus import NEXT_AVAILABLE_SESSION
@@ -15,7 +16,6 @@ from azure.servicebus.exceptions import OperationTimeoutError
 from bridge.brokers.servicebus import attaching, sdk_internals, transport
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
-from bridge.brokers.servicebus.seats import Seats
 from bridge.brokers.servicebus.security import Access
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable
@@ -42,6 +42,76 @@ CLOSE_READ = 0.2
 """Seconds of silence, twice in a row, after which a closing link counts as drained."""
 
 CLOSE_SECONDS = 8.0
+
+PUBLISHING = 3
+"""Number of connections reserved for senders."""
+
+
+class Seated(Protocol):
+    """A receiver, as far as its connection is concerned."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def spare(self) -> bool:
+        """True for a receiver that can do without a connection where a namespace allows few of them."""
+        ...
+
+    def give_way(self) -> None:
+        """Give way to another receiver that needs the connection."""
+        ...
+
+
+class Seats:
+    """Connections of one namespace. most: number of connections; None: no limit.
+
+    The first receiver of an entity always has a connection, and so has every receiver without sessions. The other
+    session receivers share the rest, in turns over the entities.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._receivers: list[Seated] = []
+        self._taken: set[Seated] = set()
+        """Spare receivers that have a connection, possibly beyond their share."""
+
+    def join(self, receivers: Sequence[Seated]) -> None:
+        """Add receivers that need connections. Seateds that lose their connections to them are notified."""
+        self._receivers += receivers
+        for receiver in self._receivers:
+            if not self.has(receiver):
+                receiver.give_way()
+
+    def leave(self, receivers: Sequence[Seated]) -> None:
+        """Remove receivers that need no connection any more."""
+        self._receivers = [each for each in self._receivers if each not in receivers]
+        self._taken.difference_update(receivers)
+
+    def has(self, receiver: Seated) -> bool:
+        """Return whether the receiver is entitled to a connection."""
+        if self._most is None or not receiver.spare:
+            return True
+        spare = sorted((each for each in self._receivers if each.spare), key=lambda each: each.number)
+        return receiver in spare[: self._left(self._most)]
+
+    def take(self, receiver: Seated) -> bool:
+        """Return whether the receiver may connect now. A spare receiver may have to wait until others have released
+        theirs.
+        """
+        if self._most is None or not receiver.spare or receiver in self._taken:
+            return self.has(receiver)
+        if not self.has(receiver) or len(self._taken) >= self._left(self._most):
+            return False
+        self._taken.add(receiver)
+        return True
+
+    def give_back(self, receiver: Seated) -> None:
+        """Record that the receiver's connection is closed. Idempotent."""
+        self._taken.discard(receiver)
+
+    def _left(self, most: int) -> int:
+        return max(0, most - PUBLISHING - sum(not each.spare for each in self._receivers))
 
 
 class Connection:
@@ -191,3 +261,36 @@ class Connection:
             _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)
             return BrokerUnavailable(f"{self.name}: {what}: unexpected {type(error).__name__}, see the log")
         return broker_error(found)
+
+
+class Link:
+    """One open receiver of the SDK: its health, and the meaning of its errors."""
+
+    def __init__(self, connection: Connection, path: str, sdk: ServiceBusReceiver) -> None:
+        """path: of the entity."""
+        self.sdk = sdk
+        self.timeout = connection.config.request_timeout
+        """Deadline of one request in seconds."""
+        self.broken: BrokerError | None = None
+        """Error that made the connection useless."""
+        self.last_answer = time.monotonic()
+        """Time of the last answer of the service, in monotonic seconds."""
+        self._connection = connection
+        self._path = path
+
+    def break_off(self, error: BrokerError) -> None:
+        """Record an error that makes the connection useless."""
+        self.broken = error
+
+    def check(self) -> None:
+        """Raise the error that made the connection useless, if there is one."""
+        if self.broken is not None:
+            raise self.broken
+
+    def answered(self) -> None:
+        """Record an answer of the service."""
+        self.last_answer = time.monotonic()
+
+    def translate(self, error: BaseException, what: str, *, doing: Doing = "reading") -> BrokerError:
+        """Translate an SDK error raised at this entity into an error of the bridge."""
+        return self._connection.translate(error, f"{what} {self._path}", doing=doing, path=self._path)

@@ -132,7 +132,7 @@ class ServiceBusSubscription:
             self._tasks[-1].cancel()
             await asyncio.wait(self._tasks)
         for receiver in self._receivers:
-            receiver.partition.revoked = True
+            receiver.partition.revoke()
         self._connection.seats.leave(self._receivers)
         self._on_closed()
 

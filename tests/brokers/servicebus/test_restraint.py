@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
+from bridge.brokers.servicebus.connection import PUBLISHING, Seats
 from bridge.brokers.servicebus.inbox import GROWTH, Inbox
 from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.brokers.servicebus.seats import PUBLISHING, Seats
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.core.errors import EngineUnavailable
 from bridge.core.message import Message
