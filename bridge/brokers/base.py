@@ -6,9 +6,9 @@ knows nothing of rules and engines. All calls happen on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, OnUnreadable
 from bridge.core.message import Message, Position, Unreadable
@@ -353,5 +353,42 @@ class TopicBroker(Protocol):
         """Ensure that the topics exist; create missing topics where the configuration allows it.
 
         Raises: BrokerError naming the missing topics, with the remedy; BrokerUnavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Range of messages to read.
+
+    start: `earliest`, `latest` for future messages only, or the offset of the first message in every partition.
+    partition: None for all. follow: continue with future messages. Without `follow`, a log ends with the messages that
+    existed at the beginning, and a queue when no message is left.
+    """
+
+    topic: str
+    start: Literal["earliest", "latest"] | int = "earliest"
+    partition: int | None = None
+    follow: bool = False
+
+    def first(self, begin: int, end: int) -> int:
+        """First offset to read in a partition that has the offsets from `begin` up to `end`."""
+        match self.start:
+            case "earliest":
+                return begin
+            case "latest":
+                return end
+            case offset:
+                return min(max(offset, begin), end)
+
+
+@runtime_checkable
+class ReadableBroker(Protocol):
+    """A broker whose topics can be read without consuming them."""
+
+    def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
+        """Messages with their positions, in order within a partition. Close the iterator when leaving it early.
+
+        Raises: BrokerError when there is no such topic or partition, BrokerUnavailable.
         """
         ...

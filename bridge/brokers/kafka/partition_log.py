@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.brokers.base import stop_reason
-from bridge.brokers.kafka.inflation import Inflation, Room
+from bridge.brokers.kafka.compression import Inflation, Room
 from bridge.brokers.kafka.record_batch import (
     Batch,
     Bounds,
@@ -345,7 +345,7 @@ class PartitionLog:
                     self._pass(first)
                 self.position = last + 1
                 found.append(entry)
-                room.left -= message.size
+                room.spend(message.size)
                 if len(found) == limit or room.left <= 0:
                     self._inflation.note(self, batch.inflated)
                     return found

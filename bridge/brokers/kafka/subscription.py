@@ -14,17 +14,16 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartiti
 from bridge.brokers.base import Listener, Partition, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
+from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
-from bridge.brokers.kafka.dead_letters import DeadLetters
-from bridge.brokers.kafka.delivery import KafkaDelivery
+from bridge.brokers.kafka.detectors import StalledPartitionDetector
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.inflation import Room
-from bridge.brokers.kafka.offset_lookup import look_up
-from bridge.brokers.kafka.range import OutOfRange
+from bridge.brokers.kafka.partition import KafkaDelivery
+from bridge.brokers.kafka.positions import OutOfRange, look_up
+from bridge.brokers.kafka.producer import DeadLetters
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
-from bridge.brokers.kafka.stalled_partitions import StalledPartitionDetector
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
 from bridge.core.message import Message
 
@@ -130,7 +129,8 @@ class KafkaSubscription:
             max_poll_interval_ms=int(config.max_poll_interval * 1000),
             partition_assignment_strategy=(RoundRobinPartitionAssignor,),
         )
-        self._consumer = self._assignment.consumer = consumer
+        self._consumer = consumer
+        self._assignment.attach(consumer)
         if consumer_options.pattern is not None:
             consumer.subscribe(pattern=consumer_options.pattern, listener=self._assignment)
         else:
@@ -180,7 +180,7 @@ class KafkaSubscription:
             room, inflation = Room(), self._assignment.inflation
             again = True
             while again:
-                inflation.refused = False
+                inflation.reset()
                 for partition in partitions[self._turn :] + partitions[: self._turn]:
                     partition.take(limit, taken, room)
                     self._fetcher.look(partition.log)

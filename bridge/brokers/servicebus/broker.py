@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
-from bridge.brokers.base import Features, Listener, SubscribeOptions
-from bridge.brokers.reading import ReadOptions
+from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
 from bridge.brokers.servicebus.connection import Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.reading import read

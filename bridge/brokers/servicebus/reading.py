@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from bridge.brokers.reading import ReadOptions
+from bridge.brokers.base import ReadOptions
 from bridge.brokers.servicebus import copies
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.entity import EntityPath

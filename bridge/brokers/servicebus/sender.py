@@ -114,7 +114,8 @@ class Senders:
         if line.sender is None:
             sender = self._connection.sender(entity)
             await self._connection.open(sender, f"publish to {entity}", self._connection.config.publish_timeout)
-            line.sender = sender
+            line.use(sender)
+            return sender
         return line.sender
 
     def _replace(self, line: _Line) -> None:
@@ -123,7 +124,7 @@ class Senders:
 
     def _retire(self, line: _Line) -> None:
         """Close the line's sender in the background."""
-        sender, line.sender = line.sender, None
+        sender = line.release()
         if sender is not None:
             closing = asyncio.create_task(self._connection.close(sender))
             self._closing.add(closing)
@@ -138,6 +139,15 @@ class _Line:
     def __init__(self) -> None:
         self.sender: ServiceBusSender | None = None
         self.turn = asyncio.Lock()
+
+    def use(self, sender: ServiceBusSender) -> None:
+        """Send with this sender from now on."""
+        self.sender = sender
+
+    def release(self) -> ServiceBusSender | None:
+        """Remove the sender and return it."""
+        sender, self.sender = self.sender, None
+        return sender
 
 
 def _crowded(message: ServiceBusMessage) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.local import writer
+from bridge.brokers.local import threads
 from bridge.brokers.local.database import open_database
 from bridge.core import provenance
 from bridge.core.errors import BrokerUnavailable
@@ -31,7 +31,7 @@ def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size)
         return connection
 
-    monkeypatch.setattr(writer, "open_database", limited)
+    monkeypatch.setattr(threads, "open_database", limited)
 
 
 async def test_what_is_too_large_goes_without_what_makes_it_so(
@@ -66,7 +66,7 @@ async def test_a_log_that_takes_nothing_settles_nothing(harness: LocalHarness, m
     [delivery] = await take(subscription, 1)
     with pytest.raises(BrokerUnavailable, match=r"orders/0@0 cannot be written to orders.dlq: .* larger than"):
         await delivery.dead_letter(CAUSE)
-    monkeypatch.setattr(writer, "open_database", open_database)
+    monkeypatch.setattr(threads, "open_database", open_database)
     await delivery.dead_letter(CAUSE)
     [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
     assert letter.message.body == b"x"

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from bridge.brokers.base import Delivery, SubscribeOptions
-from bridge.brokers.reading import ReadOptions
+from bridge.brokers.base import Delivery, ReadOptions, SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.receiver_options import Sessions
 from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments
