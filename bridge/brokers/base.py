@@ -6,16 +6,15 @@ knows nothing of rules and engines. All calls happen on one event loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
 
-from bridge.config.model.sources import DEAD_LETTER_TOPIC, OnUnreadable
+from bridge.config.model.servicebus import ServiceBusSourceConfig, SessionsConfig
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
-
-Options = TypeVar("Options")
-"""Options of one kind of broker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,25 +176,24 @@ class SubscribeOptions:
 
     topics: one or more names. group: consumer group, where the broker has groups. start: `earliest` or `latest`, used
     while a group has no position yet. dead_letter: topic for dead letters, in which `{topic}` stands for the name of
-    the original topic; None: the broker's own dead-letter place. broker_options: options of one kind of broker, an
-    instance of a class that this broker defines; None: its defaults. unreadable: treatment of messages that cannot be
-    parsed.
+    the original topic; None: the broker's own dead-letter place. unreadable: treatment of messages that cannot be
+    parsed. max_hold: longest time in seconds for which a delivery may wait for a retry. prefetch_bytes: bytes that wait
+    to be handed out, above which a broker that counts them requests no more.
+
+    kafka, servicebus: options of one kind of broker, which other kinds ignore. sessions: how sessions are read; None
+    for entities without sessions.
     """
 
     topics: tuple[str, ...]
     group: str = ""
     start: str = "earliest"
     dead_letter: str | None = DEAD_LETTER_TOPIC
-    broker_options: object | None = None
     unreadable: UnreadablePolicy = UnreadablePolicy()
-
-    def of_broker(self, kind: type[Options]) -> Options:
-        """Options of one kind of broker, or its defaults. Raises: TypeError for options of another broker."""
-        if self.broker_options is None:
-            return kind()
-        if not isinstance(self.broker_options, kind):
-            raise TypeError(f"the broker takes {kind.__name__}, not {type(self.broker_options).__name__}")
-        return self.broker_options
+    max_hold: float = math.inf
+    prefetch_bytes: int = 64 * 1024 * 1024
+    kafka: KafkaSourceConfig = field(default_factory=KafkaSourceConfig)
+    servicebus: ServiceBusSourceConfig = field(default_factory=ServiceBusSourceConfig)
+    sessions: SessionsConfig | None = None
 
 
 class Subscription(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from datetime import datetime
 
 import structlog
 
+from bridge.app.composition import subscribe_options
 from bridge.config.model.engines import ParkingConfig
 from bridge.config.model.on_missing import ParkMissing, StartMissing
-from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.core.settlement import RetryPolicy
@@ -97,7 +98,7 @@ def quarantine_engine(loaded: Loaded, source: str) -> str | None:
     if config is None:
         return None
     kept = config.quarantine
-    limited = isinstance(loaded.config.brokers[config.broker], ServiceBusBrokerConfig)
+    limited = math.isfinite(subscribe_options(loaded, source).max_hold)
     if kept is None and not (limited and config.dead_letter is not None):
         return None
     if kept is not None and kept.engine is not None:

@@ -16,7 +16,6 @@ from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
 from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
 from bridge.brokers.kafka.detectors import StalledPartitionDetector
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.partition import KafkaDelivery
@@ -58,7 +57,7 @@ class KafkaSubscription:
         self._connection = connection
         self._cluster = cluster
         self._options = options
-        self._consumer_options = options.of_broker(KafkaConsumerOptions)
+        self._kafka = options.kafka
         self._on_closed = closed
         self._closed = False
         self._changed = asyncio.Event()
@@ -68,10 +67,10 @@ class KafkaSubscription:
         self._turn = 0
         self._group_error: Exception | None = None
         self._commits = Commits(connection, options.group)
-        self._out_of_range = OutOfRange(self._consumer_options.on_out_of_range)
+        self._out_of_range = OutOfRange(self._kafka.on_out_of_range)
         self._fetcher = Fetcher(
             connection,
-            isolation=self._consumer_options.isolation,
+            isolation=self._kafka.isolation,
             wake=self._wake,
             out_of_range=lambda tp, offset: self._out_of_range.found(tp, offset, self._assignment.partitions.get(tp)),
         )
@@ -115,14 +114,14 @@ class KafkaSubscription:
         self._tasks.append(asyncio.create_task(self._watch()))
 
     async def _open(self) -> None:
-        options, consumer_options, config = self._options, self._consumer_options, self._connection.config
+        options, kafka, config = self._options, self._kafka, self._connection.config
         consumer = AIOKafkaConsumer(
             **self._connection.arguments,
             group_id=options.group,
-            group_instance_id=consumer_options.instance_id,
+            group_instance_id=kafka.instance_id,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            isolation_level=consumer_options.isolation,
+            isolation_level=kafka.isolation,
             session_timeout_ms=int(config.session_timeout * 1000),
             heartbeat_interval_ms=int(config.session_timeout * 100),
             rebalance_timeout_ms=int(config.rebalance_timeout * 1000),
@@ -131,8 +130,8 @@ class KafkaSubscription:
         )
         self._consumer = consumer
         self._assignment.attach(consumer)
-        if consumer_options.pattern is not None:
-            consumer.subscribe(pattern=consumer_options.pattern, listener=self._assignment)
+        if kafka.pattern is not None:
+            consumer.subscribe(pattern=kafka.pattern, listener=self._assignment)
         else:
             consumer.subscribe(list(options.topics), listener=self._assignment)
         try:
@@ -371,7 +370,7 @@ class KafkaSubscription:
         }
         if self._away:
             found["broker"] = self._away
-        storms = self._assignment.storms.message(asyncio.get_running_loop().time(), self._consumer_options.instance_id)
+        storms = self._assignment.storms.message(asyncio.get_running_loop().time(), self._kafka.instance_id)
         if storms is not None:
             found["group"] = storms
         return found

@@ -19,6 +19,9 @@ from bridge.core.errors import BrokerUnavailable
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 
+WRITER = "local-broker-writer"
+"""Name of the writing thread."""
+
 GROUP = 1000
 """Most requests in one transaction; limits the wait of the first."""
 
@@ -45,7 +48,7 @@ class Writer:
         """Start the thread for the running loop."""
         self._loop = asyncio.get_running_loop()
         # A daemon thread: a process that ends without stopping the broker has crashed, and the log survives crashes
-        self._thread = threading.Thread(target=self._run, name="local-broker-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=WRITER, daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:

@@ -16,7 +16,7 @@ from bridge.brokers.servicebus.clock import UNKNOWN_LOCK, Clock, renew_after
 from bridge.brokers.servicebus.connection import FOREIGN, Link
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 from bridge.brokers.servicebus.receiver import Receiver
-from bridge.brokers.servicebus.receiver_options import Sessions
+from bridge.config.model.servicebus import SessionsConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
 ACCEPT_SECONDS = 30.0
@@ -90,7 +90,7 @@ def _remaining(link: Link) -> float:
 class Turn:
     """Times of one held session, by which it makes room for another. Pure: the caller passes monotonic seconds."""
 
-    def __init__(self, options: Sessions, accepting: float, now: float) -> None:
+    def __init__(self, options: SessionsConfig, accepting: float, now: float) -> None:
         """accepting: seconds that the acceptance took."""
         self._end = now + options.turn
         self._busy = now
@@ -125,15 +125,15 @@ class SessionReceiver(Receiver):
     the last case this process loses all messages in flight.
     """
 
-    def __init__(self, *, listener: Listener, receiver_options: Sessions, **given: Any) -> None:
+    def __init__(self, *, listener: Listener, sessions: SessionsConfig, **given: Any) -> None:
         """given: see `Receiver`."""
         super().__init__(**given)
         self.sessions = 0
         """Number of accepted sessions."""
         self._listener = listener
-        self._receiver_options = receiver_options
+        self._options = sessions
         self._lock = SessionLock(self._clock)
-        self._turn = Turn(receiver_options, 0.0, 0.0)
+        self._turn = Turn(sessions, 0.0, 0.0)
         self._handing: asyncio.Task[None] | None = None
         """Task that ends a turn."""
         self._kept: ServiceBusReceiver | None = None
@@ -179,7 +179,7 @@ class SessionReceiver(Receiver):
         self.partition = ServiceBusPartition(self.path, self.number, self.wake)
         self.sessions += 1
         now = time.monotonic()
-        self._turn = Turn(self._receiver_options, now - begun, now)
+        self._turn = Turn(self._options, now - begun, now)
         self._handing = None
         if not self._lock.begin(link):
             self._kept = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,8 @@ def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
     def limited(directory: Path) -> sqlite3.Connection:
         connection = open_database(directory)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size)
+        if threading.current_thread().name == threads.WRITER:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size)
         return connection
 
     monkeypatch.setattr(threads, "open_database", limited)

@@ -17,7 +17,6 @@ from azure.servicebus.aio import ServiceBusClient
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import (
     ServiceBusBroker,
-    ServiceBusReceiverOptions,
     attaching,
     decoding,
     encoding,
@@ -25,8 +24,7 @@ from bridge.brokers.servicebus import (
     sdk_internals,
     transport,
 )
-from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments
@@ -190,9 +188,9 @@ async def test_it_goes_without(
     await broker.start()
     session = queue == "by-session"
     await broker.publish(queue, [Message(b"%d" % n, b"k%d" % (n % 3) if session else None) for n in range(6)])
-    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=1, idle=0.1) if session else None)
+    sessions = SessionsConfig.model_validate({"concurrent": 1, "idle": "100ms"}) if session else None
     subscription = await broker.subscribe(
-        SubscribeOptions((queue,), dead_letter=None, broker_options=options), Assignments()
+        SubscribeOptions((queue,), dead_letter=None, sessions=sessions), Assignments()
     )
     done = 0
     async with asyncio.timeout(TIMEOUT):
