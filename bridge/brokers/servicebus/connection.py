@@ -13,7 +13,7 @@ from azure.servicebus import NEXT_AVAILABLE_SESSION
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import OperationTimeoutError
 
-from bridge.brokers.servicebus import attaching, sdk_internals, transport
+from bridge.brokers.servicebus import amqp_values, decoding, encoding, sdk_internals
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
 from bridge.brokers.servicebus.security import Access
@@ -129,7 +129,8 @@ class Connection:
         """SDK client for all receivers and senders; each of them opens its own connection."""
         if self._client is None:
             self._client = self.access.client()
-            if not transport.install(self._client):
+            known = amqp_values.extend() and sdk_internals.install(self._client)
+            if not (known and self.exact):
                 _log.warning(
                     "%s: this azure-servicebus is not the one that is known: see docs/servicebus.md", self.name
                 )
@@ -138,7 +139,7 @@ class Connection:
     @property
     def exact(self) -> bool:
         """True when the client sends encoded values unchanged."""
-        return transport.exact(self.client)
+        return sdk_internals.is_installed(self.client) and encoding.extend()
 
     async def stop(self) -> None:
         """Close the client. Idempotent."""
@@ -171,7 +172,7 @@ class Connection:
         client = self.client
         make = client.get_queue_receiver if path.subscription is None else client.get_subscription_receiver
         receiver: Any = make(**path.arguments, **given)
-        receiver.credit = credit
+        sdk_internals.customize(receiver, decoding.decode, credit)
         return receiver  # type: ignore[no-any-return]  # the created object is one
 
     def sender(self, entity: str) -> ServiceBusSender:
@@ -180,19 +181,19 @@ class Connection:
 
     async def open(self, part: ServiceBusReceiver | ServiceBusSender, what: str, seconds: float) -> None:
         """Open a receiver or sender. Raises: BrokerError; the part is then closed."""
-        if attaching.possible(part):
+        if sdk_internals.opens_in_steps(part):
             await self._bounding(part, self._connect_and_attach(part), what, seconds)
         else:
             await self._bounding(part, part.__aenter__(), what, seconds)
 
     @staticmethod
     async def _connect_and_attach(part: Any) -> None:
-        await attaching.connect(part)
-        await attaching.attach(part)
+        await sdk_internals.connect(part)
+        await sdk_internals.attach(part)
 
     async def connect(self, part: ServiceBusReceiver, what: str, seconds: float) -> None:
         """Open the connection of a receiver, without its link. Raises: BrokerError; the receiver is then closed."""
-        await self._bounding(part, attaching.connect(part), what, seconds)
+        await self._bounding(part, sdk_internals.connect(part), what, seconds)
 
     async def attach(self, part: ServiceBusReceiver, what: str, seconds: float) -> bool:
         """Attach the link of a connected receiver to the next session; False when there is none.
@@ -204,10 +205,10 @@ class Connection:
     @staticmethod
     async def _next(part: ServiceBusReceiver) -> bool:
         try:
-            await attaching.attach(part)
+            await sdk_internals.attach(part)
         except OperationTimeoutError:
             # The service answers so after the given time
-            await attaching.detach(part)
+            await sdk_internals.detach(part)
             return False
         return True
 
@@ -217,7 +218,7 @@ class Connection:
         """
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await attaching.detach(part)
+                await sdk_internals.detach(part)
         except FOREIGN as error:
             _log.debug("%s: give a session back: %s: %s", self.name, type(error).__name__, error)
             await self.close(part)

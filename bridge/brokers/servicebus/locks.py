@@ -11,7 +11,7 @@ from itertools import count
 
 from azure.servicebus import ServiceBusReceivedMessage
 
-from bridge.brokers.servicebus import sdk_internals, transport
+from bridge.brokers.servicebus import decoding, sdk_internals
 from bridge.brokers.servicebus.clock import Clock, renew_after
 from bridge.brokers.servicebus.connection import FOREIGN, Link
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
@@ -116,7 +116,7 @@ class MessageLocks:
             self._queue.renew_all_now(now)
         remaining = delivery.remaining(wall)
         self._clock.received(delivery.message.timestamp, remaining, wall)
-        if not transport.has_token(delivery.raw):
+        if not decoding.has_token(sdk_internals.delivery_tag(delivery.raw), sdk_internals.received(delivery.raw)):
             self._nameless.append(delivery)
         elif remaining > 0:
             self._queue.add(delivery, self._clock.usable(remaining), now)

@@ -12,7 +12,7 @@ from typing import Any
 
 from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
 
-from bridge.brokers.servicebus import attaching, messages, sdk_internals, transport
+from bridge.brokers.servicebus import decoding, messages, sdk_internals
 from bridge.brokers.servicebus.clock import Clock
 from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection, Link
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
@@ -328,7 +328,7 @@ class Receiver:
 
     def _deliver(self, raw: ServiceBusReceivedMessage, key: bytes | None) -> ServiceBusDelivery:
         """Create a delivery from a received message, readable or not. key: see `messages.received`."""
-        size = transport.size(raw)
+        size = decoding.size(raw)
         self._inbox.measure(size)
         number, message = raw.sequence_number, messages.received(raw, key)
         if number is None:
@@ -344,7 +344,7 @@ class Receiver:
         return self._inbox.credit(self._prefetch) if self._wants_more() else 0
 
     def _is_settleable(self, raw: ServiceBusReceivedMessage, now: float) -> bool:
-        if transport.settleable(raw):
+        if sdk_internals.is_settleable(raw):
             return True
         number = raw.sequence_number
         text = (
@@ -369,7 +369,7 @@ class Receiver:
         limit = max(0.0, limit)
         if not self._wants_more():
             try:
-                await attaching.authorize(link.sdk)
+                await sdk_internals.authorize(link.sdk)
             except FOREIGN as error:
                 raise link.translate(error, "renew the claim to") from error
             await self._pause(min(limit, IDLE_READ))

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
-from azure.servicebus._pyamqp.types import VALUE
 from azure.servicebus.aio import ServiceBusSender
 
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.copies import outgoing
 from bridge.brokers.servicebus.faults import is_answer
 from bridge.brokers.servicebus.messages import runs
+from bridge.brokers.servicebus.sdk_internals import VALUE
 from bridge.core.errors import BrokerUnavailable, PublishFailed
 from bridge.core.message import Message
 

@@ -11,7 +11,7 @@ from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import OperationTimeoutError
 
 from bridge.brokers.base import Listener
-from bridge.brokers.servicebus import attaching
+from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.clock import UNKNOWN_LOCK, Clock, renew_after
 from bridge.brokers.servicebus.connection import FOREIGN, Link
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
@@ -194,7 +194,7 @@ class SessionReceiver(Receiver):
         sdk, self._kept = self._kept, None
         if sdk is None:
             sdk = self._connection.receiver(self._entity, self._prefetch, accept=ACCEPT_SECONDS, credit=self._credit)
-            if not attaching.possible(sdk):
+            if not sdk_internals.opens_in_steps(sdk):
                 return await self._open_whole(sdk, what, limit)
             await self._connection.connect(sdk, what, limit)
         taken = await self._connection.attach(sdk, what, ACCEPT_SECONDS + limit)
