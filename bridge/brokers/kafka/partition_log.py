@@ -13,17 +13,8 @@ from dataclasses import dataclass
 
 from bridge.brokers.base import stop_reason
 from bridge.brokers.kafka.compression import Inflation, Room
-from bridge.brokers.kafka.record_batch import (
-    Batch,
-    Bounds,
-    Found,
-    Verdict,
-    base_at,
-    begins_whole,
-    is_cut,
-    split,
-    verdict_on,
-)
+from bridge.brokers.kafka.record_batch import Batch, Verdict, base_at, begins_whole, is_cut, split, verdict_on
+from bridge.brokers.kafka.records import Bounds, Found
 from bridge.config.model.sources import OnUnreadable
 from bridge.core.message import Unreadable
 
