@@ -83,10 +83,10 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         self.storms.note(asyncio.get_running_loop().time())
         self._task = asyncio.create_task(self._take(sorted(assigned)))
 
-    async def release(self, limit: float, *, tell: bool = True) -> None:
+    async def release(self, limit: float, *, notify: bool = True) -> None:
         """Release all partitions, after at most `limit` seconds and the time of one commit.
 
-        tell: let the listener finish deliveries in flight.
+        notify: let the listener finish deliveries in flight.
         """
         self.settled.clear()
         self._changed()
@@ -103,8 +103,8 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         if not gone:
             return
         try:
-            if tell:
-                await self._tell(gone, limit)
+            if notify:
+                await self._notify(gone, limit)
             self._commits.interrupt()
             await self._commits.commit(self._consumer, gone, max(1.0, limit / 2))
         except BrokerError as error:
@@ -116,7 +116,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             self._fetcher.assign({})
             self._commits.interrupt()
 
-    async def _tell(self, gone: list[KafkaPartition], limit: float) -> None:
+    async def _notify(self, gone: list[KafkaPartition], limit: float) -> None:
         try:
             async with asyncio.timeout(limit):
                 await self._listener.revoked(gone)

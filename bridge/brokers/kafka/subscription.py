@@ -150,13 +150,13 @@ class KafkaSubscription:
             self._commits.keep(consumer, lambda: list(self._assignment.partitions.values()))
         )
 
-    async def _shut(self, *, tell: bool) -> None:
-        """Commit, release the partitions, and stop the client. tell: see `RebalanceListener.release`."""
+    async def _shut(self, *, notify: bool) -> None:
+        """Commit, release the partitions, and stop the client. notify: see `RebalanceListener.release`."""
         if self._committing is not None:
             self._committing.cancel()
             await asyncio.wait([self._committing])
             self._committing = None
-        await self._assignment.release(self._connection.config.rebalance_timeout / 2, tell=tell)
+        await self._assignment.release(self._connection.config.rebalance_timeout / 2, notify=notify)
         await close(self._consumer)
 
     async def receive(self, limit: int) -> Sequence[KafkaDelivery]:
@@ -241,7 +241,7 @@ class KafkaSubscription:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._shut(tell=False)
+        await self._shut(notify=False)
         await self._fetcher.stop()
         self._on_closed()
 
@@ -302,8 +302,8 @@ class KafkaSubscription:
         """True when the client's own tasks neither bring an assignment nor keep the place in the group."""
         if self._assignment.settled.is_set():
             self._settled = now
-        heard = last_heartbeat(self._consumer)
-        lost = heard is not None and now - max(heard, self._opened) > self._patience
+        answered = last_heartbeat(self._consumer)
+        lost = answered is not None and now - max(answered, self._opened) > self._patience
         return lost or now - self._settled > self._patience
 
     async def _replace(self, reason: str) -> None:
@@ -311,7 +311,7 @@ class KafkaSubscription:
         self._failures = 0
         _log.warning("group %s: the client is replaced after %s", self._options.group, reason)
         self._gone = True
-        await self._shut(tell=True)
+        await self._shut(notify=True)
 
     async def _stay(self) -> None:
         """Let the client report errors of its own tasks, and show it that the consumer is alive; otherwise it leaves

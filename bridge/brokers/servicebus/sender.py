@@ -102,7 +102,7 @@ class Senders:
                 await sender.send_messages(batch, timeout=limit)
         except FOREIGN as error:
             found = self._connection.translate(error, what, doing="publishing", path=entity)
-            if isinstance(found, BrokerUnavailable) and is_answer(error) and any(map(_crowded, messages)):
+            if isinstance(found, BrokerUnavailable) and is_answer(error) and any(map(_has_large_properties, messages)):
                 # The service has no condition of its own for this and answers with a temporary one
                 raise PublishFailed(
                     f"{found}; properties of a message may have {PROPERTY_LIMIT // 1024} KiB each and "
@@ -150,7 +150,7 @@ class _Line:
         return sender
 
 
-def _crowded(message: ServiceBusMessage) -> bool:
+def _has_large_properties(message: ServiceBusMessage) -> bool:
     """Return whether the message exceeds the size of application properties that the service documents."""
     amqp: Any = message.raw_amqp_message
     properties: dict[Any, Any] = getattr(amqp, "encoded", amqp).application_properties or {}
