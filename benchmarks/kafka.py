@@ -32,7 +32,7 @@ from durabletask.task import OrchestrationContext
 from benchmarks._sidecar import sidecar
 from benchmarks.pipeline import message, payload
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.serve.daemon import tune_gc
+from bridge.app.memory import tune_memory
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
@@ -40,7 +40,7 @@ from bridge.engines.execution import CommandExecutor
 from bridge.engines.registry import Workflows
 from bridge.engines.worker import stop_worker
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
 from tests.kafka.node import Node
 
@@ -59,7 +59,7 @@ routes:
     from: orders
     match: {{type: order.created}}
     when: payload.total > 0.0
-    {verb}
+    {command}
 workflows: {{external: [order]}}
 """
 START = 'schedule: {{orchestration: order, instance_id: "{group}-{{{{ payload.id }}}}"}}'
@@ -74,14 +74,16 @@ async def until(condition: Callable[[], bool], pause: float) -> None:
 
 @asynccontextmanager
 async def setting(
-    bootstrap: str, engine: str, topic: str, group: str, verb: str
+    bootstrap: str, engine: str, topic: str, group: str, command: str
 ) -> AsyncIterator[tuple[Loaded, Engine]]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "bridge.yaml"
         if engine == "embedded":
             engine = f"embedded, path: {directory}/engine"
         path.write_text(
-            CONFIG.format(engine=engine, bootstrap=bootstrap, topic=topic, group=group, verb=verb.format(group=group))
+            CONFIG.format(
+                engine=engine, bootstrap=bootstrap, topic=topic, group=group, command=command.format(group=group)
+            )
         )
         loaded = load_config([path])
         found = build_engine(loaded, "default", host=True)
@@ -297,6 +299,6 @@ async def measure() -> dict[str, float]:
 
 
 def run() -> dict[str, float]:
-    tune_gc()  # for all variants alike
+    tune_memory()  # for all variants alike
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(measure())

@@ -22,14 +22,15 @@ from bridge.engines import factory, keyrings
 from bridge.engines.base import Engine
 from bridge.engines.registry import Workflows, functions
 from bridge.engines.registry import load as load_modules
-from bridge.pipeline.admission import RouteLimit
 from bridge.pipeline.dead_letter_limit import PaceStore
-from bridge.pipeline.domain import OrderingDomain
-from bridge.pipeline.execution import Target
-from bridge.pipeline.quarantine import QuarantineSettings, QuarantineStore
-from bridge.pipeline.settings import SourceSettings
-from bridge.pipeline.shares import PerValue
+from bridge.pipeline.flow_control import PerValue
+from bridge.pipeline.lanes import OrderingDomain
+from bridge.pipeline.route_limits import RouteLimit
+from bridge.pipeline.settings import SourceSettings, Target
 from bridge.pipeline.source import SourcePipeline
+from bridge.quarantine.keys import QuarantineSettings
+from bridge.quarantine.stage import QuarantineStage
+from bridge.quarantine.store import QuarantineStore
 from bridge.routing import Router
 from bridge.routing.cel.expression import SOURCE, Compiler
 from bridge.routing.cel.scope import SourceScope
@@ -62,7 +63,15 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
             return [path]
     looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
-        [Problem(".", 0, 0, "", f"neither {looked} is here; name a file with -c, or make a project: bridge init NAME")]
+        [
+            Problem(
+                ".",
+                0,
+                0,
+                "",
+                f"found neither {looked}; name a file with -c, or create a project with `bridge init NAME`",
+            )
+        ]
     )
 
 
@@ -281,7 +290,6 @@ def build_source(
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
-    kept = config.quarantine
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
     subscribe = subscribe_options(loaded, name)
@@ -305,23 +313,32 @@ def build_source(
         dead_letter_limit=config.limits.dead_letter_limit,
         trusted_replay=config.trusted == "replay",
         per=_shares(config.limits),
-        quarantine=None if kept is None else QuarantineSettings(kept.max_messages, kept.max_bytes, kept.poll),
         config_version=loaded.version,
     )
     decoder = build_decoder(loaded, name, registries)
+    targets = {engine: target for engine, target in engines.items() if engine in used}
+
+    def quarantine(pipeline: SourcePipeline) -> QuarantineStage:
+        assert quarantine_store is not None
+        engine, store = quarantine_store
+        given = config.quarantine
+        limits = None if given is None else QuarantineSettings(given.max_messages, given.max_bytes, given.poll)
+        breaker = targets[engine].breaker if engine in targets else None
+        return QuarantineStage(pipeline, store, limits, decoder.decode, breaker)
+
     return SourcePipeline(
         settings,
         brokers[config.broker],
         decoder.decode,
         router,
-        {engine: target for engine, target in engines.items() if engine in used},
+        targets,
         limits={
             route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
         }
         if limits
         else None,
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
-        store=quarantine_store,
+        stage=None if quarantine_store is None else quarantine,
         paces=paces,
         prepare=decoder.prepare,
     )

@@ -15,6 +15,7 @@ from bridge.config.model.servicebus import ServiceBusSourceConfig, SessionsConfi
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
+from bridge.core.states import PartitionState
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +166,8 @@ def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = ""
     """
     which = f"offset {first}" if first == last else f"offsets {first} to {last}"
     return (
-        f"{which} cannot be read: {unreadable.detail}; nothing after that is read, so that order is kept; set "
-        f"`on_unreadable: dead_letter` or `skip` on the source{move and f', or {move},'} and restart"
+        f"the partition is {PartitionState.STOPPED} at {which}: {unreadable.detail}; later records wait, which keeps "
+        f"the order; set `on_unreadable: dead_letter` or `skip` on the source{move and f', or {move},'} and restart"
     )
 
 

@@ -204,7 +204,7 @@ async def start_cancel_grace(
 
     Raises: EngineError.
     """
-    what = f"guard the cancel of {command.instance_id!r}"
+    what = f"store the grace period of the cancel of {command.instance_id!r}"
     client = engine.client
     try:
         state = await inquiry.call(what, None, lambda: client.get_orchestration_state(command.instance_id))

@@ -68,7 +68,7 @@ _UNREAD = re.compile(r"The instance has \d+ unread events of \d+ bytes; no furth
 
 _SAID = {
     Code.NOT_FOUND: "no such instance",
-    Code.ALREADY_EXISTS: "the instance exists already",
+    Code.ALREADY_EXISTS: "the instance already exists",
     Code.INVALID_ARGUMENT: "the engine refuses the request (INVALID_ARGUMENT)",
     Code.FAILED_PRECONDITION: "the engine refuses the request (FAILED_PRECONDITION)",
     Code.OUT_OF_RANGE: "the engine refuses the request (OUT_OF_RANGE)",
@@ -99,7 +99,7 @@ def translate(error: BaseException, *, what: str) -> EngineError:
     if code is not None:
         return _of_status(code, details_of(error), what)
     if isinstance(error, TimeoutError | grpc.FutureTimeoutError):
-        return EngineTimeout(f"{what}: no answer in time")
+        return EngineTimeout(f"{what}: the engine did not answer in time")
     if isinstance(error, ClientAuthenticationError):
         return EngineDenied(f"{what}: no token for the engine ({type(error).__name__}); check the engine's credential")
     if isinstance(error, AzureError | SerializationError | DeserializationError):
@@ -112,7 +112,7 @@ def translate(error: BaseException, *, what: str) -> EngineError:
         return EngineRejected(f"{what}: the SDK cannot make a request of it ({type(error).__name__})")
     if isinstance(error, AttributeError) and error.obj is None:
         # gRPC gives the SDK None for an answer that cannot be parsed
-        return EngineUnavailable(f"{what}: what answered does not speak the protocol of an engine")
+        return EngineUnavailable(f"{what}: the answer does not follow the protocol of an engine")
     raise error
 
 
@@ -144,7 +144,7 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
         return kind(f"{what}: the engine does not know the task hub")
     detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or _BOUND.fullmatch(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
-        return kind(f"{what}: the request is larger than the engine takes{detail}")
+        return kind(f"{what}: the request exceeds the limit of the engine{detail}")
     return kind(f"{what}: {_SAID.get(code, code.name)}{detail}")
 
 

@@ -174,13 +174,13 @@ class _Run:
     def _end(self, move: NextStep) -> None:
         match move:
             case NextStep.REPEATED:
-                raise AlreadyTaken(f"{self._what}: the engine has had it before")
+                raise AlreadyTaken(f"{self._what}: the engine executed it before")
             case NextStep.EXISTS:
                 raise InstanceAlreadyExists(f"{self._what}: another message has started the instance")
             case NextStep.MISSING:
                 raise InstanceNotFound(f"{self._what}: no such instance")
             case NextStep.FINISHED:
-                raise InstanceFinished(f"{self._what}: the instance is {self._status} and did not see it")
+                raise InstanceFinished(f"{self._what}: the instance is {self._status} and did not receive it")
             case NextStep.UNSURE:
                 assert self._trouble is not None
                 raise self._trouble
@@ -272,7 +272,7 @@ class _Run:
         except InstanceAlreadyExists as error:
             # An engine refuses an event in this way only when it answers a request that has an answer
             if (read_refusal(details_of(error.__cause__)) if error.__cause__ else None) == (ANSWERED, True):
-                raise AlreadyTaken(f"{self._what}: the engine has had it before") from error
+                raise AlreadyTaken(f"{self._what}: the engine executed it before") from error
             raise InstanceFinished(f"{self._what}: the request was answered before") from error
         except EngineRejected as error:
             self._refusals += 1

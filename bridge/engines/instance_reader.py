@@ -125,7 +125,7 @@ class InstanceReader:
         except EngineOutage:
             raise
         except EngineError as error:
-            raise EngineUnavailable(f"{what}: the engine answers nothing useful ({cause})") from error
+            raise EngineUnavailable(f"{what}: the answer of the engine is not valid ({cause})") from error
 
     def translate(self, error: BaseException, what: str) -> EngineError:
         """Translate an exception of a call.

@@ -13,10 +13,10 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.errors import EngineUnavailable
 from bridge.core.pace import Paces
+from bridge.core.system_names import DEAD_LETTER_PACE
 from bridge.engines.base import Engine
+from bridge.engines.entity_lookup import look
 from bridge.engines.errors import asked
-from bridge.engines.parking.look import look
-from bridge.parking.names import DEAD_LETTER_PACE
 
 T = TypeVar("T")
 

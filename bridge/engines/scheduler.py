@@ -31,13 +31,13 @@ from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe, worker_options
 from bridge.engines.response_limits import TOTAL, LimitedClient, ResponseLimits
 from bridge.engines.trace_propagation import TraceInterceptor
 from bridge.engines.work_item_flow import WorkItemFlow
 from bridge.engines.worker import concurrency, quiet_logger, register
-from bridge.parking.sealed import MessageSealer
 from bridge.system.tls import TlsProblem, load_client
 
 RECONNECT_SECONDS = 1.0
@@ -52,7 +52,7 @@ def parse_endpoint(endpoint: str) -> tuple[str, bool]:
     parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
     if parts.scheme not in _PORTS or not parts.hostname or parts.username or parts.path.strip("/") or parts.query:
         raise ValueError(
-            f"{endpoint!r} is not an endpoint; write it like https://name.region.durabletask.io or http://localhost:8080"
+            f"{endpoint!r} is not an endpoint; write an address like https://name.region.durabletask.io or http://localhost:8080"
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{parts.port or _PORTS[parts.scheme]}", parts.scheme in ("https", "grpcs")

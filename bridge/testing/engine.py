@@ -13,10 +13,10 @@ from bridge.engines.base import RunListener
 from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.embedded.inprocess import AioChannel, Channel
+from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.registry import Workflows
 from bridge.engines.trace_propagation import BEFORE
 from bridge.engines.worker import quiet_logger, register
-from bridge.parking.sealed import MessageSealer
 from bridge.testing.backend import VirtualBackend
 
 TIMEOUT = 30.0

@@ -77,7 +77,7 @@ def test_header_values_of_event_hubs_are_decoded(tmp_path: Path, server: str, se
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (("topics: []", "topics: [a]"), "topics are named already; write `topics: []`"),
+        (("topics: []", "topics: [a]"), "`pattern` selects the topics; write `topics: []`"),
         (('pattern: "orders[.]", ', ""), "must have at least one entry"),
         (('type: kafka, bootstrap_servers: "localhost:9092"', "type: local"), "is of type local, not kafka"),
         (("localhost:9092", "localhost"), "'localhost' is not a server; write host:port"),

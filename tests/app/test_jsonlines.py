@@ -152,7 +152,7 @@ def test_a_message_that_cannot_be_parsed() -> None:
         "headers": {}, "raw_base64": "/wA=",
         "unreadable": {"fault": "crc", "detail": "the checksum of the batch is wrong", "last_offset": 44},
     }  # fmt: skip
-    with pytest.raises(DecodeError, match=r"^stdin:2: .*cannot be parsed; leave it out"):
+    with pytest.raises(DecodeError, match=r"^stdin:2: .*cannot be parsed; remove it"):
         parsed(f'{{"body": 1}}\n{line}\n')
 
 

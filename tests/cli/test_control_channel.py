@@ -124,7 +124,7 @@ def test_a_place_that_cannot_be_used(project: Path) -> None:
         # As for a configuration directory that is not writable
         assert ready["control"] is None
         assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
-    assert "no control channel" in (project / "serve.log").read_text()
+    assert "cannot open the control channel" in (project / "serve.log").read_text()
     assert [line["via"] for line in Trail(project / "data" / "engine").read()] == ["cli"]
 
 

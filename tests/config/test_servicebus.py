@@ -56,7 +56,7 @@ def test_what_is_read(tmp_path: Path, source: dict[str, Any], path: str, entranc
     found = loaded(tmp_path, {"broker": "bus", **source})
     assert subscribe_options(found, "s") == SubscribeOptions((path,), dead_letter=None, max_hold=300.0)
     if entrance is None:
-        with pytest.raises(LookupError, match="nothing can be published"):
+        with pytest.raises(LookupError, match="no topic or queue to publish to"):
             destination(found, "s")
     else:
         assert destination(found, "s").topic == entrance
@@ -79,10 +79,10 @@ def test_receiver_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "where", "what"),
     [
-        ({"broker": "bus"}, "sources.s", "needs `queue`, or `topic` and `subscription`"),
-        ({"broker": "bus", "queue": "q", "topic": "t"}, "sources.s", "and not both"),
-        ({"broker": "bus", "topic": "t"}, "sources.s", "go together"),
-        ({"broker": "bus", "queue": "q", "subscription": "s"}, "sources.s", "go together"),
+        ({"broker": "bus"}, "sources.s", "write either `queue`, or `topic` and `subscription`"),
+        ({"broker": "bus", "queue": "q", "topic": "t"}, "sources.s", "write either"),
+        ({"broker": "bus", "topic": "t"}, "sources.s", "need each other"),
+        ({"broker": "bus", "queue": "q", "subscription": "s"}, "sources.s", "need each other"),
         ({"broker": "bus", "topics": ["t"]}, "sources.s.topics", "has no `topics`; write `queue`"),
         ({"broker": "bus", "queue": "q", "group": "g"}, "sources.s.group", "has no `group`"),
         ({"broker": "bus", "queue": "q", "start": "latest"}, "sources.s.start", "has no `start`"),
@@ -96,7 +96,7 @@ def test_receiver_options(tmp_path: Path) -> None:
             "sources.s.sessions",
             "no sess",
         ),
-        ({"broker": "bus", "queue": "q", "dead_letter": "q"}, "sources.s.dead_letter", "reads itself"),
+        ({"broker": "bus", "queue": "q", "dead_letter": "q"}, "sources.s.dead_letter", "this source reads"),
         ({"broker": "local", "topics": ["t"], "dead_letter": "a/b"}, "sources.s.dead_letter", "characters"),
         ({"broker": "bus", "queue": "/q"}, "sources.s.queue", "characters"),
         ({"broker": "bus", "topic": "t", "subscription": "s/s"}, "sources.s.subscription", "characters"),
@@ -120,8 +120,8 @@ def test_dead_letters_of_a_sub_queue_need_a_queue(tmp_path: Path, kind: str, let
 @pytest.mark.parametrize(
     ("target", "where", "what"),
     [
-        ({"broker": "bus"}, "targets.t", "needs `queue` or `topic`"),
-        ({"broker": "bus", "queue": "q", "topic": "t"}, "targets.t", "and not both"),
+        ({"broker": "bus"}, "targets.t", "write either `queue` or `topic`"),
+        ({"broker": "bus", "queue": "q", "topic": "t"}, "targets.t", "write either"),
         ({"broker": "local", "queue": "q"}, "targets.t.queue", "has no `queue`"),
         ({"broker": "local"}, "targets.t", "`topic` is missing"),
         ({"broker": "kafka", "topic": "a/b"}, "targets.t.topic", "characters"),

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from bridge.parking import early_message_queue, key_quarantine
 from pydantic import BaseModel
 
-from bridge import errors
-from bridge.config import engines, sources
+from bridge.config.model import engines, sources
 from bridge.config.model.brokers import KafkaBrokerConfig
-from bridge.parking import early_message_queue, key_quarantine
+from bridge.core import errors
 from tests.docs.document import table
 
 DOCUMENT = "docs/security.md"
@@ -25,7 +25,7 @@ _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "ms": 0.001}
 
 
 def rows() -> list[list[str]]:
-    return [[cell.replace("`", "") for cell in row] for row in table(DOCUMENT, "What one sender may cost")]
+    return [[cell.replace("`", "") for cell in row] for row in table(DOCUMENT, "Cost of one sender")]
 
 
 def default_of(setting: str) -> object:

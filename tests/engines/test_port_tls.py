@@ -207,5 +207,5 @@ def test_loopback_may_go_without(listen: str) -> None:
 
 
 def test_tls_needs_a_port() -> None:
-    with pytest.raises(ValidationError, match="`tls` is for `listen`"):
+    with pytest.raises(ValidationError, match="`tls` needs `listen`"):
         EmbeddedEngineConfig.model_validate({"type": "embedded", "tls": {"certificate": "x"}})

@@ -13,7 +13,7 @@ from bridge.app.check import inspect
 from bridge.app.composition import build_router, load_config
 from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.errors import ConfigError, EngineRejected, EngineUnavailable
-from bridge.pipeline.admission import Rate, RouteLimit
+from bridge.pipeline.route_limits import Rate, RouteLimit
 from bridge.pipeline.running_instances import RECOUNT, Count, RunningInstances, without_children
 
 from .harness import CONFIG, Bench, bench, message
@@ -57,8 +57,8 @@ async def test_starts_wait_at_the_cap_and_go_on_as_instances_finish(tmp_path: Pa
         await it.publish(message("free", 1, "f"))
         await it.until(lambda: "free-1" in started(it), "another route goes on")
         first = [instance_id for instance_id in started(it) if instance_id != "free-1"]
-        assert limit.population is not None
-        limit.population._count = counting = Counting(limit.population._count)
+        assert limit.running_instances is not None
+        limit.running_instances._count = counting = Counting(limit.running_instances._count)
         await finish(it, first[0])
         await it.until(lambda: limit.waiting == 5, "one more")
         assert not counting.asked, "the engine announced the end; nothing was counted"
@@ -95,8 +95,8 @@ async def test_instances_from_before_count_and_their_repeats_need_no_room(tmp_pa
         assert it.source.ledger.outcomes["ignored"] == 1
         limit = it.source.limits["start"]
         await it.until(lambda: limit.waiting == 1, "the new one waits")
-        assert limit.population is not None
-        assert len(limit.population) == 5, "children and others do not count"
+        assert limit.running_instances is not None
+        assert len(limit.running_instances) == 5, "children and others do not count"
         await finish(it, "order-0", "order-1")
         await asyncio.sleep(0.1)
         assert limit.waiting == 1, "three still run"
@@ -121,7 +121,7 @@ async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
         await finish(it, "order-again")
         await go(it)
         limit = it.source.limits["start"]
-        population = limit.population
+        population = limit.running_instances
         assert population is not None
         await it.until(lambda: population.known, "counted")
         assert len(population) == 0
@@ -175,7 +175,7 @@ async def test_a_start_that_is_dead_lettered_gives_its_room_back(tmp_path: Path,
         else:
             await it.until(lambda: len(it.faults.tried) == 3 and not it.source.at_work, "all are refused")
             assert it.source.ledger.in_flight == 3
-        population = it.source.limits["start"].population
+        population = it.source.limits["start"].running_instances
         assert population is not None
         assert len(population) == (3 if written else 0)
 
@@ -363,7 +363,7 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
     async with bench(tmp_path, CAPPED, source="    limits: {concurrency: 1}") as it:
         it.faults.before = slow
         limit = it.source.limits["start"]
-        assert limit.population is not None
+        assert limit.running_instances is not None
         await it.publish(*(message("start", f"a-{number}", f"k{number}") for number in range(5)))
         await go(it)
         await it.until(lambda: limit.waiting == 2 and len(started(it)) == 3, "two wait")
@@ -372,9 +372,9 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
         await asyncio.wait_for(reached.wait(), 30)
         await finish(it, "order-a-0", "order-a-1")
         await it.until(lambda: limit.waiting == 0, "both have their room")
-        assert len(limit.population) == 3
+        assert len(limit.running_instances) == 3
         revoked = asyncio.create_task(it.source.revoked(list(it.source.assignment)))
-        await it.until(lambda: len(limit.population) == 1, "given back")
+        await it.until(lambda: len(limit.running_instances) == 1, "given back")
         let_go.set()
         await revoked
 

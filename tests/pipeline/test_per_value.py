@@ -419,7 +419,7 @@ async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.Capture
                 lambda: [view], list, limits=list(it.source.limits.values()), version="1", config="c"
             ).render()
             reading = view.reading()
-            assert reading.limited
+            assert reading.throttled
             assert b"bridge_value_waiting" in metrics
             shown = [metrics.decode(), str(reading), str([getattr(each, "tags", None) for each in it.faults.taken])]
     printed = capsys.readouterr()
@@ -512,13 +512,13 @@ async def test_events_have_a_rate_per_value_and_no_tag(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "route", "path", "said"),
     [
-        ('limits: {per: {value: "{{ payload.x + }}"}}', "", "sources.orders.limits.per.value", "mismatched|ends|unexp"),
+        ('limits: {per: {value: "{{ payload.x + }}"}}', "", "sources.orders.limits.per.value", "early|not expected"),
         ('limits: {per: {value: "fixed"}}', "", "sources.orders.limits.per.value", "same value"),
         ('limits: {per: {value: "{{ event.tenant }}"}}', "", "sources.orders.limits.per.value", "event has no tenant"),
-        ('limits: {per: {value: "{{ key }}", max_in_flight: 1001}}', "", "sources.orders.limits", "all of the source"),
-        ("", 'limits: {per: {value: "{{ payload.[ }}", rate: 1/s}}', "routes[0].limits.per.value", "viable"),
+        ('limits: {per: {value: "{{ key }}", max_in_flight: 1001}}', "", "sources.orders.limits", "of the source"),
+        ("", 'limits: {per: {value: "{{ payload.[ }}", rate: 1/s}}', "routes[0].limits.per.value", "not expected here"),
         ("", 'limits: {per: {value: "{{ item.x }}", rate: 1/s}}', "routes[0].limits.per.value", "item"),
-        ("", 'limits: {per: {value: "{{ event.key }}"}}', "routes[0].limits.per", "no limit for a value"),
+        ("", 'limits: {per: {value: "{{ event.key }}"}}', "routes[0].limits.per", "write `running`, `rate` or both"),
         ("", 'limits: {per: {value: "{{ event.key }}", running: 1, burst: 2}}', "routes[0].limits.per", "burst"),
         ("", 'limits: {running: 1, per: {value: "{{ event.key }}", running: 2}}', "routes[0].limits", "of the route"),
     ],

@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration
-from bridge.pipeline.admission import Rate, RouteLimit
-from bridge.pipeline.domain import OrderingDomain
+from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.lanes import Lane, Lanes
+from bridge.pipeline.lanes import Lane, Lanes, OrderingDomain
+from bridge.pipeline.per_value import KEEP, Share, Shares, Values
+from bridge.pipeline.route_limits import Rate, RouteLimit
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
-from bridge.pipeline.shares import PerValue, Share, Shares
-from bridge.pipeline.values import KEEP, Values
 from bridge.routing.per import SHARED, digest
 
 
@@ -154,8 +153,7 @@ def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[
         if isinstance(step, tuple):
             one = item(step[1])
             shares.join(step[0], one)
-            assert one.share is not None
-            of[one] = one.share
+            of[one] = shares.share_of(one)
             there.append(one)
             if not shares.may_go(one):
                 waited.add(one)
@@ -225,8 +223,7 @@ class Reader:
                 self.lanes.hold(lane)
                 self.domain.wait(one, lambda lane=lane: self.lanes.free(lane))  # type: ignore[misc]  # as above
                 continue
-            share = one.share
-            assert share is not None
+            share = self.shares.share_of(one)
             self.at_work[share] += 1
             assert self.at_work[share] <= 2
             position += 1

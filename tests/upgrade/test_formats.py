@@ -18,7 +18,7 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka.commits import decode_metadata
 from bridge.core.message import Message
 from bridge.core.provenance import dead_letter
-from bridge.parking.stored_message import StoredMessage
+from bridge.core.stored_message import StoredMessage
 from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.brokers.servicebus.bench import bus_bench, outcomes

@@ -18,7 +18,7 @@ from durabletask.internal.helpers import get_qualified_name
 
 import bridge
 from bridge.app.composition import build_broker, build_engine
-from bridge.app.serve import parking
+from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.cli import exit_codes
 from bridge.config.source import load as load_config
@@ -67,7 +67,7 @@ def registered() -> dict[str, Callable[..., Any]]:
             lambda: datetime.fromtimestamp(forms.NOW + 1000.0, UTC),  # all waiting messages have expired
             loop,
             {"default": AnswerKeys(engine, loop)},
-            {"default": parking.totals(loaded, "default")},
+            {"default": waiting.totals(loaded, "default")},
         )
         return own.groups(Workflows(), "default")
 

@@ -135,7 +135,7 @@ class Instances:
         """Read one instance. Raises: InstanceNotFound."""
         state = await self._state(instance_id, payloads=True)
         if state is None:
-            raise InstanceNotFound(f"there is no instance {instance_id!r}")
+            raise InstanceNotFound(f"no instance {instance_id!r} exists")
         return _instance(state)
 
     async def history(self, instance_id: str) -> Sequence[HistoryEvent]:
@@ -213,7 +213,9 @@ class Instances:
         """
         found = await self.show(instance_id)
         if found.status != "FAILED":
-            raise EngineRejected(f"rewind {instance_id!r}: it is {found.status}; only a failed instance can be rewound")
+            raise EngineRejected(
+                f"rewind {instance_id!r}: the instance is {found.status}; only a failed instance can be rewound"
+            )
         try:
             await asked(self._client.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
         except EngineRejected as error:
@@ -245,7 +247,9 @@ class Instances:
     async def _finished(self, instance_id: str, what: str) -> None:
         found = await self.show(instance_id)
         if not found.finished:
-            raise EngineRejected(f"{what} {instance_id!r}: it is {found.status}; wait for it, or terminate it first")
+            raise EngineRejected(
+                f"{what} {instance_id!r}: the instance is {found.status}; wait for its end, or terminate it first"
+            )
 
     async def _state(self, instance_id: str, payloads: bool) -> OrchestrationState | None:
         call = self._client.get_orchestration_state(instance_id, fetch_payloads=payloads)

@@ -11,6 +11,7 @@ from types import FrameType
 
 import structlog
 
+from bridge.app.memory import tune_allocator
 from bridge.app.serve.readiness import write_ready
 from bridge.config.insecure import port_dangers
 from bridge.core.errors import EngineMisconfigured
@@ -84,7 +85,7 @@ def read_token(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         raise EngineMisconfigured(f"{path}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error
     if not token or len(token) > MAX_TOKEN or not token.isascii() or not token.isprintable():
-        raise EngineMisconfigured(f"{path}: must hold one line of printable ASCII, the token")
+        raise EngineMisconfigured(f"{path}: must contain the token, one line of printable ASCII")
     return token
 
 
@@ -127,6 +128,7 @@ def serve(
     Raises: EngineUnavailable, EngineMisconfigured when the engine cannot be started.
     """
     logging.configure()
+    tune_allocator()
     host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS)
     ended = threading.Event()
 

@@ -85,7 +85,7 @@ class Commits:
                 await self.commit(consumer, partitions())
             except (BrokerError, PartitionRevoked) as error:
                 if not self._failing:
-                    _log.warning("group %s cannot commit, will go on trying: %s", self._group, error)
+                    _log.warning("group %s cannot commit and tries again: %s", self._group, error)
                 self._failing = True
             else:
                 self._failing = False

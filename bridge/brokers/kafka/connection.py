@@ -72,8 +72,7 @@ class Connection:
         if sasl is not None and sasl.mechanism == "OAUTHBEARER" and isinstance(error, _CLOSED):
             # The client takes the server's challenge for consent, and is disconnected at its next request
             return BrokerUnavailable(
-                f"{found}; a server that refuses the token looks like this to the client: "
-                "check the token's audience, rights and expiry"
+                f"{found}; the server may have refused the token: check its audience, rights and expiry"
             )
         if found is None:
             _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)

@@ -55,7 +55,7 @@ class RebalanceStormDetector:
         """Sentence for a person about a rebalance storm; None without one. now: monotonic seconds."""
         if len(self._times) <= LIMIT or now - self._times[0] > WINDOW:
             return None
-        what = f"the group changed hands more than {LIMIT} times within {WINDOW:g} s; "
+        what = f"{LIMIT} rebalances within {WINDOW:g} s; "
         if instance_id is None:
-            return what + "do its members crash, or take longer than `rebalance_timeout`?"
-        return what + f"is another process running with `instance_id: {instance_id}`? each needs its own"
+            return what + "check for members that crash, or that take longer than `rebalance_timeout`"
+        return what + f"check for another process with `instance_id: {instance_id}`; each process needs its own"

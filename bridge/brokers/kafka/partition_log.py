@@ -395,8 +395,8 @@ class PartitionLog:
             assert fault is not None
             self._forget()
             self.stopped = (
-                f"offset {self.position} cannot be read, and neither can what follows: {fault.detail}, and where the "
-                f"next batch begins is unknown; {_REMEDY}"
+                f"offset {self.position} and later ones cannot be read: {fault.detail}, and the start of the next "
+                f"batch is unknown; {_REMEDY}"
             )
 
     def _stop_at(self, first: int, last: int, unreadable: Unreadable) -> None:

@@ -58,7 +58,7 @@ class OutOfRange:
         if partition is None or partition.log.fetch_offset != offset or partition.log.stopped:
             return
         partition.log.stop(
-            f"offset {offset} is out of range: retention has deleted it, or the topic was made anew; "
+            f"offset {offset} is out of range: retention has deleted it, or the topic was created again; "
             "set the group's position with kafka-consumer-groups --reset-offsets and restart, "
             "or set `on_out_of_range`"
         )
@@ -88,6 +88,6 @@ class OutOfRange:
             partition.skip_to(target)
             self.skipped += max(target - offset, 0)
             _log.warning(
-                "%s/%d: offset %d is out of range; goes on at %d (%s)",
+                "%s/%d: offset %d is out of range; the source continues at %d (%s)",
                 partition.topic, partition.number, offset, target, self._policy,
             )  # fmt: skip

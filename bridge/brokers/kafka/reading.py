@@ -37,7 +37,7 @@ async def read(
     # A request for a missing topic by its name might create it
     count = (await cluster.topics()).get(topic, 0)
     if not count:
-        raise BrokerError(f"{connection.name}: no topic {topic}")
+        raise BrokerError(f"{connection.name}: there is no topic {topic}")
     if options.partition is not None and options.partition not in range(count):
         raise BrokerError(f"{connection.name}: {topic} has no partition {options.partition}; it has {count}, from 0")
     partitions = [TopicPartition(topic, number) for number in range(count) if options.partition in (None, number)]

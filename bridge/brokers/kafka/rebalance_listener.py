@@ -108,7 +108,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             self._commits.interrupt()
             await self._commits.commit(self._consumer, gone, max(1.0, limit / 2))
         except BrokerError as error:
-            _log.warning("group %s: the last commit before a hand-over failed: %s", self._options.group, error)
+            _log.warning("group %s: the last commit before a rebalance failed: %s", self._options.group, error)
         finally:
             for partition in gone:
                 partition.revoke()
@@ -121,7 +121,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             async with asyncio.timeout(limit):
                 await self._listener.revoked(gone)
         except TimeoutError:
-            _log.warning("group %s: what is in flight did not end in %g s", self._options.group, limit)
+            _log.warning("group %s: the records in flight were not settled within %g s", self._options.group, limit)
         except Exception as error:
             _log.error("the listener failed", exc_info=error)
 
@@ -134,9 +134,12 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                 self.error = error
             except Exception as error:
                 # Assigned partitions that are not read must not look idle, whatever the error
-                _log.error("group %s: taking partitions failed unexpectedly", self._options.group, exc_info=error)
+                _log.error(
+                    "group %s: the assignment of partitions failed unexpectedly", self._options.group, exc_info=error
+                )
                 self.error = BrokerUnavailable(
-                    f"{self._connection.name}: taking partitions failed: unexpected {type(error).__name__}, see the log"
+                    f"{self._connection.name}: the assignment of partitions failed: unexpected {type(error).__name__}, "
+                    "see the log"
                 )
             if partitions is None:
                 self._changed()

@@ -243,7 +243,7 @@ def split(
         size = _size(data, at)
         if size is None:
             if at == 0 and not before:
-                fault = Fault("length", "the length of a batch does not fit what the broker sends")
+                fault = Fault("length", "the length of a batch contradicts the data of the broker")
                 found.append(Batch(position, None, bytes(data), fault=fault))
             break
         raw = bytes(data[at : at + size])
@@ -253,9 +253,9 @@ def split(
             assert batch.last is not None
             if at == 0 and batch.last < start:
                 # A broker answers from the batch that holds the position
-                batch.fault = Fault("offsets", f"the batch says that it ends at offset {batch.last}, before {start}")
+                batch.fault = Fault("offsets", f"the batch claims to end at offset {batch.last}, before {start}")
             elif floor is not None and batch.base < floor:
-                batch.fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {floor}")
+                batch.fault = Fault("offsets", f"the batch claims to begin at offset {batch.base}, before {floor}")
         if batch.fault is None and not (floor == batch.base and _tells_base(raw)):
             _corroborate(batch, data, at + size, floor, end if readable_end is None else readable_end)
             # A broker skips a batch whose offsets are too low; only an answer from the batch before shows it
@@ -271,7 +271,7 @@ def split(
                 batch.doubtful = False
                 if batch.ambiguous:
                     batch.fault = Fault(
-                        "offsets", "its offsets overlap with those of the next batch, one of them is wrong"
+                        "offsets", "its offsets overlap with those of the next batch; one of the two is wrong"
                     )
         if batch.fault is not None:
             if before and floor != first and not batch.ambiguous:
@@ -344,7 +344,7 @@ def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable
         if room_before == room_behind:
             batch.doubtful = batch.ambiguous = True
         elif room_before:
-            batch.fault = Fault("offsets", f"the batch says that it begins at offset {batch.base}, before {follows}")
+            batch.fault = Fault("offsets", f"the batch claims to begin at offset {batch.base}, before {follows}")
 
 
 def _judge(batch: Batch, verdict: Verdict | None) -> None:
@@ -515,7 +515,7 @@ def _batch(raw: bytes, position: int, end: int) -> Batch:
     last = base + header[6]
     # The checksum covers neither the base offset nor the leader epoch
     if header[6] < 0 or base < 0 or last >= end >= 0:
-        detail = f"the batch says that it holds offsets {base} to {last}, and the log ends at {end}"
+        detail = f"the batch claims offsets {base} to {last}, but the log ends at {end}"
         beyond = header[6] >= 0 and base >= 0
         return Batch(position, None, raw, fault=Fault("offsets", detail, beyond=beyond))
     return Batch(base, last, raw, count=max(1, header[12]))
@@ -530,7 +530,7 @@ def _legacy(raw: bytes, magic: int, offset: int, position: int, end: int) -> Bat
         return Batch(position, None, raw, fault=Fault("crc", "the checksum of the message is wrong"))
     # The checksum does not cover the offset
     if offset >= end:
-        detail = f"the message says that it has offset {offset}, and the log ends at {end}"
+        detail = f"the message claims offset {offset}, but the log ends at {end}"
         return Batch(position, None, raw, fault=Fault("offsets", detail, beyond=True))
     # The offset of compressed messages is that of the last one
     return Batch(min(position, offset) if _legacy_codec(raw) else offset, offset, raw)

@@ -88,7 +88,7 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka is not ty
                 # A user's function may quote its token in an error; errors of the cloud clients name the remedy
                 own = ":" in (self._sasl.token or "")
                 why = type(error).__name__ if own else f"{type(error).__name__}: {error}"
-                raise BrokerUnavailable(f"{self._name}: no token was given: {why}") from error
+                raise BrokerUnavailable(f"{self._name}: the credential returned no token: {why}") from error
             self._until = expires - EARLY_SECONDS
             return self._token
 

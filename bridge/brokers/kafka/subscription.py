@@ -109,7 +109,7 @@ class KafkaSubscription:
             await self.close()
             cause = self._assignment.error
             raise cause or BrokerUnavailable(
-                f"{self._connection.name}: group {self._options.group} gave no assignment within {limit:g} s"
+                f"{self._connection.name}: group {self._options.group} made no assignment within {limit:g} s"
             ) from error
         self._tasks.append(asyncio.create_task(self._watch()))
 
@@ -302,8 +302,8 @@ class KafkaSubscription:
         """True when the client's own tasks neither bring an assignment nor keep the place in the group."""
         if self._assignment.settled.is_set():
             self._settled = now
-        answered = last_heartbeat(self._consumer)
-        lost = answered is not None and now - max(answered, self._opened) > self._patience
+        beat = last_heartbeat(self._consumer)
+        lost = beat is not None and now - max(beat, self._opened) > self._patience
         return lost or now - self._settled > self._patience
 
     async def _replace(self, reason: str) -> None:
@@ -379,7 +379,7 @@ class KafkaSubscription:
         """See `StallingSubscription.stalled`."""
         still = self._stalls.longer(seconds, asyncio.get_running_loop().time())
         return {
-            f"{partition.topic}/{partition.number}": f"records wait, and none was read or settled for {still[tp]:.0f} s"
+            f"{partition.topic}/{partition.number}": f"records wait, but none was read or settled for {still[tp]:.0f} s"
             for tp, partition in self._assignment.partitions.items()
             if tp in still
         }

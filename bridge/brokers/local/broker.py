@@ -199,7 +199,7 @@ async def read(
     topic = options.topic
     ids = await reader.query(lambda log: log.partitions(topic))
     if not ids:
-        raise BrokerError(f"{name}: no topic {topic}")
+        raise BrokerError(f"{name}: there is no topic {topic}")
     if options.partition is not None and options.partition not in range(len(ids)):
         raise BrokerError(f"{name}: {topic} has no partition {options.partition}; it has {len(ids)}, from 0")
     numbers = {key: number for number, key in enumerate(ids) if options.partition in (None, number)}

@@ -57,7 +57,7 @@ class Commits:
         except BrokerError as error:
             delay = max(delay, RETRY_SECONDS)
             if not self._failing:
-                _log.warning("group %s cannot commit, will go on trying: %s", self.group, error)
+                _log.warning("group %s cannot commit and tries again: %s", self.group, error)
             self._failing = True
         else:
             self._failing = False

@@ -88,7 +88,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
 
 _PROGRAMMING = (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.NotSupportedError)
 
-_HELD = "another process has held the write lock for too long; look for a stopped or hanging one"
+_HELD = "another process holds the write lock for too long; look for a stopped or hanging process"
 _SQLITE = {
     sqlite3.SQLITE_FULL: "the disk or quota is full; free some space",
     sqlite3.SQLITE_BUSY: _HELD,
@@ -103,10 +103,10 @@ _SQLITE = {
     sqlite3.SQLITE_IOERR: "reading or writing the disk failed; check the disk and the file system",
     sqlite3.SQLITE_PROTOCOL: "the file system does not lock files reliably; use a local disk, not a network share",
     sqlite3.SQLITE_NOLFS: "the file is larger than the file system allows",
-    sqlite3.SQLITE_NOMEM: "there is no memory left",
+    sqlite3.SQLITE_NOMEM: "out of memory",
     sqlite3.SQLITE_INTERRUPT: "the operation was interrupted",
     sqlite3.SQLITE_SCHEMA: "the schema was changed by another program",
-    sqlite3.SQLITE_CONSTRAINT: "its content contradicts itself; stop all processes that use it and restore a backup",
+    sqlite3.SQLITE_CONSTRAINT: "its content is inconsistent; stop all processes that use it and restore a backup",
 }
 _OS = {
     errno.ENOSPC: _SQLITE[sqlite3.SQLITE_FULL],

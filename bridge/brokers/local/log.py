@@ -108,7 +108,7 @@ def _microseconds(message: Message, now: float) -> int:
     if milliseconds is None:
         return int(now * 1e6)
     if not -_LARGEST < milliseconds * 1000 < _LARGEST:
-        raise PublishFailed("the timestamp is more than 292,000 years from 1970, and the log cannot hold it")
+        raise PublishFailed("the timestamp is more than 292,000 years from 1970, which the log cannot store")
     if message.timestamp is None or message.timestamp_ms is not None:
         return milliseconds * 1000
     if abs(message.timestamp) < 2**32:

@@ -94,7 +94,7 @@ class Ownership:
         try:
             await self._commits.commit()
         except BrokerError as error:
-            _log.warning("what was done in %s will be repeated by its new owner: %s", _names(lost), error)
+            _log.warning("completed records of %s will be repeated by their new owner: %s", _names(lost), error)
         for partition in lost:
             del self.partitions[partition.id]
         await self._reader.run(lambda: self._membership.disown([partition.id for partition in lost]))
@@ -127,7 +127,7 @@ class Ownership:
         try:
             await self._commits.commit()
         except BrokerError as error:
-            _log.warning("what was done in %s will be repeated: %s", _names(list(self.partitions.values())), error)
+            _log.warning("completed records of %s will be repeated: %s", _names(list(self.partitions.values())), error)
         self.partitions.clear()
         await self._reader.run(self._membership.leave)
         self._waker.notify(Wake.MEMBERS)

@@ -111,7 +111,7 @@ class LocalPartition(AssignedPartition):
         if first > self.next_fetch:
             self.skipped += first - self.next_fetch
             _log.warning(
-                "%s/%d: the log no longer has offsets %d to %d (retention); group %s goes on at %d",
+                "%s/%d: the log no longer has offsets %d to %d (retention); group %s continues at %d",
                 self.topic, self.number, self.next_fetch, first - 1, self.commits.group, first,
             )  # fmt: skip
         self.next_fetch = batch.rows[-1][0] + 1

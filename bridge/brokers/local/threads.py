@@ -65,7 +65,7 @@ class Writer:
         The future raises: BrokerUnavailable, PublishFailed; then nothing of this work was done.
         """
         if self._thread is None or self._loop is None:
-            raise BrokerUnavailable(f"local broker {self._directory}: it is stopped")
+            raise BrokerUnavailable(f"local broker {self._directory}: the broker is stopped")
         future: asyncio.Future[T] = self._loop.create_future()
         self._queue.put((work, future))
         return future
@@ -177,7 +177,7 @@ class Reader:
     async def run(self, work: Callable[[], T]) -> T:
         """Result of `work`, such as file operations. Raises: BrokerUnavailable."""
         if self._pool is None:
-            raise BrokerUnavailable(f"local broker {self._directory}: it is stopped")
+            raise BrokerUnavailable(f"local broker {self._directory}: the broker is stopped")
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
 
     def _run(self, work: Callable[[], T]) -> T:

@@ -113,7 +113,7 @@ def char(raw: bytes) -> str:
     """Text of one character. Raises: ValueError when the code is not a Unicode scalar value."""
     code = int.from_bytes(raw)
     if code > 0x10FFFF or 0xD800 <= code <= 0xDFFF:
-        raise ValueError("an AMQP char that is no Unicode character")
+        raise ValueError("an AMQP char that is not a Unicode character")
     return chr(code)
 
 

@@ -82,7 +82,7 @@ class Clock:
         """
         behind = max(0.0 if enqueued is None else enqueued - wall, remaining - LONGEST_LOCK)
         if behind > TOLERANCE:
-            self._report_skew(f"the local clock is behind the service's by {behind:.1f} s and more: set it")
+            self._report_skew(f"the local clock is behind the service's by {behind:.1f} s and more: correct the clock")
 
     def lost(self, remaining: float) -> bool:
         """Record the loss of a lock that seemed to last `remaining` more seconds. Returns whether this is a sign of a

@@ -131,9 +131,7 @@ class Connection:
             self._client = self.access.client()
             known = amqp_values.extend() and sdk_internals.install(self._client)
             if not (known and self.exact):
-                _log.warning(
-                    "%s: this azure-servicebus is not the one that is known: see docs/servicebus.md", self.name
-                )
+                _log.warning("%s: this version of azure-servicebus is not supported; see docs/servicebus.md", self.name)
         return self._client
 
     @property
@@ -220,7 +218,7 @@ class Connection:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await sdk_internals.detach(part)
         except FOREIGN as error:
-            _log.debug("%s: give a session back: %s: %s", self.name, type(error).__name__, error)
+            _log.debug("%s: release a session: %s: %s", self.name, type(error).__name__, error)
             await self.close(part)
             return False
         except BaseException:

@@ -55,7 +55,7 @@ def outgoing(message: Message, cloudevents_prefix: str) -> ServiceBusMessage:
             raise ValueError(decoded.fault.detail)
         source = messages.read(AmqpAnnotatedMessage(message=decoded))
     except Exception as error:
-        raise PublishFailed("the encoded form of the message is no AMQP message (amqp_base64)") from error
+        raise PublishFailed("the encoded form is not an AMQP message (amqp_base64)") from error
     same_body = source.body == message.body
     fields, application, headers = _unchanged(own, source, message)
     rest = replace(message, native=None, headers=headers, body=b"" if same_body else message.body)

@@ -169,7 +169,7 @@ def _body(code: int, value: memoryview, found: dict[str, Any]) -> str:
     elif isinstance(content, bytes if code == DATA else list):
         found.setdefault("data" if code == DATA else "sequence", []).append(content)
     else:
-        return "a data section that is not binary, or a sequence section that is no list"
+        return "a data section that is not binary, or a sequence section that is not a list"
     return ""
 
 
@@ -190,7 +190,7 @@ def _mapping(value: memoryview) -> tuple[dict[Any, Any], str]:
         whole = value_of(value)
         if isinstance(whole, dict):
             return whole, ""
-        return {}, f"broken: a {type(whole).__name__} and no map"
+        return {}, f"broken: a {type(whole).__name__} and not a map"
     except Exception as error:
         trouble = _explain(error)
     found: dict[Any, Any] = {}

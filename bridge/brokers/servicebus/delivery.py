@@ -250,7 +250,7 @@ class ServiceBusDelivery:
 
     async def _leave(self, refusal: SettlementRefused) -> NoReturn:
         """Leave the message to the entity's max delivery count. Raises: SettlementRefused, BrokerUnavailable."""
-        fate = "given back"
+        fate = "abandoned"
         try:
             await self._settlements.settle(Request(self, Verb.ABANDON))
         except BrokerUnavailable:
@@ -261,11 +261,12 @@ class ServiceBusDelivery:
                 # The service accepts no settlement at all: the service is at fault, not the message
                 self._again(refusal)
                 raise BrokerUnavailable(str(refusal)) from refusal
-            fate = "not even given back, and comes again when its lock has passed"
+            fate = "not abandoned either; it is delivered again when its lock has expired"
         except (LockLost, PartitionRevoked):
-            fate = "on its way again"
+            fate = "being redelivered"
         _log.error(
-            "%s: the service refuses to settle this message: %s; it is %s. The entity's max delivery count ends that",
+            "%s: the service refuses to settle this message: %s; the message is %s. "
+            "The entity's max delivery count ends its redeliveries",
             self.position, refusal, fate,
         )  # fmt: skip
         # End the renewal of the lock
@@ -280,9 +281,9 @@ class ServiceBusDelivery:
     def _open(self) -> bool:
         """Return whether the delivery can still be settled. Raises: LockLost, PartitionRevoked."""
         if self.lost:
-            raise LockLost(f"the lock of {self.position} has passed; the message is on its way again")
+            raise LockLost(f"the lock of {self.position} has expired; the message is being redelivered")
         if self.partition.revoked:
-            raise PartitionRevoked(f"{self.position} is no longer ours: its session is, or the subscription is closed")
+            raise PartitionRevoked(f"{self.position} belongs to another receiver, or the subscription is closed")
         return not self.over
 
 

@@ -137,6 +137,6 @@ def _named(value: memoryview) -> dict[Any, Raw]:
     for name, content in zip(parts, parts, strict=True):
         key = value_of(name)
         if not isinstance(key, bytes | int):
-            raise Malformed("a map of a section with a name that is no text")
+            raise Malformed("a map of a section with a name that is not text")
         found[key if isinstance(key, int) else bytes(key)] = Raw(content)
     return found

@@ -176,7 +176,7 @@ def _plain(value: Any) -> Any:
         case dict():
             found = {_text(name): _plain(part) for name, part in value.items()}
             if len(found) < len(value):
-                raise ValueError("keys of a map differ in their AMQP type alone")
+                raise ValueError("keys of a map differ only in their AMQP type")
             return found
         case list() | tuple():
             return [_plain(part) for part in value]
@@ -184,7 +184,7 @@ def _plain(value: Any) -> Any:
             return value
         case float():
             if not math.isfinite(value):
-                raise ValueError("JSON has no NaN and no infinity")
+                raise ValueError("JSON has no NaN or infinity")
             return float(value)  # also where the SDK has a class of its own, for a described one
         case Decimal():
             return _decimal(value)
@@ -247,7 +247,7 @@ def _identify(sent: ServiceBusMessage, message_id: str) -> None:
     if text_of(data) != message_id or MARK not in message_id:
         sent.message_id = _identifier("message id", message_id.encode())
     elif len(data) > SESSION_LIMIT:
-        raise PublishFailed(f"the message id has {len(data)} bytes; Service Bus takes 1 to {SESSION_LIMIT}")
+        raise PublishFailed(f"the message id has {len(data)} bytes; Service Bus allows 1 to {SESSION_LIMIT}")
     else:
         # The SDK's own property accepts text only
         properties = sent.raw_amqp_message.properties or AmqpMessageProperties()
@@ -275,9 +275,9 @@ def _identifier(what: str, value: bytes) -> str:
     try:
         text = value.decode()
     except UnicodeDecodeError:
-        raise PublishFailed(f"the {what} is no UTF-8 text, and Service Bus takes nothing else") from None
+        raise PublishFailed(f"the {what} is not UTF-8 text, which Service Bus requires") from None
     if not 1 <= len(text) <= SESSION_LIMIT:
-        raise PublishFailed(f"the {what} has {len(text)} characters; Service Bus takes 1 to {SESSION_LIMIT}")
+        raise PublishFailed(f"the {what} has {len(text)} characters; Service Bus allows 1 to {SESSION_LIMIT}")
     return text
 
 

@@ -48,7 +48,7 @@ TAKEN = 100
 SHOWN_SECONDS = 300.0
 """Seconds for which a message that cannot be settled is shown."""
 
-_UNNUMBERED = "the service gave the message no sequence number, by which it could be told from others"
+_UNNUMBERED = "the service sent a message without a sequence number, which identifies a message"
 
 NOTHING = 1e-6
 """Wait, in seconds, that is so short that a read only returns messages the receiver has buffered."""
@@ -349,7 +349,7 @@ class Receiver:
         number = raw.sequence_number
         text = (
             f"message {'of unknown number' if number is None else number} came without a delivery id and cannot be "
-            "settled; the service gives it out again until its max delivery count is reached: look at it there"
+            "settled; the service delivers it again until its max delivery count is reached. Inspect the message there"
         )
         self._unsettleable = (now, text)
         _log.error("%s: %s", self.path, text)
@@ -415,7 +415,7 @@ class Receiver:
         if waiting is not None and waiting == known and self._wants_more():
             # Another consumer may have held the message for all this time: a new link does no harm then
             self._waiting = None
-            raise BrokerUnavailable(f"{self.path}: message {waiting} waits, and the link is silent")
+            raise BrokerUnavailable(f"{self.path}: message {waiting} waits, but the link delivers nothing")
 
     async def _pause(self, seconds: float) -> None:
         self._woken.clear()

@@ -38,7 +38,7 @@ class Senders:
         """
         prefix = self._connection.config.cloudevents_prefix
         if any(message.native is not None for message in messages) and not self._connection.exact:
-            raise PublishFailed("this azure-servicebus cannot send encoded values; leave out amqp_base64")
+            raise PublishFailed("this version of azure-servicebus cannot send encoded values; remove amqp_base64")
         parts = [[outgoing(message, prefix) for message in run] for run in runs(messages)]
         line = self._lines.setdefault(entity.lower(), _Line())
         limit = self._connection.config.publish_timeout

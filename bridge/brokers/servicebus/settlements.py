@@ -72,7 +72,7 @@ class SettlementQueue:
         while self._requests and len(requests) < BATCH:
             request = self._requests.popleft()
             if request.delivery.lost:
-                request.fail(LockLost(f"the lock of {request.delivery.position} has passed"))
+                request.fail(LockLost(f"the lock of {request.delivery.position} has expired"))
             elif not request.done.cancelled():
                 requests.append(request)
         together = [request for request in requests if not request.delivery.failures]

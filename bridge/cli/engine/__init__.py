@@ -16,12 +16,12 @@ from bridge.cli.parameters import ADDRESS, DURATION, SIZE
     cls=Group,
     package="bridge.cli.engine",
     members={
-        "backup": "Copy the engine's file, also beside a running daemon.",
-        "check": "Say what is damaged in the engine's file.",
-        "compact": "Give back the space of what was removed.",
-        "export": "Write every instance with its history.",
-        "reencrypt": "Rewrite payloads under the present key.",
-        "restore": "Put a backup in the place of the engine's file.",
+        "backup": "Back up the engine's file, also while a daemon runs.",
+        "check": "Check the engine's file for damage.",
+        "compact": "Return the space of removed data to the disk.",
+        "export": "Write all instances with their histories.",
+        "reencrypt": "Encrypt all payloads with the current key.",
+        "restore": "Replace the engine's file with a backup.",
     },
     examples="""
         bridge engine --path hubs                              # on 127.0.0.1:8080, like the emulator
@@ -39,47 +39,62 @@ from bridge.cli.parameters import ADDRESS, DURATION, SIZE
     "--listen",
     type=ADDRESS,
     metavar="HOST:PORT",
-    help="Where to serve; port 0 is a free one.  [default: 127.0.0.1:8080]",
+    help="Address to listen on; port 0 selects a free port.  [default: 127.0.0.1:8080]",
 )
 @click.option(
     "--path",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Directory of the task hubs, a file each; made if new.",
+    help="Directory of the task hubs, one file each; created if missing.",
 )
 @click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Holds the bearer token to ask for; needed beyond loopback.",
+    help="File with the bearer token for clients; required beyond loopback.",
 )
 @click.option(
     "--tls-certificate",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Certificate, its chain and key, PEM; read again when it changes. TLS is needed beyond loopback.",
+    help="PEM file of the certificate, its chain and its key; reloaded when it changes. TLS is "
+    "required beyond loopback.",
 )
-@click.option("--tls-key", type=click.Path(path_type=Path), metavar="FILE", help="The key, if it is in another file.")
+@click.option(
+    "--tls-key",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="PEM file of the key, if it is not in the certificate's file.",
+)
 @click.option(
     "--tls-client-ca",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Authorities, PEM: clients need a certificate of one of them.",
+    help="PEM file of authorities; each client then needs a certificate of one of them.",
 )
 @click.option("--behind-tls-proxy", is_flag=True, help="Another process ends TLS before this one.")
 @click.option("--max-message", type=SIZE, metavar="SIZE", help="Largest request.  [default: 64MiB]")
 @click.option(
-    "--max-connections", type=click.IntRange(1), metavar="N", help="Connections at the same time.  [default: 256]"
+    "--max-connections", type=click.IntRange(1), metavar="N", help="Maximum number of connections.  [default: 256]"
 )
 @click.option(
-    "--max-hubs", type=click.IntRange(1), metavar="N", help="Task hubs; clients make one by its name.  [default: 100]"
+    "--max-hubs",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Maximum number of task hubs; a client creates one by its name.  [default: 100]",
 )
 @click.option(
-    "--retention", type=DURATION, metavar="TIME", help="Keep finished instances so long.  [default: for ever]"
+    "--retention",
+    type=DURATION,
+    metavar="TIME",
+    help="Time that finished instances are kept.  [default: without limit]",
 )
-@click.option("--strict", is_flag=True, help="Refuse what goes beyond the limits of the Durable Task Scheduler.")
+@click.option("--strict", is_flag=True, help="Apply the limits of the Durable Task Scheduler.")
 @click.option(
-    "--ready-file", type=click.Path(path_type=Path), metavar="FILE", help="Written once it answers: pid and address."
+    "--ready-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="File for the process id and the address, written when the engine answers.",
 )
 @click.pass_context
 def command(
@@ -105,13 +120,13 @@ def command(
         given = (listen, path, retention, ready_file, max_hubs, *guard.values())
         if strict or any(value not in (None, False) for value in given):
             raise click.UsageError(
-                f"options before {context.invoked_subcommand!r} are for serving; write them behind it", context
+                f"options before {context.invoked_subcommand!r} are for serving; write them after the command", context
             )
         return 0
     if path is None:
-        raise click.UsageError("name the directory of the task hubs with --path", context)
+        raise click.UsageError("set the directory of the task hubs with --path", context)
     if guard["tls_certificate"] is None and (guard["tls_key"] or guard["tls_client_ca"]):
-        raise click.UsageError("--tls-key and --tls-client-ca go with --tls-certificate", context)
+        raise click.UsageError("--tls-key and --tls-client-ca need --tls-certificate", context)
     from bridge.app.serve.engine_host import make_guard, serve
 
     return serve(

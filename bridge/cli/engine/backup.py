@@ -22,13 +22,13 @@ from bridge.cli.output import print_json
         bridge engine backup --path hubs/default.db /backups/default.db
     """,
     exits={
-        0: "the backup is whole and on disk",
-        1: "FILE is there already, or cannot be written",
+        0: "the backup is complete and on disk",
+        1: "FILE exists, or cannot be written",
         3: "the engine's file is missing, or cannot be read",
     },
 )
 @click.argument("target", type=click.Path(path_type=Path), metavar="FILE")
-@click.option("--force", is_flag=True, help="Replace FILE where it is there.")
+@click.option("--force", is_flag=True, help="Replace FILE if it exists.")
 @reason_option
 @file_options
 @json_option

@@ -23,9 +23,9 @@ from bridge.cli.output import clean, print_json
         bridge engine check --path hubs/default.db --json
     """,
     exits={
-        0: "the file is sound",
+        0: "the file is not damaged",
         1: "the file is damaged",
-        3: "no such file, not one that can be read, or a key is missing",
+        3: "the file does not exist or cannot be read, or a key is missing",
     },
 )
 @file_options

@@ -20,7 +20,7 @@ from bridge.cli.output import print_json
         bridge engine compact
         bridge engine compact --path hubs/default.db
     """,
-    exits={0: "done", 3: "the engine runs, there is no such file, or no room for a copy of it"},
+    exits={0: "done", 3: "the engine runs, the file does not exist, or there is no space for a copy"},
 )
 @reason_option
 @file_options

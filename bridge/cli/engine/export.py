@@ -32,7 +32,7 @@ from bridge.cli.output import plural, print_json
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Written here, and then only what was done is said.",
+    help="File for the instances; a summary is printed instead.",
 )
 @file_options
 @json_option

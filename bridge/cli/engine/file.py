@@ -24,7 +24,7 @@ def file_options(function: F) -> F:
         "--path",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="Any engine's file, instead of the configured engine's.",
+        help="File of any engine, instead of the configured engine.",
     )
     return path(engine_options(function))
 
@@ -46,9 +46,7 @@ def _given(path: Path, options: dict[str, Any]) -> Path:
     from bridge.app.operations.engine_file import given
 
     if any(options.values()):
-        raise click.UsageError(
-            "--path names the file: give no engine and no configuration", click.get_current_context()
-        )
+        raise click.UsageError("use either --path, or an engine and a configuration", click.get_current_context())
     return given(path)
 
 

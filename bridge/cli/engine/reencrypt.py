@@ -23,12 +23,12 @@ from bridge.cli.output import clean, plural, print_json
         bridge engine reencrypt --reason 'key 2026-05 is withdrawn'
     """,
     exits={
-        0: "every payload is under the present key; with --dry-run: they were counted",
-        1: "some payloads cannot be decrypted and stay as they are",
-        3: "the engine runs, there is no such file, no room for a copy of it, or a key is missing",
+        0: "every payload is encrypted with the current key; with --dry-run: the payloads were counted",
+        1: "some payloads cannot be decrypted and are unchanged",
+        3: "the engine runs, the file does not exist, there is no space for a copy, or a key is missing",
     },
 )
-@click.option("--dry-run", is_flag=True, help="Only count payloads by key; the engine may run.")
+@click.option("--dry-run", is_flag=True, help="Only count payloads by key; also while the engine runs.")
 @reason_option
 @file_options
 @json_option
@@ -52,7 +52,7 @@ def command(path: Path | None, dry_run: bool, as_json: bool, reason: str | None,
     with audited("engine.reencrypt", file, {"key": key} if key else {}, reason) as change:
         if keys is None:
             raise EngineMisconfigured(
-                "the engine has no `encryption`; to turn it off, keep its keys with `active: false` until this has run"
+                "the engine has no `encryption`; to end encryption, keep its keys with `active: false` for this command"
             )
         with copying("reencrypt", as_json) as progress:
             result = reencrypt(file, keys, progress)
@@ -74,5 +74,5 @@ def _show(
         print_json({"file": str(file), "keys": encrypted, "plain": values.get(plain, 0), **(more or {})})
         return
     for id_, number in values.items():
-        where = "in plain" if id_ == plain else f"under key {clean(id_)}"
+        where = "unencrypted" if id_ == plain else f"under key {clean(id_)}"
         click.echo(f"{file}: {plural(number, 'payload')} {where}")

@@ -22,9 +22,9 @@ from bridge.cli.output import clean, print_json
         bridge engine restore --path hubs/default.db /backups/default.db
     """,
     exits={
-        0: "the engine's file is what the backup holds",
+        0: "the engine's file has been replaced with the backup",
         1: "the backup is damaged; nothing was changed",
-        3: "the engine runs, there is no such backup, it cannot be put in place, or a key is missing",
+        3: "the engine runs, the backup does not exist or cannot be restored, or a key is missing",
     },
 )
 @click.argument("source", type=click.Path(path_type=Path), metavar="FILE")
@@ -59,5 +59,5 @@ def command(path: Path | None, source: Path, as_json: bool, reason: str | None, 
         for problem in restored.problems:
             click.echo(f"{source}: {clean(problem)}")
     else:
-        click.echo(f"{file}: restored from {source}" + (f"; the file of before is {kept}" if kept else ""))
+        click.echo(f"{file}: restored from {source}" + (f"; the previous file is {kept}" if kept else ""))
     return exit_codes.FAILED if restored.problems else exit_codes.OK

@@ -14,7 +14,7 @@ from bridge.cli.command import Group
     members={
         "list": "List entities by name, key and time.",
         "show": "Show one entity and its state.",
-        "signal": "Send an entity a one-way operation.",
+        "signal": "Send a one-way operation to an entity.",
         "clean": "Remove empty entities and release orphaned locks.",
     },
     modules={"signal": "signal_entity"},

@@ -22,7 +22,7 @@ from bridge.cli.output import plural
     exits=EXITS | {1: "the engine refused"},
 )
 @click.option("--keep-empty", is_flag=True, help="Do not remove entities without state.")
-@click.option("--keep-locks", is_flag=True, help="Do not release locks whose holders are gone.")
+@click.option("--keep-locks", is_flag=True, help="Do not release locks whose holders no longer exist.")
 @reason_option
 @engine_options
 def command(keep_empty: bool, keep_locks: bool, reason: str | None, **engine: Any) -> None:

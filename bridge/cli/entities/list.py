@@ -26,11 +26,11 @@ from bridge.cli.parameters import SINCE
     exits=EXITS | {1: "the engine refused"},
 )
 @click.argument("name", required=False)
-@click.option("--key-prefix", metavar="TEXT", help="Only keys that begin so; needs a NAME.")
+@click.option("--key-prefix", metavar="TEXT", help="Only entities with this prefix of the key; needs a NAME.")
 @click.option("--modified-from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--modified-to", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
-@click.option("--no-state", is_flag=True, help="Leave their states out.")
-@click.option("--transient", is_flag=True, help="Also those that have no state.")
+@click.option("--no-state", is_flag=True, help="Leave out the states.")
+@click.option("--transient", is_flag=True, help="Include entities without a state.")
 @json_option
 @engine_options
 def command(
@@ -45,7 +45,7 @@ def command(
 ) -> None:
     """List durable entities."""
     if key_prefix and name is None:
-        raise click.UsageError("--key-prefix needs the NAME of the entities", click.get_current_context())
+        raise click.UsageError("--key-prefix needs NAME", click.get_current_context())
     found = on_entities(
         engine,
         lambda entities: entities.list(

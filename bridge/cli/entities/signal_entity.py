@@ -22,7 +22,7 @@ from bridge.cli.parameters import AT, DURATION, ENTITY, JSON
         bridge entities signal stock_level@sku-1 count --delay 1h
         bridge entities signal stock_level@sku-1 receive --input @delivery.json --message-id delivery-17
     """,
-    exits=EXITS | {0: "the engine has taken it", 1: "the engine refused"},
+    exits=EXITS | {0: "the engine has accepted the signal", 1: "the engine refused"},
 )
 @click.argument("entity", type=ENTITY, metavar="NAME@KEY")
 @click.argument("operation")
@@ -51,7 +51,7 @@ def command(
     key, operation, message_id.
     """
     if at is not None and delay is not None:
-        raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
+        raise click.UsageError("use either --at or --delay", click.get_current_context())
     name, key = entity
     message = origin(message_id, bare, "bridge entities signal")
     given = {

@@ -20,10 +20,10 @@ from bridge.cli.command import Group
         "terminate": "Stop an instance at once, without compensation.",
         "raise": "Raise an event to an instance.",
         "suspend": "Pause an instance.",
-        "resume": "Let a suspended instance go on.",
+        "resume": "Resume a suspended instance.",
         "restart": "Run a finished instance again with its input.",
-        "rewind": "Let a failed instance go on before its failure.",
-        "purge": "Forget finished instances.",
+        "rewind": "Continue a failed instance from before its failure.",
+        "purge": "Remove finished instances.",
     },
     modules={"raise": "raise_event"},
     examples="""

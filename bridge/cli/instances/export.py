@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Where to.  [default: stdout]")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Output file.  [default: stdout]")
 @engine_options
 def command(instance_id: str, output: Path | None, **engine: Any) -> None:
     """Write the whole history of an orchestration, for replay tests with `bridge.testing.replay`.

@@ -27,15 +27,30 @@ from bridge.cli.parameters import SINCE, STATUS
     """,
     exits=EXITS | {1: "the engine refused"},
 )
-@click.option("--status", "statuses", type=STATUS, multiple=True, metavar="STATUS", help="Only these; repeatable.")
-@click.option("--prefix", metavar="TEXT", help="Only ids that begin so.")
+@click.option(
+    "--status",
+    "statuses",
+    type=STATUS,
+    multiple=True,
+    metavar="STATUS",
+    help="Only instances with this status; repeatable.",
+)
+@click.option("--prefix", metavar="TEXT", help="Only instances with this prefix of the id.")
 @click.option("--created-from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--created-to", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--completed-from", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
 @click.option("--completed-to", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
-@click.option("--limit", type=click.IntRange(min=0), default=100, show_default=True, help="The newest; 0 for all.")
-@click.option("--ids", "only_ids", is_flag=True, help="Ids only, one a line, for people.")
-@click.option("-0", "--null", "separated", is_flag=True, help="Ids only, each ended by a null byte, for `xargs -0`.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Number of instances, the newest first; 0 for all.",
+)
+@click.option("--ids", "only_ids", is_flag=True, help="Print ids only, one per line.")
+@click.option(
+    "-0", "--null", "separated", is_flag=True, help="Print ids only, each terminated by a null byte, for `xargs -0`."
+)
 @json_option
 @engine_options
 def command(
@@ -59,7 +74,7 @@ def command(
     from bridge.app.operations.instances import Filter
 
     if as_json + only_ids + separated > 1:
-        raise click.UsageError("--json, --ids and -0 exclude each other", click.get_current_context())
+        raise click.UsageError("use one of --json, --ids and -0", click.get_current_context())
     filter_ = Filter(statuses, prefix, created_from, created_to, completed_from, completed_to)
     found = on_instances(engine, lambda instances: instances.list(filter_, payloads=as_json))
     shown = found[:limit] if limit else found
@@ -96,4 +111,4 @@ def _print_separated(ids: list[str]) -> None:
     usable = [each for each in ids if "\0" not in each and not any("\ud800" <= one <= "\udfff" for one in each)]
     sys.stdout.buffer.write("".join(f"{each}\0" for each in usable).encode())
     if left := len(ids) - len(usable):
-        click.echo(f"{left:,} left out: their ids hold null bytes or are not Unicode; --json shows them", err=True)
+        click.echo(f"{left:,} omitted: their ids contain null bytes or are not Unicode; --json shows them", err=True)

@@ -23,7 +23,7 @@ from bridge.cli.parameters import SINCE, STATUS
         bridge instances purge --status completed --created-to 7d
         bridge instances purge --status terminated --yes
     """,
-    exits=EXITS | {1: "no such instance, it has not finished, or the question was answered no"},
+    exits=EXITS | {1: "no such instance, the instance has not finished, or the question was declined"},
 )
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option(
@@ -32,7 +32,7 @@ from bridge.cli.parameters import SINCE, STATUS
 @click.option("--created-from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--created-to", "--created-before", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--no-recursive", is_flag=True, help="Keep their child orchestrations.")
-@click.option("--yes", is_flag=True, help="Ask nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @reason_option
 @engine_options
 def command(
@@ -54,7 +54,7 @@ def command(
     context = click.get_current_context()
     filtered = bool(statuses or created_from or created_to)
     if filtered == bool(ids):
-        raise click.UsageError("give ids, or a filter: --status, --created-from, --created-to", context)
+        raise click.UsageError("name instances, or use a filter: --status, --created-from, --created-to", context)
     if running := [status.lower() for status in statuses if status not in FINISHED]:
         raise click.UsageError(f"only finished instances can be purged, not {', '.join(running)}", context)
     if ids:
@@ -67,12 +67,12 @@ def command(
     filter_ = Filter(statuses or tuple(sorted(FINISHED)), None, created_from, created_to)
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("nobody can be asked here: say --yes to purge by a filter", context)
+            raise click.UsageError("no terminal to confirm on: use --yes to purge with a filter", context)
         found = on_instances(engine, lambda instances: instances.list(filter_, payloads=False))
         if not found:
             click.echo("nothing to purge")
             return 0
-        if not click.confirm(f"Forget {plural(len(found), 'instance')} for good?", err=True):
+        if not click.confirm(f"Remove {plural(len(found), 'instance')} permanently?", err=True):
             return 1
     selection = {
         "statuses": filter_.statuses,
@@ -84,5 +84,5 @@ def command(
     [result] = operate(engine, ("instances.purge_by", selection))
     click.echo(f"{plural(result['purged'], 'instance')} purged")
     if not result["complete"]:
-        click.echo("error: the engine stopped before it was done; run it again", err=True)
+        click.echo("error: the engine stopped before the end; run the command again", err=True)
     return 0 if result["complete"] else 1

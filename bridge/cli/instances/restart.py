@@ -19,10 +19,10 @@ from bridge.cli.output import say
         bridge instances restart order-1001
         bridge instances restart order-1001 --new-id
     """,
-    exits=EXITS | {0: "the engine has taken it; the id it runs under is printed"},
+    exits=EXITS | {0: "the engine has accepted the restart; the id of the new run is printed"},
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("--new-id", is_flag=True, help="Keep the old instance, and run the new one under a random id.")
+@click.option("--new-id", is_flag=True, help="Keep the old instance, and start the new one with a random id.")
 @reason_option
 @engine_options
 def command(instance_id: str, new_id: bool, reason: str | None, **engine: Any) -> None:

@@ -18,7 +18,7 @@ from bridge.cli.output import say
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", help="Why, for the reader of the history and of the audit.")
+@click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")
 @engine_options
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Resume a suspended orchestration."""

@@ -18,9 +18,9 @@ from bridge.cli.output import say
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", help="Why, for the reader of the history and of the audit.")
+@click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")
 @engine_options
 def command(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Continue a failed orchestration from before its failure. Successful work is not repeated."""
     operate(engine, ("instances.rewind", {"instance_id": instance_id, "reason": reason}))
-    say(f"{instance_id}: told to rewind")
+    say(f"{instance_id}: rewind requested")

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("--history", is_flag=True, help="Everything that happened, as a timeline.")
+@click.option("--history", is_flag=True, help="Show the history as a timeline.")
 @json_option
 @engine_options
 def command(instance_id: str, history: bool, as_json: bool, **engine: Any) -> None:

@@ -23,7 +23,8 @@ from bridge.cli.parameters import AT, DURATION, JSON, TAG
         id=$(bridge instances start cleanup) && bridge instances wait "$id"
         bridge instances start cleanup --message-id nightly-2030-01-31     # in a script that may run twice
     """,
-    exits=EXITS | {0: "the engine has taken it; its id is printed", 1: "the engine refused, or the id is in use"},
+    exits=EXITS
+    | {0: "the engine has accepted the start; the id is printed", 1: "the engine refused, or the id is in use"},
 )
 @click.argument("orchestration")
 @click.option("--input", "input_", type=JSON, metavar="JSON|@FILE", help="Input.")
@@ -56,7 +57,7 @@ def command(
     repeated.
     """
     if start_at is not None and delay is not None:
-        raise click.UsageError("--at and --delay exclude each other", click.get_current_context())
+        raise click.UsageError("use either --at or --delay", click.get_current_context())
     message = origin(message_id, bare, "bridge instances start")
     given = {
         "orchestration": orchestration,
@@ -73,5 +74,5 @@ def command(
         print_json(result)
         return
     if result["repeated"]:
-        click.echo("this message has started it before", err=True)
+        click.echo("this message started the instance before", err=True)
     say(result["instance_id"])

@@ -31,4 +31,4 @@ def command(instance_id: str, output: Any, no_recursive: bool, reason: str | Non
     """Stop an orchestration at once, without compensation. To let it clean up, raise its cancel event instead."""
     given = {"instance_id": instance_id, "output": output, "recursive": not no_recursive, "reason": reason}
     operate(engine, ("instances.terminate", given))
-    say(f"{instance_id}: told to terminate")
+    say(f"{instance_id}: termination requested")

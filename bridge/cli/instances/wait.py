@@ -25,8 +25,8 @@ from bridge.cli.parameters import DURATION
     """,
     exits=EXITS
     | {
-        0: "it has completed (or started, with --for start)",
-        1: "it failed, was terminated, is not known, or the time is up",
+        0: "the instance has completed (or started, with --for start)",
+        1: "the instance failed, was terminated or does not exist, or the time has passed",
     },
 )
 @click.argument("instance_id", metavar="ID")
@@ -36,9 +36,9 @@ from bridge.cli.parameters import DURATION
     type=click.Choice(["start", "completion"]),
     default="completion",
     show_default=True,
-    help="What to wait for.",
+    help="Event to wait for.",
 )
-@click.option("--timeout", type=DURATION, default="60s", show_default=True, metavar="T", help="How long.")
+@click.option("--timeout", type=DURATION, default="60s", show_default=True, metavar="T", help="Longest wait.")
 @json_option
 @engine_options
 def command(

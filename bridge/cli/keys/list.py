@@ -26,4 +26,4 @@ def command(as_json: bool, **engine: Any) -> None:
     elif keys:
         print_table(("KEY", "MADE", "SIGNS"), [(key.id, key.made, "yes" if key.signs else "") for key in keys])
     else:
-        click.echo("no keys: no request was sent yet")
+        click.echo("no keys: no request has been sent yet")

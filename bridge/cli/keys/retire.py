@@ -16,8 +16,7 @@ from bridge.cli.output import say
     "retire",
     effect="changes",
     examples="bridge keys retire x7Qa",
-    exits=EXITS
-    | {1: "there is no such key, or it signs requests now", 3: f"{EXITS[3]}, or no worker has done it in time"},
+    exits=EXITS | {1: "the key does not exist, or signs requests now", 3: f"{EXITS[3]}, or no worker was fast enough"},
 )
 @click.argument("key", metavar="KEY")
 @reason_option

@@ -15,7 +15,7 @@ from bridge.cli.options import reason_option
     "rotate",
     effect="changes",
     examples="bridge keys rotate",
-    exits=EXITS | {1: "there are as many keys as can be", 3: f"{EXITS[3]}, or no worker has done it in time"},
+    exits=EXITS | {1: "the maximum number of keys is reached", 3: f"{EXITS[3]}, or no worker was fast enough"},
 )
 @reason_option
 @engine_options

@@ -12,8 +12,8 @@ from bridge.cli.command import Group
     cls=Group,
     package="bridge.cli.sources",
     members={
-        "list": "List sources and routes whose dead letters are limited.",
-        "resume": "End the limit of a source's dead letters.",
+        "list": "List sources, with the routes whose dead letters are limited.",
+        "resume": "End the limit of dead letters of a source.",
     },
     examples="""
         bridge sources list

@@ -26,8 +26,8 @@ from bridge.cli.output import print_json, print_table
 def command(as_json: bool, **options: Any) -> None:
     """List sources, with the routes whose dead letters are limited.
 
-    With --json each line has source, route (null for messages without a route), state (`free` or `probing`), pause
-    (seconds between two dead letters, null when free) and next (seconds until the next one).
+    With --json each line has source, route (null for messages without a route), state (`probing`, or null), pause
+    (seconds between two dead letters, or null) and next (seconds until the next one).
     """
     lines = source_states(options)
     if as_json:
@@ -36,7 +36,7 @@ def command(as_json: bool, **options: Any) -> None:
     rows = [
         (
             line["source"],
-            line["state"],
+            line["state"] or "-",
             "" if line["pause"] is None else line["route"] or "(no route)",
             "" if line["pause"] is None else f"one every {line['pause']:g} s",
             "" if line["pause"] is None else f"in {line['next']:g} s",

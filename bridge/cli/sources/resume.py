@@ -19,7 +19,7 @@ from bridge.cli.output import say
         bridge sources resume orders
         bridge sources resume orders --route start-order
     """,
-    exits=EXITS | {1: "no dead letters of the source, or of the route, are limited"},
+    exits=EXITS | {1: "the source, or the route, has no limited dead letters"},
 )
 @click.argument("source", metavar="NAME")
 @click.option("--route", metavar="NAME", help="Only this route.")
@@ -36,5 +36,5 @@ def command(source: str, route: str | None, reason: str | None, **options: Any) 
     engine = engine_of_source(options, "sources.resume", source, reason)
     [result] = operate({**options, "engine": engine}, ("sources.resume", given))
     for each in result["routes"]:
-        subject = f"route {each}" if each else "messages that no route takes"
-        say(f"{source}: dead letters of {subject} are free again")
+        subject = f"route {each}" if each else "messages that no route matches"
+        say(f"{source}: dead letters of {subject} are no longer limited")

@@ -26,7 +26,7 @@ class Start(click.ParamType[Any]):
         if text in ("earliest", "latest"):
             return text
         if not (text.isascii() and text.isdigit()) or len(text) > 18:
-            self.fail(f"{text!r} is none of earliest, latest and an offset like 42", param, ctx)
+            self.fail(f"{text!r} is not one of earliest, latest or an offset like 42", param, ctx)
         return int(text)
 
 
@@ -34,10 +34,10 @@ class Start(click.ParamType[Any]):
     "read",
     effect="reads",
     examples="""
-        bridge topic read orders                                # what the source reads
+        bridge topic read orders                                # the topic of the source
         bridge topic read local/orders.dlq --limit 10           # any topic of a broker
         bridge topic read kafka/orders --from 42 --partition 3 --limit 1
-        bridge topic read orders --from latest --follow         # what comes, until Ctrl-C
+        bridge topic read orders --from latest --follow         # new messages, until Ctrl-C
         bridge topic read 'bus/billing/$DeadLetterQueue' --json | jq .headers
 
         bridge topic read orders --json | bridge publish kafka/copies
@@ -45,7 +45,7 @@ class Start(click.ParamType[Any]):
         With --json each message is a line: topic, partition, offset, timestamp, key, headers and body. Lines can be
         published unaltered: bytes that are not UTF-8 are base64 below key_base64, body_base64 or {"base64": ...}.
     """,
-    exits={0: "everything was shown, be it nothing", 1: "there is no such topic or partition"},
+    exits={0: "all messages were shown", 1: "the topic or partition does not exist"},
 )
 @click.argument("place", metavar="SOURCE|BROKER/TOPIC")
 @click.option(
@@ -55,11 +55,11 @@ class Start(click.ParamType[Any]):
     default="earliest",
     show_default=True,
     metavar="earliest|latest|OFFSET",
-    help="Where to begin, in every partition.",
+    help="Start position, in every partition.",
 )
-@click.option("--partition", type=click.IntRange(min=0), metavar="N", help="Only this one.  [default: all]")
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after so many messages.")
-@click.option("--follow", is_flag=True, help="Go on with what comes, until Ctrl-C or --limit.")
+@click.option("--partition", type=click.IntRange(min=0), metavar="N", help="Only this partition.  [default: all]")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Maximum number of messages.")
+@click.option("--follow", is_flag=True, help="Continue with new messages, until Ctrl-C or --limit.")
 @json_option
 @config_options
 def command(
@@ -78,7 +78,7 @@ def command(
     one partition come in order. Without --follow the command ends with the messages that were there when it began.
     """
     if start == "latest" and not follow:
-        raise click.UsageError("--from latest shows only what comes: add --follow", click.get_current_context())
+        raise click.UsageError("--from latest shows only new messages: add --follow", click.get_current_context())
     from bridge.app.composition import load_config
     from bridge.app.topic import read, resolve
     from bridge.brokers.base import ReadOptions

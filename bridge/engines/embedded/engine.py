@@ -21,11 +21,11 @@ from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.trace_propagation import BEFORE, TraceInterceptor
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
-from bridge.parking.sealed import MessageSealer
 from bridge.sqlite_engine.database import Database, DatabaseOptions
 from bridge.sqlite_engine.hub.dispatch import DRAINING
 from bridge.sqlite_engine.hub.retention import PERIOD_SECONDS, RetentionPolicy

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.parking.names import PARKING, PREFIX, target_id
+from bridge.core.system_names import EARLY_MESSAGES, PREFIX, target_id
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.clock import timestamp
 from bridge.sqlite_engine.model.entity import Entity, EntityCache
@@ -127,7 +127,7 @@ class Entities:
             entity = Entity(entity_id, modified_at=self._hub.now)
             self._cache.add(entity)
             self._hub.tx.change_entity(entity)
-            if entity.name == PARKING:
+            if entity.name == EARLY_MESSAGES:
                 self.parking.add(entity_id)
         return entity
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.parking.names import PARKING
+from bridge.core.system_names import EARLY_MESSAGES
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Dispatcher, Lease
 from bridge.sqlite_engine.hub.entities import Entities
 from bridge.sqlite_engine.hub.losses import Losses
@@ -163,7 +163,7 @@ class TaskHub:
         self.forget()
         self.instances.clear()
         self.entities.clear()
-        self.entities.parking = set(self.store.entities_named(PARKING))
+        self.entities.parking = set(self.store.entities_named(EARLY_MESSAGES))
 
     def empty(self) -> None:
         """Delete everything in the hub. Workers stay connected; results of the work that they hold no longer count."""
@@ -263,7 +263,7 @@ class TaskHub:
     def _withdraw(self, lease: Lease) -> None:
         lease.void = True
         if lease.token in lease.stream.leases:  # not ended in the same transaction
-            self.tokenless.withdraw(lease)
+            self.tokenless.mark_void(lease)
 
     def defer(self, instance: Instance, deferred: Deferred) -> None:
         """Answer a raise when the turn in flight has ended."""

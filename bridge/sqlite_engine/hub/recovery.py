@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from bridge.parking.names import PARKING
+from bridge.core.system_names import EARLY_MESSAGES
 from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.operation import Kind, Operation, Orchestration, Queued, Subject
@@ -28,7 +28,7 @@ def recover(hub: TaskHub) -> None:
         name = entity_id[1:].partition("@")[0]
         _attempt(hub, Queued(entity_id), lambda: ready[ENTITY].add(name, None, entity_id))  # noqa: B023 -- runs at once
     hub.entities.locks_used = hub.store.has_locks()
-    hub.entities.parking = set(hub.store.entities_named(PARKING))
+    hub.entities.parking = set(hub.store.entities_named(EARLY_MESSAGES))
     hub.load_counters()
     if hub.losses is not None:
         hub.losses.load()

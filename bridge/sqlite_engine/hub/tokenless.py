@@ -58,7 +58,7 @@ class Tokenless:
             self._activities.popitem(last=False)
         return key[1]
 
-    def withdraw(self, lease: Lease) -> None:
+    def mark_void(self, lease: Lease) -> None:
         """Record that a worker runs a turn that no longer counts."""
         if not lease.stream.sends_tokens:
             self._turns[lease.instance_id] = lease
@@ -114,5 +114,5 @@ class Tokenless:
         kept = [lease for lease in leases if lease.kind == ORCHESTRATION and not lease.stream.sends_tokens]
         for lease in kept:
             lease.void = True
-            self.withdraw(lease)
+            self.mark_void(lease)
         return kept

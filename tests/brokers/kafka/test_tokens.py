@@ -84,7 +84,7 @@ async def test_the_region_is_told_or_read_from_the_name(host: str, region: str |
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValidationError, match="needs `region`"):
         provider("kafka.internal:9098")
-    with pytest.raises(ValidationError, match="`region` and `role` go with `token: aws-msk`"):
+    with pytest.raises(ValidationError, match="`region` and `role` need `token: aws-msk`"):
         provider(token="azure", region="eu-west-1")
 
 
@@ -105,7 +105,7 @@ async def test_no_identity_is_told_without_secrets(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(BrokerUnavailable, match="msk: no token was given"):
+    with pytest.raises(BrokerUnavailable, match="msk: the credential returned no token"):
         await provider().token()
 
 

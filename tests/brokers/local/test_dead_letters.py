@@ -15,10 +15,10 @@ from bridge.brokers.local.database import open_database
 from bridge.core import provenance
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
-from bridge.pipeline.undeliverable import Undeliverable
+from bridge.waiting.dead_letters import DeadLetterWriter
 from tests.brokers.consumer import CAUSE, Assignments, take
 from tests.brokers.local.harness import LocalHarness
-from tests.parking.sample import parked
+from tests.waiting.sample import waiting
 
 ORDERS = SubscribeOptions(("orders",), "bridge")
 DEAD = SubscribeOptions(("orders.dlq",), "operators")
@@ -79,10 +79,10 @@ async def test_dead_letters_of_parked_messages_go_the_same_way(
 ) -> None:
     limit(monkeypatch, 10_000)
     broker = await harness.broker(partitions=1)
-    write = Undeliverable({"local": broker}, asyncio.get_running_loop())
-    item = parked(1).to_json()
+    write = DeadLetterWriter({"local": broker}, asyncio.get_running_loop())
+    item = waiting(1).to_json()
     item["letter"] |= {"body": "b" * 20_000, "headers": [["h", "h" * 20_000]]}
-    received = {"item": item, "reason": "parking_expired", "detail": "too late", "error": "E", "attempts": 1}
+    received = {"item": item, "reason": "early_expired", "detail": "too late", "error": "E", "attempts": 1}
     await asyncio.to_thread(write, received)
     [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
     received = dict(letter.message.headers)

@@ -36,7 +36,7 @@ async def test_batches_are_as_large_as_the_entity_takes(server: ServiceBusServer
 
 
 async def test_a_message_that_is_too_large_is_refused(broker: ServiceBusBroker) -> None:
-    with pytest.raises(PublishFailed, match="larger than the entity takes"):
+    with pytest.raises(PublishFailed, match="exceeds the limit of the entity"):
         await broker.publish("orders", [Message(b"x" * 300_000)])
     await broker.publish("orders", numbered(1))
 

@@ -50,7 +50,7 @@ async def test_refusals_are_said_within_seconds(serve: Serve) -> None:
     server = await serve(ServerConfig(QUEUES, keys=KEYS))
     cases = (
         (AccessKey("root", "wrong"), "orders", "refused the credentials"),
-        (SENDS, "orders", "the claim is missing"),
+        (SENDS, "orders", "a right is missing"),
         (ROOT, "nowhere", "no queue nowhere in 127.0.0.1"),
     )
     for key, queue, text in cases:
