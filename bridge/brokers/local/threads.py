@@ -1,4 +1,4 @@
-"""The one writing thread: requests that wait together are committed together."""
+"""The writing thread and the reading thread of a log."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bridge.brokers.local.database import open_database
-from bridge.brokers.local.faults import translate
+from bridge.brokers.local.database import open_database, translate
 from bridge.brokers.local.log import Log
 from bridge.core.errors import BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+WRITER = "local-broker-writer"
+"""Name of the writing thread."""
 
 GROUP = 1000
 """Most requests in one transaction; limits the wait of the first."""
@@ -26,7 +29,7 @@ _Request = tuple[Callable[[Log], Any], "asyncio.Future[Any]"]
 
 
 class Writer:
-    """Runs work on the log, each piece in a transaction, many pieces in the same one.
+    """Runs work on the log on the one writing thread: each piece in a transaction, pieces that wait together in one.
 
     A piece of work may run twice (alone, after a rollback of the shared transaction). It must therefore change only the
     log.
@@ -45,7 +48,7 @@ class Writer:
         """Start the thread for the running loop."""
         self._loop = asyncio.get_running_loop()
         # A daemon thread: a process that ends without stopping the broker has crashed, and the log survives crashes
-        self._thread = threading.Thread(target=self._run, name="local-broker-writer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=WRITER, daemon=True)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -107,8 +110,7 @@ class Writer:
             log = self._open
             if log is None:
                 log = self._open = Log(open_database(self._directory))
-            log.appended = False
-            log.connection.execute("BEGIN IMMEDIATE")
+            log.begin()
             results = [work(log) for work in works]
             log.connection.execute("COMMIT")
         except BaseException as error:
@@ -147,3 +149,54 @@ def _settle(futures: list[asyncio.Future[Any]], results: list[Any]) -> None:
             future.set_exception(result)
         else:
             future.set_result(result)
+
+
+class Reader:
+    """Runs queries and file operations on the one reading thread, so that none blocks the event loop."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._pool: ThreadPoolExecutor | None = None
+        self._open: Log | None = None
+
+    def start(self) -> None:
+        """Prepare for running work."""
+        self._pool = ThreadPoolExecutor(1, "local-broker-reader")
+
+    async def stop(self) -> None:
+        """Finish requested work, then close. Idempotent."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.submit(self._close)
+            await asyncio.to_thread(pool.shutdown)
+
+    async def query(self, work: Callable[[Log], T]) -> T:
+        """Result of `work` on the log. Raises: BrokerUnavailable."""
+        return await self.run(lambda: self._query(work))
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Result of `work`, such as file operations. Raises: BrokerUnavailable."""
+        if self._pool is None:
+            raise BrokerUnavailable(f"local broker {self._directory}: the broker is stopped")
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._run, work)
+
+    def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except (sqlite3.Error, OSError) as error:
+            self._close()
+            known = translate(error, self._directory)
+            if known is None:
+                raise
+            raise known from error
+
+    def _query(self, work: Callable[[Log], T]) -> T:
+        if self._open is None:
+            self._open = Log(open_database(self._directory))
+            self._open.connection.execute("PRAGMA query_only = ON")
+        return work(self._open)
+
+    def _close(self) -> None:
+        log, self._open = self._open, None
+        if log is not None:
+            log.close()
