@@ -1,4 +1,4 @@
-"""Command line, one file per command.
+"""Command line, one file per command or group of commands.
 
 Each command parses, calls one plain function and maps its result to an exit code.
 """

@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bridge.cli import root
-from bridge.cli.topic import read
+from bridge.cli import root, topic
 from bridge.core.message import Message, Position, Unreadable
 from tests.app.project import TIMEOUT, write_project
 from tests.brokers.kafka.harness import unique
@@ -115,7 +114,7 @@ def test_what_was_read_is_what_lies_there(bridge: Bridge, tmp_path: Path) -> Non
 
 def test_messages_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
     damaged = Message(b"\xff", b"k", unreadable=Unreadable("crc", "the checksum is\x1b wrong", last=9), timestamp=1.0)
-    for show in (read._print, read._line):
+    for show in (topic._print, topic._line):
         show(Position("c", "things", 0, 7), damaged)
     head, body, line = capsys.readouterr().out.splitlines()
     assert head == "things/0@7  1970-01-01T00:00:01.000Z  key k"

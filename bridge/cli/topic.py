@@ -1,4 +1,4 @@
-"""`bridge topic read`."""
+"""`bridge topic`: messages of a topic or queue."""
 
 from __future__ import annotations
 
@@ -8,12 +8,26 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from bridge.cli.command import Group
 from bridge.cli.command import command as make
 from bridge.cli.options import config_options, json_option
 from bridge.cli.output import clean
 
 if TYPE_CHECKING:
     from bridge.core.message import Message, Position
+
+
+@click.group(
+    "topic",
+    cls=Group,
+    members={"read": "Show the messages of a topic or queue."},
+    examples="""
+        bridge topic read orders
+        bridge topic read local/orders.dlq --json
+    """,
+)
+def command() -> None:
+    """Show the messages on the brokers of the configuration. `bridge publish` puts messages there."""
 
 
 class Start(click.ParamType[Any]):
@@ -62,7 +76,7 @@ class Start(click.ParamType[Any]):
 @click.option("--follow", is_flag=True, help="Continue with new messages, until Ctrl-C or --limit.")
 @json_option
 @config_options
-def command(
+def read(
     place: str,
     start: Literal["earliest", "latest"] | int,
     partition: int | None,
@@ -118,3 +132,7 @@ def _print(position: Position, message: Message) -> None:
 
 def _text(value: bytes) -> str:
     return clean(value.decode(errors="backslashreplace"))
+
+
+for each in (read,):
+    command.add_command(each)
