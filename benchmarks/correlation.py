@@ -4,7 +4,7 @@
 `start_or_raise_exists_ratio`: the command on running instances over a refused start and a raise of that client.
 `inbox_ratio`: an orchestration that takes 100 messages, one after the other, with `wait_for_message` over one with
 `ctx.wait_for_external_event`. Engine, worker and the client that raises the events are included.
-`park_seconds`, `deliver_seconds`, `early_seconds` and the `parking_` ratios: see `_parking.py`.
+`store_seconds`, `deliver_seconds`, `early_seconds` and the `early_` ratios: see `_early_messages.py`.
 `_micros` and `_ms` are on the clock, per message and per orchestration.
 """
 
@@ -24,7 +24,7 @@ import grpc
 import uvloop
 from durabletask import task
 
-from benchmarks import _parking
+from benchmarks import _early_messages
 from bridge.app.composition import create_engine
 from bridge.app.memory import tune_memory
 from bridge.config.model.engines import EmbeddedEngineConfig
@@ -85,7 +85,7 @@ async def measured(calls: Iterable[Callable[[], Awaitable[Any]]]) -> Cost:
     return Cost(time.process_time() - began, time.perf_counter() - started)
 
 
-class Verbs:
+class Commands:
     """The command `start_or_raise` and its baselines, on one engine without workers."""
 
     def __init__(self, engine: Engine, prefix: str) -> None:
@@ -93,7 +93,7 @@ class Verbs:
         self._executor = CommandRunner(engine)
         self._prefix = prefix
 
-    async def verb(self, kind: str, number: int, message: str) -> None:
+    async def send(self, kind: str, number: int, message: str) -> None:
         command = StartOrRaise("order", f"{self._prefix}-{kind}-{number}", "item", PAYLOAD, PAYLOAD)
         await self._executor.execute(command, MessageOrigin(f"shop/{message}-{number}", "route"))
 
@@ -111,9 +111,9 @@ class Verbs:
         numbers = range(MESSAGES)
         costs = {}
         costs["schedule"] = await measured(lambda n=n: self.schedule("plain", n) for n in numbers)
-        costs["new"] = await measured(lambda n=n: self.verb("verb", n, "first") for n in numbers)
+        costs["new"] = await measured(lambda n=n: self.send("command", n, "first") for n in numbers)
         costs["attempt"] = await measured(lambda n=n: self.attempt_and_raise("plain", n) for n in numbers)
-        costs["exists"] = await measured(lambda n=n: self.verb("verb", n, "second") for n in numbers)
+        costs["exists"] = await measured(lambda n=n: self.send("command", n, "second") for n in numbers)
         return costs
 
 
@@ -143,7 +143,7 @@ async def compare_verbs() -> list[dict[str, Cost]]:
         with tempfile.TemporaryDirectory() as directory:
             engine = create_engine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
             await engine.start()
-            rounds.append(await Verbs(engine, f"r{number}").run())
+            rounds.append(await Commands(engine, f"r{number}").run())
             await engine.stop()
     return rounds
 
@@ -194,4 +194,4 @@ async def measure() -> dict[str, float]:
 def run() -> dict[str, float]:
     tune_memory()  # as in the daemon, for all variants
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(measure()) | runner.run(_parking.measure())
+        return runner.run(measure()) | runner.run(_early_messages.measure())

@@ -40,7 +40,7 @@ from bridge.engines.command_runner import CommandRunner
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
 from tests.kafka.node import Node
 
@@ -59,7 +59,7 @@ routes:
     from: orders
     match: {{type: order.created}}
     when: payload.total > 0.0
-    {verb}
+    {command}
 workflows: {{external: [order]}}
 """
 START = 'schedule: {{orchestration: order, instance_id: "{group}-{{{{ payload.id }}}}"}}'
@@ -74,14 +74,16 @@ async def until(condition: Callable[[], bool], pause: float) -> None:
 
 @asynccontextmanager
 async def setting(
-    bootstrap: str, engine: str, topic: str, group: str, verb: str
+    bootstrap: str, engine: str, topic: str, group: str, command: str
 ) -> AsyncIterator[tuple[Loaded, Engine]]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "bridge.yaml"
         if engine == "embedded":
             engine = f"embedded, path: {directory}/engine"
         path.write_text(
-            CONFIG.format(engine=engine, bootstrap=bootstrap, topic=topic, group=group, verb=verb.format(group=group))
+            CONFIG.format(
+                engine=engine, bootstrap=bootstrap, topic=topic, group=group, command=command.format(group=group)
+            )
         )
         loaded = load_config([path])
         found = build_engine(loaded, "default", host=True)

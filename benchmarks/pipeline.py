@@ -31,7 +31,7 @@ from bridge.core.message import Message
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 
 MESSAGES = 4000
 ROUNDS = 7

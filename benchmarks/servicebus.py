@@ -31,7 +31,7 @@ from bridge.app.memory import tune_memory
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
@@ -50,7 +50,7 @@ routes:
     from: orders
     match: {{type: order.created}}
     when: payload.total > 0.0
-    {verb}
+    {command}
 workflows: {{external: [order]}}
 """
 START = 'schedule: {orchestration: order, instance_id: "o-{{ payload.id }}"}'
@@ -59,7 +59,7 @@ SESSIONS = "queue: sessions, sessions: {concurrent: 20}"
 
 
 @asynccontextmanager
-async def bridged(server: ServerProcess, verb: str, entity: str = "queue: orders") -> AsyncIterator[SourcePipeline]:
+async def bridged(server: ServerProcess, command: str, entity: str = "queue: orders") -> AsyncIterator[SourcePipeline]:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "bridge.yaml"
         path.write_text(
@@ -67,7 +67,7 @@ async def bridged(server: ServerProcess, verb: str, entity: str = "queue: orders
                 directory=directory,
                 connection_string=server.connection_string,
                 entity=entity,
-                verb=verb,
+                command=command,
                 prefetch=PREFETCH,
             )
         )
@@ -127,9 +127,9 @@ async def bare(server: ServerProcess, settle: Settle, socket_timeout: float) -> 
         return done / (time.perf_counter() - started)
 
 
-async def with_bridge(server: ServerProcess, verb: str, outcome: str) -> float:
+async def with_bridge(server: ServerProcess, command: str, outcome: str) -> float:
     """Messages a second, from the first delivery to the last one settled. A receiver takes half a second to open."""
-    async with bridged(server, verb) as source:
+    async with bridged(server, command) as source:
         await source.start()
         await until(lambda: source.ledger.received > 0, 0)
         started = time.perf_counter()

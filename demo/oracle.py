@@ -60,7 +60,7 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
         topic = line["topic"]
         if topic == "shipments" and (line["key"] in poisoned or _poisons(line["event"])):
             poisoned[line["key"]] += 1
-            tally.quarantine["held"] += 1
+            tally.quarantine["stored"] += 1
             continue
         reason = _refusal(line)
         if reason is not None:
@@ -87,7 +87,7 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
             continue
         late = _expired(event, when, ordered)
         if late:
-            tally.dead_letters["payments", "parking_expired"] += 1
+            tally.dead_letters["payments", "early_expired"] += 1
         if not late or replayed:
             orders[event["data"]["order_id"]].append(event)
     tally.replayed = REPLAYS * replayed

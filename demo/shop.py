@@ -26,7 +26,7 @@ DEAD = "payments.dlq"
 """Topic of the dead letters that are replayed."""
 REPLAYED = "payments.replayed"
 """Topic to which they are replayed."""
-EXPIRED = b"parking_expired"
+EXPIRED = b"early_expired"
 """Dead-letter reason of the replayed messages."""
 
 
@@ -47,7 +47,7 @@ def overlay(directory: Path) -> dict[str, Any]:
         "instance_id": "order-{{ payload.order_id }}",
         "name": "payment",
         "data": "payload",
-        "on_missing": {"park": WAIT},
+        "on_missing": {"wait": WAIT},
         "on_finished": "ignore",
     }
     again = ["payments", "replay"]
@@ -172,13 +172,12 @@ class Shop:
     def _mend(self) -> None:
         """Drop the oldest message of each poisoned key, which poisons it, and release the others."""
         oldest: dict[str, str] = {}
-        for each in self.waiting():
-            if each["kind"] == "key":
-                oldest.setdefault(each["key"], each["id"])
+        for each in self._listed("quarantine"):
+            oldest.setdefault(each["key"], each["id"])
         for key, id_ in oldest.items():
             of = ("--source", "shipments", key)
-            self._bridge("parked", "drop", *of, "--id", id_, "--yes")
-            self._bridge("parked", "release", *of)
+            self._bridge("quarantine", "drop", *of, "--id", id_, "--yes")
+            self._bridge("quarantine", "release", *of)
 
     def metrics(self) -> str:
         """Text of the daemon's metrics. Raises: ShopFailed."""
@@ -195,8 +194,11 @@ class Shop:
         return [each for each in found if not each["instance_id"].startswith("bridge:")]
 
     def waiting(self) -> list[dict[str, Any]]:
-        """Messages that wait on the daemon's engine, the oldest first. Raises: ShopFailed."""
-        found: list[dict[str, Any]] = json.loads(self._bridge("parked", "list", "--json", "--limit", "0"))
+        """Early and quarantined messages on the daemon's engine. Raises: ShopFailed."""
+        return [*self._listed("early"), *self._listed("quarantine")]
+
+    def _listed(self, group: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self._bridge(group, "list", "--json", "--limit", "0"))
         return found
 
     def _bridge(self, *arguments: str) -> bytes:

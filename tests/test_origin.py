@@ -92,7 +92,7 @@ def test_a_damaged_message_is_none(inside: dict[str, Any]) -> None:
     damaged = {KEY: {"v": 1, **inside, "data": 3}}
     assert unwrap(damaged) == Unwrapped(3)
     assert read_origin(json.dumps(damaged)) == Unwrapped(None)
-    with pytest.raises(UnknownEnvelope, match="id and route"):
+    with pytest.raises(UnknownEnvelope, match="id or route"):
         check(damaged)
 
 

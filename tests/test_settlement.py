@@ -16,8 +16,8 @@ from bridge.core.settlement import (
     Complete,
     DeadLetter,
     Hold,
+    Keep,
     Outcome,
-    Park,
     Release,
     Retry,
     RetryPolicy,
@@ -146,24 +146,24 @@ def test_details_are_cut_between_characters() -> None:
     assert detail_of(errors.DecodeError("é" * 5000)) == "é" * 510 + "…"
 
 
-@pytest.mark.parametrize("error", [errors.InstanceNotFound("gone"), errors.InstanceParked("others wait")])
+@pytest.mark.parametrize("error", [errors.InstanceNotFound("gone"), errors.EarlierMessagesWait("others wait")])
 @pytest.mark.parametrize("kind", [type(command) for command in TOLD])
 def test_what_may_wait_is_parked(error: errors.EngineError, kind: type) -> None:
     arguments = ("i", "e") if kind is commands.RaiseEvent else ("i",)
-    end = decide(error, kind(*arguments, on_missing=commands.ParkFor(60.0)), 50, 1e6, POLICY)
-    assert end == Park(Wait.INSTANCE, 60.0, error.reason, str(error))
+    end = decide(error, kind(*arguments, on_missing=commands.WaitFor(60.0)), 50, 1e6, POLICY)
+    assert end == Keep(Wait.INSTANCE, 60.0, error.reason, str(error))
 
 
 @pytest.mark.parametrize("command", [*TOLD, commands.StartOrRaise("o", "i", "e")])
 def test_what_may_not_wait_is_tried_again_while_others_do(command: commands.Command) -> None:
-    error = errors.InstanceParked("others wait")
+    error = errors.EarlierMessagesWait("others wait")
     assert decide(error, command, 1, 0.0, POLICY) == Retry(1.0, "instance_parked", failed=False)
     assert decide(error, command, 99, 1e6, POLICY) == Retry(POLICY.max_delay, "instance_parked", failed=False)
 
 
 ENDS: list[Settlement] = [
     Complete(Outcome.EXECUTED), Hold("r", "d"), Retry(5.0, "r"), Retry(600.0, "r"), DeadLetter("r", "d"), Release("r"),
-    Park(Wait.INSTANCE, 1.0, "r", "d"), Retry(600.0, "r", failed=False),
+    Keep(Wait.INSTANCE, 1.0, "r", "d"), Retry(600.0, "r", failed=False),
 ]  # fmt: skip
 
 
@@ -176,11 +176,13 @@ def test_what_is_kept_outside_the_broker(
 ) -> None:
     found = outside(end, keeps=keeps, quarantine=quarantine, held=held, max_hold=max_hold)
     if isinstance(end, DeadLetter) and quarantine and keeps:
-        assert found == Park(Wait.PERSON, None, "r", "d")
+        assert found == Keep(Wait.PERSON, None, "r", "d")
     elif isinstance(end, Retry) and end.failed and held + end.delay > max_hold:
         if keeps:
-            assert found == Park(Wait.TIME, end.delay, "r", f"tried again after {end.delay:.0f} s")
+            assert found == Keep(Wait.TIME, end.delay, "r", f"tried again after {end.delay:.0f} s")
         else:
-            assert found == DeadLetter("r", "it was retried for as long as its broker lets it be held")
+            assert found == DeadLetter(
+                "r", "the retries exceeded the longest time that the broker lets a message be held"
+            )
     else:
         assert found is end

@@ -103,7 +103,7 @@ def _unknown(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:
             what = _nobody("orchestration", name, workflows.orchestrators, workflows.external)
             if name in workflows.activities:
                 what = (
-                    f"`{name}` is an activity, since its first parameter is no OrchestrationContext; "
+                    f"`{name}` is an activity, because its first parameter is not an OrchestrationContext; "
                     "annotate it as `ctx: task.OrchestrationContext` to make it an orchestration"
                 )
             yield loaded.locate(path, what)
@@ -116,7 +116,7 @@ def _nobody(kind: str, name: str, known: Collection[str], external: Collection[s
     near = difflib.get_close_matches(name, [*known, *external], n=1)
     has = f"the modules under `workflows` have {', '.join(sorted(known)) or 'none'};"
     meant = f"did you mean `{near[0]}`?" if near else has
-    return f"there is no {kind} `{name}`; {meant} what other workers run is listed under `workflows.external`"
+    return f"there is no {kind} `{name}`; {meant} list names that other workers run under `workflows.external`"
 
 
 def _collect(build: Callable[[], T], problems: list[Problem]) -> T | None:

@@ -99,5 +99,5 @@ def _registry(
 ) -> Registry:
     found = registries.get(name) if name is not None else next(iter(registries.values()), None)
     if found is None:
-        raise ConfigError([loaded.locate(path, "its schema registry is not configured")])
+        raise ConfigError([loaded.locate(path, "the schema registry is not configured")])
     return found

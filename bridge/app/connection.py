@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from bridge.app.composition import build_engine
@@ -13,6 +12,7 @@ from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.core.origin import unwrap
 from bridge.engines.base import Engine
+from bridge.system.clock import stamp as stamp
 
 T = TypeVar("T")
 
@@ -50,9 +50,3 @@ def payload(serialized: str | None) -> Any:
         return unwrap(json.loads(serialized)).data
     except (ValueError, RecursionError):
         return serialized
-
-
-def stamp(moment: datetime) -> str:
-    """Format a time as RFC 3339 in UTC. The SDK's naive times are UTC."""
-    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
-    return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -13,7 +13,7 @@ from bridge.config.source import Loaded
 from bridge.core.envelope import Envelope
 from bridge.core.errors import MessageError
 from bridge.core.message import Message, Position
-from bridge.core.settlement import Outcome
+from bridge.core.states import Outcome
 from bridge.routing import Explanation
 from bridge.routing import explain as explain_rules
 

@@ -120,12 +120,12 @@ def message_of(value: dict[str, Any], line: bytes) -> Message:
     """Message of a parsed line. line: its text, for a body that is JSON. Raises: DecodeError."""
     if "unreadable" in value:
         raise DecodeError(
-            "the line is of a message that cannot be parsed; leave it out with `jq -c 'select(.unreadable == null)'`"
+            "the message of this line cannot be parsed; remove it with `jq -c 'select(.unreadable == null)'`"
         )
     if "body" not in value and "body_base64" not in value:
-        raise DecodeError('expected a CloudEvent, with specversion, or {"body": ...}')
+        raise DecodeError('expected a CloudEvent (with `specversion`) or {"body": ...}')
     if unknown := value.keys() - MEMBERS:
-        raise DecodeError(f"unknown member {sorted(unknown)[0]!r}; known are {', '.join(sorted(_TAKEN))}")
+        raise DecodeError(f"unknown member {sorted(unknown)[0]!r}; known: {', '.join(sorted(_TAKEN))}")
     for name in _NAMED:
         if name in value and f"{name}_base64" in value:
             raise DecodeError(f"the line has both {name} and {name}_base64")

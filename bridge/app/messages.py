@@ -59,25 +59,25 @@ def build(body: bytes, codec: str | None, options: MessageOptions, label: str) -
         body = without_mark(body)
     if codec in SCHEMA_CODECS and not body.startswith((b"\0", b"\1")):
         raise DecodeError(
-            f"this source reads {codec}, and {label} does not begin with the id of a schema: send what a schema "
-            "registry's serializer wrote, or anything at all with --raw"
+            f"this source reads {codec}, but {label} does not begin with the id of a schema: send the output of a "
+            "schema registry's serializer, or send the data unchanged with --raw"
         )
     event = _cloud_event(body)
     if event is not None:
         if options.type is not None or options.id is not None:
-            raise DecodeError(f"{label} is a CloudEvent already: leave out --type and --id, or change them in it")
+            raise DecodeError(f"{label} is a CloudEvent already: remove --type and --id, or change its members")
         return _marked(options.message(body), event)
     if options.type is not None:
         if codec is not None and codec not in _CLOUDEVENTS:
             raise DecodeError(
-                f"--type makes a CloudEvent, and this source reads {codec}: it takes the type from its `attributes`, "
-                "so give what those read, with --header or in the data"
+                f"--type makes a CloudEvent, but this source reads {codec} and takes the type from its `attributes`: "
+                "set the values that they read, with --header or in the data"
             )
         return _wrapped(body, options, options.type, label)
     if codec in _CLOUDEVENTS and not any(name.startswith(("ce_", "ce-")) for name, _ in options.headers):
         raise DecodeError(
-            f"{label} is no CloudEvent, and this source reads nothing else: wrap it with --type, or send it as it is "
-            "with --raw"
+            f"{label} is not a CloudEvent, but this source reads only CloudEvents: wrap it with --type, or send it "
+            "unchanged with --raw"
         )
     return options.message(body)
 
@@ -145,10 +145,12 @@ def _line(line: bytes, options: MessageOptions, *, by_line: bool) -> tuple[Any, 
 def _topic(topic: str | None, own: Any) -> str:
     if own is None or own == topic:
         if topic is None:
-            raise DecodeError('the line needs a "topic", since only a broker is named')
+            raise DecodeError('the line needs a "topic", because the command names only a broker')
         return topic
     if topic is not None:
-        raise DecodeError(f"the line names another topic than {topic}; name only BROKER/ to let each line say it")
+        raise DecodeError(
+            f"the line names another topic than {topic}; use BROKER/ without a topic to take the topics of the lines"
+        )
     if not isinstance(own, str):
         raise DecodeError("topic must be text")
     try:

@@ -11,7 +11,7 @@ from itertools import groupby
 from bridge.app import state
 from bridge.app.composition import build_broker
 from bridge.app.names import require
-from bridge.config.model.types import check_entity, check_topic
+from bridge.brokers.factory import check_destination
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.ops.audit import Change, audited, user
@@ -40,18 +40,18 @@ def destination(loaded: Loaded, text: str) -> Destination:
     if not slash:
         if text in config.targets and text not in config.sources:
             target = config.targets[text]
-            raise LookupError(f"{text!r} is a target, no source: publish to {target.broker}/{target.address}")
-        require("source", text, config.sources, "a topic is written BROKER/TOPIC")
+            raise LookupError(f"{text!r} is a target and not a source: publish to {target.broker}/{target.address}")
+        require("source", text, config.sources, "a topic has the form BROKER/TOPIC")
         source = config.sources[text]
         entrance = source.entrance
         if entrance is None:
-            raise LookupError(f"nothing can be published to what the source {text!r} reads; name BROKER/TOPIC")
+            raise LookupError(f"the source {text!r} names no topic or queue to publish to; use BROKER/TOPIC")
         return Destination(source.broker, entrance, source.codec)
     require("broker", broker, config.brokers)
     if not topic:
         return Destination(broker, None, None)
     try:
-        check_entity(topic) if config.brokers[broker].type == "servicebus" else check_topic(topic)
+        check_destination(config.brokers[broker], topic)
     except ValueError as error:
         raise LookupError(str(error)) from None
     read = {

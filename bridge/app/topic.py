@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from bridge.app.composition import build_broker, subscribe_options
 from bridge.app.names import require
-from bridge.brokers.reading import ReadableBroker, ReadOptions
+from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core.message import Message, Position
 
@@ -21,14 +21,14 @@ def resolve(loaded: Loaded, text: str) -> tuple[str, str]:
     if slash:
         require("broker", name, config.brokers)
         if not topic:
-            raise LookupError(f"name the topic too, like {name}/TOPIC")
+            raise LookupError(f"add the topic, like {name}/TOPIC")
         return name, topic
-    require("source", name, config.sources, "a topic is written BROKER/TOPIC")
+    require("source", name, config.sources, "a topic has the form BROKER/TOPIC")
     broker = config.sources[name].broker
     topics = subscribe_options(loaded, name).topics
     if len(topics) != 1:
         known = ", ".join(f"{broker}/{topic}" for topic in topics) or f"{broker}/TOPIC"
-        raise LookupError(f"the source {name!r} reads more than one topic; name one: {known}")
+        raise LookupError(f"the source {name!r} reads several topics; choose one: {known}")
     return broker, topics[0]
 
 

@@ -1,4 +1,4 @@
-"""Command line, one file per command.
+"""Command line, one file per command or group of commands.
 
 Each command parses, calls one plain function and maps its result to an exit code.
 """
@@ -21,23 +21,25 @@ __all__ = ["main", "root"]
     package="bridge.cli",
     members={
         "serve": "Run the daemon: consume, route, and run workflows.",
-        "worker": "Run workflows only, beside a `serve --no-worker`.",
-        "publish": "Put messages on a configured broker.",
-        "topic": "Show what lies on a topic or queue.",
-        "check": "Find every problem of a configuration, without a network.",
-        "lint": "Find what breaks orchestrators on replay.",
-        "route": "Show what a message would lead to, without a network.",
-        "instances": "See and steer orchestrations.",
-        "entities": "See and signal durable entities.",
-        "trace": "Show which message led to which instance and result.",
-        "parked": "See, release and drop messages that wait.",
-        "sources": "See and end limits of dead letters.",
-        "erase": "Remove a person's payloads from an engine.",
-        "keys": "See and rotate the keys that bind answers to requests.",
-        "audit": "Show who changed what.",
-        "engine": "Serve the embedded engine alone; check, compact and export its file.",
-        "init": "Make a project that runs at once.",
+        "worker": "Run workflows only, next to a `serve --no-worker`.",
+        "publish": "Publish messages to a configured broker.",
+        "topic": "Show the messages of a topic or queue.",
+        "check": "Check a configuration, without a network.",
+        "lint": "Find code that breaks the replay of orchestrations.",
+        "route": "Show the commands that a message leads to, without a network.",
+        "instances": "List, inspect and control orchestrations.",
+        "entities": "List, inspect and signal durable entities.",
+        "trace": "Show the message, instance and results that belong together.",
+        "early": "List, release and drop early messages.",
+        "quarantine": "List, release and drop quarantined messages.",
+        "sources": "List sources, and end limits of dead letters.",
+        "erase": "Erase a person's payloads from an engine.",
+        "keys": "List and rotate the keys that sign requests.",
+        "audit": "Show changes made by people.",
+        "engine": "Serve the embedded engine on its own; check, compact and export its file.",
+        "init": "Create a project that runs at once.",
     },
+    replaced={"parked": "`bridge early` or `bridge quarantine`"},
     examples="""
         bridge init shop && cd shop && bridge serve
         bridge publish orders --file samples/order.json

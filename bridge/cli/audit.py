@@ -24,14 +24,14 @@ from bridge.cli.parameters import SINCE
         bridge audit --json | jq 'select(.result != "done")'
         bridge audit --path hubs/default.db
     """,
-    exits={0: "the lines were shown, however many", 1: "a file cannot be read"},
+    exits={0: "the lines were shown", 1: "a file cannot be read"},
 )
 @click.option("--since", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--until", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
 @click.option("--actor", metavar="NAME", help="Name or id of a user.")
-@click.option("--action", metavar="NAME", help="Like instances.terminate; instances is all of them.")
+@click.option("--action", metavar="NAME", help="Action like `instances.terminate`, or a group like `instances`.")
 @click.option(
-    "--path", type=click.Path(path_type=Path), metavar="FILE", help="Any engine's file, without a configuration."
+    "--path", type=click.Path(path_type=Path), metavar="FILE", help="File of any engine, without a configuration."
 )
 @json_option
 @config_options
@@ -57,7 +57,7 @@ def command(
     from bridge.ops.trail import Trail
 
     if path is not None and (config or overlay):
-        raise click.UsageError("--path names the file: give no configuration", click.get_current_context())
+        raise click.UsageError("use either --path or a configuration", click.get_current_context())
     trails = [Trail(given(path).parent)] if path is not None else all_trails(load_config(config, overlay))
     found = lines(trails, Wanted(since, until, actor, action))
     if as_json:
@@ -69,7 +69,7 @@ def command(
         )
     read = files(trails)
     named = f": {', '.join(map(str, read))}" if read else ""
-    click.echo(f"read {plural(len(read), 'file')} of this machine{named}", err=True)
+    click.echo(f"read {plural(len(read), 'file')} on this machine{named}", err=True)
 
 
 def _row(line: dict[str, Any]) -> tuple[str, ...]:

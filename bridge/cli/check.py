@@ -24,15 +24,20 @@ if TYPE_CHECKING:
         bridge check
         bridge check bridge.yaml --overlay prod.yaml --strict
         bridge check --no-import untrusted/bridge.yaml        # run none of its code
-        bridge check --print                                  # what is in force, and where it comes from
+        bridge check --print                                  # effective values and their origins
         bridge check --schema > bridge.schema.json            # for editors
     """,
-    exits={0: "no problems", 1: "there are problems; with --strict warnings count too"},
+    exits={0: "no problems", 1: "there are problems; with --strict, warnings count too"},
 )
 @click.argument("files", nargs=-1, type=EXISTING, metavar="[FILE|DIR]...")
 @click.option("--strict", is_flag=True, help="Warnings count as problems.")
-@click.option("--no-import", is_flag=True, help="Import no workflow modules and no functions: for untrusted changes.")
-@click.option("--print", "print_", is_flag=True, help="Print the effective configuration, with origins; no secrets.")
+@click.option("--no-import", is_flag=True, help="Import no workflow modules or functions, for untrusted changes.")
+@click.option(
+    "--print",
+    "print_",
+    is_flag=True,
+    help="Print the effective configuration with the origin of each value, without secrets.",
+)
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of the configuration.")
 @json_option
 @config_options
@@ -52,7 +57,7 @@ def command(
     reads schema files and imports workflow modules. It thus also finds orchestrations that no worker runs.
     """
     if print_ and schema:
-        raise click.UsageError("--print and --schema exclude each other", click.get_current_context())
+        raise click.UsageError("use either --print or --schema", click.get_current_context())
     if schema:
         from bridge.config.json_schema import schema as make_schema
 

@@ -49,7 +49,8 @@ class Group(click.Group):
     """A group of commands, each a module below `package` with the attribute `command`.
 
     members: one line of help per command, which allows listing the commands without importing them.
-    modules: names of modules that differ from the command's name.
+    replaced: commands that are gone, and the commands to use instead.
+    A command in the file of its group is added with `add_command`.
     """
 
     command_class = Command
@@ -57,16 +58,16 @@ class Group(click.Group):
     def __init__(
         self,
         *arguments: Any,
-        package: str,
+        package: str = "",
         members: Mapping[str, str],
-        modules: Mapping[str, str] | None = None,
+        replaced: Mapping[str, str] | None = None,
         examples: str = "",
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._package = package
         self._members = members
-        self._modules = modules or {}
+        self._replaced = replaced or {}
         self._examples = cleandoc(examples)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -75,7 +76,9 @@ class Group(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._members:
             return None
-        module = import_module(f"{self._package}.{self._modules.get(cmd_name, cmd_name)}")
+        if cmd_name in self.commands:
+            return self.commands[cmd_name]
+        module = import_module(f"{self._package}.{cmd_name}")
         command = module.command
         assert isinstance(command, click.Command)
         return command
@@ -84,6 +87,8 @@ class Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
+        if name in self._replaced:
+            raise click.UsageError(f"the command {name!r} is gone: use {self._replaced[name]}", ctx)
         if name not in self._members and not name.startswith("-") and not ctx.resilient_parsing:
             near = difflib.get_close_matches(name, self._members, n=1)
             meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(self._members)})"

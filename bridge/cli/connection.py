@@ -13,7 +13,6 @@ from bridge.cli.options import config_options
 if TYPE_CHECKING:
     from bridge.app.operations.entities import Entities
     from bridge.app.operations.instances import Instances
-    from bridge.app.operations.parked import ParkedMessages
     from bridge.config.source import Loaded
 
 T = TypeVar("T")
@@ -22,14 +21,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 EXITS = {
     0: "done",
-    1: "the engine has no such instance, or it is in no state for this",
-    3: "the configuration is broken, or the engine does not answer (is the daemon running?)",
+    1: "the engine has no such instance, or the state of the instance does not allow the operation",
+    3: "the configuration is not valid, or the engine does not answer (is the daemon running?)",
 }
 
 
 def engine_options(function: F) -> F:
     """Add the options `config`, `overlay` and `engine`."""
-    engine = click.option("--engine", metavar="NAME", help="Engine, from `engines`.  [default: default]")
+    engine = click.option("--engine", metavar="NAME", help="Name of an engine of `engines`.  [default: default]")
     return engine(config_options(function))
 
 
@@ -65,13 +64,6 @@ def on_engine(options: dict[str, Any], make: Callable[[Any], M], operation: Call
     options: values of `engine_options`.
     """
     return _run(options, make, operation)
-
-
-def on_parked(options: dict[str, Any], operation: Callable[[ParkedMessages], Awaitable[T]]) -> T:
-    """Run an operation on waiting messages and return its result. options: values of `engine_options`."""
-    from bridge.app.operations.parked import ParkedMessages
-
-    return _run(options, ParkedMessages, operation)
 
 
 def source_states(options: dict[str, Any]) -> list[dict[str, Any]]:

@@ -27,16 +27,16 @@ if TYPE_CHECKING:
         bridge erase --where "kind == 'early' && payload.email == 'ann@example.org'" --yes --json
     """,
     exits={
-        0: "nothing that the condition finds is left on the engine",
-        1: "something is left: an instance that still runs, an entity's state; or the question was answered no",
-        3: "the configuration is broken, or the engine does not answer (is the daemon running?)",
+        0: "the engine holds no payload that matches",
+        1: "some payloads are left (of a running instance, or in the state of an entity), or the question was declined",
+        3: "the configuration is not valid, or the engine does not answer (is the daemon running?)",
     },
 )
 @click.option(
     "--where", metavar="CEL", required=True, help="Condition over `payload`, `kind`, `id` and `name` of each payload."
 )
-@click.option("--dry-run", is_flag=True, help="Only show what would be erased.")
-@click.option("--yes", is_flag=True, help="Ask nothing.")
+@click.option("--dry-run", is_flag=True, help="Only show the payloads that would be erased.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 @reason_option
 @engine_options
@@ -52,8 +52,8 @@ def command(where: str, dry_run: bool, yes: bool, as_json: bool, reason: str | N
     context = click.get_current_context()
     if not dry_run and not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("nobody can be asked here: say --yes, or --dry-run to look first", context)
-        if not click.confirm("Erase everything that the condition finds, for good?", err=True):
+            raise click.UsageError("no terminal to confirm on: use --yes, or --dry-run first", context)
+        if not click.confirm("Erase all payloads that match, permanently?", err=True):
             return 1
     found, topics = _erase(engine, where, dry_run, reason, _progress)
     left = [each for each in found if each.state in ("runs", "left")]

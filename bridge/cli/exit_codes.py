@@ -18,10 +18,10 @@ BROKEN_PIPE = 141
 """Reader of the output closed the pipe."""
 
 MEANINGS = {
-    OK: "done, and what was expected is so",
-    FAILED: "problems were found, or what was expected is not so",
-    USAGE: "the command line cannot be understood",
-    UNAVAILABLE: "the configuration is broken, or the daemon, engine or broker cannot be reached",
+    OK: "success",
+    FAILED: "problems were found, or the operation failed",
+    USAGE: "the command line is not valid",
+    UNAVAILABLE: "the configuration is not valid, or the daemon, engine or broker cannot be reached",
 }
 
 

@@ -16,7 +16,7 @@ from bridge.cli.command import command as make
         bridge init shop
         cd shop && bridge serve
     """,
-    exits={0: "the project is there", 1: "there is something there already, or it cannot be written"},
+    exits={0: "the project was created", 1: "the directory is not empty, or cannot be written"},
 )
 @click.argument("name")
 def command(name: str) -> None:

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
         bridge lint workflows --sarif > lint.sarif    # for code hosts
         bridge lint --rules
     """,
-    exits={0: "nothing was found", 1: "there are findings"},
+    exits={0: "no findings", 1: "there are findings"},
 )
 @click.argument("paths", nargs=-1, type=EXISTING, metavar="[FILE|DIR]...")
 @click.option("--rules", "list_rules", is_flag=True, help="Print every rule.")
-@click.option("--json", "as_json", is_flag=True, help="JSON for machines.")
-@click.option("--sarif", "as_sarif", is_flag=True, help="SARIF 2.1.0 for code hosts.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--sarif", "as_sarif", is_flag=True, help="Print SARIF 2.1.0, for code hosts.")
 @config_options
 def command(
     paths: tuple[Path, ...],
@@ -54,12 +54,12 @@ def command(
     from bridge.lint import RULES, examine, sarif
 
     if as_json and as_sarif:
-        raise click.UsageError("--json and --sarif exclude each other", click.get_current_context())
+        raise click.UsageError("use either --json or --sarif", click.get_current_context())
     if list_rules:
         if as_json:
             print_json(dict(RULES))
         else:
-            print_table(("RULE", "WHAT IT IS ABOUT"), list(RULES.items()))
+            print_table(("RULE", "MEANING"), list(RULES.items()))
         return exit_codes.OK
     loaded = _configuration(config, overlay, required=not paths or bool(config))
     names = None
@@ -99,4 +99,4 @@ def _summary(found: Examined) -> str:
     if found.findings:
         return plural(len(found.findings), "finding")
     others = f", {plural(found.others, 'helper')} with a context" if found.others else ""
-    return f"ok: {plural(found.orchestrators, 'orchestrator')}{others}, nothing found"
+    return f"ok: {plural(found.orchestrators, 'orchestrator')}{others}, no findings"

@@ -23,7 +23,7 @@ EXISTING = click.Path(path_type=Path)
 def config_options(function: F) -> F:
     """Add the options `config` and `overlay`, tuples of paths."""
     overlay = click.option(
-        "--overlay", type=EXISTING, multiple=True, metavar="FILE", help="Laid over the configuration; repeatable."
+        "--overlay", type=EXISTING, multiple=True, metavar="FILE", help="Overlay for the configuration; repeatable."
     )
     config = click.option(
         "-c",
@@ -40,7 +40,7 @@ def message_options(function: F) -> F:
     """Add the options that describe a message: `type_`, `key`, `headers` and `id_`."""
     decorators = (
         click.option("--type", "type_", metavar="T", help="Wrap the data as a CloudEvent of this type."),
-        click.option("--key", metavar="K", help="Key: messages of one key are handled in order."),
+        click.option("--key", metavar="K", help="Key of the message; messages of one key are processed in order."),
         click.option(
             "--header", "headers", type=HEADER, multiple=True, metavar="K=V", help="Header of the message; repeatable."
         ),
@@ -53,9 +53,9 @@ def message_options(function: F) -> F:
 
 def origin_options(function: F) -> F:
     """Add the options `message_id` and `bare`, for `origin`."""
-    bare = click.option("--bare", is_flag=True, help="The data alone, for workers that know no envelope of the bridge.")
+    bare = click.option("--bare", is_flag=True, help="Send the data without the bridge's envelope.")
     message_id = click.option(
-        "--message-id", metavar="ID", help="Id by which a repetition of this is recognized.  [default: random]"
+        "--message-id", metavar="ID", help="Message id, by which a repetition is recognized.  [default: random]"
     )
     return message_id(bare(function))
 
@@ -65,7 +65,7 @@ def origin(message_id: str | None, bare: bool, what: str) -> MessageOrigin | Non
     from bridge.core.origin import MessageOrigin
 
     if message_id == "" or (bare and message_id is not None):
-        wrong = "--message-id needs an id" if message_id == "" else "--message-id and --bare exclude each other"
+        wrong = "--message-id must not be empty" if message_id == "" else "use either --message-id or --bare"
         raise click.UsageError(wrong, click.get_current_context())
     return None if bare else MessageOrigin(message_id or str(uuid4()), what)
 
@@ -77,9 +77,9 @@ def as_message(message: MessageOrigin | None) -> dict[str, Any]:
 
 def reason_option(function: F) -> F:
     """Add the option `reason`."""
-    return click.option("--reason", metavar="TEXT", help="Why; kept in the audit, see `bridge audit`.")(function)
+    return click.option("--reason", metavar="TEXT", help="Reason, kept in the audit (`bridge audit`).")(function)
 
 
 def json_option(function: F) -> F:
     """Add the option `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="JSON for machines.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)

@@ -12,7 +12,7 @@ import click
 
 
 def _refuse_constant(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 class JsonValue(click.ParamType[Any]):
@@ -109,7 +109,7 @@ class Pair(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         name, equals, text = str(value).partition("=")
         if not name or not equals:
-            self.fail(f"{value!r} is not of the form NAME=VALUE", param, ctx)
+            self.fail(f"{value!r} must have the form NAME=VALUE", param, ctx)
         return name, text
 
 
@@ -122,7 +122,7 @@ class Status(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         word = str(value).upper().replace("-", "_")
         if word not in self.words:
-            self.fail(f"{value!r} is none of {', '.join(self.words).lower()}", param, ctx)
+            self.fail(f"{value!r} is not one of {', '.join(self.words).lower()}", param, ctx)
         return word
 
 
@@ -134,7 +134,7 @@ class EntityId(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
         name, at, key = str(value).removeprefix("@").partition("@")
         if not name or not at or not key:
-            self.fail(f"{value!r} is not of the form NAME@KEY, like account@c-17", param, ctx)
+            self.fail(f"{value!r} must have the form NAME@KEY, like account@c-17", param, ctx)
         return name, key
 
 
@@ -146,7 +146,7 @@ class Address(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         host, colon, port = str(value).rpartition(":")
         if not host or not colon or not (port.isascii() and port.isdigit()) or int(port) > 65535:
-            self.fail(f"{value!r} is not of the form HOST:PORT, like 127.0.0.1:8080", param, ctx)
+            self.fail(f"{value!r} must have the form HOST:PORT, like 127.0.0.1:8080", param, ctx)
         return str(value)
 
 

@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from bridge.core.message import Message
 
 
-_GIVE = "give one of --file, --data and --jsonl"
+_GIVE = "use one of --file, --data and --jsonl"
 
 
 @make(
     "publish",
     effect="changes",
     examples="""
-        bridge publish orders --file order.json                       # a CloudEvent goes as it is
+        bridge publish orders --file order.json                       # a CloudEvent is sent unchanged
         bridge publish orders --type order.created --key 1001 --data '{"id": "1001", "total": 25}'
         bridge publish local/orders --raw --data 'not even JSON'      # any topic of a broker
         bridge publish orders --jsonl events.jsonl                    # many
@@ -40,14 +40,16 @@ _GIVE = "give one of --file, --data and --jsonl"
         of which only the body must be there: text and JSON are sent as they are, null as a tombstone. Lines of
         bridge topic read --json are published unaltered.
     """,
-    exits={0: "the broker has durably taken everything", 1: "something could not be published"},
+    exits={0: "the broker has stored all messages durably", 1: "not all messages could be published"},
 )
 @click.argument("destination", metavar="SOURCE|BROKER/TOPIC")
-@click.option("--file", "files", multiple=True, metavar="FILE", help="One message; repeatable, - is standard input.")
-@click.option("--data", metavar="TEXT", help="One message.")
-@click.option("--jsonl", metavar="FILE", help="One message per line.  [default: standard input]")
+@click.option(
+    "--file", "files", multiple=True, metavar="FILE", help="File with one message; repeatable; - is standard input."
+)
+@click.option("--data", metavar="TEXT", help="Text of one message.")
+@click.option("--jsonl", metavar="FILE", help="File with one message per line.  [default: standard input]")
 @message_options
-@click.option("--raw", is_flag=True, help="Send the data as it is, even where the source will refuse it.")
+@click.option("--raw", is_flag=True, help="Send the data unchanged, even if the source cannot decode it.")
 @reason_option
 @config_options
 def command(
@@ -100,7 +102,7 @@ def command(
     finally:
         progress.close()
     if piped and not published:
-        raise click.UsageError(f"{_GIVE}; nothing is on standard input", click.get_current_context())
+        raise click.UsageError(f"{_GIVE}; standard input is empty", click.get_current_context())
     click.echo(f"{plural(published, 'message')} published to {to.broker}/{to.topic or ''}")
     return 0
 
@@ -112,18 +114,18 @@ def _check(
     if given != 1:
         raise click.UsageError(_GIVE, click.get_current_context())
     if files.count("-") > 1:
-        raise click.UsageError("standard input can be read once", click.get_current_context())
+        raise click.UsageError("standard input can be read only once", click.get_current_context())
     if jsonl and (type_ or id_ or raw):
         raise click.UsageError(
-            "--type, --id and --raw are for single messages; lines of --jsonl go as they are",
+            "--type, --id and --raw are for single messages; lines of --jsonl are sent unchanged",
             click.get_current_context(),
         )
     if raw and (type_ or id_):
-        raise click.UsageError("--raw sends the data as it is, without --type and --id", click.get_current_context())
+        raise click.UsageError("--raw sends the data unchanged, without --type and --id", click.get_current_context())
     if id_ and not type_:
-        raise click.UsageError("--id is for the CloudEvent that --type makes", click.get_current_context())
+        raise click.UsageError("--id needs --type, which makes a CloudEvent", click.get_current_context())
     if id_ and len(files) > 1:
-        raise click.UsageError("--id is for one message: ids must differ", click.get_current_context())
+        raise click.UsageError("--id is for one message; ids must differ", click.get_current_context())
 
 
 def _singles(
@@ -132,7 +134,7 @@ def _singles(
     from bridge.app.messages import build
 
     if to.topic is None:
-        raise LookupError("name the topic too, like BROKER/TOPIC; only lines of --jsonl can name their own")
+        raise LookupError("add the topic, like BROKER/TOPIC; only lines of --jsonl can name their own")
     bodies = [("--data", data.encode())] if data is not None else [(name, _read(name)) for name in files]
     yield [(to.topic, build(body, to.codec, options, label)) for label, body in bodies]
 

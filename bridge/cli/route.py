@@ -31,13 +31,13 @@ if TYPE_CHECKING:
         generate | bridge route orders --json
     """,
     exits={
-        0: "the message has a route, the expected one if one is expected",
-        1: "another route than the expected one, or the message would be dead-lettered",
+        0: "a route matches the message, the expected one if one is given",
+        1: "another route than the expected one matches, or the message would be dead-lettered",
     },
 )
 @click.argument("source")
-@click.option("--file", metavar="FILE", help="The message.  [default: standard input]")
-@click.option("--data", metavar="TEXT", help="The message.")
+@click.option("--file", metavar="FILE", help="File with the message.  [default: standard input]")
+@click.option("--data", metavar="TEXT", help="Text of the message.")
 @message_options
 @click.option("--expect", metavar="ROUTE", help="Fail unless this route matches.")
 @click.option("--expect-dead-letter", is_flag=True, help="Fail unless the message would be dead-lettered.")
@@ -62,11 +62,11 @@ def command(
     The message is built as by `bridge publish`.
     """
     if file is not None and data is not None:
-        raise click.UsageError("give one of --file and --data", click.get_current_context())
+        raise click.UsageError("use either --file or --data", click.get_current_context())
     if id_ and not type_:
-        raise click.UsageError("--id is for the CloudEvent that --type makes", click.get_current_context())
+        raise click.UsageError("--id needs --type, which makes a CloudEvent", click.get_current_context())
     if expect is not None and expect_dead_letter:
-        raise click.UsageError("--expect and --expect-dead-letter exclude each other", click.get_current_context())
+        raise click.UsageError("use either --expect or --expect-dead-letter", click.get_current_context())
     from bridge.app.composition import load_config
     from bridge.app.explain import explain
     from bridge.app.messages import MessageOptions

@@ -18,7 +18,7 @@ from bridge.cli.options import config_options
         bridge serve -c bridge.yaml --overlay prod.yaml
         bridge serve --no-worker                       # workflows run in `bridge worker`
     """,
-    exits={0: "stopped when asked to", 1: "stopped by a failure, or ended by a second signal"},
+    exits={0: "stopped by a signal", 1: "stopped by a failure or by a second signal"},
 )
 @config_options
 @click.option("--no-worker", is_flag=True, help="Only consume and route; run no workflows in this process.")
@@ -26,7 +26,7 @@ from bridge.cli.options import config_options
     "--ready-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Written once everything is running, removed at the end.",
+    help="File that is written when everything runs, and removed at the end.",
 )
 def command(config: tuple[Path, ...], overlay: tuple[Path, ...], no_worker: bool, ready_file: Path | None) -> int:
     """Run the daemon: consume the sources, call the engine, run the workflows.

@@ -14,6 +14,7 @@ from bridge.cli.connection import engine_options, on_engine
 from bridge.cli.options import json_option
 from bridge.cli.output import plural, print_fields, print_json, print_table, say
 from bridge.cli.parameters import Time
+from bridge.core.states import Outcome
 
 if TYPE_CHECKING:
     from bridge.app.operations.lineage import Arrival, Found, Lineage, Publication
@@ -30,14 +31,14 @@ if TYPE_CHECKING:
     """,
     exits={
         0: "found",
-        1: "the engine has no such instance, none that the message led to, and no such message that waits",
-        3: "the configuration is broken, or the engine does not answer (is the daemon running?)",
+        1: "no instance, message or published event with this id was found",
+        3: "the configuration is not valid, or the engine does not answer (is the daemon running?)",
     },
 )
 @click.argument("id_", metavar="ID")
-@click.option("--since", type=Time(), help="Search only instances that changed since then: a time, or so long ago.")
-@click.option("--prefix", metavar="TEXT", help="Search only instances whose id begins with this.")
-@click.option("--all", "all_", is_flag=True, help="Go on after the first instance that a message led to.")
+@click.option("--since", type=Time(), help="Search only instances that changed since this time or duration.")
+@click.option("--prefix", metavar="TEXT", help="Search only instances with this prefix of the id.")
+@click.option("--all", "all_", is_flag=True, help="Continue after the first instance.")
 @json_option
 @engine_options
 def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as_json: bool, **engine: Any) -> int:
@@ -73,7 +74,7 @@ def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as
         where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
         begin = f" with the prefix {prefix!r}" if prefix else ""
         looked = f"{plural(found.searched, 'instance')}{begin}{where}"
-        click.echo(f"{id_!r} is no instance, and none of {looked} knows such a message", err=True)
+        click.echo(f"{id_!r} is not an instance, and no message with this id was found in {looked}", err=True)
     return 1 if found.by == "nothing" else 0
 
 
@@ -124,12 +125,12 @@ def _became(one: Undelivered) -> str:
     route = f", route {one.route}" if one.route else ""
     what = f"{one.message_id} (source {one.source}{route})"
     why = f"{one.reason}{': ' if one.detail else ''}{one.detail}"
-    if one.state == "dead_letter":
+    if one.state is Outcome.DEAD_LETTERED:
         whom = f"; it waited for {one.instance_id}" if one.instance_id else ""
         return f"{what} was dead-lettered at {one.at}: {why}{whom}"
     if one.instance_id is not None:
         return f"{what} waits for {one.instance_id} since {one.at}, until {one.until}"
-    return f"{what} is held with its key {one.key} since {one.at}: {why}"
+    return f"{what} is quarantined with its key {one.key} since {one.at}: {why}"
 
 
 def _came(arrival: Arrival) -> tuple[str, str, str, str]:

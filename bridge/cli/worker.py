@@ -17,14 +17,14 @@ from bridge.cli.options import config_options
         bridge worker
         bridge worker -c bridge.yaml --overlay prod.yaml
     """,
-    exits={0: "stopped when asked to", 1: "stopped by a failure, or ended by a second signal"},
+    exits={0: "stopped by a signal", 1: "stopped by a failure or by a second signal"},
 )
 @config_options
 @click.option(
     "--ready-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Written once everything is running, removed at the end.",
+    help="File that is written when everything runs, and removed at the end.",
 )
 def command(config: tuple[Path, ...], overlay: tuple[Path, ...], ready_file: Path | None) -> int:
     """Run only the workflows, next to one or more `bridge serve --no-worker`.

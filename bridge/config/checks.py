@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from bridge.config.model.routes import VERBS, WHICH_WORKFLOW, wrong_verbs
+from bridge.config.model.routes import COMMANDS, WHICH_WORKFLOW, wrong_commands
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import check_entity, check_topic
 from bridge.config.saga_checks import SagaChecks
@@ -45,9 +45,9 @@ def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     sagas, targets, sources = sections["sagas"], sections["targets"], sections["sources"]
     yield from SagaChecks(sagas, targets, sources, routes, _unknown, locate).check()
     if not sections["sources"]:
-        yield replace(locate(("sources",), "there are no sources: nothing is consumed"), severity="warning")
+        yield replace(locate(("sources",), "there are no sources: the daemon consumes nothing"), severity="warning")
     elif not routes:
-        yield replace(locate(("routes",), "there are no routes: no message leads to anything"), severity="warning")
+        yield replace(locate(("routes",), "there are no routes: messages start nothing"), severity="warning")
 
 
 def _fitting(
@@ -74,7 +74,7 @@ def _fitting(
         kind = _kind(target, brokers)
         if kind == _BUS:
             if (target.get("queue") is None) == (target.get("topic") is None):
-                yield locate(("targets", name), "needs `queue` or `topic`, and not both")
+                yield locate(("targets", name), "write either `queue` or `topic`")
         elif kind is not None:
             for key in ("queue", "servicebus"):
                 if target.get(key) is not None:
@@ -98,7 +98,7 @@ def _log_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[P
     elif topics == [] and pattern is None:
         yield locate(("sources", name, "topics"), "must have at least one entry")
     elif topics and pattern is not None:
-        yield locate(("sources", name, "kafka", "pattern"), "topics are named already; write `topics: []`")
+        yield locate(("sources", name, "kafka", "pattern"), "`pattern` selects the topics; write `topics: []`")
     if isinstance(letters := source.get("dead_letter"), str):
         yield from _log_name(("sources", name, "dead_letter"), letters.replace("{topic}", "t"), locate)
 
@@ -106,20 +106,20 @@ def _log_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[P
 def _bus_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[Problem]:
     queue, topic, subscription = (source.get(key) for key in ("queue", "topic", "subscription"))
     if (queue is None) == (topic is None):
-        yield locate(("sources", name), "needs `queue`, or `topic` and `subscription`, and not both")
+        yield locate(("sources", name), "write either `queue`, or `topic` and `subscription`")
     elif (topic is None) != (subscription is None):
-        yield locate(("sources", name), "`topic` and `subscription` go together")
+        yield locate(("sources", name), "`topic` and `subscription` need each other")
     if source.get("sub_queue") is not None and source.get("sessions"):
-        yield locate(("sources", name, "sessions"), "sub-queues have no sessions")
+        yield locate(("sources", name, "sessions"), "a sub-queue has no sessions")
     if source.get("sub_queue") is not None and source.get("dead_letter") is None:
         what = (
-            "a sub-queue has no dead letters of its own: a message that cannot succeed is delivered again without end; "
-            "name a queue with `dead_letter`"
+            "a sub-queue has no dead letters of its own: a message that cannot succeed is delivered "
+            "again without end; set `dead_letter` to a queue"
         )
         yield replace(locate(("sources", name, "sub_queue"), what), severity="warning")
     if source.get("on_unreadable") == "stop_partition":
         yield locate(
-            ("sources", name, "on_unreadable"), "Service Bus has no partitions to stop; use dead_letter or skip"
+            ("sources", name, "on_unreadable"), "Service Bus has no partitions to stop; write `dead_letter` or `skip`"
         )
 
 
@@ -151,14 +151,14 @@ def _registries(sections: dict[str, dict[str, Any]], locate: Locate) -> Iterator
             registry = settings.get("registry")
             if codec not in ("avro", "protobuf"):
                 if where and entry.get("schemas") is not None:
-                    yield locate((section, name, "schemas"), "only the codecs avro and protobuf have schemas to name")
+                    yield locate((section, name, "schemas"), "only the codecs avro and protobuf have schemas")
                 elif not where and registry is not None:
                     yield locate((section, name, "registry"), "only the codecs avro and protobuf have a registry")
             elif isinstance(registry, str):
                 if registry not in known:
                     yield locate((section, name, *where, "registry"), _unknown("registry", registry, known))
             elif len(known) != 1:
-                what = "name one of the registries with `registry:`" if known else "there are no `registries:` for it"
+                what = "name one of the registries with `registry:`" if known else "add one below `registries:`"
                 yield locate((section, name, "codec"), f"{codec} needs a schema registry: {what}")
 
 
@@ -171,11 +171,11 @@ def _domains(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
             continue
         members.setdefault(domain, []).append(name)
         if ordering in ("none", "partition"):
-            what = f"with `ordering: {ordering}` there are no keys to share; use `key`, or a template with {{{{ }}}}"
+            what = f"`ordering: {ordering}` has no keys to share; write `key`, or a template with {{{{ }}}}"
             yield locate(("sources", name, "ordering_domain"), what)
     for domain, names in members.items():
         if len(names) == 1:
-            what = f"no other source is in the domain `{domain}`, so there is nothing to keep order with"
+            what = f"no other source is in the domain `{domain}`, so the domain has no effect"
             yield replace(locate(("sources", names[0], "ordering_domain"), what), severity="warning")
 
 
@@ -215,11 +215,11 @@ def _quarantine(sources: dict[str, Any], engines: list[str], locate: Locate) -> 
         if isinstance(engine, str) and engine not in engines:
             yield locate(("sources", name, "quarantine", "engine"), _unknown("engine", engine, engines))
         if source.get("ordering") == "none":
-            yield locate(("sources", name, "quarantine"), "with `ordering: none` there are no keys to hold")
+            yield locate(("sources", name, "quarantine"), "`ordering: none` has no keys to quarantine")
         if isinstance(domain := source.get("ordering_domain"), str):
             what = (
-                f"`quarantine` and `ordering_domain` exclude each other: the other sources of `{domain}` would go on "
-                "with a key that is held here; take one of the two away"
+                f"`quarantine` and `ordering_domain` exclude each other: the other sources of `{domain}` would "
+                "continue with a key that is quarantined here; remove one of the two"
             )
             yield locate(("sources", name, "quarantine"), what)
 
@@ -235,18 +235,20 @@ def _kept(sources: dict[str, Any], brokers: dict[str, Any], routes: list[Any], l
         for name, entry in sources.items()
         if _kind(_mapping(entry), brokers) == _BUS and _mapping(entry).get("dead_letter") is None
     }
-    what = "needs `dead_letter`, a queue or topic: a message that has waited cannot go to the dead-letter sub-queue"
+    what = (
+        "needs `dead_letter`, a queue or topic: a message that has waited cannot be moved to the dead-letter sub-queue"
+    )
     for name in nowhere:
         if _mapping(sources[name]).get("quarantine") is not None:
             yield locate(("sources", name, "quarantine"), f"the source {what}")
     for index, entry in enumerate(routes):
         route = _mapping(entry)
         given = route.get("from")
-        for verb in VERBS:
-            if _mapping(_mapping(route.get(verb)).get("on_missing")).get("park") is not None:
+        for command in COMMANDS:
+            if _mapping(_mapping(route.get(command)).get("on_missing")).get("wait") is not None:
                 for source in given if isinstance(given, list) else [given]:
                     if source in nowhere:
-                        yield locate(("routes", index, verb, "on_missing"), f"the source `{source}` {what}")
+                        yield locate(("routes", index, command, "on_missing"), f"the source `{source}` {what}")
 
 
 def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -> Iterator[Problem]:
@@ -255,7 +257,7 @@ def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -
     for topic in topics:
         target = template.replace("{topic}", topic)
         if target in topics:
-            what = f"dead letters would go to `{target}`, which this source reads itself"
+            what = f"dead letters would go to `{target}`, which this source reads"
             yield locate(("sources", name, "dead_letter"), what)
         elif len(target) > 249 and len(topic) <= 249 and _is_topic(topic):
             yield locate(("sources", name, "dead_letter"), f"`{target[:40]}…` is longer than 249 characters")
@@ -280,7 +282,7 @@ def _routes(routes: list[Any], sources: list[str], engines: list[str], locate: L
     read: set[str] = set()
     for index, entry in enumerate(routes):
         route = _mapping(entry)
-        wrong = wrong_verbs([verb for verb in VERBS if route.get(verb) is not None]) if route else None
+        wrong = wrong_commands([command for command in COMMANDS if route.get(command) is not None]) if route else None
         if wrong is not None:
             yield locate(("routes", index), wrong)
         schedule = route.get("schedule")
@@ -304,7 +306,7 @@ def _routes(routes: list[Any], sources: list[str], engines: list[str], locate: L
             yield locate(("routes", index, "engine"), what if "engine" in route else f"{what}; name one with `engine:`")
     for source in sources if routes else ():
         if source not in read:
-            what = "no route reads from this source: every message of it ends as `no_match` says"
+            what = "no route reads this source: `no_match` decides about all its messages"
             yield replace(locate(("sources", source), what), severity="warning")
 
 

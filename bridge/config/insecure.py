@@ -14,15 +14,17 @@ from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.registries import RegistryConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
-from bridge.config.model.types import is_loopback
 from bridge.config.yaml.node import Node, Path, ScalarNode, find
 from bridge.core.errors import Locate, Problem
+from bridge.system.addresses import is_loopback
 
 SHORTEST_TOKEN = 32
 """Minimum number of characters of a token that is not reported as short: 128 bits in hexadecimal digits."""
 
-_SHORT_TOKEN = f"a token of less than {SHORTEST_TOKEN} characters can be guessed; make one with `openssl rand -hex 32`"
-_CLEAR_PORT = "who reaches this port past the proxy reads the token and payloads; listen on loopback, or set `tls`"
+_SHORT_TOKEN = (
+    f"a token of less than {SHORTEST_TOKEN} characters can be guessed; create one with `openssl rand -hex 32`"
+)
+_CLEAR_PORT = "a client that bypasses the proxy can read the token and payloads; listen on loopback, or set `tls`"
 
 _ALL_RIGHTS = "RootManageSharedAccessKey"
 
@@ -113,21 +115,22 @@ RULES: tuple[Rule, ...] = (
         KafkaBrokerConfig,
         ("sasl",),
         lambda broker: broker.sasl is not None and broker.tls is None,
-        "credentials and messages travel in the clear; set `tls`",
+        "credentials and messages are sent unencrypted; set `tls`",
     ),
     Rule(
         "kafka_without_tls",
         KafkaBrokerConfig,
         ("bootstrap_servers",),
         lambda broker: broker.tls is None and broker.sasl is None and _has_far_host(broker),
-        "messages travel in the clear, and the cluster asks nobody for credentials; set `tls` and `sasl`",
+        "messages are sent unencrypted, and the cluster does not ask for credentials; set `tls` and `sasl`",
     ),
     Rule(
         "hostname_unchecked",
         KafkaBrokerConfig,
         ("tls", "check_hostname"),
         lambda broker: broker.tls is not None and not broker.tls.check_hostname,
-        "anybody with a certificate of these authorities can pose as the cluster; use certificates with its names",
+        "any holder of a certificate of these authorities can pose as the cluster; use "
+        "certificates with the names of its nodes",
     ),
     Rule(
         "emulator_without_tls",
@@ -148,7 +151,7 @@ RULES: tuple[Rule, ...] = (
         RegistryConfig,
         ("url",),
         lambda registry: _is_plain(registry.url) and (registry.password is not None or registry.token is not None),
-        "the registry's credentials travel in the clear; use https",
+        "the registry's credentials are sent unencrypted; use https",
     ),
     Rule(
         "registry_over_http",
@@ -157,7 +160,7 @@ RULES: tuple[Rule, ...] = (
         lambda registry: (
             _is_plain(registry.url) and registry.password is None and registry.token is None and _is_far(registry.url)
         ),
-        "anybody on the way can change schemas, and with them what messages mean; use https",
+        "an attacker in the network can change schemas, and with them the meaning of messages; use https",
     ),
     Rule(
         "token_over_http",
@@ -166,14 +169,14 @@ RULES: tuple[Rule, ...] = (
         lambda engine: (
             _is_plain(engine.endpoint) and (engine.token is not None or engine.credential not in ("auto", "none"))
         ),
-        "the token travels in the clear; use https",
+        "the token is sent unencrypted; use https",
     ),
     Rule(
         "engine_over_http",
         SchedulerEngineConfig,
         ("endpoint",),
         lambda engine: _is_plain(engine.endpoint) and not _sends_token(engine) and _is_far(engine.endpoint),
-        "workflows and payloads travel in the clear, and the engine asks nobody for credentials; use https",
+        "workflows and payloads are sent unencrypted, and the engine does not ask for credentials; use https",
     ),
     Rule(
         "short_token",
@@ -194,7 +197,7 @@ RULES: tuple[Rule, ...] = (
         EmbeddedEngineConfig,
         ("listen",),
         _is_open_port,
-        "every process of this machine can do everything to the engine; set a `token`",
+        "every process on this machine has full access to the engine; set a `token`",
     ),
     Rule(
         "engine_port_without_tls",
@@ -208,21 +211,21 @@ RULES: tuple[Rule, ...] = (
         HttpConfig,
         ("host",),
         lambda http: _is_far_http(http) and http.tls is None,
-        "health and metrics can be read by anybody who reaches the port, in the clear; set `tls` with `client_ca`, or "
-        "let only probes and scrapers reach it",
+        "every client of this port can read health and metrics, unencrypted; set `tls` with "
+        "`client_ca`, or restrict the port to probes and scrapers",
     ),
     Rule(
         "ops_port_open",
         HttpConfig,
         ("host",),
         lambda http: _is_far_http(http) and http.tls is not None and http.tls.client_ca is None,
-        "health and metrics can be read by anybody who reaches the port; set `tls.client_ca`, or let only probes and "
-        "scrapers reach it",
+        "every client of this port can read health and metrics; set `tls.client_ca`, or restrict "
+        "the port to probes and scrapers",
     ),
 )
 """Rules for all insecure settings except secrets written in a file, which apply to every model."""
 
-LITERAL_SECRET = "the secret is written in the file; name a variable or a file: `${NAME}`, `${file:NAME}`"  # noqa: S105 - a text
+LITERAL_SECRET = "the secret is written in the file; read it from `${NAME}` or `${file:NAME}`"  # noqa: S105 - a text
 
 
 def insecure(config: BridgeConfig, root: Node, locate: Locate) -> Iterator[Problem]:

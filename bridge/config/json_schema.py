@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.config.model.routes import VERBS
+from bridge.config.model.routes import COMMANDS
 from bridge.config.yaml.interpolation import SECTIONS
 from bridge.config.yaml.merge import DEFAULTS
 
@@ -34,7 +34,7 @@ def schema() -> dict[str, Any]:
         definitions[name].pop("required", None)
     route = definitions["RouteConfig"]
     route["required"] = ["name"]
-    route["oneOf"] = [{"required": [verb]} for verb in VERBS]
+    route["oneOf"] = [{"required": [command]} for command in COMMANDS]
     definitions["SourceConfig"]["properties"]["sessions"]["anyOf"].insert(0, {"type": "boolean"})
     for limits, per in (("LimitsConfig", "SourcePerConfig"), ("RouteLimitsConfig", "RoutePerConfig")):
         value = {name: it for name, it in definitions[per]["properties"]["value"].items() if name != "description"}
@@ -43,11 +43,11 @@ def schema() -> dict[str, Any]:
     properties["workflows"]["anyOf"] = [{"$ref": properties["workflows"].pop("$ref")}, modules]
     properties["engine"] = {
         **properties["engines"]["additionalProperties"],
-        "description": "The engine, when there is one: short for `engines: {default: {...}}`.",
+        "description": "The engine, if there is only one: short for `engines: {default: {...}}`.",
     }
     properties["defaults"] = {
         "type": "object",
-        "description": "What entries of a kind have unless they say otherwise.",
+        "description": "Values of the keys that entries of a kind leave out.",
         "properties": defaults,
         "additionalProperties": False,
     }
@@ -123,7 +123,7 @@ def _partial(section: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     properties: dict[str, Any] = {}
     for name in [str(part["$ref"]).removeprefix(_REFERENCE) for part in entry.get("oneOf", [entry])]:
         for key, value in definitions[name]["properties"].items():
-            properties[key] = {} if key in VERBS or key == "type" else value
+            properties[key] = {} if key in COMMANDS or key == "type" else value
     return {"type": "object", "properties": properties, "additionalProperties": False}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.config.model.routes import VERBS
+from bridge.config.model.routes import COMMANDS
 from bridge.config.translation import paths
 from bridge.config.yaml.node import MappingNode, Path, plain
 
@@ -60,11 +60,11 @@ def _replace(values: dict[str, Any], path: Path) -> None:
 
 def _repair(routes: list[Any], position: int) -> None:
     route = routes[position]
-    verbs = [verb for verb in VERBS if route.get(verb) is not None] if isinstance(route, dict) else []
-    if isinstance(route, dict) and len(verbs) != 1:
-        for verb in verbs[1:]:
-            del route[verb]
-        if not verbs:
+    commands = [command for command in COMMANDS if route.get(command) is not None] if isinstance(route, dict) else []
+    if isinstance(route, dict) and len(commands) != 1:
+        for command in commands[1:]:
+            del route[command]
+        if not commands:
             route["ignore"] = {}
     else:
         routes[position] = {"name": f"route-{position}", "from": _NOWHERE, "ignore": {}}

@@ -38,11 +38,11 @@ from bridge.config.model_fields import members
 _INTRODUCTION = """\
 # Configuration reference
 
-Written from the models by `python -m bridge.config.reference`; do not edit it by hand.
+Written from the models by `python -m bridge.config.reference`; do not edit it.
 
 A configuration is one YAML file, several, or a directory of `*.yaml` and `*.yml` files, read in the order of their
-names. `bridge check` names every problem with its file, line and column, `bridge check --print` shows what is in force
-and where each value comes from, and `bridge check --schema` prints the JSON Schema for editors
+names. `bridge check` shows every problem with its file, line and column, `bridge check --print` shows the effective
+values with their origins, and `bridge check --schema` prints the JSON Schema for editors
 (`# yaml-language-server: $schema=...`).
 
 ```yaml
@@ -62,12 +62,12 @@ routes:
 
 ## Several files, overlays, defaults
 
-- **Files beside each other** merge: mappings are joined, `routes` and the lists below `workflows` line up. What two
-  files both say, or an entry that two files both name, is an error that tells both places.
-- **Overlays** (`--overlay prod.yaml`) lie on top and win. A route in an overlay changes the route of the same `name`; a
-  verb in it replaces the route's verb. An engine or a broker with another `type` replaces the whole entry.
-- **`defaults:`** holds keys per kind (`source`, `route`, `target`, `broker`, `engine`) that every entry of the kind has
-  unless it says otherwise. Defaults below a verb reach only routes with that verb.
+- **Several files** are merged: mappings are joined, `routes` and the lists below `workflows` are concatenated. A value
+  or an entry that two files both contain is an error that names both places.
+- **Overlays** (`--overlay prod.yaml`) take precedence. A route in an overlay changes the route of the same `name`; a
+  command in it replaces the route's command. An engine or a broker with another `type` replaces the whole entry.
+- **`defaults:`** holds keys per kind (`source`, `route`, `target`, `broker`, `engine`), which apply to every entry that
+  leaves them out. Defaults below a command apply only to routes with that command.
 - **Paths** are relative to the file that they are written in; default paths to the first file.
 
 ## Values
@@ -80,7 +80,7 @@ routes:
 - **CEL**: the whole text is an expression. **Template**: literal text with CEL in `{{ }}`.
 - **`${VAR}`**, **`${VAR:-default}`** and **`${file:NAME}`** are replaced below `brokers`, `registries`, `engines`
   and `ops`, and nowhere else; `$${` stands for the characters `${`. `${file:NAME}` reads a file below `ops.secrets_dir`
-  without its last line break. Values of secret files, and of variables whose names speak of secrets, are never shown.
+  without its last line break. Values of secret files, and of variables with names of secrets, are never shown.
 """
 
 EXAMPLES = """\
@@ -154,7 +154,7 @@ ops:
 _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "engines": (
         engines.EmbeddedEngineConfig, engines.SchedulerEngineConfig, tls.ClientTlsConfig, engines.WorkerConfig,
-        engines.ParkingConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
+        engines.EarlyMessagesConfig, engines.AnswersConfig, encryption.EncryptionConfig, encryption.EncryptionKeyConfig,
     ),
     "workflows": (engines.WorkflowsConfig,),
     "brokers": (
@@ -170,9 +170,10 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
     "routes": (
-        routes.RouteConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleVerb, routes.RaiseEventVerb,
-        routes.StartOrRaiseVerb, routes.ReplyVerb, routes.CancelVerb, routes.TerminateVerb, routes.SuspendVerb,
-        routes.ResumeVerb, routes.SignalEntityVerb, routes.IgnoreVerb, on_missing.ParkMissing, on_missing.StartMissing,
+        routes.RouteConfig, routes.RouteLimitsConfig, routes.RoutePerConfig, routes.ScheduleConfig,
+        routes.RaiseEventConfig, routes.StartOrRaiseConfig, routes.ReplyConfig, routes.CancelConfig,
+        routes.TerminateConfig, routes.SuspendConfig, routes.ResumeConfig, routes.SignalEntityConfig,
+        routes.IgnoreConfig, on_missing.WaitMissing, on_missing.StartMissing,
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig, model.AuditConfig,
@@ -190,8 +191,8 @@ _HEADINGS = {
     servicebus.ServiceBusSasConfig: "sas", servicebus.ServiceBusTlsConfig: "tls of servicebus",
     servicebus.ServiceBusTargetConfig: "servicebus of a target", servicebus.SessionsConfig: "sessions",
     servicebus.ServiceBusSourceConfig: "servicebus of a source",
-    on_missing.ParkMissing: "on_missing: {park: ...}", on_missing.StartMissing: "on_missing: {start: ...}",
-    engines.ParkingConfig: "parking", engines.AnswersConfig: "answers",
+    on_missing.WaitMissing: "on_missing: {wait: ...}", on_missing.StartMissing: "on_missing: {start: ...}",
+    engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
     sources.QuarantineConfig: "quarantine",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
@@ -228,7 +229,7 @@ def _overview() -> Iterator[str]:
     for name, field in model.BridgeConfig.model_fields.items():
         required = " Required." if field.is_required() else ""
         yield f"- `{name}`: {field.description}{required}"
-    yield "- `defaults`: Keys per kind that every entry has unless it says otherwise."
+    yield "- `defaults`: Keys per kind that apply to every entry that leaves them out."
 
 
 def _table(part: type[BaseModel]) -> Iterator[str]:

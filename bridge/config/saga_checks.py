@@ -54,7 +54,7 @@ class SagaChecks:
         walk = _Walk(self, name)
         yield from walk.steps(saga.get("steps"), (*path, "steps"))
         if isinstance(saga.get("steps"), list) and not walk.names and not walk.broken:
-            yield self.locate((*path, "steps"), "there is no command in this saga")
+            yield self.locate((*path, "steps"), "this saga has no command")
         yield from self._replies(path, saga.get("replies"), walk.awaits)
 
     def _replies(self, path: Path, replies: Any, awaits: Path | None) -> Iterator[Problem]:
@@ -62,8 +62,8 @@ class SagaChecks:
             if awaits is not None and replies is None:
                 yield self.locate(
                     awaits,
-                    "waits for an answer, and the saga does not say where answers come in; name that source with "
-                    "`replies:` at the saga, or write `reply: false`",
+                    "waits for an answer, but the saga has no source of answers; set `replies:` of the saga, or write "
+                    "`reply: false`",
                 )
             return
         where = (*path, "replies")
@@ -71,15 +71,15 @@ class SagaChecks:
             yield self.locate(where, self.unknown("source", replies, list(self.sources)))
             return
         if awaits is None:
-            yield self._warning(where, "no command of this saga waits for an answer")
+            yield self._warning(where, "has no effect: no command of this saga waits for an answer")
             return
         topics = _mapping(self.sources[replies]).get("topics")
         if isinstance(topics, list) and len(topics) != 1:
-            yield self.locate(where, f"the source `{replies}` must have exactly one topic to be answered on")
+            yield self.locate(where, f"the source `{replies}` must have exactly one topic for answers")
         if not any(_brings_replies(_mapping(route), replies) for route in self.routes):
             yield self.locate(
                 where,
-                f"no route from `{replies}` brings answers back; add one: `- {{name: answers, from: {replies}, "
+                f"no route from `{replies}` delivers the answers; add one: `- {{name: answers, from: {replies}, "
                 "reply: {}}`",
             )
 
@@ -133,7 +133,7 @@ class _Walk:
                 yield from self.steps(entry["parallel"], (*path, "parallel"), "parallel")
             case "steps":
                 if inside != "parallel":
-                    yield checks.locate((*path, "steps"), "a branch of steps stands only directly below `parallel`")
+                    yield checks.locate((*path, "steps"), "a branch of steps must be directly below `parallel`")
                 yield from self.steps(entry["steps"], (*path, "steps"), "steps")
             case _:
                 yield from self._point(path, inside, last)
@@ -141,11 +141,11 @@ class _Walk:
     def _point(self, path: Path, inside: str | None, last: bool) -> Iterator[Problem]:
         where = (*path, "point_of_no_return")
         if inside is not None:
-            yield self.checks.locate(where, "the point of no return cannot stand inside a parallel group")
+            yield self.checks.locate(where, "the point of no return cannot be inside a parallel group")
         elif self._pivot:
-            yield self.checks.locate(where, "the saga has passed its point of no return already")
+            yield self.checks.locate(where, "the saga already has a point of no return")
         elif last:
-            yield self.checks._warning(where, "nothing comes behind the point of no return; it has no effect")
+            yield self.checks._warning(where, "no step follows the point of no return; it has no effect")
         self._pivot = True
 
     def _step(self, entry: dict[str, Any], path: Path) -> Iterator[Problem]:
@@ -161,11 +161,11 @@ class _Walk:
         if not awaits:
             for key in ("refused", "failed", "detail"):
                 if key in entry:
-                    yield checks.locate((*path, key), "is never looked at: the command waits for no answer")
+                    yield checks.locate((*path, key), "has no effect: the command waits for no answer")
         elif "detail" in entry and "refused" not in entry and "failed" not in entry:
-            yield checks.locate((*path, "detail"), "is never looked at: there is neither `refused` nor `failed`")
+            yield checks.locate((*path, "detail"), "has no effect without `refused` or `failed`")
         if awaits and entry.get("timeout") is None:
-            what = "waits for its answer for ever; give the step a `timeout`"
+            what = "waits for its answer without limit; give the step a `timeout`"
             yield checks._warning((*path, "command"), what)
         yield from self._undo(entry, path)
 
@@ -178,12 +178,12 @@ class _Walk:
                     yield checks.locate((*path, key), "has no effect: the step has no `compensation`")
             return
         if self._pivot:
-            what = "never runs: behind the point of no return nothing is undone"
+            what = "never runs: nothing is undone after the point of no return"
             yield checks._warning((*path, "compensation"), what)
         awaits = compensation.get("reply") is True
         yield from self._message(compensation, (*path, "compensation"), awaits)
         if awaits and entry.get("compensation_timeout") is None:
-            what = "waits for its answer for ever; give the step a `compensation_timeout`"
+            what = "waits for its answer without limit; give the step a `compensation_timeout`"
             yield checks._warning((*path, "compensation"), what)
 
     def _message(self, command: dict[str, Any], path: Path, awaits: bool) -> Iterator[Problem]:

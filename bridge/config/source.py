@@ -15,7 +15,7 @@ from bridge.config import checks, schema_files
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model_fields import keys_at
 from bridge.config.partial_config import partial_config
-from bridge.config.translation import REQUIRED, suggestion, translate
+from bridge.config.translation import REQUIRED, suggestion, translate, unknown_key
 from bridge.config.yaml.document import read
 from bridge.config.yaml.interpolation import interpolate
 from bridge.config.yaml.merge import DEFAULTS, apply_defaults, expand, join, overlay
@@ -149,7 +149,7 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     return Survey(found, Loaded(config, hashlib.sha256(content).hexdigest()[:12], base, warnings, document), whole)
 
 
-_HELP = "name a file or a directory, or let `bridge init NAME` write one to start from"
+_HELP = "name a file or a directory, or create a project with `bridge init NAME`"
 
 
 def _files(path: Path, problems: list[Problem]) -> list[Path]:
@@ -195,7 +195,7 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
             known = keys_at((DEFAULTS[kind], 0 if kind == "route" else ""))
             for key in entry.entries:
                 if key not in known:
-                    what = f"unknown key `{key}`{suggestion(key, known)}"
+                    what = unknown_key(key, known)
                     problems.append(key_mark(entry, key).problem(("defaults", kind, key), what))
 
 

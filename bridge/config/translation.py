@@ -48,7 +48,10 @@ REQUIRED = {
 }
 """Required sections, with the message for a missing one."""
 
-_FORMS = "; or `{park: 1h}` to let the message wait, or `{start: ORCHESTRATION}` to start the instance"
+RENAMED_KEYS = {"park": "wait", "parking": "early_messages"}
+"""Keys of earlier versions, with the keys that replace them."""
+
+_FORMS = "; or `{wait: 1h}` to let the message wait, or `{start: ORCHESTRATION}` to start the instance"
 _LONGEST_SHOWN = 60
 _NAME_RULE = (
     "must begin with a letter or digit and hold only letters, digits, dots, dashes and underscores (at most 128)"
@@ -74,7 +77,12 @@ def paths(error: ValidationError, root: Node) -> list[Path]:
 
 
 def _is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:
-    """True for a list that pydantic counts as too short only because its entries are invalid."""
+    """True for a problem that only repeats another one.
+
+    Pydantic counts a list as too short when its entries are invalid, and a renamed key as missing.
+    """
+    if detail["type"] == "missing" and isinstance(parent := find(root, path[:-1]), MappingNode):
+        return any(RENAMED_KEYS.get(key) == path[-1] for key in parent.entries)
     node = find(root, path)
     return detail["type"] == "too_short" and isinstance(node, SequenceNode) and bool(node.items)
 
@@ -129,8 +137,16 @@ def _unknown(parent: MappingNode, path: Path) -> str:
         known += ["engine", "defaults"]
     if path[-1] in known:  # another form of this mapping has the key
         others = ", ".join(f"`{key}`" for key in parent.entries if key != path[-1])
-        return f"`{path[-1]}` does not go with {others}"
-    return f"unknown key `{path[-1]}`{suggestion(str(path[-1]), known)}"
+        return f"`{path[-1]}` cannot be combined with {others}"
+    return unknown_key(str(path[-1]), known)
+
+
+def unknown_key(key: str, known: Sequence[str]) -> str:
+    """Error text for a key that none of the known ones is. A renamed key names its successor."""
+    successor = RENAMED_KEYS.get(key)
+    if successor in known:
+        return f"`{key}` is now `{successor}`"
+    return f"unknown key `{key}`{suggestion(key, known)}"
 
 
 def suggestion(word: str, known: Sequence[str]) -> str:
@@ -229,5 +245,5 @@ def _discreet(what: str, node: ScalarNode) -> str:
     if value:
         what = what.replace(repr(value), "this")
         if value in what:
-            what = "the value does not fit here"
+            what = "the value is not valid here"
     return f"{what} (from ${{{node.variables[0]}}})"

@@ -33,7 +33,7 @@ class OnMissing(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ParkFor:
+class WaitFor:
     """Keep the message durably on the engine until its instance is started, for at most `ttl` seconds."""
 
     ttl: float
@@ -56,7 +56,7 @@ class OnFinished(StrEnum):
     IGNORE = "ignore"
 
 
-Missing = OnMissing | ParkFor | StartFirst
+Missing = OnMissing | WaitFor | StartFirst
 
 
 @record(frozen=True, slots=True)

@@ -20,7 +20,7 @@
         InstanceAlreadyExists      another message started the instance                -> by on_existing
         InstanceNotFound                                                             -> by on_missing
         InstanceFinished                                                             -> by on_finished
-        InstanceParked             earlier messages wait for this instance           -> wait behind them, or retry
+        EarlierMessagesWait        earlier messages wait for this instance           -> wait behind them, or retry
         EngineRejected             the engine refused this request                   -> dead_letter
           UnreadEventsFull         the instance reads no events
           WaitingFull              too many messages wait on the engine
@@ -267,7 +267,7 @@ class InstanceFinished(EngineError):
 
 
 @wire_name("bridge.errors.InstanceParked")
-class InstanceParked(EngineError):
+class EarlierMessagesWait(EngineError):
     """Earlier messages wait for this instance; this one must wait behind them."""
 
     reason = "instance_parked"

@@ -144,7 +144,9 @@ def check(value: Any) -> None:
     """Refuse an envelope whose id, route or part has the wrong type. Raises: UnknownEnvelope."""
     inside = envelope_body(value)
     if inside is not None and inside.get("id") is not None and key_of(inside) is None:
-        raise UnknownEnvelope("a message envelope whose id and route are not text, or whose part is no whole number")
+        raise UnknownEnvelope(
+            "a message envelope with an id or route that is not text, or a part that is not a whole number"
+        )
 
 
 def key_of(inside: Mapping[str, Any]) -> Key | None:

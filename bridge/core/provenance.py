@@ -31,6 +31,16 @@ ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP, T
 ORIGIN_LIMIT = 1024
 """Bytes of the longest value that is kept as part of a first origin. No bridge has written a longer one."""
 
+RENAMED_REASONS = {
+    "parking_expired": "early_expired", "parking_full": "early_full", "parking_dropped": "early_dropped",
+}  # fmt: skip
+"""Reasons in the state of earlier versions, with the reasons that replace them. Headers of old dead letters stay."""
+
+
+def current_reason(word: str) -> str:
+    """Reason of a stored dead letter, which an earlier version may have written."""
+    return RENAMED_REASONS.get(word, word)
+
 
 @dataclass(frozen=True, slots=True)
 class Cause:

@@ -11,40 +11,31 @@ from bridge.core.commands import (
     OnExisting,
     OnFinished,
     OnMissing,
-    ParkFor,
     ScheduleOrchestration,
     SignalEntity,
     StartOrRaise,
+    WaitFor,
 )
 from bridge.core.errors import (
     AlreadyTaken,
     BridgeError,
     BrokerUnavailable,
     ClockSkew,
+    EarlierMessagesWait,
     EngineOutage,
     EngineRejected,
     InstanceAlreadyExists,
     InstanceFinished,
     InstanceNotFound,
-    InstanceParked,
     LockLost,
     MessageError,
     PartitionRevoked,
     RegistryUnavailable,
 )
+from bridge.core.states import Outcome as Outcome
 
 DETAIL_LIMIT = 1024
 """Longest cause text, in bytes of UTF-8. It never contains payload."""
-
-
-class Outcome(StrEnum):
-    """Outcome of a settled delivery. Each delivery has exactly one."""
-
-    EXECUTED = "executed"
-    DUPLICATE = "duplicate"
-    IGNORED = "ignored"
-    PARKED = "parked"
-    DEAD_LETTERED = "dead_lettered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +89,12 @@ class Wait(StrEnum):
     """Passing of time. The message and later ones of its ordering key wait."""
     PERSON = "person"
     """Release by a person. The message and later ones of its ordering key wait."""
+    KEY = "key"
+    """End of the quarantine of an earlier message of its ordering key."""
 
 
 @dataclass(frozen=True, slots=True)
-class Park:
+class Keep:
     """Keep the message durably on an engine, and complete the delivery.
 
     seconds: longest wait (INSTANCE), or the wait itself (TIME); None: no limit.
@@ -114,7 +107,7 @@ class Park:
     detail: str
 
 
-Settlement = Complete | Hold | Retry | DeadLetter | Release | Park
+Settlement = Complete | Hold | Retry | DeadLetter | Release | Keep
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +137,7 @@ def decide(
     """Settlement of a delivery whose command raised `error`.
 
     command: the failed command; None when decoding or routing failed.
-    attempt: attempts of this delivery, from 1; with InstanceParked, the number of times it met that error.
+    attempt: attempts of this delivery, from 1; with EarlierMessagesWait, the number of times it met that error.
     elapsed: seconds since the first failure of the delivery.
     """
     if isinstance(error, MessageError | EngineRejected):
@@ -167,9 +160,9 @@ def decide(
     on_missing = (
         None if isinstance(command, ScheduleOrchestration | StartOrRaise | SignalEntity | None) else command.on_missing
     )
-    if isinstance(error, InstanceNotFound | InstanceParked) and isinstance(on_missing, ParkFor):
-        return Park(Wait.INSTANCE, on_missing.ttl, error.reason, detail_of(error))
-    if isinstance(error, InstanceParked):
+    if isinstance(error, InstanceNotFound | EarlierMessagesWait) and isinstance(on_missing, WaitFor):
+        return Keep(Wait.INSTANCE, on_missing.ttl, error.reason, detail_of(error))
+    if isinstance(error, EarlierMessagesWait):
         return Retry(policy.delay(attempt), error.reason, failed=False)
     if isinstance(error, InstanceNotFound):
         if on_missing is OnMissing.IGNORE:
@@ -193,11 +186,13 @@ def outside(
     if skip and isinstance(settlement, DeadLetter):
         return Complete(Outcome.IGNORED)
     if keeps and quarantine and isinstance(settlement, DeadLetter):
-        return Park(Wait.PERSON, None, settlement.reason, settlement.detail)
+        return Keep(Wait.PERSON, None, settlement.reason, settlement.detail)
     if isinstance(settlement, Retry) and settlement.failed and held + settlement.delay > max_hold:
         if not keeps:
-            return DeadLetter(settlement.reason, "it was retried for as long as its broker lets it be held")
-        return Park(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")
+            return DeadLetter(
+                settlement.reason, "the retries exceeded the longest time that the broker lets a message be held"
+            )
+        return Keep(Wait.TIME, settlement.delay, settlement.reason, f"tried again after {settlement.delay:.0f} s")
     return settlement
 
 

@@ -43,8 +43,8 @@ from bridge.core.errors import (
     UnexpectedReply,
 )
 from bridge.core.origin import MessageOrigin, read_origin
+from bridge.core.stored_message import StoredMessage
 from bridge.engines.base import Engine
-from bridge.parking.stored_message import StoredMessage
 
 log = structlog.get_logger("bridge.answers")
 
@@ -155,7 +155,9 @@ class AnswerKeys:
             if done(ring := await self.ring(fresh=True)):
                 return ring
             await asyncio.sleep(_LOOK)
-        raise EngineTimeout(f"{operation} the keys of answers: no worker has done it yet; is one running?")
+        raise EngineTimeout(
+            f"{operation} the keys of answers: no worker has processed the operation yet; is one running?"
+        )
 
     def sign(self, plain: str, until: int | None) -> str:
         """Sign a correlation id, with a new first key where none exists. Raises: EngineError.
@@ -169,13 +171,13 @@ class AnswerKeys:
 
     def _first(self) -> Key | None:
         if self._loop is None:
-            raise EngineUnavailable("sign a request: no event loop was given")
+            raise EngineUnavailable("sign a request: there is no event loop")
         try:
             ring = asyncio.run_coroutine_threadsafe(self._made(), self._loop).result(_TIMEOUT * 2)
         except RuntimeError as error:
             raise EngineUnavailable("sign a request: this process is stopping") from error
         except (concurrent.futures.TimeoutError, concurrent.futures.CancelledError) as error:
-            raise EngineTimeout("sign a request: no answer of the engine in time") from error
+            raise EngineTimeout("sign a request: the engine did not answer in time") from error
         return ring.signer(time.time())
 
     async def _made(self) -> Keyring:
@@ -214,7 +216,7 @@ def signing(keys: AnswerKeys, publish: Callable[[Mapping[str, Any]], str]) -> Ca
     return signed
 
 
-ParkCommand = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
+StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
 
 
 @dataclass(slots=True)
@@ -243,14 +245,14 @@ class AnswerExecutor:
         engine: Engine,
         keys: AnswerKeys,
         execute: Callable[[Command, MessageOrigin], Awaitable[None]],
-        park: ParkCommand | None,
+        store_early: StoreEarly | None,
         signatures: Signatures,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine = engine
         self._keys = keys
         self._execute = execute
-        self._park = park
+        self._store_early = store_early
         self._signatures = signatures
         self._now = now
         self.results: Counter[str] = Counter()
@@ -278,17 +280,17 @@ class AnswerExecutor:
             raise
         self.results["unsigned" if given.key_id is None else "accepted"] += 1
 
-    async def park(self, command: Command, origin: MessageOrigin, letter: StoredMessage, ttl: float) -> None:
+    async def store_early(self, command: Command, origin: MessageOrigin, message: StoredMessage, ttl: float) -> None:
         """Check an answer and store its command as an early message.
 
         Raises: EngineError, InvalidCommand, UnexpectedReply.
         """
-        assert self._park is not None
+        assert self._store_early is not None
         given = _answer(command)
         if given is not None:
             await self._check(given, origin)
             command = _plain(command, given)
-        await self._park(command, origin, letter, ttl)
+        await self._store_early(command, origin, message, ttl)
 
     async def _check(self, given: CorrelationId, origin: MessageOrigin) -> None:
         """Check an answer's signature and, where necessary, its request.
@@ -320,7 +322,7 @@ class AnswerExecutor:
             return
         if request.answer is not None:
             if (first := read_origin(request.answer.input).origin) is not None and first.key == origin.key:
-                raise AlreadyTaken(f"{what}: the engine has had it before")
+                raise AlreadyTaken(f"{what}: the engine executed it before")
             raise InstanceFinished(f"{what}: the request was answered before")
         if request.timed_out:
             raise InstanceFinished(f"{what}: the request timed out before")

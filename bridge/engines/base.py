@@ -11,8 +11,8 @@ from durabletask.serialization import DataConverter
 from bridge.engines.client import EngineClient
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
+from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.workflows import Workflows
-from bridge.parking.sealed import MessageSealer
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
 """Listener that gets the ids of finished and of started instances. An instance in both lists runs again."""

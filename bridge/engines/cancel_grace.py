@@ -183,7 +183,7 @@ async def start_cancel_grace(
 
     Raises: EngineError.
     """
-    what = f"guard the cancel of {command.instance_id!r}"
+    what = f"store the grace period of the cancel of {command.instance_id!r}"
     client = engine.client
     state = await client.find_instance(command.instance_id, what=what)
     if state is None or state.runtime_status in _FINISHED:

@@ -31,7 +31,6 @@ from bridge.core.errors import (
     InstanceNotFound,
 )
 from bridge.core.instance_protocol import (
-    ANSWERED,
     ENDS,
     FINISHED,
     UNKNOWN,
@@ -40,7 +39,6 @@ from bridge.core.instance_protocol import (
     InstanceState,
     NextStep,
     next_step,
-    read_refusal,
     restart_of,
 )
 from bridge.core.origin import MessageOrigin, wrap_payload
@@ -49,6 +47,7 @@ from bridge.engines.cancel_grace import start_cancel_grace
 from bridge.engines.errors import details_of, is_late, leaves_outcome_unknown
 from bridge.engines.grpc_channel import PARENT
 from bridge.engines.instance_reader import InstanceReader, PreviousRun
+from bridge.sqlite_engine.model.reply import ANSWERED, Conflict, read_conflict
 
 _NEVER = pb.OrchestrationIdReusePolicy()
 """Reuse policy that never reuses an id, sent explicitly because engines differ in their default."""
@@ -182,13 +181,13 @@ class _Run:
     def _end(self, move: NextStep) -> None:
         match move:
             case NextStep.REPEATED:
-                raise AlreadyTaken(f"{self._what}: the engine has had it before")
+                raise AlreadyTaken(f"{self._what}: the engine executed it before")
             case NextStep.EXISTS:
                 raise InstanceAlreadyExists(f"{self._what}: another message has started the instance")
             case NextStep.MISSING:
                 raise InstanceNotFound(f"{self._what}: no such instance")
             case NextStep.FINISHED:
-                raise InstanceFinished(f"{self._what}: the instance is {self._status} and did not see it")
+                raise InstanceFinished(f"{self._what}: the instance is {self._status} and did not receive it")
             case NextStep.UNSURE:
                 assert self._trouble is not None
                 raise self._trouble
@@ -251,14 +250,14 @@ class _Run:
         """Facts about the instance; None when the error stands."""
         if isinstance(error, InstanceAlreadyExists):
             cause = error.__cause__
-            seen = read_refusal(details_of(cause)) if cause and self._engine.confirms_event_delivery else None
+            seen = read_conflict(details_of(cause)) if cause and self._engine.confirms_event_delivery else None
             if seen is None:
                 return InstanceFacts(CallResult.EXISTS)
-            self._status, started_by_it = seen
+            self._status = seen.status
             return InstanceFacts(
                 CallResult.EXISTS,
                 InstanceState.FINISHED if self._status in FINISHED else InstanceState.RUNNING,
-                started_by_it,
+                seen.is_repeat,
             )
         if not isinstance(error, EngineTimeout) and not leaves_outcome_unknown(error):
             return None
@@ -279,8 +278,8 @@ class _Run:
             said = CallResult.MISSING
         except InstanceAlreadyExists as error:
             # An engine refuses an event in this way only when it answers a request that has an answer
-            if (read_refusal(details_of(error.__cause__)) if error.__cause__ else None) == (ANSWERED, True):
-                raise AlreadyTaken(f"{self._what}: the engine has had it before") from error
+            if error.__cause__ and read_conflict(details_of(error.__cause__)) == Conflict(ANSWERED, is_repeat=True):
+                raise AlreadyTaken(f"{self._what}: the engine executed it before") from error
             raise InstanceFinished(f"{self._what}: the request was answered before") from error
         except EngineRejected as error:
             self._refusals += 1

@@ -551,7 +551,7 @@ def _before(done: Callable[[], None], handler: Callable[..., Any]) -> Callable[.
 
 
 def stuck_pool(name: str, threads: int, waiting: int, after: float) -> str:
-    return f"all {threads} threads for {name} have been busy for {after:g} s or more, and {waiting} items wait for them"
+    return f"all {threads} threads for {name} have been busy for {after:g} s or more, and {waiting} items wait"
 
 
 def _tell(error: BaseException, what: str) -> None:

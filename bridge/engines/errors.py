@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from typing import Any
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
@@ -21,6 +20,8 @@ from bridge.core.errors import (
     InstanceNotFound,
     UnreadEventsFull,
 )
+from bridge.sqlite_engine.model.bounds import is_bound_refusal
+from bridge.sqlite_engine.model.reply import is_unread_full
 
 Code = grpc.StatusCode
 
@@ -56,18 +57,9 @@ _TOLD = frozenset(
 )  # fmt: skip
 """Statuses whose details describe the connection or the service. Details of other statuses may quote payload."""
 
-_BOUND = re.compile(
-    r"The call has (an? )?[a-z' ]{1,40} (of \d+ (characters|bytes); at most \d+ are allowed"
-    r"|with other characters than printable ASCII, which is refused)(, the scheduler's limit, by `strict`)?"
-)
-"""Pattern of details that are reported for every status: an embedded engine names a limit and quotes no payload."""
-
-_UNREAD = re.compile(r"The instance has \d+ unread events of \d+ bytes; no further event is taken")
-"""Pattern of details, without payload, with which an embedded engine refuses an event."""
-
 _SAID = {
     Code.NOT_FOUND: "no such instance",
-    Code.ALREADY_EXISTS: "the instance exists already",
+    Code.ALREADY_EXISTS: "the instance already exists",
     Code.INVALID_ARGUMENT: "the engine refuses the request (INVALID_ARGUMENT)",
     Code.FAILED_PRECONDITION: "the engine refuses the request (FAILED_PRECONDITION)",
     Code.OUT_OF_RANGE: "the engine refuses the request (OUT_OF_RANGE)",
@@ -104,7 +96,7 @@ def translate(error: BaseException, *, what: str) -> EngineError:
     if code is not None:
         return _of_status(code, details_of(error), what)
     if isinstance(error, TimeoutError | grpc.FutureTimeoutError):
-        return EngineTimeout(f"{what}: no answer in time")
+        return EngineTimeout(f"{what}: the engine did not answer in time")
     if isinstance(error, ClientAuthenticationError):
         return EngineDenied(f"{what}: no token for the engine ({type(error).__name__}); check the engine's credential")
     if isinstance(error, AzureError | SerializationError | DeserializationError):
@@ -117,7 +109,7 @@ def translate(error: BaseException, *, what: str) -> EngineError:
         return EngineRejected(f"{what}: the SDK cannot make a request of it ({type(error).__name__})")
     if isinstance(error, AttributeError) and error.obj is None:
         # gRPC gives the SDK None for an answer that cannot be parsed
-        return EngineUnavailable(f"{what}: what answered does not speak the protocol of an engine")
+        return EngineUnavailable(f"{what}: the answer does not follow the protocol of an engine")
     raise error
 
 
@@ -145,14 +137,14 @@ def details_of(error: BaseException) -> str:
 def _of_status(code: Any, details: str, what: str) -> EngineError:
     kind = STATUS[code]
     lowered = details.lower()
-    if code is Code.RESOURCE_EXHAUSTED and _UNREAD.fullmatch(details):
+    if code is Code.RESOURCE_EXHAUSTED and is_unread_full(details):
         return UnreadEventsFull(f"{what}: {details[0].lower()}{details[1:]}")
     if code is Code.RESOURCE_EXHAUSTED and any(words in lowered for words in _TOO_LARGE):
         kind = EngineRejected
     elif code is Code.NOT_FOUND and any(words in lowered for words in _TASK_HUB):
         kind = EngineMisconfigured
         return kind(f"{what}: the engine does not know the task hub")
-    detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or _BOUND.fullmatch(details)) else ""
+    detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or is_bound_refusal(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
-        return kind(f"{what}: the request is larger than the engine takes{detail}")
+        return kind(f"{what}: the request exceeds the limit of the engine{detail}")
     return kind(f"{what}: {_SAID.get(code, code.name)}{detail}")

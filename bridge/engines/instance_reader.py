@@ -121,7 +121,7 @@ class InstanceReader:
         except EngineOutage:
             raise
         except EngineError as error:
-            raise EngineUnavailable(f"{what}: the engine answers nothing useful ({cause})") from error
+            raise EngineUnavailable(f"{what}: the answer of the engine is not valid ({cause})") from error
 
 
 def _start(what: str, text: str | None) -> Unwrapped:

@@ -13,8 +13,8 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.errors import EngineUnavailable
 from bridge.core.pace import Paces
+from bridge.core.system_names import DEAD_LETTER_PACE
 from bridge.engines.base import Engine
-from bridge.parking.names import DEAD_LETTER_PACE
 
 T = TypeVar("T")
 

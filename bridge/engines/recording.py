@@ -37,7 +37,7 @@ class Recording:
         """Create a recording from events. Raises: UnreadableRecording when the history has no start."""
         started = next((event.executionStarted for event in events if event.HasField("executionStarted")), None)
         if started is None:
-            raise UnreadableRecording(f"the history of {instance_id!r} does not tell which orchestration was started")
+            raise UnreadableRecording(f"the history of {instance_id!r} does not name the started orchestration")
         return cls(instance_id, started.name, tuple(events))
 
     def to_json(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Recording:
         except UnreadableRecording:
             raise
         except (KeyError, TypeError, ValueError, json_format.ParseError) as error:
-            raise UnreadableRecording(f"it is no recorded history: {error}") from error
+            raise UnreadableRecording(f"the file is not a recorded history: {error}") from error
         return cls(document["instance_id"], document["orchestration"], tuple(events))
 
 

@@ -33,11 +33,11 @@ from bridge.engines.grpc_channel import (
     worker_options,
 )
 from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.remote_limits import TOTAL, ResponseLimits, WorkItemFlow
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
 from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger
 from bridge.engines.workflows import Workflows
-from bridge.parking.sealed import MessageSealer
 from bridge.system.tls import TlsProblem, load_client
 
 RECONNECT_SECONDS = 1.0
@@ -52,7 +52,7 @@ def parse_endpoint(endpoint: str) -> tuple[str, bool]:
     parts = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
     if parts.scheme not in _PORTS or not parts.hostname or parts.username or parts.path.strip("/") or parts.query:
         raise ValueError(
-            f"{endpoint!r} is not an endpoint; write it like https://name.region.durabletask.io or http://localhost:8080"
+            f"{endpoint!r} is not an endpoint; write an address like https://name.region.durabletask.io or http://localhost:8080"
         )
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{parts.port or _PORTS[parts.scheme]}", parts.scheme in ("https", "grpcs")

@@ -130,7 +130,7 @@ def functions(base: Path) -> Callable[[str], Callable[..., Any]]:
     def resolve(reference: str) -> Callable[..., Any]:
         module_name, _, name = reference.partition(":")
         if not name:
-            raise ImportFailed(f"{reference!r} is not of the form module:function")
+            raise ImportFailed(f"{reference!r} must have the form module:function")
         member = _attribute(import_module(module_name, base), name)
         if not callable(member):
             raise ImportFailed(f"{name!r} in module {module_name!r} is not a function")

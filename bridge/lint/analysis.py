@@ -140,7 +140,7 @@ def _read(
             what, line, column = error.msg, error.lineno or 1, error.offset or 1
             findings.add(Finding(str(path), line, column, "syntax", what, "correct it"))
         except ValueError as error:
-            findings.add(Finding(str(path), 1, 1, "syntax", str(error), "write it in UTF-8"))
+            findings.add(Finding(str(path), 1, 1, "syntax", str(error), "save it as UTF-8"))
         else:
             project.add(module)
             modules.append(module)
@@ -198,7 +198,7 @@ def _retry_policies(module: Module) -> Iterator[Finding]:
                 isinstance(keyword.value, ast.Constant) and keyword.value.value is None
             ):
                 what = "retry_timeout reads the wall clock, which a replay does not repeat"
-                remedy = "limit max_number_of_attempts, or give a saga's step a timeout"
+                remedy = "use max_number_of_attempts, or give the step of a saga a timeout"
                 yield Finding(
                     str(module.path), keyword.value.lineno, keyword.value.col_offset + 1, "retry-timeout", what, remedy
                 )
@@ -217,15 +217,15 @@ def _bad_suppressions(module: Module, unreached: set[int], *, everything: bool) 
     for suppression in module.suppressions.values():
         unknown = [rule for rule in suppression.rules if rule not in RULES]
         if not suppression.rules:
-            what, remedy = "it names no rule", "write `# bridge: ignore[rule] reason`"
+            what, remedy = "the suppression names no rule", "write `# bridge: ignore[rule] reason`"
         elif unknown:
             what, remedy = f"there is no rule {', '.join(unknown)}", "see `bridge lint --rules`"
         elif not suppression.reason:
-            what, remedy = "it gives no reason", "write why behind the bracket"
+            what, remedy = "the suppression has no reason", "write the reason after the bracket"
         elif not everything and NAMES in suppression.rules:
             continue
         elif not suppression.used and suppression.line not in unreached:
-            what, remedy = "nothing is found here", "remove it"
+            what, remedy = "there is no finding here", "remove it"
         else:
             continue
         yield Finding(str(module.path), suppression.line, 1, "suppression", what, remedy)

@@ -52,7 +52,7 @@ def _call(
     elif rest and base in module.objects and base not in local:
         name = f"{module.objects[base]}.{rest}"
     if _is_path_access(module, node.func, local, paths):
-        yield found(reached, node, "files", "a Path goes to the disk in an orchestrator", ACTIVITY)
+        yield found(reached, node, "files", "a Path accesses the disk in an orchestrator", ACTIVITY)
         return
     if name is None:
         return
@@ -62,7 +62,7 @@ def _call(
     if first in local and first not in module.names:
         return
     if name == "random.Random" and not node.args:
-        yield found(reached, node, "random", "Random() seeds itself from the clock", "give it a seed from the input")
+        yield found(reached, node, "random", "Random() seeds itself from the clock", "pass a seed from the input")
         return
     forbidden = forbidden_call(name, len(node.args))
     if forbidden is not None:
@@ -95,7 +95,7 @@ def _handed_on(
             continue
         forbidden = forbidden_function(name)
         if forbidden is not None:
-            yield found(reached, value, forbidden[0], f"{name} is handed on in an orchestrator", forbidden[1])
+            yield found(reached, value, forbidden[0], f"{name} is passed on in an orchestrator", forbidden[1])
 
 
 def _tables(project: Project, reached: Reached) -> Iterator[Finding]:
@@ -120,11 +120,11 @@ def _zones(module: Module, node: ast.Call, reached: Reached) -> Iterator[Finding
     given = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg in ("tz", None))]
     zones = [one for one in given if not (isinstance(one, ast.Constant) and one.value is None)]
     if node.func.attr == "astimezone" and not zones:
-        yield found(reached, node, ZONE[0], "astimezone() takes the machine's time zone", ZONE[1])
+        yield found(reached, node, ZONE[0], "astimezone() uses the machine's time zone", ZONE[1])
     elif module.resolve(node.func) == "datetime.datetime.fromtimestamp" and len(zones) < 2:
-        yield found(reached, node, ZONE[0], "fromtimestamp() takes the machine's time zone", ZONE[1])
+        yield found(reached, node, ZONE[0], "fromtimestamp() uses the machine's time zone", ZONE[1])
     elif node.func.attr == "timestamp" and not given and _is_context_time(node.func.value, reached):
-        what = "timestamp() takes the context's time, which has no zone, for one of the machine's zone"
+        what = "timestamp() reads the context's time, which has no zone, in the machine's zone"
         yield found(reached, node, ZONE[0], what, "call it on ctx.current_utc_datetime.replace(tzinfo=timezone.utc)")
 
 

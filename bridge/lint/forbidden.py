@@ -4,7 +4,7 @@ from __future__ import annotations
 
 ACTIVITY = "do it in an activity and yield its result"
 ENVIRONMENT = ("environment", "read it in an activity, or put it into the input")
-ZONE = ("environment", "name the zone, as in astimezone(timezone.utc): another worker has another local one")
+ZONE = ("environment", "name the zone, as in astimezone(timezone.utc): workers may have different local zones")
 CLOCK = "use ctx.current_utc_datetime"
 
 _EXACT: dict[str, tuple[str, str]] = {
@@ -33,7 +33,7 @@ _EXACT: dict[str, tuple[str, str]] = {
     },
     **{f"uuid.uuid{version}": ("uuid", "use ctx.new_uuid()") for version in (1, 4, 6, 7)},
     "os.urandom": ("random", ACTIVITY),
-    "hash": ("random", "hash() of a text differs from process to process; use hashlib"),
+    "hash": ("random", "hash() of text differs from process to process; use hashlib"),
     "id": ("random", "id() differs from run to run; use a key of the data"),
     "time.sleep": ("sleep", "yield ctx.create_timer(timedelta(...))"),
     "asyncio.sleep": ("sleep", "yield ctx.create_timer(timedelta(...))"),

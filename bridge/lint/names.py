@@ -40,12 +40,12 @@ _FUNCTIONS = {
 """Functions and classes of bridge.workflow: kind of the name, and its parameter by position and name."""
 
 _ELSEWHERE = {
-    TARGET: "targets are declared under `targets`",
-    Kind.ACTIVITY.value: "it has to be in a module under `workflows`; list names that other workers run under "
+    TARGET: "declare targets under `targets`",
+    Kind.ACTIVITY.value: "add it to a module under `workflows`, or list names that other workers run under "
     "`workflows.external`",
-    ORCHESTRATION: "it has to be in a module under `workflows`; list names that other workers run under "
+    ORCHESTRATION: "add it to a module under `workflows`, or list names that other workers run under "
     "`workflows.external`",
-    Kind.ENTITY.value: "it has to be in a module under `workflows`; list names that other workers run under "
+    Kind.ENTITY.value: "add it to a module under `workflows`, or list names that other workers run under "
     "`workflows.external`",
 }
 

@@ -14,7 +14,7 @@ from bridge.lint.tree import children, nodes
 from bridge.lint.tree import parents as parents_in
 
 RULE = "replaying"
-REMEDY = "do it in every turn; the SDK skips what is done already"
+REMEDY = "do it in every turn; the SDK skips completed work"
 ACTIONS = WAITING_CALLS | {"continue_as_new", "new_uuid", "send_event", "signal_entity"}
 """Methods of the context that change an orchestration's behaviour."""
 
@@ -32,7 +32,7 @@ def replaying(project: Project, reached: Reached) -> Iterator[Finding]:
     for node in nodes(reached.function):
         place = look.decision(node)
         if place is not None:
-            yield found(reached, place, RULE, "a replay goes another way than the first run", REMEDY)
+            yield found(reached, place, RULE, "a replay takes another path than the first run", REMEDY)
 
 
 class _Look:

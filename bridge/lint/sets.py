@@ -57,11 +57,11 @@ def _ordered(node: ast.AST, sets: _Sets, parents: dict[ast.AST, ast.AST]) -> str
 def _ordered_by_call(node: ast.Call, sets: _Sets, parents: dict[ast.AST, ast.AST]) -> str | None:
     called = node.func
     if isinstance(called, ast.Attribute) and called.attr == "pop" and not node.args and sets.has(called.value):
-        return "pop() takes any element of a set"
+        return "pop() takes an arbitrary element of a set"
     name = called.id if isinstance(called, ast.Name) else called.attr if isinstance(called, ast.Attribute) else ""
     keeps = name in (ORDERED if isinstance(called, ast.Name) else ORDERED_METHODS)
     if keeps and not _is_free(node, parents) and any(sets.has(argument) for argument in node.args):
-        return f"{name}() puts a set into an order"
+        return f"{name}() gives a set an arbitrary order"
     return None
 
 

@@ -31,7 +31,7 @@ def shared(project: Project, reached: Reached) -> Iterator[Finding]:
         elif _sets_attribute(node) and (name := names.changed(node)) is not None and "." in name:
             yield found(reached, node, "globals", f"{name} of the class is assigned", REMEDY)
         elif (given := _given(reached, node)) is not None:
-            yield found(reached, node, "globals", f"{given} of the module, which is given here, is changed", REMEDY)
+            yield found(reached, node, "globals", f"{given} of the module, which is passed here, is changed", REMEDY)
         elif (foreign := _changed_elsewhere(project, module, node, local)) is not None:
             yield found(reached, node, "globals", f"{foreign} is changed", REMEDY)
         elif isinstance(node, ast.Name | ast.Attribute):
@@ -86,7 +86,7 @@ def _read(
         yield found(reached, node, "globals", what, REMEDY)
     if name in home.loaded:
         rule, made = home.loaded[name]
-        what = f"{name} of the module is what {made} told when the program was started"
+        what = f"{name} of the module holds the result of {made} from the start of the program"
         yield found(reached, node, rule, what, REMEDY)
 
 
@@ -107,4 +107,4 @@ def _defaults(reached: Reached) -> Iterator[Finding]:
     mutable = {one.arg for one, value in pairs if isinstance(value, ast.List | ast.Dict | ast.Set)}
     changes = {name: node for node in nodes(reached.function) if (name := changed(node)) in mutable}
     for name, node in changes.items():
-        yield found(reached, node, "globals", f"{name} is shared by all runs that leave it out", REMEDY)
+        yield found(reached, node, "globals", f"{name} is shared by all runs that use the default", REMEDY)

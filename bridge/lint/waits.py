@@ -54,7 +54,7 @@ def waits(project: Project, reach: Reach, helpers: Collection[int] = ()) -> Iter
             repeated = reached.calls > 1
             for wait in lost_waits(reached.module, function, events, repeated=repeated):
                 what = "this wait may lose against another task and is never cancelled"
-                remedy = "call cancel() on it when something else wins"
+                remedy = "call cancel() on it when another task wins"
                 yield found(reached, wait, "losing-wait", what, remedy)
 
 
@@ -106,9 +106,9 @@ def _missing_yields(
         elif isinstance(parent, USED_AS_VALUE) or (isinstance(parent, ast.If | ast.While) and parent.test is call):
             what = f"{name}() is used as if it were its result"
         elif uses.is_returned(call) and (kind == "task" or is_generator(function)):
-            what = f"{name}() is returned, and nobody waits for it"
+            what = f"{name}() is returned without a wait for its result"
         elif isinstance(parent, ast.Expr) or uses.forgets(call, kind):
-            what = f"nobody waits for {name}()"
+            what = f"there is no wait for the result of {name}()"
         else:
             continue
         yield found(reached, call, "missing-yield", what, f"write `{word} {name}(...)`")
@@ -268,7 +268,5 @@ def _continued(reached: Reached, contexts: set[str], *, awaited: bool) -> Iterat
             and _last(call.func.value) in contexts
             and not any(keyword.arg in ("save_events", None) for keyword in call.keywords)
         ):
-            what = "events that have arrived and were not read are lost here"
-            yield found(
-                reached, call, "continue-as-new", what, "pass save_events=True (or False, if they shall be lost)"
-            )
+            what = "unread events are lost here"
+            yield found(reached, call, "continue-as-new", what, "pass save_events=True, or False to lose them")

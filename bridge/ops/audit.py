@@ -122,7 +122,7 @@ def record(trail: Trail | None, change: Change, note: Note | None = None) -> Non
         # A command has no log of its own: only its output remains
         whole = "" if _log.hasHandlers() else f"; it is {json.dumps(line, default=str)}"
         _own.warning(
-            "the audit line of %s cannot be kept in %s: %s%s", change.action, trail.directory, error.strerror, whole
+            "the audit line of %s cannot be written to %s: %s%s", change.action, trail.directory, error.strerror, whole
         )
 
 
@@ -131,7 +131,7 @@ def settle(trail: Trail) -> None:
     try:
         trail.settle(lambda line: _log.info("%s %s", line.get("action"), line.get("result"), extra=dict(line)))
     except OSError as error:
-        _own.warning("audit lines of killed processes cannot be kept in %s: %s", trail.directory, error.strerror)
+        _own.warning("audit lines of killed processes cannot be written to %s: %s", trail.directory, error.strerror)
 
 
 def _noted(trail: Trail | None, change: Change) -> Note | None:

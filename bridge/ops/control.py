@@ -131,13 +131,13 @@ class Control:
             given: dict[str, Any] = dict(request.match_info)
             if uid not in self._admitted:
                 await route.refused(given, actor)
-                raise Denied("only the user of this process and root may use its control channel")
+                raise Denied("only the user of the daemon and root may use its control channel")
             if request.method == "GET":
                 sent: Mapping[str, Any] = request.query
             else:
                 sent = await _body(request)
             if twice := sorted(sent.keys() & given.keys()):
-                raise InvalidCommand(f"{', '.join(twice)}: is given in the path already")
+                raise InvalidCommand(f"{', '.join(twice)}: already set by the path")
             result = await route.answer(given | dict(sent), actor)
             return web.Response(body=json.dumps(result).encode(), content_type=_JSON)
 

@@ -6,14 +6,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Phase = Literal["starting", "running", "draining"]
-State = Literal[
-    "idle", "consuming", "held", "probing", "stuck", "dead", "up", "away", "limited", "incompatible", "stranded"
-]  # fmt: skip
-PartKind = Literal["engine", "broker", "workflows", "worker", "quarantine"]
-_AWAY: dict[PartKind, State] = {"workflows": "incompatible", "worker": "stuck", "quarantine": "stranded"}
-"""State of an unusable part, by kind; other kinds are `away`."""
-_READY: frozenset[State] = frozenset({"idle", "consuming", "limited", "up"})
+from bridge.core.states import (
+    READY,
+    ComponentState,
+    DaemonState,
+    EngineState,
+    QuarantineState,
+    SourceState,
+    WorkerState,
+    WorkflowState,
+)
+
+PartKind = Literal["engine", "worker", "workflows", "quarantine"]
+_PARTS: dict[PartKind, tuple[ComponentState, ComponentState]] = {
+    "engine": (EngineState.UP, EngineState.AWAY),
+    "worker": (WorkerState.UP, WorkerState.STUCK),
+    "workflows": (WorkflowState.UP, WorkflowState.INCOMPATIBLE),
+    "quarantine": (QuarantineState.UP, QuarantineState.ORPHANED),
+}
+"""States of a usable and of an unusable part, by kind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +36,7 @@ class SourceReading:
     holds: outages that hold the source, from cause to sentence.
     probing: reason why its dead letters are limited.
     dead: reason why its tasks have ended by a bug.
-    limited: routes whose starts wait for running orchestrations to finish, with a sentence.
+    throttled: routes whose commands wait for a limit, with a sentence.
     """
 
     name: str
@@ -34,12 +45,12 @@ class SourceReading:
     holds: Mapping[str, str] = field(default_factory=dict)
     probing: str | None = None
     dead: str | None = None
-    limited: Mapping[str, str] = field(default_factory=dict)
+    throttled: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
-    """Observed state of an engine, a broker, an engine's workflows or worker, or a quarantine.
+    """Observed state of an engine, of its workflows, worker or quarantine.
 
     away: reason why the part cannot be used; None when it can.
     note: detail shown while the part is up.
@@ -57,24 +68,24 @@ class Check:
 
     kind: Literal["source"] | PartKind
     name: str
-    state: State
+    state: ComponentState
     detail: str = ""
 
     @property
     def ready(self) -> bool:
-        return self.state in _READY
+        return self.state in READY
 
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """Answer of `/readyz`: ready when the bridge runs and every component is ready."""
 
-    phase: Phase
+    phase: DaemonState
     checks: tuple[Check, ...]
 
     @property
     def ready(self) -> bool:
-        return self.phase == "running" and all(check.ready for check in self.checks)
+        return self.phase == DaemonState.RUNNING and all(check.ready for check in self.checks)
 
     def as_dict(self) -> dict[str, object]:
         """Answer as JSON types."""
@@ -106,39 +117,45 @@ class Health:
         self._seen: dict[str, tuple[int, float | None]] = {}
 
     def look(
-        self, sources: Iterable[SourceReading], parts: Iterable[PartReading], now: float, phase: Phase = "running"
+        self,
+        sources: Iterable[SourceReading],
+        parts: Iterable[PartReading],
+        now: float,
+        phase: DaemonState = DaemonState.RUNNING,
     ) -> Readiness:
         """Judge one set of readings. now: monotonic seconds, never smaller than in the last call."""
         checks = [self._judge(source, now) for source in sources]
-        checks += [
-            Check(part.kind, part.name, "up", part.note)
-            if part.away is None
-            else Check(part.kind, part.name, _AWAY.get(part.kind, "away"), part.away)
-            for part in parts
-        ]
+        for part in parts:
+            up, away = _PARTS[part.kind]
+            checks.append(
+                Check(part.kind, part.name, up, part.note)
+                if part.away is None
+                else Check(part.kind, part.name, away, part.away)
+            )
         return Readiness(phase, tuple(checks))
 
     def _judge(self, source: SourceReading, now: float) -> Check:
-        def check(state: State, detail: str = "") -> Check:
+        def check(state: SourceState, detail: str = "") -> Check:
             return Check("source", source.name, state, detail)
 
-        # An idle, held or limited source need not make progress; its time starts anew afterwards
-        expected = source.waiting > 0 and not source.holds and not source.limited and source.probing is None
+        # An idle, held or throttled source need not make progress; its time starts anew afterwards
+        expected = source.waiting > 0 and not source.holds and not source.throttled and source.probing is None
         settled, since = self._seen.get(source.name, (source.settled, None))
         if since is None or settled != source.settled:
             since = now
         self._seen[source.name] = (source.settled, since if expected else None)
         if source.dead is not None:
-            return check("dead", source.dead)
+            return check(SourceState.DEAD, source.dead)
         if source.holds:
-            return check("held", "; ".join(f"{cause}: {text}" for cause, text in source.holds.items()))
+            return check(SourceState.HELD, "; ".join(f"{cause}: {text}" for cause, text in source.holds.items()))
         if source.probing is not None:
-            return check("probing", source.probing)
-        if source.limited:
-            return check("limited", "; ".join(f"route {route}: {text}" for route, text in source.limited.items()))
+            return check(SourceState.PROBING, source.probing)
+        if source.throttled:
+            what = "; ".join(f"route {route}: {text}" for route, text in source.throttled.items())
+            return check(SourceState.THROTTLED, what)
         if not source.waiting:
-            return check("idle")
+            return check(SourceState.IDLE)
         idle_for = now - since
         if idle_for >= self._stuck_after:
-            return check("stuck", f"{source.waiting} records wait and none was settled for {idle_for:.0f} s")
-        return check("consuming", f"{source.waiting} records wait")
+            return check(SourceState.STUCK, f"{source.waiting} records wait, and none was settled for {idle_for:.0f} s")
+        return check(SourceState.CONSUMING, f"{source.waiting} records wait")

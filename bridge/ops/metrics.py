@@ -38,10 +38,10 @@ class SourceStats(Protocol):
     in_flight: received and not settled.
     queued: in flight and waiting for a worker.
     held: an outage stops the source.
-    paused: the dead-letter limit slows the source.
+    probing: its dead letters exceed the limit.
     quarantined_keys: quarantined keys that this process knows.
     processing: seconds from receipt to settlement.
-    critical: seconds from the broker's timestamp to settlement.
+    end_to_end: seconds from the broker's timestamp to settlement.
     """
 
     @property
@@ -79,7 +79,7 @@ class SourceStats(Protocol):
     @property
     def held(self) -> bool: ...
     @property
-    def paused(self) -> bool: ...
+    def probing(self) -> bool: ...
     @property
     def dead_letter_pauses(self) -> Mapping[str, float]: ...
     @property
@@ -89,7 +89,7 @@ class SourceStats(Protocol):
     @property
     def processing(self) -> HistogramLike: ...
     @property
-    def critical(self) -> HistogramLike: ...
+    def end_to_end(self) -> HistogramLike: ...
 
     @property
     def rebalances(self) -> int: ...
@@ -112,7 +112,7 @@ class SourceStats(Protocol):
         ...
 
     def partitions(self) -> Iterable[tuple[str, int, int, int | None]]:
-        """Per assigned partition: topic, number, gap (records fetched above the committable prefix), lag if known."""
+        """Per assigned partition: topic, number, uncommitted records, lag if known."""
         ...
 
 
@@ -194,7 +194,7 @@ class LimitStats(Protocol):
     """Limits of one route.
 
     running: most running orchestrations; None: no limit.
-    population: running orchestrations, as counted.
+    running_instances: running orchestrations, as counted.
     waiting: queued starts.
     delayed: commands that had to wait for a rate so far.
     values: number of values with limits of their own, and of times that one had to share; None without limits per
@@ -206,7 +206,7 @@ class LimitStats(Protocol):
     @property
     def running(self) -> int | None: ...
     @property
-    def population(self) -> Sized | None: ...
+    def running_instances(self) -> Sized | None: ...
     @property
     def waiting(self) -> int: ...
     @property
@@ -215,7 +215,7 @@ class LimitStats(Protocol):
     def values(self) -> tuple[int, int] | None: ...
 
 
-class ParkingStats(Protocol):
+class WaitingStats(Protocol):
     """Early and quarantined messages on one engine.
 
     events: events of early messages in this process, by event.
@@ -255,7 +255,7 @@ class Metrics:
         publishing: PublishStats | None = None,
         repeats: Callable[[], Mapping[str, int]] = dict,
         limits: Sequence[LimitStats] = (),
-        parking: Callable[[], Iterable[ParkingStats]] = tuple,
+        waiting: Callable[[], Iterable[WaitingStats]] = tuple,
         late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
         clock_jumps: Callable[[], Mapping[str, int]] = dict,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -266,7 +266,7 @@ class Metrics:
     ) -> None:
         """Create the metrics.
 
-        sources, engines, parking: called at every scrape.
+        sources, engines, waiting: called at every scrape.
         publishing: None where no workflow runs.
         repeats: duplicates that workflows have dropped, by the part that dropped them.
         limits: limits of the routes that have some.
@@ -283,7 +283,7 @@ class Metrics:
             publishing,
             repeats,
             limits,
-            parking,
+            waiting,
             late_letters,
             clock_jumps,
             answers,
@@ -342,22 +342,22 @@ _COUNTERS: tuple[_Counter, ...] = (
     ),
     (
         "bridge_abandoned",
-        "Deliveries let go unsettled, by reason; they are redelivered.",
+        "Deliveries released unsettled, by reason; the broker redelivers them.",
         ("reason",),
         _by_word(lambda source: source.abandoned),
     ),
-    ("bridge_retries", "Attempts that failed and are repeated.", (), _single(lambda source: source.retries)),
-    ("bridge_bugs", "Attempts that failed of an unexpected exception.", (), _single(lambda source: source.bugs)),
+    ("bridge_retries", "Failed attempts that are repeated.", (), _single(lambda source: source.retries)),
+    ("bridge_bugs", "Attempts that failed with an unexpected exception.", (), _single(lambda source: source.bugs)),
     (
         "bridge_locks_lost",
-        "Locks that passed before their delivery was settled.",
+        "Locks that expired before their delivery was settled.",
         (),
         _single(lambda source: source.locks_lost),
     ),
-    ("bridge_rebalances", "Times the group gave out its partitions.", (), _single(lambda source: source.rebalances)),
+    ("bridge_rebalances", "Rebalances of the consumer group.", (), _single(lambda source: source.rebalances)),
     (
         "bridge_skipped",
-        "Records passed over because the broker no longer had them.",
+        "Records skipped because the broker no longer had them.",
         (),
         _single(lambda source: source.skipped),
     ),
@@ -369,31 +369,31 @@ _COUNTERS: tuple[_Counter, ...] = (
     ),
     (
         "bridge_value_overflows",
-        "Deliveries whose value had no bounds of its own left (limits.per.max_values).",
+        "Deliveries whose value shared its limits (limits.per.max_values).",
         (),
         _of_shares(lambda shares: shares.values.overflows),
     ),
     ("bridge_reconnects", "Receivers replaced after a fault.", (), _single(lambda source: source.reconnects)),
-    ("bridge_lock_renewals", "Locks that were renewed.", (), _single(lambda source: source.renewals)),
+    ("bridge_lock_renewals", "Renewed locks.", (), _single(lambda source: source.renewals)),
     ("bridge_commits", "Commits of positions.", (), _single(lambda source: source.commits[0])),
     (
         "bridge_commit_seconds",
-        "Seconds that commits took together.",
+        "Total duration of commits in seconds.",
         (),
         _single(lambda source: source.commits[1]),
     ),
     (
         "bridge_commands",
-        "Commands that an engine took.",
-        ("route", "verb"),
+        "Commands that an engine accepted.",
+        ("route", "command"),
         lambda source: list(source.commands.items()),
     ),
 )
 _GAUGES: tuple[_Counter, ...] = (
-    ("bridge_in_flight", "Deliveries received and not settled.", (), _single(lambda source: source.in_flight)),
+    ("bridge_in_flight", "Deliveries that are received and not settled.", (), _single(lambda source: source.in_flight)),
     (
         "bridge_in_flight_bytes",
-        "Bytes of deliveries received and not settled.",
+        "Bytes of deliveries that are received and not settled.",
         (),
         _single(lambda source: source.in_flight_bytes),
     ),
@@ -418,7 +418,7 @@ _GAUGES: tuple[_Counter, ...] = (
     ),
     (
         "bridge_values",
-        "Values with bounds of their own (limits.per).",
+        "Values with their own limits (limits.per).",
         (),
         _of_shares(lambda shares: len(shares.values)),
     ),
@@ -430,21 +430,21 @@ _GAUGES: tuple[_Counter, ...] = (
     ),
     ("bridge_held", "1 while an outage holds the source.", (), _single(lambda source: source.held)),
     (
-        "bridge_paused",
-        "1 while the dead-letter limit slows the source.",
+        "bridge_probing",
+        "1 while the source probes: its dead letters exceed the limit.",
         (),
-        _single(lambda source: source.paused),
+        _single(lambda source: source.probing),
     ),
     (
         "bridge_dead_letter_pause_seconds",
-        "Pause between two dead letters of a route beyond the dead-letter limit; route is empty where none takes them.",
+        "Pause between two dead letters of a route beyond the limit; route is empty for messages without one.",
         ("route",),
         lambda source: [((route,), pause) for route, pause in source.dead_letter_pauses.items()],
     ),
 )
 _HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStats], HistogramLike]], ...] = (
     ("bridge_processing_seconds", "From receipt to settlement.", lambda source: source.processing),
-    ("bridge_critical_seconds", "From the broker's timestamp to settlement.", lambda source: source.critical),
+    ("bridge_end_to_end_seconds", "From the broker's timestamp to settlement.", lambda source: source.end_to_end),
 )
 
 
@@ -500,14 +500,16 @@ def _families(sources: Sequence[_Figures]) -> Iterator[Metric]:
                 gauge.add_metric((source.name, *values), float(number))
         yield gauge
     labels = ("source", "topic", "partition")
-    gap = GaugeMetricFamily("bridge_gap", "Records fetched above the committable prefix.", labels=labels)
-    lag = GaugeMetricFamily("bridge_lag", "Records behind the end that are not completed.", labels=labels)
+    uncommitted = GaugeMetricFamily(
+        "bridge_uncommitted_records", "Records received since the last offset that can be committed.", labels=labels
+    )
+    lag = GaugeMetricFamily("bridge_lag", "Records of a partition that are not completed.", labels=labels)
     for source in sources:
         for topic, partition, above, behind in source.partitions:
-            gap.add_metric((source.name, topic, str(partition)), above)
+            uncommitted.add_metric((source.name, topic, str(partition)), above)
             if behind is not None:
                 lag.add_metric((source.name, topic, str(partition)), behind)
-    yield gap
+    yield uncommitted
     yield lag
     for at, (name, text, _) in enumerate(_HISTOGRAMS):
         family = HistogramMetricFamily(name, text, labels=("source",))
@@ -526,7 +528,7 @@ class _Others:
         publishing: PublishStats | None,
         repeats: Callable[[], Mapping[str, int]],
         limits: Sequence[LimitStats],
-        parking: Callable[[], Iterable[ParkingStats]],
+        waiting: Callable[[], Iterable[WaitingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         clock_jumps: Callable[[], Mapping[str, int]],
         answers: Callable[[], Mapping[str, Mapping[str, int]]],
@@ -536,7 +538,7 @@ class _Others:
     ) -> None:
         self._engines = engines
         self._publishing = publishing
-        self._parking = parking
+        self._waiting = waiting
         self._late_letters = late_letters
         self._clock_jumps = clock_jumps
         self._answers = answers
@@ -550,12 +552,17 @@ class _Others:
         if self._publishing is not None:
             yield _by("target", "bridge_published", "Messages published, by target.", self._publishing.published)
             yield _by("target", "bridge_publish_failures", "Publishes that failed, by target.", self._publishing.failed)
-        yield from self._collect_parking()
+        yield from self._collect_waiting()
         yield _by_two(("engine", "result"), "bridge_answers", "Answers to requests, by result.", self._answers())
         yield _by_two(
             ("port", "cause"), "bridge_connections_refused", "Connections refused, by cause.", self._refused()
         )
-        yield _by("by", "bridge_repeats_dropped", "Repeats that workflows dropped, by who did.", self._repeats())
+        yield _by(
+            "by",
+            "bridge_repeats_dropped",
+            "Repeated messages that workflows dropped, by the part that dropped them.",
+            self._repeats(),
+        )
         yield _by("direction", "bridge_clock_jumps", "Steps of the wall clock, by direction.", self._clock_jumps())
         yield from self._collect_limits()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
@@ -563,21 +570,25 @@ class _Others:
         yield info
 
     def _collect_limits(self) -> Iterator[Metric]:
-        running = GaugeMetricFamily("bridge_route_running", "Orchestrations that run, as counted.", labels=("route",))
-        cap = GaugeMetricFamily("bridge_route_running_limit", "Orchestrations that may run.", labels=("route",))
-        waiting = GaugeMetricFamily("bridge_route_waiting", "Starts that wait for others to finish.", labels=("route",))
-        delayed = CounterMetricFamily("bridge_route_delayed", "Commands that waited for the rate.", labels=("route",))
+        running = GaugeMetricFamily("bridge_route_running", "Running orchestrations, as counted.", labels=("route",))
+        cap = GaugeMetricFamily("bridge_route_running_limit", "Limit of running orchestrations.", labels=("route",))
+        waiting = GaugeMetricFamily(
+            "bridge_route_waiting", "Starts that wait for the limit of running orchestrations.", labels=("route",)
+        )
+        delayed = CounterMetricFamily(
+            "bridge_route_delayed", "Commands that waited for the rate limit.", labels=("route",)
+        )
         values = GaugeMetricFamily(
-            "bridge_route_values", "Values with limits of their own (limits.per).", labels=("route",)
+            "bridge_route_values", "Values with their own limits (limits.per).", labels=("route",)
         )
         overflows = CounterMetricFamily(
             "bridge_route_value_overflows",
-            "Commands whose value had no limits of its own left (limits.per.max_values).",
+            "Commands whose value shared its limits (limits.per.max_values).",
             labels=("route",),
         )
         for limit in self._limits:
-            if limit.population is not None:
-                running.add_metric((limit.route,), len(limit.population))
+            if limit.running_instances is not None:
+                running.add_metric((limit.route,), len(limit.running_instances))
                 waiting.add_metric((limit.route,), limit.waiting)
             if limit.running is not None:
                 cap.add_metric((limit.route,), limit.running)
@@ -589,7 +600,9 @@ class _Others:
 
     def _collect_engines(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("bridge_engine_up", "1 while the engine answers.", labels=("engine",))
-        durable = GaugeMetricFamily("bridge_engine_durable", "1 when acknowledged work survives.", labels=("engine",))
+        durable = GaugeMetricFamily(
+            "bridge_engine_durable", "1 if acknowledged work survives a crash.", labels=("engine",)
+        )
         incompatible = CounterMetricFamily(
             "bridge_incompatible",
             "Instances that failed because their code was changed while they ran.",
@@ -597,7 +610,7 @@ class _Others:
         )
         unknown = CounterMetricFamily(
             "bridge_unknown_names",
-            "Calls and publishes under names that nothing registers, by kind.",
+            "Calls and publishes of orchestrations under names that nothing registers, by kind.",
             labels=("engine", "kind"),
         )
         faults = CounterMetricFamily(
@@ -612,7 +625,9 @@ class _Others:
             "bridge_engine_cache_bytes", "Bytes that the hosted engine keeps in memory.", labels=("engine", "kind")
         )
         refused = CounterMetricFamily(
-            "bridge_events_refused", "Events refused since their instance reads none.", labels=("engine",)
+            "bridge_events_refused",
+            "Events refused because their instance has too many unread ones.",
+            labels=("engine",),
         )
         for engine in self._engines():
             stuck.add_metric((engine.name,), engine.stuck)
@@ -632,39 +647,47 @@ class _Others:
         yield durable
         yield from (incompatible, unknown, faults, stuck, cache, refused)
 
-    def _collect_parking(self) -> Iterator[Metric]:
-        waiting = GaugeMetricFamily("bridge_parked", "Messages that wait for their instance.", labels=("engine",))
-        parked = CounterMetricFamily(
-            "bridge_parking_events", "What this process did to parked messages.", labels=("engine", "event")
+    def _collect_waiting(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily(
+            "bridge_early_messages", "Messages that wait for the start of their instance.", labels=("engine",)
         )
-        held = CounterMetricFamily(
-            "bridge_quarantine_events", "What this process did to quarantined messages.", labels=("engine", "event")
+        early = CounterMetricFamily(
+            "bridge_early_message_events", "Events of early messages in this process.", labels=("engine", "event")
+        )
+        quarantined = CounterMetricFamily(
+            "bridge_quarantine_events", "Events of quarantined messages in this process.", labels=("engine", "event")
         )
         messages = GaugeMetricFamily(
-            "bridge_waiting_messages", "Messages that wait on the engine, quarantined ones too.", labels=("engine",)
+            "bridge_waiting_messages",
+            "Messages that wait on the engine, early and quarantined ones.",
+            labels=("engine",),
         )
-        size = GaugeMetricFamily("bridge_waiting_bytes", "Bytes of the messages that wait.", labels=("engine",))
+        size = GaugeMetricFamily(
+            "bridge_waiting_bytes", "Bytes of early and quarantined messages on the engine.", labels=("engine",)
+        )
         refused = CounterMetricFamily(
-            "bridge_waiting_refused", "Messages that could not wait since too many did.", labels=("engine",)
+            "bridge_waiting_refused", "Messages dead-lettered because too many waited.", labels=("engine",)
         )
-        for each in self._parking():
+        for each in self._waiting():
             messages.add_metric((each.name,), each.waiting_messages)
             size.add_metric((each.name,), each.waiting_bytes)
             refused.add_metric((each.name,), each.refused)
             if each.waiting is not None:
                 waiting.add_metric((each.name,), each.waiting)
-            for family, events in ((parked, each.events), (held, each.quarantined)):
+            for family, events in ((early, each.events), (quarantined, each.quarantined)):
                 for event, count in events.items():
                     family.add_metric((each.name, event), count)
         letters = CounterMetricFamily(
-            "bridge_late_dead_letters", "Dead letters of messages that had waited.", labels=("source", "reason")
+            "bridge_late_dead_letters",
+            "Dead letters of early and quarantined messages, by reason.",
+            labels=("source", "reason"),
         )
         for values, count in self._late_letters().items():
             letters.add_metric(values, count)
         yield from (messages, size, refused)
         yield waiting
-        yield parked
-        yield held
+        yield early
+        yield quarantined
         yield letters
 
 

@@ -98,7 +98,7 @@ class Trail:
         finally:
             os.close(note.descriptor)
 
-    def settle(self, told: Callable[[Mapping[str, Any]], None]) -> None:
+    def settle(self, report: Callable[[Mapping[str, Any]], None]) -> None:
         """Add the lines of changes whose process was killed, and pass each to the callback. Raises: OSError."""
         if not (self.directory / _NOTES).is_dir():
             return
@@ -106,7 +106,7 @@ class Trail:
             for path, line in self._left():
                 if line is not None:
                     self._add(_text(line))
-                    told(line)
+                    report(line)
                 path.unlink(missing_ok=True)
 
     def narrow(self) -> None:
@@ -230,7 +230,7 @@ def _lock(descriptor: int, kind: int) -> None:
         except BlockingIOError:
             if time.monotonic() > end:
                 raise TimeoutError(
-                    errno.ETIMEDOUT, f"another process has held {_LOCK} for {LOCK_SECONDS:g} s; is it frozen?"
+                    errno.ETIMEDOUT, f"another process has locked {_LOCK} for {LOCK_SECONDS:g} s; is it frozen?"
                 ) from None
             time.sleep(0.01)
         else:

@@ -95,7 +95,7 @@ class Web:
             why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else error.strerror
             what = (
                 f"cannot listen on {self._settings.host}:{self._settings.port}: {why}; "
-                "choose another port, or 0 for any free one"
+                "choose another port, or 0 for a free port"
             )
             raise ConfigError([Problem("configuration", 0, 0, "ops.http.port", what)]) from None
         self._connections = connections

@@ -194,14 +194,14 @@ class DeadLetterLimit:
         """Call `free` when the item may try again. Call `forget` when the item leaves earlier."""
         self._freed.discard(item)
         self._waiting.setdefault(route, {})[item] = free
-        item.waits_for = self
+        item.wait_in(self)
         self._wake.set()
 
     def forget(self, item: InFlightDelivery) -> None:
         """Remove an item that is gone."""
         for waiting in self._waiting.values():
             waiting.pop(item, None)
-        item.waits_for = None
+        item.leave_queue()
         self.tried(item)
 
     def tried(self, item: InFlightDelivery) -> None:
@@ -277,7 +277,7 @@ class DeadLetterLimit:
         waiting = self._waiting[route]
         for item in list(islice(waiting, min(count, AT_ONCE - len(self._freed)))):
             free = waiting.pop(item)
-            item.waits_for = None
+            item.leave_queue()
             self._freed.add(item)
             free()
 

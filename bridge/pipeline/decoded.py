@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
@@ -49,11 +48,7 @@ class DecodedForms:
         """
         if item not in self._admitted:
             return
-        if item.pending is None:
-            item.envelope = None
-        elif item.envelope is not None:
-            item.envelope = replace(item.envelope, data=None, extensions={}, headers={})
-        item.decision = None
+        item.drop_decoded()
         self._release(item)
         self._next()
 

@@ -1,20 +1,38 @@
-"""Flow control of a source's intake: limits with high and low marks, and reasons to pause."""
+"""Flow control of a source's intake: limits with high and low marks, reasons to pause, and outages."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.pipeline.shares import PerValue
+from bridge.core.errors import BridgeError
+from bridge.core.settlement import RetryPolicy
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.lanes import Lanes
 
 log = structlog.get_logger("bridge.gate")
+_log_source = structlog.get_logger("bridge.source")
 
 _LOW_WATER = 0.75
 _QUIET = 60.0
 """Seconds between two warnings of a state that a sender can cause repeatedly."""
+
+
+@dataclass(frozen=True, slots=True)
+class PerValue:
+    """Limits of a source per value; see SourcePerConfig."""
+
+    max_in_flight: int
+    max_in_flight_bytes: int
+    max_waiting: int
+    max_waiting_bytes: int
+    max_values: int
 
 
 class _Level:
@@ -111,3 +129,44 @@ class FlowControl:
             self._open.clear()
         else:
             self._open.set()
+
+
+class Outages:
+    """Hold a source's flow control during outages, and release its held lanes afterwards."""
+
+    def __init__(self, source: str, retry: RetryPolicy, gate: FlowControl, lanes: Lanes) -> None:
+        self._source = source
+        self._retry = retry
+        self._gate = gate
+        self._lanes = lanes
+        self._failures = 0
+
+    def watch(self, breakers: Mapping[str, Breaker]) -> None:
+        """Subscribe to each engine's outages."""
+        for name, breaker in breakers.items():
+            breaker.subscribe(partial(self._engine_changed, name, breaker))
+            self._engine_changed(name, breaker)
+
+    def broker_away(self, error: BridgeError) -> None:
+        """Hold the source: the broker did not accept a settlement. Settlements are tried again after a delay."""
+        if "broker" not in self._gate.pause_reasons:
+            self._failures += 1
+            self._gate.hold("broker", str(error))
+            _log_source.warning("broker away", action="hold", source=self._source, detail=str(error))
+            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.broker_back)
+
+    def broker_back(self) -> None:
+        """Try again the settlements that waited for the broker."""
+        self._gate.release("broker")
+        self._lanes.release()
+
+    def broker_recovered(self) -> None:
+        """Reset the delay: the broker accepted a settlement."""
+        self._failures = 0
+
+    def _engine_changed(self, name: str, breaker: Breaker) -> None:
+        if breaker.error is not None:
+            self._gate.hold(f"engine {name}", str(breaker.error))
+        else:
+            self._gate.release(f"engine {name}")
+            self._lanes.release()

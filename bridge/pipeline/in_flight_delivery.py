@@ -1,89 +1,194 @@
-"""Delivery in the pipeline."""
+"""Delivery in the pipeline, and its state."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Protocol
 
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
 from bridge.core.settlement import Complete, DeadLetter
+from bridge.core.stored_message import StoredMessage
 
-if TYPE_CHECKING:
-    from bridge.pipeline.admission import RouteLimit
-    from bridge.pipeline.dead_letter_limit import DeadLetterLimit
-    from bridge.pipeline.shares import Share
+
+class Limit(Protocol):
+    """Limit in whose queue a delivery may wait."""
+
+    def forget(self, item: InFlightDelivery) -> None:
+        """Remove a delivery that is gone."""
+        ...
 
 
 class InFlightDelivery:
-    """Delivery with its state in the pipeline. Mutable: it belongs to exactly one lane.
+    """Delivery with its state in the pipeline. It belongs to exactly one lane.
 
     size: bytes counted against the source's limit.
     received_at: monotonic seconds.
     error: failure of decoding; envelope is None then.
+    stored: message as a stage keeps it outside its broker; None for a delivery of the broker.
     next_step: index of the first step not yet executed.
     executed: routes all of whose steps the engine has executed.
-    duplicates, effects, parked: steps counted so far.
-    failed_route: route of the step that failed or waits in the last attempt.
-    pending: decided settlement that the broker has not accepted yet.
+    duplicates, effects, early: steps counted so far.
+    attempt: number of the current attempt, from 1.
+    waited: waits behind other messages, which are no failures.
+    failed_at: monotonic time of the first failure since the last wait for others.
+    pending, pending_route: decided settlement that the broker has not accepted yet, and the route that failed.
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
-    slot: callback that frees the next step's slot among the running orchestrations.
     waits_for: limit in whose queue it is.
-    domain_key: key in the ordering domain that its source shares, while it is queued there.
-    share: share of its value, where the source has `limits.per`.
     """
 
     __slots__ = (
+        "_slot",
         "attempt",
         "decision",
         "delivery",
-        "domain_key",
         "due_at",
         "duplicates",
+        "early",
         "effects",
         "envelope",
         "error",
         "error_class",
         "executed",
         "failed_at",
-        "failed_route",
         "next_step",
-        "parked",
         "pending",
+        "pending_route",
         "received_at",
-        "share",
         "size",
-        "slot",
+        "stored",
         "value_due_at",
         "waited",
         "waits_for",
     )
 
     def __init__(
-        self, delivery: Delivery, envelope: Envelope | None, error: Exception | None, received_at: float
+        self,
+        delivery: Delivery,
+        envelope: Envelope | None,
+        error: Exception | None,
+        received_at: float,
+        executed: Iterable[str] = (),
+        stored: StoredMessage | None = None,
+        attempt: int = 1,
+        failed_at: float | None = None,
     ) -> None:
         self.delivery = delivery
         self.envelope = envelope
         self.error = error
         self.size = delivery.message.size
         self.received_at = received_at
+        self.stored = stored
         self.decision: Decision | None = None
         self.next_step = 0
-        self.executed: list[str] = []
+        self.executed: list[str] = list(executed)
         self.effects = 0
         self.duplicates = 0
-        self.parked = 0
-        self.attempt = 1
-        self.waited = 0  # waits behind others, which are no failures
-        self.failed_at: float | None = None
-        self.failed_route: str | None = None
+        self.early = 0
+        self.attempt = attempt
+        self.waited = 0
+        self.failed_at = failed_at
         self.error_class = ""
         self.pending: Complete | DeadLetter | None = None
-        self.domain_key: Hashable | None = None
-        self.share: Share | None = None
+        self.pending_route: str | None = None
         self.due_at: float | None = None
         self.value_due_at: float | None = None
-        self.slot: Callable[[], None] | None = None
-        self.waits_for: RouteLimit | DeadLetterLimit | None = None
+        self.waits_for: Limit | None = None
+        self._slot: Callable[[], None] | None = None
+
+    # -- decoded form
+
+    def decoded(self, envelope: Envelope | None, error: Exception | None) -> None:
+        """Set the decoded message, or the failure of decoding."""
+        self.envelope, self.error = envelope, error
+
+    def drop_decoded(self) -> None:
+        """Drop the decoded message and all that was made of it. A decided settlement keeps error and message id."""
+        self.decision = None
+        if self.pending is None:
+            self.envelope = self.error = None
+        elif self.envelope is not None:
+            self.envelope = replace(self.envelope, data=None, extensions={}, headers={})
+
+    # -- steps
+
+    def route_by(self, decision: Decision) -> None:
+        """Set the steps."""
+        self.decision = decision
+
+    def pass_step(self, position: int, *, ends_route: bool) -> None:
+        """Go to the step after `position`. ends_route: the route of the passed step has no further one."""
+        self.next_step = position + 1
+        if ends_route:
+            assert self.decision is not None
+            self.executed.append(self.decision.steps[position].route)
+
+    def count_effect(self) -> None:
+        """Count a step that had an effect; free what it held of its limits."""
+        self.effects += 1
+        self.due_at = self.value_due_at = self._slot = None
+
+    def count_without_effect(self, *, early: bool = False, duplicate: bool = False) -> None:
+        """Count a step that ended without an effect; free what it held of its limits."""
+        self.early += early
+        self.duplicates += duplicate
+        self.due_at = self.value_due_at = self._slot = None
+
+    # -- attempts
+
+    def fail(self) -> None:
+        """Count a failed attempt."""
+        self.attempt += 1
+        if self.failed_at is None:
+            self.failed_at = time.monotonic()
+
+    def wait_for_others(self) -> None:
+        """Count a wait behind other messages. Its time does not count against this message."""
+        self.waited += 1
+        self.failed_at = None
+
+    def excuse(self) -> None:
+        """Start the time of failures anew: the following time of an outage or a queue does not count."""
+        self.failed_at = None
+
+    def fail_with(self, error: Exception) -> None:
+        """Remember the class of the last error."""
+        self.error_class = type(error).__name__
+
+    def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
+        """Keep a decided settlement until the broker accepts it. route: the route that failed."""
+        self.pending, self.pending_route = end, route
+
+    # -- limits
+
+    def wait_in(self, limit: Limit) -> None:
+        """Note the limit in whose queue the delivery is."""
+        self.waits_for = limit
+
+    def leave_queue(self) -> None:
+        """Note that the delivery is in no queue."""
+        self.waits_for = None
+
+    def take_token(self, due_at: float) -> float:
+        """Keep a token of the route's rate; return its time."""
+        self.due_at = due_at
+        return due_at
+
+    def take_value_token(self, due_at: float) -> float:
+        """Keep a token of the value's rate; return its time."""
+        self.value_due_at = due_at
+        return due_at
+
+    def take_slot(self, free: Callable[[], None]) -> None:
+        """Keep a slot of the running orchestrations. free: callback that returns it."""
+        self._slot = free
+
+    def free_slot(self) -> None:
+        """Return the slot: the start found nothing to start, or is abandoned."""
+        if self._slot is not None:
+            self._slot()
+            self._slot = None

@@ -1,35 +1,60 @@
-"""Intake: makes items of deliveries, and appends each to the lane of its ordering key."""
+"""Intake of a source: prepares and decodes deliveries, and appends each to the lane of its ordering key."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+
+import structlog
 
 from bridge.brokers.base import Delivery, Partition
 from bridge.core import provenance
 from bridge.core.envelope import Envelope
-from bridge.core.errors import kept
-from bridge.core.message import Message, Position
+from bridge.core.errors import RegistryUnavailable, kept
+from bridge.core.message import Message
+from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.decoded import SMALL
-from bridge.pipeline.domain import OrderingDomain, domain_key
-from bridge.pipeline.execution import SLICE, Routes
+from bridge.pipeline.flow_control import FlowControl
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.lanes import Lane, Lanes, LaneState
+from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain, domain_key
 from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.settings import SourceSettings
-from bridge.pipeline.shares import Shares
+from bridge.pipeline.per_value import Shares
+from bridge.pipeline.settings import SLICE, Decode, Prepare, Routes, SourceSettings
 from bridge.routing.per import SHARED
 
-Decode = Callable[[Message, Position], Envelope]
-"""Callback that decodes a message. Raises: MessageError."""
+log = structlog.get_logger("bridge.source")
+
+_HOLD = "schema registry"
+
+
+async def prepared(
+    prepare: Prepare, messages: Sequence[Message], source: str, gate: FlowControl, retry: RetryPolicy
+) -> None:
+    """Return when the messages can be decoded. Hold the source until then.
+
+    The caller must not take in later messages meanwhile: they may have the same key.
+    """
+    failures = 0
+    while True:
+        try:
+            await prepare(messages)
+        except RegistryUnavailable as error:
+            failures += 1
+            if failures == 1:
+                log.warning("registry away", action="hold", source=source, detail=str(error))
+            gate.hold(_HOLD, str(error))
+            await asyncio.sleep(retry.delay(failures))
+        else:
+            if failures:
+                gate.release(_HOLD)
+            return
 
 
 class Intake:
     """Puts the deliveries of a source into lanes; decodes the small ones, and those whose value it needs for that.
 
     revoked: callback, True when a partition has moved to another member.
-    crowded: callback, True when too many items wait in a lane whose head fails.
     joined: called with a held lane and the item that was added to it.
     """
 
@@ -44,7 +69,6 @@ class Intake:
         shares: Shares | None,
         *,
         revoked: Callable[[Partition], bool],
-        crowded: Callable[[Lane], bool],
         joined: Callable[[Lane, InFlightDelivery], None],
     ) -> None:
         self._settings = settings
@@ -55,7 +79,6 @@ class Intake:
         self._domain = domain
         self._shares = shares
         self._revoked = revoked
-        self._crowded = crowded
         self._joined = joined
 
     async def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
@@ -71,9 +94,6 @@ class Intake:
         for delivery in deliveries:
             envelope: Envelope | None = None
             error: Exception | None = None
-            if (unreadable := delivery.message.unreadable) is not None:
-                topic, number = delivery.partition.topic, delivery.partition.number
-                self._ledger.unreadable[topic, number, unreadable.fault] += 1
             key = self._place(delivery)
             try:
                 if every or delivery.message.size <= SMALL:
@@ -96,11 +116,10 @@ class Intake:
             partition = delivery.partition
             if partition not in partitions and partition not in gone:
                 (gone if self._revoked(partition) else partitions).add(partition)
-            item = InFlightDelivery(delivery, envelope, error, now)
-            if item.size > SMALL:
-                item.envelope = None  # decoded again when a worker takes it
-            if self._settings.trusted_replay:
-                item.executed = list(provenance.read(delivery.message).executed)
+            executed = provenance.read(delivery.message).executed if self._settings.trusted_replay else ()
+            if delivery.message.size > SMALL:
+                envelope = None  # decoded again when a worker takes the delivery
+            item = InFlightDelivery(delivery, envelope, error, now, executed)
             self._ledger.receive(item)
             if partition in gone:
                 # Received before the revocation, processed after it: another member may have it
@@ -112,7 +131,7 @@ class Intake:
             if self._shares is not None:
                 self._shares.join(value, item)
             lane = self._lanes.push(key, item)
-            if lane.state is LaneState.WAITING and self._crowded(lane):
+            if lane.state is LaneState.WAITING and self._lanes.is_crowded(lane):
                 self._lanes.hurry(lane)
             elif lane.state is LaneState.HELD:
                 self._joined(lane, item)

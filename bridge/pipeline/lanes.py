@@ -1,4 +1,7 @@
-"""Lanes: one per ordering key. One item of a lane is processed at a time, different lanes concurrently."""
+"""Order of deliveries: lanes, one per ordering key, and ordering domains across sources.
+
+One item of a lane is processed at a time, different lanes concurrently.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,11 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
 
+from bridge.core.bytetext import text_of
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
+
+_CHANCES = 3
+"""Attempts of a message however many wait behind it: a hot key must not lose messages to a short failure."""
 
 
 class LaneState(Enum):
@@ -39,12 +46,14 @@ class Lane:
 class Lanes:
     """Lanes of one source. Not thread-safe: one event loop."""
 
-    def __init__(self, waits: Callable[[Lane], bool] | None = None) -> None:
+    def __init__(self, waits: Callable[[Lane], bool] | None = None, max_backlog: int = 100) -> None:
         """Create the lanes.
 
         waits: True when the head of a lane must wait; the callback then makes sure that `free` is called for the lane.
+        max_backlog: most items behind a head that fails.
         """
         self._waits = waits
+        self._max_backlog = max_backlog
         self._keyed: dict[Hashable, Lane] = {}
         self._unkeyed: set[Lane] = set()
         self._held: set[Lane] = set()
@@ -66,6 +75,10 @@ class Lanes:
         A held lane waits for the end of an outage, a slot of the running orchestrations, or others of its value.
         """
         return len(self._held)
+
+    def is_crowded(self, lane: Lane) -> bool:
+        """True when too many items wait behind a head that has had its attempts."""
+        return lane.items[0].attempt >= _CHANCES and lane.backlog > self._max_backlog
 
     def push(self, key: Hashable | None, item: InFlightDelivery) -> Lane:
         """Append an item to its key's lane; open the lane when there is none."""
@@ -204,3 +217,59 @@ class Lanes:
             self._unkeyed.discard(lane)
         else:
             del self._keyed[lane.key]
+
+
+class OrderingDomain:
+    """Order of arrival per key across sources, over all sources that share the domain. Not thread-safe: one event loop.
+
+    An item joins when it is received. It may go when all earlier items of its key have left. It leaves when it is
+    settled or abandoned.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._keys: dict[Hashable, dict[InFlightDelivery, Callable[[], None] | None]] = {}
+        self._key_of: dict[InFlightDelivery, Hashable] = {}
+        self._closed = False
+
+    def __len__(self) -> int:
+        """Number of keys with items."""
+        return len(self._keys)
+
+    def join(self, key: Hashable, item: InFlightDelivery) -> None:
+        self._key_of[item] = key
+        self._keys.setdefault(key, {})[item] = None
+
+    def may_go(self, item: InFlightDelivery) -> bool:
+        """True when no item of its key is before it. Always False after `close`."""
+        if item not in self._key_of:
+            return True
+        return not self._closed and next(iter(self._keys[self._key_of[item]])) is item
+
+    def wait(self, item: InFlightDelivery, wake: Callable[[], None]) -> None:
+        """Call `wake` when the item may go."""
+        self._keys[self._key_of[item]][item] = wake
+
+    def leave(self, item: InFlightDelivery) -> None:
+        """Remove an item that is done, and let the next of its key go."""
+        if item not in self._key_of:
+            return
+        key = self._key_of.pop(item)
+        waiting = self._keys[key]
+        del waiting[item]
+        if not waiting:
+            del self._keys[key]
+        elif not self._closed:
+            following = next(iter(waiting))
+            wake, waiting[following] = waiting[following], None
+            if wake is not None:
+                wake()
+
+    def close(self) -> None:
+        """Let no further item go: a source stops, and its abandoned messages must not be overtaken by others."""
+        self._closed = True
+
+
+def domain_key(key: Hashable) -> Hashable:
+    """Common form of the keys of all sources: message bytes, and text that an expression made of the same bytes."""
+    return text_of(key) if isinstance(key, bytes) else key

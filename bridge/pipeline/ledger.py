@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 
 from bridge.core.settlement import Outcome
-from bridge.pipeline.histogram import Histogram
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
+
+
+class Histogram:
+    """Histogram of durations, cheap enough for every message.
+
+    bounds: inclusive upper bounds in seconds, ascending.
+    counts: one per bound and one above the last, not cumulative.
+    total: sum of all observed seconds.
+    Not thread-safe: one event loop.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
 
 
 class Ledger:
@@ -16,8 +40,6 @@ class Ledger:
         self.received = 0
         self.in_flight = 0
         self.in_flight_bytes = 0
-        self.settled_at = 0.0
-        """Time of the last settled delivery, in monotonic seconds."""
         self.outcomes: dict[str, int] = dict.fromkeys(Outcome, 0)
         self.dead_letters: Counter[str] = Counter()
         self.abandoned: Counter[str] = Counter()
@@ -28,23 +50,46 @@ class Ledger:
         self.bugs = 0
         self.locks_lost = 0
         self.processing = Histogram()
-        self.critical = Histogram()
+        self.end_to_end = Histogram()
 
     def receive(self, item: InFlightDelivery) -> None:
         """Count a received delivery."""
         self.received += 1
         self.in_flight += 1
         self.in_flight_bytes += item.size
+        if (unreadable := item.delivery.message.unreadable) is not None and item.stored is None:
+            partition = item.delivery.partition
+            self.unreadable[partition.topic, partition.number, unreadable.fault] += 1
+
+    def execute(self, route: str, command: str) -> None:
+        """Count an executed command. command: name of its class."""
+        self.commands[route, command] += 1
+
+    def retry(self) -> None:
+        """Count a failed attempt that is followed by another."""
+        self.retries += 1
+
+    def bug(self) -> None:
+        """Count an unexpected failure."""
+        self.bugs += 1
+
+    def lose_locks(self, count: int = 1) -> None:
+        """Count lost locks."""
+        self.locks_lost += count
+
+    def dead_letter(self, item: InFlightDelivery, reason: str, now: float, wall: float) -> None:
+        """Count a written dead letter; `now` and `wall` as of `settle`."""
+        self.dead_letters[reason] += 1
+        self.settle(item, Outcome.DEAD_LETTERED, now, wall)
 
     def settle(self, item: InFlightDelivery, outcome: Outcome, now: float, wall: float) -> None:
         """Count a settled delivery. now: monotonic seconds. wall: seconds since the Unix epoch."""
-        self.settled_at = now
         self._leave(item)
         self.outcomes[outcome] += 1
         self.processing.observe(now - item.received_at)
         sent = item.delivery.message.timestamp
         if sent is not None:
-            self.critical.observe(wall - sent if wall > sent else 0.0)
+            self.end_to_end.observe(wall - sent if wall > sent else 0.0)
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """Count a delivery that was released unsettled and will be redelivered."""

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Collection, Container, Iterable
 import structlog
 
 from bridge.core.errors import BridgeError
-from bridge.pipeline.values import Values
+from bridge.pipeline.per_value import Values
 
 log = structlog.get_logger("bridge.admission")
 
@@ -40,6 +40,14 @@ class RunningValue:
         self.waiting = 0
         self.used_at = 0.0
 
+    def queue(self) -> None:
+        """Count a waiting start."""
+        self.waiting += 1
+
+    def dequeue(self) -> None:
+        """Count a start that waits no more."""
+        self.waiting -= 1
+
     def idle(self, now: float) -> bool:
         """True when the value can be forgotten; see `Account.idle`."""
         return not self.running and not self.waiting
@@ -56,8 +64,7 @@ class RunningInstances:
         self.engine = engine
         self.prefix = prefix
         self.known = False
-        self.is_notified = False
-        """The engine reports starts and ends of instances."""
+        self._is_notified = False
         self.values = None if max_values is None else Values(max_values, RunningValue)
         self._count = count
         self._entered: dict[str, float] = {}
@@ -79,6 +86,10 @@ class RunningInstances:
         """Call `listener` whenever a slot may have become free."""
         self._listeners.append(listener)
 
+    def rely_on_notices(self) -> None:
+        """Count seldom from now on: the engine reports starts and ends of instances."""
+        self._is_notified = True
+
     def start(self) -> None:
         """Start counting."""
         self.task = asyncio.create_task(self._run(), name=f"count:{self.engine}:{self.prefix}")
@@ -99,7 +110,7 @@ class RunningInstances:
     def release(self, instance_id: str) -> None:
         """Release the slot of a start that failed. An instance confirmed by the engine keeps its slot."""
         if instance_id not in self._sure and self._forget(instance_id):
-            self._tell()
+            self._notify()
 
     def started(self, instance_ids: Iterable[str]) -> None:
         """Add instances that the engine reports as running. Children do not count."""
@@ -117,11 +128,11 @@ class RunningInstances:
             self._finished_meanwhile.update(left)
         self._sure.difference_update(left)
         if [instance_id for instance_id in left if self._forget(instance_id)]:
-            self._tell()
+            self._notify()
 
     def request_recount(self) -> None:
         """Ask for a count: a start waits for a slot."""
-        if not self.is_notified or not self.known:
+        if not self._is_notified or not self.known:
             self._wanted.set()
 
     async def _run(self) -> None:
@@ -140,7 +151,7 @@ class RunningInstances:
                 failed = False
             pause = max(_SHORTEST, _SHARE * (time.monotonic() - began))
             self._wanted.clear()
-            self._tell()  # a start that still waits requests another count
+            self._notify()  # a start that still waits requests another count
             await asyncio.sleep(pause)
             if failed:
                 continue
@@ -181,7 +192,7 @@ class RunningInstances:
             self._value_of.pop(instance_id).running -= 1
         return self._entered.pop(instance_id, None) is not None
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()
 

@@ -1,13 +1,38 @@
-"""Settings and limits of one source."""
+"""Parts that a source's pipeline is made of: settings, rules, and the engines as it uses them."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from bridge.brokers.base import SubscribeOptions
+from bridge.core.commands import Command, Decision
+from bridge.core.envelope import Envelope
+from bridge.core.message import Message, Position
+from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
-from bridge.pipeline.quarantine import QuarantineSettings
-from bridge.pipeline.shares import PerValue
+from bridge.core.stored_message import StoredMessage
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.flow_control import PerValue
+
+SLICE = 0.005
+"""Longest seconds for which intake and workers keep the event loop when no await suspends them."""
+
+Decode = Callable[[Message, Position], Envelope]
+"""Callback that decodes a message. Raises: MessageError."""
+
+Prepare = Callable[[Sequence[Message]], Awaitable[None]]
+"""Callback that looks up what decoding these messages needs. Raises: RegistryUnavailable."""
+
+Execute = Callable[[Command, MessageOrigin], Awaitable[None]]
+"""Callback that gives one command and its origin to an engine. Raises: EngineError."""
+
+StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[None]]
+"""Callback that keeps a command durably on its engine until its instance starts, for at most the given seconds.
+
+Raises: EngineError, InvalidCommand.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +50,36 @@ class SourceSettings:
     max_gap: int = 10_000
     dead_letter_limit: int = 100
     trusted_replay: bool = False
-    quarantine: QuarantineSettings | None = None
     per: PerValue | None = None
     config_version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Engine as the pipeline uses it. store_early: None where no rule lets a command wait for its instance."""
+
+    execute: Execute
+    breaker: Breaker
+    store_early: StoreEarly | None = None
+
+
+class Routes(Protocol):
+    """Protocol of a source's compiled rules. portioned: routing a message may take long."""
+
+    portioned: bool
+
+    def route(self, envelope: Envelope) -> Decision:
+        """Route a message. Raises: MessageError."""
+        ...
+
+    def routing(self, envelope: Envelope) -> Generator[None, None, Decision]:
+        """Route a message in portions of work, and yield between them. Raises: MessageError."""
+        ...
+
+    def ordering_key(self, envelope: Envelope) -> str | None:
+        """Ordering key of a message. Raises: MessageError."""
+        ...
+
+    def value(self, envelope: Envelope) -> str:
+        """Digest of the value of `limits.per` for a message; empty without one."""
+        ...

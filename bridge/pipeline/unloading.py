@@ -79,8 +79,7 @@ class Unloading:
         """
         if item in self._standing or self.unloaded(item):
             return
-        if item.pending is None:
-            item.envelope = item.error = item.decision = None
+        item.drop_decoded()
         records, size = len(self._standing) + 1, self._standing_bytes + item.size
         full = records * _SHARE > self._max_records or size * _SHARE > self._max_bytes
         delivery = item.delivery

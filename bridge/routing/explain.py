@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from bridge.config.model.types import format_duration
-from bridge.core.commands import Command, Decision, ParkFor, StartFirst
+from bridge.core.commands import Command, Decision, StartFirst, WaitFor
 from bridge.core.envelope import Envelope
 from bridge.core.errors import ExpressionCost, ExpressionError, MessageError
 from bridge.routing.cel.scope import RouteScope
@@ -85,8 +85,8 @@ def _plain(value: Any) -> dict[str, Any]:
             member = member.isoformat().replace("+00:00", "Z")
         elif isinstance(member, tuple):
             member = [_plain(each) if isinstance(each, Equality) else each for each in member]
-        elif isinstance(member, ParkFor):
-            member = {"park": format_duration(member.ttl)}
+        elif isinstance(member, WaitFor):
+            member = {"wait": format_duration(member.ttl)}
         elif isinstance(member, StartFirst):
             member = {"start": member.orchestration, "input": member.input}
         plain[field.name] = member

@@ -73,11 +73,11 @@ def referenced_orchestrations(config: BridgeConfig) -> list[tuple[str, ConfigPat
     found: list[tuple[str, ConfigPath]] = []
     for position, route in enumerate(config.routes):
         starts = route.schedule or route.start_or_raise
-        missing = getattr(getattr(route, route.verb), "on_missing", None)
+        missing = getattr(getattr(route, route.command), "on_missing", None)
         if starts is not None and starts.orchestration is not None:
-            found.append((starts.orchestration, ("routes", position, route.verb, "orchestration")))
+            found.append((starts.orchestration, ("routes", position, route.command, "orchestration")))
         elif isinstance(missing, StartMissing):
-            found.append((missing.start, ("routes", position, route.verb, "on_missing", "start")))
+            found.append((missing.start, ("routes", position, route.command, "on_missing", "start")))
     return found
 
 
@@ -147,11 +147,11 @@ def _condition(when: str | None) -> str | None:
 def _open_ids(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     found: list[tuple[ConfigPath, str]] = []
     for position, route in enumerate(config.routes):
-        template = getattr(_verb(route), "instance_id", None)
+        template = getattr(_command(route), "instance_id", None)
         if template is not None and not constant_prefix(template):
             found.append(
                 (
-                    ("routes", position, route.verb, "instance_id"),
+                    ("routes", position, route.command, "instance_id"),
                     (
                         "the instance id has no constant prefix, so a message may name any instance; "
                         "begin it with a word of its own, like `order-{{ ... }}`"
@@ -172,7 +172,7 @@ def _short_retention(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
             if source is not None and source.retention is not None and engine.retention < source.retention:
                 found.append(
                     (
-                        ("routes", position, route.verb),
+                        ("routes", position, route.command),
                         (
                             f"engine {route.engine} keeps finished instances for less time than {name} keeps messages: "
                             "a message read again after that starts its orchestration a second time"
@@ -189,8 +189,8 @@ def _waiting_starts(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     )
     found: list[tuple[ConfigPath, str]] = []
     for position, route in enumerate(config.routes):
-        limits, verb = route.limits, route.schedule
-        if limits is None or verb is None or (verb.delay is None and verb.start_at is None):
+        limits, command = route.limits, route.schedule
+        if limits is None or command is None or (command.delay is None and command.start_at is None):
             continue
         if limits.running is not None:
             found.append((("routes", position, "limits", "running"), what))
@@ -204,9 +204,9 @@ def _multiplied(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     for position, route in enumerate(config.routes):
         if route.for_each is None:
             continue
-        verb = _verb(route)
-        missing = getattr(verb, "on_missing", None)
-        given = {name: getattr(verb, name, None) for name in ("input", "data", "output")}
+        command = _command(route)
+        missing = getattr(command, "on_missing", None)
+        given = {name: getattr(command, name, None) for name in ("input", "data", "output")}
         if isinstance(missing, StartMissing):
             given["on_missing"] = missing.input
         limit = min(
@@ -220,7 +220,7 @@ def _multiplied(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
                     f"dead-lettered (limits.max_command_bytes, {format_size(limit)}); give each what it needs, like "
                     f"`{name}: item`"
                 )
-                found.append((("routes", position, route.verb, name), what))
+                found.append((("routes", position, route.command, name), what))
     return found
 
 
@@ -254,5 +254,5 @@ def _held_by_one_value(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     return found
 
 
-def _verb(route: RouteConfig) -> Any:
-    return getattr(route, route.verb)
+def _command(route: RouteConfig) -> Any:
+    return getattr(route, route.command)

@@ -13,8 +13,8 @@ from bridge.core.errors import BridgeError, ExpressionError, TooManyCommands
 from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template, constant_prefix
+from bridge.routing.command_compiler import Build, CommandCompiler
 from bridge.routing.per import TAG, value_of
-from bridge.routing.verb import Build, VerbCompiler
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ def compile_rule(
         None if config.for_each is None else compiler.value(config.for_each, (*path, "for_each"), f"{place}, for_each")
     )
     names = ROUTE if config.for_each is None else ITEM
-    build = VerbCompiler(compiler, config, path, names, sagas).compile()
+    build = CommandCompiler(compiler, config, path, names, sagas).compile()
     per, tagged = None, False
     if config.limits is not None:
         if config.limits.running is not None:
@@ -160,10 +160,10 @@ def compile_rule(
 
 def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:
     """Check that the command starts instances with a constant id prefix, by which running instances are counted."""
-    verb = config.schedule or config.start_or_raise
-    if verb is None:
-        compiler.report(path, f"`{config.verb}` starts nothing that could be counted; only a `rate` can limit it")
-    elif not constant_prefix(verb.instance_id):
+    command = config.schedule or config.start_or_raise
+    if command is None:
+        compiler.report(path, f"`{config.command}` starts nothing that could be counted; only a `rate` can limit it")
+    elif not constant_prefix(command.instance_id):
         compiler.report(
             path,
             "running orchestrations are counted by the constant prefix of the instance id, and it has none; "

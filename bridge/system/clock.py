@@ -1,4 +1,4 @@
-"""Wall clock with detection of steps: separates time that ran ahead from time that has passed."""
+"""Wall clock with detection of steps: separates time that ran ahead from time that has passed. Text of a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
+from datetime import UTC, datetime
 
 logger = logging.getLogger(__name__)
 
@@ -77,3 +78,9 @@ SYSTEM = Clock()
 def ahead_seconds() -> float:
     """Seconds that this process's wall clock has run ahead."""
     return SYSTEM.ahead() / 1_000_000
+
+
+def stamp(moment: datetime) -> str:
+    """Format a time as RFC 3339 in UTC. The SDK's naive times are UTC."""
+    aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -15,9 +15,9 @@ from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.grpc_channel import BEFORE
+from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker import MonitoredWorker, quiet_logger
 from bridge.engines.workflows import Workflows
-from bridge.parking.sealed import MessageSealer
 from bridge.testing.sdk_internals import VirtualBackend
 
 TIMEOUT = 30.0

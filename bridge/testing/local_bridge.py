@@ -191,7 +191,7 @@ class LocalBridge:
         config = self._source(source)
         entrance = config.entrance
         if entrance is None:
-            raise LookupError(f"nothing can be put on what the source {source!r} reads")
+            raise LookupError(f"the source {source!r} names no topic or queue to publish to")
         self._run(self._daemon.brokers[config.broker].publish(entrance, [message]))
         self.settle()
 
@@ -261,7 +261,7 @@ class LocalBridge:
                 return f"source {source.settings.name} has settled {settled} of {sent} messages"
         for name, engine in self._engines.items():
             if engine.backend.busy:
-                return f"engine {name} is at work"
+                return f"engine {name} is busy"
         return ""
 
     def result(self, instance_id: str) -> Any:
@@ -322,7 +322,7 @@ class LocalBridge:
         self.settle()
         state = self._run(self._client.get_orchestration_state(instance_id))
         if state is None:
-            raise LookupError(f"there is no instance {instance_id!r}")
+            raise LookupError(f"no instance {instance_id!r} exists")
         found: OrchestrationState = state
         return found
 

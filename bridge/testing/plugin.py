@@ -31,6 +31,6 @@ def bridge(request: pytest.FixtureRequest) -> Iterator[LocalBridge]:
     if not paths:
         paths = [path for path in (root / "bridge.yaml", root / "config" / "bridge.yaml") if path.exists()][:1]
     if not paths:
-        raise pytest.UsageError(f"there is no bridge.yaml in {root}; name one with the ini option bridge-config")
+        raise pytest.UsageError(f"found no bridge.yaml in {root}; set the ini option bridge-config")
     with LocalBridge(paths) as running:
         yield running

@@ -200,7 +200,7 @@ def _difference(
     decided: list[tuple[Any, ...]],
     failure: str,
 ) -> str:
-    lines = [f"{recording.orchestration} ({recording.instance_id}), turn {number} of {count}, decides otherwise:"]
+    lines = [f"{recording.orchestration} ({recording.instance_id}), turn {number} of {count}, decides differently:"]
     for position in range(max(len(recorded), len(decided))):
         before = recorded[position] if position < len(recorded) else None
         now = decided[position] if position < len(decided) else None

@@ -83,7 +83,7 @@ class Inbox:
         self._state = _state_of(ctx)
         if remember is not None:
             if remember < 1:
-                raise ValueError("an inbox remembers at least one message")
+                raise ValueError("`remember` must be at least 1")
             self._state.remember(remember)
 
     def task(self, name: str) -> CancellableTask[Any]:
@@ -367,7 +367,7 @@ def _known_start(ctx: OrchestrationContext) -> Mapping[str, Any]:
     start = start_of(ctx)
     if start is None:
         raise RuntimeError(
-            "this worker does not tell orchestrators which message started them; "
+            "this worker does not pass orchestrators the message that started them; "
             "register them as `bridge.workflow.message_aware(orchestrator)`"
         )
     return start

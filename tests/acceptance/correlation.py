@@ -97,7 +97,7 @@ routes:
   - name: early
     from: orders
     match: {type: early}
-    raise_event: {instance_id: "late-{{ payload.id }}", name: told, data: payload, on_missing: {park: 10m}}
+    raise_event: {instance_id: "late-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 10m}}
   - name: late
     from: orders
     match: {type: late}
@@ -113,7 +113,7 @@ routes:
   - name: cancelled
     from: orders
     match: {type: cancelled}
-    cancel: {instance_id: "seat-{{ payload.id }}", reason: "{{ payload.id }}", on_missing: {park: 10m}}
+    cancel: {instance_id: "seat-{{ payload.id }}", reason: "{{ payload.id }}", on_missing: {wait: 10m}}
 ops: {http: {port: 0}}
 """
 
@@ -182,7 +182,7 @@ def every_message_takes_effect_once(
             wrong = {name: (found.get(name), expected.get(name)) for name in found.keys() | expected.keys()}
             assert time.monotonic() < end, {name: pair for name, pair in wrong.items() if pair[0] != pair[1]}
             time.sleep(0.2)
-        assert json.loads(bridge("parked", "list", "--json", cwd=directory)) == []
+        assert json.loads(bridge("early", "list", "--json", cwd=directory)) == []
         letters = channel.letters()
         assert {letter.body for letter in letters} == {message("stray", key).body for key in range(0, keys, STRAYS)}
         assert {dict(letter.headers)["bridge.reason"] for letter in letters} == {b"no_route"}

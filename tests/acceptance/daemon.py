@@ -110,7 +110,11 @@ class Serve:
     def lag(self) -> int:
         """Number of records behind; -1 while no partition is assigned or an end is unknown."""
         found = self.metrics("bridge_lag")
-        return int(sum(found.values())) if found and found.keys() == self.metrics("bridge_gap").keys() else -1
+        return (
+            int(sum(found.values()))
+            if found and found.keys() == self.metrics("bridge_uncommitted_records").keys()
+            else -1
+        )
 
 
 @contextlib.contextmanager

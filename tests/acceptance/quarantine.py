@@ -59,7 +59,7 @@ def received(directory: Path) -> dict[str, object]:
 def waiting(directory: Path) -> dict[str, list[int]]:
     """Numbers of the quarantined messages of each key, the oldest first."""
     found: dict[str, list[int]] = defaultdict(list)
-    for each in json.loads(bridge("parked", "list", "--limit", "0", "--json", cwd=directory)):
+    for each in json.loads(bridge("quarantine", "list", "--limit", "0", "--json", cwd=directory)):
         key, number = each["message_id"].split("/")
         found[key].append(int(number))
     return found
@@ -102,7 +102,7 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
     config = (directory / "bridge.yaml").read_text()
     (directory / "idle.yaml").write_text(config[: config.index("sources:")] + config[config.index("ops:") :])
     with Serve(directory, "-c", "idle.yaml") as daemon:
-        bridge("parked", "release", "--source", "orders", "--all", cwd=directory)
+        bridge("quarantine", "release", "--source", "orders", "--all", cwd=directory)
         daemon.kill()
     for _ in range(resumed):
         with Serve(directory) as daemon:

@@ -66,9 +66,11 @@ def test_the_shop_survives_kills(tmp_path: Path) -> None:
                 letters[topic, dict(letter.headers)["bridge.reason"].decode()] += 1
         assert letters == expected.dead_letters
         with Serve(tmp_path, *config):
-            waiting = json.loads(bridge("parked", "list", "--json", *config, cwd=tmp_path))
-        assert [(each["kind"], each["key"], each["reason"]) for each in waiting] == [
-            ("key", "dock-2", "expression_error"), ("key", "dock-2", "follows"), ("key", "dock-2", "follows"),
+            early = json.loads(bridge("early", "list", "--json", *config, cwd=tmp_path))
+            quarantined = json.loads(bridge("quarantine", "list", "--json", *config, cwd=tmp_path))
+        assert not early
+        assert [(each["key"], each["reason"]) for each in quarantined] == [
+            ("dock-2", "expression_error"), ("dock-2", "follows"), ("dock-2", "follows"),
         ]  # fmt: skip
 
 

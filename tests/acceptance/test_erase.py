@@ -32,7 +32,7 @@ routes:
   - name: early
     from: orders
     match: {type: early}
-    raise_event: {instance_id: "none-{{ payload.id }}", name: told, data: payload, on_missing: {park: 1h}}
+    raise_event: {instance_id: "none-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 1h}}
   - name: note
     from: orders
     match: {type: note}
@@ -104,7 +104,7 @@ def test_what_is_found_is_erased_and_the_rest_is_named(tmp_path: Path) -> None:
         assert ("entity", "@notes@7", "left") in found
         left, _ = erase("--yes", expect=1)
         assert left == {("instance", "order-3", "runs"), ("entity", "@notes@7", "left")}
-        waiting = json.loads(bridge("parked", "list", "--json", cwd=tmp_path))
+        waiting = json.loads(bridge("early", "list", "--json", cwd=tmp_path))
         assert [each["instance_id"] for each in waiting] == ["none-6"]
         bridge("instances", "terminate", "order-3", cwd=tmp_path)
         found, _ = erase("--yes", expect=1)

@@ -18,7 +18,7 @@ sources: {orders: {broker: local, topics: [orders], codec: json, no_match: ignor
 routes:
   - name: early
     from: orders
-    raise_event: {instance_id: "never-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "never-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
 ops: {http: {port: 0}}
 """
 MESSAGES, SIZE = 1200, 100_000
@@ -37,6 +37,6 @@ def test_what_waits_is_not_kept_in_memory(tmp_path: Path) -> None:
     with Serve(tmp_path) as daemon:
         idle = resident(daemon.pid, "VmRSS")
         bridge("publish", "orders", "--jsonl", "-", cwd=tmp_path, text="\n".join(lines))
-        parked = '{engine="default",event="parked"}'
-        daemon.wait(lambda: daemon.metrics("bridge_parking_events_total").get(parked) == MESSAGES, "all wait")
+        stored = '{engine="default",event="stored"}'
+        daemon.wait(lambda: daemon.metrics("bridge_early_message_events_total").get(stored) == MESSAGES, "all wait")
         assert resident(daemon.pid, "VmHWM") <= idle + ABOVE_IDLE

@@ -241,7 +241,7 @@ async def test_what_was_suspended_before_stays_so_when_it_had_acknowledged(
 
 
 async def test_a_cancel_that_waited_for_its_instance_has_its_grace_from_then_on(tmp_path: Path) -> None:
-    parked = config("deaf").replace("grace: 600ms", "grace: 600ms, on_missing: {park: 1h}")
+    parked = config("deaf").replace("grace: 600ms", "grace: 600ms, on_missing: {wait: 1h}")
     async with running(tmp_path, parked, FLOWS) as it:
         await it.publish("orders", {"id": "1"}, key="a")
         await it.settled(1)

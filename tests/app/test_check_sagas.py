@@ -72,15 +72,15 @@ WRONG = {
     "source": ("replies: answers", "replies: answer", "there is no source `answer`; did you mean `answers`?"),
     "saga": ("{saga: order,", "{saga: ordr,", "there is no saga `ordr`; did you mean `order`?"),
     "name taken": ("name: payment", "name: goods", "the name `goods` is taken by the step at "),
-    "syntax": ("reply.status == 'no'", "reply.status = 'no'", "syntax error: token recognition error"),
-    "type": ("reply.status == 'no'", "size(reply.status)", "must give true or false, and gives an int"),
-    "variable": ("input.id, 'in'", "payload.id, 'in'", "undeclared reference to 'payload.id'"),
+    "syntax": ("reply.status == 'no'", "reply.status = 'no'", "write `==` instead of `=`"),
+    "type": ("reply.status == 'no'", "size(reply.status)", "must give true or false, and gives an integer"),
+    "variable": ("input.id, 'in'", "payload.id, 'in'", "there is no variable `payload.id`"),
     "var": ("vars.currency", "vars.curency", "vars has no curency; it has currency"),
     "saga's member": ("{{ saga.id }}", "{{ saga.number }}", "saga has no number; it has name, id"),
     "step to come": ("steps.payment, reply", "steps.parcel, reply", "steps has no parcel; it has payment"),
     "step beside": ("steps.payment, reply", "steps.goods, reply", "steps has no goods; it has payment"),
     "result": ("result: steps.parcel", "result: steps.parcl", "steps has no parcl; it has goods, payment, "),
-    "known too early": ('subject: "{{ saga.id }}"', 'subject: "{{ known }}"', "undeclared reference to 'known'"),
+    "known too early": ('subject: "{{ saga.id }}"', 'subject: "{{ known }}"', "there is no variable `known`"),
     "two kinds": (
         "- point_of_no_return: true",
         "- {point_of_no_return: true, parallel: []}",
@@ -91,19 +91,19 @@ WRONG = {
     "point inside": (
         "- steps:",
         "- point_of_no_return: true\n          - steps:",
-        "the point of no return cannot stand inside",
+        "the point of no return cannot be inside",
     ),
     "point twice": (
         "- point_of_no_return: true",
         "- point_of_no_return: true\n      - point_of_no_return: true",
-        "the saga has passed its point of no return",
+        "the saga already has a point of no return",
     ),
-    "branch": ("- point_of_no_return: true", "- steps: []", "a branch of steps stands only directly below `parallel`"),
+    "branch": ("- point_of_no_return: true", "- steps: []", "a branch of steps must be directly below `parallel`"),
     "version": ("{saga: order,", "{saga: order, version: '2',", "a saga has no version"),
     "saga and orchestration": (
         "{saga: order,",
         "{saga: order, orchestration: x,",
-        "name an `orchestration` or a `saga`",
+        "write either `orchestration` or `saga`",
     ),
 }
 
@@ -123,7 +123,7 @@ def test_no_route_for_the_answers(tmp_path: Path) -> None:
     text = SOUND.replace("reply: {}}", "ignore: {}}")
     (problem,) = found(tmp_path, text)
     assert problem.startswith(
-        f"error {line(text, 'replies: answers')} no route from `answers` brings answers back; add"
+        f"error {line(text, 'replies: answers')} no route from `answers` delivers the answers; add"
     )
 
 
@@ -138,7 +138,7 @@ def test_nowhere_to_answer(tmp_path: Path) -> None:
     text = SOUND.replace("    replies: answers\n", "")
     (problem,) = found(tmp_path, text)
     assert problem.startswith(
-        f"error {line(text, 'type: reserve')} waits for an answer, and the saga does not say where"
+        f"error {line(text, 'type: reserve')} waits for an answer, but the saga has no source of answers"
     )
 
 
@@ -151,14 +151,12 @@ def test_answers_from_several_topics(tmp_path: Path) -> None:
 def test_what_is_never_looked_at(tmp_path: Path) -> None:
     text = SOUND.replace("reply: false}", "reply: false}\n                refused: 'true'")
     assert found(tmp_path, text) == [
-        f"error {line(text, 'refused: ' + chr(39))} is never looked at: the command waits for no answer"
+        f"error {line(text, 'refused: ' + chr(39))} has no effect: the command waits for no answer"
     ]
     text = SOUND.replace(
         "    timeout: 1m\n    result", "    timeout: 1m\n        detail: '{{ reply.why }}'\n    result"
     )
-    assert found(tmp_path, text) == [
-        f"error {line(text, 'detail:')} is never looked at: there is neither `refused` nor `failed`"
-    ]
+    assert found(tmp_path, text) == [f"error {line(text, 'detail:')} has no effect without `refused` or `failed`"]
     text = SOUND.replace("    timeout: 1m\n    result", "    timeout: 1m\n        compensation_timeout: 1m\n    result")
     assert found(tmp_path, text) == [
         f"error {line(text, 'compensation_timeout:')} has no effect: the step has no `compensation`"
@@ -169,16 +167,15 @@ def test_what_is_hardly_meant(tmp_path: Path) -> None:
     behind = "    timeout: 1m\n        compensation: {target: stock, type: unship}\n    result"
     text = SOUND.replace("    timeout: 1m\n    result", behind)
     assert found(tmp_path, text) == [
-        f"warning {line(text, 'type: unship')} never runs: behind the point of no return nothing is undone"
+        f"warning {line(text, 'type: unship')} never runs: nothing is undone after the point of no return"
     ]
     text = SOUND.replace("            timeout: 1m\n            comp", "            comp")
     assert found(tmp_path, text) == [
-        f"warning {line(text, 'type: reserve')} waits for its answer for ever; give the step a `timeout`"
+        f"warning {line(text, 'type: reserve')} waits for its answer without limit; give the step a `timeout`"
     ]
     text = SOUND.replace("type: release,", "type: release, reply: true,")
-    assert found(tmp_path, text) == [
-        f"warning {line(text, 'type: release')} waits for its answer for ever; give the step a `compensation_timeout`"
-    ]
+    limit = "waits for its answer without limit; give the step a `compensation_timeout`"
+    assert found(tmp_path, text) == [f"warning {line(text, 'type: release')} {limit}"]
     text = SOUND.replace('schedule: {saga: order, instance_id: "order-{{ payload.id }}"}', "ignore: {}")
     assert found(tmp_path, text) == [
         f"warning {line(text, '  order:')} no route starts this saga: `schedule: {{saga: order, ...}}`"
@@ -187,7 +184,7 @@ def test_what_is_hardly_meant(tmp_path: Path) -> None:
 
 def test_a_saga_without_commands(tmp_path: Path) -> None:
     text = SOUND[: SOUND.index("      - parallel:")] + "      - parallel: []\n" + SOUND[SOUND.index("routes:") :]
-    assert any("there is no command in this saga" in one for one in found(tmp_path, text))
+    assert any("this saga has no command" in one for one in found(tmp_path, text))
 
 
 def test_a_costly_expression(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ AVRO = "avro needs a schema registry: "
 NAME_ONE = [
     f"{each}.codec: {AVRO}name one of the registries with `registry:`" for each in ("sources.orders", "targets.results")
 ]
-NONE = [f"{each}.codec: {AVRO}there are no `registries:` for it" for each in ("sources.orders", "targets.results")]
+NONE = [f"{each}.codec: {AVRO}add one below `registries:`" for each in ("sources.orders", "targets.results")]
 TWO = 'main: {url: "https://a:1"}\n  other: {url: "https://b:1"}'
 SOURCE, TARGET, REGISTRY = "sources.orders.registry", "targets.results.schemas", 'main: {url: "http://127.0.0.1:1"}'
 
@@ -67,7 +67,7 @@ SOURCE, TARGET, REGISTRY = "sources.orders.registry", "targets.results.schemas",
     [
         ("avro, no", "avro, registry: mian, no", [f"{SOURCE}: there is no registry `mian`; did you mean `main`?"]),
         ("avro, no", "json, registry: main, no", [f"{SOURCE}: only the codecs avro and protobuf have a registry"]),
-        ("avro, schemas", "json, schemas", [f"{TARGET}: only the codecs avro and protobuf have schemas to name"]),
+        ("avro, schemas", "json, schemas", [f"{TARGET}: only the codecs avro and protobuf have schemas"]),
         (REGISTRY, TWO, NAME_ONE),
         (f"registries:\n  {REGISTRY}\n", "", NONE),
         ("order.avsc", "bridge.yaml", [f"{TARGET}.file: the schema is no Avro schema: JSONDecodeError"]),
@@ -112,15 +112,15 @@ def test_json_stands_in_where_no_registry_is_asked(config: Path) -> None:
 
 
 def test_what_no_serializer_wrote_is_not_published(config: Path) -> None:
-    with pytest.raises(DecodeError, match=r"reads avro, and --data does not begin with the id of a schema.*--raw"):
+    with pytest.raises(DecodeError, match=r"reads avro, but --data does not begin with the id of a schema.*--raw"):
         build(b"{}", "avro", MessageOptions(), "--data")
     assert build(b"\0\0\0\0\1x", "avro", MessageOptions(), "--data").body == b"\0\0\0\0\1x"
     assert build(b"{}", "avro", MessageOptions(raw=True), "--data").body == b"{}"
 
 
 def test_a_bridge_in_a_test_needs_no_registry(config: Path) -> None:
-    verb = 'schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}'
-    config.write_text(config.read_text().replace(verb, "ignore: {}"))
+    command = 'schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}'
+    config.write_text(config.read_text().replace(command, "ignore: {}"))
     with LocalBridge([config]) as bridge:
         bridge.publish("orders", {"id": "7", "total": 2.5}, type="order.created")
         assert bridge.outcomes("orders")["ignored"] == 1

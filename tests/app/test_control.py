@@ -46,8 +46,10 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "instances.purge_by": {"statuses": ["FAILED"], "created_to": "2001-01-01T00:00:00Z"},
     "entities.signal": {"entity": "counter", "key": "k", "operation": "add", "input": 1},
     "entities.clean": {},
-    "parked.release": {"instance_id": "n"},
-    "parked.drop": {"instance_id": "n"},
+    "early.release": {"instance_id": "n"},
+    "early.drop": {"instance_id": "n"},
+    "quarantine.release": {"source": "orders", "key": "k"},
+    "quarantine.drop": {"source": "orders", "key": "k"},
     "sources.resume": {"source": "orders"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
@@ -203,7 +205,7 @@ async def test_the_same_errors_on_both_ways(loaded: Loaded) -> None:
         ("instances.terminate", {"instance_id": "none"}, InstanceNotFound),
         ("instances.start", {"orchestration": "greet", "instance_id": "@no"}, InvalidCommand),
         ("instances.start", {"orchestration": " "}, InvalidCommand),
-        ("parked.release", {"source": "orders", "key": "k"}, BridgeError),
+        ("quarantine.release", {"source": "orders", "key": "k"}, BridgeError),
     ]
 
     async def received() -> list[tuple[int, str]]:
@@ -327,7 +329,7 @@ async def test_a_daemon_that_dies_at_work_leaves_a_doubt_not_a_second_try(
         async with asyncio.timeout(TIMEOUT):
             await at_work.wait()
         await channel.stop()
-        with pytest.raises(EngineTimeout, match="whether it acted is unknown"):
+        with pytest.raises(EngineTimeout, match="did not answer; the outcome is unknown"):
             await asked
 
 
@@ -344,7 +346,7 @@ async def test_a_daemon_that_freezes_at_work_is_noticed(loaded: Loaded, monkeypa
     async with serving(loaded):
         monkeypatch.setattr("bridge.app.serve.control.perform", freezes)
         async with asyncio.timeout(TIMEOUT):
-            with pytest.raises(EngineTimeout, match="does not answer any more"):
+            with pytest.raises(EngineTimeout, match="stopped answering; the outcome is unknown"):
                 await operate(loaded, None, [("entities.clean", {})])
 
 
@@ -382,7 +384,7 @@ async def test_several_daemons_that_do_not_answer_cost_the_time_of_one(
         began = asyncio.get_running_loop().time()
         assert await operate(loaded, None, [("entities.clean", {})])
         assert asyncio.get_running_loop().time() - began < 3.0
-    assert "7-frozen.sock does not answer; is it frozen?" in caplog.text
+    assert "7-frozen.sock does not answer and is skipped; is it frozen?" in caplog.text
 
 
 def _ask_as(uid: int, place: Path) -> str:
@@ -437,7 +439,8 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "instances/read-0/history": ({}, lambda found: any("ExecutionStarted" in json.dumps(event) for event in found)),
     "entities": ({"entity": "counter", "state": "1"}, lambda found: "read" in {one["key"] for one in found}),
     "entities/counter/read": ({}, lambda found: found["entity"] == "counter"),
-    "parked": ({}, lambda found: found == []),
+    "early": ({}, lambda found: found == []),
+    "quarantine": ({}, lambda found: found == []),
     "sources": ({}, lambda found: {"free"} == {one["state"] for one in found}),
     "keys": ({}, lambda found: isinstance(found, list)),
 }

@@ -50,7 +50,7 @@ async def test_a_task_that_ends_by_itself_ends_the_daemon_with_its_name(tmp_path
     try:
         waiting = asyncio.create_task(daemon.wait(asyncio.Event()))
         next(iter(daemon.sources[0].tasks)).cancel()
-        with pytest.raises(BridgeError, match="orders:worker:0 ended by itself"):
+        with pytest.raises(BridgeError, match="orders:worker:0 ended unexpectedly"):
             await waiting
     finally:
         await daemon.stop(5.0)

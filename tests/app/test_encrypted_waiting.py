@@ -12,9 +12,11 @@ import pytest
 from bridge.app.composition import load_config
 from bridge.app.connection import attached
 from bridge.app.operations.erase import Erasure, condition_of
-from bridge.app.operations.parked import ParkedMessages, Waiting, Which
 from bridge.app.serve.daemon import Daemon
 from bridge.core.errors import EngineMisconfigured
+from bridge.early_messages.operations import EarlyMessageOperations
+from bridge.quarantine.operations import QuarantineOperations
+from bridge.waiting.operations import WaitingMessage
 from tests.app.project import TIMEOUT
 from tests.app.running import Running, headers, running
 
@@ -44,7 +46,7 @@ sources:
 routes:
   - name: wait
     from: early
-    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 1h}}
   - name: tell
     from: held
     raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload, on_missing: dead_letter}
@@ -71,13 +73,17 @@ async def publish(it: Running, topic: str, id_: str, number: int = 0) -> None:
     await it.publish(topic, payload, key=f"{MARKER}-key-{id_}", type="told", more=f"{MARKER}-header")
 
 
-def on(it: Running) -> ParkedMessages:
-    return ParkedMessages(it.daemon.engines["default"])
+def early(it: Running) -> EarlyMessageOperations:
+    return EarlyMessageOperations(it.daemon.engines["default"])
 
 
-async def waiting(it: Running, count: int) -> list[Waiting]:
+def quarantine(it: Running) -> QuarantineOperations:
+    return QuarantineOperations(it.daemon.engines["default"])
+
+
+async def waiting(it: Running, count: int) -> list[WaitingMessage]:
     async with asyncio.timeout(TIMEOUT):
-        while len(found := await on(it).list(Which())) != count:
+        while len(found := [*await early(it).list(), *await quarantine(it).list()]) != count:
             await asyncio.sleep(0.01)
     return found
 
@@ -114,14 +120,14 @@ async def test_the_service_sees_nothing_of_messages_that_wait_and_all_are_delive
             await publish(it, "held", "h", number)
         found = await waiting(it, 6)
         assert {each.encryption_key for each in found} == {"old"}
-        assert {each.key for each in found if each.kind == "key"} == {f"{MARKER}-key-h"}
+        assert {each.key for each in found if each.key is not None} == {f"{MARKER}-key-h"}
         assert MARKER.encode() not in at_the_service(tmp_path)
         assert base64.b64encode(b"b" + f"{MARKER}-key-h".encode())[:20] not in at_the_service(tmp_path)
-        messages = await on(it).messages(Which())
+        messages = [*await early(it).messages(), *await quarantine(it).messages()]
         assert {dict(message.headers)["more"] for _, message in messages} == {f"{MARKER}-header".encode()}
         for id_ in "eh":
             await start(it, id_, 3)
-        await on(it).release_key("held", f"{MARKER}-key-h")
+        await quarantine(it).release("held", f"{MARKER}-key-h")
         assert [await result(it, id_) for id_ in "eh"] == [[f"{MARKER}-{number}" for number in range(3)]] * 2
 
 
@@ -146,8 +152,8 @@ async def test_dropped_messages_are_dead_lettered_whole(tmp_path: Path) -> None:
         await publish(it, "early", "e")
         await publish(it, "held", "h")
         await waiting(it, 2)
-        await on(it).drop_instance("order-e", [], forget=False)
-        await on(it).drop_key("held", f"{MARKER}-key-h", [], forget=False)
+        await early(it).drop("order-e", [], forget=False)
+        await quarantine(it).drop("held", f"{MARKER}-key-h", [], forget=False)
         for topic in ("early.dlq", "held.dlq"):
             [letter] = await it.read(topic, 1)
             assert MARKER.encode() in (letter.body or b"")
@@ -178,7 +184,7 @@ async def test_a_message_whose_key_is_missing_waits_for_it(tmp_path: Path) -> No
         await waiting(it, 1)
     async with remote(tmp_path, "new") as it:
         with pytest.raises(EngineMisconfigured, match="encrypted with key 'old', which is not there"):
-            await on(it).list(Which())
+            await early(it).list()
         await start(it, "e", 1)
         # A message of the same instance waits behind it; a message of another instance is delivered.
         await publish(it, "early", "e", 1)
@@ -186,7 +192,7 @@ async def test_a_message_whose_key_is_missing_waits_for_it(tmp_path: Path) -> No
         await publish(it, "early", "f")
         assert await result(it, "f") == [f"{MARKER}-0"]
     async with remote(tmp_path, "new", "old") as it:
-        await on(it).release_instance("order-e")
+        await early(it).release("order-e")
         assert await result(it, "e") == [f"{MARKER}-0"]
 
 

@@ -32,7 +32,7 @@ def test_an_engine_without_a_file(tmp_path: Path) -> None:
 
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "blue.db").touch()
-    with pytest.raises(EngineMisconfigured, match=r"name the engine's file in it, like .*blue\.db"):
+    with pytest.raises(EngineMisconfigured, match=r"use the engine's file in it, like .*blue\.db"):
         given(tmp_path)
     assert given(tmp_path / "blue.db") == tmp_path / "blue.db"
 

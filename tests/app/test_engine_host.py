@@ -29,7 +29,7 @@ def test_an_address_that_is_taken_leaves_nothing_running(tmp_path: Path) -> None
 @pytest.mark.parametrize("text", ["", " \n", "two\nlines", "ümlaut"])
 def test_a_file_that_holds_no_token(tmp_path: Path, text: str) -> None:
     (tmp_path / "token").write_text(text, "utf-8")
-    with pytest.raises(EngineMisconfigured, match="token: must hold one line"):
+    with pytest.raises(EngineMisconfigured, match="token: must contain the token, one line"):
         read_token(tmp_path / "token")
 
 

@@ -65,7 +65,7 @@ async def test_a_signal_can_be_put_off(entities: Entities) -> None:
 
 
 async def test_unknown_entities(entities: Entities) -> None:
-    with pytest.raises(InstanceNotFound, match="there is no entity counter@nobody"):
+    with pytest.raises(InstanceNotFound, match="no entity counter@nobody exists"):
         await entities.show("counter", "nobody")
 
 

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from bridge.app.composition import build_broker, load_config
 from bridge.app.jsonlines import line_of
 from bridge.app.messages import MessageOptions, lines
-from bridge.brokers.base import Broker
-from bridge.brokers.reading import ReadableBroker, ReadOptions
+from bridge.brokers.base import Broker, ReadableBroker, ReadOptions
 from bridge.core.errors import DecodeError, PublishFailed
 from bridge.core.message import Message, Position, Unreadable
 from tests.kafka.server import ThreadedServer
@@ -153,7 +152,7 @@ def test_a_message_that_cannot_be_parsed() -> None:
         "headers": {}, "raw_base64": "/wA=",
         "unreadable": {"fault": "crc", "detail": "the checksum of the batch is wrong", "last_offset": 44},
     }  # fmt: skip
-    with pytest.raises(DecodeError, match=r"^stdin:2: .*cannot be parsed; leave it out"):
+    with pytest.raises(DecodeError, match=r"^stdin:2: .*cannot be parsed; remove it"):
         parsed(f'{{"body": 1}}\n{line}\n')
 
 

@@ -9,8 +9,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.app.composition import load_config
-from bridge.app.serve.orphaned_quarantine import QuarantineOrphaned, refuse_release
 from bridge.ops.health import Check
+from bridge.quarantine.orphaned import QuarantineOrphaned, refuse_release
 
 from .test_quarantine import CONFIG, TIMEOUT, Ground, ground, received
 
@@ -38,7 +38,7 @@ async def quarantine(it: Ground, *, there: bool) -> list[Check]:
 async def held(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0), received("b", 0))
-        await it.settled(parked=2)
+        await it.settled(quarantined=2)
         await it.waiting(2)
         await it.daemon.orphaned.look()
         assert await quarantine(it, there=False) == []
@@ -47,7 +47,7 @@ async def held(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "said"),
     [
-        (WITHOUT, "the source `orders` has no `quarantine`; give it one"),
+        (WITHOUT, "the source `orders` has no `quarantine`; add one"),
         (ELSEWHERE, "keeps its keys on the engine other, not on default"),
     ],
 )
@@ -55,11 +55,11 @@ async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, c
     await held(tmp_path)
     async with ground(tmp_path, config) as it:
         [check] = await quarantine(it, there=True)
-        assert (check.name, check.state, check.ready) == ("default", "stranded", False)
-        assert check.detail.startswith("2 keys wait, and nobody takes them up: ")
+        assert (check.name, check.state, check.ready) == ("default", "orphaned", False)
+        assert check.detail.startswith("no source resumes 2 quarantined keys: ")
         assert said in check.detail
         for key in ("a", "b"):
-            await it.parked.drop_key("orders", key, [], forget=False)
+            await it.quarantine.drop("orders", key, [], forget=False)
         await it.daemon.orphaned.look()
         assert await quarantine(it, there=False) == []
     with pytest.raises(QuarantineOrphaned, match=said):
@@ -75,5 +75,5 @@ async def test_keys_of_a_source_that_this_configuration_does_not_name(tmp_path: 
                 await it.daemon.orphaned.look()
             assert await quarantine(it, there=False) == []
     [line] = [line["event"] for line in logs if "keys in quarantine" in line["event"]]
-    assert "2 keys wait" in line
-    assert "there is no source `orders` in this configuration" in line
+    assert "2 quarantined keys" in line
+    assert "this configuration has no source `orders`" in line

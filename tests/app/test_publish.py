@@ -63,9 +63,9 @@ def test_destinations(loaded: Loaded, text: str, expected: Destination) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("order", "there is no source 'order'; did you mean 'orders'.; a topic is written BROKER/TOPIC"),
+        ("order", "there is no source 'order'; did you mean 'orders'.; a topic has the form BROKER/TOPIC"),
         ("kafka/orders", r"there is no broker 'kafka' \(known: local\)"),
-        ("local/a b", "a topic or group is named by"),
+        ("local/a b", "the name of a topic or group"),
         ("", "there is no source ''"),
     ],
 )

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.operations.parked import ParkedMessages, Waiting, Which
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
 from bridge.core.errors import EngineRejected, InstanceNotFound
 from bridge.core.message import Message
+from bridge.quarantine.operations import QuarantineOperations
+from bridge.waiting.operations import WaitingMessage
 
 FLOWS = """
 from durabletask import task
@@ -63,7 +64,7 @@ class Ground:
     def __init__(self, daemon: Daemon) -> None:
         self.daemon = daemon
         self.source = daemon.sources[0]
-        self.parked = ParkedMessages(daemon.engines["default"])
+        self.quarantine = QuarantineOperations(daemon.engines["default"])
         self.client = daemon.engines["default"].client
 
     async def publish(self, *messages: Message) -> None:
@@ -86,10 +87,10 @@ class Ground:
         assert state is not None
         return state.get_output()
 
-    async def waiting(self, count: int) -> list[Waiting]:
+    async def waiting(self, count: int) -> list[WaitingMessage]:
         """Return the waiting messages once there are `count`: an accepted signal may be unprocessed."""
         async with asyncio.timeout(TIMEOUT):
-            while len(found := await self.parked.list(Which())) != count:
+            while len(found := await self.quarantine.list()) != count:
                 await asyncio.sleep(0.01)
         return found
 
@@ -131,7 +132,7 @@ async def test_a_key_is_held_with_what_follows_and_other_keys_go_on(tmp_path: Pa
         await it.start("b", 2)
         await it.publish(received("a", 0), received("b", 0), received("a", 1), received("b", 1), received("a", 2))
         assert await it.result("b") == [0, 1]
-        await it.settled(parked=3, executed=2)
+        await it.settled(quarantined=3, executed=2)
         waiting = await it.waiting(3)
         assert [(each.key, each.reason) for each in waiting] == [
             ("a", "instance_not_found"), ("a", "follows"), ("a", "follows"),
@@ -142,47 +143,45 @@ async def test_a_key_is_held_with_what_follows_and_other_keys_go_on(tmp_path: Pa
 async def test_release_goes_on_in_order_and_with_what_came_meanwhile(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(2)))
-        await it.settled(parked=2)
+        await it.settled(quarantined=2)
         await it.start("a", 5)
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         await it.publish(*(received("a", number) for number in range(2, 5)))
         assert await it.result("a") == list(range(5))
-        await it.until(
-            lambda: it.source.quarantine_stage.quarantine is not None and not len(it.source.quarantine_stage.quarantine)
-        )
+        await it.until(lambda: it.source.stage is not None and not it.source.stage.key_count)
         assert await it.waiting(0) == []
 
 
 async def test_one_that_fails_again_is_held_again_in_front_of_the_others(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(3)))
-        await it.settled(parked=3)
-        await it.parked.release_key("orders", "a")
-        await it.settled(parked=4)
+        await it.settled(quarantined=3)
+        await it.quarantine.release("orders", "a")
+        await it.settled(quarantined=4)
         await it.publish(received("a", 3))
-        await it.settled(parked=5)
+        await it.settled(quarantined=5)
         await it.until(lambda: it.source.ledger.in_flight == 0)
         waiting = await it.waiting(4)
         assert [each.reason for each in waiting] == ["instance_not_found", "follows", "follows", "follows"]
         await it.start("a", 4)
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         assert await it.result("a") == [0, 1, 2, 3]
 
 
 async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0), received("a", 1))
-        await it.settled(parked=2)
+        await it.settled(quarantined=2)
         first = (await it.waiting(2))[0]
-        change = await it.parked.drop_key("orders", "a", [first.id], forget=False)
+        change = await it.quarantine.drop("orders", "a", [first.id], forget=False)
         assert (change.before, change.after) == (2, 1)
         assert await it.letters(1) == ["quarantine_dropped"]
         await it.start("a", 1)
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         assert await it.result("a") == [1]
         assert await it.waiting(0) == []
         with pytest.raises(InstanceNotFound):
-            await it.parked.release_key("orders", "a")
+            await it.quarantine.release("orders", "a")
 
 
 async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
@@ -192,13 +191,13 @@ async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
     )
     async with ground(tmp_path, config) as it:
         await it.publish(received("a", 0))
-        await it.settled(parked=1)
+        await it.settled(quarantined=1)
         await it.waiting(1)
         before = it.source.ledger.retries
-        await it.parked.release_key("orders", "a")
+        await it.quarantine.release("orders", "a")
         await it.until(lambda: it.source.ledger.retries > before)
         with pytest.raises(EngineRejected, match="a daemon works on them"):
-            await it.parked.drop_key("orders", "a", [], forget=True)
+            await it.quarantine.drop("orders", "a", [], forget=True)
         await it.start("a", 1)
         assert await it.result("a") == [0]
         assert await it.waiting(0) == []
@@ -207,19 +206,19 @@ async def test_what_a_daemon_works_on_is_not_dropped(tmp_path: Path) -> None:
 async def test_more_than_a_key_may_hold_is_dead_lettered(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(7)))
-        await it.settled(parked=7)
+        await it.settled(quarantined=7)
         assert await it.letters(2) == ["quarantine_full"] * 2
 
 
 async def test_what_is_held_is_known_again_after_a_restart_before_anything_is_dispatched(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0))
-        await it.settled(parked=1)
+        await it.settled(quarantined=1)
     async with ground(tmp_path) as it:
         await it.start("a", 3)
         await it.publish(received("a", 1))
-        await it.settled(parked=1)
-        await it.parked.release_key("orders", "a")
+        await it.settled(quarantined=1)
+        await it.quarantine.release("orders", "a")
         await it.publish(received("a", 2))
         assert await it.result("a") == [0, 1, 2]
 
@@ -228,8 +227,8 @@ async def test_a_rule_that_poisons_every_key_exceeds_the_dead_letter_limit(tmp_p
     async with ground(tmp_path) as it:
         await it.publish(*(received(f"k{number}", 0) for number in range(12)))
         await it.until(lambda: it.source.dead_letter_limit.active)
-        await it.settled(parked=4)
-        assert it.source.ledger.outcomes["parked"] == 4, "those that were let through"
+        await it.settled(quarantined=4)
+        assert it.source.ledger.outcomes["quarantined"] == 4, "those that were let through"
 
 
 async def test_a_message_without_a_key_is_dead_lettered_as_ever(tmp_path: Path) -> None:
@@ -247,19 +246,21 @@ async def test_another_process_holds_the_key_when_it_gets_the_partition(tmp_path
         port = first.daemon.engines["default"]._servers[-1].ports[0]  # type: ignore[attr-defined]
         keys = [f"k{number}" for number in range(4)]
         await first.publish(*(received(key, 0) for key in keys))
-        await first.settled(parked=4)
+        await first.settled(quarantined=4)
         other = tmp_path / "other"
         other.mkdir()
         config = remote.replace("ENDPOINT", f'"http://127.0.0.1:{port}"').replace("path: broker", "path: ../broker")
         async with ground(other, config, worker=False) as second:
-            await second.until(lambda: second.source.assignment and second.source.quarantine_stage.ready)
+            await second.until(
+                lambda: second.source.assignment and second.source.stage is not None and second.source.stage.ready
+            )
             await first.publish(*(received(key, 1) for key in keys))
             async with asyncio.timeout(TIMEOUT):
-                while sum(g.source.ledger.outcomes["parked"] for g in (first, second)) < 8:
+                while sum(g.source.ledger.outcomes["quarantined"] for g in (first, second)) < 8:
                     await asyncio.sleep(0.01)
-            assert second.source.ledger.outcomes["parked"] > 0
+            assert second.source.ledger.outcomes["quarantined"] > 0
             for key in keys:
                 await first.start(key, 3)
-                await first.parked.release_key("orders", key)
+                await first.quarantine.release("orders", key)
             await first.publish(*(received(key, 2) for key in keys))
             assert [await first.result(key) for key in keys] == [[0, 1, 2]] * 4

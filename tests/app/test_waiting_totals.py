@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bridge.core.errors import WaitingFull
-from bridge.engines.parking.totals import WaitingTotals
+from bridge.waiting.totals import WaitingTotals
 from tests.garbage import no_frames_in_cycles
 
 from .project import TIMEOUT
@@ -37,7 +37,7 @@ routes:
   - name: early
     from: orders
     match: {type: early}
-    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {park: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
   - name: poison
     from: orders
     match: {type: poison}
@@ -51,12 +51,12 @@ def config(quarantine: str = "") -> str:
 
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, engine: str) -> None:
-    settings = ", parking: {total_messages: 3}"
+    settings = ", early_messages: {total_messages: 3}"
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
         for number in range(5):
             await it.publish("orders", {"id": number}, kind="early")
             await it.settled(number + 1)
-        assert it.outcomes() == {"parked": 3, "dead_lettered": 2}
+        assert it.outcomes() == {"early": 3, "dead_lettered": 2}
         letters = [headers(each) for each in await it.read("orders.dlq", 2)]
         assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
         assert {each["bridge.route"] for each in letters} == {"early"}
@@ -67,18 +67,18 @@ async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, eng
         await it.until(lambda: stores.totals.messages == 2, "one of three has left")
         await it.publish("orders", {"id": 9}, kind="early")
         await it.settled(7)
-        assert it.outcomes()["parked"] == 4
+        assert it.outcomes()["early"] == 4
         await stores.totals.count(it.daemon.engines["default"])
         assert (stores.totals.messages, stores.refused) == (3, 2)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_a_restart_knows_what_waits(tmp_path: Path, engine: str) -> None:
-    settings = ", parking: {total_bytes: 3000}"
+    settings = ", early_messages: {total_bytes: 3000}"
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
         await it.publish("orders", {"id": 1, "fill": "x" * 900}, kind="early")
         await it.settled(1)
-        assert it.outcomes() == {"parked": 1}
+        assert it.outcomes() == {"early": 1}
         known = it.daemon.own.waiting_stores["default"].totals.bytes
         assert known > 1800
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
@@ -91,7 +91,7 @@ async def test_a_restart_knows_what_waits(tmp_path: Path, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> None:
-    settings = ", parking: {total_messages: 3}"
+    settings = ", early_messages: {total_messages: 3}"
     text = config("quarantine: {poll: 50ms}")
     async with running(tmp_path, text, FLOWS, engine, settings=settings) as it:
         await it.publish("orders", {"id": "e"}, "e", kind="early")
@@ -99,7 +99,7 @@ async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> No
         for number in range(4):
             await it.publish("orders", {"id": number}, f"key-{number % 2}", kind="poison")
             await it.settled(number + 2)
-        assert it.outcomes() == {"parked": 3, "dead_lettered": 2}
+        assert it.outcomes() == {"early": 1, "quarantined": 2, "dead_lettered": 2}
         letters = [headers(each) for each in await it.read("orders.dlq", 2)]
         assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
         totals = it.daemon.own.waiting_stores["default"].totals
@@ -124,6 +124,6 @@ async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
             for number in range(20):
                 await it.publish("orders", {"id": number}, kind="early" if number % 2 else "poison")
             await it.settled(20)
-            assert it.outcomes() == {"parked": 10, "dead_lettered": 10}
+            assert it.outcomes() == {"early": 10, "dead_lettered": 10}
             stores = it.daemon.own.waiting_stores["default"]
-            await it.until(lambda: stores.parking.events["parked"] == 10, "they are processed")
+            await it.until(lambda: stores.early_messages.events["stored"] == 10, "they are processed")

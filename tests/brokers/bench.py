@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 from tests.pipeline.harness import Bench, Faults
 
 

@@ -36,9 +36,10 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("instances purge", "*", "done", ("--status", "failed", "--created-to", "365d", "--yes")),
     ("entities signal", "counter@audited", "done", ("counter@audited", "add", "--input", DATA)),
     ("entities clean", "*", "done", ()),
-    ("parked release", "nothing", "failed", ("nothing",)),
-    ("parked release", "orders *", "failed", ("--source", "orders", "--all")),
-    ("parked drop", "orders k", "failed", ("k", "--source", "orders", "--yes")),
+    ("early release", "nothing", "failed", ("nothing",)),
+    ("early drop", "nothing", "failed", ("nothing", "--yes")),
+    ("quarantine release", "orders *", "failed", ("--source", "orders", "--all")),
+    ("quarantine drop", "orders k", "failed", ("k", "--source", "orders", "--yes")),
     ("engine backup", "", "done", ("--force", "BACKUP")),
     ("engine restore", "", "failed", ("BACKUP",)),
     ("engine compact", "", "failed", ()),
@@ -115,7 +116,14 @@ def test_a_change_leaves_one_line(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("instances", "list"), ("instances", "show", "nothing"), ("entities", "list"), ("parked", "list"), ("audit",)],
+    [
+        ("instances", "list"),
+        ("instances", "show", "nothing"),
+        ("entities", "list"),
+        ("early", "list"),
+        ("quarantine", "list"),
+        ("audit",),
+    ],
     ids=" ".join,
 )
 def test_a_look_leaves_none(bridge: Bridge, project: Path, arguments: tuple[str, ...]) -> None:

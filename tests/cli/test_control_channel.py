@@ -124,7 +124,7 @@ def test_a_place_that_cannot_be_used(project: Path) -> None:
         # As for a configuration directory that is not writable
         assert ready["control"] is None
         assert bridge(project, "instances", "start", "waits", "--id", "one").stdout == "one\n"
-    assert "no control channel" in (project / "serve.log").read_text()
+    assert "cannot open the control channel" in (project / "serve.log").read_text()
     assert [line["via"] for line in Trail(project / "data" / "engine").read()] == ["cli"]
 
 
@@ -142,7 +142,7 @@ def test_on_a_scheduler_the_lines_are_kept_in_the_state_directory(project: Path)
     )  # fmt: skip
     shown = bridge(project, "audit", "--json")
     assert json.loads(shown.stdout) == line
-    assert shown.stderr.startswith("read 1 file of this machine: ")
+    assert shown.stderr.startswith("read 1 file on this machine: ")
 
 
 def test_a_frozen_daemon_ends_a_command_with_an_error_in_time(project: Path) -> None:

@@ -66,9 +66,7 @@ def test_backups_under_load_hold_all_that_was_acknowledged_and_go_on(tmp_path: P
     for name, before, after in taken:
         ran = bridge(tmp_path, "engine", "restore", "--path", "hubs/blue.db", name)
         assert (ran.returncode, ran.stderr) == (0, "")
-        assert ran.stdout.startswith(
-            f"hubs/blue.db: restored from {name}; the file of before is hubs/blue.db.replaced-"
-        )
+        assert ran.stdout.startswith(f"hubs/blue.db: restored from {name}; the previous file is hubs/blue.db.replaced-")
         with serving(tmp_path) as served, client(served, "blue") as blue, worker(served, "blue"):
             held = {each.instance_id for each in blue.get_all_orchestration_states()}
             assert {f"w-{number}" for number in range(1, before + 1)} <= held
@@ -116,7 +114,7 @@ def test_every_hub_of_a_killed_engine_is_backed_up_with_its_log(tmp_path: Path) 
         (("backup", "--path", "hub", "more.db"), 1, "would be taken for another task hub"),
         (("backup", "--path", "hub", "nowhere/target"), 1, "nowhere/target: cannot be written"),
         (("backup", "--path", "taken", "target"), 3, "not a database"),
-        (("backup", "--path", "hub", "--engine", "default", "target"), 2, "--path names the file"),
+        (("backup", "--path", "hub", "--engine", "default", "target"), 2, "use either --path"),
         (("restore", "nowhere"), 3, "nowhere: there is no such file"),
         (("restore", "--path", "hub", "hub"), 3, "the engine's own file"),
         (("restore", "--engine", "eu", "hub"), 2, "there is no engine 'eu'"),

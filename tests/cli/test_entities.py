@@ -60,7 +60,7 @@ def test_nothing_found(bridge: Bridge) -> None:
     result = bridge("entities", "list", "nobody")
     assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no entities\n")
     result = bridge("entities", "show", "counter@nobody")
-    assert (result.exit_code, result.stderr) == (1, "error: there is no entity counter@nobody\n")
+    assert (result.exit_code, result.stderr) == (1, "error: no entity counter@nobody exists\n")
 
 
 def test_clean(bridge: Bridge) -> None:
@@ -74,8 +74,8 @@ def test_clean(bridge: Bridge) -> None:
     [
         (("show", "counter"), "NAME@KEY"),
         (("show", "counter@"), "NAME@KEY"),
-        (("list", "--key-prefix", "k"), "needs the NAME"),
-        (("signal", "counter@1", "add", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "exclude each other"),
+        (("list", "--key-prefix", "k"), "needs NAME"),
+        (("signal", "counter@1", "add", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "use either --at or --delay"),
         (("signal", "counter@1", "add", "--at", "2h"), "RFC 3339"),
     ],
 )

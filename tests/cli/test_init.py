@@ -81,5 +81,5 @@ def test_impossible_names(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(root, ["init", name])
     assert result.exit_code == 2
-    assert "named by a letter" in result.stderr
+    assert "begins with a letter" in result.stderr
     assert list(tmp_path.iterdir()) == []

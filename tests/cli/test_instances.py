@@ -128,7 +128,7 @@ def test_a_message_id_starts_once(bridge: Bridge, name: str) -> None:
     assert (first.exit_code, json.loads(first.stdout)) == (0, received)
     assert (second.exit_code, json.loads(second.stdout)) == (0, received | {"repeated": True})
     third = bridge(*command)
-    assert (third.stdout, third.stderr) == (f"{name}\n", "this message has started it before\n")
+    assert (third.stdout, third.stderr) == (f"{name}\n", "this message started the instance before\n")
     other = bridge("instances", "start", "waits", "--id", name, "--message-id", "another")
     assert (other.exit_code, other.stdout) == (1, "")
 
@@ -276,21 +276,21 @@ def test_a_person_is_asked_before_a_bulk_purge(
     os.close(primary)
     os.close(secondary)
     assert process.returncode == code
-    assert re.search(rb"Forget \d+ instances? for good\? \[y/N\]", errors)
+    assert re.search(rb"Remove \d+ instances? permanently\? \[y/N\]", errors)
     assert bridge("instances", "show", name).exit_code == 1 - code
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("purge",), "give ids, or a filter"),
-        (("purge", "x", "--status", "failed"), "give ids, or a filter"),
+        (("purge",), "name instances, or use a filter"),
+        (("purge", "x", "--status", "failed"), "name instances, or use a filter"),
         (("purge", "--status", "running", "--yes"), "only finished instances"),
-        (("list", "--status", "done"), "'done' is none of pending, running"),
+        (("list", "--status", "done"), "'done' is not one of pending, running"),
         (("list", "--created-from", "yesterday"), "RFC 3339"),
         (("start", "greet", "--input", "{broken"), "not JSON (line 1 column 2)"),
         (("start", "greet", "--input", "@/nowhere.json"), "/nowhere.json: No such file"),
-        (("start", "greet", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "exclude each other"),
+        (("start", "greet", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "use either --at or --delay"),
         (("start", "greet", "--delay", "soon"), "'soon' is not a duration"),
         (("start", "greet", "--tag", "novalue"), "NAME=VALUE"),
         (("wait", "x", "--timeout", "5"), "'5' is not a duration"),
@@ -303,9 +303,9 @@ def test_mistakes(bridge: Bridge, arguments: tuple[str, ...], said: str) -> None
     assert said in result.stderr
 
 
-@pytest.mark.parametrize("verb", ["show", "wait", "terminate", "suspend", "resume", "restart", "rewind", "purge"])
-def test_unknown_instances(bridge: Bridge, verb: str) -> None:
-    result = bridge("instances", verb, "nobody")
+@pytest.mark.parametrize("command", ["show", "wait", "terminate", "suspend", "resume", "restart", "rewind", "purge"])
+def test_unknown_instances(bridge: Bridge, command: str) -> None:
+    result = bridge("instances", command, "nobody")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("error: ")
     assert "nobody" in result.stderr

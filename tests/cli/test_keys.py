@@ -33,7 +33,7 @@ def run(config: Path, *arguments: str) -> Result:
 
 
 def test_keys_are_listed_rotated_and_retired(config: Path) -> None:
-    assert run(config, "list").output == "no keys: no request was sent yet\n"
+    assert run(config, "list").output == "no keys: no request has been sent yet\n"
     first = run(config, "rotate").output.split()[1]
     second = run(config, "rotate").output.split()[1]
     listed = json.loads(run(config, "list", "--json").output)

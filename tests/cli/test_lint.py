@@ -38,18 +38,18 @@ def project(tmp_path: Path) -> Path:
 def test_nothing_found(project: Path) -> None:
     (project / "flows" / "flow.py").write_text(CLEAN)
     result = lint(project)
-    assert (result.exit_code, result.stdout) == (0, "ok: 1 orchestrator, nothing found\n")
+    assert (result.exit_code, result.stdout) == (0, "ok: 1 orchestrator, no findings\n")
 
 
 def test_the_number_of_orchestrators_is_told(project: Path) -> None:
     more = "def other(ctx: 'task.OrchestrationContext', _):\n    yield ctx.create_timer(1)\n"
     (project / "flows" / "flow.py").write_text(CLEAN + more + more.replace("other", "_part"))
-    assert lint(project).stdout == "ok: 2 orchestrators, 1 helper with a context, nothing found\n"
+    assert lint(project).stdout == "ok: 2 orchestrators, 1 helper with a context, no findings\n"
     received = json.loads(lint(project, "--json").stdout)
     assert (received["ok"], received["orchestrators"], received["others"]) == (True, 2, 1)
     assert json.loads(lint(project, "--sarif").stdout)["runs"][0]["properties"] == {"orchestrators": 2}
     (project / "flows" / "flow.py").write_text("")
-    assert lint(project).stdout == "ok: 0 orchestrators, nothing found\n"
+    assert lint(project).stdout == "ok: 0 orchestrators, no findings\n"
 
 
 NAMED = """\
@@ -72,7 +72,7 @@ def test_unknown_names_are_found_by_lint_and_check(project: Path, monkeypatch: p
     targets = "\ntargets: {decisions: {broker: local, topic: decisions}}\n"
     (project / "bridge.yaml").write_text(CONFIG.replace("workflows: [flows]", modules) + targets)
     expected = [
-        (6, "there is no target `decisionz`; did you mean `decisions`?; targets are declared under `targets`"),
+        (6, "there is no target `decisionz`; did you mean `decisions`?; declare targets under `targets`"),
         (7, "there is no activity `aa`; did you mean `a`?; "),
         (9, "there is no orchestration `flaw`; did you mean `flow`?; "),
         (10, "there is no entity `kounter`; did you mean `counter`?; "),
@@ -98,13 +98,13 @@ def test_names_of_files_beyond_the_configuration_are_left_alone(project: Path, m
     (project / "flows" / "flow.py").write_text(CLEAN.replace("call_activity('a')", "create_timer(1)"))
     (project / "other.py").write_text(CLEAN)
     monkeypatch.chdir(project)
-    assert lint("other.py", "flows").stdout == "ok: 2 orchestrators, nothing found\n"
+    assert lint("other.py", "flows").stdout == "ok: 2 orchestrators, no findings\n"
 
 
 def test_findings_are_lines_and_a_summary(project: Path) -> None:
     result = lint(project / "flows")
     place = f"{project / 'flows' / 'flow.py'}:3:5"
-    received = "missing-yield: nobody waits for call_activity(); write `yield call_activity(...)`"
+    received = "missing-yield: there is no wait for the result of call_activity(); write `yield call_activity(...)`"
     assert (result.exit_code, result.stdout) == (1, f"{place} {received}\n1 finding\n")
 
 

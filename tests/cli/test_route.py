@@ -97,10 +97,10 @@ def test_keys_and_headers(bridge: Bridge) -> None:
     [
         (("order",), "there is no source 'order'; did you mean 'orders'?"),
         (("orders", "--expect", "greeet"), "there is no route 'greeet'; did you mean 'greet'?"),
-        (("orders", "--file", "x", "--data", "y"), "one of --file and --data"),
-        (("orders", "--expect", "greet", "--expect-dead-letter"), "exclude each other"),
+        (("orders", "--file", "x", "--data", "y"), "use either --file or --data"),
+        (("orders", "--expect", "greet", "--expect-dead-letter"), "use either --expect or --expect-dead-letter"),
         (("orders", "--header", "x"), "NAME=VALUE"),
-        (("orders", "--data", "{}", "--id", "1"), "--id is for the CloudEvent that --type makes"),
+        (("orders", "--data", "{}", "--id", "1"), "--id needs --type"),
     ],
 )
 def test_mistakes(bridge: Bridge, arguments: tuple[str, ...], said: str) -> None:

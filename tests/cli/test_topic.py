@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from bridge.cli import root
-from bridge.cli.topic import read
+from bridge.cli import root, topic
 from bridge.core.message import Message, Position, Unreadable
 from tests.app.project import TIMEOUT, write_project
 from tests.brokers.kafka.harness import unique
@@ -115,7 +114,7 @@ def test_what_was_read_is_what_lies_there(bridge: Bridge, tmp_path: Path) -> Non
 
 def test_messages_that_cannot_be_parsed(capsys: pytest.CaptureFixture[str]) -> None:
     damaged = Message(b"\xff", b"k", unreadable=Unreadable("crc", "the checksum is\x1b wrong", last=9), timestamp=1.0)
-    for show in (read._print, read._line):
+    for show in (topic._print, topic._line):
         show(Position("c", "things", 0, 7), damaged)
     head, body, line = capsys.readouterr().out.splitlines()
     assert head == "things/0@7  1970-01-01T00:00:01.000Z  key k"
@@ -188,9 +187,9 @@ def test_nothing_there(bridge: Bridge) -> None:
         (("local/nowhere",), 1, "no topic nowhere"),
         (("local/things", "--partition", "7"), 1, "no partition 7; it has 2"),
         (("locl/things",), 2, "did you mean 'local'"),
-        (("local/",), 2, "name the topic too"),
+        (("local/",), 2, "add the topic"),
         (("things",), 2, "there is no source 'things'"),
-        (("local/things", "--from", "yesterday"), 2, "none of earliest, latest and an offset"),
+        (("local/things", "--from", "yesterday"), 2, "not one of earliest, latest or an offset"),
         (("local/things", "--from", "latest"), 2, "add --follow"),
     ],
 )

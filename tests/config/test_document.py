@@ -100,11 +100,11 @@ def test_numbers_that_nothing_could_equal_are_refused(number: str) -> None:
 
 
 HOSTILE = {
-    "tab": ("a:\n\tb: 1", 2, "no tabs"),
+    "tab": ("a:\n\tb: 1", 2, "does not allow tabs"),
     "deep": ("a: " + "[" * 100_000, 1, "deeper than 100"),
     "deep block": ("\n".join(" " * n + "a:" for n in range(200)), 101, "deeper than 100"),
-    "cyclic mapping": ("a: &x {b: *x}", 1, "itself a part"),
-    "cyclic list": ("a: &x [1, *x]", 1, "itself a part"),
+    "cyclic mapping": ("a: &x {b: *x}", 1, "a value that contains it"),
+    "cyclic list": ("a: &x [1, *x]", 1, "a value that contains it"),
     "undefined alias": ("a: *nowhere", 1, "not defined"),
     "python object": ("a: !!python/object/apply:os.system ['true']", 1, "not supported"),
     "python name": ("a: !!python/name:os.system x", 1, "not supported"),
@@ -122,7 +122,7 @@ HOSTILE = {
     "text at the top": ("hello", 1, "must be a mapping"),
     "nothing": ("", 1, "bridge init"),
     "only comments": ("# nothing\n", 1, "bridge init"),
-    "merge of text": ("a: {<<: x}", 1, "takes mappings"),
+    "merge of text": ("a: {<<: x}", 1, "needs a mapping"),
 }
 
 

@@ -54,9 +54,9 @@ def test_text_is_replaced(text: str, value: str) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("${NO}", "NO is not set"), ("${}", "is none of"), ("${a b}", "is none of"), ("${1A}", "is none of"),
-        ("${A", "never closed"),
-        ("${A-x}", "is none of"), ("${file:x}", "secrets_dir"),
+        ("${NO}", "NO is not set"), ("${}", "is not one of"), ("${a b}", "is not one of"), ("${1A}", "is not one of"),
+        ("${A", "not closed"),
+        ("${A-x}", "is not one of"), ("${file:x}", "secrets_dir"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_replaced_is_told(text: str, what: str) -> None:

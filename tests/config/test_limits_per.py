@@ -41,8 +41,8 @@ def test_a_template_is_short_for_its_value(tmp_path: Path) -> None:
     ("source", "route", "problem"),
     [
         ('per: "tenant"', "rate: 5/s", "sources.orders.limits.per"),
-        ("max_gap: 1", 'per: "{{ payload.tenant }}"', "there is no limit for a value here"),
-        ("max_gap: 1", 'per: "{{ payload.tenant }}", burst: 5', "there is no limit for a value here"),
+        ("max_gap: 1", 'per: "{{ payload.tenant }}"', "write `running`, `rate` or both"),
+        ("max_gap: 1", 'per: "{{ payload.tenant }}", burst: 5', "write `running`, `rate` or both"),
         ("max_gap: 1", 'per: "{{ payload.tenant }}", running: 0', "must be at least 1"),
     ],
 )

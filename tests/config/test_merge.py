@@ -112,9 +112,9 @@ def test_an_overlay_changes_the_route_of_its_name(write: Write) -> None:
     assert found.locate(("routes", 0, "when"), "x").file == str(top)
 
 
-def test_a_verb_in_an_overlay_replaces_the_verb(write: Write) -> None:
+def test_a_command_in_an_overlay_replaces_the_command(write: Write) -> None:
     found = loaded(write(MINIMAL), overlays=(write("routes: [{name: start, ignore: {}}]", "off.yaml"),))
-    assert found.config.routes[0].verb == "ignore"
+    assert found.config.routes[0].command == "ignore"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_defaults_lie_under_every_entry_and_keep_their_place(write: Write) -> No
     assert found.locate(("sources", "orders", "no_match"), "x").line == 12
 
 
-def test_defaults_of_a_verb_do_not_give_the_verb() -> None:
+def test_defaults_of_a_command_do_not_give_the_command() -> None:
     document = node("defaults: {route: {schedule: {version: '1'}}}\nroutes: [{schedule: {x: 1}}, {ignore: {}}]")
     assert plain(apply_defaults(document)) == {"routes": [{"schedule": {"version": "1", "x": 1}}, {"ignore": {}}]}
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge.app.composition import load_config, message_shape, subscribe_options
+from bridge.app.composition import load_config, subscribe_options
 from bridge.app.publish import destination
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusReceiverOptions
-from bridge.brokers.servicebus.receiver_options import Sessions
+from bridge.brokers.factory import message_shape
+from bridge.config.model.servicebus import SessionsConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError
 from bridge.core.message import Message
@@ -54,11 +54,9 @@ def loaded(directory: Path, source: dict[str, Any], target: dict[str, Any] | Non
 )
 def test_what_is_read(tmp_path: Path, source: dict[str, Any], path: str, entrance: str | None) -> None:
     found = loaded(tmp_path, {"broker": "bus", **source})
-    assert subscribe_options(found, "s") == SubscribeOptions(
-        (path,), dead_letter=None, broker_options=ServiceBusReceiverOptions()
-    )
+    assert subscribe_options(found, "s") == SubscribeOptions((path,), dead_letter=None, max_hold=300.0)
     if entrance is None:
-        with pytest.raises(LookupError, match="nothing can be published"):
+        with pytest.raises(LookupError, match="no topic or queue to publish to"):
             destination(found, "s")
     else:
         assert destination(found, "s").topic == entrance
@@ -71,19 +69,20 @@ def test_receiver_options(tmp_path: Path) -> None:
         "servicebus": {"prefetch": 7, "receivers": 2}, "dead_letter": "letters",
     }  # fmt: skip
     options = subscribe_options(loaded(tmp_path, source), "s")
-    assert options.broker_options == ServiceBusReceiverOptions(Sessions(3, 2.0, 60.0), 7, 2)
+    assert options.sessions == SessionsConfig.model_validate({"concurrent": 3, "idle": "2s", "turn": "60s"})
+    assert (options.servicebus.prefetch, options.servicebus.receivers) == (7, 2)
     assert options.dead_letter == "letters"
     found = loaded(tmp_path, {"broker": "bus", "queue": "q", "sessions": False})
-    assert subscribe_options(found, "s").broker_options == ServiceBusReceiverOptions()
+    assert subscribe_options(found, "s").sessions is None
 
 
 @pytest.mark.parametrize(
     ("source", "where", "what"),
     [
-        ({"broker": "bus"}, "sources.s", "needs `queue`, or `topic` and `subscription`"),
-        ({"broker": "bus", "queue": "q", "topic": "t"}, "sources.s", "and not both"),
-        ({"broker": "bus", "topic": "t"}, "sources.s", "go together"),
-        ({"broker": "bus", "queue": "q", "subscription": "s"}, "sources.s", "go together"),
+        ({"broker": "bus"}, "sources.s", "write either `queue`, or `topic` and `subscription`"),
+        ({"broker": "bus", "queue": "q", "topic": "t"}, "sources.s", "write either"),
+        ({"broker": "bus", "topic": "t"}, "sources.s", "need each other"),
+        ({"broker": "bus", "queue": "q", "subscription": "s"}, "sources.s", "need each other"),
         ({"broker": "bus", "topics": ["t"]}, "sources.s.topics", "has no `topics`; write `queue`"),
         ({"broker": "bus", "queue": "q", "group": "g"}, "sources.s.group", "has no `group`"),
         ({"broker": "bus", "queue": "q", "start": "latest"}, "sources.s.start", "has no `start`"),
@@ -97,7 +96,7 @@ def test_receiver_options(tmp_path: Path) -> None:
             "sources.s.sessions",
             "no sess",
         ),
-        ({"broker": "bus", "queue": "q", "dead_letter": "q"}, "sources.s.dead_letter", "reads itself"),
+        ({"broker": "bus", "queue": "q", "dead_letter": "q"}, "sources.s.dead_letter", "this source reads"),
         ({"broker": "local", "topics": ["t"], "dead_letter": "a/b"}, "sources.s.dead_letter", "characters"),
         ({"broker": "bus", "queue": "/q"}, "sources.s.queue", "characters"),
         ({"broker": "bus", "topic": "t", "subscription": "s/s"}, "sources.s.subscription", "characters"),
@@ -121,8 +120,8 @@ def test_dead_letters_of_a_sub_queue_need_a_queue(tmp_path: Path, kind: str, let
 @pytest.mark.parametrize(
     ("target", "where", "what"),
     [
-        ({"broker": "bus"}, "targets.t", "needs `queue` or `topic`"),
-        ({"broker": "bus", "queue": "q", "topic": "t"}, "targets.t", "and not both"),
+        ({"broker": "bus"}, "targets.t", "write either `queue` or `topic`"),
+        ({"broker": "bus", "queue": "q", "topic": "t"}, "targets.t", "write either"),
         ({"broker": "local", "queue": "q"}, "targets.t.queue", "has no `queue`"),
         ({"broker": "local"}, "targets.t", "`topic` is missing"),
         ({"broker": "kafka", "topic": "a/b"}, "targets.t.topic", "characters"),

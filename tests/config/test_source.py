@@ -110,7 +110,7 @@ EXPECTED = [
     (21, 13, "routes[0].match.tpye", "did you mean `type`?"),
     (21, 22, 'routes[0].match."header.x"', "write `headers.NAME`"),
     (21, 35, "routes[0].match.tenant", "did you mean `extensions.tenant`"),
-    (21, 46, "routes[0].match.subject", "use `when` for anything else"),
+    (21, 46, "routes[0].match.subject", "use `when` for other conditions"),
     (21, 63, "routes[0].match.topic", "an empty list"),
     (22, 10, "routes[0].map", "`module:function`"),
     (23, 5, "routes[0].ignor", "did you mean `ignore`?"),
@@ -118,7 +118,7 @@ EXPECTED = [
     (24, 11, "routes[1].name", "taken by the route at"),
     (25, 23, "routes[1].from[2]", "there is no source `nowhere`"),
     (26, 13, "routes[1].engine", "there is no engine `zz`"),
-    (27, 5, "routes[1].schedule", "name an `orchestration` or a `saga`, one of them"),
+    (27, 5, "routes[1].schedule", "write either `orchestration` or `saga`"),
     (27, 29, "routes[1].schedule.instance_id", "put it in quotes"),
     (27, 45, "routes[1].schedule.on_existing", "did you mean `restart`?"),
     (27, 59, "routes[1].schedule.tags", "expected a mapping, found a number: 1"),
@@ -144,7 +144,7 @@ def test_the_sample_of_the_documentation_loads(write: Write, tmp_path: Path) -> 
     assert found.warnings == ()
     assert found.config.brokers["bus"].path == "/var/bus"
     assert found.config.brokers["kafka"].path == ".bridge/kafka"
-    assert [route.verb for route in found.config.routes] == ["schedule", "raise_event", "cancel"]
+    assert [route.command for route in found.config.routes] == ["schedule", "raise_event", "cancel"]
     assert found.resolve(("sources", "orders", "schema_file"), "schemas/order.json") == tmp_path / "schemas/order.json"
 
 
@@ -152,9 +152,9 @@ def test_the_sample_of_the_documentation_loads(write: Write, tmp_path: Path) -> 
     ("source", "path", "what"),
     [
         ("topics: [orders, orders]", "sources.orders.topics[1]", "already"),
-        ("topics: [orders], dead_letter: orders", "sources.orders.dead_letter", "reads itself"),
-        ("topics: [a, b], dead_letter: b", "sources.orders.dead_letter", "reads itself"),
-        ('topics: [a], dead_letter: "{topic}"', "sources.orders.dead_letter", "reads itself"),
+        ("topics: [orders], dead_letter: orders", "sources.orders.dead_letter", "this source reads"),
+        ("topics: [a, b], dead_letter: b", "sources.orders.dead_letter", "this source reads"),
+        ('topics: [a], dead_letter: "{topic}"', "sources.orders.dead_letter", "this source reads"),
         ('topics: [a], dead_letter: "{origin}.dlq"', "sources.orders.dead_letter", "characters"),
         ("topics: [" + "a" * 248 + "]", "sources.orders.dead_letter", "longer than 249"),
         ("topics: [.]", "sources.orders.topics[0]", "characters"),
@@ -183,8 +183,8 @@ def test_sources_are_checked(write: Write, source: str, path: str, what: str) ->
             "`schedule` with `on_existing: raise`",
         ),
         ("cancel: {instance_id: x, grace: 0s}", "cancel.grace", "must be more than 0s, found 0s"),
-        ("reply: {on_missing: park}", "reply.on_missing", "must be one of retry, dead_letter, ignore; found `park`"),
-        ("ignore: {}, limits: {}", "limits", "give `running`, `rate` or both"),
+        ("reply: {on_missing: wait}", "reply.on_missing", "must be one of retry, dead_letter, ignore; found `wait`"),
+        ("ignore: {}, limits: {}", "limits", "write `running`, `rate` or both"),
     ],
 )
 def test_what_is_wrong_with_a_rule_is_told_with_its_remedy(write: Write, rest: str, path: str, what: str) -> None:
@@ -192,7 +192,7 @@ def test_what_is_wrong_with_a_rule_is_told_with_its_remedy(write: Write, rest: s
     [problem] = problems(write(text))
     assert problem.path == f"routes[0].{path}"
     assert what in problem.what
-    assert not (path == "reply.on_missing" and "park:" in problem.what), "an answer is never parked"
+    assert not (path == "reply.on_missing" and "wait:" in problem.what), "an answer never waits"
 
 
 def test_two_sources_do_not_share_a_consumer(write: Write) -> None:
@@ -207,7 +207,7 @@ def test_two_sources_do_not_share_a_consumer(write: Write) -> None:
 def test_nobody_else_runs_what_is_the_bridges_own(write: Write) -> None:
     [problem] = problems(write(MINIMAL + "workflows: {external: [order, bridge.dead_letter]}\n"))
     assert (problem.path, problem.line) == ("workflows.external[1]", MINIMAL.count("\n") + 1)
-    assert "`bridge.` are kept for the bridge's own" in problem.what
+    assert "`bridge.` are reserved for the bridge" in problem.what
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def test_an_order_ends_once(lines: list[dict[str, Any]], status: str) -> None:
         (about("order.teleported"), "orders", "no_route"),
         (created(id="o\n"), "orders", "invalid_command"),
         (line("payments", "payment.captured"), "payments", "expression_error"),
-        (line("payments", "payment.failed", order_id="nobody"), "payments", "parking_expired"),
+        (line("payments", "payment.failed", order_id="nobody"), "payments", "early_expired"),
         (line("payments", "payment.mislaid", order_id="nobody"), "payments", "no_route"),
     ],
 )
@@ -109,12 +109,12 @@ def test_the_file_holds_every_end() -> None:
     assert tally.early == {"completed": generate.FATES["paid_early"]}
     assert (tally.orders + tally.early).total() == sum(generate.FATES.values()) + 1
     assert {reason for _, reason in tally.dead_letters} == {
-        "decode_error", "schema_error", "no_route", "invalid_command", "expression_error", "parking_expired",
+        "decode_error", "schema_error", "no_route", "invalid_command", "expression_error", "early_expired",
         "quarantine_dropped",
     }  # fmt: skip
     assert tally.duplicates > 0
     assert (tally.replayed, tally.waiting) == (2, 0)
-    assert tally.quarantine == {"held": 3, "resumed": 2, "dropped": 1}
+    assert tally.quarantine == {"stored": 3, "resumed": 2, "dropped": 1}
 
 
 REPLAY: dict[str, Any] = {"act": "replay"}
@@ -131,20 +131,20 @@ def test_a_payment_waits_for_an_order_of_its_day_and_no_longer() -> None:
     tally = expect([early, created(id="early-1"), shipped])
     assert (+tally.early, +tally.orders, tally.published) == ({"completed": 1}, {}, 1)
     tally = expect([early, created(id="early-1") | {"wait": True}, shipped])
-    assert (+tally.early, tally.dead_letters) == ({"running": 1}, {("payments", "parking_expired"): 1})
+    assert (+tally.early, tally.dead_letters) == ({"running": 1}, {("payments", "early_expired"): 1})
 
 
 def test_a_replayed_payment_counts_once_however_often_it_comes() -> None:
     tally = expect([CAPTURED, created() | {"wait": True}, REPLAY, DELIVERED])
     assert (+tally.orders, tally.replayed, tally.settled) == ({"completed": 1}, 2, 5)
-    assert tally.dead_letters == {("payments", "parking_expired"): 1}
+    assert tally.dead_letters == {("payments", "early_expired"): 1}
     assert expect([created(), CAPTURED, REPLAY]).replayed == 0
 
 
 def test_a_poisoned_key_waits_until_it_is_mended_and_others_go_on() -> None:
     lines = [received("see paper"), received([]), received([], "other")]
     tally = expect(lines)
-    assert (tally.quarantine, tally.settled, tally.dead_letters) == ({"held": 2}, 3, {})
+    assert (tally.quarantine, tally.settled, tally.dead_letters) == ({"stored": 2}, 3, {})
     tally = expect([*lines, MEND, received([])])
-    assert tally.quarantine == {"held": 2, "dropped": 1, "resumed": 1}
+    assert tally.quarantine == {"stored": 2, "dropped": 1, "resumed": 1}
     assert (tally.settled, tally.dead_letters) == (5, {("shipments", "quarantine_dropped"): 1})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bridge.config.model.on_missing import ParkMissing
+from bridge.config.model.on_missing import WaitMissing
 from bridge.config.source import load
 from demo import generate, shop
 from demo.oracle import expect
@@ -20,7 +20,7 @@ def test_the_overlay_fits_the_sample_configuration(tmp_path: Path) -> None:
     assert config.ops.http.port == 0
     route = next(route for route in config.routes if route.name == "payment-result")
     assert route.raise_event is not None
-    assert route.raise_event.on_missing == ParkMissing(park=shop.WAIT)
+    assert route.raise_event.on_missing == WaitMissing(wait=shop.WAIT)
     assert config.sources["shipments"].quarantine is not None
     assert config.sources["replay"].trusted == "replay"
 

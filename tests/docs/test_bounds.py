@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from bridge.config.model import engines, sources
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core import errors
-from bridge.parking import early_message_queue, key_quarantine
+from bridge.early_messages import state_machine as early
+from bridge.quarantine import state_machine as quarantine
 from tests.docs.document import table
 
 DOCUMENT = "docs/security.md"
@@ -25,7 +26,7 @@ _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "ms": 0.001}
 
 
 def rows() -> list[list[str]]:
-    return [[cell.replace("`", "") for cell in row] for row in table(DOCUMENT, "What one sender may cost")]
+    return [[cell.replace("`", "") for cell in row] for row in table(DOCUMENT, "Cost of one sender")]
 
 
 def default_of(setting: str) -> object:
@@ -71,5 +72,5 @@ def test_each_limit_of_a_message_has_a_reason_of_its_own() -> None:
 
 def test_every_reason_is_one() -> None:
     known = {error.reason for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "reason")}
-    known |= {*early_message_queue.REASONS, *key_quarantine.REASONS}
+    known |= {*early.REASONS, *quarantine.REASONS}
     assert [row[4] for row in rows() if row[4] not in known and not row[4].startswith("none: ")] == []

@@ -67,7 +67,7 @@ def calls(engine: SchedulerEngine) -> list[Any]:
 async def test_an_answer_that_is_none_is_an_outage(address: str) -> None:
     engine = await connect(address)
     for call in [engine.probe(), *calls(engine)]:
-        with pytest.raises(EngineOutage, match="does not speak the protocol"):
+        with pytest.raises(EngineOutage, match="does not follow the protocol"):
             await call
     await engine.stop()
 

@@ -20,8 +20,8 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
 from bridge.sqlite_engine.protocol.server import Guard, Server
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 from bridge.system.tls import TlsFiles
 from tests.acceptance.daemon import TIMEOUT
 from tests.kafka.certificates import Authority
@@ -207,5 +207,5 @@ def test_loopback_may_go_without(listen: str) -> None:
 
 
 def test_tls_needs_a_port() -> None:
-    with pytest.raises(ValidationError, match="`tls` is for `listen`"):
+    with pytest.raises(ValidationError, match="`tls` needs `listen`"):
         EmbeddedEngineConfig.model_validate({"type": "embedded", "tls": {"certificate": "x"}})

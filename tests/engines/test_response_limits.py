@@ -17,9 +17,9 @@ from bridge.app.serve.admission import count
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable
 from bridge.engines.answers import AnswerKeys
-from bridge.engines.parking.totals import WaitingTotals
 from bridge.engines.remote_limits import TOTAL
 from bridge.engines.scheduler import SchedulerEngine
+from bridge.waiting.totals import WaitingTotals
 
 from .hostile import (
     HostileEngine,

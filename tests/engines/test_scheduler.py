@@ -51,7 +51,7 @@ def test_endpoints(endpoint, expected):
 
 @pytest.mark.parametrize("endpoint", ["", "https://", "ftp://x", "http://u:p@x", "http://x/path", "http://x?y=1"])
 def test_endpoints_that_are_none(endpoint):
-    with pytest.raises(ValueError, match="write it like"):
+    with pytest.raises(ValueError, match="write an address like"):
         parse_endpoint(endpoint)
 
 

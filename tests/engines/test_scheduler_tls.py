@@ -90,7 +90,7 @@ async def test_files_that_cannot_be_used(tmp_path: Path, field: str, content: by
 
 
 async def test_what_contradicts_itself_is_refused() -> None:
-    with pytest.raises(ValidationError, match="`tls` is for an https endpoint"):
+    with pytest.raises(ValidationError, match="`tls` needs an https endpoint"):
         engine("http://127.0.0.1:1", ClientTlsConfig(ca="x"))
-    with pytest.raises(ValidationError, match="`certificate`, which is missing"):
+    with pytest.raises(ValidationError, match="`key` needs `certificate`"):
         ClientTlsConfig(key="x")

@@ -40,7 +40,7 @@ routes:
   - name: early
     from: early
     match: {type: early}
-    raise_event: {instance_id: "early-{{ payload.id }}", name: told, data: payload, on_missing: {park: 1h}}
+    raise_event: {instance_id: "early-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 1h}}
 ops: {http: {port: 0}, log: {format: json}}
 """
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import orjson
 import pytest
 
-from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading
+from bridge.core.states import DaemonState
+from bridge.ops.health import Health, PartReading, Readiness, SourceReading
 
 
 def look(health: Health, now: float, settled: int = 0, waiting: int = 0, **rest: object) -> Readiness:
@@ -32,13 +33,13 @@ def test_a_slow_source_is_ready() -> None:
 
 def test_a_source_whose_starts_wait_for_others_to_finish_is_ready_and_never_stuck() -> None:
     health = Health(60)
-    limited = {"start": "5 of 5 orchestrations run, 3 starts wait"}
+    throttled = {"start": "5 of 5 orchestrations run, 3 starts wait"}
     for now in (0, 100, 10_000):
-        found = look(health, now, 5, 3, limited=limited)
-        assert state(found) == "limited"
+        found = look(health, now, 5, 3, throttled=throttled)
+        assert state(found) == "throttled"
         assert found.checks[0].detail == "route start: 5 of 5 orchestrations run, 3 starts wait"
     assert state(look(health, 10_001, 5, 3)) == "consuming", "it gets its time when the cap is no longer reached"
-    assert state(look(health, 10_002, 5, 3, limited=limited, holds={"broker": "away"})) == "held"
+    assert state(look(health, 10_002, 5, 3, throttled=throttled, holds={"broker": "away"})) == "held"
 
 
 def test_a_stuck_source_is_not() -> None:
@@ -47,7 +48,7 @@ def test_a_stuck_source_is_not() -> None:
     assert state(look(health, 59, 5, 3)) == "consuming"
     found = look(health, 61, 5, 4)
     assert state(found) == "stuck"
-    assert found.checks[0].detail == "4 records wait and none was settled for 61 s"
+    assert found.checks[0].detail == "4 records wait, and none was settled for 61 s"
     assert state(look(health, 62, 6, 3)) == "consuming"
     assert state(look(health, 100, 6, 3)) == "consuming"
 
@@ -93,13 +94,13 @@ def test_sources_are_judged_apart() -> None:
     assert not found.ready
 
 
-@pytest.mark.parametrize(("phase", "ready"), [("starting", False), ("running", True), ("draining", False)])
-def test_only_a_running_bridge_is_ready(phase: Phase, ready: bool) -> None:
-    assert Health(60).look([], [], 0.0, phase).ready is ready
+@pytest.mark.parametrize("phase", DaemonState)
+def test_only_a_running_bridge_is_ready(phase: DaemonState) -> None:
+    assert Health(60).look([], [], 0.0, phase).ready is (phase is DaemonState.RUNNING)
 
 
-def test_engines_and_brokers_are_listed() -> None:
-    parts = [PartReading("engine", "default", note="NOT DURABLE"), PartReading("broker", "kafka", away="no route")]
+def test_engines_and_their_workers_are_listed() -> None:
+    parts = [PartReading("engine", "default", note="NOT DURABLE"), PartReading("worker", "default", away="no thread")]
     found = Health(60).look([SourceReading("orders", 0, 0)], parts, 0.0)
     assert orjson.loads(orjson.dumps(found.as_dict())) == {
         "ready": False,
@@ -107,6 +108,6 @@ def test_engines_and_brokers_are_listed() -> None:
         "components": [
             {"kind": "source", "name": "orders", "ready": True, "state": "idle"},
             {"kind": "engine", "name": "default", "ready": True, "state": "up", "detail": "NOT DURABLE"},
-            {"kind": "broker", "name": "kafka", "ready": False, "state": "away", "detail": "no route"},
+            {"kind": "worker", "name": "default", "ready": False, "state": "stuck", "detail": "no thread"},
         ],
     }

@@ -13,9 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.core.message import Message
 from bridge.engines.base import EngineUsage
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
-from bridge.pipeline.histogram import Histogram
+from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.shares import PerValue, Shares
+from bridge.pipeline.ledger import Histogram
+from bridge.pipeline.per_value import Shares
 
 
 @dataclass
@@ -44,9 +45,9 @@ class Stats:
     renewals: int = 0
     commits: tuple[int, float] = (0, 0.0)
     held: bool = False
-    paused: bool = False
+    probing: bool = False
     processing: Histogram = field(default_factory=Histogram)
-    critical: Histogram = field(default_factory=Histogram)
+    end_to_end: Histogram = field(default_factory=Histogram)
 
     def partitions(self) -> Iterable[tuple[str, int, int, int]]:
         return [("orders", 0, 5, 7), ("orders", 1, 0, 0)]
@@ -68,7 +69,7 @@ class Engine:
 class Limit:
     route: str = "start"
     running: int | None = 5
-    population: tuple[int, ...] | None = (1, 2, 3)
+    running_instances: tuple[int, ...] | None = (1, 2, 3)
     waiting: int = 7
     delayed: int = 2
     values: tuple[int, int] | None = None
@@ -107,7 +108,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     )
     stats.processing.observe(0.001)
     stats.processing.observe(0.002)
-    stats.critical.observe(9999.0)
+    stats.end_to_end.observe(9999.0)
     text = Metrics(lambda: [stats, Stats("payments")], lambda: [Engine()], version="1.2", config="abc").render()
     found = samples(text)
 
@@ -121,7 +122,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_unreadable_messages_total", topic="orders", partition="1", fault="crc") == 3
     assert value("bridge_offset_gaps_total", kind="compacted") == 6
     assert value("bridge_abandoned_total", reason="revoked") == 1
-    assert value("bridge_commands_total", route="start", verb="schedule") == 5
+    assert value("bridge_commands_total", route="start", command="schedule") == 5
     assert value("bridge_retries_total") == 3
     assert value("bridge_bugs_total") == 2
     assert value("bridge_locks_lost_total") == 1
@@ -134,16 +135,16 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_in_flight_bytes") == 4096
     assert value("bridge_unloaded") == 3
     assert value("bridge_queued") == 2
-    assert (value("bridge_held"), value("bridge_paused")) == (1, 0)
-    assert value("bridge_gap", topic="orders", partition="0") == 5
+    assert (value("bridge_held"), value("bridge_probing")) == (1, 0)
+    assert value("bridge_uncommitted_records", topic="orders", partition="0") == 5
     assert value("bridge_lag", topic="orders", partition="0") == 7
     assert value("bridge_processing_seconds_count") == 2
     assert value("bridge_processing_seconds_sum") == pytest.approx(0.003)
     assert value("bridge_processing_seconds_bucket", le="0.001") == 1
     assert value("bridge_processing_seconds_bucket", le="0.0025") == 2
     assert value("bridge_processing_seconds_bucket", le="+Inf") == 2
-    assert value("bridge_critical_seconds_bucket", le="1800.0") == 0
-    assert value("bridge_critical_seconds_bucket", le="+Inf") == 1
+    assert value("bridge_end_to_end_seconds_bucket", le="1800.0") == 0
+    assert value("bridge_end_to_end_seconds_bucket", le="+Inf") == 1
     assert found["bridge_engine_up", frozenset({("engine", "default")})] == 1
     assert found["bridge_engine_durable", frozenset({("engine", "default")})] == 0
     changed = frozenset({("engine", "default"), ("orchestration", "order_saga")})
@@ -237,8 +238,8 @@ def test_limits_are_told_by_route_and_only_where_they_are() -> None:
 @dataclass
 class Waiting:
     name: str = "default"
-    events: dict[str, int] = field(default_factory=lambda: {"parked": 3, "delivered": 2})
-    quarantined: dict[str, int] = field(default_factory=lambda: {"held": 1})
+    events: dict[str, int] = field(default_factory=lambda: {"stored": 3, "delivered": 2})
+    quarantined: dict[str, int] = field(default_factory=lambda: {"stored": 1})
     waiting: int | None = 1
     waiting_messages: int = 5
     waiting_bytes: int = 600
@@ -248,22 +249,22 @@ class Waiting:
 def test_what_waits() -> None:
     uncounted = Waiting("eu", {}, {}, None)
     metrics = Metrics(
-        lambda: [Stats(quarantined_keys=4)], list, parking=lambda: [Waiting(), uncounted],
-        late_letters=lambda: {("orders", "parking_expired"): 5}, version="", config="",
+        lambda: [Stats(quarantined_keys=4)], list, waiting=lambda: [Waiting(), uncounted],
+        late_letters=lambda: {("orders", "early_expired"): 5}, version="", config="",
     )  # fmt: skip
     found = samples(metrics.render())
 
     def value(name: str, **labels: str) -> float | None:
         return found.get((name, frozenset(labels.items())))
 
-    assert value("bridge_parked", engine="default") == 1
-    assert value("bridge_parked", engine="eu") is None
+    assert value("bridge_early_messages", engine="default") == 1
+    assert value("bridge_early_messages", engine="eu") is None
     assert value("bridge_waiting_messages", engine="default") == 5
     assert value("bridge_waiting_bytes", engine="default") == 600
     assert value("bridge_waiting_refused_total", engine="default") == 7
-    assert value("bridge_parking_events_total", engine="default", event="delivered") == 2
-    assert value("bridge_quarantine_events_total", engine="default", event="held") == 1
-    assert value("bridge_late_dead_letters_total", source="orders", reason="parking_expired") == 5
+    assert value("bridge_early_message_events_total", engine="default", event="delivered") == 2
+    assert value("bridge_quarantine_events_total", engine="default", event="stored") == 1
+    assert value("bridge_late_dead_letters_total", source="orders", reason="early_expired") == 5
     assert value("bridge_quarantined_keys", source="orders") == 4
 
 
@@ -282,7 +283,7 @@ async def test_a_scrape_holds_nothing_up(sources: int, partitions: int) -> None:
     """No callback of the event loop takes more than 250 ms of its thread, and the text is the same."""
     stats = [Wide(f"s{number}", received=number, wide=partitions) for number in range(sources)]
     for each in stats:
-        each.outcomes = dict.fromkeys(("executed", "duplicate", "ignored", "parked", "dead_lettered"), 1)
+        each.outcomes = dict.fromkeys(("executed", "duplicate", "ignored", "early", "quarantined", "dead_lettered"), 1)
         each.dead_letters = dict.fromkeys((f"reason_{at}" for at in range(10)), 1)
         each.commands = dict.fromkeys(((f"route_{at}", "schedule") for at in range(10)), 1)
     metrics = Metrics(lambda: stats, list, version="1", config="c")

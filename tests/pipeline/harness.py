@@ -20,9 +20,9 @@ from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
-from bridge.pipeline.admission import NO_LIMITS, Admission
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Execute, Target
+from bridge.pipeline.route_limits import NO_LIMITS, Admission
+from bridge.pipeline.settings import Execute, Target
 from bridge.pipeline.source import SourcePipeline
 
 TIMEOUT = 30.0

@@ -69,8 +69,8 @@ async def test_a_retry_goes_on_where_it_stopped(tmp_path: Path) -> None:
         await it.source.start()
         await it.settled(1)
         assert [command.orchestration for command in it.faults.tried] == ["order", *["other"] * 4]  # type: ignore[union-attr]  # schedules only
-        verb = "ScheduleOrchestration"
-        assert it.source.ledger.commands == {("first", verb): 1, ("second", verb): 1}
+        command = "ScheduleOrchestration"
+        assert it.source.ledger.commands == {("first", command): 1, ("second", command): 1}
         assert it.source.ledger.outcomes["executed"] == 1
 
 

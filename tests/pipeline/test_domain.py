@@ -18,9 +18,9 @@ from bridge.core.commands import Command
 from bridge.core.errors import ConfigError, InstanceNotFound
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.domain import OrderingDomain, domain_key
-from bridge.pipeline.execution import Target
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.lanes import OrderingDomain, domain_key
+from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
 
 from .harness import TIMEOUT, Faults, message
@@ -220,5 +220,5 @@ def test_a_domain_needs_keys(tmp_path: Path, ordering: str) -> None:
 def test_a_domain_of_one_is_told(tmp_path: Path) -> None:
     path = tmp_path / "bridge.yaml"
     path.write_text(CONFIG.replace("payments: {topics", "payments: {ordering_domain: other, topics"))
-    said = [problem.what for problem in load_config([path]).warnings if "nothing to keep order with" in problem.what]
+    said = [problem.what for problem in load_config([path]).warnings if "the domain has no effect" in problem.what]
     assert len(said) == 2

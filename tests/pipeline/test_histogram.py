@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.pipeline.histogram import SECONDS, Histogram
+from bridge.pipeline.ledger import SECONDS, Histogram
 
 
 @settings(deadline=None)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
 from bridge.core.commands import Command
-from bridge.core.errors import BrokerUnavailable, EngineRejected, InstanceNotFound, InstanceParked
+from bridge.core.errors import BrokerUnavailable, EarlierMessagesWait, EngineRejected, InstanceNotFound
 from bridge.core.message import Message
 from bridge.core.provenance import Cause
 from tests.garbage import no_frames_in_cycles
@@ -68,20 +68,20 @@ async def test_too_many_behind_a_failing_key_end_its_retries_early(tmp_path: Pat
         assert it.source.ledger.in_flight == 6
 
 
-async def test_waiting_behind_parked_messages_is_no_failure(tmp_path: Path) -> None:
+async def test_waiting_behind_early_messages_is_no_failure(tmp_path: Path) -> None:
     """A long wait behind early messages is no failure; later failures have all their attempts and their whole time."""
     waiting = True
 
-    async def parked(command: Command) -> None:
+    async def wait_behind(command: Command) -> None:
         if waiting:
-            raise InstanceParked("earlier messages wait for the instance")
+            raise EarlierMessagesWait("earlier messages wait for the instance")
         if failures:
             raise failures.pop()
 
     failures: list[Exception] = [ValueError("a bug"), ValueError("a bug")]
     settings = "    retry: {initial: 5ms, max_delay: 20ms, in_memory: 60ms}\n    limits: {max_key_backlog: 2}"
     async with bench(tmp_path, source=settings) as it:
-        it.faults.before = parked
+        it.faults.before = wait_behind
         await it.publish(*(message("start", f"k-{number}", "k") for number in range(8)))
         await it.source.start()
         await it.until(

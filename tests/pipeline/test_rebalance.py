@@ -12,7 +12,7 @@ from bridge.app.composition import build_broker, build_source, load_config
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
 from bridge.core.commands import Command
 from bridge.core.errors import InstanceNotFound
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 
 from .harness import bench, message, offsets_by_key
 

@@ -13,8 +13,8 @@ from bridge.codecs.json import JsonCodec
 from bridge.core.errors import ConfigError, UnreadableMessage
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause, dead_letter
-from bridge.core.settlement import Complete, DeadLetter, Outcome, Park, RetryPolicy, Wait, decide, outside
-from bridge.parking.stored_message import StoredMessage
+from bridge.core.settlement import Complete, DeadLetter, Keep, Outcome, RetryPolicy, Wait, decide, outside
+from bridge.core.stored_message import StoredMessage
 
 UNREADABLE = Unreadable("crc", "the checksum of the batch is wrong", last=9)
 MESSAGE = Message(b"\0raw", b"k", (("a", None), ("b", b"")), unreadable=UNREADABLE)
@@ -40,7 +40,7 @@ def test_a_skipped_one_is_completed_whatever_else_the_source_does(quarantine: bo
 
 def test_one_with_a_key_is_quarantined() -> None:
     ended = outside(DeadLetter("unreadable", "d"), keeps=True, quarantine=True, held=0.0, max_hold=1.0)
-    assert ended == Park(Wait.PERSON, None, "unreadable", "d")
+    assert ended == Keep(Wait.PERSON, None, "unreadable", "d")
 
 
 def test_it_stays_unreadable_while_it_waits_on_an_engine() -> None:
@@ -100,7 +100,7 @@ def test_the_policy_of_a_source(tmp_path: Path, source: str, expected: tuple[str
 
 
 def test_service_bus_has_no_partition_to_stop(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no partitions to stop; use dead_letter or skip"):
+    with pytest.raises(ConfigError, match="no partitions to stop; write `dead_letter` or `skip`"):
         policy(tmp_path, "broker: b, queue: q, on_unreadable: stop_partition")
 
 

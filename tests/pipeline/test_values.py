@@ -12,13 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration
-from bridge.pipeline.admission import Rate, RouteLimit
-from bridge.pipeline.domain import OrderingDomain
+from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.lanes import Lane, Lanes
+from bridge.pipeline.lanes import Lane, Lanes, OrderingDomain
+from bridge.pipeline.per_value import KEEP, Share, Shares, Values
+from bridge.pipeline.route_limits import Rate, RouteLimit
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
-from bridge.pipeline.shares import PerValue, Share, Shares
-from bridge.pipeline.values import KEEP, Values
 from bridge.routing.per import SHARED, digest
 
 
@@ -154,8 +153,7 @@ def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[
         if isinstance(step, tuple):
             one = item(step[1])
             shares.join(step[0], one)
-            assert one.share is not None
-            of[one] = one.share
+            of[one] = shares.share_of(one)
             there.append(one)
             if not shares.may_go(one):
                 waited.add(one)
@@ -225,8 +223,7 @@ class Reader:
                 self.lanes.hold(lane)
                 self.domain.wait(one, lambda lane=lane: self.lanes.free(lane))  # type: ignore[misc]  # as above
                 continue
-            share = one.share
-            assert share is not None
+            share = self.shares.share_of(one)
             self.at_work[share] += 1
             assert self.at_work[share] <= 2
             position += 1
@@ -304,7 +301,7 @@ async def nothing() -> list[str]:
     return []
 
 
-def population(most: int | None = 2) -> RunningInstances:
+def running_instances(most: int | None = 2) -> RunningInstances:
     counted = RunningInstances("default", "order-", nothing, most)
     counted.known = True
     return counted
@@ -321,7 +318,7 @@ def test_starts_hold_both_caps_and_wait_for_nothing_else(
     steps: Sequence[tuple[str, int] | int], forgotten: int
 ) -> None:
     """A step is a start (value, id), or the end of one of the running instances."""
-    runs = population()
+    runs = running_instances()
     assert runs.values is not None
     limit = RouteLimit("start", 4, runs, each_running=2)
     waiting: dict[InFlightDelivery, tuple[str, str]] = {}

@@ -141,7 +141,7 @@ KILLS = (
     ),
     Kill(
         "early-events", 2, "two events of two keys come 10 s before the messages that start them",
-        "tests/parking/test_protocol.py", early_events, quiet=30.0,
+        "tests/early_messages/test_protocol.py", early_events, quiet=30.0,
     ),
     Kill(
         "consumers-rolled", 3, "SIGTERM of one consumer after the other, as a release does",

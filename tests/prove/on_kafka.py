@@ -30,7 +30,7 @@ class KafkaTopics:
     """Kafka implementation of `tests.prove.stage.Broker`."""
 
     parts: Sequence[int] = range(PARTITIONS)
-    on_missing = "{park: 1h}"
+    on_missing = "{wait: 1h}"
 
     def __init__(self, bootstrap: str) -> None:
         self.topic = f"prove-{uuid.uuid4().hex[:10]}"

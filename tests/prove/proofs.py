@@ -18,12 +18,14 @@ DAYS = 14
 
 _LINE = (
     "bridge/app/composition.py", "bridge/app/serve", "bridge/brokers/base.py",
-    "bridge/brokers/assigned_partition.py", "bridge/brokers/offsets.py", "bridge/core", "bridge/pipeline",
+    "bridge/brokers/log_partition.py", "bridge/brokers/offsets.py", "bridge/core", "bridge/pipeline",
 )  # fmt: skip
 """Code on the path of every delivery, for any broker and engine."""
 
+_WAITING = ("bridge/waiting", "bridge/early_messages", "bridge/quarantine")
+
 _KILLED = (
-    "bridge/engines", "bridge/sqlite_engine", "bridge/parking", "bridge/workflow", "tests/prove/kills.py",
+    "bridge/engines", "bridge/sqlite_engine", *_WAITING, "bridge/workflow", "tests/prove/kills.py",
     "tests/prove/stage.py",
 )  # fmt: skip
 
@@ -61,14 +63,14 @@ PROOFS: tuple[Proof, ...] = (
         )
         for kill in KILLS
     ),
-    _slow("kafka", (*_LINE, "bridge/brokers/kafka", "bridge/parking"), "tests/brokers/kafka", processes=2, kafka=True),
+    _slow("kafka", (*_LINE, "bridge/brokers/kafka", *_WAITING), "tests/brokers/kafka", processes=2, kafka=True),
     _slow(
-        "servicebus", (*_LINE, "bridge/brokers/servicebus", "bridge/parking"), "tests/brokers/servicebus",
+        "servicebus", (*_LINE, "bridge/brokers/servicebus", *_WAITING), "tests/brokers/servicebus",
         "tests/servicebus", processes=2,
     ),
     _slow("engine", ("bridge/engines", "bridge/sqlite_engine"), "tests/engines", "tests/sqlite_engine"),
     _slow(
-        "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/sqlite_engine", "bridge/parking",
+        "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/sqlite_engine", *_WAITING,
         "bridge/workflow"), "tests/acceptance", "tests/workflow",
     ),
     _slow("hostile", ("bridge",), "tests/hostile", kafka=True),

@@ -20,9 +20,9 @@ def locate(path: tuple[str | int, ...], what: str) -> Problem:
 
 def route(name: str = "a", **keys: Any) -> dict[str, Any]:
     """Create a route from `orders` that schedules, unless another command is given."""
-    verbs = {"schedule", "raise_event", "start_or_raise", "cancel", "terminate", "suspend", "resume"}
+    commands = {"schedule", "raise_event", "start_or_raise", "cancel", "terminate", "suspend", "resume"}
     keys = {key.rstrip("_"): value for key, value in keys.items()}
-    if not keys.keys() & (verbs | {"signal_entity", "ignore"}):
+    if not keys.keys() & (commands | {"signal_entity", "ignore"}):
         keys["schedule"] = {"orchestration": "saga", "instance_id": "order-{{ payload.id }}"}
     return {"name": name, "from": "orders", **keys}
 

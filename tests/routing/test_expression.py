@@ -107,14 +107,14 @@ def test_what_is_not_read_cannot_hurt() -> None:
 @pytest.mark.parametrize(
     ("odd", "said"),
     [
-        (2**70, "does not fit 64 bits"),
+        (2**70, "exceeds 64 bits"),
         ("\ud800", "lone surrogate"),
         ("a\0b", "NUL"),
         ({"k\0": 1}, "NUL"),
         ([["\0"]], "NUL"),
         (b"a\0b", "NUL"),
         ([b"a\0b"], "NUL"),
-        ({1, 2}, "type that CEL does not know"),
+        ({1, 2}, "type that CEL does not support"),
     ],
 )
 def test_what_cel_cannot_hold_is_an_error(odd: Any, said: str) -> None:
@@ -164,16 +164,16 @@ SECRET = "s3cr3t"
         ("payload.secret['x']", "neither a map nor a list"),
         ("[payload.secret['x']]", "neither a map nor a list"),
         ("payload.list[9]", "outside its bounds"),
-        ("payload.secret + 1", r"there is no \+ for \(string, int64\)"),
-        ("-payload.secret", r"there is no - for \(string\)"),
+        ("payload.secret + 1", "cannot add text and a number"),
+        ("-payload.secret", "cannot negate text"),
         ("payload.secret ? 1 : 2", "neither true nor false"),
         ("payload.secret && true ? 1 : 2", "neither true nor false"),
         ("1 / (size(payload.list) - 1)", "division by zero"),
         ("int(payload.secret)", "converted to a number"),
         ("timestamp(payload.secret)", "RFC 3339"),
         ("'a'.matches(payload.secret + '(')", "regular expression"),
-        ("9223372036854775807 + size(payload.list)", "overflowed"),
-        ("payload.secret.charAt(99)", "outside its string"),
+        ("9223372036854775807 + size(payload.list)", "exceeds 64 bits"),
+        ("payload.secret.charAt(99)", "outside its text"),
         ("optional.of(payload.secret)", None),
         ("payload.big + 1", "64 bits"),
     ],
@@ -222,9 +222,11 @@ def test_a_condition_of_another_type_does_not_compile(text: str) -> None:
 
 
 def test_a_compile_error_points_at_its_column() -> None:
-    assert refused("payload.a > 1 &&\n  foo(payload)") == ("undeclared reference to 'foo'\n    foo(payload)\n       ^")
+    assert refused("payload.a > 1 &&\n  foo(payload)") == (
+        "there is no function `foo` for these arguments\n    foo(payload)\n       ^"
+    )
     assert refused("payload.total >").split("\n")[1:] == ["  payload.total >", "  " + " " * 15 + "^"]
-    assert refused("'a' + 1").startswith("found no matching overload")
+    assert refused("'a' + 1").startswith("cannot add text and a number")
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_a_compile_error_points_at_its_column() -> None:
         ("event.typ == 'x'", "event has no typ"),
         ("event['typ'] == 'x'", "event has no typ"),
         ("vars.nope == 'x'", "vars has no nope"),
-        ("item.x", "undeclared reference to 'item"),
+        ("item.x", "there is no variable `item"),
         ("type(payload)", "gives a type"),
     ],
 )

@@ -1,5 +1,9 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from bridge.core.errors import Problem
+from bridge.routing.cel.expression import ROUTE, Compiler
 from bridge.routing.cel.failure import compile_text, sentence
 
 
@@ -16,3 +20,67 @@ def test_a_key_is_named_when_the_expression_names_it() -> None:
 
 def test_a_compile_error_of_another_shape() -> None:
     assert compile_text("something else", "a +") == "is not a CEL expression\n  a +"
+
+
+def refused(source: str) -> list[str]:
+    """Return the first lines of the problems of a condition."""
+    found: list[str] = []
+
+    def report(_: object, what: str) -> Problem:
+        found.append(what.split("\n")[0])
+        return Problem("", 0, 0, "", what)
+
+    Compiler(report, {}).condition(source, ("when",), "route r, when", ROUTE)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("payload.a ==", "the expression ends too early"),
+        ("payload.a ? 1", "the expression ends too early; `:` is missing"),
+        ("(payload.a", "`)` is missing at the end"),
+        ("{'a' 1}", "`:` is missing before `1`"),
+        ("payload.a)", "`)` is not expected here"),
+        ("payload.a == 'x", "the closing quote is missing"),
+        ("payload.a == “x”", "write straight quotes, ' or \""),
+        ("payload.a = 1", "write `==` instead of `=`"),
+        ("payload.a === 1", "write `==` instead of `===`"),
+        ("payload.a <> 1", "write `!=` instead of `<>`"),
+        ("payload.a and payload.b", "write `&&` instead of `and`"),
+        ("not payload.a", "write `!` instead of `not`"),
+        ("payload.a == None", "write `null` instead of `None`"),
+        ("if(payload.a)", "`if` is a reserved word; write `CONDITION ? A : B`"),
+        ("total > 1", "there is no variable `total`"),
+        ("len(payload)", "there is no function `len` for these arguments"),
+        ("has(payload)", "has() needs a member, like `has(payload.id)`"),
+        ("'a' > 1", "cannot compare text with a number; convert one with string(...) or double(...)"),
+        ("1 == 1.0", "cannot compare an integer with a decimal number; convert one with double(...)"),
+        ("1 + 'a'", "cannot add a number and text; convert one with string(...) or double(...)"),
+        ("timestamp('2030-01-01T00:00:00Z') > duration('1s')", "cannot compare a time with a duration"),
+        ("1 in 'a'", "cannot look for a number in text"),
+        ("{1: 2}[true]", "cannot index a map with true or false"),
+        ("-'a'", "cannot negate text"),
+        ("!1", "a condition is neither true nor false"),
+        ("'a' ? true : false", "a condition is neither true nor false: it is text"),
+        ("true ? 1 : 'a'", "the two results of `? :` must have the same type"),
+        ("'a'.startsWith([{1: 2}])", "`startsWith` does not accept text and a list"),
+        ("size('a')", "must give true or false, and gives an integer"),
+    ],
+)
+def test_errors_of_the_library_are_told_in_words(source: str, what: str) -> None:
+    assert refused(source) == [what]
+
+
+PARTS = (
+    "payload", ".a", "event.type", "1", "2.5", "3u", "'a'", '"', "'", "(", ")", "[", "]", "{", "}", ":", ",", "?", "==",
+    "=", "<", ">=", "&&", "||", "&", "|", "!", "+", "-", "*", "/", "%", "in", "and", "or", "not", "if", "null", "true",
+    "size", "has", ".map", ".exists", "x", ";", "#", "“", "r", "b", "\\", "\n", "timestamp('x')", "duration('1s')",
+)  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(PARTS), min_size=1, max_size=8))
+def test_no_error_has_words_of_the_parser(parts: list[str]) -> None:
+    for what in refused(" ".join(parts)):
+        for word in ("<EOF>", "overload", "mismatched", "extraneous", "viable", "token recognition", "syntax error"):
+            assert word not in what, (parts, what)

@@ -121,8 +121,8 @@ def test_references() -> None:
     assert referenced_entities(made) == [("counter", ("routes", 2, "signal_entity", "entity"))]
 
 
-def held(**verb: Any) -> list[tuple[str, str]]:
-    return found(route("a", for_each="payload.lines", **verb))
+def held(**command: Any) -> list[tuple[str, str]]:
+    return found(route("a", for_each="payload.lines", **command))
 
 
 def test_commands_of_for_each_that_hold_the_whole_payload() -> None:

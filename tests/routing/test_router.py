@@ -30,7 +30,7 @@ def steps(*routes: dict[str, Any], message: Envelope | None = None, **rest: Any)
     return [step.command for step in decision.steps]
 
 
-VERBS: list[tuple[dict[str, Any], Any]] = [
+COMMANDS: list[tuple[dict[str, Any], Any]] = [
     (
         {"schedule": {"orchestration": "saga", "instance_id": ID}},
         ScheduleOrchestration("saga", "order-o-1", {"id": "o-1", "n": 2}),
@@ -121,9 +121,9 @@ VERBS: list[tuple[dict[str, Any], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("verb", "command"), VERBS)
-def test_every_verb_makes_its_command(verb: dict[str, Any], command: Any) -> None:
-    assert steps(route(**verb)) == [command]
+@pytest.mark.parametrize(("rule", "command"), COMMANDS)
+def test_every_rule_makes_its_command(rule: dict[str, Any], command: Any) -> None:
+    assert steps(route(**rule)) == [command]
 
 
 def test_ignore_matches_without_a_command() -> None:
@@ -217,11 +217,11 @@ def test_for_each_up_to_a_limit_of_the_source() -> None:
 
 def test_item_is_known_below_for_each_only() -> None:
     (problem,) = problems(route(cancel={"instance_id": "{{ item }}"}))
-    assert "undeclared reference to 'item'" in problem.what
+    assert "there is no variable `item`" in problem.what
     assert problem.path == "routes.0.cancel.instance_id"
 
 
-def test_map_changes_what_the_verb_sees() -> None:
+def test_map_changes_what_the_command_sees() -> None:
     def shaped(message: Envelope) -> Any:
         return {"id": message.data["id"].upper(), "items": [1, 2]}
 
@@ -271,20 +271,20 @@ HOSTILE: list[Any] = ["", "@x", "bridge:x", "a/b", "a\nb", "x" * 10_000, "\ud800
 @pytest.mark.parametrize("hostile", HOSTILE)
 @pytest.mark.parametrize("template", ["{{ payload.id }}", "{{ dyn(payload.id) }}"])
 def test_hostile_ids_never_reach_an_engine(hostile: str, template: str) -> None:
-    for verb in (
+    for command in (
         {"schedule": {"orchestration": "saga", "instance_id": template}},
         {"raise_event": {"instance_id": template, "name": "e"}},
         {"terminate": {"instance_id": template}},
     ):
         with pytest.raises((InvalidCommand, ExpressionError), match="route a") as raised:
-            router(route(**verb)).route(envelope({"id": hostile}))
+            router(route(**command)).route(envelope({"id": hostile}))
         str(raised.value).encode()
         assert len(str(raised.value)) < 300
 
 
 @pytest.mark.parametrize("field", ["name", "operation", "key", "version"])
 def test_hostile_names_never_reach_an_engine(field: str) -> None:
-    verb: dict[str, Any] = {
+    command: dict[str, Any] = {
         "name": {"raise_event": {"instance_id": "x", "name": "{{ payload.v }}"}},
         "operation": {"signal_entity": {"entity": "e", "key": "k", "operation": "{{ payload.v }}"}},
         "key": {"signal_entity": {"entity": "e", "key": "{{ payload.v }}", "operation": "o"}},
@@ -292,7 +292,7 @@ def test_hostile_names_never_reach_an_engine(field: str) -> None:
     }[field]
     for hostile in ("", "x" * 257, "a\nb", "\ud800"):
         with pytest.raises((InvalidCommand, ExpressionError), match="route a"):
-            router(route(**verb)).route(envelope({"v": hostile}))
+            router(route(**command)).route(envelope({"v": hostile}))
 
 
 def test_a_tag_may_not_hold_a_surrogate() -> None:
@@ -371,7 +371,7 @@ def test_a_message_without_a_key_has_no_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "place"),
+    ("command", "place"),
     [
         ({"schedule": {"orchestration": "bridge.dead_letter", "instance_id": ID}}, "schedule.orchestration"),
         (
@@ -384,7 +384,7 @@ def test_a_message_without_a_key_has_no_order() -> None:
         ),
     ],
 )
-def test_no_rule_names_what_is_the_bridges_own(verb: dict[str, Any], place: str) -> None:
-    [problem] = problems(route(**verb))
+def test_no_rule_names_what_is_the_bridges_own(command: dict[str, Any], place: str) -> None:
+    [problem] = problems(route(**command))
     assert problem.path == f"routes.0.{place}"
     assert "'bridge.', which is kept for the bridge's own" in problem.what

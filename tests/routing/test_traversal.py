@@ -60,8 +60,8 @@ def test_templates_are_in_order_too() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("payload.none.map(x, x)", "there is no"),
-        ("payload.n.filter(x, x)", "there is no"),
+        ("payload.none.map(x, x)", "neither a list nor a map"),
+        ("payload.n.filter(x, x)", "neither a list nor a map"),
         ("payload.absent.map(x, x)", 'no key "absent"'),
         ("payload.xs.map(x, x.y)", "not a map"),
     ],

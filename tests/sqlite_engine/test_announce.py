@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.parking.names import target_id
+from bridge.core.system_names import target_id
 from bridge.sqlite_engine.database import Database
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, call, complete, signal, start

@@ -31,6 +31,11 @@ ANSWERS = {
 """Answers of the project's service, by the type of the request."""
 
 
+def in_current_form(config: str) -> str:
+    """Return a recorded configuration with the keys of today's build."""
+    return config.replace("on_missing: {park: ", "on_missing: {wait: ")
+
+
 class Opened:
     """Files of a recording in a directory, and `bridge` commands on them.
 
@@ -44,6 +49,8 @@ class Opened:
         self.configs: tuple[str, ...] = ("bridge.yaml",)
         with tarfile.open(recording / "state.tar.xz") as archive:
             archive.extractall(directory, filter="data")
+        config = directory / "bridge.yaml"
+        config.write_text(in_current_form(config.read_text()))
 
     def bridge(self, *arguments: str, text: str | None = None, expect: int | None = 0) -> str:
         """Run a command in this process, which takes a tenth of the time of a new process."""
@@ -88,7 +95,16 @@ class Opened:
         return {each["instance_id"]: each for each in listed}
 
     def waiting(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.bridge("parked", "list", "--json"))
+        early = [{"kind": "instance", "key": None} | each for each in self.early()]
+        quarantined = [{"kind": "key", "instance_id": None} | each for each in self.quarantined()]
+        return sorted([*early, *quarantined], key=lambda each: str(each["since"]))
+
+    def early(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.bridge("early", "list", "--json"))
+        return found
+
+    def quarantined(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.bridge("quarantine", "list", "--json"))
         return found
 
     def output(self, id_: str) -> Any:

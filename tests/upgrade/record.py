@@ -68,6 +68,10 @@ class Recorder:
             raise SystemExit(f"bridge {' '.join(arguments)}: {done.stdout}{done.stderr}")
         return done.stdout
 
+    def waiting(self) -> list[dict[str, Any]]:
+        lists = (json.loads(self.bridge(group, "list", "--json")) for group in ("early", "quarantine"))
+        return [each for found in lists for each in found]
+
     def start(self) -> None:
         ready = self.directory / "ready.json"
         with (self.directory / "daemon.log").open("ab") as log:
@@ -295,12 +299,12 @@ def record(it: Recorder) -> dict[str, Any]:
             and statuses["buy-parcel"]["steps"]["parcel"] == statuses["buy-first"]["steps"]["goods"] == "running"
             and statuses["buy-half"]["steps"]["goods"] == "completed"
             and asked >= OPEN
-            and len(json.loads(it.bridge("parked", "list", "--json"))) == 9
+            and len(it.waiting()) == 9
             and len(it.topic("work.dlq")) == 4
         )  # fmt: skip
 
     it.until("everything is at its point", everywhere)
-    waiting = json.loads(it.bridge("parked", "list", "--json"))
+    waiting = it.waiting()
     began = {id_: each for id_, each in it.instances().items() if not id_.startswith("@")}
     return {
         "instances": it.expected,
@@ -328,7 +332,8 @@ async def kafka() -> dict[str, Any]:
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
     from bridge.brokers.base import SubscribeOptions
-    from bridge.brokers.kafka import KafkaBroker, commit_metadata
+    from bridge.brokers.kafka import KafkaBroker
+    from bridge.brokers.kafka.commits import decode_metadata, encode_metadata
     from bridge.config.model.brokers import KafkaBrokerConfig
     from bridge.core.message import Message
     from tests.kafka.server import ThreadedServer
@@ -377,8 +382,8 @@ async def kafka() -> dict[str, Any]:
         "shapes": {
             name: {
                 "base": base,
-                "text": (text := commit_metadata.encode(base, given)),
-                "done": commit_metadata.decode(base, text),
+                "text": (text := encode_metadata(base, given)),
+                "done": decode_metadata(base, text),
             }
             for name, (base, given) in shapes.items()
             if name != "past what fits"
@@ -417,7 +422,7 @@ def servicebus() -> list[dict[str, Any]]:
 def letters() -> list[dict[str, Any]]:
     """Return messages of all shapes as entities keep them, and the headers of their dead letters."""
     from bridge.core.message import Message, Position
-    from bridge.parking.stored_message import StoredMessage
+    from bridge.core.stored_message import StoredMessage
 
     position = Position("cluster", "orders", 3, 1 << 33)
     shapes = {

@@ -22,7 +22,7 @@ import pytest
 
 from tests.acceptance.daemon import Serve
 from tests.kafka.server import ThreadedServer
-from tests.upgrade.opened import RECORDINGS, Opened
+from tests.upgrade.opened import RECORDINGS, Opened, in_current_form
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(300)]
 
@@ -88,7 +88,7 @@ class Pair(Opened):
     def __init__(self, project: Path, directory: Path, broker: str, address: str) -> None:
         shutil.copytree(project, directory, dirs_exist_ok=True)
         self.directory = directory
-        self.configs = ("bridge.yaml",)
+        self.configs = ("today.yaml",)
         config = directory / "bridge.yaml"
         text = config.read_text()
         for line in text.splitlines():
@@ -97,10 +97,11 @@ class Pair(Opened):
             elif line.startswith("brokers:"):
                 text = text.replace(line, f"brokers: {{local: {broker}}}")
         config.write_text(text)
+        (directory / "today.yaml").write_text(in_current_form(text))
         self.open_gate()
 
     def daemon(self, tree: Path | None) -> Serve:
-        found = Serve(self.directory, "-c", "bridge.yaml")
+        found = Serve(self.directory, "-c", "bridge.yaml" if tree else "today.yaml")
         found._popen = {"env": environment(tree)}
         return found
 
@@ -196,7 +197,7 @@ def test_two_builds_share_a_group_and_a_task_hub(
                 [line for line in it.lines(9) if line["key"] == "collects-9-0" and line["body"]["type"] == "start"]
             )
             it.until("the instance of the key", lambda: "collects-9-0" in it.instances())
-            it.bridge("parked", "release", "--source", "keyed", "collects-9-0")
+            it.bridge("quarantine", "release", "--source", "keyed", "collects-9-0")
             it.until("nothing waits", lambda: not it.waiting())
             it.until("its end", lambda: it.instances()["collects-9-0"]["status"] in FINISHED)
             it.until("nothing in flight", lambda: not any(staying.metrics("bridge_in_flight").values()))

@@ -67,7 +67,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         )
         it.until("nothing waits", lambda: not it.waiting())
         it.until("nothing in flight", lambda: not any(daemon.metrics("bridge_in_flight").values()))
-        outcomes, events = daemon.metrics("bridge_outcomes_total"), daemon.metrics("bridge_parking_events_total")
+        outcomes, events = daemon.metrics("bridge_outcomes_total"), daemon.metrics("bridge_early_message_events_total")
         for id_ in ("brief-1", "halves-1"):
             it.start(id_, flow="collects", count=1)
         it.until("the instances of the replay run", lambda: {"brief-1", "halves-1"} <= it.instances().keys())
@@ -110,16 +110,13 @@ def in_milliseconds(shown: dict[str, Any]) -> dict[str, Any]:
 def finish(it: Opened) -> list[dict[str, Any]]:
     """Send the finishing messages, then release or drop the quarantined keys. Returns the quarantined messages."""
 
-    def held() -> list[dict[str, Any]]:
-        return [each for each in it.waiting() if each["kind"] == "key"]
-
-    before = len(held())
+    before = len(it.quarantined())
     it.publish([json.loads(line) for line in (it.recording / "finish.jsonl").read_text().splitlines()])
-    it.until("one more message behind its quarantined key", lambda: len(held()) > before)
+    it.until("one more message behind its quarantined key", lambda: len(it.quarantined()) > before)
     it.until("the instance of the key runs", lambda: "held-1" in it.instances())
-    found = held()
-    it.bridge("parked", "release", "--source", "keyed", "held-1")
-    it.bridge("parked", "drop", "--source", "keyed", "held-2", "--yes")
+    found = it.quarantined()
+    it.bridge("quarantine", "release", "--source", "keyed", "held-1")
+    it.bridge("quarantine", "drop", "--source", "keyed", "held-2", "--yes")
     return found
 
 
@@ -131,7 +128,7 @@ def all_finished(it: Opened) -> bool:
 
 def outcome(metrics: dict[str, float], source: str) -> dict[str, int]:
     """Return the outcomes of a source that occurred."""
-    words = ("executed", "duplicate", "ignored", "parked", "dead_lettered")
+    words = ("executed", "duplicate", "ignored", "early", "quarantined", "dead_lettered")
     counts = {word: int(metrics.get(f'{{outcome="{word}",source="{source}"}}', 0)) for word in words}
     return {word: count for word, count in counts.items() if count}
 
@@ -198,7 +195,7 @@ def test_a_quarantined_key_is_still_held_released_in_order_and_counted(finished:
         ("held-1", "follows"), ("held-1", "follows"), ("held-1", "follows"),
     ]  # fmt: skip
     # It was quarantined behind the others; then all four were executed
-    assert outcome(finished.outcomes, "keyed") == {"parked": 1, "executed": 4}
+    assert outcome(finished.outcomes, "keyed") == {"quarantined": 1, "executed": 4}
     dropped = finished.it.topic("keyed.dlq")
     assert [each["headers"]["bridge.reason"] for each in dropped] == ["quarantine_dropped"] * 2
     assert [each["headers"]["bridge.offset"] for each in dropped] == [
@@ -211,7 +208,7 @@ def test_dead_letters_are_read_and_can_be_replayed(finished: Finished) -> None:
     now = [in_milliseconds(each) for each in finished.dead_letters]
     assert [each for each in now if each in recorded] == recorded
     [expired] = [each for each in now if each not in recorded]
-    assert expired["headers"]["bridge.reason"] == "parking_expired"
+    assert expired["headers"]["bridge.reason"] == "early_expired"
     assert expired["body"]["data"]["id"] == "brief-1"
     assert outcome(finished.replayed, "replay") == {"executed": 3, "dead_lettered": 2}
     for id_, output in LATE.items():

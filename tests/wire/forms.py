@@ -14,15 +14,16 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import StringValue
 
-from bridge.brokers.kafka import commit_metadata
-from bridge.brokers.local import headers as local_headers
+from bridge.brokers.kafka.commits import encode_metadata
 from bridge.brokers.local.database import open_database
+from bridge.brokers.local.encoding import encode_headers
 from bridge.brokers.servicebus import dead_letters
 from bridge.codecs.cloudevents.binary import encode_binary
 from bridge.codecs.cloudevents.structured import encode_structured
 from bridge.config.source import load
+from bridge.core import system_names as names
 from bridge.core.answers import Key, Keyring, parse, reply_event
-from bridge.core.commands import ParkFor, RaiseEvent
+from bridge.core.commands import RaiseEvent, WaitFor
 from bridge.core.deduplication import digest
 from bridge.core.envelope import Event
 from bridge.core.errors import EngineError, Problem
@@ -31,24 +32,25 @@ from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.core.pace import Paces
 from bridge.core.provenance import Cause, dead_letter
 from bridge.core.settlement import RetryPolicy
-from bridge.engines.parking import dead_letter_workflow
+from bridge.core.stored_message import StoredMessage, Undelivered
+from bridge.early_messages import state_machine as early_message_queue
+from bridge.early_messages.state_machine import WaitingCommand
 from bridge.engines.recording import Recording
 from bridge.ops.audit import Actor, Change, Trail
 from bridge.ops.health import Check, Readiness
-from bridge.parking import early_message_queue, key_quarantine, names
-from bridge.parking import key as ordering_key
-from bridge.parking.stored_message import StoredMessage
-from bridge.parking.waiting_command import WaitingCommand
+from bridge.quarantine import quarantined_key as ordering_key
+from bridge.quarantine import state_machine as key_quarantine
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.saga import SagaCompiler, start_input
 from bridge.sqlite_engine.storage.schema import connect, prepare
+from bridge.waiting.dead_letters import start_dead_letters
 from bridge.workflow import CompensationInput, DataConverter, FailedCompensation, SagaOutcome, StepFailed, StepInput
 from bridge.workflow.entity import bare_state
 from bridge.workflow.outcome import StepState
 from bridge.workflow.progress import Progress, acknowledge_cancel
 from bridge.workflow.publishing import expects_answer, new_correlation_id, new_event, request_headers
 from tests.app.test_check_sagas import SOUND
-from tests.parking.sample import COMMANDS
+from tests.waiting.sample import COMMANDS
 
 NOW = 1_700_000_000.0
 POSITION = Position("cluster", "orders", 3, 1 << 33)
@@ -89,7 +91,7 @@ def early_state() -> Any:
     kept = early_message_queue.EarlyMessageQueue(early_message_queue.EarlyMessageLimits(), RetryPolicy())
     first, second = (
         WaitingCommand(
-            RaiseEvent("order-1", "paid", number, ParkFor(60.0)),
+            RaiseEvent("order-1", "paid", number, WaitFor(60.0)),
             MessageOrigin(f"m-{number}", "paid"),
             LETTER,
             NOW,
@@ -97,8 +99,8 @@ def early_state() -> Any:
         )
         for number in (1, 2)
     )
-    kept.park(first.to_json(), 10, lambda command, origin: None, NOW)
-    kept.park(second.to_json(), 10, _away, NOW)
+    kept.store(first.to_json(), 10, lambda command, origin: None, NOW)
+    kept.store(second.to_json(), 10, _away, NOW)
     return copied(kept.to_json()) | {"target": "order-1"}
 
 
@@ -194,9 +196,7 @@ def _dead_letter_input() -> Any:
     ctx: Any = SimpleNamespace(
         entity_id=SimpleNamespace(key="k"), schedule_new_orchestration=lambda *given: sent.append(given)
     )
-    dead_letter_workflow.send(
-        ctx, [early_message_queue.Undelivered({"mark": "m", "since": NOW}, early_message_queue.EXPIRED, "d", "E", 2)]
-    )
+    start_dead_letters(ctx, [Undelivered({"mark": "m", "since": NOW}, early_message_queue.EXPIRED, "d", "E", 2)])
     return list(sent[0])
 
 
@@ -270,15 +270,15 @@ def values() -> list[str]:
         "mark of a delivery": key_quarantine.delivery_id(POSITION),
         "digest of a message": digest(ORIGIN.key),
         "position": str(POSITION),
-        "ordering key, bytes": repr(ordering_key.encode(b"k")),
-        "ordering key, text": repr(ordering_key.encode("k")),
-        "ordering key, partition": repr(ordering_key.encode(("orders", 1))),
-        "ordering key, none": repr(ordering_key.encode(("c/t/0@1",))),
+        "ordering key, bytes": repr(ordering_key.encode_key(b"k")),
+        "ordering key, text": repr(ordering_key.encode_key("k")),
+        "ordering key, partition": repr(ordering_key.encode_key(("orders", 1))),
+        "ordering key, none": repr(ordering_key.encode_key(("c/t/0@1",))),
         "event of an answer": reply_event(correlation),
         "signed correlation id": signed,
         "signed correlation id, event": "" if parsed is None else parsed.event,
-        "metadata of a Kafka commit": commit_metadata.encode(10, [11, 13]),
-        "headers of the local broker": repr(local_headers.encode(MESSAGE.headers)),
+        "metadata of a Kafka commit": encode_metadata(10, [11, 13]),
+        "headers of the local broker": repr(encode_headers(MESSAGE.headers)),
         "id of a dead letter on Service Bus": dead_letters._identity(MESSAGE, POSITION),
         "message envelope": json.dumps(wrap_payload({"a": 1}, ORIGIN)),
         "state of an entity": json.dumps(bare_state({"bridge:entity": {"v": 1, "seen": "", "state": {"a": 1}}})),

@@ -18,7 +18,7 @@ from durabletask.internal.helpers import get_qualified_name
 
 import bridge
 from bridge.app.composition import build_broker, build_engine
-from bridge.app.serve import parking
+from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.cli import exit_codes
 from bridge.config.source import load as load_config
@@ -31,7 +31,7 @@ from bridge.engines.answers import AnswerKeys
 from bridge.engines.workflows import Workflows
 from bridge.engines.workflows import load as load_workflows
 from bridge.pipeline.publishing import Publishing
-from bridge.sqlite_engine.model import event, rejection
+from bridge.sqlite_engine.model import event, reply
 from tests.wire import forms, source
 
 CONFIG = """\
@@ -67,7 +67,7 @@ def registered() -> dict[str, Callable[..., Any]]:
             lambda: datetime.fromtimestamp(forms.NOW + 1000.0, UTC),  # all waiting messages have expired
             loop,
             {"default": AnswerKeys(engine, loop)},
-            {"default": parking.totals(loaded, "default")},
+            {"default": waiting.totals(loaded, "default")},
         )
         return own.groups(Workflows(), "default")
 
@@ -203,7 +203,7 @@ def statuses() -> list[str]:
     translated = {
         f"{code.name} is {kind.__name__}" for code, kind in engine_errors.STATUS.items() if code in grpc.StatusCode
     }
-    received = {f"{each.code.name}: {each.details}" for each in (rejection.unread_full(1, 2),)}
+    received = {f"{each.code.name}: {each.details}" for each in (reply.unread_full(1, 2),)}
     for text in received:
         translated.add(f"{text} is {type(engine_errors.translate(_Refused(text), what='x')).__name__}")
     return sorted({f"answered {each}" for each in answered} | translated)

@@ -12,13 +12,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bridge.testing
 import bridge.workflow
-from bridge.app.operations import entities, erase, instances, keys, lineage, parked, undelivered
+from bridge.app.operations import entities, erase, instances, keys, lineage, undelivered
 from bridge.app.operations.operations import OPERATIONS
 from bridge.cli import exit_codes, root
 from bridge.config.json_schema import schema
 from bridge.core import errors
 from bridge.lint import finding
 from bridge.ops.metrics import Metrics
+from bridge.waiting import operations
 from tests.ops.test_metrics import Engine, Limit, Stats
 from tests.wire import source
 
@@ -80,8 +81,8 @@ def printed() -> list[str]:
     results = {
         "instances": instances.Instance,
         "entities": entities.Entity,
-        "parked list": parked.Waiting,
-        "parked release": parked.Change,
+        "early list, quarantine list": operations.WaitingMessage,
+        "early release, quarantine release": operations.Change,
         "keys": keys.KeyInfo,
         "trace": lineage.Lineage,
         "trace, undelivered": undelivered.Undelivered,

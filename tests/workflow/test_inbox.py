@@ -110,7 +110,7 @@ def test_the_window_has_a_floor() -> None:
     def orchestrator(ctx: task.OrchestrationContext, _: Any) -> None:
         Inbox(ctx, remember=0)
 
-    assert "at least one message" in simulate(orchestrator).failure
+    assert "must be at least 1" in simulate(orchestrator).failure
 
 
 @dataclass

@@ -8,7 +8,7 @@ import pytest
 
 import workflows
 from bridge.config.model.engines import SchedulerEngineConfig
-from bridge.config.model.routes import VERBS
+from bridge.config.model.routes import COMMANDS
 from bridge.config.source import load
 from bridge.engines.workflows import load as load_workflows
 from workflows import order, parcel
@@ -16,13 +16,13 @@ from workflows import order, parcel
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 
 
-def test_every_verb_has_a_sample() -> None:
-    verbs = {
-        name: {route.verb for route in load([CONFIG / name], environ={}).config.routes}
+def test_every_command_has_a_sample() -> None:
+    commands = {
+        name: {route.command for route in load([CONFIG / name], environ={}).config.routes}
         for name in ("bridge.yaml", "sagas.yaml")
     }
-    assert verbs["bridge.yaml"] == set(VERBS) - {"reply"}
-    assert "reply" in verbs["sagas.yaml"]
+    assert commands["bridge.yaml"] == set(COMMANDS) - {"reply"}
+    assert "reply" in commands["sagas.yaml"]
 
 
 def test_it_loads_without_warnings() -> None:

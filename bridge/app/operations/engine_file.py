@@ -40,7 +40,7 @@ def configured(loaded: Loaded, name: str | None = None) -> Path:
     name = chosen(loaded, name)
     config = loaded.config.engines[name]
     if not isinstance(config, EmbeddedEngineConfig):
-        raise EngineMisconfigured(f"engine {name!r} is of type {config.type}: only embedded engines have a file here")
+        raise EngineMisconfigured(f"engine {name!r} is of type {config.type}; only embedded engines have a file")
     return loaded.base / config.path / FILE
 
 
@@ -57,7 +57,7 @@ def given(path: Path) -> Path:
     if path.is_dir():
         held = sorted(path.glob("*.db"))
         meant = f", like {held[0]}" if held else ""
-        raise EngineMisconfigured(f"{path}: is a directory; name the engine's file in it{meant}")
+        raise EngineMisconfigured(f"{path} is a directory; use the engine's file in it{meant}")
     return path
 
 

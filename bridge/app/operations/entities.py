@@ -66,7 +66,7 @@ class Entities:
             check_entity(name, key)
         found = await self._client.get_entity(EntityInstanceId(name, key), what=f"show entity {name}@{key}")
         if found is None:
-            raise InstanceNotFound(f"there is no entity {name}@{key}")
+            raise InstanceNotFound(f"no entity {name}@{key} exists")
         return _entity(found, state=True)
 
     async def signal(

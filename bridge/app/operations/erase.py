@@ -11,15 +11,17 @@ from typing import Any, Literal
 from bridge.app.connection import attached, payload
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.instances import Filter, Instance, Instances
-from bridge.app.operations.parked import ParkedMessages, Waiting, Which
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, Problem
 from bridge.core.message import Message
+from bridge.core.system_names import PREFIX
+from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
-from bridge.parking.names import PREFIX
+from bridge.quarantine.operations import QuarantineOperations
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import Scope
+from bridge.waiting.operations import WaitingMessage
 
 _AT_ONCE = 16
 """Number of instances that are read concurrently."""
@@ -76,7 +78,8 @@ class Erasure:
     def __init__(self, engine: Engine, condition: Expression, *, dry_run: bool) -> None:
         self._entities = Entities(engine)
         self._instances = Instances(engine)
-        self._waiting = ParkedMessages(engine)
+        self._early_messages = EarlyMessageOperations(engine)
+        self._quarantine = QuarantineOperations(engine)
         self._condition = condition
         self._dry_run = dry_run
 
@@ -119,7 +122,7 @@ class Erasure:
     async def _erased(self, instance: Instance) -> Finding:
         finding = Finding("instance", instance.instance_id, instance.name, "found")
         if not instance.finished:
-            detail = f"it is {instance.status}: wait for it, or `bridge instances terminate`, then erase again"
+            detail = f"the instance is {instance.status}: wait for its end or terminate it, then erase again"
             return replace(finding, state="runs", detail=detail)
         if not self._dry_run:
             await self._instances.purge(instance.instance_id, recursive=True)
@@ -127,22 +130,22 @@ class Erasure:
         return finding
 
     async def _of_messages(self) -> AsyncIterator[Finding]:
-        for waiting, message in await self._waiting.messages(Which()):
-            kind = "early" if waiting.kind == "instance" else "quarantined"
+        for waiting, message in [*await self._early_messages.messages(), *await self._quarantine.messages()]:
+            kind = "early" if waiting.instance_id is not None else "quarantined"
             subject = waiting.instance_id if waiting.instance_id is not None else waiting.key or ""
             if not any(self._matches(each, kind, subject, waiting.source) for each in _bodies(message)):
                 continue
             finding = Finding(kind, subject, waiting.source, "found")
             yield finding if self._dry_run else await self._dropped(waiting, finding)
 
-    async def _dropped(self, waiting: Waiting, finding: Finding) -> Finding:
+    async def _dropped(self, waiting: WaitingMessage, finding: Finding) -> Finding:
         try:
             if waiting.instance_id is not None:
-                await self._waiting.drop_instance(waiting.instance_id, [waiting.id], forget=True)
+                await self._early_messages.drop(waiting.instance_id, [waiting.id], forget=True)
             else:
-                await self._waiting.drop_key(waiting.source, waiting.key or "", [waiting.id], forget=True)
+                await self._quarantine.drop(waiting.source, waiting.key or "", [waiting.id], forget=True)
         except InstanceNotFound:
-            return replace(finding, state="left", detail="it was delivered or dropped meanwhile; erase again")
+            return replace(finding, state="left", detail="the message was delivered or dropped meanwhile; erase again")
         except EngineError as error:
             return replace(finding, state="left", detail=str(error))
         return replace(finding, state="erased")
@@ -150,7 +153,7 @@ class Erasure:
     async def _of_entities(self) -> AsyncIterator[Finding]:
         for each in await self._entities.list(None, None, None, None, state=True, transient=False):
             if not each.entity.startswith(PREFIX) and self._matches(each.state, "entity", each.key, each.entity):
-                detail = "the state belongs to your workflows: signal the entity to delete it"
+                detail = "the state belongs to your workflows; delete it with a signal to the entity"
                 yield Finding("entity", f"@{each.entity}@{each.key}", each.entity, "left", detail)
 
     def _matches(self, value: Any, kind: str, id_: str, name: str) -> bool:

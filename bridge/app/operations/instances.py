@@ -121,7 +121,7 @@ class Instances:
         """Read one instance. Raises: InstanceNotFound."""
         state = await self._client.find_instance(instance_id)
         if state is None:
-            raise InstanceNotFound(f"there is no instance {instance_id!r}")
+            raise InstanceNotFound(f"no instance {instance_id!r} exists")
         return _instance(state)
 
     async def history(self, instance_id: str) -> Sequence[HistoryEvent]:
@@ -199,7 +199,9 @@ class Instances:
         """
         found = await self.show(instance_id)
         if found.status != "FAILED":
-            raise EngineRejected(f"rewind {instance_id!r}: it is {found.status}; only a failed instance can be rewound")
+            raise EngineRejected(
+                f"rewind {instance_id!r}: the instance is {found.status}; only a failed instance can be rewound"
+            )
         try:
             await self._client.rewind_orchestration(instance_id, reason=reason)
         except EngineRejected as error:
@@ -230,7 +232,9 @@ class Instances:
     async def _finished(self, instance_id: str, what: str) -> None:
         found = await self.show(instance_id)
         if not found.finished:
-            raise EngineRejected(f"{what} {instance_id!r}: it is {found.status}; wait for it, or terminate it first")
+            raise EngineRejected(
+                f"{what} {instance_id!r}: the instance is {found.status}; wait for its end, or terminate it first"
+            )
 
 
 def _fresh_id(start: Start, origin: MessageOrigin | None) -> str:

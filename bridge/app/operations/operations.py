@@ -16,21 +16,23 @@ from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 
 from bridge.app import state
+from bridge.app.connection import chosen
 from bridge.app.operations import limits
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instances import Filter, Instances, Start
 from bridge.app.operations.keys import Keys
-from bridge.app.operations.parked import ParkedMessages, Which
 from bridge.app.operations.timeline import as_json as history_as_json
-from bridge.app.serve.orphaned_quarantine import refuse_release
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
+from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
 from bridge.ops.audit import Actor, Change, audited_async
 from bridge.ops.trail import Trail
+from bridge.quarantine.operations import QuarantineOperations
+from bridge.quarantine.orphaned import refuse_release
 
 _NEW = "(new)"
 
@@ -192,27 +194,30 @@ class CleanEntities(Parameters):
     locks: bool = True
 
 
-class WaitingMessages(Parameters):
-    """Early messages of an instance, or quarantined messages of a key of a source; `all`: every key of the source."""
+class QuarantinedKeys(Parameters):
+    """Quarantined key of a source; `all`: every key of the source."""
 
-    instance_id: str | None = None
-    source: str | None = None
+    source: str
     key: str | None = None
     all: bool = False
 
     @property
     def target(self) -> str:
-        return self.instance_id if self.instance_id is not None else f"{self.source} {'*' if self.all else self.key}"
-
-    def check(self) -> None:
-        """Check that exactly one thing is named. Raises: InvalidCommand."""
-        if [self.instance_id is not None, self.key is not None, self.all].count(True) != 1 or (
-            (self.source is None) != (self.instance_id is not None)
-        ):
-            raise InvalidCommand("name `instance_id`, or `source` with `key` or `all`")
+        return f"{self.source} {'*' if self.all else self.key}"
 
 
-class DropWaiting(WaitingMessages):
+class DropEarly(OneInstance):
+    """Early messages of an instance. ids: only these. forget: write no dead letters."""
+
+    ids: tuple[str, ...] = ()
+    forget: bool = False
+
+
+class DropQuarantined(Parameters):
+    """Quarantined messages of a key. ids: only these. forget: write no dead letters."""
+
+    source: str
+    key: str
     ids: tuple[str, ...] = ()
     forget: bool = False
 
@@ -230,8 +235,12 @@ class Erase(Parameters):
     where: str
 
 
-class ListWaiting(Parameters):
+class ListEarly(Parameters):
     prefix: str | None = None
+    source: str | None = None
+
+
+class ListQuarantined(Parameters):
     source: str | None = None
 
 
@@ -264,7 +273,7 @@ class OneEntity(Parameters):
 
 async def _start(scene: Scene, given: StartInstance) -> Any:
     if given.start_at is not None and given.delay is not None:
-        raise InvalidCommand("`start_at` and `delay` exclude each other")
+        raise InvalidCommand("use either `start_at` or `delay`")
     message = given.origin("bridge instances start")
     start = Start(
         given.orchestration, _checked(given.input), given.instance_id, given.start_at, given.delay, given.version,
@@ -321,7 +330,7 @@ async def _purge_by(scene: Scene, given: Selection) -> Any:
 
 async def _signal(scene: Scene, given: SignalEntity) -> Any:
     if given.at is not None and given.delay is not None:
-        raise InvalidCommand("`at` and `delay` exclude each other")
+        raise InvalidCommand("use either `at` or `delay`")
     message = given.origin("bridge entities signal")
     await Entities(await scene.engine()).signal(
         given.entity, given.key, given.operation, _checked(given.input), given.at, given.delay, message
@@ -335,24 +344,27 @@ async def _clean(scene: Scene, given: CleanEntities) -> Any:
     return {"removed": result.empty_entities_removed, "released": result.orphaned_locks_released}
 
 
-async def _release(scene: Scene, given: WaitingMessages) -> Any:
-    given.check()
-    parked = ParkedMessages(await scene.engine())
-    if given.source is None:
-        return [asdict(await parked.release_instance(given.instance_id or ""))]
-    refuse_release(scene.loaded, given.source, given.engine)
-    keys = await parked.keys(given.source) if given.all else [given.key or ""]
-    return [asdict(await parked.release_key(given.source, key)) for key in keys]
+async def _release_early(scene: Scene, given: OneInstance) -> Any:
+    return asdict(await EarlyMessageOperations(await scene.engine()).release(given.instance_id))
 
 
-async def _drop(scene: Scene, given: DropWaiting) -> Any:
-    given.check()
-    parked = ParkedMessages(await scene.engine())
-    if given.all:
-        raise InvalidCommand("`all` is for a release; drop names a `key`")
-    if given.source is None:
-        return asdict(await parked.drop_instance(given.instance_id or "", given.ids, forget=given.forget))
-    return asdict(await parked.drop_key(given.source, given.key or "", given.ids, forget=given.forget))
+async def _drop_early(scene: Scene, given: DropEarly) -> Any:
+    early = EarlyMessageOperations(await scene.engine())
+    return asdict(await early.drop(given.instance_id, given.ids, forget=given.forget))
+
+
+async def _release_quarantined(scene: Scene, given: QuarantinedKeys) -> Any:
+    if given.all == (given.key is not None):
+        raise InvalidCommand("name `key` or `all`")
+    quarantine = QuarantineOperations(await scene.engine())
+    refuse_release(scene.loaded, given.source, chosen(scene.loaded, given.engine))
+    keys = await quarantine.keys(given.source) if given.all else [given.key or ""]
+    return [asdict(await quarantine.release(given.source, key)) for key in keys]
+
+
+async def _drop_quarantined(scene: Scene, given: DropQuarantined) -> Any:
+    quarantine = QuarantineOperations(await scene.engine())
+    return asdict(await quarantine.drop(given.source, given.key, given.ids, forget=given.forget))
 
 
 async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
@@ -376,7 +388,7 @@ async def _show(scene: Scene, given: OneInstance) -> Any:
 async def _instances(scene: Scene, given: ListInstances) -> Any:
     if unknown := sorted(set(given.statuses) - set(OrchestrationStatus.__members__)):
         raise InvalidCommand(
-            f"`statuses`: {unknown[0][:100]!r} is none of {', '.join(OrchestrationStatus.__members__)}"
+            f"`statuses`: {unknown[0][:100]!r} is not one of {', '.join(OrchestrationStatus.__members__)}"
         )
     filter_ = Filter(
         given.statuses, given.prefix, given.created_from, given.created_to, given.completed_from, given.completed_to
@@ -418,8 +430,12 @@ async def _erase(scene: Scene, given: Erase) -> Any:
     return [asdict(one) async for one in erasure.run()]
 
 
-async def _parked(scene: Scene, given: ListWaiting) -> Any:
-    return [asdict(one) for one in await ParkedMessages(await scene.engine()).list(Which(given.prefix, given.source))]
+async def _early(scene: Scene, given: ListEarly) -> Any:
+    return [asdict(one) for one in await EarlyMessageOperations(await scene.engine()).list(given.prefix, given.source)]
+
+
+async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
+    return [asdict(one) for one in await QuarantineOperations(await scene.engine()).list(given.source)]
 
 
 async def _engines(scene: Scene, given: Parameters) -> Any:
@@ -484,13 +500,20 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         "entities.clean", "operator", "entities:clean", CleanEntities, _clean,
         filter=lambda given: {"empty": given.empty, "locks": given.locks},
     ),
-    Operation("parked.list", "reader", "parked", ListWaiting, _parked),
+    Operation("early.list", "reader", "early", ListEarly, _early),
+    Operation("early.release", "operator", "early/{instance_id}:release", OneInstance, _release_early, _instance),
     Operation(
-        "parked.release", "operator", "parked:release", WaitingMessages, _release, lambda given: given.target
+        "early.drop", "admin", "early/{instance_id}:drop", DropEarly, _drop_early, _instance,
+        lambda given: {"ids": given.ids, "forget": given.forget},
+    ),
+    Operation("quarantine.list", "reader", "quarantine", ListQuarantined, _quarantined),
+    Operation(
+        "quarantine.release", "operator", "quarantine:release", QuarantinedKeys, _release_quarantined,
+        lambda given: given.target,
     ),
     Operation(
-        "parked.drop", "admin", "parked:drop", DropWaiting, _drop, lambda given: given.target,
-        lambda given: {"ids": given.ids, "forget": given.forget},
+        "quarantine.drop", "admin", "quarantine:drop", DropQuarantined, _drop_quarantined,
+        lambda given: f"{given.source} {given.key}", lambda given: {"ids": given.ids, "forget": given.forget},
     ),
     Operation("sources.list", "reader", "sources", Parameters, _sources),
     Operation(

@@ -74,7 +74,7 @@ def _describe(event: history.HistoryEvent, names: _Names) -> tuple[str, Any]:
             status = OrchestrationStatus(event.orchestration_status).name.lower().replace("_", " ")
             return status, payload(event.result) if event.failure_details is None else _failed(event.failure_details)
         case history.ExecutionTerminatedEvent():
-            return "terminate asked for", payload(event.input)
+            return "termination requested", payload(event.input)
         case history.ExecutionSuspendedEvent():
             return "suspended", payload(event.input)
         case history.ExecutionResumedEvent():
@@ -122,7 +122,7 @@ def _describe_entity(event: history.HistoryEvent, names: _Names) -> tuple[str, A
             return names.done(event.request_id, "failed"), _failed(event.failure_details)
         case history.EntityLockRequestedEvent():
             names.add(event.critical_section_id, f"lock of {', '.join(event.lock_set)}")
-            return f"lock of {', '.join(event.lock_set)} asked for", None
+            return f"lock of {', '.join(event.lock_set)} requested", None
         case history.EntityLockGrantedEvent():
             return names.done(event.critical_section_id, "granted"), None
         case history.EntityUnlockSentEvent():

@@ -10,9 +10,13 @@ from typing import Literal
 from durabletask.client import OrchestrationQuery, OrchestrationState
 
 from bridge.app.connection import payload, stamp
-from bridge.app.operations.parked import ParkedMessages, Waiting, Which
+from bridge.core.provenance import current_reason
+from bridge.core.states import MessageState, Outcome
+from bridge.core.system_names import LETTER_IDS
+from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
-from bridge.parking.names import LETTER_IDS
+from bridge.quarantine.operations import QuarantineOperations
+from bridge.waiting.operations import WaitingMessage
 
 _PAGE = 1000
 
@@ -27,7 +31,7 @@ class Undelivered:
     until: end of the wait.
     """
 
-    state: Literal["waiting", "dead_letter"]
+    state: Literal[MessageState.EARLY, MessageState.QUARANTINED, Outcome.DEAD_LETTERED]
     at: str
     message_id: str
     source: str
@@ -41,7 +45,10 @@ class Undelivered:
 
 async def every(engine: Engine, prefix: str | None, since: datetime | None) -> list[Undelivered]:
     """Waiting messages, and those dead-lettered after `since`. prefix: prefix of instance ids. Raises: EngineError."""
-    found = [each for one in await ParkedMessages(engine).list(Which(prefix)) for each in _waiting(one)]
+    waiting = await EarlyMessageOperations(engine).list(prefix)
+    if prefix is None:
+        waiting = sorted([*waiting, *await QuarantineOperations(engine).list()], key=lambda one: one.since)
+    found = [each for one in waiting for each in _waiting(one)]
     query = OrchestrationQuery(
         created_time_from=since,
         instance_id_prefix=LETTER_IDS,
@@ -53,11 +60,13 @@ async def every(engine: Engine, prefix: str | None, since: datetime | None) -> l
     return found + [each for each in given_up if (each.instance_id or "").startswith(prefix or "")]
 
 
-def _waiting(one: Waiting) -> Iterable[Undelivered]:
+def _waiting(one: WaitingMessage) -> Iterable[Undelivered]:
     if one.message_id is not None:
+        state: Literal[MessageState.EARLY, MessageState.QUARANTINED]
+        state = MessageState.QUARANTINED if one.instance_id is None else MessageState.EARLY
         yield Undelivered(
-            "waiting", one.since, one.message_id, one.source, one.route, one.instance_id, one.reason, one.detail,
-            one.key, one.until,
+            state, one.since, one.message_id, one.source, one.route, one.instance_id, one.reason, one.detail, one.key,
+            one.until,
         )  # fmt: skip
 
 
@@ -66,11 +75,11 @@ def _given_up(state: OrchestrationState) -> Iterable[Undelivered]:
     if not state.instance_id.startswith(LETTER_IDS) or not isinstance(document, dict):
         return
     item = document["item"]
-    letter = item["letter"]
-    message_id = item.get("id") or letter.get("id")
+    message = item["letter"]
+    message_id = item.get("id") or message.get("id")
     if message_id is not None:
         instance_id = item.get("command", {}).get("instance_id")
         yield Undelivered(
-            "dead_letter", stamp(state.created_at), message_id, letter["source"], item.get("route"), instance_id,
-            document["reason"], document["detail"],
+            Outcome.DEAD_LETTERED, stamp(state.created_at), message_id, message["source"], item.get("route"),
+            instance_id, current_reason(document["reason"]), document["detail"],
         )  # fmt: skip

@@ -20,7 +20,7 @@ _SUFFIX = ".tmpl"
 def check_name(name: str) -> str:
     """The same name. Raises: ValueError when no project can be called so."""
     if _NAME.fullmatch(name) is None:
-        raise ValueError("a project is named by a letter and then up to 63 letters, digits, _ or -")
+        raise ValueError("the name of a project begins with a letter and has up to 64 letters, digits, _ and -")
     return name
 
 
@@ -32,7 +32,7 @@ def create(name: str, parent: Path) -> list[Path]:
     project = parent / check_name(name)
     project.mkdir(exist_ok=True)
     if any(project.iterdir()):
-        raise FileExistsError(errno.ENOTEMPTY, "is not empty; choose another name, or empty it first", str(project))
+        raise FileExistsError(errno.ENOTEMPTY, "is not empty; choose another name, or remove its files", str(project))
     contents = dict(_templates(name)) | {
         PurePosixPath("bridge.schema.json"): json.dumps(schema(), indent=2) + "\n",
     }

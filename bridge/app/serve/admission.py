@@ -12,9 +12,9 @@ from durabletask.client import OrchestrationQuery, OrchestrationStatus
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
-from bridge.pipeline.admission import NO_LIMITS, Admission, Rate, RouteLimit
+from bridge.pipeline.per_value import Values
+from bridge.pipeline.route_limits import NO_LIMITS, Admission, Rate, RouteLimit
 from bridge.pipeline.running_instances import Count, RunningInstances
-from bridge.pipeline.values import Values
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.per import SHARED, TAG
 
@@ -28,17 +28,17 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
     Start the admission after the engines. The configuration must pass `check`.
     """
     limits: dict[str, RouteLimit] = {}
-    populations: dict[tuple[str, str], RunningInstances] = {}
+    counted: dict[tuple[str, str], RunningInstances] = {}
     for route in loaded.config.routes:
         if route.limits is None:
             continue
-        population, key = None, _counted(route)
+        running, key = None, _counted(route)
         if key is not None:
-            population = populations.get(key)
-            if population is None:
+            running = counted.get(key)
+            if running is None:
                 most = _most_values(loaded, key)
                 asked = count(engines[route.engine], key[1], values=most is not None)
-                population = populations[key] = RunningInstances(*key, asked, most)
+                running = counted[key] = RunningInstances(*key, asked, most)
         rate = None if route.limits.rate is None else Rate(route.limits.rate, route.limits.burst)
         per = route.limits.per
         each_rate = None
@@ -47,23 +47,23 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
         limits[route.name] = RouteLimit(
             route.name,
             route.limits.running,
-            population,
+            running,
             rate,
             each_running=None if per is None else per.running,
             each_rate=each_rate,
         )
-    return Admission(limits, tuple(populations.values())) if limits else NO_LIMITS
+    return Admission(limits, tuple(counted.values())) if limits else NO_LIMITS
 
 
 def _counted(route: RouteConfig) -> tuple[str, str] | None:
     """Engine and prefix of the running orchestrations that limit a route; None where it has no such limit."""
-    verb = route.schedule or route.start_or_raise
-    if verb is None or route.limits is None:
+    command = route.schedule or route.start_or_raise
+    if command is None or route.limits is None:
         return None
     per = route.limits.per
     if route.limits.running is None and (per is None or per.running is None):
         return None
-    return route.engine, constant_prefix(verb.instance_id)
+    return route.engine, constant_prefix(command.instance_id)
 
 
 def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
@@ -84,28 +84,28 @@ def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
     """
     loop = asyncio.get_running_loop()
     for name, engine in engines.items():
-        mine = [population for population in admission.populations if population.engine == name]
+        mine = [each for each in admission.running_instances if each.engine == name]
 
         def tell(finished: Sequence[str], started: Sequence[str], mine: Sequence[RunningInstances] = mine) -> None:
-            prefixes = tuple(population.prefix for population in mine)
+            prefixes = tuple(each.prefix for each in mine)
             finished, started = _with(prefixes, finished), _with(prefixes, started)
             if finished or started:
                 with suppress(RuntimeError):  # the loop has ended, and its listeners with it
-                    loop.call_soon_threadsafe(_told, mine, finished, started)
+                    loop.call_soon_threadsafe(_apply, mine, finished, started)
 
         if mine and engine.watch_runs(tell):
-            for population in mine:
-                population.is_notified = True
+            for each in mine:
+                each.rely_on_notices()
 
 
 def _with(prefixes: tuple[str, ...], ids: Sequence[str]) -> Sequence[str]:
     return [instance_id for instance_id in ids if instance_id.startswith(prefixes)]
 
 
-def _told(populations: Sequence[RunningInstances], finished: Sequence[str], started: Sequence[str]) -> None:
-    for population in populations:
-        population.leave(finished)
-        population.started(started)
+def _apply(running_instances: Sequence[RunningInstances], finished: Sequence[str], started: Sequence[str]) -> None:
+    for each in running_instances:
+        each.leave(finished)
+        each.started(started)
 
 
 def count(engine: Engine, prefix: str, *, values: bool = False) -> Count:

@@ -112,7 +112,7 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
         async with asyncio.timeout(FIND_SECONDS):
             known: Sequence[Mapping[str, Any]] = await _ask(path, BY_NAME["engines.list"], {})
     except TimeoutError:
-        log.warning("the daemon behind %s does not answer; is it frozen? It is passed over", path.name)
+        log.warning("the daemon at %s does not answer and is skipped; is it frozen?", path.name)
         return None
     except (OSError, BridgeError):
         return None
@@ -125,9 +125,7 @@ async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, An
     try:
         while not (await asyncio.wait({answer}, timeout=FIND_SECONDS))[0]:
             if await _engines(path) is None and not answer.done():
-                raise EngineTimeout(
-                    f"{operation.name}: the daemon does not answer any more; whether it acts is unknown"
-                )
+                raise EngineTimeout(f"{operation.name}: the daemon stopped answering; the outcome is unknown")
         return answer.result()
     finally:
         answer.cancel()
@@ -166,7 +164,7 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
     body = None if operation.method == "GET" else json.dumps(sent, default=_json)
     query = "" if body is not None else "&".join(f"{name}={quote(str(value), safe='')}" for name, value in sent.items())
     if len(path) > _LONGEST_PATH:
-        raise InvalidCommand(f"{operation.name}: the id is longer than any can be")
+        raise InvalidCommand(f"{operation.name}: the id is too long")
     url = URL(f"http://localhost{path}{'?' if query else ''}{query}", encoded=True)
     try:
         async with session.request(
@@ -178,7 +176,7 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
         ) as response:
             answer = json.loads(await response.read())
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise EngineTimeout(f"{operation.name}: the daemon gave no answer; whether it acted is unknown") from error
+        raise EngineTimeout(f"{operation.name}: the daemon did not answer; the outcome is unknown") from error
     if response.status >= 400:
         raise _error(answer)
     return answer

@@ -26,23 +26,22 @@ from bridge.app.composition import (
     build_source,
     build_tls,
     load_workflows,
-    message_shape,
     own_packages,
 )
 from bridge.app.memory import tune_memory
-from bridge.app.serve import parking
+from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
-from bridge.app.serve.orphaned_quarantine import OrphanedQuarantine
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.state import trails
 from bridge.brokers.base import Broker
+from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
-from bridge.core.settlement import Outcome
+from bridge.core.states import DaemonState, Outcome
 from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
@@ -54,10 +53,11 @@ from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
 from bridge.ops.web import Web
-from bridge.pipeline.admission import NO_LIMITS
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing, PublishTarget
+from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
+from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
@@ -98,19 +98,26 @@ class Daemon:
             name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
             for name, engine in self.engines.items()
         }
-        totals = {name: parking.totals(loaded, name) for name in self.engines}
+        totals = {name: waiting.totals(loaded, name) for name in self.engines}
         inner = {
-            name: parking.target(loaded, engine, self.breakers[name], now, totals[name])
+            name: waiting.target(loaded, engine, self.breakers[name], now, totals[name])
             for name, engine in self.engines.items()
         }
         answers = {
             name: AnswerExecutor(
-                engine, keys[name], inner[name].execute, inner[name].park, config.engines[name].answers.signatures, now
+                engine,
+                keys[name],
+                inner[name].execute,
+                inner[name].store_early,
+                config.engines[name].answers.signatures,
+                now,
             )
             for name, engine in self.engines.items()
         }
         targets = {
-            name: replace(target, execute=answers[name].execute, park=target.park and answers[name].park)
+            name: replace(
+                target, execute=answers[name].execute, store_early=target.store_early and answers[name].store_early
+            )
             for name, target in inner.items()
         }
         self.registries = build_registries(loaded) if engines is None else None
@@ -125,8 +132,8 @@ class Daemon:
                     targets,
                     limits=self.admission.limits,
                     domains=domains,
-                    quarantine_store=parking.quarantine_store(loaded, name, self.engines, totals),
-                    paces=EnginePaces(self.engines[parking.engine_of(loaded, name)], name),
+                    quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
+                    paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
                     registries=self.registries,
                 )
                 for name in config.sources
@@ -161,7 +168,7 @@ class Daemon:
             self.publishing,
             self.monitors,
             self.own.waiting_stores.values,
-            lambda: dict(self.own.undeliverable.written),
+            lambda: dict(self.own.dead_letters.written),
             limits=tuple(self.admission.limits.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
@@ -179,7 +186,7 @@ class Daemon:
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
-        self._early_message_counter = parking.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._parked)
+        self._early_message_counter = waiting.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._stored)
         self._reports: list[asyncio.Task[None]] = []
 
     @property
@@ -229,11 +236,11 @@ class Daemon:
                 broker=config.sources[source.settings.name].broker,
                 group=source.settings.subscribe.group,
             )
-        self.watch.phase = "running"
+        self.watch.phase = DaemonState.RUNNING
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
-            asyncio.create_task(self._early_message_counter.run(), name="census"),
-            asyncio.create_task(self.orphaned.run(), name="stranded"),
+            asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
+            asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
         ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
@@ -250,7 +257,7 @@ class Daemon:
             if task is not stopped:
                 if not task.cancelled():
                     task.result()
-                raise BridgeError(f"{task.get_name()} ended by itself")
+                raise BridgeError(f"{task.get_name()} ended unexpectedly")
 
     async def stop(self, deadline: float) -> bool:
         """Drain within `deadline` seconds and close everything. False when a worker does not stop. Idempotent.
@@ -258,7 +265,7 @@ class Daemon:
         A failure to close one part is logged, and the other parts are closed.
         """
         end = time.monotonic() + deadline
-        self.watch.phase = "draining"
+        self.watch.phase = DaemonState.DRAINING
         for report in self._reports:
             report.cancel()
         await asyncio.gather(*self._reports, return_exceptions=True)
@@ -286,8 +293,9 @@ class Daemon:
         """Descriptions of the worker thread pools of an engine that cannot work."""
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
 
-    def _parked(self) -> int:
-        return sum(source.ledger.outcomes[Outcome.PARKED] for source in self.sources)
+    def _stored(self) -> int:
+        stored = (Outcome.EARLY, Outcome.QUARANTINED)
+        return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in stored)
 
     def _start_workers(self) -> None:
         for name, engine in self.engines.items():
@@ -306,7 +314,7 @@ def _tell_unknown(engine: str, found: UnknownName) -> None:
     if found.kind == "target":
         what, remedy = f"cannot publish: {found.detail}", "correct the name in the code, or add it under `targets`"
     else:
-        what = f"calls the {found.kind} {found.name[:100]!r}, which nothing registers"
+        what = f"calls the {found.kind} {found.name[:100]!r}, but no worker registers it"
         remedy = "correct the name, or list it under `workflows.external` where another worker runs it"
     log.error(
         f"{found.orchestration} {found.instance_id} {what}; {remedy}",
@@ -320,9 +328,8 @@ def _tell_unknown(engine: str, found: UnknownName) -> None:
 
 def _tell_incompatible(engine: str, found: IncompatibleInstance) -> None:
     log.error(
-        f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran, and nothing was "
-        "compensated; bring back the code that it began with, then `bridge instances rewind "
-        f"{found.instance_id}` lets it go on",
+        f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran; nothing was "
+        f"compensated. Restore the previous code, then run `bridge instances rewind {found.instance_id}`",
         action="incompatible",
         engine=engine,
         orchestration=found.orchestration,
@@ -336,7 +343,7 @@ async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
     results = await asyncio.gather(*closing, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
-            log.error("a part did not close cleanly", action="stop", exc_info=result)
+            log.error("a component did not close cleanly", action="stop", exc_info=result)
     return results
 
 
@@ -419,17 +426,17 @@ async def _channel(daemon: Daemon) -> Control | None:
             settle(trail)
         await channel.start()
     except OSError as error:
-        what = f"no control channel at {channel.path.parent}: {error.strerror}"
+        what = f"cannot open the control channel at {channel.path.parent}: {error.strerror}"
         if "state_dir" in loaded.config.ops.model_fields_set:
             raise ConfigError([loaded.locate(("ops", "state_dir"), what)]) from error
-        log.warning(f"{what}; name another directory as `ops.state_dir`", action="control")
+        log.warning(f"{what}; set `ops.state_dir` to another directory", action="control")
         return None
     return channel
 
 
 def _stop(stop: asyncio.Event) -> None:
     if stop.is_set():
-        log.warning("second signal, ending at once", action="stop")
+        log.warning("second signal: the daemon ends at once", action="stop")
         os._exit(1)
     stop.set()
 

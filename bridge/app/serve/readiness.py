@@ -15,9 +15,11 @@ def clear_ready(ready_file: Path) -> None:
     try:
         ready_file.unlink(missing_ok=True)
         if not ready_file.parent.is_dir():
-            raise BridgeError(f"ready file {ready_file}: there is no directory {ready_file.parent}")
+            raise BridgeError(
+                f"cannot write the ready file {ready_file}: the directory {ready_file.parent} does not exist"
+            )
     except OSError as error:
-        raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
+        raise BridgeError(f"cannot write the ready file {ready_file}: {error.strerror}") from None
 
 
 def write_ready(ready_file: Path, document: dict[str, object]) -> None:
@@ -26,4 +28,4 @@ def write_ready(ready_file: Path, document: dict[str, object]) -> None:
         with private.replacing(ready_file) as out:
             out.write(orjson.dumps(document))
     except OSError as error:
-        raise BridgeError(f"ready file {ready_file} cannot be written: {error.strerror}") from None
+        raise BridgeError(f"cannot write the ready file {ready_file}: {error.strerror}") from None

@@ -10,19 +10,18 @@ from typing import Any
 
 from durabletask.task import ActivityContext
 
-from bridge.app.serve.parking import WaitingStores, waiting_stores
+from bridge.app.serve.waiting import WaitingStores, waiting_stores
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
+from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.pacing import pace_entity
-from bridge.engines.parking import dead_letter_workflow
-from bridge.engines.parking.totals import WaitingTotals
 from bridge.engines.workflows import Workflows
-from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
 from bridge.pipeline.publishing import Publishing
-from bridge.pipeline.undeliverable import Undeliverable
+from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
+from bridge.waiting.totals import WaitingTotals
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
 from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
 
@@ -51,7 +50,7 @@ class SystemWorkflows:
         self._keys = keys
         self.publishing = publishing
         self._loop = loop
-        self.undeliverable = Undeliverable(brokers, loop)
+        self.dead_letters = DeadLetterWriter(brokers, loop)
         self.waiting_stores: dict[str, WaitingStores] = {
             name: waiting_stores(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
         }
@@ -62,25 +61,25 @@ class SystemWorkflows:
         Publishing has its own threads: a broker that hangs stops nothing else.
         """
         grace = CancelGrace(self._engines[engine], self._loop)
-        kept = self.waiting_stores[engine]
+        stores = self.waiting_stores[engine]
         orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
         together = replace(
             workflows,
             orchestrators={
                 **{name: message_aware(each) for name, each in orchestrators.items()},
                 CANCEL_GRACE: cancel_grace,
-                DEAD_LETTER: dead_letter_workflow.orchestrator(),
+                DEAD_LETTER: dead_letter_orchestrator(),
             },
             activities={
                 **workflows.activities,
                 **grace.activities(),
                 EVALUATE_ACTIVITY: evaluate,
-                DEAD_LETTER: dead_letter_workflow.activity(self.undeliverable, self._engines[engine].messages),
+                DEAD_LETTER: dead_letter_activity(self.dead_letters, self._engines[engine].messages),
             },
             entities={
                 **workflows.entities,
-                PARKING: kept.parking.function(),
-                QUARANTINE: kept.quarantine.function(),
+                EARLY_MESSAGES: stores.early_messages.function(),
+                QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
                 ANSWERS: keys_entity,
             },

@@ -11,15 +11,16 @@ import structlog
 
 from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
+from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
-from bridge.ops.health import Health, PartReading, Phase, Readiness, SourceReading, State
-from bridge.ops.metrics import Metrics, ParkingStats
-from bridge.pipeline.admission import RouteLimit
+from bridge.ops.health import Health, PartReading, Readiness, SourceReading
+from bridge.ops.metrics import Metrics, WaitingStats
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.histogram import Histogram
+from bridge.pipeline.ledger import Histogram
+from bridge.pipeline.per_value import Shares
 from bridge.pipeline.publishing import Publishing
-from bridge.pipeline.shares import Shares
+from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.source import SourcePipeline
 from bridge.system.clock import SYSTEM
 from bridge.workflow.messages import REPEATS
@@ -100,7 +101,7 @@ class SourceView:
         return bool(self._source.gate.pause_reasons)
 
     @property
-    def paused(self) -> bool:
+    def probing(self) -> bool:
         return self._source.dead_letter_limit.active
 
     @property
@@ -109,8 +110,8 @@ class SourceView:
 
     @property
     def quarantined_keys(self) -> int:
-        quarantine = self._source.quarantine_stage.quarantine
-        return 0 if quarantine is None else len(quarantine)
+        stage = self._source.stage
+        return 0 if stage is None else stage.key_count
 
     @property
     def shares(self) -> Shares | None:
@@ -121,11 +122,11 @@ class SourceView:
         return self._ledger.processing
 
     @property
-    def critical(self) -> Histogram:
-        return self._ledger.critical
+    def end_to_end(self) -> Histogram:
+        return self._ledger.end_to_end
 
     def partitions(self) -> Iterator[tuple[str, int, int, int | None]]:
-        """Topic, number, gap and lag of each assigned partition; lag None while unknown."""
+        """Topic, number, uncommitted records and lag of each assigned partition; lag None while unknown."""
         lag = self._source.subscription.lag() if self._source.subscription else {}
         for partition in self._source.assignment:
             behind = lag.get((partition.topic, partition.number))
@@ -178,11 +179,11 @@ class SourceView:
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
         died = next((task for task in self._source.tasks if task.done()), None)
         dead = f"{died.get_name()} ended" if died is not None else None
-        limited = {
+        throttled = {
             limit.route: reason for limit in self._source.limits.values() if (reason := limit.reason) is not None
         }
         probing = self._source.dead_letter_limit.reason
-        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, probing, dead, limited)
+        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, probing, dead, throttled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +210,7 @@ class Watch:
         breakers: Mapping[str, Breaker],
         publishing: Publishing,
         monitors: Mapping[str, CompatibilityMonitor],
-        parking: Callable[[], Iterable[ParkingStats]],
+        waiting: Callable[[], Iterable[WaitingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         *,
         limits: Sequence[RouteLimit] = (),
@@ -220,7 +221,7 @@ class Watch:
         stuck_after: float,
         config_version: str,
     ) -> None:
-        self.phase: Phase = "starting"
+        self.phase = DaemonState.STARTING
         self._sources = [SourceView(source, stuck_after) for source in sources]
         self._engines = engines
         self._breakers = breakers
@@ -234,7 +235,7 @@ class Watch:
             publishing,
             REPEATS.counts,
             limits,
-            parking,
+            waiting,
             late_letters,
             SYSTEM.counted,
             answers,
@@ -261,12 +262,12 @@ class Watch:
         if self._stuck is not None:
             parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
         parts += self._orphaned()
-        readings = [source.reading() for source in self._sources] if self.phase == "running" else []
+        readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
         return self._health.look(readings, parts, time.monotonic(), self.phase)
 
     async def report(self) -> None:
         """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
-        troubles: dict[tuple[str, str], State] = {}
+        troubles: dict[tuple[str, str], ComponentState] = {}
         while True:
             for check in self.health().checks:
                 component = (check.kind, check.name)
@@ -307,6 +308,6 @@ def _changed(found: Sequence[IncompatibleInstance]) -> str:
     first = ", ".join(f"{one.orchestration} {one.instance_id}" for one in found[:3])
     more = f" and {len(found) - 3} more" if len(found) > 3 else ""
     return (
-        f"failed because their code was changed while they ran, nothing was compensated: {first}{more}; bring back the "
-        "code that they began with, then `bridge instances rewind ID`"
+        f"failed because their code was changed while they ran: {first}{more}; nothing was compensated. Restore the "
+        "previous code, then run `bridge instances rewind ID`"
     )

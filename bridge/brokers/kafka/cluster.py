@@ -110,7 +110,7 @@ class Cluster:
             listed = ", ".join(sorted(missing))
             raise BrokerError(
                 f"{self._connection.name}: no topic {listed}; create it, or set `create_topics: true` on the broker "
-                "(one that this principal may not describe looks the same)"
+                "(a topic that this principal may not describe looks the same)"
             )
         if missing:
             await self._create(missing, config.partitions)
@@ -123,7 +123,7 @@ class Cluster:
         while not names <= (await self.topics()).keys():
             if asyncio.get_running_loop().time() > end:
                 listed = ", ".join(sorted(names))
-                raise BrokerUnavailable(f"{self._connection.name}: {listed} was made and does not appear")
+                raise BrokerUnavailable(f"{self._connection.name}: topic {listed} was created but is not visible yet")
             await asyncio.sleep(_PAUSE)
 
     def forget(self, topic: str) -> None:
@@ -143,7 +143,7 @@ class Cluster:
             # such, the group would start from the beginning
             if any(tp not in found or found[tp].offset < _NO_POSITION for tp in wanted):
                 raise GroupLoadInProgressError(
-                    f"the coordinator of group {group} tells no positions: it is starting, or refuses the group"
+                    f"the coordinator of group {group} returns no positions: it is starting, or refuses the group"
                 )
             return {tp: found[tp] for tp in wanted}
 

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, StaleMetada
 
 from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
-from bridge.brokers.kafka.record_batch import Bounds
+from bridge.brokers.kafka.records import Bounds
 from bridge.brokers.kafka.sdk_internals import Answers, abandon, bound_answers
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core.errors import BridgeError, BrokerUnavailable
@@ -72,8 +72,7 @@ class Connection:
         if sasl is not None and sasl.mechanism == "OAUTHBEARER" and isinstance(error, _CLOSED):
             # The client takes the server's challenge for consent, and is disconnected at its next request
             return BrokerUnavailable(
-                f"{found}; a server that refuses the token looks like this to the client: "
-                "check the token's audience, rights and expiry"
+                f"{found}; the server may have refused the token: check its audience, rights and expiry"
             )
         if found is None:
             _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)

@@ -87,7 +87,7 @@ def translate(error: BaseException, what: str) -> BridgeError | None:
     what: attempted operation, beginning with the broker's name.
     """
     if isinstance(error, TimeoutError):
-        return BrokerUnavailable(f"{what}: no answer in time")
+        return BrokerUnavailable(f"{what}: the broker did not answer in time")
     if isinstance(error, OSError):
         return BrokerUnavailable(f"{what}: {_explain(error)}")
     for kind in type(error).__mro__:

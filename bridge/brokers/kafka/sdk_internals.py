@@ -88,7 +88,7 @@ async def _read(self_ref: Any) -> None:
         if self is None:
             return
         if not self._requests:
-            raise AnswerRefused("an answer came that nobody asked for")
+            raise AnswerRefused("the broker sent an answer without a request")
         _check(size, self._requests[0][1])
         del self
         answer = await reader.readexactly(size)
@@ -103,7 +103,7 @@ def _check(size: int, request: Any) -> None:
     """request: None for a token. Raises: AnswerRefused."""
     most = _bounds.records if getattr(request, "API_KEY", None) == _FETCH else min(OTHERS, _bounds.records)
     if not 0 <= size <= most:
-        raise AnswerRefused(f"an answer of {size} bytes was announced, and {most} are allowed")
+        raise AnswerRefused(f"an answer of {size} bytes was announced; at most {most} are allowed")
 
 
 _open = AIOKafkaConnection.connect

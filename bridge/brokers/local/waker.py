@@ -66,7 +66,9 @@ class Waker:
                 private.narrow([Path(directory, self._name)])
         except OSError as error:
             listener.close()
-            _log.warning("no wake-up socket in %s (%s): looking for new records instead", self._directory, error)
+            _log.warning(
+                "no wake-up socket in %s (%s): the daemon polls for new records instead", self._directory, error
+            )
             return
         self._listener = listener
         self._loop.add_reader(listener.fileno(), self._receive)

@@ -11,7 +11,6 @@ from azure.servicebus import exceptions
 
 from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.brokers.servicebus.transport import closed
 from bridge.core.errors import (
     BridgeError,
     BrokerError,
@@ -179,14 +178,14 @@ def translate(
     if isinstance(error, BridgeError):
         return error
     if isinstance(error, TimeoutError):
-        return BrokerUnavailable(f"{what}: no answer in time")
+        return BrokerUnavailable(f"{what}: the service did not answer in time")
     if isinstance(error, OSError):
         return BrokerUnavailable(f"{what}: {_explain(error, path, namespace, doing)}")
     text = f"{what}: {_explain(error, path, namespace, doing)}"
     if _status(error) is not None:
         # The service refused the claim. At an endpoint of its own the SDK reports a broken connection instead
         return TargetRefused(text) if doing in ("opening", "publishing") else Refused(text)
-    if closed(error):
+    if sdk_internals.closed(error):
         return BrokerUnavailable(f"{what}: the link was closed meanwhile")
     found = _meaning(error, doing)
     match found:
@@ -235,7 +234,7 @@ def _explain(error: BaseException, path: str, namespace: str, doing: Doing) -> s
         return "the service refused the credentials; check the key or signature, or the identity and its role"
     if isinstance(error, exceptions.ServiceBusAuthorizationError):
         return (
-            "the claim is missing; give this identity the role Azure Service Bus Data Receiver to read "
+            "a right is missing; give this identity the role Azure Service Bus Data Receiver to read "
             "or Data Sender to publish, or this policy Listen or Send"
         )
     if isinstance(error, exceptions.MessagingEntityDisabledError):
@@ -243,18 +242,16 @@ def _explain(error: BaseException, path: str, namespace: str, doing: Doing) -> s
     if isinstance(error, exceptions.ServiceBusQuotaExceededError):
         return "the entity is full, or has too many connections"
     if isinstance(error, exceptions.MessageSizeExceededError):
-        return "the message is larger than the entity takes"
+        return "the message exceeds the limit of the entity"
     if isinstance(error, ClientAuthenticationError):
-        return f"no token was given: {_short(text)}"
+        return f"the credential returned no token: {_short(text)}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the server's certificate is not trusted ({error.verify_message}); "
             "set `tls.ca` to the authority that signed it, or check the host name"
         )
     if "not-allowed" in text and "session" in text.lower():
-        return (
-            f"the entity and the source disagree about sessions; write or leave out `sessions: true` ({_short(text)})"
-        )
+        return f"the entity and the source disagree about sessions; add or remove `sessions: true` ({_short(text)})"
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return f"the server's certificate is not trusted; set `tls.ca` to the authority that signed it ({_short(text)})"
     return f"{type(error).__name__}: {_short(text)}" if text else type(error).__name__

@@ -20,19 +20,25 @@ class ConnectionsConfig(Model):
     """Limits of connections."""
 
     max_connections: Integer = Field(
-        256, ge=1, description="Connections at once. For one more the one that was idle longest is closed."
+        256,
+        ge=1,
+        description="Maximum number of connections; a further one closes the connection that was idle longest.",
     )
     header_timeout: Duration = Field(
-        10.0, gt=0, description="Time from the connection, or a request's first byte, to the end of its headers."
+        10.0,
+        gt=0,
+        description="Time from the connection, or from the first byte of a request, to the end of the headers.",
     )
-    idle_timeout: Duration = Field(75.0, gt=0, description="Time between two requests of a connection.")
+    idle_timeout: Duration = Field(75.0, gt=0, description="Longest pause between two requests of a connection.")
 
 
 class ControlConfig(ConnectionsConfig):
     """The control socket."""
 
     max_connections: Integer = Field(
-        64, ge=1, description="Connections at once. For one more the one that was idle longest is closed."
+        64,
+        ge=1,
+        description="Maximum number of connections; a further one closes the connection that was idle longest.",
     )
 
 
@@ -41,29 +47,33 @@ class HttpConfig(ConnectionsConfig):
 
     host: str = Field("127.0.0.1", min_length=1, pattern=r"^[^\s/@]*$", description="Address to listen on.")
     port: Integer = Field(
-        8099, ge=0, le=65535, description="0 picks a free port; `bridge worker` does so unless this is set."
+        8099, ge=0, le=65535, description="Port; 0 selects a free one, which `bridge worker` does by default."
     )
-    allowed_hosts: tuple[str, ...] = Field((), description="Host headers taken beside localhost and the bound address.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Accepted Host headers, in addition to localhost and the bound address."
+    )
     tls: ServerTlsConfig | None = Field(None, description="TLS; null: none.")
 
 
 class LogConfig(Model):
     """Log of the daemon on standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe records to write.")
-    format: Literal["auto", "human", "json"] = Field("auto", description="auto: human on a terminal, else JSON.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level of records that are written."
+    )
+    format: Literal["auto", "human", "json"] = Field("auto", description="auto: `human` on a terminal, else JSON.")
     libraries: Literal["info", "warning", "error"] = Field(
         "warning",
-        description="The same for libraries and other code than the bridge's and the workflow modules'. Debug records "
-        "of libraries hold passwords and payloads, so they are never written.",
+        description="Lowest level of records of libraries. Debug records of libraries may contain passwords "
+        "and payloads and are never written.",
     )
 
 
 class AuditConfig(Model):
     """Audit files on disk, for each embedded engine and for the state directory."""
 
-    max_bytes: Size = Field(4194304, ge=65536, description="Size from which on a file is put aside.")
-    files: Integer = Field(8, ge=1, le=1000, description="Files that are kept; the oldest goes first.")
+    max_bytes: Size = Field(4194304, ge=65536, description="Size at which the file is rotated.")
+    files: Integer = Field(8, ge=1, le=1000, description="Number of files that are kept; the oldest one is removed.")
 
 
 class OpsConfig(Model):
@@ -73,14 +83,16 @@ class OpsConfig(Model):
     control: ControlConfig = Field(ControlConfig(), description="The control socket.")
     log: LogConfig = Field(LogConfig(), description="Logging.")
     secrets_dir: str | None = Field(
-        None, min_length=1, description="Directory below which `${file:NAME}` reads; null: such references are refused."
+        None, min_length=1, description="Directory of the files for `${file:NAME}`; null: such references are errors."
     )
     state_dir: str = Field(
         ".bridge", min_length=1, description="Directory of the control sockets and of the audit, relative to this file."
     )
-    audit: AuditConfig = Field(AuditConfig(), description="The trace that changes by people leave.")
-    drain: Duration = Field(20.0, description="How long a stop may take before it is forced.")
-    stuck_after: Duration = Field(60.0, gt=0, description="A source that waits this long without progress is unready.")
+    audit: AuditConfig = Field(AuditConfig(), description="Audit of changes by people.")
+    drain: Duration = Field(20.0, description="Time for a stop before it is forced.")
+    stuck_after: Duration = Field(
+        60.0, gt=0, description="Time without progress after which a source with waiting records is unready."
+    )
 
 
 def _workflows(value: Any) -> Any:
@@ -91,13 +103,13 @@ class BridgeConfig(Model):
     """Configuration of one bridge."""
 
     engines: dict[Name, EngineConfig] = Field(
-        min_length=1, description="Engines by name; `engine: {...}` is short for one that is named `default`."
+        min_length=1, description="Engines by name; `engine: {...}` is short for an engine named `default`."
     )
     workflows: Annotated[WorkflowsConfig, BeforeValidator(_workflows)] = Field(
-        WorkflowsConfig(), description="Workflows that run here; a list is short for `modules`."
+        WorkflowsConfig(), description="Workflows that run in this process; a list is short for `modules`."
     )
     vars: dict[str, Any] = Field(
-        default_factory=dict, description="Constants for expressions and templates, as `vars`."
+        default_factory=dict, description="Constants for expressions and templates, available as `vars`."
     )
     brokers: dict[Name, BrokerConfig] = Field(min_length=1, description="Brokers by name.")
     registries: dict[Name, RegistryConfig] = Field(
@@ -113,6 +125,6 @@ class BridgeConfig(Model):
         default_factory=dict, description="Sagas without code, by name; a route starts one."
     )
     routes: tuple[RouteConfig, ...] = Field(
-        (), description="Rules, tried in order (file name, then position); the first that matches wins."
+        (), description="Rules in the order of their evaluation (file name, then position); the first match wins."
     )
-    ops: OpsConfig = Field(OpsConfig(), description="How the daemon is run and watched.")
+    ops: OpsConfig = Field(OpsConfig(), description="Settings for the operation of the daemon.")

@@ -14,11 +14,11 @@ from bridge.config.model.types import Duration, Entity, Integer, Model, Name, Si
 class LocalBrokerConfig(Model):
     """A durable log in one SQLite file, shared by the processes of one machine."""
 
-    type: Literal["local"] = Field(description="The kind of broker.")
+    type: Literal["local"] = Field(description="Kind of broker.")
     path: str = Field(".bridge/broker", description="Directory of the log, relative to the config file.")
     partitions: Integer = Field(4, ge=1, le=1024, description="Partitions of a topic when it is created.")
-    retention: Duration | None = Field(None, description="How long records are kept; null: for ever.")
-    commit_interval: Duration = Field(0.05, description="How long completed records may wait to be committed together.")
+    retention: Duration | None = Field(None, description="Time that records are kept; null: without limit.")
+    commit_interval: Duration = Field(0.05, description="Longest time until completed records are committed together.")
 
 
 _AWS = "aws-msk"
@@ -27,42 +27,46 @@ _AWS = "aws-msk"
 class KafkaTlsConfig(Model):
     """TLS to Kafka. `{}` trusts the system's certificate authorities."""
 
-    ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
-    certificate: str | None = Field(None, min_length=1, description="File of our certificate and its chain, PEM.")
-    key: str | None = Field(None, min_length=1, description="File of its key, PEM; null: in `certificate` too.")
-    key_password: SecretStr | None = Field(None, description="Password of the key.")
-    check_hostname: bool = Field(True, description="Whether the server's name must be the certificate's.")
+    ca: str | None = Field(None, min_length=1, description="PEM file of the trusted authorities.")
+    certificate: str | None = Field(None, min_length=1, description="PEM file of the client certificate and its chain.")
+    key: str | None = Field(
+        None, min_length=1, description="PEM file of the private key; null: `certificate` holds it."
+    )
+    key_password: SecretStr | None = Field(None, description="Password of the private key.")
+    check_hostname: bool = Field(True, description="Verify that the certificate has the name of the server.")
 
 
 class KafkaSaslConfig(Model):
     """SASL credentials of the bridge."""
 
-    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(
-        description="How it is proven."
-    )
-    username: str | None = Field(None, description="For PLAIN and SCRAM.")
-    password: SecretStr | None = Field(None, description="For PLAIN and SCRAM.")
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = Field(description="SASL mechanism.")
+    username: str | None = Field(None, description="Credential for PLAIN and SCRAM.")
+    password: SecretStr | None = Field(None, description="Credential for PLAIN and SCRAM.")
     token: str | None = Field(
         None,
         pattern=r"^(azure|aws-msk|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
-        description="For OAUTHBEARER: `azure`, `aws-msk` (needs the extra `aws-msk`), or `module:function` that "
-        "returns a token and when it expires.",
+        description="Token for OAUTHBEARER: `azure`, `aws-msk` (needs the extra `aws-msk`), or "
+        "`module:function` that returns a token and its time of expiry.",
     )
-    scope: str | None = Field(None, description="Scope of an azure token; null: that of the first server's name.")
-    client_id: str | None = Field(None, description="Client id of an azure managed identity.")
+    scope: str | None = Field(
+        None, description="Scope of an `azure` token; null: the scope for the name of the first server."
+    )
+    client_id: str | None = Field(None, description="Client id of an `azure` managed identity.")
     region: str | None = Field(
-        None, pattern=r"^[a-z0-9-]+$", description="AWS region of aws-msk; null: that in the first server's name."
+        None,
+        pattern=r"^[a-z0-9-]+$",
+        description="AWS region of an `aws-msk` token; null: the region in the name of the first server.",
     )
     role: str | None = Field(
         None,
         pattern=r"^arn:[^\s]+$",
-        description="ARN of a role that aws-msk takes on; null: the process's own identity.",
+        description="ARN of the role for an `aws-msk` token; null: the identity of the process.",
     )
 
     @model_validator(mode="after")
     def _complete(self) -> KafkaSaslConfig:
         if self.token != _AWS and (self.region is not None or self.role is not None):
-            raise ValueError("`region` and `role` go with `token: aws-msk`")
+            raise ValueError("`region` and `role` need `token: aws-msk`")
         if self.mechanism == "OAUTHBEARER":
             if self.token is None:
                 raise ValueError("OAUTHBEARER needs `token`")
@@ -92,46 +96,54 @@ _MSK = re.compile(r"\.kafka(?:-serverless)?\.([a-z0-9-]+)\.amazonaws\.com")
 class KafkaBrokerConfig(Model):
     """A Kafka cluster, or a service that speaks the Kafka protocol. Needs the extra `kafka`."""
 
-    type: Literal["kafka"] = Field(description="The kind of broker.")
+    type: Literal["kafka"] = Field(description="Kind of broker.")
     hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts), WithJsonSchema(_HOSTS_SCHEMA)] = Field(
         alias="bootstrap_servers",
         min_length=1,
-        description="Servers to begin with, `host:port`; a list, or text with commas.",
+        description="Bootstrap servers, `host:port`; a list, or text with commas.",
     )
-    client_id: str = Field("durable-bridge", min_length=1, description="What the cluster's logs and quotas call us.")
-    tls: KafkaTlsConfig | None = Field(None, description="TLS; null: none.")
-    sasl: KafkaSaslConfig | None = Field(None, description="Authentication; null: none.")
-    create_topics: bool = Field(False, description="Make topics that are missing, dead-letter topics among them.")
-    partitions: Integer = Field(4, ge=1, description="Partitions of topics that are made.")
+    client_id: str = Field("durable-bridge", min_length=1, description="Client id in logs and quotas of the cluster.")
+    tls: KafkaTlsConfig | None = Field(None, description="TLS settings; null: none.")
+    sasl: KafkaSaslConfig | None = Field(None, description="Authentication settings; null: none.")
+    create_topics: bool = Field(False, description="Create missing topics, dead-letter topics included.")
+    partitions: Integer = Field(4, ge=1, description="Partitions of created topics.")
     replication: Integer | None = Field(
-        None, ge=1, description="Replicas of topics that are made; null: 3, or as many as there are nodes."
+        None, ge=1, description="Replicas of created topics; null: 3, or the number of nodes if there are fewer."
     )
-    commit_interval: Duration = Field(1.0, gt=0, description="How long completed records wait to be committed.")
-    session_timeout: Duration = Field(30.0, ge=1, description="How long a silent member keeps its partitions.")
-    rebalance_timeout: Duration = Field(60.0, ge=1, description="How long a hand-over may take.")
-    max_poll_interval: Duration = Field(300.0, ge=1, description="How long a member may read nothing.")
-    metadata_max_age: Duration = Field(60.0, ge=0.1, description="How soon new topics and partitions are noticed.")
+    commit_interval: Duration = Field(1.0, gt=0, description="Longest time until completed records are committed.")
+    session_timeout: Duration = Field(
+        30.0, ge=1, description="Time without heartbeats after which a member loses its partitions."
+    )
+    rebalance_timeout: Duration = Field(60.0, ge=1, description="Deadline of members to join a rebalance.")
+    max_poll_interval: Duration = Field(300.0, ge=1, description="Longest time between two reads of a member.")
+    metadata_max_age: Duration = Field(
+        60.0, ge=0.1, description="Longest time until new topics and partitions are noticed."
+    )
     request_timeout: Duration = Field(20.0, gt=0, description="Deadline of one request.")
-    fetch_bytes: Size = Field(16777216, ge=1024, description="Fetched from one node at once.")
+    fetch_bytes: Size = Field(16777216, ge=1024, description="Bytes per fetch from one node.")
     fetch_partition_bytes: Size = Field(
-        1048576, ge=1024, description="Fetched ahead from one partition; a larger record passes all the same."
+        1048576, ge=1024, description="Bytes that are fetched ahead from one partition; a larger record is still read."
     )
     max_batch: Size = Field(
         67108864,
         ge=1024,
-        description="Largest record batch when decompressed; a larger one cannot be read. A source holds less than "
-        "twice as much decompressed at once.",
+        description="Largest decompressed record batch; larger ones cannot be read. A source holds less than "
+        "twice as many decompressed bytes at once.",
     )
     max_records: Integer = Field(
-        500_000, ge=1, le=10_000_000, description="Most records of a batch; one with more cannot be read."
+        500_000, ge=1, le=10_000_000, description="Records of one batch; a batch with more cannot be read."
     )
     max_headers: Integer = Field(
-        1_000, ge=0, le=100_000, description="Most headers of a record; one with more cannot be read."
+        1_000, ge=0, le=100_000, description="Headers of one record; a record with more cannot be read."
     )
-    publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish, dead letters among them.")
-    max_request: Size = Field(67108864, ge=1024, description="Largest record that is sent; topics have limits too.")
-    linger: Duration = Field(0.0, ge=0, le=1, description="How long records wait for others to be sent with.")
-    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field("none", description="Of what is published.")
+    publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish; also for dead letters.")
+    max_request: Size = Field(
+        67108864, ge=1024, description="Largest record that is sent; topics have their own limits."
+    )
+    linger: Duration = Field(0.0, ge=0, le=1, description="Time that records wait to be sent in one batch.")
+    compression: Literal["none", "gzip", "snappy", "lz4", "zstd"] = Field(
+        "none", description="Compression of published records."
+    )
 
     @property
     def is_event_hubs(self) -> bool:
@@ -149,7 +161,7 @@ class KafkaBrokerConfig(Model):
     @model_validator(mode="after")
     def _require_endpoint(self) -> KafkaBrokerConfig:
         if self.sasl is not None and self.sasl.token == _AWS and self.region is None:
-            raise ValueError("`token: aws-msk` needs `region`: the first server's name does not tell it")
+            raise ValueError("`token: aws-msk` needs `region`: the name of the first server does not contain it")
         return self
 
 
@@ -160,28 +172,30 @@ BrokerConfig = Annotated[LocalBrokerConfig | KafkaBrokerConfig | ServiceBusBroke
 class TargetSchemaConfig(Model):
     """Schema with which a target writes."""
 
-    registry: Name | None = Field(None, description="Name of the registry, from `registries`; null: the only one.")
+    registry: Name | None = Field(None, description="Name of a registry of `registries`; null: the only one.")
     subject: str = Field(
         "{topic}-value",
         min_length=1,
-        description="Subject of the schema; `{topic}` and `{record}` stand for the topic and the record's full name.",
+        description="Subject of the schema; `{topic}` and `{record}` stand for the topic and the full name of "
+        "the record.",
     )
     file: str | None = Field(
         None,
         min_length=1,
-        description="The schema: Avro as JSON, Protobuf as a descriptor set; null: the subject's latest.",
+        description="Schema file: Avro as JSON, Protobuf as a descriptor set; null: the latest schema of the subject.",
     )
     message: str | None = Field(
         None,
         min_length=1,
         description=(
-            "Full name of the Protobuf message, null: the first; of the Avro record where the schema is a union, null: "
-            "the first that fits. An event's `recordname` goes before it."
+            "Full name of the Protobuf message (null: the first one), or of the Avro record in a "
+            "union (null: the first one that fits). The attribute `recordname` of an event takes "
+            "precedence."
         ),
     )
-    auto_register: bool = Field(False, description="Register the schema of `file` when the subject does not have it.")
+    auto_register: bool = Field(False, description="Register the schema of `file` if the subject does not have it.")
     schema_id: Literal["prefix", "header"] = Field(
-        "prefix", description="Where the id goes: before the data, or as GUID into the header `__value_schema_id`."
+        "prefix", description="Place of the schema id: before the data, or as GUID in the header `__value_schema_id`."
     )
 
     @model_validator(mode="after")
@@ -196,18 +210,18 @@ class TargetSchemaConfig(Model):
 class TargetConfig(Model):
     """A logical destination to which activities publish."""
 
-    broker: Name = Field(description="Name of the broker, from `brokers`.")
+    broker: Name = Field(description="Name of a broker of `brokers`.")
     topic: Entity | None = Field(None, description="Topic to publish to.")
-    queue: Entity | None = Field(None, description="Queue to publish to instead, on Service Bus.")
+    queue: Entity | None = Field(None, description="Queue to publish to, on Service Bus.")
     codec: Literal["cloudevents", "cloudevents-binary", "json", "text", "bytes", "avro", "protobuf"] = Field(
-        "cloudevents", description="Format of what is published; `cloudevents` is the structured form."
+        "cloudevents", description="Format of published messages; `cloudevents` is the structured form."
     )
-    schemas: TargetSchemaConfig | None = Field(None, description="What only `avro` and `protobuf` have.")
-    source: str = Field("durable-bridge", description="CloudEvents `source` of what is published here.")
+    schemas: TargetSchemaConfig | None = Field(None, description="Settings for `avro` and `protobuf`.")
+    source: str = Field("durable-bridge", description="CloudEvents `source` of published events.")
     timeout: Duration = Field(
-        30.0, gt=0, description="Deadline of one publish; then the activity fails and is retried."
+        30.0, gt=0, description="Deadline of one publish; afterwards the activity fails and is retried."
     )
-    servicebus: ServiceBusTargetConfig | None = Field(None, description="What only a Service Bus target has.")
+    servicebus: ServiceBusTargetConfig | None = Field(None, description="Settings of Service Bus targets.")
 
     @property
     def address(self) -> str:

@@ -15,12 +15,12 @@ class EncryptionKeyConfig(Model):
     """A key of 32 random bytes in base64: `openssl rand -base64 32`."""
 
     id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
-        description="Its name in files, messages and logs."
+        description="Id of the key in files, messages and logs."
     )
-    file: str | None = Field(None, min_length=1, description="File that holds it, in one line.")
+    file: str | None = Field(None, min_length=1, description="File with the key, in one line.")
     vault: Annotated[str, StringConstraints(pattern=_ADDRESS)] | None = Field(
         None,
-        description="Secret of an Azure Key Vault that holds it, instead of a file, with its version: "
+        description="Versioned secret of an Azure Key Vault with the key, instead of a file: "
         "`https://NAME.vault.azure.net/secrets/NAME/VERSION`; needs the extra `keyvault`.",
     )
 
@@ -34,20 +34,21 @@ class EncryptionKeyConfig(Model):
 class EncryptionConfig(Model):
     """Encryption of stored payloads with AES-256-GCM. The first key encrypts, all keys decrypt."""
 
-    keys: tuple[EncryptionKeyConfig, ...] = Field((), description="The keys, the one that encrypts first.")
+    keys: tuple[EncryptionKeyConfig, ...] = Field((), description="Keys; the first one encrypts.")
     provider: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
-        None, description="`module:function` of your own that returns the keys, instead of `keys`."
+        None, description="`module:function` that returns the keys, instead of `keys`."
     )
     credential: Literal["default", "managed_identity", "workload_identity", "environment", "cli"] = Field(
-        "default", description="Identity for keys in a Key Vault."
+        "default", description="Credential for keys in a Key Vault."
     )
     client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
-    active: bool = Field(True, description="false: new payloads are written in plain, and the keys only decrypt.")
+    active: bool = Field(True, description="false: new payloads are stored unencrypted, and the keys only decrypt.")
 
     accept_plain: bool = Field(
         True,
-        description="false: stored payloads that are not encrypted cannot be read. Set it when `bridge engine "
-        "reencrypt` has left none, so that nobody can put plain ones into the file.",
+        description="false: stored payloads that are not encrypted cannot be read. Set it after `bridge "
+        "engine reencrypt` has encrypted all of them; nobody can then add unencrypted ones to the "
+        "file.",
     )
 
     @model_validator(mode="after")
@@ -55,7 +56,7 @@ class EncryptionConfig(Model):
         if bool(self.keys) == (self.provider is not None):
             raise ValueError("name `keys` or a `provider`")
         if not self.active and not self.accept_plain:
-            raise ValueError("`active: false` writes payloads in plain, which `accept_plain: false` could not read")
+            raise ValueError("`active: false` stores payloads unencrypted, which `accept_plain: false` could not read")
         ids = [key.id for key in self.keys]
         for id_ in ids:
             if ids.count(id_) > 1:

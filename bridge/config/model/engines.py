@@ -8,8 +8,9 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 
 from bridge.config.model.encryption import EncryptionConfig
 from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
-from bridge.config.model.types import Address, Duration, Integer, Model, Size, is_loopback
+from bridge.config.model.types import Address, Duration, Integer, Model, Size
 from bridge.core.kinds import OWN_NAMES
+from bridge.system.addresses import is_loopback
 
 
 class WorkerConfig(Model):
@@ -22,28 +23,28 @@ class WorkerConfig(Model):
         16, ge=1, description="Threads for activities; where the SDK's own worker runs, for orchestrations too."
     )
     publish_threads: Integer = Field(
-        16, ge=1, description="Threads for publishing, apart from the others: a broker that hangs stops nothing else."
+        16, ge=1, description="Threads for publishing; a broker that hangs then blocks no other activity."
     )
     stuck_after: Duration | None = Field(
         300.0,
         gt=0,
-        description="Time without progress after which work that waits behind busy threads makes the daemon unready; "
-        "null: never.",
+        description="Time after which busy threads without progress, while other work waits, make the daemon "
+        "unready; null: never.",
     )
 
 
-class ParkingConfig(Model):
+class EarlyMessagesConfig(Model):
     """Limits for messages that wait on the engine: early messages and quarantined keys."""
 
     poll: Duration | None = Field(
         None,
         gt=0,
-        description="Longest time until a start that nobody told of is noticed, while a message waits; null: `1m`, and "
-        "`10m` on an embedded engine, which tells of every start.",
+        description="Longest time between two checks for the start of an instance while a message waits for it; null: "
+        "`1m`, and `10m` on an embedded engine, which reports every start.",
     )
     max_messages: Integer = Field(100, ge=1, description="Messages that wait for one instance; more are dead-lettered.")
     max_bytes: Size = Field(524288, description="Bytes that wait for one instance, as JSON; more are dead-lettered.")
-    max_message: Size = Field(262144, description="Largest message that is parked, as JSON; others are dead-lettered.")
+    max_message: Size = Field(262144, description="Largest message that may wait, as JSON; others are dead-lettered.")
     total_messages: Integer = Field(
         100_000, ge=1, description="Messages that wait on this engine, quarantined ones too; more are dead-lettered."
     )
@@ -55,9 +56,10 @@ class AnswersConfig(Model):
 
     signatures: Literal["required", "transition", "off"] = Field(
         "transition",
-        description="`required`: an answer repeats the signed correlation id of its request. `transition`: one without "
-        "a signature is accepted where the engine shows an open request that an earlier version sent. `off`: requests "
-        "are not signed and answers not checked, while daemons of an earlier version run beside this one.",
+        description="`required`: an answer must repeat the signed correlation id of its request. "
+        "`transition`: an answer without a signature is accepted if the engine has an open "
+        "request of an earlier version. `off`: requests are not signed and answers not checked, "
+        "while daemons of an earlier version run beside this one.",
     )
 
 
@@ -66,33 +68,42 @@ class EngineBase(Model):
 
     timeout: Duration = Field(10.0, gt=0, description="Deadline of one call to the engine.")
     max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")
-    worker: WorkerConfig = Field(WorkerConfig(), description="The worker that runs this engine's workflows.")
-    parking: ParkingConfig = Field(ParkingConfig(), description="Messages that wait on this engine.")
-    answers: AnswersConfig = Field(AnswersConfig(), description="Answers to requests of this engine's workflows.")
+    worker: WorkerConfig = Field(
+        WorkerConfig(), description="Settings of the worker that runs this engine's workflows."
+    )
+    early_messages: EarlyMessagesConfig = Field(
+        EarlyMessagesConfig(), description="Limits for messages that wait on this engine."
+    )
+    answers: AnswersConfig = Field(AnswersConfig(), description="Settings for answers to requests of workflows.")
     encryption: EncryptionConfig | None = Field(
         None,
-        description="Encryption of payloads at rest: of all that the file of an embedded engine holds, and of messages "
-        "that wait on a scheduler; null: none.",
+        description="Encryption of payloads at rest: of the whole file of an embedded engine, and of waiting "
+        "messages on a scheduler; null: none.",
     )
 
 
 class EmbeddedEngineConfig(EngineBase):
     """A durable engine inside the daemon, for one machine."""
 
-    type: Literal["embedded"] = Field(description="The kind of engine.")
+    type: Literal["embedded"] = Field(description="Kind of engine.")
     path: str = Field(
         ".bridge/engine", description="Directory of the engine's file and socket, relative to the config file."
     )
-    retention: Duration | None = Field(604800.0, description="How long finished instances are kept; null: for ever.")
-    retention_count: Integer | None = Field(None, ge=0, description="How many finished instances are kept at most.")
+    retention: Duration | None = Field(
+        604800.0, description="Time that finished instances are kept; null: without limit."
+    )
+    retention_count: Integer | None = Field(
+        None, ge=0, description="Maximum number of finished instances that are kept."
+    )
     strict: bool = Field(
         False,
-        description="Refuse what the Durable Task Scheduler would: ids of more than 100 characters or with other than "
-        "printable ASCII ones, payloads and entity states over 1 MiB.",
+        description="Apply the limits of the Durable Task Scheduler: refuse ids of more than 100 characters "
+        "or with characters other than printable ASCII, and payloads and entity states over 1 "
+        "MiB.",
     )
     dispatch: Literal["direct", "protocol"] = Field(
         "direct",
-        description="How this process's worker gets its work: `direct` hands it straight to the SDK's executors; "
+        description="Path of work to this process's worker: `direct` passes it to the SDK's executors; "
         "`protocol` runs the SDK's worker unchanged.",
     )
     sessions: Integer = Field(
@@ -104,36 +115,42 @@ class EmbeddedEngineConfig(EngineBase):
     session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
     cache_bytes: Size = Field(
         33554432,
-        description="Bytes of instances that the engine keeps in memory, and as many of entities; others are read from "
-        "the file when they are needed.",
+        description="Bytes of instances that the engine keeps in memory, and as many of entities; it reads "
+        "others from the file when needed.",
     )
     unread_events: Integer = Field(
-        10_000, ge=1, description="Events that one instance may have unread; a further one is dead-lettered."
+        10_000, ge=1, description="Unread events of one instance; further events are dead-lettered."
     )
-    unread_bytes: Size = Field(16777216, description="Bytes of the events that one instance may have unread.")
+    unread_bytes: Size = Field(16777216, description="Bytes of unread events of one instance.")
     max_lost_workers: Integer = Field(
         5,
         ge=0,
-        description="Worker processes that may die while they run one work item and nothing else, after which the "
-        "activity fails or the orchestration is suspended; 0: any number.",
+        description="Worker processes that may die while they run the same work item alone, before the "
+        "activity fails or the orchestration is suspended; 0: no limit.",
     )
-    listen: Address | None = Field(None, description="`host:port` for clients and workers beyond the socket.")
+    listen: Address | None = Field(
+        None, description="Address `host:port` for clients and workers, in addition to the socket."
+    )
     token: SecretStr | None = Field(
         None,
-        description="Bearer token that `listen` asks for. Beyond loopback it, or `tls` with `client_ca`, is needed.",
+        description="Bearer token for `listen`. An address other than loopback needs it, or `tls` with `client_ca`.",
     )
-    tls: ServerTlsConfig | None = Field(None, description="TLS of `listen`; needed beyond loopback. null: none.")
+    tls: ServerTlsConfig | None = Field(
+        None, description="TLS of `listen`; an address other than loopback needs it. null: none."
+    )
     behind_tls_proxy: bool = Field(
-        False, description="Another process ends TLS before `listen`, so that it may go without beyond loopback."
+        False, description="Another process ends TLS before `listen`, which then needs none of its own."
     )
-    max_message: Size = Field(67108864, ge=1024, description="Largest request that `listen` takes.")
-    max_connections: Integer = Field(256, ge=1, description="Connections to `listen`; further ones are closed at once.")
+    max_message: Size = Field(67108864, ge=1024, description="Largest request that `listen` accepts.")
+    max_connections: Integer = Field(
+        256, ge=1, description="Maximum number of connections to `listen`; further ones are closed at once."
+    )
 
     @model_validator(mode="after")
     def _check_port(self) -> EmbeddedEngineConfig:
         if self.listen is None:
             if self.tls is not None:
-                raise ValueError("`tls` is for `listen`, which is missing")
+                raise ValueError("`tls` needs `listen`")
         elif not is_loopback(self.listen.rpartition(":")[0]):
             if self.token is None and (self.tls is None or self.tls.client_ca is None):
                 raise ValueError(
@@ -141,31 +158,31 @@ class EmbeddedEngineConfig(EngineBase):
                 )
             if self.tls is None and not self.behind_tls_proxy:
                 raise ValueError(
-                    f"`listen: {self.listen}` is not loopback and needs `tls`: the token would travel in the clear; "
-                    "where another process ends TLS, write `behind_tls_proxy: true`"
+                    f"`listen: {self.listen}` is not loopback and needs `tls`: the token would be sent unencrypted; "
+                    "if another process ends TLS, write `behind_tls_proxy: true`"
                 )
         return self
 
 
 def _check_endpoint(value: str) -> str:
     if "@" in value:
-        raise ValueError("an endpoint holds no credentials; write them below `credential` or `token`")
+        raise ValueError("an endpoint must not contain credentials; use `credential` or `token`")
     return value
 
 
 class SchedulerEngineConfig(EngineBase):
     """Azure Durable Task Scheduler, its emulator, or any Durable Task sidecar."""
 
-    type: Literal["scheduler"] = Field(description="The kind of engine.")
+    type: Literal["scheduler"] = Field(description="Kind of engine.")
     endpoint: Annotated[str, AfterValidator(_check_endpoint)] = Field(
-        "http://localhost:8080", description="The scheduler's endpoint; http is the emulator's."
+        "http://localhost:8080", description="Endpoint of the scheduler; an http endpoint is an emulator."
     )
-    task_hub: str = Field("default", min_length=1, description="The task hub's name.")
+    task_hub: str = Field("default", min_length=1, description="Name of the task hub.")
     credential: Literal["auto", "none", "default", "managed_identity", "workload_identity", "environment", "cli"] = (
         Field("auto", description="auto: none for http endpoints, else DefaultAzureCredential.")
     )
     client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
-    token: SecretStr | None = Field(None, description="Bearer token for a sidecar that asks for one.")
+    token: SecretStr | None = Field(None, description="Bearer token of a sidecar.")
     max_answer: Size = Field(
         67108864,
         ge=65536,
@@ -173,16 +190,17 @@ class SchedulerEngineConfig(EngineBase):
         "as much together. Workers have no such limit.",
     )
     tls: ClientTlsConfig | None = Field(
-        None, description="TLS to an https endpoint; null: what the system trusts, and no certificate of ours."
+        None,
+        description="TLS to an https endpoint; null: the system's trusted authorities, without a client certificate.",
     )
     retention: Duration | None = Field(
-        None, description="The scheduler's retention policy, for `bridge check` to compare."
+        None, description="Retention policy of the scheduler, which `bridge check` compares."
     )
 
     @model_validator(mode="after")
     def _check_tls(self) -> SchedulerEngineConfig:
         if self.tls is not None and self.endpoint.startswith(("http://", "grpc://")):
-            raise ValueError(f"`tls` is for an https endpoint, and `{self.endpoint}` is none")
+            raise ValueError(f"`tls` needs an https endpoint, but the endpoint is `{self.endpoint}`")
         return self
 
 
@@ -193,14 +211,14 @@ EngineConfig = Annotated[EmbeddedEngineConfig | SchedulerEngineConfig, Field(dis
 
 def _check_external(name: str) -> str:
     if name.lower().startswith(OWN_NAMES):
-        raise ValueError(f"names that begin with `{OWN_NAMES}` are kept for the bridge's own, which its workers run")
+        raise ValueError(f"names that begin with `{OWN_NAMES}` are reserved for the bridge")
     return name
 
 
 class WorkflowsConfig(Model):
     """Modules whose orchestrators, activities and entities this worker runs."""
 
-    modules: tuple[ModuleName, ...] = Field((), description="Python modules, found beside the configuration file too.")
+    modules: tuple[ModuleName, ...] = Field((), description="Python modules, also found beside the configuration file.")
     external: tuple[Annotated[str, AfterValidator(_check_external)], ...] = Field(
         (), description="Orchestrations, activities and entities that other workers run."
     )

@@ -10,10 +10,10 @@ from bridge.config.model.types import Duration, Expression, Model
 from bridge.core.commands import OnMissing
 
 
-class ParkMissing(Model):
+class WaitMissing(Model):
     """Let the message wait on the engine until its instance is started."""
 
-    park: Duration = Field(gt=0, description="Longest wait; then the message is dead-lettered.")
+    wait: Duration = Field(gt=0, description="Longest wait; then the message is dead-lettered.")
 
 
 class StartMissing(Model):
@@ -25,14 +25,14 @@ class StartMissing(Model):
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
-        return "start" if "start" in value else "park"
-    if isinstance(value, ParkMissing | StartMissing):
-        return "park" if isinstance(value, ParkMissing) else "start"
+        return "start" if "start" in value else "wait"
+    if isinstance(value, WaitMissing | StartMissing):
+        return "wait" if isinstance(value, WaitMissing) else "start"
     return "word"
 
 
 MissingConfig = Annotated[
-    Annotated[OnMissing, Tag("word")] | Annotated[ParkMissing, Tag("park")] | Annotated[StartMissing, Tag("start")],
+    Annotated[OnMissing, Tag("word")] | Annotated[WaitMissing, Tag("wait")] | Annotated[StartMissing, Tag("start")],
     Discriminator(_kind),
 ]
-"""Treatment of a missing instance: a word, `{park: 1h}` or `{start: orchestration}`."""
+"""Treatment of a missing instance: a word, `{wait: 1h}` or `{start: orchestration}`."""

@@ -14,16 +14,17 @@ from bridge.core.commands import OnExisting, OnFinished, OnMissing
 Scalar = str | bool | int | float
 MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")
 MATCH_PREFIXES = ("headers.", "payload.", "extensions.")
-VERBS = (
+COMMANDS = (
     "schedule", "raise_event", "start_or_raise", "reply", "cancel", "terminate", "suspend", "resume", "signal_entity",
     "ignore",
 )  # fmt: skip
 
-WHICH_WORKFLOW = "name an `orchestration` or a `saga`, one of them"
+WHICH_WORKFLOW = "write either `orchestration` or `saga`"
 
 
 _FINISHED_FIRST = (
-    "When the instance has finished without seeing the message; `restart` runs it again, and tells it then."
+    "Treatment of a message for an instance that has finished without it; `restart` runs the "
+    "instance again and then raises the event."
 )
 
 
@@ -49,7 +50,7 @@ def _check_match_value(value: Any) -> Any:
     if not parts:
         raise ValueError("an empty list matches nothing; write at least one value")
     if not all(isinstance(part, Scalar) for part in parts):
-        raise ValueError("expected text, a number, a boolean, or a list of these; use `when` for anything else")
+        raise ValueError("expected text, a number, a boolean, or a list of these; use `when` for other conditions")
     return value
 
 
@@ -76,12 +77,14 @@ MatchKey = Annotated[
 MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match_value)]
 
 
-class ScheduleVerb(Model):
+class ScheduleConfig(Model):
     """Start an orchestration, or a saga of the configuration."""
 
     orchestration: str | None = Field(None, min_length=1, description="Name of the orchestrator.")
-    saga: Name | None = Field(None, description="Name of a saga, from `sagas`, in place of `orchestration`.")
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    saga: Name | None = Field(None, description="Name of a saga of `sagas`, instead of `orchestration`.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
     input: Expression = Field("payload", description="Input.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
     tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
@@ -91,20 +94,21 @@ class ScheduleVerb(Model):
     )
     on_existing: OnExisting = Field(
         OnExisting.IGNORE,
-        description="When another message has started the instance; `raise` tells it to the instance as `event`, "
-        "`restart` replaces a finished one. The same message again is a duplicate, whatever this says.",
+        description="Treatment of a message whose instance was started by another one; `raise` raises it as "
+        "`event`, `restart` replaces a finished instance. A repeated message is always a "
+        "duplicate.",
     )
     event: Template | None = Field(
         None, min_length=1, description="Name of the event that `on_existing: raise` raises, with `input` as its data."
     )
     on_finished: OnFinished | None = Field(
         None,
-        description="With `on_existing: raise`, when the instance has finished without seeing the message; "
-        "`dead_letter` when it is not given.",
+        description="With `on_existing: raise`: treatment of a message for an instance that has finished "
+        "without it. Default: `dead_letter`.",
     )
 
     @model_validator(mode="after")
-    def _one_workflow(self) -> ScheduleVerb:
+    def _one_workflow(self) -> ScheduleConfig:
         if (self.orchestration is None) == (self.saga is None):
             raise ValueError(WHICH_WORKFLOW)
         if self.saga is not None and self.version is not None:
@@ -112,40 +116,44 @@ class ScheduleVerb(Model):
         return self
 
     @model_validator(mode="after")
-    def _one_time(self) -> ScheduleVerb:
+    def _one_time(self) -> ScheduleConfig:
         if self.start_at is not None and self.delay is not None:
-            raise ValueError("start_at and delay exclude each other")
+            raise ValueError("write either `start_at` or `delay`")
         return self
 
     @model_validator(mode="after")
-    def _event_to_raise(self) -> ScheduleVerb:
+    def _event_to_raise(self) -> ScheduleConfig:
         raises = self.on_existing is OnExisting.RAISE
         if raises and self.event is None:
-            raise ValueError("on_existing: raise needs `event`, the name of the event to raise")
+            raise ValueError("`on_existing: raise` needs `event`, the name of the event")
         if not raises and (self.event is not None or self.on_finished is not None):
-            raise ValueError("event and on_finished belong to on_existing: raise")
+            raise ValueError("`event` and `on_finished` need `on_existing: raise`")
         return self
 
 
-class RaiseEventVerb(Model):
+class RaiseEventConfig(Model):
     """Raise an event to a running orchestration."""
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
     name: Template = Field(min_length=1, description="Name of the event.")
     data: Expression = Field("payload", description="Data of the event.")
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
-class StartOrRaiseVerb(Model):
+class StartOrRaiseConfig(Model):
     """Start an orchestration with the message as input, or raise the message as an event if it already runs."""
 
     orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
-    event: Template = Field(min_length=1, description="Name of the event that is raised when the instance runs.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
+    event: Template = Field(min_length=1, description="Name of the event for an instance that is running.")
     input: Expression = Field("payload", description="Input.")
     data: Expression = Field("payload", description="Data of the event.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
@@ -153,72 +161,90 @@ class StartOrRaiseVerb(Model):
     on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
 
 
-class ReplyVerb(Model):
+class ReplyConfig(Model):
     """Deliver an answer to the request or saga step that waits for it."""
 
-    data: Expression = Field("payload", description="What the waiting workflow gets.")
+    data: Expression = Field("payload", description="Data for the waiting workflow.")
     on_missing: OnMissing = Field(
-        OnMissing.DEAD_LETTER, description="When the instance that asked is not known, or nobody asked."
+        OnMissing.DEAD_LETTER, description="Treatment of an answer without instance or request."
     )
-    on_finished: OnFinished = Field(OnFinished.IGNORE, description="When the instance that asked has finished.")
+    on_finished: OnFinished = Field(
+        OnFinished.IGNORE, description="Treatment of an answer to an instance that has finished."
+    )
 
 
-class CancelVerb(Model):
-    """Ask an orchestration to stop in its own way by raising a cancel event."""
+class CancelConfig(Model):
+    "Raise a cancel event: the orchestration stops in its own way."
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
-    event: Template = Field("cancel", min_length=1, description="Name of the event that asks for it.")
-    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
+    event: Template = Field("cancel", min_length=1, description="Name of the cancel event.")
+    reason: Template | None = Field(None, description="Reason, shown in the history.")
     grace: Duration | None = Field(
         None,
         gt=0,
-        description="Time to acknowledge the request, after which the instance is terminated; null: never.",
+        description="Time for the instance to acknowledge the request, before it is terminated; null: no limit.",
     )
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
-    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(
+        OnFinished.IGNORE, description="Treatment of a message for an instance that has finished."
+    )
 
 
-class TerminateVerb(Model):
+class TerminateConfig(Model):
     """Stop an orchestration at once, without compensation."""
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
     output: Expression | None = Field(None, description="Output of the instance.")
     recursive: bool = Field(True, description="Terminate its child orchestrations too.")
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
-    on_finished: WithoutRestart = Field(OnFinished.IGNORE, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(
+        OnFinished.IGNORE, description="Treatment of a message for an instance that has finished."
+    )
 
 
-class SuspendVerb(Model):
+class SuspendConfig(Model):
     """Pause an orchestration."""
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
-    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
+    reason: Template | None = Field(None, description="Reason, shown in the history.")
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
-    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(
+        OnFinished.DEAD_LETTER, description="Treatment of a message for an instance that has finished."
+    )
 
 
-class ResumeVerb(Model):
+class ResumeConfig(Model):
     """Resume a suspended orchestration."""
 
-    instance_id: Template = Field(min_length=1, description="Id of the instance; a constant prefix keeps ids apart.")
-    reason: Template | None = Field(None, description="Why, for the reader of the history.")
+    instance_id: Template = Field(
+        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
+    )
+    reason: Template | None = Field(None, description="Reason, shown in the history.")
     on_missing: MissingConfig = Field(
         OnMissing.RETRY,
-        description="When the instance is not known; `retry` waits up to the source's `retry.in_memory`.",
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
     )
-    on_finished: WithoutRestart = Field(OnFinished.DEAD_LETTER, description="When the instance has finished.")
+    on_finished: WithoutRestart = Field(
+        OnFinished.DEAD_LETTER, description="Treatment of a message for an instance that has finished."
+    )
 
 
-class SignalEntityVerb(Model):
+class SignalEntityConfig(Model):
     """Send a one-way operation to a durable entity."""
 
     entity: str = Field(min_length=1, description="Name of the entity.")
@@ -229,39 +255,39 @@ class SignalEntityVerb(Model):
     delay: Template | None = Field(None, description="Duration until the operation.")
 
     @model_validator(mode="after")
-    def _one_time(self) -> SignalEntityVerb:
+    def _one_time(self) -> SignalEntityConfig:
         if self.at is not None and self.delay is not None:
-            raise ValueError("at and delay exclude each other")
+            raise ValueError("write either `at` or `delay`")
         return self
 
 
-class IgnoreVerb(Model):
+class IgnoreConfig(Model):
     """Take the message and do nothing. The message is counted as ignored."""
 
-    reason: str | None = Field(None, description="Why, for the reader.")
+    reason: str | None = Field(None, description="Reason, for readers of the configuration.")
 
 
 class RoutePerConfig(Model):
     """Limits of a route per value of a template. Messages beyond them wait; messages with other values continue."""
 
     value: PerValue = Field(
-        description="Text that tells senders apart, like `{{ payload.tenant }}`; empty where the expression fails."
+        description="Text that distinguishes senders, like `{{ payload.tenant }}`; empty if the expression fails."
     )
     running: Integer | None = Field(
-        None, ge=1, description="Orchestrations of one value that may run at once, counted as `running` of the route."
+        None, ge=1, description="Orchestrations of one value that may run at once, counted like the route's `running`."
     )
-    rate: Rate | None = Field(None, description="Commands of one value a second, minute, hour or day, like `5/s`.")
-    burst: Integer = Field(1, ge=1, description="Commands of one value that may go at once after a pause.")
+    rate: Rate | None = Field(None, description="Commands of one value per second, minute, hour or day, like `5/s`.")
+    burst: Integer = Field(1, ge=1, description="Commands of one value that may be executed at once after a pause.")
     max_values: Integer = Field(
-        1000, ge=1, le=100_000, description="Values with limits of their own; all further ones share those of one."
+        1000, ge=1, le=100_000, description="Number of values with their own limits; all others share one."
     )
 
     @model_validator(mode="after")
     def _require_limit(self) -> RoutePerConfig:
         if self.running is None and self.rate is None:
-            raise ValueError("there is no limit for a value here; give `running`, `rate` or both")
+            raise ValueError("write `running`, `rate` or both")
         if self.rate is None and "burst" in self.model_fields_set:
-            raise ValueError("burst goes with a rate")
+            raise ValueError("`burst` needs `rate`")
         return self
 
 
@@ -273,12 +299,12 @@ class RouteLimitsConfig(Model):
         ge=1,
         description="Orchestrations that may run at once with the constant prefix of the route's `instance_id`.",
     )
-    rate: Rate | None = Field(None, description="Commands a second, minute, hour or day, like `50/s`.")
-    burst: Integer = Field(1, ge=1, description="Commands that may go at once after a pause, within the rate.")
+    rate: Rate | None = Field(None, description="Commands per second, minute, hour or day, like `50/s`.")
+    burst: Integer = Field(1, ge=1, description="Commands that may be executed at once after a pause, within the rate.")
     per: RoutePerConfig | None = Field(
         None,
-        description="Limits for each value of a template, as for each tenant; with a template here, `running`, `rate` "
-        "and `burst` beside it are limits for each value.",
+        description="Limits for each value of a template, such as each tenant. If a template is written here, "
+        "`running`, `rate` and `burst` beside it apply to each value.",
     )
 
     @model_validator(mode="before")
@@ -293,12 +319,12 @@ class RouteLimitsConfig(Model):
     @model_validator(mode="after")
     def _require_limit(self) -> RouteLimitsConfig:
         if not self.model_fields_set:
-            raise ValueError("there is no limit here; give `running`, `rate` or both, or leave `limits` out")
+            raise ValueError("write `running`, `rate` or both, or remove `limits`")
         each = None if self.per is None else self.per.running
         if self.running is not None and each is not None and each > self.running:
-            raise ValueError("per.running is above running: one value could take all of the route")
+            raise ValueError("`per.running` exceeds `running`: one value could take the whole limit of the route")
         if self.rate is None and "burst" in self.model_fields_set:
-            raise ValueError("burst goes with a rate")
+            raise ValueError("`burst` needs `rate`")
         return self
 
 
@@ -306,12 +332,12 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def wrong_verbs(given: list[str]) -> str | None:
+def wrong_commands(given: list[str]) -> str | None:
     """Error text for the commands that a route names; None if it names exactly one."""
     if len(given) == 1:
         return None
-    said = f"has {' and '.join(given)}" if given else "has none"
-    return f"a route needs exactly one of {', '.join(VERBS)}; this one {said}"
+    said = f"has {' and '.join(given)}" if given else "has no command"
+    return f"a route needs exactly one of {', '.join(COMMANDS)}; this one {said}"
 
 
 class RouteConfig(Model):
@@ -319,52 +345,57 @@ class RouteConfig(Model):
 
     name: Name = Field(description="Name of the route, unique in the configuration.")
     from_: Annotated[tuple[Name, ...], BeforeValidator(_names)] = Field(
-        alias="from", min_length=1, description="Source, or a list of sources, whose messages the rule is tried on."
+        alias="from", min_length=1, description="Source, or list of sources, whose messages the rule is tried on."
     )
     match: dict[MatchKey, MatchValue] = Field(
         default_factory=dict,
-        description="Equalities on `type`, `source`, `subject`, `id`, `topic`, `key`, `datacontenttype`, `dataschema`, "
-        "`headers.NAME`, `payload.PATH` and `extensions.NAME`; a list means any of.",
+        description="Equalities on `type`, `source`, `subject`, `id`, `topic`, `key`, `datacontenttype`, "
+        "`dataschema`, `headers.NAME`, `payload.PATH` and `extensions.NAME`; a list matches any "
+        "of its values.",
     )
-    when: Expression | None = Field(None, description="Condition that must hold too.")
-    on_error: Literal["dead_letter", "no_match"] = Field("dead_letter", description="What a failing `when` means.")
-    continue_: bool = Field(False, alias="continue", description="Let later rules match too.")
-    for_each: Expression | None = Field(None, description="A list; the verb runs once per `item`, with its `index`.")
+    when: Expression | None = Field(None, description="Additional condition.")
+    on_error: Literal["dead_letter", "no_match"] = Field(
+        "dead_letter", description="Treatment of a message for which `when` fails."
+    )
+    continue_: bool = Field(False, alias="continue", description="Try later rules too.")
+    for_each: Expression | None = Field(
+        None, description="Expression for a list; the command is executed once for each `item`, with its `index`."
+    )
     map: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
         None,
-        description="`module:function` that takes the envelope and returns the payload that the verb sees.",
+        description="`module:function` that takes the envelope and returns the payload for the command.",
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this route.")
-    engine: Name = Field("default", description="Name of the engine, from `engines`.")
+    engine: Name = Field("default", description="Name of an engine of `engines`.")
     limits: RouteLimitsConfig | None = Field(
-        None, description="Running orchestrations and rate, of all messages and per value."
+        None, description="Limits for running orchestrations and the rate of commands, for all messages and per value."
     )
-    schedule: ScheduleVerb | None = Field(None, description="Start an orchestration.")
-    raise_event: RaiseEventVerb | None = Field(None, description="Raise an event to a running orchestration.")
-    start_or_raise: StartOrRaiseVerb | None = Field(
+    schedule: ScheduleConfig | None = Field(None, description="Start an orchestration.")
+    raise_event: RaiseEventConfig | None = Field(None, description="Raise an event to a running orchestration.")
+    start_or_raise: StartOrRaiseConfig | None = Field(
         None,
         description="Start an orchestration with the message as input, or raise it as an event when it already runs.",
     )
-    reply: ReplyVerb | None = Field(
-        None, description="Bring an answer to the request or the saga's step that waits for it."
+    reply: ReplyConfig | None = Field(
+        None, description="Deliver an answer to the request or saga step that waits for it."
     )
-    cancel: CancelVerb | None = Field(
-        None, description="Ask an orchestration to stop in its own way by raising a cancel event."
+    cancel: CancelConfig | None = Field(
+        None, description="Raise a cancel event: the orchestration stops in its own way."
     )
-    terminate: TerminateVerb | None = Field(None, description="Stop an orchestration at once, without compensation.")
-    suspend: SuspendVerb | None = Field(None, description="Pause an orchestration.")
-    resume: ResumeVerb | None = Field(None, description="Let a suspended orchestration go on.")
-    signal_entity: SignalEntityVerb | None = Field(None, description="Send a one-way operation to a durable entity.")
-    ignore: IgnoreVerb | None = Field(None, description="Take the message and do nothing: counted as ignored.")
+    terminate: TerminateConfig | None = Field(None, description="Stop an orchestration at once, without compensation.")
+    suspend: SuspendConfig | None = Field(None, description="Pause an orchestration.")
+    resume: ResumeConfig | None = Field(None, description="Resume a suspended orchestration.")
+    signal_entity: SignalEntityConfig | None = Field(None, description="Send a one-way operation to a durable entity.")
+    ignore: IgnoreConfig | None = Field(None, description="Do nothing; the message is counted as ignored.")
 
     @model_validator(mode="after")
-    def _one_verb(self) -> RouteConfig:
-        wrong = wrong_verbs([verb for verb in VERBS if getattr(self, verb) is not None])
+    def _one_command(self) -> RouteConfig:
+        wrong = wrong_commands([command for command in COMMANDS if getattr(self, command) is not None])
         if wrong is not None:
             raise ValueError(wrong)
         return self
 
     @property
-    def verb(self) -> str:
+    def command(self) -> str:
         """Name of the route's command."""
-        return next(verb for verb in VERBS if getattr(self, verb) is not None)
+        return next(command for command in COMMANDS if getattr(self, command) is not None)

@@ -23,23 +23,25 @@ StepName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,6
 class AttemptsConfig(Model):
     """Number of attempts to send a command, and the pauses between them."""
 
-    attempts: Integer = Field(5, ge=1, description="Attempts, the first included.")
+    attempts: Integer = Field(5, ge=1, description="Number of attempts, including the first.")
     initial: Duration = Field(1.0, description="Pause after the first attempt.")
-    multiplier: Number = Field(2.0, ge=1, description="How much longer each pause is than the one before.")
+    multiplier: Number = Field(2.0, ge=1, description="Factor between two pauses.")
     max_delay: Duration = Field(60.0, description="Longest pause.")
 
 
 class CommandConfig(Model):
     """A message to another service."""
 
-    target: Name = Field(description="Where it is published, one of `targets`.")
-    type: Template = Field(min_length=1, description="The event's type.")
-    data: Expression = Field("input", description="The event's data.")
-    subject: Template | None = Field(None, description="The event's subject.")
+    target: Name = Field(description="Target of the command, from `targets`.")
+    type: Template = Field(min_length=1, description="Type of the event.")
+    data: Expression = Field("input", description="Data of the event.")
+    subject: Template | None = Field(None, description="Subject of the event.")
     key: Template | None = Field(None, description="Ordering key; null: the saga's instance id.")
-    headers: dict[str, Template] = Field(default_factory=dict, description="Headers beside those of the bridge.")
+    headers: dict[str, Template] = Field(
+        default_factory=dict, description="Headers in addition to those of the bridge."
+    )
     reply: bool | None = Field(
-        None, description="Wait for the answer; null: a step's command does, a compensation does not."
+        None, description="Wait for an answer; null: yes for the command of a step, no for a compensation."
     )
 
 
@@ -47,27 +49,31 @@ class SagaStepConfig(Model):
     """A step, a group or the point of no return. Each entry has exactly one of these kinds."""
 
     name: StepName | None = Field(None, description="Name of the step, unique in the saga. Required with `command`.")
-    command: CommandConfig | None = Field(None, description="What the step asks for.")
+    command: CommandConfig | None = Field(None, description="Command of the step.")
     refused: Expression | None = Field(
-        None, description="Condition on the `reply`: it says no, and nothing was done; the saga fails."
+        None, description="Condition on the `reply` for a refusal: nothing was done, and the saga fails."
     )
     failed: Expression | None = Field(
-        None, description="Condition on the `reply`: it did not work; tried again as `retry` says."
+        None, description="Condition on the `reply` for a failure: the command is tried again, as `retry` says."
     )
-    detail: Template | None = Field(None, description="Why it was refused or failed, for people, out of the `reply`.")
-    compensation: CommandConfig | None = Field(None, description="What undoes the step.")
+    detail: Template | None = Field(None, description="Reason of the refusal or failure, from the `reply`.")
+    compensation: CommandConfig | None = Field(None, description="Command that undoes the step.")
     timeout: Duration | None = Field(
-        None, gt=0, description="For all attempts together, answer included; null: no limit."
+        None, gt=0, description="Deadline of all attempts together, including the answer; null: none."
     )
-    retry: AttemptsConfig = Field(AttemptsConfig(), description="When publishing or the answer fails.")
+    retry: AttemptsConfig = Field(
+        AttemptsConfig(), description="Attempts after a failure of publishing or of the answer."
+    )
     compensation_timeout: Duration | None = Field(None, gt=0, description="The same for the compensation.")
     compensation_retry: AttemptsConfig = Field(
         AttemptsConfig(attempts=10), description="The same for the compensation."
     )
-    parallel: tuple[SagaStepConfig, ...] | None = Field(None, description="Steps and branches that run at once.")
-    steps: tuple[SagaStepConfig, ...] | None = Field(None, description="A branch of `parallel`: several in order.")
+    parallel: tuple[SagaStepConfig, ...] | None = Field(
+        None, description="Steps and branches that run at the same time."
+    )
+    steps: tuple[SagaStepConfig, ...] | None = Field(None, description="Branch of `parallel`: several steps in order.")
     point_of_no_return: Literal[True] | None = Field(
-        None, description="From here on nothing is undone; steps are tried until they succeed."
+        None, description="Later steps are never undone; they are tried until they succeed."
     )
 
     @model_validator(mode="after")
@@ -83,23 +89,21 @@ class SagaStepConfig(Model):
 class SagaConfig(Model):
     """A saga as a list of steps. A route starts it with `schedule: {saga: NAME, ...}`."""
 
-    steps: tuple[SagaStepConfig, ...] = Field(min_length=1, description="What is done, in order.")
-    replies: Name | None = Field(
-        None, description="Source that brings the answers; its topic is the `reply-to` of commands."
-    )
-    result: Expression | None = Field(None, description="What the saga's outcome holds as its result.")
+    steps: tuple[SagaStepConfig, ...] = Field(min_length=1, description="Steps in order.")
+    replies: Name | None = Field(None, description="Source of the answers; its topic is the `reply-to` of commands.")
+    result: Expression | None = Field(None, description="Result in the saga's outcome.")
     publish_outcome: Name | None = Field(
-        None, description="Target that hears how it ended, as an event of the type `NAME.STATUS`."
+        None, description="Target for the saga's outcome, as an event of the type `NAME.STATUS`."
     )
     roll_forward_pause: Duration = Field(
-        60.0, gt=0, description="Pause between rounds of attempts behind the point of no return."
+        60.0, gt=0, description="Pause between rounds of attempts after the point of no return."
     )
 
 
 def wrong_kinds(kinds: list[str], given: set[str] | frozenset[str], named: bool) -> str | None:
     """Error text for the kinds and keys of an entry; None if they are valid."""
     if len(kinds) != 1:
-        said = f"has {' and '.join(kinds)}" if kinds else "has none"
+        said = f"has {' and '.join(kinds)}" if kinds else "has none of them"
         return f"an entry of a saga needs exactly one of {', '.join(KINDS)}; this one {said}"
     if kinds[0] != "command":
         foreign = [key for key in ONLY_COMMANDS if key in given]

@@ -33,8 +33,10 @@ class ServiceBusSasConfig(Model):
     """A shared access policy, or a signature made with one."""
 
     name: str | None = Field(None, min_length=1, description="Name of the policy.")
-    key: SecretStr | None = Field(None, description="Its key.")
-    signature: SecretStr | None = Field(None, description="A ready token, `SharedAccessSignature sr=...`, instead.")
+    key: SecretStr | None = Field(None, description="Key of the policy.")
+    signature: SecretStr | None = Field(
+        None, description="Ready token, `SharedAccessSignature sr=...`, instead of name and key."
+    )
 
     @model_validator(mode="after")
     def _complete(self) -> ServiceBusSasConfig:
@@ -46,42 +48,44 @@ class ServiceBusSasConfig(Model):
 class ServiceBusTlsConfig(Model):
     """TLS, which is always on except for the emulator."""
 
-    ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
+    ca: str | None = Field(None, min_length=1, description="PEM file of the trusted authorities.")
 
 
 class ServiceBusBrokerConfig(Model):
     """A namespace of Azure Service Bus, or the emulator. Needs the extra `servicebus`."""
 
-    type: Literal["servicebus"] = Field(description="The kind of broker.")
+    type: Literal["servicebus"] = Field(description="Kind of broker.")
     namespace: Annotated[str, AfterValidator(_check_namespace)] | None = Field(
         None, description=f"Name of the namespace; `{_DOMAIN}` may be left out."
     )
     connection_string: SecretStr | None = Field(
-        None, description="Instead of `namespace`: a connection string, the emulator's too."
+        None, description="Connection string, instead of `namespace`. An emulator has one too."
     )
     credential: Literal["default", "managed_identity", "workload_identity", "environment", "cli"] = Field(
-        "default", description="Who we are to Microsoft Entra ID; `default` tries all of them in turn."
+        "default", description="Credential for Microsoft Entra ID; `default` tries all kinds in turn."
     )
     client_id: str | None = Field(
         None, min_length=1, description="Client id of a user-assigned managed identity, or of the workload identity."
     )
-    sas: ServiceBusSasConfig | None = Field(None, description="Shared access instead of Entra ID.")
+    sas: ServiceBusSasConfig | None = Field(None, description="Shared access signature, instead of Entra ID.")
     endpoint: Annotated[str, AfterValidator(_check_endpoint)] | None = Field(
         None, description="`host:port` to connect to instead of the namespace's own address."
     )
-    websockets: bool = Field(False, description="AMQP over WebSockets, port 443, where 5671 is closed; it is slower.")
-    tls: ServiceBusTlsConfig | None = Field(None, description="TLS; null: what the system trusts.")
+    websockets: bool = Field(
+        False, description="Use AMQP over WebSockets (port 443), where port 5671 is closed; it is slower."
+    )
+    tls: ServiceBusTlsConfig | None = Field(None, description="TLS settings; null: the system's trusted authorities.")
     cloudevents_prefix: Literal["cloudEvents_", "cloudEvents:"] = Field(
-        "cloudEvents_", description="Before the attributes of binary CloudEvents that are published; both are read."
+        "cloudEvents_", description="Prefix of the attributes of published binary CloudEvents; both prefixes are read."
     )
     connections: Integer | None = Field(
         None,
         ge=1,
-        description="Connections that the namespace takes; sources with sessions share what others leave. null: 10 "
-        "with the connection string of an emulator, else as many as are wanted.",
+        description="Maximum number of connections to the namespace; sources with sessions share those that "
+        "others leave. null: 10 with the connection string of an emulator, else no limit.",
     )
     request_timeout: Duration = Field(20.0, ge=1, description="Deadline of one request: open, settle, renew.")
-    publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish, dead letters among them.")
+    publish_timeout: Duration = Field(30.0, gt=0, description="Deadline of one publish; also for dead letters.")
 
     @property
     def most_connections(self) -> int | None:
@@ -96,9 +100,9 @@ class ServiceBusBrokerConfig(Model):
         if (self.namespace is None) == (self.connection_string is None):
             raise ValueError("needs `namespace` or `connection_string`, and not both")
         if self.connection_string is not None and self.sas is not None:
-            raise ValueError("`sas` goes with `namespace`; a connection string has its own key")
+            raise ValueError("`sas` needs `namespace`; a connection string has its own key")
         if self.sas is not None and self.client_id is not None:
-            raise ValueError("`client_id` is for Entra ID, and `sas` is used instead of it")
+            raise ValueError("`client_id` is for Entra ID, but `sas` is configured")
         return self
 
 
@@ -106,8 +110,8 @@ class SessionsConfig(Model):
     """Reading of a queue or subscription with sessions. `sessions: true` uses the defaults."""
 
     concurrent: Integer = Field(8, ge=1, le=1000, description="Sessions that are held at the same time.")
-    idle: Duration = Field(1.0, gt=0, description="How long a session without messages is kept.")
-    turn: Duration = Field(30.0, gt=0, description="After this time a busy session makes room for the next one.")
+    idle: Duration = Field(1.0, gt=0, description="Time that a session without messages is kept.")
+    turn: Duration = Field(30.0, gt=0, description="Time after which a busy session is released for another one.")
 
 
 def sessions(value: Any) -> Any:
@@ -123,12 +127,12 @@ Sessions = Annotated[SessionsConfig | None, BeforeValidator(sessions)]
 class ServiceBusSourceConfig(Model):
     """Options of Service Bus sources, in addition to `queue`, `topic`, `subscription`, `sub_queue` and `sessions`."""
 
-    prefetch: Integer = Field(100, ge=1, le=5000, description="Messages that a receiver has under way to us.")
-    receivers: Integer = Field(1, ge=1, le=64, description="Receivers, each with its own connection.")
+    prefetch: Integer = Field(100, ge=1, le=5000, description="Messages that a receiver fetches ahead.")
+    receivers: Integer = Field(1, ge=1, le=64, description="Number of receivers, each with its own connection.")
     max_hold: Duration = Field(
         300.0,
         gt=0,
-        description="Longest wait for a retry that is held under a renewed lock; a longer one is parked where the "
+        description="Longest wait for a retry under a renewed lock; a longer wait continues on the engine if the "
         "source has a `dead_letter`.",
     )
 
@@ -137,6 +141,6 @@ class ServiceBusTargetConfig(Model):
     """Options of Service Bus targets."""
 
     key: Literal["session", "partition", "none"] = Field(
-        "session", description="What the key of a message becomes: its session id, its partition key, or nothing."
+        "session", description="Use of the message key: session id, partition key, or none."
     )
-    time_to_live: Duration | None = Field(None, gt=0, description="How long messages live, unless they say otherwise.")
+    time_to_live: Duration | None = Field(None, gt=0, description="Time to live of messages that set none.")

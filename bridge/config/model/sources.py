@@ -40,7 +40,7 @@ def _check_dead_letter(value: str) -> str:
 
 def _check_attribute(value: str) -> str:
     if value not in ATTRIBUTES and not (value.isascii() and value.isalnum() and value == value.lower()):
-        raise ValueError("an attribute is named by lower-case letters and digits, as CloudEvents says")
+        raise ValueError("the name of an attribute consists of lower-case letters and digits, as in CloudEvents")
     return value
 
 
@@ -63,35 +63,43 @@ class RetryConfig(Model):
     """Retries in memory, per ordering key. Outages do not count as retries: the source is held."""
 
     initial: Duration = Field(0.2, description="Wait after the first failure.")
-    multiplier: Number = Field(2.0, ge=1.0, le=10.0, description="Factor from one wait to the next.")
+    multiplier: Number = Field(2.0, ge=1.0, le=10.0, description="Factor between two waits.")
     max_delay: Duration = Field(10.0, description="Longest wait between two attempts.")
-    in_memory: Duration = Field(30.0, description="Longest time a message holds its key before it is dead-lettered.")
-    bug_attempts: Integer = Field(3, ge=1, description="Attempts when the failure is an unexpected exception.")
+    in_memory: Duration = Field(
+        30.0, description="Longest time that a failing message blocks its key before it is dead-lettered."
+    )
+    bug_attempts: Integer = Field(3, ge=1, description="Attempts of a message that fails with an unexpected exception.")
 
 
 class SourcePerConfig(Model):
     """Limits of a source per value of a template. Messages beyond them wait; messages with other values continue."""
 
     value: PerValue = Field(
-        description="Text that tells senders apart, like `{{ event.source }}`; empty where the expression fails or the "
-        "message cannot be decoded."
+        description="Text that distinguishes senders, like `{{ event.source }}`; empty if the expression "
+        "fails or the message cannot be decoded."
     )
     max_in_flight: Integer | None = Field(
         None,
         ge=1,
-        description="Records of one value at work; null: a tenth of `max_in_flight`, at most half of `concurrency`.",
+        description="Records of one value in progress; null: a tenth of `max_in_flight`, at most half of "
+        "`concurrency`.",
     )
     max_in_flight_bytes: Size | None = Field(
-        None, description="Bytes of one value at work; null: a tenth of `max_in_flight_bytes`."
+        None, description="Bytes of the records of one value in progress; null: a tenth of `max_in_flight_bytes`."
     )
     max_waiting: Integer = Field(
         10_000,
         ge=1,
-        description="Records, of all values, that wait for others of their value; the source reads no further then.",
+        description="Records of all values that wait for others of their value; at this number the source "
+        "stops reading.",
     )
-    max_waiting_bytes: Size = Field(67108864, description="Bytes of the records that wait; the same.")
+    max_waiting_bytes: Size = Field(
+        67108864,
+        description="Bytes of the records that wait for others of their value; at this number the source "
+        "stops reading.",
+    )
     max_values: Integer = Field(
-        1000, ge=1, le=100_000, description="Values with bounds of their own; all further ones share those of one."
+        1000, ge=1, le=100_000, description="Number of values with their own limits; all others share one."
     )
 
 
@@ -102,7 +110,7 @@ def _per(value: Any) -> Any:
 class LimitsConfig(Model):
     """Limits of memory and time. At a limit of messages in flight the partition pauses; no message is dropped."""
 
-    max_payload: Size = Field(1048576, description="Largest message body; a larger one is dead-lettered.")
+    max_payload: Size = Field(1048576, description="Largest message body; larger ones are dead-lettered.")
     max_depth: Integer = Field(100, ge=1, le=1000, description="Deepest nesting of a payload.")
     schema_cost: Duration = Field(
         0.1,
@@ -118,15 +126,15 @@ class LimitsConfig(Model):
         gt=0,
         le=60,
         description=(
-            "Estimated processor time, with 2 ns for a byte of memory, of the expressions of one message; a message "
-            "that may need more is dead-lettered. More than the default may stall the daemon."
+            "Estimated processor time of the expressions of one message, including 2 ns for each byte "
+            "of memory; a message that may need more is dead-lettered. More than the default may "
+            "stall the daemon."
         ),
     )
     max_command_bytes: Size = Field(
         16777216,
         ge=1,
-        description="Bytes of input and data in all commands of one message; a message that leads to more is "
-        "dead-lettered.",
+        description="Bytes of input and data in all commands of one message; with more, the message is dead-lettered.",
     )
     max_commands: Integer = Field(
         1000, ge=1, le=10_000, description="Most commands of one `for_each`; a longer list is dead-lettered."
@@ -134,23 +142,28 @@ class LimitsConfig(Model):
     max_values: Integer = Field(
         50_000,
         ge=1,
-        description="Most values in a payload, at any depth; more are dead-lettered as `too_many_values`.",
+        description="Values in a payload, at any depth; with more, the message is dead-lettered as `too_many_values`.",
     )
     max_decoded: Size = Field(
         16777216,
-        description="Largest decoded Avro or Protobuf payload; more is dead-lettered as `decoded_too_large`.",
+        description="Largest decoded Avro or Protobuf payload; larger ones are dead-lettered as `decoded_too_large`.",
     )
-    max_in_flight: Integer = Field(1000, ge=1, description="Records received and not settled.")
-    max_in_flight_bytes: Size = Field(67108864, description="Bytes received and not settled.")
-    concurrency: Integer = Field(64, ge=1, le=10_000, description="Commands executed at once.")
+    max_in_flight: Integer = Field(1000, ge=1, description="Records that are received and not settled.")
+    max_in_flight_bytes: Size = Field(67108864, description="Bytes of records that are received and not settled.")
+    concurrency: Integer = Field(64, ge=1, le=10_000, description="Commands in execution at once.")
     max_key_backlog: Integer = Field(100, ge=1, description="Records that may wait behind a retrying key.")
-    max_gap: Integer = Field(10_000, ge=1, description="Records above the committed prefix of one partition.")
+    max_gap: Integer = Field(
+        10_000,
+        ge=1,
+        description="Records of one partition that are received since the last offset that can be committed.",
+    )
     dead_letter_limit: Integer = Field(
-        100, ge=1, description="Dead letters a minute and route; beyond it the route writes one per pause."
+        100, ge=1, description="Dead letters per minute and route; beyond this limit the route writes one per pause."
     )
     per: Annotated[SourcePerConfig | None, BeforeValidator(_per)] = Field(
         None,
-        description="Bounds for each value of a template, as for each tenant; a template is short for its `value`.",
+        description="Limits for each value of a template, such as each tenant; a template alone is short for "
+        "its `value`.",
     )
 
     @model_validator(mode="after")
@@ -158,17 +171,23 @@ class LimitsConfig(Model):
         for name in ("max_in_flight", "max_in_flight_bytes"):
             share, whole = getattr(self.per, name, None), getattr(self, name)
             if share is not None and share > whole:
-                raise ValueError(f"per.{name} is above {name}: one value could take all of the source")
+                raise ValueError(f"`per.{name}` exceeds `{name}`: one value could take the whole limit of the source")
         return self
 
 
 class QuarantineConfig(Model):
     """Quarantine: a key whose message fails waits on an engine for a person instead of being dead-lettered."""
 
-    engine: Name | None = Field(None, description="Engine that keeps them; null: the one of the source's first route.")
-    max_messages: Integer = Field(1000, ge=1, description="Messages held per key; more are dead-lettered.")
-    max_bytes: Size = Field(524288, description="Bytes held per key, as JSON; more are dead-lettered.")
-    poll: Duration = Field(2.0, gt=0, description="How often releases are looked for while a key is held.")
+    engine: Name | None = Field(
+        None, description="Engine that stores the quarantined messages; null: the engine of the source's first route."
+    )
+    max_messages: Integer = Field(
+        1000, ge=1, description="Messages per quarantined key; further ones are dead-lettered."
+    )
+    max_bytes: Size = Field(
+        524288, description="Bytes of messages per quarantined key, as JSON; further messages are dead-lettered."
+    )
+    poll: Duration = Field(2.0, gt=0, description="Time between two checks for releases while a key is quarantined.")
 
 
 def _check_pattern(value: str) -> str:
@@ -183,22 +202,26 @@ class KafkaSourceConfig(Model):
     """Options of Kafka sources."""
 
     pattern: Annotated[str, AfterValidator(_check_pattern)] | None = Field(
-        None, min_length=1, description="Regular expression at the start of topic names, beside which `topics` is `[]`."
+        None,
+        min_length=1,
+        description="Regular expression that matches the start of topic names; write `topics: []` with it.",
     )
     instance_id: Topic | None = Field(
-        None, description="Static membership: a name, of this process alone, that keeps its partitions over a restart."
+        None, description="Name for static membership, unique to this process: it keeps its partitions over a restart."
     )
     isolation: Literal["read_committed", "read_uncommitted"] = Field(
-        "read_committed", description="Whether records of unfinished transactions are read."
+        "read_committed", description="`read_uncommitted` also reads records of unfinished transactions."
     )
     on_out_of_range: Literal["stop", "earliest", "latest"] = Field(
-        "stop", description="When the group's position is gone: stop the partition, unready, or go on there and count."
+        "stop",
+        description="Treatment of a group position that no longer exists: stop the partition and become "
+        "unready, or continue at that end of the log and count the records.",
     )
     amqp_headers: bool | None = Field(
         None,
         description=(
-            "Decode header values in the encoding of AMQP, as Azure Event Hubs hands them out when the sender spoke "
-            "AMQP; null: on Event Hubs."
+            "Decode header values as AMQP, which Azure Event Hubs returns for senders that use AMQP; "
+            "null: only on Event Hubs."
         ),
     )
 
@@ -206,7 +229,7 @@ class KafkaSourceConfig(Model):
 class SourceConfig(Model):
     """One stream of messages, and the way it is read."""
 
-    broker: Name = Field(description="Name of the broker, from `brokers`.")
+    broker: Name = Field(description="Name of a broker of `brokers`.")
     topics: tuple[Topic, ...] = Field((), description="Topics to read, on the local broker and Kafka.")
     queue: Entity | None = Field(None, description="Queue to read, on Service Bus.")
     topic: Entity | None = Field(None, description="Topic whose `subscription` is read, on Service Bus.")
@@ -214,55 +237,53 @@ class SourceConfig(Model):
         None, description="Subscription to read, on Service Bus."
     )
     sub_queue: Literal["dead_letter", "transfer_dead_letter"] | None = Field(
-        None, description="Read the dead letters of the queue or subscription instead."
+        None, description="Sub-queue of the queue or subscription to read instead."
     )
-    sessions: Sessions = Field(
-        None, description="Whether the queue or subscription has sessions: `true`, or how they are read."
-    )
+    sessions: Sessions = Field(None, description="Sessions of the queue or subscription: `true`, or their settings.")
     group: Topic = Field("bridge", description="Consumer group.")
-    start: Literal["earliest", "latest"] = Field("earliest", description="Where a new group begins.")
+    start: Literal["earliest", "latest"] = Field("earliest", description="Position of a new group.")
     codec: Literal["cloudevents", "json", "text", "bytes", "avro", "protobuf"] = Field(
-        "cloudevents", description="Format of the messages; `cloudevents` takes the structured and the binary form."
+        "cloudevents", description="Format of the messages; `cloudevents` accepts the structured and the binary form."
     )
     registry: Name | None = Field(
-        None, description="For `avro` and `protobuf`: name of the registry, from `registries`; null: the only one."
+        None, description="Name of a registry of `registries`, for `avro` and `protobuf`; null: the only one."
     )
     attributes: dict[Annotated[str, AfterValidator(_check_attribute)], Expression] = Field(
-        default_factory=dict, description="Event attributes from `headers`, `key`, `topic` and `payload`."
+        default_factory=dict, description="Event attributes, computed from `headers`, `key`, `topic` and `payload`."
     )
     identity: Template | None = Field(None, description="Identity of a message, for senders that reuse ids.")
     ordering: Annotated[Template, AfterValidator(_check_ordering)] = Field(
-        "key", description="What is kept in order: `key`, `partition`, `none`, or a template with `{{ }}`."
+        "key", description="Unit of ordering: `key`, `partition`, `none`, or a template with `{{ }}`."
     )
     ordering_domain: Name | None = Field(
-        None, description="Sources of the same domain keep the order of equal keys among each other, in one process."
+        None, description="Sources of one domain share the order of equal keys, within one process."
     )
     schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this source.")
-    no_match: Literal["dead_letter", "ignore"] = Field(description="What happens when no rule matches.")
+    no_match: Literal["dead_letter", "ignore"] = Field(description="Treatment of a message that no rule matches.")
     dead_letter: Annotated[str, AfterValidator(_check_dead_letter)] | None = Field(
         None,
         description=(
-            "Topic or queue for dead letters, `{topic}` is the origin's name; null: `{topic}.dlq`, "
-            "on Service Bus the entity's own."
+            "Topic or queue for dead letters; `{topic}` is the name of the origin. null: "
+            "`{topic}.dlq`; on Service Bus the dead-letter queue of the entity."
         ),
     )
     on_unreadable: OnUnreadable | None = Field(
         None,
         description=(
-            "Messages that cannot be parsed: `dead_letter`, `stop_partition` (not on Service Bus) or `skip`, which "
-            "completes them as ignored. null: `dead_letter`; but `stop_partition` where order or quarantine goes by a "
-            "key that cannot be read."
+            "Treatment of messages that cannot be parsed: `dead_letter`, `stop_partition` (not on "
+            "Service Bus) or `skip`, which completes them as ignored. null: `dead_letter`, or "
+            "`stop_partition` if order or quarantine depends on a key that cannot be read."
         ),
     )
-    trusted: Literal["replay"] | None = Field(None, description="`replay`: believe `bridge.*` headers of messages.")
-    retention: Duration | None = Field(None, description="How long the topic keeps messages, for `bridge check`.")
+    trusted: Literal["replay"] | None = Field(None, description="`replay` trusts the `bridge.*` headers of messages.")
+    retention: Duration | None = Field(None, description="Retention of the topic, which `bridge check` compares.")
     retry: RetryConfig = Field(RetryConfig(), description="Retries in memory.")
-    limits: LimitsConfig = Field(LimitsConfig(), description="What bounds memory and time.")
+    limits: LimitsConfig = Field(LimitsConfig(), description="Limits of memory and time.")
     quarantine: QuarantineConfig | None = Field(
-        None, description="Hold a poisoned key and its later messages instead of dead-lettering; `{}` for the defaults."
+        None, description="Quarantine for keys of messages that fail, instead of dead-lettering; `{}` for the defaults."
     )
-    kafka: KafkaSourceConfig | None = Field(None, description="What only a Kafka source has.")
-    servicebus: ServiceBusSourceConfig | None = Field(None, description="What only a Service Bus source has.")
+    kafka: KafkaSourceConfig | None = Field(None, description="Settings of Kafka sources.")
+    servicebus: ServiceBusSourceConfig | None = Field(None, description="Settings of Service Bus sources.")
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -10,28 +10,29 @@ from bridge.config.model.types import Model
 class ServerTlsConfig(Model):
     """TLS of a port that the bridge serves. Changed files are read again; open connections stay open."""
 
-    certificate: str = Field(min_length=1, description="File of the certificate and its chain, PEM.")
+    certificate: str = Field(min_length=1, description="PEM file of the certificate and its chain.")
     key: str | None = Field(
-        None, min_length=1, description="File of its key, PEM, without a password; null: in `certificate` too."
+        None, min_length=1, description="PEM file of the private key, without a password; null: `certificate` holds it."
     )
     client_ca: str | None = Field(
         None,
         min_length=1,
-        description="File of authorities, PEM, of which each client needs a certificate; null: none is asked for.",
+        description="PEM file of authorities; each client then needs a certificate of one of them. null: no "
+        "client certificates.",
     )
 
 
 class ClientTlsConfig(Model):
     """TLS to an engine. The files are read once, at the start."""
 
-    ca: str | None = Field(None, min_length=1, description="File of the authorities that are trusted, PEM.")
-    certificate: str | None = Field(None, min_length=1, description="File of our certificate and its chain, PEM.")
+    ca: str | None = Field(None, min_length=1, description="PEM file of the trusted authorities.")
+    certificate: str | None = Field(None, min_length=1, description="PEM file of the client certificate and its chain.")
     key: str | None = Field(
-        None, min_length=1, description="File of its key, PEM, without a password; null: in `certificate` too."
+        None, min_length=1, description="PEM file of the private key, without a password; null: `certificate` holds it."
     )
 
     @model_validator(mode="after")
     def _check(self) -> ClientTlsConfig:
         if self.key is not None and self.certificate is None:
-            raise ValueError("`key` is of a `certificate`, which is missing")
+            raise ValueError("`key` needs `certificate`")
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from decimal import Decimal
 from typing import Annotated, Any
@@ -39,9 +38,9 @@ def parse_duration(value: Any) -> float:
     if isinstance(value, str) and _DURATION.fullmatch(value.strip()):
         seconds = sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(value))
         if seconds > _LONGEST:
-            raise ValueError("a duration may be at most 36500d")
+            raise ValueError("a duration must not exceed 36500d")
         return seconds
-    what = "nothing here, where a duration belongs" if value is None else f"{value!r} is not a duration"
+    what = "the duration is missing" if value is None else f"{value!r} is not a duration"
     raise ValueError(f"{what}; write a number with a unit, like 250ms, 30s, 5m, 1h30m or 7d")
 
 
@@ -97,37 +96,31 @@ def format_size(size: int) -> str | int:
 def check_topic(value: str) -> str:
     """Check the name of a topic or consumer group and return it. Raises: ValueError for an invalid name."""
     if _TOPIC.fullmatch(value) is None or value in (".", ".."):
-        raise ValueError("a topic or group is named by 1 to 249 of the characters A-Z a-z 0-9 . _ -")
+        raise ValueError("the name of a topic or group has 1 to 249 of the characters A-Z a-z 0-9 . _ -")
     return value
 
 
 def check_entity(value: str) -> str:
     """Check the name of a Service Bus queue or topic and return it. Raises: ValueError for an invalid name."""
     if _ENTITY.fullmatch(value) is None or "//" in value:
-        raise ValueError("a queue or topic is named by 1 to 260 of the characters A-Z a-z 0-9 . _ - and / in between")
+        raise ValueError(
+            "the name of a queue or topic has 1 to 260 of the characters A-Z a-z 0-9 . _ - and / in between"
+        )
     return value
 
 
 def check_subscription(value: str) -> str:
     """Check the name of a Service Bus subscription and return it. Raises: ValueError for an invalid name."""
     if _SUBSCRIPTION.fullmatch(value) is None:
-        raise ValueError("a subscription is named by 1 to 50 of the characters A-Z a-z 0-9 . _ -")
+        raise ValueError("the name of a subscription has 1 to 50 of the characters A-Z a-z 0-9 . _ -")
     return value
 
 
 def check_address(value: str) -> str:
     """Check a `host:port` address and return it. Raises: ValueError for an invalid address."""
     if _ADDRESS.fullmatch(value) is None or int(value.rpartition(":")[2]) > 65535:
-        raise ValueError("an address to listen on is written HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
+        raise ValueError("an address has the form HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """True if a host, with or without brackets, is a loopback address or `localhost`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 class Model(BaseModel):

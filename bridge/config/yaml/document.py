@@ -91,7 +91,7 @@ def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:
         problems.append(Problem(file, line, column, "", "is not YAML: a control character is not allowed"))
         return None
     if node is None or (isinstance(node, ScalarNode) and node.value is None):
-        problems.append(Problem(file, 1, 1, "", "is empty; `bridge init NAME` writes a configuration to start from"))
+        problems.append(Problem(file, 1, 1, "", "is empty; `bridge init NAME` creates a configuration"))
         return None
     if not isinstance(node, MappingNode):
         problems.append(node.mark.problem((), "must be a mapping of keys like `brokers:`, `sources:` and `routes:`"))
@@ -102,9 +102,9 @@ def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:
 def _remedy(what: str, text: str, line: int, column: int) -> str:
     lines = text.split("\n")
     if "\t" in (lines[line - 1] if line <= len(lines) else "")[:column]:
-        return "; indent with spaces, YAML takes no tabs"
+        return "; indent with spaces, YAML does not allow tabs"
     if "mapping values are not allowed" in what:
-        return "; is a quote or an indent missing here?"
+        return "; a quote or an indent may be missing"
     if "undefined alias" in what:
         return "; text that begins with * needs quotes"
     return ""
@@ -145,7 +145,7 @@ class _Builder:
                 case yaml.DocumentStartEvent():
                     documents += 1
                     if documents > 1:
-                        raise _Broken(self._mark(event), "holds a second document; one file, one document")
+                        raise _Broken(self._mark(event), "has a second document; write each document to its own file")
                 case yaml.ScalarEvent():
                     self._scalar(event)
                 case yaml.AliasEvent():
@@ -187,7 +187,7 @@ class _Builder:
     def _alias(self, event: yaml.AliasEvent) -> None:
         mark = self._mark(event)
         if event.anchor in self._open:
-            raise _Broken(mark, f"*{event.anchor} refers to what it is itself a part of")
+            raise _Broken(mark, f"*{event.anchor} refers to a value that contains it")
         if event.anchor not in self._anchors:
             raise _Broken(mark, f"*{event.anchor} is not defined; text that begins with * needs quotes")
         node, size, height = self._anchors[event.anchor]
@@ -238,7 +238,7 @@ class _Builder:
             raise _Broken(mark, "a key must not be empty")
         earlier = frame.node.keys.get(key) if frame.node is not None else None
         if earlier is not None:
-            self._problems.append(mark.problem((key,), f"the key stands here twice, first in line {earlier.line}"))
+            self._problems.append(mark.problem((key,), f"the key occurs twice, first in line {earlier.line}"))
 
     def _add(self, node: Node, size: int, height: int) -> None:
         if not self._stack:
@@ -268,7 +268,7 @@ class _Builder:
         for mark, value in merged:
             for part in value.items if isinstance(value, SequenceNode) else (value,):
                 if not isinstance(part, MappingNode):
-                    self._problems.append(mark.problem((), "`<<` takes mappings"))
+                    self._problems.append(mark.problem((), "`<<` needs a mapping"))
                     continue
                 for key, key_mark, entry in part.items():
                     if key not in node:

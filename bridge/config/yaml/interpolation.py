@@ -21,8 +21,8 @@ _TOKEN = re.compile(r"\$\$\{|\$\{([^}]*)(\})?")
 _VARIABLE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _SECRET_NAME = re.compile(r"PASS|SECRET|TOKEN|KEY|CREDENTIAL|CONNECTION_?STRING|SAS", re.IGNORECASE)
 _FORBIDDEN = (
-    "`${...}` is only replaced below `brokers`, `registries`, `engines` and `ops`; "
-    "use `vars`, or write `$${` for the characters"
+    "`${...}` is only replaced below `brokers`, `registries`, `engines` and `ops`; use "
+    "`vars`, or write `$${` for a literal `${`"
 )
 
 
@@ -50,7 +50,7 @@ class _Interpolation:
         if "${" not in key:
             return key
         if any(token.group() != "$${" for token in _TOKEN.finditer(key)):
-            self.problems.append(mark.problem(path, "`${...}` is not replaced in keys; write `$${` for the characters"))
+            self.problems.append(mark.problem(path, "`${...}` is not replaced in keys; write `$${` for a literal `${`"))
         return key.replace("$${", "${")
 
     def _scalar(self, node: ScalarNode, text: str, path: Path, allowed: bool) -> ScalarNode:
@@ -69,7 +69,7 @@ class _Interpolation:
                 return node
             try:
                 if token[2] is None:
-                    raise ValueError("`${` is never closed by `}`; write `$${` for the characters themselves")
+                    raise ValueError("`${` is not closed by `}`; write `$${` for a literal `${`")
                 value = self._file(inner[5:]) if inner.startswith("file:") else self._variable(inner)
             except ValueError as error:
                 self.problems.append(node.mark.problem(path, str(error)))
@@ -85,7 +85,7 @@ class _Interpolation:
     def _variable(self, inner: str) -> str:
         found = _VARIABLE.fullmatch(inner)
         if found is None:
-            raise ValueError(f"`${{{inner}}}` is none of ${{NAME}}, ${{NAME:-default}} and ${{file:NAME}}")
+            raise ValueError(f"`${{{inner}}}` is not one of ${{NAME}}, ${{NAME:-default}} and ${{file:NAME}}")
         name, default = found.groups()
         value = self.environ.get(name)
         if default is not None:
@@ -96,7 +96,7 @@ class _Interpolation:
 
     def _file(self, name: str) -> str:
         if self.secrets is None:
-            raise ValueError("`${file:...}` needs `ops.secrets_dir`, the directory below which such files are read")
+            raise ValueError("`${file:...}` needs `ops.secrets_dir`, the directory of such files")
         if not name or ".." in FilePath(name).parts or FilePath(name).is_absolute():
             raise ValueError(f"`${{file:{name}}}` must name a file below {self.secrets}")
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.config.model.routes import VERBS
+from bridge.config.model.routes import COMMANDS
 from bridge.config.yaml.node import MappingNode, Node, Path, ScalarNode, SequenceNode, plain
 from bridge.core.errors import Problem
 
@@ -52,7 +52,7 @@ def join(first: MappingNode, second: MappingNode, problems: list[Problem], path:
         elif isinstance(mine, SequenceNode) and isinstance(value, SequenceNode) and here in CONCATENATED:
             entries[key] = SequenceNode(mine.items + value.items, mine.mark)
         elif mine is not value:
-            problems.append(mark.problem(here, f"is already written in {keys[key]}; keep it in one file"))
+            problems.append(mark.problem(here, f"is already set in {keys[key]}; keep one of the two"))
     return MappingNode(entries, keys, first.mark)
 
 
@@ -79,7 +79,7 @@ def overlay(base: MappingNode, top: MappingNode, problems: list[Problem]) -> Map
         elif name not in places:
             known = ", ".join(places) or "none"
             mark = item["name"].mark
-            what = f"there is no route `{name}` to change; an overlay changes routes, it adds none (known: {known})"
+            what = f"there is no route `{name}`; an overlay changes routes and cannot add one (known: {known})"
             problems.append(mark.problem(("routes", position, "name"), what))
         else:
             items[places[name]] = _over_route(items[places[name]], item)
@@ -95,8 +95,8 @@ def _name(route: Node) -> str | None:
 def _over_route(base: Node, top: MappingNode) -> Node:
     if not isinstance(base, MappingNode):
         return top
-    if any(verb in top for verb in VERBS):
-        base = base.without(*(verb for verb in VERBS if verb not in top))
+    if any(command in top for command in COMMANDS):
+        base = base.without(*(command for command in COMMANDS if command not in top))
     return _over(base, top, ("routes",))
 
 
@@ -145,7 +145,7 @@ def _under(entry: Node, defaults: MappingNode) -> Node:
     if not isinstance(entry, MappingNode):
         return entry
     # A default for a command's fields must not add the command to routes with another command
-    fitting = defaults.without(*(verb for verb in VERBS if verb not in entry))
+    fitting = defaults.without(*(command for command in COMMANDS if command not in entry))
     return _filled(entry, fitting)
 
 

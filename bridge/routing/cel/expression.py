@@ -136,7 +136,7 @@ class Expression:
             raise ExpressionError(failure.sentence(str(error), self.source)) from None
         except (TypeError, SystemError, ValueError, OverflowError):
             # the library's errors for a value without a Python form: an optional
-            raise ExpressionError("the result has no JSON form; an optional needs .orValue(...)") from None
+            raise ExpressionError("the result has no JSON form; end an optional with .orValue(...)") from None
 
     def _pay(self, scope: Scope, values: int, size: int) -> None:
         """Charge the cost of an evaluation. Raises: ExpressionCost if it exceeds the rest of the message's limit."""
@@ -150,7 +150,7 @@ class Expression:
         if cost > FREE:
             if cost > scope.left:
                 raise ExpressionCost(
-                    f"{self.where}: for this message it may cost more than limits.expression_cost allows, "
+                    f"{self.where}: the evaluation may cost more than limits.expression_cost allows for this message, "
                     f"in `{self._shown}`"
                 )
             scope.pay(cost)
@@ -167,7 +167,7 @@ class Expression:
         return affordable(self.tree, self._constants, allowed, largest)
 
     def _not_a_condition(self, value: Any) -> NoReturn:
-        self._fail(ExpressionError(f"a condition must be true or false, and this gave {kind_name(value)}"))
+        self._fail(ExpressionError(f"a condition must be true or false, and is {kind_name(value)}"))
 
     def _fail(self, error: Exception) -> NoReturn:
         if isinstance(error, _Placed):
@@ -347,7 +347,7 @@ class Compiler:
             try:
                 program = environment.compile(rewritten)
             except RuntimeError:
-                self.report(path, f"is nested too deep\n  {source}")
+                self.report(path, f"is nested too deeply\n  {source}")
                 return None
         if len(found) == 1 and found[0].alone:
             return PathExpression(source, where, program, projection, found[0])
@@ -382,21 +382,16 @@ def _bound(source: str, variable: str) -> bool:
 
 
 def _refused_as_condition(kind: str) -> str | None:
-    return None if kind in ("BOOL", "DYN") else f"must give true or false, and gives {_said(kind)}"
+    return None if kind in ("BOOL", "DYN") else f"must give true or false, and gives {failure.type_name(kind)}"
 
 
 def _refused_as_value(kind: str) -> str | None:
     if kind.startswith("optional_type"):
         return "gives an optional; end it with .orValue(...)"
-    return "gives a type, which is no JSON value" if kind.startswith("TYPE") else None
+    return "gives a type, which is not a JSON value" if kind.startswith("TYPE") else None
 
 
 def _refused_as_text(kind: str) -> str | None:
     if kind.startswith(("LIST", "MAP", "NULL", "BYTES")):
-        return f"a template cannot hold {_said(kind)}"
+        return f"a template cannot hold {failure.type_name(kind)}"
     return _refused_as_value(kind)
-
-
-def _said(kind: str) -> str:
-    word = kind.partition("<")[0].lower().removesuffix("_type")
-    return "null" if word == "null" else f"{'an' if word[0] in 'aeiou' else 'a'} {word}"

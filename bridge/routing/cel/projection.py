@@ -74,7 +74,7 @@ def project(value: Any, tree: Tree | None) -> Any:
 
 
 _PLAIN = frozenset((str, int, float, bool, type(None)))
-_NUL = "a string holds a NUL character, which CEL would cut off"
+_NUL = "text holds a NUL character, after which CEL would cut it off"
 _NUL_BYTE = "the bytes hold a NUL, which CEL would cut off; read base64.decode(event.data_base64)"
 
 

@@ -83,12 +83,12 @@ def text(value: Any) -> str:
         try:
             return str(value)
         except ValueError:  # more digits than Python converts
-            raise ExpressionError("a template cannot hold an integer of so many digits") from None
+            raise ExpressionError("a template cannot hold an integer with so many digits") from None
     if kind is bool:
         return "true" if value else "false"
     if kind is float:
         if value != value or value in (float("inf"), float("-inf")):
-            raise ExpressionError("a template cannot hold a number that is not finite")
+            raise ExpressionError("a template cannot hold NaN or an infinite number")
         return str(int(value)) if value.is_integer() and abs(value) < 1e16 else repr(value)
     if isinstance(value, datetime | timedelta):
         return _scalar(value)
@@ -106,8 +106,8 @@ def kind_name(value: Any) -> str:
 _KINDS: tuple[tuple[Any, str], ...] = (
     (bool, "true or false"),
     (int, "an integer"),
-    (float, "a double"),
-    (str, "a string"),
+    (float, "a decimal number"),
+    (str, "text"),
     (dict, "a map"),
     (list, "a list"),
     (bytes | bytearray, "bytes"),

@@ -17,7 +17,7 @@ from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.origin import MessageOrigin
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.execution import Target
+from bridge.pipeline.settings import Target
 
 
 async def run(config: Path, effects: int, name: str = "kafka") -> None:

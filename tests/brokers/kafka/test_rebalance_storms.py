@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bridge.brokers.kafka.rebalance_storms import LIMIT, WINDOW, RebalanceStormDetector
+from bridge.brokers.kafka.detectors import LIMIT, WINDOW, RebalanceStormDetector
 
 
 def test_a_group_that_comes_to_rest_is_fine_again() -> None:
@@ -9,7 +9,7 @@ def test_a_group_that_comes_to_rest_is_fine_again() -> None:
         group.note(float(number))
     assert group.message(LIMIT, None) is None
     group.note(float(LIMIT))
-    assert "do its members crash" in (group.message(LIMIT, None) or "")
+    assert "members that crash" in (group.message(LIMIT, None) or "")
     assert "`instance_id: a`" in (group.message(LIMIT, "a") or "")
     assert group.message(WINDOW + 1, "a") is None
 

@@ -123,7 +123,7 @@ async def test_an_untrusted_certificate_is_told_in_seconds(node: Node, tmp_path:
 
 async def test_a_provider_that_fails_is_told(node: Node) -> None:
     sasl = {"mechanism": "OAUTHBEARER", "token": "tests.brokers.kafka.tokens:failing"}
-    with pytest.raises(BrokerUnavailable, match=r"no token was given: LookupError$"):
+    with pytest.raises(BrokerUnavailable, match=r"the credential returned no token: LookupError$"):
         await _at(node, "OAUTH").broker(sasl=sasl)
 
 
@@ -159,7 +159,7 @@ async def test_tokens_for_msk_reach_the_server(node: Node, monkeypatch: pytest.M
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
     sasl = {"mechanism": "OAUTHBEARER", "token": "aws-msk", "region": "eu-west-1"}
     begun = time.monotonic()
-    with pytest.raises(BrokerUnavailable, match="a server that refuses the token looks like this") as received:
+    with pytest.raises(BrokerUnavailable, match="the server may have refused the token") as received:
         await _at(node, "OAUTH").broker(sasl=sasl)
     assert time.monotonic() - begun < 8
     assert "AKID" not in str(received.value)

@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import pytest
 from pydantic import ValidationError
 
-from bridge.brokers.kafka import tokens
-from bridge.brokers.kafka.tokens import Tokens
+from bridge.brokers.kafka import security
+from bridge.brokers.kafka.security import Tokens
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable
 
@@ -84,7 +84,7 @@ async def test_the_region_is_told_or_read_from_the_name(host: str, region: str |
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValidationError, match="needs `region`"):
         provider("kafka.internal:9098")
-    with pytest.raises(ValidationError, match="`region` and `role` go with `token: aws-msk`"):
+    with pytest.raises(ValidationError, match="`region` and `role` need `token: aws-msk`"):
         provider(token="azure", region="eu-west-1")
 
 
@@ -93,7 +93,7 @@ async def test_a_token_is_kept_until_shortly_before_its_end(monkeypatch: pytest.
     first = await it.token()
     assert await it.token() == first
     real = time.time
-    monkeypatch.setattr(tokens.time, "time", lambda: real() + 900 - tokens.EARLY_SECONDS + 1)
+    monkeypatch.setattr(security.time, "time", lambda: real() + 900 - security.EARLY_SECONDS + 1)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
     second = await it.token()
     assert unpacked(second)[1]["X-Amz-Credential"].startswith("AKIDOTHER/")
@@ -105,7 +105,7 @@ async def test_no_identity_is_told_without_secrets(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    with pytest.raises(BrokerUnavailable, match="msk: no token was given"):
+    with pytest.raises(BrokerUnavailable, match="msk: the credential returned no token"):
         await provider().token()
 
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from bridge.brokers.base import Delivery, SubscribeOptions, Subscription, UnreadablePolicy
+from bridge.brokers.base import Delivery, ReadOptions, SubscribeOptions, Subscription, UnreadablePolicy
 from bridge.brokers.kafka import KafkaBroker
-from bridge.brokers.reading import ReadOptions
 from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message, Position
 from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments, nothing_more, take
@@ -212,7 +211,7 @@ async def test_a_stopped_partition_says_where_and_holds_nobody_else(harness: Byt
     assert dict(found) == {0: bad.entries[:3], 1: good.entries}
     await nothing_more(subscription)
     assert list(subscription.stopped()) == ["orders/0"]
-    assert "offsets 3 to 4 cannot be read: the checksum of the batch is wrong" in subscription.stopped()["orders/0"]
+    assert "stopped at offsets 3 to 4: the checksum of the batch is wrong" in subscription.stopped()["orders/0"]
     await subscription.flush()
     assert (harness.committed("g", 0), harness.committed("g", 1)) == (3, 90)
     await subscription.close()
@@ -266,7 +265,7 @@ async def test_a_length_that_leads_nowhere_stops_its_partition_alone(harness: By
     found = await collect(subscription, 8, rng)
     assert dict(found) == {0: bad.entries[:2], 1: good.entries}
     await _until(lambda: subscription.stopped())
-    assert "offset 2 cannot be read, and neither can what follows" in subscription.stopped()["orders/0"]
+    assert "offset 2 and later ones cannot be read" in subscription.stopped()["orders/0"]
     await subscription.flush()
     assert harness.committed("g", 0) == 2
 
@@ -282,9 +281,7 @@ async def test_a_partition_whose_records_are_not_sent_says_so_and_goes_on(harnes
     partition.transform = lambda data: b""
     subscription: Any = await (await harness.broker()).subscribe(options(), Assignments())
     await _until(lambda: subscription.stopped())
-    assert (
-        "offset 0 cannot be read: the log ends at 4, and the broker sends nothing" in subscription.stopped()["orders/0"]
-    )
+    assert "stopped at offset 0: the log ends at 4, and the broker sends nothing" in subscription.stopped()["orders/0"]
     partition.transform = bytes
     assert [entry(each) for each in await take(subscription, 4)] == log.entries
     assert subscription.stopped() == {}

@@ -14,9 +14,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from bridge.app.composition import load_config
-from bridge.app.operations.parked import ParkedMessages, Waiting, Which
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
+from bridge.quarantine.operations import QuarantineOperations
+from bridge.waiting.operations import WaitingMessage
 from tests.brokers.consumer import TIMEOUT, Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes
 from tests.kafka.batches import DAMAGES, Log, batch, record
@@ -92,10 +93,10 @@ def outcomes(daemon: Daemon) -> dict[str, int]:
     return {str(outcome): count for outcome, count in daemon.sources[0].ledger.outcomes.items() if count}
 
 
-async def held(parked: ParkedMessages, count: int) -> list[Waiting]:
+async def quarantined(quarantine: QuarantineOperations, count: int) -> list[WaitingMessage]:
     """Return the waiting messages once the entity has processed `count`."""
     async with asyncio.timeout(TIMEOUT):
-        while len(found := await parked.list(Which())) != count:
+        while len(found := await quarantine.list()) != count:
             await asyncio.sleep(0.02)
     return found
 
@@ -186,22 +187,22 @@ async def test_a_readable_key_is_quarantined_with_what_follows(tmp_path: Path, h
     await fill(harness, orders("a", 2), bad_name(), orders("b", 2), orders("c", 2, key=b"free"))
     async with running(tmp_path, harness, "    quarantine: {poll: 50ms}") as daemon:
         await until(daemon, lambda: sum(daemon.sources[0].ledger.outcomes.values()) == 12)
-        assert outcomes(daemon) == {"executed": 9, "parked": 3}
-        parked = ParkedMessages(daemon.engines["default"])
-        waiting = await held(parked, 3)
+        assert outcomes(daemon) == {"executed": 9, "quarantined": 3}
+        quarantine = QuarantineOperations(daemon.engines["default"])
+        waiting = await quarantined(quarantine, 3)
         assert [(each.key, each.reason) for each in waiting] == [
             ("k", "unreadable"), ("k", "follows"), ("k", "follows"),
         ]  # fmt: skip
-        await parked.release_key("orders", "k")
-        await until(daemon, lambda: daemon.sources[0].ledger.outcomes["parked"] == 4)
+        await quarantine.release("orders", "k")
+        await until(daemon, lambda: daemon.sources[0].ledger.outcomes["quarantined"] == 4)
         await until(daemon, lambda: daemon.sources[0].ledger.in_flight == 0)
-        waiting = await held(parked, 3)
+        waiting = await quarantined(quarantine, 3)
         assert [each.reason for each in waiting] == ["unreadable", "follows", "follows"]
-        await parked.drop_key("orders", "k", [waiting[0].id], forget=False)
+        await quarantine.drop("orders", "k", [waiting[0].id], forget=False)
         broker = daemon.brokers["kafka"]
         [dead] = await take(await broker.subscribe(SubscribeOptions(("orders.dlq",), "d"), Assignments()), 1)
         assert dead.message.body == b'{"id": "never"}'
-        await parked.release_key("orders", "k")
+        await quarantine.release("orders", "k")
         await until(daemon, lambda: daemon.sources[0].ledger.outcomes["executed"] == 11)
 
 

@@ -12,10 +12,10 @@ from uuid import uuid4
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.operations.parked import ParkedMessages, Which
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
 from bridge.core.message import Message
+from bridge.quarantine.operations import QuarantineOperations
 
 FLOWS = """
 from durabletask import task
@@ -45,7 +45,7 @@ routes:
   - name: paid
     from: orders
     match: {{type: paid}}
-    raise_event: {{instance_id: "order-{{{{ payload.id }}}}", name: paid, data: payload.n, on_missing: {{park: 2s}}}}
+    raise_event: {{instance_id: "order-{{{{ payload.id }}}}", name: paid, data: payload.n, on_missing: {{wait: 2s}}}}
   - name: told
     from: orders
     match: {{type: told}}
@@ -93,15 +93,15 @@ async def test_the_dead_letter_of_one_that_waited_in_vain(tmp_path: Path, bootst
         broker = it.brokers["kafka"]
         sent = message("paid", "1", 7)
         await broker.publish(topic, [sent])
-        await until(lambda: it.sources[0].ledger.outcomes["parked"] == 1)
-        await until(lambda: it.own.undeliverable.written["orders", "parking_expired"] == 1)
+        await until(lambda: it.sources[0].ledger.outcomes["early"] == 1)
+        await until(lambda: it.own.dead_letters.written["orders", "early_expired"] == 1)
         subscription = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), f"{topic}-reader"), NullListener())
         async with asyncio.timeout(TIMEOUT):
             (delivery,) = await subscription.receive(1)
         letter = delivery.message
         headers = dict(letter.headers)
         assert (letter.body, letter.key, headers["trace"]) == (sent.body, sent.key, b"\xff")
-        assert (headers["bridge.reason"], headers["bridge.route"]) == (b"parking_expired", b"paid")
+        assert (headers["bridge.reason"], headers["bridge.route"]) == (b"early_expired", b"paid")
         assert headers["bridge.topic"] == topic.encode()
         await subscription.close()
     finally:
@@ -118,21 +118,21 @@ async def test_a_poisoned_key_is_held_by_whoever_has_its_partition(tmp_path: Pat
         broker = first.brokers["kafka"]
         keys = [f"k{number}" for number in range(6)]
         await broker.publish(topic, [message("told", key, 0) for key in keys])
-        await until(lambda: first.sources[0].ledger.outcomes["parked"] == len(keys))
+        await until(lambda: first.sources[0].ledger.outcomes["quarantined"] == len(keys))
         remote = f'type: scheduler, endpoint: "http://127.0.0.1:{port}"'
         second = await daemon(tmp_path / "two", bootstrap, topic, remote, worker=False)
         both = (first.sources[0], second.sources[0])
         await until(lambda: both[1].assignment and both[1].quarantine_stage.ready)
         await broker.publish(topic, [message("told", key, 1) for key in keys])
-        await until(lambda: sum(source.ledger.outcomes["parked"] for source in both) == 2 * len(keys))
+        await until(lambda: sum(source.ledger.outcomes["quarantined"] for source in both) == 2 * len(keys))
         client = first.engines["default"].client
-        parked = ParkedMessages(first.engines["default"])
+        quarantine = QuarantineOperations(first.engines["default"])
         async with asyncio.timeout(TIMEOUT):
-            while len(await parked.list(Which())) < 2 * len(keys):
+            while len(await quarantine.list()) < 2 * len(keys):
                 await asyncio.sleep(0.02)
         for key in keys:
             await client.schedule_new_orchestration("order", input=3, instance_id=f"order-{key}")
-            await parked.release_key("orders", key)
+            await quarantine.release("orders", key)
         await broker.publish(topic, [message("told", key, 2) for key in keys])
         for key in keys:
             state = await client.wait_for_orchestration_completion(f"order-{key}", timeout=TIMEOUT)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.local import writer
+from bridge.brokers.local import threads
 from bridge.brokers.local.database import open_database
 from bridge.core import provenance
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
-from bridge.pipeline.undeliverable import Undeliverable
+from bridge.waiting.dead_letters import DeadLetterWriter
 from tests.brokers.consumer import CAUSE, Assignments, take
 from tests.brokers.local.harness import LocalHarness
-from tests.parking.sample import parked
+from tests.waiting.sample import waiting
 
 ORDERS = SubscribeOptions(("orders",), "bridge")
 DEAD = SubscribeOptions(("orders.dlq",), "operators")
@@ -28,10 +29,11 @@ def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
     def limited(directory: Path) -> sqlite3.Connection:
         connection = open_database(directory)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size)
+        if threading.current_thread().name == threads.WRITER:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size)
         return connection
 
-    monkeypatch.setattr(writer, "open_database", limited)
+    monkeypatch.setattr(threads, "open_database", limited)
 
 
 async def test_what_is_too_large_goes_without_what_makes_it_so(
@@ -66,7 +68,7 @@ async def test_a_log_that_takes_nothing_settles_nothing(harness: LocalHarness, m
     [delivery] = await take(subscription, 1)
     with pytest.raises(BrokerUnavailable, match=r"orders/0@0 cannot be written to orders.dlq: .* larger than"):
         await delivery.dead_letter(CAUSE)
-    monkeypatch.setattr(writer, "open_database", open_database)
+    monkeypatch.setattr(threads, "open_database", open_database)
     await delivery.dead_letter(CAUSE)
     [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
     assert letter.message.body == b"x"
@@ -77,10 +79,10 @@ async def test_dead_letters_of_parked_messages_go_the_same_way(
 ) -> None:
     limit(monkeypatch, 10_000)
     broker = await harness.broker(partitions=1)
-    write = Undeliverable({"local": broker}, asyncio.get_running_loop())
-    item = parked(1).to_json()
+    write = DeadLetterWriter({"local": broker}, asyncio.get_running_loop())
+    item = waiting(1).to_json()
     item["letter"] |= {"body": "b" * 20_000, "headers": [["h", "h" * 20_000]]}
-    received = {"item": item, "reason": "parking_expired", "detail": "too late", "error": "E", "attempts": 1}
+    received = {"item": item, "reason": "early_expired", "detail": "too late", "error": "E", "attempts": 1}
     await asyncio.to_thread(write, received)
     [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
     received = dict(letter.message.headers)

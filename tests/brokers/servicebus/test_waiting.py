@@ -68,7 +68,7 @@ async def test_a_retry_goes_on_on_the_engine(tmp_path: Path, server: ServiceBusS
         await daemon.brokers["bus"].publish("orders", [message("start", "1")])
         ledger = daemon.sources[0].ledger
         async with asyncio.timeout(TIMEOUT):
-            while not ledger.outcomes[Outcome.PARKED]:
+            while not ledger.outcomes[Outcome.QUARANTINED]:
                 await asyncio.sleep(0.02)
         contents = server.queue("orders").contents()
         assert (contents.active, contents.locked) == (0, 0)
@@ -83,7 +83,7 @@ async def test_a_retry_goes_on_on_the_engine(tmp_path: Path, server: ServiceBusS
 
 
 @pytest.mark.parametrize(
-    ("more", "on_missing"), [("", "{park: 1h}"), ("    quarantine: {}", "retry")], ids=["parking", "quarantine"]
+    ("more", "on_missing"), [("", "{wait: 1h}"), ("    quarantine: {}", "retry")], ids=["early messages", "quarantine"]
 )
 def test_what_waits_needs_a_place_for_its_dead_letter(tmp_path: Path, more: str, on_missing: str) -> None:
     connection = "Endpoint=sb://shop.example.com/;SharedAccessKeyName=bridge;SharedAccessKey=c2VjcmV0"

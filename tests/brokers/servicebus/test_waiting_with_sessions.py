@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import load_config
-from bridge.app.operations.parked import ParkedMessages
 from bridge.app.serve.daemon import Daemon
 from bridge.core.settlement import Outcome
+from bridge.quarantine.operations import QuarantineOperations
 from tests.app.project import TIMEOUT
 from tests.brokers.servicebus.test_waiting import write
 from tests.pipeline.harness import message
@@ -60,11 +60,11 @@ async def test_it_goes_on_after_a_restart_while_the_queue_is_silent(
     path = write(tmp_path, server.connection_string, ONE, on_missing)
     async with running(path) as daemon:
         await daemon.brokers["bus"].publish("orders", [message("start", "1", "a")])
-        await until(lambda: daemon.sources[0].ledger.outcomes[Outcome.PARKED])
+        await until(lambda: daemon.sources[0].ledger.outcomes[Outcome.QUARANTINED])
     async with running(path) as daemon:
         await start(daemon, "1")
         if waits_for == "a person":
-            await ParkedMessages(daemon.engines["default"]).release_key("orders", "a")
+            await QuarantineOperations(daemon.engines["default"]).release("orders", "a")
         await ended(daemon, "1")
 
 
@@ -73,7 +73,7 @@ async def test_it_stays_at_work_while_other_sessions_end(tmp_path: Path, server:
         ledger = daemon.sources[0].ledger
         publish = daemon.brokers["bus"].publish
         await publish("orders", [message("start", "1", "a")])
-        await until(lambda: ledger.outcomes[Outcome.PARKED] and ledger.in_flight)
+        await until(lambda: ledger.outcomes[Outcome.QUARANTINED] and ledger.in_flight)
         for number in ("2", "3", "4"):
             await start(daemon, number)
             # The only receiver has released the session before

@@ -1,0 +1,189 @@
+"""Construction of the early-message and quarantine parts of a daemon from its configuration."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from bridge.config.model.engines import EarlyMessagesConfig
+from bridge.config.model.on_missing import StartMissing, WaitMissing
+from bridge.config.source import Loaded
+from bridge.core.errors import EngineError
+from bridge.core.settlement import RetryPolicy
+from bridge.early_messages.entity import EarlyMessageEntities
+from bridge.early_messages.stage import EarlyMessageStage, shortest_prefixes
+from bridge.early_messages.state_machine import EarlyMessageLimits
+from bridge.early_messages.store import EarlyMessageStore
+from bridge.engines.base import Engine
+from bridge.engines.command_runner import CommandRunner
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.settings import Target
+from bridge.quarantine.entity import QuarantineEntities
+from bridge.quarantine.orphaned import quarantine_engine
+from bridge.quarantine.store import EngineQuarantineStore, QuarantineStore
+from bridge.routing.cel.template import constant_prefix
+from bridge.waiting.totals import WaitingTotals
+
+log = structlog.get_logger("bridge.waiting")
+
+_COUNT = 15.0
+"""Least seconds between two counts of the waiting messages."""
+_SHARE = 50.0
+"""Factor between the duration of a count and the pause after it."""
+_POLL = 60.0
+"""Seconds between two looks for a missing instance where only the bridge reports its starts."""
+_NOTIFIED_POLL = 600.0
+"""Seconds between two looks for a missing instance where the engine reports every start: only a safety net."""
+
+
+def early_prefixes(loaded: Loaded, engine: str) -> tuple[str, ...] | None:
+    """Instance id prefixes for which a rule may store early messages; None when no rule waits for or starts one."""
+    waiting: list[str] = []
+    starts = False
+    for route in loaded.config.routes:
+        command = getattr(route, route.command)
+        missing = getattr(command, "on_missing", None)
+        if route.engine == engine and isinstance(missing, WaitMissing):
+            waiting.append(constant_prefix(command.instance_id))
+        starts = starts or (route.engine == engine and isinstance(missing, StartMissing))
+    return shortest_prefixes(waiting) if waiting or starts else None
+
+
+def totals(loaded: Loaded, engine: str) -> WaitingTotals:
+    """Limits of all waiting messages on an engine."""
+    config = loaded.config.engines[engine].early_messages
+    return WaitingTotals(config.total_messages, config.total_bytes)
+
+
+def target(
+    loaded: Loaded,
+    engine: Engine,
+    breaker: Breaker,
+    now: Callable[[], datetime],
+    totals: WaitingTotals | None = None,
+) -> Target:
+    """Command target of the pipeline for an engine.
+
+    Without rules for missing instances, commands go to the engine directly.
+    """
+    executor = CommandRunner(engine, now)
+    prefixes = early_prefixes(loaded, engine.name)
+    if prefixes is None:
+        return Target(executor.execute, breaker)
+    store = EarlyMessageStore(engine, loaded.config.engines[engine.name].early_messages.max_message, now, totals)
+    stage = EarlyMessageStage(store, executor, prefixes, engine_notifies=engine.notifies_instance_started)
+    return Target(stage.execute, breaker, store.store)
+
+
+def quarantine_store(
+    loaded: Loaded, source: str, engines: Mapping[str, Engine], totals: Mapping[str, WaitingTotals] | None = None
+) -> tuple[str, QuarantineStore] | None:
+    """Name and store of the engine that keeps a source's messages; None when the source keeps none."""
+    name = quarantine_engine(loaded, source)
+    return None if name is None else (name, EngineQuarantineStore(engines[name], source, (totals or {}).get(name)))
+
+
+@dataclass(slots=True)
+class WaitingStores:
+    """Early-message and quarantine entities that this process hosts for one engine.
+
+    Implements `bridge.ops.metrics.WaitingStats`.
+    """
+
+    name: str
+    early_messages: EarlyMessageEntities
+    quarantine: QuarantineEntities
+    totals: WaitingTotals
+    waiting: int | None = None
+
+    async def count(self, engine: Engine) -> None:
+        """Count the waiting messages again. Raises: EngineError."""
+        await self.totals.count(engine)
+        self.waiting = self.totals.early
+
+    @property
+    def waiting_messages(self) -> int:
+        return self.totals.messages
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self.totals.bytes
+
+    @property
+    def refused(self) -> int:
+        return self.totals.refused
+
+    @property
+    def events(self) -> Mapping[str, int]:
+        return dict(self.early_messages.events)
+
+    @property
+    def quarantined(self) -> Mapping[str, int]:
+        return dict(self.quarantine.events)
+
+
+def waiting_stores(
+    loaded: Loaded,
+    engine: Engine,
+    now: Callable[[], datetime],
+    loop: asyncio.AbstractEventLoop,
+    totals: WaitingTotals,
+) -> WaitingStores:
+    """Create the early-message and quarantine entities that this process hosts for one engine."""
+    config = loaded.config.engines[engine.name]
+    slots = max(1, config.worker.threads // 4)
+    executor = CommandRunner(engine, now)
+    entities = EarlyMessageEntities(
+        executor,
+        loop,
+        _early_limits(config.early_messages, engine),
+        RetryPolicy(),
+        now,
+        slots,
+        totals=totals,
+        messages=engine.messages,
+    )
+    return WaitingStores(engine.name, entities, QuarantineEntities(now, totals), totals)
+
+
+class EarlyMessageCounter:
+    """Counts the waiting messages of the engines periodically, and only while some may wait."""
+
+    def __init__(
+        self, engines: Mapping[str, Engine], waiting_stores: Mapping[str, WaitingStores], stored: Callable[[], int]
+    ) -> None:
+        """Create a counter. stored: callback, number of messages that this process has kept on engines so far."""
+        self._engines = engines
+        self._waiting_stores = waiting_stores
+        self._stored = stored
+
+    async def run(self) -> None:
+        """Count the messages of each engine by itself: one that does not answer delays no other. Never returns."""
+        async with asyncio.TaskGroup() as group:
+            for name, engine in self._engines.items():
+                group.create_task(self._run(name, engine), name=f"count:{name}")
+
+    async def _run(self, name: str, engine: Engine) -> None:
+        known: int | None = None
+        stores = self._waiting_stores[name]
+        while True:
+            began = time.monotonic()
+            happened = self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
+            if known != happened or stores.totals.messages:
+                try:
+                    await stores.count(engine)
+                except EngineError as error:
+                    log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
+                else:
+                    known = happened
+            await asyncio.sleep(max(_COUNT, _SHARE * (time.monotonic() - began)))
+
+
+def _early_limits(config: EarlyMessagesConfig, engine: Engine) -> EarlyMessageLimits:
+    poll = config.poll if config.poll is not None else _NOTIFIED_POLL if engine.notifies_instance_started else _POLL
+    return EarlyMessageLimits(config.max_messages, config.max_bytes, poll)

@@ -1,0 +1,124 @@
+"""`bridge early`: early messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.command import Group
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_engine, operate
+from bridge.cli.options import json_option, reason_option
+from bridge.cli.output import plural, say
+from bridge.cli.waiting import CHANGES, confirmed, drop_options, dropped, page_options, show
+
+if TYPE_CHECKING:
+    from bridge.waiting.operations import WaitingMessage
+
+
+@click.group(
+    "early",
+    cls=Group,
+    members={
+        "list": "List early messages.",
+        "release": "Try to deliver early messages now.",
+        "drop": "Dead-letter early messages now.",
+    },
+    examples="""
+        bridge early list
+        bridge early release order-1001
+        bridge early drop order-1001 --id 5f0c... --yes
+    """,
+)
+def command() -> None:
+    """List, release and drop early messages on the configured engine.
+
+    An early message waits for the start of its instance (`on_missing: {wait: ...}`).
+
+    An embedded engine runs in the daemon: `bridge serve` must be running.
+    """
+
+
+@make(
+    "list",
+    effect="reads",
+    examples="""
+        bridge early list
+        bridge early list --prefix order-
+        bridge early list --source orders --limit 500 --offset 500
+        bridge early list --json | jq 'group_by(.route) | map({route: .[0].route, count: length})'
+    """,
+    exits=EXITS | {1: "the engine refused"},
+)
+@click.option("--prefix", metavar="TEXT", help="Only for instances whose ids begin so.")
+@click.option("--source", metavar="NAME", help="Only messages of this source.")
+@page_options
+@json_option
+@engine_options
+def list_(prefix: str | None, source: str | None, limit: int, offset: int, as_json: bool, **engine: Any) -> None:
+    """List early messages, the oldest first.
+
+    With --json each has instance_id, source, id, message_id, route, since, until, reason, detail, position and size.
+    """
+    from bridge.early_messages.operations import EarlyMessageOperations
+
+    async def look(early: EarlyMessageOperations) -> tuple[list[WaitingMessage], int]:
+        return await early.list(prefix, source), await early.unprocessed()
+
+    found, unprocessed = on_engine(engine, EarlyMessageOperations, look)
+    show(found, unprocessed, engine, source, limit, offset, as_json, "instance_id")
+
+
+@make(
+    "release",
+    effect="changes",
+    examples="""
+        bridge early release order-1001 order-1002
+    """,
+    exits=CHANGES | {1: "nothing waits there"},
+)
+@click.argument("instances", nargs=-1, required=True, metavar="INSTANCE...")
+@reason_option
+@engine_options
+def release(instances: tuple[str, ...], reason: str | None, **engine: Any) -> None:
+    """Deliver the early messages of instances now.
+
+    The messages are delivered if the instance exists by now, else they keep waiting.
+    """
+    changes = operate(
+        engine, *(("early.release", {"instance_id": instance, "reason": reason}) for instance in instances)
+    )
+    for change in changes:
+        left = f", {change['after']:,} still wait" if change["after"] else ""
+        say(f"{change['what']}: {plural(change['before'] - change['after'], 'message')} delivered{left}")
+
+
+@make(
+    "drop",
+    effect="changes",
+    examples="""
+        bridge early drop order-1001
+        bridge early drop order-1001 --id 5f0c92d1ab34e6f708192a3b
+    """,
+    exits=CHANGES | {1: "nothing waits there, or you answered no"},
+)
+@click.argument("instance", metavar="INSTANCE")
+@drop_options
+@reason_option
+@engine_options
+def drop(instance: str, ids: tuple[str, ...], forget: bool, yes: bool, reason: str | None, **engine: Any) -> int:
+    """Dead-letter early messages of an instance now.
+
+    Their dead letters name the drop as the reason and can be replayed.
+    """
+    if not yes and not confirmed(ids, forget):
+        return 1
+    [change] = operate(
+        engine, ("early.drop", {"instance_id": instance, "ids": ids, "forget": forget, "reason": reason})
+    )
+    return dropped(change)
+
+
+for each in (list_, release, drop):
+    command.add_command(each)

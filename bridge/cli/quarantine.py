@@ -1,0 +1,134 @@
+"""`bridge quarantine`: quarantined keys and their messages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.command import Group
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_engine, operate
+from bridge.cli.options import json_option, reason_option
+from bridge.cli.output import plural, say
+from bridge.cli.waiting import CHANGES, confirmed, drop_options, dropped, is_unknown, page_options, show
+
+if TYPE_CHECKING:
+    from bridge.waiting.operations import WaitingMessage
+
+
+@click.group(
+    "quarantine",
+    cls=Group,
+    members={
+        "list": "List quarantined messages.",
+        "release": "Process the messages of quarantined keys again.",
+        "drop": "Dead-letter quarantined messages now.",
+    },
+    examples="""
+        bridge quarantine list
+        bridge quarantine release --source orders k-17
+        bridge quarantine drop --source orders k-17 --id 5f0c... --yes
+    """,
+)
+def command() -> None:
+    """List, release and drop quarantined messages on the configured engine.
+
+    A failed message waits in quarantine with all later messages of its ordering key (`quarantine`).
+
+    An embedded engine runs in the daemon: `bridge serve` must be running.
+    """
+
+
+@make(
+    "list",
+    effect="reads",
+    examples="""
+        bridge quarantine list
+        bridge quarantine list --source orders --limit 500 --offset 500
+        bridge quarantine list --json | jq 'group_by(.key) | map({key: .[0].key, count: length})'
+    """,
+    exits=EXITS | {1: "the engine refused"},
+)
+@click.option("--source", metavar="NAME", help="Only messages of this source.")
+@page_options
+@json_option
+@engine_options
+def list_(source: str | None, limit: int, offset: int, as_json: bool, **engine: Any) -> None:
+    """List quarantined messages, the oldest first.
+
+    With --json each has source, key, id, message_id, route, since, until, reason, detail, position and size.
+    """
+    from bridge.quarantine.operations import QuarantineOperations
+
+    async def look(quarantine: QuarantineOperations) -> tuple[list[WaitingMessage], int]:
+        return await quarantine.list(source), await quarantine.unprocessed()
+
+    found, unprocessed = on_engine(engine, QuarantineOperations, look)
+    show(found, unprocessed, engine, source, limit, offset, as_json, "key")
+
+
+@make(
+    "release",
+    effect="changes",
+    examples="""
+        bridge quarantine release --source orders k-17 k-18
+        bridge quarantine release --source orders --all
+    """,
+    exits=CHANGES | {1: "the key is not in quarantine, or no source resumes it"},
+)
+@click.argument("keys", nargs=-1, metavar="[KEY]...")
+@click.option("--source", required=True, metavar="NAME", help="Source of the keys.")
+@click.option("--all", "all_", is_flag=True, help="Every quarantined key of the source.")
+@reason_option
+@engine_options
+def release(keys: tuple[str, ...], source: str, all_: bool, reason: str | None, **engine: Any) -> int:
+    """Release quarantined keys.
+
+    The messages of a released key go through the rules again, in order, and later ones follow.
+    """
+    if all_ == bool(keys):
+        raise click.UsageError("name a KEY, or say --all", click.get_current_context())
+    named: list[dict[str, Any]] = [{"all": True}] if all_ else [{"key": key} for key in keys]
+    calls = (("quarantine.release", {"source": source, "reason": reason} | each) for each in named)
+    changes = [change for result in operate(engine, *calls) for change in result]
+    for change in changes:
+        say(f"{change['what']}: {plural(change['before'], 'message')} released")
+    if not changes:
+        if is_unknown(engine, source):
+            return 1
+        click.echo("nothing to release")
+    return 0
+
+
+@make(
+    "drop",
+    effect="changes",
+    examples="""
+        bridge quarantine drop --source orders k-17
+        bridge quarantine drop --source orders k-17 --id 5f0c92d1ab34e6f708192a3b --yes
+    """,
+    exits=CHANGES | {1: "the key is not in quarantine, or you answered no"},
+)
+@click.argument("key", metavar="KEY")
+@click.option("--source", required=True, metavar="NAME", help="Source of the key.")
+@drop_options
+@reason_option
+@engine_options
+def drop(
+    key: str, source: str, ids: tuple[str, ...], forget: bool, yes: bool, reason: str | None, **engine: Any
+) -> int:
+    """Dead-letter quarantined messages of a key now.
+
+    Their dead letters name the drop as the reason and can be replayed. Dropping the last message ends the quarantine.
+    Messages after a dropped one stay until you release the key.
+    """
+    if not yes and not confirmed(ids, forget):
+        return 1
+    parameters = {"source": source, "key": key, "ids": ids, "forget": forget, "reason": reason}
+    [change] = operate(engine, ("quarantine.drop", parameters))
+    return dropped(change)
+
+
+for each in (list_, release, drop):
+    command.add_command(each)

@@ -1,0 +1,101 @@
+"""`bridge sources`: states of sources and their dead-letter limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bridge.cli.command import Group
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_of_source, operate, source_states
+from bridge.cli.options import config_options, json_option, reason_option
+from bridge.cli.output import print_json, print_table, say
+
+
+@click.group(
+    "sources",
+    cls=Group,
+    members={
+        "list": "List sources, with the routes whose dead letters are limited.",
+        "resume": "End the limit of dead letters of a source.",
+    },
+    examples="""
+        bridge sources list
+        bridge sources resume orders
+    """,
+)
+def command() -> None:
+    """Show and control the sources of the running daemons.
+
+    The state is stored on the engine of each source. It applies to all daemons of the source and survives a restart.
+    An embedded engine runs in the daemon: `bridge serve` must be running.
+    """
+
+
+@make(
+    "list",
+    effect="reads",
+    examples="""
+        bridge sources list
+        bridge sources list --json | jq '.[] | select(.pause != null)'
+    """,
+    exits=EXITS | {1: "the engine refused"},
+)
+@json_option
+@config_options
+def list_(as_json: bool, **options: Any) -> None:
+    """List sources, with the routes whose dead letters are limited.
+
+    With --json each line has source, route (null for messages without a route), state (`probing`, or null), pause
+    (seconds between two dead letters, or null) and next (seconds until the next one).
+    """
+    lines = source_states(options)
+    if as_json:
+        print_json(lines)
+        return
+    rows = [
+        (
+            line["source"],
+            line["state"] or "-",
+            "" if line["pause"] is None else line["route"] or "(no route)",
+            "" if line["pause"] is None else f"one every {line['pause']:g} s",
+            "" if line["pause"] is None else f"in {line['next']:g} s",
+        )
+        for line in lines
+    ]
+    print_table(("SOURCE", "STATE", "ROUTE", "DEAD LETTERS", "NEXT"), rows)
+    if any(line["pause"] is not None for line in lines):
+        click.echo("fix the rule or the sender, then `bridge sources resume SOURCE`", err=True)
+
+
+@make(
+    "resume",
+    effect="changes",
+    examples="""
+        bridge sources resume orders
+        bridge sources resume orders --route start-order
+    """,
+    exits=EXITS | {1: "the source, or the route, has no limited dead letters"},
+)
+@click.argument("source", metavar="NAME")
+@click.option("--route", metavar="NAME", help="Only this route.")
+@reason_option
+@config_options
+def resume(source: str, route: str | None, reason: str | None, **options: Any) -> None:
+    """End the dead-letter limit of a source, on all its daemons within five seconds.
+
+    After too many dead letters a source writes one dead letter per pause, and each one doubles the pause. Fix the
+    rule or the sender first. Otherwise as many dead letters as before are written at once, and then the limit applies
+    again.
+    """
+    given = {"source": source, "route": route, "reason": reason}
+    engine = engine_of_source(options, "sources.resume", source, reason)
+    [result] = operate({**options, "engine": engine}, ("sources.resume", given))
+    for each in result["routes"]:
+        subject = f"route {each}" if each else "messages that no route matches"
+        say(f"{source}: dead letters of {subject} are no longer limited")
+
+
+for each in (list_, resume):
+    command.add_command(each)

@@ -1,0 +1,147 @@
+"""Message outside its broker, as JSON with the facts of its dead letter, and results of operations on such messages."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bridge.core.message import Message, Position, Unreadable
+from bridge.core.provenance import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """Message that left its broker and waits on an engine.
+
+    broker: name of its broker in the configuration.
+    dead_letter_topic: topic of its dead letter when it cannot be delivered.
+    source, config, message_id, executed, replayed: as in `bridge.core.provenance.Cause`.
+    """
+
+    message: Message
+    position: Position
+    broker: str
+    dead_letter_topic: str
+    source: str
+    message_id: str | None = None
+    config: str = ""
+    executed: tuple[str, ...] = ()
+    replayed: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        message, position = self.message, self.position
+        document: dict[str, Any] = {
+            "at": [position.cluster, position.topic, position.partition, position.offset],
+            "broker": self.broker,
+            "topic": self.dead_letter_topic,
+            "source": self.source,
+            "config": self.config,
+        }
+        if message.body is not None:
+            document["body"] = _pack(message.body)
+        if message.key is not None:
+            document["key"] = _pack(message.key)
+        if message.headers:
+            document["headers"] = [[name, None if value is None else _pack(value)] for name, value in message.headers]
+        if (unreadable := message.unreadable) is not None:
+            document["unreadable"] = [unreadable.fault, unreadable.detail, unreadable.key_known, unreadable.last]
+        more = {
+            "timestamp": message.timestamp,
+            "broker_id": message.message_id,
+            "content_type": message.content_type,
+            "id": self.message_id,
+            "executed": list(self.executed) or None,
+            "replayed": self.replayed or None,
+        }
+        return document | {name: value for name, value in more.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, document: dict[str, Any]) -> StoredMessage:
+        message = Message(
+            _unpack(document["body"]) if "body" in document else None,
+            _unpack(document["key"]) if "key" in document else None,
+            tuple((name, None if value is None else _unpack(value)) for name, value in document.get("headers", ())),
+            document.get("timestamp"),
+            document.get("broker_id"),
+            document.get("content_type"),
+            unreadable=Unreadable(*document["unreadable"]) if "unreadable" in document else None,
+        )
+        return cls(
+            message,
+            Position(*document["at"]),
+            document["broker"],
+            document["topic"],
+            document["source"],
+            document.get("id"),
+            document["config"],
+            tuple(document.get("executed", ())),
+            document.get("replayed", False),
+        )
+
+    def with_executed(self, routes: tuple[str, ...]) -> StoredMessage:
+        """Copy with the routes executed so far."""
+        return replace(self, executed=routes)
+
+    def cause(self, reason: str, detail: str, error: str, route: str | None, attempts: int) -> Cause:
+        """Cause of the message's dead letter."""
+        return Cause(
+            reason,
+            detail,
+            error,
+            self.source,
+            route,
+            self.executed,
+            attempts,
+            self.config,
+            self.message_id,
+            self.replayed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """Stored message whose dead letter is to be written, with the cause.
+
+    item: JSON that has the message as its member `letter`.
+    """
+
+    item: dict[str, Any]
+    reason: str
+    detail: str
+    error: str
+    attempts: int = 1
+
+
+@dataclass
+class OperationResult:
+    """Result of an operation on stored messages, beside their new state.
+
+    events: events to count.
+    undelivered: dead letters to be written.
+    wake: time of the next timer, seconds since the Unix epoch; None when an earlier one is planned.
+    """
+
+    events: list[str] = field(default_factory=list)
+    undelivered: list[Undelivered] = field(default_factory=list)
+    wake: float | None = None
+
+    def refuse(self, item: dict[str, Any], reason: str, detail: str, error: str, attempts: int = 1) -> None:
+        """Dead-letter a message."""
+        self.undelivered.append(Undelivered(item, reason, detail, error, attempts))
+
+    def wake_at(self, at: float) -> None:
+        """Plan a timer."""
+        self.wake = at
+
+
+def _pack(value: bytes) -> str | list[str]:
+    """Text as it is; other bytes as base64 in a list of one."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return [base64.b64encode(value).decode()]
+
+
+def _unpack(value: str | list[str]) -> bytes:
+    return value.encode() if isinstance(value, str) else base64.b64decode(value[0])

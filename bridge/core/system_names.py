@@ -1,0 +1,77 @@
+"""Names and keys of the bridge's own entities, orchestrations and activities."""
+
+from __future__ import annotations
+
+import hashlib
+
+PREFIX = "bridge."
+"""Prefix of the bridge's own entities, orchestrations and activities. Rules cannot name one."""
+
+EARLY_MESSAGES = "bridge.parking"
+"""Entity: early messages of one instance. Its key is the instance's `target_key`."""
+
+QUARANTINE = "bridge.quarantine"
+"""Entity: quarantined messages of one ordering key. Its key is the `quarantine_key`."""
+
+DEAD_LETTER = "bridge.dead_letter"
+"""Orchestration that writes one dead letter, and the activity that it calls."""
+
+DEAD_LETTER_PACE = "bridge.dead_letter_pace"
+"""Entity: pace of the dead letters of one source. Its key is the name of the source."""
+
+_LONGEST = 200
+"""Most characters of a key: `@name@key` must fit into the 256 characters of the storage providers."""
+
+_HASHED = "~h"
+"""Prefix of the keys of ids that are too long."""
+
+
+def target_key(instance_id: str) -> str:
+    """Key of the early-message entity of an instance. `@` is escaped; a key that is too long is hashed.
+
+    No key is a prefix of another: a query by prefix finds exactly one entity.
+    """
+    escaped = key_prefix(instance_id)
+    if len(escaped) <= _LONGEST:
+        return escaped + "~e"
+    return _HASHED + hashlib.sha256(instance_id.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def key_prefix(id_prefix: str) -> str:
+    """Common prefix of the keys of instances with this id prefix, unless a key is hashed."""
+    return id_prefix.replace("~", "~~").replace("@", "~a")
+
+
+def key_prefixes(id_prefix: str) -> tuple[str, ...]:
+    """Disjoint prefixes of the keys of all instances with this id prefix. A hashed key can belong to any instance."""
+    return (key_prefix(id_prefix), _HASHED) if id_prefix else ("",)
+
+
+def target_id(instance_id: str) -> str:
+    """Id of the early-message entity of an instance."""
+    return f"@{EARLY_MESSAGES}@{target_key(instance_id)}"
+
+
+def quarantine_key(source: str, key: bytes) -> str:
+    """Key of the quarantine entity of one ordering key of a source."""
+    return f"{quarantine_prefix(source)}{hashlib.sha256(key).hexdigest()[:40]}"
+
+
+def quarantine_prefix(source: str) -> str:
+    """Prefix of the keys of all quarantine entities of a source. Source names have no `~`."""
+    return f"{source}~"
+
+
+def quarantine_source(key: str) -> str:
+    """Source of a quarantine entity, from its key."""
+    return key.partition("~")[0]
+
+
+LETTER_IDS = "bridge:dead-letter:"
+"""Prefix of the ids of the orchestrations that write dead letters."""
+
+
+def letter_id(entity_key: str, message: str, since: float) -> str:
+    """Id of the orchestration that dead-letters one waiting message. A repeated decision has the same id."""
+    mark = hashlib.sha256(f"{entity_key}\n{message}\n{since!r}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{LETTER_IDS}{mark[:40]}"

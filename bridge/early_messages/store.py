@@ -1,0 +1,109 @@
+"""Early messages of instances on their engine: client of their entities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from durabletask.entities import EntityInstanceId
+
+from bridge.core.commands import Command
+from bridge.core.errors import EngineRejected, InvalidCommand
+from bridge.core.origin import MessageOrigin
+from bridge.core.stored_message import StoredMessage
+from bridge.core.system_names import EARLY_MESSAGES, target_id, target_key
+from bridge.early_messages.state_machine import STARTED, WaitingCommand, waiting_command
+from bridge.engines.base import Engine
+from bridge.system.clock import ahead_seconds
+from bridge.waiting.totals import WaitingTotals
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyMessages:
+    """Early messages of one instance, as read from its entity.
+
+    waits: some wait. delivered: command keys of delivered ones.
+    unsettled: operations are queued. fails: the oldest one is retried.
+    """
+
+    waits: bool
+    delivered: frozenset[str]
+    unsettled: bool
+    fails: bool
+
+
+class EarlyMessageStore:
+    """Early messages on one engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        max_bytes: int,
+        now: Callable[[], datetime],
+        totals: WaitingTotals | None = None,
+    ) -> None:
+        """Create the store.
+
+        max_bytes: largest early message, as JSON.
+        totals: limits of all waiting messages of the engine; None for no limit.
+        """
+        self._engine = engine
+        self._max_bytes = max_bytes
+        self._now = now
+        self._totals = totals
+
+    async def store(self, command: Command, origin: MessageOrigin, message: StoredMessage, ttl: float) -> None:
+        """Store a command durably for at most `ttl` seconds.
+
+        Raises: EngineError (WaitingFull), InvalidCommand when it is too large.
+        """
+        waiting = waiting_command(command)
+        assert waiting is not None
+        since = self._now().timestamp() - ahead_seconds()
+        plain = WaitingCommand(waiting, origin, message, since, since + ttl).to_json()
+        what = f"store an early message for {waiting.instance_id!r}"
+        try:
+            item = self._engine.messages.seal(plain)
+            size = len(json.dumps(item, separators=(",", ":")))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise EngineRejected(f"{what}: the command has no JSON form ({type(error).__name__})") from error
+        if size > self._max_bytes:
+            raise InvalidCommand(f"{what}: the message takes {size} bytes; at most {self._max_bytes} are stored")
+        if self._totals is not None:
+            self._totals.admit(size)
+        await self._signal(waiting.instance_id, "park", item | {"target": waiting.instance_id, "size": size}, what)
+
+    async def read(self, instance_id: str) -> EarlyMessages | None:
+        """Read the early messages of an instance; None when there is nothing. Raises: EngineError."""
+        if self._engine.has_no_early_messages(target_id(instance_id)):
+            return None
+        what = f"read early messages of {instance_id!r}"
+        entity = await self._engine.client.find_entity(_entity(instance_id), what=what)
+        if entity is None:
+            return None
+        state = json.loads(entity.get_state() or "null") or {}
+        return EarlyMessages(
+            bool(state.get("items")),
+            frozenset(state.get("delivered", ())),
+            bool(entity.backlog_queue_size),
+            bool(state.get("attempts")),
+        )
+
+    async def is_started(self, instance_id: str) -> bool:
+        """True when the instance exists. Raises: EngineError."""
+        what = f"look for {instance_id!r}"
+        return await self._engine.client.find_instance(instance_id, fetch_payloads=False, what=what) is not None
+
+    async def notify_started(self, instance_id: str) -> None:
+        """Notify the entity of the start of its instance. Raises: EngineError."""
+        await self._signal(instance_id, STARTED, None, f"notify early messages of {instance_id!r}")
+
+    async def _signal(self, instance_id: str, operation: str, value: Any, what: str) -> None:
+        await self._engine.client.signal_entity(_entity(instance_id), operation, value, what=what)
+
+
+def _entity(instance_id: str) -> EntityInstanceId:
+    return EntityInstanceId(EARLY_MESSAGES, target_key(instance_id))

@@ -1,0 +1,176 @@
+"""Limits per value of `limits.per`: one sender leaves capacity for the others.
+
+A bounded number of values has an account each, all others share one. A delivery beyond the limit of its value keeps its
+place in its lane, which preserves order per key, and waits there until earlier deliveries of its value have left. No
+delivery waits for a later one: no cycle of waits can arise, neither here nor together with lanes and ordering domains.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+from bridge.pipeline.flow_control import PerValue
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.routing.per import SHARED
+
+KEEP = 60.0
+"""Seconds that an unused account keeps its place.
+
+A flood of new values does not displace earlier values that send at least once in this time.
+"""
+
+_LOOKS = 16
+"""Accounts that one new value checks for a free place: a constant cost, however many are in use."""
+
+
+class Account(Protocol):
+    """Counts of one value."""
+
+    used_at: float
+    """Time of the last use, in monotonic seconds."""
+
+    def idle(self, now: float) -> bool:
+        """True when nothing is counted and nothing waits: a new account would be equal."""
+        ...
+
+
+A = TypeVar("A", bound=Account)
+
+
+class Values(Generic[A]):
+    """Accounts of at most `most` values, made on first use. Values are digests, never text of messages."""
+
+    def __init__(self, most: int, make: Callable[[], A]) -> None:
+        self.most = most
+        self.shared = make()
+        """Account of messages without a value, and of values without a place of their own."""
+        self.overflows = 0
+        """Number of times that a value got the shared account for lack of a place."""
+        self._make = make
+        self._own: dict[str, A] = {}
+        """Own accounts, least recently used first."""
+
+    def __len__(self) -> int:
+        """Number of values with an account of their own."""
+        return len(self._own)
+
+    def of(self, value: str, now: float) -> A:
+        """Account of a value. now: monotonic seconds. An account in use is never replaced."""
+        if value == SHARED:
+            return self.shared
+        account = self._own.pop(value, None)
+        if account is None:
+            if len(self._own) >= self.most and not self._make_room(now):
+                self.overflows += 1
+                return self.shared
+            account = self._make()
+        account.used_at = now
+        self._own[value] = account
+        return account
+
+    def _make_room(self, now: float) -> bool:
+        """Remove the first idle account of the least recently used ones; those in use become recent."""
+        for _ in range(min(_LOOKS, len(self._own))):
+            value, account = next(iter(self._own.items()))
+            if account.used_at + KEEP > now:
+                return False  # all later ones are as recent
+            del self._own[value]
+            if account.idle(now):
+                return True
+            account.used_at = now
+            self._own[value] = account
+        return False
+
+
+class Share:
+    """Deliveries of one value: number and bytes of those in work, and the waiting ones, oldest first."""
+
+    __slots__ = ("records", "size", "used_at", "waiting")
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.size = 0
+        self.waiting: dict[InFlightDelivery, Callable[[], None] | None] = {}
+        self.used_at = 0.0
+
+    def idle(self, now: float) -> bool:
+        """True when nothing is counted and nothing waits; see `Account.idle`."""
+        return not self.records and not self.waiting
+
+
+class Shares:
+    """Shares of one source. Not thread-safe: one event loop.
+
+    A delivery joins when it is received, may go when its share has capacity, and leaves when it is settled or
+    abandoned.
+    records, size: number and bytes of all waiting deliveries.
+    """
+
+    def __init__(self, bounds: PerValue) -> None:
+        self.bounds = bounds
+        self.values = Values(bounds.max_values, Share)
+        self.records = 0
+        self.size = 0
+        self._share_of: dict[InFlightDelivery, Share] = {}
+
+    @property
+    def crowded(self) -> bool:
+        """True when half of the waiting capacity is used: reading of the source will soon stop."""
+        return 2 * self.records >= self.bounds.max_waiting or 2 * self.size >= self.bounds.max_waiting_bytes
+
+    def share_of(self, item: InFlightDelivery) -> Share:
+        """Share that counts an item, or in which it waits."""
+        return self._share_of[item]
+
+    def join(self, value: str, item: InFlightDelivery) -> None:
+        """Count the item for its value."""
+        share = self._share_of[item] = self.values.of(value, time.monotonic())
+        if not share.waiting and self._fits(share, item):
+            share.records += 1
+            share.size += item.size
+        else:
+            share.waiting[item] = None
+            self.records += 1
+            self.size += item.size
+
+    def may_go(self, item: InFlightDelivery) -> bool:
+        """True when the item is counted in its share and need not wait."""
+        share = self._share_of.get(item)
+        return share is None or item not in share.waiting
+
+    def wait(self, item: InFlightDelivery, wake: Callable[[], None]) -> None:
+        """Call `wake` when the item may go."""
+        self._share_of[item].waiting[item] = wake
+
+    def leave(self, item: InFlightDelivery) -> None:
+        """Remove an item that is done, and let the next of its value go."""
+        share = self._share_of.pop(item, None)
+        if share is None:
+            return
+        if item in share.waiting:
+            del share.waiting[item]
+            self.records -= 1
+            self.size -= item.size
+        else:
+            share.records -= 1
+            share.size -= item.size
+        while share.waiting:
+            following, wake = next(iter(share.waiting.items()))
+            if not self._fits(share, following):
+                break
+            del share.waiting[following]
+            self.records -= 1
+            self.size -= following.size
+            share.records += 1
+            share.size += following.size
+            if wake is not None:
+                wake()
+
+    def _fits(self, share: Share, item: InFlightDelivery) -> bool:
+        """True when the share has capacity. A single delivery fits however large it is."""
+        bounds = self.bounds
+        return not share.records or (
+            share.records < bounds.max_in_flight and share.size + item.size <= bounds.max_in_flight_bytes
+        )

@@ -1,0 +1,231 @@
+"""Runner of deliveries: executes their steps, and decides how each attempt ends."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Mapping
+
+import structlog
+
+from bridge.config.model.sources import DEAD_LETTER_TOPIC
+from bridge.core.commands import Command, Decision, Step
+from bridge.core.envelope import Envelope
+from bridge.core.errors import (
+    AlreadyTaken,
+    BridgeError,
+    EarlierMessagesWait,
+    EngineOutage,
+    InstanceAlreadyExists,
+    InstanceFinished,
+    frameless,
+)
+from bridge.core.origin import MessageOrigin
+from bridge.core.settlement import Complete, DeadLetter, Keep, Outcome, Retry, Settlement, decide, outside
+from bridge.core.stored_message import StoredMessage
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.lanes import Lane, Lanes
+from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.route_limits import RouteLimit, Throttled
+from bridge.pipeline.settings import SLICE, Routes, SourceSettings, Target
+from bridge.pipeline.stage import Stage
+
+log = structlog.get_logger("bridge.execution")
+
+_TURN = 32
+"""Steps of one item before it yields to others: an engine in this process may execute a step without suspending."""
+
+_EXECUTED, _DUPLICATE, _IGNORED = map(Complete, (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED))
+
+
+class Runner:
+    """Runs the deliveries of one source on the engines. Every failure becomes a settlement, decided here alone."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        broker: str,
+        routes: Routes,
+        engines: Mapping[str, Target],
+        lanes: Lanes,
+        ledger: Ledger,
+        limits: Mapping[str, RouteLimit],
+        stage: Stage | None,
+    ) -> None:
+        """Create a runner.
+
+        broker: name of the source's broker.
+        limits: limits of the routes that have some, by route name.
+        """
+        self._settings = settings
+        self._broker = broker
+        self._routes = routes
+        self._engines = engines
+        self._lanes = lanes
+        self._ledger = ledger
+        self._limits = limits
+        self._stage = stage
+
+    async def run(self, lane: Lane, item: InFlightDelivery) -> tuple[Settlement | Throttled, Step | None]:
+        """Run the head of a lane from the step where an earlier attempt stopped.
+
+        Return its settlement, and the step that failed or has to wait.
+        """
+        stage = self._stage
+        if stage is not None and (settlement := stage.before(lane, item)) is not None:
+            return settlement, None
+        ended, step = await self._execute(item)
+        if isinstance(ended, Retry | DeadLetter):
+            return self._ended(lane, item, ended), step
+        return ended, step
+
+    def stored(self, item: InFlightDelivery) -> StoredMessage:
+        """Message of a delivery for storage outside its broker."""
+        executed = tuple(dict.fromkeys(item.executed))
+        if item.stored is not None:
+            return item.stored.with_executed(executed)
+        delivery, settings = item.delivery, self._settings
+        return StoredMessage(
+            delivery.message,
+            delivery.position,
+            self._broker,
+            (settings.subscribe.dead_letter or DEAD_LETTER_TOPIC).replace("{topic}", delivery.position.topic),
+            settings.name,
+            item.envelope.message_id if item.envelope else None,
+            settings.config_version,
+            executed,
+            settings.trusted_replay,
+        )
+
+    def _ended(self, lane: Lane, item: InFlightDelivery, settlement: Retry | DeadLetter) -> Settlement:
+        """Settlement of a failed attempt by the settings of its source."""
+        if isinstance(settlement, Retry) and settlement.failed and self._lanes.is_crowded(lane):
+            detail = f"{settlement.reason}, and {lane.backlog} messages of the same key wait behind it"
+            settlement = DeadLetter(settlement.reason, detail)
+        stage, settings = self._stage, self._settings
+        unreadable = item.delivery.message.unreadable
+        skip = unreadable is not None and settings.subscribe.unreadable.of(unreadable) == "skip"
+        ended = outside(
+            settlement,
+            keeps=stage is not None and stage.fits(item),
+            quarantine=stage is not None and stage.quarantines and lane.key is not None,
+            held=0.0 if item.failed_at is None else time.monotonic() - item.failed_at,
+            # A stored message has no lock to lose
+            max_hold=math.inf if item.stored is not None else settings.retry.max_hold,
+            skip=skip,
+        )
+        if unreadable is not None and skip and isinstance(ended, Complete):
+            log.error(
+                "skipped a message that cannot be parsed",
+                action="skip",
+                source=settings.name,
+                position=str(item.delivery.position),
+                detail=unreadable.detail,
+            )
+        return ended
+
+    async def _execute(self, item: InFlightDelivery) -> tuple[Settlement | Throttled, Step | None]:
+        step: Step | None = None
+        try:
+            if item.error is not None:
+                raise item.error
+            envelope = item.envelope
+            assert envelope is not None
+            decision = item.decision
+            if decision is None:
+                routes = self._routes
+                decision = await self._route(envelope) if routes.portioned else routes.route(envelope)
+                item.route_by(decision)
+            steps = decision.steps
+            first = item.next_step
+            while first and steps[first - 1].route == steps[item.next_step - 1].route:
+                first -= 1
+            for position in range(item.next_step, len(steps)):
+                step = steps[position]
+                if step.route != steps[first].route:
+                    first = position
+                if step.route in item.executed:
+                    item.pass_step(position, ends_route=False)
+                    continue
+                origin = MessageOrigin.of(envelope, step.route, position - first)
+                settlement = await self._step(item, step, origin)
+                if settlement is not None:
+                    return settlement, step
+                following = position + 1
+                item.pass_step(position, ends_route=following == len(steps) or steps[following].route != step.route)
+                if following % _TURN == 0:
+                    await asyncio.sleep(0)
+        except Exception as error:
+            return self._judge(error, item, None), step
+        if item.early:
+            return Complete(Outcome.EARLY), None
+        if item.effects:
+            return _EXECUTED, None
+        return _DUPLICATE if item.duplicates else _IGNORED, None
+
+    async def _route(self, envelope: Envelope) -> Decision:
+        """Route a message, and yield to the event loop when that takes long."""
+        routing = self._routes.routing(envelope)
+        since = time.monotonic()
+        try:
+            while True:
+                next(routing)
+                if time.monotonic() - since > SLICE:
+                    await asyncio.sleep(0)
+                    since = time.monotonic()
+        except StopIteration as end:
+            decision: Decision = end.value
+            return decision
+
+    async def _step(self, item: InFlightDelivery, step: Step, origin: MessageOrigin) -> Settlement | Throttled | None:
+        """Execute one step; None when the step is done."""
+        engine = self._engines[step.engine]
+        if engine.breaker.error is not None:
+            return decide(engine.breaker.error, step.command, item.attempt, 0.0, self._settings.retry)
+        limit = self._limits.get(step.route)
+        if limit is not None and (throttled := limit.check(item, step.command, step.value)) is not None:
+            return throttled
+        engine.breaker.begin()
+        try:
+            try:
+                await engine.execute(step.command, origin)
+            finally:
+                engine.breaker.end()
+        except Exception as error:
+            if isinstance(error, InstanceAlreadyExists | AlreadyTaken | InstanceFinished):
+                item.free_slot()
+            settlement = self._failed(error, item, step)
+            if isinstance(settlement, Keep):
+                assert engine.store_early is not None
+                assert settlement.seconds is not None
+                try:
+                    await engine.store_early(step.command, origin, self.stored(item), settlement.seconds)
+                except Exception as failure:
+                    return self._failed(failure, item, step)
+                item.count_without_effect(early=True)
+            elif not isinstance(settlement, Complete):
+                return settlement
+            else:
+                item.count_without_effect(duplicate=settlement.outcome is Outcome.DUPLICATE)
+        else:
+            item.count_effect()
+            self._ledger.execute(step.route, type(step.command).__name__)
+        engine.breaker.succeed()
+        return None
+
+    def _failed(self, error: Exception, item: InFlightDelivery, step: Step) -> Settlement:
+        if isinstance(error, EngineOutage):
+            self._engines[step.engine].breaker.trip(error)
+        return self._judge(error, item, step.command)
+
+    def _judge(self, error: Exception, item: InFlightDelivery, command: Command | None) -> Settlement:
+        elapsed = 0.0 if item.failed_at is None else time.monotonic() - item.failed_at
+        if not isinstance(error, BridgeError):
+            self._ledger.bug()
+            log.error("unexpected failure", action="bug", position=str(item.delivery.position), exc_info=error)
+        # An error in a cycle with its own traceback, as the item's is, would live until the garbage collector runs
+        frameless(error)
+        item.fail_with(error)
+        attempt = item.waited + 1 if isinstance(error, EarlierMessagesWait) else item.attempt
+        return decide(error, command, attempt, elapsed, self._settings.retry)

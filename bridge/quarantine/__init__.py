@@ -1,0 +1,1 @@
+"""Quarantine: failed messages that wait on an engine with the later messages of their ordering key."""

@@ -1,0 +1,229 @@
+"""Quarantine stage of one source: moves messages to an engine, and back to their lane."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Collection, Hashable, Sequence
+
+import structlog
+
+from bridge.brokers.base import Partition
+from bridge.core.commands import Step
+from bridge.core.envelope import Envelope
+from bridge.core.errors import EngineError, EngineOutage, EngineRejected, kept
+from bridge.core.pace import NO_ROUTE
+from bridge.core.settlement import (
+    Complete,
+    DeadLetter,
+    Hold,
+    Keep,
+    Outcome,
+    Release,
+    Retry,
+    Settlement,
+    Wait,
+    detail_of,
+    reason_of,
+)
+from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.lanes import Lane
+from bridge.pipeline.settings import SLICE, Decode
+from bridge.pipeline.source import SourcePipeline
+from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys, QuarantineSettings
+from bridge.quarantine.quarantined_key import QuarantinedMessage
+from bridge.quarantine.state_machine import FULL
+from bridge.quarantine.store import QuarantineStore
+
+log = structlog.get_logger("bridge.quarantine")
+
+_JOIN = Keep(Wait.KEY, None, "follows", "an earlier message of its key is in quarantine")
+
+
+class QuarantineStage:
+    """Keeps failing messages of one source, and later ones of their key, on an engine.
+
+    Implements `bridge.pipeline.stage.Stage`.
+    """
+
+    def __init__(
+        self,
+        pipeline: SourcePipeline,
+        store: QuarantineStore,
+        settings: QuarantineSettings | None,
+        decode: Decode,
+        breaker: Breaker | None,
+    ) -> None:
+        """Create the stage.
+
+        settings: None: no key waits for a person, and messages wait only longer than their broker lets them.
+        breaker: breaker of the engine with the quarantine; None when the source has no rule for that engine.
+        """
+        self.quarantines = settings is not None
+        self.keys = QuarantinedKeys(
+            pipeline.settings.name,
+            store,
+            settings or QuarantineSettings(),
+            self._has_partition,
+            self._read,
+            pipeline.bring_back,
+        )
+        self._pipeline = pipeline
+        self._decode = decode
+        self._breaker = breaker
+        self._loading: asyncio.Task[None] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """True when the quarantined keys are known. Before that, no message is dispatched."""
+        return self.keys.loaded.is_set()
+
+    @property
+    def key_count(self) -> int:
+        """Number of quarantined keys, as known to this process."""
+        return len(self.keys)
+
+    # -- decision
+
+    def before(self, lane: Lane, item: InFlightDelivery) -> Settlement | None:
+        """Settlement of a delivery that must not be executed now: an earlier message of its key is in quarantine."""
+        key, keys = lane.key, self.keys
+        if key is None:
+            return None
+        if keys.lost(key, item):
+            return Release("quarantined")
+        if not keys.joins(key, item):
+            return None
+        if not keys.fits(item):
+            return DeadLetter(FULL, "its key is in quarantine, and it is too large to join")
+        return _JOIN
+
+    def fits(self, item: InFlightDelivery) -> bool:
+        """True when the item is small enough to be quarantined."""
+        return self.keys.fits(item)
+
+    # -- carrying out
+
+    async def keep(self, lane: Lane, item: InFlightDelivery, keep: Keep, step: Step | None) -> Settlement:
+        """Write the message to the engine; return Complete, or the settlement after a failure to write it.
+
+        Raises: DeadLetterLimited.
+        """
+        message = self._pipeline.runner.stored(item)
+        if keep.wait is Wait.KEY:
+            return await self._written(self.keys.append(lane.key, item, message))
+        limit = self._pipeline.dead_letter_limit
+        limited = NO_ROUTE if step is None else step.route
+        first = keep.wait is Wait.PERSON and item.stored is None
+        paced = first and await limit.allow(limited, item.delivery.position)
+        key = lane.key if lane.key is not None else (str(item.delivery.position),)
+        route = None if step is None else step.route
+        settlement = await self._written(self.keys.hold(key, item, message, keep, route))
+        if paced and isinstance(settlement, Complete):
+            await limit.wrote(limited)
+        return settlement
+
+    async def _written(self, writing: Awaitable[None]) -> Settlement:
+        try:
+            await writing
+        except EngineError as error:
+            if isinstance(error, EngineOutage) and self._breaker is not None:
+                self._breaker.trip(error)
+                return Hold(reason_of(error), detail_of(error))
+            if isinstance(error, EngineRejected):
+                return DeadLetter(reason_of(error), detail_of(error))
+            return Retry(self._pipeline.settings.retry.max_delay, reason_of(error))
+        return Complete(Outcome.QUARANTINED)
+
+    # -- life
+
+    def start(self) -> None:
+        """Load the quarantined keys of a broker without groups: its queue with sessions may be silent for long."""
+        if not self._has_groups:
+            self.assigned()
+
+    def assigned(self) -> None:
+        """Read the quarantined keys before more messages are dispatched; retry while the engine is away."""
+        self.keys.loaded.clear()
+        if self._loading is not None:
+            self._loading.cancel()
+        self._loading = asyncio.create_task(self._load(), name=f"{self._pipeline.settings.name}:load")
+
+    async def watch(self) -> None:
+        """Look for releases while a key is quarantined. Never returns."""
+        await self.keys.watch()
+
+    def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
+        """True when a quarantined item leaves with its original partition.
+
+        Never where a partition is a receiver: a quarantined message belongs to no current receiver.
+        """
+        at = item.delivery.partition
+        return (
+            item.stored is not None
+            and self._has_groups
+            and any(each.topic == at.topic and each.number == at.number for each in partitions)
+        )
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        """End the claims on keys of revoked partitions."""
+        gone = {(each.topic, each.number) for each in partitions} if self._has_groups else set()
+        await self.keys.unclaim(lambda topic, number: (topic, number) in gone)
+
+    async def stop(self) -> None:
+        """Stop loading, and end all claims."""
+        if self._loading is not None:
+            self._loading.cancel()
+            await asyncio.gather(self._loading, return_exceptions=True)
+        await self.keys.unclaim(lambda topic, number: True)
+
+    @property
+    def _has_groups(self) -> bool:
+        return self._pipeline.broker.features.groups
+
+    async def _load(self) -> None:
+        settings, gate = self._pipeline.settings, self._pipeline.gate
+        attempt = 0
+        while True:
+            try:
+                await self.keys.load()
+            except Exception as error:
+                attempt += 1
+                gate.hold("quarantine", detail_of(error))
+                if not isinstance(error, EngineError):
+                    log.error("quarantine cannot be read", action="bug", source=settings.name, exc_info=error)
+                await asyncio.sleep(settings.retry.delay(attempt))
+            else:
+                gate.release("quarantine")
+                self._pipeline.lanes.release()
+                return
+
+    def _has_partition(self, topic: str, number: int) -> bool:
+        return not self._has_groups or any(
+            partition.topic == topic and partition.number == number for partition in self._pipeline.assignment
+        )
+
+    async def _read(self, key: Hashable, messages: Sequence[QuarantinedMessage]) -> Sequence[InFlightDelivery]:
+        """Decode quarantined messages. Yields to the event loop when decoding takes long."""
+        now = since = time.monotonic()
+        items = []
+        for each in messages:
+            if time.monotonic() - since > SLICE:
+                await asyncio.sleep(0)
+                since = time.monotonic()
+            message = each.message
+            envelope: Envelope | None = None
+            error: Exception | None = None
+            try:
+                envelope = self._decode(message.message, message.position)
+            except Exception as failure:
+                error = kept(failure)  # judged when the item is run
+            failed_at = now - each.failed - max(0.0, time.time() - each.since) if each.attempts > 1 else None
+            delivery = QuarantinedDelivery(self.keys, key, each)
+            items.append(
+                InFlightDelivery(
+                    delivery, envelope, error, now, message.executed, message, max(1, each.attempts), failed_at
+                )
+            )
+        return items

@@ -1,0 +1,115 @@
+"""Quarantined keys of one source on its engine: client of their entities."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from durabletask.client import EntityQuery
+from durabletask.entities import EntityInstanceId
+from durabletask.entities.entity_metadata import EntityMetadata
+
+from bridge.core.errors import EngineUnavailable
+from bridge.core.system_names import QUARANTINE, quarantine_key, quarantine_prefix
+from bridge.engines.base import Engine
+from bridge.engines.message_sealer import MessageSealer, key_of
+from bridge.quarantine.quarantined_key import QuarantinedKey
+from bridge.quarantine.state_machine import ADDS
+from bridge.waiting.totals import WaitingTotals
+
+_SETTLE = 0.05
+"""Seconds between two reads while an entity has queued operations."""
+_LOOKS = 100
+
+
+class QuarantineStore(Protocol):
+    """Protocol of the quarantined keys of a source on its engine. Raises: EngineError, in every method."""
+
+    async def load(self) -> Sequence[QuarantinedKey]: ...
+
+    async def settled(self) -> Sequence[QuarantinedKey]: ...
+
+    async def holds(self, key: bytes) -> bool: ...
+
+    async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None: ...
+
+
+class EngineQuarantineStore:
+    """`QuarantineStore` over an engine's client."""
+
+    def __init__(self, engine: Engine, source: str, totals: WaitingTotals | None = None) -> None:
+        """Create the store. totals: limits of all waiting messages of the engine; None for no limit."""
+        self._totals = totals
+        self._engine = engine
+        self._source = source
+
+    async def load(self) -> Sequence[QuarantinedKey]:
+        """Load every quarantined key with its messages. Keys with queued operations are `unsettled`.
+
+        Raises: EngineError.
+        """
+        prefix = f"@{QUARANTINE}@{quarantine_prefix(self._source)}"
+        query = EntityQuery(instance_id_starts_with=prefix, include_state=True, include_transient=True)
+        found = await self._engine.client.get_all_entities(query, what="look for quarantined keys")
+        return [held for each in found if (held := quarantined_key(each, self._engine.messages)) is not None]
+
+    async def settled(self) -> Sequence[QuarantinedKey]:
+        """Load the quarantined keys after their queued operations were processed, or after a few seconds.
+
+        Raises: EngineError; EngineUnavailable when an entity's key is still unknown, because no worker has processed
+        it.
+        """
+        found: Sequence[QuarantinedKey] = ()
+        for _ in range(_LOOKS):
+            found = await self.load()
+            if not any(each.unsettled for each in found):
+                break
+            await asyncio.sleep(_SETTLE)
+        if any(not each.key for each in found):
+            raise EngineUnavailable("no worker has processed what was quarantined last; is one running?")
+        return found
+
+    async def holds(self, key: bytes) -> bool:
+        """True when this key is, or may be, in quarantine. Raises: EngineError."""
+        entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
+        what = "look for a quarantined key"
+        return await self._engine.client.find_entity(entity, include_state=False, what=what) is not None
+
+    async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
+        """Send an operation durably. Raises: EngineError; WaitingFull when a message exceeds the limits."""
+        if operation in ADDS:
+            value = self._sealed(key, value)
+            if self._totals is not None:
+                self._totals.admit(value["item"]["size"])
+        entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
+        await self._engine.client.signal_entity(entity, operation, value, what=f"quarantine: {operation}")
+
+    def _sealed(self, key: bytes, value: dict[str, Any]) -> dict[str, Any]:
+        """Encrypt the value of an operation that adds a message.
+
+        The size of an encrypted message is its size as JSON.
+        """
+        messages = self._engine.messages
+        item = messages.seal(value["item"])
+        if key_of(item) is None:
+            return value
+        size = len(json.dumps(item, separators=(",", ":")))
+        place = quarantine_key(self._source, key)
+        return value | {"item": item | {"size": size}, "key": messages.seal_key(value["key"], place)}
+
+
+def quarantined_key(entity: EntityMetadata, messages: MessageSealer) -> QuarantinedKey | None:
+    """Quarantined key that an entity holds; None when it holds no message and has no queued operations.
+
+    Raises: EngineError when a message cannot be decrypted.
+    """
+    state = json.loads(entity.get_state() or "null")
+    if state is None:
+        return QuarantinedKey("", b"", (), {}, None, None, 0.0, unsettled=True) if entity.backlog_queue_size else None
+    state |= {
+        "key": messages.open_key(state["key"], entity.id.key),
+        "held": [messages.open(item) for item in state["held"]],
+    }
+    return QuarantinedKey.of(state, unsettled=bool(entity.backlog_queue_size))

@@ -1,0 +1,130 @@
+"""Shared parts of the operations on early and quarantined messages of a running engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from durabletask.client import EntityQuery
+from durabletask.entities import EntityInstanceId
+from durabletask.entities.entity_metadata import EntityMetadata
+
+from bridge.core.errors import EngineTimeout, InstanceNotFound
+from bridge.engines.base import Engine
+from bridge.system.clock import stamp
+
+TIMEOUT = 10.0
+"""Seconds within which a worker must process an operation."""
+
+_LOOK = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingMessage:
+    """One early or quarantined message. Times are RFC 3339 in UTC.
+
+    instance_id: instance that an early message waits for.
+    source, key: source of the message, and its quarantined key.
+    id: argument of `drop --id`.
+    route: route of the command that waits or failed.
+    reason, detail: cause of the wait; `follows` for later messages of a quarantined key.
+    until: time of the dead letter or of the automatic release, or `released`; None: a person releases the key.
+    encryption_key: id of the key that the bridge encrypted the message with.
+    """
+
+    instance_id: str | None
+    source: str
+    key: str | None
+    id: str
+    message_id: str | None
+    route: str | None
+    since: str
+    until: str | None
+    reason: str
+    detail: str
+    position: str
+    size: int
+    encryption_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Result of an operation: number of waiting messages before and after it."""
+
+    what: str
+    before: int
+    after: int
+
+
+class MessageEntities:
+    """Entities of one name that keep messages. member: member of their state with the messages.
+
+    Raises: EngineError, in every method.
+    """
+
+    def __init__(self, engine: Engine, name: str, member: str) -> None:
+        self._client = engine.client
+        self._name = name
+        self._member = member
+
+    async def all(self, key_prefix: str = "") -> Iterable[EntityMetadata]:
+        """Entities whose keys begin so, with their states."""
+        query = EntityQuery(f"@{self._name}@{key_prefix}", include_state=True)
+        return await self._client.get_all_entities(query, what="list waiting messages")
+
+    async def unprocessed(self) -> int:
+        """Number of entities with operations that no worker has processed: a listing may lack messages."""
+        query = EntityQuery(f"@{self._name}@", include_state=False, include_transient=True)
+        found = await self._client.get_all_entities(query, what="count entities with queued operations")
+        return sum(each.backlog_queue_size > 0 for each in found)
+
+    async def change(
+        self, key: str, what: str, operation: str, value: dict[str, Any], *, counted: bool = True
+    ) -> Change:
+        """Send an operation to an entity, and return when a worker has processed it.
+
+        counted: the operation may remove messages.
+        Raises: InstanceNotFound when it has no messages.
+        """
+        entity = EntityInstanceId(self._name, key)
+        before = await self._count(entity)
+        if not before:
+            found = await self._client.find_entity(entity, include_state=False)
+            if found is not None and found.backlog_queue_size:
+                raise EngineTimeout(f"{operation} {what}: no worker has processed what waits there; is one running?")
+            raise InstanceNotFound(f"nothing waits for {what}")
+        await self._client.signal_entity(entity, operation, value, what=f"{operation} {what}")
+        for _ in range(int(TIMEOUT / _LOOK)):
+            found = await self._client.get_entity(entity, include_state=False)
+            if found is None or not found.backlog_queue_size:
+                break
+            await asyncio.sleep(_LOOK)
+        else:
+            raise EngineTimeout(f"{operation} {what}: no worker has done it yet; is one running?")
+        return Change(what, before, await self._count(entity) if counted else before)
+
+    async def state(self, key: str) -> dict[str, Any] | None:
+        """State of an entity; None without one."""
+        return await self._state(EntityInstanceId(self._name, key))
+
+    async def _state(self, entity: EntityInstanceId) -> dict[str, Any] | None:
+        found = await self._client.get_entity(entity)
+        state: dict[str, Any] | None = None if found is None else json.loads(found.get_state() or "null")
+        return state
+
+    async def _count(self, entity: EntityInstanceId) -> int:
+        return len((await self._state(entity) or {}).get(self._member, ()))
+
+
+def drop_value(ids: Sequence[str], forget: bool) -> dict[str, Any]:
+    """Input of the operation `drop`. ids: of the messages; empty: all. forget: write no dead letters."""
+    return {"marks": list(ids) or None, "forget": forget}
+
+
+def time_of(seconds: float) -> str:
+    """Time in seconds since the Unix epoch as RFC 3339."""
+    return stamp(datetime.fromtimestamp(seconds, UTC))

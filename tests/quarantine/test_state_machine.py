@@ -1,0 +1,185 @@
+"""Messages of one poisoned key."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.core.message import Position
+from bridge.core.stored_message import OperationResult
+from bridge.quarantine.state_machine import LEASE, KeyQuarantine, QuarantineLimits, delivery_id
+
+CAUSE = {"reason": "engine_rejected", "detail": "no", "error": "EngineRejected", "route": "paid"}
+
+
+class Bench:
+    def __init__(self, bounds: QuarantineLimits | None = None) -> None:
+        self.bounds = bounds or QuarantineLimits()
+        self.state: Any = None
+
+    def quarantine(self) -> KeyQuarantine:
+        return KeyQuarantine(self.bounds, self.state)
+
+    def do(self, operation: str, *arguments: Any) -> OperationResult:
+        quarantine = self.quarantine()
+        turn: OperationResult = getattr(quarantine, operation)(*arguments)
+        self.state = json.loads(json.dumps(quarantine.to_json()))
+        return turn
+
+    def hold(self, number: int, until: float | None = None) -> OperationResult:
+        return self.do("hold", _value(number) | {"cause": CAUSE, "until": until})
+
+    def follow(self, number: int) -> OperationResult:
+        return self.do("append", _value(number))
+
+    @property
+    def held(self) -> list[str]:
+        return [each["mark"] for each in self.quarantine().held]
+
+
+def _value(number: int) -> dict[str, Any]:
+    return {"source": "orders", "key": "Yms=", "item": {"mark": str(number), "size": 10, "since": 0.0}}
+
+
+def test_a_key_is_held_with_what_follows_until_a_person_releases_it() -> None:
+    bench = Bench()
+    assert bench.hold(0).events == ["stored"]
+    bench.follow(1)
+    assert (bench.held, bench.quarantine().until, bench.quarantine().cause) == (["0", "1"], None, CAUSE)
+    bench.do("release")
+    assert bench.quarantine().until == 0.0
+    bench.do("done", "0")
+    assert bench.held == ["1"]
+    bench.do("done", "1")
+    assert bench.state is None
+
+
+def test_one_that_waits_for_a_time_says_which() -> None:
+    bench = Bench()
+    bench.hold(0, until=77.0)
+    assert bench.quarantine().until == 77.0
+
+
+def test_a_redelivery_is_held_once() -> None:
+    bench = Bench()
+    bench.hold(0)
+    assert bench.hold(0).events == ["repeated"]
+    bench.follow(1)
+    assert bench.follow(1).events == ["repeated"]
+    assert bench.quarantine().size == 20
+
+
+def test_one_that_comes_when_the_last_has_just_left_is_taken_up_at_once() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.do("done", "0")
+    bench.follow(1)
+    assert (bench.held, bench.quarantine().until) == (["1"], 0.0)
+
+
+def test_what_fails_again_is_held_anew_in_its_place() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.follow(1)
+    bench.do("release")
+    bench.do("claim", "me", 100.0)
+    bench.do("requeue", "0", CAUSE | {"reason": "worse"}, None, 1)
+    quarantine = bench.quarantine()
+    assert (bench.held, quarantine.until, quarantine.owner, quarantine.cause["reason"]) == (
+        ["0", "1"],
+        None,
+        None,
+        "worse",
+    )
+
+
+def test_one_process_at_a_time_has_it_and_only_while_it_says_so() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.do("claim", "me", 100.0)
+    bench.do("claim", "other", 101.0)
+    assert bench.quarantine().owner == "me"
+    bench.do("claim", "me", 110.0)
+    bench.do("claim", "other", 110.0 + LEASE - 1)
+    assert bench.quarantine().owner == "me"
+    bench.do("claim", "other", 110.0 + LEASE)
+    assert bench.quarantine().owner == "other"
+    bench.do("unclaim", "me")
+    assert bench.quarantine().owner == "other"
+    bench.do("unclaim", "other")
+    assert bench.quarantine().owner is None
+
+
+def test_what_is_too_much_is_dead_lettered() -> None:
+    for bounds in (QuarantineLimits(max_messages=2), QuarantineLimits(max_bytes=25)):
+        bench = Bench(bounds)
+        bench.hold(0)
+        bench.follow(1)
+        turn = bench.follow(2)
+        assert (turn.events, [each.reason for each in turn.undelivered]) == (["full"], ["quarantine_full"])
+        bench.do("release")
+        bench.do("done", "0")
+        assert bench.follow(3).events == ["stored"]
+
+
+def test_dropping() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.follow(1)
+    bench.follow(2)
+    turn = bench.do("drop", ["1"], False, 0.0)
+    assert [(each.reason, each.error) for each in turn.undelivered] == [("quarantine_dropped", "")]
+    assert bench.quarantine().cause == CAUSE
+    turn = bench.do("drop", ["0"], False, 0.0)
+    assert [each.error for each in turn.undelivered] == ["EngineRejected"]
+    assert bench.quarantine().cause == {}  # of a message that has left
+    assert bench.do("drop", None, True, 0.0).undelivered == []
+    assert bench.state is None
+
+
+def test_nothing_is_dropped_while_a_process_works_on_it() -> None:
+    bench = Bench()
+    bench.hold(0)
+    bench.do("release")
+    bench.do("claim", "me", 100.0)
+    assert bench.do("drop", None, False, 101.0).events == []
+    assert bench.held == ["0"]
+    assert bench.do("drop", None, False, 100.0 + LEASE).events == ["dropped"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["hold", "follow", "done", "release", "drop", "claim", "again"]), st.integers(0, 5))
+    )
+)
+def test_nothing_is_lost_and_sizes_add_up(steps: list[tuple[str, int]]) -> None:
+    bench = Bench(QuarantineLimits(max_messages=3))
+    received = 0
+    left = 0
+    for operation, number in steps:
+        if operation in ("hold", "follow"):
+            turn = bench.hold(number) if operation == "hold" else bench.follow(number)
+            received += turn.events != ["repeated"]
+        elif operation == "done":
+            left += str(number) in bench.held
+            turn = bench.do("done", str(number))
+        elif operation == "drop":
+            turn = bench.do("drop", [str(number)], False, 1.0 + number * LEASE)
+        elif operation == "release":
+            turn = bench.do("release")
+        elif operation == "claim":
+            turn = bench.do("claim", str(number), 1.0)
+        else:
+            turn = bench.do("requeue", str(number), CAUSE, None, 1)
+        left += len(turn.undelivered)
+        assert received == left + len(bench.held)
+        assert bench.quarantine().size == 10 * len(bench.held)
+
+
+def test_the_mark_of_a_message_is_its_place() -> None:
+    place = Position("c", "orders", 0, 7)
+    assert delivery_id(place) == delivery_id(Position("c", "orders", 0, 7))
+    assert delivery_id(place) != delivery_id(Position("c", "orders", 1, 7))
