@@ -90,7 +90,7 @@ sbom: .venv/supply ## what the bridge is made of, as CycloneDX: dist/sbom.cdx.js
 	.venv/tools/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json
 
 audit-deps: .venv/supply ## known vulnerabilities of the locked libraries; asks PyPI
-	.venv/tools/bin/pip-audit --disable-pip --require-hashes --requirement requirements.lock
+	.venv/tools/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 lock: ## renew the lock files
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-index-url --upgrade --all-extras \

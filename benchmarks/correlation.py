@@ -25,7 +25,7 @@ import uvloop
 from durabletask import task
 
 from benchmarks import _early_messages
-from bridge.app.serve.daemon import tune_gc
+from bridge.app.memory import tune_memory
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import StartOrRaise
 from bridge.core.origin import MessageOrigin, wrap_payload
@@ -192,6 +192,6 @@ async def measure() -> dict[str, float]:
 
 
 def run() -> dict[str, float]:
-    tune_gc()  # as in the daemon, for all variants
+    tune_memory()  # as in the daemon, for all variants
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(measure()) | runner.run(_early_messages.measure())

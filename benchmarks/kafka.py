@@ -32,7 +32,7 @@ from durabletask.task import OrchestrationContext
 from benchmarks._sidecar import sidecar
 from benchmarks.pipeline import message, payload
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.serve.daemon import tune_gc
+from bridge.app.memory import tune_memory
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
@@ -299,6 +299,6 @@ async def measure() -> dict[str, float]:
 
 
 def run() -> dict[str, float]:
-    tune_gc()  # for all variants alike
+    tune_memory()  # for all variants alike
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(measure())

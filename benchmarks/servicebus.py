@@ -27,7 +27,7 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from benchmarks.kafka import until
 from benchmarks.pipeline import message
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.serve.daemon import tune_gc
+from bridge.app.memory import tune_memory
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.engines.execution import CommandExecutor
 from bridge.pipeline.breaker import Breaker
@@ -183,6 +183,6 @@ async def measure() -> dict[str, float]:
 
 
 def run() -> dict[str, float]:
-    tune_gc()  # for all variants alike
+    tune_memory()  # for all variants alike
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(measure())

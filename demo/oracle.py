@@ -60,7 +60,7 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
         topic = line["topic"]
         if topic == "shipments" and (line["key"] in poisoned or _poisons(line["event"])):
             poisoned[line["key"]] += 1
-            tally.quarantine["held"] += 1
+            tally.quarantine["stored"] += 1
             continue
         reason = _refusal(line)
         if reason is not None:
@@ -99,8 +99,8 @@ def expect(lines: Iterable[dict[str, Any]]) -> Tally:
             (tally.early if id_.startswith(EARLY) else tally.orders)[status] += 1
     for events in returns.values():
         tally.returns[_return(events)] += 1
-    for heard in parcels.values():
-        tally.parcels[next((word for word in ("delivered", "lost") if word in heard), "running")] += 1
+    for states in parcels.values():
+        tally.parcels[next((word for word in ("delivered", "lost") if word in states), "running")] += 1
     ended = sum(orders["completed"] + orders["compensated"] for orders in (tally.orders, tally.early))
     tally.published = ended + sum(tally.returns.values()) - tally.returns["running"]
     return tally

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.answers import KEEPS, SPREAD, Key, Keyring, answered_by, parse, reply_event
+from bridge.core.answers import KEEPS, SPREAD, Key, Keyring, LaterKeys, answered_by, parse, reply_event
 
 KEY = Key.new(0.0)
 UUIDS = st.builds(lambda number: str(UUID(int=number)), st.integers(0, 2**128 - 1))
@@ -79,6 +79,73 @@ def test_a_new_key_signs_when_every_process_knows_it_and_the_old_ones_verify() -
     for number in range(20):
         ring = ring.rotate(Key.new(float(number)))
     assert len(ring.keys) == KEEPS
+
+
+def test_a_full_keyring_keeps_the_key_that_signs() -> None:
+    ring = Keyring()
+    for number in range(KEEPS):
+        ring = ring.rotate(Key.new(float(number)))
+    signs = ring.signer(10.0)
+    assert signs == ring.keys[-1]
+    assert ring.rotate(Key.new(20.0)) == ring
+
+
+@pytest.mark.parametrize("skew", [-30.0, -1.0, 0.0, 1.0, 30.0])
+@pytest.mark.parametrize("age", [0.0, 29.0, 31.0, 59.0, 61.0, 89.0, 91.0, 119.0, 121.0])
+def test_a_key_that_a_process_may_sign_with_is_known_as_such(skew: float, age: float) -> None:
+    """A process whose clock differs, and which read the keys 15 s ago."""
+    ring = Keyring().make(Key.new(0.0)).rotate(Key.new(1000.0))
+    now = 1000.0 + age
+    for ago in (0.0, 15.0):
+        signs = ring.signer(now + skew - ago)
+        assert signs is not None
+        assert signs.id in ring.may_sign(now)
+
+
+KEY_JSON = KEY.to_json()
+DAMAGE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4) | st.sampled_from(["k123", "A" * 43]),
+    lambda below: (
+        st.lists(below, max_size=3)
+        | st.dictionaries(st.sampled_from(["v", "keys", "id", "secret", "made", "delay"]), below, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+@given(DAMAGE | st.builds(lambda keys: {"v": 1, "keys": keys}, st.lists(DAMAGE | st.just(KEY_JSON), max_size=4)))
+def test_keys_that_are_damaged_are_left_out(state: object) -> None:
+    try:
+        ring = Keyring.from_json(state)
+    except LaterKeys:
+        assert isinstance(state, dict)
+        return
+    ring.signer(0.0)
+    assert all(len(key.secret) >= 32 for key in ring.keys)
+    assert Keyring.from_json(ring.to_json()) == ring
+    assert ring.keys or ring.damaged or state is None or isinstance(state, dict)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"secret": ""},
+        {"secret": "AAAA"},
+        {"secret": "%" * 43},
+        {"id": ""},
+        {"made": "x"},
+        {"made": 1e999},
+        {"delay": None},
+    ],
+)
+def test_a_key_with_one_fault_is_left_out(change: dict[str, object]) -> None:
+    ring = Keyring.from_json({"v": 1, "keys": [KEY_JSON | change, KEY_JSON]})
+    assert (ring.keys, ring.damaged) == ((KEY,), 1)
+
+
+def test_keys_of_a_later_version_are_not_taken_for_damage() -> None:
+    with pytest.raises(LaterKeys):
+        Keyring.from_json({"v": 2, "keys": []})
 
 
 def test_ids_of_keys_are_no_options_of_a_command_line() -> None:

@@ -186,11 +186,13 @@ def build_router(loaded: Loaded, source: str) -> Router:
     """Compile the rules of a source. Raises: ConfigError with all problems."""
     problems: list[Problem] = []
     validators = {}
+    limits = loaded.config.sources[source].limits
     for index, route in enumerate(loaded.config.routes):
         if route.schema_file is None or source not in route.from_:
             continue
         try:
-            validators[route.name] = _schema(loaded, ("routes", index, "schema"), route.schema_file).validate
+            schema = _schema(loaded, ("routes", index, "schema"), route.schema_file, limits)
+            validators[route.name] = schema.validate
         except ConfigError as error:
             problems += error.problems
     try:
@@ -233,7 +235,7 @@ def build_decoder(
     schema = None
     if config.schema_file is not None:
         try:
-            schema = _schema(loaded, ("sources", source, "schema"), config.schema_file)
+            schema = _schema(loaded, ("sources", source, "schema"), config.schema_file, config.limits)
         except ConfigError as error:
             compiler.problems += error.problems
     if compiler.problems:
@@ -359,9 +361,9 @@ def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
     return shape
 
 
-def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str) -> Schema:
+def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> Schema:
     try:
-        return Schema(loaded.resolve(path, file))
+        return Schema(loaded.resolve(path, file), limits.schema_cost)
     except SchemaProblem as problem:
         raise ConfigError([loaded.locate(path, str(problem))]) from None
 

@@ -15,6 +15,7 @@ from bridge.core.errors import MessageError
 from bridge.core.message import Message, Position
 from bridge.core.states import Outcome
 from bridge.routing import Explanation
+from bridge.routing import explain as explain_rules
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def explain(loaded: Loaded, source: str, message: Message) -> Answer:
         envelope = decoder.decode(message, Position(config.broker, next(iter(config.origins), source), 0, 0))
     except MessageError as error:
         return Answer(source, Outcome.DEAD_LETTERED, None, None, error.reason, str(error))
-    explanation = router.explain(envelope)
+    explanation = explain_rules(router, envelope)
     if explanation.decision is None:
         return Answer(source, Outcome.DEAD_LETTERED, envelope, explanation, explanation.reason, explanation.error)
     outcome = Outcome.EXECUTED if explanation.decision.steps else Outcome.IGNORED

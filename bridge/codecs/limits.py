@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from bridge.core.errors import DecodedTooLarge, DecodeError, TooManyValues
+from bridge.core.errors import DecodedTooLarge, DecodeError, PayloadTooDeep, PayloadTooLarge, TooManyValues
 
 _OPEN, _CLOSE = b"[{", b"]}"
 _NO_MARKS = bytes(byte for byte in range(256) if byte not in _OPEN + _CLOSE + b'"')
@@ -77,9 +77,9 @@ def without_mark(body: bytes) -> bytes:
 
 
 def check_size(body: bytes, limits: Limits) -> None:
-    """Check the size of a body. Raises: DecodeError when the body is larger than `max_payload`."""
+    """Check the size of a body. Raises: PayloadTooLarge."""
     if len(body) > limits.max_payload:
-        raise DecodeError(
+        raise PayloadTooLarge(
             f"the body has {len(body)} bytes, more than the {limits.max_payload} that limits.max_payload allows"
         )
 
@@ -88,7 +88,7 @@ def check_depth(body: bytes, max_depth: int) -> None:
     """Check the nesting of a JSON text by its brackets, without parsing it.
 
     The depth is exact for well-formed JSON. For malformed text it is never lower than the depth that a parser would
-    reach before it stops. Raises: DecodeError when arrays and objects nest deeper than `max_depth`.
+    reach before it stops. Raises: PayloadTooDeep.
     """
     if body.count(b"[") + body.count(b"{") <= max_depth:
         return
@@ -99,7 +99,7 @@ def check_depth(body: bytes, max_depth: int) -> None:
     marks = body.translate(_SIGNS, _NO_MARKS).replace(b'""', b"")
     outside_strings = b"".join(marks.split(b'"')[::2])
     if max(accumulate(memoryview(outside_strings).cast("b")), default=0) > max_depth:
-        raise DecodeError(f"the body nests deeper than the {max_depth} levels that limits.max_depth allows")
+        raise PayloadTooDeep(f"the body nests deeper than the {max_depth} levels that limits.max_depth allows")
 
 
 def check_values(body: bytes, limits: Limits) -> None:
@@ -123,7 +123,7 @@ def parse_json(body: bytes, limits: Limits) -> Any:
 
     Integers are exact up to the range of a double (308 digits); the last value of a repeated key counts.
     Raises: DecodeError for malformed JSON, NaN and Infinity, invalid UTF-8, lone surrogates, numbers beyond the range
-    of a double, and nesting beyond `max_depth`; TooManyValues. The text never quotes the body.
+    of a double; PayloadTooDeep; TooManyValues. The text never quotes the body.
     """
     body = without_mark(body)
     check_depth(body, limits.max_depth)
@@ -150,7 +150,7 @@ def _exact(body: bytes) -> Any:
     try:
         return json.loads(body)
     except RecursionError:
-        raise DecodeError("the body nests too deep to keep its integers of more than 64 bits exact") from None
+        raise PayloadTooDeep("the body nests too deep to keep its integers of more than 64 bits exact") from None
 
 
 def write_json(value: Any) -> bytes:

@@ -12,7 +12,7 @@ import jsonschema_rs
 import orjson
 
 from bridge.config.schema_files import MAX_SCHEMA
-from bridge.core.errors import SchemaError
+from bridge.core.errors import SchemaCost, SchemaError
 from bridge.system.files import read_file
 
 _LIMIT = 1024
@@ -26,9 +26,10 @@ _TOLD = 500
 _SHALLOW = 4
 """Levels of a payload up to which its faults are named where a schema refers to definitions."""
 
-_STEPS = 100_000_000
-"""Limit of the cost of a payload's texts, each the square of its length, for patterns with lookaround or
-backreferences."""
+SCHEMA_COST = 0.1
+"""Default limit of the cost of a payload's texts for patterns with lookaround or backreferences, in seconds: a
+nanosecond for each step, and as many steps for a text as the square of its length."""
+
 _MASK = "the value"
 
 
@@ -39,13 +40,15 @@ class SchemaProblem(Exception):
 class Schema:
     """A compiled JSON Schema. Immutable; safe to share."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cost: float = SCHEMA_COST) -> None:
         """Compile the schema in `path` (draft 2020-12 unless its `$schema` says otherwise).
 
         `$ref` may point into the file and to other local files, relative to it; nothing is ever fetched.
+        cost: limit of the estimated seconds that patterns with lookaround may take for one payload.
         Raises: SchemaProblem, whose text names the fault.
         """
         self.path = path
+        self._steps = cost * 1e9
         schema = _load(path)
         self._names = set(_keys(schema))
         self._looks_around = _looks_around(schema)
@@ -82,14 +85,19 @@ class Schema:
             raise SchemaProblem(f"{path} is not a valid JSON Schema: {refused[0] if refused else error}") from None
 
     def validate(self, data: Any) -> None:
-        """Check a payload. Raises: SchemaError, which names up to three places with their faults and nothing that the
-        sender chose.
+        """Check a payload.
 
-        The text has at most 1 KB. It names no place in a payload with many values, nor where a schema may examine the
-        payload in many ways.
+        Raises: SchemaError, which names up to three places with their faults and nothing that the sender chose;
+        SchemaCost.
+
+        The text of a SchemaError has at most 1 KB. It names no place in a payload with many values, nor where a schema
+        may examine the payload in many ways.
         """
-        if self._looks_around and not _affordable(data):
-            raise SchemaError(f"the payload holds a text that is too long for the patterns of {self.path.name}")
+        if self._looks_around and _steps(data) > self._steps:
+            raise SchemaCost(
+                f"the payload holds texts that may cost the patterns of {self.path.name} more than limits.schema_cost "
+                "allows"
+            )
         try:
             if self._validator.is_valid(data):
                 return
@@ -166,8 +174,8 @@ def _tellable(data: Any, names: Container[str]) -> bool:
     return not level and left >= 0
 
 
-def _affordable(data: Any) -> bool:
-    """Return whether all texts, including keys, are short enough for patterns with lookaround."""
+def _steps(data: Any) -> int:
+    """Steps that a pattern with lookaround may take over all texts, keys included."""
     cost, waiting = 0, [data]
     while waiting:
         part = waiting.pop()
@@ -178,7 +186,7 @@ def _affordable(data: Any) -> bool:
             waiting += part.values()
         elif isinstance(part, list):
             waiting += part
-    return cost <= _STEPS
+    return cost
 
 
 def _looks_around(schema: Any) -> bool:

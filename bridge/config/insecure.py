@@ -21,6 +21,11 @@ from bridge.core.errors import Locate, Problem
 SHORTEST_TOKEN = 32
 """Minimum number of characters of a token that is not reported as short: 128 bits in hexadecimal digits."""
 
+_SHORT_TOKEN = (
+    f"a token of less than {SHORTEST_TOKEN} characters can be guessed; create one with `openssl rand -hex 32`"
+)
+_CLEAR_PORT = "a client that bypasses the proxy can read the token and payloads; listen on loopback, or set `tls`"
+
 _ALL_RIGHTS = "RootManageSharedAccessKey"
 
 
@@ -91,6 +96,13 @@ def _is_open_port(config: EmbeddedEngineConfig) -> bool:
 
 def _is_clear_port(config: EmbeddedEngineConfig) -> bool:
     return config.listen is not None and config.tls is None and not is_loopback(config.listen.rpartition(":")[0])
+
+
+def port_dangers(listen: str, token: str | None, *, encrypted: bool) -> list[str]:
+    """Dangers of an engine's port that no configuration describes."""
+    short = token is not None and len(token) < SHORTEST_TOKEN
+    clear = not encrypted and not is_loopback(listen.rpartition(":")[0])
+    return [text for text, found in ((_SHORT_TOKEN, short), (_CLEAR_PORT, clear)) if found]
 
 
 def _is_far_http(config: HttpConfig) -> bool:
@@ -171,14 +183,14 @@ RULES: tuple[Rule, ...] = (
         SchedulerEngineConfig,
         ("token",),
         lambda engine: _is_short(engine.token),
-        f"a token of less than {SHORTEST_TOKEN} characters can be guessed; create one with `openssl rand -hex 32`",
+        _SHORT_TOKEN,
     ),
     Rule(
         "short_token",
         EmbeddedEngineConfig,
         ("token",),
         lambda engine: _is_short(engine.token),
-        f"a token of less than {SHORTEST_TOKEN} characters can be guessed; create one with `openssl rand -hex 32`",
+        _SHORT_TOKEN,
     ),
     Rule(
         "engine_port_open",
@@ -192,7 +204,7 @@ RULES: tuple[Rule, ...] = (
         EmbeddedEngineConfig,
         ("behind_tls_proxy",),
         _is_clear_port,
-        "a client that bypasses the proxy can read the token and payloads; listen on loopback, or set `tls`",
+        _CLEAR_PORT,
     ),
     Rule(
         "ops_port_without_tls",

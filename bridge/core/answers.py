@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import math
 import re
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +36,9 @@ KEEPS = 8
 SPREAD = 60.0
 """Seconds after which a new key signs. Every process has read it by then."""
 
+SKEW = 30.0
+"""Seconds by which clocks of an installation may differ."""
+
 TRANSITION = 3600.0
 """Seconds until the first key of a task hub signs where earlier versions have used the hub.
 
@@ -43,7 +48,9 @@ Daemons of earlier versions, which accept no signed answers, may run beside this
 _PREFIX = "reply:"
 _PLAIN = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}@(.+)", re.DOTALL)
 _SIGNED = re.compile(r"(.+);([A-Za-z0-9_-]{4})([A-Za-z0-9_-]{22})((?:[1-9a-z][0-9a-z]{0,8})?)", re.DOTALL)
+_ID = re.compile(r"[A-Za-z0-9_-]{4}")
 _MAC_BYTES = 16
+_SECRET_BYTES = 32
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -85,7 +92,7 @@ class Key:
     def new(cls, now: float, delay: float = 0.0) -> Key:
         id_ = _text(secrets.token_bytes(3))
         # A command line takes an argument that begins with a dash for an option
-        return cls(f"k{id_[1:]}" if id_[0] in "-_" else id_, secrets.token_bytes(32), now, delay)
+        return cls(f"k{id_[1:]}" if id_[0] in "-_" else id_, secrets.token_bytes(_SECRET_BYTES), now, delay)
 
     def sign(self, plain: str, until: int | None) -> str:
         """Correlation id with a signature."""
@@ -95,15 +102,26 @@ class Key:
         return {"id": self.id, "secret": _text(self.secret), "made": self.made, "delay": self.delay}
 
     @classmethod
-    def from_json(cls, state: Mapping[str, Any]) -> Key:
-        return cls(state["id"], base64.urlsafe_b64decode(state["secret"] + "=="), state["made"], state["delay"])
+    def from_json(cls, state: Any) -> Key:
+        """Read a key. Raises: ValueError, TypeError, KeyError when it is damaged; a short secret could be guessed."""
+        text = state["secret"]
+        secret = base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True)
+        made, delay = float(state["made"]), float(state["delay"])
+        if _ID.fullmatch(state["id"]) is None or len(secret) < _SECRET_BYTES or not math.isfinite(made + delay):
+            raise ValueError
+        return cls(state["id"], secret, made, delay)
+
+
+class LaterKeys(ValueError):
+    """Raised for keys in the form of a later version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """Keys of an installation, newest first."""
+    """Keys of an installation, newest first. damaged: number of keys, or of whole states, that cannot be read."""
 
     keys: tuple[Key, ...] = ()
+    damaged: int = field(default=0, compare=False)
 
     def signer(self, now: float) -> Key | None:
         """Newest key that every process knows, else the oldest; None while no key signs yet."""
@@ -121,17 +139,40 @@ class Keyring:
     def to_json(self) -> dict[str, Any]:
         return {"v": 1, "keys": [key.to_json() for key in self.keys]}
 
+    def may_sign(self, now: float) -> set[str]:
+        """Ids of keys that a process of the installation may sign with, or may have signed with a minute ago."""
+        found = (self.signer(at) for at in (now - SPREAD, now, now + SKEW))
+        return {key.id for key in found if key is not None}
+
     @classmethod
-    def from_json(cls, state: Mapping[str, Any] | None) -> Keyring:
-        return cls(tuple(Key.from_json(each) for each in (state or {}).get("keys", ())))
+    def from_json(cls, state: Any) -> Keyring:
+        """Read the keys; leave out damaged ones, which verify nothing. Raises: LaterKeys."""
+        if state is None:
+            return cls()
+        if not isinstance(state, Mapping):
+            return cls((), 1)
+        version = state.get("v", 1)
+        if isinstance(version, int) and version > 1:
+            raise LaterKeys
+        stored = state.get("keys", ())
+        if not isinstance(stored, list | tuple):
+            return cls((), 1)
+        keys = []
+        for each in stored:
+            with suppress(ValueError, TypeError, KeyError, OverflowError):
+                keys.append(Key.from_json(each))
+        return cls(tuple(keys), len(stored) - len(keys))
 
     def make(self, key: Key) -> Keyring:
         """Keyring with a first key, or this one when it has a key."""
         return self if self.keys else Keyring((key,))
 
     def rotate(self, key: Key) -> Keyring:
-        """Keyring with another key, which signs once every process knows it. The others still verify."""
-        return self if self.find(key.id) else Keyring((key, *self.keys)[:KEEPS])
+        """Keyring with another key, which signs once every process knows it. The others still verify.
+
+        A full keyring stays as it is: the key that signs may be the oldest.
+        """
+        return self if self.find(key.id) or len(self.keys) >= KEEPS else Keyring((key, *self.keys))
 
     def retire(self, key_id: str) -> Keyring:
         """Keyring without a key, unless it is the only one. Answers to requests that it signed are refused then."""

@@ -133,6 +133,20 @@ class DecodeError(MessageError):
     reason = "decode_error"
 
 
+@wire_name("bridge.errors.PayloadTooLarge")
+class PayloadTooLarge(DecodeError):
+    """The body has more bytes than `limits.max_payload` allows."""
+
+    reason = "payload_too_large"
+
+
+@wire_name("bridge.errors.PayloadTooDeep")
+class PayloadTooDeep(DecodeError):
+    """The body nests deeper than `limits.max_depth` allows."""
+
+    reason = "payload_too_deep"
+
+
 @wire_name("bridge.errors.TooManyValues")
 class TooManyValues(DecodeError):
     """The body decodes to more values than `limits.max_values` allows."""
@@ -152,6 +166,13 @@ class SchemaError(MessageError):
     """The payload breaks its schema."""
 
     reason = "schema_error"
+
+
+@wire_name("bridge.errors.SchemaCost")
+class SchemaCost(SchemaError):
+    """The payload has texts that may cost a pattern of its schema more than `limits.schema_cost` allows."""
+
+    reason = "schema_cost"
 
 
 @wire_name("bridge.errors.ExpressionError")
@@ -187,6 +208,13 @@ class InvalidCommand(MessageError):
     """A rule produced a command that no engine accepts."""
 
     reason = "invalid_command"
+
+
+@wire_name("bridge.errors.TooManyCommands")
+class TooManyCommands(InvalidCommand):
+    """The list of a `for_each` has more items than `limits.max_commands` allows. No command was executed."""
+
+    reason = "too_many_commands"
 
 
 @wire_name("bridge.errors.UnexpectedReply")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+import structlog
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 from durabletask.entities import EntityContext, EntityInstanceId
 from durabletask.history import EventRaisedEvent, HistoryEvent, TaskCompletedEvent, TaskScheduledEvent, TimerFiredEvent
@@ -28,12 +29,14 @@ from bridge.core.answers import (
     CorrelationId,
     Key,
     Keyring,
+    LaterKeys,
     answered_by,
 )
 from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.core.errors import (
     AlreadyTaken,
     EngineError,
+    EngineMisconfigured,
     EngineTimeout,
     EngineUnavailable,
     InstanceFinished,
@@ -46,6 +49,8 @@ from bridge.engines.entity_lookup import look
 from bridge.engines.errors import asked
 from bridge.engines.instance_reader import InstanceReader
 
+log = structlog.get_logger("bridge.answers")
+
 ANSWERS = "bridge.answers"
 """Name of the entity that holds the keys."""
 
@@ -55,6 +60,8 @@ Signatures = Literal["required", "transition", "off"]
 _ENTITY = EntityInstanceId(ANSWERS, "keys")
 _FRESH = 15.0
 """Seconds for which read keys are used without another read; shorter than `bridge.core.answers.SPREAD`."""
+_UNKNOWN = 1.0
+"""Least seconds between two reads because of answers with unknown keys, which anybody can invent."""
 
 _LOOK = 0.05
 _PATIENCE = 10.0
@@ -63,7 +70,12 @@ _PATIENCE = 10.0
 
 def keys_entity(ctx: EntityContext, value: Any) -> None:
     """Entity that holds the keys of an installation. Operations: `make`, `rotate`, `retire`."""
-    ring = Keyring.from_json(ctx.get_state())
+    try:
+        stored = ctx.get_state()
+    except Exception:  # no JSON: as damaged as a state of another form
+        stored = ()
+    # The keys of a later version raise here: the operation fails, and they stay
+    ring = Keyring.from_json(stored)
     if ctx.operation == "make":
         ring = ring.make(Key.from_json(value))
     elif ctx.operation == "rotate":
@@ -74,6 +86,16 @@ def keys_entity(ctx: EntityContext, value: Any) -> None:
 
 
 keys_entity.__name__ = ANSWERS
+
+
+def _read(state: str) -> Keyring:
+    """Keys of a serialized state. Raises: EngineMisconfigured when a later version wrote them."""
+    try:
+        return Keyring.from_json(json.loads(state))
+    except LaterKeys:
+        raise EngineMisconfigured("the keys that sign requests are of a later version of the bridge") from None
+    except (ValueError, RecursionError):
+        return Keyring(damaged=1)
 
 
 class AnswerKeys:
@@ -89,6 +111,7 @@ class AnswerKeys:
         self._loop = loop
         self._ring = Keyring()
         self._read_at = float("-inf")
+        self._unknown = asyncio.Lock()
 
     async def ring(self, *, fresh: bool = False) -> Keyring:
         """Return the keys, read from the engine when they are missing or older than `_FRESH`. Raises: EngineError.
@@ -98,9 +121,35 @@ class AnswerKeys:
         if fresh or not self._ring.keys or time.monotonic() - self._read_at > _FRESH:
             began = time.monotonic()
             found = await asked(look(self._engine.client, _ENTITY), "read the keys of answers")
-            self._ring = Keyring.from_json(json.loads((found and found.get_state()) or "null"))
-            self._read_at = began
+            ring = _read((found and found.get_state()) or "null")
+            if len(ring.keys) < len(self._ring.keys) and not ring.keys:
+                log.error(
+                    "the keys that sign requests are gone from the engine: answers to open requests are refused",
+                    action="answers",
+                    engine=self._engine.name,
+                )
+            if ring.damaged and not self._ring.damaged:
+                log.error(
+                    "keys that sign requests cannot be read: answers to requests that they signed are refused",
+                    action="answers",
+                    engine=self._engine.name,
+                    keys=ring.damaged,
+                )
+            self._ring, self._read_at = ring, began
         return self._ring
+
+    async def verify(self, given: CorrelationId) -> bool:
+        """True when one of the keys made the signature. An unknown key may be newer than the last read.
+
+        Raises: EngineError.
+        """
+        ring = await self.ring()
+        if given.key_id is not None and ring.find(given.key_id) is None:
+            async with self._unknown:
+                if time.monotonic() - self._read_at >= _UNKNOWN:
+                    await self.ring(fresh=True)
+                ring = self._ring
+        return ring.verifies(given)
 
     async def change(self, operation: str, value: Any, done: Callable[[Keyring], bool]) -> Keyring:
         """Send the entity an operation; return the keys after a worker has processed it. Raises: EngineError."""
@@ -257,8 +306,8 @@ class AnswerExecutor:
             return
         if given.key_id is None and self._signatures == "required":
             raise UnexpectedReply("the correlation id of the answer has no signature")
-        if given.key_id is not None and not (await self._keys.ring()).verifies(given):
-            raise UnexpectedReply("the correlation id of the answer was made by another installation, or was altered")
+        if given.key_id is not None and not await self._keys.verify(given):
+            raise UnexpectedReply("the correlation id of the answer was not made by this installation, or was altered")
         overdue = given.until is not None and self._now().timestamp() * 1000 > given.until
         # An engine that confirms event delivery detects by itself that a request was answered before
         if given.key_id is None or overdue or not self._engine.confirms_event_delivery:

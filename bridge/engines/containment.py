@@ -23,6 +23,8 @@ from durabletask.internal.json_encode_output_exception import JsonEncodeOutputEx
 from durabletask.serialization import DataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
+from bridge.engines.work_item_flow import WorkItemFlow
+
 logger = logging.getLogger(__name__)
 
 MAX_MESSAGE = 16 * 1024
@@ -336,6 +338,9 @@ class ContainedWorker(TaskHubGrpcWorker):
     running: RunningRecord | None = None
     """Record of the running work items, in a process whose end is also the engine's end."""
 
+    flow: WorkItemFlow | None = None
+    """Flow of work items from a remote engine."""
+
     drain_mark: str | None = None
     """Prefix of the tokens with which a stopping worker returns its work; None returns nothing.
 
@@ -401,6 +406,9 @@ class ContainedWorker(TaskHubGrpcWorker):
             answers.cancel = functools.partial(give_back, request, stub, mark)
             if self._is_draining:
                 answers.give_back()
+        if self.flow is not None:
+            done = self.flow.begin(request)
+            execute, cancel = _before(done, execute), _before(done, cancel)
         submit(execute, cancel, request, stub, token)
 
     def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
@@ -550,6 +558,18 @@ class ContainedWorker(TaskHubGrpcWorker):
         finally:
             self._release(completionToken)
         return whole
+
+
+def _before(done: Callable[[], None], handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a handler of a work item: call `done` when it has ended."""
+
+    def run(*given: Any) -> Any:
+        try:
+            return handler(*given)
+        finally:
+            done()
+
+    return run
 
 
 def stuck_pool(name: str, threads: int, waiting: int, after: float) -> str:

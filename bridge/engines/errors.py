@@ -152,5 +152,7 @@ async def asked(call: Awaitable[T], what: str) -> T:
     """Await a call of the SDK's client and return its result. what: the call, for the error. Raises: EngineError."""
     try:
         return await call
+    except EngineError:
+        raise
     except Exception as error:
         raise translate(error, what=what) from error

@@ -104,6 +104,8 @@ class InstanceReader:
         """Make one call. With an `instance_id`, the instance is read after an answer of unknown outcome."""
         try:
             return await call()
+        except EngineError:
+            raise
         except (Exception, asyncio.CancelledError) as error:
             if instance_id is not None and status_of(error) in QUESTIONS:
                 await self.ask(what, instance_id, None, self.translate(error, what))

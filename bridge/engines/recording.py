@@ -11,6 +11,8 @@ import durabletask.internal.orchestrator_service_pb2 as pb
 from durabletask.client import AsyncTaskHubGrpcClient
 from google.protobuf import json_format  # type: ignore[import-untyped]  # its stubs are a package of their own
 
+from bridge.engines.response_limits import one_response
+
 FORMAT = "durable-bridge.history"
 VERSION = 1
 
@@ -74,6 +76,7 @@ async def record(client: AsyncTaskHubGrpcClient, instance_id: str) -> Recording:
     # The client's own call returns the events in a form that cannot be replayed.
     stub = client._get_stub()
     events: list[pb.HistoryEvent] = []
-    async for chunk in stub.StreamInstanceHistory(pb.StreamInstanceHistoryRequest(instanceId=instance_id)):
-        events += chunk.events
+    with one_response():
+        async for chunk in stub.StreamInstanceHistory(pb.StreamInstanceHistoryRequest(instanceId=instance_id)):
+            events += chunk.events
     return Recording.of(instance_id, events)

@@ -14,7 +14,6 @@ from uuid import uuid4
 
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
-from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
 from durabletask.azuremanaged.internal.durabletask_grpc_interceptor import (
     DTSAsyncDefaultClientInterceptorImpl,
     DTSDefaultClientInterceptorImpl,
@@ -34,8 +33,10 @@ from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.registry import Workflows
-from bridge.engines.remote import channel_options, probe
+from bridge.engines.remote import channel_options, probe, worker_options
+from bridge.engines.response_limits import TOTAL, LimitedClient, ResponseLimits
 from bridge.engines.trace_propagation import TraceInterceptor
+from bridge.engines.work_item_flow import WorkItemFlow
 from bridge.engines.worker import concurrency, quiet_logger, register
 from bridge.system.tls import TlsProblem, load_client
 
@@ -116,12 +117,13 @@ class SchedulerEngine:
         except ValueError as error:
             raise EngineMisconfigured(f"engine {self.name!r}: {self._config.credential}: {error}") from error
         credential = None if self._credentials is None else self._credentials.asynchronous
-        interceptors: list[Any] = [DeadlineInterceptor(self._config.timeout)]
+        limits = ResponseLimits(self.name, self._config.max_answer, self._config.timeout)
+        interceptors: list[Any] = [limits, DeadlineInterceptor(self._config.timeout)]
         if self._config.token is not None:
             interceptors.append(DefaultAsyncClientInterceptorImpl(self._authorization()))
         streams = [*interceptors, DTSAsyncDefaultClientInterceptorImpl(credential, self._config.task_hub)]
         interceptors += [TraceInterceptor(), *map(OnStreams, streams)]
-        options = channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=True)
+        options = channel_options(self._config.max_request, RECONNECT_SECONDS, True, self._config.max_answer)
         channel = None
         if self._certificates is not None:
             # The SDK adds no interceptors to a channel that it is given
@@ -130,7 +132,7 @@ class SchedulerEngine:
                 self._host_address, self._certificates, options=options.to_grpc_options(), interceptors=all_
             )
             self._channel = channel
-        self._client = AsyncDurableTaskSchedulerClient(
+        self._client = LimitedClient(
             host_address=self._host_address,
             taskhub=self._config.task_hub,
             token_credential=credential,
@@ -193,8 +195,11 @@ class SchedulerEngine:
         if self._client is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         credential = None if self._credentials is None else self._credentials.synchronous
-        interceptors = [DefaultClientInterceptorImpl(self._authorization())] if self._config.token else []
-        options = channel_options(None, RECONNECT_SECONDS, proxy=True)
+        flow = WorkItemFlow(self._config.max_answer * TOTAL)
+        interceptors: list[Any] = [flow]
+        if self._config.token:
+            interceptors.append(DefaultClientInterceptorImpl(self._authorization()))
+        options = worker_options(self._config.max_answer * TOTAL, RECONNECT_SECONDS)
         channel = None
         if self._certificates is not None:
             hub, worker_id = self._config.task_hub, f"{socket.gethostname()}:{os.getpid()}:{uuid4()}"
@@ -204,20 +209,17 @@ class SchedulerEngine:
                 DTSDefaultClientInterceptorImpl(credential, hub, worker_id=worker_id),
             )
             self._channels.append(channel)
-        return register(
-            _Worker(
-                host_address=self._host_address,
-                taskhub=self._config.task_hub,
-                token_credential=credential,
-                channel=channel,
-                secure_channel=self._secure,
-                interceptors=interceptors,
-                channel_options=options,
-                concurrency_options=concurrency(self._config.worker, workflows),
-                data_converter=data_converter,
-                logger=quiet_logger(f"{self.name}.worker"),
-            ),
-            workflows,
-            monitor,
-            self._config.worker.stuck_after,
+        worker = _Worker(
+            host_address=self._host_address,
+            taskhub=self._config.task_hub,
+            token_credential=credential,
+            channel=channel,
+            secure_channel=self._secure,
+            interceptors=interceptors,
+            channel_options=options,
+            concurrency_options=concurrency(self._config.worker, workflows),
+            data_converter=data_converter,
+            logger=quiet_logger(f"{self.name}.worker"),
         )
+        worker.flow = flow
+        return register(worker, workflows, monitor, self._config.worker.stuck_after)

@@ -6,14 +6,11 @@ import ast
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from bridge.core.kinds import CONTEXT_NAMES, CONTEXTS, Kind, Parameter, annotation_kind, kind_of
 from bridge.lint.module import Function, Module, named
 from bridge.lint.tree import children, nodes, walk
-
-if TYPE_CHECKING:
-    from bridge.lint.project import Project
 
 WAITING_CALLS = frozenset(
     [
@@ -32,6 +29,14 @@ _DEPTH = 12
 """Maximum number of steps along which an alias is followed."""
 
 
+class Modules(Protocol):
+    """Look-up of the modules that a project consists of."""
+
+    def module(self, name: str, near: Module) -> Module | None:
+        """Module in the top-level package of `near`, or next to it; None for any other module."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Orchestrator:
     """A function to analyse. registered: the bridge's workers run the function under its name."""
@@ -40,7 +45,7 @@ class Orchestrator:
     registered: bool
 
 
-def orchestrators(project: Project, module: Module) -> Iterator[Orchestrator]:
+def orchestrators(project: Modules, module: Module) -> Iterator[Orchestrator]:
     """Orchestrators of a module, registered or not.
 
     Methods, nested functions and private functions are not registered. Neither are functions that make durable calls
@@ -75,7 +80,7 @@ def orchestrators(project: Project, module: Module) -> Iterator[Orchestrator]:
             yield Orchestrator(node, False)
 
 
-def registered(project: Project, module: Module) -> Iterator[tuple[Kind, str]]:
+def registered(project: Modules, module: Module) -> Iterator[tuple[Kind, str]]:
     """Kind and name of each orchestrator, activity and entity that the bridge's workers run from a module.
 
     Entity names are in lower case.
@@ -89,7 +94,7 @@ def registered(project: Project, module: Module) -> Iterator[tuple[Kind, str]]:
             yield Kind.ENTITY, _entity_name(class_).lower()
 
 
-def function_kind(project: Project, module: Module, function: Function, *, is_method: bool) -> Kind | None:
+def function_kind(project: Modules, module: Module, function: Function, *, is_method: bool) -> Kind | None:
     """Kind of a function according to its signature; None if it has none."""
     arguments = function.args
     given = _given(function, is_method=is_method)
@@ -116,12 +121,12 @@ def function_kind(project: Project, module: Module, function: Function, *, is_me
     return kind_of(parameters, is_generator=is_generator(function))
 
 
-def annotation_context(project: Project, module: Module, annotation: ast.expr, depth: int = 0) -> Kind | None:
+def annotation_context(project: Modules, module: Module, annotation: ast.expr, depth: int = 0) -> Kind | None:
     """Kind of the context class that an annotation refers to; None if it refers to no context."""
     return annotation_kind(annotation, lambda leaf: _leaf(project, module, leaf, depth))
 
 
-def context_names(project: Project, module: Module, function: Function) -> set[str]:
+def context_names(project: Modules, module: Module, function: Function) -> set[str]:
     """Parameters that hold the orchestration context, in the function and in functions nested in it."""
     names = {*CONTEXT_NAMES, "_ctx"}
     for node in nodes(function):
@@ -134,7 +139,7 @@ def context_names(project: Project, module: Module, function: Function) -> set[s
     return names
 
 
-def hide_activities(project: Project, module: Module) -> None:
+def hide_activities(project: Modules, module: Module) -> None:
     """Empty the bodies of activities defined inside another function, because no orchestrator runs them."""
     for outer in nodes(module.tree):
         if not isinstance(outer, Function):
@@ -174,7 +179,7 @@ def is_generator(function: Function) -> bool:
     return False
 
 
-def is_entity(project: Project, module: Module, class_: ast.ClassDef, depth: int = 0) -> bool:
+def is_entity(project: Modules, module: Module, class_: ast.ClassDef, depth: int = 0) -> bool:
     """True if a class inherits from the SDK's DurableEntity, directly or through classes of the project."""
     for base in class_.bases:
         name = module.resolve(base.value if isinstance(base, ast.Subscript) else base) or ""
@@ -186,7 +191,7 @@ def is_entity(project: Project, module: Module, class_: ast.ClassDef, depth: int
     return False
 
 
-def _leaf(project: Project, module: Module, leaf: ast.expr, depth: int) -> Kind | None:
+def _leaf(project: Modules, module: Module, leaf: ast.expr, depth: int) -> Kind | None:
     if depth > _DEPTH:
         return None
     if isinstance(leaf, ast.Name):
@@ -204,7 +209,7 @@ def _leaf(project: Project, module: Module, leaf: ast.expr, depth: int) -> Kind 
     return CONTEXTS.get(last)
 
 
-def _unknown(project: Project, module: Module, annotation: ast.expr) -> bool:
+def _unknown(project: Modules, module: Module, annotation: ast.expr) -> bool:
     """True if an annotation refers to a class from an unavailable module that may be a context."""
 
     def leaf(node: ast.expr) -> Kind | None:
@@ -216,7 +221,7 @@ def _unknown(project: Project, module: Module, annotation: ast.expr) -> bool:
     return annotation_context(project, module, annotation) is None and annotation_kind(annotation, leaf) is not None
 
 
-def _value(project: Project, module: Module, value: ast.expr | ast.ClassDef, depth: int) -> Kind | None:
+def _value(project: Modules, module: Module, value: ast.expr | ast.ClassDef, depth: int) -> Kind | None:
     """Kind that a name of the module stands for: a class, an alias, a NewType or a TypeVar."""
     if depth > _DEPTH:
         return None
@@ -291,7 +296,7 @@ def _entity_name(class_: ast.ClassDef) -> str:
     return class_.name
 
 
-def _class(project: Project, module: Module, name: str) -> tuple[Module, ast.ClassDef] | None:
+def _class(project: Modules, module: Module, name: str) -> tuple[Module, ast.ClassDef] | None:
     if name in module.classes:
         return module, module.classes[name]
     home, _, last = name.rpartition(".")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Protocol
 
 from bridge.brokers.base import Delivery
-from bridge.core.commands import Decision, Step
+from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
@@ -34,7 +35,7 @@ class InFlightDelivery:
     attempt: number of the current attempt, from 1.
     waited: waits behind other messages, which are no failures.
     failed_at: monotonic time of the first failure since the last wait for others.
-    pending, pending_step: decided settlement that the broker has not accepted yet, and its step.
+    pending, pending_route: decided settlement that the broker has not accepted yet, and the route of its step.
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
     waits_for: limit in whose queue it is.
@@ -56,7 +57,7 @@ class InFlightDelivery:
         "failed_at",
         "next_step",
         "pending",
-        "pending_step",
+        "pending_route",
         "received_at",
         "size",
         "stored",
@@ -93,7 +94,7 @@ class InFlightDelivery:
         self.failed_at = failed_at
         self.error_class = ""
         self.pending: Complete | DeadLetter | None = None
-        self.pending_step: Step | None = None
+        self.pending_route: str | None = None
         self.due_at: float | None = None
         self.value_due_at: float | None = None
         self.waits_for: Limit | None = None
@@ -109,6 +110,14 @@ class InFlightDelivery:
         """Drop the decoded message and all that was made of it, unless its settlement is decided."""
         if self.pending is None:
             self.envelope = self.error = self.decision = None
+
+    def drop_payload(self) -> None:
+        """Drop the decoded message of a worker's last attempt. A decided settlement keeps the message id."""
+        if self.pending is None:
+            self.envelope = None
+        elif self.envelope is not None:
+            self.envelope = replace(self.envelope, data=None, extensions={}, headers={})
+        self.decision = None
 
     # -- steps
 
@@ -155,9 +164,9 @@ class InFlightDelivery:
         """Remember the class of the last error."""
         self.error_class = type(error).__name__
 
-    def settle_as(self, end: Complete | DeadLetter, step: Step | None) -> None:
+    def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
         """Keep a decided settlement until the broker accepts it."""
-        self.pending, self.pending_step = end, step
+        self.pending, self.pending_route = end, route
 
     # -- limits
 

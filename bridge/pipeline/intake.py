@@ -14,6 +14,7 @@ from bridge.core.envelope import Envelope
 from bridge.core.errors import RegistryUnavailable, kept
 from bridge.core.message import Message
 from bridge.core.settlement import RetryPolicy
+from bridge.pipeline.decoded import SMALL
 from bridge.pipeline.flow_control import FlowControl
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain, domain_key
@@ -51,7 +52,7 @@ async def prepared(
 
 
 class Intake:
-    """Decodes the deliveries of a source and puts them into lanes.
+    """Puts the deliveries of a source into lanes; decodes the small ones, and those whose value it needs for that.
 
     revoked: callback, True when a partition has moved to another member.
     joined: called with a held lane and the item that was added to it.
@@ -88,14 +89,17 @@ class Intake:
         partitions: set[Partition] = set()
         gone: set[Partition] = set()
         by_expression = self._settings.ordering not in ("key", "partition", "none")
+        every = by_expression or self._shares is not None
         since = time.monotonic()
         for delivery in deliveries:
             envelope: Envelope | None = None
             error: Exception | None = None
             key = self._place(delivery)
             try:
-                envelope = self._decode(delivery.message, delivery.position)
+                if every or delivery.message.size <= SMALL:
+                    envelope = self._decode(delivery.message, delivery.position)
                 if by_expression:
+                    assert envelope is not None
                     if time.monotonic() - since > SLICE:
                         since = await self._pause(partitions, gone)
                     key = self._routes.ordering_key(envelope)
@@ -113,6 +117,8 @@ class Intake:
             if partition not in partitions and partition not in gone:
                 (gone if self._revoked(partition) else partitions).add(partition)
             executed = provenance.read(delivery.message).executed if self._settings.trusted_replay else ()
+            if delivery.message.size > SMALL:
+                envelope = None  # decoded again when a worker takes it
             item = InFlightDelivery(delivery, envelope, error, now, executed)
             self._ledger.receive(item)
             if partition in gone:

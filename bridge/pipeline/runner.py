@@ -72,8 +72,6 @@ class Runner:
 
         Return its settlement, and the step that failed or has to wait.
         """
-        if item.pending is not None:
-            return item.pending, item.pending_step
         stage = self._stage
         if stage is not None and (settlement := stage.before(lane, item)) is not None:
             return settlement, None

@@ -14,6 +14,7 @@ from bridge.core.pace import NO_ROUTE
 from bridge.core.provenance import Cause
 from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Outcome, Release, Retry, Settlement
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
+from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
@@ -43,6 +44,7 @@ class Settler:
         gate: FlowControl,
         limit: DeadLetterLimit,
         unloading: Unloading,
+        decoded: DecodedForms,
         outages: Outages,
         shares: Shares | None,
         domain: OrderingDomain | None,
@@ -59,6 +61,7 @@ class Settler:
         self._gate = gate
         self._limit = limit
         self._unloading = unloading
+        self._decoded = decoded
         self._outages = outages
         self._shares = shares
         self._domain = domain
@@ -77,7 +80,7 @@ class Settler:
                 self._wait_for_limit(lane, item, limited.route)
                 return
         if isinstance(settlement, Complete | DeadLetter):
-            await self._end(lane, item, settlement, step)
+            await self.end(lane, item, settlement, None if step is None else step.route)
         elif isinstance(settlement, Release):
             self.abandon_head(lane, item, settlement.reason)
         elif (reason := self._stop_reason(item)) is not None:
@@ -97,13 +100,14 @@ class Settler:
                 item.wait_for_others()
             self._lanes.wait(lane, settlement.delay)
 
-    async def _end(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, step: Step | None) -> None:
+    async def end(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None) -> None:
+        """Complete or dead-letter the head of a RUNNING lane. route: route of the step that failed."""
         item.free_slot()  # a delivery that ends without its start, as a dead letter does, takes no slot
         try:
             if isinstance(end, Complete):
                 await item.delivery.complete()
             else:
-                await self._write_dead_letter(item, end, step)
+                await self._write_dead_letter(item, end, route)
         except LockLost:
             self.lose_lock(lane, item)
         except (PartitionRevoked, SettlementRefused) as error:
@@ -114,14 +118,14 @@ class Settler:
             if (reason := self._stop_reason(item)) is not None:
                 self.abandon_head(lane, item, reason)
             else:
-                item.settle_as(end, step)
+                item.settle_as(end, route)
                 self._lanes.hold(lane)
                 self._outages.broker_away(error)
         else:
             if isinstance(end, Complete):
                 if self._limit.active and end.outcome in _SUCCESSES:
-                    routes = {step.route for step in (item.decision.steps if item.decision else ())}
-                    self._limit.succeeded(routes, stops_others=self._stops_others(item.delivery.partition))
+                    stops_others = self._stops_others(item.delivery.partition)
+                    self._limit.succeeded(set(item.executed), stops_others=stops_others)
                 self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
             self._outages.broker_recovered()
             self._lanes.settled(lane)
@@ -131,13 +135,13 @@ class Settler:
             if self._gate.full:
                 self.measure()
 
-    async def _write_dead_letter(self, item: InFlightDelivery, end: DeadLetter, step: Step | None) -> None:
-        route = step.route if step else NO_ROUTE
-        paced = item.pending is None and await self._limit.allow(route, item.delivery.position)
-        item.settle_as(end, step)
-        await item.delivery.dead_letter(self._cause(item, end, step))
+    async def _write_dead_letter(self, item: InFlightDelivery, end: DeadLetter, route: str | None) -> None:
+        limited = NO_ROUTE if route is None else route
+        paced = item.pending is None and await self._limit.allow(limited, item.delivery.position)
+        item.settle_as(end, route)
+        await item.delivery.dead_letter(self._cause(item, end, route))
         if paced:
-            await self._limit.wrote(route)
+            await self._limit.wrote(limited)
         self._ledger.dead_letter(item, end.reason, time.monotonic(), time.time())
         log.warning(
             "dead-lettered",
@@ -145,19 +149,19 @@ class Settler:
             source=self._settings.name,
             reason=end.reason,
             detail=end.detail,
-            route=step.route if step else None,
+            route=route,
             position=str(item.delivery.position),
             attempts=item.attempt,
             deliveries=item.delivery.attempt,
         )
 
-    def _cause(self, item: InFlightDelivery, end: DeadLetter, step: Step | None) -> Cause:
+    def _cause(self, item: InFlightDelivery, end: DeadLetter, route: str | None) -> Cause:
         return Cause(
             reason=end.reason,
             detail=end.detail,
             error=item.error_class,
             source=self._settings.name,
-            route=step.route if step else None,
+            route=route,
             executed=tuple(dict.fromkeys(item.executed)),
             attempts=item.attempt,
             config=self._settings.config_version,
@@ -241,6 +245,7 @@ class Settler:
         if item.waits_for is not None:
             item.waits_for.forget(item)
         self._unloading.leave(item)
+        self._decoded.forget(item)
         self._limit.tried(item)
         item.free_slot()
         self._ledger.abandon(item, reason)

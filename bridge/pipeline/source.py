@@ -11,10 +11,11 @@ import structlog
 from bridge.brokers.base import Broker, Partition, Subscription
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
+from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
-from bridge.pipeline.lanes import Lane, Lanes, OrderingDomain
+from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
@@ -65,6 +66,7 @@ class SourcePipeline:
         self.lanes = Lanes(None if self.shares is None else self._waits, settings.max_key_backlog)
         self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
         self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
+        self.decoded = DecodedForms(settings.max_in_flight_bytes)
         self.gate = FlowControl(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
@@ -91,6 +93,7 @@ class SourcePipeline:
             self.gate,
             self.dead_letter_limit,
             self.unloading,
+            self.decoded,
             self._outages,
             self.shares,
             domain,
@@ -241,11 +244,16 @@ class SourcePipeline:
                 raise
             finally:
                 self._running.discard(item)
+                self.decoded.leave(item)
                 self.dead_letter_limit.tried(item)
                 self._finished.set()
-            if time.monotonic() - self._slice > SLICE:
-                await asyncio.sleep(0)
-                self._slice = time.monotonic()
+            await self._pause()
+
+    async def _pause(self) -> None:
+        """Yield to the event loop when workers have kept it for long."""
+        if time.monotonic() - self._slice > SLICE:
+            await asyncio.sleep(0)
+            self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         if item.waits_for is self.dead_letter_limit:
@@ -267,7 +275,10 @@ class SourcePipeline:
             return
         if not await self._loaded(lane, item):
             return
-        if self.stage is not None and not self.stage.ready and item.pending is None:
+        if item.pending is not None:
+            await self._settler.end(lane, item, item.pending, item.pending_route)
+            return
+        if self.stage is not None and not self.stage.ready:
             self.lanes.hold(lane)
             return
         settlement, step = await self.runner.run(lane, item)
@@ -275,12 +286,16 @@ class SourcePipeline:
 
     async def _loaded(self, lane: Lane, item: InFlightDelivery) -> bool:
         """Load an unloaded item again and decode it. False when the item waits or is abandoned."""
+        if item.envelope is not None or item.error is not None:
+            self.unloading.leave(item)
+            return True
+        if not self.decoded.admits(item, lambda: self._admitted(lane, item)):
+            self.lanes.hold(lane)
+            return False
         try:
             if self.unloading.unloaded(item):
                 await self.unloading.load(item)
             self.unloading.leave(item)
-            if item.envelope is not None or item.error is not None:
-                return True
             message = item.delivery.message
             if self._prepare is not None and message.unreadable is None:
                 await self._prepare([message])
@@ -298,7 +313,13 @@ class SourcePipeline:
             item.decoded(self._decode(message, item.delivery.position), None)
         except Exception as failure:
             item.decoded(None, kept(failure))
+        await self._pause()
         return True
+
+    def _admitted(self, lane: Lane, item: InFlightDelivery) -> bool:
+        """Make the lane of an item that may be decoded ready. False when the item is not its head any more."""
+        self.lanes.free(lane)
+        return bool(lane.items) and lane.items[0] is item and lane.state is LaneState.READY
 
     def _waits(self, lane: Lane) -> bool:
         """True when the head of a lane waits for others of its value. Their end frees the lane."""

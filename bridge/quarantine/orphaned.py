@@ -93,14 +93,16 @@ class OrphanedQuarantine:
 
     async def look(self) -> bool:
         """Check each engine once; False when one did not answer."""
-        sure = True
-        for engine in self._engines:
-            try:
-                await self._look(engine)
-            except EngineError as error:
-                sure = False
-                log.info("quarantine cannot be read", action="count", engine=engine, detail=str(error))
-        return sure
+        # Side by side: an engine that does not answer delays no other
+        return all(await asyncio.gather(*map(self._answers, self._engines)))
+
+    async def _answers(self, engine: str) -> bool:
+        try:
+            await self._look(engine)
+        except EngineError as error:
+            log.info("quarantine cannot be read", action="count", engine=engine, detail=str(error))
+            return False
+        return True
 
     async def _look(self, engine: str) -> None:
         query = EntityQuery(instance_id_starts_with=f"@{QUARANTINE}@", include_state=False)

@@ -1,6 +1,6 @@
 """Routing rules, which map messages to commands. Pure: needs no broker and no engine."""
 
-from bridge.routing.explain import Considered, Equality, Explanation, command_dict
+from bridge.routing.explain import Considered, Equality, Explanation, command_dict, explain
 from bridge.routing.lint import costly, lint, referenced_entities, referenced_orchestrations
 from bridge.routing.router import Router, Validate
 
@@ -12,6 +12,7 @@ __all__ = [
     "Validate",
     "command_dict",
     "costly",
+    "explain",
     "lint",
     "referenced_entities",
     "referenced_orchestrations",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from bridge.config.model.types import format_duration
 from bridge.core.commands import Command, Decision, StartFirst, WaitFor
@@ -13,10 +13,8 @@ from bridge.core.envelope import Envelope
 from bridge.core.errors import ExpressionCost, ExpressionError, MessageError
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.index import ATTRIBUTES, reader, values
-
-if TYPE_CHECKING:
-    from bridge.routing.router import Router
-    from bridge.routing.rule import Rule
+from bridge.routing.router import Router
+from bridge.routing.rule import Rule
 
 _SHOWN = 80
 
@@ -95,8 +93,9 @@ def _plain(value: Any) -> dict[str, Any]:
     return plain
 
 
-def explained(router: Router, envelope: Envelope, scope: RouteScope) -> Explanation:
-    """Explain the decision for a message, with the verdict of every rule."""
+def explain(router: Router, envelope: Envelope) -> Explanation:
+    """Explain the decision for a message, with the verdict of every rule. An error of the rules is part of it."""
+    scope = router.scope(envelope)
     rules: list[Considered] = []
     decided = False
     for rule in router.rules:

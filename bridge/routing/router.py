@@ -10,7 +10,6 @@ from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Decision, Step
 from bridge.core.envelope import Envelope
 from bridge.core.errors import ConfigError, Locate, NoRoute
-from bridge.routing import explain
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
@@ -85,6 +84,7 @@ class Router:
         started = {route.schedule.saga for route in config.routes if source_name in route.from_ and route.schedule}
         sagas = {name: SagaCompiler(name, config, locate).compile(compiler) for name in config.sagas if name in started}
         rules = []
+        maximum = config.sources[source_name].limits.max_commands
         for position, route in enumerate(config.routes):
             if source_name not in route.from_:
                 continue
@@ -100,7 +100,7 @@ class Router:
                 except Exception as error:  # imports a module of the user, which may raise anything
                     compiler.report(("routes", position, "map"), str(error))
             validate = (validators or {}).get(route.name)
-            rules.append(compile_rule(route, position, compiler, function, validate, sagas))
+            rules.append(compile_rule(route, position, compiler, function, validate, sagas, maximum))
         source = config.sources[source_name]
         ordering: str | Template | None = source.ordering
         if source.ordering not in ("key", "partition", "none"):
@@ -125,7 +125,8 @@ class Router:
     def route(self, envelope: Envelope) -> Decision:
         """Decision of the rules about a message. The first match wins; `continue` lets later rules match too.
 
-        Raises: NoRoute, ExpressionError, ExpressionCost, SchemaError, InvalidCommand, CommandsTooLarge.
+        Raises: NoRoute, ExpressionError, ExpressionCost, SchemaError, SchemaCost, InvalidCommand, CommandsTooLarge,
+        TooManyCommands.
         """
         scope = RouteScope(envelope, envelope.data, self._variables, self._allowed)
         names: tuple[str, ...] = ()
@@ -193,6 +194,6 @@ class Router:
             return SHARED
         return value_of(self._per, RouteScope(envelope, envelope.data, self._variables, self._allowed))
 
-    def explain(self, envelope: Envelope) -> explain.Explanation:
-        """Explain the decision about a message rule by rule. Errors that `route` raises are part of the explanation."""
-        return explain.explained(self, envelope, RouteScope(envelope, envelope.data, self._variables, self._allowed))
+    def scope(self, envelope: Envelope) -> RouteScope:
+        """Variables that the expressions of the rules see for a message."""
+        return RouteScope(envelope, envelope.data, self._variables, self._allowed)

@@ -9,15 +9,12 @@ from typing import Any
 from bridge.config.model.routes import RouteConfig
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise, Step
 from bridge.core.envelope import Envelope
-from bridge.core.errors import BridgeError, ExpressionError, InvalidCommand
+from bridge.core.errors import BridgeError, ExpressionError, TooManyCommands
 from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template, constant_prefix
 from bridge.routing.command_compiler import Build, CommandCompiler
 from bridge.routing.per import TAG, value_of
-
-ITEM_LIMIT = 1000
-"""Maximum number of commands that `for_each` may make of one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +24,7 @@ class Rule:
     build: None for `ignore`.
     function: None while `map` is not resolved.
     per: template of `limits.per`.
+    max_commands: commands that `for_each` may make of one message.
     tagged: True if instances carry their value in a tag, by which running instances are counted.
     """
 
@@ -36,6 +34,7 @@ class Rule:
     build: Build | None
     function: Callable[[Envelope], Any] | None
     validate: Callable[[Any], None] | None
+    max_commands: int
     per: Template | None = None
     tagged: bool = False
 
@@ -53,7 +52,7 @@ class Rule:
     def step(self, scope: RouteScope) -> Step | None:
         """Command for a matching message, of a rule without `for_each`; None for `ignore`.
 
-        Raises: SchemaError, ExpressionError, ExpressionCost, InvalidCommand.
+        Raises: SchemaError, SchemaCost, ExpressionError, ExpressionCost, InvalidCommand.
         """
         if self.validate is not None:
             self.validate(scope.payload)
@@ -66,7 +65,10 @@ class Rule:
         return Step(config.name, command, config.engine) if self.per is None else self._of_value(command, scope)
 
     def steps(self, scope: RouteScope) -> Iterator[Step]:
-        """Commands of any rule, one by one. `for_each` sees the result of `map`. Raises: as `step`."""
+        """Commands of any rule, one by one. `for_each` sees the result of `map`.
+
+        Raises: as `step`; TooManyCommands.
+        """
         config, build = self.config, self.build
         if self.for_each is None or build is None:
             step = self.step(scope)
@@ -97,9 +99,10 @@ class Rule:
         items = for_each.value(scope)
         if not isinstance(items, list):
             raise ExpressionError(f"{for_each.where}: for_each needs a list, in `{for_each.source[:120]}`")
-        if len(items) > ITEM_LIMIT:
-            raise InvalidCommand(
-                f"{for_each.where}: the list has {len(items)} items; one message leads to at most {ITEM_LIMIT} commands"
+        if len(items) > self.max_commands:
+            raise TooManyCommands(
+                f"{for_each.where}: the list has {len(items)} items, more than the {self.max_commands} that "
+                "limits.max_commands allows"
             )
         return items
 
@@ -124,11 +127,13 @@ def compile_rule(
     function: Callable[[Envelope], Any] | None,
     validate: Callable[[Any], None] | None,
     sagas: Mapping[str, Any],
+    max_commands: int,
 ) -> Rule:
     """Compile a rule. Problems are reported to the compiler.
 
     position: position of the route in the configuration.
     sagas: definitions of sagas by name.
+    max_commands: commands that `for_each` may make of one message.
     """
     path: tuple[str | int, ...] = ("routes", position)
     place = f"route {config.name}"
@@ -150,7 +155,7 @@ def compile_rule(
             tagged = config.limits.per.running is not None
             if tagged:
                 _check_cap(config, (*place_of, "running"), compiler)
-    return Rule(config, when, for_each, build, function, validate, per, tagged)
+    return Rule(config, when, for_each, build, function, validate, max_commands, per, tagged)
 
 
 def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compiler) -> None:

@@ -201,10 +201,10 @@ class Database:
             self._connection.close()
         self._lock.release()
 
-    def call(self, method: str, request: Any, reply: Reply) -> Any:
+    def call(self, method: str, request: Any, reply: Reply, peer: str = "") -> Any:
         """Handle a request. Return its answer, or return DEFERRED and settle `reply` later from another thread.
 
-        Raises: Rejection.
+        peer: address of the caller's connection. Raises: Rejection.
         """
         if not self._open:
             raise unavailable("The engine is not running")
@@ -214,7 +214,7 @@ class Database:
             self.writer.submit(operation, request, reply=reply)
             return DEFERRED
         if method in self._completed:
-            return self.complete(method, request)
+            return self.complete(method, request, peer)
         immediate = self._immediate.get(method)
         if immediate is not None:
             return immediate(request)
@@ -276,7 +276,7 @@ class Database:
                 f"{method}: the request has {size} bytes; at most {self.options.max_request} are taken"
             )
 
-    def complete(self, method: str, request: Any) -> pb.CompleteTaskResponse:
+    def complete(self, method: str, request: Any, peer: str = "") -> pb.CompleteTaskResponse:
         """Take a worker's result: end its lease now, and record the result in a later transaction.
 
         The consequences of the result wait for the commit. Raises: Rejection.
@@ -287,14 +287,15 @@ class Database:
         leases = self.hub.dispatcher.leases
         token = request.completionToken
         if kind == ORCHESTRATION and request.isPartial:
+            if not token:
+                raise invalid_argument("A part of a response needs a completion token")
             held = leases.get(token)
             if held is not None and held.kind == kind:
                 held.chunks.append(request)
                 return pb.CompleteTaskResponse()
-        if token:
-            lease = leases.take(token)
-        else:
-            lease = leases.find(kind, getattr(request, "instanceId", ""), getattr(request, "taskId", 0))
+        lease = leases.take(token) if token else self._unnamed(kind, request, peer)
+        if lease is not None and token:
+            lease.stream.sends_tokens = True
         if lease is None or lease.kind != kind or lease.void:
             if lease is not None and lease.kind != kind:
                 leases.put_back(lease)
@@ -317,6 +318,15 @@ class Database:
             self.writer.submit(operation, lease, request, kind=name, subject=lease)
         return pb.CompleteTaskResponse()
 
+    def _unnamed(self, kind: int, request: Any, peer: str) -> Lease | None:
+        """Find and end the lease of a response without token."""
+        leases = self.hub.dispatcher.leases
+        instance_id = getattr(request, "instanceId", "")
+        lease = leases.find(kind, instance_id, getattr(request, "taskId", 0))
+        if kind == ORCHESTRATION and self.hub.tokenless.is_late(lease, instance_id, peer):
+            return None
+        return None if lease is None else leases.take(lease.token)
+
     def _abandon(self, request: Any, response: Any) -> Any:
         if request.completionToken.startswith(DRAINING):
             token = request.completionToken.removeprefix(DRAINING)
@@ -324,6 +334,7 @@ class Database:
             return response
         lease = self.hub.dispatcher.leases.take(request.completionToken)
         if lease is not None:
+            lease.stream.sends_tokens = True
             self._give_back(self._completions.abandon, lease)
         else:
             self._forgive(request.completionToken)

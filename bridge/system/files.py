@@ -18,6 +18,13 @@ class FileProblem(OSError):
         super().__init__(0, cause)
 
 
+class FileTooLarge(FileProblem):
+    """The file has more bytes than its limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"larger than {f'{limit // 1024**2} MiB' if limit >= 1024**2 else f'{limit} bytes'}")
+
+
 def read_file(path: Path, limit: int) -> bytes:
     """Contents of a plain file. Raises: OSError; FileProblem when it is not plain, or larger than `limit` bytes."""
     # A pipe without a writer would keep a plain open() waiting
@@ -27,8 +34,7 @@ def read_file(path: Path, limit: int) -> bytes:
             raise FileProblem("not a plain file")
         found = stream.read(limit + 1)
     if len(found) > limit:
-        size = f"{limit // 1024**2} MiB" if limit >= 1024**2 else f"{limit} bytes"
-        raise FileProblem(f"larger than {size}")
+        raise FileTooLarge(limit)
     return found
 
 
@@ -38,5 +44,5 @@ def check_file(path: Path, limit: int) -> Path:
     if not stat.S_ISREG(about.st_mode):
         raise FileProblem("not a plain file")
     if about.st_size > limit:
-        raise FileProblem(f"larger than {limit // 1024**2} MiB")
+        raise FileTooLarge(limit)
     return path

@@ -11,10 +11,11 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue  # type: ignore[import-untyped]  # ships no types
 
-from bridge.core.errors import WaitingFull
+from bridge.core.errors import EngineError, WaitingFull
 from bridge.core.system_names import EARLY_MESSAGES, QUARANTINE
 from bridge.engines.base import Engine
 from bridge.engines.errors import translate
+from bridge.engines.response_limits import one_response
 
 _PAGE = 100
 """Entities that are read at once; the embedded engine sends fewer when they are large."""
@@ -85,11 +86,15 @@ class WaitingTotals:
             self._during = [0, 0]
         early = messages = size = backlog = 0
         for name, part in ((EARLY_MESSAGES, "items"), (QUARANTINE, "held")):
-            async for entity in _entities(engine.client, name):
-                found = json.loads(entity.serializedState.value or "null") or {}
-                messages += len(found.get(part, ()))
-                size += found.get("size", 0)
-                backlog += entity.backlogQueueSize
+            with one_response(keeps=False):
+                async for entity in _entities(engine.client, name):
+                    try:
+                        found = json.loads(entity.serializedState.value or "null") or {}
+                        messages += len(found.get(part, ()))
+                        size += int(found.get("size", 0))
+                    except (ValueError, TypeError, AttributeError) as error:
+                        raise EngineError("count waiting messages: the state of an entity cannot be read") from error
+                    backlog += entity.backlogQueueSize
             if name == EARLY_MESSAGES:
                 early = messages
         with self._lock:
@@ -121,9 +126,9 @@ async def _entities(client: AsyncTaskHubGrpcClient, name: str) -> AsyncIterator[
             # The client's own method collects all pages before it returns
             page = await client._get_stub().QueryEntities(pb.QueryEntitiesRequest(query=query))
         except Exception as error:
-            raise translate(error, what="count what waits") from error
+            raise translate(error, what="count waiting messages") from error
         for entity in page.entities:
             yield entity
-        if not page.continuationToken.value:
+        if page.continuationToken.value in ("", "" if token is None else token.value):
             return
         token = page.continuationToken

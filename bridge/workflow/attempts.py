@@ -15,13 +15,23 @@ from durabletask import task
 
 from bridge.core.answers import PUBLISH_ACTIVITY, reply_event
 from bridge.core.errors import is_final_failure
-from bridge.workflow.call import CANCEL_EVENT, Attempt, AttemptFailed, Attempts, Call, answer, describe, first_of
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
 from bridge.workflow.publishing import new_event
 from bridge.workflow.request import expects_answer, new_correlation_id, request_headers
 from bridge.workflow.result import fitted, name_of
-from bridge.workflow.step import Child, Command
+from bridge.workflow.step import (
+    CANCEL_EVENT,
+    Attempt,
+    AttemptFailed,
+    Attempts,
+    Call,
+    Child,
+    Command,
+    answer,
+    describe,
+    first_of,
+)
 
 _LONGEST = timedelta(days=365)
 """Longest pause between two attempts for a policy without `max_retry_interval`."""

@@ -14,7 +14,6 @@ from durabletask import task
 
 from bridge.core.errors import is_final_failure
 from bridge.workflow.attempts import perform
-from bridge.workflow.call import CANCEL_EVENT, Call, describe
 from bridge.workflow.cancelling import reason_of
 from bridge.workflow.identity import new_id
 from bridge.workflow.inbox import Inbox, Received
@@ -25,7 +24,7 @@ from bridge.workflow.parallel import Steps, gather
 from bridge.workflow.progress import Progress
 from bridge.workflow.publishing import publish
 from bridge.workflow.result import fitted, name_of
-from bridge.workflow.step import Action, Command, CompensationInput, Step
+from bridge.workflow.step import CANCEL_EVENT, Action, Call, Command, CompensationInput, Step, describe
 
 DEFAULT_COMPENSATION_RETRY = task.RetryPolicy(
     first_retry_interval=timedelta(seconds=1), max_number_of_attempts=10, backoff_coefficient=2.0,

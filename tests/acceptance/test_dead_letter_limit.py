@@ -84,7 +84,7 @@ def test_the_limit_outlives_kills_and_ends_by_a_person(tmp_path: Path) -> None:
             listed = json.loads(bridge("sources", "list", "--json", cwd=tmp_path))
             assert [(each["source"], each["route"], each["state"]) for each in listed] == [("orders", None, "probing")]
             before = dead(daemon)
-            assert "free again" in bridge("sources", "resume", "orders", cwd=tmp_path)
+            assert "no longer limited" in bridge("sources", "resume", "orders", cwd=tmp_path)
             daemon.wait(lambda: dead(daemon) >= before + 3, "as many as before at once")
             bridge("sources", "resume", "nobody", cwd=tmp_path, expect=2)
             bridge("sources", "resume", "orders", "--route", "start", cwd=tmp_path, expect=1)

@@ -104,7 +104,7 @@ def test_a_person_ends_the_limit_for_all_daemons_also_for_one_that_is_frozen(
         killed.kill()
         assert topic.letters() <= 3 * LIMIT + PROBES
         assert limited(tmp_path) == ["orders"]
-        assert "free again" in bridge("sources", "resume", "orders", cwd=tmp_path)
+        assert "no longer limited" in bridge("sources", "resume", "orders", cwd=tmp_path)
         lives.wait(lambda: "probing" not in states(lives), "the one that lives goes on")
         lives.wait(lambda: topic.letters() >= 3 * LIMIT + LEFT, "all that waited are written")
         frozen.signal(signal.SIGCONT)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -9,9 +12,13 @@ from typing import Any
 
 import orjson
 import pytest
+from durabletask.entities import EntityInstanceId
 
 from bridge.app.operations.entities import Entities
+from bridge.app.operations.keys import Keys
 from bridge.core.answers import Key
+from bridge.core.errors import EngineMisconfigured, EngineRejected
+from bridge.engines import answers as answers_module
 from bridge.engines.answers import AnswerKeys
 
 from .project import TIMEOUT
@@ -193,6 +200,118 @@ async def test_a_request_that_was_sent_unsigned_is_answered(tmp_path: Path, engi
         await it.answer("d", correlation_id=sent)
         await it.answer("e", correlation_id=sent)
         assert it.results == {"refused": 1, "unsigned": 1, "duplicate": 1, "late": 1}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_key_that_is_newer_than_the_last_read_is_known(
+    tmp_path: Path, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon whose clock is an hour behind makes a key, which others take for old and sign with at once."""
+    monkeypatch.setattr(answers_module, "_UNKNOWN", 0.0)
+    async with service(tmp_path, engine) as it:
+        await it.ask()
+        forged = Key.new(0.0).sign(it.correlation_id.partition(";")[0], None)
+        await it.answer("forged", correlation_id=forged)
+        assert it.dead_letters == {"unexpected_reply": 1}
+        key = Key.new(time.time() - 3600.0)
+        keys = AnswerKeys(it.it.daemon.engines["default"])
+        await keys.change("rotate", key.to_json(), lambda found: found.find(key.id) is not None)
+        plain = it.correlation_id.partition(";")[0]
+        await it.answer("a", correlation_id=key.sign(plain, None))
+        await until_answered(it, {"id": "a"})
+        assert it.dead_letters == {"unexpected_reply": 1}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_processes_that_sign_their_first_requests_at_once_use_one_key(tmp_path: Path, engine: str) -> None:
+    async with service(tmp_path, engine, "required") as it:
+        loop = asyncio.get_running_loop()
+        plain = "12345678-1234-1234-1234-123456789012@i"
+        rings = [AnswerKeys(it.it.daemon.engines["default"], loop) for _ in range(8)]
+        signed = await asyncio.gather(*(asyncio.to_thread(each.sign, plain, None) for each in rings))
+        assert len(set(signed)) == 1
+        assert len((await rings[0].ring(fresh=True)).keys) == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_rotations_at_once_keep_the_key_that_signs(tmp_path: Path, engine: str) -> None:
+    async with service(tmp_path, engine, "required") as it:
+        await it.ask()
+        engine_ = it.it.daemon.engines["default"]
+        for _ in range(6):
+            await Keys(engine_).rotate()
+        done = await asyncio.gather(*(Keys(engine_).rotate() for _ in range(3)), return_exceptions=True)
+        assert sorted(type(each).__name__ for each in done) == ["EngineRejected", "EngineRejected", "KeyInfo"]
+        await it.answer("a")
+        await until_answered(it, {"id": "a"})
+
+
+async def test_a_key_that_another_process_may_sign_with_is_not_retired(tmp_path: Path) -> None:
+    async with service(tmp_path, signatures="required") as it:
+        await it.ask()
+        engine_ = it.it.daemon.engines["default"]
+        keys = AnswerKeys(engine_)
+        (old,) = (await keys.ring(fresh=True)).keys
+        for age in (0.0, 61.0, 100.0):
+            new = Key.new(time.time() - age)
+            await keys.change("rotate", new.to_json(), lambda found, new=new: found.find(new.id) is not None)
+            with pytest.raises(EngineRejected, match="or did a minute ago"):
+                await Keys(engine_).retire(old.id)
+            await keys.change("retire", new.id, lambda found, new=new: found.find(new.id) is None)
+        new = Key.new(time.time() - 121.0)
+        await keys.change("rotate", new.to_json(), lambda found: found.find(new.id) is not None)
+        await Keys(engine_).retire(old.id)
+        assert [each.id for each in await Keys(engine_).list()] == [new.id]
+
+
+SECRET = "S" * 43
+DAMAGED = [
+    "", "{", "7", "[]", '{"v": 1}', '{"v": 1, "keys": 7}', '{"v": 1, "keys": [7]}', f'"{SECRET}"', f'{{"{SECRET}',
+    f'{{"v": 1, "keys": [{{"id": "abcd", "secret": "{SECRET}", "made": "yesterday", "delay": 0}}]}}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", DAMAGED)
+async def test_keys_that_are_damaged_are_replaced_and_never_shown(tmp_path: Path, state: str) -> None:
+    async with service(tmp_path, signatures="required") as it:
+        await it.ask()
+        sent = it.correlation_id
+    with sqlite3.connect(tmp_path / ".bridge" / "engine" / "engine.db") as database:
+        assert database.execute("UPDATE entities SET state = ?", (state,)).rowcount == 1
+    database.close()
+    async with service(tmp_path, signatures="required") as it:
+        engine_ = it.it.daemon.engines["default"]
+        assert SECRET not in str(await Entities(engine_).show("bridge.answers", "keys"))
+        assert SECRET not in str(await Entities(engine_).list(None, None, None, None, state=True, transient=False))
+        await it.answer("a", correlation_id=sent)
+        assert it.dead_letters == {"unexpected_reply": 1}
+        await Keys(engine_).rotate()
+        assert len(await Keys(engine_).list()) == 1
+        await it.it.publish("orders", {"id": "2", "timeout": None})
+        message = (await it.it.read("service", 2))[-1]
+        assert headers(message)["correlation-id"].partition(";")[2][:4] == (await Keys(engine_).list())[0].id
+
+
+async def test_keys_of_a_later_version_are_an_outage_and_stay(tmp_path: Path) -> None:
+    later = '{"v": 2, "keys": {"a": "b"}}'
+    async with service(tmp_path, signatures="required") as it:
+        await it.ask()
+    path = tmp_path / ".bridge" / "engine" / "engine.db"
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE entities SET state = ?", (later,))
+    database.close()
+    async with service(tmp_path, signatures="required") as it:
+        engine_ = it.it.daemon.engines["default"]
+        for call in (Keys(engine_).list, Keys(engine_).rotate):
+            with pytest.raises(EngineMisconfigured, match="later version"):
+                await call()
+        await engine_.client.signal_entity(
+            EntityInstanceId("bridge.answers", "keys"), "make", input=Key.new(0.0).to_json()
+        )
+        await engine_.client.signal_entity(EntityInstanceId("bridge.answers", "keys"), "nothing")
+    with sqlite3.connect(path) as database:
+        assert database.execute("SELECT state FROM entities").fetchall() == [(later,)]
+    database.close()
 
 
 @pytest.mark.parametrize("engine", ENGINES)

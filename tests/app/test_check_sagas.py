@@ -174,12 +174,8 @@ def test_what_is_hardly_meant(tmp_path: Path) -> None:
         f"warning {line(text, 'type: reserve')} waits for its answer without limit; give the step a `timeout`"
     ]
     text = SOUND.replace("type: release,", "type: release, reply: true,")
-    assert found(tmp_path, text) == [
-        (
-            f"warning {line(text, 'type: release')} waits for its answer without limit; give the step a "
-            "`compensation_timeout`"
-        )
-    ]
+    limit = "waits for its answer without limit; give the step a `compensation_timeout`"
+    assert found(tmp_path, text) == [f"warning {line(text, 'type: release')} {limit}"]
     text = SOUND.replace('schedule: {saga: order, instance_id: "order-{{ payload.id }}"}', "ignore: {}")
     assert found(tmp_path, text) == [
         f"warning {line(text, '  order:')} no route starts this saga: `schedule: {{saga: order, ...}}`"

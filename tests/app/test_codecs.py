@@ -112,7 +112,7 @@ def test_json_stands_in_where_no_registry_is_asked(config: Path) -> None:
 
 
 def test_what_no_serializer_wrote_is_not_published(config: Path) -> None:
-    with pytest.raises(DecodeError, match=r"reads avro, and --data does not begin with the id of a schema.*--raw"):
+    with pytest.raises(DecodeError, match=r"reads avro, but --data does not begin with the id of a schema.*--raw"):
         build(b"{}", "avro", MessageOptions(), "--data")
     assert build(b"\0\0\0\0\1x", "avro", MessageOptions(), "--data").body == b"\0\0\0\0\1x"
     assert build(b"{}", "avro", MessageOptions(raw=True), "--data").body == b"{}"

@@ -63,10 +63,19 @@ def test_a_condition_that_fails(loaded: Loaded) -> None:
     assert answer.explanation.rules[0].verdict == "when failed"
 
 
-@pytest.mark.parametrize("body", [b"{broken", b"", b"[" * 1000, b"\xff", b'{"specversion": "1.0"}'])
-def test_a_message_that_cannot_be_decoded(loaded: Loaded, body: bytes) -> None:
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"{broken", "decode_error"),
+        (b"", "decode_error"),
+        (b"[" * 1000, "payload_too_deep"),
+        (b"\xff", "decode_error"),
+        (b'{"specversion": "1.0"}', "decode_error"),
+    ],
+)
+def test_a_message_that_cannot_be_decoded(loaded: Loaded, body: bytes, reason: str) -> None:
     answer = explain(loaded, "orders", Message(body))
-    assert (answer.outcome, answer.reason, answer.envelope) == (Outcome.DEAD_LETTERED, "decode_error", None)
+    assert (answer.outcome, answer.reason, answer.envelope) == (Outcome.DEAD_LETTERED, reason, None)
     assert answer.detail
     assert json.loads(json.dumps(answer.to_dict()))["rules"] == []
 

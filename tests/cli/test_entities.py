@@ -75,7 +75,7 @@ def test_clean(bridge: Bridge) -> None:
         (("show", "counter"), "NAME@KEY"),
         (("show", "counter@"), "NAME@KEY"),
         (("list", "--key-prefix", "k"), "needs NAME"),
-        (("signal", "counter@1", "add", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "exclude each other"),
+        (("signal", "counter@1", "add", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "use either --at or --delay"),
         (("signal", "counter@1", "add", "--at", "2h"), "RFC 3339"),
     ],
 )

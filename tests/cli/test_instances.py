@@ -276,7 +276,7 @@ def test_a_person_is_asked_before_a_bulk_purge(
     os.close(primary)
     os.close(secondary)
     assert process.returncode == code
-    assert re.search(rb"Forget \d+ instances? for good\? \[y/N\]", errors)
+    assert re.search(rb"Remove \d+ instances? permanently\? \[y/N\]", errors)
     assert bridge("instances", "show", name).exit_code == 1 - code
 
 
@@ -286,11 +286,11 @@ def test_a_person_is_asked_before_a_bulk_purge(
         (("purge",), "name instances, or use a filter"),
         (("purge", "x", "--status", "failed"), "name instances, or use a filter"),
         (("purge", "--status", "running", "--yes"), "only finished instances"),
-        (("list", "--status", "done"), "'done' is none of pending, running"),
+        (("list", "--status", "done"), "'done' is not one of pending, running"),
         (("list", "--created-from", "yesterday"), "RFC 3339"),
         (("start", "greet", "--input", "{broken"), "not JSON (line 1 column 2)"),
         (("start", "greet", "--input", "@/nowhere.json"), "/nowhere.json: No such file"),
-        (("start", "greet", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "exclude each other"),
+        (("start", "greet", "--at", "2030-01-01T00:00:00Z", "--delay", "1s"), "use either --at or --delay"),
         (("start", "greet", "--delay", "soon"), "'soon' is not a duration"),
         (("start", "greet", "--tag", "novalue"), "NAME=VALUE"),
         (("wait", "x", "--timeout", "5"), "'5' is not a duration"),

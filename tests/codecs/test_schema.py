@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bridge.codecs.schema import Schema, SchemaProblem, schema_problem
-from bridge.core.errors import SchemaError
+from bridge.core.errors import SchemaCost, SchemaError
 
 ORDER = {
     "type": "object",
@@ -212,6 +212,14 @@ def test_no_payload_costs_a_schema_much(tmp_path: Path, schema: Any, payload: An
     with pytest.raises(SchemaError, match=r"the payload .*order\.json"):
         compiled.validate(payload)
     assert time.thread_time() - since < 0.25
+
+
+def test_the_cost_of_patterns_has_a_limit(tmp_path: Path) -> None:
+    path = write(tmp_path, {"properties": {"a": {"pattern": "(?=.*x)y|^a"}}})
+    Schema(path, cost=0.00001).validate({"a": "a" * 99})
+    with pytest.raises(SchemaCost, match=r"order\.json more than limits\.schema_cost"):
+        Schema(path, cost=0.00001).validate({"a": "a" * 101})
+    Schema(path, cost=1.0).validate({"a": "a" * 30_000})
 
 
 @pytest.mark.parametrize("pattern", ["^(?!.*--)[a-z-]+$", "^(a)\\1$|^[a-z]+$"])

@@ -22,7 +22,7 @@ bridge_dead_letters_total{source="orders",reason="no_route"} 0.0
 # TYPE bridge_late_dead_letters_total counter
 bridge_late_dead_letters_total{source="payments",reason="early_expired"} 1.0
 # TYPE bridge_quarantine_events_total counter
-bridge_quarantine_events_total{engine="default",event="held"} 3.0
+bridge_quarantine_events_total{engine="default",event="stored"} 3.0
 # TYPE bridge_published_total counter
 bridge_published_total{target="order-results"} 81.0
 bridge_published_total{target="parcel-alerts"} 3.0
@@ -35,7 +35,7 @@ def test_the_metrics_that_matter_are_counted() -> None:
     tally = observe(METRICS)
     assert (tally.settled, tally.duplicates, tally.published) == (99, 5, 81)
     assert tally.dead_letters == {("payments", "instance_not_found"): 2, ("payments", "early_expired"): 1}
-    assert (tally.replayed, tally.quarantine) == (2, {"held": 3})
+    assert (tally.replayed, tally.quarantine) == (2, {"stored": 3})
 
 
 def test_orders_that_were_paid_early_are_counted_apart() -> None:

@@ -114,7 +114,7 @@ def test_the_file_holds_every_end() -> None:
     }  # fmt: skip
     assert tally.duplicates > 0
     assert (tally.replayed, tally.waiting) == (2, 0)
-    assert tally.quarantine == {"held": 3, "resumed": 2, "dropped": 1}
+    assert tally.quarantine == {"stored": 3, "resumed": 2, "dropped": 1}
 
 
 REPLAY: dict[str, Any] = {"act": "replay"}
@@ -144,7 +144,7 @@ def test_a_replayed_payment_counts_once_however_often_it_comes() -> None:
 def test_a_poisoned_key_waits_until_it_is_mended_and_others_go_on() -> None:
     lines = [received("see paper"), received([]), received([], "other")]
     tally = expect(lines)
-    assert (tally.quarantine, tally.settled, tally.dead_letters) == ({"held": 2}, 3, {})
+    assert (tally.quarantine, tally.settled, tally.dead_letters) == ({"stored": 2}, 3, {})
     tally = expect([*lines, MEND, received([])])
-    assert tally.quarantine == {"held": 2, "dropped": 1, "resumed": 1}
+    assert tally.quarantine == {"stored": 2, "dropped": 1, "resumed": 1}
     assert (tally.settled, tally.dead_letters) == (5, {("shipments", "quarantine_dropped"): 1})

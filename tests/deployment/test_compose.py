@@ -24,7 +24,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 BRIDGE = SERVICES["bridge"]
 # Images whose digest is not known here; a tag can be moved, a digest cannot.
-BY_TAG = {"durable-bridge", "mcr.microsoft.com/dts/dts-emulator", "mcr.microsoft.com/mssql/server"}
+BY_TAG = {"durable-bridge", "mcr.microsoft.com/dts/dts-emulator"}
 SPECIFICATION = jsonschema_rs.validator_for(json.loads((Path(__file__).parent / "compose-spec.json").read_text()))
 
 

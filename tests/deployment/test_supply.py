@@ -26,3 +26,9 @@ def test_the_tools_are_locked_apart() -> None:
         assert f"\n{tool}" not in (ROOT / "requirements.lock").read_text()
     assert re.search(r"^sbom: .*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert re.search(r"^audit-deps: .*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_a_library_that_cannot_be_looked_up_fails_the_audit() -> None:
+    """Without `--strict`, pip-audit succeeds when an index knows none of the libraries."""
+    [recipe] = re.findall(r"^audit-deps:.*\n\t(.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert "--strict" in recipe.split()

@@ -124,6 +124,11 @@ def test_every_block_is_of_a_known_kind() -> None:
             assert block.mark in known[block.language], f"{document}:{block.line}"
 
 
+@pytest.mark.parametrize(("document", "block"), _each("mermaid"))
+def test_a_semicolon_would_end_a_statement_of_a_diagram(document: str, block: Block) -> None:
+    assert ";" not in block.text
+
+
 def test_compose_binds_to_loopback_what_the_overlay_expects() -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     ports = [port for service in compose["services"].values() for port in service.get("ports", ())]

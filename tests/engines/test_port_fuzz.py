@@ -18,6 +18,7 @@ from tests.engines.test_port import GOOD, Engine, code
 SERVICE = pb.DESCRIPTOR.services_by_name["TaskHubSidecarService"].full_name
 STREAMS = ("GetWorkItems", "StreamInstanceHistory")
 CALLS = st.tuples(st.sampled_from((*UNARY, *STREAMS)), st.binary(max_size=100))
+TIMEOUT = 60
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 pytestmark = pytest.mark.timeout(1800)
@@ -32,13 +33,15 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def attempt(engine: Engine, channel: grpc.Channel, method: str, body: bytes) -> None:
     path = f"/{SERVICE}/{method}"
-    for metadata in ((), GOOD):
+    streams = method in STREAMS
+    # A call with the token may wait for an instance or for work, a call without it is refused at once.
+    for metadata, timeout in (((), TIMEOUT), (GOOD, 0.1 if streams else 1)):
         try:
-            if method in STREAMS:
-                for _ in channel.unary_stream(path)(body, timeout=0.1, metadata=metadata):
+            if streams:
+                for _ in channel.unary_stream(path)(body, timeout=timeout, metadata=metadata):
                     pass
             else:
-                channel.unary_unary(path)(body, timeout=1, metadata=metadata)
+                channel.unary_unary(path)(body, timeout=timeout, metadata=metadata)
             found = grpc.StatusCode.OK
         except grpc.RpcError as error:
             found = error.code()

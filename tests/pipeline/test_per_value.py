@@ -364,7 +364,7 @@ async def test_running_counts_per_value_are_known_after_a_restart(tmp_path: Path
         # Count of a daemon that starts now
         admission = build_admission(load_config([tmp_path / "bridge.yaml"]), {"default": it.engine})
         listen(admission, {"default": it.engine})
-        population = admission.limits["start"].running_instances
+        population = admission.limits["start"].population
         assert population is not None
         assert population.values is not None
         admission.start()
@@ -390,7 +390,7 @@ async def test_a_count_reads_tags_page_by_page(tmp_path: Path) -> None:
             await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}", tags=tags)
         await it.engine.client.schedule_new_orchestration("other", instance_id="unlike-1")
         query = OrchestrationQuery(instance_id_prefix="order-", max_instance_count=2)
-        found = {name: tags.get(TAG) async for name, _, tags in instances(it.engine.client, query)}
+        found = {name: tags.get(TAG) for name, _, tags in await instances(it.engine.client, query)}
         assert found == {"order-0": None, **{f"order-{number}": f"v{number}" for number in range(1, 5)}}
         await finish_all(it, *found)
         assert await count(it.engine, "order-", values=True)() == {}
@@ -441,9 +441,9 @@ async def test_what_comes_back_and_what_is_dropped_gives_its_place_back(tmp_path
         await it.source.drain(5)
         limit = it.source.limits["start"]
         assert limit.waiting == 0
-        assert limit.running_instances is not None
-        assert limit.running_instances.values is not None
-        counted = limit.running_instances.values.of(digest("a"), 0.0)
+        assert limit.population is not None
+        assert limit.population.values is not None
+        counted = limit.population.values.of(digest("a"), 0.0)
         assert (counted.running, counted.waiting) == (2, 0)
 
 
@@ -465,8 +465,8 @@ async def test_a_rate_per_value_takes_no_room_from_others(tmp_path: Path) -> Non
         limit = it.source.limits["start"]
         await it.until(lambda: limit.delayed == 58, "the others have their time")
         assert limit.reason == "58 commands wait for the rate", "which is ready, and not stuck"
-        assert limit.running_instances is not None
-        assert len(limit.running_instances) == 11
+        assert limit.population is not None
+        assert len(limit.population) == 11
         assert limit.values == (10, 0)
 
 
@@ -515,7 +515,7 @@ async def test_events_have_a_rate_per_value_and_no_tag(tmp_path: Path) -> None:
         ('limits: {per: {value: "{{ payload.x + }}"}}', "", "sources.orders.limits.per.value", "early|not expected"),
         ('limits: {per: {value: "fixed"}}', "", "sources.orders.limits.per.value", "same value"),
         ('limits: {per: {value: "{{ event.tenant }}"}}', "", "sources.orders.limits.per.value", "event has no tenant"),
-        ('limits: {per: {value: "{{ key }}", max_in_flight: 1001}}', "", "sources.orders.limits", "limit"),
+        ('limits: {per: {value: "{{ key }}", max_in_flight: 1001}}', "", "sources.orders.limits", "of the source"),
         ("", 'limits: {per: {value: "{{ payload.[ }}", rate: 1/s}}', "routes[0].limits.per.value", "not expected here"),
         ("", 'limits: {per: {value: "{{ item.x }}", rate: 1/s}}', "routes[0].limits.per.value", "item"),
         ("", 'limits: {per: {value: "{{ event.key }}"}}', "routes[0].limits.per", "write `running`, `rate` or both"),

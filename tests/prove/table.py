@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "guarantees.md"
 RESULTS = ROOT / "docs" / "guarantees.json"
 _HEAD = (
-    "| Promise | Broker | What breaks it | Tried in more ways by | Sent | Lost | Doubled | Out of order "
-    "| By hand: lost | doubled | out of order |"
+    "| Promise | Broker | Fault | Test of more variants | Sent | Lost | Doubled | Out of order "
+    "| Loop: lost | doubled | out of order |"
 )
 _ATTACKS = (
     "| Broker | Attack | Honest messages | Lost | Executed twice | p99, own topic | p99, shared topic "

@@ -23,11 +23,15 @@ def answer(value: Any, status: int = 200) -> bytes:
 
 
 class HostileRegistry:
-    """Registry that answers each request with `answer_to` of its path. asked: the requested paths."""
+    """Registry that answers each request with `answer_to` of its path.
+
+    asked: the requested paths. heads: requests as received, without bodies.
+    """
 
     def __init__(self, answer_to: Callable[[str], Answer]) -> None:
         self.answer_to = answer_to
         self.asked: list[str] = []
+        self.heads: list[bytes] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="hostile-registry", daemon=True)
         self._thread.start()
@@ -52,6 +56,7 @@ class HostileRegistry:
             head = await reader.readuntil(b"\r\n\r\n")
             path = head.split(b" ", 2)[1].decode()
             self.asked.append(path)
+            self.heads.append(head)
             found = self.answer_to(path)
             for part in [found] if isinstance(found, bytes) else found:
                 if isinstance(part, float):

@@ -19,7 +19,7 @@ from bridge.core.commands import (
     Terminate,
 )
 from bridge.core.envelope import Envelope
-from bridge.core.errors import ExpressionError, InvalidCommand, NoRoute, SchemaError
+from bridge.core.errors import ExpressionError, InvalidCommand, NoRoute, SchemaError, TooManyCommands
 from tests.routing.config import envelope, problems, route, router
 
 ID = "order-{{ payload.id }}"
@@ -193,7 +193,7 @@ def test_for_each_keeps_the_order() -> None:
     [
         ({"a": 1}, ExpressionError, "needs a list"),
         ("text", ExpressionError, "needs a list"),
-        ([1] * 1001, InvalidCommand, "1001 items; one message leads to at most 1000"),
+        ([1] * 1001, TooManyCommands, "1001 items, more than the 1000 that limits.max_commands allows"),
     ],
 )
 def test_for_each_over_what_it_cannot(items: Any, error: type[Exception], said: str) -> None:
@@ -205,6 +205,14 @@ def test_for_each_over_what_it_cannot(items: Any, error: type[Exception], said: 
 def test_for_each_up_to_its_limit() -> None:
     each = route(for_each="payload.items", cancel={"instance_id": "x-{{ index }}"})
     assert len(steps(each, message=envelope({"items": [1] * 1000}))) == 1000
+
+
+def test_for_each_up_to_a_limit_of_the_source() -> None:
+    each = route(for_each="payload.items", cancel={"instance_id": "x-{{ index }}"})
+    wider, narrower = (router(each, source={"limits": {"max_commands": number}}) for number in (1_001, 2))
+    assert len(wider.route(envelope({"items": [1] * 1_001})).steps) == 1_001
+    with pytest.raises(TooManyCommands, match="3 items, more than the 2 that"):
+        narrower.route(envelope({"items": [1] * 3}))
 
 
 def test_item_is_known_below_for_each_only() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,21 @@ def test_check_ends(tmp_path: Path, kind: str) -> None:
         said = bridge("check", "--no-import", file, cwd=tmp_path, expect=None)
         if what in ("schema", "route schema", "avro", "protobuf", "secret"):
             assert "problem" in said, (what, said)
+
+
+@pytest.mark.parametrize("kind", ENDLESS)
+@pytest.mark.parametrize("how", ["by default", "named", "overlay"])
+def test_a_configuration_that_never_ends(tmp_path: Path, kind: str, how: str) -> None:
+    make(tmp_path, kind, "bridge.yaml")
+    (tmp_path / "good.yaml").write_text(json.dumps(config()))
+    given = {"by default": [], "named": ["bridge.yaml"], "overlay": ["good.yaml", "--overlay", "bridge.yaml"]}[how]
+    bridge("check", "--no-import", *given, cwd=tmp_path, expect=1)
+
+
+def test_a_configuration_from_a_pipe_of_the_shell(tmp_path: Path) -> None:
+    script = f"{sys.executable} -m bridge check --no-import <(echo '{json.dumps(config())}')"
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "ok: 1 source, 1 route\n"), done.stderr
 
 
 @pytest.mark.parametrize("kind", ENDLESS)

@@ -19,17 +19,17 @@ from bridge.sqlite_engine.model.wire import StringValue
 TIMEOUT = 20.0
 
 
-def begin(database: Database, method: str, request: Any) -> ThreadReply:
+def begin(database: Database, method: str, request: Any, peer: str = "") -> ThreadReply:
     """Make a call without waiting for its answer. Raises: errors that the engine raises at once."""
     reply = ThreadReply()
-    answer = database.call(method, request, reply)
+    answer = database.call(method, request, reply, peer)
     if answer is not DEFERRED:
         reply.settle(answer)
     return reply
 
 
-def call(database: Database, method: str, request: Any) -> Any:
-    return begin(database, method, request).future.result(TIMEOUT)
+def call(database: Database, method: str, request: Any, peer: str = "") -> Any:
+    return begin(database, method, request, peer).future.result(TIMEOUT)
 
 
 def start(database: Database, name: str, instance_id: str, data: Any = None, **fields: Any) -> None:
@@ -61,16 +61,23 @@ def text(value: str) -> Any:
 
 
 class Hands:
-    """Connected protocol worker."""
+    """Connected protocol worker.
 
-    def __init__(self, database: Database, **request: Any) -> None:
+    peer: address of its connection. tokens: whether it sends completion tokens.
+    """
+
+    def __init__(self, database: Database, *, peer: str = "", tokens: bool = True, **request: Any) -> None:
         self.database = database
+        self._tokens = tokens
         self._items: SimpleQueue[Any] = SimpleQueue()
-        self.stream = Stream(pb.GetWorkItemsRequest(**request), self._items.put)
+        self.stream = Stream(pb.GetWorkItemsRequest(**request), self._items.put, peer=peer)
         database.connect(self.stream)
 
     def take(self) -> pb.WorkItem:
-        return self._items.get(timeout=TIMEOUT)
+        item: pb.WorkItem = self._items.get(timeout=TIMEOUT)
+        if not self._tokens:
+            item.completionToken = ""
+        return item
 
     def nothing(self) -> bool:
         """Return whether there is no work item, after all earlier requests have been processed."""
@@ -92,7 +99,7 @@ class Hands:
             actions=actions,
             **fields,
         )
-        call(self.database, "CompleteOrchestratorTask", response)
+        call(self.database, "CompleteOrchestratorTask", response, self.stream.peer)
 
     def result(self, item: pb.WorkItem, value: Any = None, failure: pb.TaskFailureDetails | None = None) -> None:
         request = item.activityRequest
@@ -103,7 +110,7 @@ class Hands:
             result=text(json.dumps(value)) if failure is None else None,
             failureDetails=failure,
         )
-        call(self.database, "CompleteActivityTask", response)
+        call(self.database, "CompleteActivityTask", response, self.stream.peer)
 
     def batch(self, item: pb.WorkItem, *results: Any, new_state: Any = None, **fields: Any) -> None:
         result = pb.EntityBatchResult(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import grpc
 from durabletask.internal import orchestrator_service_pb2 as pb
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from bridge.sqlite_engine.database import Database, DatabaseOptions
 from bridge.sqlite_engine.model import event as events
@@ -55,7 +56,8 @@ class EngineModel(RuleBasedStateMachine):
         self.directory = Path(tempfile.mkdtemp())
         self.files = 0
         self.database = self._opened()
-        self.hands = Hands(self.database)
+        self.tokens = True
+        self.hands = self._worker()
         self.expected: dict[str, Expected] = {}
         self.tasks: list[Any] = []
         self.number = 0
@@ -64,6 +66,17 @@ class EngineModel(RuleBasedStateMachine):
         database = Database(self.directory / f"{self.files}.db", DatabaseOptions(disposable=True, max_lost_workers=0))
         database.start()
         return database
+
+    @initialize(tokens=st.booleans())
+    def connect(self, tokens: bool) -> None:
+        self.hands.leave()
+        self.tokens = tokens
+        self.hands = self._worker()
+
+    def _worker(self) -> Hands:
+        hands = Hands(self.database, tokens=self.tokens)
+        hands.stream.sends_tokens = self.tokens  # as after its first answer
+        return hands
 
     def teardown(self) -> None:
         self.database.stop()
@@ -162,6 +175,7 @@ class EngineModel(RuleBasedStateMachine):
     def delete_all(self) -> None:
         call(self.database, "DeleteTaskHub", pb.DeleteTaskHubRequest())
         for known in self.expected.values():
+            self._answer_withdrawn(known)
             for reply, _ in known.doubtful:
                 error = reply.future.exception(20)
                 assert isinstance(error, Rejection)
@@ -220,7 +234,7 @@ class EngineModel(RuleBasedStateMachine):
             known.activities.discard(number)
         self._settle()
 
-    @precondition(lambda self: any(self.expected[each].abandons < 2 for each in self._turns()))
+    @precondition(lambda self: self.tokens and any(self.expected[each].abandons < 2 for each in self._turns()))
     @rule()
     def abandon_turn(self) -> None:
         known = next(self.expected[each] for each in self._turns() if self.expected[each].abandons < 2)
@@ -234,7 +248,7 @@ class EngineModel(RuleBasedStateMachine):
     def lose_the_worker(self) -> None:
         self.hands.leave()
         self._lose_all()
-        self.hands = Hands(self.database)
+        self.hands = self._worker()
         self._settle()
 
     @rule()
@@ -249,7 +263,7 @@ class EngineModel(RuleBasedStateMachine):
         self.database.stop()
         self.database = self._opened()
         self._lose_all()
-        self.hands = Hands(self.database)
+        self.hands = self._worker()
         self._settle()
 
     # The model
@@ -257,12 +271,19 @@ class EngineModel(RuleBasedStateMachine):
     def _finish(self, instance_id: str, known: Expected, status: int) -> None:
         known.status = status
         known.inbox.clear()
+        self._answer_withdrawn(known)
         known.turn = None
         known.taken = 0
         if status == TERMINATED:
             for reply, _ in known.doubtful:
                 assert isinstance(reply.future.exception(20), Rejection)
             known.doubtful.clear()
+
+    def _answer_withdrawn(self, known: Expected) -> None:
+        """Answer a turn that no longer counts; without a token no other turn of its instance's id comes before."""
+        if known.turn is not None and not self.tokens:
+            with suppress(Rejection):
+                self.hands.turn(known.turn, complete(self._next(), "late"))
 
     def _lose(self, known: Expected) -> None:
         known.turn = None

@@ -66,9 +66,17 @@ def ended(database: Database, hands: Hands, instance_id: str, status: int) -> No
     assert state(database, instance_id).orchestrationStatus == status
 
 
+def known(database: Database) -> Hands:
+    """Worker that has completed a turn, so that the engine knows that it sends tokens."""
+    hands = Hands(database)
+    start(database, "work", "first")
+    hands.turn(hands.take(), complete(1, "done"))
+    return hands
+
+
 @pytest.mark.parametrize("status", sorted(instance.FINISHED))
 def test_a_start_without_a_policy_replaces_a_finished_instance(database: Database, status: int) -> None:
-    hands = Hands(database)
+    hands = known(database)
     ended(database, hands, "a", status)
     start(database, "work", "a", "second")
     item = hands.take()
@@ -161,7 +169,7 @@ def test_the_parent_of_a_running_child_that_is_replaced_hears_of_its_end(databas
 
 
 def test_a_raise_that_waits_for_a_turn_is_refused_when_its_instance_is_replaced(database: Database) -> None:
-    hands = Hands(database)
+    hands = known(database)
     start(database, "work", "a")
     hands.take()
     raised = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="late"))

@@ -132,11 +132,11 @@ def test_a_recording_of_something_else(unpaid: Recording) -> None:
 @pytest.mark.parametrize(
     ("text", "received"),
     [
-        ("{", "no recorded history"),
-        ("[]", "no recorded history"),
+        ("{", "not a recorded history"),
+        ("[]", "not a recorded history"),
         ('{"format": "x", "version": 1}', "its format is 'x'"),
         ('{"format": "durable-bridge.history", "version": 2}', "its version is 2"),
-        ('{"format": "durable-bridge.history", "version": 1, "events": [{"x": 1}]}', "no recorded history"),
+        ('{"format": "durable-bridge.history", "version": 1, "events": [{"x": 1}]}', "not a recorded history"),
     ],
 )
 def test_what_is_no_recording(text: str, received: str) -> None:

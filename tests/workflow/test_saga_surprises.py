@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from bridge.workflow import Child, Saga, Step
 from bridge.workflow.attempts import delay
-from bridge.workflow.call import Attempts
+from bridge.workflow.step import Attempts
 from tests.workflow.sagas import names, simulate
 
 

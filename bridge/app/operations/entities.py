@@ -12,6 +12,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.app.connection import payload, stamp
+from bridge.core.answers import Keyring, LaterKeys
 from bridge.core.commands import SignalEntity
 from bridge.core.errors import InstanceNotFound
 from bridge.core.kinds import OWN_NAMES
@@ -91,9 +92,14 @@ class Entities:
 def _state(metadata: EntityMetadata) -> Any:
     """State to display, without the secrets of the keys that sign requests."""
     found = bare_state(payload(metadata.get_state()))
-    if metadata.id.entity.lower() != ANSWERS or not isinstance(found, dict):
+    if metadata.id.entity.lower() != ANSWERS or found is None:
         return found
-    return {"keys": [{name: key[name] for name in ("id", "made")} for key in found.get("keys", ())]}
+    try:
+        ring = Keyring.from_json(found)
+    except LaterKeys:
+        return {"keys": []}
+    shown = [{"id": key.id, "made": key.made} for key in ring.keys]
+    return {"keys": shown, "damaged": ring.damaged} if ring.damaged else {"keys": shown}
 
 
 def _entity(metadata: EntityMetadata, state: bool) -> Entity:

@@ -20,6 +20,7 @@ from bridge.engines.base import Engine
 from bridge.engines.errors import asked, details_of, translate
 from bridge.engines.execution import CommandExecutor
 from bridge.engines.recording import Recording, record
+from bridge.engines.response_limits import one_response
 from bridge.routing.identifier import check_instance_id, check_name
 
 FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
@@ -117,17 +118,18 @@ class Instances:
         """Ids of finished instances, by status and time of completion."""
         ids: list[str] = []
         token: str | None = None
-        while True:
-            page = await asked(
-                self._client.list_instance_ids(
-                    filter_.runtime_status, filter_.completed_from, filter_.completed_to, _ID_PAGE, token
-                ),
-                "list finished instances",
-            )
-            ids += page.items
-            if not page.items or not page.continuation_token or page.continuation_token == token:
-                return ids
-            token = page.continuation_token
+        with one_response():
+            while True:
+                page = await asked(
+                    self._client.list_instance_ids(
+                        filter_.runtime_status, filter_.completed_from, filter_.completed_to, _ID_PAGE, token
+                    ),
+                    "list finished instances",
+                )
+                ids += page.items
+                if not page.items or not page.continuation_token or page.continuation_token == token:
+                    return ids
+                token = page.continuation_token
 
     async def show(self, instance_id: str) -> Instance:
         """Read one instance. Raises: InstanceNotFound."""

@@ -36,21 +36,31 @@ class Keys:
     async def rotate(self) -> KeyInfo:
         """Add a key. Raises: EngineRejected when the maximum number of keys exists."""
         if len((await self._keys.ring(fresh=True)).keys) >= KEEPS:
-            raise EngineRejected(f"the engine already has {KEEPS} keys; retire an old one first")
+            raise _full()
         key = Key.new(time.time())
-        ring = await self._keys.change("rotate", key.to_json(), lambda found: found.find(key.id) is not None)
-        return _shown(ring)[0]
+        ring = await self._keys.change(
+            "rotate", key.to_json(), lambda found: found.find(key.id) is not None or len(found.keys) >= KEEPS
+        )
+        added = next((each for each in _shown(ring) if each.id == key.id), None)
+        if added is None:
+            raise _full()
+        return added
 
     async def retire(self, key_id: str) -> None:
-        """Remove a key. Raises: InstanceNotFound; EngineRejected for the key that signs."""
-        known = {key.id: key for key in await self.list()}
-        if key_id not in known:
+        """Remove a key. Raises: InstanceNotFound; EngineRejected for a key that a process may sign with."""
+        ring = await self._keys.ring(fresh=True)
+        if ring.find(key_id) is None:
             raise InstanceNotFound(f"there is no key {key_id!r}; `bridge keys list` shows all")
-        if known[key_id].signs:
+        if key_id in ring.may_sign(time.time()):
             raise EngineRejected(
-                f"the key {key_id!r} signs requests; run `bridge keys rotate`, and wait {SPREAD:.0f} s"
+                f"the key {key_id!r} signs requests, or did a minute ago; run `bridge keys rotate` and wait "
+                f"{2 * SPREAD:.0f} s first"
             )
         await self._keys.change("retire", key_id, lambda found: found.find(key_id) is None)
+
+
+def _full() -> EngineRejected:
+    return EngineRejected(f"there are {KEEPS} keys already; retire an old one first")
 
 
 def _shown(ring: Keyring) -> Sequence[KeyInfo]:

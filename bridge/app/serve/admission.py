@@ -117,7 +117,7 @@ def count(engine: Engine, prefix: str, *, values: bool = False) -> Count:
         query = OrchestrationQuery(runtime_status=_RUNNING, instance_id_prefix=prefix, max_instance_count=_PAGE)
         try:
             if values:
-                found = [each async for each in instances(engine.client, query)]
+                found = await instances(engine.client, query)
             else:
                 found = [
                     (state.instance_id, state.runtime_status, {})

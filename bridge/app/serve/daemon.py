@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import signal
 import sys
@@ -30,6 +29,7 @@ from bridge.app.composition import (
     message_shape,
     own_packages,
 )
+from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
@@ -363,7 +363,7 @@ def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_fil
         raise ConfigError([problem for problem in found.problems if problem.severity == "error"])
     for warning in found.problems:
         log.warning(str(warning), action="check")
-    tune_gc()
+    tune_memory()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
         stopped = runner.run(_serve(loaded, intake, worker, ready_file))
     if not stopped:
@@ -376,16 +376,6 @@ def _end_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def tune_gc() -> None:
-    """Make the cyclic garbage collector run less often.
-
-    A message makes a few hundred objects and no cycles. With the default thresholds the collector, which scans all live
-    objects, takes up to a quarter of a busy daemon's time.
-    """
-    gc.freeze()
-    gc.set_threshold(20_000, 50, 100)
 
 
 async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None) -> bool:

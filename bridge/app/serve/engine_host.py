@@ -11,7 +11,9 @@ from types import FrameType
 
 import structlog
 
+from bridge.app.memory import tune_allocator
 from bridge.app.serve.readiness import write_ready
+from bridge.config.insecure import port_dangers
 from bridge.core.errors import EngineMisconfigured
 from bridge.ops import logging
 from bridge.sqlite_engine.database import DatabaseOptions
@@ -50,6 +52,9 @@ class EngineHost:
         options = DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention))
         self._hubs = TaskHubs(directory, options, max_hubs)
         self._server = Server(HubsService(self._hubs), [listen], guard)
+        guard = guard or Guard()
+        self.dangers = port_dangers(listen, guard.token, encrypted=guard.tls is not None)
+        """Warnings about the port."""
 
     @property
     def address(self) -> str:
@@ -123,6 +128,7 @@ def serve(
     Raises: EngineUnavailable, EngineMisconfigured when the engine cannot be started.
     """
     logging.configure()
+    tune_allocator()
     host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS)
     ended = threading.Event()
 
@@ -134,6 +140,8 @@ def serve(
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         host.start()
+        for danger in host.dangers:
+            log.warning(danger, action="insecure")
         try:
             log.info(f"task hubs in {directory}, listening on {host.address}", action="ready", address=host.address)
             if ready_file is not None:

@@ -163,21 +163,24 @@ class EarlyMessageCounter:
         self._stored = stored
 
     async def run(self) -> None:
-        """Count the messages. Never returns."""
-        known: dict[str, int] = {}
+        """Count the messages of each engine by itself: one that does not answer delays no other. Never returns."""
+        async with asyncio.TaskGroup() as group:
+            for name, engine in self._engines.items():
+                group.create_task(self._run(name, engine), name=f"count:{name}")
+
+    async def _run(self, name: str, engine: Engine) -> None:
+        known: int | None = None
+        stores = self._waiting_stores[name]
         while True:
             began = time.monotonic()
-            for name, engine in self._engines.items():
-                stores = self._waiting_stores[name]
-                happened = self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
-                if known.get(name) == happened and not stores.totals.messages:
-                    continue
+            happened = self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
+            if known != happened or stores.totals.messages:
                 try:
                     await stores.count(engine)
                 except EngineError as error:
                     log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
                 else:
-                    known[name] = happened
+                    known = happened
             await asyncio.sleep(max(_COUNT, _SHARE * (time.monotonic() - began)))
 
 

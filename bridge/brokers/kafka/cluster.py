@@ -19,6 +19,8 @@ _T = TypeVar("_T")
 _PAUSE = 0.1
 _RENEW_AFTER = 3
 """Failures in a row after which the client is replaced."""
+_NO_POSITION = -1
+"""Offset in an answer for a partition in which the group has no position."""
 _FIRST_ANSWER = 3.0
 """Seconds for the first answer of a connected server; short, because a person waits for the result."""
 
@@ -46,7 +48,7 @@ class Cluster:
         try:
             await self._connection.open(admin.start)
         except BaseException:
-            await close(admin.close)
+            await close(admin)
             raise
         return admin
 
@@ -61,17 +63,17 @@ class Cluster:
                 return
             fresh = await self._open()
             if self._admin is None:  # stopped meanwhile
-                await close(fresh.close)
+                await close(fresh)
                 return
             self._admin = fresh
             self._failures = 0
-            await close(old.close)
+            await close(old)
 
     async def stop(self) -> None:
         """Disconnect. Idempotent."""
         admin, self._admin = self._admin, None
         if admin is not None:
-            await close(admin.close)
+            await close(admin)
 
     async def ping(self) -> None:
         """Check that the cluster answers. Raises: BrokerUnavailable."""
@@ -139,23 +141,29 @@ class Cluster:
             # The client overlooks an error above the topics of the answer, which then has no topics. A partition
             # without a position has an entry of its own (-1), and a missing entry never means "no position": treated as
             # such, the group would start from the beginning
-            if len(found) < len(wanted):
+            if any(tp not in found or found[tp].offset < _NO_POSITION for tp in wanted):
                 raise GroupLoadInProgressError(
                     f"the coordinator of group {group} returns no positions: it is starting, or refuses the group"
                 )
-            return found
+            return {tp: found[tp] for tp in wanted}
 
         found = await self._ask(f"read the positions of group {group}", fetch)
-        return {partition: position for partition, position in found.items() if position.offset >= 0}
+        return {partition: position for partition, position in found.items() if position.offset != _NO_POSITION}
 
     async def _create(self, names: Iterable[str], partitions: int) -> None:
         replication = self._connection.config.replication
         if replication is None:
-            there = await self._ask("ask for the nodes", lambda: self._admin.describe_cluster())
-            replication = max(1, min(3, len(there["brokers"])))
+
+            async def nodes() -> int:
+                return len((await self._admin.describe_cluster())["brokers"])
+
+            replication = max(1, min(3, await self._ask("ask for the nodes", nodes)))
         wanted = [NewTopic(name, partitions, replication) for name in names]
-        response = await self._ask("create topics", lambda: self._admin.create_topics(wanted))
-        for name, code, *_ in response.topic_errors:
+
+        async def create() -> list[tuple[str, int]]:
+            return [(name, code) for name, code, *_ in (await self._admin.create_topics(wanted)).topic_errors]
+
+        for name, code in await self._ask("create topics", create):
             error = for_code(code)
             if code and error is not TopicAlreadyExistsError:
                 raise self._connection.translate(error(), f"create topic {name}")

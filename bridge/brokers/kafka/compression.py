@@ -63,7 +63,7 @@ def _gzip(data: bytes, limit: int) -> bytes:
             raise _corrupt("gzip")
         parts.append(part)
         if len(parts) > _MEMBERS:
-            raise CodecError("codec", f"the gzip data of the batch has more than {_MEMBERS} members")
+            raise CodecError("inflated_size", f"the gzip data of the batch has more than {_MEMBERS} members")
         data = member.unused_data.lstrip(b"\0")  # padding, which gzip allows
     return b"".join(parts)
 

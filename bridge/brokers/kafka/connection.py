@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, StaleMetada
 from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
 from bridge.brokers.kafka.record_batch import Bounds
-from bridge.brokers.kafka.sdk_internals import Answers, bound_answers
+from bridge.brokers.kafka.sdk_internals import Answers, abandon, bound_answers
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core.errors import BridgeError, BrokerUnavailable
 
@@ -93,9 +93,11 @@ class _Causes(logging.Handler):
                 self.last = argument
 
 
-async def close(stop: Callable[[], Coroutine[Any, Any, None]], seconds: float = CLOSE_SECONDS) -> None:
-    """Stop a client within a time limit. Never raises for errors of the client."""
+async def close(client: Any, seconds: float = CLOSE_SECONDS) -> None:
+    """Stop a client within a time limit, and abandon it then. Never raises for errors of the client."""
     try:
-        await asyncio.wait_for(stop(), seconds)
+        await asyncio.wait_for(client.stop() if hasattr(client, "stop") else client.close(), seconds)
     except Exception as error:  # a client that a broker's answers have broken
         _log.warning("a Kafka client did not close cleanly: %s", type(error).__name__)
+    finally:
+        abandon(client)

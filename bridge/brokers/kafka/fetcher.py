@@ -124,7 +124,7 @@ class Fetcher:
             await asyncio.wait(tasks)
         client, self._client = self._client, None
         if client is not None:
-            await close(client.close)
+            await close(client)
 
     def assign(self, logs: Mapping[TopicPartition, PartitionLog]) -> None:
         """Fetch for exactly these partitions from now on. Answers for others are dropped."""
@@ -147,7 +147,12 @@ class Fetcher:
     async def _run(self) -> None:
         while True:
             self._kick.clear()
-            self._send()
+            try:
+                self._send()
+            except Exception as error:  # nobody else begins requests
+                _log.error("reading from %s failed unexpectedly", self._connection.name, exc_info=error)
+                await asyncio.sleep(_REFUSED_SECONDS)
+                continue
             await self._kick.wait()
 
     def _send(self) -> None:
@@ -352,7 +357,7 @@ class Fetcher:
         try:
             await self._connection.open(client.bootstrap)
         except BaseException:
-            await close(client.close)
+            await close(client)
             raise
         return client
 
@@ -366,7 +371,7 @@ class Fetcher:
         old, self._client = self._client, fresh
         self._topics = frozenset()
         self._follow_topics()
-        await close(old.close)
+        await close(old)
 
     def _follow_topics(self) -> None:
         topics = frozenset(tp.topic for tp in self._logs)
@@ -392,7 +397,7 @@ class Fetcher:
                             await self._believe(tp, log, batch, same, fresh)
                             return
                     finally:
-                        await close(fresh.close)
+                        await close(fresh)
         except (KafkaError, OSError, TimeoutError, BridgeError) as error:
             _log.warning("%s: offset %d is damaged and cannot be read again: %s", log, batch.base, error)
             self._rest([log], _REFUSED_SECONDS)
@@ -466,7 +471,9 @@ class Fetcher:
             client.force_metadata_update()
             raise LeaderNotAvailableError(str(tp))
         response = await client.send(node, self._request({tp: offset}, 0, {tp: extra}))
-        for _, code, answer in _answers(response, self._committed_only):
+        for found, code, answer in _answers(response, self._committed_only):
+            if found != tp:
+                continue
             if code in _MOVED:
                 client.force_metadata_update()
                 raise for_code(code)(str(tp))

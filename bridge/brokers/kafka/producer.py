@@ -45,7 +45,7 @@ class Producer:
         async with self._turn:
             current, self._current = self._current, None
         if current is not None:
-            await close(current.stop, self._connection.config.publish_timeout)
+            await close(current, self._connection.config.publish_timeout)
         if self._retired:
             await asyncio.wait(tuple(self._retired))
 
@@ -138,7 +138,7 @@ class Producer:
                 try:
                     await self._connection.open(producer.start)
                 except BaseException:
-                    await close(producer.stop)
+                    await close(producer)
                     raise
                 self._current = producer
         return self._current
@@ -149,7 +149,7 @@ class Producer:
         self._current = None
         self.replaced += 1
         # Other calls may wait for records that the producer has accepted: stopping gets the time of one publish
-        task = asyncio.create_task(close(producer.stop, self._connection.config.publish_timeout))
+        task = asyncio.create_task(close(producer, self._connection.config.publish_timeout))
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
 

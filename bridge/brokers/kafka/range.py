@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition import KafkaPartition
 
 _log = logging.getLogger(__name__)
@@ -49,10 +49,10 @@ class OutOfRange:
                 continue
             if not (partition.idle and partition.log.empty):
                 continue
-            # Only a lookup: it moves no position of the client, and the bridge's only after the answer
+            # The bridge's position moves only after the answer
             look = consumer.beginning_offsets if self._policy == "earliest" else consumer.end_offsets
             try:
-                target: int = (await asyncio.wait_for(look([tp]), _LOOK_SECONDS))[tp]
+                target = (await look_up(look, [tp], _LOOK_SECONDS))[tp]
             except (KafkaError, TimeoutError) as error:
                 _log.warning("%s/%d: cannot look for a new position: %s", partition.topic, partition.number, error)
                 continue

@@ -13,6 +13,7 @@ from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Inflation, Room
+from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.reading import ReadOptions
 from bridge.core.errors import BrokerError
@@ -121,11 +122,12 @@ async def _range(
     )
     try:
         await connection.open(consumer.start)
-        # Only lookups: the client reads nothing
-        begin = await consumer.beginning_offsets(partitions)
-        end = await consumer.end_offsets(partitions)
-    except KafkaError as error:
+        # The client reads nothing
+        limit = connection.config.request_timeout
+        begin = await look_up(consumer.beginning_offsets, partitions, limit)
+        end = await look_up(consumer.end_offsets, partitions, limit)
+    except (KafkaError, TimeoutError) as error:
         raise connection.translate(error, f"read {options.topic}") from error
     finally:
-        await close(consumer.stop)
+        await close(consumer)
     return {tp: options.first(begin[tp], end[tp]) for tp in partitions}, end

@@ -19,6 +19,7 @@ from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Inflation
+from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.kafka.rebalance_storms import RebalanceStormDetector
@@ -198,9 +199,8 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         earliest = [tp for tp in fresh if tp not in set(latest)]
         limit = self._connection.config.request_timeout
         try:
-            # One lookup for all partitions: it raises when any has no answer, and moves no position of the client
-            starts = await asyncio.wait_for(self.consumer.beginning_offsets(earliest), limit) if earliest else {}
-            ends = await asyncio.wait_for(self.consumer.end_offsets(latest), limit) if latest else {}
+            starts = await look_up(self.consumer.beginning_offsets, earliest, limit)
+            ends = await look_up(self.consumer.end_offsets, latest, limit)
         except (KafkaError, TimeoutError) as error:
             raise self._connection.translate(error, "look up the ends of topics") from error
         return {**starts, **ends}

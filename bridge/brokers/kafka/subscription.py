@@ -20,9 +20,10 @@ from bridge.brokers.kafka.dead_letters import DeadLetters
 from bridge.brokers.kafka.delivery import KafkaDelivery
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.inflation import Room
+from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.range import OutOfRange
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
-from bridge.brokers.kafka.sdk_internals import check_group
+from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
 from bridge.brokers.kafka.stalled_partitions import StalledPartitionDetector
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
 from bridge.core.message import Message
@@ -63,6 +64,8 @@ class KafkaSubscription:
         self._closed = False
         self._changed = asyncio.Event()
         self._read = 0.0
+        self._opened = self._settled = 0.0
+        """Times from which the group has to accept heartbeats, and to bring an assignment."""
         self._turn = 0
         self._group_error: Exception | None = None
         self._commits = Commits(connection, options.group)
@@ -133,11 +136,17 @@ class KafkaSubscription:
         else:
             consumer.subscribe(list(options.topics), listener=self._assignment)
         try:
-            await self._connection.open(consumer.start)
+            # The client waits for its first assignment without a limit
+            await asyncio.wait_for(self._connection.open(consumer.start), self._patience)
+        except TimeoutError as error:
+            await close(consumer)
+            raise BrokerUnavailable(
+                f"{self._connection.name}: group {options.group} gave no assignment within {self._patience:g} s"
+            ) from error
         except BaseException:
-            await close(consumer.stop)
+            await close(consumer)
             raise
-        self._read = asyncio.get_running_loop().time()
+        self._read = self._opened = self._settled = asyncio.get_running_loop().time()
         self._committing = asyncio.create_task(
             self._commits.keep(consumer, lambda: list(self._assignment.partitions.values()))
         )
@@ -149,7 +158,7 @@ class KafkaSubscription:
             await asyncio.wait([self._committing])
             self._committing = None
         await self._assignment.release(self._connection.config.rebalance_timeout / 2, tell=tell)
-        await close(self._consumer.stop)
+        await close(self._consumer)
 
     async def receive(self, limit: int) -> Sequence[KafkaDelivery]:
         """See `Subscription.receive`."""
@@ -273,9 +282,37 @@ class KafkaSubscription:
             await self._open()
             self._gone = False
         await self._stay()
+        if not self._gone and self._stuck(now):
+            await self._ping()
+            if self._away:
+                self._opened = self._settled = now  # after an outage the client has time to go on by itself
+            else:
+                await self._replace(f"{self._patience:g} s without progress of the group")
+                return
         await self._look_at_stopped()
         if now - self._read > PING_SECONDS:
             await self._ping()
+
+    @property
+    def _patience(self) -> float:
+        """Longest duration of a rebalance in seconds, with two attempts of each part."""
+        config = self._connection.config
+        return 2 * (config.rebalance_timeout + config.request_timeout) + config.session_timeout
+
+    def _stuck(self, now: float) -> bool:
+        """True when the client's own tasks neither bring an assignment nor keep the place in the group."""
+        if self._assignment.settled.is_set():
+            self._settled = now
+        beat = last_heartbeat(self._consumer)
+        lost = beat is not None and now - max(beat, self._opened) > self._patience
+        return lost or now - self._settled > self._patience
+
+    async def _replace(self, reason: str) -> None:
+        """Close the client. The next check opens another one."""
+        self._failures = 0
+        _log.warning("group %s: the client is replaced after %s", self._options.group, reason)
+        self._gone = True
+        await self._shut(tell=True)
 
     async def _stay(self) -> None:
         """Let the client report errors of its own tasks, and show it that the consumer is alive; otherwise it leaves
@@ -295,10 +332,7 @@ class KafkaSubscription:
                 _log.error("group %s: the client failed unexpectedly", self._options.group, exc_info=error)
             self._failures += 1
             if self._failures >= REOPEN_AFTER:
-                self._failures = 0
-                _log.warning("group %s: the client is replaced after %s", self._options.group, type(error).__name__)
-                self._gone = True
-                await self._shut(tell=True)
+                await self._replace(type(error).__name__)
             self._group_error = error
             self._wake()
         else:
@@ -310,8 +344,7 @@ class KafkaSubscription:
         if not stopped:
             return
         try:
-            # Only a lookup: it moves no position
-            ends = await asyncio.wait_for(self._consumer.end_offsets(list(stopped)), WATCH_SECONDS)
+            ends = await look_up(self._consumer.end_offsets, list(stopped), WATCH_SECONDS)
         except (KafkaError, TimeoutError):
             return
         for tp, end in ends.items():

@@ -103,7 +103,7 @@ async def settle(
     sdk._check_live()
     sdk._check_message_alive(message, operation)
     if sdk.session is None and message._lock_expired:
-        raise MessageLockLostError(message="The lock has passed by the local clock.")
+        raise MessageLockLostError(message="The lock has expired by the local clock.")
     try:
         await inner(message, operation, reason, description)
     except Exception as error:

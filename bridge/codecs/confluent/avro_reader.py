@@ -18,7 +18,7 @@ from bridge.codecs.confluent.avro_logical import Logical
 from bridge.codecs.confluent.avro_schema import BRANCH, LOGICAL, RECORDS, TYPE, VALUE, Schema, kind_of, resolve
 from bridge.codecs.limits import Budget, Limits
 from bridge.codecs.numbers import float_to_json, single_to_json
-from bridge.core.errors import DecodeError
+from bridge.core.errors import DecodeError, PayloadTooDeep
 
 _FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
 _CUT_OFF = "is cut off"
@@ -67,7 +67,7 @@ class Reader:
             path = error.path if len(error.path) <= _PATH_LIMIT else error.path[:_PATH_LIMIT] + "…"
             raise DecodeError(f"the body cannot be read: data{path} {error.what}") from None
         except RecursionError:
-            raise DecodeError("the body nests deeper than Avro data can be read safely") from None
+            raise PayloadTooDeep("the body nests deeper than Avro data can be read safely") from None
         if body.at != len(data):
             raise DecodeError("the body goes on after the data that its Avro schema describes")
         return value
@@ -310,8 +310,8 @@ def _check_end(body: _Body, end: int | None) -> None:
         raise _Unreadable("follows a block of another size than it says")
 
 
-def _too_deep() -> DecodeError:
-    return DecodeError("the body nests deeper than limits.max_depth allows")
+def _too_deep() -> PayloadTooDeep:
+    return PayloadTooDeep("the body nests deeper than limits.max_depth allows")
 
 
 _PRIMITIVES: dict[str, Read] = {

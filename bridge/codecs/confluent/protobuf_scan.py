@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: ignore[import-untyped]  # comes without types
 
 from bridge.codecs.limits import Budget
-from bridge.core.errors import DecodeError
+from bridge.core.errors import DecodeError, PayloadTooDeep
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
 _SIZES = {_FIXED64: 8, _FIXED32: 4}
@@ -82,7 +82,7 @@ class Scanner:
 
     def scan(self, data: bytes, kind: Descriptor, budget: Budget) -> None:
         """Check a message. Raises: DecodeError for data that the message cannot carry unchanged, TooManyValues,
-        DecodedTooLarge.
+        DecodedTooLarge, PayloadTooDeep.
         """
         try:
             at = self._message(data, 0, len(data), kind, budget, _NESTING, None)
@@ -98,7 +98,7 @@ class Scanner:
     ) -> int:
         """Scan up to `end`, or up to the end of the group of this number, and return the position after it."""
         if room < 0:
-            raise _Malformed
+            raise PayloadTooDeep(f"the body nests deeper than the {_NESTING} messages that Protobuf can be read with")
         fields: dict[int, _Field] = {}
         if kind is not None:
             plan = self._plans.get(kind) or self._plan(kind)

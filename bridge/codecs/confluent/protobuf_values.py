@@ -37,7 +37,7 @@ from google.protobuf.message import Message as ProtobufMessage
 from bridge.codecs.confluent.protobuf_scan import Scanner
 from bridge.codecs.limits import Budget, Limits
 from bridge.codecs.numbers import double, float_to_json, single, single_to_json
-from bridge.core.errors import DecodeError
+from bridge.core.errors import DecodeError, PayloadTooDeep
 
 TYPE, VALUE = "@type", "value"
 _ANY = "google.protobuf.Any"
@@ -121,7 +121,7 @@ class Values:
 
     def _message(self, message: ProtobufMessage, depth: int, budget: Budget) -> Any:
         if depth <= 0:
-            raise DecodeError("the body nests deeper than limits.max_depth allows")
+            raise PayloadTooDeep("the body nests deeper than limits.max_depth allows")
         kind = message.DESCRIPTOR
         if kind.full_name == _ANY:
             return self._any(message, depth, budget)
@@ -370,7 +370,7 @@ def _check_depth(value: Any, depth: int) -> None:
     level = [value]
     while level:
         if depth <= 0 and any(isinstance(each, dict | list) for each in level):
-            raise DecodeError("the body nests deeper than limits.max_depth allows")
+            raise PayloadTooDeep("the body nests deeper than limits.max_depth allows")
         depth -= 1
         level = [
             member

@@ -20,9 +20,10 @@ def http_library() -> ModuleType:
 
 
 def bound_answers(client: Any, size: int, refusal: Callable[[], Exception]) -> None:
-    """Let a registry client read at most `size` bytes of an answer, and request uncompressed answers.
+    """Let a registry client read at most `size` bytes of an answer, request uncompressed answers and keep no cookies.
 
-    The client itself reads an answer of any size, decompresses it, and then parses it. When its HTTP session is not
+    The client itself reads an answer of any size, decompresses it, and then parses it. It keeps cookies without limit.
+    When its HTTP session is not
     found, its answers are not limited.
     """
     session = getattr(getattr(client, "_rest_client", None), "session", None)
@@ -30,6 +31,7 @@ def bound_answers(client: Any, size: int, refusal: Callable[[], Exception]) -> N
         return
 
     async def bound(response: Any) -> None:
+        session.cookies.clear()
         if response.headers.get("content-encoding", "identity").lower() != "identity":
             raise ValueError("compressed")
         response.stream = _Bounded(response.stream, size, refusal)

@@ -182,6 +182,12 @@ class SchedulerEngineConfig(EngineBase):
     )
     client_id: str | None = Field(None, description="Client id of a user-assigned identity.")
     token: SecretStr | None = Field(None, description="Bearer token of a sidecar.")
+    max_answer: Size = Field(
+        67108864,
+        ge=65536,
+        description="Largest single answer of the engine. Answers in parts (listings, histories) may hold eight times "
+        "as much together. Workers have no such limit.",
+    )
     tls: ClientTlsConfig | None = Field(
         None,
         description="TLS to an https endpoint; null: the system's trusted authorities, without a client certificate.",

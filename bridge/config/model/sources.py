@@ -112,6 +112,15 @@ class LimitsConfig(Model):
 
     max_payload: Size = Field(1048576, description="Largest message body; larger ones are dead-lettered.")
     max_depth: Integer = Field(100, ge=1, le=1000, description="Deepest nesting of a payload.")
+    schema_cost: Duration = Field(
+        0.1,
+        gt=0,
+        le=60,
+        description=(
+            "Estimated processor time of the patterns of a JSON Schema that look around or refer back; a payload that "
+            "may need more is dead-lettered. More than the default may stall the daemon."
+        ),
+    )
     expression_cost: Duration = Field(
         0.15,
         gt=0,
@@ -126,6 +135,9 @@ class LimitsConfig(Model):
         16777216,
         ge=1,
         description="Bytes of input and data in all commands of one message; with more, the message is dead-lettered.",
+    )
+    max_commands: Integer = Field(
+        1000, ge=1, le=10_000, description="Most commands of one `for_each`; a longer list is dead-lettered."
     )
     max_values: Integer = Field(
         50_000,

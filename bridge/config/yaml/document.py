@@ -14,6 +14,7 @@ import yaml
 from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode
 from bridge.config.yaml.scalars import resolve
 from bridge.core.errors import Problem
+from bridge.system.files import FileTooLarge, read_file
 
 MAX_BYTES = 16 * 1024 * 1024
 """Maximum size of a configuration file, in bytes."""
@@ -38,13 +39,12 @@ def read(path: Path, problems: list[Problem]) -> MappingNode | None:
     """Parse a file and return its mapping, or None if it holds none. Problems are added to `problems`."""
     file = str(path)
     try:
-        with path.open("rb") as stream:
-            raw = stream.read(MAX_BYTES + 1)
+        raw = _raw(path)
+    except FileTooLarge:
+        problems.append(Problem(file, 0, 0, "", f"is larger than {MAX_BYTES // 1024**2} MiB; split it into several"))
+        return None
     except OSError as error:
         problems.append(Problem(file, 0, 0, "", f"cannot be read: {error.strerror or type(error).__name__}"))
-        return None
-    if len(raw) > MAX_BYTES:
-        problems.append(Problem(file, 0, 0, "", f"is larger than {MAX_BYTES // 1024**2} MiB; split it into several"))
         return None
     try:
         text = raw.decode("utf-8-sig")
@@ -54,6 +54,21 @@ def read(path: Path, problems: list[Problem]) -> MappingNode | None:
         problems.append(Problem(file, line, column, "", "is not UTF-8; save the file in that encoding"))
         return None
     return parse(text, file, problems)
+
+
+def _raw(path: Path) -> bytes:
+    """Contents of a file. Only below `/dev` and `/proc`, as of `-c <(...)` in a shell, it may be a pipe: the user has
+    named that one, while any other path may lead to a pipe without a writer.
+
+    Raises: OSError.
+    """
+    if path.parts[:2] not in (("/", "dev"), ("/", "proc")):
+        return read_file(path, MAX_BYTES)
+    with path.open("rb") as stream:
+        raw = stream.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise FileTooLarge(MAX_BYTES)
+    return raw
 
 
 def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:

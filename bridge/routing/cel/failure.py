@@ -120,7 +120,7 @@ def overload(operation: str, given: Sequence[str]) -> str:
 
 
 def _pair(types: Sequence[str]) -> list[str]:
-    """Names of two types. Numbers are only told apart where both are numbers."""
+    """Names of two types. Numbers are only distinguished where both are numbers."""
     if set(types) <= _NUMBERS:
         return [type_name(each) for each in types]
     return ["a number" if each in _NUMBERS else type_name(each) for each in types]

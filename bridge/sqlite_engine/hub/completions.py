@@ -41,7 +41,7 @@ class Completions:
 
     def turn(self, lease: Lease, response: pb.OrchestratorResponse) -> None:
         hub = self._hub
-        hub.dispatcher.release(lease, done=True)
+        hub.end_lease(lease, done=True)
         instance = hub.find_key(lease.subject)
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
@@ -187,7 +187,7 @@ class Completions:
         hub = self._hub
         if lease.epoch != hub.dispatcher.epoch:
             return
-        hub.dispatcher.release(lease, done=True)
+        hub.end_lease(lease, done=True)
         task = lease.subject
         instance = hub.waiting_for(task)
         failed = response.HasField("failureDetails")
@@ -219,7 +219,7 @@ class Completions:
 
     def batch(self, lease: Lease, result: pb.EntityBatchResult) -> None:
         hub = self._hub
-        hub.dispatcher.release(lease, done=True)
+        hub.end_lease(lease, done=True)
         entity = hub.entities.find(lease.subject)
         if entity is None or entity.token != lease.token or entity.batch is None:
             return
@@ -286,7 +286,7 @@ class Completions:
         hub = self._hub
         if lease.epoch != hub.dispatcher.epoch:
             return
-        hub.dispatcher.release(lease, done=False)
+        hub.end_lease(lease, done=False)
         if self.give_back(lease):
             hub.after.append(lambda: hub.dispatcher.rest(lease))
 
@@ -313,7 +313,7 @@ class Completions:
 
     def _taken_back(self, lease: Lease) -> bool:
         """Release the lease; return True when its work still has to be done."""
-        self._hub.dispatcher.release(lease, done=False)
+        self._hub.end_lease(lease, done=False)
         return lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease)
 
     def _queue_again(self, lease: Lease) -> None:
@@ -322,7 +322,7 @@ class Completions:
 
     def release(self, lease: Lease) -> None:
         """Restore the worker's credit after an answer that no longer counts."""
-        self._hub.dispatcher.release(lease, done=True)
+        self._hub.end_lease(lease, done=True)
 
     def give_back(self, lease: Lease) -> bool:
         """Mark the leased work as no longer in flight; return True when it still has to be done."""

@@ -49,13 +49,19 @@ class Stream:
 
     knows: returns True when this worker knows a worker that runs the name. Calls of any other name from its
     orchestrations fail at once, unless another stream accepts them. None: calls wait for a worker.
+    peer: address of the connection; empty when unknown.
     """
 
     knows: Callable[[int, str], bool] | None = None
 
-    def __init__(self, request: pb.GetWorkItemsRequest, send: Callable[[Any], None], *, shares: bool = False) -> None:
+    def __init__(
+        self, request: pb.GetWorkItemsRequest, send: Callable[[Any], None], *, shares: bool = False, peer: str = ""
+    ) -> None:
         self.send = send
         self.shares = shares
+        self.peer = peer
+        self.sends_tokens = shares
+        """True as soon as the worker is known to send completion tokens."""
         self.streams_history = pb.WORKER_CAPABILITY_HISTORY_STREAMING in request.capabilities
         self.credits = tuple(
             wanted if wanted > 0 else DEFAULT_CREDITS
@@ -106,6 +112,7 @@ class Lease:
     instance_id: str
     epoch: int
     task_id: int = 0
+    """Number of an activity as its worker knows it."""
     chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
     """Parts of a response that arrives in several messages."""
     turn: list[pb.HistoryEvent] | None = None
@@ -118,9 +125,6 @@ class Lease:
     """True when the response no longer counts, while the stream still holds the lease."""
     is_alone: bool = False
     """True when the stream's process was given no other work."""
-
-    def avoid(self) -> None:
-        self.void = True
 
 
 class ReadyQueue:
@@ -198,14 +202,12 @@ class Leases:
         self._by_token[lease.token] = lease
 
     def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
-        """Find and end the lease of a work item by instance and task, for workers that send no token."""
-        found = [
-            lease
-            for lease in list(self._by_token.values())
-            if lease.kind == kind and lease.instance_id == instance_id and lease.task_id == task_id
-        ]
-        found.sort(key=lambda lease: lease.void)
-        return self.take(found[0].token) if found else None
+        """Look up the lease of a work item by instance and number, for workers that send no token."""
+        wanted = (kind, instance_id, task_id)
+        for lease in self.open():
+            if (lease.kind, lease.instance_id, lease.task_id) == wanted and not lease.stream.sends_tokens:
+                return lease
+        return None
 
     def clear(self) -> None:
         self._by_token.clear()
@@ -420,8 +422,8 @@ class Dispatcher:
                 self._alone, self._quiet = lease, stream.process
                 return
 
-    def reset(self) -> None:
-        """Drop all work and leases. Streams stay connected, and the leases that they hold are void."""
+    def reset(self, kept: Iterable[Lease] = ()) -> None:
+        """Drop all work, and all leases but the void ones to keep. Streams stay connected."""
         self.epoch += 1
         for queue in self.ready:
             queue.clear()
@@ -435,3 +437,7 @@ class Dispatcher:
         for stream in self.streams:
             stream.leases.clear()
             stream.free = list(stream.credits)
+        for lease in kept:
+            self.leases.add(lease)
+            lease.stream.leases.add(lease.token)
+            lease.stream.free[lease.kind] -= 1

@@ -18,6 +18,7 @@ from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, D
 from bridge.sqlite_engine.hub.entities import Entities
 from bridge.sqlite_engine.hub.losses import Losses
 from bridge.sqlite_engine.hub.operation import Kind, Operation, Orchestration, Queued, Subject
+from bridge.sqlite_engine.hub.tokenless import Tokenless
 from bridge.sqlite_engine.hub.waiters import Waiters
 from bridge.sqlite_engine.hub.workitem import WorkItems
 from bridge.sqlite_engine.model import event as events
@@ -79,6 +80,7 @@ class TaskHub:
         self.waiters = Waiters()
         self.work = WorkItems(self, max_message)
         self.dispatcher = Dispatcher(self.work.build, lease_seconds, self._not_built)
+        self.tokenless = Tokenless()
         self.in_hand: dict[int | str, Lease] = {}
         """Turns and batches in flight, by key of the instance or id of the entity, also while neither is cached."""
         self._let_out: dict[int | str, Lease] = {}
@@ -148,7 +150,7 @@ class TaskHub:
         self.in_hand.clear()
         self.deferred.clear()
         self._let_go()
-        self.dispatcher.reset()
+        self._drop_work()
 
     def undo(self) -> None:
         """Roll back the current transaction, and keep the work in flight. Raises: sqlite3.Error."""
@@ -184,9 +186,12 @@ class TaskHub:
         waiters = self.waiters.take_all()
         settle_all((waiter.reply, pb.GetInstanceResponse(exists=False)) for waiter in waiters)
         self.later.clear()
-        self.dispatcher.reset()
+        self._drop_work()
         if self.losses is not None:
             self.losses.load()
+
+    def _drop_work(self) -> None:
+        self.dispatcher.reset(self.tokenless.reset(self.dispatcher.leases.open()))
 
     def _let_go(self) -> None:
         self.cancelled.clear()
@@ -247,6 +252,18 @@ class TaskHub:
         if lease is not None:
             self._let_out[subject] = lease
         return lease
+
+    def end_lease(self, lease: Lease, *, done: bool) -> None:
+        """Return the lease's credit. done: as for the dispatcher's `release`."""
+        self.dispatcher.release(lease, done=done)
+        waited = self.tokenless.end(lease, is_lost=not done)
+        if waited is not None:
+            self.dispatcher.ready[ORCHESTRATION].add(*waited)
+
+    def _withdraw(self, lease: Lease) -> None:
+        lease.void = True
+        if lease.token in lease.stream.leases:  # not ended in the same transaction
+            self.tokenless.mark_void(lease)
 
     def defer(self, instance: Instance, deferred: Deferred) -> None:
         """Answer a raise when the turn in flight has ended."""
@@ -327,7 +344,7 @@ class TaskHub:
         lease = self.release(instance.key)
         instance.token = None
         if lease is not None:
-            self.after.append(lease.avoid)
+            self.after.append(lambda: self._withdraw(lease))
         if not instance.finished:
             self.cancelled.add(instance.key)
         self._woken.pop(instance.key, None)
@@ -417,7 +434,7 @@ class TaskHub:
         self.tx.fail_unseen(key, self.now, failure)
         lease = self.release(key)
         if lease is not None:
-            self.after.append(lease.avoid)
+            self.after.append(lambda: self._withdraw(lease))
         for each in self._take_deferred(key):
             self.settled.append((each.reply, instance_finished("")))
         self.cancelled.add(key)

@@ -120,6 +120,8 @@ class WorkItems:
         instance = hub.find_key(key)
         if instance is None or instance.token is not None or not instance.deliverable:
             return None
+        if hub.tokenless.must_wait(instance.id, stream, (instance.name, instance.version, key)):
+            return None
         history = hub.load_history(instance)
         instance.turn_at = max(hub.now, instance.turn_at + 1)
         turn = [events.orchestrator_started(instance.turn_at)]
@@ -175,10 +177,12 @@ class WorkItems:
             return None
         instance_id = request.orchestrationInstance.instanceId
         lease = self._lease(ACTIVITY, task, task.name, task.version, stream, instance_id)
-        lease.task_id = task.task_id
+        lease.task_id = hub.tokenless.number(task, instance_id, stream)
         if stream.shares:
             return lease, ActivityItem(request, lease.token)
-        return lease, pb.WorkItem(activityRequest=request, completionToken=lease.token)
+        item = pb.WorkItem(activityRequest=request, completionToken=lease.token)
+        item.activityRequest.taskId = lease.task_id
+        return lease, item
 
     def _batch(self, entity_id: str, stream: Stream) -> tuple[Lease, Any] | None:
         hub = self._hub

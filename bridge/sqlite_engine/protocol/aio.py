@@ -35,7 +35,7 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
         reply = LoopReply(asyncio.get_running_loop())
         try:
             database = self.database(context)
-            answer = database.call(method, request, reply)
+            answer = database.call(method, request, reply, context.peer())
             if answer is not DEFERRED:
                 return answer
             if method in WAITS:
@@ -68,7 +68,7 @@ class AioSidecarService(TaskHubSidecarServiceServicer):
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
-        stream = Stream(request, send)
+        stream = Stream(request, send, peer=context.peer())
         try:
             database = self.database(context)
             database.connect(stream)

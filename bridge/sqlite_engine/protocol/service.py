@@ -53,7 +53,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
         except Rejection as rejection:
             return context.abort(rejection.code, rejection.details)
         try:
-            answer = database.call(method, request, reply)
+            answer = database.call(method, request, reply, context.peer())
             if answer is not DEFERRED:
                 return answer
             if method in WAITS:
@@ -71,7 +71,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
     ) -> Iterator[pb.WorkItem]:
         """Stream work items to a worker until the worker disconnects or the engine stops."""
         queue: SimpleQueue[Any] = SimpleQueue()
-        stream = Stream(request, queue.put)
+        stream = Stream(request, queue.put, peer=context.peer())
         if not context.add_callback(lambda: queue.put(_CLOSED)):
             return
         try:

@@ -128,8 +128,8 @@ A page that changes often in the meantime, such as a page of an index, is copied
 """
 
 
-CACHE = "PRAGMA cache_size=-65536"
-"""Cache of 64 MiB. SQLite converts the size into a number of pages, by the page size known at that moment."""
+CACHE = "PRAGMA cache_size=-16384"
+"""Cache of 16 MiB. SQLite converts the size into a number of pages, by the page size known at that moment."""
 
 
 def connect(path: Path) -> sqlite3.Connection:

@@ -12,13 +12,12 @@ from durabletask import task
 from bridge.core.answers import PUBLISH_ACTIVITY, reply_event
 from bridge.core.errors import MessageError
 from bridge.workflow.attempts import STEP_KEY
-from bridge.workflow.call import Attempt, AttemptFailed, Attempts, Call, answer, describe, first_of
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
 from bridge.workflow.outcome import StepFailed
 from bridge.workflow.parallel import Steps
 from bridge.workflow.publishing import new_event
 from bridge.workflow.request import expects_answer, new_correlation_id, request_headers
-from bridge.workflow.step import CompensationInput
+from bridge.workflow.step import Attempt, AttemptFailed, Attempts, Call, CompensationInput, answer, describe, first_of
 
 Block = Mapping[str, Any]
 """Expressions that are evaluated together, with the variables they read."""

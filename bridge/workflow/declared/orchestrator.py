@@ -13,13 +13,12 @@ from durabletask import task
 
 from bridge.core.errors import MessageError
 from bridge.routing.saga import FORMAT, SAGA_ORCHESTRATION
-from bridge.workflow.call import describe
 from bridge.workflow.declared.evaluation import EVALUATE_ACTIVITY
 from bridge.workflow.declared.exchange import Block, Exchange
 from bridge.workflow.outcome import SagaAborted, SagaOutcome
 from bridge.workflow.parallel import Steps
 from bridge.workflow.saga import Saga, Scope
-from bridge.workflow.step import Step
+from bridge.workflow.step import Step, describe
 
 
 def declared_saga(ctx: task.OrchestrationContext, start: dict[str, Any]) -> Generator[task.Task[Any], Any, SagaOutcome]:

@@ -361,4 +361,4 @@ def test_gzip_data_of_very_many_members_is_refused() -> None:
     assert decompress(1, empty * 1_000, LIMIT) == b""
     with pytest.raises(CodecError, match="1000 members") as caught:
         decompress(1, empty * 50_000, LIMIT)
-    assert caught.value.fault == "codec"
+    assert caught.value.fault == "inflated_size"

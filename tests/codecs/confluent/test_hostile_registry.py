@@ -305,3 +305,58 @@ def test_the_samples_are_read() -> None:
     for form, text, kind in ((AvroFormat, LINE, "AVRO"), (ProtobufFormat, proto_text(), "PROTOBUF")):
         with hostile(schema(text, schemaType=kind)) as server:
             assert asyncio.run(outcome(server, form, BODY if kind == "AVRO" else b"")) == "read"
+
+
+CREDENTIALS = [{"username": "u", "password": "secret"}, {"token": "secret", "logical_cluster": "l"}]
+
+
+@pytest.mark.parametrize("credentials", CREDENTIALS, ids=["password", "token"])
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(("form", "body"), [(AvroFormat, BODY), (ProtobufFormat, b"")], ids=["avro", "protobuf"])
+async def test_no_redirect_is_followed_to_another_host(
+    credentials: dict[str, str], status: int, form: Format, body: bytes
+) -> None:
+    good = schema(LINE) if form is AvroFormat else schema(proto_text(), schemaType="PROTOBUF")
+    with hostile(good, good) as second:
+        elsewhere = response(b"{}", status, f"Location: {second.url}/schemas/ids/7", "Refresh: 0; url=" + second.url)
+        with hostile(elsewhere, elsewhere) as first:
+            found = await outcome(first, form, body, **credentials)
+            assert found.startswith("away"), found
+            assert "secret" not in found
+            assert b"uthorization: " in first.heads[0]
+        assert second.asked == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_a_storm_of_refusals_is_an_outage_at_once(status: int) -> None:
+    refusal = response(b"{}", status, "Retry-After: 99999999999")
+    with hostile(refusal, refusal) as server:
+        async with asyncio.timeout(30):
+            assert (await outcome(server, timeout="60s")).startswith("away")
+        # One for the message and one for the event: the pipeline's back-off decides when the next follows
+        assert len(server.asked) == 2
+
+
+async def test_cookies_of_a_registry_are_not_kept() -> None:
+    cookies = [f"Set-Cookie: c{number}={'x' * 3000}; Path=/" for number in range(20)]
+    body = json.dumps({"schema": LINE, "id": 7, "subject": "s", "version": 1}).encode()
+    with hostile(response(body, 200, *cookies)) as server:
+        assert await outcome(server) == "read"
+        assert len(server.heads) == 2
+        assert not any(b"ookie:" in head for head in server.heads)
+
+
+async def test_an_id_keeps_its_first_meaning_while_it_is_cached() -> None:
+    texts = ['{"type": "record", "name": "A", "fields": [{"name": "a", "type": "string"}]}', LINE]
+    server = HostileRegistry(lambda _: schema(texts.pop(0)))
+    registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)  # type: ignore[arg-type,return-value]  # no files here
+    try:
+        codec = RegistryCodec("avro", AvroFormat, registry)
+        message = Message(write(7, None) + BODY)
+        for _ in range(2):
+            await codec.prepare_decode([message])
+            assert codec.decode(message, POSITION).data == {"a": "a"}
+        assert len(server.asked) == 1
+    finally:
+        await registry.close()
+        server.close()

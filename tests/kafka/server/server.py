@@ -47,9 +47,9 @@ class Server:
         self.state = State(asyncio.get_running_loop())
         self.connections_made = 0
         self.peak_connections = 0
-        self.distort: Callable[[int, bytes], bytes] = lambda key, frame: frame
-        """Bytes that are sent instead of an answer (its length included) to a request. Raises ConnectionError to send
-        nothing more."""
+        self.distort: Callable[[int, int, bytes], bytes] = lambda key, version, frame: frame
+        """Bytes that are sent instead of an answer (its length included) to a request of this API key and version.
+        Raises ConnectionError to send nothing more."""
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._compaction: asyncio.Task[None] | None = None
@@ -93,9 +93,8 @@ class Server:
                     request = await reader.readexactly(size)
                     response = await self._answer(Reader(request))
                     if response is not None:
-                        writer.write(
-                            self.distort(int.from_bytes(request[:2]), struct.pack(">i", len(response)) + response)
-                        )
+                        key, version = struct.unpack_from(">hh", request)
+                        writer.write(self.distort(key, version, struct.pack(">i", len(response)) + response))
                         await writer.drain()
         except asyncio.CancelledError:
             pass

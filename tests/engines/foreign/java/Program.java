@@ -48,8 +48,9 @@ public class Program {
             ctx.callSubOrchestrator("child", ctx.getInput(Integer.class), Integer.class).await()));
         work.put("child", ctx -> ctx.complete(ctx.callActivity("double", ctx.getInput(Integer.class), Integer.class).await()));
         work.put("again", ctx -> {
+            // Each execution reads an event of its own name: this SDK carries events over that were read already.
             int number = ctx.getInput(Integer.class);
-            int step = ctx.waitForExternalEvent("step", Integer.class).await();
+            int step = ctx.waitForExternalEvent("step-" + number, Integer.class).await();
             if (number < 3) {
                 ctx.continueAsNew(number + step, true);
             } else {
@@ -88,7 +89,18 @@ public class Program {
         return end(client, client.scheduleNewOrchestrationInstance(name, input)).readOutputAs(type);
     }
 
-    public static void main(String[] args) throws Exception {
+    public static void main(String[] args) {
+        try {
+            System.out.println(new ObjectMapper().writeValueAsString(found(args)));
+            System.exit(0);
+        } catch (Throwable error) {
+            // The threads of the worker would keep the process alive.
+            error.printStackTrace();
+            System.exit(1);
+        }
+    }
+
+    static Map<String, Object> found(String[] args) throws Exception {
         String[] address = args[0].split(":");
         var headers = new Metadata();
         headers.put(Metadata.Key.of("taskhub", Metadata.ASCII_STRING_MARSHALLER), args[1]);
@@ -117,7 +129,8 @@ public class Program {
         found.put("start_over", end(client, "java-later").readOutputAs(String.class));
 
         client.scheduleNewOrchestrationInstance("again", 0, "java-again");
-        for (int number = 0; number < 4; number++) client.raiseEvent("java-again", "step", 1);
+        // In reverse order, so that all but one are unread when the first execution ends.
+        for (int number = 3; number >= 0; number--) client.raiseEvent("java-again", "step-" + number, 1);
         found.put("continue_as_new", end(client, "java-again").readOutputAs(Integer.class));
 
         client.scheduleNewOrchestrationInstance("waits", null, "java-terminated");
@@ -156,7 +169,6 @@ public class Program {
         client.deleteTaskHub();
         found.put("deleted", !client.getInstanceMetadata("java-event", false).isInstanceFound());
 
-        System.out.println(new ObjectMapper().writeValueAsString(found));
-        System.exit(0);
+        return found;
     }
 }
