@@ -121,10 +121,10 @@ async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
         await finish(it, "order-again")
         await go(it)
         limit = it.source.limits["start"]
-        population = limit.running_instances
-        assert population is not None
-        await it.until(lambda: population.known, "counted")
-        assert len(population) == 0
+        running_instances = limit.running_instances
+        assert running_instances is not None
+        await it.until(lambda: running_instances.known, "counted")
+        assert len(running_instances) == 0
 
         await client.schedule_new_orchestration("order", instance_id="order-client")
         await client.schedule_new_orchestration("order", instance_id="order-client:0001")
@@ -133,13 +133,13 @@ async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
         await it.publish(message("beside", "route", "r"))
         await it.settled(1)
         async with asyncio.timeout(RECOUNT / 3):
-            await it.until(lambda: len(population) == 3, "all three are told")
+            await it.until(lambda: len(running_instances) == 3, "all three are told")
         await it.publish(message("start", 1, "k1"))
         await it.until(lambda: limit.waiting == 1, "there is no room")
         await finish(it, "order-client:0001")
         await finish(it, "order-again")
         await it.settled(2)
-        assert len(population) == 3
+        assert len(running_instances) == 3
 
 
 async def test_a_start_that_finds_a_finished_instance_gives_its_room_back(tmp_path: Path) -> None:
@@ -175,9 +175,9 @@ async def test_a_start_that_is_dead_lettered_gives_its_room_back(tmp_path: Path,
         else:
             await it.until(lambda: len(it.faults.tried) == 3 and not it.source.at_work, "all are refused")
             assert it.source.ledger.in_flight == 3
-        population = it.source.limits["start"].running_instances
-        assert population is not None
-        assert len(population) == (3 if written else 0)
+        running_instances = it.source.limits["start"].running_instances
+        assert running_instances is not None
+        assert len(running_instances) == (3 if written else 0)
 
 
 async def test_drain_gives_back_what_waits(tmp_path: Path) -> None:
@@ -262,72 +262,72 @@ async def until(condition: object, *, within: float = 10.0) -> None:
 
 async def test_an_engine_that_does_not_tell_is_asked_while_somebody_waits() -> None:
     count = Clockless("order-1")
-    population = RunningInstances("default", "order-", count)
-    limit = RouteLimit("start", 1, population)
-    population.start()
+    running_instances = RunningInstances("default", "order-", count)
+    limit = RouteLimit("start", 1, running_instances)
+    running_instances.start()
     try:
-        await until(lambda: population.known)
+        await until(lambda: running_instances.known)
         await asyncio.sleep(0.6)
         assert count.asked == 1, "nobody waits, nobody asks"
-        population.request_recount()
+        running_instances.request_recount()
         assert limit.running == 1
         count.ids.clear()
-        await until(lambda: len(population) == 0)
+        await until(lambda: len(running_instances) == 0)
     finally:
-        await population.stop()
+        await running_instances.stop()
 
 
 async def test_a_start_that_was_not_needed_leaves_what_runs() -> None:
     count = Clockless()
-    population = RunningInstances("default", "order-", count)
-    population.start()
+    running_instances = RunningInstances("default", "order-", count)
+    running_instances.start()
     try:
-        await until(lambda: population.known)
+        await until(lambda: running_instances.known)
         for instance_id in ("order-mine", "order-theirs"):
-            population.reserve(instance_id)
-        population.started(["order-theirs", "order-theirs:0001", "unlike-1"])
+            running_instances.reserve(instance_id)
+        running_instances.started(["order-theirs", "order-theirs:0001", "unlike-1"])
         for instance_id in ("order-mine", "order-theirs"):
-            population.release(instance_id)
-        assert "order-theirs" in population, "another had started it"
-        assert len(population) == 1
-        population.leave(["order-theirs"])
-        assert len(population) == 0
+            running_instances.release(instance_id)
+        assert "order-theirs" in running_instances, "another had started it"
+        assert len(running_instances) == 1
+        running_instances.leave(["order-theirs"])
+        assert len(running_instances) == 0
     finally:
-        await population.stop()
+        await running_instances.stop()
 
 
 async def test_what_runs_again_while_it_is_counted_is_kept() -> None:
     count = Clockless("order-again")
     count.answer.clear()
-    population = RunningInstances("default", "order-", count)
-    population.start()
+    running_instances = RunningInstances("default", "order-", count)
+    running_instances.start()
     try:
         await until(lambda: count.asked == 1)
-        population.leave(["order-again"])
-        population.started(["order-again"])
+        running_instances.leave(["order-again"])
+        running_instances.started(["order-again"])
         count.answer.set()
-        await until(lambda: population.known)
-        assert "order-again" in population
+        await until(lambda: running_instances.known)
+        assert "order-again" in running_instances
     finally:
-        await population.stop()
+        await running_instances.stop()
 
 
 async def test_a_count_keeps_what_came_and_went_while_it_ran() -> None:
     count = Clockless("order-old", "order-gone")
     count.answer.clear()
-    population = RunningInstances("default", "order-", count)
-    population.start()
+    running_instances = RunningInstances("default", "order-", count)
+    running_instances.start()
     try:
         await until(lambda: count.asked == 1)
-        population.reserve("order-new")
-        population.leave(["order-gone", "unlike-1"])
+        running_instances.reserve("order-new")
+        running_instances.leave(["order-gone", "unlike-1"])
         count.answer.set()
-        await until(lambda: population.known)
-        assert "order-new" in population
-        assert "order-old" in population
-        assert len(population) == 2
+        await until(lambda: running_instances.known)
+        assert "order-new" in running_instances
+        assert "order-old" in running_instances
+        assert len(running_instances) == 2
     finally:
-        await population.stop()
+        await running_instances.stop()
 
 
 def test_children_are_told_by_their_parents_id() -> None:

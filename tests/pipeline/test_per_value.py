@@ -364,17 +364,19 @@ async def test_running_counts_per_value_are_known_after_a_restart(tmp_path: Path
         # Count of a daemon that starts now
         admission = build_admission(load_config([tmp_path / "bridge.yaml"]), {"default": it.engine})
         listen(admission, {"default": it.engine})
-        population = admission.limits["start"].population
-        assert population is not None
-        assert population.values is not None
+        running_instances = admission.limits["start"].running_instances
+        assert running_instances is not None
+        assert running_instances.values is not None
         admission.start()
         try:
-            await it.until(lambda: population.known, "counted")
-            counts = [population.values.of(digest(name), 0.0).running for name in ("greedy", "honest-0", "honest-1")]
+            await it.until(lambda: running_instances.known, "counted")
+            counts = [
+                running_instances.values.of(digest(name), 0.0).running for name in ("greedy", "honest-0", "honest-1")
+            ]
             assert counts == [2, 1, 0]
             await it.engine.client.terminate_orchestration("order-greedy-0")
             await it.until(
-                lambda: population.values.of(digest("greedy"), 0.0).running == 1, "one is told to have ended"
+                lambda: running_instances.values.of(digest("greedy"), 0.0).running == 1, "one is told to have ended"
             )
         finally:
             await admission.stop()
@@ -441,9 +443,9 @@ async def test_what_comes_back_and_what_is_dropped_gives_its_place_back(tmp_path
         await it.source.drain(5)
         limit = it.source.limits["start"]
         assert limit.waiting == 0
-        assert limit.population is not None
-        assert limit.population.values is not None
-        counted = limit.population.values.of(digest("a"), 0.0)
+        assert limit.running_instances is not None
+        assert limit.running_instances.values is not None
+        counted = limit.running_instances.values.of(digest("a"), 0.0)
         assert (counted.running, counted.waiting) == (2, 0)
 
 
@@ -465,8 +467,8 @@ async def test_a_rate_per_value_takes_no_room_from_others(tmp_path: Path) -> Non
         limit = it.source.limits["start"]
         await it.until(lambda: limit.delayed == 58, "the others have their time")
         assert limit.reason == "58 commands wait for the rate", "which is ready, and not stuck"
-        assert limit.population is not None
-        assert len(limit.population) == 11
+        assert limit.running_instances is not None
+        assert len(limit.running_instances) == 11
         assert limit.values == (10, 0)
 
 
