@@ -301,7 +301,7 @@ async def nothing() -> list[str]:
     return []
 
 
-def population(most: int | None = 2) -> RunningInstances:
+def running_instances(most: int | None = 2) -> RunningInstances:
     counted = RunningInstances("default", "order-", nothing, most)
     counted.known = True
     return counted
@@ -318,7 +318,7 @@ def test_starts_hold_both_caps_and_wait_for_nothing_else(
     steps: Sequence[tuple[str, int] | int], forgotten: int
 ) -> None:
     """A step is a start (value, id), or the end of one of the running instances."""
-    runs = population()
+    runs = running_instances()
     assert runs.values is not None
     limit = RouteLimit("start", 4, runs, each_running=2)
     waiting: dict[InFlightDelivery, tuple[str, str]] = {}
