@@ -41,7 +41,7 @@ def empty_groups(project: Project, reached: Reached) -> Iterator[Finding]:
             continue
         if any(_guarded(name, call, function, parents) for name in _feeders(argument, function)):
             continue
-        what = "the list may be empty; then this wait never completes"
+        what = "the list may be empty, and then this wait never completes"
         yield found(reached, call, RULES[group], what, "wait only `if tasks:`")
 
 

@@ -48,7 +48,7 @@ class DecodedForms:
         """
         if item not in self._admitted:
             return
-        item.drop_payload()
+        item.drop_decoded()
         self._release(item)
         self._next()
 

@@ -35,7 +35,7 @@ class InFlightDelivery:
     attempt: number of the current attempt, from 1.
     waited: waits behind other messages, which are no failures.
     failed_at: monotonic time of the first failure since the last wait for others.
-    pending, pending_route: decided settlement that the broker has not accepted yet, and the route of its step.
+    pending, pending_route: decided settlement that the broker has not accepted yet, and the route that failed.
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
     waits_for: limit in whose queue it is.
@@ -107,9 +107,12 @@ class InFlightDelivery:
         self.envelope, self.error = envelope, error
 
     def drop_decoded(self) -> None:
-        """Drop the decoded message and all that was made of it, unless its settlement is decided."""
+        """Drop the decoded message and all that was made of it. A decided settlement keeps error and message id."""
+        self.decision = None
         if self.pending is None:
-            self.envelope = self.error = self.decision = None
+            self.envelope = self.error = None
+        elif self.envelope is not None:
+            self.envelope = replace(self.envelope, data=None, extensions={}, headers={})
 
     def drop_payload(self) -> None:
         """Drop the decoded message of a worker's last attempt. A decided settlement keeps the message id."""
@@ -165,7 +168,7 @@ class InFlightDelivery:
         self.error_class = type(error).__name__
 
     def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
-        """Keep a decided settlement until the broker accepts it."""
+        """Keep a decided settlement until the broker accepts it. route: the route that failed."""
         self.pending, self.pending_route = end, route
 
     # -- limits

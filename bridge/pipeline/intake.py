@@ -118,7 +118,7 @@ class Intake:
                 (gone if self._revoked(partition) else partitions).add(partition)
             executed = provenance.read(delivery.message).executed if self._settings.trusted_replay else ()
             if delivery.message.size > SMALL:
-                envelope = None  # decoded again when a worker takes it
+                envelope = None  # decoded again when a worker takes the delivery
             item = InFlightDelivery(delivery, envelope, error, now, executed)
             self._ledger.receive(item)
             if partition in gone:

@@ -80,7 +80,7 @@ class Settler:
                 self._wait_for_limit(lane, item, limited.route)
                 return
         if isinstance(settlement, Complete | DeadLetter):
-            await self.end(lane, item, settlement, None if step is None else step.route)
+            await self._end(lane, item, settlement, step.route if step else None)
         elif isinstance(settlement, Release):
             self.abandon_head(lane, item, settlement.reason)
         elif (reason := self._stop_reason(item)) is not None:
@@ -100,8 +100,12 @@ class Settler:
                 item.wait_for_others()
             self._lanes.wait(lane, settlement.delay)
 
-    async def end(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None) -> None:
-        """Complete or dead-letter the head of a RUNNING lane. route: route of the step that failed."""
+    async def settle_again(self, lane: Lane, item: InFlightDelivery) -> None:
+        """Carry out the decided settlement of the head of a RUNNING lane, which the broker did not accept before."""
+        assert item.pending is not None
+        await self._end(lane, item, item.pending, item.pending_route)
+
+    async def _end(self, lane: Lane, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None) -> None:
         item.free_slot()  # a delivery that ends without its start, as a dead letter does, takes no slot
         try:
             if isinstance(end, Complete):
@@ -124,8 +128,7 @@ class Settler:
         else:
             if isinstance(end, Complete):
                 if self._limit.active and end.outcome in _SUCCESSES:
-                    stops_others = self._stops_others(item.delivery.partition)
-                    self._limit.succeeded(set(item.executed), stops_others=stops_others)
+                    self._limit.succeeded(set(item.executed), stops_others=self._stops_others(item.delivery.partition))
                 self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
             self._outages.broker_recovered()
             self._lanes.settled(lane)

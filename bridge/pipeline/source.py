@@ -276,7 +276,7 @@ class SourcePipeline:
         if not await self._loaded(lane, item):
             return
         if item.pending is not None:
-            await self._settler.end(lane, item, item.pending, item.pending_route)
+            await self._settler.settle_again(lane, item)
             return
         if self.stage is not None and not self.stage.ready:
             self.lanes.hold(lane)

@@ -82,7 +82,7 @@ def test_events_without_a_time_happened_in_the_turn_before() -> None:
             "entity @counter@1 called: get",
             None,
         ),
-        (history.EntityLockRequestedEvent(1, BEGAN, "c", ["@a@1", "@b@2"], 0), "lock of @a@1, @b@2 asked for", None),
+        (history.EntityLockRequestedEvent(1, BEGAN, "c", ["@a@1", "@b@2"], 0), "lock of @a@1, @b@2 requested", None),
         (history.EntityUnlockSentEvent(1, BEGAN, "c", None, "@a@1"), "lock of @a@1 released", None),
         (history.HistoryStateEvent(-1, BEGAN, {}), "HistoryState", None),
     ],

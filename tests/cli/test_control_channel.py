@@ -142,7 +142,7 @@ def test_on_a_scheduler_the_lines_are_kept_in_the_state_directory(project: Path)
     )  # fmt: skip
     shown = bridge(project, "audit", "--json")
     assert json.loads(shown.stdout) == line
-    assert shown.stderr.startswith("read 1 file of this machine: ")
+    assert shown.stderr.startswith("read 1 file on this machine: ")
 
 
 def test_a_frozen_daemon_ends_a_command_with_an_error_in_time(project: Path) -> None:

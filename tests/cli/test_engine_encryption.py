@@ -181,7 +181,7 @@ def test_a_key_is_withdrawn(project: Path, run: Run, hosted: Callable[[], Host])
     configure(project, keys("new"))
     hosted().stop()
     configure(project, keys("new", active=False))
-    assert run("engine", "reencrypt").output.splitlines()[-1].endswith("payloads in plain")
+    assert run("engine", "reencrypt").output.splitlines()[-1].endswith("payloads unencrypted")
     configure(project, None)
     hosted()
     assert MARKER in run("instances", "show", "g0").output

@@ -125,7 +125,7 @@ def test_a_ready_file_that_cannot_be_written_starts_nothing(project: Path) -> No
     for place in ("nowhere/ready", "."):
         result = bridge(project, "serve", "--ready-file", place)
         assert result.returncode == 1
-        assert result.stderr.startswith("error: ready file ")
+        assert result.stderr.startswith("error: cannot write the ready file ")
         assert len(result.stderr.splitlines()) == 1
     assert not (project / ".bridge").exists()
 
