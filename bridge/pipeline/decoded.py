@@ -28,7 +28,7 @@ class DecodedForms:
         """Bytes of the admitted messages, before decoding."""
 
     def admits(self, item: InFlightDelivery, wake: Callable[[], bool]) -> bool:
-        """True when the item may be decoded now. Otherwise `wake` is called when it may.
+        """Return whether the item may be decoded now. Otherwise call `wake` when it may.
 
         wake: returns False when the item is not the next to be processed; it then asks again later.
         Call `leave` afterwards, and `forget` when the item is gone.

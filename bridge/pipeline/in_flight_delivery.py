@@ -114,14 +114,6 @@ class InFlightDelivery:
         elif self.envelope is not None:
             self.envelope = replace(self.envelope, data=None, extensions={}, headers={})
 
-    def drop_payload(self) -> None:
-        """Drop the decoded message of a worker's last attempt. A decided settlement keeps the message id."""
-        if self.pending is None:
-            self.envelope = None
-        elif self.envelope is not None:
-            self.envelope = replace(self.envelope, data=None, extensions={}, headers={})
-        self.decision = None
-
     # -- steps
 
     def route_by(self, decision: Decision) -> None:
