@@ -23,7 +23,7 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.engines.embedded.inprocess import AioChannel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 
 PAYLOAD = {"order": "o-1", "note": "x" * 990}
 CONCURRENCY = 64

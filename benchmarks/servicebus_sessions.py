@@ -16,15 +16,14 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 
 from bridge.brokers.base import Partition, SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
-from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.brokers.servicebus import ServiceBusBroker
+from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 
 SESSIONS = 300
 MESSAGES = 3
-OPTIONS = SubscribeOptions(("orders",), dead_letter=None, broker_options=ServiceBusReceiverOptions(sessions=Sessions()))
+OPTIONS = SubscribeOptions(("orders",), dead_letter=None, sessions=SessionsConfig())
 
 
 class Ignore:

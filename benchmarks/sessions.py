@@ -21,7 +21,7 @@ from durabletask.client import AsyncTaskHubGrpcClient
 from bridge.engines.embedded.inprocess import AioChannel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 
 BATCHES = {1: 60, 5: 40, 20: 16, 100: 6}
 """Concurrent orchestrations, by their number of steps."""

@@ -32,9 +32,7 @@ from bridge.core.instance_protocol import (
     NextStep,
     may_replace,
     next_step,
-    read_refusal,
     started_by,
-    telling,
 )
 from bridge.core.origin import Key, MessageOrigin, Unwrapped
 
@@ -148,12 +146,6 @@ def _restarts(command: Command) -> bool:
         return True
     raising = not isinstance(command, ScheduleOrchestration) or command.on_existing is OnExisting.RAISE
     return raising and getattr(command, "on_finished", None) is OnFinished.RESTART
-
-
-def test_what_an_engine_tells_with_its_refusal() -> None:
-    for status, this in itertools.product(("RUNNING", "COMPLETED"), (False, True)):
-        assert read_refusal(f"Orchestration instance 'a [x]' already exists{telling(status, this)}") == (status, this)
-    assert read_refusal("Orchestration instance 'a [RUNNING, this message]' already exists") is None
 
 
 A, B, C = (MessageOrigin(name, "r") for name in "abc")

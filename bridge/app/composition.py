@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from bridge.app.codecs import body_limits, source_codec
-from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
-from bridge.brokers.local import LocalBroker
+from bridge.brokers import factory as broker_factory
+from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.schema import Schema, SchemaProblem
-from bridge.config.model.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
-from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
-from bridge.config.model.sources import DEAD_LETTER_TOPIC, LimitsConfig, OnUnreadable, SourceConfig
+from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
-from bridge.core.bytetext import text_of
 from bridge.core.errors import ConfigError, Problem
-from bridge.core.message import Message
 from bridge.core.settlement import RetryPolicy
 from bridge.encryption import Keyring
 from bridge.engines import factory, keyrings
@@ -162,21 +156,10 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
     config = loaded.config.brokers[name]
 
     def resolve(field: str, value: str) -> Path:
-        return loaded.resolve(("brokers", name, "tls", field), value)
+        return loaded.resolve(("brokers", name, *(() if field == "path" else ("tls",)), field), value)
 
-    # Broker clients come with extras
     try:
-        match config:
-            case LocalBrokerConfig():
-                return LocalBroker(name, loaded.resolve(("brokers", name, "path"), config.path), config)
-            case KafkaBrokerConfig():
-                from bridge.brokers.kafka import KafkaBroker
-
-                return KafkaBroker(name, config, resolve)
-            case ServiceBusBrokerConfig():
-                from bridge.brokers.servicebus import ServiceBusBroker
-
-                return ServiceBusBroker(name, config, resolve)
+        return broker_factory.create(name, config, resolve)
     except ModuleNotFoundError as error:
         what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
         raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
@@ -248,84 +231,14 @@ def build_decoder(
         scope=partial(SourceScope, allowed=config.limits.expression_cost * 1e9),
         schema=schema,
         trusted=config.trusted,
-        amqp_headers=_amqp_headers(config, loaded.config.brokers[config.broker]),
+        amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers[config.broker], config),
     )
-
-
-def _amqp_headers(config: SourceConfig, broker: BrokerConfig) -> bool:
-    if not isinstance(broker, KafkaBrokerConfig):
-        return False
-    wanted = config.kafka.amqp_headers if config.kafka is not None else None
-    return broker.is_event_hubs if wanted is None else wanted
 
 
 def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
     """Subscription options of a source."""
     config = loaded.config.sources[source]
-    match loaded.config.brokers[config.broker]:
-        case ServiceBusBrokerConfig():
-            from bridge.brokers.servicebus.receiver_options import ServiceBusReceiverOptions, Sessions
-
-            more, sessions = config.servicebus or ServiceBusSourceConfig(), config.sessions
-            receiver_options = ServiceBusReceiverOptions(
-                sessions=None if sessions is None else Sessions(sessions.concurrent, sessions.idle, sessions.turn),
-                prefetch=more.prefetch,
-                receivers=more.receivers,
-                prefetch_bytes=config.limits.max_in_flight_bytes,
-            )
-            return SubscribeOptions(
-                config.origins,
-                dead_letter=config.dead_letter,
-                broker_options=receiver_options,
-                unreadable=_unreadable(config, stops=False),
-            )
-        case KafkaBrokerConfig():
-            from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
-
-            kafka = (
-                KafkaConsumerOptions(**config.kafka.model_dump(exclude={"amqp_headers"}))
-                if config.kafka is not None
-                else None
-            )
-            return SubscribeOptions(
-                config.topics,
-                config.group,
-                config.start,
-                config.dead_letter or DEAD_LETTER_TOPIC,
-                kafka,
-                _unreadable(config, stops=True),
-            )
-        case LocalBrokerConfig():
-            return SubscribeOptions(
-                _local_topics(config),
-                config.subscription or config.group,
-                config.start,
-                config.dead_letter or DEAD_LETTER_TOPIC,
-                unreadable=_unreadable(config, stops=True),
-            )
-
-
-def _unreadable(config: SourceConfig, *, stops: bool) -> UnreadablePolicy:
-    """Treatment of messages that cannot be parsed. stops: the broker has partitions that can be stopped.
-
-    Messages behind one with an unknown key may have the same key: order and quarantine by key stop there.
-    """
-    if config.on_unreadable is not None:
-        return UnreadablePolicy(config.on_unreadable, config.on_unreadable)
-    by_key = config.ordering not in ("partition", "none") or config.quarantine is not None
-    stop: OnUnreadable = "stop_partition" if stops and by_key else "dead_letter"
-    # An ordering expression has no value for an unreadable message, whatever its message key
-    return UnreadablePolicy(stop if config.ordering not in ("key", "partition", "none") else "dead_letter", stop)
-
-
-def _local_topics(config: SourceConfig) -> tuple[str, ...]:
-    """Local topics of a source, also of one that a test moves from another broker to a local one.
-
-    A subscription becomes a group of its topic.
-    """
-    if config.topics or (entity := config.queue or config.topic) is None:
-        return config.topics
-    return (entity if config.sub_queue is None else DEAD_LETTER_TOPIC.replace("{topic}", entity),)
+    return broker_factory.subscribe_options(loaded.config.brokers[config.broker], config)
 
 
 def _shares(limits: LimitsConfig) -> PerValue | None:
@@ -340,25 +253,6 @@ def _shares(limits: LimitsConfig) -> PerValue | None:
         per.max_waiting_bytes,
         per.max_values,
     )
-
-
-def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
-    """Function that a target applies to a message before its broker gets it."""
-    settings = config.servicebus
-    if settings is None:
-        return lambda message: message
-
-    def shape(message: Message) -> Message:
-        changes: dict[str, Any] = {}
-        if settings.key != "session":
-            changes["key"] = None
-            if settings.key == "partition" and message.partition_key is None and message.key is not None:
-                changes["partition_key"] = text_of(message.key)
-        if message.time_to_live is None:
-            changes["time_to_live"] = settings.time_to_live
-        return replace(message, **changes)
-
-    return shape
 
 
 def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> Schema:
@@ -398,12 +292,10 @@ def build_source(
     config = loaded.config.sources[name]
     router = build_router(loaded, name)
     used = {route.engine for route in loaded.config.routes if name in route.from_}
-    max_hold = math.inf
-    if isinstance(loaded.config.brokers[config.broker], ServiceBusBrokerConfig):
-        max_hold = (config.servicebus or ServiceBusSourceConfig()).max_hold
+    subscribe = subscribe_options(loaded, name)
     settings = SourceSettings(
         name=name,
-        subscribe=subscribe_options(loaded, name),
+        subscribe=subscribe,
         ordering=config.ordering,
         retry=RetryPolicy(
             config.retry.initial,
@@ -411,7 +303,7 @@ def build_source(
             config.retry.max_delay,
             config.retry.in_memory,
             config.retry.bug_attempts,
-            max_hold,
+            subscribe.max_hold,
         ),
         concurrency=config.limits.concurrency,
         max_in_flight=config.limits.max_in_flight,

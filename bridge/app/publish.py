@@ -11,7 +11,7 @@ from itertools import groupby
 from bridge.app import state
 from bridge.app.composition import build_broker
 from bridge.app.names import require
-from bridge.config.model.types import check_entity, check_topic
+from bridge.brokers.factory import check_destination
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.ops.audit import Change, audited, user
@@ -51,7 +51,7 @@ def destination(loaded: Loaded, text: str) -> Destination:
     if not topic:
         return Destination(broker, None, None)
     try:
-        check_entity(topic) if config.brokers[broker].type == "servicebus" else check_topic(topic)
+        check_destination(config.brokers[broker], topic)
     except ValueError as error:
         raise LookupError(str(error)) from None
     read = {

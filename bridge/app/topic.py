@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from bridge.app.composition import build_broker, subscribe_options
 from bridge.app.names import require
-from bridge.brokers.reading import ReadableBroker, ReadOptions
+from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core.message import Message, Position
 

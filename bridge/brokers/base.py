@@ -6,17 +6,16 @@ knows nothing of rules and engines. All calls happen on one event loop.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, TypeVar, runtime_checkable
+import math
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
 
-from bridge.config.model.sources import DEAD_LETTER_TOPIC, OnUnreadable
+from bridge.config.model.servicebus import ServiceBusSourceConfig, SessionsConfig
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
 from bridge.core.states import PartitionState
-
-Options = TypeVar("Options")
-"""Options of one kind of broker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +177,24 @@ class SubscribeOptions:
 
     topics: one or more names. group: consumer group, where the broker has groups. start: `earliest` or `latest`, used
     while a group has no position yet. dead_letter: topic for dead letters, in which `{topic}` stands for the name of
-    the original topic; None: the broker's own dead-letter place. broker_options: options of one kind of broker, an
-    instance of a class that this broker defines; None: its defaults. unreadable: treatment of messages that cannot be
-    parsed.
+    the original topic; None: the broker's own dead-letter place. unreadable: treatment of messages that cannot be
+    parsed. max_hold: longest time in seconds for which a delivery may wait for a retry. prefetch_bytes: bytes that wait
+    to be handed out, above which a broker that counts them requests no more.
+
+    kafka, servicebus: options of one kind of broker, which other kinds ignore. sessions: how sessions are read; None
+    for entities without sessions.
     """
 
     topics: tuple[str, ...]
     group: str = ""
     start: str = "earliest"
     dead_letter: str | None = DEAD_LETTER_TOPIC
-    broker_options: object | None = None
     unreadable: UnreadablePolicy = UnreadablePolicy()
-
-    def of_broker(self, kind: type[Options]) -> Options:
-        """Options of one kind of broker, or its defaults. Raises: TypeError for options of another broker."""
-        if self.broker_options is None:
-            return kind()
-        if not isinstance(self.broker_options, kind):
-            raise TypeError(f"the broker takes {kind.__name__}, not {type(self.broker_options).__name__}")
-        return self.broker_options
+    max_hold: float = math.inf
+    prefetch_bytes: int = 64 * 1024 * 1024
+    kafka: KafkaSourceConfig = field(default_factory=KafkaSourceConfig)
+    servicebus: ServiceBusSourceConfig = field(default_factory=ServiceBusSourceConfig)
+    sessions: SessionsConfig | None = None
 
 
 class Subscription(Protocol):
@@ -354,5 +352,42 @@ class TopicBroker(Protocol):
         """Ensure that the topics exist; create missing topics where the configuration allows it.
 
         Raises: BrokerError naming the missing topics, with the remedy; BrokerUnavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """Range of messages to read.
+
+    start: `earliest`, `latest` for future messages only, or the offset of the first message in every partition.
+    partition: None for all. follow: continue with future messages. Without `follow`, a log ends with the messages that
+    existed at the beginning, and a queue when no message is left.
+    """
+
+    topic: str
+    start: Literal["earliest", "latest"] | int = "earliest"
+    partition: int | None = None
+    follow: bool = False
+
+    def first(self, begin: int, end: int) -> int:
+        """First offset to read in a partition that has the offsets from `begin` up to `end`."""
+        match self.start:
+            case "earliest":
+                return begin
+            case "latest":
+                return end
+            case offset:
+                return min(max(offset, begin), end)
+
+
+@runtime_checkable
+class ReadableBroker(Protocol):
+    """A broker whose topics can be read without consuming them."""
+
+    def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
+        """Messages with their positions, in order within a partition. Close the iterator when leaving it early.
+
+        Raises: BrokerError when there is no such topic or partition, BrokerUnavailable.
         """
         ...

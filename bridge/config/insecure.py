@@ -14,9 +14,9 @@ from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.registries import RegistryConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
-from bridge.config.model.types import is_loopback
 from bridge.config.yaml.node import Node, Path, ScalarNode, find
 from bridge.core.errors import Locate, Problem
+from bridge.system.addresses import is_loopback
 
 SHORTEST_TOKEN = 32
 """Minimum number of characters of a token that is not reported as short: 128 bits in hexadecimal digits."""

@@ -6,7 +6,6 @@ then.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -192,23 +191,6 @@ def started_by(unwrapped: Unwrapped, origin: MessageOrigin | None) -> bool:
     if unwrapped.origin is not None and unwrapped.origin.key == origin.key:
         return True
     return remembers(str((unwrapped.inbox or {}).get("seen", "")), origin.key)
-
-
-ANSWERED = "ANSWERED"
-"""Pseudo-status: the request has its answer."""
-
-_TOLD = re.compile(r" \[([A-Z]+), (this|another) message\]$")
-
-
-def telling(status: str, started_by_it: bool) -> str:
-    """Suffix of a start's refusal by an embedded engine: the status and starter of the instance at that moment."""
-    return f" [{status}, {'this' if started_by_it else 'another'} message]"
-
-
-def read_refusal(details: str) -> tuple[str, bool] | None:
-    """Status in a refusal, and True when this message started the instance; None when the refusal has no suffix."""
-    found = _TOLD.search(details)
-    return None if found is None else (found[1], found[2] == "this")
 
 
 def may_replace(finished: Unwrapped, new: Unwrapped) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -21,6 +20,8 @@ from bridge.core.errors import (
     InstanceNotFound,
     UnreadEventsFull,
 )
+from bridge.sqlite_engine.model.bounds import is_bound_refusal
+from bridge.sqlite_engine.model.reply import is_unread_full
 
 Code = grpc.StatusCode
 T = TypeVar("T")
@@ -56,15 +57,6 @@ _TOLD = frozenset(
     }
 )  # fmt: skip
 """Statuses whose details describe the connection or the service. Details of other statuses may quote payload."""
-
-_BOUND = re.compile(
-    r"The call has (an? )?[a-z' ]{1,40} (of \d+ (characters|bytes); at most \d+ are allowed"
-    r"|with other characters than printable ASCII, which is refused)(, the scheduler's limit, by `strict`)?"
-)
-"""Pattern of details that are reported for every status: an embedded engine names a limit and quotes no payload."""
-
-_UNREAD = re.compile(r"The instance has \d+ unread events of \d+ bytes; no further event is taken")
-"""Pattern of details, without payload, with which an embedded engine refuses an event."""
 
 _SAID = {
     Code.NOT_FOUND: "no such instance",
@@ -135,14 +127,14 @@ def details_of(error: BaseException) -> str:
 def _of_status(code: Any, details: str, what: str) -> EngineError:
     kind = STATUS[code]
     lowered = details.lower()
-    if code is Code.RESOURCE_EXHAUSTED and _UNREAD.fullmatch(details):
+    if code is Code.RESOURCE_EXHAUSTED and is_unread_full(details):
         return UnreadEventsFull(f"{what}: {details[0].lower()}{details[1:]}")
     if code is Code.RESOURCE_EXHAUSTED and any(words in lowered for words in _TOO_LARGE):
         kind = EngineRejected
     elif code is Code.NOT_FOUND and any(words in lowered for words in _TASK_HUB):
         kind = EngineMisconfigured
         return kind(f"{what}: the engine does not know the task hub")
-    detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or _BOUND.fullmatch(details)) else ""
+    detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or is_bound_refusal(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
         return kind(f"{what}: the request exceeds the limit of the engine{detail}")
     return kind(f"{what}: {_SAID.get(code, code.name)}{detail}")

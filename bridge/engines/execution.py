@@ -32,7 +32,6 @@ from bridge.core.errors import (
     InstanceNotFound,
 )
 from bridge.core.instance_protocol import (
-    ANSWERED,
     ENDS,
     FINISHED,
     UNKNOWN,
@@ -41,7 +40,6 @@ from bridge.core.instance_protocol import (
     InstanceState,
     NextStep,
     next_step,
-    read_refusal,
     restart_of,
 )
 from bridge.core.origin import MessageOrigin, wrap_payload
@@ -50,6 +48,7 @@ from bridge.engines.cancel_grace import start_cancel_grace
 from bridge.engines.errors import QUESTIONS, details_of, is_late, status_of, translate
 from bridge.engines.instance_reader import InstanceReader, PreviousRun
 from bridge.engines.trace_propagation import PARENT
+from bridge.sqlite_engine.model.reply import ANSWERED, Conflict, read_conflict
 
 _NEVER = pb.OrchestrationIdReusePolicy()
 """Reuse policy that never reuses an id, sent explicitly because engines differ in their default."""
@@ -240,14 +239,14 @@ class _Run:
         what = f"start {self._id!r}"
         translated = self._inquiry.translate(error, what)
         if isinstance(translated, InstanceAlreadyExists):
-            seen = read_refusal(details_of(error)) if self._engine.confirms_event_delivery else None
+            seen = read_conflict(details_of(error)) if self._engine.confirms_event_delivery else None
             if seen is None:
                 return InstanceFacts(CallResult.EXISTS)
-            self._status, started_by_it = seen
+            self._status = seen.status
             return InstanceFacts(
                 CallResult.EXISTS,
                 InstanceState.FINISHED if self._status in FINISHED else InstanceState.RUNNING,
-                started_by_it,
+                seen.is_repeat,
             )
         if not isinstance(translated, EngineTimeout) and status_of(error) not in QUESTIONS:
             del translated  # an error whose traceback refers to itself keeps the payloads of its frames
@@ -271,7 +270,7 @@ class _Run:
             said = CallResult.MISSING
         except InstanceAlreadyExists as error:
             # An engine refuses an event in this way only when it answers a request that has an answer
-            if (read_refusal(details_of(error.__cause__)) if error.__cause__ else None) == (ANSWERED, True):
+            if error.__cause__ and read_conflict(details_of(error.__cause__)) == Conflict(ANSWERED, is_repeat=True):
                 raise AlreadyTaken(f"{self._what}: the engine executed it before") from error
             raise InstanceFinished(f"{self._what}: the request was answered before") from error
         except EngineRejected as error:

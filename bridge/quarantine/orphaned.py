@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import structlog
 from durabletask.client import EntityQuery
 
-from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.brokers.factory import subscribe_options
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, EngineError, wire_name
 from bridge.core.system_names import QUARANTINE, quarantine_source
@@ -40,7 +41,7 @@ def quarantine_engine(loaded: Loaded, source: str) -> str | None:
     config = loaded.config.sources.get(source)
     if config is None:
         return None
-    limited = isinstance(loaded.config.brokers[config.broker], ServiceBusBrokerConfig)
+    limited = math.isfinite(subscribe_options(loaded.config.brokers[config.broker], config).max_hold)
     if config.quarantine is None and not (limited and config.dead_letter is not None):
         return None
     if config.quarantine is not None and config.quarantine.engine is not None:

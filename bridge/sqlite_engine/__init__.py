@@ -1,1 +1,5 @@
-"""Durable task engine in one SQLite file."""
+"""Durable task engine in one SQLite file: a task hub with its writer, its servers and its workers' streams.
+
+The engine knows nothing of the program around it, which gives it options and rules (`options.py`). Its rooms, each of
+which imports only those after it: protocol, database, maintenance, hub, storage, model.
+"""

@@ -5,71 +5,31 @@ from __future__ import annotations
 import logging
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineUnavailable
-from bridge.encryption import Keyring
-from bridge.sqlite_engine.hub.calls import DEFERRED, Calls
+from bridge.sqlite_engine.hub.calls import Calls
 from bridge.sqlite_engine.hub.completions import Completions
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.losses import Losses
-from bridge.sqlite_engine.hub.operation import Kind, Operation
-from bridge.sqlite_engine.hub.purge import Purges
+from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.recovery import recover
-from bridge.sqlite_engine.hub.retention import Retention, RetentionPolicy
+from bridge.sqlite_engine.hub.removal import Purges, Retention
+from bridge.sqlite_engine.hub.working_set import Kind, Operation
 from bridge.sqlite_engine.hub.writer import Writer
-from bridge.sqlite_engine.maintenance.lock import FileLock
-from bridge.sqlite_engine.maintenance.running import RunningItems, record_of
-from bridge.sqlite_engine.model.bounds import SCHEDULERS
-from bridge.sqlite_engine.model.rejection import invalid_argument, precondition, unavailable
-from bridge.sqlite_engine.model.reply import Reply
-from bridge.sqlite_engine.model.unread import UnreadLimits
-from bridge.sqlite_engine.model.wire import Empty
-from bridge.sqlite_engine.storage.index_warmup import IndexWarmup
+from bridge.sqlite_engine.maintenance.process_files import FileLock, RunningItems, record_of
+from bridge.sqlite_engine.model.reply import DEFERRED, Reply, invalid_argument, precondition, unavailable
+from bridge.sqlite_engine.model.values import Empty
+from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.payloads import Payloads
-from bridge.sqlite_engine.storage.reader import Reader
+from bridge.sqlite_engine.storage.query import IndexWarmup, Reader
 from bridge.sqlite_engine.storage.schema import check_keys, connect, prepare, record_key
 from bridge.sqlite_engine.storage.store import Store
 from bridge.system import private
-from bridge.system.clock import SYSTEM, Clock
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class DatabaseOptions:
-    """Limits and settings of a task hub. Sizes are in bytes."""
-
-    max_cached_instances: int = 10_000
-    max_cached_bytes: int = 32 * 1024 * 1024
-    max_message: int = 4 * 1024 * 1024
-    """Largest message that a remote worker accepts; an instance that needs a larger one fails."""
-    max_request: int = 64 * 1024 * 1024
-    """Largest request that is accepted from a client or worker."""
-    certain_raise: bool = True
-    """True when raising an event waits for a turn in flight, to confirm that the instance has received it."""
-    lease_seconds: float | None = None
-    """Seconds until a work item is given to another worker. None disables it, because workers cannot extend a lease."""
-    disposable: bool = False
-    """True when clients may empty the hub, with the calls that delete it or create it again."""
-    strict: bool = False
-    """True when the scheduler's limits apply."""
-    clock: Clock = SYSTEM
-    unread_events: int = 10_000
-    """Unread events that one instance may have; further events are refused."""
-    unread_bytes: int = 16 * 1024 * 1024
-    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
-    max_lost_workers: int = 5
-    """Worker processes that may die while they run one work item and nothing else. 0 disables the limit."""
-    keyring: Keyring | None = None
-    """Keys that encrypt the payloads in the file. None leaves them unencrypted."""
-    lost_rest: float = 1.0
-    """First pause in seconds of work that was lost twice; the pause doubles each time."""
 
 
 class Database:
@@ -118,21 +78,11 @@ class Database:
         prepare(connection, self.path)
         record_key(connection, self.path, options.keyring)
         payloads = Payloads(options.keyring)
-        self.hub = TaskHub(
-            Store(connection, payloads),
-            max_cached_instances=options.max_cached_instances,
-            max_cached_bytes=options.max_cached_bytes,
-            max_message=options.max_message,
-            lease_seconds=options.lease_seconds,
-            limits=SCHEDULERS if options.strict else None,
-            clock=options.clock,
-            unread=UnreadLimits(options.unread_events, options.unread_bytes, options.max_message),
-        )
+        self.hub = TaskHub(Store(connection, payloads), options)
         if options.max_lost_workers:
-            self.hub.losses = Losses(self.hub, options.max_lost_workers, options.lost_rest)
             self.running = RunningItems(record_of(self.path), self.hub.dispatcher.leases)
         recover(self.hub)
-        self._calls = Calls(self.hub, certain_raise=options.certain_raise)
+        self._calls = Calls(self.hub)
         self._completions = Completions(self.hub, self._calls)
         self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
         self._purges = Purges(self.hub, self.writer.submit)
@@ -251,7 +201,7 @@ class Database:
             # The work of a dead worker is counted also when the engine stops next.
             self.hub.later.append(Operation(Kind.RETURN, operation, (lease,), subject=lease))
 
-    def _give_back(self, operation: Callable[[Lease], None], lease: Lease) -> None:
+    def _submit_return(self, operation: Callable[[Lease], None], lease: Lease) -> None:
         self.writer.submit(operation, lease, kind=Kind.RETURN, subject=lease)
 
     def _create(self, request: pb.CreateTaskHubRequest) -> pb.CreateTaskHubResponse:
@@ -295,13 +245,13 @@ class Database:
                 return pb.CompleteTaskResponse()
         lease = leases.take(token) if token else self._unnamed(kind, request, peer)
         if lease is not None and token:
-            lease.stream.sends_tokens = True
+            lease.stream.confirm_tokens()
         if lease is None or lease.kind != kind or lease.void:
             if lease is not None and lease.kind != kind:
                 leases.put_back(lease)
             elif lease is not None:
-                self._give_back(self._completions.release, lease)
-            self._forgive(token)
+                self._submit_return(self._completions.release, lease)
+            self._revoke_loss(token)
             raise precondition(
                 "The work item is no longer this worker's: its completion token is unknown or was withdrawn"
             )
@@ -309,11 +259,11 @@ class Database:
             request = _joined(lease.chunks, request)
         if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
             # The worker had expected to need less than it was given; it gets the full work item again.
-            self._give_back(self._completions.abandon, lease)
+            self._submit_return(self._completions.abandon, lease)
         elif kind == ENTITY and request.HasField("failureDetails"):
             # The worker itself failed, not an operation: workers request another attempt in this way.
             logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
-            self._give_back(self._completions.abandon, lease)
+            self._submit_return(self._completions.abandon, lease)
         else:
             self.writer.submit(operation, lease, request, kind=name, subject=lease)
         return pb.CompleteTaskResponse()
@@ -334,13 +284,13 @@ class Database:
             return response
         lease = self.hub.dispatcher.leases.take(request.completionToken)
         if lease is not None:
-            lease.stream.sends_tokens = True
-            self._give_back(self._completions.abandon, lease)
+            lease.stream.confirm_tokens()
+            self._submit_return(self._completions.abandon, lease)
         else:
-            self._forgive(request.completionToken)
+            self._revoke_loss(request.completionToken)
         return response
 
-    def _forgive(self, token: str) -> None:
+    def _revoke_loss(self, token: str) -> None:
         """Revoke the loss of a worker that answers or returns work late: only its connection was lost."""
         # The writer decides whether the worker was taken for lost, because it may be about to.
         if self.hub.losses is not None and token:

@@ -7,7 +7,7 @@ import pytest
 
 from bridge.app.composition import build_broker, build_decoder, build_source, load_config
 from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
-from bridge.brokers.kafka import KafkaConsumerOptions
+from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import ConfigError
 from bridge.core.message import Message, Position
 
@@ -46,7 +46,9 @@ def test_what_only_a_kafka_source_has_reaches_the_broker(tmp_path: Path) -> None
     assert source.settings.subscribe == SubscribeOptions(
         (),
         "g",
-        broker_options=KafkaConsumerOptions("orders[.]", "pod-1", "read_uncommitted", "latest"),
+        kafka=KafkaSourceConfig(
+            pattern="orders[.]", instance_id="pod-1", isolation="read_uncommitted", on_out_of_range="latest"
+        ),
         unreadable=UnreadablePolicy("dead_letter", "stop_partition"),
     )
 

@@ -19,8 +19,7 @@ from hypothesis import strategies as st
 from bridge.app.composition import build_broker, load_config
 from bridge.app.jsonlines import line_of
 from bridge.app.messages import MessageOptions, lines
-from bridge.brokers.base import Broker
-from bridge.brokers.reading import ReadableBroker, ReadOptions
+from bridge.brokers.base import Broker, ReadableBroker, ReadOptions
 from bridge.core.errors import DecodeError, PublishFailed
 from bridge.core.message import Message, Position, Unreadable
 from tests.kafka.server import ThreadedServer

@@ -12,8 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from bridge.brokers.base import Broker, TopicBroker
-from bridge.brokers.reading import ReadableBroker, ReadOptions
+from bridge.brokers.base import Broker, ReadableBroker, ReadOptions, TopicBroker
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message, Position
 from tests.brokers.consumer import ORDERS, TIMEOUT, Assignments, Harness, numbered, take

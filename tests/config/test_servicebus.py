@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge.app.composition import load_config, message_shape, subscribe_options
+from bridge.app.composition import load_config, subscribe_options
 from bridge.app.publish import destination
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusReceiverOptions
-from bridge.brokers.servicebus.receiver_options import Sessions
+from bridge.brokers.factory import message_shape
+from bridge.config.model.servicebus import SessionsConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError
 from bridge.core.message import Message
@@ -54,9 +54,7 @@ def loaded(directory: Path, source: dict[str, Any], target: dict[str, Any] | Non
 )
 def test_what_is_read(tmp_path: Path, source: dict[str, Any], path: str, entrance: str | None) -> None:
     found = loaded(tmp_path, {"broker": "bus", **source})
-    assert subscribe_options(found, "s") == SubscribeOptions(
-        (path,), dead_letter=None, broker_options=ServiceBusReceiverOptions()
-    )
+    assert subscribe_options(found, "s") == SubscribeOptions((path,), dead_letter=None, max_hold=300.0)
     if entrance is None:
         with pytest.raises(LookupError, match="no topic or queue to publish to"):
             destination(found, "s")
@@ -71,10 +69,11 @@ def test_receiver_options(tmp_path: Path) -> None:
         "servicebus": {"prefetch": 7, "receivers": 2}, "dead_letter": "letters",
     }  # fmt: skip
     options = subscribe_options(loaded(tmp_path, source), "s")
-    assert options.broker_options == ServiceBusReceiverOptions(Sessions(3, 2.0, 60.0), 7, 2)
+    assert options.sessions == SessionsConfig.model_validate({"concurrent": 3, "idle": "2s", "turn": "60s"})
+    assert (options.servicebus.prefetch, options.servicebus.receivers) == (7, 2)
     assert options.dead_letter == "letters"
     found = loaded(tmp_path, {"broker": "bus", "queue": "q", "sessions": False})
-    assert subscribe_options(found, "s").broker_options == ServiceBusReceiverOptions()
+    assert subscribe_options(found, "s").sessions is None
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from bridge.config.model import engines, sources
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core import errors
-from bridge.early_messages import state_machine as early_message_queue
-from bridge.quarantine import state_machine as key_quarantine
+from bridge.early_messages import state_machine as early
+from bridge.quarantine import state_machine as quarantine
 from tests.docs.document import table
 
 DOCUMENT = "docs/security.md"
@@ -72,5 +72,5 @@ def test_each_limit_of_a_message_has_a_reason_of_its_own() -> None:
 
 def test_every_reason_is_one() -> None:
     known = {error.reason for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "reason")}
-    known |= {*early_message_queue.REASONS, *key_quarantine.REASONS}
+    known |= {*early.REASONS, *quarantine.REASONS}
     assert [row[4] for row in rows() if row[4] not in known and not row[4].startswith("none: ")] == []

@@ -10,7 +10,9 @@ from typing import Any
 import durabletask.internal.orchestrator_service_pb2_grpc as stubs
 import grpc
 
+from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.service import SidecarService
 
 
@@ -42,7 +44,7 @@ class Gatekeeper(grpc.ServerInterceptor):
 
 class Sidecar:
     def __init__(self, directory: Path) -> None:
-        self.database = Database(directory / "sidecar.db")
+        self.database = Database(directory / "sidecar.db", DatabaseOptions(rules=BridgeRules()))
         self.database.start()
         self.gate = Gatekeeper()
         self.port = 0

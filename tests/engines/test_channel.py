@@ -178,7 +178,7 @@ async def test_blocking_methods_leave_the_loop_free_and_end_at_their_deadline():
         await call
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert ticks > 2
-    assert servicer.finished.wait(WAIT), "the servicer was not told that the call is over"
+    assert servicer.finished.wait(WAIT), "the servicer did not notice the end of the call"
 
 
 async def test_cancelling_a_wait_tells_the_servicer():

@@ -21,7 +21,7 @@ from bridge.core.errors import (
     InstanceAlreadyExists,
     InstanceNotFound,
 )
-from bridge.engines.embedded.inprocess.status import InProcessRpcError
+from bridge.engines.embedded.inprocess.call import InProcessRpcError
 from bridge.engines.errors import STATUS, translate
 
 EXPECTED = {

@@ -23,7 +23,7 @@ from bridge.core.errors import (
 )
 from bridge.core.origin import MessageOrigin
 from bridge.engines.embedded.inprocess import AioChannel
-from bridge.engines.embedded.inprocess.context import CallContext
+from bridge.engines.embedded.inprocess.call import CallContext
 from bridge.engines.execution import CommandExecutor
 from bridge.sqlite_engine.protocol.service import SidecarService
 

@@ -23,7 +23,7 @@ from bridge.engines.execution import CommandExecutor
 from bridge.engines.factory import create
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker import stop_worker
-from bridge.sqlite_engine.hub.retention import RetentionPolicy
+from bridge.sqlite_engine.options import RetentionPolicy
 from tests.engines.contract import workflows
 
 WAIT = 10

@@ -11,8 +11,8 @@ import pytest
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.protocol import server as served
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
 from bridge.sqlite_engine.protocol.server import Guard, Server
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 from tests.acceptance.daemon import TIMEOUT
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"

@@ -20,8 +20,8 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
 from bridge.sqlite_engine.protocol.server import Guard, Server
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 from bridge.system.tls import TlsFiles
 from tests.acceptance.daemon import TIMEOUT
 from tests.kafka.certificates import Authority

@@ -14,7 +14,8 @@ from bridge.config.model.encryption import EncryptionConfig
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring
 from bridge.engines import keyrings
-from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.engines.vault import CLIENT_SECRET, TOKEN, VAULT, VaultServer, serving
 from tests.sqlite_engine.hands import start, state
 

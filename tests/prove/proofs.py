@@ -18,7 +18,7 @@ DAYS = 14
 
 _LINE = (
     "bridge/app/composition.py", "bridge/app/serve", "bridge/brokers/base.py",
-    "bridge/brokers/assigned_partition.py", "bridge/brokers/offsets.py", "bridge/core", "bridge/pipeline",
+    "bridge/brokers/log_partition.py", "bridge/brokers/offsets.py", "bridge/core", "bridge/pipeline",
 )  # fmt: skip
 """Code on the path of every delivery, for any broker and engine."""
 

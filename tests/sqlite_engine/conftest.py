@@ -1,4 +1,4 @@
-"""Embedded engines in a fresh file, restartable by the test."""
+"""Engines with the bridge's rules in a fresh file, restartable by the test."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.engines.embedded.host_rules import BridgeRules
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.system.clock import Clock
 
 
@@ -46,7 +48,7 @@ class Restartable:
 
 @pytest.fixture
 def restartable(tmp_path: Path) -> Iterator[Restartable]:
-    found = Restartable(tmp_path / "hub.db")
+    found = Restartable(tmp_path / "hub.db", DatabaseOptions(rules=BridgeRules()))
     yield found
     found.now.stop()
 

@@ -17,9 +17,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.reply import ThreadReply
-from bridge.sqlite_engine.model.wire import StringValue
+from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
+from bridge.sqlite_engine.model.values import StringValue
 
 Steps = Generator[task.Task[Any], Any, Any]
 KINDS = ("sequence", "timer", "events", "parent", "counting", "generations")

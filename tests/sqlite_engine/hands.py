@@ -10,11 +10,9 @@ from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.calls import DEFERRED
-from bridge.sqlite_engine.hub.dispatch import Stream
-from bridge.sqlite_engine.model.clock import timestamp
-from bridge.sqlite_engine.model.reply import ThreadReply
-from bridge.sqlite_engine.model.wire import StringValue
+from bridge.sqlite_engine.hub.leases import Stream
+from bridge.sqlite_engine.model.reply import DEFERRED, ThreadReply
+from bridge.sqlite_engine.model.values import StringValue, timestamp
 
 TIMEOUT = 20.0
 

@@ -17,7 +17,7 @@ from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance import backups
 from bridge.sqlite_engine.maintenance.backups import TargetRefused, backup, restore
-from bridge.sqlite_engine.maintenance.running import record_of
+from bridge.sqlite_engine.maintenance.process_files import record_of
 from bridge.sqlite_engine.maintenance.upkeep import check
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, call, complete, start, state

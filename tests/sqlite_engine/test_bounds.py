@@ -9,8 +9,8 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.clock import timestamp
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import timestamp
 from tests.sqlite_engine.hands import Hands, activity, call, child, complete, start, state, text
 from tests.sqlite_engine.test_entity import calling, locking
 

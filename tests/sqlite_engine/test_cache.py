@@ -10,10 +10,11 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.entity import OVERHEAD, Entity, EntityCache
-from bridge.sqlite_engine.model.instance import text
+from bridge.sqlite_engine.model.values import text
+from bridge.sqlite_engine.options import DatabaseOptions
 
 from .conftest import Restartable
 from .hands import Hands, call, raise_event, signal, start, state

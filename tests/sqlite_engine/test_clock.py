@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.hub.operation import Kind
-from bridge.sqlite_engine.hub.retention import RetentionPolicy
-from bridge.sqlite_engine.model.clock import due, micros, timestamp
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.hub.working_set import Kind
+from bridge.sqlite_engine.model.values import due, micros, timestamp
+from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.system.clock import TRUSTED
 from tests.sqlite_engine.conftest import Restartable, SteppedClock
 from tests.sqlite_engine.hands import (

@@ -8,9 +8,8 @@ from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.clock import now
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.wire import Duration
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import Duration, now
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import (
     Hands,
@@ -229,7 +228,7 @@ def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_no
 
 def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -> None:
     received: list[tuple[list[str], list[str]]] = []
-    database.hub.run_listeners.append(
+    database.hub.watch_runs(
         lambda finished, started: received.append((list(finished), list(started))) if finished or started else None
     )
     start(database, "work", "a")

@@ -15,8 +15,8 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.wire import StringValue
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import StringValue
 from tests.sqlite_engine import crash_child
 from tests.sqlite_engine.crash_child import EVENTS, call, expected, worker_for
 

@@ -21,21 +21,10 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance.upkeep import check, export
 from bridge.sqlite_engine.model.failures import MARK, MAX_CAUSE_MESSAGE, MAX_LEVELS, MAX_MESSAGE, MAX_STACK, bound
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
 from bridge.sqlite_engine.protocol.server import Server
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import (
-    Hands,
-    activity,
-    again,
-    begin,
-    call,
-    child,
-    kinds,
-    start,
-    state,
-    text,
-)
+from tests.sqlite_engine.hands import Hands, activity, again, begin, call, child, kinds, start, state, text
 from tests.sqlite_engine.test_entity import calling
 
 TIMEOUT = 30

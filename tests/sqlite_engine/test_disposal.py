@@ -6,9 +6,9 @@ import grpc
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.database import DatabaseOptions
-from bridge.sqlite_engine.model.clock import now
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import now
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, signal, start, state, timer
 

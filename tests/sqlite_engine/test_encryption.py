@@ -19,12 +19,13 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import HEAD, Key, Keyring
-from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance.backups import backup, restore
 from bridge.sqlite_engine.maintenance.reencryption import PLAIN, count_values, reencrypt
 from bridge.sqlite_engine.maintenance.upkeep import check, compact, export
-from bridge.sqlite_engine.model.clock import now, timestamp
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import now, timestamp
+from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.payloads import COLUMNS
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import (

@@ -7,7 +7,7 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.reply import Rejection
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, kinds, raise_event, start, state
 

@@ -15,8 +15,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.instance import Instance
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.reply import ThreadReply
+from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.storage.schema import APPLICATION_ID, VERSION
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, start, state
@@ -121,7 +120,7 @@ def test_an_operation_that_fails_unexpectedly_undoes_its_group_only(restartable:
     start(database, "work", "kept")
 
     def broken() -> None:
-        database.hub.create("half", "work")
+        database.hub.create("half", pb.CreateInstanceRequest(name="work"))
         raise RuntimeError("a bug")
 
     reply = ThreadReply()

@@ -12,8 +12,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.service import UNARY
 from tests.sqlite_engine.hands import Hands, call, complete, start, state
 

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance.upkeep import check, export
-from bridge.sqlite_engine.model.clock import now
 from bridge.sqlite_engine.model.failures import MAX_LEVELS
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import now
 from bridge.sqlite_engine.protocol.server import Server
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 from tests.sqlite_engine.hands import Hands, begin
 from tests.sqlite_engine.test_fuzz import REQUESTS, messages
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.sqlite_engine.storage import index_warmup
-from bridge.sqlite_engine.storage.index_warmup import IndexWarmup
+from bridge.sqlite_engine.storage import query as index_warmup
+from bridge.sqlite_engine.storage.query import IndexWarmup
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import start
 

@@ -17,13 +17,13 @@ import grpc
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub import recovery
-from bridge.sqlite_engine.hub.operation import Kind
-from bridge.sqlite_engine.hub.purge import STEP
-from bridge.sqlite_engine.hub.retention import RetentionPolicy
-from bridge.sqlite_engine.model.clock import now
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.hub.removal import STEP
+from bridge.sqlite_engine.hub.working_set import Kind
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import now
+from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import (
     Hands,
@@ -215,7 +215,9 @@ def a_timer(case: Case) -> None:
 def a_move(case: Case) -> None:
     items = case.turns("poison", "fine")
     case.hands.turn(items["poison"], activity(1, "x"))
-    case.break_(case.database.hub, "fail", lambda instance, failure: failure.errorType == "HistoryTooLarge")
+    case.break_(
+        case.database.hub, "end", lambda instance, status, output, failure, *_: failure.errorType == "HistoryTooLarge"
+    )
     task = case.hands.take()
     with together(case.database):
         case.hands.result(task, "x" * 5_000_000)
@@ -344,7 +346,7 @@ def test_every_call_that_fails_is_answered(database: Database, in_company: bool)
         for method in _calls(database):
             replies[method] = begin(database, method, pb.GetInstanceRequest(instanceId=method))
             if in_company:
-                database.writer.submit(database.hub.create, method, "work")
+                database.writer.submit(database.hub.create, method, pb.CreateInstanceRequest(name="work"))
     for method, reply in replies.items():
         assert "could not apply this call" in refused(reply), method
     assert database.writer.given_up == {Kind.CALL: len(replies)}

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.model.clock import now, timestamp
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.wire import Int32Value
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import Int32Value, now, timestamp
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, signal, start, state, text
 from tests.sqlite_engine.test_entity import calling, operations

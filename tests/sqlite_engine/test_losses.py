@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.database import DatabaseOptions
-from bridge.sqlite_engine.hub.dispatch import Lease
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.hub.leases import Lease
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, call, complete, signal, start, state
 
@@ -34,7 +34,7 @@ def activities(hub: Restartable, *names: str) -> None:
     hands.turn(hands.take(), *(activity(number, name) for number, name in enumerate(names, 1)))
     for _ in names:
         hands.take()
-    hands.stream.is_drained = True
+    hands.stream.drain()
     hands.leave()
 
 
@@ -181,7 +181,7 @@ def test_a_drained_worker_and_an_engine_that_starts_over_count_nothing(hub: Rest
         hands = Hands(hub.now)
         hands.take()
         if number % 2:
-            hands.stream.is_drained = True
+            hands.stream.drain()
             hands.leave()
         else:
             hub.again()

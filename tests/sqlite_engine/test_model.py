@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.reply import ThreadReply
+from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.sqlite_engine.hands import Hands, activity, again, begin, call, complete, fail, state, text
 
 IDS = st.sampled_from(["a", "b", "c"])
@@ -144,7 +144,7 @@ class EngineModel(RuleBasedStateMachine):
             if damage == "empty":
                 hub.empty()
             elif damage == "create":
-                hub.create(f"{instance_id}-{self._next()}", "work")
+                hub.create(f"{instance_id}-{self._next()}", pb.CreateInstanceRequest(name="work"))
             elif instance is not None and damage == "replace":
                 hub.replace(instance)
             elif instance is not None and not instance.finished:

@@ -6,8 +6,8 @@ import time
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.database import DatabaseOptions
-from bridge.sqlite_engine.model.clock import now, timestamp
+from bridge.sqlite_engine.model.values import now, timestamp
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.sqlite_engine.conftest import Restartable, SteppedClock
 from tests.sqlite_engine.hands import (
     Hands,

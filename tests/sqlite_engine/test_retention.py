@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.hub.retention import RetentionPolicy
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from tests.sqlite_engine.hands import Hands, call, complete, start
 
 

@@ -26,8 +26,7 @@ from bridge.engines.embedded.inprocess import Channel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub import rewind as rewinding
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.reply import ThreadReply
+from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.protocol.service import SidecarService
 
 from .conftest import Restartable

@@ -19,10 +19,10 @@ from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarSer
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.protocol.hubs import HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 from tests.sqlite_engine.hands import call
 
 

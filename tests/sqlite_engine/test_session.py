@@ -23,8 +23,9 @@ from bridge.engines.embedded.inprocess import Channel
 from bridge.engines.embedded.session import Session, Sessions
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.recording import Recording
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.hub.workitem import TurnRequest
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.hub.work_items import TurnRequest
+from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.service import SidecarService
 from bridge.testing import replay
 

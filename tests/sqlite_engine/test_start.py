@@ -10,21 +10,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import instance
-from bridge.sqlite_engine.model.clock import now, timestamp
-from bridge.sqlite_engine.model.rejection import Rejection
-from tests.sqlite_engine.hands import (
-    TIMEOUT,
-    Hands,
-    activity,
-    begin,
-    call,
-    child,
-    complete,
-    kinds,
-    start,
-    state,
-    text,
-)
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import now, timestamp
+from tests.sqlite_engine.hands import TIMEOUT, Hands, activity, begin, call, child, complete, kinds, start, state, text
 
 PENDING_TOO = [pb.ORCHESTRATION_STATUS_PENDING, pb.ORCHESTRATION_STATUS_TERMINATED]
 RUNNING = pb.ORCHESTRATION_STATUS_RUNNING

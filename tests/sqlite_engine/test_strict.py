@@ -18,8 +18,9 @@ from bridge.core.commands import ScheduleOrchestration
 from bridge.core.errors import EngineRejected
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.execution import CommandExecutor
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, again, call, child, complete, signal, start, state, text
 

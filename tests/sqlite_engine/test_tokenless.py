@@ -7,10 +7,11 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceStub
 
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.server import Server
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import (
     TIMEOUT,

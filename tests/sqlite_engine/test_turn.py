@@ -7,11 +7,10 @@ from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY
 from bridge.sqlite_engine.hub.hub import MAX_REQUESTS
-from bridge.sqlite_engine.model.clock import due, now
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.wire import Timestamp
+from bridge.sqlite_engine.hub.leases import ACTIVITY
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.model.values import Timestamp, due, now
 from tests.sqlite_engine.hands import (
     Hands,
     activity,

@@ -19,8 +19,9 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.engines.embedded.inprocess import Channel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.model.reply import Rejection
+from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.service import SidecarService
 
 from .conftest import Restartable

@@ -12,7 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineUnavailable
 from bridge.sqlite_engine.maintenance.upkeep import check, compact, export
-from bridge.sqlite_engine.model.clock import now, timestamp
+from bridge.sqlite_engine.model.values import now, timestamp
 from bridge.sqlite_engine.storage.schema import PAGE_BYTES
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.hands import Hands, activity, call, complete, signal, start, state, timer

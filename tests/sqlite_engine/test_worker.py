@@ -21,8 +21,7 @@ from durabletask.worker import TaskHubGrpcWorker, VersioningOptions, VersionMatc
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
-from bridge.sqlite_engine.protocol.service import SidecarService
+from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 
 Steps = Generator[task.Task[Any], Any, Any]
 MakeWorker = Callable[..., TaskHubGrpcWorker]

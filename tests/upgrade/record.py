@@ -332,7 +332,8 @@ async def kafka() -> dict[str, Any]:
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
     from bridge.brokers.base import SubscribeOptions
-    from bridge.brokers.kafka import KafkaBroker, commit_metadata
+    from bridge.brokers.kafka import KafkaBroker
+    from bridge.brokers.kafka.commits import decode_metadata, encode_metadata
     from bridge.config.model.brokers import KafkaBrokerConfig
     from bridge.core.message import Message
     from tests.kafka.server import ThreadedServer
@@ -381,8 +382,8 @@ async def kafka() -> dict[str, Any]:
         "shapes": {
             name: {
                 "base": base,
-                "text": (text := commit_metadata.encode(base, given)),
-                "done": commit_metadata.decode(base, text),
+                "text": (text := encode_metadata(base, given)),
+                "done": decode_metadata(base, text),
             }
             for name, (base, given) in shapes.items()
             if name != "past what fits"

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from bridge.encryption import Key, Keyring
-from bridge.sqlite_engine.database import Database, DatabaseOptions
+from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance.backups import restore
 from bridge.sqlite_engine.maintenance.reencryption import PLAIN, count_values, reencrypt
 from bridge.sqlite_engine.maintenance.upkeep import check, export
+from bridge.sqlite_engine.options import DatabaseOptions
 from tests.upgrade.opened import RECORDINGS, Opened
 
 KEY = Key("first", bytes(range(32)))

@@ -15,7 +15,7 @@ from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.kafka import commit_metadata
+from bridge.brokers.kafka.commits import decode_metadata
 from bridge.core.message import Message
 from bridge.core.provenance import dead_letter
 from bridge.core.stored_message import StoredMessage
@@ -50,7 +50,7 @@ def test_there_are_recordings_and_they_are_small() -> None:
 @every_recording
 def test_commit_metadata_says_the_same(recording: Path) -> None:
     for name, shape in recorded(recording, "kafka.json")["shapes"].items():
-        assert commit_metadata.decode(shape["base"], shape["text"]) == shape["done"], name
+        assert decode_metadata(shape["base"], shape["text"]) == shape["done"], name
         assert shape["done"] or name == "none"
 
 

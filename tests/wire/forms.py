@@ -14,9 +14,9 @@ from typing import Any
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import StringValue
 
-from bridge.brokers.kafka import commit_metadata
-from bridge.brokers.local import headers as local_headers
+from bridge.brokers.kafka.commits import encode_metadata
 from bridge.brokers.local.database import open_database
+from bridge.brokers.local.encoding import encode_headers
 from bridge.brokers.servicebus import dead_letters
 from bridge.codecs.cloudevents.binary import encode_binary
 from bridge.codecs.cloudevents.structured import encode_structured
@@ -279,8 +279,8 @@ def values() -> list[str]:
         "event of an answer": reply_event(correlation),
         "signed correlation id": signed,
         "signed correlation id, event": "" if parsed is None else parsed.event,
-        "metadata of a Kafka commit": commit_metadata.encode(10, [11, 13]),
-        "headers of the local broker": repr(local_headers.encode(MESSAGE.headers)),
+        "metadata of a Kafka commit": encode_metadata(10, [11, 13]),
+        "headers of the local broker": repr(encode_headers(MESSAGE.headers)),
         "id of a dead letter on Service Bus": dead_letters._identity(MESSAGE, POSITION),
         "message envelope": json.dumps(wrap_payload({"a": 1}, ORIGIN)),
         "state of an entity": json.dumps(bare_state({"bridge:entity": {"v": 1, "seen": "", "state": {"a": 1}}})),

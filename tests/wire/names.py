@@ -31,7 +31,7 @@ from bridge.engines.answers import AnswerKeys
 from bridge.engines.registry import Workflows
 from bridge.engines.registry import load as load_workflows
 from bridge.pipeline.publishing import Publishing
-from bridge.sqlite_engine.model import event, rejection
+from bridge.sqlite_engine.model import event, reply
 from tests.wire import forms, source
 
 CONFIG = """\
@@ -203,7 +203,7 @@ def statuses() -> list[str]:
     translated = {
         f"{code.name} is {kind.__name__}" for code, kind in engine_errors.STATUS.items() if code in grpc.StatusCode
     }
-    received = {f"{each.code.name}: {each.details}" for each in (rejection.unread_full(1, 2),)}
+    received = {f"{each.code.name}: {each.details}" for each in (reply.unread_full(1, 2),)}
     for text in received:
         translated.add(f"{text} is {type(engine_errors.translate(_Refused(text), what='x')).__name__}")
     return sorted({f"answered {each}" for each in answered} | translated)

@@ -20,7 +20,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import _OrchestrationExecutor, _Registry
 
 from bridge.engines.embedded.session import Session
-from bridge.sqlite_engine.hub.workitem import TurnRequest
+from bridge.sqlite_engine.hub.work_items import TurnRequest
 from bridge.workflow import DataConverter, message_aware
 
 START = datetime(2031, 5, 1)  # noqa: DTZ001 -- the SDK's clock is naive UTC

@@ -12,9 +12,8 @@ import pytest
 from bridge.app.composition import build_broker
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusReceiverOptions
-from bridge.brokers.servicebus.receiver_options import Sessions
 from bridge.codecs import registry
+from bridge.config.model.servicebus import SessionsConfig
 from bridge.config.source import Loaded, load
 from bridge.core.envelope import Event
 from bridge.testing import LocalBridge
@@ -55,8 +54,8 @@ async def shipped(loaded: Loaded, broker_name: str, topic: str, count: int) -> l
     """Return the subjects of published messages, read through a separate consumer."""
     broker = build_broker(loaded, broker_name)
     await broker.start()
-    options = ServiceBusReceiverOptions(sessions=Sessions(idle=0.3)) if broker_name == "bus" else None
-    subscription = await broker.subscribe(SubscribeOptions((topic,), "follower", broker_options=options), Assignments())
+    sessions = SessionsConfig.model_validate({"idle": "300ms"}) if broker_name == "bus" else None
+    subscription = await broker.subscribe(SubscribeOptions((topic,), "follower", sessions=sessions), Assignments())
     codec = registry.get("cloudevents")
     found = []
     for delivery in await take(subscription, count):

@@ -26,7 +26,6 @@ from bridge.app.composition import (
     build_source,
     build_tls,
     load_workflows,
-    message_shape,
     own_packages,
 )
 from bridge.app.memory import tune_memory
@@ -39,6 +38,7 @@ from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.state import trails
 from bridge.brokers.base import Broker
+from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome

@@ -15,9 +15,9 @@ from bridge.app.memory import tune_allocator
 from bridge.app.serve.readiness import write_ready
 from bridge.config.insecure import port_dangers
 from bridge.core.errors import EngineMisconfigured
+from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.ops import logging
-from bridge.sqlite_engine.database import DatabaseOptions
-from bridge.sqlite_engine.hub.retention import RetentionPolicy
+from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.system.tls import TlsFiles
@@ -49,7 +49,7 @@ class EngineHost:
     ) -> None:
         """Create a host; open nothing. Raises: EngineMisconfigured when the port would be open to strangers."""
         self._host = listen.rpartition(":")[0]
-        options = DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention))
+        options = DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention), rules=BridgeRules())
         self._hubs = TaskHubs(directory, options, max_hubs)
         self._server = Server(HubsService(self._hubs), [listen], guard)
         guard = guard or Guard()

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
-from bridge.brokers.base import Features, Listener, SubscribeOptions
+from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
-from bridge.brokers.kafka.dead_letters import DeadLetters
-from bridge.brokers.kafka.producer import Producer
+from bridge.brokers.kafka.producer import DeadLetters, Producer
 from bridge.brokers.kafka.reading import read
 from bridge.brokers.kafka.subscription import KafkaSubscription
-from bridge.brokers.reading import ReadOptions
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import logging
 import time
-from collections.abc import Callable, Collection
+import zlib
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from aiokafka.structs import OffsetAndMetadata
@@ -13,6 +16,48 @@ from aiokafka.structs import OffsetAndMetadata
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.core.errors import BrokerError, BrokerUnavailable, PartitionRevoked
+
+METADATA_LIMIT = 4000
+"""Longest text; brokers refuse more than 4096 bytes (`offset.metadata.max.bytes`)."""
+
+_PREFIX = "bridge1:"
+_RAW_LIMIT = (METADATA_LIMIT - len(_PREFIX)) * 3 // 4
+_FARTHEST = 1 << 20
+
+
+def encode_metadata(base: int, done: Sequence[int]) -> str:
+    """Completed offsets above a committed position, as the metadata of its commit.
+
+    done: offsets at or above `base`, ascending. When not all fit, the highest are left out and processed again.
+    """
+    if not done:
+        return ""
+    span = min(done[-1] - base + 1, _FARTHEST)
+    while span:
+        bits = bytearray((span + 7) // 8)
+        for offset in done:
+            distance = offset - base
+            if distance >= span:
+                break
+            bits[distance >> 3] |= 1 << (distance & 7)
+        packed = zlib.compress(bytes(bits), 6)
+        if len(packed) <= _RAW_LIMIT:
+            return _PREFIX + base64.b64encode(packed).decode()
+        span = span * 3 // 4
+    return ""
+
+
+def decode_metadata(base: int, text: str) -> list[int]:
+    """Completed offsets that were given to `encode_metadata`, ascending. Metadata of other programs is ignored."""
+    if not text.startswith(_PREFIX):
+        return []
+    try:
+        unpack = zlib.decompressobj()
+        bits = unpack.decompress(base64.b64decode(text[len(_PREFIX) :], validate=True), _FARTHEST // 8 + 1)
+    except (binascii.Error, ValueError, zlib.error):
+        return []
+    return [base + (at << 3 | bit) for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1]
+
 
 _log = logging.getLogger(__name__)
 
@@ -59,10 +104,11 @@ class Commits:
             for partition in partitions:
                 if partition.revoked:
                     continue
-                snapshot = partition.snapshot()
-                if snapshot != partition.committed and not partition.revoked:
-                    offsets[partition.tp] = OffsetAndMetadata(*snapshot)
-                    sent.append((partition, snapshot))
+                offset, done = partition.snapshot()
+                position = offset, encode_metadata(offset, done)
+                if position != partition.committed and not partition.revoked:
+                    offsets[partition.tp] = OffsetAndMetadata(*position)
+                    sent.append((partition, position))
             if not offsets:
                 return
             begun = time.monotonic()
@@ -78,8 +124,8 @@ class Commits:
             error = task.exception()
             if error is not None:
                 raise self._connection.translate(error, f"commit of group {self._group}") from error
-            for partition, snapshot in sent:
-                partition.committed = snapshot
+            for partition, position in sent:
+                partition.note_committed(position)
             self.count += 1
             self.seconds += time.monotonic() - begun
 

@@ -1,4 +1,4 @@
-"""Decompression of record batches within a size limit: a small batch cannot fill the memory. Pure.
+"""Decompression within limits per batch and per consumer: small batches cannot fill the memory. Pure.
 
 Codec numbers: https://kafka.apache.org/documentation/#recordbatch (attributes, bits 0 to 2).
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
 import cramjam
 
@@ -121,3 +122,57 @@ def _corrupt(name: str) -> CodecError:
 
 def _too_large(limit: int) -> CodecError:
     return CodecError("inflated_size", f"the batch holds more than {limit} bytes when decompressed (`max_batch`)")
+
+
+TAKE_BYTES = 8 << 20
+"""Bytes of messages after which one call hands out no more."""
+
+
+class Room:
+    """Bytes that one call may still hand out."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, size: int = TAKE_BYTES) -> None:
+        self.left = size
+
+    def spend(self, size: int) -> None:
+        """Record bytes that were handed out."""
+        self.left -= size
+
+
+class Inflation:
+    """Decompressed batches that are being handed out, by reader.
+
+    A reader may open a batch while all open batches together are below the limit. The total therefore never exceeds the
+    limit by more than one batch. Readers that no longer exist do not count.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._open: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+        self.refused = False
+        """True when a reader had to wait since the last reset."""
+
+    @property
+    def bytes(self) -> int:
+        """Size of all open batches in bytes."""
+        return sum(self._open.values())
+
+    def reset(self) -> None:
+        """Forget that readers had to wait."""
+        self.refused = False
+
+    def admits(self, reader: object) -> bool:
+        """Return whether the reader may open a batch now."""
+        if not self._open or reader in self._open or self.bytes < self._limit:
+            return True
+        self.refused = True
+        return False
+
+    def note(self, reader: object, size: int) -> None:
+        """Record the size in bytes of the reader's open batch; 0: none."""
+        if size:
+            self._open[reader] = size
+        else:
+            self._open.pop(reader, None)

@@ -19,8 +19,8 @@ from aiokafka.client import ConnectionGroup
 from aiokafka.errors import KafkaError, LeaderNotAvailableError, for_code
 from aiokafka.protocol.fetch import FetchRequest
 
+from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.brokers.kafka.inflation import Room
 from bridge.brokers.kafka.partition_log import LOW_WATER, Answer, PartitionLog
 from bridge.brokers.kafka.record_batch import (
     Batch,

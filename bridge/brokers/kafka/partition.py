@@ -1,4 +1,4 @@
-"""One partition during one assignment: records handed out, completed and committable."""
+"""One partition during one assignment: records handed out, completed and committable, and their deliveries."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable
 
 from aiokafka import TopicPartition
 
-from bridge.brokers.assigned_partition import AssignedPartition
-from bridge.brokers.kafka import commit_metadata
-from bridge.brokers.kafka.dead_letters import DeadLetters
-from bridge.brokers.kafka.delivery import KafkaDelivery
-from bridge.brokers.kafka.inflation import Room
+from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.partition_log import PartitionLog
+from bridge.brokers.kafka.producer import DeadLetters
+from bridge.brokers.log_partition import AssignedPartition, LogDelivery
 from bridge.brokers.offsets import OffsetTracker
+from bridge.core.provenance import Cause
 
 
 class KafkaPartition(AssignedPartition):
@@ -80,16 +79,18 @@ class KafkaPartition(AssignedPartition):
         """True when all handed-out records are completed."""
         return not (self._tracker.gap or self._returned)
 
-    def snapshot(self) -> tuple[int, str]:
-        """Offset and metadata that may be committed now.
+    def snapshot(self) -> tuple[int, list[int]]:
+        """Offset that may be committed now, and the completed offsets above it.
 
         While idle, the offset is the position of the log: all records before it are completed, and the log has passed
         the gaps.
         """
         offset = self.log.position if self.idle else self.prefix
-        return offset, commit_metadata.encode(
-            offset, [each for each in self._tracker.completed_above if each >= offset]
-        )
+        return offset, [each for each in self._tracker.completed_above if each >= offset]
+
+    def note_committed(self, position: tuple[int, str]) -> None:
+        """Record the group's present position and its metadata."""
+        self.committed = position
 
     @property
     def progress(self) -> tuple[int, int, int]:
@@ -113,3 +114,17 @@ class KafkaPartition(AssignedPartition):
         if self.log.end is None:
             return None
         return max(self.log.end - self.log.position, 0) + self._tracker.outstanding
+
+
+class KafkaDelivery(LogDelivery):
+    """Implements `bridge.brokers.base.Delivery`."""
+
+    __slots__ = ()
+
+    partition: KafkaPartition
+
+    async def dead_letter(self, cause: Cause) -> None:
+        """See `Delivery.dead_letter`. A crash between the two steps writes the dead letter again."""
+        if self._open():
+            await self.partition.dead_letters.write(self.message, self.position, cause)
+            await self.complete()

@@ -12,18 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from bridge.brokers.base import stop_reason
-from bridge.brokers.kafka.inflation import Inflation, Room
-from bridge.brokers.kafka.record_batch import (
-    Batch,
-    Bounds,
-    Found,
-    Verdict,
-    base_at,
-    begins_whole,
-    is_cut,
-    split,
-    verdict_on,
-)
+from bridge.brokers.kafka.compression import Inflation, Room
+from bridge.brokers.kafka.record_batch import Batch, Verdict, base_at, begins_whole, is_cut, split, verdict_on
+from bridge.brokers.kafka.records import Bounds, Found
 from bridge.config.model.sources import OnUnreadable
 from bridge.core.message import Unreadable
 
@@ -345,7 +336,7 @@ class PartitionLog:
                     self._pass(first)
                 self.position = last + 1
                 found.append(entry)
-                room.left -= message.size
+                room.spend(message.size)
                 if len(found) == limit or room.left <= 0:
                     self._inflation.note(self, batch.inflated)
                     return found

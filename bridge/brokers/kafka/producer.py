@@ -10,10 +10,13 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.errors import KafkaError
 
+from bridge.brokers import dead_letter
 from bridge.brokers.kafka import faults
+from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.core.errors import BrokerUnavailable, PublishFailed
-from bridge.core.message import Message
+from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
+from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
 
 _log = logging.getLogger(__name__)
 
@@ -164,3 +167,32 @@ _DEAD = (
     errors.CorruptRecordException,
 )
 """Errors of the producer, not of the message; another producer is worth one more attempt."""
+
+
+class DeadLetters:
+    """Dead letters of one subscription."""
+
+    def __init__(self, cluster: Cluster, producer: Producer, template: str) -> None:
+        """template: name of their topic, in which `{topic}` stands for the original topic."""
+        self._cluster = cluster
+        self._producer = producer
+        self._template = template
+
+    async def write(self, message: Message, position: Position, cause: Cause) -> None:
+        """Return when the dead letter is acknowledged. Parts of a dead letter that is too large are left out.
+
+        Raises: BrokerUnavailable, for all errors of the broker: the source must stop, not lose the message.
+        """
+        topic = self._template.replace("{topic}", position.topic)
+
+        async def send(letter: Message) -> None:
+            await self._producer.publish(topic, [letter])
+
+        try:
+            await self._cluster.ensure({topic})
+            await dead_letter.write(send, topic, message, position, cause, keyless_tombstones=False)
+        except BrokerUnavailable:
+            self._cluster.forget(topic)
+            raise
+        except BrokerError as error:
+            raise BrokerUnavailable(f"the dead letter for {position} cannot be written to {topic}: {error}") from error

@@ -9,13 +9,13 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
+from bridge.brokers.base import ReadOptions
 from bridge.brokers.kafka.cluster import Cluster
+from bridge.brokers.kafka.compression import Inflation, Room
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.inflation import Inflation, Room
-from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition_log import PartitionLog
-from bridge.brokers.reading import ReadOptions
+from bridge.brokers.kafka.positions import look_up
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message, Position
 
@@ -86,7 +86,8 @@ async def _messages(
     """Messages up to `ends`, or without an end."""
     while True:
         changed.clear()
-        found = inflation.refused = False
+        found = False
+        inflation.reset()
         for tp, log in logs.items():
             if ends is not None and log.position >= ends[tp]:
                 log.close()

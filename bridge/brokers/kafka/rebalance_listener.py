@@ -12,17 +12,16 @@ from aiokafka import ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 
 from bridge.brokers.base import Listener, SubscribeOptions
-from bridge.brokers.kafka import commit_metadata
 from bridge.brokers.kafka.cluster import Cluster
-from bridge.brokers.kafka.commits import Commits
+from bridge.brokers.kafka.commits import Commits, decode_metadata
+from bridge.brokers.kafka.compression import Inflation
 from bridge.brokers.kafka.connection import Connection
-from bridge.brokers.kafka.dead_letters import DeadLetters
+from bridge.brokers.kafka.detectors import RebalanceStormDetector
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.inflation import Inflation
-from bridge.brokers.kafka.offset_lookup import look_up
 from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.brokers.kafka.partition_log import PartitionLog
-from bridge.brokers.kafka.rebalance_storms import RebalanceStormDetector
+from bridge.brokers.kafka.positions import look_up
+from bridge.brokers.kafka.producer import DeadLetters
 from bridge.core.errors import BrokerError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
@@ -54,7 +53,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         self._dead_letters = dead_letters
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
-        self.consumer: Any = None
+        self._consumer: Any = None
         self.partitions: dict[TopicPartition, KafkaPartition] = {}
         self.settled = asyncio.Event()
         """Set while the assignment is known, even when it is empty; cleared during a rebalance."""
@@ -66,6 +65,10 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         self.inflation = Inflation(connection.config.max_batch)
         self.storms = RebalanceStormDetector()
 
+    def attach(self, consumer: Any) -> None:
+        """Use this client from now on."""
+        self._consumer = consumer
+
     async def on_partitions_revoked(self, revoked: Collection[TopicPartition]) -> None:
         """Finish deliveries in flight, commit and release. The client joins the group again when this returns."""
         await self.release(self._connection.config.rebalance_timeout / 2)
@@ -75,15 +78,15 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         returns.
         """
         # The client is only the member of the group: the fetcher reads records, from the bridge's own positions
-        self.consumer.pause(*assigned)
+        self._consumer.pause(*assigned)
         self.rebalances += 1
         self.storms.note(asyncio.get_running_loop().time())
         self._task = asyncio.create_task(self._take(sorted(assigned)))
 
-    async def release(self, limit: float, *, tell: bool = True) -> None:
+    async def release(self, limit: float, *, notify: bool = True) -> None:
         """Release all partitions, after at most `limit` seconds and the time of one commit.
 
-        tell: let the listener finish deliveries in flight.
+        notify: let the listener finish deliveries in flight.
         """
         self.settled.clear()
         self._changed()
@@ -100,20 +103,20 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         if not gone:
             return
         try:
-            if tell:
-                await self._tell(gone, limit)
+            if notify:
+                await self._notify(gone, limit)
             self._commits.interrupt()
-            await self._commits.commit(self.consumer, gone, max(1.0, limit / 2))
+            await self._commits.commit(self._consumer, gone, max(1.0, limit / 2))
         except BrokerError as error:
             _log.warning("group %s: the last commit before a rebalance failed: %s", self._options.group, error)
         finally:
             for partition in gone:
-                partition.revoked = True
+                partition.revoke()
             self.partitions.clear()
             self._fetcher.assign({})
             self._commits.interrupt()
 
-    async def _tell(self, gone: list[KafkaPartition], limit: float) -> None:
+    async def _notify(self, gone: list[KafkaPartition], limit: float) -> None:
         try:
             async with asyncio.timeout(limit):
                 await self._listener.revoked(gone)
@@ -160,7 +163,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             position = committed.get(tp)
             start = starts[tp] if position is None else position.offset
             # Without a position the client would look up one of its own
-            self.consumer.seek(tp, start)
+            self._consumer.seek(tp, start)
             log = PartitionLog(
                 tp.topic,
                 tp.partition,
@@ -176,7 +179,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                     tp,
                     cluster=self._cluster.id,
                     log=log,
-                    done=commit_metadata.decode(start, position.metadata or "") if position is not None else (),
+                    done=decode_metadata(start, position.metadata or "") if position is not None else (),
                     committed=None if position is None else (position.offset, position.metadata or ""),
                     dead_letters=self._dead_letters,
                     changed=self._changed,
@@ -184,7 +187,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
             )
         if fresh:
             # Decides `latest` once, and not again after a crash
-            await self._commits.commit(self.consumer, [each for each in partitions if each.committed is None])
+            await self._commits.commit(self._consumer, [each for each in partitions if each.committed is None])
         return partitions
 
     async def _starts(self, fresh: list[TopicPartition], known: Iterable[str]) -> dict[TopicPartition, int]:
@@ -199,8 +202,8 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         earliest = [tp for tp in fresh if tp not in set(latest)]
         limit = self._connection.config.request_timeout
         try:
-            starts = await look_up(self.consumer.beginning_offsets, earliest, limit)
-            ends = await look_up(self.consumer.end_offsets, latest, limit)
+            starts = await look_up(self._consumer.beginning_offsets, earliest, limit)
+            ends = await look_up(self._consumer.end_offsets, latest, limit)
         except (KafkaError, TimeoutError) as error:
             raise self._connection.translate(error, "look up the ends of topics") from error
         return {**starts, **ends}

@@ -1,8 +1,7 @@
 """Record batches in a broker's answers: their boundaries and their records. Pure.
 
 A fault of one record affects that record; a fault of a batch (checksum, codec, inflated size) affects that batch.
-aiokafka's own parser reads healthy records. Its error would end the whole fetch; therefore this module reads damaged
-batches. Formats: https://kafka.apache.org/documentation/#recordbatch (magic 2), KIP-98. Only aiokafka reads message
+Formats: https://kafka.apache.org/documentation/#recordbatch (magic 2), KIP-98. Only aiokafka reads message
 sets (magic 0 and 1).
 """
 
@@ -20,12 +19,18 @@ from aiokafka.record.legacy_records import LegacyRecordBatch
 from aiokafka.record.util import calc_crc32c
 
 from bridge.brokers.kafka.compression import CodecError, decompress
-from bridge.core.bytetext import text_of
-from bridge.core.message import EXACT_MS, Headers, Message, Unreadable
-
-_HEADER = struct.Struct(">qiibIhiqqqhii")
-"""Base offset, length, leader epoch, magic, CRC, attributes, last offset delta, first and highest timestamp, producer
-id and epoch, base sequence, number of records."""
+from bridge.brokers.kafka.records import (
+    HEADER,
+    SMALL,
+    Bounds,
+    Damaged,
+    Found,
+    around_damage,
+    as_message,
+    sparing,
+    too_many_headers,
+)
+from bridge.core.message import Message, Unreadable
 
 _PREFIX = struct.Struct(">qiib")
 """Base offset, length, leader epoch (a CRC in old formats) and magic, at the same place in every format."""
@@ -40,31 +45,9 @@ _LOOK_BYTES, _CANDIDATE_COST = 256 << 20, 16 << 10
 """Limit of the bytes whose checksums are computed to find a batch within a damaged one, and the bytes charged for each
 candidate."""
 
-_SMALL = 1 << 20
-"""Bytes of a batch up to which headers take limited memory (50 MB) before they are counted."""
-
-_CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
-
-Found = tuple[int, int, Message]
-"""A message with the first and last offset that it stands for. The two differ for damaged data only."""
+_CODEC, _TRANSACTIONAL, _CONTROL = 0x07, 0x10, 0x20
 
 Kind = Literal["records", "control", "aborted"]
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Bounds of one batch. size: bytes when decompressed. records: of the batch; a reader that goes on within one
-    reads all before its position again. headers: of a record; each takes two bytes of a batch and 100 of memory.
-    """
-
-    size: int
-    records: int = 500_000
-    headers: int = 1_000
-
-    @property
-    def crowded(self) -> int:
-        """Bytes of the largest record that cannot have too many headers."""
-        return 2 * self.headers
 
 
 @dataclass(slots=True)
@@ -147,7 +130,7 @@ class Batch:
         if last is not None:
             self.last = last
         if self.fault.word in ("record", "header_name"):
-            self._records = _salvage(self, first, bounds)
+            self._records = self._damaged(first, bounds)
         else:
             self._records = iter(self._as_one(first))
 
@@ -158,6 +141,10 @@ class Batch:
             return []  # the batch lies before the position, and the broker sends it nevertheless
         unreadable = Unreadable(self.fault.word, self.fault.detail, last=self.last)
         return [(first, self.last, Message(self.raw, unreadable=unreadable))]
+
+    def _damaged(self, first: int, bounds: Bounds) -> Iterator[Found]:
+        assert self.last is not None
+        yield from around_damage(_inflated(self.raw, bounds.size), self.base, self.last, first, bounds)
 
     def _healthy(self, first: int, bounds: Bounds) -> Iterator[Found]:
         last = self.last
@@ -174,11 +161,11 @@ class Batch:
                 if offset >= first:
                     headers = tuple(record.headers)
                     if len(headers) > bounds.headers:
-                        raise _too_many_headers(bounds.headers)
-                    yield offset, offset, _message(record.value, record.key, headers, record.timestamp)
+                        raise too_many_headers(bounds.headers)
+                    yield offset, offset, as_message(record.value, record.key, headers, record.timestamp)
         except CodecError as error:
             self.fault = Fault(error.fault, error.detail)
-        except _Damaged as damage:
+        except Damaged as damage:
             self.fault = Fault("record", damage.detail)
         except UnicodeDecodeError:
             self.fault = Fault("header_name", "the name of a header is not UTF-8")
@@ -198,13 +185,13 @@ class Batch:
                 # The parser itself has no size limit
                 self.inflated = len(decompress(codec, _legacy_value(self.raw, magic), bounds.size))
             return cast(Iterable[Any], LegacyRecordBatch(self.raw, magic))
-        count = _HEADER.unpack_from(self.raw)[12]
+        count = HEADER.unpack_from(self.raw)[12]
         if count > bounds.records:
             raise CodecError("inflated_size", f"the batch holds more than {bounds.records} records (`max_records`)")
         plain = _inflated(self.raw, bounds.size)
         self.inflated = len(plain) if plain is not self.raw else 0
         records = DefaultRecordBatch(plain)
-        return cast(Iterable[Any], records) if len(plain) <= _SMALL else _sparing(plain, records, bounds)
+        return cast(Iterable[Any], records) if len(plain) <= SMALL else sparing(plain, records, bounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +296,7 @@ def split(
         floor = batch.last + 1
         if raw[_PREFIX.size - 1] < 2:
             continue
-        header = _HEADER.unpack_from(raw)
+        header = HEADER.unpack_from(raw)
         attributes, producer = header[5], header[9]
         while pending and pending[0][1] <= batch.base:
             aborting.add(pending.pop(0)[0])
@@ -398,9 +385,9 @@ def base_at(data: bytes, at: int) -> int | None:
 def _end_at(data: bytes, at: int, readable_end: int) -> tuple[int, int] | None:
     """Offset in the header behind the batch at `at`, and the number of offsets of that batch; None when unknown."""
     size = _size(data, at)
-    if size is None or size < _HEADER.size:
+    if size is None or size < HEADER.size:
         return None
-    header = _HEADER.unpack_from(data, at)
+    header = HEADER.unpack_from(data, at)
     following = readable_end if at + size == len(data) else base_at(data, at + size)
     return None if header[3] != 2 or following is None else (following, header[6] + 1)
 
@@ -419,7 +406,7 @@ def hides_batch(raw: bytes, base: int, end: int) -> bool:
     base: offset of the damaged batch. end: the high watermark. A payload that contains copies of batches looks the
     same.
     """
-    if len(raw) >= _HEADER.size and calc_crc32c(raw[_ATTRIBUTES_AT:]) == _HEADER.unpack_from(raw)[4]:
+    if len(raw) >= HEADER.size and calc_crc32c(raw[_ATTRIBUTES_AT:]) == HEADER.unpack_from(raw)[4]:
         return False  # the checksum covers the length indirectly
     formats = rb"\x02" if raw[_PREFIX.size - 1] == 2 else rb"[\x00-\x02]"
     # Leading bytes that all offsets from `base` to `end` share; a lookahead finds headers within headers
@@ -500,9 +487,9 @@ def claimed_next(raw: bytes) -> int | None:
     """Offset after a batch according to its own header, which may be wrong; None when the header cannot be read."""
     if len(raw) >= _PREFIX.size and raw[_PREFIX.size - 1] in (0, 1):
         return int(_PREFIX.unpack_from(raw)[0]) + 1
-    if len(raw) < _HEADER.size:
+    if len(raw) < HEADER.size:
         return None
-    header = _HEADER.unpack_from(raw)
+    header = HEADER.unpack_from(raw)
     return header[0] + header[6] + 1 if header[6] >= 0 else None
 
 
@@ -520,9 +507,9 @@ def _batch(raw: bytes, position: int, end: int) -> Batch:
         return _legacy(raw, magic, base, position, end)
     if magic != 2:
         return Batch(position, None, raw, fault=Fault("magic", f"the batch has the unknown format {magic}"))
-    if len(raw) < _HEADER.size:
+    if len(raw) < HEADER.size:
         return Batch(position, None, raw, fault=Fault("length", "the batch is shorter than its header"))
-    header = _HEADER.unpack_from(raw)
+    header = HEADER.unpack_from(raw)
     if calc_crc32c(memoryview(raw)[_ATTRIBUTES_AT:]) != header[4]:
         return Batch(position, None, raw, fault=Fault("crc", "the checksum of the batch is wrong"))
     last = base + header[6]
@@ -574,183 +561,6 @@ def _inflated(raw: bytes, limit: int) -> bytes:
     codec = attributes & _CODEC
     if not codec:
         return raw
-    records = decompress(codec, raw[_HEADER.size :], limit)
+    records = decompress(codec, raw[HEADER.size :], limit)
     plain = struct.pack(">h", attributes & ~_CODEC)
-    return b"".join((raw[:_ATTRIBUTES_AT], plain, raw[_ATTRIBUTES_AT + 2 : _HEADER.size], records))
-
-
-def _message(
-    body: bytes | None, key: bytes | None, headers: Headers, stamp: int | None, unreadable: Unreadable | None = None
-) -> Message:
-    """stamp: milliseconds since the epoch; -1 is Kafka's "no timestamp"."""
-    if stamp is None or stamp == -1:
-        return Message(body, key, headers, unreadable=unreadable)
-    exact = -EXACT_MS < stamp < EXACT_MS
-    return Message(body, key, headers, stamp / 1000, unreadable=unreadable, timestamp_ms=None if exact else stamp)
-
-
-# -- records of a batch that is damaged in part
-
-
-class _Damaged(Exception):
-    """A field of a record cannot be read."""
-
-    def __init__(self, word: str, detail: str) -> None:
-        super().__init__(detail)
-        self.word = word
-        self.detail = detail
-
-
-def _sparing(data: bytes, records: Iterable[Any], bounds: Bounds) -> Iterator[Any]:
-    """Check the number of a record's headers before they are created. Raises: _Damaged."""
-    at, remaining = _HEADER.size, iter(records)
-    while True:
-        if at < len(data):
-            size, begin = data[at] >> 1, at + 1
-            if data[at] >= 0x80:
-                size, begin = _varint(data, at, len(data))
-            at = begin + size
-            if size > bounds.crowded:
-                _check_headers(data, begin, min(at, len(data)), bounds.headers)
-        try:
-            record = next(remaining)
-        except StopIteration:
-            return
-        yield record
-
-
-def _check_headers(data: bytes, at: int, end: int, most: int) -> None:
-    """Check the number of headers of the record in `data[at:end]`. Raises: _Damaged."""
-    _, at = _varint(data, at + 1, end)
-    _, at = _varint(data, at, end)
-    for _ in range(2):
-        size, at = _varint(data, at, end)
-        at += max(size, 0)
-    count, _ = _varint(data, at, end)
-    if count > most:
-        raise _too_many_headers(most)
-
-
-def _too_many_headers(most: int) -> _Damaged:
-    return _Damaged("headers", f"the record has more than {most} headers (`max_headers`)")
-
-
-def _salvage(batch: Batch, first: int, bounds: Bounds) -> Iterator[Found]:
-    """Records of a batch of magic 2 from offset `first` on, with damaged ones as unreadable messages.
-
-    The length in front of each record leads past a damaged one. Damaged records without a readable offset take the
-    offsets up to the next healthy record. After an unusable length, the rest of the batch is one unreadable message.
-    """
-    assert batch.last is not None
-    header = _HEADER.unpack_from(batch.raw)
-    data = _inflated(batch.raw, bounds.size)
-    at, expected = _HEADER.size, batch.base
-    lost: tuple[int, _Damaged] | None = None
-    """Position in the data of the first damaged record without an offset, and the first damage."""
-    for _ in range(header[12]):
-        start = at
-        try:
-            size, begin = _varint(data, at, len(data))
-            if not 0 < size <= len(data) - begin:
-                raise _Damaged("record", "the length of a record does not fit its batch")
-        except _Damaged as damage:
-            lost = lost or (start, damage)
-            break
-        at = begin + size
-        try:
-            offset, message = _record(data, begin, at, header, bounds.headers)
-            if not expected <= offset <= batch.last:
-                raise _Damaged("record", "the offset of a record lies outside of its batch")
-        except _Damaged as damage:
-            lost = lost or (start, damage)
-            continue
-        if lost is not None:
-            yield from _run(data[lost[0] : start], max(expected, first), offset - 1, lost[1])
-            lost = None
-        expected = offset + 1
-        if offset >= first:
-            yield offset, offset, message
-    if lost is None and at < len(data):
-        lost = (at, _Damaged("record", "bytes follow the last record"))
-    if lost is not None:
-        yield from _run(data[lost[0] :], max(expected, first), batch.last, lost[1])
-
-
-def _run(raw: bytes, first: int, last: int, damage: _Damaged) -> Iterator[Found]:
-    """One unreadable message for a run of offsets, unless the run is empty."""
-    if first <= last:
-        yield first, last, Message(raw, unreadable=Unreadable(damage.word, damage.detail, last=last))
-
-
-def _record(data: bytes, at: int, end: int, header: tuple[int, ...], most: int) -> tuple[int, Message]:
-    """Offset and message of the record in `data[at:end]`. Raises: _Damaged when not even the offset can be read."""
-    begin = at
-    delta, at = _varint(data, at + 1, end)  # behind the attributes, which have no meaning yet
-    timestamp = header[8] if header[5] & _LOG_APPEND_TIME else header[7] + delta
-    delta, at = _varint(data, at, end)
-    offset = header[0] + delta
-    key_known = False
-    key: bytes | None = None
-    headers: list[tuple[str, bytes | None]] = []
-    try:
-        key, at = _bytes(data, at, end)
-        key_known = True
-        body, at = _bytes(data, at, end)
-    except _Damaged as damage:
-        unreadable = Unreadable(damage.word, damage.detail, key_known)
-        return offset, _message(data[begin:end], key, (), timestamp, unreadable)
-    name_fault = False
-    try:
-        count, at = _varint(data, at, end)
-        if count < 0:
-            raise _Damaged("record", "the number of headers is negative")
-        if count > most:
-            raise _too_many_headers(most)
-        for _ in range(count):
-            name, at = _bytes(data, at, end)
-            value, at = _bytes(data, at, end)
-            if name is None:
-                raise _Damaged("record", "a header has no name")
-            text = text_of(name)
-            name_fault = name_fault or not _is_utf8(name)
-            headers.append((text, value))
-        if at != end:
-            raise _Damaged("record", "bytes follow the last header of a record")
-    except _Damaged as damage:
-        # All bytes of the record: the payload among them cannot be identified
-        unreadable = Unreadable(damage.word, damage.detail, key_known)
-        return offset, _message(data[begin:end], key, tuple(headers), timestamp, unreadable)
-    found = Unreadable("header_name", "the name of a header is not UTF-8", key_known) if name_fault else None
-    return offset, _message(body, key, tuple(headers), timestamp, found)
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _bytes(data: bytes, at: int, end: int) -> tuple[bytes | None, int]:
-    size, at = _varint(data, at, end)
-    if size < 0:
-        return None, at
-    if size > end - at:
-        raise _Damaged("record", "a length within a record points past its end")
-    return data[at : at + size], at + size
-
-
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Read a zigzag varint, as Protocol Buffers writes it, and return its value and the next position. Raises:
-    _Damaged.
-    """
-    value = shift = 0
-    while at < end and shift < 70:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return (value >> 1) ^ -(value & 1), at
-        shift += 7
-    raise _Damaged("record", "a number within a record does not end")
+    return b"".join((raw[:_ATTRIBUTES_AT], plain, raw[_ATTRIBUTES_AT + 2 : HEADER.size], records))

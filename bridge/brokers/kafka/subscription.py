@@ -14,17 +14,15 @@ from aiokafka.errors import ConsumerStoppedError, KafkaError, NoOffsetForPartiti
 from bridge.brokers.base import Listener, Partition, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import Commits
+from bridge.brokers.kafka.compression import Room
 from bridge.brokers.kafka.connection import Connection, close
-from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
-from bridge.brokers.kafka.dead_letters import DeadLetters
-from bridge.brokers.kafka.delivery import KafkaDelivery
+from bridge.brokers.kafka.detectors import StalledPartitionDetector
 from bridge.brokers.kafka.fetcher import Fetcher
-from bridge.brokers.kafka.inflation import Room
-from bridge.brokers.kafka.offset_lookup import look_up
-from bridge.brokers.kafka.range import OutOfRange
+from bridge.brokers.kafka.partition import KafkaDelivery
+from bridge.brokers.kafka.positions import OutOfRange, look_up
+from bridge.brokers.kafka.producer import DeadLetters
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
-from bridge.brokers.kafka.stalled_partitions import StalledPartitionDetector
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
 from bridge.core.message import Message
 
@@ -59,7 +57,7 @@ class KafkaSubscription:
         self._connection = connection
         self._cluster = cluster
         self._options = options
-        self._consumer_options = options.of_broker(KafkaConsumerOptions)
+        self._kafka = options.kafka
         self._on_closed = closed
         self._closed = False
         self._changed = asyncio.Event()
@@ -69,10 +67,10 @@ class KafkaSubscription:
         self._turn = 0
         self._group_error: Exception | None = None
         self._commits = Commits(connection, options.group)
-        self._out_of_range = OutOfRange(self._consumer_options.on_out_of_range)
+        self._out_of_range = OutOfRange(self._kafka.on_out_of_range)
         self._fetcher = Fetcher(
             connection,
-            isolation=self._consumer_options.isolation,
+            isolation=self._kafka.isolation,
             wake=self._wake,
             out_of_range=lambda tp, offset: self._out_of_range.found(tp, offset, self._assignment.partitions.get(tp)),
         )
@@ -116,23 +114,24 @@ class KafkaSubscription:
         self._tasks.append(asyncio.create_task(self._watch()))
 
     async def _open(self) -> None:
-        options, consumer_options, config = self._options, self._consumer_options, self._connection.config
+        options, kafka, config = self._options, self._kafka, self._connection.config
         consumer = AIOKafkaConsumer(
             **self._connection.arguments,
             group_id=options.group,
-            group_instance_id=consumer_options.instance_id,
+            group_instance_id=kafka.instance_id,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            isolation_level=consumer_options.isolation,
+            isolation_level=kafka.isolation,
             session_timeout_ms=int(config.session_timeout * 1000),
             heartbeat_interval_ms=int(config.session_timeout * 100),
             rebalance_timeout_ms=int(config.rebalance_timeout * 1000),
             max_poll_interval_ms=int(config.max_poll_interval * 1000),
             partition_assignment_strategy=(RoundRobinPartitionAssignor,),
         )
-        self._consumer = self._assignment.consumer = consumer
-        if consumer_options.pattern is not None:
-            consumer.subscribe(pattern=consumer_options.pattern, listener=self._assignment)
+        self._consumer = consumer
+        self._assignment.attach(consumer)
+        if kafka.pattern is not None:
+            consumer.subscribe(pattern=kafka.pattern, listener=self._assignment)
         else:
             consumer.subscribe(list(options.topics), listener=self._assignment)
         try:
@@ -151,13 +150,13 @@ class KafkaSubscription:
             self._commits.keep(consumer, lambda: list(self._assignment.partitions.values()))
         )
 
-    async def _shut(self, *, tell: bool) -> None:
-        """Commit, release the partitions, and stop the client. tell: see `RebalanceListener.release`."""
+    async def _shut(self, *, notify: bool) -> None:
+        """Commit, release the partitions, and stop the client. notify: see `RebalanceListener.release`."""
         if self._committing is not None:
             self._committing.cancel()
             await asyncio.wait([self._committing])
             self._committing = None
-        await self._assignment.release(self._connection.config.rebalance_timeout / 2, tell=tell)
+        await self._assignment.release(self._connection.config.rebalance_timeout / 2, notify=notify)
         await close(self._consumer)
 
     async def receive(self, limit: int) -> Sequence[KafkaDelivery]:
@@ -180,7 +179,7 @@ class KafkaSubscription:
             room, inflation = Room(), self._assignment.inflation
             again = True
             while again:
-                inflation.refused = False
+                inflation.reset()
                 for partition in partitions[self._turn :] + partitions[: self._turn]:
                     partition.take(limit, taken, room)
                     self._fetcher.look(partition.log)
@@ -242,7 +241,7 @@ class KafkaSubscription:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        await self._shut(tell=False)
+        await self._shut(notify=False)
         await self._fetcher.stop()
         self._on_closed()
 
@@ -312,7 +311,7 @@ class KafkaSubscription:
         self._failures = 0
         _log.warning("group %s: the client is replaced after %s", self._options.group, reason)
         self._gone = True
-        await self._shut(tell=True)
+        await self._shut(notify=True)
 
     async def _stay(self) -> None:
         """Let the client report errors of its own tasks, and show it that the consumer is alive; otherwise it leaves
@@ -371,7 +370,7 @@ class KafkaSubscription:
         }
         if self._away:
             found["broker"] = self._away
-        storms = self._assignment.storms.message(asyncio.get_running_loop().time(), self._consumer_options.instance_id)
+        storms = self._assignment.storms.message(asyncio.get_running_loop().time(), self._kafka.instance_id)
         if storms is not None:
             found["group"] = storms
         return found

@@ -6,22 +6,20 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from bridge.brokers.base import Features, Listener, SubscribeOptions
+from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
 from bridge.brokers.local.commits import Commits
-from bridge.brokers.local.faults import translate
-from bridge.brokers.local.log import Log
+from bridge.brokers.local.database import translate
+from bridge.brokers.local.encoding import CommittedPosition
+from bridge.brokers.local.log import Fetch, Log
 from bridge.brokers.local.membership import Membership
 from bridge.brokers.local.ownership import Ownership
 from bridge.brokers.local.partition import LocalPartition
-from bridge.brokers.local.positions import CommittedPosition
-from bridge.brokers.local.reader import Reader
-from bridge.brokers.local.reading import read
 from bridge.brokers.local.subscription import CHECK_SECONDS, LocalSubscription
+from bridge.brokers.local.threads import Reader, Writer
 from bridge.brokers.local.waker import Wake, Waker
-from bridge.brokers.local.writer import Writer
-from bridge.brokers.reading import ReadOptions
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.core.errors import BrokerError, BrokerUnavailable
@@ -185,3 +183,40 @@ class LocalBroker:
 
 def _begin(log: Log) -> str:
     return log.cluster()
+
+
+_RECORDS = 500
+_BYTES = 1024 * 1024
+"""Number of records, and their bytes, that one read takes from each partition."""
+
+_POLL_SECONDS = 0.25
+
+
+async def read(
+    name: str, cluster: str, reader: Reader, options: ReadOptions
+) -> AsyncIterator[tuple[Position, Message]]:
+    """See `ReadableBroker.read`. name: of the broker."""
+    topic = options.topic
+    ids = await reader.query(lambda log: log.partitions(topic))
+    if not ids:
+        raise BrokerError(f"{name}: there is no topic {topic}")
+    if options.partition is not None and options.partition not in range(len(ids)):
+        raise BrokerError(f"{name}: {topic} has no partition {options.partition}; it has {len(ids)}, from 0")
+    numbers = {key: number for number, key in enumerate(ids) if options.partition in (None, number)}
+    ends = await reader.query(lambda log: log.ends(list(numbers)))
+    following = {key: options.first(0, end) for key, end in ends.items()}
+    while True:
+        fetches = [Fetch(key, offset, _RECORDS, _BYTES) for key, offset in following.items()]
+        _, batches = await reader.query(partial(Log.fetch, partitions=list(numbers), fetches=fetches))
+        seen = False
+        for key, batch in batches.items():
+            for offset, message in batch.messages():
+                if options.follow or offset < ends[key]:
+                    seen = True
+                    following[key] = offset + 1
+                    yield Position(cluster, topic, numbers[key], offset), message
+        if seen:
+            continue
+        if not options.follow:
+            return
+        await asyncio.sleep(_POLL_SECONDS)

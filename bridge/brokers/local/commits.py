@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from bridge.brokers.local.encoding import CommittedPosition
 from bridge.brokers.local.log import Log
-from bridge.brokers.local.positions import CommittedPosition
-from bridge.brokers.local.writer import Writer
+from bridge.brokers.local.threads import Writer
 from bridge.core.errors import BrokerError
-
-if TYPE_CHECKING:
-    from bridge.brokers.local.partition import LocalPartition
 
 _log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
+
+
+class Committable(Protocol):
+    """A partition whose position is committed."""
+
+    @property
+    def id(self) -> int: ...
+
+    def snapshot(self) -> CommittedPosition:
+        """Position that may be committed now."""
+        ...
 
 
 class Commits:
@@ -26,13 +34,13 @@ class Commits:
         self.writer = writer
         self.group = group
         self._interval = interval
-        self._dirty: set[LocalPartition] = set()
+        self._dirty: set[Committable] = set()
         self._turn = asyncio.Lock()
         self._timer: asyncio.TimerHandle | None = None
         self._background: asyncio.Task[None] | None = None
         self._failing = False
 
-    def soon(self, partition: LocalPartition) -> None:
+    def soon(self, partition: Committable) -> None:
         """Commit the partition within the interval, because a delivery in it was completed."""
         self._dirty.add(partition)
         if self._timer is None and self._background is None:
@@ -83,6 +91,6 @@ class Commits:
             await asyncio.wait([self._background])
 
 
-def _commit(log: Log, group: str, given: list[tuple[LocalPartition, CommittedPosition]]) -> None:
+def _commit(log: Log, group: str, given: list[tuple[Committable, CommittedPosition]]) -> None:
     for partition, position in given:
         log.commit(group, partition.id, position)

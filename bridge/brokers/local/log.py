@@ -17,8 +17,13 @@ from fractions import Fraction
 
 import orjson
 
-from bridge.brokers.local import headers, positions
-from bridge.brokers.local.positions import CommittedPosition
+from bridge.brokers.local.encoding import (
+    CommittedPosition,
+    decode_headers,
+    decode_offsets,
+    encode_headers,
+    encode_offsets,
+)
 from bridge.core.errors import PublishFailed
 from bridge.core.message import EXACT_MS, Headers, Message, Unreadable
 
@@ -89,7 +94,7 @@ def unpack(data: bytes, at: int, row: Row) -> tuple[Message, int]:
         encoded = data[at : at + headers_size]
         at += headers_size
         try:
-            found = headers.decode(encoded)
+            found = decode_headers(encoded)
         except ValueError:
             unreadable = Unreadable("headers", "the headers of the record are damaged", key_known=True)
             return Message(body, key, (), stamp / 1_000_000, unreadable=unreadable), at
@@ -129,10 +134,15 @@ class Log:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.appended = False
-        """True after records were appended; the writer resets it."""
+        """True when the present transaction has appended records."""
         self._topics: dict[str, list[int]] = {}
         # Records without a key go to the partitions in turn, from a start that differs between processes
         self._turn = itertools.count(secrets.randbelow(1 << 16))
+
+    def begin(self) -> None:
+        """Begin a transaction that writes."""
+        self.appended = False
+        self.connection.execute("BEGIN IMMEDIATE")
 
     def close(self) -> None:
         """Close the connection."""
@@ -187,7 +197,7 @@ class Log:
             partition = ids[turn % len(ids)]
             offset = ends[partition]
             ends[partition] = offset + 1
-            packed = headers.encode(message.headers) if message.headers else b""
+            packed = encode_headers(message.headers) if message.headers else b""
             data = b"".join((key or b"", body or b"", packed))
             stamp = _microseconds(message, now)
             key_size = None if key is None else len(key)
@@ -268,14 +278,14 @@ class Log:
         """Committed position of the group."""
         query = "SELECT next, done FROM positions WHERE consumer_group = ? AND partition = ?"
         found = self.connection.execute(query, (group, partition)).fetchone()
-        return CommittedPosition(0) if found is None else CommittedPosition(found[0], positions.decode(found[1]))
+        return CommittedPosition(0) if found is None else CommittedPosition(found[0], decode_offsets(found[1]))
 
     def commit(self, group: str, partition: int, given: CommittedPosition) -> None:
         """Merge a position into the committed one. Call only within a write transaction."""
         merged = self.position(group, partition).merge(given)
         self.connection.execute(
             "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
-            (group, partition, merged.next, positions.encode(merged.done)),
+            (group, partition, merged.next, encode_offsets(merged.done)),
         )
 
     def expire(self, before: float, limit: int) -> int:

@@ -1,4 +1,4 @@
-"""Membership of a consumer group, and ownership of its partitions, by locked files.
+"""Membership of a consumer group, assignment of its partitions to members, and their ownership by locked files.
 
 A member is a file in the group's directory, locked for as long as the member lives. The holder of the lock on a
 partition's file owns the partition. Two live members can never own it at once, and the kernel releases the locks of a
@@ -12,14 +12,51 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
 
-from bridge.brokers.local.assignment import Member
 from bridge.brokers.local.lock import FileLock, is_held
 from bridge.system import private
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Member:
+    """A live consumer of a group. Ids sort by the time of joining."""
+
+    id: str
+    topics: tuple[str, ...]
+
+
+def assign(members: Sequence[Member], partitions: Mapping[str, int]) -> dict[tuple[str, int], str]:
+    """Member id by (topic, partition), as even as the members' topics allow. Pure: every member computes the same.
+
+    partitions: number of partitions by topic. Members take their share in the order of joining, each from the members
+    with most partitions. A new member therefore moves no more partitions than it gets.
+    """
+    owners: dict[tuple[str, int], str] = {}
+    held: dict[str, int] = {}
+    for member in sorted(members):
+        wanted = [(topic, number) for topic in sorted(set(member.topics)) for number in range(partitions.get(topic, 0))]
+        held[member.id] = 0
+        for place in wanted:
+            if place not in owners:
+                owners[place] = member.id
+                held[member.id] += 1
+        while True:
+            taken = [place for place in wanted if owners[place] != member.id]
+            if not taken:
+                break
+            place = max(taken, key=lambda place: held[owners[place]])
+            if held[owners[place]] < held[member.id] + 2:
+                break
+            held[owners[place]] -= 1
+            held[member.id] += 1
+            owners[place] = member.id
+    return owners
+
 
 DIRECTORY = "groups"
 

@@ -7,12 +7,11 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from bridge.brokers.base import Listener
-from bridge.brokers.local.assignment import Member, assign
 from bridge.brokers.local.commits import Commits
-from bridge.brokers.local.membership import Membership
+from bridge.brokers.local.encoding import CommittedPosition
+from bridge.brokers.local.membership import Member, Membership, assign
 from bridge.brokers.local.partition import LocalPartition
-from bridge.brokers.local.positions import CommittedPosition
-from bridge.brokers.local.reader import Reader
+from bridge.brokers.local.threads import Reader
 from bridge.brokers.local.waker import Wake, Waker
 from bridge.core.errors import BrokerError
 
@@ -91,7 +90,7 @@ class Ownership:
             _log.exception("the listener failed when %s were revoked", _names(lost))
         for partition in lost:
             # Set before the last commit: no delivery may complete after it
-            partition.revoked = True
+            partition.revoke()
         try:
             await self._commits.commit()
         except BrokerError as error:
@@ -124,7 +123,7 @@ class Ownership:
         """Commit completed deliveries, then release all partitions without notifying the listener. Idempotent."""
         for partition in self.partitions.values():
             partition.drain()
-            partition.revoked = True
+            partition.revoke()
         try:
             await self._commits.commit()
         except BrokerError as error:

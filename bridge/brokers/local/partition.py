@@ -1,19 +1,21 @@
-"""One partition during one assignment: records read ahead, handed out and completed."""
+"""One partition during one assignment: records read ahead, handed out and completed, and their deliveries."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
 
-from bridge.brokers.assigned_partition import AssignedPartition
+from bridge.brokers import dead_letter
 from bridge.brokers.base import stop_reason
 from bridge.brokers.local.commits import Commits
-from bridge.brokers.local.delivery import LocalDelivery
-from bridge.brokers.local.log import Batch, Fetch, unpack
-from bridge.brokers.local.positions import CommittedPosition
+from bridge.brokers.local.encoding import CommittedPosition
+from bridge.brokers.local.log import Batch, Fetch, Log, unpack
+from bridge.brokers.log_partition import AssignedPartition, LogDelivery
 from bridge.config.model.sources import OnUnreadable
-from bridge.core.message import Unreadable
+from bridge.core.message import Message, Unreadable
+from bridge.core.provenance import Cause
 
 _log = logging.getLogger(__name__)
 
@@ -25,8 +27,8 @@ class LocalPartition(AssignedPartition):
     """Implements `bridge.brokers.base.Partition`."""
 
     __slots__ = (
-        "_at", "_batches", "_row", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id",
-        "is_end_known", "new_topic_partitions", "next_fetch", "share", "skipped", "stopped", "treatment",
+        "_at", "_batches", "_row", "_share", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id",
+        "is_end_known", "new_topic_partitions", "next_fetch", "skipped", "stopped", "treatment",
     )  # fmt: skip
 
     def __init__(
@@ -58,8 +60,8 @@ class LocalPartition(AssignedPartition):
         """True when the end of the log was looked up; before, `end` is a guess."""
         self.buffered = 0
         self.buffered_bytes = 0
-        self.share = 0
-        """Bytes that may be read ahead; a single record may be larger. Set by the subscription."""
+        self._share = 0
+        """Bytes that may be read ahead; a single record may be larger."""
         self.skipped = 0
         self.treatment = treatment
         self.stopped = ""
@@ -83,15 +85,23 @@ class LocalPartition(AssignedPartition):
         """True when more may be read ahead."""
         return (
             self.buffered < FETCH_RECORDS
-            and self.buffered_bytes < self.share
+            and self.buffered_bytes < self._share
             and not self._paused
             and not self.draining
             and not self.stopped
         )
 
+    def set_share(self, share: int) -> None:
+        """Set the bytes that may be read ahead."""
+        self._share = share
+
+    def note_end(self, end: int) -> None:
+        """Record the end of the log."""
+        self.end, self.is_end_known = end, True
+
     def next_fetch_request(self) -> Fetch:
         """Next read of this partition, for use when `has_room` is true."""
-        return Fetch(self.id, self.next_fetch, FETCH_RECORDS, self.share - self.buffered_bytes)
+        return Fetch(self.id, self.next_fetch, FETCH_RECORDS, self._share - self.buffered_bytes)
 
     def add(self, batch: Batch) -> None:
         """Add records that were read."""
@@ -150,3 +160,37 @@ class LocalPartition(AssignedPartition):
     def snapshot(self) -> CommittedPosition:
         """Position that may be committed now."""
         return CommittedPosition(self.prefix, tuple(self._tracker.completed_above))
+
+
+class LocalDelivery(LogDelivery):
+    """Implements `bridge.brokers.base.Delivery`."""
+
+    __slots__ = ()
+
+    partition: LocalPartition
+
+    async def dead_letter(self, cause: Cause) -> None:
+        """See `Delivery.dead_letter`. The dead letter and the settlement are one transaction."""
+        if not self._open():
+            return
+        partition = self.partition
+        topic, group, count = partition.dead_letter_topic, partition.commits.group, partition.new_topic_partitions
+        done = CommittedPosition(0, (self._offset,))
+
+        async def send(letter: Message) -> None:
+            def work(log: Log) -> None:
+                log.append(topic, (letter,), count)
+                log.commit(group, partition.id, done)
+
+            written = partition.commits.writer.submit(work)
+            written.add_done_callback(self._dead_lettered)
+            # Cancellation of the caller must not undo the settlement by the transaction
+            await asyncio.shield(written)
+
+        await dead_letter.write(send, topic, self.message, self.position, cause)
+
+    def _dead_lettered(self, written: asyncio.Future[None]) -> None:
+        if not written.cancelled() and written.exception() is None:
+            self._settled = True
+            if not self.partition.revoked:
+                self.partition.complete(self._offset)

@@ -10,9 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from bridge.brokers.base import Partition
 from bridge.brokers.local.commits import Commits
-from bridge.brokers.local.delivery import LocalDelivery
 from bridge.brokers.local.ownership import Ownership
-from bridge.brokers.local.reader import Reader
+from bridge.brokers.local.partition import LocalDelivery
+from bridge.brokers.local.threads import Reader
 from bridge.brokers.local.waker import Wake
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
@@ -173,7 +173,7 @@ class LocalSubscription:
         if not partitions:
             return False
         for partition in partitions:
-            partition.share = BUFFER_BYTES // len(partitions)
+            partition.set_share(BUFFER_BYTES // len(partitions))
         fetches = [partition.next_fetch_request() for partition in partitions if partition.has_room]
         now = asyncio.get_running_loop().time()
         if not fetches and now < self._polled + self._check:
@@ -182,7 +182,7 @@ class LocalSubscription:
         keys = [partition.id for partition in partitions]
         ends, batches = await self._reader.query(lambda log: log.fetch(keys, fetches))
         for partition in partitions:
-            partition.end, partition.is_end_known = ends[partition.id], True
+            partition.note_end(ends[partition.id])
             batch = batches.get(partition.id)
             if batch is not None:
                 partition.add(batch)

@@ -1,13 +1,17 @@
-"""Trust in the local clock for locks. Only this module reads the clock to judge it."""
+"""Lengths of locks, and trust in the local clock for them. Only this module reads the clock to judge it."""
 
 from __future__ import annotations
 
 import logging
 import time
 
-from bridge.brokers.servicebus.locks import SOONEST
-
 _log = logging.getLogger(__name__)
+
+UNKNOWN_LOCK = 30.0
+"""Assumed duration in seconds of a lock whose end the service does not state."""
+
+SOONEST = 0.05
+"""Shortest time in seconds between two renewals of one lock."""
 
 BLOCKED = 3.0
 """Seconds without a tick after which the event loop counts as blocked: messages received then may have waited for
@@ -27,6 +31,16 @@ LONGEST_LOCK, SHORTEST_LOCK = 300.0, 5.0
 
 CAUTIOUS_SECONDS = 600.0
 """Seconds after the last sign of a slow local clock during which locks count as no longer than the shortest."""
+
+
+def renew_after(remaining: float, took: float) -> float:
+    """Seconds after which a lock with `remaining` seconds left is renewed.
+
+    Renewal is due after half of the time left. A local clock that is behind by less than the lock's length then does no
+    harm. Renewal is due earlier where all due renewals recently took `took` seconds, and half would not suffice for
+    this twice.
+    """
+    return max(SOONEST, min(remaining / 2, remaining - 2 * took))
 
 
 class Clock:

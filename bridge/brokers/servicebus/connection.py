@@ -1,21 +1,21 @@
-"""Creation, opening and closing of the SDK's receivers and senders, within time limits."""
+"""Connections of one namespace: their number, and the SDK's receivers and senders on them, within time limits."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 from azure.core.exceptions import AzureError
 from azure.servicebus import NEXT_AVAILABLE_SESSION
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 from azure.servicebus.exceptions import OperationTimeoutError
 
-from bridge.brokers.servicebus import attaching, sdk_internals, transport
+from bridge.brokers.servicebus import amqp_values, decoding, encoding, sdk_internals
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.faults import Doing, broker_error, translate
-from bridge.brokers.servicebus.seats import Seats
 from bridge.brokers.servicebus.security import Access
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable
@@ -43,6 +43,76 @@ CLOSE_READ = 0.2
 
 CLOSE_SECONDS = 8.0
 
+PUBLISHING = 3
+"""Number of connections reserved for senders."""
+
+
+class Seated(Protocol):
+    """A receiver, as far as its connection is concerned."""
+
+    @property
+    def number(self) -> int: ...
+
+    @property
+    def spare(self) -> bool:
+        """True for a receiver that can do without a connection where a namespace allows few of them."""
+        ...
+
+    def give_way(self) -> None:
+        """Give way to another receiver that needs the connection."""
+        ...
+
+
+class Seats:
+    """Connections of one namespace. most: number of connections; None: no limit.
+
+    The first receiver of an entity always has a connection, and so has every receiver without sessions. The other
+    session receivers share the rest, in turns over the entities.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self._most = most
+        self._receivers: list[Seated] = []
+        self._taken: set[Seated] = set()
+        """Spare receivers that have a connection, possibly beyond their share."""
+
+    def join(self, receivers: Sequence[Seated]) -> None:
+        """Add receivers that need connections. Seateds that lose their connections to them are notified."""
+        self._receivers += receivers
+        for receiver in self._receivers:
+            if not self.has(receiver):
+                receiver.give_way()
+
+    def leave(self, receivers: Sequence[Seated]) -> None:
+        """Remove receivers that need no connection any more."""
+        self._receivers = [each for each in self._receivers if each not in receivers]
+        self._taken.difference_update(receivers)
+
+    def has(self, receiver: Seated) -> bool:
+        """Return whether the receiver is entitled to a connection."""
+        if self._most is None or not receiver.spare:
+            return True
+        spare = sorted((each for each in self._receivers if each.spare), key=lambda each: each.number)
+        return receiver in spare[: self._left(self._most)]
+
+    def take(self, receiver: Seated) -> bool:
+        """Return whether the receiver may connect now. A spare receiver may have to wait until others have released
+        theirs.
+        """
+        if self._most is None or not receiver.spare or receiver in self._taken:
+            return self.has(receiver)
+        if not self.has(receiver) or len(self._taken) >= self._left(self._most):
+            return False
+        self._taken.add(receiver)
+        return True
+
+    def give_back(self, receiver: Seated) -> None:
+        """Record that the receiver's connection is closed. Idempotent."""
+        self._taken.discard(receiver)
+
+    def _left(self, most: int) -> int:
+        return max(0, most - PUBLISHING - sum(not each.spare for each in self._receivers))
+
 
 class Connection:
     """Creates receivers and senders of one namespace."""
@@ -59,14 +129,15 @@ class Connection:
         """SDK client for all receivers and senders; each of them opens its own connection."""
         if self._client is None:
             self._client = self.access.client()
-            if not transport.install(self._client):
+            known = amqp_values.extend() and sdk_internals.install(self._client)
+            if not (known and self.exact):
                 _log.warning("%s: this version of azure-servicebus is not supported; see docs/servicebus.md", self.name)
         return self._client
 
     @property
     def exact(self) -> bool:
         """True when the client sends encoded values unchanged."""
-        return transport.exact(self.client)
+        return sdk_internals.is_installed(self.client) and encoding.extend()
 
     async def stop(self) -> None:
         """Close the client. Idempotent."""
@@ -99,7 +170,7 @@ class Connection:
         client = self.client
         make = client.get_queue_receiver if path.subscription is None else client.get_subscription_receiver
         receiver: Any = make(**path.arguments, **given)
-        receiver.credit = credit
+        sdk_internals.customize(receiver, decoding.decode, credit)
         return receiver  # type: ignore[no-any-return]  # the created object is one
 
     def sender(self, entity: str) -> ServiceBusSender:
@@ -108,19 +179,19 @@ class Connection:
 
     async def open(self, part: ServiceBusReceiver | ServiceBusSender, what: str, seconds: float) -> None:
         """Open a receiver or sender. Raises: BrokerError; the part is then closed."""
-        if attaching.possible(part):
+        if sdk_internals.opens_in_steps(part):
             await self._bounding(part, self._connect_and_attach(part), what, seconds)
         else:
             await self._bounding(part, part.__aenter__(), what, seconds)
 
     @staticmethod
     async def _connect_and_attach(part: Any) -> None:
-        await attaching.connect(part)
-        await attaching.attach(part)
+        await sdk_internals.connect(part)
+        await sdk_internals.attach(part)
 
     async def connect(self, part: ServiceBusReceiver, what: str, seconds: float) -> None:
         """Open the connection of a receiver, without its link. Raises: BrokerError; the receiver is then closed."""
-        await self._bounding(part, attaching.connect(part), what, seconds)
+        await self._bounding(part, sdk_internals.connect(part), what, seconds)
 
     async def attach(self, part: ServiceBusReceiver, what: str, seconds: float) -> bool:
         """Attach the link of a connected receiver to the next session; False when there is none.
@@ -132,10 +203,10 @@ class Connection:
     @staticmethod
     async def _next(part: ServiceBusReceiver) -> bool:
         try:
-            await attaching.attach(part)
+            await sdk_internals.attach(part)
         except OperationTimeoutError:
             # The service answers so after the given time
-            await attaching.detach(part)
+            await sdk_internals.detach(part)
             return False
         return True
 
@@ -145,7 +216,7 @@ class Connection:
         """
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await attaching.detach(part)
+                await sdk_internals.detach(part)
         except FOREIGN as error:
             _log.debug("%s: release a session: %s: %s", self.name, type(error).__name__, error)
             await self.close(part)
@@ -189,3 +260,36 @@ class Connection:
             _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)
             return BrokerUnavailable(f"{self.name}: {what}: unexpected {type(error).__name__}, see the log")
         return broker_error(found)
+
+
+class Link:
+    """One open receiver of the SDK: its health, and the meaning of its errors."""
+
+    def __init__(self, connection: Connection, path: str, sdk: ServiceBusReceiver) -> None:
+        """path: of the entity."""
+        self.sdk = sdk
+        self.timeout = connection.config.request_timeout
+        """Deadline of one request in seconds."""
+        self.broken: BrokerError | None = None
+        """Error that made the connection useless."""
+        self.last_answer = time.monotonic()
+        """Time of the last answer of the service, in monotonic seconds."""
+        self._connection = connection
+        self._path = path
+
+    def break_off(self, error: BrokerError) -> None:
+        """Record an error that makes the connection useless."""
+        self.broken = error
+
+    def check(self) -> None:
+        """Raise the error that made the connection useless, if there is one."""
+        if self.broken is not None:
+            raise self.broken
+
+    def answered(self) -> None:
+        """Record an answer of the service."""
+        self.last_answer = time.monotonic()
+
+    def translate(self, error: BaseException, what: str, *, doing: Doing = "reading") -> BrokerError:
+        """Translate an SDK error raised at this entity into an error of the bridge."""
+        return self._connection.translate(error, f"{what} {self._path}", doing=doing, path=self._path)

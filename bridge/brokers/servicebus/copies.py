@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
-from azure.servicebus._transport._pyamqp_transport import PyamqpTransport
 from azure.servicebus.amqp import AmqpAnnotatedMessage
 
-from bridge.brokers.servicebus import decoding, encoding, messages, transport
+from bridge.brokers.servicebus import decoding, encoding, messages, sdk_internals
+from bridge.brokers.servicebus.amqp_values import value_of
 from bridge.brokers.servicebus.encoding import FIELDS, Parts, Raw
 from bridge.brokers.servicebus.messages import CONTENT_TYPE, PREFIX, PROPERTIES, TOMBSTONE
 from bridge.core.errors import PublishFailed
@@ -27,7 +27,7 @@ Header = tuple[str, bytes | None]
 def read(raw: ServiceBusReceivedMessage) -> Message:
     """A peeked message. The encoded form is included where publishing the message without it would lose parts."""
     message = messages.received(raw)
-    payload = transport.encoded(raw)
+    payload = decoding.encoded(raw)
     if payload is None or message.unreadable is not None or not encoding.extend():
         return message
     try:
@@ -38,7 +38,7 @@ def read(raw: ServiceBusReceivedMessage) -> Message:
         plain = _plain(messages.outgoing(replace(message, content_type=None)))
     except PublishFailed:
         plain = None
-    return message if plain == own else replace(message, native=encoding.encode(encoding.outgoing(own)))
+    return message if plain == own else replace(message, native=sdk_internals.encode(encoding.outgoing(own)))
 
 
 def outgoing(message: Message, cloudevents_prefix: str) -> ServiceBusMessage:
@@ -80,8 +80,7 @@ def outgoing(message: Message, cloudevents_prefix: str) -> ServiceBusMessage:
 
 def _plain(sent: ServiceBusMessage) -> Parts:
     """Parts of a message as the SDK sends it."""
-    amqp = PyamqpTransport.to_outgoing_amqp_message(sent.raw_amqp_message)
-    return encoding.parse(encoding.encode(amqp))
+    return encoding.parse(sdk_internals.encode(sdk_internals.to_amqp(sent.raw_amqp_message)))
 
 
 def _unchanged(
@@ -106,7 +105,7 @@ def _unchanged(
     application = {
         name: value
         for name, value in own.application.items()
-        if stays(messages.header(name, decoding.value_of(memoryview(value))))
+        if stays(messages.header(name, value_of(memoryview(value))))
     }
     fields = list(own.fields)
     for number, value in enumerate(own.fields):
@@ -118,7 +117,7 @@ def _unchanged(
         elif name == "group_id":
             kept = source.key == message.key
         elif name in _SHOWN:
-            kept = stays((_SHOWN[name], messages.field(name, decoding.value_of(memoryview(value)))))
+            kept = stays((_SHOWN[name], messages.field(name, value_of(memoryview(value)))))
         else:
             kept = True
         if not kept:

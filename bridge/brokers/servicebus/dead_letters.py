@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import orjson
 
 from bridge.brokers import dead_letter
-from bridge.brokers.servicebus.sender import Senders
 from bridge.core.bytetext import own_text
 from bridge.core.message import RESERVED_HEADER_PREFIX, Headers, Message, Position
 from bridge.core.provenance import Cause
@@ -78,8 +78,9 @@ class DeadLetterQueue:
     A process writes a dead letter once, even when its message cannot be settled and comes again.
     """
 
-    def __init__(self, senders: Senders, template: str) -> None:
-        self._senders = senders
+    def __init__(self, publish: Callable[[str, list[Message]], Awaitable[None]], template: str) -> None:
+        """publish: sends messages to a queue or topic. template: name of the queue, with or without `{topic}`."""
+        self._publish = publish
         self._template = template
         self._written: OrderedDict[str, None] = OrderedDict()
         """Identities of the last dead letters."""
@@ -97,7 +98,7 @@ class DeadLetterQueue:
         message_id = identity if position.offset >= 0 else None
 
         async def send(letter: Message) -> None:
-            await self._senders.publish(queue, [replace(letter, message_id=message_id)])
+            await self._publish(queue, [replace(letter, message_id=message_id)])
 
         await dead_letter.write(send, queue, message, position, cause)
         self._written[identity] = None

@@ -2,22 +2,21 @@
 and kept.
 
 The SDK's decoder stops at the first unknown value and loses the whole message. This module decodes every section by
-itself, and every entry within a section that fails. Types that the SDK lacks are entered into its table of decoders, as
-is a limit for arrays of values without bytes.
+itself, and every entry within a section that fails.
 """
 
 from __future__ import annotations
 
-import struct
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from azure.servicebus._pyamqp import _decode
-from azure.servicebus._pyamqp.message import Header, Message, Properties
+from azure.servicebus import ServiceBusReceivedMessage
 
-from bridge.brokers.servicebus.decimals import char, decimal
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.amqp_values import CUT, Malformed, elements, skip, value_of
+from bridge.brokers.servicebus.sdk_internals import Header, Message, Properties
 
 HEADER, DELIVERY_ANNOTATIONS, ANNOTATIONS, PROPERTIES, APPLICATION_PROPERTIES = range(0x70, 0x75)
 DATA, SEQUENCE, VALUE, FOOTER = range(0x75, 0x79)
@@ -50,9 +49,6 @@ _TIMES = (ENQUEUED, LOCKED_UNTIL)
 _LATEST = 253402300799999
 """Latest time that a date can express, in milliseconds since the epoch."""
 
-_EMPTY_ELEMENTS = 16
-"""Most elements of an array whose elements take no bytes. Without this limit ten bytes become half a megabyte."""
-
 _STRUCTURED = 1024 * 1024
 """Most bytes of a list or map that are decoded: each byte can become fifty in memory."""
 
@@ -67,9 +63,6 @@ _BINARY = {0xA0: 2, 0xB0: 5}
 _NARROW, _WIDE = frozenset((0xA0, 0xC0, 0xC1)), frozenset((0xB0, 0xD0, 0xD1))
 """Constructors of most sections, with their sizes in one byte and in four."""
 
-_CUT = "a value that ends after the message"
-
-_EMPTY_CODES = range(0x40, 0x46)
 _COMPOUND = (list, dict)
 _GROUP_ID = 10
 
@@ -94,10 +87,6 @@ class Received(Message):
     """Encoded size in bytes."""
     encoded: bytes | None = None
     """The message as received; kept for peeked messages and for messages that contain a list or map."""
-
-
-class Malformed(ValueError):
-    """The encoding itself is broken."""
 
 
 def decode(payload: bytes | bytearray | memoryview, *, named: bool = False) -> Received:
@@ -242,26 +231,15 @@ def _fields(value: memoryview, count: int) -> tuple[list[Any], dict[int, str]]:
     return fields, wrong or {-1: trouble}
 
 
-def value_of(buffer: memoryview) -> Any:
-    """Decode the one value in the buffer. Raises: any error of the SDK's decoders."""
-    decoder = _decode._DECODE_BY_CONSTRUCTOR[buffer[0]]
-    if decoder is None:
-        raise Malformed(f"there is no AMQP type 0x{buffer[0]:02x}")
-    rest, value = decoder(buffer[1:])
-    if rest:
-        raise Malformed("a size and a count that contradict each other")
-    return value
-
-
 def _explain(error: Exception) -> str:
     """Sentence about the error without any content of the message."""
     if isinstance(error, Malformed):
         return str(error)
     text = str(error)
     if "nesting" in text:
-        return f"nested deeper than {_decode._MAX_NESTING_DEPTH} levels"
+        return f"nested deeper than {sdk_internals.MAX_NESTING_DEPTH} levels"
     if "count" in text and "exceeds" in text:
-        return f"more than {_decode._MAX_COMPOUND_COUNT} elements in one value"
+        return f"more than {sdk_internals.MAX_COMPOUND_COUNT} elements in one value"
     if "NoneType" in text:
         return "a value of a type that AMQP does not have"
     if "unhashable" in text:
@@ -284,7 +262,7 @@ def sections(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         if at + 2 < length and buffer[at + 1] == _SMALL:
             begin, code = at + 3, buffer[at + 2]
         else:
-            begin = _skip(buffer, at + 1)
+            begin = skip(buffer, at + 1)
             code = _long(buffer[at + 1 : begin])
         kind = buffer[begin] if begin + 4 < length else None
         if kind in _NARROW:
@@ -292,9 +270,9 @@ def sections(buffer: memoryview) -> Iterator[tuple[int, memoryview]]:
         elif kind in _WIDE:
             end = begin + 5 + int.from_bytes(buffer[begin + 1 : begin + 5])
         else:
-            end = _skip(buffer, begin)
+            end = skip(buffer, begin)
         if end > length:
-            raise Malformed(_CUT)
+            raise Malformed(CUT)
         if code is None or not HEADER <= code <= FOOTER:
             raise Malformed("a section of an unknown kind")
         yield code, buffer[begin:end]
@@ -309,107 +287,28 @@ def _long(buffer: memoryview) -> int | None:
     return _SYMBOLS.get(code) if isinstance(code, bytes) else code if isinstance(code, int) else None
 
 
-def elements(buffer: memoryview) -> Iterator[memoryview]:
-    """Encoded elements of a list or map. Raises: ValueError where the structure is broken."""
-    code = buffer[0]
-    if code == 0x45:
-        return
-    if code not in (0xC0, 0xC1, 0xD0, 0xD1):
-        raise Malformed("neither a list nor a map")
-    at = 3 if code < 0xD0 else 9
-    while at < len(buffer):
-        end = _skip(buffer, at)
-        yield buffer[at:end]
-        at = end
-
-
-_FIXED = {0x4: 0, 0x5: 1, 0x6: 2, 0x7: 4, 0x8: 8, 0x9: 16}
-_SHORT, _LONG = (0xA, 0xC, 0xE), (0xB, 0xD, 0xF)
-
-
-def _skip(buffer: memoryview, at: int) -> int:
-    """Offset of the end of the value that begins at `at`. Not recursive: a described value adds one value to skip."""
-    pending = 1
-    length = len(buffer)
-    try:
-        while pending:
-            code = buffer[at]
-            at += 1
-            if code == 0:
-                pending += 1
-                continue
-            kind = code >> 4
-            if kind in _FIXED:
-                at += _FIXED[kind]
-            elif kind in _SHORT:
-                at += 1 + buffer[at]
-            elif kind in _LONG:
-                at += 4 + int.from_bytes(buffer[at : at + 4])
-            else:
-                raise Malformed(f"there is no AMQP type 0x{code:02x}")
-            if at > length:
-                raise Malformed(_CUT)
-            pending -= 1
-    except IndexError:
-        raise Malformed(_CUT) from None
-    return at
-
-
-# -- decoders that the SDK's table lacks
-
-
-def _fixed(width: int, convert: Callable[[bytes], Any]) -> Callable[..., tuple[memoryview, Any]]:
-    def decoder(buffer: memoryview, _depth: int = 0) -> tuple[memoryview, Any]:
-        raw = buffer[:width].tobytes()
-        if len(raw) < width:
-            raise Malformed(_CUT)
-        return buffer[width:], convert(raw)
-
-    return decoder
-
-
-def _bounded(original: Callable[..., Any], number: struct.Struct) -> Callable[..., Any]:
-    """Wrap the SDK's decoder of an array with a limit for elements without bytes.
-
-    The SDK's decoder leaves the constructor of an empty array in the buffer, where it is taken for the next value.
-    """
-    begin = 2 * number.size
-
-    def decoder(buffer: memoryview, depth: int = 0) -> Any:
-        size, count = number.unpack_from(buffer)[0], number.unpack_from(buffer, number.size)[0]
-        if not count:
-            return buffer[number.size + size :], []
-        if count > _EMPTY_ELEMENTS:
-            at = begin
-            while buffer[at] == 0:  # described
-                at = _skip(buffer, at + 1)
-            if buffer[at] in _EMPTY_CODES:
-                raise ValueError(f"AMQP array of more than {_EMPTY_ELEMENTS} elements without bytes")
-        return original(buffer, depth)
-
-    return decoder
-
-
-def extend() -> bool:
-    """Enter the missing decoders into the SDK's table; False when the table has an unknown form.
-
-    Without the decoders only messages with such values become unreadable.
-    """
-    table: Any = getattr(_decode, "_DECODE_BY_CONSTRUCTOR", None)
-    if not isinstance(table, list) or len(table) != 256:
-        return False
-    table[0x73] = _fixed(4, char)
-    # The SDK's own decoder of decimal128 takes the coefficient for decimal digits
-    table[0x74], table[0x84], table[0x94] = _fixed(4, decimal), _fixed(8, decimal), _fixed(16, decimal)
-    for code, number in ((0xE0, struct.Struct(">B")), (0xF0, struct.Struct(">I"))):
-        if not hasattr(table[code], "bounded"):
-            table[code] = _bounded(table[code], number)
-            table[code].bounded = True
-    return True
-
-
 def has_token(tag: Any, message: Message) -> bool:
     """Return whether a delivery has a lock token."""
     if isinstance(tag, bytes) and len(tag) == 16:
         return True
     return isinstance((message.delivery_annotations or {}).get(LOCK_TOKEN), uuid.UUID)
+
+
+# -- facts about a message of the SDK
+
+
+def fault(raw: ServiceBusReceivedMessage) -> Fault | None:
+    """Fault of a message that could not be decoded completely; None for any other."""
+    found: Fault | None = getattr(sdk_internals.received(raw), "fault", None)
+    return found
+
+
+def encoded(raw: ServiceBusReceivedMessage) -> bytes | None:
+    """Encoded message as received, where it was kept."""
+    found: bytes | None = getattr(sdk_internals.received(raw), "encoded", None)
+    return found
+
+
+def size(raw: ServiceBusReceivedMessage) -> int:
+    """Encoded size of a message in bytes; 0 when it is unknown."""
+    return int(getattr(sdk_internals.received(raw), "size", 0))

@@ -1,24 +1,21 @@
-"""Deliveries of Service Bus messages, and the requests to settle them."""
+"""Deliveries of Service Bus messages, their partitions, and the requests to settle them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn, Protocol
+
+from azure.servicebus import ServiceBusReceivedMessage
 
 from bridge.brokers.servicebus import dead_letters
-from bridge.brokers.servicebus.locks import UNKNOWN_LOCK
+from bridge.brokers.servicebus.clock import UNKNOWN_LOCK
+from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.core.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused, wire_name
 from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
-
-if TYPE_CHECKING:
-    from azure.servicebus import ServiceBusReceivedMessage
-
-    from bridge.brokers.servicebus.partition import ServiceBusPartition
-    from bridge.brokers.servicebus.receiver import Receiver
 
 _log = logging.getLogger(__name__)
 
@@ -46,13 +43,91 @@ class DoubtfulRefusal(SettlementRefused):
         self.others = others
 
 
+class ServiceBusPartition:
+    """Implements `bridge.brokers.base.Partition`.
+
+    Without sessions, a partition is one receiver of an entity for as long as the subscription is open. A replacement
+    receiver keeps the partition, since locks of messages outlive connections. With sessions, every accepted session
+    gets a new partition. number: number of the receiver, not of the session, to keep metrics few.
+    """
+
+    __slots__ = ("_changed", "_gap", "_paused", "lost", "number", "revoked", "topic")
+
+    def __init__(self, topic: str, number: int, changed: Callable[[], None]) -> None:
+        """topic: path of the entity. changed: called when there may be work again."""
+        self.topic = topic
+        self.number = number
+        self.revoked = False
+        self.lost = False
+        self._changed = changed
+        self._gap = 0
+        self._paused = False
+
+    @property
+    def gap(self) -> int:
+        """Number of messages that are locked for this process and not settled."""
+        return self._gap
+
+    @property
+    def paused(self) -> bool:
+        """True while no more messages are to be taken."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Take no more messages. Messages already on their way still come, and stay locked."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Take messages again."""
+        if self._paused:
+            self._paused = False
+            self._changed()
+
+    def revoke(self) -> None:
+        """Record that the messages can no longer be settled."""
+        self.revoked = True
+
+    def lose(self) -> None:
+        """Record that the lock of the session has expired."""
+        self.lost = self.revoked = True
+
+    def taken(self) -> None:
+        """Count a received message."""
+        self._gap += 1
+
+    def left(self) -> None:
+        """Count a message that was settled, given back or lost."""
+        self._gap -= 1
+
+
+class Settlements(Protocol):
+    """The part of a receiver that its deliveries use."""
+
+    @property
+    def dead_letter_queue(self) -> DeadLetterQueue | None:
+        """Queue for dead letters; None: the entity's own sub-queue."""
+        ...
+
+    async def settle(self, request: Request) -> None:
+        """Return when the service has confirmed the settlement.
+
+        Raises: LockLost, SettlementRefused, BrokerUnavailable (the result is unknown: try again).
+        """
+        ...
+
+    def finished(self, delivery: ServiceBusDelivery) -> None:
+        """Record that a delivery is settled, given back or lost."""
+        ...
+
+
 class ServiceBusDelivery:
     """Implements `bridge.brokers.base.Delivery`."""
 
     __slots__ = (
-        "_owner",
         "_refusal",
         "_refusals",
+        "_settled_before",
+        "_settlements",
         "failures",
         "lost",
         "message",
@@ -60,8 +135,6 @@ class ServiceBusDelivery:
         "partition",
         "position",
         "raw",
-        "renewed_before",
-        "settled_before",
         "settlement_unknown",
         "size",
     )
@@ -72,7 +145,7 @@ class ServiceBusDelivery:
         message: Message,
         position: Position,
         partition: ServiceBusPartition,
-        owner: Receiver,
+        settlements: Settlements,
         size: int = 0,
     ) -> None:
         """size: encoded bytes of the message."""
@@ -81,17 +154,15 @@ class ServiceBusDelivery:
         self.message = message
         self.position = position
         self.partition = partition
-        self._owner = owner
+        self._settlements = settlements
         self.lost = False
         self.settlement_unknown = False
         self.over = False
         """True when the message is settled, given back or lost: its lock needs no renewal."""
         self.failures = 0
         """Number of settlement attempts that met a fault possibly caused by this message."""
-        self.settled_before = 0
+        self._settled_before = 0
         """Number of other messages settled before the first of these faults."""
-        self.renewed_before: int | None = None
-        """Number of renewed locks when the service first refused to renew this one."""
         self._refusals = 0
         self._refusal: SettlementRefused | None = None
         """Last refusal of a settlement."""
@@ -114,7 +185,7 @@ class ServiceBusDelivery:
         writes the dead letter again, with the same message id.
         """
         if self._open():
-            queue = self._owner.dead_letter_queue
+            queue = self._settlements.dead_letter_queue
             if queue is None:
                 await self._settle(Verb.DEAD_LETTER, dead_letters.describe(self.message, self.position, cause))
             else:
@@ -125,7 +196,7 @@ class ServiceBusDelivery:
         """See `Delivery.abandon`. Counts as a delivery: only for messages that another consumer should try now."""
         try:
             if self._open():
-                await self._owner.settle(Request(self, Verb.ABANDON))
+                await self._settlements.settle(Request(self, Verb.ABANDON))
         except (LockLost, PartitionRevoked, SettlementRefused):
             return
 
@@ -145,7 +216,21 @@ class ServiceBusDelivery:
         if not self.over:
             self.over = True
             self.partition.left()
-            self._owner.inbox.forget(self)
+            self._settlements.finished(self)
+
+    def mark_settlement_unknown(self) -> None:
+        """Record that a settlement attempt got no clear answer."""
+        self.settlement_unknown = True
+
+    def count_failure(self, settled: int) -> bool:
+        """Count a failed settlement; return whether others have been settled since the first failure.
+
+        settled: number of messages settled so far.
+        """
+        if not self.failures:
+            self._settled_before = settled
+        self.failures += 1
+        return settled > self._settled_before
 
     async def _settle(self, verb: Verb, forms: Sequence[tuple[str, str]] = (("", ""),)) -> None:
         """forms: pairs of reason and description, each shorter than the one before."""
@@ -154,7 +239,7 @@ class ServiceBusDelivery:
             if self._refusal is not None and self._refusals >= len(tries):
                 await self._leave(self._refusal)
             try:
-                await self._owner.settle(Request(self, verb, *tries[self._refusals]))
+                await self._settlements.settle(Request(self, verb, *tries[self._refusals]))
             except SettlementRefused as error:
                 self._refusal = error
                 self._refusals += 1
@@ -167,7 +252,7 @@ class ServiceBusDelivery:
         """Leave the message to the entity's max delivery count. Raises: SettlementRefused, BrokerUnavailable."""
         fate = "abandoned"
         try:
-            await self._owner.settle(Request(self, Verb.ABANDON))
+            await self._settlements.settle(Request(self, Verb.ABANDON))
         except BrokerUnavailable:
             self._again(refusal)
             raise

@@ -8,12 +8,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from azure.servicebus._pyamqp import _encode
-from azure.servicebus._pyamqp.message import Header, Message, Properties
-from azure.servicebus._pyamqp.types import TYPE, VALUE
-
-from bridge.brokers.servicebus import decoding
-from bridge.brokers.servicebus.decoding import Malformed
+from bridge.brokers.servicebus import decoding, sdk_internals
+from bridge.brokers.servicebus.amqp_values import Malformed, elements, value_of
+from bridge.brokers.servicebus.sdk_internals import TYPE, VALUE, Header, Message, Properties, Section
 
 NULL = b"\x40"
 FIELDS: tuple[str, ...] = Properties._fields
@@ -71,7 +68,7 @@ def parse(payload: bytes) -> Parts:
             case decoding.APPLICATION_PROPERTIES:
                 parts.application = _named(value)
             case decoding.DATA:
-                content = decoding.value_of(value)
+                content = value_of(value)
                 if not isinstance(content, bytes):
                     raise Malformed("a data section that is not binary")
                 parts.body.append((code, bytes(content)))
@@ -82,19 +79,14 @@ def parse(payload: bytes) -> Parts:
     return parts
 
 
-def encode(message: Message) -> bytes:
-    """Bytes of an outgoing message."""
-    return bytes(_encode.encode_payload(bytearray(), message))
-
-
 def outgoing(parts: Parts) -> Message:
     """A message that the SDK encodes to these parts, once `extend` has been called."""
 
     def of(code: int) -> list[Any]:
         return [content for kind, content in parts.body if kind == code]
 
-    header: Any = None if parts.ttl is None else _Described(Header, {_TTL: parts.ttl})
-    fields: Any = _Described(Properties, dict(enumerate(parts.fields))) if any(parts.fields) else None
+    header: Any = None if parts.ttl is None else Section(Header, {_TTL: parts.ttl})
+    fields: Any = Section(Properties, dict(enumerate(parts.fields))) if any(parts.fields) else None
     return Message(
         header=header,
         message_annotations=_values(parts.annotations),
@@ -109,8 +101,8 @@ def outgoing(parts: Parts) -> Message:
 
 def extend() -> bool:
     """Extend the SDK's encoder to write encoded values unchanged; False where its table is not the known one."""
-    table: Any = getattr(_encode, "_ENCODE_MAP", None)
-    if not isinstance(table, dict) or not callable(table.get(None)):
+    table: Any = sdk_internals.encoders()
+    if table is None:
         return False
     if not hasattr(table[None], "extended"):
         table[None] = _raw_too(table[None])
@@ -128,35 +120,22 @@ def _raw_too(original: Callable[..., None]) -> Callable[..., None]:
     return encoder
 
 
-class _Described(tuple[Any, ...]):
-    """A section that is a list of encoded fields, in the form in which the SDK describes sections."""
-
-    _code: int
-    _definition: tuple[Any, ...]
-
-    def __new__(cls, kind: Any, fields: dict[int, Raw | None]) -> _Described:
-        section = super().__new__(cls, (fields.get(number) for number in range(len(kind._fields))))
-        section._code = kind._code
-        section._definition = tuple(each._replace(type=None, multiple=False) for each in kind._definition)
-        return section
-
-
 def _values(named: dict[Any, Raw]) -> Any:
     return {name: {TYPE: None, VALUE: value} for name, value in named.items()} or None
 
 
 def _fields(value: memoryview, count: int) -> list[Raw | None]:
-    found = [None if each == NULL else Raw(each) for each in decoding.elements(value)]
+    found = [None if each == NULL else Raw(each) for each in elements(value)]
     if len(found) > count:
         raise Malformed(f"more than {count} fields")
     return found + [None] * (count - len(found))
 
 
 def _named(value: memoryview) -> dict[Any, Raw]:
-    parts: Iterable[memoryview] = decoding.elements(value)
+    parts: Iterable[memoryview] = elements(value)
     found: dict[Any, Raw] = {}
     for name, content in zip(parts, parts, strict=True):
-        key = decoding.value_of(name)
+        key = value_of(name)
         if not isinstance(key, bytes | int):
             raise Malformed("a map of a section with a name that is not text")
         found[key if isinstance(key, int) else bytes(key)] = Raw(content)

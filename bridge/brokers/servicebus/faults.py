@@ -11,7 +11,6 @@ from azure.servicebus import exceptions
 
 from bridge.brokers.servicebus import sdk_internals
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.brokers.servicebus.transport import closed
 from bridge.core.errors import (
     BridgeError,
     BrokerError,
@@ -186,7 +185,7 @@ def translate(
     if _status(error) is not None:
         # The service refused the claim. At an endpoint of its own the SDK reports a broken connection instead
         return TargetRefused(text) if doing in ("opening", "publishing") else Refused(text)
-    if closed(error):
+    if sdk_internals.closed(error):
         return BrokerUnavailable(f"{what}: the link was closed meanwhile")
     found = _meaning(error, doing)
     match found:

@@ -6,12 +6,8 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from bridge.brokers.servicebus.delivery import ServiceBusDelivery
-
-if TYPE_CHECKING:
-    from bridge.brokers.servicebus.partition import ServiceBusPartition
+from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 
 STUCK_SECONDS = 1.0
 """Seconds without a `take` from a full inbox after which the inbox counts as stuck."""
@@ -32,11 +28,11 @@ class Inbox:
 
     def __init__(self, high: int, high_bytes: int, receivers: int) -> None:
         self.deliveries: deque[ServiceBusDelivery] = deque()
-        self.held: dict[tuple[str, int], ServiceBusDelivery] = {}
+        self._held: dict[tuple[str, int], ServiceBusDelivery] = {}
         """Deliveries whose messages are locked for this process, by path and sequence number."""
         self.bytes = 0
         """Encoded size of the deliveries."""
-        self.unnumbered = 0
+        self._unnumbered = 0
         """Number of messages that came without a sequence number."""
         self._high = high
         self._high_bytes = high_bytes
@@ -98,8 +94,8 @@ class Inbox:
         An earlier delivery of the same message has lost its lock; it is marked so and returned.
         """
         key = delivery.position.topic, delivery.position.offset
-        before = self.held.get(key)
-        self.held[key] = delivery
+        before = self._held.get(key)
+        self._held[key] = delivery
         if before is not None:
             before.mark_lock_lost()
         return before
@@ -107,8 +103,17 @@ class Inbox:
     def forget(self, delivery: ServiceBusDelivery) -> None:
         """Remove a delivery that is settled, given back or lost."""
         key = delivery.position.topic, delivery.position.offset
-        if self.held.get(key) is delivery:
-            del self.held[key]
+        if self._held.get(key) is delivery:
+            del self._held[key]
+
+    def last_held(self, path: str) -> int:
+        """Highest sequence number of the messages of an entity that are locked for this process; 0 without one."""
+        return max((number for held_path, number in self._held if held_path == path), default=0)
+
+    def substitute_number(self) -> int:
+        """Number for a message that came without a sequence number: another one for each such message."""
+        self._unnumbered += 1
+        return -self._unnumbered
 
     def take(self, limit: int) -> list[ServiceBusDelivery]:
         """Take at most `limit` deliveries, without those of revoked sessions.

@@ -1,39 +1,39 @@
-"""Renewal times of locks. Pure: the caller passes the time."""
+"""Locks of the messages of one receiver, and their renewal."""
 
 from __future__ import annotations
 
+import asyncio
 import heapq
+import logging
+import time
 from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from bridge.brokers.servicebus.delivery import ServiceBusDelivery
+from azure.servicebus import ServiceBusReceivedMessage
 
-UNKNOWN_LOCK = 30.0
-"""Assumed duration in seconds of a lock whose end the service does not state."""
+from bridge.brokers.servicebus import decoding, sdk_internals
+from bridge.brokers.servicebus.clock import Clock, renew_after
+from bridge.brokers.servicebus.connection import FOREIGN, Link
+from bridge.brokers.servicebus.delivery import ServiceBusDelivery
+from bridge.brokers.servicebus.faults import Refused, busy, refused, refuses_message
+from bridge.core.errors import BrokerError, LockLost
 
-SOONEST = 0.05
-"""Shortest time in seconds between two renewals of one lock."""
+_log = logging.getLogger(__name__)
 
+BATCH = 100
+"""Number of locks renewed in one request."""
 
-def renew_after(remaining: float, took: float) -> float:
-    """Seconds after which a lock with `remaining` seconds left is renewed.
-
-    Renewal is due after half of the time left. A local clock that is behind by less than the lock's length then does no
-    harm. Renewal is due earlier where all due renewals recently took `took` seconds, and half would not suffice for
-    this twice.
-    """
-    return max(SOONEST, min(remaining / 2, remaining - 2 * took))
+AGAIN_SECONDS = 0.5
+"""Seconds until a failed renewal is tried again, on the next receiver."""
 
 
-class MessageLocks:
-    """Locks of single messages, ordered by renewal time."""
+class RenewalQueue:
+    """Deliveries ordered by the renewal time of their locks. Pure: the caller passes the time."""
 
     def __init__(self) -> None:
         self._due: list[tuple[float, int, ServiceBusDelivery]] = []
         self._order = count()
-        self.took = 0.0
+        self._took = 0.0
         """Duration in seconds of the slowest recent renewal, decaying."""
 
     def add(self, delivery: ServiceBusDelivery, remaining: float, now: float) -> None:
@@ -41,7 +41,7 @@ class MessageLocks:
 
         remaining: seconds left of the lock. now: monotonic seconds.
         """
-        heapq.heappush(self._due, (now + renew_after(remaining, self.took), next(self._order), delivery))
+        heapq.heappush(self._due, (now + renew_after(remaining, self._took), next(self._order), delivery))
 
     def again(self, delivery: ServiceBusDelivery, at: float) -> None:
         """Schedule another attempt at `at` (monotonic seconds) after an outage."""
@@ -69,7 +69,7 @@ class MessageLocks:
 
     def renewed(self, seconds: float) -> None:
         """Record the duration of renewing a batch, in seconds."""
-        self.took = max(seconds, self.took * 0.9)
+        self._took = max(seconds, self._took * 0.9)
 
     def __iter__(self) -> Iterator[ServiceBusDelivery]:
         """Deliveries that are not settled."""
@@ -78,3 +78,170 @@ class MessageLocks:
     def clear(self) -> None:
         """Remove all locks."""
         self._due.clear()
+
+
+class MessageLocks:
+    """Renews the locks of one receiver's messages. An error that breaks the connection is recorded in its link."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.renewals = 0
+        """Number of locks renewed so far."""
+        self._clock = clock
+        self._queue = RenewalQueue()
+        self._nameless: list[ServiceBusDelivery] = []
+        """Deliveries whose locks have no token: such a lock cannot be renewed and ends with its link."""
+        self._expired: list[ServiceBusReceivedMessage] = []
+        """Unsettled messages whose locks had expired on arrival by the local clock."""
+        self._batch = BATCH
+        self._full = 0
+        """Full batches renewed since the batch size last changed."""
+        self._grow_after = 1
+        """Full batches until the batch size grows: doubled by each refusal, halved by each growth."""
+        self._suspects: dict[ServiceBusDelivery, int] = {}
+        """Deliveries whose renewal the service refused, each with the number of renewals at its first refusal."""
+        self._refused: list[tuple[ServiceBusDelivery, BrokerError, bool]] = []
+        """Locks that were refused one by one, each with its error and whether the condition is permanent."""
+
+    @property
+    def next_due(self) -> float | None:
+        """Monotonic time at which `renew` is due next, in seconds; None when no lock is to be renewed."""
+        return self._queue.next_due
+
+    def admit(self, delivery: ServiceBusDelivery, before: ServiceBusDelivery | None, now: float, wall: float) -> None:
+        """Keep the lock of a received message from now on. A lock that has already expired is marked as lost.
+
+        before: earlier delivery of the same message. now: monotonic seconds. wall: seconds since the epoch.
+        """
+        if before is not None and self._clock.lost(before.remaining(wall)):
+            self._queue.renew_all_now(now)
+        remaining = delivery.remaining(wall)
+        self._clock.received(delivery.message.timestamp, remaining, wall)
+        if not decoding.has_token(sdk_internals.delivery_tag(delivery.raw), sdk_internals.received(delivery.raw)):
+            self._nameless.append(delivery)
+        elif remaining > 0:
+            self._queue.add(delivery, self._clock.usable(remaining), now)
+        else:
+            self._clock.expired(-remaining)
+            delivery.mark_lock_lost()
+            self._expired.append(delivery.raw)
+
+    def trust_clock(self) -> None:
+        """Forget messages whose locks seemed to have expired: the clock is right, and they have."""
+        self._expired.clear()
+
+    async def close(self, link: Link, *, final: bool) -> None:
+        """Give back the messages that end with the link. final: all messages end, because nothing follows."""
+        if final:
+            for delivery in list(self._queue):
+                await sdk_internals.release(link.sdk, delivery.raw)
+                delivery.finish()
+            self._queue.clear()
+        nameless, self._nameless = self._nameless, []
+        for delivery in nameless:
+            delivery.mark_lock_lost()
+        expired, self._expired = self._expired, []
+        if self._clock.skew:
+            for raw in expired:
+                await sdk_internals.release(link.sdk, raw)
+
+    async def renew(self, link: Link) -> None:
+        """Renew all due locks, as long as the connection holds."""
+        now = time.monotonic()
+        while due := self._queue.due(now, self._batch):
+            # A lock that was refused would cause the refusal of the others
+            alone = [delivery for delivery in due if delivery in self._suspects]
+            if together := [delivery for delivery in due if delivery not in self._suspects]:
+                await self._renew(link, together)
+            for delivery in alone:
+                await self._renew(link, [delivery])
+            self._judge(link)
+            self._queue.renewed(time.monotonic() - now)
+            if link.broken is not None:
+                return
+            now = time.monotonic()
+
+    async def _renew(self, link: Link, deliveries: list[ServiceBusDelivery]) -> None:
+        """Renew locks in one request. After a lost lock or a refusal, halves are tried, down to single locks."""
+        if link.broken is not None:
+            self._later(deliveries)
+            return
+        try:
+            async with asyncio.timeout(link.timeout):
+                ends = await sdk_internals.renew(link.sdk, [delivery.raw for delivery in deliveries], link.timeout)
+        except FOREIGN as error:
+            await self._unrenewed(link, deliveries, error)
+        else:
+            self.renewals += len(deliveries)
+            self._grow(len(deliveries))
+            now, wall = time.monotonic(), time.time()
+            for delivery, end in zip(deliveries, ends, strict=True):
+                self._suspects.pop(delivery, None)
+                self._queue.add(delivery, self._clock.usable(end - wall), now)
+
+    async def _unrenewed(self, link: Link, deliveries: list[ServiceBusDelivery], error: BaseException) -> None:
+        found = link.translate(error, "renew locks of")
+        half = len(deliveries) // 2
+        if isinstance(found, LockLost):
+            if half:
+                await self._renew(link, deliveries[:half])
+                await self._renew(link, deliveries[half:])
+                return
+            # No sign of clock skew after a settlement: the settlement may be done, and its answer lost
+            lost = deliveries[0]
+            if not lost.over and self._clock.lost(lost.remaining(time.time())):
+                self._queue.renew_all_now(time.monotonic())
+            lost.mark_lock_lost()
+            return
+        if busy(error):
+            _log.debug("%s", found)
+        else:
+            # The service may refuse their number, or need too long for it
+            self._batch, self._full = max(1, half), 0
+            self._grow_after = min(BATCH, 2 * self._grow_after)
+            if refused(error) and half:
+                await self._renew(link, deliveries[:half])
+                await self._renew(link, deliveries[half:])
+                return
+            if refused(error) and not isinstance(found, Refused):
+                self._suspects.setdefault(deliveries[0], self.renewals)
+                self._refused.append((deliveries[0], found, refuses_message(error)))
+                return
+            link.break_off(found)
+        self._later(deliveries)
+
+    def _grow(self, renewed: int) -> None:
+        """Let the batch size grow by one. After repeated refusals growth is rare: every refusal costs two requests."""
+        if renewed < self._batch:
+            return
+        self._full += 1
+        if self._full >= self._grow_after:
+            self._batch, self._full = min(BATCH, self._batch + 1), 0
+            self._grow_after = max(1, self._grow_after // 2)
+
+    def _later(self, deliveries: list[ServiceBusDelivery]) -> None:
+        again = time.monotonic() + AGAIN_SECONDS
+        for delivery in deliveries:
+            self._queue.again(delivery, again)
+
+    def _judge(self, link: Link) -> None:
+        """Distinguish refusals of single locks from an outage: by their condition, or by other locks renewed since."""
+        refused, self._refused = self._refused, []
+        for delivery, found, for_good in refused:
+            if for_good or self.renewals > self._suspects[delivery]:
+                self._batch, self._grow_after = BATCH, 1  # their number was not the cause
+                self._leave(delivery, found)
+            else:
+                link.break_off(found)
+                self._later([delivery])
+        if self._suspects:
+            self._suspects = {delivery: before for delivery, before in self._suspects.items() if not delivery.over}
+
+    def _leave(self, delivery: ServiceBusDelivery, found: BrokerError) -> None:
+        """Ask again, fewer than ten times, until the lock has expired; then the message comes again."""
+        remaining = delivery.remaining(time.time())
+        if remaining > 0:
+            _log.debug("%s: %s", delivery.position, found)
+            self._queue.again(delivery, time.monotonic() + max(AGAIN_SECONDS, remaining / 2))
+            return
+        _log.error("%s: the service refused to renew the lock of this message: %s", delivery.position, found)
+        delivery.mark_lock_lost()

@@ -14,7 +14,9 @@ import orjson
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType, AmqpMessageProperties
 
-from bridge.brokers.servicebus import dead_letters, native, transport
+from bridge.brokers.servicebus import dead_letters, decoding
+from bridge.brokers.servicebus.amqp_values import Binary, Timestamp
+from bridge.core import amqptext
 from bridge.core.bytetext import MARK, bytes_of, text_of
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message, Unreadable
@@ -29,6 +31,8 @@ PROPERTIES = {
 """Properties that become headers `servicebus.subject` and so on, in both directions, with their AMQP names."""
 
 _ENQUEUED, _PARTITION_KEY = b"x-opt-enqueued-time", b"x-opt-partition-key"
+
+_TIMES = ("cloudEvents:time", "cloudEvents_time")
 
 _PLAIN = 40
 """Most zeros of a decimal that are written out."""
@@ -48,14 +52,12 @@ def received(raw: ServiceBusReceivedMessage, key: bytes | None = None) -> Messag
     session in which the message came. A message that cannot be decoded has `unreadable` set, and its whole encoded form
     as body.
     """
-    fault = transport.fault(raw)
+    fault = decoding.fault(raw)
     try:
         message = read(raw.raw_amqp_message)
     except Exception as error:
         detail = f"the AMQP message holds what has no place in a message of the bridge ({type(error).__name__})"
-        message = Message(
-            transport.encoded(raw), None, (), unreadable=Unreadable("amqp_value", detail, key is not None)
-        )
+        message = Message(decoding.encoded(raw), None, (), unreadable=Unreadable("amqp_value", detail, key is not None))
     if fault is not None:
         unreadable = Unreadable(fault.word, fault.detail, fault.key_known or key is not None)
         message = replace(message, body=fault.raw, unreadable=unreadable)
@@ -72,7 +74,7 @@ def read(amqp: AmqpAnnotatedMessage) -> Message:
         for name, value in application.items():
             text = _text(name)
             if text != TOMBSTONE:
-                headers.append((text, None if value is None else _bytes(native.header(text, value))))
+                headers.append((text, None if value is None else _bytes(typed(text, value))))
         if dead_letters.REASON in application or dead_letters.REASON.encode() in application:
             headers = dead_letters.unfold(tuple(headers))
     key = message_id = content_type = None
@@ -106,7 +108,30 @@ def read(amqp: AmqpAnnotatedMessage) -> Message:
 def header(name: str | bytes, value: Any) -> tuple[str, bytes | None]:
     """Header for an application property."""
     text = _text(name)
-    return text, None if value is None else _bytes(native.header(text, value))
+    return text, None if value is None else _bytes(typed(text, value))
+
+
+def typed(name: str, value: Any) -> Any:
+    """Application property, as text where only its AMQP type shows its meaning.
+
+    Attributes of CloudEvents get the canonical form of their type, according to section 3.1.3.2 of the AMQP binding.
+    """
+    if isinstance(value, Timestamp):
+        return amqptext.timestamp(value)
+    if isinstance(value, bytes):
+        if isinstance(value, Binary) or (amqptext.is_attribute(name) and not _is_text(value)):
+            return amqptext.binary(name, bytes(value))
+    elif type(value) is int and name in _TIMES:
+        return amqptext.timestamp(value)
+    return value
+
+
+def _is_text(value: bytes) -> bool:
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def field(name: str, value: Any) -> bytes:

@@ -6,23 +6,21 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from azure.servicebus import ServiceBusMessageState, ServiceBusReceivedMessage
-from azure.servicebus.aio import ServiceBusReceiver
 
-from bridge.brokers.servicebus import attaching, messages, sdk_internals, transport
+from bridge.brokers.servicebus import decoding, messages, sdk_internals
 from bridge.brokers.servicebus.clock import Clock
-from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection
+from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection, Link
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
-from bridge.brokers.servicebus.delivery import Request, ServiceBusDelivery
+from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 from bridge.brokers.servicebus.entity import EntityPath
 from bridge.brokers.servicebus.inbox import Inbox
 from bridge.brokers.servicebus.locks import MessageLocks
-from bridge.brokers.servicebus.partition import ServiceBusPartition
-from bridge.brokers.servicebus.renewals import Renewals
-from bridge.brokers.servicebus.settlements import Settlements
+from bridge.brokers.servicebus.settlements import SettlementQueue
 from bridge.core.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost
 from bridge.core.message import Position, Unreadable
 
@@ -61,9 +59,12 @@ class Receiver:
 
     In the SDK, reads and writes of a connection share one lock, and a read holds this lock until a message comes.
     Therefore one task does everything in turns: take, renew, settle, wait. A settlement request ends the wait. A fault
-    that affects the connection ends the receiver. The next receiver takes over the messages in flight, since locks of
-    messages survive their connection.
+    that affects the connection ends its link. The next link takes over the messages in flight, since locks of messages
+    survive their connection.
     """
+
+    spare = False
+    """See `connection.Seated`."""
 
     def __init__(
         self,
@@ -76,13 +77,8 @@ class Receiver:
         clock: Clock,
         dead_letter_queue: DeadLetterQueue | None,
     ) -> None:
-        self.connection = connection
+        """path: of the entity."""
         self.path = path
-        self.dead_letter_queue = dead_letter_queue
-        self.entity = EntityPath.parse(path)
-        self.prefetch = prefetch
-        self.inbox = inbox
-        self.clock = clock
         self.number = number
         self.partition = ServiceBusPartition(path, number, self.wake)
         self.away: BrokerError | None = None
@@ -90,40 +86,34 @@ class Receiver:
         self.ready = asyncio.Event()
         """Set after the first attempt to connect has succeeded or failed."""
         self.reconnects = 0
-        self.closing = False
-        self.renewals = 0
-        self.last_service_response = 0.0
-        """Time of the last answer of the service, in monotonic seconds."""
-        self.broken: BrokerError | None = None
-        """Error that made the present connection useless."""
-        self.unsettleable = 0
-        """Number of messages that came without a delivery id and cannot be settled."""
+        self._connection = connection
+        self._entity = EntityPath.parse(path)
+        self._prefetch = prefetch
+        self._inbox = inbox
+        self._clock = clock
+        self._locks = MessageLocks(clock)
+        self._settlements = SettlementQueue(
+            dead_letter_queue,
+            away=lambda: self.away,
+            wake=self.wake,
+            finished=inbox.forget,
+            lock_lost=self._lock_lost_at_settlement,
+        )
+        self._closing = False
         self._unsettleable: tuple[float, str] | None = None
+        """Last message that came without a delivery id: its time in monotonic seconds, and a sentence about it."""
         self._waiting: int | None = None
         """Sequence number of a message that waited at the last query of the service."""
-        self._locks = MessageLocks()
-        self._renewals = Renewals(self, self._locks)
-        self._nameless: list[ServiceBusDelivery] = []
-        self._unusable: list[ServiceBusReceivedMessage] = []
-        """Unsettled messages whose locks had expired on arrival by the local clock."""
-        self._settlements = Settlements(self)
-        self._link: ServiceBusReceiver | None = None
-        self._opening: asyncio.Task[ServiceBusReceiver | None] | None = None
+        self._opening: asyncio.Task[Link | None] | None = None
         self._reading: asyncio.Task[Any] | None = None
         self._woken = asyncio.Event()
 
     # -- calls from outside
 
-    async def settle(self, request: Request) -> None:
-        """Return when the service has confirmed the settlement.
-
-        Raises: LockLost, BrokerUnavailable (the result is unknown: try again).
-        """
-        if self._link is None and self.away is not None:
-            raise BrokerUnavailable(str(self.away))
-        self._settlements.add(request)
-        self.wake()
-        await request.done
+    @property
+    def renewals(self) -> int:
+        """Number of renewed locks."""
+        return self._locks.renewals
 
     def wake(self) -> None:
         """Wake the task because there is work."""
@@ -134,23 +124,30 @@ class Receiver:
 
     def close(self) -> None:
         """Let `run` end."""
-        self.closing = True
+        self._closing = True
         if self._opening is not None:
             self._opening.cancel()
         self.wake()
 
-    spare = False
-    """True for a receiver that can do without a connection where a namespace allows few of them."""
-
     def give_way(self) -> None:
-        """Give way to another receiver that needs the connection; does nothing in a receiver without sessions."""
+        """See `connection.Seated`; does nothing in a receiver without sessions."""
+
+    def trouble(self) -> str | None:
+        """Text for a person: why nothing can be read, or which message cannot be settled; None without such a
+        problem.
+        """
+        if self.away is not None:
+            return str(self.away)
+        if self._unsettleable is not None and time.monotonic() - self._unsettleable[0] < SHOWN_SECONDS:
+            return self._unsettleable[1]
+        return None
 
     # -- the task
 
     async def run(self) -> None:
         """Run until the receiver is closed. Never raises, neither for service faults nor for unexpected errors."""
         failures = 0
-        while not self.closing:
+        while not self._closing:
             try:
                 link = await self._connect()
                 if link is None:
@@ -160,13 +157,15 @@ class Receiver:
                 try:
                     await self._serve(link)
                     sound = True
+                except LockLost:
+                    self._lock_lost(link)
+                    raise
                 finally:
                     if time.monotonic() - begun > STEADY_SECONDS:
                         failures = 0
-                    self._link = None
-                    # Fail pending settlements before `close_link`, which may wait for their callers
+                    # Fail pending settlements before `_close_link`, which may wait for their callers
                     self._settlements.fail(BrokerUnavailable(f"{self.path}: the receiver was closed"))
-                    await self.close_link(link, sound)
+                    await self._close_link(link, sound)
             except LockLost as error:
                 # Lock of a session: the next session is taken at once
                 self.reconnects += 1
@@ -185,16 +184,16 @@ class Receiver:
             ceiling = min(LONGEST_PAUSE, 0.1 * 2.0 ** min(failures, 10))
             failures += 1
             await self._pause(ceiling * (0.5 + random.random() / 2))  # noqa: S311 -- jitter, not a secret
-        await self.dispose()
+        await self._dispose()
         self._fail(BrokerUnavailable(f"{self.path}: the subscription is closed"))
 
-    async def _connect(self) -> ServiceBusReceiver | None:
-        """Open a receiver and make it the current one; None when there is none. Raises: BrokerError."""
-        if not self.clock.reset_skew():
-            self._fail(ClockSkew(str(self.clock)))
+    async def _connect(self) -> Link | None:
+        """Open the next link; None when there is none. Raises: BrokerError."""
+        if not self._clock.reset_skew():
+            self._fail(ClockSkew(str(self._clock)))
             await self._pause(1.0)
             return None
-        self._opening = asyncio.create_task(self.open())
+        self._opening = asyncio.create_task(self._open())
         try:
             link = await self._opening
         except asyncio.CancelledError:
@@ -203,87 +202,34 @@ class Receiver:
                 raise
             return None
         if link is not None:
-            self._link, self.broken, self.away = link, None, None
-            self.last_service_response = time.monotonic()
-            self.ready.set()
-            self.inbox.notify()
+            self._is_back()
+            self._inbox.notify()
         return link
 
-    async def open(self) -> ServiceBusReceiver | None:
-        """Open a receiver; None when the caller has to check again what to open. Raises: BrokerError."""
-        link = self.connection.receiver(self.entity, self.prefetch, credit=self.credit)
-        await self.connection.open(link, f"read {self.path}", self.connection.config.request_timeout)
-        return link
+    def _is_back(self) -> None:
+        """Report that the service answers."""
+        self.away = None
+        self.ready.set()
 
-    async def dispose(self) -> None:
-        """Close the resources that `close_link` keeps."""
+    def _fail(self, error: BrokerError) -> None:
+        """Report the receiver as away and fail pending settlements. Their callers ask again."""
+        self.away = error
+        self.ready.set()
+        self._settlements.fail(error)
+        self._inbox.notify()
 
-    async def close_link(self, link: ServiceBusReceiver, sound: bool) -> None:
-        """Close the SDK receiver. On shutdown, give messages in flight back first. sound: nothing has failed."""
-        if self.closing:
-            self.partition.revoked = True
-            for delivery in list(self._locks):
-                await sdk_internals.release(link, delivery.raw)
-                delivery.finish()
-            self._locks.clear()
-        nameless, self._nameless = self._nameless, []
-        for delivery in nameless:
-            delivery.mark_lock_lost()
-        unusable, self._unusable = self._unusable, []
-        if self.clock.skew:
-            for raw in unusable:
-                await sdk_internals.release(link, raw)
-        await self.connection.close(link)
-
-    def over(self) -> bool:
-        """Return whether this receiver has finished and another takes its place."""
-        return False
-
-    async def renew(self, link: ServiceBusReceiver) -> None:
-        """Renew the locks that are due. Raises: BrokerError when the connection is broken."""
-        await self._renewals.renew(link)
-        self._check()
-
-    def next_renewal(self) -> float | None:
-        """Monotonic time at which `renew` is due next, in seconds; None when no lock is to be renewed."""
-        return self._locks.next_due
-
-    def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
-        """Create a delivery from a received message; marked as lost when its lock has already expired.
-
-        now: monotonic seconds. wall: seconds since the epoch.
-        """
-        delivery = self.deliver(raw)
-        before = self.inbox.hold(delivery)
-        if before is not None and self.clock.lost(before.remaining(wall)):
-            self._locks.renew_all_now(now)
-        remaining = delivery.remaining(wall)
-        self.clock.received(delivery.message.timestamp, remaining, wall)
-        if not transport.has_token(raw):
-            # A lock without a token cannot be renewed, and its message can be settled on its own link only
-            self._nameless.append(delivery)
-            return delivery
-        if remaining > 0:
-            self._locks.add(delivery, self.clock.usable(remaining), now)
-        else:
-            self.clock.expired(-remaining)
-            delivery.mark_lock_lost()
-            self._unusable.append(raw)
-        return delivery
-
-    # -- the loop
-
-    async def _serve(self, link: ServiceBusReceiver) -> None:
-        while not self.closing:
-            self._check()
+    async def _serve(self, link: Link) -> None:
+        while not self._closing:
+            link.check()
             await self._settlements.carry_out(link)
-            due = self.next_renewal()
+            due = self._next_renewal()
             if due is not None and due <= time.monotonic():
-                await self.renew(link)
-            if time.monotonic() - self.last_service_response >= QUIET_SECONDS:
+                await self._renew(link)
+                link.check()
+            if time.monotonic() - link.last_answer >= QUIET_SECONDS:
                 await self._ask(link)
-            taken = await self.take(link)
-            if self.over():
+            taken = await self._take(link)
+            if self._is_over():
                 return
             if taken:
                 for _ in range(TURNS):
@@ -293,104 +239,147 @@ class Receiver:
             if not self._settlements.waiting:
                 await self._wait(link)
 
-    async def take(self, link: ServiceBusReceiver) -> int:
+    # -- steps that differ where the entity has sessions
+
+    async def _open(self) -> Link | None:
+        """Open a link; None when the caller has to check again what to open. Raises: BrokerError."""
+        sdk = self._connection.receiver(self._entity, self._prefetch, credit=self._credit)
+        await self._connection.open(sdk, f"read {self.path}", self._connection.config.request_timeout)
+        return Link(self._connection, self.path, sdk)
+
+    async def _close_link(self, link: Link, sound: bool) -> None:
+        """Close the SDK receiver. On shutdown, give messages in flight back first. sound: nothing has failed."""
+        if self._closing:
+            self.partition.revoke()
+        await self._locks.close(link, final=self._closing)
+        await self._connection.close(link.sdk)
+
+    async def _dispose(self) -> None:
+        """Close the resources that `_close_link` keeps."""
+
+    def _is_over(self) -> bool:
+        """Return whether this link has done its work and another takes its place."""
+        return False
+
+    def _next_renewal(self) -> float | None:
+        """Monotonic time at which `_renew` is due next, in seconds; None when no lock is to be renewed."""
+        return self._locks.next_due
+
+    async def _renew(self, link: Link) -> None:
+        """Renew the locks that are due. Raises: BrokerError."""
+        await self._locks.renew(link)
+
+    def _admit(self, link: Link, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
+        """Create a delivery from a received message; marked as lost when its lock has already expired.
+
+        now: monotonic seconds. wall: seconds since the epoch.
+        """
+        delivery = self._deliver(raw, None)
+        self._locks.admit(delivery, self._inbox.hold(delivery), now, wall)
+        return delivery
+
+    def _wants_more(self) -> bool:
+        """Return whether more messages are to be read."""
+        return self._inbox.room and not self.partition.paused
+
+    def _longest_wait(self, link: Link) -> float:
+        """Longest duration of a wait, in seconds."""
+        return link.last_answer + QUIET_SECONDS - time.monotonic()
+
+    def _lock_lost(self, link: Link) -> None:
+        """Mark what is lost when a read or a renewal finds that the service does not know the link's lock any more."""
+
+    def _lock_lost_at_settlement(self, link: Link, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
+        """See `SettlementQueue`."""
+        delivery.mark_lock_lost()
+        return error
+
+    # -- reading
+
+    async def _take(self, link: Link) -> int:
         """Hand out the messages that the receiver has buffered, even when the inbox is full: they are locked for this
         process.
         """
         count = 0
         while True:
             try:
-                found = await link.receive_messages(TAKEN, max_wait_time=NOTHING)
+                found = await link.sdk.receive_messages(TAKEN, max_wait_time=NOTHING)
             except FOREIGN as error:
-                raise self.translate(error, "read") from error
-            self._hand_out(found)
+                raise link.translate(error, "read") from error
+            self._hand_out(link, found)
             count += len(found)
             if len(found) < TAKEN:
                 return count
 
-    def _hand_out(self, found: list[ServiceBusReceivedMessage]) -> None:
+    def _hand_out(self, link: Link, found: Sequence[ServiceBusReceivedMessage]) -> None:
         if not found:
             return
-        now, wall = time.monotonic(), time.time()
-        self.last_service_response = now
-        admitted = [self.admit(raw, now, wall) for raw in found if self._settleable(raw, now)]
-        if self.clock.skew:
+        link.answered()
+        now, wall = link.last_answer, time.time()
+        admitted = [self._admit(link, raw, now, wall) for raw in found if self._is_settleable(raw, now)]
+        if self._clock.skew:
             # Locks that seem to have expired: the messages cannot be processed and are given back
             admitted = [delivery for delivery in admitted if not delivery.lost]
         else:
-            self._unusable.clear()
-        self.inbox.put(admitted)
-        if self.clock.skew:
-            raise ClockSkew(str(self.clock))
+            self._locks.trust_clock()
+        self._inbox.put(admitted)
+        if self._clock.skew:
+            raise ClockSkew(str(self._clock))
 
-    def deliver(self, raw: ServiceBusReceivedMessage) -> ServiceBusDelivery:
-        """Create a delivery from a received message, readable or not."""
-        size = transport.size(raw)
-        self.inbox.measure(size)
-        number, message = raw.sequence_number, messages.received(raw, self.key)
+    def _deliver(self, raw: ServiceBusReceivedMessage, key: bytes | None) -> ServiceBusDelivery:
+        """Create a delivery from a received message, readable or not. key: see `messages.received`."""
+        size = decoding.size(raw)
+        self._inbox.measure(size)
+        number, message = raw.sequence_number, messages.received(raw, key)
         if number is None:
-            # No sequence number from the service: each such message gets a number of its own
-            self.inbox.unnumbered += 1
-            number = -self.inbox.unnumbered
+            number = self._inbox.substitute_number()
             if message.unreadable is None:
                 message = replace(message, unreadable=Unreadable("sequence_number", _UNNUMBERED, key_known=True))
-        position = Position(self.connection.access.namespace, self.path, 0, number)
+        position = Position(self._connection.access.namespace, self.path, 0, number)
         self.partition.taken()
-        return ServiceBusDelivery(raw, message, position, self.partition, self, size)
+        return ServiceBusDelivery(raw, message, position, self.partition, self._settlements, size)
 
-    @property
-    def key(self) -> bytes | None:
-        """Ordering key of all messages; None where each message has its own."""
-        return None
-
-    def credit(self) -> int:
+    def _credit(self) -> int:
         """Number of messages that may come now, by the free space and the sizes of earlier messages."""
-        return self.inbox.credit(self.prefetch) if self.wanted() else 0
+        return self._inbox.credit(self._prefetch) if self._wants_more() else 0
 
-    def _settleable(self, raw: ServiceBusReceivedMessage, now: float) -> bool:
-        if transport.settleable(raw):
+    def _is_settleable(self, raw: ServiceBusReceivedMessage, now: float) -> bool:
+        if sdk_internals.is_settleable(raw):
             return True
         number = raw.sequence_number
         text = (
             f"message {'of unknown number' if number is None else number} came without a delivery id and cannot be "
             "settled; the service delivers it again until its max delivery count is reached. Inspect the message there"
         )
-        self.unsettleable += 1
         self._unsettleable = (now, text)
         _log.error("%s: %s", self.path, text)
         return False
 
-    def trouble(self) -> str | None:
-        """Text for a person: why nothing can be read, or which message cannot be settled; None without such a
-        problem.
-        """
-        if self.away is not None:
-            return str(self.away)
-        if self._unsettleable is not None and time.monotonic() - self._unsettleable[0] < SHOWN_SECONDS:
-            return self._unsettleable[1]
-        return None
+    # -- waiting
 
-    async def _wait(self, link: ServiceBusReceiver) -> None:
+    async def _wait(self, link: Link) -> None:
         """Wait until a message comes, a settlement is requested or a lock is due for renewal."""
         self._woken.clear()
-        if self.closing or self._settlements.waiting:
+        if self._closing or self._settlements.waiting:
             return
-        due = self.next_renewal()
-        limit = self.read_timeout() if due is None else min(self.read_timeout(), due - time.monotonic())
+        limit = self._longest_wait(link)
+        due = self._next_renewal()
+        if due is not None:
+            limit = min(limit, due - time.monotonic())
         limit = max(0.0, limit)
-        if not self.wanted():
+        if not self._wants_more():
             try:
-                await attaching.authorize(link)
+                await sdk_internals.authorize(link.sdk)
             except FOREIGN as error:
-                raise self.translate(error, "renew the claim to") from error
+                raise link.translate(error, "renew the claim to") from error
             await self._pause(min(limit, IDLE_READ))
             return
         # Set at each wait: an SDK of an unknown version may create another connection by itself
-        sdk_internals.set_read_timeout(link, IDLE_READ)
+        sdk_internals.set_read_timeout(link.sdk, IDLE_READ)
         loop = asyncio.get_running_loop()
         # One message: any others are taken afterwards without waiting. The receiver's buffer is empty now, and a
         # cancellation loses nothing.
-        reading = asyncio.create_task(link.receive_messages(1, max_wait_time=limit + 1.0))
+        reading = asyncio.create_task(link.sdk.receive_messages(1, max_wait_time=limit + 1.0))
         self._reading = reading
         alarm = loop.call_later(limit, self.wake)
         try:
@@ -406,71 +395,37 @@ class Receiver:
         problem = reading.exception()
         if problem is not None:
             if isinstance(problem, FOREIGN):
-                raise self.translate(problem, "read") from problem
+                raise link.translate(problem, "read") from problem
             raise problem
-        self._hand_out(reading.result())
+        self._hand_out(link, reading.result())
 
-    def wanted(self) -> bool:
-        """Return whether more messages are to be read."""
-        return self.inbox.room and not self.partition.paused
-
-    def read_timeout(self) -> float:
-        """Longest duration of a wait, in seconds."""
-        return self.last_service_response + QUIET_SECONDS - time.monotonic()
-
-    async def _ask(self, link: ServiceBusReceiver) -> None:
+    async def _ask(self, link: Link) -> None:
         """Query the service by peeking.
 
         A connection with a dead peer is as silent as an empty queue, and so is a link that the service has forgotten.
         """
-        first = 1 + max((number for path, number in self.inbox.held if path == self.path), default=0)
+        first = 1 + self._inbox.last_held(self.path)
         try:
-            found = await link.peek_messages(
-                PEEKED, sequence_number=first, timeout=self.connection.config.request_timeout
-            )
+            found = await link.sdk.peek_messages(PEEKED, sequence_number=first, timeout=link.timeout)
         except FOREIGN as error:
-            raise self.translate(error, "ask about") from error
-        self.last_service_response = time.monotonic()
+            raise link.translate(error, "ask about") from error
+        link.answered()
         waiting = next((each.sequence_number for each in found if each.state is ServiceBusMessageState.ACTIVE), None)
         known, self._waiting = self._waiting, waiting
-        if waiting is not None and waiting == known and self.wanted():
+        if waiting is not None and waiting == known and self._wants_more():
             # Another consumer may have held the message for all this time: a new link does no harm then
             self._waiting = None
             raise BrokerUnavailable(f"{self.path}: message {waiting} waits, but the link delivers nothing")
 
     async def _pause(self, seconds: float) -> None:
         self._woken.clear()
-        if self.closing or self._settlements.waiting:
+        if self._closing or self._settlements.waiting:
             return
         try:
             async with asyncio.timeout(seconds):
                 await self._woken.wait()
         except TimeoutError:
             return
-
-    # -- faults
-
-    def mark_lock_lost(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
-        """Mark a delivery whose lock the service does not know any more; return the error for the caller of the
-        settlement.
-        """
-        delivery.mark_lock_lost()
-        return error
-
-    def _check(self) -> None:
-        if self.broken is not None:
-            raise self.broken
-
-    def _fail(self, error: BrokerError) -> None:
-        """Report the receiver as away and fail pending settlements. Their callers ask again."""
-        self.away = error
-        self.ready.set()
-        self._settlements.fail(error)
-        self.inbox.notify()
-
-    def translate(self, error: BaseException, what: str) -> BrokerError:
-        """Translate an SDK error raised at this entity into an error of the bridge."""
-        return self.connection.translate(error, f"{what} {self.path}", path=self.path)
 
 
 def _cancel_read(reading: asyncio.Task[Any]) -> None:

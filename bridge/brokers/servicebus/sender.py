@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from azure.servicebus import ServiceBusMessage, ServiceBusMessageBatch
-from azure.servicebus._pyamqp.types import VALUE
 from azure.servicebus.aio import ServiceBusSender
 
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.copies import outgoing
 from bridge.brokers.servicebus.faults import is_answer
 from bridge.brokers.servicebus.messages import runs
+from bridge.brokers.servicebus.sdk_internals import VALUE
 from bridge.core.errors import BrokerUnavailable, PublishFailed
 from bridge.core.message import Message
 
@@ -102,7 +102,7 @@ class Senders:
                 await sender.send_messages(batch, timeout=limit)
         except FOREIGN as error:
             found = self._connection.translate(error, what, doing="publishing", path=entity)
-            if isinstance(found, BrokerUnavailable) and is_answer(error) and any(map(_crowded, messages)):
+            if isinstance(found, BrokerUnavailable) and is_answer(error) and any(map(_has_large_properties, messages)):
                 # The service has no condition of its own for this and answers with a temporary one
                 raise PublishFailed(
                     f"{found}; properties of a message may have {PROPERTY_LIMIT // 1024} KiB each and "
@@ -114,7 +114,8 @@ class Senders:
         if line.sender is None:
             sender = self._connection.sender(entity)
             await self._connection.open(sender, f"publish to {entity}", self._connection.config.publish_timeout)
-            line.sender = sender
+            line.use(sender)
+            return sender
         return line.sender
 
     def _replace(self, line: _Line) -> None:
@@ -123,7 +124,7 @@ class Senders:
 
     def _retire(self, line: _Line) -> None:
         """Close the line's sender in the background."""
-        sender, line.sender = line.sender, None
+        sender = line.release()
         if sender is not None:
             closing = asyncio.create_task(self._connection.close(sender))
             self._closing.add(closing)
@@ -139,8 +140,17 @@ class _Line:
         self.sender: ServiceBusSender | None = None
         self.turn = asyncio.Lock()
 
+    def use(self, sender: ServiceBusSender) -> None:
+        """Send with this sender from now on."""
+        self.sender = sender
 
-def _crowded(message: ServiceBusMessage) -> bool:
+    def release(self) -> ServiceBusSender | None:
+        """Remove the sender and return it."""
+        sender, self.sender = self.sender, None
+        return sender
+
+
+def _has_large_properties(message: ServiceBusMessage) -> bool:
     """Return whether the message exceeds the size of application properties that the service documents."""
     amqp: Any = message.raw_amqp_message
     properties: dict[Any, Any] = getattr(amqp, "encoded", amqp).application_properties or {}

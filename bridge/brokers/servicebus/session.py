@@ -11,13 +11,12 @@ from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import OperationTimeoutError
 
 from bridge.brokers.base import Listener
-from bridge.brokers.servicebus import attaching
-from bridge.brokers.servicebus.connection import FOREIGN
-from bridge.brokers.servicebus.delivery import ServiceBusDelivery, Verb
-from bridge.brokers.servicebus.locks import UNKNOWN_LOCK, renew_after
-from bridge.brokers.servicebus.partition import ServiceBusPartition
+from bridge.brokers.servicebus import sdk_internals
+from bridge.brokers.servicebus.clock import UNKNOWN_LOCK, Clock, renew_after
+from bridge.brokers.servicebus.connection import FOREIGN, Link
+from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 from bridge.brokers.servicebus.receiver import Receiver
-from bridge.brokers.servicebus.receiver_options import Sessions
+from bridge.config.model.servicebus import SessionsConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost, PartitionRevoked
 
 ACCEPT_SECONDS = 30.0
@@ -29,7 +28,94 @@ ROOM_SECONDS = 1.0
 SHORTEST_QUIET = 0.05
 """Shortest silence, in seconds, that shows that a session has no more messages."""
 
-_VERBS = {verb.value for verb in Verb}
+
+class SessionLock:
+    """The lock of the present session, which covers all its messages, and its renewal."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.renewals = 0
+        """Number of renewals so far, of all sessions."""
+        self.next_due: float | None = None
+        """Monotonic time of the next renewal in seconds; None without a session."""
+        self._clock = clock
+        self._took = 0.0
+        """Duration in seconds of the slowest recent renewal, decaying."""
+
+    def begin(self, link: Link) -> bool:
+        """Keep the lock of an accepted session from now on; False when it has already expired."""
+        remaining = _remaining(link)
+        if remaining <= 0:
+            self._clock.expired(-remaining)
+            return False
+        self._clock.received(None, remaining, time.time())
+        self._schedule(remaining)
+        return True
+
+    def end(self) -> None:
+        """Renew no more."""
+        self.next_due = None
+
+    def received(self, enqueued: float | None, now: float, wall: float) -> None:
+        """Learn about the clock from a message. enqueued, wall: seconds since the epoch. now: monotonic seconds."""
+        if enqueued is not None and self.next_due is not None:
+            self._clock.received(enqueued, 0.0, wall)
+            self.next_due = min(self.next_due, now + renew_after(self._clock.usable(UNKNOWN_LOCK), self._took))
+
+    async def renew(self, link: Link) -> None:
+        """Renew the lock. Raises: BrokerError."""
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(link.timeout):
+                until = await link.sdk.session.renew_lock()
+        except FOREIGN as error:
+            raise link.translate(error, "renew the lock of a session of") from error
+        self.renewals += 1
+        self._took = max(time.monotonic() - begun, self._took * 0.9)
+        self._schedule(until.timestamp() - time.time())
+
+    def lost(self, link: Link) -> None:
+        """Check whether the lost lock had time left by the local clock."""
+        if link.sdk.session.locked_until_utc is not None:
+            self._clock.lost(_remaining(link))
+
+    def _schedule(self, remaining: float) -> None:
+        self.next_due = time.monotonic() + renew_after(self._clock.usable(remaining), self._took)
+
+
+def _remaining(link: Link) -> float:
+    until = link.sdk.session.locked_until_utc
+    return UNKNOWN_LOCK if until is None else until.timestamp() - time.time()
+
+
+class Turn:
+    """Times of one held session, by which it makes room for another. Pure: the caller passes monotonic seconds."""
+
+    def __init__(self, options: SessionsConfig, accepting: float, now: float) -> None:
+        """accepting: seconds that the acceptance took."""
+        self._end = now + options.turn
+        self._busy = now
+        self._quiet = self._hurry = options.idle
+        """Seconds of silence after which a session is left: before its first message, and after it."""
+        if accepting < options.idle / 4:
+            # This session was waiting, and others may be too: silence of two round trips shows that it has no more
+            self._hurry = min(options.idle, max(SHORTEST_QUIET, 2 * accepting))
+
+    def received(self, now: float) -> None:
+        """Record a message."""
+        self._busy = now
+        self._quiet = self._hurry
+
+    def busy(self, now: float) -> None:
+        """Record that the session is still needed."""
+        self._busy = now
+
+    def remaining(self, now: float) -> float:
+        """Seconds until the turn is over; 0 and less afterwards."""
+        return self._end - now
+
+    def idle_after(self, now: float) -> float:
+        """Seconds of further silence after which the session is left."""
+        return self._busy + self._quiet - now
 
 
 class SessionReceiver(Receiver):
@@ -39,222 +125,185 @@ class SessionReceiver(Receiver):
     the last case this process loses all messages in flight.
     """
 
-    def __init__(self, *, listener: Listener, receiver_options: Sessions, **given: Any) -> None:
+    def __init__(self, *, listener: Listener, sessions: SessionsConfig, **given: Any) -> None:
         """given: see `Receiver`."""
         super().__init__(**given)
         self.sessions = 0
         """Number of accepted sessions."""
         self._listener = listener
-        self._receiver_options = receiver_options
-        self._renew_at: float | None = None
+        self._options = sessions
+        self._lock = SessionLock(self._clock)
+        self._turn = Turn(sessions, 0.0, 0.0)
         self._handing: asyncio.Task[None] | None = None
         """Task that ends a turn."""
         self._kept: ServiceBusReceiver | None = None
         """Open connection, with or without a session."""
-        self._took = 0.0
-        self._begun = 0.0
-        self._quiet = self._hurry = receiver_options.idle
-        """Seconds of silence after which a session is left: before its first message, and after it."""
-        self._busy = 0.0
 
-    async def open(self) -> ServiceBusReceiver | None:
-        """See `Receiver.open`: wait for the next session, over the connection of the previous one."""
+    @property
+    def spare(self) -> bool:  # type: ignore[override]  # a constant there
+        """See `connection.Seated`: the first receiver of an entity can serve all its sessions."""
+        return self.number > 0
+
+    def give_way(self) -> None:
+        """See `connection.Seated`: a held session is kept to its end."""
+        if self._opening is not None and not self._opening.done():
+            self._opening.cancel()
+
+    @property
+    def renewals(self) -> int:
+        """See `Receiver.renewals`."""
+        return self._lock.renewals
+
+    # -- from one session to the next
+
+    async def _open(self) -> Link | None:
+        """See `Receiver._open`: wait for the next session, over the connection of the previous one."""
+        seats = self._connection.seats
         if self._kept is None:
-            self.connection.seats.give_back(self)
-        seated = self.connection.seats.take(self)
+            seats.give_back(self)
+        seated = seats.take(self)
         if not seated:
-            await self.dispose()
-            self.away = None
-            self.ready.set()
-        if not seated or not self.inbox.room:
+            await self._dispose()
+            self._is_back()
+        if not seated or not self._inbox.room:
             # Without free space, messages of another session could not be read either
             await self._pause(ROOM_SECONDS)
             return None
         begun = time.monotonic()
-        link = await self._accept()
-        if link is None:
+        sdk = await self._accept()
+        if sdk is None:
             # No session was free, and the service answered
-            self.away = None
-            self.ready.set()
+            self._is_back()
             return None
+        link = Link(self._connection, self.path, sdk)
         self.partition = ServiceBusPartition(self.path, self.number, self.wake)
         self.sessions += 1
         now = time.monotonic()
-        self._begun = self._busy = now
-        self._quiet = self._receiver_options.idle
-        if now - begun < self._receiver_options.idle / 4:
-            # This session was waiting, and others may be too: silence of two round trips shows that it has no more
-            self._hurry = min(self._receiver_options.idle, max(SHORTEST_QUIET, 2 * (now - begun)))
-        else:
-            self._hurry = self._receiver_options.idle
+        self._turn = Turn(self._options, now - begun, now)
         self._handing = None
-        until = link.session.locked_until_utc
-        remaining = UNKNOWN_LOCK if until is None else until.timestamp() - time.time()
-        if remaining <= 0:
-            self.clock.expired(-remaining)
+        if not self._lock.begin(link):
             self._kept = None
-            await self.connection.close(link)
-            raise ClockSkew(str(self.clock)) if self.clock.skew else BrokerUnavailable(f"{self.path}: took too long")
-        self.clock.received(None, remaining, time.time())
-        self._renew_at = now + renew_after(self.clock.usable(remaining), self._took)
+            await self._connection.close(sdk)
+            raise ClockSkew(str(self._clock)) if self._clock.skew else BrokerUnavailable(f"{self.path}: took too long")
         await self._listener.assigned([self.partition])
         return link
 
     async def _accept(self) -> ServiceBusReceiver | None:
         """Accept the next session; None where there is none. Raises: BrokerError."""
-        what, limit = f"take a session of {self.path}", self.connection.config.request_timeout
-        link, self._kept = self._kept, None
-        if link is None:
-            link = self.connection.receiver(self.entity, self.prefetch, accept=ACCEPT_SECONDS, credit=self.credit)
-            if not attaching.possible(link):
-                return await self._open_whole(link, what, limit)
-            await self.connection.connect(link, what, limit)
-        taken = await self.connection.attach(link, what, ACCEPT_SECONDS + limit)
-        self._kept = link
-        return link if taken else None
+        what, limit = f"take a session of {self.path}", self._connection.config.request_timeout
+        sdk, self._kept = self._kept, None
+        if sdk is None:
+            sdk = self._connection.receiver(self._entity, self._prefetch, accept=ACCEPT_SECONDS, credit=self._credit)
+            if not sdk_internals.opens_in_steps(sdk):
+                return await self._open_whole(sdk, what, limit)
+            await self._connection.connect(sdk, what, limit)
+        taken = await self._connection.attach(sdk, what, ACCEPT_SECONDS + limit)
+        self._kept = sdk
+        return sdk if taken else None
 
-    async def _open_whole(self, link: ServiceBusReceiver, what: str, limit: float) -> ServiceBusReceiver | None:
+    async def _open_whole(self, sdk: ServiceBusReceiver, what: str, limit: float) -> ServiceBusReceiver | None:
         """Open the receiver with its own connection, in the SDK's way."""
         try:
-            await self.connection.open(link, what, ACCEPT_SECONDS + limit)
+            await self._connection.open(sdk, what, ACCEPT_SECONDS + limit)
         except BrokerUnavailable as error:
             if isinstance(error.__cause__, OperationTimeoutError):
                 return None
             raise
-        return link
+        return sdk
 
-    async def close_link(self, link: ServiceBusReceiver, sound: bool) -> None:
-        """See `Receiver.close_link`. The service gives the messages back without counting. The connection stays for the
-        next session.
+    async def _close_link(self, link: Link, sound: bool) -> None:
+        """See `Receiver._close_link`. The service gives the messages back without counting. The connection stays for
+        the next session.
         """
-        self._renew_at = None
+        self._lock.end()
         partition = self.partition
-        partition.revoked = True
-        self.inbox.drop(partition)
-        if sound and not self.closing and link is self._kept and self.connection.seats.has(self):
-            closing = asyncio.create_task(self._part(link))
+        partition.revoke()
+        self._inbox.drop(partition)
+        if sound and not self._closing and link.sdk is self._kept and self._connection.seats.has(self):
+            closing = asyncio.create_task(self._part(link.sdk))
         else:
             self._kept = None
-            closing = asyncio.create_task(self.connection.close(link))
+            closing = asyncio.create_task(self._connection.close(link.sdk))
         if self._handing is not None:
             await self._handing
-        elif not self.closing:
+        elif not self._closing:
             # Before the next session is accepted, which may be the same one again
             await self._listener.revoked([partition])
         await closing
 
-    async def _part(self, link: ServiceBusReceiver) -> None:
-        if not await self.connection.detach(link):
+    async def _part(self, sdk: ServiceBusReceiver) -> None:
+        if not await self._connection.detach(sdk):
             self._kept = None
 
-    @property
-    def spare(self) -> bool:  # type: ignore[override]  # a constant there
-        """See `Receiver.spare`: the first receiver of an entity can serve all its sessions."""
-        return self.number > 0
+    async def _dispose(self) -> None:
+        """See `Receiver._dispose`."""
+        sdk, self._kept = self._kept, None
+        if sdk is not None:
+            await self._connection.close(sdk)
+        self._connection.seats.give_back(self)
 
-    def give_way(self) -> None:
-        """See `Receiver.give_way`: a held session is kept to its end."""
-        if self._opening is not None and not self._opening.done():
-            self._opening.cancel()
+    # -- while a session is held
 
-    async def dispose(self) -> None:
-        """See `Receiver.dispose`."""
-        link, self._kept = self._kept, None
-        if link is not None:
-            await self.connection.close(link)
-        self.connection.seats.give_back(self)
-
-    def over(self) -> bool:
-        """See `Receiver.over`."""
+    def _is_over(self) -> bool:
+        """See `Receiver._is_over`."""
         if self._handing is not None:
             return self._handing.done()
         now = time.monotonic()
-        if self.inbox.stuck:
+        if self._inbox.stuck:
             # The inbox is full: neither this session nor the next could deliver messages
-            self._busy = now
+            self._turn.busy(now)
             return False
-        if self._turn_is_over(now):
+        if self._turn.remaining(now) <= 0:
             # Waiting messages are given back with the session; those in process are finished and settled meanwhile
             self._handing = asyncio.create_task(self._listener.revoked([self.partition]))
             self._handing.add_done_callback(lambda _: self.wake())
             return False
         if self.partition.gap:
-            self._busy = now
+            self._turn.busy(now)
             return False
-        return now - self._busy >= self._quiet
+        return self._turn.idle_after(now) <= 0
 
-    def read_timeout(self) -> float:
-        """See `Receiver.read_timeout`."""
-        if self.inbox.stuck:
-            return super().read_timeout()
+    def _longest_wait(self, link: Link) -> float:
+        """See `Receiver._longest_wait`."""
+        longest = super()._longest_wait(link)
+        if self._inbox.stuck or self._handing is not None:
+            return longest
         now = time.monotonic()
-        turn = self._begun + self._receiver_options.turn - now
-        if self._handing is not None:
-            return super().read_timeout()
-        if self.partition.gap:
-            return min(super().read_timeout(), turn)
-        return max(0.0, min(self._busy + self._quiet - now, turn))
+        turn = self._turn.remaining(now)
+        return min(longest, turn) if self.partition.gap else max(0.0, min(self._turn.idle_after(now), turn))
 
-    def wanted(self) -> bool:
-        """See `Receiver.wanted`: at the end of a turn messages in flight are finished and no more are read."""
-        return super().wanted() and not self._turn_is_over(time.monotonic())
+    def _wants_more(self) -> bool:
+        """See `Receiver._wants_more`: at the end of a turn messages in flight are finished and no more are read."""
+        return super()._wants_more() and self._turn.remaining(time.monotonic()) > 0
 
-    def _turn_is_over(self, now: float) -> bool:
-        return now - self._begun >= self._receiver_options.turn
+    async def _take(self, link: Link) -> int:
+        """See `Receiver._take`: after its turn a session gives buffered messages back."""
+        return 0 if self._turn.remaining(time.monotonic()) <= 0 else await super()._take(link)
 
-    def admit(self, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
-        """See `Receiver.admit`: the session's lock covers the message."""
-        self._busy = now
-        self._quiet = self._hurry
-        delivery = self.deliver(raw)
-        if delivery.message.timestamp is not None and self._renew_at is not None:
-            self.clock.received(delivery.message.timestamp, 0.0, wall)
-            self._renew_at = min(self._renew_at, now + renew_after(self.clock.usable(UNKNOWN_LOCK), self._took))
+    def _admit(self, link: Link, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
+        """See `Receiver._admit`: the session's lock covers the message, and its id is the key."""
+        self._turn.received(now)
+        session: Any = link.sdk.session.session_id
+        delivery = self._deliver(raw, session.encode() if isinstance(session, str) else None)
+        self._lock.received(delivery.message.timestamp, now, wall)
         return delivery
 
-    @property
-    def key(self) -> bytes | None:
-        """See `Receiver.key`: the session's id."""
-        id_ = None if self._link is None else self._link.session.session_id
-        return id_.encode() if isinstance(id_, str) else None
+    def _next_renewal(self) -> float | None:
+        """See `Receiver._next_renewal`."""
+        return self._lock.next_due
 
-    def next_renewal(self) -> float | None:
-        """See `Receiver.next_renewal`."""
-        return self._renew_at
+    async def _renew(self, link: Link) -> None:
+        """See `Receiver._renew`."""
+        await self._lock.renew(link)
 
-    async def renew(self, link: ServiceBusReceiver) -> None:
-        """See `Receiver.renew`."""
-        begun = time.monotonic()
-        try:
-            async with asyncio.timeout(self.connection.config.request_timeout):
-                until = await link.session.renew_lock()
-        except FOREIGN as error:
-            raise self.translate(error, "renew the lock of a session of") from error
-        self.renewals += 1
-        now = time.monotonic()
-        self._took = max(now - begun, self._took * 0.9)
-        self._renew_at = now + renew_after(self.clock.usable(until.timestamp() - time.time()), self._took)
+    def _lock_lost(self, link: Link) -> None:
+        """See `Receiver._lock_lost`: the session is lost with all its messages; the loss counts once."""
+        if not self.partition.lost:  # a settlement that finds the loss may be done, and its answer lost
+            self._lock.lost(link)
+        self.partition.lose()
 
-    async def take(self, link: ServiceBusReceiver) -> int:
-        """See `Receiver.take`: after its turn a session gives buffered messages back."""
-        return 0 if self._turn_is_over(time.monotonic()) else await super().take(link)
-
-    def translate(self, error: BaseException, what: str) -> BrokerError:
-        """See `Receiver.translate`: a lost lock is that of the session."""
-        found = super().translate(error, what)
-        if isinstance(found, LockLost):
-            if what not in _VERBS:  # a settlement may be done, and its answer lost
-                self._check_clock_skew()
-            self.partition.lost = self.partition.revoked = True
-        return found
-
-    def _check_clock_skew(self) -> None:
-        """Check whether the lost lock had time left by the local clock."""
-        until = None if self._link is None else self._link.session.locked_until_utc
-        if until is not None and not self.partition.lost:
-            self.clock.lost(until.timestamp() - time.time())
-
-    def mark_lock_lost(self, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
-        """Mark the session as lost with all its messages; the loss counts once. See `Receiver.mark_lock_lost`."""
-        self.broken = error
+    def _lock_lost_at_settlement(self, link: Link, delivery: ServiceBusDelivery, error: LockLost) -> BrokerError:
+        """See `Receiver._lock_lost_at_settlement`."""
+        self.partition.lose()
+        link.break_off(error)
         return PartitionRevoked(str(error))

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from azure.servicebus.aio import ServiceBusReceiver
 from azure.servicebus.exceptions import MessageAlreadySettled
 
 from bridge.brokers.servicebus import sdk_internals
-from bridge.brokers.servicebus.connection import FOREIGN
+from bridge.brokers.servicebus.connection import FOREIGN, Link
+from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import DoubtfulRefusal, Request, ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused, may_be_the_message
 from bridge.core.errors import BrokerError, BrokerUnavailable, LockLost, SettlementRefused
-
-if TYPE_CHECKING:
-    from bridge.brokers.servicebus.receiver import Receiver
 
 BATCH = 100
 """Number of concurrent settlements, which share a long round trip."""
@@ -25,11 +22,27 @@ FAILURES = 3
 """Number of faults that one settlement may meet while others succeed; then the message is at fault."""
 
 
-class Settlements:
-    """Queue of settlement requests until the receiver's task carries them out."""
+class SettlementQueue:
+    """Settlement requests of one receiver until its task carries them out. Implements `delivery.Settlements`."""
 
-    def __init__(self, owner: Receiver) -> None:
-        self._owner = owner
+    def __init__(
+        self,
+        dead_letter_queue: DeadLetterQueue | None,
+        *,
+        away: Callable[[], BrokerError | None],
+        wake: Callable[[], None],
+        finished: Callable[[ServiceBusDelivery], None],
+        lock_lost: Callable[[Link, ServiceBusDelivery, LockLost], BrokerError],
+    ) -> None:
+        """away: returns the reason for which nothing can be settled. wake: called when a request is waiting.
+        finished: see `delivery.Settlements`. lock_lost: marks what is lost with a lock that the service does not know
+        any more, and returns the error for the caller of the settlement.
+        """
+        self.dead_letter_queue = dead_letter_queue
+        self.finished = finished
+        self._away = away
+        self._wake = wake
+        self._lock_lost = lock_lost
         self._requests: deque[Request] = deque()
         self._settled = 0
 
@@ -38,9 +51,14 @@ class Settlements:
         """True when requests are waiting."""
         return bool(self._requests)
 
-    def add(self, request: Request) -> None:
-        """Queue a request."""
+    async def settle(self, request: Request) -> None:
+        """See `delivery.Settlements.settle`."""
+        away = self._away()
+        if away is not None:
+            raise BrokerUnavailable(str(away))
         self._requests.append(request)
+        self._wake()
+        await request.done
 
     def fail(self, error: BrokerError) -> None:
         """Fail all waiting requests with BrokerUnavailable. Their callers ask again."""
@@ -48,8 +66,8 @@ class Settlements:
         for request in requests:
             request.fail(BrokerUnavailable(str(error)))
 
-    async def carry_out(self, link: ServiceBusReceiver) -> None:
-        """Carry out one batch of waiting requests. An error that breaks the connection is recorded in the receiver."""
+    async def carry_out(self, link: Link) -> None:
+        """Carry out one batch of waiting requests. An error that breaks the connection is recorded in the link."""
         requests: list[Request] = []
         while self._requests and len(requests) < BATCH:
             request = self._requests.popleft()
@@ -66,74 +84,66 @@ class Settlements:
         for request in sorted(
             (request for request in requests if request.delivery.failures), key=lambda each: each.delivery.failures
         ):
-            if self._owner.broken is not None:
-                request.fail(BrokerUnavailable(str(self._owner.broken)))
+            if link.broken is not None:
+                request.fail(BrokerUnavailable(str(link.broken)))
             else:
                 await self._settle(link, request)
 
-    async def _settle(self, link: ServiceBusReceiver, request: Request) -> None:
-        raw, owner = request.delivery.raw, self._owner
+    async def _settle(self, link: Link, request: Request) -> None:
+        raw, verb = request.delivery.raw, request.verb.value
         try:
-            async with asyncio.timeout(owner.connection.config.request_timeout):
+            async with asyncio.timeout(link.timeout):
                 answer = await sdk_internals.settle(
-                    link, raw, request.verb.value, request.reason or None, request.description or None
+                    link.sdk, raw, verb, request.reason or None, request.description or None
                 )
         except MessageAlreadySettled:
             request.succeed()
         except FOREIGN as error:
-            found = owner.translate(error, request.verb.value)
+            found = link.translate(error, verb)
             if isinstance(found, LockLost):
                 self._lost(link, request, found)
             else:
-                self._broken(request, found)
+                self._unanswered(link, request, found)
         else:
-            owner.last_service_response = asyncio.get_running_loop().time()
+            link.answered()
             if answer is None:
                 self._settled += 1
                 request.succeed()
             else:
                 self._refused(link, request, answer)
 
-    def _refused(self, link: ServiceBusReceiver, request: Request, answer: Exception) -> None:
+    def _refused(self, link: Link, request: Request, answer: Exception) -> None:
         """Handle a refusal by the service; the connection is intact."""
-        owner, what = self._owner, request.verb.value
-        refusal = owner.connection.translate(answer, f"{what} {owner.path}", doing="settling", path=owner.path)
+        what = request.verb.value
+        refusal = link.translate(answer, what, doing="settling")
         if isinstance(refusal, SettlementRefused):
             request.fail(refusal)
             return
-        found = owner.translate(answer, what)
+        found = link.translate(answer, what)
         if isinstance(found, LockLost):
             self._lost(link, request, found)
         elif isinstance(found, Refused):
-            owner.broken = found
+            link.break_off(found)
             request.fail(BrokerUnavailable(str(found)))
         elif may_be_the_message(answer):
             # An error inside the service does not show what the service did before
-            request.delivery.settlement_unknown = True
-            request.fail(DoubtfulRefusal(str(found), self._others_are_settled(request.delivery)))
+            request.delivery.mark_settlement_unknown()
+            request.fail(DoubtfulRefusal(str(found), request.delivery.count_failure(self._settled)))
         else:
             request.fail(BrokerUnavailable(str(found)))
 
-    def _lost(self, link: ServiceBusReceiver, request: Request, error: LockLost) -> None:
+    def _lost(self, link: Link, request: Request, error: LockLost) -> None:
         # Where the link has gone, the SDK sends a second request beside it: the first one may have reached the service
-        request.delivery.settlement_unknown = request.delivery.settlement_unknown or not sdk_internals.is_link_attached(
-            link
-        )
-        request.fail(self._owner.mark_lock_lost(request.delivery, error))
+        if not sdk_internals.is_link_attached(link.sdk):
+            request.delivery.mark_settlement_unknown()
+        request.fail(self._lock_lost(link, request.delivery, error))
 
-    def _broken(self, request: Request, found: BrokerError) -> None:
+    def _unanswered(self, link: Link, request: Request, found: BrokerError) -> None:
         """Handle a missing answer. When others are settled and only this message never is, the message is at fault."""
-        request.delivery.settlement_unknown = True
-        self._owner.broken = found
-        others = self._others_are_settled(request.delivery)
+        request.delivery.mark_settlement_unknown()
+        link.break_off(found)
+        others = request.delivery.count_failure(self._settled)
         if others and request.delivery.failures >= FAILURES and not isinstance(found, Refused):
             request.fail(SettlementRefused(str(found)))
         else:
             request.fail(BrokerUnavailable(str(found)))
-
-    def _others_are_settled(self, delivery: ServiceBusDelivery) -> bool:
-        """Count a failure; return whether others have been settled since the first."""
-        if not delivery.failures:
-            delivery.settled_before = self._settled
-        delivery.failures += 1
-        return self._settled > delivery.settled_before

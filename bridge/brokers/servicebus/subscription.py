@@ -14,7 +14,6 @@ from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused
 from bridge.brokers.servicebus.inbox import Inbox
 from bridge.brokers.servicebus.receiver import Receiver
-from bridge.brokers.servicebus.receiver_options import ServiceBusReceiverOptions
 from bridge.brokers.servicebus.session import SessionReceiver
 from bridge.core.errors import BrokerUnavailable, ClockSkew
 
@@ -45,30 +44,28 @@ class ServiceBusSubscription:
         closed: Callable[[], None],
     ) -> None:
         """closed: called once, at the end of `close`."""
-        receiver_options = options.of_broker(ServiceBusReceiverOptions)
+        settings, sessions = options.servicebus, options.sessions
         self._connection = connection
         self._listener = listener
         self._on_closed = closed
         self._closed = False
         self._closing: asyncio.Task[None] | None = None
         self._clock = Clock()
-        parts = (
-            receiver_options.receivers if receiver_options.sessions is None else receiver_options.sessions.concurrent
-        )
-        self._inbox = Inbox(receiver_options.prefetch, receiver_options.prefetch_bytes, parts * len(options.topics))
-        self._sessions = receiver_options.sessions is not None
+        parts = settings.receivers if sessions is None else sessions.concurrent
+        self._inbox = Inbox(settings.prefetch, options.prefetch_bytes, parts * len(options.topics))
+        self._sessions = sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
         for path in options.topics:
             for number in range(parts):
                 given = {
-                    "connection": connection, "path": path, "number": number, "prefetch": receiver_options.prefetch,
+                    "connection": connection, "path": path, "number": number, "prefetch": settings.prefetch,
                     "inbox": self._inbox, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
                 }  # fmt: skip
                 self._receivers.append(
                     Receiver(**given)  # type: ignore[arg-type]  # a dict of different types
-                    if receiver_options.sessions is None
-                    else SessionReceiver(listener=listener, receiver_options=receiver_options.sessions, **given)
+                    if sessions is None
+                    else SessionReceiver(listener=listener, sessions=sessions, **given)
                 )
 
     async def start(self) -> None:
@@ -132,7 +129,7 @@ class ServiceBusSubscription:
             self._tasks[-1].cancel()
             await asyncio.wait(self._tasks)
         for receiver in self._receivers:
-            receiver.partition.revoked = True
+            receiver.partition.revoke()
         self._connection.seats.leave(self._receivers)
         self._on_closed()
 

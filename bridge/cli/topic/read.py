@@ -81,7 +81,7 @@ def command(
         raise click.UsageError("--from latest shows only new messages: add --follow", click.get_current_context())
     from bridge.app.composition import load_config
     from bridge.app.topic import read, resolve
-    from bridge.brokers.reading import ReadOptions
+    from bridge.brokers.base import ReadOptions
 
     loaded = load_config(config, overlay)
     broker, topic = resolve(loaded, place)

@@ -8,8 +8,9 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 
 from bridge.config.model.encryption import EncryptionConfig
 from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
-from bridge.config.model.types import Address, Duration, Integer, Model, Size, is_loopback
+from bridge.config.model.types import Address, Duration, Integer, Model, Size
 from bridge.core.kinds import OWN_NAMES
+from bridge.system.addresses import is_loopback
 
 
 class WorkerConfig(Model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from decimal import Decimal
 from typing import Annotated, Any
@@ -122,14 +121,6 @@ def check_address(value: str) -> str:
     if _ADDRESS.fullmatch(value) is None or int(value.rpartition(":")[2]) > 65535:
         raise ValueError("an address has the form HOST:PORT, like 127.0.0.1:8080 or [::1]:8080")
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """True if a host, with or without brackets, is a loopback address or `localhost`."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 class Model(BaseModel):

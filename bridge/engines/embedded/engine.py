@@ -18,6 +18,7 @@ from bridge.engines.compatibility import CompatibilityMonitor, MonitoredWorker
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.deadline import DeadlineInterceptor, OnStreams
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
+from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.keyrings import Keys, no_keys
@@ -26,12 +27,11 @@ from bridge.engines.registry import Workflows
 from bridge.engines.remote import channel_options, probe
 from bridge.engines.trace_propagation import BEFORE, TraceInterceptor
 from bridge.engines.worker import concurrency, quiet_logger, register, threads
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.hub.dispatch import DRAINING
-from bridge.sqlite_engine.hub.retention import PERIOD_SECONDS, RetentionPolicy
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.hub.leases import DRAINING
+from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.server import Guard, Server
-from bridge.sqlite_engine.protocol.service import SidecarService
+from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.system import private
 from bridge.system.tls import TlsFiles
 
@@ -91,7 +91,7 @@ class EmbeddedEngine:
 
         The answer is always False in a process that does not host the engine.
         """
-        return self._database is not None and entity_id not in self._database.hub.entities.parking
+        return self._database is not None and entity_id not in self._database.hub.entities.companions
 
     async def start(self) -> None:
         """Host the engine, or attach to it.
@@ -126,6 +126,7 @@ class EmbeddedEngine:
             unread_bytes=self._config.unread_bytes,
             max_cached_bytes=self._config.cache_bytes,
             keyring=self._keys(),
+            rules=BridgeRules(),
         )
         database = Database(self._directory / FILE, options)
         database.start()
@@ -215,7 +216,7 @@ class EmbeddedEngine:
     def watch_runs(self, listener: RunListener) -> bool:
         if self._database is None:
             return False
-        self._database.hub.run_listeners.append(listener)
+        self._database.hub.watch_runs(listener)
         return True
 
     def worker(

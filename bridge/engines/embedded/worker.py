@@ -25,10 +25,10 @@ from durabletask.worker import WorkItemFilters
 from bridge.core.kinds import Kind
 from bridge.engines.compatibility import MonitoredWorker
 from bridge.engines.containment import Load, presentable, stuck_pool, type_name
-from bridge.engines.embedded.session_worker import SessionWorker
+from bridge.engines.embedded.session import SessionWorker
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Stream
-from bridge.sqlite_engine.hub.workitem import ActivityItem, TurnRequest
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Stream
+from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest
 from bridge.sqlite_engine.model.reply import ThreadReply
 
 logger = logging.getLogger(__name__)
@@ -90,25 +90,25 @@ class Pool:
     def _run(self) -> None:
         jobs = iter(self._queue.get, None)
         run, busy, thread = self._stub.run, self._load.began, threading.get_ident()
-        at_hand: list[_Job] = []
+        jobs_taken: list[_Job] = []
         try:
             while True:
-                at_hand.extend(islice(jobs, 1))  # a single step: no exception from outside can interrupt it
-                if not at_hand:
+                jobs_taken.extend(islice(jobs, 1))  # a single step: no exception from outside can interrupt it
+                if not jobs_taken:
                     return
-                execute, request, token = at_hand[0]
+                execute, request, token = jobs_taken[0]
                 # The counterpart of `Load.begin` and `end`.
                 busy[thread] = time.monotonic()
                 try:
                     run(execute, request, token)
                 finally:
                     busy.pop(thread, None)
-                at_hand.clear()
+                jobs_taken.clear()
         except BaseException as error:
             # Jobs raise nothing: the exception was raised in this thread from outside.
             logger.error("A thread for %s ended: %s; it is replaced", self.name, type_name(error))
             self._replace(threading.current_thread())
-            for _, _, token in at_hand:
+            for _, _, token in jobs_taken:
                 self._stub.on_error(token, error)
 
     def _replace(self, ended: threading.Thread) -> None:
@@ -121,14 +121,17 @@ class Pool:
 class DirectStub:
     """Stub for the SDK's executors, without a channel."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, on_error: Callable[[str, BaseException], None]) -> None:
         self._database = database
-        self.open = True
-        self.on_error: Callable[[str, BaseException], None] = lambda token, error: None
+        self.on_error = on_error
+        self._is_open = True
+
+    def close(self) -> None:
+        """Run no further work. Work that has not begun is returned with the stream."""
+        self._is_open = False
 
     def run(self, execute: Callable[[Any, Any, Any], Any], request: Any, token: str) -> None:
-        # Work that has not begun when the worker stops is returned with the stream.
-        if not self.open:
+        if not self._is_open:
             return
         try:
             execute(request, self, token)
@@ -196,8 +199,7 @@ class DirectWorker(MonitoredWorker, SessionWorker):
             raise RuntimeError("The worker is already running.")
         if self._auto_generate_work_item_filters:
             self._work_item_filters = WorkItemFilters._from_registry(self._registry)
-        stub = DirectStub(self._database)
-        stub.on_error = self._failed
+        stub = DirectStub(self._database, self._failed)
         names = ("turns", "activities", "entities")
         self._stub = stub
         self._pools = [Pool(name, size, stub) for name, size in zip(names, self._sizes, strict=True)]
@@ -213,10 +215,13 @@ class DirectWorker(MonitoredWorker, SessionWorker):
             request.workItemFilters.CopyFrom(self._work_item_filters._to_grpc())
         # The SDK restores externalised payloads in the events in place. A worker with a payload store therefore needs
         # copies.
-        self._stream = Stream(request, self._take, shares=self._payload_store is None)
-        self._stream.knows = functools.lru_cache(4096)(self._knows) if self.known is not None else None
-        # All streams of this process end with it.
-        self._stream.process = self._database
+        self._stream = Stream(
+            request,
+            self._take,
+            shares=self._payload_store is None,
+            knows=functools.lru_cache(4096)(self._knows) if self.known is not None else None,
+            process=self._database,  # all streams of this process end with it
+        )
         if self.running is not None:
             self.running.resume()
         self._database.connect(self._stream)
@@ -235,13 +240,13 @@ class DirectWorker(MonitoredWorker, SessionWorker):
         if not self._is_running:
             return
         self._is_running = False
-        self._stub.open = False
+        self._stub.close()
         if self.running is not None:
             self.running.drain()
         for pool in self._pools:
             pool.stop()
         if self._stream is not None:
-            self._stream.is_drained = True
+            self._stream.drain()
             self._database.disconnect(self._stream)
         self.sessions.clear()
 

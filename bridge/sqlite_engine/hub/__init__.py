@@ -1,1 +1,11 @@
-"""Decisions of a task hub: operations, dispatch of work, completions. All of it runs in the writer thread."""
+"""Decisions of a task hub, all of them in the writer's thread.
+
+Instances and entities (`model/instance.py`, `model/entity.py`) are records of this room: the storage builds them from
+rows, and the modules of this room alone change their fields, always together with the transaction that writes the row.
+Every other object is changed by its own methods only.
+
+From the bottom up: `leases`, `tokenless` and `dispatch` give work to workers; `working_set` holds the instances in
+memory, and the consequences of a transaction; `entities`, `losses` and `work_items` change and read it; `hub` starts
+and ends instances. Operations on the hub are `calls` of clients, `completions` of workers, `rewind`, `removal` and
+`recovery`. `writer` runs them.
+"""

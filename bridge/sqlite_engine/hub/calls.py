@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
 
-from bridge.core.answers import answered_by
-from bridge.core.instance_protocol import ANSWERED, may_replace, started_by, telling
-from bridge.core.origin import read_origin
-from bridge.sqlite_engine.hub.hub import Deferred, TaskHub
+from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.rewind import rewind
-from bridge.sqlite_engine.hub.waiters import Waiter, found
+from bridge.sqlite_engine.hub.waiting_calls import DeferredRaise, Waiter, found
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.bounds import MAX_NAME, BeyondBound, check_name, check_tags
-from bridge.sqlite_engine.model.clock import due
-from bridge.sqlite_engine.model.identity import check_execution, check_id, new_id
+from bridge.sqlite_engine.model.bounds import MAX_NAME, BeyondBound, check_execution, check_id, check_name, check_tags
 from bridge.sqlite_engine.model.instance import FAILED, FINISHED, PENDING, RUNNING, SUSPENDED, TERMINATED, Instance
-from bridge.sqlite_engine.model.rejection import (
-    Rejection,
+from bridge.sqlite_engine.model.reply import (
+    ANSWERED,
+    DEFERRED,
+    Conflict,
+    Reply,
+    already_exists,
     instance_finished,
     invalid_argument,
     not_found,
     precondition,
-    unread_full,
 )
-from bridge.sqlite_engine.model.reply import Reply
 from bridge.sqlite_engine.model.turn import BadResponse, entity_id
-from bridge.sqlite_engine.model.unread import note
+from bridge.sqlite_engine.model.values import due, new_id
 
-DEFERRED: Any = object()
-"""Placeholder: the answer follows later."""
-
+T = TypeVar("T")
 
 _OPEN = frozenset({PENDING, RUNNING, SUSPENDED})
 
@@ -68,13 +62,11 @@ def _replaceable(request: pb.CreateInstanceRequest) -> Collection[int]:
     return found
 
 
-def _bounded(what: str, name: str, version: str = "", tags: Mapping[str, str] | None = None) -> None:
-    """Check a name, a version and tags against their limits. Raises: Rejection."""
+def _checked(check: Callable[..., T], *args: Any) -> T:
+    """Result of a check of a call's input. Raises: Rejection."""
     try:
-        check_name(what, name)
-        check_name("a version", version)
-        check_tags(tags or {})
-    except BeyondBound as error:
+        return check(*args)
+    except (BadResponse, BeyondBound) as error:
         raise invalid_argument(f"The call {error}") from error
 
 
@@ -84,62 +76,44 @@ class Calls:
     Each method runs in the writer's thread, and raises Rejection before it changes anything.
     """
 
-    def __init__(self, hub: TaskHub, *, certain_raise: bool = True) -> None:
+    def __init__(self, hub: TaskHub) -> None:
         self._hub = hub
-        self._certain_raise = certain_raise
 
     def start(self, request: pb.CreateInstanceRequest) -> pb.CreateInstanceResponse:
         hub = self._hub
         if not request.name:
             raise invalid_argument("The orchestration's name is empty")
         if len(request.name) > MAX_NAME or request.HasField("version") or request.tags:
-            _bounded("an orchestration's name", request.name, request.version.value, request.tags)
+            _checked(check_name, "an orchestration's name", request.name)
+            _checked(check_name, "a version", request.version.value)
+            _checked(check_tags, request.tags)
         replaceable = _replaceable(request)
         instance_id = check_id(request.instanceId, hub.limits) if request.instanceId else new_id()
-        self._bounded_payload("an orchestration's input", request.input.value)
+        _checked(hub.limits.check_payload, "an orchestration's input", request.input.value)
         if request.HasField("executionId"):
             check_execution(request.executionId.value)
         existing = hub.find(instance_id)
         after = 0
         if existing is not None:
-            old, new = read_origin(existing.start.executionStarted.input.value), read_origin(request.input.value)
-            if existing.reported not in replaceable or not may_replace(old, new):
+            earlier, later = existing.start.executionStarted.input.value, request.input.value
+            if existing.reported not in replaceable or not hub.rules.may_replace(earlier, later):
                 status = pb.OrchestrationStatus.Name(existing.reported).removeprefix("ORCHESTRATION_STATUS_")
-                why = telling(status, started_by(old, new.origin))
-                raise Rejection(
-                    grpc.StatusCode.ALREADY_EXISTS, f"Orchestration instance '{instance_id}' already exists{why}"
-                )
+                conflict = Conflict(status, hub.rules.is_repeated_start(earlier, later))
+                raise already_exists(f"Orchestration instance '{instance_id}' already exists", conflict)
             if _earlier_action(request.orchestrationIdReusePolicy) == _IGNORE:
                 return pb.CreateInstanceResponse(instanceId=instance_id)
             after = existing.turn_at
             hub.replace(existing)
         start_at = due(request.scheduledStartTimestamp) if request.HasField("scheduledStartTimestamp") else None
-        hub.create(
-            instance_id,
-            request.name,
-            execution=request.executionId.value,
-            version=request.version if request.HasField("version") else None,
-            input=request.input if request.HasField("input") else None,
-            tags=dict(request.tags) if request.tags else None,
-            start_at=start_at,
-            trace=request.parentTraceContext if request.HasField("parentTraceContext") else None,
-            after=after,
-        )
+        hub.create(instance_id, request, execution=request.executionId.value, start_at=start_at, after=after)
         return pb.CreateInstanceResponse(instanceId=instance_id)
 
-    def _bounded_payload(self, what: str, payload: str) -> None:
-        """Check a payload against its limit. Raises: Rejection."""
-        try:
-            self._hub.limits.check_payload(what, payload)
-        except BeyondBound as error:
-            raise invalid_argument(f"The call {error}") from error
-
-    def _bounded_event(self, what: str, data: str) -> None:
-        """Check an event's data, or a reason, against the limit of events. Raises: Rejection."""
-        try:
-            self._hub.limits.check_event(data, what)
-        except BeyondBound as error:
-            raise invalid_argument(f"The call {error}") from error
+    def _existing(self, instance_id: str) -> Instance:
+        """Find an instance. Raises: Rejection when it does not exist."""
+        instance = self._hub.find(instance_id)
+        if instance is None:
+            raise not_found(instance_id)
+        return instance
 
     def get(self, request: pb.GetInstanceRequest) -> pb.GetInstanceResponse:
         instance = self._hub.find(request.instanceId)
@@ -168,42 +142,33 @@ class Calls:
         hub = self._hub
         if not request.name:
             raise invalid_argument("The event's name is empty")
-        _bounded("an event's name", request.name)
-        self._bounded_event("an event's data", request.input.value)
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        _checked(check_name, "an event's name", request.name)
+        _checked(hub.limits.check_event, request.input.value, "an event's data")
+        instance = self._existing(request.instanceId)
         if instance.finished:
             raise instance_finished(request.instanceId)
-        if answered_by(request.name) is not None:
-            self._unanswered(instance, request)
+        if hub.rules.is_accepted_once(request.name):
+            self._check_accepted_once(instance, request)
         data = request.input if request.HasField("input") else None
         event = events.event_raised(hub.now, request.name, data)
         size = event.ByteSize()
         if hub.unread.refuses(instance, size):
-            hub.events_refused += 1
-            raise unread_full(instance.unread_events, instance.unread_bytes)
+            raise hub.refuse_event(instance)
         hub.deliver(instance, event)
-        note(instance, size)
+        instance.count_unread(size)
         hub.instances.measure(instance)
-        if self._certain_raise and instance.token is not None:
-            hub.defer(instance, Deferred(reply, pb.RaiseEventResponse(), instance.inbox[-1][0]))
+        if instance.token is not None:
+            hub.deferred.add(instance.key, DeferredRaise(reply, instance.id, instance.inbox[-1][0]))
             return DEFERRED
         return pb.RaiseEventResponse()
 
-    def _unanswered(self, instance: Instance, answer: pb.RaiseEventRequest) -> None:
-        """Refuse every answer to a request but the first.
-
-        Raises: Rejection, whose text says whether the first answer came from the same message.
-        """
+    def _check_accepted_once(self, instance: Instance, answer: pb.RaiseEventRequest) -> None:
+        """Refuse every event of this name but the first. Raises: Rejection."""
         waiting = (event for _, event in instance.inbox)
         for event in chain(self._hub.load_history(instance), instance.turn or (), waiting):
             if event.HasField("eventRaised") and event.eventRaised.name == answer.name:
-                first, again = read_origin(event.eventRaised.input.value), read_origin(answer.input.value)
-                same = first.origin is not None and again.origin is not None and first.origin.key == again.origin.key
-                raise Rejection(
-                    grpc.StatusCode.ALREADY_EXISTS, f"The request was answered before{telling(ANSWERED, same)}"
-                )
+                is_repeat = self._hub.rules.is_repeated_event(event.eventRaised.input.value, answer.input.value)
+                raise already_exists("The request was answered before", Conflict(ANSWERED, is_repeat))
 
     def terminate(self, request: pb.TerminateRequest) -> pb.TerminateResponse:
         """End the instance at once, without its worker. An unknown or finished instance is left unchanged."""
@@ -234,10 +199,8 @@ class Calls:
 
     def suspend(self, request: pb.SuspendRequest) -> pb.SuspendResponse:
         hub = self._hub
-        self._bounded_event("a reason", request.reason.value)
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        _checked(hub.limits.check_event, request.reason.value, "a reason")
+        instance = self._existing(request.instanceId)
         if not instance.finished and not instance.suspended:
             instance.suspended = True
             hub.touch(instance)
@@ -247,10 +210,8 @@ class Calls:
 
     def resume(self, request: pb.ResumeRequest) -> pb.ResumeResponse:
         hub = self._hub
-        self._bounded_event("a reason", request.reason.value)
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        _checked(hub.limits.check_event, request.reason.value, "a reason")
+        instance = self._existing(request.instanceId)
         if instance.suspended and not instance.finished:
             instance.suspended = False
             instance.failure = None  # the reason why the engine suspended it
@@ -261,32 +222,20 @@ class Calls:
 
     def restart(self, request: pb.RestartInstanceRequest) -> pb.RestartInstanceResponse:
         hub = self._hub
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        instance = self._existing(request.instanceId)
         if not instance.finished and not request.restartWithNewInstanceId:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a terminal state")
         instance_id = new_id() if request.restartWithNewInstanceId else instance.id
         started = instance.start.executionStarted
         if instance_id == instance.id:
             hub.replace(instance)
-        hub.create(
-            instance_id,
-            instance.name,
-            version=started.version if started.HasField("version") else None,
-            input=started.input if started.HasField("input") else None,
-            tags=dict(started.tags) if started.tags else None,
-            trace=started.parentTraceContext if started.HasField("parentTraceContext") else None,
-            after=instance.turn_at,
-        )
+        hub.create(instance_id, started, after=instance.turn_at)
         return pb.RestartInstanceResponse(instanceId=instance_id)
 
     def rewind(self, request: pb.RewindInstanceRequest) -> pb.RewindInstanceResponse:
         hub = self._hub
-        self._bounded_event("a reason", request.reason.value)
-        instance = hub.find(request.instanceId)
-        if instance is None:
-            raise not_found(request.instanceId)
+        _checked(hub.limits.check_event, request.reason.value, "a reason")
+        instance = self._existing(request.instanceId)
         if instance.status != FAILED:
             raise precondition(f"Orchestration instance '{instance.id}' is not in a failed state")
         rewind(hub, instance, request.reason.value if request.HasField("reason") else None)
@@ -294,29 +243,16 @@ class Calls:
 
     def signal_entity(self, request: pb.SignalEntityRequest) -> pb.SignalEntityResponse:
         hub = self._hub
-        try:
-            target = entity_id(request.instanceId)
-            hub.limits.check_id("an entity's id", target)
-        except (BadResponse, BeyondBound) as error:
-            raise invalid_argument(f"The call {error}") from error
+        target = _checked(entity_id, request.instanceId)
+        _checked(hub.limits.check_id, "an entity's id", target)
         if not request.name:
             raise invalid_argument("The operation's name is empty")
-        _bounded("an operation's name", request.name)
-        event = events.signal(
-            hub.now,
-            target,
-            request.name,
-            request.input if request.HasField("input") else None,
-            request.requestId or new_id(),
-        )
-        hub.entities.operate(target, event, due(request.scheduledTime) if request.HasField("scheduledTime") else None)
+        _checked(check_name, "an operation's name", request.name)
+        hub.entities.signal(target, request, request.requestId or new_id())
         return pb.SignalEntityResponse()
 
     def get_entity(self, request: pb.GetEntityRequest) -> pb.GetEntityResponse:
-        try:
-            entity = self._hub.entities.find(entity_id(request.instanceId))
-        except BadResponse as error:
-            raise invalid_argument(f"The call {error}") from error
+        entity = self._hub.entities.find(_checked(entity_id, request.instanceId))
         if entity is None or entity.state is None:
             # Without a state the entity only passes operations on or holds a lock; clients do not see it.
             return pb.GetEntityResponse(exists=False)

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.calls import Calls
-from bridge.sqlite_engine.hub.child import start_child
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.rewind import take_over
+from bridge.sqlite_engine.hub.work_items import TurnResponse
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import BeyondBound, check_name
-from bridge.sqlite_engine.model.clock import due, timestamp
 from bridge.sqlite_engine.model.entity import Entity
 from bridge.sqlite_engine.model.failures import bound, bound_turn
-from bridge.sqlite_engine.model.identity import new_id
-from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, RUNNING, Instance, text
-from bridge.sqlite_engine.model.rejection import Rejection
+from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, RUNNING, Instance
+from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.turn import BadResponse, Outcome, apply, entity_id
-from bridge.sqlite_engine.model.unread import settle
-from bridge.sqlite_engine.storage.due import due_at
+from bridge.sqlite_engine.model.values import due, new_id, text, timestamp
+from bridge.sqlite_engine.model.work import due_at
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +38,10 @@ class Completions:
         self._hub = hub
         self._calls = calls
 
-    def turn(self, lease: Lease, response: pb.OrchestratorResponse) -> None:
+    def turn(self, lease: Lease, response: Any) -> None:
+        """Record a turn. response: a TurnResponse, or an OrchestratorResponse from another process."""
         hub = self._hub
-        hub.end_lease(lease, done=True)
+        hub.dispatcher.end_lease(lease, done=True)
         instance = hub.find_key(lease.subject)
         if instance is None or instance.token != lease.token or instance.turn is None:
             return
@@ -58,16 +58,14 @@ class Completions:
             hub.fail(instance, failure)
             return
         hub.release(instance.key)
-        instance.token = None
-        instance.turn = None
-        reported = None if instance.request is None else instance.request.unread
-        instance.request = None
         taken = [instance.inbox.popleft()[0] for _ in range(instance.taken)]
-        instance.taken = 0
+        instance.end_turn()
+        reported = response.unread if isinstance(response, TurnResponse) else None
         if taken:
             hub.tx.remove("inbox", taken)
         if instance.unread_events or instance.inbox or (reported is not None and reported[0]):
-            settle(instance, reported, acted=bool(kinds))
+            if kinds or reported is not None:
+                instance.recount_unread(reported)
             hub.instances.measure(instance)
         if response.HasField("customStatus"):
             instance.custom_status = response.customStatus.value
@@ -118,7 +116,7 @@ class Completions:
                 failure = _unregistered("Orchestrator", child.name)
                 hub.deliver(instance, events.child_failed(hub.now, task_id, failure))
             else:
-                start_child(hub, instance, task_id, child)
+                hub.start_child(instance, task_id, child)
         for target, event in outcome.operations:
             if event.HasField("entityOperationCalled") and lost(caller, ENTITY, target.split("@")[1].lower()):
                 failure = _unregistered("Entity", target.split("@")[1])
@@ -137,8 +135,7 @@ class Completions:
             if entity is not None and entity.section == section and entity.owner == instance.id:
                 hub.entities.unlock(entity)
         for lock in outcome.locks:
-            hub.entities.locks_used = True
-            hub.entities.operate(lock.lockSet[0], events.lock_requested(hub.now, lock, instance.execution))
+            hub.entities.request_lock(lock, instance.execution)
         for target, name, data in outcome.raised:
             receiver = hub.find(target)
             if receiver is not None and not receiver.finished:
@@ -160,13 +157,15 @@ class Completions:
             instance.version = completion.newVersion.value
         instance.start = events.execution_started(
             hub.now,
-            instance.name,
+            pb.ExecutionStartedEvent(
+                name=instance.name,
+                version=text(instance.version),
+                input=completion.result if completion.HasField("result") else None,
+                tags=completion.tags or old.tags,
+                parentTraceContext=old.parentTraceContext if old.HasField("parentTraceContext") else None,
+            ),
             instance.id,
             instance.execution,
-            version=text(instance.version),
-            input=completion.result if completion.HasField("result") else None,
-            tags=dict(completion.tags or old.tags),
-            trace=old.parentTraceContext if old.HasField("parentTraceContext") else None,
             parent=old.parentInstance if old.HasField("parentInstance") else None,
         )
         instance.custom_status = None
@@ -179,15 +178,15 @@ class Completions:
         instance.inbox.clear()
         for event in (*completion.carryoverEvents, *kept):
             hub.deliver(instance, event)
-        settle(instance, None, acted=True)
+        instance.recount_unread()
         hub.instances.measure(instance)
         hub.entities.release_locks(instance)
 
     def activity(self, lease: Lease, response: pb.ActivityResponse) -> None:
         hub = self._hub
-        if lease.epoch != hub.dispatcher.epoch:
+        if not hub.dispatcher.is_current(lease):
             return
-        hub.end_lease(lease, done=True)
+        hub.dispatcher.end_lease(lease, done=True)
         task = lease.subject
         instance = hub.waiting_for(task)
         failed = response.HasField("failureDetails")
@@ -219,14 +218,13 @@ class Completions:
 
     def batch(self, lease: Lease, result: pb.EntityBatchResult) -> None:
         hub = self._hub
-        hub.end_lease(lease, done=True)
+        hub.dispatcher.end_lease(lease, done=True)
         entity = hub.entities.find(lease.subject)
         if entity is None or entity.token != lease.token or entity.batch is None:
             return
         batch = entity.batch
         hub.release(entity.id)
-        entity.token = None
-        entity.batch = None
+        entity.end_batch()
         processed = batch[: len(result.results)]
         failure = self._too_large("an entity's state", result.entityState.value)
         if failure is not None:
@@ -261,11 +259,7 @@ class Completions:
                 target = entity_id(signal.instanceId)
                 hub.limits.check_id("an entity's id", target)
                 check_name("an operation's name", signal.name)
-                data = signal.input if signal.HasField("input") else None
-                event = events.signal(hub.now, target, signal.name, data, new_id())
-                hub.entities.operate(
-                    target, event, due(signal.scheduledTime) if signal.HasField("scheduledTime") else None
-                )
+                hub.entities.signal(target, signal, new_id())
             elif action.HasField("startNewOrchestration"):
                 start = action.startNewOrchestration
                 self._calls.start(
@@ -284,10 +278,10 @@ class Completions:
     def abandon(self, lease: Lease) -> None:
         """Requeue work that its worker returned, after a pause."""
         hub = self._hub
-        if lease.epoch != hub.dispatcher.epoch:
+        if not hub.dispatcher.is_current(lease):
             return
-        hub.end_lease(lease, done=False)
-        if self.give_back(lease):
+        hub.dispatcher.end_lease(lease, done=False)
+        if self._end_in_flight(lease):
             hub.after.append(lambda: hub.dispatcher.rest(lease))
 
     def drained(self, token: str) -> None:
@@ -313,8 +307,8 @@ class Completions:
 
     def _taken_back(self, lease: Lease) -> bool:
         """Release the lease; return True when its work still has to be done."""
-        self._hub.end_lease(lease, done=False)
-        return lease.epoch == self._hub.dispatcher.epoch and self.give_back(lease)
+        self._hub.dispatcher.end_lease(lease, done=False)
+        return self._hub.dispatcher.is_current(lease) and self._end_in_flight(lease)
 
     def _queue_again(self, lease: Lease) -> None:
         ready = self._hub.dispatcher.ready[lease.kind]
@@ -322,9 +316,9 @@ class Completions:
 
     def release(self, lease: Lease) -> None:
         """Restore the worker's credit after an answer that no longer counts."""
-        self._hub.end_lease(lease, done=True)
+        self._hub.dispatcher.end_lease(lease, done=True)
 
-    def give_back(self, lease: Lease) -> bool:
+    def _end_in_flight(self, lease: Lease) -> bool:
         """Mark the leased work as no longer in flight; return True when it still has to be done."""
         hub = self._hub
         if lease.kind == ORCHESTRATION:
@@ -332,9 +326,7 @@ class Completions:
             if instance is None or instance.token != lease.token:
                 return False
             hub.release(instance.key)
-            instance.token = None
-            instance.turn = None
-            instance.taken = 0
+            instance.end_turn()
             hub.settle_deferred(instance)
             return True
         if lease.kind == ENTITY:
@@ -342,8 +334,7 @@ class Completions:
             if entity is None or entity.token != lease.token:
                 return False
             hub.release(entity.id)
-            entity.token = None
-            entity.batch = None
+            entity.end_batch()
             hub.entities.advance(entity)
             return True
         assert lease.kind == ACTIVITY

@@ -1,7 +1,4 @@
-"""Assignment of ready work to workers: queues, the workers' streams with filters and credits, and leases.
-
-Everything runs in the writer's thread, except `Leases.take`, which any thread may call.
-"""
+"""Assignment of ready work to workers, within the filters and credits of their streams."""
 
 from __future__ import annotations
 
@@ -9,122 +6,23 @@ import heapq
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
-from durabletask.internal import orchestrator_service_pb2 as pb
-
+from bridge.sqlite_engine.hub.leases import (
+    KINDS,
+    ORCHESTRATION,
+    Identity,
+    Lease,
+    Leases,
+    Names,
+    Stream,
+    accepts,
+    identity,
+)
+from bridge.sqlite_engine.hub.tokenless import Tokenless
 from bridge.sqlite_engine.storage.schema import is_file_fault
-
-ORCHESTRATION = 0
-ACTIVITY = 1
-ENTITY = 2
-KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
-
-DEFAULT_CREDITS = 100
-"""Work items of one kind that a stream holds at once when its request names no number."""
-
-DRAINING = "draining:"
-"""Prefix of the token of work that a stopping worker returns. The worker gets no more work, and is not lost."""
-
-Identity = tuple[int, int | str]
-"""Kind of a work item, and its key among the items of that kind."""
-
-
-def identity(kind: int, subject: Any) -> Identity:
-    """Identity of a subject: key of the instance, number of the activity, or id of the entity."""
-    return (kind, subject.seq if kind == ACTIVITY else subject)
-
-
-Names = dict[str, frozenset[str]]
-"""Accepted versions by name; an empty set accepts every version."""
-
-
-class Stream:
-    """Connected worker: the names that it accepts, its credits, and the leases that it holds.
-
-    The writer's thread calls `send` with a WorkItem, or with a TurnRequest when `shares` is true. `send` must not
-    block.
-
-    knows: returns True when this worker knows a worker that runs the name. Calls of any other name from its
-    orchestrations fail at once, unless another stream accepts them. None: calls wait for a worker.
-    peer: address of the connection; empty when unknown.
-    """
-
-    knows: Callable[[int, str], bool] | None = None
-
-    def __init__(
-        self, request: pb.GetWorkItemsRequest, send: Callable[[Any], None], *, shares: bool = False, peer: str = ""
-    ) -> None:
-        self.send = send
-        self.shares = shares
-        self.peer = peer
-        self.sends_tokens = shares
-        """True as soon as the worker is known to send completion tokens."""
-        self.streams_history = pb.WORKER_CAPABILITY_HISTORY_STREAMING in request.capabilities
-        self.credits = tuple(
-            wanted if wanted > 0 else DEFAULT_CREDITS
-            for wanted in (
-                request.maxConcurrentOrchestrationWorkItems,
-                request.maxConcurrentActivityWorkItems,
-                request.maxConcurrentEntityWorkItems,
-            )
-        )
-        self.free = list(self.credits)
-        self.filters: tuple[Names | None, Names | None, Names | None] = (None, None, None)
-        if request.HasField("workItemFilters"):
-            chosen = request.workItemFilters
-            self.filters = (
-                _names(chosen.orchestrations),
-                _names(chosen.activities),
-                {entity.name.lower(): frozenset() for entity in chosen.entities},
-            )
-        self.leases: set[str] = set()
-        self.connected = True
-        self.process: object = self
-        """Identity of the worker's process, shared by all streams of the process."""
-        self.is_drained = False
-        """True when the worker ends the stream in good order, with none of its leased work running."""
-
-
-def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
-    names: Names = {}
-    for each in filters:
-        known = names.get(each.name)
-        versions = frozenset(each.versions)
-        # A filter without versions accepts every version, whatever another filter of the same name lists.
-        names[each.name] = versions if known is None else frozenset() if not known or not versions else known | versions
-    return names
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """Right of one stream to complete one work item."""
-
-    token: str
-    kind: int
-    subject: Any
-    """Key of the instance, the Task, or id of the entity."""
-    name: str
-    version: str | None
-    stream: Stream
-    instance_id: str
-    epoch: int
-    task_id: int = 0
-    """Number of an activity as its worker knows it."""
-    chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
-    """Parts of a response that arrives in several messages."""
-    turn: list[pb.HistoryEvent] | None = None
-    """New events of a turn."""
-    turn_at: int = 0
-    """Time of a turn, in microseconds."""
-    taken: Sequence[tuple[int, pb.HistoryEvent]] = ()
-    """Inbox events that a turn has taken, or operations of a batch."""
-    void: bool = False
-    """True when the response no longer counts, while the stream still holds the lease."""
-    is_alone: bool = False
-    """True when the stream's process was given no other work."""
 
 
 class ReadyQueue:
@@ -154,7 +52,7 @@ class ReadyQueue:
         best: tuple[str, str | None] | None = None
         order = 0
         for group_key, group in self._groups.items():
-            if (best is None or group[0][0] < order) and _accepts(names, group_key):
+            if (best is None or group[0][0] < order) and accepts(names, group_key):
                 best, order = group_key, group[0][0]
         if best is None:
             return None
@@ -170,49 +68,6 @@ class ReadyQueue:
         self.members.clear()
 
 
-def _accepts(names: Names | None, group: tuple[str, str | None]) -> bool:
-    if names is None:
-        return True
-    versions = names.get(group[0])
-    return versions is not None and (not versions or (group[1] or "") in versions)
-
-
-class Leases:
-    """Open leases by token."""
-
-    def __init__(self) -> None:
-        self._by_token: dict[str, Lease] = {}
-        self.get: Callable[[str], Lease | None] = self._by_token.get
-        """Look up a lease without ending it."""
-
-    def __len__(self) -> int:
-        return len(self._by_token)
-
-    def add(self, lease: Lease) -> None:
-        self._by_token[lease.token] = lease
-
-    def take(self, token: str) -> Lease | None:
-        """End the lease and return it; None when it has ended already. Only one of several callers gets the lease."""
-        return self._by_token.pop(token, None)
-
-    def open(self) -> list[Lease]:
-        return list(self._by_token.values())
-
-    def put_back(self, lease: Lease) -> None:
-        self._by_token[lease.token] = lease
-
-    def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
-        """Look up the lease of a work item by instance and number, for workers that send no token."""
-        wanted = (kind, instance_id, task_id)
-        for lease in self.open():
-            if (lease.kind, lease.instance_id, lease.task_id) == wanted and not lease.stream.sends_tokens:
-                return lease
-        return None
-
-    def clear(self) -> None:
-        self._by_token.clear()
-
-
 @dataclass(slots=True, order=True)
 class _Rest:
     until: float
@@ -226,19 +81,21 @@ class _Rest:
 class Dispatcher:
     """Dispatcher of ready work to streams.
 
-    `build` makes the work item of a subject, or returns None when the work is no longer needed.
+    build: makes the work item of a subject under a token, or returns None when the work is no longer needed.
+    not_built: called with a subject whose work item cannot be made, and with the error.
     """
 
     def __init__(
         self,
-        build: Callable[[int, str, str | None, Any, Stream], tuple[Lease, Any] | None],
+        build: Callable[[int, Any, Stream, str], tuple[Lease, Any] | None],
+        not_built: Callable[[int, Any, Exception], None],
+        tokenless: Tokenless,
         lease_seconds: float | None = None,
-        not_built: Callable[[int, Any, Exception], None] | None = None,
     ) -> None:
         self._build = build
         self._not_built = not_built
-        self.not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
-        """Called with a stream that accepts no more messages, and with the error."""
+        self._tokenless = tokenless
+        self._not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
         self._lease_seconds = lease_seconds
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
@@ -247,14 +104,36 @@ class Dispatcher:
         self._resting: list[_Rest] = []
         self._attempts: dict[tuple[int, Hashable], int] = {}
         self._order = 0
-        self.epoch = 0
-        self.suspects: dict[Identity, float] = {}
-        """Suspected items, which run alone, with the end of their pause by the monotonic clock."""
-        self.on_done: Callable[[Lease], None] | None = None
-        """Called with the lease of completed work, while a listener is set."""
+        self._resets = 0
+        self._token = 0
+        self._suspects: dict[Identity, float] = {}
+        self._on_done: Callable[[Lease], None] | None = None
         self._waiting: dict[Identity, tuple[int, str, str | None, Any]] = {}
         self._alone: Lease | None = None
         self._quiet: object | None = None
+
+    def report_unsent_to(self, listener: Callable[[Stream, Exception], None]) -> None:
+        """Call the listener with each stream that accepts no more messages, and with the error."""
+        self._not_sent = listener
+
+    def report_done_to(self, listener: Callable[[Lease], None] | None) -> None:
+        """Call the listener with the lease of completed work; None for no listener."""
+        self._on_done = listener
+
+    def suspect(self, item: Identity, until: float | None) -> None:
+        """Run an item alone after a pause, which ends at a time of the monotonic clock. None: suspect it no more."""
+        if until is None:
+            self._suspects.pop(item, None)
+        else:
+            self._suspects[item] = until
+
+    def suspected_until(self, item: Identity) -> float | None:
+        """End of the pause of a suspected item; None for an item that is not suspected."""
+        return self._suspects.get(item)
+
+    def is_current(self, lease: Lease) -> bool:
+        """False for a lease that was given before the last reset."""
+        return lease.resets == self._resets
 
     def connect(self, stream: Stream) -> None:
         if stream not in self.streams:
@@ -262,7 +141,7 @@ class Dispatcher:
 
     def retire(self, stream: Stream) -> None:
         """Stop sending work to a stopping worker, which may finish the work that it holds."""
-        stream.is_drained = True
+        stream.drain()
         if stream in self.streams:
             self.streams.remove(stream)
 
@@ -288,8 +167,21 @@ class Dispatcher:
             lease.stream.free[lease.kind] += 1
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
-        if done and self.on_done is not None:
-            self.on_done(lease)
+        if done and self._on_done is not None:
+            self._on_done(lease)
+
+    def end_lease(self, lease: Lease, *, done: bool) -> None:
+        """Release the lease, and queue a turn that waited for its end. done: as for `release`."""
+        self.release(lease, done=done)
+        waited = self._tokenless.end(lease, is_lost=not done)
+        if waited is not None:
+            self.ready[ORCHESTRATION].add(*waited)
+
+    def mark_void(self, lease: Lease) -> None:
+        """Mark the lease of a turn as void: its response no longer counts."""
+        lease.void = True
+        if lease.token in lease.stream.leases:  # not ended in the same transaction
+            self._tokenless.mark_void(lease)
 
     @property
     def resting(self) -> bool:
@@ -352,25 +244,24 @@ class Dispatcher:
                 continue
             handed = True
             name, version, subject = found
-            if not (self.suspects and self._set_aside(kind, name, version, subject)):
-                self._hand_out(stream, kind, name, version, subject)
+            if not (self._suspects and self._set_aside(kind, name, version, subject)):
+                self._hand_out(stream, kind, subject)
         return handed
 
-    def _hand_out(
-        self, stream: Stream, kind: int, name: str, version: str | None, subject: Any, *, alone: bool = False
-    ) -> Lease | None:
+    def _hand_out(self, stream: Stream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
         """Send work to the stream. Returns None when there is nothing to do or no work item can be made."""
+        self._token += 1
         try:
-            built = self._build(kind, name, version, subject, stream)
+            built = self._build(kind, subject, stream, f"{self._resets}-{self._token}")
         except Exception as error:
-            if self._not_built is None or is_file_fault(error):
+            if is_file_fault(error):
                 raise
             self._not_built(kind, subject, error)
             return None
         if built is None:
             return None
         lease, item = built
-        lease.is_alone = alone
+        lease.is_alone, lease.resets = alone, self._resets
         stream.free[kind] -= 1
         stream.leases.add(lease.token)
         self.leases.add(lease)
@@ -379,13 +270,13 @@ class Dispatcher:
         try:
             stream.send(item)
         except Exception as error:
-            self.not_sent(stream, error)
+            self._not_sent(stream, error)
         return lease
 
     def _set_aside(self, kind: int, name: str, version: str | None, subject: Any) -> bool:
         """Pause a suspected item, or keep it until it can run alone. Returns False for all other work."""
         key = identity(kind, subject)
-        until = self.suspects.get(key)
+        until = self._suspects.get(key)
         if until is None:
             return False
         if until <= time.monotonic():
@@ -405,11 +296,11 @@ class Dispatcher:
         self._alone = self._quiet = None
         busy = Counter(id(lease.stream.process) for lease in self.leases.open())
         for key, (kind, name, version, subject) in list(self._waiting.items()):
-            if key not in self.suspects:
+            if key not in self._suspects:
                 del self._waiting[key]
                 self.ready[kind].add(name, version, subject)
                 continue
-            takers = [stream for stream in self.streams if _accepts(stream.filters[kind], (name, version))]
+            takers = [stream for stream in self.streams if accepts(stream.filters[kind], (name, version))]
             if not takers:
                 continue
             stream = min(takers, key=lambda each: busy[id(each.process)])
@@ -417,21 +308,22 @@ class Dispatcher:
                 self._quiet = stream.process
                 return
             del self._waiting[key]
-            lease = self._hand_out(stream, kind, name, version, subject, alone=True)
+            lease = self._hand_out(stream, kind, subject, alone=True)
             if lease is not None:
                 self._alone, self._quiet = lease, stream.process
                 return
 
-    def reset(self, kept: Iterable[Lease] = ()) -> None:
-        """Drop all work, and all leases but the void ones to keep. Streams stay connected."""
-        self.epoch += 1
+    def reset(self) -> None:
+        """Drop all work, and all leases but void ones of workers without tokens. Streams stay connected."""
+        kept = self._tokenless.reset(self.leases.open())
+        self._resets += 1
         for queue in self.ready:
             queue.clear()
         self.leases.clear()
         self._resting.clear()
         self._expiring.clear()
         self._attempts.clear()
-        self.suspects.clear()
+        self._suspects.clear()
         self._waiting.clear()
         self._alone = self._quiet = None
         for stream in self.streams:

@@ -12,15 +12,14 @@ import math
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from bridge.core.errors import WORKER_LOST
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ENTITY, ORCHESTRATION, Identity, Lease, identity
+from bridge.sqlite_engine.hub.dispatch import Dispatcher
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Identity, Lease, identity
+from bridge.sqlite_engine.hub.working_set import WorkingSet
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.instance import text
-
-if TYPE_CHECKING:
-    from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.model.values import text
+from bridge.sqlite_engine.options import DatabaseOptions
 
 logger = logging.getLogger(__name__)
 
@@ -58,16 +57,13 @@ class Loss:
 
 
 class Losses:
-    """Losses of a hub.
+    """Losses of a hub, whose suspected items the dispatcher pauses and runs alone."""
 
-    limit: losses alone after which an item is given up.
-    rest: first pause, in seconds.
-    """
-
-    def __init__(self, hub: TaskHub, limit: int, rest: float) -> None:
-        self._hub = hub
-        self._limit = limit
-        self._rest = rest
+    def __init__(self, working: WorkingSet, dispatcher: Dispatcher, options: DatabaseOptions) -> None:
+        self._working = working
+        self._dispatcher = dispatcher
+        self._limit = options.max_lost_workers
+        self._rest = options.lost_rest
         self._counts: dict[Identity, Loss] = {}
         self.revoked: OrderedDict[str, tuple[Identity, bool]] = OrderedDict()
         """Leases of lost workers by token, with their item and whether it ran alone.
@@ -80,7 +76,7 @@ class Losses:
 
     def load(self) -> None:
         """Read the losses from the file, and delete those of completed work. Raises: sqlite3.Error."""
-        connection = self._hub.store.connection
+        connection = self._working.store.connection
         self._counts.clear()
         self.revoked.clear()
         if connection.execute("SELECT 1 FROM sqlite_master WHERE name='losses'").fetchone() is not None:
@@ -104,14 +100,11 @@ class Losses:
 
     def undo(self) -> None:
         """Undo the changes of the current transaction."""
-        suspects = self._hub.dispatcher.suspects
         for key, (loss, until) in self._before.items():
             self._counts.pop(key, None)
-            suspects.pop(key, None)
             if loss is not None:
                 self._counts[key] = loss
-            if until is not None:
-                suspects[key] = until
+            self._dispatcher.suspect(key, until)
         self.revoked.update(self._answered)
         self.forget()
         self._listen()
@@ -120,7 +113,7 @@ class Losses:
         """Count a loss of the item that the previous process ran when it died."""
         kind, mark, subject = int(item[0]), item[1], item[2:]
         key: Identity = (kind, subject if kind == ENTITY else int(subject))
-        if self._hub.store.connection.execute(_STILL_OPEN[kind], (key[1],)).fetchone() is not None:
+        if self._working.store.connection.execute(_STILL_OPEN[kind], (key[1],)).fetchone() is not None:
             self._count(key, alone=mark == "!")
 
     def lost(self, lease: Lease) -> bool:
@@ -150,7 +143,7 @@ class Losses:
             self._forget(key)
             return
         if loss.lost < SUSPECT:
-            self._hub.dispatcher.suspects.pop(key, None)
+            self._dispatcher.suspect(key, None)
         self._store(key, loss)
 
     def _named(self, key: Identity) -> str:
@@ -159,11 +152,13 @@ class Losses:
         if kind == ENTITY:
             return f"entity {subject}"
         if kind == ACTIVITY:
-            row = self._hub.store.connection.execute("SELECT name, key FROM tasks WHERE seq=?", (subject,)).fetchone()
+            row = self._working.store.connection.execute(
+                "SELECT name, key FROM tasks WHERE seq=?", (subject,)
+            ).fetchone()
             if row is None:
                 return "an activity"
             return f"activity {row[0]} of {self._named((ORCHESTRATION, row[1]))}"
-        instance = self._hub.find_key(int(subject))
+        instance = self._working.find_key(int(subject))
         return "an instance" if instance is None else f"{instance.name} {instance.id}"
 
     def _count(self, key: Identity, *, alone: bool) -> None:
@@ -186,33 +181,33 @@ class Losses:
         lost = self._counts[key].lost
         if lost >= SUSPECT:
             pause = min(MAX_REST, self._rest * 2 ** min(lost - SUSPECT, 10))
-            self._hub.dispatcher.suspects[key] = time.monotonic() + pause
+            self._dispatcher.suspect(key, time.monotonic() + pause)
 
     def _give_up(self, key: Identity, loss: Loss) -> None:
-        hub = self._hub
+        working = self._working
         kind, subject = key
         why = (
             f"the worker's process ended {loss.lost} times while it ran, {loss.alone} of them while nothing else ran "
             "there. Look for what ends it: memory, a crash in a C extension, os._exit"
         )
         if kind == ACTIVITY:
-            task = hub.store.open_task(int(subject))
+            task = working.store.open_task(int(subject))
             self._forget(key)
             if task is not None:
                 logger.error("Activity %s failed: %s", task.name, why, extra={"action": "worker_lost"})
-                hub.fail_task(task, events.failure(WORKER_LOST, f"Activity {task.name!r} is given up: {why}"))
+                working.fail_task(task, events.failure(WORKER_LOST, f"Activity {task.name!r} is given up: {why}"))
         elif kind == ORCHESTRATION:
-            instance = hub.find_key(int(subject))
+            instance = working.find_key(int(subject))
             self._forget(key)
             if instance is not None and not instance.finished and not instance.suspended:
                 logger.error("Instance %s is suspended: %s", instance.id, why, extra={"action": "worker_lost"})
                 reason = f"A turn is given up: {why}. Then resume the instance"
                 instance.suspended = True
                 instance.failure = events.failure(WORKER_LOST, reason)
-                hub.touch(instance)
-                hub.deliver(instance, events.execution_suspended(hub.now, text(reason)))
+                working.touch(instance)
+                working.deliver(instance, events.execution_suspended(working.now, text(reason)))
         else:
-            hub.dispatcher.suspects[key] = math.inf
+            self._dispatcher.suspect(key, math.inf)
             logger.error("Entity %s is held until the next start: %s", subject, why, extra={"action": "worker_lost"})
 
     def _done(self, lease: Lease) -> None:
@@ -221,17 +216,17 @@ class Losses:
             self._forget(key)
 
     def _listen(self) -> None:
-        self._hub.dispatcher.on_done = self._done if self._counts else None
+        self._dispatcher.report_done_to(self._done if self._counts else None)
 
     def _journal(self, key: Identity) -> None:
         if key not in self._before:
             loss = self._counts.get(key)
-            self._before[key] = (None if loss is None else replace(loss), self._hub.dispatcher.suspects.get(key))
+            self._before[key] = (None if loss is None else replace(loss), self._dispatcher.suspected_until(key))
 
     def _forget(self, key: Identity) -> None:
         self._journal(key)
         self._counts.pop(key, None)
-        self._hub.dispatcher.suspects.pop(key, None)
+        self._dispatcher.suspect(key, None)
         self._execute("DELETE FROM losses WHERE kind=? AND subject=?", (key[0], str(key[1])))
         self._listen()
 
@@ -243,8 +238,8 @@ class Losses:
 
     def _execute(self, statement: str, values: tuple[object, ...]) -> None:
         """Execute a statement in the current transaction. Raises: sqlite3.Error."""
-        hub = self._hub
-        hub.tx.touch()
-        hub.tx.flush()
-        hub.store.connection.execute(_TABLE)
-        hub.store.connection.execute(statement, values)
+        working = self._working
+        working.tx.touch()
+        working.tx.flush()
+        working.store.connection.execute(_TABLE)
+        working.store.connection.execute(statement, values)

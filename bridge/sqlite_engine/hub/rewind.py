@@ -6,24 +6,19 @@ instances, and is refused before any change. All instances are then changed in o
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.child import start_child
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.attempts import pauses_of, with_pauses
 from bridge.sqlite_engine.model.cut import CannotRewind, Cut, Open, code_changed, cut, open_of, turn_times
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.identity import new_id
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING, Instance, text
-from bridge.sqlite_engine.model.rejection import Rejection, precondition
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, RUNNING, Instance
+from bridge.sqlite_engine.model.reply import Rejection, precondition
 from bridge.sqlite_engine.model.turn import entity_call, entity_id, lock_request
-
-_ENDED_SAGA = ("compensated", "compensation_failed", "failed")
-"""Statuses of a saga of the workflow kit that has handled its failure."""
+from bridge.sqlite_engine.model.values import new_id
+from bridge.sqlite_engine.model.work import pauses_of, with_pauses
 
 _NEVER_STARTED = ("InstanceAlreadyExists", "InvalidInstanceId")
 """Error types of children that the engine could not create."""
@@ -54,7 +49,7 @@ def _survey(hub: TaskHub, root: Instance) -> _Survey:
         instance = waiting.pop()
         try:
             parts = _cut(hub, instance)
-            _check_saga(instance, parts)
+            _check_unhandled(hub, instance, parts)
             _check_locks(hub, instance, parts.open, found.locks)
             _check_calls(hub, instance, parts)
             _check_started(hub, instance, parts)
@@ -76,23 +71,17 @@ def _cut(hub: TaskHub, instance: Instance) -> Cut:
     return cut(history, late, by_worker=by_worker)
 
 
-def _check_saga(instance: Instance, parts: Cut) -> None:
-    """Refuse a saga that has ended. Raises: CannotRewind.
+def _check_unhandled(hub: TaskHub, instance: Instance, parts: Cut) -> None:
+    """Refuse an orchestration that has handled its failure itself, and then ended. Raises: CannotRewind.
 
-    An ended saga has handled its failure, and its last turn would only reach the same end.
+    Its last turn would only reach the same end.
     """
     failure = instance.failure or pb.TaskFailureDetails()
     if parts.asked or not parts.by_worker or code_changed(failure) or not instance.custom_status:
         return
-    try:
-        status = json.loads(instance.custom_status)
-    except (ValueError, RecursionError):  # no JSON, or nested deeper than the status of any saga
-        return
-    if isinstance(status, dict) and "saga" in status and status.get("status") in _ENDED_SAGA:
-        raise CannotRewind(
-            f"its saga has handled the failure (status {status['status']}), and no step failed after that. "
-            "Start it anew, or restart it"
-        )
+    reason = hub.rules.reason_against_rewind(instance.custom_status)
+    if reason is not None:
+        raise CannotRewind(reason)
 
 
 def _check_locks(hub: TaskHub, instance: Instance, waiting: Open, locks: dict[str, str]) -> None:
@@ -182,7 +171,7 @@ def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
         instance.finished_at = None
         instance.output = None
         instance.failure = None
-        hub.started[instance.key] = instance
+        hub.mark_started(instance)
         hub.touch(instance)
         hub.tx.clear(instance, "inbox")
         _go_on(hub, instance, parts)
@@ -259,38 +248,24 @@ def _activities(hub: TaskHub, instance: Instance, parts: Cut, former: str) -> No
     hub.tx.move_tasks({seq: with_pauses(instance.execution, pauses) for seq, pauses in kept.items()})
     if gone:
         hub.tx.remove("tasks", gone)
-        hub.cancelled.add(instance.key)
+        hub.void_tasks(instance.key)
     for task_id, event in parts.open.activities.items():
         if task_id in wanted or task_id in parts.asked:
             hub.add_task(instance, _request(instance, event), parts.pauses.get(task_id, ()))
 
 
 def _request(instance: Instance, scheduled: pb.HistoryEvent) -> pb.ActivityRequest:
-    task = scheduled.taskScheduled
-    return pb.ActivityRequest(
-        name=task.name,
-        version=task.version if task.HasField("version") else None,
-        input=task.input if task.HasField("input") else None,
-        orchestrationInstance=pb.OrchestrationInstance(instanceId=instance.id, executionId=text(instance.execution)),
-        taskId=scheduled.eventId,
-        parentTraceContext=task.parentTraceContext if task.HasField("parentTraceContext") else None,
-        tags=task.tags,
-    )
+    request = pb.ActivityRequest(taskId=scheduled.eventId)
+    request.orchestrationInstance.instanceId = instance.id
+    request.orchestrationInstance.executionId.value = instance.execution
+    events.copy_spec(scheduled.taskScheduled, request)
+    return request
 
 
 def _child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, former: str, pauses: tuple[int, ...]) -> None:
     child = _child_of(hub, parent, event, former)
     if child is None:
-        created = event.subOrchestrationInstanceCreated
-        action = pb.CreateSubOrchestrationAction(
-            instanceId=created.instanceId,
-            name=created.name,
-            version=created.version if created.HasField("version") else None,
-            input=created.input if created.HasField("input") else None,
-            parentTraceContext=created.parentTraceContext if created.HasField("parentTraceContext") else None,
-            tags=created.tags,
-        )
-        start_child(hub, parent, event.eventId, action)
+        hub.start_child(parent, event.eventId, event.subOrchestrationInstanceCreated)
     elif child.status == COMPLETED:
         hub.deliver(parent, events.child_completed(hub.now, event.eventId, child.output))
     elif child.status == FAILED or not child.finished:
@@ -302,13 +277,11 @@ def _child(hub: TaskHub, parent: Instance, event: pb.HistoryEvent, former: str, 
 def _entities(hub: TaskHub, instance: Instance, parts: Cut) -> None:
     """Take locks again, request those again that were not granted, and repeat failed operations."""
     for section_id, section in parts.open.sections.items():
-        hub.entities.locks_used = True
         if section.granted:
             for each in sorted(section.held):
                 hub.entities.lock(each, section_id, instance)
         else:
-            lock = lock_request(instance.id, section.request)
-            hub.entities.operate(lock.lockSet[0], events.lock_requested(hub.now, lock, instance.execution))
+            hub.entities.request_lock(lock_request(instance.id, section.request), instance.execution)
     queued = _queued_calls(hub, instance, parts.open)
     for request_id, event in parts.open.calls.items():
         target = entity_id(event.entityOperationCalled.targetInstanceId.value)

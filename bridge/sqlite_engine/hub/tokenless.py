@@ -17,8 +17,8 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
-from bridge.sqlite_engine.hub.dispatch import ACTIVITY, ORCHESTRATION, Lease, Stream
-from bridge.sqlite_engine.storage.store import Task
+from bridge.sqlite_engine.hub.leases import ACTIVITY, ORCHESTRATION, Lease, Stream
+from bridge.sqlite_engine.model.work import Task
 
 REMEMBERED = 10_000
 """Number of activities, and of instances, for which late answers are recognised."""

@@ -13,16 +13,13 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.hub.calls import DEFERRED
-from bridge.sqlite_engine.hub.dispatch import Lease, Stream
-from bridge.sqlite_engine.hub.givingup import moves
 from bridge.sqlite_engine.hub.hub import TaskHub
-from bridge.sqlite_engine.hub.operation import Kind, Operation, Subject
-from bridge.sqlite_engine.hub.recovery import recover
+from bridge.sqlite_engine.hub.leases import Lease, Stream
+from bridge.sqlite_engine.hub.recovery import failing_steps, recover
+from bridge.sqlite_engine.hub.working_set import Kind, Operation, Subject
 from bridge.sqlite_engine.model import event as events
-from bridge.sqlite_engine.model.identity import new_id
-from bridge.sqlite_engine.model.rejection import Rejection, internal, unavailable
-from bridge.sqlite_engine.model.reply import Reply, settle_all
+from bridge.sqlite_engine.model.reply import DEFERRED, Rejection, Reply, internal, settle_all, unavailable
+from bridge.sqlite_engine.model.values import new_id
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
 logger = logging.getLogger(__name__)
@@ -59,10 +56,11 @@ class Writer:
     group is rejected, and the working set is read again after a pause. Acknowledged changes are never lost.
     """
 
-    def __init__(self, hub: TaskHub, name: str, give_back: Callable[[Lease], None]) -> None:
+    def __init__(self, hub: TaskHub, name: str, requeue: Callable[[Lease], None]) -> None:
+        """Prepare the thread. requeue: operation that requeues the work of an expired or lost lease."""
         self._hub = hub
-        self._give_back = give_back
-        hub.dispatcher.not_sent = self._not_sent
+        self._requeue = requeue
+        hub.dispatcher.report_unsent_to(self._not_sent)
         self._queue: SimpleQueue[Operation] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._stopped = False
@@ -105,7 +103,7 @@ class Writer:
         running = True
         while running:
             group, running = self._collect()
-            if self.broken is not None and not self._mend():
+            if self.broken is not None and not self._repair():
                 self._refuse(group)
                 continue
             try:
@@ -162,10 +160,9 @@ class Writer:
         Raises: sqlite3.Error when the file is at fault.
         """
         hub = self._hub
-        hub.tick()
-        stepped = hub.stepped
+        stepped = hub.begin()
         fires = self._next_timer is not None and self._next_timer <= hub.now and not stepped
-        due = self._due(fires)
+        due = self._due(fires, stepped)
         # Due operations come first: a turn of the group may end the subject of a timer.
         operations = [*due, *group]
         fault = self._applied(operations)
@@ -177,19 +174,18 @@ class Writer:
         if fires or stepped:
             self._next_timer = hub.store.next_timer()
 
-    def _due(self, fires: bool) -> list[Operation]:
+    def _due(self, fires: bool, stepped: bool) -> list[Operation]:
         """Operations that the engine itself has due."""
         hub = self._hub
-        found, hub.later = hub.later, []
-        if hub.stepped:
+        found = hub.later.take()
+        if stepped:
             # In an operation of its own, before any timer fires by its old time.
-            hub.stepped = False
             found.append(Operation(Kind.CLOCK, hub.set_timers))
         dispatcher = hub.dispatcher
         if dispatcher.next_wake() is not None:
             dispatcher.wake(time.monotonic())
             for lease in dispatcher.expired(time.monotonic()):
-                found.append(Operation(Kind.RETURN, self._give_back, (lease,), subject=lease))
+                found.append(Operation(Kind.RETURN, self._requeue, (lease,), subject=lease))
         if fires:
             for timer in hub.store.due_timers(hub.now, MAX_DUE):
                 found.append(Operation(Kind.TIMER, hub.fire, (timer,), subject=timer))
@@ -229,13 +225,11 @@ class Writer:
 
     def _committed(self, answers: list[tuple[Reply, Any]]) -> None:
         hub = self._hub
-        if hub.tx.next_timer is not None:
-            if self._next_timer is None or hub.tx.next_timer < self._next_timer:
-                self._next_timer = hub.tx.next_timer
-            hub.tx.next_timer = None
+        timer = hub.tx.take_next_timer()
+        if timer is not None and (self._next_timer is None or timer < self._next_timer):
+            self._next_timer = timer
         if hub.settled:
-            answers.extend(hub.settled)
-            hub.settled.clear()
+            answers.extend(hub.settled.take())
         if answers:
             settle_all(answers)
         hub.committed()
@@ -255,7 +249,7 @@ class Writer:
             settle_all([(operation.reply, internal(what))])
         if operation.subject is None:
             return
-        for alternatives in moves(self._hub, operation.subject, events.failure("EngineError", what)):
+        for alternatives in failing_steps(self._hub, operation.subject, events.failure("EngineError", what)):
             for move in alternatives:
                 fault = self._applied([Operation(operation.kind, move)])
                 if fault is None:
@@ -267,13 +261,12 @@ class Writer:
         self.given_up[Kind.WORKER] += 1
         logger.error("A worker cannot be reached and is taken to be gone", exc_info=error)
         for lease in self._hub.dispatcher.disconnect(stream):
-            self._hub.later.append(Operation(Kind.RETURN, self._give_back, (lease,), subject=lease))
+            self._hub.later.append(Operation(Kind.RETURN, self._requeue, (lease,), subject=lease))
 
     def _give_up_failed(self) -> None:
         """Give up subjects that were found to be unusable outside of a transaction."""
         while self._hub.failed:
-            failed, self._hub.failed = self._hub.failed, []
-            for operation, error in failed:
+            for operation, error in self._hub.failed.take():
                 self._give_up(operation, error)
 
     def _fall_back(self, error: Exception, group: list[Operation]) -> None:
@@ -286,7 +279,7 @@ class Writer:
         self._refuse(group)
         self._retry_at = time.monotonic() + RETRY_SECONDS
 
-    def _mend(self) -> bool:
+    def _repair(self) -> bool:
         """Recover from a fault: roll back, and read the working set again. Returns True on success."""
         if time.monotonic() < self._retry_at:
             return False
@@ -307,5 +300,4 @@ class Writer:
     def _refuse(self, group: list[Operation]) -> None:
         reason = self.broken or "The engine is stopping"
         answers = [(each.reply, unavailable(reason)) for each in group if each.reply is not None]
-        settle_all([*answers, *((reply, unavailable(reason)) for reply, _ in self._hub.settled)])
-        self._hub.settled.clear()
+        settle_all([*answers, *((reply, unavailable(reason)) for reply, _ in self._hub.settled.take())])

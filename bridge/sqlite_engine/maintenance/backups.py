@@ -14,8 +14,7 @@ from pathlib import Path
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring
-from bridge.sqlite_engine.maintenance.lock import FileLock, lock_descriptor
-from bridge.sqlite_engine.maintenance.running import record_of
+from bridge.sqlite_engine.maintenance.process_files import FileLock, lock_descriptor, record_of
 from bridge.sqlite_engine.maintenance.upkeep import check
 from bridge.sqlite_engine.storage.schema import check_keys, connect, recognize
 from bridge.system import private

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bridge.core.errors import EngineUnavailable
 from bridge.encryption import HEAD, Keyring
-from bridge.sqlite_engine.maintenance.lock import FileLock
+from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.maintenance.upkeep import opened, vacuum
 from bridge.sqlite_engine.storage.payloads import COLUMNS, Column, Payloads, row_of
 from bridge.sqlite_engine.storage.schema import ENCRYPTED, VERSION, check_keys, record_key
@@ -61,19 +61,15 @@ def reencrypt(path: Path, keyring: Keyring, progress: Progress | None = None) ->
     """
     if not path.exists():
         raise EngineUnavailable(f"{path}: there is no such file")
-    lock = FileLock(path)
     try:
-        lock.acquire()
-    except OSError as error:
-        raise EngineUnavailable(f"{path}: cannot be locked: {error.strerror}") from error
-    try:
-        with closing(opened(path, lambda found: check_keys(found, path, keyring))) as connection:
+        with (
+            FileLock(path).held(),
+            closing(opened(path, lambda found: check_keys(found, path, keyring))) as connection,
+        ):
             record_key(connection, path, keyring)
             return _rewrite(connection, path, keyring, progress)
     except sqlite3.Error as error:
         raise EngineUnavailable(f"{path}: cannot be rewritten: {error}") from error
-    finally:
-        lock.release()
 
 
 def _rewrite(connection: sqlite3.Connection, path: Path, keyring: Keyring, progress: Progress | None) -> Reencrypted:

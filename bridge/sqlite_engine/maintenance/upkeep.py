@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -14,7 +15,8 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring, is_sealed
-from bridge.sqlite_engine.maintenance.lock import FileLock
+from bridge.sqlite_engine.maintenance.process_files import FileLock
+from bridge.sqlite_engine.model.failures import parse
 from bridge.sqlite_engine.model.instance import FINISHED
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
@@ -32,9 +34,8 @@ from bridge.sqlite_engine.storage.payloads import (
     SealedValue,
     row_of,
 )
-from bridge.sqlite_engine.storage.reading import parse
-from bridge.sqlite_engine.storage.schema import PAGE_BYTES, check_keys, connect, prepare
-from bridge.sqlite_engine.storage.store import INSTANCE_COLUMNS, instance_of
+from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS, PAGE_BYTES, check_keys, connect, prepare
+from bridge.sqlite_engine.storage.store import instance_of
 
 _ORPHANS = {
     "history": "SELECT count(*) FROM history WHERE key NOT IN (SELECT key FROM instances)",
@@ -125,25 +126,16 @@ def compact(path: Path) -> tuple[int, int]:
 
     Raises: EngineUnavailable (missing, in use, no room for the copy), EngineMisconfigured.
     """
-    lock = FileLock(path)
     if not path.exists():
         raise EngineUnavailable(f"{path}: there is no such file")
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise EngineUnavailable(f"{path}: cannot be locked: {error.strerror}") from error
-    try:
+    with FileLock(path).held():
         before = size_of(path)
-        connection = opened(path)
         try:
-            vacuum(connection)
+            with closing(opened(path)) as connection:
+                vacuum(connection)
         except sqlite3.Error as error:
             raise EngineUnavailable(f"{path}: cannot be compacted: {error}") from error
-        finally:
-            connection.close()
         return before, size_of(path)
-    finally:
-        lock.release()
 
 
 def export(path: Path, out: TextIO, keyring: Keyring | None = None) -> int:

@@ -1,14 +1,17 @@
-"""Size limits of an engine's inputs.
+"""Limits of an engine's inputs: sizes, and ids that clients choose.
 
 The engine's own limits keep a page of a listing within a client's message; the others are the scheduler's.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.sqlite_engine.model.reply import invalid_argument
 
 MAX_NAME = 1024
 """Longest name of an orchestration, activity, event or operation, and longest version, in characters."""
@@ -23,8 +26,19 @@ MAX_EVENT = 3 * 1024 * 1024
 """Largest data of an event, in bytes. Workers accept messages of 4 MiB."""
 
 
+_REFUSAL = re.compile(
+    r"The call has (an? )?[a-z' ]{1,40} (of \d+ (characters|bytes); at most \d+ are allowed"
+    r"|with other characters than printable ASCII, which is refused)(, the scheduler's limit, by `strict`)?"
+)
+
+
 class BeyondBound(Exception):
     """Violation of a limit, as a predicate that completes the sentence "The call …" or "The answer …"."""
+
+
+def is_bound_refusal(details: str) -> bool:
+    """True for the text with which an engine refuses a call beyond a limit. Such a text quotes no payload."""
+    return _REFUSAL.fullmatch(details) is not None
 
 
 def check_name(what: str, name: str) -> None:
@@ -123,3 +137,28 @@ def _payloads(action: pb.OrchestratorAction) -> Iterator[tuple[str, str]]:
 
 def _size(value: str) -> int:
     return len(value.encode())
+
+
+def check_id(instance_id: str, limits: Limits) -> str:
+    """Check the id of a new orchestration. Raises: Rejection."""
+    if not instance_id:
+        raise invalid_argument("The instance id is empty")
+    try:
+        limits.check_id("an instance id", instance_id)
+    except BeyondBound as error:
+        raise invalid_argument(f"The call {error}") from error
+    if instance_id.startswith("@"):
+        raise invalid_argument("Instance ids that begin with @ belong to entities")
+    if "\0" in instance_id:
+        raise invalid_argument("The instance id has a NUL character")
+    return instance_id
+
+
+def check_execution(execution: str) -> None:
+    """Check an execution id. An empty one stands for a new id. Raises: Rejection."""
+    if len(execution) > MAX_NAME:
+        raise invalid_argument(
+            f"The call has an execution id of {len(execution)} characters; at most {MAX_NAME} are allowed"
+        )
+    if any(letter < " " for letter in execution):
+        raise invalid_argument("The execution id has a control character")

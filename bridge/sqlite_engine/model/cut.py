@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.clock import micros
 from bridge.sqlite_engine.model.turn import entity_id
+from bridge.sqlite_engine.model.values import micros
 
 Reference = int | str
 """Reference to a step of an instance: the id of a task, or the request id of an entity call."""

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.clock import timestamp
-from bridge.sqlite_engine.model.instance import text
+from bridge.sqlite_engine.model.values import text, timestamp
 
 OVERHEAD = 500
 """Bytes that an entity occupies in memory beside its state and queue."""
@@ -84,6 +83,11 @@ class Entity:
         gone = [event for seq, event in self.queue if seq in seqs]
         self.queue = deque(entry for entry in self.queue if entry[0] not in seqs)
         self.queue_bytes -= sum(event.ByteSize() for event in gone)
+
+    def end_batch(self) -> None:
+        """Forget the batch in flight, whose operations stay in the queue."""
+        self.token = None
+        self.batch = None
 
     @property
     def size(self) -> int:

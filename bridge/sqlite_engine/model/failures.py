@@ -3,6 +3,9 @@
 The outer two levels keep their messages up to a generous limit, because a rewind recognises by them which step's
 failure ended an instance. The failure of a step is cut a little shorter than that of an orchestrator, which repeats it
 behind a prefix.
+
+Earlier versions stored failures nested deeper than protobuf reads, and workers in other languages send them. `parse`
+removes the levels that are too deep from the bytes of any message before it parses them.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]  # protobuf ships no type information
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # as above
 
 MAX_LEVELS = 32
 """Largest depth of nested failures. Protobuf reads at most 100 nested messages."""
@@ -38,6 +43,13 @@ MARK = "truncated"
 
 _TRUNCATED = "\n... truncated ...\n"
 
+MAX_NESTING = 60
+"""Depth of nested messages that is kept, besides failures."""
+
+_FAILURE = pb.TaskFailureDetails.DESCRIPTOR
+_LENGTH_DELIMITED = 2
+_FIXED = {1: 8, 5: 4}
+
 EVENTS = frozenset(
     field.name
     for field in pb.HistoryEvent.DESCRIPTOR.fields
@@ -51,7 +63,7 @@ def bound(failure: pb.TaskFailureDetails, *, own: bool = False) -> pb.TaskFailur
     each = failure
     for level in range(MAX_LEVELS):
         longest = MAX_CAUSE_MESSAGE if level > 1 else MAX_MESSAGE + PREFIX if own and level == 0 else MAX_MESSAGE
-        _cut(each, longest, MAX_CAUSE_MESSAGE if level > 1 else MAX_STACK)
+        _shorten(each, longest, MAX_CAUSE_MESSAGE if level > 1 else MAX_STACK)
         if not each.HasField("innerFailure"):
             return failure
         if level < MAX_LEVELS - 1:
@@ -61,7 +73,7 @@ def bound(failure: pb.TaskFailureDetails, *, own: bool = False) -> pb.TaskFailur
     return failure
 
 
-def _cut(failure: pb.TaskFailureDetails, longest: int, stack: int) -> None:
+def _shorten(failure: pb.TaskFailureDetails, longest: int, stack: int) -> None:
     """Cut one level of a failure, without its cause."""
     if len(failure.errorType) > MAX_TYPE:
         failure.errorType = failure.errorType[:MAX_TYPE]
@@ -143,3 +155,87 @@ def bound_turn(response: pb.OrchestratorResponse) -> None:
                 bound(completion.failureDetails, own=True)
         elif kind == "rewindOrchestration":
             bound_events(action.rewindOrchestration.newHistory)
+
+
+def parse(kind: Any, data: bytes) -> Any:
+    """Parse a message of this class, cut where it is nested too deeply. Raises: DecodeError."""
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        return kind.FromString(_cut(data, kind.DESCRIPTOR))
+
+
+def read_event(data: bytes) -> pb.HistoryEvent:
+    """Parse a stored HistoryEvent. Raises: DecodeError."""
+    event: pb.HistoryEvent = parse(pb.HistoryEvent, data)
+    bound_event(event)
+    return event
+
+
+def read_events(data: bytes) -> list[pb.HistoryEvent]:
+    """Events of a stored HistoryChunk. Raises: DecodeError."""
+    chunk = parse(pb.HistoryChunk, data)
+    bound_events(chunk.events)
+    return list(chunk.events)
+
+
+def read_failure(data: bytes) -> pb.TaskFailureDetails:
+    """Parse the stored failure of an instance. Raises: DecodeError."""
+    return bound(parse(pb.TaskFailureDetails, data), own=True)
+
+
+def _cut(data: bytes, kind: Descriptor, nesting: int = 0, failures: int = 0) -> bytes:
+    """Remove the levels that are nested too deeply. The recursion is no deeper than the kept levels."""
+    out: list[bytes] = []
+    at, kept = 0, 0
+    while at < len(data):
+        start = at
+        tag, at = _varint(data, at)
+        number, wire = tag >> 3, tag & 7
+        if wire == 0:
+            _, at = _varint(data, at)
+        elif wire in _FIXED:
+            at += _FIXED[wire]
+        elif wire == _LENGTH_DELIMITED:
+            content = at
+            size, content = _varint(data, at)
+            at = content + size
+            field = kind.fields_by_number.get(number)
+            inner = None if field is None else field.message_type
+            if inner is not None and at <= len(data):
+                out.append(data[kept:start])
+                kept = at
+                deeper = failures + (inner is _FAILURE)
+                # One level more than is kept; the cut is then noticed and marked.
+                if deeper <= MAX_LEVELS + 1 and nesting - deeper < MAX_NESTING:
+                    part = _cut(data[content:at], inner, nesting + 1, deeper)
+                    out += (_encoded(tag), _encoded(len(part)), part)
+        else:
+            raise DecodeError("A group, or no message at all")
+    if at > len(data):
+        raise DecodeError("The message is cut off")
+    out.append(data[kept:])
+    return b"".join(out)
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """Value of a varint, and the position behind it. Raises: DecodeError."""
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise DecodeError("A number is cut off")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _encoded(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,16 +1,18 @@
-"""Instance in memory, and the bounded cache of instances."""
+"""Instance in memory, the limits of the raised events that it has not read, and the bounded cache of instances.
+
+Only an orchestrator knows the events that it has read. A worker in this process reports them after each turn. For
+orchestrations of other workers an event counts as read when it was part of a turn with at least one action.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.clock import timestamp
-from bridge.sqlite_engine.model.wire import StringValue
+from bridge.sqlite_engine.model.values import text, timestamp
 
 RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
 COMPLETED = pb.ORCHESTRATION_STATUS_COMPLETED
@@ -21,6 +23,9 @@ TERMINATED = pb.ORCHESTRATION_STATUS_TERMINATED
 PENDING = pb.ORCHESTRATION_STATUS_PENDING
 SUSPENDED = pb.ORCHESTRATION_STATUS_SUSPENDED
 FINISHED = frozenset({COMPLETED, FAILED, CANCELED, TERMINATED})
+
+ENVELOPE = 4096
+"""Bytes that a message needs beside the history."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,12 +67,10 @@ class Instance:
     taken: int = 0
     """Number of inbox events that the turn in flight has taken."""
     unread_events: int = 0
-    """Number of raised events that the orchestrator has not read, as far as known (`unread.py`)."""
+    """Number of raised events that the orchestrator has not read, as far as known."""
     unread_bytes: int = 0
     shared: bool = False
     """True when the last turn ran in this process, where no message limits the size of the history."""
-    request: Any = None
-    """Work item of the turn in flight, to which a worker in this process adds its report."""
     waiting_start: bool = False
     """True until the scheduled start time."""
 
@@ -89,6 +92,26 @@ class Instance:
             and self.status not in FINISHED
             and (self.chunks == 0 or bool(self.inbox))
         )
+
+    def end_turn(self) -> None:
+        """Forget the turn in flight. The inbox events that it has taken stay, unless they were removed before."""
+        self.token = None
+        self.turn = None
+        self.taken = 0
+
+    def count_unread(self, size: int) -> None:
+        """Count a raised event of this size."""
+        self.unread_events += 1
+        self.unread_bytes += size
+
+    def recount_unread(self, reported: tuple[int, int] | None = None) -> None:
+        """Count the raised events in the inbox, and those that the orchestrator holds unread.
+
+        reported: number and bytes of the latter, where the worker reports them.
+        """
+        sizes = [event.ByteSize() for _, event in self.inbox if event.HasField("eventRaised")]
+        held, held_bytes = reported or (0, 0)
+        self.unread_events, self.unread_bytes = held + len(sizes), held_bytes + sum(sizes)
 
     def state(self, payloads: bool) -> pb.OrchestrationState:
         """State that is reported to clients. payloads: include input and output."""
@@ -112,8 +135,25 @@ class Instance:
         )
 
 
-def text(value: str | None) -> StringValue | None:
-    return None if value is None else StringValue(value=value)
+@dataclass(frozen=True, slots=True)
+class UnreadLimits:
+    """Limits of unread events per instance, in number and bytes.
+
+    message_bytes: limit of history and events of an instance whose worker gets them in one message. An eighth of the
+    message is reserved for the instance's own events.
+    """
+
+    events: int = 10_000
+    bytes: int = 16 * 1024 * 1024
+    message_bytes: int = 4 * 1024 * 1024
+
+    def refuses(self, instance: Instance, size: int) -> bool:
+        """True when an event of this size is beyond the limits."""
+        if instance.unread_events >= self.events or instance.unread_bytes + size > self.bytes:
+            return True
+        if instance.shared:
+            return False
+        return bool(instance.history_bytes + instance.unread_bytes + size + ENVELOPE > self.message_bytes * 7 // 8)
 
 
 class InstanceCache:

@@ -1,12 +1,86 @@
-"""Destination of an answer: a waiting thread, or a future of an event loop."""
+"""Answer of a call: its refusal, a gRPC status with a sentence, and the reply that takes the answer to the caller.
+
+The facts of some refusals are read by clients. They travel in the sentence, because every version of the engine and
+every client library passes it on; only this module and `bounds.py` make and read these sentences.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
+
+import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Facts of a refusal with ALREADY_EXISTS, as of the moment of the refusal.
+
+    status: name of the existing instance's status; ANSWERED for an event that is accepted once.
+    is_repeat: True when the refused call and the accepted one come from the same message (`HostRules`).
+    """
+
+    status: str
+    is_repeat: bool
+
+
+ANSWERED = "ANSWERED"
+
+DEFERRED: Any = object()
+"""Placeholder for an answer that follows later."""
+
+_CONFLICT = re.compile(r" \[([A-Z]+), (this|another) message\]$")
+_UNREAD_FULL = re.compile(r"The instance has \d+ unread events of \d+ bytes; no further event is taken")
+
+
+class Rejection(Exception):
+    """Raised to end a call with `code` and `details`, before any change."""
+
+    def __init__(self, code: grpc.StatusCode, details: str) -> None:
+        super().__init__(details)
+        self.code = code
+        self.details = details
+
+
+invalid_argument = partial(Rejection, grpc.StatusCode.INVALID_ARGUMENT)
+precondition = partial(Rejection, grpc.StatusCode.FAILED_PRECONDITION)
+exhausted = partial(Rejection, grpc.StatusCode.RESOURCE_EXHAUSTED)
+unavailable = partial(Rejection, grpc.StatusCode.UNAVAILABLE)
+internal = partial(Rejection, grpc.StatusCode.INTERNAL)
+
+
+def not_found(instance_id: str) -> Rejection:
+    return Rejection(grpc.StatusCode.NOT_FOUND, f"Orchestration instance '{instance_id[:256]}' not found")
+
+
+def unread_full(events: int, size: int) -> Rejection:
+    return exhausted(f"The instance has {events} unread events of {size} bytes; no further event is taken")
+
+
+def is_unread_full(details: str) -> bool:
+    """True for the details of `unread_full`, which quote no payload."""
+    return _UNREAD_FULL.fullmatch(details) is not None
+
+
+def already_exists(details: str, conflict: Conflict) -> Rejection:
+    sender = "this" if conflict.is_repeat else "another"
+    return Rejection(grpc.StatusCode.ALREADY_EXISTS, f"{details} [{conflict.status}, {sender} message]")
+
+
+def read_conflict(details: str) -> Conflict | None:
+    """Read the facts in the details of `already_exists`; None for the refusal of another engine."""
+    found = _CONFLICT.search(details)
+    return None if found is None else Conflict(found[1], found[2] == "this")
+
+
+def instance_finished(instance_id: str) -> Rejection:
+    return precondition(f"Orchestration instance '{instance_id[:256]}' has finished")
 
 
 class Reply(Protocol):

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.bounds import MAX_NAME, check_custom_status, check_name, check_tags
-from bridge.sqlite_engine.model.clock import timestamp
-from bridge.sqlite_engine.model.event import new_event
+from bridge.sqlite_engine.model.event import copy_spec, history_event, new_event
 from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, FINISHED, TERMINATED, Instance
-from bridge.sqlite_engine.model.wire import StringValue, Timestamp
+from bridge.sqlite_engine.model.values import StringValue, Timestamp
 
 
 class BadResponse(Exception):
@@ -80,7 +79,7 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
     elif kind == "createTimer" and not terminated:
         outcome.timers.append((action.id, action.createTimer.fireAt))
         created = pb.TimerCreatedEvent(fireAt=action.createTimer.fireAt)
-        outcome.history.append(pb.HistoryEvent(eventId=action.id, timestamp=timestamp(now), timerCreated=created))
+        outcome.history.append(history_event(now, action.id, timerCreated=created))
     elif kind == "createSubOrchestration" and not terminated:
         child = action.createSubOrchestration
         if not child.name:
@@ -91,32 +90,17 @@ def _act(instance: Instance, action: pb.OrchestratorAction, outcome: Outcome, no
         if not child.instanceId:
             child.instanceId = f"{instance.id}:{instance.execution[:8]}:{action.id:04x}"
         outcome.children.append((action.id, child))
-        outcome.history.append(
-            pb.HistoryEvent(
-                eventId=action.id,
-                timestamp=timestamp(now),
-                subOrchestrationInstanceCreated=pb.SubOrchestrationInstanceCreatedEvent(
-                    instanceId=child.instanceId,
-                    name=child.name,
-                    version=child.version if child.HasField("version") else None,
-                    input=child.input if child.HasField("input") else None,
-                    parentTraceContext=child.parentTraceContext if child.HasField("parentTraceContext") else None,
-                    tags=child.tags,
-                ),
-            )
-        )
+        event = new_event(now, action.id)
+        event.subOrchestrationInstanceCreated.instanceId = child.instanceId
+        copy_spec(child, event.subOrchestrationInstanceCreated)
+        outcome.history.append(event)
     elif kind == "sendEvent":
         sent = action.sendEvent
         check_name("an event's name", sent.name)
         data = sent.data if sent.HasField("data") else None
         outcome.raised.append((sent.instance.instanceId, sent.name, data))
-        outcome.history.append(
-            pb.HistoryEvent(
-                eventId=action.id,
-                timestamp=timestamp(now),
-                eventSent=pb.EventSentEvent(instanceId=sent.instance.instanceId, name=sent.name, input=data),
-            )
-        )
+        event_sent = pb.EventSentEvent(instanceId=sent.instance.instanceId, name=sent.name, input=data)
+        outcome.history.append(history_event(now, action.id, eventSent=event_sent))
     elif kind == "terminateOrchestration":
         outcome.terminations.append(action.terminateOrchestration)
     elif kind is None:
@@ -130,25 +114,12 @@ def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction
         check_name("an activity's name", task.name)
         check_name("an activity's version", task.version.value)
         check_tags(task.tags)
-    # Set field by field: every activity passes here, and nested constructors are slow.
-    request = pb.ActivityRequest(name=task.name, taskId=task_id)
+    request = pb.ActivityRequest(taskId=task_id)
     request.orchestrationInstance.instanceId = instance.id
     request.orchestrationInstance.executionId.value = instance.execution
+    copy_spec(task, request)
     event = new_event(now, task_id)
-    scheduled = event.taskScheduled
-    scheduled.name = task.name
-    if task.HasField("input"):
-        request.input.CopyFrom(task.input)
-        scheduled.input.CopyFrom(task.input)
-    if task.HasField("version"):
-        request.version.CopyFrom(task.version)
-        scheduled.version.CopyFrom(task.version)
-    if task.HasField("parentTraceContext"):
-        request.parentTraceContext.CopyFrom(task.parentTraceContext)
-        scheduled.parentTraceContext.CopyFrom(task.parentTraceContext)
-    if task.tags:
-        request.tags.update(task.tags)
-        scheduled.tags.update(task.tags)
+    copy_spec(task, event.taskScheduled)
     outcome.activities.append(request)
     outcome.history.append(event)
 
@@ -156,29 +127,28 @@ def _schedule_task(instance: Instance, task_id: int, task: pb.ScheduleTaskAction
 def _send_entity_message(
     instance: Instance, action_id: int, message: pb.SendEntityMessageAction, outcome: Outcome, now: int
 ) -> None:
-    moment = timestamp(now)
     kind = message.WhichOneof("EntityMessageType")
     if kind == "entityOperationSignaled":
         signaled = message.entityOperationSignaled
         check_name("an operation's name", signaled.operation)
-        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationSignaled=signaled))
-        operation = pb.HistoryEvent(eventId=-1, timestamp=moment, entityOperationSignaled=signaled)
+        outcome.history.append(history_event(now, action_id, entityOperationSignaled=signaled))
+        operation = history_event(now, entityOperationSignaled=signaled)
         outcome.operations.append((entity_id(signaled.targetInstanceId.value), operation))
     elif kind == "entityOperationCalled":
         called = message.entityOperationCalled
         check_name("an operation's name", called.operation)
-        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityOperationCalled=called))
+        outcome.history.append(history_event(now, action_id, entityOperationCalled=called))
         operation = entity_call(instance, called, now)
         outcome.operations.append((entity_id(called.targetInstanceId.value), operation))
     elif kind == "entityLockRequested":
         request = message.entityLockRequested
         if not request.lockSet:
             raise BadResponse("asks for locks on no entity")
-        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityLockRequested=request))
+        outcome.history.append(history_event(now, action_id, entityLockRequested=request))
         outcome.locks.append(lock_request(instance.id, request))
     elif kind == "entityUnlockSent":
         unlock = message.entityUnlockSent
-        outcome.history.append(pb.HistoryEvent(eventId=action_id, timestamp=moment, entityUnlockSent=unlock))
+        outcome.history.append(history_event(now, action_id, entityUnlockSent=unlock))
         outcome.unlocks.append((entity_id(unlock.targetInstanceId.value), unlock.criticalSectionId))
     else:
         raise BadResponse("has an entity message that this engine does not know")
@@ -186,7 +156,7 @@ def _send_entity_message(
 
 def entity_call(instance: Instance, called: pb.EntityOperationCalledEvent, now: int) -> pb.HistoryEvent:
     """Create a call for an entity's queue, with its caller's execution id."""
-    operation = pb.HistoryEvent(eventId=-1, timestamp=timestamp(now), entityOperationCalled=called)
+    operation = history_event(now, entityOperationCalled=called)
     operation.entityOperationCalled.parentInstanceId.value = instance.id
     operation.entityOperationCalled.parentExecutionId.value = instance.execution
     return operation

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.errors import EngineError
-from bridge.sqlite_engine.database import Database, DatabaseOptions
-from bridge.sqlite_engine.model.rejection import exhausted, invalid_argument, unavailable
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.model.reply import exhausted, invalid_argument, unavailable
+from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.sqlite_engine.protocol.service import AioSidecarService
 
 DEFAULT = "default"
 MAX_HUBS = 100

@@ -16,10 +16,10 @@ import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type informat
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSidecarServiceServicer_to_server
 
-from bridge.config.model.types import is_loopback
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
-from bridge.sqlite_engine.protocol.aio import AioSidecarService
-from bridge.sqlite_engine.storage.reading import parse
+from bridge.sqlite_engine.model.failures import parse
+from bridge.sqlite_engine.protocol.service import AioSidecarService
+from bridge.system.addresses import is_loopback
 from bridge.system.tls import TlsFiles, TlsProblem
 
 GRACE_SECONDS = 0.5

@@ -1,8 +1,14 @@
-"""Sidecar protocol over a database, for servers with blocking handlers."""
+"""Sidecar protocol over a database, with blocking or with asynchronous handlers.
+
+The servers and the in-process channel of the client use the asynchronous ones. A worker on an in-process channel of its
+own uses the blocking ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as FutureTimeout
 from queue import Empty, SimpleQueue
@@ -13,10 +19,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 
 from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.hub.calls import DEFERRED
-from bridge.sqlite_engine.hub.dispatch import Stream
-from bridge.sqlite_engine.model.rejection import Rejection
-from bridge.sqlite_engine.model.reply import ThreadReply
+from bridge.sqlite_engine.hub.leases import Stream
+from bridge.sqlite_engine.model.reply import DEFERRED, LoopReply, Rejection, ThreadReply
 
 PING_SECONDS = 30.0
 """Seconds of silence after which a worker's stream gets a health ping; workers disconnect after 120 seconds."""
@@ -50,9 +54,6 @@ class SidecarService(TaskHubSidecarServiceServicer):
         reply = ThreadReply()
         try:
             database = self.database(context)
-        except Rejection as rejection:
-            return context.abort(rejection.code, rejection.details)
-        try:
             answer = database.call(method, request, reply, context.peer())
             if answer is not DEFERRED:
                 return answer
@@ -63,7 +64,7 @@ class SidecarService(TaskHubSidecarServiceServicer):
             context.abort(rejection.code, rejection.details)
         except (FutureTimeout, CancelledError):
             if method in WAITS:
-                database.forget(request.instanceId, reply)
+                self.database(context).forget(request.instanceId, reply)
             context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, f"{method}: the deadline has passed")
 
     def GetWorkItems(  # noqa: N802 -- the protocol's name
@@ -105,7 +106,7 @@ def _seconds_left(context: grpc.ServicerContext) -> float | None:
     return None if left is None or left > 1e8 else left
 
 
-def _handler(method: str) -> Callable[..., Any]:
+def _blocking(method: str) -> Callable[..., Any]:
     def handle(self: SidecarService, request: Any, context: grpc.ServicerContext) -> Any:
         return self._unary(method, request, context)
 
@@ -113,5 +114,89 @@ def _handler(method: str) -> Callable[..., Any]:
     return handle
 
 
+class AioSidecarService(TaskHubSidecarServiceServicer):
+    """Servicer of coroutines: a call that waits for its commit occupies no thread.
+
+    `context` is a context of grpc.aio or of an in-process channel: `abort` is awaited.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def database(self, context: Any) -> Database:
+        """Task hub that serves the call. Raises: Rejection."""
+        return self._database
+
+    async def _unary(self, method: str, request: Any, context: Any) -> Any:
+        reply = LoopReply(asyncio.get_running_loop())
+        try:
+            database = self.database(context)
+            answer = database.call(method, request, reply, context.peer())
+            if answer is not DEFERRED:
+                return answer
+            if method in WAITS:
+                return await self._wait(database, request, reply)
+            return await reply.future
+        except Rejection as rejection:
+            return await context.abort(rejection.code, rejection.details)
+        finally:
+            # The reply holds the rejection, whose traceback holds this frame
+            del reply
+
+    async def _wait(self, database: Database, request: pb.GetInstanceRequest, reply: LoopReply) -> Any:
+        # The server or the channel cancels the call at its deadline. A reply at that moment would reach a call that has
+        # just ended, which gRPC logs as an error.
+        try:
+            return await reply.future
+        finally:
+            if not reply.future.done() or reply.future.cancelled():
+                database.forget(request.instanceId, reply)
+
+    async def GetWorkItems(  # noqa: N802 -- the protocol's name
+        self, request: pb.GetWorkItemsRequest, context: Any
+    ) -> AsyncIterator[pb.WorkItem]:
+        """Stream work items to a worker until the worker disconnects or the engine stops."""
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[pb.WorkItem] = asyncio.Queue()
+
+        def send(item: pb.WorkItem) -> None:
+            # When the loop is closed, the stream is about to end and returns the work.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(queue.put_nowait, item)
+
+        stream = Stream(request, send, peer=context.peer())
+        try:
+            database = self.database(context)
+            database.connect(stream)
+        except Rejection as rejection:
+            await context.abort(rejection.code, rejection.details)
+            return
+        try:
+            while True:
+                try:
+                    item = await asyncio.wait_for(queue.get(), PING_SECONDS)
+                except TimeoutError:
+                    item = pb.WorkItem(healthPing=pb.HealthPing())
+                yield item
+        finally:
+            database.disconnect(stream)
+
+    async def StreamInstanceHistory(  # noqa: N802 -- the protocol's name
+        self, request: pb.StreamInstanceHistoryRequest, context: Any
+    ) -> AsyncIterator[pb.HistoryChunk]:
+        """Stream an instance's history in chunks."""
+        for chunk in await self._unary("StreamInstanceHistory", request, context):
+            yield chunk
+
+
+def _asynchronous(method: str) -> Callable[..., Any]:
+    async def handle(self: AioSidecarService, request: Any, context: Any) -> Any:
+        return await self._unary(method, request, context)
+
+    handle.__name__ = method
+    return handle
+
+
 for _method in UNARY:
-    setattr(SidecarService, _method, _handler(_method))
+    setattr(SidecarService, _method, _blocking(_method))
+    setattr(AioSidecarService, _method, _asynchronous(_method))

@@ -18,7 +18,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
 
 from bridge.encryption import Keyring, Unsealable
-from bridge.sqlite_engine.storage.reading import read_event, read_events, read_failure
+from bridge.sqlite_engine.model.failures import read_event, read_events, read_failure
 
 Row = int | str | tuple[int, int]
 """Primary key of a row."""

@@ -1,20 +1,30 @@
-"""Queries over many instances or entities, which read committed data on a connection of their own."""
+"""Readers beside the writer, each with a thread and a connection of its own that sees committed data.
+
+The reader answers queries over many instances or entities, which may take long. The index warm-up makes one pass over
+a large file's index of ids after the start, which saves the first calls disk reads.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sqlite3
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
 
-from bridge.sqlite_engine.model.clock import micros, timestamp
-from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, Instance, text
-from bridge.sqlite_engine.model.rejection import internal, invalid_argument, not_found
+from bridge.core.errors import EngineError
+from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, Instance
+from bridge.sqlite_engine.model.reply import Rejection, Reply, internal, invalid_argument, not_found, unavailable
+from bridge.sqlite_engine.model.values import micros, text, timestamp
 from bridge.sqlite_engine.storage.payloads import STATE, Payloads
-from bridge.sqlite_engine.storage.store import INSTANCE_COLUMNS, instance_of, unreadable_instance
+from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS, connect
+from bridge.sqlite_engine.storage.store import instance_of, unreadable_instance
 
 logger = logging.getLogger(__name__)
 
@@ -238,3 +248,82 @@ def _cursor(token: str) -> int:
 def _is_number(value: str) -> bool:
     """True for digits that SQLite can store as an integer."""
     return value.isascii() and value.isdecimal() and len(value) <= 18
+
+
+class Reader:
+    """Runner of queries, one after the other, on a read-only connection."""
+
+    def __init__(self, path: Path, name: str, payloads: Payloads) -> None:
+        self._connection = connect(path)
+        self._connection.execute("PRAGMA query_only=ON")
+        self._connection.execute("PRAGMA cache_size=-4096")
+        self.queries = Queries(self._connection, payloads)
+        self._queue: SimpleQueue[tuple[Callable[[Any], Any], Any, Reply] | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}-reader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread and close the connection. Idempotent."""
+        self._queue.put(None)
+        if self._thread.is_alive():
+            self._thread.join()
+        self._connection.close()
+
+    def submit(self, question: Callable[[Any], Any], request: Any, reply: Reply) -> None:
+        self._queue.put((question, request, reply))
+
+    def _run(self) -> None:
+        while (job := self._queue.get()) is not None:
+            question, request, reply = job
+            try:
+                outcome = question(request)
+            except Rejection as rejection:
+                outcome = rejection.with_traceback(None)
+            except sqlite3.Error as error:
+                outcome = unavailable(f"The engine's file cannot be read: {error}")
+            except Exception as error:
+                logger.exception("A question to the engine failed")
+                outcome = error
+            reply.settle(outcome)
+
+
+STEP = 20_000
+"""Largest number of ids that one statement reads. While it runs, the write-ahead log cannot be reset."""
+
+
+class IndexWarmup:
+    """Thread that reads every page of the index by which each start finds its id, and then ends.
+
+    Ids are mostly random, and each start needs another page of the index. The pages stay in the operating system's
+    cache; SQLite's own cache belongs to one connection.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._path = path
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"engine-{name}-warmth", daemon=True)
+        self.read = 0
+        """Number of ids read so far."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop the thread. Idempotent."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        # The warm-up only saves time. Errors of the file are reported elsewhere.
+        with contextlib.suppress(sqlite3.Error, EngineError), contextlib.closing(connect(self._path)) as connection:
+            connection.execute("PRAGMA cache_size=-512")
+            last: str | None = ""
+            while last is not None and not self._stopped.is_set():
+                count, last = connection.execute(
+                    "SELECT count(*), max(id) FROM (SELECT id FROM instances WHERE id > ? ORDER BY id LIMIT ?)",
+                    (last, STEP),
+                ).fetchone()
+                self.read += count

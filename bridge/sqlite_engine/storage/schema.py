@@ -100,6 +100,11 @@ MIGRATIONS: tuple[str, ...] = (
 
 VERSION = len(MIGRATIONS)
 
+INSTANCE_COLUMNS = (
+    "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
+    " chunks, parent, start, output, custom_status, failure, trace"
+)
+
 ENCRYPTED = 0x100
 """Flag in the schema version of SQLite's header while the file has encrypted values.
 

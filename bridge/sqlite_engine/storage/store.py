@@ -5,16 +5,15 @@ from __future__ import annotations
 import sqlite3
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.attempts import pauses_of
 from bridge.sqlite_engine.model.entity import Entity
 from bridge.sqlite_engine.model.event import failure
+from bridge.sqlite_engine.model.failures import read_events
 from bridge.sqlite_engine.model.instance import FINISHED, Instance
-from bridge.sqlite_engine.model.unread import settle
+from bridge.sqlite_engine.model.work import START_IS_DUE, Task, Timer, pauses_of
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
     EVENTS,
@@ -26,48 +25,8 @@ from bridge.sqlite_engine.storage.payloads import (
     TIMER,
     Payloads,
 )
-from bridge.sqlite_engine.storage.reading import read_events
-from bridge.sqlite_engine.storage.rows import slices
-
-INSTANCE_COLUMNS = (
-    "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
-    " chunks, parent, start, output, custom_status, failure, trace"
-)
-
-
-@dataclass(slots=True, eq=False)
-class Task:
-    """Activity without a result. `request` is None while it is only on disk."""
-
-    seq: int
-    key: int
-    execution: str
-    task_id: int
-    name: str
-    version: str | None
-    request: pb.ActivityRequest | None
-    attempts: int = 0
-    pauses: tuple[int, ...] = ()
-    """Pauses before further attempts that the engine makes, in microseconds."""
-
-
-@dataclass(slots=True)
-class Timer:
-    """Timer, delayed start or delayed signal. `kind` is one of the constants below."""
-
-    seq: int
-    fire_at: int
-    kind: int
-    key: int | None = None
-    entity: str | None = None
-    event: pb.HistoryEvent | None = None
-    stored: bytes | None = None
-    """Event in its stored form."""
-
-
-TIMER_FIRES = 0
-START_IS_DUE = 1
-SIGNAL_IS_DUE = 2
+from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
+from bridge.sqlite_engine.storage.transaction import slices
 
 
 def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
@@ -141,7 +100,7 @@ class Store:
         instance = instance_of(row, self.payloads)
         if instance.status not in FINISHED:
             instance.inbox = deque(self.inbox(instance.key))
-            settle(instance, None, acted=True)
+            instance.recount_unread()
             if instance.chunks == 0 and instance.start_at is not None:
                 instance.waiting_start = (
                     self.connection.execute(

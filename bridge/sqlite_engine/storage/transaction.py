@@ -1,15 +1,23 @@
-"""Writes of one group commit: collected while operations run, and written in few statements."""
+"""Writes of one group commit: collected while operations run, and written in few statements over many rows.
+
+Each statement releases the interpreter lock and must get it back. One statement for 64 rows costs a busy process far
+less than 64 statements. Sizes are 1 to 7 and the multiples of 8 up to 64. Two statements then write any remainder, and
+few statements are compiled. SQLite keeps the values of a compiled statement until its next use; a large row therefore
+gets a statement of its own.
+"""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, TypeVar
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.sqlite_engine.model.attempts import with_pauses
 from bridge.sqlite_engine.model.entity import Entity
 from bridge.sqlite_engine.model.instance import FAILED, Instance
+from bridge.sqlite_engine.model.work import Task, Timer, with_pauses
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
     EVENTS,
@@ -23,8 +31,65 @@ from bridge.sqlite_engine.storage.payloads import (
     TIMER,
     Payloads,
 )
-from bridge.sqlite_engine.storage.rows import KeyStatement, Statement
-from bridge.sqlite_engine.storage.store import INSTANCE_COLUMNS, Task, Timer
+from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
+
+LARGE = 4096
+"""Length of a value at which its row is written alone."""
+
+_LARGEST = 64
+_SIZES = (*range(1, 8), *range(8, _LARGEST + 1, 8))
+
+T = TypeVar("T")
+
+
+def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Slice the items into sizes for which there are statements."""
+    start, left = 0, len(items)
+    while left:
+        size = min(_LARGEST, left & ~7) or left
+        yield items[start : start + size]
+        start += size
+        left -= size
+
+
+class Statement:
+    """Statement over a list of rows: `head (row), (row) ... tail`.
+
+    large: positions of the columns whose values may be large; all columns when empty.
+    """
+
+    def __init__(self, head: str, columns: int, tail: str = "", large: Sequence[int] = ()) -> None:
+        row = "(" + ",".join("?" * columns) + ")"
+        self._by_size = {size: f"{head} {','.join([row] * size)} {tail}" for size in _SIZES}
+        self._large = tuple(large) or tuple(range(columns))
+
+    def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        start, columns = 0, self._large
+        for position, row in enumerate(rows):
+            for column in columns:
+                value = row[column]
+                if value is not None and (type(value) is bytes or type(value) is str) and len(value) >= LARGE:
+                    self._run(connection, rows[start:position])
+                    connection.execute(self._by_size[1], row)
+                    start = position + 1
+                    break
+        self._run(connection, rows[start:] if start else rows)
+
+    def _run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
+        for part in slices(rows):
+            connection.execute(self._by_size[len(part)], list(chain.from_iterable(part)))
+
+
+class KeyStatement:
+    """Statement over a list of keys: `head (key, key ...)`."""
+
+    def __init__(self, head: str) -> None:
+        self._by_size = {size: f"{head} ({','.join('?' * size)})" for size in _SIZES}
+
+    def run(self, connection: sqlite3.Connection, keys: Iterable[Any]) -> None:
+        for part in slices(list(keys)):
+            connection.execute(self._by_size[len(part)], part)
+
 
 _INSERT_INSTANCE = Statement(f"INSERT INTO instances ({INSTANCE_COLUMNS}) VALUES", 19, large=(14, 15, 16, 17, 18))
 _UPDATE_INSTANCE = Statement(
@@ -74,9 +139,7 @@ class Transaction:
         self._connection = connection
         self._payloads = payloads
         self._begun = False
-        self.writes = 0
-        self.next_timer: int | None = None
-        """Earliest time among the added timers, in microseconds."""
+        self._next_timer: int | None = None
         self._clear()
 
     def _clear(self) -> None:
@@ -134,10 +197,9 @@ class Transaction:
         )
 
     def append_history(self, instance: Instance, events: Iterable[pb.HistoryEvent]) -> int:
-        """Append events to the history; return their size in bytes."""
+        """Append a chunk of events to the history, as number `instance.chunks`; return its size in bytes."""
         blob = pb.HistoryChunk(events=events).SerializeToString()
         self._chunks.append((instance.key, instance.chunks, blob))
-        instance.chunks += 1
         self.change(instance)
         return len(blob)
 
@@ -177,9 +239,14 @@ class Transaction:
 
     def add_timer(self, timer: Timer) -> None:
         self._timers.append(timer)
-        if self.next_timer is None or timer.fire_at < self.next_timer:
-            self.next_timer = timer.fire_at
+        if self._next_timer is None or timer.fire_at < self._next_timer:
+            self._next_timer = timer.fire_at
         self._dirty = True
+
+    def take_next_timer(self) -> int | None:
+        """Earliest time among the timers added since the last call, in microseconds; None when there are none."""
+        moment, self._next_timer = self._next_timer, None
+        return moment
 
     def remove(self, table: str, seqs: Iterable[int]) -> None:
         """Delete rows by sequence number."""
@@ -261,7 +328,7 @@ class Transaction:
         self.flush()
         for table in (*_DELETE_BY_KEY, "entities", "operations"):
             self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 -- names are ours
-        self.next_timer = None
+        self._next_timer = None
 
     def commit(self) -> bool:
         """Write and commit all changes; return False when there was nothing to write. Raises: sqlite3.Error."""
@@ -274,7 +341,7 @@ class Transaction:
 
     def rollback(self) -> None:
         self._clear()
-        self.next_timer = None
+        self._next_timer = None
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._begun = False

@@ -17,7 +17,7 @@ from pathlib import Path
 from aiokafka import TopicPartition
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationQuery
 
-from bridge.brokers.reading import ReadOptions
+from bridge.brokers.base import ReadOptions
 from bridge.engines.worker import quiet_logger
 from tests.acceptance.daemon import Serve
 from tests.brokers.kafka.harness import KafkaHarness

@@ -58,7 +58,7 @@ class KafkaHarness:
             for subscription in tuple(broker._subscriptions):
                 for task in subscription._tasks:
                     task.cancel()
-                subscription._assignment.consumer._subscription._listener = None
+                subscription._assignment._consumer._subscription._listener = None
                 await subscription._consumer.stop()
                 await subscription._fetcher.stop()
                 for partition in subscription._assignment.partitions.values():

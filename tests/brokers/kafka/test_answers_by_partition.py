@@ -17,10 +17,9 @@ import pytest
 from aiokafka import AIOKafkaClient, TopicPartition
 from aiokafka.protocol.api import Response
 
-from bridge.brokers.base import SubscribeOptions
+from bridge.brokers.base import ReadOptions, SubscribeOptions
 from bridge.brokers.kafka import KafkaBroker
 from bridge.brokers.kafka.subscription import KafkaSubscription
-from bridge.brokers.reading import ReadOptions
 from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments

@@ -13,7 +13,7 @@ from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from bridge.brokers.base import SubscribeOptions, Subscription
-from bridge.brokers.kafka.consumer_options import KafkaConsumerOptions
+from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
@@ -117,7 +117,7 @@ async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: K
     await harness.create_topic(topic, 1)
     broker = await harness.broker(commit_interval="200ms")
     await broker.publish(topic, numbered(10))
-    options = SubscribeOptions((topic,), topic, broker_options=KafkaConsumerOptions(on_out_of_range="earliest"))
+    options = SubscribeOptions((topic,), topic, kafka=KafkaSourceConfig(on_out_of_range="earliest"))
     subscription = await broker.subscribe(options, Assignments())
     seen: list[int] = []
     reading = asyncio.create_task(settle(subscription, seen))
@@ -176,7 +176,7 @@ async def test_the_event_loop_stands_still_for_longer_than_the_session(harness: 
 async def test_two_processes_with_one_instance_id_are_found_out(harness: KafkaHarness) -> None:
     topic = unique("twins")
     await harness.create_topic(topic, 2)
-    options = SubscribeOptions((topic,), topic, broker_options=KafkaConsumerOptions(instance_id="same"))
+    options = SubscribeOptions((topic,), topic, kafka=KafkaSourceConfig(instance_id="same"))
     first = await (await harness.broker()).subscribe(options, Assignments())
     second = await (await harness.broker()).subscribe(options, Assignments())
     tasks = [asyncio.create_task(settle(each, [])) for each in (first, second)]

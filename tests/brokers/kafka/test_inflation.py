@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.kafka.compression import decompress
-from bridge.brokers.kafka.inflation import Inflation, Room
+from bridge.brokers.kafka.compression import Inflation, Room, decompress
 from bridge.brokers.kafka.partition_log import Answer, PartitionLog
-from bridge.brokers.kafka.record_batch import Bounds
+from bridge.brokers.kafka.records import Bounds
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from bridge.brokers.base import Partition, SubscribeOptions
-from bridge.brokers.kafka import KafkaConsumerOptions
+from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerUnavailable, PartitionRevoked
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
@@ -20,12 +20,10 @@ async def test_a_static_member_comes_back_without_a_rebalance(harness: KafkaHarn
     topic = unique("static")
     await harness.create_topic(topic, 2)
     others = Assignments()
-    options = SubscribeOptions((topic,), topic, broker_options=KafkaConsumerOptions(instance_id="one"))
+    options = SubscribeOptions((topic,), topic, kafka=KafkaSourceConfig(instance_id="one"))
     first = await (await harness.broker()).subscribe(options, Assignments())
-    consumer_options = KafkaConsumerOptions(instance_id="two")
-    other = await (await harness.broker()).subscribe(
-        SubscribeOptions((topic,), topic, broker_options=consumer_options), others
-    )
+    consumer_options = KafkaSourceConfig(instance_id="two")
+    other = await (await harness.broker()).subscribe(SubscribeOptions((topic,), topic, kafka=consumer_options), others)
     await others.until(lambda: len(others.assigned_now) == 1)
     reading = asyncio.create_task(other.receive(1))
     mine = others.assigned_now[0]

@@ -10,7 +10,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, RecordsToDelete
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.kafka import KafkaConsumerOptions
+from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments, nothing_more, numbered, numbers, take
@@ -145,7 +145,7 @@ async def test_out_of_range_stops_the_partition_and_says_so(harness: KafkaHarnes
 async def test_out_of_range_goes_on_and_counts(harness: KafkaHarness, policy: str, expected: list[int]) -> None:
     topic = unique("gone")
     await harness.create_topic(topic, 1)
-    options = SubscribeOptions((topic,), topic, broker_options=KafkaConsumerOptions(on_out_of_range=policy))
+    options = SubscribeOptions((topic,), topic, kafka=KafkaSourceConfig(on_out_of_range=policy))
     broker = await harness.broker()
     await broker.publish(topic, numbered(10))
     subscription = await broker.subscribe(options, Assignments())
@@ -185,7 +185,7 @@ async def test_a_pattern_takes_new_topics_in(harness: KafkaHarness) -> None:
     prefix = unique("pattern")
     await harness.create_topic(f"{prefix}.a", 1)
     broker = await harness.broker(metadata_max_age="500ms")
-    options = SubscribeOptions((), prefix, broker_options=KafkaConsumerOptions(pattern=rf"{prefix}\."))
+    options = SubscribeOptions((), prefix, kafka=KafkaSourceConfig(pattern=rf"{prefix}\."))
     subscription = await broker.subscribe(options, Assignments())
     await harness.create_topic(f"{prefix}.b", 1)
     await broker.publish(f"{prefix}.a", numbered(1))

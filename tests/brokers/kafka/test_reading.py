@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bridge.brokers.reading import ReadOptions
+from bridge.brokers.base import ReadOptions
 from bridge.core.message import Message
 from tests.brokers.consumer import numbered
 from tests.brokers.kafka.harness import KafkaHarness, unique

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bridge.brokers.kafka.rebalance_storms import LIMIT, WINDOW, RebalanceStormDetector
+from bridge.brokers.kafka.detectors import LIMIT, WINDOW, RebalanceStormDetector
 
 
 def test_a_group_that_comes_to_rest_is_fine_again() -> None:

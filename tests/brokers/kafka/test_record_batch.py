@@ -12,7 +12,8 @@ import pytest
 from bridge.brokers.kafka.compression import CodecError, decompress
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.partition_log import Answer, PartitionLog
-from bridge.brokers.kafka.record_batch import Bounds, split
+from bridge.brokers.kafka.record_batch import split
+from bridge.brokers.kafka.records import Bounds
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.sources import OnUnreadable
 from bridge.core.bytetext import text_of

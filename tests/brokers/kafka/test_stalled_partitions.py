@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from bridge.brokers.kafka.stalled_partitions import StalledPartitionDetector
+from bridge.brokers.kafka.detectors import StalledPartitionDetector
 
 
 def test_only_those_that_stand_still_while_records_wait() -> None:

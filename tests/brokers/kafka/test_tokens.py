@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import pytest
 from pydantic import ValidationError
 
-from bridge.brokers.kafka import tokens
-from bridge.brokers.kafka.tokens import Tokens
+from bridge.brokers.kafka import security
+from bridge.brokers.kafka.security import Tokens
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable
 
@@ -93,7 +93,7 @@ async def test_a_token_is_kept_until_shortly_before_its_end(monkeypatch: pytest.
     first = await it.token()
     assert await it.token() == first
     real = time.time
-    monkeypatch.setattr(tokens.time, "time", lambda: real() + 900 - tokens.EARLY_SECONDS + 1)
+    monkeypatch.setattr(security.time, "time", lambda: real() + 900 - security.EARLY_SECONDS + 1)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDOTHER")
     second = await it.token()
     assert unpacked(second)[1]["X-Amz-Credential"].startswith("AKIDOTHER/")

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from bridge.brokers.base import Delivery, SubscribeOptions, Subscription, UnreadablePolicy
+from bridge.brokers.base import Delivery, ReadOptions, SubscribeOptions, Subscription, UnreadablePolicy
 from bridge.brokers.kafka import KafkaBroker
-from bridge.brokers.reading import ReadOptions
 from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message, Position
 from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments, nothing_more, take

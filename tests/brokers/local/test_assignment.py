@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.brokers.local.assignment import Member, assign
+from bridge.brokers.local.membership import Member, assign
 
 members = st.lists(
     st.builds(

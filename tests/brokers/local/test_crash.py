@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.brokers.base import Delivery, SubscribeOptions, Subscription
-from bridge.brokers.local import positions
+from bridge.brokers.local.encoding import decode_offsets
 from bridge.core import provenance
 from tests.brokers.consumer import TIMEOUT, Assignments, nothing_more, numbers, take
 from tests.brokers.local.consumers import OPTIONS
@@ -77,7 +77,7 @@ def committed(directory: Path) -> set[Place]:
         "SELECT number, positions.next, done FROM positions JOIN partitions ON partitions.id = partition "
         "JOIN topics ON topics.id = topic WHERE name = 'orders' AND consumer_group = 'bridge'",
     )
-    return {(number, offset) for number, start, done in rows for offset in (*range(start), *positions.decode(done))}
+    return {(number, offset) for number, start, done in rows for offset in (*range(start), *decode_offsets(done))}
 
 
 class DeadLetters:

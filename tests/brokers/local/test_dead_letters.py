@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.local import writer
+from bridge.brokers.local import threads
 from bridge.brokers.local.database import open_database
 from bridge.core import provenance
 from bridge.core.errors import BrokerUnavailable
@@ -28,10 +29,11 @@ def limit(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
 
     def limited(directory: Path) -> sqlite3.Connection:
         connection = open_database(directory)
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size)
+        if threading.current_thread().name == threads.WRITER:
+            connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, size)
         return connection
 
-    monkeypatch.setattr(writer, "open_database", limited)
+    monkeypatch.setattr(threads, "open_database", limited)
 
 
 async def test_what_is_too_large_goes_without_what_makes_it_so(
@@ -66,7 +68,7 @@ async def test_a_log_that_takes_nothing_settles_nothing(harness: LocalHarness, m
     [delivery] = await take(subscription, 1)
     with pytest.raises(BrokerUnavailable, match=r"orders/0@0 cannot be written to orders.dlq: .* larger than"):
         await delivery.dead_letter(CAUSE)
-    monkeypatch.setattr(writer, "open_database", open_database)
+    monkeypatch.setattr(threads, "open_database", open_database)
     await delivery.dead_letter(CAUSE)
     [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
     assert letter.message.body == b"x"

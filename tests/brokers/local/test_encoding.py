@@ -3,8 +3,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.brokers.local import headers, positions
-from bridge.brokers.local.positions import CommittedPosition
+from bridge.brokers.local.encoding import (
+    CommittedPosition,
+    decode_headers,
+    decode_offsets,
+    encode_headers,
+    encode_offsets,
+)
 
 offsets = st.sets(st.integers(0, 60))
 committed = st.builds(CommittedPosition, st.integers(0, 40), offsets.map(lambda found: tuple(sorted(found))))
@@ -12,16 +17,16 @@ committed = st.builds(CommittedPosition, st.integers(0, 40), offsets.map(lambda 
 
 @given(st.lists(st.tuples(st.text(st.characters()), st.binary())).map(tuple))
 def test_headers_come_back_in_order_with_repeated_and_empty_ones(given: tuple[tuple[str, bytes], ...]) -> None:
-    assert headers.decode(headers.encode(given)) == given
+    assert decode_headers(encode_headers(given)) == given
 
 
 @given(offsets)
 def test_offsets_come_back(given: set[int]) -> None:
-    assert positions.decode(positions.encode(sorted(given))) == tuple(sorted(given))
+    assert decode_offsets(encode_offsets(sorted(given))) == tuple(sorted(given))
 
 
 def test_runs_of_offsets_are_stored_as_ranges() -> None:
-    assert positions.encode([3, 7, 8, 9]) == "[[3,3],[7,9]]"
+    assert encode_offsets([3, 7, 8, 9]) == "[[3,3],[7,9]]"
 
 
 @given(committed, committed)

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import database
-from bridge.brokers.local.faults import translate
+from bridge.brokers.local.database import translate
 from bridge.brokers.local.lock import FileLock
 from bridge.brokers.local.waker import Wake
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed

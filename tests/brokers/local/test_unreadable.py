@@ -6,9 +6,8 @@ import sqlite3
 
 import pytest
 
-from bridge.brokers.base import Delivery, SubscribeOptions, UnreadablePolicy
-from bridge.brokers.local import headers
-from bridge.brokers.reading import ReadOptions
+from bridge.brokers.base import Delivery, ReadOptions, SubscribeOptions, UnreadablePolicy
+from bridge.brokers.local.encoding import decode_headers
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, nothing_more, take
 from tests.brokers.local.harness import LocalHarness
@@ -78,4 +77,4 @@ async def test_a_partition_stops_where_the_source_says_so(harness: LocalHarness,
 @pytest.mark.parametrize("data", [b"\0", b"\0" * 7, b"\0\0\0\1\0\0\0\0", b"\0\0\0\0\0\0\0\1", b"\0\0\0\1\0\0\0\0\xff"])
 def test_headers_that_were_not_written_here_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"length|codec"):
-        headers.decode(data)
+        decode_headers(data)

@@ -58,7 +58,7 @@ class ServiceBusHarness:
                     task.cancel()
                 await asyncio.wait(subscription._tasks)
                 for receiver in subscription._receivers:
-                    receiver.partition.revoked = True
+                    receiver.partition.revoke()
                 subscription._closed = True
                 subscription._inbox.notify()
                 broker._subscriptions.discard(subscription)

@@ -9,8 +9,7 @@ import pytest
 
 from bridge.app.serve.watch import SourceView
 from bridge.brokers.servicebus import clock as clocks
-from bridge.brokers.servicebus.clock import Clock
-from bridge.brokers.servicebus.locks import SOONEST, renew_after
+from bridge.brokers.servicebus.clock import SOONEST, Clock, renew_after
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.pipeline.harness import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer

@@ -17,7 +17,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from bridge.app.jsonlines import line_of
-from bridge.brokers.servicebus import copies, decoding, encoding, transport
+from bridge.brokers.servicebus import copies, decoding, encoding, sdk_internals
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message, Position
@@ -204,8 +204,8 @@ def peeked(raw: bytes) -> Message:
 def sent(message: Message) -> Any:
     """Encode an outgoing message, byte for byte."""
     found = copies.outgoing(message, "cloudEvents_")
-    amqp = transport.Transport.to_outgoing_amqp_message(found.raw_amqp_message)
-    return encoding.parse(encoding.encode(amqp))
+    amqp = sdk_internals.Transport.to_outgoing_amqp_message(found.raw_amqp_message)
+    return encoding.parse(sdk_internals.encode(amqp))
 
 
 EXAMPLES = (
@@ -278,7 +278,7 @@ def test_what_is_changed_in_a_line_goes_as_text(bus: BusCopier) -> None:
 
 def test_a_plain_message_has_no_encoded_form() -> None:
     plain = outgoing(Message(b"x", b"k", (("a", "ü".encode()), ("content-type", b"text/plain")), message_id="m-1"))
-    raw = encoding.encode(transport.Transport.to_outgoing_amqp_message(plain.raw_amqp_message))
+    raw = sdk_internals.encode(sdk_internals.Transport.to_outgoing_amqp_message(plain.raw_amqp_message))
     assert peeked(raw).native is None
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, encoding, transport
+from bridge.brokers.servicebus import ServiceBusBroker, sdk_internals
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.core.errors import BrokerUnavailable, PublishFailed
 from bridge.core.message import Message
@@ -82,8 +82,8 @@ async def test_too_many_properties_are_no_outage(
     headers = (("a", b"x" * 32_760), ("b", b"x" * 32_760), ("c", b"x" * 99), ("null", None))
     message = Message(body, headers=headers)
     if native:
-        amqp = transport.Transport.to_outgoing_amqp_message(outgoing(message).raw_amqp_message)
-        message = replace(message, native=encoding.encode(amqp))
+        amqp = sdk_internals.Transport.to_outgoing_amqp_message(outgoing(message).raw_amqp_message)
+        message = replace(message, native=sdk_internals.encode(amqp))
     server.faults.add("send", "reject", entity="orders", condition="amqp:internal-error")
     with pytest.raises(PublishFailed, match="64 KiB together"):
         await broker.publish("orders", [message])

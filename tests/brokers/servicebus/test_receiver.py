@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
+from bridge.brokers.servicebus import ServiceBusBroker
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
+from bridge.config.model.servicebus import ServiceBusSourceConfig
 from bridge.core.errors import BrokerUnavailable, LockLost
 from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
@@ -25,7 +26,7 @@ from tests.servicebus.server.management import messages as management
 from tests.servicebus.server.management import node
 from tests.servicebus.server.management.body import Answer, Body
 
-OPTIONS = SubscribeOptions(("orders",), dead_letter=None, broker_options=ServiceBusReceiverOptions(prefetch=20))
+OPTIONS = SubscribeOptions(("orders",), dead_letter=None, servicebus=ServiceBusSourceConfig(prefetch=20))
 
 
 SERVER = ServerConfig(
@@ -268,7 +269,7 @@ async def test_a_service_that_renews_few_locks_at_once(
 
     monkeypatch.setitem(node._ON_QUEUES, "renew-lock", renew_lock)
     subscription = await broker.subscribe(
-        replace(OPTIONS, broker_options=ServiceBusReceiverOptions(prefetch=60)), Assignments()
+        replace(OPTIONS, servicebus=ServiceBusSourceConfig(prefetch=60)), Assignments()
     )
     await broker.publish("orders", numbered(60))
     taken = []

@@ -358,7 +358,7 @@ async def test_duplicate_detection_knows_a_dead_letter_of_another_process(harnes
     for _ in range(2):
         broker = await harness.broker()
         assert broker._senders is not None
-        queue = DeadLetterQueue(broker._senders, "once")
+        queue = DeadLetterQueue(broker._senders.publish, "once")
         await queue.write(message, position, cause)
         await queue.write(message, position, cause)
         await queue.write(replace(message, timestamp=2.5), position, cause)

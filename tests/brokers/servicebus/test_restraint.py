@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
+from bridge.brokers.servicebus import ServiceBusBroker
+from bridge.brokers.servicebus.connection import PUBLISHING, Seats
 from bridge.brokers.servicebus.inbox import GROWTH, Inbox
-from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.brokers.servicebus.seats import PUBLISHING, Seats
-from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from bridge.core.errors import EngineUnavailable
 from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments
@@ -96,9 +95,9 @@ async def test_sessions_one_after_the_other_over_one_connection(
 ) -> None:
     await broker.publish("one", [Message(b"x", f"k{number}".encode()) for number in range(30)])
     before = server.counters.connections
-    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=1, idle=10.0))
+    sessions = SessionsConfig.model_validate({"concurrent": 1, "idle": "10s"})
     subscription = await broker.subscribe(
-        SubscribeOptions(("one",), dead_letter=None, broker_options=options), Assignments()
+        SubscribeOptions(("one",), dead_letter=None, sessions=sessions), Assignments()
     )
     done = 0
     async with asyncio.timeout(TIMEOUT):  # shorter than thirty times `idle`
@@ -114,9 +113,9 @@ async def test_a_wait_for_sessions_needs_no_new_connections(
     server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bridge.brokers.servicebus.session.ACCEPT_SECONDS", 0.3)
-    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=2))
+    sessions = SessionsConfig(concurrent=2)
     subscription = await broker.subscribe(
-        SubscribeOptions(("one",), dead_letter=None, broker_options=options), Assignments()
+        SubscribeOptions(("one",), dead_letter=None, sessions=sessions), Assignments()
     )
     await until(lambda: server.counters.refused_attaches["one"] >= 8)
     assert server.counters.connections == 2
@@ -132,12 +131,12 @@ async def test_bytes_are_bounded_before_anybody_asks(
     """Messages of the maximum size without a receive call: at most the allowed bytes, and one message per receiver."""
     allowed, count = 1_000_000, 60
     session = queue == "one"
-    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=3) if session else None, prefetch_bytes=allowed)
+    sessions = SessionsConfig(concurrent=3) if session else None
     for number in range(count):
         key = f"k{number % 6}".encode() if session else None
         await broker.publish(queue, [Message(b"x" * KILOBYTES_200, key)])
     subscription = await broker.subscribe(
-        SubscribeOptions((queue,), dead_letter=None, broker_options=options), Assignments()
+        SubscribeOptions((queue,), dead_letter=None, sessions=sessions, prefetch_bytes=allowed), Assignments()
     )
     inbox = subscription._inbox
     await until(lambda: inbox.stuck)
@@ -198,9 +197,9 @@ async def test_two_sources_and_publishing_within_ten_connections(
 ) -> None:
     """Ten connections, the limit of the emulator."""
     listeners = [Assignments(), Assignments()]
-    options = ServiceBusReceiverOptions(sessions=Sessions())
+    sessions = SessionsConfig()
     subscriptions = [
-        await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, broker_options=options), listener)
+        await broker.subscribe(SubscribeOptions((queue,), dead_letter=None, sessions=sessions), listener)
         for queue, listener in zip(("one", "two"), listeners, strict=True)
     ]
     for queue in ("one", "two"):

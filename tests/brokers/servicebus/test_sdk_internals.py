@@ -17,16 +17,13 @@ from azure.servicebus.aio import ServiceBusClient
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import (
     ServiceBusBroker,
-    ServiceBusReceiverOptions,
-    attaching,
+    amqp_values,
     decoding,
     encoding,
-    native,
+    messages,
     sdk_internals,
-    transport,
 )
-from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message
 from tests.brokers.consumer import TIMEOUT, Assignments
@@ -147,32 +144,38 @@ class Public:
 
 async def test_the_transport_is_ours(server: ServiceBusServer, client: ServiceBusClient) -> None:
     """Links are guarded, credit is requested, and connection and link can be opened separately."""
-    assert transport.install(client)
+    assert amqp_values.extend()
+    assert sdk_internals.install(client)
+    assert sdk_internals.is_installed(client)
+    assert not sdk_internals.install(client)  # the place is taken
     receiver = client.get_queue_receiver("orders", prefetch_count=10, keep_alive=0)
     asked: list[int] = []
-    receiver.credit = lambda: asked.append(1) or 2  # type: ignore[attr-defined, func-returns-value]
-    assert attaching.possible(receiver)
-    assert not attaching.possible(client.get_queue_sender("orders"))
-    await attaching.connect(receiver)
+    sdk_internals.customize(receiver, decoding.decode, lambda: asked.append(1) or 2)  # type: ignore[func-returns-value]
+    assert sdk_internals.opens_in_steps(receiver)
+    assert not sdk_internals.opens_in_steps(client.get_queue_sender("orders"))
+    await sdk_internals.connect(receiver)
     assert server.counters.attaches["orders"] == 1  # the sender's link
-    await attaching.attach(receiver)
+    await sdk_internals.attach(receiver)
     assert server.counters.attaches["orders"] == 2
-    assert isinstance(receiver._handler, transport.ReceiveClient)
-    assert isinstance(receiver._handler._link.transfers, transport.Transfers)
-    messages = await receiver.receive_messages(2, max_wait_time=5)
-    assert [transport.fault(message) for message in messages] == [None] * 2
-    assert all(transport.size(message) > 10 and transport.has_token(message) for message in messages)
+    assert isinstance(receiver._handler, sdk_internals.ReceiveClient)
+    assert isinstance(receiver._handler._link.transfers, sdk_internals.Transfers)
+    found = await receiver.receive_messages(2, max_wait_time=5)
+    assert [decoding.fault(message) for message in found] == [None] * 2
+    for message in found:
+        assert decoding.size(message) > 10
+        assert decoding.has_token(sdk_internals.delivery_tag(message), sdk_internals.received(message))
+        assert sdk_internals.is_settleable(message)
     assert server.counters.deliveries["orders"] == 2
     assert asked
-    await attaching.authorize(receiver)
+    await sdk_internals.authorize(receiver)
     await receiver.close()
 
 
 def test_a_table_of_decoders_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert decoding.extend()
-    assert decoding.extend()  # repeatable
-    monkeypatch.setattr(decoding._decode, "_DECODE_BY_CONSTRUCTOR", [None] * 3)
-    assert not decoding.extend()
+    assert amqp_values.extend()
+    assert amqp_values.extend()  # repeatable
+    monkeypatch.setattr(sdk_internals._decode, "_DECODE_BY_CONSTRUCTOR", [None] * 3)
+    assert not amqp_values.extend()
 
 
 @pytest.mark.parametrize("lost", ["transport", "apart"])
@@ -182,17 +185,17 @@ async def test_it_goes_without(
 ) -> None:
     """Without the private members: one connection for each session, and messages as the SDK decodes them."""
     if lost == "transport":
-        monkeypatch.setattr(transport, "install", lambda client: False)
+        monkeypatch.setattr(sdk_internals, "install", lambda client: False)
     else:
-        monkeypatch.setattr(attaching, "possible", lambda part: False)
+        monkeypatch.setattr(sdk_internals, "opens_in_steps", lambda part: False)
     settings = {"type": "servicebus", "connection_string": server.connection_string}
     broker = ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
     await broker.start()
     session = queue == "by-session"
     await broker.publish(queue, [Message(b"%d" % n, b"k%d" % (n % 3) if session else None) for n in range(6)])
-    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=1, idle=0.1) if session else None)
+    sessions = SessionsConfig.model_validate({"concurrent": 1, "idle": "100ms"}) if session else None
     subscription = await broker.subscribe(
-        SubscribeOptions((queue,), dead_letter=None, broker_options=options), Assignments()
+        SubscribeOptions((queue,), dead_letter=None, sessions=sessions), Assignments()
     )
     done = 0
     async with asyncio.timeout(TIMEOUT):
@@ -207,7 +210,7 @@ async def test_it_goes_without(
 async def test_without_the_transport_an_encoded_form_is_refused(
     server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding._encode, "_ENCODE_MAP", {})
+    monkeypatch.setattr(sdk_internals._encode, "_ENCODE_MAP", {})
     assert not encoding.extend()
     settings = {"type": "servicebus", "connection_string": server.connection_string}
     broker = ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
@@ -240,20 +243,17 @@ def _imported(node: ast.AST) -> list[str]:
     return [node.module or ""] if isinstance(node, ast.ImportFrom) else []
 
 
-def test_timestamps_and_binary_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = native._decode._DECODE_BY_CONSTRUCTOR
-    for code, kind in ((0x83, native.Timestamp), (0xA0, native.Binary), (0xB0, native.Binary)):
-        assert getattr(table[code], "marks", None) is kind
-    before = list(table)
-    assert native.mark()
-    assert list(table) == before
-    monkeypatch.setattr(native._decode, "_DECODE_BY_CONSTRUCTOR", {})
-    assert not native.mark()
+def test_timestamps_and_binary_are_marked() -> None:
+    assert amqp_values.extend()
+    assert isinstance(amqp_values.value_of(memoryview(b"\x83" + bytes(8))), amqp_values.Timestamp)
+    assert isinstance(amqp_values.value_of(memoryview(b"\xa0\x01x")), amqp_values.Binary)
+    assert isinstance(amqp_values.value_of(memoryview(b"\xb0\x00\x00\x00\x01x")), amqp_values.Binary)
+    assert not isinstance(amqp_values.value_of(memoryview(b"\xa1\x01x")), amqp_values.Binary)
 
 
 def test_without_the_marks_names_and_bytes_tell() -> None:
-    assert native.header("cloudEvents:time", 1767268800000) == "2026-01-01T12:00:00Z"
-    assert native.header("cloudEvents_digest", b"\xff\x00") == b"/wA="
-    assert native.header("cloudEvents_digest", b"abc") == b"abc"
-    assert native.header("cloudEvents_sequence", 7) == 7
-    assert native.header("time", 7) == 7
+    assert messages.typed("cloudEvents:time", 1767268800000) == "2026-01-01T12:00:00Z"
+    assert messages.typed("cloudEvents_digest", b"\xff\x00") == b"/wA="
+    assert messages.typed("cloudEvents_digest", b"abc") == b"abc"
+    assert messages.typed("cloudEvents_sequence", 7) == 7
+    assert messages.typed("time", 7) == 7

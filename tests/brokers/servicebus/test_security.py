@@ -11,9 +11,8 @@ import pytest
 from azure.identity import aio as identity
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
-from bridge.brokers.servicebus.receiver_options import Sessions
-from bridge.config.model.servicebus import ServiceBusBrokerConfig
+from bridge.brokers.servicebus import ServiceBusBroker
+from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig, SessionsConfig
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbers, take
@@ -155,9 +154,13 @@ async def test_tokens(secure: tuple[ServiceBusServer, TokenIssuer, Path], monkey
     assert asked == {"client_id": "c-2"}
 
 
-@pytest.mark.parametrize("sessions", [None, Sessions(concurrent=1, idle=0.1, turn=3.0)], ids=["plain", "sessions"])
+@pytest.mark.parametrize(
+    "sessions",
+    [None, SessionsConfig.model_validate({"concurrent": 1, "idle": "100ms", "turn": "3s"})],
+    ids=["plain", "sessions"],
+)
 async def test_a_new_token_is_shown_while_nothing_is_read(
-    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, sessions: Sessions | None
+    tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch, sessions: SessionsConfig | None
 ) -> None:
     """No read and no lock renewal is due before the token expires."""
     authority, issuer = Authority(tmp_path), TokenIssuer()
@@ -172,7 +175,7 @@ async def test_a_new_token_is_shown_while_nothing_is_read(
     await broker.start()
     await broker.publish("orders", [Message(b"7", b"k") for _ in range(30)])
     options = SubscribeOptions(
-        ("orders",), dead_letter=None, broker_options=ServiceBusReceiverOptions(sessions=sessions, prefetch=5)
+        ("orders",), dead_letter=None, sessions=sessions, servicebus=ServiceBusSourceConfig(prefetch=5)
     )
     subscription = await broker.subscribe(options, Assignments())
     deliveries = await take(subscription, 1)

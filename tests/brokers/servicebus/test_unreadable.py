@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from bridge.brokers.base import Delivery, SubscribeOptions
-from bridge.brokers.reading import ReadOptions
-from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
-from bridge.brokers.servicebus.receiver_options import Sessions
+from bridge.brokers.base import Delivery, ReadOptions, SubscribeOptions
+from bridge.brokers.servicebus import ServiceBusBroker
+from bridge.config.model.servicebus import SessionsConfig
 from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments
 from tests.brokers.servicebus import poison
 from tests.brokers.servicebus.bench import bus_bench, outcomes
@@ -174,9 +173,9 @@ async def test_a_source_may_skip_them(tmp_path: Path, server: ServiceBusServer, 
 
 
 async def take(broker: ServiceBusBroker, queue: str, count: int) -> tuple[Any, list[Delivery]]:
-    options = ServiceBusReceiverOptions(sessions=Sessions(concurrent=1) if queue == "by-session" else None)
+    sessions = SessionsConfig(concurrent=1) if queue == "by-session" else None
     subscription = await broker.subscribe(
-        SubscribeOptions((queue,), dead_letter=None, broker_options=options), Assignments()
+        SubscribeOptions((queue,), dead_letter=None, sessions=sessions), Assignments()
     )
     found: list[Delivery] = []
     async with asyncio.timeout(TIMEOUT):

@@ -15,8 +15,16 @@ from typing import Any, NoReturn
 import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
 import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
 
-from bridge.engines.embedded.inprocess.context import AioCallContext, CallContext, Metadata
-from bridge.engines.embedded.inprocess.status import aio_error, closed, failure, timed_out, too_large
+from bridge.engines.embedded.inprocess.call import (
+    AioCallContext,
+    CallContext,
+    Metadata,
+    aio_error,
+    closed,
+    failure,
+    timed_out,
+    too_large,
+)
 
 BLOCKING = frozenset({"WaitForInstanceStart", "WaitForInstanceCompletion", "GetWorkItems"})
 """Methods of the sidecar service that wait inside the servicer when they are not coroutine functions."""

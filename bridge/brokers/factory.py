@@ -1,0 +1,128 @@
+"""Brokers of a configuration: their implementations, and their meaning of the settings of sources and targets.
+
+The only module outside of the brokers' own packages that tells kinds of brokers apart. Client libraries come with
+extras and are imported only when a broker is created.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
+from bridge.brokers.local import LocalBroker
+from bridge.config.model.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
+from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable, SourceConfig
+from bridge.config.model.types import check_entity, check_topic
+from bridge.core.bytetext import text_of
+from bridge.core.message import Message
+
+
+def create(name: str, config: BrokerConfig, resolve: Callable[[str, str], Path]) -> Broker:
+    """Create a broker, not started.
+
+    resolve: from a field, `path` or one below `tls`, and its value to a path. Raises: ModuleNotFoundError when the
+    client library is missing.
+    """
+    match config:
+        case LocalBrokerConfig():
+            return LocalBroker(name, resolve("path", config.path), config)
+        case KafkaBrokerConfig():
+            from bridge.brokers.kafka import KafkaBroker
+
+            return KafkaBroker(name, config, resolve)
+        case ServiceBusBrokerConfig():
+            from bridge.brokers.servicebus import ServiceBusBroker
+
+            return ServiceBusBroker(name, config, resolve)
+
+
+def subscribe_options(broker: BrokerConfig, source: SourceConfig) -> SubscribeOptions:
+    """Subscription options of a source."""
+    match broker:
+        case LocalBrokerConfig():
+            return SubscribeOptions(
+                _local_topics(source),
+                source.subscription or source.group,
+                source.start,
+                source.dead_letter or DEAD_LETTER_TOPIC,
+                unreadable=_unreadable(source, stops=True),
+            )
+        case KafkaBrokerConfig():
+            return SubscribeOptions(
+                source.topics,
+                source.group,
+                source.start,
+                source.dead_letter or DEAD_LETTER_TOPIC,
+                unreadable=_unreadable(source, stops=True),
+                kafka=source.kafka or KafkaSourceConfig(),
+            )
+        case ServiceBusBrokerConfig():
+            settings = source.servicebus or ServiceBusSourceConfig()
+            return SubscribeOptions(
+                source.origins,
+                dead_letter=source.dead_letter,
+                unreadable=_unreadable(source, stops=False),
+                max_hold=settings.max_hold,
+                prefetch_bytes=source.limits.max_in_flight_bytes,
+                sessions=source.sessions,
+                servicebus=settings,
+            )
+
+
+def _unreadable(source: SourceConfig, *, stops: bool) -> UnreadablePolicy:
+    """Treatment of messages that cannot be parsed. stops: the broker has partitions that can be stopped.
+
+    Messages behind one with an unknown key may have the same key: order and quarantine by key stop there.
+    """
+    if source.on_unreadable is not None:
+        return UnreadablePolicy(source.on_unreadable, source.on_unreadable)
+    by_key = source.ordering not in ("partition", "none") or source.quarantine is not None
+    stop: OnUnreadable = "stop_partition" if stops and by_key else "dead_letter"
+    # An ordering expression has no value for an unreadable message, whatever its message key
+    return UnreadablePolicy(stop if source.ordering not in ("key", "partition", "none") else "dead_letter", stop)
+
+
+def _local_topics(source: SourceConfig) -> tuple[str, ...]:
+    """Local topics of a source, also of one that a test moves from another broker to a local one.
+
+    A subscription becomes a group of its topic.
+    """
+    if source.topics or (entity := source.queue or source.topic) is None:
+        return source.topics
+    return (entity if source.sub_queue is None else DEAD_LETTER_TOPIC.replace("{topic}", entity),)
+
+
+def has_amqp_headers(broker: BrokerConfig, source: SourceConfig) -> bool:
+    """Return whether header values of the source's messages are in the encoding of AMQP."""
+    if not isinstance(broker, KafkaBrokerConfig):
+        return False
+    wanted = source.kafka.amqp_headers if source.kafka is not None else None
+    return broker.is_event_hubs if wanted is None else wanted
+
+
+def check_destination(broker: BrokerConfig, name: str) -> None:
+    """Check the name of a topic or queue to publish to. Raises: ValueError."""
+    check_entity(name) if isinstance(broker, ServiceBusBrokerConfig) else check_topic(name)
+
+
+def message_shape(config: TargetConfig) -> Callable[[Message], Message]:
+    """Function that a target applies to a message before its broker gets it."""
+    settings = config.servicebus
+    if settings is None:
+        return lambda message: message
+
+    def shape(message: Message) -> Message:
+        changes: dict[str, Any] = {}
+        if settings.key != "session":
+            changes["key"] = None
+            if settings.key == "partition" and message.partition_key is None and message.key is not None:
+                changes["partition_key"] = text_of(message.key)
+        if message.time_to_live is None:
+            changes["time_to_live"] = settings.time_to_live
+        return replace(message, **changes)
+
+    return shape

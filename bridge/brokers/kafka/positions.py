@@ -1,0 +1,93 @@
+"""Lookups of offsets, and positions that the broker no longer has, or does not have yet."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Any
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from bridge.brokers.kafka.partition import KafkaPartition
+
+
+async def look_up(
+    question: Callable[[Collection[TopicPartition]], Awaitable[dict[TopicPartition, Any]]],
+    partitions: Collection[TopicPartition],
+    seconds: float,
+) -> dict[TopicPartition, int]:
+    """Offsets of exactly these partitions. No position of the client moves.
+
+    question: `beginning_offsets` or `end_offsets` of a client. Raises: KafkaError, also where an answer lacks a
+    partition or an offset; TimeoutError.
+    """
+    if not partitions:
+        return {}
+    try:
+        found = await asyncio.wait_for(question(partitions), seconds)
+    except (KafkaError, TimeoutError):
+        raise
+    except Exception as error:  # the client looks into answers without a check
+        raise KafkaError(f"the answer about offsets makes no sense ({type(error).__name__})") from error
+    for tp in partitions:
+        offset = found.get(tp)
+        if not isinstance(offset, int) or offset < 0:
+            raise KafkaError(f"the answer about offsets has none for {tp.topic}/{tp.partition}")
+    return {tp: found[tp] for tp in partitions}
+
+
+_log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 10.0
+
+
+class OutOfRange:
+    """Stops partitions with such a position, or moves them and counts skipped offsets, according to `policy`."""
+
+    def __init__(self, policy: str) -> None:
+        """policy: `stop`, `earliest` or `latest`."""
+        self._policy = policy
+        self.lost: dict[TopicPartition, int] = {}
+        """Partitions that wait for a new position, with their last offset."""
+        self.skipped = 0
+
+    def found(self, tp: TopicPartition, offset: int, partition: KafkaPartition | None) -> None:
+        """Handle the broker's report that it does not have this offset."""
+        if partition is None or partition.log.fetch_offset != offset or partition.log.stopped:
+            return
+        partition.log.stop(
+            f"offset {offset} is out of range: retention has deleted it, or the topic was created again; "
+            "set the group's position with kafka-consumer-groups --reset-offsets and restart, "
+            "or set `on_out_of_range`"
+        )
+        _log.error("%s/%d: %s", partition.topic, partition.number, partition.log.stopped)
+        if self._policy != "stop":
+            self.lost[tp] = offset
+
+    async def settle(self, consumer: Any, partitions: Mapping[TopicPartition, KafkaPartition]) -> None:
+        """Continue at the position of the policy, as soon as no delivery of the partition is in flight."""
+        for tp, offset in list(self.lost.items()):
+            partition = partitions.get(tp)
+            if partition is None or not partition.log.stopped:
+                del self.lost[tp]
+                continue
+            if not (partition.idle and partition.log.empty):
+                continue
+            # The bridge's position moves only after the answer
+            look = consumer.beginning_offsets if self._policy == "earliest" else consumer.end_offsets
+            try:
+                target = (await look_up(look, [tp], _LOOK_SECONDS))[tp]
+            except (KafkaError, TimeoutError) as error:
+                _log.warning("%s/%d: cannot look for a new position: %s", partition.topic, partition.number, error)
+                continue
+            if partitions.get(tp) is not partition:
+                continue  # it was reassigned during the lookup
+            del self.lost[tp]
+            partition.skip_to(target)
+            self.skipped += max(target - offset, 0)
+            _log.warning(
+                "%s/%d: offset %d is out of range; the source continues at %d (%s)",
+                partition.topic, partition.number, offset, target, self._policy,
+            )  # fmt: skip

@@ -1,0 +1,177 @@
+"""Streams of connected workers, and the leases of the work items that they hold.
+
+Any thread may read streams and leases, end a lease, and confirm or drain a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+ORCHESTRATION = 0
+ACTIVITY = 1
+ENTITY = 2
+KINDS = (ORCHESTRATION, ACTIVITY, ENTITY)
+
+DEFAULT_CREDITS = 100
+"""Work items of one kind that a stream holds at once when its request names no number."""
+
+DRAINING = "draining:"
+"""Prefix of the token of work that a stopping worker returns. The worker gets no more work, and is not lost."""
+
+Identity = tuple[int, int | str]
+"""Kind of a work item, and its key among the items of that kind."""
+
+
+def identity(kind: int, subject: Any) -> Identity:
+    """Identity of a subject: key of the instance, number of the activity, or id of the entity."""
+    return (kind, subject.seq if kind == ACTIVITY else subject)
+
+
+Names = dict[str, frozenset[str]]
+"""Accepted versions by name; an empty set accepts every version."""
+
+
+class Stream:
+    """Connected worker: the names that it accepts, its credits, and the leases that it holds.
+
+    send: called in the writer's thread with a WorkItem, or with a TurnRequest when `shares` is true; must not block.
+    knows: returns True when this worker knows a worker that runs the name. Calls of any other name from its
+    orchestrations fail at once, unless another stream accepts them. None: calls wait for a worker.
+    process: identity of the worker's process, shared by all streams of the process. None: a process of its own.
+    peer: address of the connection; empty when unknown.
+    """
+
+    def __init__(
+        self,
+        request: pb.GetWorkItemsRequest,
+        send: Callable[[Any], None],
+        *,
+        shares: bool = False,
+        knows: Callable[[int, str], bool] | None = None,
+        process: object | None = None,
+        peer: str = "",
+    ) -> None:
+        self.send = send
+        self.shares = shares
+        self.knows = knows
+        self.process = self if process is None else process
+        self.peer = peer
+        self.sends_tokens = shares
+        """True as soon as the worker is known to send completion tokens."""
+        self.streams_history = pb.WORKER_CAPABILITY_HISTORY_STREAMING in request.capabilities
+        self.credits = tuple(
+            wanted if wanted > 0 else DEFAULT_CREDITS
+            for wanted in (
+                request.maxConcurrentOrchestrationWorkItems,
+                request.maxConcurrentActivityWorkItems,
+                request.maxConcurrentEntityWorkItems,
+            )
+        )
+        self.free = list(self.credits)
+        self.filters: tuple[Names | None, Names | None, Names | None] = (None, None, None)
+        if request.HasField("workItemFilters"):
+            chosen = request.workItemFilters
+            self.filters = (
+                _names(chosen.orchestrations),
+                _names(chosen.activities),
+                {entity.name.lower(): frozenset() for entity in chosen.entities},
+            )
+        self.leases: set[str] = set()
+        self.connected = True
+        self.is_drained = False
+        """True when the worker ends the stream in good order, with none of its leased work running."""
+
+    def confirm_tokens(self) -> None:
+        """Record that the worker sends completion tokens."""
+        self.sends_tokens = True
+
+    def drain(self) -> None:
+        """Mark the worker as stopping: none of its leased work runs, and its end is no loss."""
+        self.is_drained = True
+
+
+def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Names:
+    names: Names = {}
+    for each in filters:
+        known = names.get(each.name)
+        versions = frozenset(each.versions)
+        # A filter without versions accepts every version, whatever another filter of the same name lists.
+        names[each.name] = versions if known is None else frozenset() if not known or not versions else known | versions
+    return names
+
+
+def accepts(names: Names | None, group: tuple[str, str | None]) -> bool:
+    if names is None:
+        return True
+    versions = names.get(group[0])
+    return versions is not None and (not versions or (group[1] or "") in versions)
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """Right of one stream to complete one work item."""
+
+    token: str
+    kind: int
+    subject: Any
+    """Key of the instance, the Task, or id of the entity."""
+    name: str
+    version: str | None
+    stream: Stream
+    instance_id: str
+    task_id: int = 0
+    """Number of an activity as its worker knows it."""
+    chunks: list[pb.OrchestratorResponse] = field(default_factory=list)
+    """Parts of a response that arrives in several messages."""
+    turn: list[pb.HistoryEvent] | None = None
+    """New events of a turn."""
+    turn_at: int = 0
+    """Time of a turn, in microseconds."""
+    taken: Sequence[tuple[int, pb.HistoryEvent]] = ()
+    """Inbox events that a turn has taken, or operations of a batch."""
+    void: bool = False
+    """True when the response no longer counts, while the stream still holds the lease."""
+    is_alone: bool = False
+    """True when the stream's process was given no other work."""
+    resets: int = 0
+    """Number of resets of the dispatcher before it gave the lease."""
+
+
+class Leases:
+    """Open leases by token."""
+
+    def __init__(self) -> None:
+        self._by_token: dict[str, Lease] = {}
+        self.get: Callable[[str], Lease | None] = self._by_token.get
+        """Look up a lease without ending it."""
+
+    def __len__(self) -> int:
+        return len(self._by_token)
+
+    def add(self, lease: Lease) -> None:
+        self._by_token[lease.token] = lease
+
+    def take(self, token: str) -> Lease | None:
+        """End the lease and return it; None when it has ended already. Only one of several callers gets the lease."""
+        return self._by_token.pop(token, None)
+
+    def open(self) -> list[Lease]:
+        return list(self._by_token.values())
+
+    def put_back(self, lease: Lease) -> None:
+        self._by_token[lease.token] = lease
+
+    def find(self, kind: int, instance_id: str, task_id: int) -> Lease | None:
+        """Look up the lease of a work item by instance and number, for workers that send no token."""
+        wanted = (kind, instance_id, task_id)
+        for lease in self.open():
+            if (lease.kind, lease.instance_id, lease.task_id) == wanted and not lease.stream.sends_tokens:
+                return lease
+        return None
+
+    def clear(self) -> None:
+        self._by_token.clear()

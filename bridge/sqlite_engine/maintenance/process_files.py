@@ -1,0 +1,213 @@
+"""Files beside the engine's file, of the process that has it open: its lock, and a record of the work that it runs.
+
+The next process reads the record after a crash. The record is mapped into memory, and survives the process at the cost
+of one copy in memory per item. A crash of the machine may lose the record, because such a crash says nothing about any
+item.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bridge.core.errors import EngineUnavailable
+from bridge.sqlite_engine.hub.leases import ACTIVITY, Leases
+from bridge.system import private
+
+_HEADER = 64
+_SLOT = 4608
+"""Bytes for the longest entity id, with its length and kind."""
+_SLOTS = 512
+"""Largest number of threads that are recorded."""
+_RUNNING, _DRAINING = b"R", b"D"
+
+
+class FileLock:
+    """Advisory lock that one process at a time holds. The operating system releases it when the process dies."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path.with_name(path.name + ".lock")
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises: EngineUnavailable when another process holds it, with its process id where known; OSError.
+        """
+        descriptor = private.opened(self._path, os.O_RDWR | os.O_CREAT)
+        try:
+            lock_descriptor(descriptor)
+        except OSError as error:
+            owner = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() if hasattr(os, "pread") else ""
+            os.close(descriptor)
+            who = f"process {owner}" if owner else "another process"
+            raise EngineUnavailable(
+                f"{self._path.with_suffix('')}: {who} has this engine file open; stop it, or name another path"
+            ) from error
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode("ascii"))
+        self._descriptor = descriptor
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for a while. Raises: EngineUnavailable."""
+        try:
+            self.acquire()
+        except OSError as error:
+            engine_file = self._path.with_suffix("")
+            raise EngineUnavailable(f"{engine_file}: cannot be locked: {error.strerror}") from error
+        try:
+            yield
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Release the lock. Idempotent."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock_descriptor(descriptor: int) -> None:
+        # Far behind the process id, which other processes must be able to read: Windows locks are mandatory.
+        os.lseek(descriptor, 1 << 20, os.SEEK_SET)
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+else:
+    import fcntl
+
+    def lock_descriptor(descriptor: int) -> None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+class _Own(threading.local):
+    """Offset of a thread's slot; None before its first item, 0 when no slot is left."""
+
+    at: int | None = None
+
+
+class RunningItems:
+    """Recorder with one slot per thread. `begin` and `end` may be called from any thread; neither raises."""
+
+    def __init__(self, path: Path, leases: Leases) -> None:
+        self._path = path
+        self._lease = leases.get
+        self._lock = threading.Lock()
+        self._map: mmap.mmap | None = None
+        self._slots = 0
+        self._own = _Own()
+        self._is_closed = False
+
+    def read(self) -> list[str]:
+        """Return the items that ran when the previous process died, and delete them.
+
+        The list is empty when that process was stopping, or when the machine was restarted since.
+        """
+        try:
+            content = self._path.read_bytes()
+            self._path.unlink()
+        except OSError:
+            return []
+        if content[:1] != _RUNNING or content[1:_HEADER].rstrip(b"\0") != _boot():
+            return []
+        found = []
+        for at in range(_HEADER, len(content), _SLOT):
+            size = int.from_bytes(content[at : at + 2], "little")
+            if size:
+                found.append(content[at + 2 : at + 2 + size].decode("utf-8", "replace"))
+        return found
+
+    def close(self) -> None:
+        """Delete the record, and record nothing from now on."""
+        with self._lock:
+            self._is_closed = True
+            self._map = None
+            with suppress(OSError):
+                self._path.unlink(missing_ok=True)
+
+    def drain(self) -> None:
+        """Mark the process as stopping: its end counts as no loss."""
+        self._mark(_DRAINING)
+
+    def resume(self) -> None:
+        """Mark the process as running when a worker starts."""
+        self._mark(_RUNNING)
+
+    def begin(self, token: str) -> None:
+        """Record that this thread begins the work item of a lease."""
+        lease = self._lease(token)
+        record = self._map
+        if record is None:
+            record = self._opened()
+        if lease is None or record is None:
+            return
+        at = self._own.at
+        if at is None:
+            at = self._new_slot()
+        subject = lease.subject.seq if lease.kind == ACTIVITY else lease.subject
+        entry = f"{lease.kind}{'!' if lease.is_alone else ':'}{subject}".encode()
+        if at:
+            size = len(entry)
+            # The length is written last; a half-written entry does not count.
+            record[at + 2 : at + 2 + size] = entry
+            if size < 256:
+                record[at] = size
+            else:
+                record[at : at + 2] = size.to_bytes(2, "little")
+
+    def end(self) -> None:
+        """Record that this thread has completed its work item."""
+        at, record = self._own.at, self._map
+        if at and record is not None:
+            if record[at + 1]:
+                record[at : at + 2] = b"\0\0"
+            else:
+                record[at] = 0
+
+    def _new_slot(self) -> int:
+        """Offset of a new slot for this thread; 0 when no slot is left."""
+        with self._lock:
+            slot, self._slots = self._slots, self._slots + 1
+        self._own.at = at = _HEADER + slot * _SLOT if slot < _SLOTS else 0
+        return at
+
+    def _mark(self, mark: bytes) -> None:
+        record = self._map or self._opened()
+        if record is not None:
+            record[: len(mark)] = mark
+
+    def _opened(self) -> mmap.mmap | None:
+        """Open record; None when it cannot be written. Losses are not counted then, and work continues."""
+        with self._lock:
+            if self._map is None and not self._is_closed:
+                with suppress(OSError):
+                    file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+                    try:
+                        # Written in full: a page without disk space later would end the process.
+                        os.write(file, bytes(_HEADER + _SLOTS * _SLOT))
+                        self._map = mmap.mmap(file, 0)
+                    finally:
+                        os.close(file)
+                    self._map[:_HEADER] = (_RUNNING + _boot()).ljust(_HEADER, b"\0")
+            return self._map
+
+
+def record_of(path: Path) -> Path:
+    """Path of an engine's record, beside its file."""
+    return path.with_suffix(".running")
+
+
+def _boot() -> bytes:
+    """Identity of the machine's current boot; empty where the system does not provide one."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b""

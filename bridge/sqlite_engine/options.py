@@ -1,0 +1,92 @@
+"""Options of a task hub, and the rules that the program around the engine adds to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from bridge.encryption import Keyring
+from bridge.system.clock import SYSTEM, Clock
+
+PERIOD_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPolicy:
+    """Limits of retention; None means no limit.
+
+    age: seconds since the instance finished.
+    count: number of finished instances that are kept.
+    """
+
+    age: float | None = None
+    count: int | None = None
+    period: float = PERIOD_SECONDS
+    """Seconds between two checks."""
+
+
+class HostRules:
+    """Hooks of the engine, which run in the writer's thread. This class adds no rule.
+
+    Texts of inputs and events are JSON as their senders wrote it, and may be empty.
+    """
+
+    companion: str | None = None
+    """Name of entities that each belong to one instance, and get the signal `started` when that instance starts."""
+
+    def companion_of(self, instance_id: str) -> str:
+        """Id of the companion entity of an instance."""
+        raise NotImplementedError
+
+    def is_disposable(self, entity_name: str) -> bool:
+        """True for entities that are deleted as soon as they have no state, no lock and no operation."""
+        return False
+
+    def may_replace(self, earlier: str, later: str) -> bool:
+        """True when a start with the input `later` may replace the finished instance of the input `earlier`."""
+        return True
+
+    def is_repeated_start(self, earlier: str, later: str) -> bool:
+        """True when the message of the input `later` has started the instance of the input `earlier`."""
+        return False
+
+    def is_accepted_once(self, event_name: str) -> bool:
+        """True for an event that an execution accepts once; further ones are refused."""
+        return False
+
+    def is_repeated_event(self, earlier: str, later: str) -> bool:
+        """True when both events come from the same message."""
+        return False
+
+    def reason_against_rewind(self, custom_status: str) -> str | None:
+        """Reason why a failed instance with this custom status cannot be rewound: it has handled its failure."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseOptions:
+    """Limits and settings of a task hub. Sizes are in bytes."""
+
+    max_cached_instances: int = 10_000
+    max_cached_bytes: int = 32 * 1024 * 1024
+    max_message: int = 4 * 1024 * 1024
+    """Largest message that a remote worker accepts; an instance that needs a larger one fails."""
+    max_request: int = 64 * 1024 * 1024
+    """Largest request that is accepted from a client or worker."""
+    lease_seconds: float | None = None
+    """Seconds until a work item is given to another worker. None disables it, because workers cannot extend a lease."""
+    disposable: bool = False
+    """True when clients may empty the hub, with the calls that delete it or create it again."""
+    strict: bool = False
+    """True when the scheduler's limits apply."""
+    clock: Clock = SYSTEM
+    unread_events: int = 10_000
+    """Unread events that one instance may have; further events are refused."""
+    unread_bytes: int = 16 * 1024 * 1024
+    retention: RetentionPolicy = field(default_factory=RetentionPolicy)
+    max_lost_workers: int = 5
+    """Worker processes that may die while they run one work item and nothing else. 0 disables the limit."""
+    keyring: Keyring | None = None
+    """Keys that encrypt the payloads in the file. None leaves them unencrypted."""
+    lost_rest: float = 1.0
+    """First pause in seconds of work that was lost twice; the pause doubles each time."""
+    rules: HostRules = field(default_factory=HostRules)

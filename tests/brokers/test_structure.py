@@ -1,0 +1,79 @@
+"""Rules of the code of brokers: private parts of client libraries in one module, and state changed by its owner."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+BROKERS = Path(__file__).parents[2] / "bridge/brokers"
+MODULES = sorted(BROKERS.rglob("*.py"))
+INTERNALS = "sdk_internals.py"
+TUPLES = {"_fields", "_replace", "_asdict"}
+"""Public members of named tuples."""
+
+OWN_BUILDERS = {
+    "kafka/record_batch.py",
+    "servicebus/decoding.py",
+    "servicebus/encoding.py",
+    "servicebus/amqp_values.py",
+}
+"""Modules whose functions build objects of their own classes, or of tables, member by member."""
+
+
+def private_uses(tree: ast.AST) -> Iterator[str]:
+    """Imports of private modules and names, and private members of other objects."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+            if any(name.startswith("_") for name in names):
+                yield ast.unparse(node)
+        elif isinstance(node, ast.Import) and any("._" in alias.name for alias in node.names):
+            yield ast.unparse(node)
+        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
+            own = node.attr in TUPLES or ast.unparse(node.value) in ("self", "cls", "super()")
+            if not own:
+                yield ast.unparse(node)
+
+
+def foreign_writes(tree: ast.AST) -> Iterator[str]:
+    """Assignments to members of objects other than `self`."""
+    for node in ast.walk(tree):
+        written = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if written and ast.unparse(node.value) not in ("self", "cls"):
+            yield ast.unparse(node)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(BROKERS).as_posix())
+def test_private_parts_are_used_in_one_module(path: Path) -> None:
+    if path.name != INTERNALS:
+        assert list(private_uses(ast.parse(path.read_text()))) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(BROKERS).as_posix())
+def test_nobody_writes_the_members_of_another_object(path: Path) -> None:
+    """Members that a client library offers for writing are left out."""
+    if path.name == INTERNALS or path.relative_to(BROKERS).as_posix() in OWN_BUILDERS:
+        return
+    public = {
+        "context.check_hostname", "sent.message_id", "properties.message_id", "sent.raw_amqp_message.properties",
+        "amqp.encoded",
+    }  # fmt: skip
+    assert set(foreign_writes(ast.parse(path.read_text()))) - public == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("from azure.servicebus._pyamqp import _decode", 1), ("import aiokafka._x", 1), ("client._link.state", 1),
+        ("from azure.servicebus import exceptions", 0), ("self._link.state", 0), ("Header._fields", 0),
+    ],
+)  # fmt: skip
+def test_private_uses_are_found(text: str, found: int) -> None:
+    assert len(list(private_uses(ast.parse(text)))) == found
+
+
+def test_foreign_writes_are_found() -> None:
+    assert list(foreign_writes(ast.parse("a.b = self.c = d.e.f = 1; x.y += 1"))) == ["a.b", "d.e.f", "x.y"]
