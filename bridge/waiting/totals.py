@@ -93,7 +93,7 @@ class WaitingTotals:
                         messages += len(found.get(part, ()))
                         size += int(found.get("size", 0))
                     except (ValueError, TypeError, AttributeError) as error:
-                        raise EngineError("count what waits: the state of an entity cannot be read") from error
+                        raise EngineError("count waiting messages: the state of an entity cannot be read") from error
                     backlog += entity.backlogQueueSize
             if name == EARLY_MESSAGES:
                 early = messages
@@ -126,7 +126,7 @@ async def _entities(client: AsyncTaskHubGrpcClient, name: str) -> AsyncIterator[
             # The client's own method collects all pages before it returns
             page = await client._get_stub().QueryEntities(pb.QueryEntitiesRequest(query=query))
         except Exception as error:
-            raise translate(error, what="count what waits") from error
+            raise translate(error, what="count waiting messages") from error
         for entity in page.entities:
             yield entity
         if page.continuationToken.value in ("", "" if token is None else token.value):
