@@ -109,5 +109,5 @@ class _Count:
             self.messages += len(found.get(self._part, ()))
             self.size += int(found.get("size", 0))
         except (ValueError, TypeError, AttributeError) as error:
-            raise EngineError("count what waits: the state of an entity cannot be read") from error
+            raise EngineError("count waiting messages: the state of an entity cannot be read") from error
         self.backlog += entity.backlogQueueSize

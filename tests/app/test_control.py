@@ -441,7 +441,7 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "entities/counter/read": ({}, lambda found: found["entity"] == "counter"),
     "early": ({}, lambda found: found == []),
     "quarantine": ({}, lambda found: found == []),
-    "sources": ({}, lambda found: {"free"} == {one["state"] for one in found}),
+    "sources": ({}, lambda found: {None} == {one["state"] for one in found}),
     "keys": ({}, lambda found: isinstance(found, list)),
 }
 
