@@ -5,9 +5,8 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
-from bridge.brokers.base import Partition
 from bridge.brokers.offsets import OffsetTracker
 from bridge.core.errors import PartitionRevoked
 from bridge.core.message import Message, Position
@@ -74,6 +73,10 @@ class AssignedPartition:
         self.draining = True
         self._returned.clear()
 
+    def complete(self, offset: int) -> None:
+        """Mark a delivery as completed."""
+        raise NotImplementedError
+
     def give_back(self, offset: int, message: Message) -> None:
         """Take an abandoned record back and hand it out again, before all later ones."""
         if not self.draining:
@@ -87,20 +90,6 @@ class AssignedPartition:
         del self._returned[:room]
 
 
-class LogPartition(Partition, Protocol):
-    """Operations of a partition that a delivery uses."""
-
-    cluster: str
-
-    def complete(self, offset: int) -> None:
-        """Mark a delivery as completed."""
-        ...
-
-    def give_back(self, offset: int, message: Message) -> None:
-        """Take an abandoned delivery back."""
-        ...
-
-
 class LogDelivery:
     """Implements `bridge.brokers.base.Delivery` except `dead_letter`. Settles once: a second call does nothing."""
 
@@ -112,7 +101,7 @@ class LogDelivery:
     settlement_unknown = False
     """Always False, like `lost`: single messages have no locks."""
 
-    def __init__(self, message: Message, partition: LogPartition, offset: int) -> None:
+    def __init__(self, message: Message, partition: AssignedPartition, offset: int) -> None:
         self.message = message
         self.partition = partition
         self._offset = offset

@@ -36,7 +36,6 @@ _PREFIX = struct.Struct(">qiib")
 """Base offset, length, leader epoch (a CRC in old formats) and magic, at the same place in every format."""
 
 _LENGTH_END = 12
-_CRC_END = 21
 _ATTRIBUTES_AT = 21
 _MINIMUM = 14
 """Bytes after the length field in the smallest message of magic 0."""

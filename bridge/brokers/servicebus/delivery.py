@@ -103,10 +103,8 @@ class ServiceBusPartition:
 class Settlements(Protocol):
     """The part of a receiver that its deliveries use."""
 
-    @property
-    def dead_letter_queue(self) -> DeadLetterQueue | None:
-        """Queue for dead letters; None: the entity's own sub-queue."""
-        ...
+    dead_letter_queue: DeadLetterQueue | None
+    """Queue for dead letters; None: the entity's own sub-queue."""
 
     async def settle(self, request: Request) -> None:
         """Return when the service has confirmed the settlement.

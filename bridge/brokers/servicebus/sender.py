@@ -28,7 +28,6 @@ class Senders:
         self._connection = connection
         self._lines: dict[str, _Line] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self.replaced = 0
 
     async def publish(self, entity: str, messages: Sequence[Message]) -> None:
         """Return when the service has accepted all messages, in their order per session or partition key.
@@ -63,7 +62,7 @@ class Senders:
             try:
                 await self._give(await self._open(entity, line), entity, messages)
             except BrokerUnavailable:
-                self._replace(line)
+                self._retire(line)
                 # An existing sender may only have been idle for too long
                 if final or fresh:
                     raise
@@ -71,7 +70,7 @@ class Senders:
                 raise  # an answer: the sender works
             except BaseException:
                 # Deadline or cancellation: the result of the send is unknown and may never arrive
-                self._replace(line)
+                self._retire(line)
                 raise
             else:
                 return
@@ -117,10 +116,6 @@ class Senders:
             line.use(sender)
             return sender
         return line.sender
-
-    def _replace(self, line: _Line) -> None:
-        self.replaced += 1
-        self._retire(line)
 
     def _retire(self, line: _Line) -> None:
         """Close the line's sender in the background."""

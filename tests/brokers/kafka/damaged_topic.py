@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -237,7 +238,7 @@ class DamagedTopic:
             stop = self.stop_of(number)
             if bool(name) != (stop is not None):
                 return False
-            if stop is not None and not detail.startswith((f"offset {stop} cannot", f"offsets {stop} to ")):
+            if stop is not None and not re.match(rf"the partition is stopped at offsets? {stop}\b", detail):
                 return False
         return True
 

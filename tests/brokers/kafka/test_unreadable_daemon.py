@@ -142,7 +142,7 @@ async def test_the_default_stops_a_partition_whose_order_would_break(tmp_path: P
         assert checks["others"].ready
         assert not checks["orders"].ready
         assert "orders/0" in checks["orders"].detail
-        assert "offsets 3 to 5 cannot be read" in checks["orders"].detail
+        assert "stopped at offsets 3 to 5" in checks["orders"].detail
         assert "on_unreadable" in checks["orders"].detail
         # Records with a readable key are not affected
         await asyncio.sleep(0.2)

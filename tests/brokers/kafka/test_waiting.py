@@ -122,7 +122,7 @@ async def test_a_poisoned_key_is_held_by_whoever_has_its_partition(tmp_path: Pat
         remote = f'type: scheduler, endpoint: "http://127.0.0.1:{port}"'
         second = await daemon(tmp_path / "two", bootstrap, topic, remote, worker=False)
         both = (first.sources[0], second.sources[0])
-        await until(lambda: both[1].assignment and both[1].quarantine_stage.ready)
+        await until(lambda: both[1].assignment and both[1].stage.ready)
         await broker.publish(topic, [message("told", key, 1) for key in keys])
         await until(lambda: sum(source.ledger.outcomes["quarantined"] for source in both) == 2 * len(keys))
         client = first.engines["default"].client

@@ -71,7 +71,7 @@ async def test_a_partition_stops_where_the_source_says_so(harness: LocalHarness,
     subscription = await broker.subscribe(options("stop_partition"), Assignments())
     assert bodies(await take(subscription, 2)) == [b"body 0", b"body 1"]
     await nothing_more(subscription)
-    assert "offset 2 cannot be read" in subscription.stopped()["orders/0"]
+    assert "stopped at offset 2" in subscription.stopped()["orders/0"]
 
 
 @pytest.mark.parametrize("data", [b"\0", b"\0" * 7, b"\0\0\0\1\0\0\0\0", b"\0\0\0\0\0\0\0\1", b"\0\0\0\1\0\0\0\0\xff"])
