@@ -119,12 +119,12 @@ async def extra() -> dict[str, float]:
             plain = CommandRunner(engine)
             store = EarlyMessageStore(engine, 256 * 1024, lambda: datetime.now(UTC))
             notifies = engine.notifies_instance_started
-            parking = EarlyMessageStage(store, plain, ("order-",), engine_notifies=notifies)
-            pair = (("plain", plain), ("parking", parking))
+            early = EarlyMessageStage(store, plain, ("order-",), engine_notifies=notifies)
+            pair = (("plain", plain), ("early", early))
             costs = {name: await _cost(executor, name) for name, executor in (pair if number % 2 else pair[::-1])}
             await engine.stop()
-            starts.append(costs["parking"][0] / costs["plain"][0])
-            raises.append(costs["parking"][1] / costs["plain"][1])
+            starts.append(costs["early"][0] / costs["plain"][0])
+            raises.append(costs["early"][1] / costs["plain"][1])
     return {"early_start_ratio": statistics.median(starts), "early_raise_ratio": statistics.median(raises)}
 
 

@@ -293,7 +293,7 @@ class EngineClient:
         """Read an entity of the bridge, also while it has no state but queued operations; None when it has neither.
 
         `get_entity` does not return an entity without a state, but a query for transient entities does. No key of the
-        bridge's entities is a prefix of another (`bridge.parking.names`). The query therefore reads this entity alone.
+        bridge's entities is a prefix of another (`bridge.core.system_names`): the query reads this entity alone.
         """
         query = EntityQuery(str(entity), include_state=include_state, include_transient=True)
         found = await self.get_all_entities(query, what=what or f"look at {entity}")

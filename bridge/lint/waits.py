@@ -16,7 +16,7 @@ from bridge.lint.race import lost_waits
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
-GENERATORS = frozenset({"bridge.workflow.request", "bridge.workflow.request.request"})
+GENERATORS = frozenset({"bridge.workflow.request", "bridge.workflow.publishing.request"})
 TASKS = frozenset({"bridge.workflow.publish", "bridge.workflow.publishing.publish"})
 SAGA_METHODS = frozenset(["step", "sequence", "parallel", "run", "wait_for_event"])
 HEARING = frozenset({"bridge.workflow.Inbox", "bridge.workflow.wait_for_message"})

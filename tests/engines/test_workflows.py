@@ -214,7 +214,7 @@ def test_function_references(tmp_path):
     for reference, text in (
         ("maps:NUMBER", "not a function"),
         ("maps:none", "has no 'none'"),
-        ("maps", "not of the form"),
+        ("maps", "must have the form"),
         ("nowhere:f", "ModuleNotFoundError"),
     ):
         with pytest.raises(ImportFailed, match=text):

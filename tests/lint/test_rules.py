@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import importlib
 import textwrap
 from pathlib import Path
 
 import pytest
 
 from bridge.lint import RULES, lint
+from bridge.lint.waits import GENERATORS, HEARING, TASKS
 from tests.lint.test_corpus import marked
 
 HEAD = """
@@ -200,3 +202,9 @@ def test_a_composite_task_of_composite_tasks_and_what_it_is_made_of(tmp_path: Pa
 def test_every_rule_is_proved() -> None:
     corpus = {rule for _, _, rule in marked("faulty")}
     assert {*BAD, *corpus, "async", "rearmed-wait", "suppression", "syntax"} == set(RULES)
+
+
+@pytest.mark.parametrize("name", sorted(GENERATORS | TASKS | HEARING))
+def test_names_of_the_bridge_in_rules_exist(name: str) -> None:
+    module, _, member = name.rpartition(".")
+    assert hasattr(importlib.import_module(module), member)
