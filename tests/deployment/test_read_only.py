@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -38,18 +37,16 @@ def _namespace() -> list[str]:
 
 class _Contained(Serve):
     def __init__(self, project: Path, state: Path, temporary: Path, written: Path) -> None:
-        super().__init__(state)
         self._written = written.open("wb")
         descriptor = self._written.fileno()
         environ = os.environ | {
             "BRIDGE_AUDIT": str(descriptor), "STATE": str(state), "TMPDIR": str(temporary), "PROJECT": str(project),
             "PYTHONPATH": f"{Path(__file__).parent}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
-        self._popen = {"env": environ, "pass_fds": (descriptor,)}
-        self._command = [
-            *_namespace(), sys.executable, "-m", "bridge", "serve", "--config", f"{project}/config/bridge.yaml",
-            "--overlay", f"{project}/config/overlays/compose.yaml", *self._command[4:],
-        ]  # fmt: skip
+        config, overlay = f"{project}/config/bridge.yaml", f"{project}/config/overlays/compose.yaml"
+        super().__init__(
+            state, "--config", config, "--overlay", overlay, env=environ, pass_fds=(descriptor,), wrapper=_namespace()
+        )
 
 
 def test_it_runs_on_a_read_only_root(tmp_path: Path, bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:

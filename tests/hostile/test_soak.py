@@ -100,7 +100,7 @@ def caught_up(daemon: Serve, directory: Path, topic: str, prefix: str, count: in
 def test_an_attack_costs_bounded_memory_and_nothing_honest(tmp_path: Path, broker: Kind) -> None:
     """The honest sender first has a topic and a source of its own, then shares a topic."""
     prepare(tmp_path, broker.config)
-    with Serve(tmp_path) as daemon:
+    with Serve(tmp_path, fresh=True) as daemon:
         send(tmp_path, 5, "honest", "warm", hostile=False)
         daemon.wait(lambda: len(done(tmp_path)) > 50, "the honest ones are executed")
         with Watcher(daemon) as watcher:

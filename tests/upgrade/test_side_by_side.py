@@ -100,9 +100,7 @@ class Pair(Opened):
         self.open_gate()
 
     def daemon(self, tree: Path | None) -> Serve:
-        found = Serve(self.directory, "-c", "bridge.yaml")
-        found._popen = {"env": environment(tree)}
-        return found
+        return Serve(self.directory, "-c", "bridge.yaml", env=environment(tree))
 
     def lines(self, phase: int) -> list[dict[str, Any]]:
         """Return the messages of a phase, ordered within a key; half of the starts come after their items."""
