@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from benchmarks._sidecar import sidecar
 from tests.kit.forkserver import ForkedProcess, fork_server
@@ -54,7 +54,7 @@ def bridge(*arguments: str | Path, cwd: Path, text: str | None = None, expect: i
 
 
 class DaemonProcess:
-    """`bridge serve`; its log is in `log`.
+    """`bridge serve`, or another command with a ready file; its log is in `log`.
 
     fresh: start an interpreter of its own instead of a fork, for tests that measure the process. env, pass_fds, wrapper
     (a command that starts the rest of its line): settings of such an interpreter.
@@ -69,6 +69,7 @@ class DaemonProcess:
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
         wrapper: Sequence[str] = (),
+        log: str = "daemon.log",
     ) -> None:
         self._directory = directory
         self._ready = directory / f"ready-{time.monotonic_ns()}.json"
@@ -76,11 +77,13 @@ class DaemonProcess:
         self._fresh = fresh or env is not None or bool(pass_fds or wrapper)
         self._command = [*wrapper, sys.executable, "-m", "bridge", *self._arguments]
         self._options: dict[str, Any] = {"env": env, "pass_fds": pass_fds}
-        self.log = directory / "daemon.log"
+        self.log = directory / log
         self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
+        self.ready: dict[str, Any] = {}
+        """Content of the ready file."""
         self.url = ""
 
-    def __enter__(self) -> DaemonProcess:
+    def __enter__(self) -> Self:
         with self.log.open("ab") as log:
             if self._fresh:
                 self.process = subprocess.Popen(
@@ -89,8 +92,8 @@ class DaemonProcess:
             else:
                 self.process = fork_server().start(self._arguments, self._directory, stdout=log, stderr=log)
         self.wait(lambda: self._ready.exists() and self._ready.read_bytes(), "ready")
-        received = json.loads(self._ready.read_bytes())
-        self.url = received["http"] if "http" in received else f"http://{received['address']}"
+        self.ready = json.loads(self._ready.read_bytes())
+        self.url = self.ready["http"] if "http" in self.ready else f"http://{self.ready['address']}"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -104,6 +107,10 @@ class DaemonProcess:
         assert self.process is not None
         return self.process.pid
 
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
     def signal(self, number: signal.Signals) -> None:
         os.kill(self.pid, number)
 
@@ -111,6 +118,11 @@ class DaemonProcess:
         """Wait for the end of the process. Returns the exit code."""
         assert self.process is not None
         return self.process.wait(TIMEOUT)
+
+    def stop(self) -> None:
+        """Stop the process as an operator does; it must end with exit code 0."""
+        self.signal(signal.SIGTERM)
+        assert self.ended() == 0, self._end_of_log()
 
     def kill(self) -> None:
         """Kill the process, as a power failure would."""
