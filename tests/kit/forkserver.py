@@ -16,10 +16,12 @@ import json
 import os
 import pkgutil
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -39,23 +41,24 @@ File = int | IO[Any]
 
 
 class ForkedProcess:
-    """Process with the interface of `subprocess.Popen`, without pipes of its own."""
+    """Process with the interface of `subprocess.Popen`, without pipes of its own. It ends with the test process."""
 
-    def __init__(self, args: Sequence[str], pid: int, status: int) -> None:
+    def __init__(self, args: Sequence[str], connection: socket.socket) -> None:
         self.args = list(args)
-        self.pid = pid
+        self.pid = int.from_bytes(_exactly(connection, _HEADER), "big")
         self.returncode: int | None = None
-        self._status = status
+        self._connection = connection
+        connection.setblocking(False)
 
     def poll(self) -> int | None:
         if self.returncode is None:
             try:
-                received = os.read(self._status, 16)
+                received = self._connection.recv(16)
             except BlockingIOError:
                 return None
             assert received, "the fork server has ended"
             self.returncode = int(received)
-            os.close(self._status)
+            self._connection.close()
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
@@ -78,13 +81,21 @@ class ForkedProcess:
 
 
 class ForkServer:
-    """Client side of the server process, which ends with this process."""
+    """The server process, which ends with this process."""
 
     def __init__(self) -> None:
-        self._socket, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "tests.kit.forkserver", str(theirs.fileno())]
-        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-        theirs.close()
+        self._directory = Path(tempfile.mkdtemp(prefix="forks-"))
+        self._address = str(self._directory / "socket")
+        atexit.register(shutil.rmtree, self._directory, ignore_errors=True)
+        listening = socket.socket(socket.AF_UNIX)
+        listening.bind(self._address)
+        listening.listen(64)
+        self._life, theirs = socket.socketpair()
+        given = [listening.fileno(), theirs.fileno()]
+        command = [sys.executable, "-m", "tests.kit.forkserver", *map(str, given)]
+        self._process = subprocess.Popen(command, cwd=ROOT, pass_fds=given, stdin=subprocess.DEVNULL)
+        for each in (listening, theirs):
+            each.close()
 
     def start(
         self,
@@ -99,22 +110,45 @@ class ForkServer:
         """Start `bridge ARGUMENTS`."""
         request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(os.environ if env is None else env)}
         body = json.dumps(request).encode()
-        ours, theirs = os.pipe()
-        os.set_blocking(ours, False)
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(self._address)
         with open(os.devnull, "rb") as nothing:  # noqa: PTH123 -- a device
             given = [nothing if stdin == subprocess.DEVNULL else stdin, stdout]
             given.append(stdout if stderr == subprocess.STDOUT else stderr)
             streams = [each if isinstance(each, int) else each.fileno() for each in given]
-            socket.send_fds(self._socket, [len(body).to_bytes(_HEADER, "big")], [*streams, theirs])
-        self._socket.sendall(body)
-        os.close(theirs)
-        pid = int.from_bytes(_exactly(self._socket, _HEADER), "big")
-        return ForkedProcess(["bridge", *arguments], pid, ours)
+            socket.send_fds(connection, [len(body).to_bytes(_HEADER, "big")], streams)
+        connection.sendall(body)
+        return ForkedProcess(["bridge", *arguments], connection)
 
-    def close(self) -> None:
-        self._socket.close()
-        self._process.wait()
+    def command(self) -> Path:
+        """Return a directory for PATH whose `bridge` starts forks, for the commands of a shell."""
+        file = self._directory / "bin" / "bridge"
+        if not file.exists():
+            file.parent.mkdir()
+            file.write_text(_COMMAND.format(python=sys.executable, address=self._address, header=_HEADER))
+            file.chmod(0o755)
+        return file.parent
 
+
+_COMMAND = """\
+#!{python} -SEs
+import json, os, signal, socket, sys
+connection = socket.socket(socket.AF_UNIX)
+connection.connect("{address}")
+body = json.dumps(dict(arguments=sys.argv[1:], cwd=os.getcwd(), env=dict(os.environ))).encode()
+socket.send_fds(connection, [len(body).to_bytes({header}, "big")], [0, 1, 2])
+connection.sendall(body)
+pid = int.from_bytes(connection.recv({header}, socket.MSG_WAITALL), "big")
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: os.kill(pid, number))
+for stream in (0, 1, 2):
+    os.close(stream)
+code = int(connection.recv(16))
+if code < 0:
+    signal.signal(-code, signal.SIG_DFL)
+    os.kill(os.getpid(), -code)
+os._exit(code)
+"""
 
 _server: ForkServer | None = None
 
@@ -137,7 +171,76 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
     return found
 
 
-def _serve(connection: socket.socket) -> None:
+class _Server:
+    """Server side: one connection per process. A connection that closes kills its process."""
+
+    def __init__(self, listening: socket.socket, life: socket.socket) -> None:
+        self._listening = listening
+        self._life = life
+        self._connections: dict[int, socket.socket] = {}
+        self._selector = selectors.DefaultSelector()
+        self._ended, self._wake = os.pipe()
+
+    def serve(self) -> None:
+        for descriptor in (self._ended, self._wake):
+            os.set_blocking(descriptor, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._wake)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for each in (self._listening, self._life, self._ended):
+            self._selector.register(each, selectors.EVENT_READ)
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._life:
+                    for pid in self._connections:
+                        os.kill(pid, signal.SIGKILL)
+                    return
+                if key.fileobj == self._ended:
+                    os.read(self._ended, 4096)
+                    self._report_ended()
+                elif key.fileobj is self._listening:
+                    self._take(self._listening.accept()[0])
+                elif key.data in self._connections:
+                    self._selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
+
+    def _report_ended(self) -> None:
+        while self._connections:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            connection = self._connections.pop(pid)
+            with contextlib.suppress(KeyError):  # the other side has closed it
+                self._selector.unregister(connection)
+            with contextlib.suppress(OSError):
+                connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+            connection.close()
+
+    def _take(self, connection: socket.socket) -> None:
+        """Fork one process."""
+        header, streams, _, _ = socket.recv_fds(connection, _HEADER, _STREAMS)
+        if not header:
+            connection.close()
+            return
+        request = json.loads(_exactly(connection, int.from_bytes(header, "big")))
+        pid = os.fork()
+        if pid == 0:
+            signal.set_wakeup_fd(-1)
+            self._selector.close()
+            for each in (connection, self._listening, self._life, *self._connections.values()):
+                each.close()
+            for descriptor in (self._ended, self._wake):
+                os.close(descriptor)
+            os._exit(_run(request, streams))
+        for descriptor in streams:
+            os.close(descriptor)
+        self._connections[pid] = connection
+        self._selector.register(connection, selectors.EVENT_READ, pid)
+        with contextlib.suppress(OSError):
+            connection.sendall(pid.to_bytes(_HEADER, "big"))
+
+
+def _preload() -> None:
     gc.disable()
     for name in PRELOADED:
         package = importlib.import_module(name)
@@ -145,60 +248,12 @@ def _serve(connection: socket.socket) -> None:
             importlib.import_module(module.name)
     gc.freeze()
     gc.enable()
-    ended, wake = os.pipe()
-    for descriptor in (ended, wake):
-        os.set_blocking(descriptor, False)
-    signal.signal(signal.SIGCHLD, lambda number, frame: None)
-    signal.set_wakeup_fd(wake)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    running: dict[int, int] = {}
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection, selectors.EVENT_READ)
-        selector.register(ended, selectors.EVENT_READ)
-        while True:
-            for key, _ in selector.select():
-                if key.fileobj == ended:
-                    os.read(ended, 4096)
-                    _report_ended(running)
-                elif not _take(connection, running, (ended, wake)):
-                    return
-
-
-def _report_ended(running: dict[int, int]) -> None:
-    while running:
-        pid, status = os.waitpid(-1, os.WNOHANG)
-        if pid == 0:
-            return
-        report = running.pop(pid)
-        with contextlib.suppress(BrokenPipeError):  # nobody waits for this process
-            os.write(report, str(os.waitstatus_to_exitcode(status)).encode())
-        os.close(report)
-
-
-def _take(connection: socket.socket, running: dict[int, int], own: Sequence[int]) -> bool:
-    """Fork one process. Returns False when the test process has ended."""
-    header, descriptors, _, _ = socket.recv_fds(connection, _HEADER, _STREAMS + 1)
-    if not header:
-        return False
-    request = json.loads(_exactly(connection, int.from_bytes(header, "big")))
-    pid = os.fork()
-    if pid == 0:
-        connection.close()
-        for descriptor in (*own, *running.values(), descriptors[-1]):
-            os.close(descriptor)
-        os._exit(_run(request, descriptors[:_STREAMS]))
-    for descriptor in descriptors[:_STREAMS]:
-        os.close(descriptor)
-    running[pid] = descriptors[-1]
-    connection.sendall(pid.to_bytes(_HEADER, "big"))
-    return True
 
 
 def _run(request: dict[str, Any], streams: Sequence[int]) -> int:
     """Run the command in the forked process. Returns the exit code."""
     from bridge.cli import main
 
-    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(streams):
@@ -239,5 +294,5 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> int:
 
 
 if __name__ == "__main__":
-    with socket.socket(fileno=int(sys.argv[1])) as given:
-        _serve(given)
+    _preload()
+    _Server(*(socket.socket(fileno=int(each)) for each in sys.argv[1:])).serve()
