@@ -15,10 +15,11 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.docs.document import Block
+from tests.kit import waiting
 from tests.kit.forkserver import fork_server
 
-TIMEOUT = 40.0
-"""Seconds after which a command fails; commands normally take a moment."""
+TIMEOUT = 2 * waiting.TIMEOUT
+"""Seconds after which a command fails; some run a test suite."""
 
 DOCUMENTED = "127.0.0.1:8099"
 

@@ -267,6 +267,7 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> int:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     sys.argv = ["bridge", *request["arguments"]]
+    sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
     sys.path[0] = request["cwd"]
     added = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each and each not in sys.path]
     sys.path[1:1] = added

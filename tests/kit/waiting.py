@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-TIMEOUT = 60.0
+TIMEOUT = 60
 """Seconds until a test gives up on an event. Events take milliseconds; the limit leaves room for a loaded machine."""
 
 POLL = 0.005

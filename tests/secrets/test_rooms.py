@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon import TIMEOUT, Serve, bridge
+from tests.acceptance.daemon import Serve, bridge
 from tests.kafka.server import ThreadedServer
+from tests.kit.processes import run_bridge
 from tests.registry import RegistryServer
 from tests.secrets.planting import HEADER, KEY, PAYLOAD, SECRET, body, leaks, line
 from tests.servicebus.process import ServerProcess
@@ -231,10 +230,7 @@ def refusing() -> Iterator[int]:
 def start_refused(directory: Path, environment: pytest.MonkeyPatch) -> str:
     """Return all output of a daemon whose credentials are refused at the start, at level debug."""
     environment.setenv("INNOCENT", SECRET)
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge", "serve"],
-        cwd=directory, text=True, capture_output=True, timeout=TIMEOUT, check=False,
-    )  # fmt: skip
+    done = run_bridge("serve", cwd=directory)
     assert done.returncode == 3
     said = done.stdout + done.stderr + bridge("check", "--print", cwd=directory)
     assert not leaks(said, SECRET)
