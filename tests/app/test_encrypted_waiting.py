@@ -15,8 +15,8 @@ from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.parked import ParkedMessages, Waiting, Which
 from bridge.app.serve.daemon import Daemon
 from bridge.core.errors import EngineMisconfigured
-from tests.app.project import TIMEOUT
-from tests.app.running import Running, headers, running
+from tests.kit.daemon import DaemonFixture, headers, running
+from tests.kit.waiting import TIMEOUT
 
 MARKER = "PLAINTEXT-OF-A-PAYLOAD"
 
@@ -66,29 +66,29 @@ def at_the_service(directory: Path) -> bytes:
     return b"".join(each.read_bytes() for each in sorted((directory / "host").glob("*")) if each.is_file())
 
 
-async def publish(it: Running, topic: str, id_: str, number: int = 0) -> None:
+async def publish(it: DaemonFixture, topic: str, id_: str, number: int = 0) -> None:
     payload = {"id": id_, "note": f"{MARKER}-{number}"}
     await it.publish(topic, payload, key=f"{MARKER}-key-{id_}", type="told", more=f"{MARKER}-header")
 
 
-def on(it: Running) -> ParkedMessages:
+def on(it: DaemonFixture) -> ParkedMessages:
     return ParkedMessages(it.daemon.engines["default"])
 
 
-async def waiting(it: Running, count: int) -> list[Waiting]:
+async def waiting(it: DaemonFixture, count: int) -> list[Waiting]:
     async with asyncio.timeout(TIMEOUT):
         while len(found := await on(it).list(Which())) != count:
             await asyncio.sleep(0.01)
     return found
 
 
-async def result(it: Running, id_: str) -> Any:
+async def result(it: DaemonFixture, id_: str) -> Any:
     state = await it.client.wait_for_orchestration_completion(f"order-{id_}", timeout=TIMEOUT)
     assert state is not None
     return [each["note"] for each in state.get_output()]
 
 
-async def start(it: Running, id_: str, count: int) -> None:
+async def start(it: DaemonFixture, id_: str, count: int) -> None:
     await it.client.schedule_new_orchestration("collect", input=count, instance_id=f"order-{id_}")
 
 

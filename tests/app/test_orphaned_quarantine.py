@@ -11,8 +11,7 @@ from structlog.testing import capture_logs
 from bridge.app.composition import load_config
 from bridge.app.serve.orphaned_quarantine import QuarantineOrphaned, refuse_release
 from bridge.ops.health import Check
-
-from .test_quarantine import CONFIG, TIMEOUT, Ground, ground, received
+from tests.app.test_quarantine import CONFIG, TIMEOUT, Ground, ground, received  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 QUARANTINE = "    quarantine: {poll: 50ms, max_messages: 5}\n"
 WITHOUT = CONFIG.replace(QUARANTINE, "")

@@ -16,7 +16,8 @@ from bridge.brokers.base import Broker, TopicBroker
 from bridge.brokers.reading import ReadableBroker, ReadOptions
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message, Position
-from tests.brokers.consumer import ORDERS, TIMEOUT, Assignments, Harness, numbered, take
+from tests.brokers.consumer import ORDERS, Assignments, Harness, numbered, take
+from tests.kit.waiting import TIMEOUT
 
 Read = tuple[Position, Message]
 

@@ -20,8 +20,9 @@ from durabletask.azuremanaged.client import DurableTaskSchedulerClient
 from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
 from durabletask.client import TaskHubGrpcClient
 
-from tests.app.project import TIMEOUT, write_project
+from tests.app.project import write_project
 from tests.kit.processes import DaemonProcess, run_bridge
+from tests.kit.waiting import TIMEOUT
 
 
 def bridge(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -205,7 +206,7 @@ def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], code: int, said: s
 def test_a_file_is_checked_compacted_and_exported(tmp_path: Path) -> None:
     with serving(tmp_path) as served, client(served, "default") as default:
         for number in range(200):
-            default.schedule_new_orchestration(work, input="x" * 2000, instance_id=f"w-{number}")
+            default.schedule_new_orchestration(work, input="x" * 2000, instance_id=f"w-{number}")  # type: ignore[arg-type]  # wider than its annotation, on purpose
             default.terminate_orchestration(f"w-{number}")
         for number in range(1, 200):
             assert default.purge_orchestration(f"w-{number}").deleted_instance_count == 1

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.project import CONFIG, TIMEOUT, write_project
+from tests.app.project import CONFIG, write_project
 from tests.kit.forkserver import fork_server
 from tests.kit.processes import DaemonProcess, run_bridge
-from tests.kit.waiting import eventually_blocking
+from tests.kit.waiting import TIMEOUT, eventually_blocking
 
 EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/t", "type": "greeting.asked", "data": {"name": "ada"}})
 

@@ -19,7 +19,7 @@ from bridge.config.source import Loaded, load
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import Metrics
 from bridge.ops.web import Web
-from tests.app.project import Host, write_project
+from tests.app.project import EngineThread, write_project
 from tests.app.test_control import GIVEN, serving
 
 TIMEOUT = 60.0
@@ -158,7 +158,7 @@ async def _port(examples: int) -> None:
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     """Of a project of its own: some of the requests purge everything."""
     project = write_project(tmp_path_factory.mktemp("project")).parent
-    host = Host(project)
+    host = EngineThread(project)
     host.start()
     yield load([project / "bridge.yaml"], environ={})
     host.stop()

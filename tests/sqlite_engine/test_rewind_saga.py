@@ -29,10 +29,9 @@ from bridge.workflow import (
     message_aware,
     publishing,
 )
-
-from .conftest import Restartable
-from .test_rewind import TIMEOUT, retries
-from .test_worker import quiet
+from tests.sqlite_engine.conftest import Restartable
+from tests.sqlite_engine.test_rewind import TIMEOUT, retries  # type: ignore[attr-defined]  # the test replaces what the module uses
+from tests.sqlite_engine.test_worker import quiet
 
 TRIES = retries(3)
 
@@ -85,7 +84,7 @@ class Shop:
 
         for activity in (forward, undo):
             worker.add_activity(activity)
-        worker._registry.add_named_activity(publishing.PUBLISH_ACTIVITY, publish)
+        worker._registry.add_named_activity(publishing.PUBLISH_ACTIVITY, publish)  # type: ignore[attr-defined]  # the test replaces what the module uses
         worker.add_entity(stock)
         for each in orchestrators:
             worker._registry.add_named_orchestrator(each.__name__, message_aware(each))

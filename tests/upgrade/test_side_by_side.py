@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon import Serve
 from tests.kafka.server import ThreadedServer
+from tests.kit.processes import DaemonProcess
 from tests.upgrade.opened import RECORDINGS, Opened
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(300)]
@@ -99,8 +99,8 @@ class Pair(Opened):
         config.write_text(text)
         self.open_gate()
 
-    def daemon(self, tree: Path | None) -> Serve:
-        return Serve(self.directory, "-c", "bridge.yaml", env=environment(tree))
+    def daemon(self, tree: Path | None) -> DaemonProcess:
+        return DaemonProcess(self.directory, "-c", "bridge.yaml", env=environment(tree))
 
     def lines(self, phase: int) -> list[dict[str, Any]]:
         """Return the messages of a phase, ordered within a key; half of the starts come after their items."""
@@ -114,7 +114,7 @@ class Pair(Opened):
         for number in range(SAGAS):
             found.append([("start", {"id": f"trip-{phase}-{number}", "flow": "trip"})])
             found.append([("buy", {"id": f"buy-{phase}-{number}"})])
-        lines = []
+        lines: list[Any] = []
         while found := [each for each in found if each]:
             type_, data = rng.choice(found).pop(0)
             event = {
@@ -145,11 +145,11 @@ class Pair(Opened):
         return len(own) == wanted and all(each["status"] in FINISHED for each in own)
 
 
-def received(daemon: Serve) -> int:
+def received(daemon: DaemonProcess) -> int:
     return int(sum(daemon.metrics("bridge_received_total").values()))
 
 
-def owns(daemon: Serve) -> bool:
+def owns(daemon: DaemonProcess) -> bool:
     """Return whether the daemon has partitions of the topic `work`."""
     return any('topic="work"' in labels for labels in daemon.metrics("bridge_lag"))
 

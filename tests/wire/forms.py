@@ -33,7 +33,7 @@ from bridge.core.provenance import Cause, dead_letter
 from bridge.core.settlement import RetryPolicy
 from bridge.engines.parking import dead_letter_workflow
 from bridge.engines.recording import Recording
-from bridge.ops.audit import Actor, Change, Trail
+from bridge.ops.audit import Actor, Change, Trail  # type: ignore[attr-defined]  # the test replaces what the module uses
 from bridge.ops.health import Check, Readiness
 from bridge.parking import early_message_queue, key_quarantine, names
 from bridge.parking import key as ordering_key

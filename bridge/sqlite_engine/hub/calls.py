@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from bridge.core.answers import answered_by
 from bridge.core.instance_protocol import ANSWERED, may_replace, started_by, telling

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 
 
 class Rejection(Exception):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
+from google.protobuf.message import DecodeError
 
 from bridge.sqlite_engine.model.clock import micros, timestamp
 from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, Instance, text

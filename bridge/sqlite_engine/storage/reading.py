@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]  # protobuf ships no type information
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # as above
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError
 
 from bridge.sqlite_engine.model.failures import MAX_LEVELS, bound, bound_event, bound_events
 

@@ -19,9 +19,10 @@ from bridge.brokers.servicebus.seats import PUBLISHING, Seats
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.core.errors import EngineUnavailable
 from bridge.core.message import Message
-from tests.brokers.consumer import TIMEOUT, Assignments
+from tests.brokers.consumer import Assignments
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message, offsets_by_key
+from tests.kit.pipeline import message, offsets_by_key
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 2.0
@@ -41,12 +42,6 @@ SERVER = ServerConfig(
 def make(server: ServiceBusServer, **config: Any) -> ServiceBusBroker:
     settings = {"type": "servicebus", "connection_string": server.connection_string, **config}
     return ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_held_sessions_stay_as_they_are(tmp_path: Path, server: ServiceBusServer) -> None:
@@ -118,7 +113,7 @@ async def test_a_wait_for_sessions_needs_no_new_connections(
     subscription = await broker.subscribe(
         SubscribeOptions(("one",), dead_letter=None, broker_options=options), Assignments()
     )
-    await until(lambda: server.counters.refused_attaches["one"] >= 8)
+    await eventually(lambda: server.counters.refused_attaches["one"] >= 8)
     assert server.counters.connections == 2
     await broker.publish("one", [Message(b"x", b"k")])
     [delivery] = await subscription.receive(1)
@@ -140,7 +135,7 @@ async def test_bytes_are_bounded_before_anybody_asks(
         SubscribeOptions((queue,), dead_letter=None, broker_options=options), Assignments()
     )
     inbox = subscription._inbox
-    await until(lambda: inbox.stuck)
+    await eventually(lambda: inbox.stuck)
     assert inbox.bytes <= allowed + (3 if session else 1) * KILOBYTES_200 * 1.1
     assert server.counters.deliveries[queue] == len(inbox.deliveries)
     done = 0

@@ -16,10 +16,11 @@ from bridge.brokers.base import Delivery, SubscribeOptions
 from bridge.brokers.reading import ReadOptions
 from bridge.brokers.servicebus import ServiceBusBroker, ServiceBusReceiverOptions
 from bridge.brokers.servicebus.receiver_options import Sessions
-from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments
+from tests.brokers.consumer import CAUSE, Assignments
 from tests.brokers.servicebus import poison
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import Bench, offsets_by_key
+from tests.kit.pipeline import PipelineFixture, offsets_by_key
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.amqp import encoder
 from tests.servicebus.server.message import Message
@@ -42,12 +43,17 @@ SERVER = ServerConfig(
 BROKER = {"request_timeout": "3s"}
 
 
-def queue_of(bench: Bench) -> str:
+def queue_of(bench: PipelineFixture) -> str:
     return bench.source.settings.subscribe.topics[0]
 
 
 def trouble(
-    server: ServiceBusServer, bench: Bench, r: random.Random, every: int, most: int | None, kinds: Sequence[str]
+    server: ServiceBusServer,
+    bench: PipelineFixture,
+    r: random.Random,
+    every: int,
+    most: int | None,
+    kinds: Sequence[str],
 ) -> None:
     """Inject a fault at every few commands. most: maximum number of faults; None: no limit."""
     count = 0
@@ -73,7 +79,7 @@ def trouble(
 
 async def mixed(
     server: ServiceBusServer,
-    bench: Bench,
+    bench: PipelineFixture,
     seed: int,
     count: int,
     keys: int,

@@ -25,9 +25,9 @@ from bridge.parking.early_message_queue import EarlyMessageLimits, OperationResu
 from bridge.parking.names import PARKING
 from bridge.system.clock import SYSTEM
 from bridge.workflow import DataConverter
+from tests.kit.waiting import TIMEOUT
 from tests.parking.sample import letter
 
-TIMEOUT = 20.0
 HOUR = 3600
 
 
@@ -48,7 +48,7 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
     ticks: list[OperationResult] = []
 
     class Watched(ParkingEntities):
-        def _turn(self, early_messages: Any, operation: str, *arguments: Any, **more: Any) -> OperationResult:
+        def _turn(self, early_messages: Any, operation: str, *arguments: Any, **more: Any) -> OperationResult:  # type: ignore[override]  # the test needs no more
             turn = super()._turn(early_messages, operation, *arguments, **more)
             if operation == "tick":
                 ticks.append(turn)

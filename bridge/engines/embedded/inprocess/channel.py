@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 
 from bridge.engines.embedded.inprocess.context import AioCallContext, CallContext, Metadata
 from bridge.engines.embedded.inprocess.status import InProcessRpcError, Status, closed, failure, timed_out

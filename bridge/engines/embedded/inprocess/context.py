@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 
 Metadata = Sequence[tuple[str, str]]
 PEER = "inprocess"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any, NoReturn
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
+import grpc.aio
 
 from bridge.engines.embedded.inprocess.context import Aborted, CallContext
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 
 from bridge.engines.embedded.inprocess.context import CallContext, Metadata
 from bridge.engines.embedded.inprocess.status import InProcessRpcError, Status, failure

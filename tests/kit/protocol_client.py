@@ -15,8 +15,7 @@ from bridge.sqlite_engine.hub.dispatch import Stream
 from bridge.sqlite_engine.model.clock import timestamp
 from bridge.sqlite_engine.model.reply import ThreadReply
 from bridge.sqlite_engine.model.wire import StringValue
-
-TIMEOUT = 20.0
+from tests.kit.waiting import TIMEOUT
 
 
 def begin(database: Database, method: str, request: Any, peer: str = "") -> ThreadReply:
@@ -60,7 +59,7 @@ def text(value: str) -> Any:
     return StringValue(value=value)
 
 
-class Hands:
+class ProtocolClient:
     """Connected protocol worker.
 
     peer: address of its connection. tokens: whether it sends completion tokens.
