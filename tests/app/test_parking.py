@@ -15,7 +15,7 @@ from bridge.config.source import Loaded
 from bridge.engines.answers import ANSWERS, AnswerKeys
 from bridge.engines.cancel_grace import GUARD
 from bridge.engines.execution import CommandExecutor
-from bridge.engines.parking.executor import ParkingExecutor
+from bridge.engines.parking.executor import ParkingExecutor, ParkingRules
 from bridge.engines.registry import Workflows
 from bridge.parking.names import DEAD_LETTER, DEAD_LETTER_PACE, PARKING, QUARANTINE
 from bridge.pipeline.breaker import Breaker
@@ -68,12 +68,12 @@ def test_without_a_rule_that_parks_or_starts_commands_go_straight_to_the_engine(
 
 def test_only_ids_for_which_a_rule_of_the_engine_parks_are_looked_at(tmp_path: Path) -> None:
     found = loaded(tmp_path, "{park: 1h}", "{park: 2h}")
-    assert parking.rules(found, "default") == parking.ParkingRules(("order-", "return-"))  # type: ignore[attr-defined]  # the test replaces what the module uses
+    assert parking.rules(found, "default") == ParkingRules(("order-", "return-"))
     found = loaded(tmp_path, "{park: 1h}", "{park: 2h}", prefix="order-old-")
-    assert parking.rules(found, "default") == parking.ParkingRules(("order-",))  # type: ignore[attr-defined]  # the test replaces what the module uses
+    assert parking.rules(found, "default") == ParkingRules(("order-",))
     found = loaded(tmp_path, "{park: 1h}", "{start: order}", engine="eu")
-    assert parking.rules(found, "default") == parking.ParkingRules(("order-",))  # type: ignore[attr-defined]  # the test replaces what the module uses
-    assert parking.rules(found, "eu") == parking.ParkingRules((), 1024)  # type: ignore[attr-defined]  # the test replaces what the module uses
+    assert parking.rules(found, "default") == ParkingRules(("order-",))
+    assert parking.rules(found, "eu") == ParkingRules((), 1024)
 
 
 def test_what_a_rule_starts_for_a_missing_instance_is_known_to_check(tmp_path: Path) -> None:

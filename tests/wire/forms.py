@@ -33,8 +33,9 @@ from bridge.core.provenance import Cause, dead_letter
 from bridge.core.settlement import RetryPolicy
 from bridge.engines.parking import dead_letter_workflow
 from bridge.engines.recording import Recording
-from bridge.ops.audit import Actor, Change, Trail  # type: ignore[attr-defined]  # the test replaces what the module uses
+from bridge.ops.audit import Actor, Change
 from bridge.ops.health import Check, Readiness
+from bridge.ops.trail import Trail
 from bridge.parking import early_message_queue, key_quarantine, names
 from bridge.parking import key as ordering_key
 from bridge.parking.stored_message import StoredMessage
