@@ -7,15 +7,17 @@ import os
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Collection makes millions of objects that live to the end: without their garbage collections it takes 40 % less time.
 gc.disable()
 
 # `make test` uses the same examples each time: its result depends only on the change.
 # `make search` looks for new examples, with fresh seeds.
-settings.register_profile("repeat", derandomize=True, database=None)
-settings.register_profile("search", print_blob=True)
+# Neither measures time: how long an example takes says more of the machine's load than of the change.
+UNTIMED: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("repeat", derandomize=True, database=None, **UNTIMED)
+settings.register_profile("search", print_blob=True, **UNTIMED)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeat"))
 
 SPREAD = (
