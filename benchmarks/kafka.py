@@ -232,7 +232,7 @@ async def latency(bootstrap: str) -> dict[str, float]:
 
     async with setting(bootstrap, "embedded", "latency", "latency", START) as (loaded, engine):
         worker = engine.worker(Workflows(orchestrators={"order": order}))
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        worker.start()
         broker = build_broker(loaded, "kafka")
         await broker.start()
         sent: dict[str, float] = {}

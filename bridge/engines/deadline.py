@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc.aio
 
 
 class DeadlineInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information

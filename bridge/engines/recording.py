@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import durabletask.internal.orchestrator_service_pb2 as pb
 from durabletask.client import AsyncTaskHubGrpcClient
-from google.protobuf import json_format  # type: ignore[import-untyped]  # its stubs are a package of their own
+from google.protobuf import json_format
 
 from bridge.engines.response_limits import one_response
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
+import grpc.aio
 from durabletask.azuremanaged.client import AsyncDurableTaskSchedulerClient
 from durabletask.internal import orchestrator_service_pb2 as pb
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationQuery, OrchestrationStatus
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.client_helpers import build_query_instances_req
-from google.protobuf.wrappers_pb2 import StringValue  # type: ignore[import-untyped]  # it ships no type information
+from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.engines.response_limits import one_response
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc.aio
 
 from bridge.core.origin import MessageOrigin
 

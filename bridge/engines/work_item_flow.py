@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 
 PAUSE = 1.0
 """Seconds within which a worker opens at most `BURST` streams: the SDK reopens a closed one at once."""

@@ -79,7 +79,7 @@ def replay(
     functions = orchestrator if isinstance(orchestrator, Mapping) else {task.get_name(orchestrator): orchestrator}
     if recording.orchestration not in functions:
         raise LookupError(f"the recording is of {recording.orchestration!r}; given: {', '.join(functions)}")
-    registry = _Registry()  # type: ignore[no-untyped-call]  # the SDK leaves its constructor unannotated
+    registry = _Registry()
     for name, function in functions.items():
         registry.add_named_orchestrator(name, message_aware(function))
     turns = list(_turns(recording.events))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import Int32Value, StringValue  # type: ignore[import-untyped]  # ships no types
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
 from bridge.core.errors import EngineError, WaitingFull
 from bridge.core.system_names import EARLY_MESSAGES, QUARANTINE

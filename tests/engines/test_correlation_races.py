@@ -29,7 +29,7 @@ KILLS = 6
 
 
 @pytest_asyncio.fixture(name="hosted")
-async def _hosted(tmp_path):
+async def _hosted(tmp_path: Path) -> Any:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
     await engine.start()
     async with station(engine) as running:
@@ -125,7 +125,7 @@ class Crashing:
 async def crash_then_redeliver(running: Any, command: Command, origin: MessageOrigin, at: int, after: bool) -> bool:
     """Crash a command at this call and redeliver it until it succeeds. Returns whether the crash happened."""
     client = Crashing(running.engine.client, at, after)
-    executor = CommandExecutor(SimpleNamespace(client=client, confirms_event_delivery=True))  # type: ignore[arg-type]
+    executor = CommandExecutor(SimpleNamespace(client=client, confirms_event_delivery=True))
     crashed = False
     try:
         await executor.execute(command, origin)

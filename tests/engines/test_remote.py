@@ -20,7 +20,7 @@ async def test_a_connection_that_is_closed_is_an_outage(service: SidecarService)
     async def closed(*_: Any, **__: Any) -> None:
         raise asyncio.CancelledError  # raised by grpc.aio for calls on a closed channel
 
-    client.get_orchestration_state = closed  # type: ignore[method-assign, assignment]  # fails in place of the real call
+    client.get_orchestration_state = closed  # type: ignore[method-assign]  # fails in place of the real call
     with pytest.raises(EngineUnavailable, match="connection to the engine was closed"):
         await probe(client, "engine 'default'")
 
@@ -33,7 +33,7 @@ async def test_a_cancelled_probe_is_cancelled(service: SidecarService) -> None:
         asked.set()
         await asyncio.Event().wait()
 
-    client.get_orchestration_state = never  # type: ignore[method-assign, assignment]  # hangs in place of the real call
+    client.get_orchestration_state = never  # type: ignore[method-assign]  # hangs in place of the real call
     probing = asyncio.create_task(probe(client, "engine 'default'"))
     await asked.wait()
     probing.cancel()

@@ -13,7 +13,7 @@ from bridge.lint.finding import Finding
 FLOW = """\
 from durabletask import task
 from pack.helpers import deadline
-from . import more
+from tests.lint import more
 def flow(ctx: task.OrchestrationContext, value):
     yield ctx.create_timer(deadline(ctx))
     more.note()

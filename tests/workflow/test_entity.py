@@ -68,7 +68,7 @@ class Stub:
         self.result = result
 
 
-class Bench:
+class EntityFixture:
     """Entity that a test runs batch by batch."""
 
     def __init__(self, kind: type[Entity] = Counter, converter: Any = None) -> None:
@@ -105,7 +105,7 @@ def signal(data: Any, number: int) -> Any:
 
 @pytest.mark.parametrize("converter", [DataConverter(), JsonDataConverter()])
 def test_a_repeat_is_dropped_and_counted(converter: Any) -> None:
-    bench, before = Bench(converter=converter), REPEATS.counts()["entity"]
+    bench, before = EntityFixture(converter=converter), REPEATS.counts()["entity"]
     assert bench.run(("add", signal(2, 1)), ("add", signal(2, 1)), ("add", signal(3, 2))) == [2, None, 5]
     assert bench.run(("add", signal(2, 1)), ("get", ...)) == [None, 5]
     assert REPEATS.counts()["entity"] - before == 2
@@ -114,14 +114,14 @@ def test_a_repeat_is_dropped_and_counted(converter: Any) -> None:
 
 
 def test_bare_signals_and_calls_have_no_id_and_leave_the_state_bare() -> None:
-    bench = Bench()
+    bench = EntityFixture()
     assert bench.run(("add", 2), ("add", 2), ("maybe", ...), ("maybe", 1)) == [2, 4, 9, 10]
     assert bench.state == "10"
     assert bare_state(10) == 10
 
 
 def test_inputs_are_typed_and_optional() -> None:
-    bench = Bench()
+    bench = EntityFixture()
     assert bench.run(("add_typed", signal({"value": 2}, 1)), ("add_typed", {"value": 3})) == [2, 5]
     assert bench.run(("maybe", signal(None, 2)), ("touch", signal(None, 3)), ("get", ...)) == [10, None, 10]
     assert bench.run(("add_typed", signal({"value": "x"}, 4))) == ["TypeError"]
@@ -129,12 +129,12 @@ def test_inputs_are_typed_and_optional() -> None:
 
 
 def test_an_operation_that_failed_is_not_remembered() -> None:
-    bench = Bench()
+    bench = EntityFixture()
     assert bench.run(("fail", signal(2, 1)), ("add", signal(2, 1)), ("add", signal(2, 1))) == ["ValueError", 2, None]
 
 
 def test_the_window_and_what_deleting_does() -> None:
-    bench = Bench()
+    bench = EntityFixture()
     for number in range(1, 5):
         bench.run(("add", signal(1, number)))
     assert bench.run(("add", signal(1, 4)), ("add", signal(1, 2)), ("add", signal(1, 1))) == [None, None, 5]
@@ -144,7 +144,7 @@ def test_the_window_and_what_deleting_does() -> None:
 
 
 def test_what_changes_no_state_is_remembered_too() -> None:
-    bench = Bench()
+    bench = EntityFixture()
     bench.run(("touch", signal(None, 1)))
     assert bench.state is not None
     assert list(json.loads(bench.state)) == [STATE_KEY]
@@ -152,5 +152,5 @@ def test_what_changes_no_state_is_remembered_too() -> None:
 
 
 def test_inherited_and_overridden_operations_run_once() -> None:
-    bench = Bench(Doubling)
+    bench = EntityFixture(Doubling)
     assert bench.run(("add", signal(1, 1)), ("add", signal(1, 1)), ("maybe", signal(None, 2))) == [2, None, 12]
