@@ -13,7 +13,7 @@ from bridge.lint.finding import Finding
 FLOW = """\
 from durabletask import task
 from pack.helpers import deadline
-from tests.lint import more
+from . import more
 def flow(ctx: task.OrchestrationContext, value):
     yield ctx.create_timer(deadline(ctx))
     more.note()
