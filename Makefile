@@ -3,7 +3,16 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
-.PHONY: sbom audit-deps demo test search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
+WORKERS ?= 4
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+# One contract run per broker and engine, and one daemon end to end; the rest of QUICK are rooms without I/O.
+QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test_contract.py \
+  tests/brokers/servicebus/test_contract.py tests/engines/test_embedded.py tests/engines/test_scheduler_contract.py
+QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
+  tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
+
+.PHONY: sbom audit-deps demo test quick coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -22,11 +31,21 @@ help: ## this text
 demo: .venv/runtime ## the main job on embedded parts, ends with a table
 	$(BIN)/python -m demo
 
-test: .venv/dev ## the tests
-	$(BIN)/python -m pytest -n 4 --dist loadfile
+test: .venv/dev ## the tests, in 5 minutes
+	$(PYTEST)
+
+quick: .venv/dev ## the rooms without I/O, each contract once and one daemon, in a minute; Kafka is the small test server
+	KAFKA_TEST_SERVER=1 $(PYTEST) $(wildcard $(QUICK))
+
+coverage: .venv/dev ## the tests with the share of lines and branches of bridge/ that they run; the floor is in pyproject.toml
+	@mkdir -p .cache/coverage
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --format=total
 
 search: .venv/dev ## the property tests with examples not tried before; REPEAT=10 for ten runs
-	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n 4 --dist loadfile -m "hypothesis and not prove" || exit 1; done
+	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "hypothesis and not prove" || exit 1; done
 
 newest: .venv/dev ## the tests with the newest version of every dependency, in a throw-away environment; TESTS="tests/engines -x" for some
 	$(BIN)/python -m tests.newest $(TESTS)

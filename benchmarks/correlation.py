@@ -110,10 +110,10 @@ class Commands:
     async def run(self) -> dict[str, Cost]:
         numbers = range(MESSAGES)
         costs = {}
-        costs["schedule"] = await measured(lambda n=n: self.schedule("plain", n) for n in numbers)
-        costs["new"] = await measured(lambda n=n: self.send("command", n, "first") for n in numbers)
-        costs["attempt"] = await measured(lambda n=n: self.attempt_and_raise("plain", n) for n in numbers)
-        costs["exists"] = await measured(lambda n=n: self.send("command", n, "second") for n in numbers)
+        costs["schedule"] = await measured(lambda n=n: self.schedule("plain", n) for n in numbers)  # type: ignore[misc]  # mypy cannot infer it
+        costs["new"] = await measured(lambda n=n: self.send("command", n, "first") for n in numbers)  # type: ignore[misc]  # mypy cannot infer it
+        costs["attempt"] = await measured(lambda n=n: self.attempt_and_raise("plain", n) for n in numbers)  # type: ignore[misc]  # mypy cannot infer it
+        costs["exists"] = await measured(lambda n=n: self.send("command", n, "second") for n in numbers)  # type: ignore[misc]  # mypy cannot infer it
         return costs
 
 

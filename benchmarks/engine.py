@@ -13,7 +13,7 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2_grpc as stubs

@@ -26,7 +26,6 @@ import orjson
 import psutil
 import uvloop
 from aiokafka import AIOKafkaConsumer
-from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.task import OrchestrationContext
 
 from benchmarks._sidecar import sidecar
@@ -36,6 +35,7 @@ from bridge.app.memory import tune_memory
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
+from bridge.engines.client import EngineClient
 from bridge.engines.command_runner import CommandRunner
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
@@ -140,7 +140,7 @@ async def consumer(bootstrap: str, topic: str, group: str) -> AsyncIterator[AIOK
         await found.stop()
 
 
-async def batches(bootstrap: str, topic: str, group: str, client: AsyncTaskHubGrpcClient) -> float:
+async def batches(bootstrap: str, topic: str, group: str, client: EngineClient) -> float:
     """Seconds of the handwritten loop: fetch, schedule all concurrently, commit."""
 
     async def schedule(value: bytes) -> None:
@@ -160,7 +160,7 @@ async def batches(bootstrap: str, topic: str, group: str, client: AsyncTaskHubGr
         return time.perf_counter() - started
 
 
-async def one_by_one(bootstrap: str, topic: str, group: str, client: AsyncTaskHubGrpcClient, count: int) -> float:
+async def one_by_one(bootstrap: str, topic: str, group: str, client: EngineClient, count: int) -> float:
     """Seconds of the simplest loop for `count` messages."""
     async with consumer(bootstrap, topic, group) as reader:
         started = time.perf_counter()
@@ -232,7 +232,7 @@ async def latency(bootstrap: str) -> dict[str, float]:
 
     async with setting(bootstrap, "embedded", "latency", "latency", START) as (loaded, engine):
         worker = engine.worker(Workflows(orchestrators={"order": order}))
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        worker.start()
         broker = build_broker(loaded, "kafka")
         await broker.start()
         sent: dict[str, float] = {}

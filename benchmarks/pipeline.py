@@ -29,6 +29,7 @@ from bridge.app.memory import tune_memory
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
+from bridge.engines.client import EngineClient
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import Target
@@ -145,7 +146,7 @@ async def over_grpc(number: int) -> tuple[float, float]:
     return bridged, plain
 
 
-async def warm_up(client: AsyncTaskHubGrpcClient) -> None:
+async def warm_up(client: EngineClient | AsyncTaskHubGrpcClient) -> None:
     for number in range(200):
         await client.schedule_new_orchestration("order", instance_id=f"warm-{number}")
 

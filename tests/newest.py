@@ -20,7 +20,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
-UV = Path(sys.executable).with_name("uv")
+UV = str(Path(sys.executable).with_name("uv"))
 UPPER = ("<", "<=", "~=", "==", "===")
 """Operators of upper bounds."""
 
@@ -51,18 +51,18 @@ def group(groups: dict[str, list[Any]], name: str) -> Iterator[str]:
 
 def versions(python: Path) -> dict[str, str]:
     """Versions of the packages that are installed for an interpreter."""
-    command = [UV, "pip", "list", "--quiet", "--format", "json", "--python", python]
+    command = [UV, "pip", "list", "--quiet", "--format", "json", "--python", str(python)]
     listed = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     return {each["name"]: each["version"] for each in listed}
 
 
 def install(directory: Path, requirements: Iterable[str]) -> Path:
     """Create an environment with these requirements and the bridge; return its interpreter."""
-    subprocess.run([UV, "venv", "--quiet", directory], check=True)
+    subprocess.run([UV, "venv", "--quiet", str(directory)], check=True)
     python = directory / "bin" / "python"
-    install = [UV, "pip", "install", "--quiet", "--python", python, "--link-mode", "copy"]
+    install = [UV, "pip", "install", "--quiet", "--python", str(python), "--link-mode", "copy"]
     subprocess.run([*install, "--upgrade", *sorted(set(requirements))], check=True)
-    subprocess.run([*install, "--no-deps", "--no-build-isolation", "--editable", ROOT], check=True)
+    subprocess.run([*install, "--no-deps", "--no-build-isolation", "--editable", str(ROOT)], check=True)
     return python
 
 
@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
         for name in sorted(newest):
             if name in locked and locked[name] != newest[name]:
                 print(f"{name} {locked[name]} -> {newest[name]}", flush=True)
-        command = [python, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *arguments]
         return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 

@@ -43,7 +43,7 @@ SCHEDULES = [
 STARTS = [*SCHEDULES, *(StartOrRaise("o", "i", "e", on_finished=late) for late in OnFinished)]
 EVENTS = [RaiseEvent("i", "e", on_finished=late) for late in OnFinished]
 CONTROLS = [Terminate("i"), Suspend("i"), Resume("i")]
-COMMANDS: list[Command] = [*STARTS, *EVENTS, Cancel("i"), *CONTROLS, SignalEntity("e", "k", "op")]
+COMMANDS: list[Command] = [*STARTS, *EVENTS, Cancel("i"), *CONTROLS, SignalEntity("e", "k", "op")]  # type: ignore[list-item]  # wider than its annotation, on purpose
 
 
 def every_knowledge() -> list[InstanceFacts]:

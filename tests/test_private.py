@@ -93,7 +93,7 @@ def test_another_users_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(os, "geteuid", lambda: uid + 1)
     for refused in (lambda: private.file(file), lambda: private.opened(file, os.O_RDWR)):
         with pytest.raises(private.NotPrivate, match=f"belongs to the user {uid}, not to {uid + 1}"):
-            refused()
+            refused()  # type: ignore[no-untyped-call]  # it comes without types
     with pytest.raises(private.NotPrivate, match="belongs to the user"):
         private.directory(folder)
     assert (mode(file), mode(folder)) == (0o644, 0o755)

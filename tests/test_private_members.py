@@ -50,7 +50,7 @@ def own_names(tree: ast.AST) -> set[str]:
             case ast.Attribute(attr=name, ctx=ast.Store()) | ast.Name(id=name, ctx=ast.Store()):
                 found.add(name)
             case ast.Assign(targets=[ast.Name(id="__slots__")], value=value):
-                found |= {each.value for each in ast.walk(value) if isinstance(each, ast.Constant)}
+                found |= {str(each.value) for each in ast.walk(value) if isinstance(each, ast.Constant)}
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from durabletask import task
 
-from bridge.workflow import Inbox, Received, publish
+from bridge.workflow import Inbox, publish
 from workflows.payment import refund_payment, request_payment, void_payment
 from workflows.purchase import Order
 from workflows.shipping import cancel_shipment, request_shipment
@@ -124,18 +124,18 @@ def _await(
     """
     inbox = Inbox(ctx)
     timer = ctx.create_timer(deadline)
-    message: Received | None = None
-    while message is None:
+    while True:
         event = inbox.task(name)
         waits: list[task.Task[Any]] = [event, timer] if cancel is None else [cancel, event, timer]
         winner = yield task.when_any(waits)
         if winner is not event:
             break
         message = inbox.accept(event)
+        if message is not None:
+            timer.cancel()
+            return message.data if isinstance(message.data, dict) else {}
     if winner is not timer:
         timer.cancel()
-    if message is not None:
-        return message.data if isinstance(message.data, dict) else {}
     event.cancel()
     if winner is timer:
         raise _OrderFailed(f"{name}_timeout")

@@ -25,7 +25,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 from durabletask.history import HistoryEvent
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.wrappers_pb2 import StringValue  # type: ignore[import-untyped]  # it ships no type information
+from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
 from bridge.engines.errors import translate

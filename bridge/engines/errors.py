@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
+import grpc.aio
 from azure.core.exceptions import AzureError, ClientAuthenticationError, DeserializationError, SerializationError
 
 from bridge.core.errors import (

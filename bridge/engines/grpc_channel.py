@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc.aio
 from durabletask.grpc_options import GrpcChannelOptions
 
 from bridge.core.origin import MessageOrigin

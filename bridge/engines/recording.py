@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import durabletask.internal.orchestrator_service_pb2 as pb
-from google.protobuf import json_format  # type: ignore[import-untyped]  # its stubs are a package of their own
+from google.protobuf import json_format
 
 from bridge.engines.client import EngineClient
 

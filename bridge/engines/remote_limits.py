@@ -18,8 +18,8 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
+import grpc.aio
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineError, EngineRejected, EngineUnavailable

@@ -140,7 +140,7 @@ async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
     def stop() -> None:
         error: Any = None
         try:
-            worker.stop()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+            worker.stop()
         except Exception as caught:
             error = caught
         try:

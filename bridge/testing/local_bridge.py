@@ -272,7 +272,7 @@ class LocalBridge:
                 f"{instance_id} is {state.runtime_status.name}, custom status {state.serialized_custom_status}; "
                 "publish what it waits for, or advance the time"
             )
-        state.raise_if_failed()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        state.raise_if_failed()
         return state.get_output()
 
     def status(self, instance_id: str) -> str:

@@ -56,7 +56,7 @@ def replay_turn(
 ) -> Sequence[pb.OrchestratorAction]:
     """Run one turn of an orchestration after its history; return its actions. functions: by registered name."""
     _check(durabletask.worker, "_Registry", "_OrchestrationExecutor")
-    registry = durabletask.worker._Registry()  # type: ignore[no-untyped-call]  # the SDK leaves it unannotated
+    registry = durabletask.worker._Registry()
     for name, function in functions.items():
         registry.add_named_orchestrator(name, function)
     executor = durabletask.worker._OrchestrationExecutor(registry, logger, converter)

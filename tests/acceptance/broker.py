@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -12,8 +11,8 @@ from bridge.brokers.local import LocalBroker
 from bridge.brokers.local.subscription import LocalSubscription
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.core.message import Message
-
-from .daemon import TIMEOUT
+from tests.kit.listener import NullListener
+from tests.kit.waiting import TIMEOUT
 
 
 class Log:
@@ -53,7 +52,7 @@ class Log:
     async def _read(self, topic: str, count: int) -> list[Message]:
         if topic not in self._subscriptions:
             options = SubscribeOptions((topic,), "reader")
-            self._subscriptions[topic] = await self._broker.subscribe(options, _Listener())
+            self._subscriptions[topic] = await self._broker.subscribe(options, NullListener())
         found: list[Message] = []
         async with asyncio.timeout(TIMEOUT):
             while len(found) < count:
@@ -61,11 +60,3 @@ class Log:
                     found.append(delivery.message)
                     await delivery.complete()
         return found
-
-
-class _Listener:
-    async def assigned(self, partitions: Sequence[object]) -> None:
-        pass
-
-    async def revoked(self, partitions: Sequence[object]) -> None:
-        pass

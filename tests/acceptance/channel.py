@@ -8,9 +8,8 @@ from types import TracebackType
 from typing import Protocol
 
 from bridge.core.message import Message
-
-from .broker import Log
-from .daemon import Serve
+from tests.acceptance.broker import Log
+from tests.kit.processes import DaemonProcess
 
 
 class Channel(Protocol):
@@ -26,7 +25,7 @@ class Channel(Protocol):
         """Publish messages to the source; the messages are durable on return and ordered by their keys."""
         ...
 
-    def left(self, daemon: Serve) -> int:
+    def left(self, daemon: DaemonProcess) -> int:
         """Return the number of unsettled messages; not 0 while the number is unknown."""
         ...
 
@@ -53,7 +52,7 @@ class LocalChannel:
     def publish(self, messages: Sequence[Message]) -> None:
         self._log.publish("orders", *messages)
 
-    def left(self, daemon: Serve) -> int:
+    def left(self, daemon: DaemonProcess) -> int:
         return daemon.lag()
 
     def letters(self) -> list[Message]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from bridge.core.message import Message
-
-from .channel import Channel
-from .daemon import TIMEOUT, Serve, bridge
-from .killing import killed, merged
+from tests.acceptance.channel import Channel
+from tests.acceptance.killing import killed, merged
+from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = '''
 from datetime import timedelta
@@ -174,7 +174,7 @@ def every_message_takes_effect_once(
     (directory / "bridge.yaml").write_text(config)
     stream = merged(rng, [merged(rng, lines(key)) for key in range(keys)])
     killed(directory, channel, stream, kills, rng, apart=apart)
-    with Serve(directory) as daemon:
+    with DaemonProcess(directory) as daemon:
         daemon.wait(lambda: channel.left(daemon) == 0, "all settled")
         end = time.monotonic() + TIMEOUT
         expected = wanted(keys)

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bridge.core.message import Message
-
-from .channel import Channel
-from .daemon import Serve
+from tests.acceptance.channel import Channel
+from tests.kit.processes import DaemonProcess
 
 
 def merged(rng: random.Random, lines: Sequence[Sequence[Message]]) -> list[Message]:
@@ -35,9 +34,9 @@ def killed(
         channel.publish(piece)
         enough = rng.randrange(len(piece) * 3 // 4)
         with contextlib.ExitStack() as stack:
-            worker = stack.enter_context(Serve(directory, command="worker")) if apart else None
-            daemon = stack.enter_context(Serve(directory, *(["--no-worker"] if apart else [])))
-            daemon.wait(lambda daemon=daemon, enough=enough: daemon.settled() >= enough, "some of it is settled")
+            worker = stack.enter_context(DaemonProcess(directory, command="worker")) if apart else None
+            daemon = stack.enter_context(DaemonProcess(directory, *(["--no-worker"] if apart else [])))
+            daemon.wait(lambda daemon=daemon, enough=enough: daemon.settled() >= enough, "some of it is settled")  # type: ignore[misc]  # mypy cannot infer it
             if worker is not None and turn % 2:
                 worker.kill()
             daemon.kill()

@@ -9,11 +9,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from bridge.core.message import Message
-
-from .channel import Channel
-from .correlation import FLOWS, instances
-from .daemon import TIMEOUT, Serve, bridge
-from .killing import killed, merged
+from tests.acceptance.channel import Channel
+from tests.acceptance.correlation import FLOWS, instances
+from tests.acceptance.killing import killed, merged
+from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
 
 CONFIG = """
 engine: {type: embedded, path: engine}
@@ -81,13 +81,13 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
 
     configure(directory, channel, BROKEN)
     killed(directory, channel, merged(rng, [line[: COUNT // 2] for line in lines]), kills, rng)
-    with Serve(directory) as daemon:
+    with DaemonProcess(directory) as daemon:
         daemon.wait(lambda: channel.left(daemon) == 0, "all settled")
         daemon.kill()
     # From here on every message could be executed, except those behind quarantined messages of their key
     configure(directory, channel, MENDED)
     killed(directory, channel, merged(rng, [line[COUNT // 2 :] for line in lines]), kills, rng)
-    with Serve(directory) as daemon:
+    with DaemonProcess(directory) as daemon:
         daemon.wait(lambda: channel.left(daemon) == 0, "all settled")
         holds = waiting(directory)
         assert holds.keys() == {f"k{key}" for key in poison}
@@ -96,20 +96,20 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
             assert [number for number in holds[f"k{key}"] if number >= first] == everything[first:], (key, holds)
         healthy = {f"told-k{key}": everything for key in range(KEYS) if key not in poison}
         held = {f"told-k{key}": None for key, number in poison.items() if number}
-        await_told(directory, healthy | held)
+        await_told(directory, healthy | held)  # type: ignore[operator]  # wider than its annotation, on purpose
         daemon.kill()
     # Without intake no daemon claims the released keys
     config = (directory / "bridge.yaml").read_text()
     (directory / "idle.yaml").write_text(config[: config.index("sources:")] + config[config.index("ops:") :])
-    with Serve(directory, "-c", "idle.yaml") as daemon:
+    with DaemonProcess(directory, "-c", "idle.yaml") as daemon:
         bridge("quarantine", "release", "--source", "orders", "--all", cwd=directory)
         daemon.kill()
     for _ in range(resumed):
-        with Serve(directory) as daemon:
+        with DaemonProcess(directory) as daemon:
             enough = rng.randrange(1, KEYS)
-            daemon.wait(lambda daemon=daemon, enough=enough: daemon.settled() >= enough, "some have gone on")
+            daemon.wait(lambda daemon=daemon, enough=enough: daemon.settled() >= enough, "some have gone on")  # type: ignore[misc]  # mypy cannot infer it
             daemon.kill()
-    with Serve(directory):
+    with DaemonProcess(directory):
         await_told(directory, {f"told-k{key}": everything for key in range(KEYS)})
         end = time.monotonic() + TIMEOUT
         while left := waiting(directory):

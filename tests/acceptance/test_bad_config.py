@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from .daemon import TIMEOUT, bridge
+from tests.kit.processes import bridge, run_bridge
 
 WHOLE = """\
 engine: {type: embedded}
@@ -61,10 +60,7 @@ def test_it_says_where_and_leaves_nothing(tmp_path: Path, what: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (tmp_path / "bridge.yaml").write_text(WHOLE.replace(old, new).replace("PORT", str(port)))
-        done = subprocess.run(
-            [sys.executable, "-B", "-m", "bridge", "serve"],
-            cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT,
-        )  # fmt: skip
+        done = run_bridge("serve", cwd=tmp_path, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
     found = [(int(line), text) for line, text in re.findall(r"bridge\.yaml:(\d+):\d+ ?(.*)", done.stderr)]
@@ -81,9 +77,7 @@ def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
         text = text.replace(*BROKEN[what][:2])
     (tmp_path / "bridge.yaml").write_text(text.replace("PORT", "0"))
     (tmp_path / "flows.py").write_text(FLOWS)
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge", "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
-    )
+    done = run_bridge("serve", cwd=tmp_path)
     assert done.returncode == 3
     lines = {int(line) for line in re.findall(r"bridge\.yaml:(\d+):", done.stderr)}
     assert lines == {2, 6, 7, 10}, done.stderr
@@ -94,9 +88,7 @@ def test_a_port_that_is_taken_stops_it_before_anything_is_consumed(tmp_path: Pat
         (tmp_path / "bridge.yaml").write_text(WHOLE.replace("PORT", str(taken.getsockname()[1])))
         (tmp_path / "flows.py").write_text(FLOWS)
         bridge("publish", "orders", "--data", '{"id": "a"}', cwd=tmp_path)
-        done = subprocess.run(
-            [sys.executable, "-m", "bridge", "serve"], cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT
-        )
+        done = run_bridge("serve", cwd=tmp_path)
         assert done.returncode not in (0, 2)
         assert "Traceback" not in done.stderr
         assert str(taken.getsockname()[1]) in done.stderr

@@ -13,9 +13,8 @@ import pytest
 
 from bridge.core import provenance
 from bridge.core.message import Headers, Message
-
-from .broker import Log
-from .daemon import Serve, bridge
+from tests.acceptance.broker import Log
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded}
@@ -220,7 +219,7 @@ BAD = [
 class Project:
     """Project with one daemon for all tests of this module."""
 
-    def __init__(self, directory: Path, daemon: Serve, log: Log) -> None:
+    def __init__(self, directory: Path, daemon: DaemonProcess, log: Log) -> None:
         self.directory = directory
         self.daemon = daemon
         self.log = log
@@ -247,7 +246,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     (directory / "bridge.yaml").write_text(CONFIG)
     (directory / "echo.py").write_text(ECHO)
     (directory / "order.json").write_text(json.dumps(SCHEMA))
-    with Serve(directory) as daemon, Log(directory / ".bridge" / "broker") as log:
+    with DaemonProcess(directory) as daemon, Log(directory / ".bridge" / "broker") as log:
         yield Project(directory, daemon, log)
         assert daemon.get("/readyz")[0] == 200
         assert sum(daemon.metrics("bridge_in_flight").values()) == 0

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from confluent_kafka.schema_registry import Schema, SchemaRegistryClient
 
-from tests.acceptance.daemon import Serve, bridge
 from tests.codecs.confluent.bombs import array, file, inside, items, record, zigzag
+from tests.kit.processes import DaemonProcess, bridge
 from tests.registry import RegistryServer
 
 CONFIG = """
@@ -136,7 +136,7 @@ def test_what_is_beyond_a_bound_costs_itself(tmp_path: Path, server: RegistrySer
     lines += [{**plain("early"), "body": {"type": "early", "id": str(number % 3)}} for number in range(12)]
     # Each instance takes 3 early events and the engine 5: 12 come for three instances, in turn
     expected |= {"unread_events_full": 2, "waiting_full": 7}
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path, fresh=True) as daemon:
         idle = resident(daemon.pid, "VmRSS")
         for topic in ("plain", "avro", "protobuf"):
             text = "\n".join(json.dumps(line) for line in lines if line["topic"] == topic)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded}
@@ -49,13 +49,13 @@ def publish(directory: Path, **data: object) -> None:
 def test_the_grace_outlives_the_daemon(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(CONFIG)
     (tmp_path / "flows.py").write_text(FLOWS)
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path) as daemon:
         for number, polite in ((1, False), (2, True)):
             publish(tmp_path, id=number, start=True, polite=polite)
             publish(tmp_path, id=number)
         daemon.wait(lambda: daemon.settled() == 4, "started and cancelled")
         daemon.kill()
-    with Serve(tmp_path):
+    with DaemonProcess(tmp_path):
         deaf, polite_one = (
             json.loads(bridge("instances", "wait", f"order-{number}", "--json", cwd=tmp_path, expect=None))
             for number in (1, 2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded}
@@ -57,7 +57,7 @@ CHANGED = FLOW.replace(
 def test_it_is_loud_and_can_be_mended(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(CONFIG)
     (tmp_path / "flows.py").write_text(FLOW)
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path) as daemon:
         bridge("publish", "orders", "--data", '{"id": "1"}', cwd=tmp_path)
 
         def reserved() -> bool:
@@ -69,7 +69,7 @@ def test_it_is_loud_and_can_be_mended(tmp_path: Path) -> None:
         daemon.kill()
 
     (tmp_path / "flows.py").write_text(CHANGED)
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path) as daemon:
         assert daemon.get("/readyz")[0] == 200
         bridge("instances", "raise", "order-1", "paid", "--data", "true", cwd=tmp_path)
         daemon.wait(lambda: daemon.get("/readyz")[0] == 503, "unready")
@@ -87,7 +87,7 @@ def test_it_is_loud_and_can_be_mended(tmp_path: Path) -> None:
         daemon.kill()
 
     (tmp_path / "flows.py").write_text(FLOW)
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path) as daemon:
         assert daemon.get("/readyz")[0] == 200, "a restart forgets what the old code would do"
         bridge("instances", "rewind", "order-1", cwd=tmp_path)
         shown = bridge("instances", "wait", "order-1", cwd=tmp_path)

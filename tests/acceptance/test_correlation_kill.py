@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .channel import LocalChannel
-from .correlation import every_message_takes_effect_once
+from tests.acceptance.channel import LocalChannel
+from tests.acceptance.correlation import every_message_takes_effect_once
 
 
 @pytest.mark.timeout(180)

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from bridge.core.message import Message
-
-from .broker import Log
-from .daemon import Serve, bridge
+from tests.acceptance.broker import Log
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded}
@@ -46,16 +45,16 @@ def message(kind: str, number: int) -> Message:
     return Message(json.dumps({"id": number}).encode(), f"{kind}{number}".encode(), (("type", kind.encode()),))
 
 
-def dead(daemon: Serve) -> int:
+def dead(daemon: DaemonProcess) -> int:
     return int(sum(daemon.metrics("bridge_dead_letters_total").values()))
 
 
-def executed(daemon: Serve) -> int:
+def executed(daemon: DaemonProcess) -> int:
     found = daemon.metrics("bridge_outcomes_total")
     return int(sum(number for labels, number in found.items() if 'outcome="executed"' in labels))
 
 
-def state(daemon: Serve) -> tuple[str, str]:
+def state(daemon: DaemonProcess) -> tuple[str, str]:
     (source,) = [each for each in json.loads(daemon.get("/readyz")[1])["components"] if each["kind"] == "source"]
     return source["state"], source.get("detail", "")
 
@@ -65,7 +64,7 @@ def test_the_limit_outlives_kills_and_ends_by_a_person(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(CONFIG)
     (tmp_path / "echo.py").write_text(ECHO)
     with Log(tmp_path / ".bridge" / "broker") as broker:
-        with Serve(tmp_path) as daemon:
+        with DaemonProcess(tmp_path) as daemon:
             broker.publish("orders", *(message("bad", number) for number in range(24)))
             daemon.wait(lambda: state(daemon)[0] == "probing", "probing")
             assert "bridge sources resume orders" in state(daemon)[1]
@@ -76,7 +75,7 @@ def test_the_limit_outlives_kills_and_ends_by_a_person(tmp_path: Path) -> None:
             written = dead(daemon)
             assert written <= 15
             daemon.kill()
-        with Serve(tmp_path) as daemon:
+        with DaemonProcess(tmp_path) as daemon:
             daemon.wait(lambda: state(daemon)[0] == "probing", "probing after a restart")
             until = time.monotonic() + 3
             daemon.wait(lambda: time.monotonic() > until, "three seconds")

@@ -17,9 +17,9 @@ from demo.observation import RESULTS, observe
 from demo.oracle import expect
 from demo.shop import CONFIG, body, overlay
 from demo.tally import Tally
-
-from .broker import Log
-from .daemon import TIMEOUT, Serve, bridge
+from tests.acceptance.broker import Log
+from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
 
 KILLS = 5
 
@@ -41,11 +41,11 @@ def test_the_shop_survives_kills(tmp_path: Path) -> None:
             part = lines[number * days[0] // KILLS : (number + 1) * days[0] // KILLS]
             half = len(part) // 2
             publish(log, part[:half])
-            with Serve(tmp_path, *config) as daemon:
+            with DaemonProcess(tmp_path, *config) as daemon:
                 publish(log, part[half:])
                 time.sleep(rng.random() * 0.4)
                 daemon.kill()
-        with Serve(tmp_path, *config) as daemon:
+        with DaemonProcess(tmp_path, *config) as daemon:
             begun = days[0]
             late = distinct(log, "payments.dlq", expected_of("payments", expect(lines[:begun])), origin)
             for end in (*days, len(lines)):
@@ -54,7 +54,7 @@ def test_the_shop_survives_kills(tmp_path: Path) -> None:
                 ends_as(expect(lines[:end]), tmp_path, config)
                 begun = end
             daemon.kill()
-        with Serve(tmp_path, *config):
+        with DaemonProcess(tmp_path, *config):
             ends_as(expected, tmp_path, config)
         published = distinct(log, RESULTS, expected.published, identity)
         assert len(published) == expected.published
@@ -65,7 +65,7 @@ def test_the_shop_survives_kills(tmp_path: Path) -> None:
             for letter in [*found, *more]:
                 letters[topic, dict(letter.headers)["bridge.reason"].decode()] += 1
         assert letters == expected.dead_letters
-        with Serve(tmp_path, *config):
+        with DaemonProcess(tmp_path, *config):
             early = json.loads(bridge("early", "list", "--json", *config, cwd=tmp_path))
             quarantined = json.loads(bridge("quarantine", "list", "--json", *config, cwd=tmp_path))
         assert not early

@@ -6,13 +6,14 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from bridge.core.message import Message
-
-from .broker import Log
-from .daemon import TIMEOUT, Serve, bridge
+from tests.acceptance.broker import Log
+from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from bridge.workflow import wait_for_message
@@ -85,16 +86,16 @@ def test_killed_while_messages_wait(tmp_path: Path, apart: bool) -> None:
     with Log(tmp_path / "broker") as log:
         for turn in range(KILLS):
             log.publish("orders", *stream[turn * len(stream) // KILLS : (turn + 1) * len(stream) // KILLS])
-            with Serve(tmp_path, *(["--no-worker"] if apart else [])) as daemon:
+            with DaemonProcess(tmp_path, *(["--no-worker"] if apart else [])) as daemon:
                 if apart:
-                    with Serve(tmp_path, command="worker") as worker:
+                    with DaemonProcess(tmp_path, command="worker") as worker:
                         time.sleep(rng.random() * 0.4)
                         (worker if turn % 2 else daemon).kill()
                         time.sleep(rng.random() * 0.2)
                 else:
                     time.sleep(rng.random() * 0.5)
                 daemon.kill()
-        with Serve(tmp_path) as daemon:
+        with DaemonProcess(tmp_path) as daemon:
             daemon.wait(lambda: daemon.lag() == 0, "all settled")
             end = time.monotonic() + TIMEOUT
             wanted = {f"order-{order}": list(range(EVENTS)) for order in range(ORDERS)}
@@ -103,7 +104,7 @@ def test_killed_while_messages_wait(tmp_path: Path, apart: bool) -> None:
                     name: found.get(name) for name in wanted if found.get(name) != wanted[name]
                 }
                 time.sleep(0.2)
-            letters = {}
+            letters: dict[Any, Any] = {}
             while len(letters) < ORDERS:
                 for letter in log.read("orders.dlq", ORDERS - len(letters)):
                     headers = dict(letter.headers)

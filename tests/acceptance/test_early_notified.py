@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from bridge.core.message import Message
-
-from .broker import Log
-from .daemon import TIMEOUT, Serve, bridge
-from .sidecar import running
+from tests.acceptance.broker import Log
+from tests.acceptance.sidecar import running
+from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from bridge.workflow import wait_for_message
@@ -69,7 +69,7 @@ def project(directory: Path, engine: str) -> None:
     (directory / "bridge.yaml").write_text(CONFIG.format(engine=engine))
 
 
-def in_order(directory: Path, daemon: Serve) -> None:
+def in_order(directory: Path, daemon: DaemonProcess) -> None:
     daemon.wait(lambda: daemon.lag() == 0, "all settled")
     end = time.monotonic() + TIMEOUT
     while result(directory) != ["paid", "noted", "asked"]:
@@ -78,7 +78,7 @@ def in_order(directory: Path, daemon: Serve) -> None:
     assert counted(daemon, "dead_lettered") == 0
 
 
-def counted(daemon: Serve, outcome: str) -> float:
+def counted(daemon: DaemonProcess, outcome: str) -> float:
     found = daemon.metrics("bridge_outcomes_total")
     return sum(value for labels, value in found.items() if f'"{outcome}"' in labels)
 
@@ -88,7 +88,7 @@ def test_on_an_engine_that_does_not_tell_of_starts(tmp_path: Path) -> None:
     """Another client starts the instance; without a notification the early message would look for it once a minute."""
     with running() as sidecar, Log(tmp_path / "broker") as log:
         project(tmp_path, f'{{type: scheduler, endpoint: "http://127.0.0.1:{sidecar.port}"}}')
-        with Serve(tmp_path) as daemon:
+        with DaemonProcess(tmp_path) as daemon:
             say(log, "paid")
             daemon.wait(lambda: counted(daemon, "early") == 1, "stored")
             bridge("instances", "start", "order", "--id", "order-1", "--input", "3", cwd=tmp_path)
@@ -101,12 +101,12 @@ def test_on_an_engine_that_does_not_tell_of_starts(tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_while_no_worker_runs(tmp_path: Path) -> None:
     project(tmp_path, "{type: embedded, path: engine}")
-    with Log(tmp_path / "broker") as log, Serve(tmp_path, "--no-worker") as daemon:
+    with Log(tmp_path / "broker") as log, DaemonProcess(tmp_path, "--no-worker") as daemon:
         say(log, "paid")
         daemon.wait(lambda: counted(daemon, "early") == 1, "stored")
         bridge("instances", "start", "order", "--id", "order-1", "--input", "3", cwd=tmp_path)
         say(log, "noted", "asked")
         time.sleep(1.5)  # five times the retry time of a failing message
         assert daemon.lag() == 2
-        with Serve(tmp_path, command="worker"):
+        with DaemonProcess(tmp_path, command="worker"):
             in_order(tmp_path, daemon)

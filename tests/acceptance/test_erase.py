@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from bridge.core.message import Message
-
-from .broker import Log
-from .daemon import Serve, bridge
+from tests.acceptance.broker import Log
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded, path: engine}
@@ -72,7 +71,7 @@ def message(kind: str, number: int, customer: str) -> Message:
 def test_what_is_found_is_erased_and_the_rest_is_named(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(CONFIG)
     (tmp_path / "flows.py").write_text(FLOWS)
-    with Log(tmp_path / ".bridge" / "broker") as broker, Serve(tmp_path) as daemon:
+    with Log(tmp_path / ".bridge" / "broker") as broker, DaemonProcess(tmp_path) as daemon:
         broker.publish(
             "orders",
             message("start", 1, "c-17"),

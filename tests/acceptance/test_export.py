@@ -11,8 +11,7 @@ import pytest
 
 from bridge.engines.recording import Recording
 from bridge.testing import ReplayMismatch, replay
-
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded}
@@ -94,20 +93,20 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def export(instance_id: str, name: str) -> None:
         bridge("instances", "export", instance_id, "-o", name, cwd=directory)
 
-    def reached(daemon: Serve, step: str) -> None:
+    def reached(daemon: DaemonProcess, step: str) -> None:
         def there() -> bool:
             received = json.loads(bridge("instances", "show", "tour-1", "--json", cwd=directory, expect=None) or "{}")
             return step in json.dumps(received)
 
         daemon.wait(there, step)
 
-    with Serve(directory) as daemon:
+    with DaemonProcess(directory) as daemon:
         publish("tour.asked", id="1", seats=2)
         publish("tour.asked", id="2", seats=3)
         publish("tour.confirmed", id="1", by="ada")
         reached(daemon, "hotel")
         daemon.kill()
-    with Serve(directory):
+    with DaemonProcess(directory):
         publish("tour.paid", id="1")
         bridge("instances", "wait", "tour-1", "--timeout", "60s", cwd=directory)
         export("tour-1", "undone.json")

@@ -10,6 +10,7 @@ import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.message import Message
+from tests.acceptance.broker import Log
 from tests.engines.hostile import (
     HostileEngine,
     endless_entities,
@@ -19,9 +20,7 @@ from tests.engines.hostile import (
     own_state,
     state,
 )
-
-from .broker import Log
-from .daemon import Serve
+from tests.kit.processes import DaemonProcess
 
 CONFIG = """
 engines:
@@ -65,13 +64,13 @@ def endless_items(_: bytes, __: int) -> Iterator[bytes]:
         yield serialized
 
 
-def memory(daemon: Serve) -> int:
+def memory(daemon: DaemonProcess) -> int:
     """Resident memory of the daemon at its highest, in MiB."""
     lines = Path(f"/proc/{daemon.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) // 1024
 
 
-def executed(daemon: Serve, source: str) -> float:
+def executed(daemon: DaemonProcess, source: str) -> float:
     return daemon.metrics("bridge_outcomes_total")[f'{{outcome="executed",source="{source}"}}']
 
 
@@ -88,7 +87,7 @@ def test_answers_without_end(tmp_path: Path) -> None:
         }  # fmt: skip
         (tmp_path / "bridge.yaml").write_text(CONFIG.format(endpoint=hostile.endpoint))
         (tmp_path / "flows.py").write_text(FLOWS)
-        with Serve(tmp_path) as daemon, Log(tmp_path / ".bridge" / "broker") as log:
+        with DaemonProcess(tmp_path, fresh=True) as daemon, Log(tmp_path / ".bridge" / "broker") as log:
             for _ in range(2):
                 publish(log, "bad")
             # Each refused listing takes some 600 pages
@@ -111,7 +110,7 @@ def test_answers_that_are_none_are_an_outage(tmp_path: Path, attack: str) -> Non
             hostile.answers = {"GetInstance": state("i", 17_000_000), "StartInstance": large_acknowledgement}
         (tmp_path / "bridge.yaml").write_text(CONFIG.format(endpoint=hostile.endpoint))
         (tmp_path / "flows.py").write_text(FLOWS)
-        with Serve(tmp_path) as daemon, Log(tmp_path / ".bridge" / "broker") as log:
+        with DaemonProcess(tmp_path, fresh=True) as daemon, Log(tmp_path / ".bridge" / "broker") as log:
             publish(log, "bad")
             daemon.wait(lambda: hostile.calls["GetInstance"] > 5, "the engine is asked again and again")
             publish(log, "good")

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer
@@ -13,8 +14,9 @@ from confluent_kafka.schema_registry import SchemaRegistryClient
 from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerializer
 from confluent_kafka.serialization import MessageField, SerializationContext
 
-from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.brokers.kafka.harness import unique
+from tests.kit.processes import DaemonProcess
+from tests.kit.waiting import TIMEOUT
 from tests.registry import RegistryServer
 
 CONFIG = """
@@ -79,7 +81,7 @@ def test_avro_through_the_daemon(
     moment = datetime.datetime(2026, 3, 1, 10, 20, 30, 500_000, tzinfo=datetime.UTC)
     bodies = [serializer({"id": f"o-{n}", "total": float(n), "at": moment}, context) for n in range(20)]
     server.stop()
-    with Serve(tmp_path) as serve:
+    with DaemonProcess(tmp_path) as serve:
         producer = Producer({"bootstrap.servers": bootstrap})
         for number, body in enumerate(bodies):
             producer.produce(f"{prefix}-orders", body, f"o-{number}".encode())
@@ -98,7 +100,7 @@ def test_avro_through_the_daemon(
             {"bootstrap.servers": bootstrap, "group.id": unique("reader"), "auto.offset.reset": "earliest"}
         )
         consumer.subscribe([f"{prefix}-results"])
-        found = {}
+        found: dict[Any, Any] = {}
         end = time.monotonic() + TIMEOUT
         while len(found) < 9 and time.monotonic() < end:
             message = consumer.poll(0.5)

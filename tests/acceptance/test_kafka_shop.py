@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, Message, Producer
 
-from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.acceptance.shop import rename_topics
 from tests.brokers.kafka.harness import unique
+from tests.kit.processes import DaemonProcess
+from tests.kit.waiting import TIMEOUT
 
 ROOT = Path(__file__).parents[2]
 ORDERS = 30
@@ -98,14 +99,14 @@ def test_orders_become_results(tmp_path: Path, bootstrap: str, monkeypatch: pyte
     (tmp_path / "port.yaml").write_text("ops: {http: {port: 0}}\n")
     arguments = ("-c", "config/bridge.yaml", "--overlay", "config/overlays/kafka.yaml", "--overlay", "port.yaml")
     shop = Shop(bootstrap, prefix)
-    with Serve(tmp_path, *arguments) as serve:
+    with DaemonProcess(tmp_path, *arguments) as serve:
         for number in range(ORDERS):
             shop.order(number)
         shop.send("orders", "o-x", "order.teleported", id="o-x")
         shop.flush()
         serve.wait(lambda: serve.settled() >= ORDERS // 2, "half of the orders")
         serve.kill()
-    with Serve(tmp_path, *arguments):
+    with DaemonProcess(tmp_path, *arguments):
         for number in range(ORDERS):
             shop.answer(number)
         shop.flush()
@@ -125,7 +126,7 @@ def test_orders_become_results(tmp_path: Path, bootstrap: str, monkeypatch: pyte
         assert event["data"]["order_id"] == order
         headers = dict(messages[0].headers())
         assert headers["content-type"] == b"application/cloudevents+json"
-        version, trace, span, flags = headers["traceparent"].decode().split("-")
+        version, trace, span, flags = headers["traceparent"].decode().split("-")  # type: ignore[union-attr]  # the test knows which one it is
         assert (version, trace, flags) == ("00", shop.traces[order], "01")
         assert len(span) == 16
         for repeat in messages[1:]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import Serve, bridge, sidecar
+from benchmarks._sidecar import sidecar
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {{type: scheduler, endpoint: "http://{address}"}}
@@ -40,10 +41,10 @@ def test_killed_in_the_middle_again_and_again(tmp_path: Path) -> None:
         text = "".join(json.dumps(line) + "\n" for line in lines)
         bridge("publish", "local/orders", "--jsonl", "-", cwd=tmp_path, text=text)
         for _ in range(6):
-            with Serve(tmp_path, "--no-worker") as daemon:
+            with DaemonProcess(tmp_path, "--no-worker") as daemon:
                 time.sleep(rng.random() * 0.25)
                 daemon.kill()
-        with Serve(tmp_path, "--no-worker") as daemon:
+        with DaemonProcess(tmp_path, "--no-worker") as daemon:
             daemon.wait(lambda: daemon.lag() == 0, "all settled")
             assert daemon.metrics("bridge_dead_letters_total") == {}
         listed = json.loads(bridge("instances", "list", "--limit", "0", "--json", cwd=tmp_path))

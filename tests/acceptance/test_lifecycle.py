@@ -6,7 +6,7 @@ import json
 import signal
 from pathlib import Path
 
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded}
@@ -45,7 +45,7 @@ def publish(directory: Path, **payload: object) -> None:
 
 
 def test_it_runs_a_workflow_says_ready_and_drains(tmp_path: Path) -> None:
-    with Serve(project(tmp_path)) as daemon:
+    with DaemonProcess(project(tmp_path)) as daemon:
         status, body = daemon.get("/readyz")
         assert status == 200, body
         assert daemon.get("/healthz")[0] == 200
@@ -61,7 +61,7 @@ def test_it_runs_a_workflow_says_ready_and_drains(tmp_path: Path) -> None:
 
 
 def test_a_workflow_that_never_returns_cannot_keep_it_from_stopping(tmp_path: Path) -> None:
-    with Serve(project(tmp_path)) as daemon:
+    with DaemonProcess(project(tmp_path)) as daemon:
         publish(tmp_path, id="b", seconds=3600)
         daemon.wait(lambda: daemon.settled() == 1, "started")
         daemon.signal(signal.SIGINT)
@@ -70,7 +70,7 @@ def test_a_workflow_that_never_returns_cannot_keep_it_from_stopping(tmp_path: Pa
 
 def test_a_second_signal_forces(tmp_path: Path) -> None:
     (project(tmp_path) / "bridge.yaml").write_text(CONFIG.replace("drain: 3s", "drain: 10m"))
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path) as daemon:
         publish(tmp_path, id="c", seconds=3600)
         daemon.wait(lambda: daemon.settled() == 1, "started")
         daemon.signal(signal.SIGTERM)
@@ -80,7 +80,7 @@ def test_a_second_signal_forces(tmp_path: Path) -> None:
 
 
 def test_intake_and_workers_in_two_processes(tmp_path: Path) -> None:
-    with Serve(project(tmp_path), "--no-worker") as intake, Serve(tmp_path, command="worker") as worker:
+    with DaemonProcess(project(tmp_path), "--no-worker") as intake, DaemonProcess(tmp_path, command="worker") as worker:
         publish(tmp_path, id="d")
         shown = json.loads(bridge("instances", "wait", "work-d", "--json", cwd=tmp_path))
         assert shown["output"] == "rested"
@@ -92,7 +92,7 @@ def test_intake_and_workers_in_two_processes(tmp_path: Path) -> None:
 def test_an_engine_that_is_away_from_the_start_is_told_and_waited_for(tmp_path: Path) -> None:
     away = CONFIG.replace("{type: embedded}", '{type: scheduler, endpoint: "http://127.0.0.1:1", timeout: 500ms}')
     (project(tmp_path) / "bridge.yaml").write_text(away)
-    with Serve(tmp_path, "--no-worker") as daemon:
+    with DaemonProcess(tmp_path, "--no-worker") as daemon:
         daemon.wait(lambda: "engine default is away" in daemon.log.read_text(), "told in the log")
         status, body = daemon.get("/readyz")
         assert status == 503

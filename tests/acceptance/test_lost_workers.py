@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import TIMEOUT, Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
 
 CONFIG = """
 engine: {type: embedded, max_lost_workers: 1}
@@ -107,7 +108,7 @@ def test_the_culprit_is_given_up_and_all_others_go_on(tmp_path: Path, culprit: s
     (tmp_path / "flows.py").write_text(FLOW)
     (tmp_path / "runs.txt").touch()
     expected = {"culprit": ends, "i-0": "COMPLETED", "i-1": "COMPLETED"}
-    with Serve(tmp_path, "--no-worker") as host:
+    with DaemonProcess(tmp_path, "--no-worker") as host:
         for number in range(2):
             bridge("instances", "start", "innocent", "--id", f"i-{number}", cwd=tmp_path)
         bridge("instances", "start", culprit, "--id", "culprit", cwd=tmp_path)
@@ -119,7 +120,7 @@ def test_the_culprit_is_given_up_and_all_others_go_on(tmp_path: Path, culprit: s
     assert deaths == 3, "two of everybody's, one alone"
     runs = (tmp_path / "runs.txt").read_text().split()
     assert runs.count("kills" if culprit == "journey" else "turn") == 3
-    with Serve(tmp_path, "--no-worker"):
+    with DaemonProcess(tmp_path, "--no-worker"):
         shown = bridge("instances", "show", "culprit", cwd=tmp_path)
         assert "WorkerLost" in shown
         assert "ended 3 times" in shown

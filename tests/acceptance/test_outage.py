@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 
 from bridge.core.message import Message
-
-from .broker import Log
-from .daemon import Serve, bridge
-from .sidecar import running
+from tests.acceptance.broker import Log
+from tests.acceptance.sidecar import running
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {{type: scheduler, endpoint: "http://127.0.0.1:{port}", timeout: {timeout}}}
@@ -73,7 +72,7 @@ def until(condition: Callable[[], Any], within: float) -> float:
 def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
     with running() as sidecar:
         (tmp_path / "bridge.yaml").write_text(CONFIG.format(port=sidecar.port, timeout="500ms"))
-        with Serve(tmp_path, "--no-worker") as daemon, Log(tmp_path / ".bridge" / "broker") as log:
+        with DaemonProcess(tmp_path, "--no-worker") as daemon, Log(tmp_path / ".bridge" / "broker") as log:
             load = Load(log)
             load.send()
             daemon.wait(lambda: daemon.settled() > BATCH // 4, "under load")
@@ -109,7 +108,7 @@ def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
 def test_a_frozen_engine_is_noticed_long_before_the_deadline_of_a_call(tmp_path: Path) -> None:
     with running() as sidecar:
         (tmp_path / "bridge.yaml").write_text(CONFIG.format(port=sidecar.port, timeout="10s"))
-        with Serve(tmp_path, "--no-worker") as daemon, Log(tmp_path / ".bridge" / "broker") as log:
+        with DaemonProcess(tmp_path, "--no-worker") as daemon, Log(tmp_path / ".bridge" / "broker") as log:
             load = Load(log)
             load.send()
             daemon.wait(lambda: daemon.settled() > BATCH // 4, "under load")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from .channel import LocalChannel
-from .quarantine import nothing_is_lost_or_overtaken
+from tests.acceptance.channel import LocalChannel
+from tests.acceptance.quarantine import nothing_is_lost_or_overtaken
 
 
 @pytest.mark.timeout(180)

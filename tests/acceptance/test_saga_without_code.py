@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded}
@@ -90,7 +90,7 @@ def test_a_saga_is_run_by_what_it_was_started_with(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(CONFIG)
     (tmp_path / "service.yaml").write_text(SERVICE)
     (tmp_path / "service.py").write_text(CODE)
-    with Serve(tmp_path, "-c", "service.yaml") as service, Serve(tmp_path, "-c", "bridge.yaml"):
+    with DaemonProcess(tmp_path, "-c", "service.yaml") as service, DaemonProcess(tmp_path, "-c", "bridge.yaml"):
         order("1", 10, tmp_path)
         order("2", 1000, tmp_path)
         first, second = (shown(number, tmp_path)["output"] for number in ("1", "2"))
@@ -99,7 +99,7 @@ def test_a_saga_is_run_by_what_it_was_started_with(tmp_path: Path) -> None:
         service.kill()
 
     # Without an answer the saga waits in its first step while daemon and configuration change.
-    with Serve(tmp_path, "-c", "bridge.yaml") as daemon:
+    with DaemonProcess(tmp_path, "-c", "bridge.yaml") as daemon:
         order("3", 1000, tmp_path)
         daemon.wait(lambda: daemon.lag() == 0 and daemon.metrics("bridge_published_total").get('{target="stock"}') == 1,
                     "asked")  # fmt: skip
@@ -111,7 +111,7 @@ def test_a_saga_is_run_by_what_it_was_started_with(tmp_path: Path) -> None:
     changed = changed.replace('        detail: "{{ reply.why }}"\n', "")
     assert changed.count("declined") == 0
     (tmp_path / "bridge.yaml").write_text(changed)
-    with Serve(tmp_path, "-c", "service.yaml"), Serve(tmp_path, "-c", "bridge.yaml"):
+    with DaemonProcess(tmp_path, "-c", "service.yaml"), DaemonProcess(tmp_path, "-c", "bridge.yaml"):
         third = shown("3", tmp_path)["output"]
         assert (third["status"], third["reason"]) == ("compensated", "refused")
         order("4", 1000, tmp_path)

@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 from tests.kafka.server import ThreadedServer
-
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 LIMIT = 10
 PARTITIONS = 6
@@ -73,7 +72,7 @@ def topics() -> Iterator[tuple[str, Topics]]:
     server.stop()
 
 
-def states(daemon: Serve) -> set[str]:
+def states(daemon: DaemonProcess) -> set[str]:
     return {each["state"] for each in json.loads(daemon.get("/readyz")[1])["components"] if each["kind"] == "source"}
 
 
@@ -88,17 +87,15 @@ def test_a_person_ends_the_limit_for_all_daemons_also_for_one_that_is_frozen(
     kafka, topic = topics
     (tmp_path / "engine").mkdir()
     with ExitStack() as stack:
-        engine = Serve(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
+        engine = DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
         stack.enter_context(engine)
         (tmp_path / "bridge.yaml").write_text(CONFIG.format(engine=engine.url, kafka=kafka, limit=LIMIT))
-        frozen, killed, lives = daemons = [stack.enter_context(Serve(tmp_path)) for _ in range(3)]
+        frozen, killed, lives = daemons = [stack.enter_context(DaemonProcess(tmp_path)) for _ in range(3)]
         for each in daemons:
-            each.wait(
-                lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "its partitions"
-            )
+            each.wait(lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "partitions")  # type: ignore[misc]  # mypy cannot infer it
         topic.publish(3 * LIMIT + LEFT)
         for each in daemons:
-            each.wait(lambda each=each: states(each) == {"probing"}, "probing")
+            each.wait(lambda each=each: states(each) == {"probing"}, "probing")  # type: ignore[misc]  # mypy cannot infer it
         lives.wait(lambda: topic.letters() > 3 * LIMIT, "one dead letter beyond the limits of all")
         frozen.signal(signal.SIGSTOP)
         killed.kill()

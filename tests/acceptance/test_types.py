@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 KINDS = """
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ def test_inputs_arrive_as_what_they_are_annotated_with(tmp_path: Path) -> None:
         {"kind": "p", "id": "1", "order": {"id": "o", "quantity": 21}},
         {"kind": "p", "id": "2", "order": {"id": "o", "quantity": "many"}},
     ]
-    with Serve(tmp_path):
+    with DaemonProcess(tmp_path):
         lines = "".join(json.dumps({"body": message}) + "\n" for message in messages)
         bridge("publish", "things", "--jsonl", "-", cwd=tmp_path, text=lines)
         assert output(tmp_path, "d-1") == "Parcel 2.5"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 CONFIG = """
 engine: {type: embedded, worker: {threads: 2, stuck_after: 100ms}}
@@ -63,8 +63,8 @@ def test_exits_fail_their_instances_and_a_stuck_pool_is_unready(tmp_path: Path, 
         bridge("instances", "start", name, "--id", id, *given, cwd=tmp_path)
 
     with contextlib.ExitStack() as running:
-        daemon = running.enter_context(Serve(tmp_path, *(["--no-worker"] if apart else [])))
-        worker = running.enter_context(Serve(tmp_path, command="worker")) if apart else daemon
+        daemon = running.enter_context(DaemonProcess(tmp_path, *(["--no-worker"] if apart else [])))
+        worker = running.enter_context(DaemonProcess(tmp_path, command="worker")) if apart else daemon
         for n in range(3):
             start("activity", "--input", '"exits"', id=f"a-{n}")
             start("orchestration", id=f"o-{n}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .daemon import Serve, bridge
+from tests.kit.processes import DaemonProcess, bridge
 
 pytestmark = pytest.mark.prove
 
@@ -34,7 +34,7 @@ def resident(pid: int, field: str) -> int:
 def test_what_waits_is_not_kept_in_memory(tmp_path: Path) -> None:
     (tmp_path / "bridge.yaml").write_text(CONFIG)
     lines = [json.dumps({"body": {"id": number, "fill": "z" * SIZE}, "key": str(number)}) for number in range(MESSAGES)]
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path, fresh=True) as daemon:
         idle = resident(daemon.pid, "VmRSS")
         bridge("publish", "orders", "--jsonl", "-", cwd=tmp_path, text="\n".join(lines))
         stored = '{engine="default",event="stored"}'

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.source import Loaded, load
-from tests.app.project import Host, write_project
+from tests.app.project import EngineThread, write_project
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +23,9 @@ def loaded(project: Path) -> Loaded:
 
 
 @pytest.fixture(scope="session")
-def host(project: Path) -> Iterator[Host]:
+def host(project: Path) -> Iterator[EngineThread]:
     """Running engine and worker of the project."""
-    host = Host(project)
+    host = EngineThread(project)
     host.start()
     yield host
     host.stop()

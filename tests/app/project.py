@@ -16,9 +16,7 @@ from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import load
 from bridge.workflow import DataConverter, message_aware
-
-TIMEOUT = 30.0
-"""Seconds after which a test fails; the operations take milliseconds."""
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = '''
 """Workflows that do little, each in its own way."""
@@ -127,7 +125,7 @@ def write_project(directory: Path) -> Path:
     return config
 
 
-class Host:
+class EngineThread:
     """Engine and worker of the project, on an event loop in a thread, like a daemon in another process."""
 
     def __init__(self, directory: Path, keys: Keys = no_keys) -> None:

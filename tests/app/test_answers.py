@@ -20,9 +20,8 @@ from bridge.core.answers import Key
 from bridge.core.errors import EngineMisconfigured, EngineRejected
 from bridge.engines import answers as answers_module
 from bridge.engines.answers import AnswerKeys
-
-from .project import TIMEOUT
-from .running import ENGINES, Running, headers, running
+from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from datetime import timedelta
@@ -71,7 +70,7 @@ routes:
 class Service:
     """Daemon with one instance that has sent a request, and the service that answers."""
 
-    def __init__(self, it: Running) -> None:
+    def __init__(self, it: DaemonFixture) -> None:
         self.it = it
         self.correlation_id = ""
 
@@ -254,10 +253,10 @@ async def test_a_key_that_another_process_may_sign_with_is_not_retired(tmp_path:
         (old,) = (await keys.ring(fresh=True)).keys
         for age in (0.0, 61.0, 100.0):
             new = Key.new(time.time() - age)
-            await keys.change("rotate", new.to_json(), lambda found, new=new: found.find(new.id) is not None)
+            await keys.change("rotate", new.to_json(), lambda found, new=new: found.find(new.id) is not None)  # type: ignore[misc]  # mypy cannot infer it
             with pytest.raises(EngineRejected, match="or did a minute ago"):
                 await Keys(engine_).retire(old.id)
-            await keys.change("retire", new.id, lambda found, new=new: found.find(new.id) is None)
+            await keys.change("retire", new.id, lambda found, new=new: found.find(new.id) is None)  # type: ignore[misc]  # mypy cannot infer it
         new = Key.new(time.time() - 121.0)
         await keys.change("rotate", new.to_json(), lambda found: found.find(new.id) is not None)
         await Keys(engine_).retire(old.id)

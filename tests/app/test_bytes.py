@@ -18,9 +18,9 @@ from bridge.app.explain import explain
 from bridge.core.bytetext import text_of
 from bridge.core.message import Message
 from bridge.core.origin import unwrap
-from tests.app.running import Running, running
 from tests.brokers.kafka.conftest import bootstrap, harness
 from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.kit.daemon import DaemonFixture, running
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 __all__ = ["bootstrap", "harness"]
@@ -47,7 +47,7 @@ NAMES = (*LATIN, "Müller".encode(), b"M\xef\xb7\x90fcller", b"\xff\xff\xff", b"
 """Latin-1, UTF-8, text that looks like the form of Latin-1, and the replacement character itself."""
 
 
-async def inputs(it: Running, prefix: str, names: Sequence[bytes]) -> list[Any]:
+async def inputs(it: DaemonFixture, prefix: str, names: Sequence[bytes]) -> list[Any]:
     found = []
     for name in names:
         state = await it.client.get_orchestration_state(prefix + text_of(name))

@@ -12,9 +12,8 @@ import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
 from bridge.engines.cancel_grace import CANCEL_GRACE_IDS, PROBE_EVENT, CancelGrace, acknowledged
-
-from .project import TIMEOUT
-from .running import ENGINES, Running, running
+from tests.kit.daemon import ENGINES, DaemonFixture, running
+from tests.kit.waiting import TIMEOUT
 
 GRACE = 0.6
 
@@ -120,16 +119,16 @@ def verdict_allowed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     return allowed
 
 
-async def finished(it: Running, instance_id: str) -> Any:
+async def finished(it: DaemonFixture, instance_id: str) -> Any:
     return await it.client.wait_for_orchestration_completion(instance_id, timeout=TIMEOUT)
 
 
-async def guards(it: Running) -> list[Any]:
+async def guards(it: DaemonFixture) -> list[Any]:
     query = OrchestrationQuery(instance_id_prefix=CANCEL_GRACE_IDS, fetch_inputs_and_outputs=True)
     return list(await it.client.get_all_orchestration_states(query))
 
 
-async def verdicts(it: Running) -> list[Any]:
+async def verdicts(it: DaemonFixture) -> list[Any]:
     """Outputs of the cancel-grace orchestrations, once all have completed."""
     async with asyncio.timeout(TIMEOUT):
         while not all(state.runtime_status is OrchestrationStatus.COMPLETED for state in await guards(it)):
@@ -137,7 +136,7 @@ async def verdicts(it: Running) -> list[Any]:
     return [state.get_output() for state in await guards(it)]
 
 
-async def cancelled(it: Running, instance_id: str = "order-1", *, count: int = 1) -> None:
+async def cancelled(it: DaemonFixture, instance_id: str = "order-1", *, count: int = 1) -> None:
     await it.publish("orders", {"id": instance_id.partition("-")[2], "start": True}, key="a")
     await it.settled(count)
     await it.client.wait_for_orchestration_start(instance_id, timeout=TIMEOUT)
@@ -145,7 +144,7 @@ async def cancelled(it: Running, instance_id: str = "order-1", *, count: int = 1
     await it.settled(count + 1)
 
 
-async def acknowledges(it: Running) -> None:
+async def acknowledges(it: DaemonFixture) -> None:
     """Wait until the status of `order-1` acknowledges the cancel."""
     async with asyncio.timeout(TIMEOUT):
         while not acknowledged((await it.client.get_orchestration_state("order-1")).get_custom_status()):

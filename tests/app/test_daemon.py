@@ -11,8 +11,7 @@ import pytest
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.core.errors import BridgeError, BrokerUnavailable
-
-from .project import CONFIG, write_project
+from tests.app.project import CONFIG, write_project
 
 
 async def test_a_source_and_a_broker_that_fail_to_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,8 +17,8 @@ from bridge.core.errors import EngineMisconfigured
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.waiting.operations import WaitingMessage
-from tests.app.project import TIMEOUT
-from tests.app.running import Running, headers, running
+from tests.kit.daemon import DaemonFixture, headers, running
+from tests.kit.waiting import TIMEOUT
 
 MARKER = "PLAINTEXT-OF-A-PAYLOAD"
 
@@ -68,33 +68,33 @@ def at_the_service(directory: Path) -> bytes:
     return b"".join(each.read_bytes() for each in sorted((directory / "host").glob("*")) if each.is_file())
 
 
-async def publish(it: Running, topic: str, id_: str, number: int = 0) -> None:
+async def publish(it: DaemonFixture, topic: str, id_: str, number: int = 0) -> None:
     payload = {"id": id_, "note": f"{MARKER}-{number}"}
     await it.publish(topic, payload, key=f"{MARKER}-key-{id_}", type="told", more=f"{MARKER}-header")
 
 
-def early(it: Running) -> EarlyMessageOperations:
+def early(it: DaemonFixture) -> EarlyMessageOperations:
     return EarlyMessageOperations(it.daemon.engines["default"])
 
 
-def quarantine(it: Running) -> QuarantineOperations:
+def quarantine(it: DaemonFixture) -> QuarantineOperations:
     return QuarantineOperations(it.daemon.engines["default"])
 
 
-async def waiting(it: Running, count: int) -> list[WaitingMessage]:
+async def waiting(it: DaemonFixture, count: int) -> list[WaitingMessage]:
     async with asyncio.timeout(TIMEOUT):
         while len(found := [*await early(it).list(), *await quarantine(it).list()]) != count:
             await asyncio.sleep(0.01)
     return found
 
 
-async def result(it: Running, id_: str) -> Any:
+async def result(it: DaemonFixture, id_: str) -> Any:
     state = await it.client.wait_for_orchestration_completion(f"order-{id_}", timeout=TIMEOUT)
     assert state is not None
     return [each["note"] for each in state.get_output()]
 
 
-async def start(it: Running, id_: str, count: int) -> None:
+async def start(it: DaemonFixture, id_: str, count: int) -> None:
     await it.client.schedule_new_orchestration("collect", input=count, instance_id=f"order-{id_}")
 
 

@@ -9,10 +9,10 @@ import pytest
 from bridge.app.operations.engine_file import check, configured, export, given, replacing
 from bridge.config.source import Loaded, load
 from bridge.core.errors import EngineMisconfigured
-from tests.app.project import CONFIG, Host
+from tests.app.project import CONFIG, EngineThread
 
 
-def test_the_configured_engines_file(loaded: Loaded, host: Host, project: Path) -> None:
+def test_the_configured_engines_file(loaded: Loaded, host: EngineThread, project: Path) -> None:
     file = configured(loaded)
     assert file == project / ".bridge/engine/engine.db"
     assert check(file) == []

@@ -13,11 +13,12 @@ from bridge.app.connection import attached
 from bridge.app.operations.entities import Entities, Entity
 from bridge.config.source import Loaded
 from bridge.core.errors import InstanceNotFound, InvalidCommand
-from tests.app.project import TIMEOUT, Host
+from tests.app.project import EngineThread
+from tests.kit.waiting import TIMEOUT
 
 
 @pytest.fixture
-async def entities(loaded: Loaded, host: Host) -> AsyncIterator[Entities]:
+async def entities(loaded: Loaded, host: EngineThread) -> AsyncIterator[Entities]:
     async with attached(loaded) as engine:
         yield Entities(engine)
 

@@ -14,8 +14,7 @@ import orjson
 import pytest
 
 from bridge.core.message import Message
-
-from .running import Running, running
+from tests.kit.daemon import DaemonFixture, running
 
 BOUND = 0.25
 """Maximum processor time, in seconds, of one callback in the thread of the loop."""
@@ -142,7 +141,7 @@ def callbacks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[float, str
         yield found
 
 
-async def healthy(it: Running, over: asyncio.Event) -> int:
+async def healthy(it: DaemonFixture, over: asyncio.Event) -> int:
     """Count the daemon's answers until `over`."""
     answers = 0
     while not over.is_set():

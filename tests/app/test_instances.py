@@ -23,11 +23,12 @@ from bridge.core.errors import (
     InstanceNotFound,
     InvalidCommand,
 )
-from tests.app.project import TIMEOUT, Host, write_project
+from tests.app.project import EngineThread, write_project
+from tests.kit.waiting import TIMEOUT
 
 
 @pytest.fixture
-async def instances(loaded: Loaded, host: Host) -> AsyncIterator[Instances]:
+async def instances(loaded: Loaded, host: EngineThread) -> AsyncIterator[Instances]:
     async with attached(loaded) as engine:
         yield Instances(engine)
 

@@ -11,8 +11,7 @@ import orjson
 import pytest
 
 from bridge.app.operations.lineage import Arrival, Found, Lineage, Scope, Tracer
-
-from .running import ENGINES, Running, headers, running
+from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -58,7 +57,7 @@ routes:
 """
 
 
-async def event(it: Running, kind: str, id_: str, order: str) -> None:
+async def event(it: DaemonFixture, kind: str, id_: str, order: str) -> None:
     await it.publish(
         "orders",
         {"specversion": "1.0", "id": id_, "source": "shop", "type": kind, "data": {"id": order}},
@@ -67,7 +66,7 @@ async def event(it: Running, kind: str, id_: str, order: str) -> None:
     )
 
 
-async def whole_day(it: Running) -> str:
+async def whole_day(it: DaemonFixture) -> str:
     """Run two orders. Returns the id of the published payment of the first order."""
     for number in ("1", "2"):
         await event(it, "order.created", f"c{number}", number)
@@ -150,7 +149,7 @@ async def test_repeats_attempts_and_strangers_are_told_apart(tmp_path: Path) -> 
                 raise ConnectionError("not now")
             await publish(topic, messages)  # type: ignore[arg-type]  # as it came
 
-        it.daemon.brokers["local"].publish = flaky  # type: ignore[method-assign,assignment]  # fails twice
+        it.daemon.brokers["local"].publish = flaky  # type: ignore[method-assign]  # fails twice
         await event(it, "order.created", "c1", "1")
         await it.settled(1)
         await it.client.raise_orchestration_event("order-1", "PAID", data={"by": "hand"})
@@ -171,7 +170,7 @@ async def test_what_is_under_way_is_told_as_that(tmp_path: Path) -> None:
                 await release.wait()
             await publish(topic, messages)  # type: ignore[arg-type]  # as it came
 
-        it.daemon.brokers["local"].publish = late  # type: ignore[method-assign,assignment]  # waits
+        it.daemon.brokers["local"].publish = late  # type: ignore[method-assign]  # waits
         await event(it, "order.created", "c1", "1")
         await event(it, "order.paid", "p1", "1")
         await it.settled(2)

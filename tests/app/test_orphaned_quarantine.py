@@ -11,8 +11,8 @@ from structlog.testing import capture_logs
 from bridge.app.composition import load_config
 from bridge.ops.health import Check
 from bridge.quarantine.orphaned import QuarantineOrphaned, refuse_release
-
-from .test_quarantine import CONFIG, TIMEOUT, Ground, ground, received
+from tests.app.test_quarantine import CONFIG, QuarantineFixture, ground, received
+from tests.kit.waiting import TIMEOUT
 
 QUARANTINE = "    quarantine: {poll: 50ms, max_messages: 5}\n"
 WITHOUT = CONFIG.replace(QUARANTINE, "")
@@ -25,7 +25,7 @@ engines:
 ELSEWHERE = CONFIG.replace("engine: {type: embedded, path: engine}", ENGINES).replace("poll:", "engine: other, poll:")
 
 
-async def quarantine(it: Ground, *, there: bool) -> list[Check]:
+async def quarantine(it: QuarantineFixture, *, there: bool) -> list[Check]:
     """Wait until readiness has quarantine checks, or has none, as `there` says; return the checks."""
     async with asyncio.timeout(TIMEOUT):
         while True:

@@ -12,8 +12,8 @@ import pytest
 from durabletask.client import OrchestrationStatus
 from durabletask.entities import EntityInstanceId
 
-from .project import TIMEOUT
-from .running import Running, running
+from tests.kit.daemon import DaemonFixture, running
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from durabletask import entities, task
@@ -57,7 +57,7 @@ HELD, RESUMED = 3.0, 6.0
 """Limits in seconds for a busy machine; 1 s and 2 s are typical, and are printed."""
 
 
-async def prepare(it: Running, command: str) -> None:
+async def prepare(it: DaemonFixture, command: str) -> None:
     if command in ("raise_event", "cancel", "terminate", "suspend", "resume"):
         name = "cancellable" if command == "cancel" else "order"
         await it.client.schedule_new_orchestration(name, instance_id="order-1")
@@ -66,7 +66,7 @@ async def prepare(it: Running, command: str) -> None:
         await it.client.suspend_orchestration("order-1")
 
 
-async def came_to_be(it: Running, command: str, moment: str) -> None:
+async def came_to_be(it: DaemonFixture, command: str, moment: str) -> None:
     """Assert that the effect exists, and, for effects that can be counted, exists once."""
     if command == "signal_entity":
         async with asyncio.timeout(TIMEOUT):

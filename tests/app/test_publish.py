@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from bridge.app.composition import build_broker
 from bridge.app.publish import MAX_BATCH, Destination, destination, publish
-from bridge.brokers.base import Partition, SubscribeOptions
+from bridge.brokers.base import SubscribeOptions
 from bridge.config.source import Loaded, load
 from bridge.core.errors import BrokerUnavailable, DecodeError
 from bridge.core.message import Message
 from tests.app.project import write_project
+from tests.kit.listener import NullListener
 
 
 @pytest.fixture
@@ -27,17 +28,11 @@ def loaded(project: Path) -> Loaded:
     return load([project / "bridge.yaml"], environ={})
 
 
-class Listener:
-    async def assigned(self, partitions: Sequence[Partition]) -> None: ...
-
-    async def revoked(self, partitions: Sequence[Partition]) -> None: ...
-
-
 async def consume(loaded: Loaded, topic: str, count: int) -> list[Message]:
     broker = build_broker(loaded, "local")
     await broker.start()
     try:
-        subscription = await broker.subscribe(SubscribeOptions((topic,), "test"), Listener())
+        subscription = await broker.subscribe(SubscribeOptions((topic,), "test"), NullListener())
         messages: list[Message] = []
         while len(messages) < count:
             messages += [delivery.message for delivery in await subscription.receive(1000)]

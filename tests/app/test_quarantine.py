@@ -19,6 +19,8 @@ from bridge.core.errors import EngineRejected, InstanceNotFound
 from bridge.core.message import Message
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.waiting.operations import WaitingMessage
+from tests.kit.listener import NullListener
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from durabletask import task
@@ -51,14 +53,12 @@ routes:
 ops: {http: {port: 0}}
 """
 
-TIMEOUT = 30.0
-
 
 def received(id_: str, number: int) -> Message:
     return Message(json.dumps({"id": id_, "number": number}).encode(), id_.encode(), (("type", b"told"),))
 
 
-class Ground:
+class QuarantineFixture:
     """Daemon with helpers for the tests."""
 
     def __init__(self, daemon: Daemon) -> None:
@@ -107,22 +107,14 @@ class Ground:
         return found
 
 
-class NullListener:
-    async def assigned(self, partitions: Any) -> None:
-        pass
-
-    async def revoked(self, partitions: Any) -> None:
-        pass
-
-
 @asynccontextmanager
-async def ground(directory: Path, config: str = CONFIG, **options: Any) -> AsyncIterator[Ground]:
+async def ground(directory: Path, config: str = CONFIG, **options: Any) -> AsyncIterator[QuarantineFixture]:
     (directory / "quarantine_flows.py").write_text(FLOWS)
     (directory / "bridge.yaml").write_text(config)
     daemon = Daemon(load_config([directory / "bridge.yaml"]), **options)
     await daemon.start()
     try:
-        yield Ground(daemon)
+        yield QuarantineFixture(daemon)
     finally:
         await daemon.stop(10.0)
 

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from durabletask.client import OrchestrationStatus
 
-from tests.acceptance.daemon import Serve, bridge
-
-from .project import TIMEOUT
-from .running import ENGINES, Running, headers, running
+from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
+from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from durabletask import task
@@ -54,7 +53,7 @@ def config(topic: str = "orders", prefix: str = "order") -> str:
     return CONFIG.replace("TOPIC", topic).replace("PREFIX", prefix)
 
 
-async def check_times(it: Running, topic: str = "orders", prefix: str = "order") -> None:
+async def check_times(it: DaemonFixture, topic: str = "orders", prefix: str = "order") -> None:
     """Start with valid times and delays, and assert the results."""
     soon = datetime.now(UTC) + timedelta(seconds=1.0)
     in_utc, elsewhere = soon.isoformat(), soon.astimezone(tz=None).isoformat()
@@ -89,10 +88,10 @@ async def check_times(it: Running, topic: str = "orders", prefix: str = "order")
         assert state.runtime_status is OrchestrationStatus.TERMINATED
 
 
-async def check_no_times(it: Running, topic: str = "orders") -> None:
+async def check_no_times(it: DaemonFixture, topic: str = "orders") -> None:
     """Invalid times are dead-lettered at once, with a detail that does not contain the payload."""
     for number, fields in enumerate(NO_TIMES.values()):
-        await it.publish(topic, {"id": f"bad-{number}", **fields}, key=f"k{number}")
+        await it.publish(topic, {"id": f"bad-{number}", **fields}, key=f"k{number}")  # type: ignore[dict-item]  # wider than its annotation, on purpose
     await it.settled(len(NO_TIMES))
     assert it.outcomes() == {"dead_lettered": len(NO_TIMES)}
     for letter in await it.read(f"{topic}.dlq", len(NO_TIMES)):
@@ -125,10 +124,10 @@ def test_a_start_that_is_due_later_survives_a_crash_and_one_that_came_due_meanwh
     due = datetime.now(UTC) + timedelta(seconds=6)
     for name, fields in (("meanwhile", {"after": "1s"}), ("later", {"at": due.isoformat()})):
         bridge("publish", "orders", "--data", json.dumps({"id": name, **fields}), "--key", name, cwd=tmp_path)
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path) as daemon:
         daemon.wait(lambda: daemon.settled() == 2, "taken")
         daemon.kill()
-    with Serve(tmp_path):
+    with DaemonProcess(tmp_path):
         for name in ("meanwhile", "later"):
             bridge("instances", "wait", f"order-{name}", cwd=tmp_path)
         assert datetime.now(UTC) >= due

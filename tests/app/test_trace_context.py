@@ -9,8 +9,7 @@ import pytest
 from durabletask.history import ExecutionStartedEvent, TaskScheduledEvent
 
 from bridge.core.trace_context import is_traceparent
-
-from .running import ENGINES, headers, running
+from tests.kit.daemon import ENGINES, headers, running
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"

@@ -10,9 +10,8 @@ from durabletask.client import OrchestrationStatus
 from structlog.testing import capture_logs
 
 from bridge.engines.recording import record
-
-from .project import TIMEOUT
-from .running import ENGINES, Running, running
+from tests.kit.daemon import ENGINES, DaemonFixture, running
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from datetime import timedelta
@@ -106,12 +105,12 @@ routes: [{name: nothing, from: orders, ignore: {reason: a test}}]
 """
 
 
-async def finished(it: Running, orchestration: str) -> Any:
+async def finished(it: DaemonFixture, orchestration: str) -> Any:
     await it.client.schedule_new_orchestration(orchestration, instance_id=f"{orchestration}-1")
     return await it.client.wait_for_orchestration_completion(f"{orchestration}-1", timeout=int(TIMEOUT))
 
 
-def metric(it: Running, line: str) -> bool:
+def metric(it: DaemonFixture, line: str) -> bool:
     return line in it.daemon.watch.metrics().decode().splitlines()
 
 

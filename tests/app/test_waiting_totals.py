@@ -8,10 +8,9 @@ import pytest
 
 from bridge.core.errors import WaitingFull
 from bridge.waiting.totals import WaitingTotals
-from tests.garbage import no_frames_in_cycles
-
-from .project import TIMEOUT
-from .running import ENGINES, headers, running
+from tests.kit.daemon import ENGINES, headers, running
+from tests.kit.garbage import no_frames_in_cycles
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from durabletask import task

@@ -10,11 +10,11 @@ from bridge.app.composition import build_broker, build_engine, build_source, loa
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import Target
-from tests.pipeline.harness import Bench, Faults
+from tests.kit.pipeline import Faults, PipelineFixture
 
 
 @asynccontextmanager
-async def broker_bench(directory: Path, config: str, name: str) -> AsyncIterator[Bench]:
+async def broker_bench(directory: Path, config: str, name: str) -> AsyncIterator[PipelineFixture]:
     """Yield a fixture for a broker; its source `orders` is not started.
 
     config: YAML. name: of the broker in the YAML.
@@ -31,7 +31,7 @@ async def broker_bench(directory: Path, config: str, name: str) -> AsyncIterator
     breaker = Breaker("default", faults.probe, first_delay=0.005)
     pipeline = build_source(loaded, "orders", {name: broker}, {"default": Target(faults.execute, breaker)})
     try:
-        yield Bench(pipeline, broker, engine, faults, breaker)
+        yield PipelineFixture(pipeline, broker, engine, faults, breaker)
     finally:
         await pipeline.drain(5)
         await breaker.stop()

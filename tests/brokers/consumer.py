@@ -10,9 +10,7 @@ from typing import Protocol
 from bridge.brokers.base import Broker, Delivery, Features, Partition, SubscribeOptions, Subscription
 from bridge.core.message import Message
 from bridge.core.provenance import Cause
-
-TIMEOUT = 30.0
-"""Seconds after which an expected event is overdue."""
+from tests.kit.waiting import TIMEOUT
 
 CAUSE = Cause("no_route", "no rule matched", "NoRoute", source="orders", attempts=2, config="abc", message_id="m-1")
 

@@ -19,7 +19,6 @@ from tests.brokers.consumer import (
     CAUSE,
     DEAD,
     ORDERS,
-    TIMEOUT,
     Assignments,
     Harness,
     consume,
@@ -28,6 +27,7 @@ from tests.brokers.consumer import (
     numbers,
     take,
 )
+from tests.kit.waiting import TIMEOUT
 
 
 class BrokerContract:

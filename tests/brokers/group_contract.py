@@ -10,18 +10,8 @@ import pytest
 from bridge.brokers.base import Delivery, SubscribeOptions, Subscription
 from bridge.core.errors import PartitionRevoked
 from bridge.core.message import Message
-from tests.brokers.consumer import (
-    CAUSE,
-    ORDERS,
-    TIMEOUT,
-    Assignments,
-    Harness,
-    consume,
-    nothing_more,
-    numbered,
-    numbers,
-    take,
-)
+from tests.brokers.consumer import CAUSE, ORDERS, Assignments, Harness, consume, nothing_more, numbered, numbers, take
+from tests.kit.waiting import TIMEOUT
 
 
 class GroupContract:

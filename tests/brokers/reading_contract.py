@@ -15,7 +15,8 @@ import pytest
 from bridge.brokers.base import Broker, ReadableBroker, ReadOptions, TopicBroker
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message, Position
-from tests.brokers.consumer import ORDERS, TIMEOUT, Assignments, Harness, numbered, take
+from tests.brokers.consumer import ORDERS, Assignments, Harness, numbered, take
+from tests.kit.waiting import TIMEOUT
 
 Read = tuple[Position, Message]
 

@@ -15,10 +15,11 @@ from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.core.message import Message
 from tests.acceptance.channel import Channel
-from tests.app.running import Running
 from tests.brokers.kafka.channel import KafkaChannel
 from tests.brokers.kafka.conftest import bootstrap
 from tests.brokers.servicebus.channel import BusChannel, bus_channel
+from tests.kit.daemon import DaemonFixture
+from tests.kit.waiting import TIMEOUT
 
 __all__ = ["bootstrap"]
 
@@ -58,13 +59,12 @@ ops: {http: {port: 0}}
 
 COUNT = 16
 """Number of messages of a key."""
-TIMEOUT = 60.0
 
 
 class Pair:
     """Daemon that reads from both brokers, and a client of each broker."""
 
-    def __init__(self, it: Running, kafka: KafkaChannel, bus: BusChannel) -> None:
+    def __init__(self, it: DaemonFixture, kafka: KafkaChannel, bus: BusChannel) -> None:
         self.it = it
         self.orders, self.payments = it.daemon.sources
         self.kafka, self.bus = kafka, bus
@@ -100,7 +100,7 @@ async def pair(directory: Path, bootstrap: str) -> AsyncIterator[Pair]:
         daemon = Daemon(load_config([directory / "bridge.yaml"]))
         await daemon.start()
         try:
-            yield Pair(Running(daemon, None), kafka, bus)
+            yield Pair(DaemonFixture(daemon, None), kafka, bus)
         finally:
             await daemon.stop(10.0)
 
@@ -123,7 +123,7 @@ async def test_what_one_broker_retries_holds_the_key_at_the_other(tmp_path: Path
                     await it.start(key)
             for key in (*keys, "free"):
                 channel = first[key] if number == 0 and key in first else rng.choice((it.kafka, it.bus))
-                await it.tell(channel, key, number)
+                await it.tell(channel, key, number)  # type: ignore[arg-type]  # wider than its annotation, on purpose
         assert {key: await it.got(key) for key in (*keys, "free")} == {
             key: list(range(COUNT)) for key in (*keys, "free")
         }

@@ -41,8 +41,9 @@ def private_uses(tree: ast.AST) -> Iterator[str]:
 def foreign_writes(tree: ast.AST) -> Iterator[str]:
     """Assignments to members of objects other than `self`."""
     for node in ast.walk(tree):
-        written = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-        if written and ast.unparse(node.value) not in ("self", "cls"):
+        if not isinstance(node, ast.Attribute) or not isinstance(node.ctx, ast.Store):
+            continue
+        if ast.unparse(node.value) not in ("self", "cls"):
             yield ast.unparse(node)
 
 

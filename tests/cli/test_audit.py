@@ -16,8 +16,8 @@ import pytest
 from bridge.cli import root
 from bridge.cli.command import Command
 from bridge.ops.trail import Trail
-from tests.app.project import TIMEOUT
 from tests.cli.conftest import Bridge
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("host")
 MARKER = "PAYLOAD-THAT-NOBODY-MAY-READ"

@@ -8,8 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +16,8 @@ from typing import Any
 import pytest
 
 from bridge.ops.trail import Trail
-from tests.app.project import CONFIG, TIMEOUT, write_project
+from tests.app.project import CONFIG, write_project
+from tests.kit.processes import DaemonProcess, run_bridge
 
 PORT = "ops: {http: {port: 0}, log: {level: error}}\n"
 
@@ -31,33 +30,16 @@ def project(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def daemon(project: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], dict[str, Any]]]:
+def daemon(project: Path, command: str, *arguments: str) -> Iterator[tuple[DaemonProcess, dict[str, Any]]]:
     """Yield the process and its ready file; the process must stop cleanly unless it was killed."""
-    ready = project / f"ready-{arguments[0]}"
-    ready.unlink(missing_ok=True)
-    with (project / f"{arguments[0]}.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bridge", *arguments, "--ready-file", str(ready)],
-            cwd=project, stderr=log, stdout=log,
-        )  # fmt: skip
-        try:
-            ends = time.monotonic() + TIMEOUT
-            while not ready.exists():
-                assert process.poll() is None, (project / f"{arguments[0]}.log").read_text()
-                assert time.monotonic() < ends
-                time.sleep(0.05)
-            yield process, json.loads(ready.read_text())
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(TIMEOUT) == 0
-        finally:
-            process.kill()
-            process.wait()
+    with DaemonProcess(project, *arguments, command=command, log=f"{command}.log") as process:
+        yield process, process.ready
+        if process.runs:
+            process.stop()
 
 
 def bridge(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bridge", *arguments]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
+    return run_bridge(*arguments, cwd=project)
 
 
 def logged(project: Path, name: str = "serve") -> list[dict[str, Any]]:
@@ -101,7 +83,6 @@ def test_the_worker_takes_over_and_a_killed_daemon_is_no_obstacle(project: Path)
             assert bridge(project, "entities", "clean").returncode == 0
             assert len(logged(project) + logged(project, "worker")) == len(kept(project)) == 1
         process.kill()
-        process.wait()
     left = Path(ready["control"])
     assert left.exists()
     assert bridge(project, "entities", "clean").returncode == 3
@@ -149,12 +130,12 @@ def test_a_frozen_daemon_ends_a_command_with_an_error_in_time(project: Path) -> 
     text = CONFIG.replace("path: .bridge/engine", "path: .bridge/engine, timeout: 1s")
     (project / "bridge.yaml").write_text(text + PORT)
     with daemon(project, "serve") as (process, _):
-        process.send_signal(signal.SIGSTOP)
+        process.signal(signal.SIGSTOP)
         received = bridge(project, "instances", "terminate", "one")
         assert received.returncode == 3
         assert "is it frozen?" in received.stderr
         assert "Traceback" not in received.stderr
-        process.send_signal(signal.SIGCONT)
+        process.signal(signal.SIGCONT)
     assert [line["result"] for line in kept(project)] == ["failed"]
 
 

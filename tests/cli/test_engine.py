@@ -7,7 +7,6 @@ import logging
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,46 +20,33 @@ from durabletask.azuremanaged.client import DurableTaskSchedulerClient
 from durabletask.azuremanaged.worker import DurableTaskSchedulerWorker
 from durabletask.client import TaskHubGrpcClient
 
-from tests.app.project import TIMEOUT, write_project
+from tests.app.project import write_project
+from tests.kit.processes import DaemonProcess, run_bridge
+from tests.kit.waiting import TIMEOUT
 
 
 def bridge(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bridge", *arguments]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60)
+    return run_bridge(*arguments, cwd=directory)
 
 
-class Served:
-    """Engine process and its address."""
+class Served(DaemonProcess):
+    """Engine process."""
 
-    def __init__(self, process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-        self.process = process
-        self.address = address
-        self.log = log
+    @property
+    def address(self) -> str:
+        return str(self.ready["address"])
 
     def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(TIMEOUT)
+        self.signal(number)
+        return self.ended()
 
 
 @contextmanager
 def serving(directory: Path, *options: str) -> Iterator[Served]:
-    ready, log = directory / "ready", directory / "log"
-    ready.unlink(missing_ok=True)
-    given = ["--listen", "127.0.0.1:0", "--path", "hubs", "--ready-file", str(ready), *options]
-    with log.open("wb") as out:
-        process = subprocess.Popen([sys.executable, "-m", "bridge", "engine", *given], cwd=directory, stderr=out)
-    try:
-        ends = time.monotonic() + TIMEOUT
-        while not ready.exists():
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < ends
-            time.sleep(0.02)
-        received = json.loads(ready.read_text())
-        assert received["pid"] == process.pid
-        yield Served(process, received["address"], log)
-    finally:
-        process.kill()
-        process.wait()
+    given = ["--listen", "127.0.0.1:0", "--path", "hubs", *options]
+    with Served(directory, *given, command="engine", log=f"log-{time.monotonic_ns()}") as served:
+        assert served.ready["pid"] == served.pid
+        yield served
 
 
 def quiet() -> logging.Logger:
@@ -172,13 +158,13 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     with serving(tmp_path) as served:
         second = bridge(tmp_path, "engine", "--listen", "127.0.0.1:0", "--path", "hubs")
         assert second.returncode == 3
-        assert second.stderr.startswith(f"error: hubs/default.db: process {served.process.pid} has this engine file")
+        assert second.stderr.startswith(f"error: hubs/default.db: process {served.pid} has this engine file")
         taken = bridge(tmp_path, "engine", "--listen", served.address, "--path", "others")
         assert taken.returncode == 3
         assert f"error: {served.address}: cannot be listened on" in taken.stderr
         compacting = bridge(tmp_path, "engine", "compact", "--path", "hubs/default.db")
         assert compacting.returncode == 3
-        assert f"process {served.process.pid} has this engine file open; stop it" in compacting.stderr
+        assert f"process {served.pid} has this engine file open; stop it" in compacting.stderr
         assert bridge(tmp_path, "engine", "check", "--path", "hubs/default.db").returncode == 0
 
 
@@ -220,7 +206,7 @@ def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], code: int, said: s
 def test_a_file_is_checked_compacted_and_exported(tmp_path: Path) -> None:
     with serving(tmp_path) as served, client(served, "default") as default:
         for number in range(200):
-            default.schedule_new_orchestration(work, input="x" * 2000, instance_id=f"w-{number}")
+            default.schedule_new_orchestration(work, input="x" * 2000, instance_id=f"w-{number}")  # type: ignore[arg-type]  # wider than its annotation, on purpose
             default.terminate_orchestration(f"w-{number}")
         for number in range(1, 200):
             assert default.purge_orchestration(f"w-{number}").deleted_instance_count == 1

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.project import TIMEOUT, write_project
+from tests.app.project import write_project
 from tests.cli.test_engine import bridge, client, serving, work, worker
+from tests.kit.waiting import TIMEOUT
 
 
 class Load:

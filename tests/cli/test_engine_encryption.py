@@ -19,8 +19,9 @@ from bridge.app.operations.engine_file import keyring
 from bridge.cli import root
 from bridge.core.errors import EngineMisconfigured
 from tests.app import own_keys
-from tests.app.project import TIMEOUT, Host, write_project
+from tests.app.project import EngineThread, write_project
 from tests.cli.conftest import _log_apart
+from tests.kit.waiting import TIMEOUT
 
 __all__ = ["_log_apart"]
 
@@ -88,13 +89,13 @@ def run(project: Path) -> Run:
 
 
 @pytest.fixture
-def hosted(project: Path) -> Iterator[Callable[[], Host]]:
+def hosted(project: Path) -> Iterator[Callable[[], EngineThread]]:
     """Start the project's engine with its present configuration."""
-    running: list[Host] = []
+    running: list[EngineThread] = []
 
-    def start() -> Host:
+    def start() -> EngineThread:
         loaded = load_config([project / "bridge.yaml"])
-        host = Host(project, lambda: keyring(loaded))
+        host = EngineThread(project, lambda: keyring(loaded))
         host.start()
         running.append(host)
         return host
@@ -117,7 +118,7 @@ def on_disk(directory: Path) -> bytes:
 
 
 def test_commands_show_what_the_file_holds_encrypted(
-    project: Path, run: Run, hosted: Callable[[], Host], tmp_path: Path
+    project: Path, run: Run, hosted: Callable[[], EngineThread], tmp_path: Path
 ) -> None:
     configure(project, keys("old"))
     host = hosted()
@@ -140,7 +141,7 @@ def test_commands_show_what_the_file_holds_encrypted(
     assert MARKER in run("instances", "show", "g").output
 
 
-def test_a_command_without_the_key_says_which_one(project: Path, run: Run, hosted: Callable[[], Host]) -> None:
+def test_a_command_without_the_key_says_which_one(project: Path, run: Run, hosted: Callable[[], EngineThread]) -> None:
     configure(project, keys("old"))
     host = hosted()
     fill(run)
@@ -151,7 +152,7 @@ def test_a_command_without_the_key_says_which_one(project: Path, run: Run, hoste
         assert (received.exit_code, MARKER in received.output) == (3, False)
         assert "payloads are encrypted with key 'old'" in received.output
         assert run(*arguments, "--path", str(file)).exit_code == 0
-    for arguments in (("engine", "compact"), ("engine", "backup", str(project / "copy"))):
+    for arguments in (("engine", "compact"), ("engine", "backup", str(project / "copy"))):  # type: ignore[assignment]  # wider than its annotation, on purpose
         assert run(*arguments, "--path", str(file), config=False).exit_code == 0
     assert run("engine", "restore", str(project / "copy"), "--path", str(file), config=False).exit_code == 0
     configure(project, keys("new"))
@@ -166,7 +167,7 @@ def test_a_command_without_the_key_says_which_one(project: Path, run: Run, hoste
     assert file.read_bytes() == content
 
 
-def test_a_key_is_withdrawn(project: Path, run: Run, hosted: Callable[[], Host]) -> None:
+def test_a_key_is_withdrawn(project: Path, run: Run, hosted: Callable[[], EngineThread]) -> None:
     for number, given in enumerate((None, keys("old"), keys("new", "old"))):
         configure(project, given)
         host = hosted()
@@ -188,7 +189,7 @@ def test_a_key_is_withdrawn(project: Path, run: Run, hosted: Callable[[], Host])
     assert MARKER.encode() in on_disk(project / ".bridge")
 
 
-def test_a_provider_of_keys(project: Path, run: Run, hosted: Callable[[], Host]) -> None:
+def test_a_provider_of_keys(project: Path, run: Run, hosted: Callable[[], EngineThread]) -> None:
     shutil.copy(own_keys.__file__, project / "keys_of_ours.py")
     private = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

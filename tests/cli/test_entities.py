@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from tests.app.project import TIMEOUT
 from tests.cli.conftest import Bridge
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("host")
 

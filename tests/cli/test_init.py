@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import root
+from tests.kit.processes import run_bridge
 
 
 @pytest.fixture
@@ -25,9 +26,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def bridge(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "bridge", *arguments], cwd=project, capture_output=True, text=True, timeout=60
-    )
+    return run_bridge(*arguments, cwd=project)
 
 
 def test_its_own_tests_pass(shop: Path) -> None:

@@ -16,11 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 from bridge.cli import root
-from tests.app.project import TIMEOUT, write_project
+from tests.app.project import write_project
 from tests.cli.conftest import Bridge
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("host")
-TIMEOUT = f"{TIMEOUT:g}s"
+TIMEOUT = f"{TIMEOUT:g}s"  # type: ignore[assignment]  # wider than its annotation, on purpose
 
 
 @pytest.fixture
@@ -364,7 +365,7 @@ def test_ids_of_strangers_drive_no_terminal(bridge: Bridge, project: Path) -> No
         for command in (("show", each), ("show", each, "--json"), ("wait", each), ("terminate", each)):
             result = bridge("instances", *command)
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", result.output), command
-    command = [sys.executable, "-m", "bridge", "instances", "show", "-c", str(project / "bridge.yaml"), "--json"]
+    command = [sys.executable, "-m", "bridge", "instances", "show", "-c", str(project / "bridge.yaml"), "--json"]  # type: ignore[assignment]  # wider than its annotation, on purpose
     done = subprocess.run(["xargs", "-0", "-n1", *command], input=separated, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(b'"instance_id"') == len(HOSTILE)

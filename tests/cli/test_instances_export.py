@@ -12,8 +12,8 @@ import pytest
 
 from bridge.engines.recording import Recording
 from bridge.testing import ReplayMismatch, replay
-from tests.app.project import TIMEOUT
 from tests.cli.conftest import Bridge
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.usefixtures("host")
 

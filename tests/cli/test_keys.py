@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from bridge.cli import root
-from tests.acceptance.daemon import Serve
+from tests.kit.processes import DaemonProcess
 
 CONFIG = """
 engine: {type: embedded}
@@ -24,7 +24,7 @@ ops: {http: {port: 0}}
 @pytest.fixture
 def config(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "bridge.yaml").write_text(CONFIG)
-    with Serve(tmp_path):
+    with DaemonProcess(tmp_path):
         yield tmp_path / "bridge.yaml"
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.project import CONFIG, TIMEOUT, write_project
+from tests.app.project import CONFIG, write_project
+from tests.kit.waiting import TIMEOUT
 
 
 @pytest.fixture

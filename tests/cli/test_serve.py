@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.project import CONFIG, TIMEOUT, write_project
+from tests.app.project import CONFIG, write_project
+from tests.kit.forkserver import fork_server
+from tests.kit.processes import DaemonProcess, run_bridge
+from tests.kit.waiting import TIMEOUT, eventually_blocking
 
 EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/t", "type": "greeting.asked", "data": {"name": "ada"}})
 
@@ -27,33 +28,15 @@ def project(tmp_path: Path) -> Path:
 
 
 def bridge(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bridge", *arguments]
-    return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60)
+    return run_bridge(*arguments, cwd=project)
 
 
 @contextmanager
-def running(project: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(project: Path, command: str, *arguments: str) -> Iterator[DaemonProcess]:
     """Yield a ready daemon; SIGTERM stops it at the end, with exit code 0."""
-    ready = project / f"ready-{arguments[0]}"
-    with (project / f"{arguments[0]}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bridge", *arguments, "--ready-file", str(ready)],
-            cwd=project,
-            stderr=log,
-            stdout=log,
-        )
-        try:
-            ends = time.monotonic() + TIMEOUT
-            while not ready.exists():
-                assert process.poll() is None, (project / f"{arguments[0]}.log").read_text()
-                assert time.monotonic() < ends
-                time.sleep(0.05)
-            yield process
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(TIMEOUT) == 0
-        finally:
-            process.kill()
-            process.wait()
+    with DaemonProcess(project, *arguments, command=command, log=f"{command}.log") as daemon:
+        yield daemon
+        daemon.stop()
 
 
 def test_from_a_message_to_a_workflow(project: Path) -> None:
@@ -114,10 +97,14 @@ def written(file: Path) -> str:
 def test_the_ready_file_tells_of_this_process_only(project: Path) -> None:
     ready = project / "ready-serve"
     ready.write_text("of one that was killed")
-    with running(project, "serve") as process:
-        ends = time.monotonic() + TIMEOUT
-        while str(process.pid) not in written(ready):
-            assert time.monotonic() < ends
+    with (project / "log").open("wb") as log:
+        process = fork_server().start(["serve", "--ready-file", str(ready)], project, stdout=log, stderr=log)
+    try:
+        eventually_blocking(lambda: str(process.pid) in written(ready))
+        process.terminate()
+        assert process.wait(TIMEOUT) == 0
+    finally:
+        process.kill()
     assert not ready.exists()
 
 

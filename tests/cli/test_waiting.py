@@ -18,8 +18,7 @@ from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.cli import root
 from bridge.core.message import Message
-
-TIMEOUT = 30.0
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from durabletask import task
@@ -55,7 +54,7 @@ ops: {http: {port: 0}}
 """
 
 
-class Host:
+class DaemonThread:
     """Daemon on a loop of its own, like one in another process."""
 
     def __init__(self, directory: Path, *, worker: bool = True) -> None:
@@ -100,22 +99,22 @@ class Host:
 
 
 @contextmanager
-def hosting(directory: Path, *, worker: bool) -> Iterator[Host]:
+def hosting(directory: Path, *, worker: bool) -> Iterator[DaemonThread]:
     (directory / "waiting_flows.py").write_text(FLOWS)
     (directory / "bridge.yaml").write_text(CONFIG)
-    host = Host(directory, worker=worker)
+    host = DaemonThread(directory, worker=worker)
     yield host
     host.stop()
 
 
 @pytest.fixture
-def host(tmp_path: Path) -> Iterator[Host]:
+def host(tmp_path: Path) -> Iterator[DaemonThread]:
     with hosting(tmp_path, worker=True) as host:
         yield host
 
 
 @pytest.fixture
-def workerless(tmp_path: Path) -> Iterator[Host]:
+def workerless(tmp_path: Path) -> Iterator[DaemonThread]:
     with hosting(tmp_path, worker=False) as host:
         yield host
 
@@ -144,7 +143,7 @@ def listed(run: Callable[..., Result], group: str, *options: str, count: int | N
         time.sleep(0.02)
 
 
-def test_what_waits_for_an_instance(host: Host, run: Callable[..., Result]) -> None:
+def test_what_waits_for_an_instance(host: DaemonThread, run: Callable[..., Result]) -> None:
     assert run("early", "list").stderr == "no message waits\n"
     host.publish("paid", "1", "2")
     host.publish("paid", "1", "3")
@@ -175,7 +174,7 @@ def test_what_waits_for_an_instance(host: Host, run: Callable[..., Result]) -> N
     assert run("early", "drop", "order-1", "--id", "nothing", "--yes").exit_code == 1
 
 
-def test_ids_of_any_length_by_their_prefix(host: Host, run: Callable[..., Result]) -> None:
+def test_ids_of_any_length_by_their_prefix(host: DaemonThread, run: Callable[..., Result]) -> None:
     long = ["1" + "x" * 230, "2" + "x" * 230, "@1~" + "x" * 197, "@1~" + "x" * 230]
     host.publish("paid", "1", *long)
     listed(run, "early", count=5)
@@ -190,7 +189,7 @@ def test_ids_of_any_length_by_their_prefix(host: Host, run: Callable[..., Result
     assert found("~h") == []
 
 
-def test_a_key_in_quarantine(host: Host, run: Callable[..., Result]) -> None:
+def test_a_key_in_quarantine(host: DaemonThread, run: Callable[..., Result]) -> None:
     host.publish("told", "1", "2", key="k")
     host.publish("told", "3", key="other")
     found = listed(run, "quarantine", count=3)
@@ -211,7 +210,7 @@ def test_a_key_in_quarantine(host: Host, run: Callable[..., Result]) -> None:
     assert run("quarantine", "release", "--source", "orders", "--all").stdout == "nothing to release\n"
 
 
-def test_a_key_that_cannot_be_typed_is_released_as_it_is_shown(host: Host, run: Callable[..., Result]) -> None:
+def test_a_key_that_cannot_be_typed_is_released_as_it_is_shown(host: DaemonThread, run: Callable[..., Result]) -> None:
     host.publish("told", "1", key="k\x00\n\\")
     shown = listed(run, "quarantine", count=1)[0]["key"]
     assert shown == r"k\x00\n\\"
@@ -221,7 +220,7 @@ def test_a_key_that_cannot_be_typed_is_released_as_it_is_shown(host: Host, run: 
     assert result.stdout == f"orders {shown}: 1 message dropped\n"
 
 
-def test_what_waits_and_what_is_given_up_can_be_traced(host: Host, run: Callable[..., Result]) -> None:
+def test_what_waits_and_what_is_given_up_can_be_traced(host: DaemonThread, run: Callable[..., Result]) -> None:
     host.publish("paid", "1")
     [waits] = listed(run, "early", count=1)
     result = run("trace", waits["message_id"])
@@ -240,7 +239,7 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: Host, run: Callable
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
 
 
-def test_what_is_in_quarantine_can_be_traced(host: Host, run: Callable[..., Result]) -> None:
+def test_what_is_in_quarantine_can_be_traced(host: DaemonThread, run: Callable[..., Result]) -> None:
     host.publish("told", "1", key="k")
     [held] = listed(run, "quarantine", count=1)
     result = run("trace", held["message_id"])
@@ -250,7 +249,7 @@ def test_what_is_in_quarantine_can_be_traced(host: Host, run: Callable[..., Resu
     assert "quarantine_dropped" in run("trace", held["message_id"]).stdout
 
 
-def test_a_source_that_there_is_not(host: Host, run: Callable[..., Result]) -> None:
+def test_a_source_that_there_is_not(host: DaemonThread, run: Callable[..., Result]) -> None:
     received = "there is no source `nosuch`; the configuration has orders\n"
     assert run("early", "list", "--source", "nosuch").stderr == received
     assert run("quarantine", "list", "--source", "nosuch").stderr == received
@@ -258,7 +257,9 @@ def test_a_source_that_there_is_not(host: Host, run: Callable[..., Result]) -> N
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", received)
 
 
-def test_what_no_worker_has_processed_is_told(tmp_path: Path, run: Callable[..., Result], workerless: Host) -> None:
+def test_what_no_worker_has_processed_is_told(
+    tmp_path: Path, run: Callable[..., Result], workerless: DaemonThread
+) -> None:
     workerless.publish("paid", "1", "2")
     result = run("early", "list")
     assert result.stdout == ""
@@ -269,7 +270,7 @@ def test_what_no_worker_has_processed_is_told(tmp_path: Path, run: Callable[...,
         assert "no worker has processed what waits there; is one running?" in result.stderr
 
 
-def test_what_is_not_there_and_what_makes_no_sense(host: Host, run: Callable[..., Result]) -> None:
+def test_what_is_not_there_and_what_makes_no_sense(host: DaemonThread, run: Callable[..., Result]) -> None:
     for arguments in (
         ["early", "release", "order-9"],
         ["early", "drop", "order-9", "--yes"],
@@ -297,7 +298,7 @@ def test_the_former_command_names_its_successors(command: list[str]) -> None:
     assert "use `bridge early` or `bridge quarantine`" in result.stderr
 
 
-def test_a_release_that_nobody_would_hear(host: Host, run: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_release_that_nobody_would_hear(host: DaemonThread, run: Callable[..., Result], tmp_path: Path) -> None:
     host.publish("told", "1", key="k")
     listed(run, "quarantine", count=1)
     config = tmp_path / "bridge.yaml"
@@ -312,7 +313,7 @@ def test_a_release_that_nobody_would_hear(host: Host, run: Callable[..., Result]
 def test_a_released_key_that_nobody_takes_up_yet_says_so(tmp_path: Path) -> None:
     (tmp_path / "waiting_flows.py").write_text(FLOWS)
     (tmp_path / "bridge.yaml").write_text(CONFIG.replace("poll: 50ms", "poll: 1h"))
-    host = Host(tmp_path)
+    host = DaemonThread(tmp_path)
     try:
 
         def run(*arguments: str) -> Result:

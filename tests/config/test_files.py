@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.system.files import read_file
+from tests.kit.processes import run_bridge
 
 
 def test_what_is_read(tmp_path: Path) -> None:
@@ -45,8 +44,5 @@ def test_check_ends_whatever_a_configuration_names(tmp_path: Path, end: str) -> 
         f"sources: {{s: {{broker: local, topics: [s], codec: json, schema: {end}}}}}\n"
     )
     for path in (config, Path("/dev/zero")):
-        received = subprocess.run(
-            [sys.executable, "-m", "bridge", "check", "--no-import", "-c", str(path)],
-            capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+        received = run_bridge("check", "--no-import", "-c", path, cwd=tmp_path)
         assert (received.returncode, "Traceback" in received.stderr) == (1, False)

@@ -92,7 +92,7 @@ def test_what_a_person_does_comes_after_what_it_mends() -> None:
 
 
 def test_some_orders_are_paid_before_they_come() -> None:
-    first = {}
+    first: dict[Any, Any] = {}
     for line in LINES:
         if str(line["key"]).startswith("early-"):
             first.setdefault(line["key"], line["topic"])

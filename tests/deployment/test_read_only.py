@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon import Serve, bridge
 from tests.acceptance.shop import rename_topics
 from tests.brokers.kafka.harness import unique
+from tests.kit.processes import DaemonProcess, bridge
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,20 +35,18 @@ def _namespace() -> list[str]:
     return [unshare, "-m", "sh", "-c", READ_ONLY, "sh"]
 
 
-class _Contained(Serve):
+class _Contained(DaemonProcess):
     def __init__(self, project: Path, state: Path, temporary: Path, written: Path) -> None:
-        super().__init__(state)
         self._written = written.open("wb")
         descriptor = self._written.fileno()
         environ = os.environ | {
             "BRIDGE_AUDIT": str(descriptor), "STATE": str(state), "TMPDIR": str(temporary), "PROJECT": str(project),
             "PYTHONPATH": f"{Path(__file__).parent}:{ROOT}", "PYTHONDONTWRITEBYTECODE": "1",
         }  # fmt: skip
-        self._popen = {"env": environ, "pass_fds": (descriptor,)}
-        self._command = [
-            *_namespace(), sys.executable, "-m", "bridge", "serve", "--config", f"{project}/config/bridge.yaml",
-            "--overlay", f"{project}/config/overlays/compose.yaml", *self._command[4:],
-        ]  # fmt: skip
+        config, overlay = f"{project}/config/bridge.yaml", f"{project}/config/overlays/compose.yaml"
+        super().__init__(
+            state, "--config", config, "--overlay", overlay, env=environ, pass_fds=(descriptor,), wrapper=_namespace()
+        )
 
 
 def test_it_runs_on_a_read_only_root(tmp_path: Path, bootstrap: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +68,7 @@ def test_it_runs_on_a_read_only_root(tmp_path: Path, bootstrap: str, monkeypatch
             "-c", project / "config/bridge.yaml", "--overlay", project / "config/overlays/compose.yaml", cwd=tmp_path,
         )  # fmt: skip
         serve.wait(lambda: serve.settled() >= 1, "a message")
-        serve.process.terminate()  # type: ignore[union-attr]  # it runs
+        serve.process.terminate()
         assert serve.ended() == 0, serve.log.read_text()[-2000:]
     places = {Path(os.fsdecode(line)) for line in written.read_bytes().splitlines()}
     assert any(place.is_relative_to(state) for place in places), "the audit hears nothing"

@@ -15,9 +15,11 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.docs.document import Block
+from tests.kit import waiting
+from tests.kit.forkserver import fork_server
 
-TIMEOUT = 40.0
-"""Seconds after which a command fails; commands normally take a moment."""
+TIMEOUT = 2 * waiting.TIMEOUT
+"""Seconds after which a command fails; some run a test suite."""
 
 DOCUMENTED = "127.0.0.1:8099"
 
@@ -36,7 +38,8 @@ class Shell:
         self._address = DOCUMENTED
         self._overlay = directory / "ops-of-the-test.yaml"
         self._overlay.write_text(json.dumps(_OPS))
-        path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+        python = str(Path(sys.executable).parent)
+        path = os.pathsep.join((str(fork_server().command()), python, os.environ.get("PATH", "")))
         self._environment = {**os.environ, "PATH": path, "TERM": "dumb", "NO_COLOR": "1"}
 
     def __enter__(self) -> Shell:

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
-from bridge.config.model import engines, sources
 from bridge.config.model.brokers import KafkaBrokerConfig
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.config.model.sources import LimitsConfig, SourceConfig
 from bridge.core import errors
 from bridge.early_messages import state_machine as early
 from bridge.quarantine import state_machine as quarantine
@@ -18,9 +19,9 @@ from tests.docs.document import table
 DOCUMENT = "docs/security.md"
 _PLACES: dict[str, type[BaseModel]] = {
     "of the broker": KafkaBrokerConfig,
-    "of the engine": engines.EmbeddedEngineConfig,
-    "of the source": sources.SourceConfig,
-    "": sources.SourceConfig,
+    "of the engine": EmbeddedEngineConfig,
+    "of the source": SourceConfig,
+    "": SourceConfig,
 }
 _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "ms": 0.001}
 
@@ -57,7 +58,7 @@ def test_every_limit_of_a_message_is_written() -> None:
     of_the_source = {"concurrency", "dead_letter_limit", "per"}
     of_the_source |= {"max_in_flight", "max_in_flight_bytes", "max_key_backlog", "max_gap"}
     written = {row[2].removeprefix("limits.") for row in rows() if row[2].startswith("limits.")}
-    assert written == set(sources.LimitsConfig.model_fields) - of_the_source
+    assert written == set(LimitsConfig.model_fields) - of_the_source
 
 
 def test_every_metric_is_one() -> None:

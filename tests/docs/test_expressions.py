@@ -15,7 +15,7 @@ from tests.docs.document import read
 
 FAILS = object()
 
-CASES = (
+CASES: Any = (
     ("payload.total > 0", {"total": 9.5}, True),
     ("payload.total > 0", {"total": 25}, True),
     ("payload.total + 1 > 10", {"total": 9.5}, FAILS),

@@ -72,14 +72,14 @@ def test_an_old_reason_is_shown_as_the_new_one(old: str, new: tuple[str, ...]) -
 
 def test_outcomes_states_and_metrics_have_the_new_words_alone() -> None:
     inventory = json.loads((ROOT / "tests/wire/inventory.json").read_text())["users"]
-    metrics = {re.match(r"\w+", line)[0] for line in inventory["metrics"]}  # type: ignore[index]
+    metrics = {re.match(r"\w+", line)[0] for line in inventory["metrics"]}
     for old, (new, *_) in rows("metric"):
         assert old not in metrics
         assert any(name.startswith(new) for name in metrics), new
     known = {state.value for states in STATES.values() for state in states}
-    for old, new in rows("outcome", "state"):
+    for old, words in rows("outcome", "state"):
         assert old not in known
-        assert set(new) <= known | {"--json"}
+        assert set(words) <= known | {"--json"}
 
 
 COMMON = {"free", "waiting", "held", "limited", "dead_letter"}

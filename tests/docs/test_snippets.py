@@ -26,7 +26,7 @@ BASE = {
 SAGAS = {
     **BASE,
     "targets": {"order-results": {"broker": "local", "topic": "order-results"}},
-    "sources": {**BASE["sources"], "answers": {"broker": "local", "topics": ["answers"], "no_match": "dead_letter"}},
+    "sources": {**BASE["sources"], "answers": {"broker": "local", "topics": ["answers"], "no_match": "dead_letter"}},  # type: ignore[dict-item]  # wider than its annotation, on purpose
     "sagas": {
         "payout": {"steps": [{"name": "a", "command": {"target": "order-results", "type": "a", "reply": False}}]}
     },
@@ -59,7 +59,7 @@ def _written(document: str, block: Block, directory: Path) -> tuple[list[Path], 
         case "in":
             given = yaml.safe_load(block.text)
             if block.name == "brokers":
-                given = {**BASE["brokers"], **given}
+                given = {**BASE["brokers"], **given}  # type: ignore[dict-item]  # wider than its annotation, on purpose
             config.write_text(json.dumps({**BASE, block.name: given}))
         case "append":
             config.write_text(config.read_text() + block.text)

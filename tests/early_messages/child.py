@@ -40,11 +40,11 @@ async def main(directory: Path, number: int, processes: int, instances: int) -> 
         try:
             await executor.execute(command, origin)
         except (InstanceNotFound, EarlierMessagesWait):
-            message = StoredMessage(
+            stored = StoredMessage(
                 Message(b"{}"), Position("c", "orders", 0, 0), "local", "orders.dlq", "orders", message
             )
             await asyncio.sleep(rng.random() * 0.01)
-            await store.store(command, origin, message, TTL)
+            await store.store(command, origin, stored, TTL)
         except (AlreadyTaken, InstanceAlreadyExists):
             pass
 

@@ -27,9 +27,9 @@ from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.system.clock import SYSTEM
 from bridge.workflow import DataConverter
+from tests.kit.waiting import TIMEOUT
 from tests.waiting.sample import stored
 
-TIMEOUT = 20.0
 HOUR = 3600
 
 

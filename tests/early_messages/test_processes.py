@@ -10,8 +10,7 @@ import pytest
 
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
-
-from .child import EVENTS
+from tests.early_messages.child import EVENTS
 
 FLOWS = """
 from bridge.workflow import wait_for_message

@@ -47,7 +47,7 @@ from tests.waiting.sample import stored
 ORIGIN = MessageOrigin("m-1", "paid")
 
 
-class Bench:
+class StageFixture:
     """Engine without workers: signals to an entity stay queued and visible."""
 
     def __init__(self, engine: Engine) -> None:
@@ -67,7 +67,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(tmp_path: Path, kind: str) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path, kind: str) -> AsyncIterator[StageFixture]:
     engine: Engine
     sidecar = None
     if kind == "embedded":
@@ -78,7 +78,7 @@ async def bench(tmp_path: Path, kind: str) -> AsyncIterator[Bench]:
         engine = SchedulerEngine("default", SchedulerEngineConfig(type="scheduler", endpoint=sidecar.endpoint))
     await engine.start()
     try:
-        yield Bench(engine)
+        yield StageFixture(engine)
     finally:
         await engine.stop()
         if sidecar is not None:
@@ -86,7 +86,7 @@ async def bench(tmp_path: Path, kind: str) -> AsyncIterator[Bench]:
 
 
 @pytest.fixture(params=["embedded", "scheduler"])
-async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+async def it(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[StageFixture]:
     async with bench(tmp_path, request.param) as made:
         yield made
 
@@ -95,7 +95,7 @@ START = ScheduleOrchestration("order", "order-1")
 PAID = RaiseEvent("order-1", "paid", 1, WaitFor(60.0))
 
 
-async def test_while_messages_wait_later_ones_go_behind_them(it: Bench) -> None:
+async def test_while_messages_wait_later_ones_go_behind_them(it: StageFixture) -> None:
     with pytest.raises(InstanceNotFound):
         await it.stage.execute(PAID, ORIGIN)
     await it.keep()
@@ -106,7 +106,7 @@ async def test_while_messages_wait_later_ones_go_behind_them(it: Bench) -> None:
         await it.stage.execute(PAID, MessageOrigin("m-2", "paid"))
 
 
-async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back(it: Bench) -> None:
+async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back(it: StageFixture) -> None:
     for neighbour in ("order-10", "order-1~", "order-1~e", "order-1@"):
         command = RaiseEvent(neighbour, "paid", None, WaitFor(60.0))
         await it.store.store(command, MessageOrigin(f"m-{neighbour}", "paid"), stored(1), 60.0)
@@ -125,14 +125,14 @@ async def test_what_waits_for_another_whose_id_begins_the_same_holds_nobody_back
     ],
     ids=lambda command: type(command).__name__,
 )
-async def test_what_cannot_wait_overtakes_nobody_whose_instance_is_there(it: Bench, command: Command) -> None:
+async def test_what_cannot_wait_overtakes_nobody_whose_instance_is_there(it: StageFixture, command: Command) -> None:
     await it.keep()
     await it.stage.execute(START, MessageOrigin("m-3", "start"))
     with pytest.raises(EarlierMessagesWait):
         await it.stage.execute(command, ORIGIN)
 
 
-async def test_who_finds_others_at_work_tells_them_nothing(it: Bench) -> None:
+async def test_who_finds_others_at_work_tells_them_nothing(it: StageFixture) -> None:
     """A retried command looks at the instance itself and adds no entry to the entity's queue."""
     await it.keep()
     await it.engine.client.schedule_new_orchestration("order", instance_id="order-1")
@@ -143,14 +143,14 @@ async def test_who_finds_others_at_work_tells_them_nothing(it: Bench) -> None:
     assert await it.waiting("order-1") == waiting
 
 
-async def test_what_cannot_wait_goes_its_own_way_while_the_instance_is_missing(it: Bench) -> None:
+async def test_what_cannot_wait_goes_its_own_way_while_the_instance_is_missing(it: StageFixture) -> None:
     await it.keep()
     with pytest.raises(InstanceNotFound):
         await it.stage.execute(RaiseEvent("order-1", "paid", 1, OnMissing.RETRY), ORIGIN)
     await it.stage.execute(StartOrRaise("order", "order-1", "paid"), MessageOrigin("m-9", "start"))
 
 
-async def test_a_start_is_told_once_it_has_happened_and_when_it_is_repeated(it: Bench) -> None:
+async def test_a_start_is_told_once_it_has_happened_and_when_it_is_repeated(it: StageFixture) -> None:
     await it.keep()
     before = await it.waiting("order-1")
     await it.stage.execute(START, MessageOrigin("m-3", "start"))
@@ -166,14 +166,14 @@ async def test_a_start_is_told_once_it_has_happened_and_when_it_is_repeated(it: 
         assert await it.waiting("order-1") == received + 2
 
 
-async def test_ids_for_which_no_rule_parks_cost_nothing(it: Bench) -> None:
+async def test_ids_for_which_no_rule_parks_cost_nothing(it: StageFixture) -> None:
     await it.stage.execute(ScheduleOrchestration("order", "other-1"), MessageOrigin("m-3", "start"))
     assert await it.waiting("other-1") == 0
     await it.stage.execute(SignalEntity("counter", "k", "add"), ORIGIN)
     await it.stage.execute(RaiseEvent("other-1", "paid", 1), ORIGIN)
 
 
-async def test_a_missing_instance_is_started_and_then_told(it: Bench) -> None:
+async def test_a_missing_instance_is_started_and_then_told(it: StageFixture) -> None:
     command = RaiseEvent("made-1", "paid", 1, StartFirst("order", {"by": "paid"}))
     await it.stage.execute(command, ORIGIN)
     state = await it.engine.client.get_orchestration_state("made-1")
@@ -182,7 +182,7 @@ async def test_a_missing_instance_is_started_and_then_told(it: Bench) -> None:
     await it.stage.execute(command, MessageOrigin("m-2", "paid"))
 
 
-async def test_what_is_too_large_or_no_json_is_refused_at_once(it: Bench) -> None:
+async def test_what_is_too_large_or_no_json_is_refused_at_once(it: StageFixture) -> None:
     with pytest.raises(InvalidCommand, match="at most 4096 are stored"):
         await it.keep(data="x" * 5000)
     with pytest.raises(EngineRejected):

@@ -38,7 +38,7 @@ class Instance:
         self.received.append(command.data)
 
 
-class Bench:
+class EarlyMessageFixture:
     """Queue of early messages that is serialized and restored between any two operations."""
 
     def __init__(self, bounds: EarlyMessageLimits | None = None) -> None:
@@ -70,7 +70,7 @@ class Bench:
 
 
 def test_what_waits_is_delivered_in_order_when_the_instance_is_told_of() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     for number in range(4):
         assert bench.park(number).events == ["stored"]
     assert bench.look().events == []
@@ -83,7 +83,7 @@ def test_what_waits_is_delivered_in_order_when_the_instance_is_told_of() -> None
 
 
 def test_the_first_one_looks_for_its_instance_and_later_ones_rely_on_being_told() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.instance.error = None
     assert bench.park(0).events == ["stored", "delivered"]
     bench.instance.error = InstanceNotFound("gone")
@@ -96,7 +96,7 @@ def test_the_first_one_looks_for_its_instance_and_later_ones_rely_on_being_told(
 
 
 def test_a_repeat_is_dropped_while_it_waits_and_after_it_was_delivered() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0)
     assert bench.park(0).events == ["repeated"]
     bench.instance.error = None
@@ -106,7 +106,7 @@ def test_a_repeat_is_dropped_while_it_waits_and_after_it_was_delivered() -> None
 
 
 def test_the_same_message_of_another_route_or_part_is_another() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0)
     for change in ({"route": "other"}, {"part": 1}):
         item = waiting(0).to_json() | change
@@ -114,14 +114,14 @@ def test_the_same_message_of_another_route_or_part_is_another() -> None:
 
 
 def test_a_dead_letter_may_come_back_under_its_id() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0, ttl=10.0)
     assert bench.tick(10.0).events == ["expired"]
     assert bench.park(0, now=20.0).events == ["stored"]
 
 
 def test_at_the_end_of_its_time_a_message_is_dead_lettered() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0, ttl=20.0)
     bench.park(1, ttl=5.0)
     turn = bench.tick(5.0)
@@ -133,7 +133,7 @@ def test_at_the_end_of_its_time_a_message_is_dead_lettered() -> None:
 
 
 def test_a_message_whose_time_is_up_is_not_revived_by_a_late_look() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0, ttl=5.0)
     bench.park(1, ttl=50.0)
     bench.instance.error = None
@@ -142,7 +142,7 @@ def test_a_message_whose_time_is_up_is_not_revived_by_a_late_look() -> None:
 
 
 def test_it_looks_every_poll_and_for_the_nearest_end_and_one_call_is_outstanding() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     assert bench.park(0, ttl=100.0).wake == 30.0
     assert bench.park(1, ttl=20.0).wake == 20.0
     assert bench.park(2, ttl=200.0).wake is None
@@ -156,13 +156,13 @@ def test_it_looks_every_poll_and_for_the_nearest_end_and_one_call_is_outstanding
 
 
 def test_a_clock_that_is_behind_does_not_make_it_wait_again() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0, ttl=20.0)
     assert bench.tick(20.0, now=19.5).events == ["expired"]
 
 
 def test_an_empty_lot_remembers_for_a_while_and_then_is_no_more() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0, ttl=20.0)
     bench.instance.error = None
     bench.look()
@@ -174,7 +174,7 @@ def test_an_empty_lot_remembers_for_a_while_and_then_is_no_more() -> None:
 
 
 def test_what_it_remembers_is_bounded() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.instance.error = None
     for number in range(REMEMBERED + 5):
         bench.park(number)
@@ -186,7 +186,7 @@ def test_what_it_remembers_is_bounded() -> None:
     ("bounds", "size"), [(EarlyMessageLimits(max_messages=2), 10), (EarlyMessageLimits(max_bytes=25), 10)]
 )
 def test_a_full_lot_refuses_and_takes_again_when_there_is_room(bounds: EarlyMessageLimits, size: int) -> None:
-    bench = Bench(bounds)
+    bench = EarlyMessageFixture(bounds)
     bench.park(0, size=size)
     bench.park(1, size=size)
     turn = bench.park(2, size=size)
@@ -200,7 +200,7 @@ def test_a_full_lot_refuses_and_takes_again_when_there_is_room(bounds: EarlyMess
 
 
 def test_an_outage_keeps_it_and_it_is_tried_again_soon() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.instance.error = EngineUnavailable("away")
     turn = bench.park(0, ttl=600.0)
     assert (turn.events, turn.wake) == (["stored"], POLICY.max_delay)
@@ -210,7 +210,7 @@ def test_an_outage_keeps_it_and_it_is_tried_again_soon() -> None:
 
 
 def test_when_nobody_has_the_time_it_is_tried_again_soon_and_no_attempt_is_counted() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.instance.error = RetryLater(0.25)
     assert bench.park(0, ttl=600.0).wake == 0.25
     assert bench.early_messages().attempts == 0
@@ -219,7 +219,7 @@ def test_when_nobody_has_the_time_it_is_tried_again_soon_and_no_attempt_is_count
 
 
 def test_one_that_fails_again_and_again_is_dead_lettered_and_the_next_one_goes() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0, ttl=600.0)
     bench.park(1, ttl=600.0)
     bench.instance.error = RuntimeError("secret")
@@ -234,7 +234,7 @@ def test_one_that_fails_again_and_again_is_dead_lettered_and_the_next_one_goes()
 
 
 def test_what_the_engine_refuses_is_dead_lettered() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.instance.error = EngineRejected("too large")
     turn = bench.park(0)
     assert turn.events == ["stored", "refused"]
@@ -248,7 +248,7 @@ def test_what_the_engine_refuses_is_dead_lettered() -> None:
 def test_a_finished_instance_is_dealt_with_as_the_rule_says(
     policy: OnFinished, events: list[str], reasons: list[str]
 ) -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0, command=RaiseEvent("order-1", "paid", 0, WaitFor(60.0), policy))
     bench.instance.error = InstanceFinished("done")
     turn = bench.look()
@@ -256,7 +256,7 @@ def test_a_finished_instance_is_dealt_with_as_the_rule_says(
 
 
 def test_what_cannot_be_read_is_dead_lettered_and_never_raises() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     bench.park(0)
     bench.state["items"][0]["verb"] = "of a later version"
     assert bench.look().wake is not None
@@ -265,7 +265,7 @@ def test_what_cannot_be_read_is_dead_lettered_and_never_raises() -> None:
 
 
 def test_dropping_makes_dead_letters_unless_they_are_to_be_forgotten() -> None:
-    bench = Bench()
+    bench = EarlyMessageFixture()
     for number in range(3):
         bench.park(number)
     first = bench.early_messages().items[0]["mark"]
@@ -278,7 +278,7 @@ def test_dropping_makes_dead_letters_unless_they_are_to_be_forgotten() -> None:
 
 
 def test_a_tick_of_a_clock_that_has_run_ahead_lets_nothing_expire() -> None:
-    bench = Bench(EarlyMessageLimits(poll=1000.0))
+    bench = EarlyMessageFixture(EarlyMessageLimits(poll=1000.0))
     wake = bench.park(1, now=0.0, ttl=60.0).wake
     assert wake == 60.0
     early_messages = bench.early_messages()

@@ -46,8 +46,7 @@ from bridge.engines.workflows import Workflows, load
 from bridge.workflow import DataConverter, message_aware
 from bridge.workflow.entity import bare_state
 from tests.engines.correlation import FIRST, SECOND, CorrelationContract
-
-WAIT = 30
+from tests.kit.waiting import TIMEOUT
 
 
 @dataclass
@@ -63,7 +62,7 @@ class EngineFixture:
         return instance_id
 
     async def finished(self, instance_id: str) -> OrchestrationState:
-        state = await self.engine.client.wait_for_orchestration_completion(instance_id, timeout=WAIT)
+        state = await self.engine.client.wait_for_orchestration_completion(instance_id, timeout=TIMEOUT)
         assert state is not None
         return state
 
@@ -73,10 +72,10 @@ class EngineFixture:
         return state.get_output()
 
     async def running(self, instance_id: str) -> None:
-        await self.engine.client.wait_for_orchestration_start(instance_id, timeout=WAIT)
+        await self.engine.client.wait_for_orchestration_start(instance_id, timeout=TIMEOUT)
 
     async def until(self, instance_id: str, status: OrchestrationStatus) -> None:
-        async with asyncio.timeout(WAIT):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 state = await self.engine.client.get_orchestration_state(instance_id)
                 if state is not None and state.runtime_status is status:
@@ -84,7 +83,7 @@ class EngineFixture:
                 await asyncio.sleep(0.01)
 
     async def entity(self, entity: str, key: str, expected: Any) -> None:
-        async with asyncio.timeout(WAIT):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 found = await self.engine.client.get_entity(EntityInstanceId(entity, key))
                 if found is not None and found.get_state() is not None and found.get_typed_state(int) == expected:
@@ -93,7 +92,7 @@ class EngineFixture:
 
     async def noted(self, count: int) -> list[str]:
         """Return the notes of all runs of `noted` once there are at least `count`."""
-        async with asyncio.timeout(WAIT):
+        async with asyncio.timeout(TIMEOUT):
             while True:
                 found = await self.engine.client.get_entity(EntityInstanceId("notes", "all"))
                 state = json.loads(found.get_state()) if found is not None and found.get_state() else []
@@ -121,7 +120,7 @@ async def station(engine: Engine) -> AsyncIterator[EngineFixture]:
     try:
         yield EngineFixture(engine, CommandRunner(engine))
     finally:
-        assert await stop_worker(worker, WAIT)
+        assert await stop_worker(worker, TIMEOUT)
 
 
 class EngineContract(CorrelationContract):
@@ -178,7 +177,7 @@ class EngineContract(CorrelationContract):
         assert await station.output(instance_id) == 1
 
     async def test_restart_replaces_a_finished_instance(self, station: EngineFixture) -> None:
-        for first, more in (("echo", {}), ("failing", {})):
+        for first, more in (("echo", {}), ("failing", {})):  # type: ignore[var-annotated]  # wider than its annotation, on purpose
             instance_id = await station.start(first, 1, **more)
             await station.finished(instance_id)
             again = ScheduleOrchestration("echo", instance_id, 2, on_existing=OnExisting.RESTART)
@@ -282,7 +281,7 @@ class EngineContract(CorrelationContract):
     async def test_terminate_reaches_children_or_leaves_them(self, station: EngineFixture, recursive: bool) -> None:
         child = f"t-{uuid.uuid4().hex}"
         instance_id = await station.start("waits_for_child", child)
-        async with asyncio.timeout(WAIT):
+        async with asyncio.timeout(TIMEOUT):
             while await station.engine.client.get_orchestration_state(child) is None:
                 await asyncio.sleep(0.01)
         await station.running(child)

@@ -74,7 +74,7 @@ async def main(directory: str, seed: int) -> None:
     await engine.start()
     executor = CommandRunner(
         SimpleNamespace(client=Slow(engine.client, chance), confirms_event_delivery=engine.confirms_event_delivery)
-    )  # type: ignore[arg-type]
+    )
     todo = list(enumerate(commands()))
     chance.shuffle(todo)
 

@@ -55,7 +55,7 @@ async def main(directory: str, verb: str, message: str) -> None:
     await engine.start()
     executor = CommandRunner(
         SimpleNamespace(client=Held(engine.client), confirms_event_delivery=engine.confirms_event_delivery)
-    )  # type: ignore[arg-type]
+    )
     station, origin = SimpleNamespace(executor=executor), MessageOrigin(message, "r")
     # `schedule` must be repeated until the run of the other message has ended
     while (came_to := await deliver(station, command(verb, message), origin)) == "exists":

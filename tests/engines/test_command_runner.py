@@ -50,18 +50,18 @@ class Disturbed:
 
 
 @pytest.fixture
-def servicer(service):
+def servicer(service: Any) -> Any:
     return Disturbed(service)
 
 
 @pytest.fixture
-def executor(servicer):
+def executor(servicer: Any) -> Any:
     client = AsyncTaskHubGrpcClient(channel=AioChannel(servicer, timeout=5.0))
     return CommandRunner(SimpleNamespace(client=EngineClient(client), confirms_event_delivery=True))
 
 
 def finish(servicer: Disturbed, instance_id: str) -> None:
-    servicer.backend.TerminateInstance(pb.TerminateRequest(instanceId=instance_id), CallContext((), None))
+    servicer.backend.TerminateInstance(pb.TerminateRequest(instanceId=instance_id), CallContext((), None))  # type: ignore[no-untyped-call]  # it comes without types
 
 
 FIRST, SECOND = MessageOrigin("m-1", "r"), MessageOrigin("m-2", "r")
@@ -70,21 +70,23 @@ NO_ANSWER = grpc.StatusCode.DEADLINE_EXCEEDED
 QUESTIONS = [grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL, grpc.StatusCode.DATA_LOSS]
 
 
-async def test_start_without_answer_that_took_effect_is_done(servicer, executor):
+async def test_start_without_answer_that_took_effect_is_done(servicer: Any, executor: Any) -> None:
     servicer.faults["StartInstance"] = NO_ANSWER, True
     await executor.execute(START, FIRST)
     request = pb.GetInstanceRequest(instanceId="a")
     assert servicer.backend.GetInstance(request, CallContext((), None)).exists
 
 
-async def test_start_without_answer_that_did_nothing_is_a_timeout(servicer, executor):
+async def test_start_without_answer_that_did_nothing_is_a_timeout(servicer: Any, executor: Any) -> None:
     servicer.faults["StartInstance"] = NO_ANSWER, False
     with pytest.raises(EngineTimeout):
         await executor.execute(START)
 
 
 @pytest.mark.parametrize("fault", [NO_ANSWER, *QUESTIONS])
-async def test_start_without_answer_is_told_from_one_of_another_message(servicer, executor, fault):
+async def test_start_without_answer_is_told_from_one_of_another_message(
+    servicer: Any, executor: Any, fault: Any
+) -> None:
     await executor.execute(START, FIRST)
     servicer.faults["StartInstance"] = fault, False
     await executor.execute(START, FIRST)  # the instance exists, by this call or an earlier one: success
@@ -94,7 +96,9 @@ async def test_start_without_answer_is_told_from_one_of_another_message(servicer
 
 
 @pytest.mark.parametrize("code", QUESTIONS)
-async def test_untyped_answer_about_nothing_is_tried_a_bounded_number_of_times(servicer, executor, code):
+async def test_untyped_answer_about_nothing_is_tried_a_bounded_number_of_times(
+    servicer: Any, executor: Any, code: Any
+) -> None:
     servicer.faults["StartInstance"] = code, False
     with pytest.raises(EngineError) as caught:
         await executor.execute(START)
@@ -102,21 +106,21 @@ async def test_untyped_answer_about_nothing_is_tried_a_bounded_number_of_times(s
 
 
 @pytest.mark.parametrize("command", [START, RaiseEvent("a", "go"), SignalEntity("counter", "k", "add")])
-async def test_an_engine_that_answers_nothing_useful_is_an_outage(servicer, executor, command):
+async def test_an_engine_that_answers_nothing_useful_is_an_outage(servicer: Any, executor: Any, command: Any) -> None:
     for method in ("StartInstance", "RaiseEvent", "SignalEntity", "GetInstance"):
         servicer.faults[method] = grpc.StatusCode.INTERNAL, False
     with pytest.raises(EngineUnavailable, match="is not valid"):
         await executor.execute(command)
 
 
-async def test_an_outage_is_not_asked_about(servicer, executor):
+async def test_an_outage_is_not_asked_about(servicer: Any, executor: Any) -> None:
     servicer.faults["StartInstance"] = grpc.StatusCode.UNAVAILABLE, False
     with pytest.raises(EngineUnavailable):
         await executor.execute(START)
     assert [name for name, _request in servicer.calls] == ["StartInstance"]
 
 
-async def test_a_reuse_policy_is_always_sent(servicer, executor):
+async def test_a_reuse_policy_is_always_sent(servicer: Any, executor: Any) -> None:
     await executor.execute(START)
     await executor.execute(StartOrRaise("echo", "b", "go"))
     await executor.execute(ScheduleOrchestration("echo", "c"))
@@ -134,7 +138,7 @@ async def test_a_reuse_policy_is_always_sent(servicer, executor):
     }
 
 
-async def test_raise_that_the_engine_took_for_a_missing_instance(servicer, executor):
+async def test_raise_that_the_engine_took_for_a_missing_instance(servicer: Any, executor: Any) -> None:
     """Some engines store events for ids they do not know."""
     executor._engine.confirms_event_delivery = False
     servicer.backend.RaiseEvent = lambda request, context: pb.RaiseEventResponse()
@@ -142,12 +146,12 @@ async def test_raise_that_the_engine_took_for_a_missing_instance(servicer, execu
         await executor.execute(RaiseEvent("missing", "go"))
 
 
-async def test_raise_that_raced_with_the_end_is_not_lost_silently(servicer, executor):
+async def test_raise_that_raced_with_the_end_is_not_lost_silently(servicer: Any, executor: Any) -> None:
     executor._engine.confirms_event_delivery = False
     await executor.execute(START)
     backend_raise = servicer.backend.RaiseEvent
 
-    def take_and_finish(request, context):
+    def take_and_finish(request: Any, context: Any) -> Any:
         response = backend_raise(request, context)
         finish(servicer, "a")
         return response
@@ -157,14 +161,14 @@ async def test_raise_that_raced_with_the_end_is_not_lost_silently(servicer, exec
         await executor.execute(RaiseEvent("a", "go", 1))
 
 
-async def test_raise_without_answer_is_repeated(servicer, executor):
+async def test_raise_without_answer_is_repeated(servicer: Any, executor: Any) -> None:
     await executor.execute(START)
     servicer.faults["RaiseEvent"] = NO_ANSWER, True
     with pytest.raises(EngineTimeout):
         await executor.execute(RaiseEvent("a", "go", 1))
 
 
-async def test_terminate_is_not_sent_to_a_finished_instance(servicer, executor):
+async def test_terminate_is_not_sent_to_a_finished_instance(servicer: Any, executor: Any) -> None:
     await executor.execute(START)
     finish(servicer, "a")
     with pytest.raises(InstanceFinished):
@@ -172,13 +176,13 @@ async def test_terminate_is_not_sent_to_a_finished_instance(servicer, executor):
     assert "TerminateInstance" not in [name for name, _request in servicer.calls]
 
 
-async def test_start_or_raise_of_a_start_without_answer_does_not_raise_too(servicer, executor):
+async def test_start_or_raise_of_a_start_without_answer_does_not_raise_too(servicer: Any, executor: Any) -> None:
     servicer.faults["StartInstance"] = NO_ANSWER, True
     await executor.execute(StartOrRaise("twice", "a", "item", data=1), FIRST)
     assert "RaiseEvent" not in [name for name, _request in servicer.calls]
 
 
-async def test_errors_never_hold_payload(servicer, executor):
+async def test_errors_never_hold_payload(servicer: Any, executor: Any) -> None:
     servicer.faults["StartInstance"] = grpc.StatusCode.UNKNOWN, False
     with pytest.raises(EngineError) as caught:
         await executor.execute(ScheduleOrchestration("echo", "a", {"card": "4111"}))

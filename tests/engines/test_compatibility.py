@@ -15,7 +15,8 @@ from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInsta
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
-from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
+from tests.kit.engine_modes import MODES, engine_of
+from tests.kit.waiting import TIMEOUT, eventually
 
 BRIEF = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=3)
 undone: list[str] = []
@@ -63,12 +64,12 @@ async def started(
 ) -> Any:
     """Start a worker, and stop it at the end of the stack however the test ends. A second stop has no effect."""
     worker = engine.worker(known, DataConverter(), monitor)
-    worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+    worker.start()
     leaving.push_async_callback(stop_worker, worker, TIMEOUT)
     return worker
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path, way: str) -> None:
     tried.clear()
     received: list[IncompatibleInstance] = []
@@ -82,7 +83,7 @@ async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path,
             state = await client.get_orchestration_state("o-1")
             return state is not None and '"completed"' in (state.serialized_custom_status or "")
 
-        await until(reserved)
+        await eventually(reserved)
         assert await stop_worker(worker, TIMEOUT)
         assert (monitor.open, received) == ([], [])
 
@@ -102,7 +103,7 @@ async def test_a_changed_saga_is_seen_and_goes_on_after_a_rewind(tmp_path: Path,
         await client.rewind_orchestration("o-1", reason="repaired")
         state = await client.wait_for_orchestration_completion("o-1", timeout=int(TIMEOUT))
         assert state is not None
-        state.raise_if_failed()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        state.raise_if_failed()
         output = state.get_output()
         assert (output["status"], output["result"]) == ("completed", "kept")
         assert len(tried) == 2, "the step is not done again"

@@ -20,7 +20,8 @@ from bridge.engines.containment import MAX_MESSAGE
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import DataConverter
-from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
+from tests.kit.engine_modes import MODES, engine_of
+from tests.kit.waiting import TIMEOUT, eventually
 
 SECONDS = int(TIMEOUT)
 
@@ -227,7 +228,7 @@ async def working(way: str, directory: Path, converter: DataConverter | None = N
     )
     async with engine_of(way, directory, threads=2) as engine:
         worker = engine.worker(known, converter or DataConverter())
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        worker.start()
         try:
             yield engine, worker
         finally:
@@ -252,7 +253,7 @@ def check(kind: str, error_type: str, message: str, *, typed: bool = True) -> No
     assert len(message.encode()) < MAX_MESSAGE * 5
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_activities_fail_alone(tmp_path: Path, way: str) -> None:
     starts = [("one_activity", {"name": name, "kind": kind}) for kind in RAISED for name in ("raises", "returns")]
     async with working(way, tmp_path) as (engine, _):
@@ -264,7 +265,7 @@ async def test_activities_fail_alone(tmp_path: Path, way: str) -> None:
         assert after.get_output() == "done"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_orchestrations_fail_alone(tmp_path: Path, way: str) -> None:
     starts: list[tuple[str, Any]] = [(each.__name__, kind) for kind in RAISED for each in BODIES]
     starts.append(("deep_result", None))
@@ -278,7 +279,7 @@ async def test_orchestrations_fail_alone(tmp_path: Path, way: str) -> None:
         assert after.get_output() == 2
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_operations_of_entities_fail_alone(tmp_path: Path, way: str) -> None:
     starts: list[tuple[str, Any]] = []
     for kind in RAISED:
@@ -295,7 +296,7 @@ async def test_operations_of_entities_fail_alone(tmp_path: Path, way: str) -> No
                 assert given["kind"] != "exit" or message.endswith("user code raised SystemExit: 1")
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_one_batch_keeps_what_its_other_operations_did(tmp_path: Path, way: str) -> None:
     shelf = EntityInstanceId("shelf", "s")
     async with engine_of(way, tmp_path, threads=2) as engine:
@@ -303,13 +304,13 @@ async def test_one_batch_keeps_what_its_other_operations_did(tmp_path: Path, way
         for operation, value in [("put", 1), ("raises", "exit"), ("put", 2), ("stores", "own"), ("put", 4)]:
             await engine.client.signal_entity(shelf, operation, value)
         worker = engine.worker(Workflows(entities={"shelf": Shelf}), DataConverter())
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        worker.start()
 
         async def stored() -> bool:
             found = await engine.client.get_entity(shelf)
             return found is not None and found.get_state(int) == 7
 
-        await until(stored)
+        await eventually(stored)
         assert await stop_worker(worker, TIMEOUT)
 
 
@@ -323,7 +324,7 @@ class RudeConverter(DataConverter):
         return value
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_converters_that_raise_fail_one_instance(tmp_path: Path, way: str) -> None:
     starts = [("at_once", f"read-{kind}") for kind in RAISED]
     async with working(way, tmp_path, RudeConverter()) as (engine, _):
@@ -335,7 +336,7 @@ async def test_converters_that_raise_fail_one_instance(tmp_path: Path, way: str)
         assert after.get_output() == "done"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_cleanup_of_a_terminated_orchestrator_may_raise_anything(tmp_path: Path, way: str) -> None:
     async with working(way, tmp_path) as (engine, _):
         for kind in RAISED:
@@ -349,7 +350,7 @@ async def test_cleanup_of_a_terminated_orchestrator_may_raise_anything(tmp_path:
         assert after.get_output() == "done"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_a_pool_whose_threads_are_all_busy_is_stuck_until_one_is_free(tmp_path: Path, way: str) -> None:
     release = threading.Event()
     begun: Counter[str] = Counter()
@@ -366,11 +367,11 @@ async def test_a_pool_whose_threads_are_all_busy_is_stuck_until_one_is_free(tmp_
         worker = engine.worker(Workflows({"fan": fan}, {"hangs": hangs}), DataConverter())
         assert worker.stuck_after == 300.0
         worker.stuck_after = 0.05
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        worker.start()
         try:
             assert worker.stuck() == []
             instance_id = await engine.client.schedule_new_orchestration("fan")
-            await until(lambda: begun["hangs"] == 2 and bool(worker.stuck()))
+            await eventually(lambda: begun["hangs"] == 2 and bool(worker.stuck()))
             assert "all 2 threads" in worker.stuck()[0]
             release.set()
             await engine.client.wait_for_orchestration_completion(instance_id, timeout=SECONDS)
@@ -394,7 +395,7 @@ async def test_a_thread_that_is_ended_from_outside_is_replaced_and_its_work_done
     async with engine_of("direct", tmp_path, threads=2) as engine:
         others = threads()  # of workers of other tests, which end by themselves
         worker = engine.worker(Workflows({"fan": fan}, {"squares": squares}), DataConverter())
-        worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+        worker.start()
         first = threads() - others
         assert len(first) == 4
         for thread in first:

@@ -30,7 +30,7 @@ KILLS = 6
 
 
 @pytest_asyncio.fixture(name="hosted")
-async def _hosted(tmp_path):
+async def _hosted(tmp_path: Path) -> Any:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
     await engine.start()
     async with station(engine) as running:

@@ -18,7 +18,7 @@ from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
-from tests.engines.ways import TIMEOUT, until
+from tests.kit.waiting import TIMEOUT, eventually
 
 
 async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
@@ -49,9 +49,9 @@ async def test_what_a_drained_worker_holds_goes_to_others_and_is_not_lost(
             await engine.client.schedule_new_orchestration("one", input=name, instance_id=name)
         assert host._database is not None
         hub = host._database.hub
-        await until(lambda: bool(began) and len(hub.dispatcher.leases) == len(names))
+        await eventually(lambda: bool(began) and len(hub.dispatcher.leases) == len(names))
         stopping = asyncio.create_task(stop_worker(worker, TIMEOUT))
-        await until(lambda: not hub.dispatcher.streams and not len(hub.dispatcher.leases))
+        await eventually(lambda: not hub.dispatcher.streams and not len(hub.dispatcher.leases))
         assert not await stop_worker(worker, 0.0)  # it waits for running work
         released.set()
         assert await stopping

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_asyncio
 
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="station", params=["direct", "protocol"])
-async def hosted(request, tmp_path_factory):
+async def hosted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     config = EmbeddedEngineConfig(type="embedded", max_request="512KiB", dispatch=request.param)
     engine = EmbeddedEngine("default", config, tmp_path_factory.mktemp("engine"), host=True)
     await engine.start()

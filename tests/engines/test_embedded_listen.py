@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -24,7 +26,7 @@ def free_address(host: str = "127.0.0.1") -> str:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="address")
-async def listening(tmp_path_factory):
+async def listening(tmp_path_factory: pytest.TempPathFactory) -> Any:
     address = free_address()
     config = EmbeddedEngineConfig(type="embedded", listen=address, token=TOKEN)
     host = EmbeddedEngine("default", config, tmp_path_factory.mktemp("engine"), host=True)
@@ -35,7 +37,7 @@ async def listening(tmp_path_factory):
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
-async def remote(address):
+async def remote(address: Any) -> Any:
     config = SchedulerEngineConfig(type="scheduler", endpoint=f"http://{address}", token=TOKEN, max_request="512KiB")
     engine = SchedulerEngine("default", config)
     await engine.start()
@@ -49,7 +51,7 @@ class TestListen(EngineContract):
 
 
 @pytest.mark.parametrize("token", [None, "wrong"])
-async def test_without_the_token_nothing_is_answered(address, token):
+async def test_without_the_token_nothing_is_answered(address: Any, token: Any) -> None:
     config = SchedulerEngineConfig(type="scheduler", endpoint=f"http://{address}", token=token, timeout="5s")
     engine = SchedulerEngine("default", config)
     await engine.start()
@@ -58,7 +60,7 @@ async def test_without_the_token_nothing_is_answered(address, token):
     await engine.stop()
 
 
-async def test_a_port_for_everyone_needs_a_token(tmp_path):
+async def test_a_port_for_everyone_needs_a_token(tmp_path: Path) -> None:
     config = EmbeddedEngineConfig(type="embedded", listen="127.0.0.1:0").model_copy(update={"listen": "0.0.0.0:0"})
     engine = EmbeddedEngine("default", config, tmp_path, host=True)
     with pytest.raises(EngineMisconfigured, match="needs a token"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import pytest_asyncio
 
@@ -13,7 +15,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
-async def attached(tmp_path_factory):
+async def attached(tmp_path_factory: pytest.TempPathFactory) -> Any:
     # Longer than the path of a socket may be.
     directory = tmp_path_factory.mktemp("engine") / ("deep" * 20) / ("deeper" * 10)
     config = EmbeddedEngineConfig(type="embedded", max_request="512KiB")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import azure.core.exceptions
 import azure.identity
@@ -50,7 +51,7 @@ def aio_error(code: grpc.StatusCode, details: str = "") -> grpc.aio.AioRpcError:
 
 
 @pytest.mark.parametrize("code", list(grpc.StatusCode), ids=lambda code: code.name)
-def test_every_status_is_mapped(code):
+def test_every_status_is_mapped(code: Any) -> None:
     assert code in STATUS
     for error in (aio_error(code, "text"), InProcessRpcError((code, "text", ()))):
         translated = translate(error, what="start 'a'")
@@ -58,7 +59,7 @@ def test_every_status_is_mapped(code):
         assert str(translated).startswith("start 'a': ")
 
 
-def classes(*modules):
+def classes(*modules: Any) -> Any:
     return sorted(
         {
             member
@@ -71,7 +72,7 @@ def classes(*modules):
 
 
 @pytest.mark.parametrize("kind", classes(azure.core.exceptions, azure.identity), ids=lambda kind: kind.__name__)
-def test_every_azure_error_is_an_outage(kind):
+def test_every_azure_error_is_an_outage(kind: Any) -> None:
     """Azure errors never concern a message: they come from fetching tokens."""
     error = kind.__new__(kind)
     Exception.__init__(error, "text")
@@ -80,7 +81,7 @@ def test_every_azure_error_is_an_outage(kind):
 
 
 @pytest.mark.parametrize("kind", classes(grpc, grpc.aio), ids=lambda kind: f"{kind.__module__}.{kind.__name__}")
-def test_every_grpc_error_class_is_translated(kind):
+def test_every_grpc_error_class_is_translated(kind: Any) -> None:
     error = kind.__new__(kind)
     Exception.__init__(error, "text")
     if hasattr(error, "code"):
@@ -98,11 +99,11 @@ def test_every_grpc_error_class_is_translated(kind):
         ("more than 32 workers and waits are open", EngineUnavailable),
     ],
 )
-def test_exhausted_by_size_or_by_load(details, expected):
+def test_exhausted_by_size_or_by_load(details: Any, expected: Any) -> None:
     assert type(translate(aio_error(grpc.StatusCode.RESOURCE_EXHAUSTED, details), what="x")) is expected
 
 
-def test_missing_task_hub():
+def test_missing_task_hub() -> None:
     error = aio_error(grpc.StatusCode.NOT_FOUND, "The TaskHub 'x' was not found")
     assert type(translate(error, what="x")) is EngineMisconfigured
 
@@ -117,26 +118,26 @@ def test_missing_task_hub():
         (RuntimeError("The client is closed"), EngineUnavailable),
     ],
 )
-def test_errors_of_the_client(error, expected):
+def test_errors_of_the_client(error: Any, expected: Any) -> None:
     translated = translate(error, what="start 'a'")
     assert type(translated) is expected
     assert "secret" not in str(translated)
 
 
-def test_a_bug_stays_a_bug():
+def test_a_bug_stays_a_bug() -> None:
     with pytest.raises(KeyError):
         translate(KeyError("x"), what="start 'a'")
     with pytest.raises(RuntimeError, match="other"):
         translate(RuntimeError("other"), what="start 'a'")
 
 
-def test_own_errors_pass():
+def test_own_errors_pass() -> None:
     error = errors.InstanceFinished("done")
     assert translate(error, what="x") is error
 
 
 @pytest.mark.parametrize("code", ["UNKNOWN", "INTERNAL", "DATA_LOSS", "INVALID_ARGUMENT", "FAILED_PRECONDITION"])
-def test_details_that_may_quote_payload_are_not_told(code):
+def test_details_that_may_quote_payload_are_not_told(code: Any) -> None:
     translated = translate(aio_error(grpc.StatusCode[code], "card 4111"), what="start 'a'")
     assert "4111" not in str(translated)
 

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,8 +26,8 @@ from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker import stop_worker
 from bridge.sqlite_engine.options import RetentionPolicy
 from tests.engines.contract import workflows
+from tests.kit.waiting import TIMEOUT, eventually
 
-WAIT = 10
 CONFIG = EmbeddedEngineConfig(type="embedded", timeout="5s")
 
 HOST = """
@@ -59,7 +60,7 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
-async def test_one_host_per_directory(tmp_path):
+async def test_one_host_per_directory(tmp_path: Path) -> None:
     first = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await first.start()
     second = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
@@ -72,7 +73,7 @@ async def test_one_host_per_directory(tmp_path):
     await second.stop()
 
 
-async def test_a_killed_host_leaves_nothing_in_the_way(tmp_path):
+async def test_a_killed_host_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     process = host_elsewhere(tmp_path)
     try:
         with pytest.raises(EngineUnavailable, match=f"process {process.pid} has this engine file open"):
@@ -91,7 +92,7 @@ async def test_a_killed_host_leaves_nothing_in_the_way(tmp_path):
     assert (tmp_path / f"{FILE}.lock").read_text() == str(os.getpid())
 
 
-async def test_without_a_daemon_it_says_what_to_do_and_recovers(tmp_path):
+async def test_without_a_daemon_it_says_what_to_do_and_recovers(tmp_path: Path) -> None:
     engine = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
     await engine.start()
     began = time.monotonic()
@@ -112,7 +113,7 @@ async def test_without_a_daemon_it_says_what_to_do_and_recovers(tmp_path):
 
 
 async def until_it_answers(engine: Engine) -> None:
-    async with asyncio.timeout(WAIT):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 return await engine.probe()
@@ -120,7 +121,7 @@ async def until_it_answers(engine: Engine) -> None:
                 await asyncio.sleep(0.05)
 
 
-async def test_the_directory_is_made_private(tmp_path):
+async def test_the_directory_is_made_private(tmp_path: Path) -> None:
     directory = tmp_path / "engine"
     directory.mkdir(mode=0o755)
     engine = EmbeddedEngine("default", CONFIG, directory, host=True)
@@ -129,13 +130,13 @@ async def test_the_directory_is_made_private(tmp_path):
     await engine.stop()
 
 
-async def test_a_directory_that_is_none(tmp_path):
+async def test_a_directory_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(EngineMisconfigured, match="cannot be made ours alone"):
         await EmbeddedEngine("default", CONFIG, tmp_path / "file", host=True).start()
 
 
-async def test_stop_ends_waits_of_other_processes_and_is_idempotent(tmp_path):
+async def test_stop_ends_waits_of_other_processes_and_is_idempotent(tmp_path: Path) -> None:
     host = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await host.start()
     attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
@@ -147,20 +148,14 @@ async def test_stop_ends_waits_of_other_processes_and_is_idempotent(tmp_path):
     ]
     assert host._database is not None
     waiters = host._database.hub.waiters
-    await until(lambda: len(waiters) == 2)
-    async with asyncio.timeout(WAIT):
+    await eventually(lambda: len(waiters) == 2)
+    async with asyncio.timeout(TIMEOUT):
         await host.stop()
         results = await asyncio.gather(*waits, return_exceptions=True)
     assert all(isinstance(result, Exception) for result in results)
     await host.stop()
     await attached.stop()
     await until_threads_are_gone()
-
-
-async def until(condition) -> None:
-    async with asyncio.timeout(WAIT):
-        while not condition():
-            await asyncio.sleep(0.02)
 
 
 @pytest.fixture(autouse=True)
@@ -175,7 +170,7 @@ OTHERS: set[str] = set()
 
 async def until_threads_are_gone() -> None:
     try:
-        await until(lambda: not set(engine_threads()) - OTHERS)
+        await eventually(lambda: not set(engine_threads()) - OTHERS)
     except TimeoutError:
         raise AssertionError(f"threads are left: {set(engine_threads()) - OTHERS}") from None
 
@@ -188,7 +183,7 @@ def engine_threads() -> list[str]:
 
 
 @pytest.mark.parametrize(("host", "dispatch"), [(True, "direct"), (True, "protocol"), (False, "direct")])
-async def test_workers_leave_no_threads(tmp_path, host, dispatch):
+async def test_workers_leave_no_threads(tmp_path: Path, host: Any, dispatch: Any) -> None:
     owner = EmbeddedEngine("default", CONFIG.model_copy(update={"dispatch": dispatch}), tmp_path, host=True)
     await owner.start()
     engine = owner if host else EmbeddedEngine("default", CONFIG, tmp_path, host=False)
@@ -198,41 +193,41 @@ async def test_workers_leave_no_threads(tmp_path, host, dispatch):
         worker = engine.worker(workflows())
         worker.start()
         await client.schedule_new_orchestration("chain", input=1, instance_id=f"a{number}")
-        state = await client.wait_for_orchestration_completion(f"a{number}", timeout=WAIT)
+        state = await client.wait_for_orchestration_completion(f"a{number}", timeout=TIMEOUT)
         assert state is not None
         assert state.get_output() == 3
-        assert await stop_worker(worker, WAIT)
+        assert await stop_worker(worker, TIMEOUT)
     await engine.stop()
     await owner.stop()
     await until_threads_are_gone()
 
 
 @pytest.mark.parametrize("dispatch", ["direct", "protocol"])
-async def test_a_worker_that_cannot_stop_is_reported(tmp_path, dispatch):
+async def test_a_worker_that_cannot_stop_is_reported(tmp_path: Path, dispatch: Any) -> None:
     """An activity that blocks keeps the SDK's stop waiting."""
     engine = EmbeddedEngine("default", CONFIG.model_copy(update={"dispatch": dispatch}), tmp_path, host=True)
     await engine.start()
     entered, leave = threading.Event(), threading.Event()
 
-    def block(ctx, _):
+    def block(ctx: Any, _: Any) -> None:
         entered.set()
-        leave.wait(WAIT)
+        leave.wait(TIMEOUT)
 
-    def blocked(ctx, _):
+    def blocked(ctx: Any, _: Any) -> Any:
         yield ctx.call_activity(block)
 
     worker = engine.worker(type(workflows())(orchestrators={"blocked": blocked}, activities={"block": block}))
     worker.start()
     await engine.client.schedule_new_orchestration("blocked", instance_id="a")
-    assert await asyncio.to_thread(entered.wait, WAIT)
+    assert await asyncio.to_thread(entered.wait, TIMEOUT)
     assert not await stop_worker(worker, 0.2)
     leave.set()
-    await until(lambda: not worker._is_running)
-    assert await stop_worker(worker, WAIT)
+    await eventually(lambda: not worker._is_running)
+    assert await stop_worker(worker, TIMEOUT)
     await engine.stop()
 
 
-async def test_what_was_taken_survives_a_stop(tmp_path):
+async def test_what_was_taken_survives_a_stop(tmp_path: Path) -> None:
     engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await engine.start()
     await engine.client.schedule_new_orchestration("twice", instance_id="a")
@@ -243,14 +238,14 @@ async def test_what_was_taken_survives_a_stop(tmp_path):
     worker = engine.worker(workflows())
     worker.start()
     await engine.client.raise_orchestration_event("a", "item", data=2)
-    state = await engine.client.wait_for_orchestration_completion("a", timeout=WAIT)
+    state = await engine.client.wait_for_orchestration_completion("a", timeout=TIMEOUT)
     assert state is not None
     assert state.get_output() == [1, 2]
-    assert await stop_worker(worker, WAIT)
+    assert await stop_worker(worker, TIMEOUT)
     await engine.stop()
 
 
-async def test_what_was_acknowledged_survives_a_kill(tmp_path):
+async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     """The acknowledged calls arrive through the socket, as from another process."""
     process = host_elsewhere(tmp_path)
     attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
@@ -265,14 +260,14 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path):
     await engine.start()
     worker = engine.worker(workflows())
     worker.start()
-    state = await engine.client.wait_for_orchestration_completion("a", timeout=WAIT)
+    state = await engine.client.wait_for_orchestration_completion("a", timeout=TIMEOUT)
     assert state is not None
     assert state.get_output() == "kept"
-    assert await stop_worker(worker, WAIT)
+    assert await stop_worker(worker, TIMEOUT)
     await engine.stop()
 
 
-async def test_an_attached_worker_outlives_its_host(tmp_path):
+async def test_an_attached_worker_outlives_its_host(tmp_path: Path) -> None:
     """The host is killed and restarted; the worker and the client of another process continue by themselves."""
     process = host_elsewhere(tmp_path)
     attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
@@ -281,21 +276,21 @@ async def test_an_attached_worker_outlives_its_host(tmp_path):
     worker.start()
     try:
         await attached.client.schedule_new_orchestration("approval", instance_id="a")
-        await attached.client.wait_for_orchestration_start("a", timeout=WAIT)
+        await attached.client.wait_for_orchestration_start("a", timeout=TIMEOUT)
         kill(process)
         process = host_elsewhere(tmp_path)
         await until_it_answers(attached)
         await attached.client.raise_orchestration_event("a", "approve", data="again")
-        state = await attached.client.wait_for_orchestration_completion("a", timeout=WAIT)
+        state = await attached.client.wait_for_orchestration_completion("a", timeout=TIMEOUT)
         assert state is not None
         assert state.get_output() == "again"
-        assert await stop_worker(worker, WAIT)
+        assert await stop_worker(worker, TIMEOUT)
         await attached.stop()
     finally:
         kill(process)
 
 
-async def test_finished_instances_go_after_their_retention(tmp_path):
+async def test_finished_instances_go_after_their_retention(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"retention": 0.3, "retention_count": 5})
     engine = EmbeddedEngine("default", config, tmp_path, host=True)
     await engine.start()
@@ -306,15 +301,15 @@ async def test_finished_instances_go_after_their_retention(tmp_path):
     client = engine.client
     await client.schedule_new_orchestration("echo", instance_id="a")
     await client.schedule_new_orchestration("approval", instance_id="b")
-    async with asyncio.timeout(WAIT):
+    async with asyncio.timeout(TIMEOUT):
         while await client.get_orchestration_state("a") is not None:
             await asyncio.sleep(0.05)
     assert await client.get_orchestration_state("b") is not None
-    assert await stop_worker(worker, WAIT)
+    assert await stop_worker(worker, TIMEOUT)
     await engine.stop()
 
 
-async def test_timers_and_waits_need_no_threads(tmp_path):
+async def test_timers_and_waits_need_no_threads(tmp_path: Path) -> None:
     host = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await host.start()
     attached = EmbeddedEngine("default", CONFIG, tmp_path, host=False)
@@ -324,7 +319,7 @@ async def test_timers_and_waits_need_no_threads(tmp_path):
     before = threading.active_count()
     for number in range(100):
         await host.client.schedule_new_orchestration("patient", input=3600, instance_id=f"a{number}")
-        await host.client.wait_for_orchestration_start(f"a{number}", timeout=WAIT)
+        await host.client.wait_for_orchestration_start(f"a{number}", timeout=TIMEOUT)
     waits = [
         asyncio.ensure_future(engine.client.wait_for_orchestration_completion(f"a{number}", timeout=600))
         for number in range(100)
@@ -332,30 +327,30 @@ async def test_timers_and_waits_need_no_threads(tmp_path):
     ]
     assert host._database is not None
     waiters = host._database.hub.waiters
-    await until(lambda: len(waiters) == 200)
+    await eventually(lambda: len(waiters) == 200)
     # Threads of earlier tests may end meanwhile
     assert threading.active_count() <= before
     assert await attached.client.get_orchestration_state("a0") is not None
-    assert await stop_worker(worker, WAIT)
+    assert await stop_worker(worker, TIMEOUT)
     await host.stop()
     assert all(isinstance(result, Exception) for result in await asyncio.gather(*waits, return_exceptions=True))
     await attached.stop()
 
 
-async def test_a_wait_without_time_left_ends_at_once(tmp_path):
+async def test_a_wait_without_time_left_ends_at_once(tmp_path: Path) -> None:
     engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await engine.start()
     await engine.client.schedule_new_orchestration("nobody", instance_id="a")
-    async with asyncio.timeout(WAIT):
+    async with asyncio.timeout(TIMEOUT):
         with pytest.raises(EngineTimeout):
             await engine.client.wait_for_orchestration_completion("a", timeout=0.05)
     assert engine._database is not None
     waiters = engine._database.hub.waiters
-    await until(lambda: len(waiters) == 0)
+    await eventually(lambda: len(waiters) == 0)
     await engine.stop()
 
 
-async def test_descriptions_and_factory(tmp_path):
+async def test_descriptions_and_factory(tmp_path: Path) -> None:
     embedded = create_engine("default", CONFIG, tmp_path, host=True)
     assert isinstance(embedded, EmbeddedEngine)
     assert embedded.durable
@@ -368,7 +363,7 @@ async def test_descriptions_and_factory(tmp_path):
         _ = embedded.client
 
 
-def test_a_socket_is_not_reachable_by_others(tmp_path):
+def test_a_socket_is_not_reachable_by_others(tmp_path: Path) -> None:
     """The mode of the directory protects the socket; there is no other check."""
 
     async def main() -> None:

@@ -20,11 +20,11 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceStub
 from google.protobuf.wrappers_pb2 import StringValue
 
+from tests.kit.waiting import TIMEOUT
+
 TOKEN = "t0ken-of-more-than-thirty-two-characters"
 GOOD = (("authorization", f"Bearer {TOKEN}"),)
 MIB = 1024 * 1024
-TIMEOUT = 30.0
-
 pytestmark = pytest.mark.timeout(120)
 
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from bridge.sqlite_engine.protocol.service import UNARY
 from tests.engines.test_port import GOOD, Engine, code
+from tests.kit.waiting import TIMEOUT
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TaskHubSidecarService"].full_name
 STREAMS = ("GetWorkItems", "StreamInstanceHistory")
 CALLS = st.tuples(st.sampled_from((*UNARY, *STREAMS)), st.binary(max_size=100))
-TIMEOUT = 60
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 pytestmark = pytest.mark.timeout(1800)
@@ -66,7 +66,7 @@ def run(engine: Engine, examples: int) -> None:
         calls()
     frames()
     with engine.stub() as stub:
-        assert code(stub.Hello, pb.google_dot_protobuf_dot_empty__pb2.Empty(), metadata=GOOD) is grpc.StatusCode.OK
+        assert code(stub.Hello, pb.google_dot_protobuf_dot_empty__pb2.Empty(), metadata=GOOD) is grpc.StatusCode.OK  # type: ignore[attr-defined]  # of the class behind the interface
 
 
 def test_any_bytes(engine: Engine) -> None:

@@ -13,7 +13,7 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.protocol import server as served
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
-from tests.acceptance.daemon import TIMEOUT
+from tests.kit.waiting import TIMEOUT
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SETTINGS, HEADERS, PING = 4, 1, 6

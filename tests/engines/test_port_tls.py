@@ -23,8 +23,8 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
 from bridge.system.tls import TlsFiles
-from tests.acceptance.daemon import TIMEOUT
 from tests.kafka.certificates import Authority
+from tests.kit.waiting import TIMEOUT
 
 TOKEN = "t0ken-of-more-than-thirty-two-characters"
 GOOD = (("authorization", f"Bearer {TOKEN}"),)

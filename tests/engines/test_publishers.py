@@ -11,7 +11,8 @@ from durabletask import task
 
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
-from tests.engines.ways import TIMEOUT, WAYS, engine_of, until
+from tests.kit.engine_modes import MODES, engine_of
+from tests.kit.waiting import TIMEOUT, eventually
 
 PUBLISHES = 40
 
@@ -28,7 +29,7 @@ def publishing(ctx: task.OrchestrationContext, _: Any) -> Any:
     return (yield ctx.call_activity("publish"))
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", MODES)
 async def test_a_broker_that_hangs_stops_no_other_activity(tmp_path: Path, way: str) -> None:
     back = threading.Event()
     waiting = threading.Semaphore(0)
@@ -44,12 +45,12 @@ async def test_a_broker_that_hangs_stops_no_other_activity(tmp_path: Path, way: 
             engine.worker(Workflows(activities={"publish": publish}, publishers=True)),
         ]
         for worker in workers:
-            worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+            worker.start()
         client = engine.client
         try:
             for number in range(PUBLISHES):
                 await client.schedule_new_orchestration("publishing", instance_id=f"p-{number}")
-            await until(lambda: waiting._value == 4)
+            await eventually(lambda: waiting._value == 4)
             for number in range(10):
                 await client.schedule_new_orchestration("greeting", input="you", instance_id=f"g-{number}")
                 state = await client.wait_for_orchestration_completion(f"g-{number}", timeout=int(TIMEOUT))

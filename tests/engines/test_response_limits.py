@@ -20,8 +20,7 @@ from bridge.engines.answers import AnswerKeys
 from bridge.engines.remote_limits import TOTAL
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.waiting.totals import WaitingTotals
-
-from .hostile import (
+from tests.engines.hostile import (
     HostileEngine,
     endless_entities,
     endless_history,
@@ -31,9 +30,9 @@ from .hostile import (
     own_state,
     state,
 )
+from tests.kit.waiting import TIMEOUT
 
 MAX_ANSWER = 1_000_000
-TIMEOUT = 60.0
 
 
 @pytest.fixture

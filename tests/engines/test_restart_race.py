@@ -18,8 +18,8 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.contract import station
 from tests.engines.correlation import deliver
 from tests.engines.restart_child import INSTANCE, command
+from tests.kit.waiting import TIMEOUT
 
-TIMEOUT = 60.0
 MESSAGES = ("m-1", "m-2")
 
 

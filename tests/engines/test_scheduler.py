@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
+from typing import Any
 
 import azure.identity
 import azure.identity.aio
@@ -17,19 +19,20 @@ from bridge.core.errors import EngineDenied, EngineMisconfigured, EngineOutage, 
 from bridge.engines.azure_access import create_credentials, credential_kind
 from bridge.engines.command_runner import CommandRunner
 from bridge.engines.scheduler import SchedulerEngine, parse_endpoint
-from tests.engines.contract import WAIT, station
+from tests.engines.contract import station
 from tests.engines.sidecar import Sidecar
+from tests.kit.waiting import TIMEOUT
 
 
 @pytest.fixture
-def sidecar(tmp_path):
+def sidecar(tmp_path: Path) -> Any:
     sidecar = Sidecar(tmp_path)
     sidecar.start()
     yield sidecar
     sidecar.close()
 
 
-def config(**values) -> SchedulerEngineConfig:
+def config(**values: Any) -> SchedulerEngineConfig:
     return SchedulerEngineConfig(type="scheduler", **{"timeout": "5s", **values})
 
 
@@ -45,17 +48,17 @@ def config(**values) -> SchedulerEngineConfig:
         ("http://[::1]:8080", ("[::1]:8080", False)),
     ],
 )
-def test_endpoints(endpoint, expected):
+def test_endpoints(endpoint: Any, expected: Any) -> None:
     assert parse_endpoint(endpoint) == expected
 
 
 @pytest.mark.parametrize("endpoint", ["", "https://", "ftp://x", "http://u:p@x", "http://x/path", "http://x?y=1"])
-def test_endpoints_that_are_none(endpoint):
+def test_endpoints_that_are_none(endpoint: Any) -> None:
     with pytest.raises(ValueError, match="write an address like"):
         parse_endpoint(endpoint)
 
 
-async def test_task_hub_and_token_reach_every_call(sidecar):
+async def test_task_hub_and_token_reach_every_call(sidecar: Any) -> None:
     sidecar.gate.token = "s3cret"
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, task_hub="orders", token="s3cret"))
     await engine.start()
@@ -73,7 +76,7 @@ async def test_task_hub_and_token_reach_every_call(sidecar):
     assert "s3cret" not in engine.description
 
 
-async def test_a_wrong_token_is_denied_and_the_right_one_recovers(sidecar):
+async def test_a_wrong_token_is_denied_and_the_right_one_recovers(sidecar: Any) -> None:
     sidecar.gate.token = "right"
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, token="wrong"))
     await engine.start()
@@ -95,7 +98,7 @@ async def test_a_wrong_token_is_denied_and_the_right_one_recovers(sidecar):
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "slow down", EngineUnavailable),
     ],
 )
-async def test_refusals_are_outages(sidecar, code, details, expected):
+async def test_refusals_are_outages(sidecar: Any, code: Any, details: Any, expected: Any) -> None:
     sidecar.gate.refusal = code, details
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint))
     await engine.start()
@@ -106,7 +109,7 @@ async def test_refusals_are_outages(sidecar, code, details, expected):
     await engine.stop()
 
 
-async def test_away_and_back(sidecar):
+async def test_away_and_back(sidecar: Any) -> None:
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint))
     await engine.start()
     executor = CommandRunner(engine)
@@ -119,7 +122,7 @@ async def test_away_and_back(sidecar):
         await engine.probe()
     assert time.monotonic() - began < 10
     sidecar.start()
-    async with asyncio.timeout(WAIT):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 await executor.execute(ScheduleOrchestration("echo", "after"))
@@ -131,7 +134,7 @@ async def test_away_and_back(sidecar):
     await engine.stop()
 
 
-async def test_an_engine_that_never_answers_times_out():
+async def test_an_engine_that_never_answers_times_out() -> None:
     """A server accepts the connection and sends no bytes."""
     connections: list[asyncio.StreamWriter] = []
     server = await asyncio.start_server(lambda reader, writer: connections.append(writer), "127.0.0.1", 0)
@@ -168,7 +171,9 @@ class RefusingCredential(SlowCredential):
 @pytest.mark.parametrize(
     ("credential", "expected"), [(SlowCredential, EngineTimeout), (RefusingCredential, EngineDenied)]
 )
-async def test_tokens_that_do_not_come(sidecar, monkeypatch, credential, expected):
+async def test_tokens_that_do_not_come(
+    sidecar: Any, monkeypatch: pytest.MonkeyPatch, credential: Any, expected: Any
+) -> None:
     monkeypatch.setattr(azure.identity.aio, "DefaultAzureCredential", credential)
     engine = SchedulerEngine("eu", config(endpoint=sidecar.endpoint, credential="default", timeout="300ms"))
     await engine.start()
@@ -189,12 +194,12 @@ async def test_tokens_that_do_not_come(sidecar, monkeypatch, credential, expecte
         ({"credential": "none"}, True, "none"),
     ],
 )
-def test_which_credential(values, secure, expected):
+def test_which_credential(values: Any, secure: Any, expected: Any) -> None:
     assert credential_kind(config(**values), secure) == expected
 
 
 @pytest.mark.parametrize("name", ["default", "managed_identity", "environment", "cli"])
-async def test_credentials_come_in_pairs_and_are_closed(name):
+async def test_credentials_come_in_pairs_and_are_closed(name: Any) -> None:
     made = create_credentials(config(credential=name, client_id="0000"), True)
     assert made is not None
     assert type(made.asynchronous).__name__ == type(made.synchronous).__name__
@@ -202,7 +207,7 @@ async def test_credentials_come_in_pairs_and_are_closed(name):
     await made.close()
 
 
-async def test_a_credential_that_cannot_be_made(monkeypatch):
+async def test_a_credential_that_cannot_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE"):
         monkeypatch.delenv(variable, raising=False)
     engine = SchedulerEngine("eu", config(endpoint="https://x.durabletask.io", credential="workload_identity"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
-async def remote(tmp_path_factory):
+async def remote(tmp_path_factory: pytest.TempPathFactory) -> Any:
     sidecar = None
     endpoint = os.environ.get("BRIDGE_SCHEDULER_ENDPOINT")
     if endpoint is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -26,7 +27,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="endpoint")
-async def listening(authority, tmp_path_factory):
+async def listening(authority: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
     tls = ServerTlsConfig(certificate=str(authority.issue("engine")), client_ca=str(authority.file))
     config = EmbeddedEngineConfig(type="embedded", listen="127.0.0.1:0", tls=tls)
     host = EmbeddedEngine("default", config, tmp_path_factory.mktemp("engine"), host=True)
@@ -38,12 +39,12 @@ async def listening(authority, tmp_path_factory):
 def engine(endpoint: str, tls: ClientTlsConfig | None, **more: object) -> SchedulerEngine:
     return SchedulerEngine(
         "default",
-        SchedulerEngineConfig(type="scheduler", endpoint=endpoint, tls=tls, credential="none", **more),  # type: ignore[arg-type]  # whatever a test wants
+        SchedulerEngineConfig(type="scheduler", endpoint=endpoint, tls=tls, credential="none", **more),
     )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", name="station")
-async def remote(endpoint, authority):
+async def remote(endpoint: Any, authority: Any) -> Any:
     tls = ClientTlsConfig(ca=str(authority.file), certificate=str(authority.issue("bridge")))
     over_tls = engine(endpoint, tls, max_request="512KiB")
     await over_tls.start()

@@ -16,7 +16,7 @@ from bridge.engines import keyrings
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.options import DatabaseOptions
 from tests.engines.vault import CLIENT_SECRET, TOKEN, VAULT, VaultServer, serving
-from tests.sqlite_engine.hands import start, state
+from tests.kit.protocol_client import start, state
 
 OLD, NEW = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
 

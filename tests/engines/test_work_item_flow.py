@@ -16,9 +16,8 @@ from bridge.engines.remote_limits import BURST, PAUSE
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
-
-from .hostile import HostileEngine
-from .ways import until
+from tests.engines.hostile import HostileEngine
+from tests.kit.waiting import eventually
 
 MAX_ANSWER = 65_536
 ITEM = 100_000
@@ -65,9 +64,9 @@ async def test_a_worker_holds_a_bounded_number_of_bytes_and_does_all_work() -> N
         hostile.answers = {"GetWorkItems": stream}
         engine, worker = await start(hostile, work)
         try:
-            await until(lambda: hostile.calls["CompleteActivityTask"] == ITEMS)
+            await eventually(lambda: hostile.calls["CompleteActivityTask"] == ITEMS)
             assert ITEM < highest < 8 * MAX_ANSWER + 2 * ITEM
-            await until(lambda: worker.flow._queued + worker.flow._working == 0)
+            await eventually(lambda: worker.flow._queued + worker.flow._working == 0)
         finally:
             end.set()
             assert await stop_worker(worker, 20)
@@ -91,12 +90,12 @@ async def test_a_worker_that_waits_for_room_goes_on_after_a_broken_stream_and_st
         engine, worker = await start(hostile, work)
         try:
             flow = worker.flow
-            await until(lambda: flow._queued + flow._working >= 8 * MAX_ANSWER)
+            await eventually(lambda: flow._queued + flow._working >= 8 * MAX_ANSWER)
             worker._response_stream.cancel()
-            await until(lambda: hostile.calls["GetWorkItems"] == 2)
+            await eventually(lambda: hostile.calls["GetWorkItems"] == 2)
             go.set()
-            await until(lambda: hostile.calls["CompleteActivityTask"] >= 20)
-            await until(lambda: flow._queued + flow._working == 0)
+            await eventually(lambda: hostile.calls["CompleteActivityTask"] >= 20)
+            await eventually(lambda: flow._queued + flow._working == 0)
         finally:
             go.set()
             end.set()
@@ -111,7 +110,7 @@ async def test_a_stream_that_is_closed_at_once_is_not_opened_in_a_busy_loop() ->
         began = time.monotonic()
         engine, worker = await start(hostile, work)
         try:
-            await until(lambda: hostile.calls["GetWorkItems"] > 2 * BURST)
+            await eventually(lambda: hostile.calls["GetWorkItems"] > 2 * BURST)
             assert time.monotonic() - began >= 2 * PAUSE
         finally:
             assert await stop_worker(worker, 20)

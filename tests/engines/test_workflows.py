@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from bridge.engines.workflows import ImportFailed, Workflows, functions, load
 
 
 @pytest.fixture(autouse=True)
-def clean_path():
+def clean_path() -> Any:
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path
@@ -75,14 +76,14 @@ ANNOTATED = """
 
 
 @pytest.mark.parametrize("future", ["", "from __future__ import annotations\n"])
-def test_annotated(tmp_path, future):
+def test_annotated(tmp_path: Path, future: Any) -> None:
     (tmp_path / "flows_a.py").write_text(future + dedent(ANNOTATED))
     found = load(["flows_a"], tmp_path)
     assert names(found) == ({"saga", "plain_orchestrator"}, {"charge"}, {"counter", "account", "ledger"})
     assert found.orchestrators["saga"].__module__ == "flows_a"
 
 
-def test_annotations_for_type_checkers_only(tmp_path):
+def test_annotations_for_type_checkers_only(tmp_path: Path) -> None:
     write(
         tmp_path,
         flows_b="""
@@ -99,7 +100,7 @@ def test_annotations_for_type_checkers_only(tmp_path):
     assert names(load(["flows_b"], tmp_path)) == ({"saga"}, {"charge"}, set())
 
 
-def test_without_annotations(tmp_path):
+def test_without_annotations(tmp_path: Path) -> None:
     write(
         tmp_path,
         flows_c="""
@@ -114,7 +115,7 @@ def test_without_annotations(tmp_path):
     assert names(load(["flows_c"], tmp_path)) == ({"saga"}, {"charge"}, set())
 
 
-def test_packages_are_walked_and_reexports_are_not_taken_twice(tmp_path):
+def test_packages_are_walked_and_reexports_are_not_taken_twice(tmp_path: Path) -> None:
     (tmp_path / "shop" / "sub").mkdir(parents=True)
     for name, text in {
         "__init__": "from shop.orders import saga",
@@ -128,7 +129,7 @@ def test_packages_are_walked_and_reexports_are_not_taken_twice(tmp_path):
     assert names(load(["shop"], tmp_path)) == ({"saga"}, {"charge"}, set())
 
 
-def test_a_single_member(tmp_path):
+def test_a_single_member(tmp_path: Path) -> None:
     write(tmp_path, flows_d="def saga(ctx, o):\n    yield\ndef other(ctx, o):\n    yield\nVALUE = 1")
     assert names(load(["flows_d:other"], tmp_path)) == ({"other"}, set(), set())
     (problem,) = problems(["flows_d:missing"], tmp_path)
@@ -137,12 +138,12 @@ def test_a_single_member(tmp_path):
     assert "'flows_d:VALUE' is not an orchestrator, activity or entity" in problem.what
 
 
-def test_naming_a_module_twice_is_no_clash(tmp_path):
+def test_naming_a_module_twice_is_no_clash(tmp_path: Path) -> None:
     write(tmp_path, flows_e="def saga(ctx, o):\n    yield")
     assert names(load(["flows_e", "flows_e:saga"], tmp_path))[0] == {"saga"}
 
 
-def test_async_functions_are_problems(tmp_path):
+def test_async_functions_are_problems(tmp_path: Path) -> None:
     write(
         tmp_path,
         flows_f="""
@@ -157,7 +158,7 @@ def test_async_functions_are_problems(tmp_path):
     assert "activity 'charge' is async" in second.what
 
 
-def test_clashes_name_both_places(tmp_path):
+def test_clashes_name_both_places(tmp_path: Path) -> None:
     write(tmp_path, flows_g="def saga(ctx, o):\n    yield", flows_h="\ndef saga(ctx, o):\n    yield")
     (problem,) = problems(["flows_g", "flows_h"], tmp_path)
     assert f"{tmp_path / 'flows_g.py'}:1" in problem.what
@@ -165,7 +166,7 @@ def test_clashes_name_both_places(tmp_path):
     assert str(problem).startswith("bridge.yaml:7:3 workflows.modules.1: orchestrator 'saga' is defined twice")
 
 
-def test_import_errors_say_where(tmp_path):
+def test_import_errors_say_where(tmp_path: Path) -> None:
     write(
         tmp_path,
         flows_i="import flows_j",
@@ -182,32 +183,32 @@ def test_import_errors_say_where(tmp_path):
     assert "SystemExit: 3" in exits.what
 
 
-def test_a_module_without_workflows_is_a_problem(tmp_path):
+def test_a_module_without_workflows_is_a_problem(tmp_path: Path) -> None:
     write(tmp_path, flows_m="def add(a, b): ...")
     (problem,) = problems(["flows_m"], tmp_path)
     assert problem.what == "no orchestrators, activities or entities in 'flows_m'"
 
 
-def test_the_same_name_beside_another_configuration(tmp_path):
+def test_the_same_name_beside_another_configuration(tmp_path: Path) -> None:
     one = write(tmp_path / "one", flows_n="def first(ctx, o):\n    yield")
     two = write(tmp_path / "two", flows_n="def second(ctx, o):\n    yield")
     assert names(load(["flows_n"], one))[0] == {"first"}
     assert names(load(["flows_n"], two))[0] == {"second"}
 
 
-def test_the_name_of_a_library_is_a_problem(tmp_path):
+def test_the_name_of_a_library_is_a_problem(tmp_path: Path) -> None:
     write(tmp_path, json="def saga(ctx, o):\n    yield")
     (problem,) = problems(["json"], tmp_path)
     assert "rename it" in problem.what
 
 
-def test_external_names_are_known():
+def test_external_names_are_known() -> None:
     found = load([], Path(), external=["billing"])
     assert found.knows_orchestration("billing")
     assert not found.knows_orchestration("other")
 
 
-def test_function_references(tmp_path):
+def test_function_references(tmp_path: Path) -> None:
     write(tmp_path, maps="def total(envelope):\n    return 3\nNUMBER = 4")
     resolve = functions(tmp_path)
     assert resolve("maps:total")(None) == 3

@@ -7,7 +7,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from tests.acceptance.daemon import Serve
+from tests.kit.processes import DaemonProcess
 
 CONFIG = """
 engine: {type: embedded}
@@ -91,7 +91,7 @@ class Watcher:
     peak: highest resident size in MiB. worst: longest answer of /healthz in seconds. silent: requests without answer.
     """
 
-    def __init__(self, daemon: Serve) -> None:
+    def __init__(self, daemon: DaemonProcess) -> None:
         self._daemon = daemon
         self._over = threading.Event()
         self._threads = [threading.Thread(target=each) for each in (self._measure, self._ask)]

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from bridge.app.operations.operations import OPERATIONS, Operation
 from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load
+from bridge.core.states import DaemonState
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import Metrics
 from bridge.ops.web import Web
-from tests.app.project import Host, write_project
+from tests.app.project import EngineThread, write_project
 from tests.app.test_control import GIVEN, serving
 
 TIMEOUT = 60.0
@@ -124,7 +125,9 @@ async def _control(loaded: Loaded, examples: int) -> None:
 async def _port(examples: int) -> None:
     metrics = Metrics(list, list, version="1", config="c")
     web = Web(
-        HttpConfig(port=0, header_timeout="20ms", idle_timeout="20ms"), lambda: Readiness("running", ()), metrics.scrape
+        HttpConfig(port=0, header_timeout="20ms", idle_timeout="20ms"),
+        lambda: Readiness(DaemonState.RUNNING, ()),
+        metrics.scrape,
     )
     await web.start()
     loop = asyncio.get_running_loop()
@@ -158,7 +161,7 @@ async def _port(examples: int) -> None:
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     """Of a project of its own: some of the requests purge everything."""
     project = write_project(tmp_path_factory.mktemp("project")).parent
-    host = Host(project)
+    host = EngineThread(project)
     host.start()
     yield load([project / "bridge.yaml"], environ={})
     host.stop()

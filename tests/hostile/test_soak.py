@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon import Serve
 from tests.hostile.stand import Watcher, done, prepare
 from tests.kafka.distribution import KafkaMissing, classpath, java
 from tests.kafka.server import ThreadedServer
 from tests.kafka.shared import shared_broker
+from tests.kit.processes import DaemonProcess
 from tests.prove.dates import FIGURES
 
 SECONDS = float(os.environ.get("BRIDGE_SOAK_SECONDS", "60"))
@@ -89,7 +89,7 @@ def keep(name: str, figures: dict[str, Any]) -> None:
         path.write_text(json.dumps(known | {name: figures}))
 
 
-def caught_up(daemon: Serve, directory: Path, topic: str, prefix: str, count: int) -> float:
+def caught_up(daemon: DaemonProcess, directory: Path, topic: str, prefix: str, count: int) -> float:
     """Return the seconds until `count` honest messages have been executed; fail when they never are."""
     began = time.monotonic()
     daemon.wait(lambda: executed(directory, prefix) == count, f"{count} honest messages on {topic}")
@@ -100,7 +100,7 @@ def caught_up(daemon: Serve, directory: Path, topic: str, prefix: str, count: in
 def test_an_attack_costs_bounded_memory_and_nothing_honest(tmp_path: Path, broker: Kind) -> None:
     """The honest sender first has a topic and a source of its own, then shares a topic."""
     prepare(tmp_path, broker.config)
-    with Serve(tmp_path) as daemon:
+    with DaemonProcess(tmp_path, fresh=True) as daemon:
         send(tmp_path, 5, "honest", "warm", hostile=False)
         daemon.wait(lambda: len(done(tmp_path)) > 50, "the honest ones are executed")
         with Watcher(daemon) as watcher:

@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 
 from bridge.config.model.bridge import ControlConfig, HttpConfig
+from bridge.core.states import DaemonState
 from bridge.ops.connections import Connections
 from bridge.ops.control import Control, near
 from bridge.ops.health import Readiness
@@ -194,7 +195,7 @@ async def no_metrics() -> bytes:
 @asynccontextmanager
 async def secure(authority: Authority, **bounds: Any) -> AsyncIterator[tuple[Web, ssl.SSLContext]]:
     files = TlsFiles(authority.issue("ops"))
-    port = Web(HttpConfig(port=0, **bounds), lambda: Readiness("running", ()), no_metrics, files)
+    port = Web(HttpConfig(port=0, **bounds), lambda: Readiness(DaemonState.RUNNING, ()), no_metrics, files)
     await port.start()
     try:
         yield port, ssl.create_default_context(cafile=str(authority.file))
@@ -247,7 +248,7 @@ async def test_a_request_that_comes_with_the_handshake_is_answered(authority: Au
 
 
 async def test_the_ops_port_has_these_bounds() -> None:
-    port = Web(HttpConfig(port=0, header_timeout="100ms"), lambda: Readiness("running", ()), no_metrics)
+    port = Web(HttpConfig(port=0, header_timeout="100ms"), lambda: Readiness(DaemonState.RUNNING, ()), no_metrics)
     await port.start()
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port.port)

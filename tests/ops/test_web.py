@@ -14,13 +14,14 @@ import pytest
 
 from bridge.config.model.bridge import HttpConfig
 from bridge.core.errors import ConfigError
+from bridge.core.states import DaemonState, SourceState
 from bridge.ops.health import Check, Readiness
 from bridge.ops.web import Web
 from bridge.system.tls import TlsFiles
 from tests.kafka.certificates import Authority
 
-READY = Readiness("running", (Check("source", "orders", "idle"),))
-UNREADY = Readiness("running", (Check("source", "orders", "held", "engine default: away"),))
+READY = Readiness(DaemonState.RUNNING, (Check("source", "orders", SourceState.IDLE),))
+UNREADY = Readiness(DaemonState.RUNNING, (Check("source", "orders", SourceState.HELD, "engine default: away"),))
 
 
 class Answers:

@@ -15,8 +15,8 @@ from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.errors import ConfigError, EngineRejected, EngineUnavailable
 from bridge.pipeline.route_limits import Rate, RouteLimit
 from bridge.pipeline.running_instances import RECOUNT, Count, RunningInstances, without_children
-
-from .harness import CONFIG, Bench, bench, message
+from tests.kit.pipeline import CONFIG, PipelineFixture, message, running_pipeline
+from tests.kit.waiting import eventually
 
 CAPPED = """
   - name: start
@@ -32,22 +32,22 @@ CAPPED = """
 RATED = CAPPED.replace("running: 3", "rate: 20/s")
 
 
-def started(it: Bench) -> list[str]:
+def started(it: PipelineFixture) -> list[str]:
     return [command.instance_id for command in it.faults.taken if isinstance(command, ScheduleOrchestration)]
 
 
-async def go(it: Bench) -> None:
+async def go(it: PipelineFixture) -> None:
     it.admission.start()
     await it.source.start()
 
 
-async def finish(it: Bench, *ids: str) -> None:
+async def finish(it: PipelineFixture, *ids: str) -> None:
     for instance_id in ids:
         await it.engine.client.terminate_orchestration(instance_id)
 
 
 async def test_starts_wait_at_the_cap_and_go_on_as_instances_finish(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(message("start", number, f"k{number}") for number in range(9)))
         await go(it)
         limit = it.source.limits["start"]
@@ -73,7 +73,7 @@ async def test_starts_wait_at_the_cap_and_go_on_as_instances_finish(tmp_path: Pa
 
 
 async def test_what_waits_keeps_its_key_in_order(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(message("start", f"a-{number}", "a") for number in range(4)), message("free", "late", "a"))
         await go(it)
         await it.until(lambda: it.source.limits["start"].waiting == 1, "the fourth waits")
@@ -84,7 +84,7 @@ async def test_what_waits_keeps_its_key_in_order(tmp_path: Path) -> None:
 
 
 async def test_instances_from_before_count_and_their_repeats_need_no_room(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         for number in range(5):
             await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}")
         await it.engine.client.schedule_new_orchestration("order", instance_id="order-1:0001")
@@ -115,7 +115,7 @@ async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
     match: {{type: beside}}
     schedule: {{orchestration: order, instance_id: "order-{{{{ payload.id }}}}"}}
 """
-    async with bench(tmp_path, routes) as it:
+    async with running_pipeline(tmp_path, routes) as it:
         client = it.engine.client
         await client.schedule_new_orchestration("order", instance_id="order-again")
         await finish(it, "order-again")
@@ -143,7 +143,7 @@ async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
 
 
 async def test_a_start_that_finds_a_finished_instance_gives_its_room_back(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         for number in range(10):
             await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}")
             await it.engine.client.terminate_orchestration(f"order-{number}")
@@ -162,7 +162,7 @@ async def test_a_start_that_is_dead_lettered_gives_its_room_back(tmp_path: Path,
         if "bad" in command.instance_id:  # type: ignore[union-attr]  # schedules only
             raise EngineRejected("too large")
 
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         it.faults.before = refuse
         await it.publish(*(message("start", f"bad-{number}", f"b{number}") for number in range(3)))
         if not written:
@@ -181,7 +181,7 @@ async def test_a_start_that_is_dead_lettered_gives_its_room_back(tmp_path: Path,
 
 
 async def test_drain_gives_back_what_waits(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(message("start", number, f"k{number}") for number in range(5)))
         await go(it)
         await it.until(lambda: it.source.limits["start"].waiting == 2 and len(started(it)) == 3, "two wait")
@@ -191,7 +191,7 @@ async def test_drain_gives_back_what_waits(tmp_path: Path) -> None:
 
 
 async def test_an_outage_keeps_the_place_in_the_queue(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(message("start", number, f"k{number}") for number in range(5)))
         await go(it)
         limit = it.source.limits["start"]
@@ -208,7 +208,7 @@ async def test_an_outage_keeps_the_place_in_the_queue(tmp_path: Path) -> None:
 
 
 async def test_a_rate_spreads_commands(tmp_path: Path) -> None:
-    async with bench(tmp_path, RATED) as it:
+    async with running_pipeline(tmp_path, RATED) as it:
         await it.publish(*(message("start", number, f"k{number}") for number in range(11)))
         began = time.monotonic()
         await go(it)
@@ -254,25 +254,19 @@ class Clockless:
         return ids
 
 
-async def until(condition: object, *, within: float = 10.0) -> None:
-    async with asyncio.timeout(within):
-        while not condition():  # type: ignore[operator]  # a lambda
-            await asyncio.sleep(0.005)
-
-
 async def test_an_engine_that_does_not_tell_is_asked_while_somebody_waits() -> None:
     count = Clockless("order-1")
     running_instances = RunningInstances("default", "order-", count)
     limit = RouteLimit("start", 1, running_instances)
     running_instances.start()
     try:
-        await until(lambda: running_instances.known)
+        await eventually(lambda: running_instances.known)
         await asyncio.sleep(0.6)
         assert count.asked == 1, "nobody waits, nobody asks"
         running_instances.request_recount()
         assert limit.running == 1
         count.ids.clear()
-        await until(lambda: len(running_instances) == 0)
+        await eventually(lambda: len(running_instances) == 0)
     finally:
         await running_instances.stop()
 
@@ -282,7 +276,7 @@ async def test_a_start_that_was_not_needed_leaves_what_runs() -> None:
     running_instances = RunningInstances("default", "order-", count)
     running_instances.start()
     try:
-        await until(lambda: running_instances.known)
+        await eventually(lambda: running_instances.known)
         for instance_id in ("order-mine", "order-theirs"):
             running_instances.reserve(instance_id)
         running_instances.started(["order-theirs", "order-theirs:0001", "unlike-1"])
@@ -302,11 +296,11 @@ async def test_what_runs_again_while_it_is_counted_is_kept() -> None:
     running_instances = RunningInstances("default", "order-", count)
     running_instances.start()
     try:
-        await until(lambda: count.asked == 1)
+        await eventually(lambda: count.asked == 1)
         running_instances.leave(["order-again"])
         running_instances.started(["order-again"])
         count.answer.set()
-        await until(lambda: running_instances.known)
+        await eventually(lambda: running_instances.known)
         assert "order-again" in running_instances
     finally:
         await running_instances.stop()
@@ -318,11 +312,11 @@ async def test_a_count_keeps_what_came_and_went_while_it_ran() -> None:
     running_instances = RunningInstances("default", "order-", count)
     running_instances.start()
     try:
-        await until(lambda: count.asked == 1)
+        await eventually(lambda: count.asked == 1)
         running_instances.reserve("order-new")
         running_instances.leave(["order-gone", "unlike-1"])
         count.answer.set()
-        await until(lambda: running_instances.known)
+        await eventually(lambda: running_instances.known)
         assert "order-new" in running_instances
         assert "order-old" in running_instances
         assert len(running_instances) == 2
@@ -360,7 +354,7 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
             reached.set()
             await let_go.wait()
 
-    async with bench(tmp_path, CAPPED, source="    limits: {concurrency: 1}") as it:
+    async with running_pipeline(tmp_path, CAPPED, source="    limits: {concurrency: 1}") as it:
         it.faults.before = slow
         limit = it.source.limits["start"]
         assert limit.running_instances is not None

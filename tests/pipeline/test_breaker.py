@@ -7,7 +7,7 @@ import pytest
 
 from bridge.core.errors import EngineRejected, EngineTimeout, EngineUnavailable
 from bridge.pipeline.breaker import Breaker
-from tests.virtual_time import in_virtual_time
+from tests.kit.virtual_time import in_virtual_time
 
 
 async def test_it_opens_probes_one_at_a_time_and_closes_when_the_engine_answers() -> None:
@@ -54,7 +54,7 @@ async def test_an_engine_that_answers_unkindly_has_answered() -> None:
 
     closed = asyncio.Event()
     breaker = Breaker("default", probe, first_delay=0.001)
-    breaker.subscribe(lambda: breaker.open or closed.set())
+    breaker.subscribe(lambda: breaker.open or closed.set())  # type: ignore[arg-type, func-returns-value]  # wider than its annotation, on purpose
     breaker.trip(EngineUnavailable("away"))
     async with asyncio.timeout(10):
         await closed.wait()
@@ -84,7 +84,7 @@ async def test_a_probe_that_fails_unexpectedly_is_not_the_last() -> None:
 
     closed = asyncio.Event()
     breaker = Breaker("default", probe, first_delay=0.001)
-    breaker.subscribe(lambda: breaker.open or closed.set())
+    breaker.subscribe(lambda: breaker.open or closed.set())  # type: ignore[arg-type, func-returns-value]  # wider than its annotation, on purpose
     breaker.trip(EngineUnavailable("away"))
     async with asyncio.timeout(10):
         await closed.wait()

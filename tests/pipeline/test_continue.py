@@ -6,8 +6,7 @@ from pathlib import Path
 
 from bridge.core.commands import Command
 from bridge.core.errors import EngineRejected, InstanceNotFound
-
-from .harness import bench, message
+from tests.kit.pipeline import message, running_pipeline
 
 TWO = """
   - name: first
@@ -27,7 +26,7 @@ async def test_a_dead_letter_lists_what_was_executed_and_a_trusted_replay_skips_
         if command.orchestration == "other":  # type: ignore[union-attr]  # schedules only
             raise EngineRejected("refused")
 
-    async with bench(tmp_path, TWO) as it:
+    async with running_pipeline(tmp_path, TWO) as it:
         it.faults.before = refuse_second
         await it.publish(message("start", 1, "k"))
         await it.source.start()
@@ -39,7 +38,7 @@ async def test_a_dead_letter_lists_what_was_executed_and_a_trusted_replay_skips_
 
     replayed = tmp_path / "replay"
     replayed.mkdir()
-    async with bench(replayed, TWO, source="    trusted: replay") as it:
+    async with running_pipeline(replayed, TWO, source="    trusted: replay") as it:
         await it.publish(letter)
         await it.source.start()
         await it.settled(1)
@@ -47,7 +46,7 @@ async def test_a_dead_letter_lists_what_was_executed_and_a_trusted_replay_skips_
 
     untrusted = tmp_path / "untrusted"
     untrusted.mkdir()
-    async with bench(untrusted, TWO) as it:
+    async with running_pipeline(untrusted, TWO) as it:
         await it.publish(letter)
         await it.source.start()
         await it.settled(1)
@@ -63,7 +62,7 @@ async def test_a_retry_goes_on_where_it_stopped(tmp_path: Path) -> None:
             failures -= 1
             raise InstanceNotFound("injected")
 
-    async with bench(tmp_path, TWO, source="    retry: {initial: 1ms}") as it:
+    async with running_pipeline(tmp_path, TWO, source="    retry: {initial: 1ms}") as it:
         it.faults.before = fail_second
         await it.publish(message("start", 1, "k"))
         await it.source.start()
@@ -76,7 +75,7 @@ async def test_a_retry_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 async def test_repeats_count_as_duplicates_and_ignored_as_ignored(tmp_path: Path) -> None:
     routes = TWO + "  - {name: nothing, from: orders, match: {type: noise}, ignore: {reason: noise}}\n"
-    async with bench(tmp_path, routes, source="""    identity: "{{ payload.sent }}\"\n""") as it:
+    async with running_pipeline(tmp_path, routes, source="""    identity: "{{ payload.sent }}\"\n""") as it:
         await it.publish(
             message("start", 1, "k", sent="a"),
             message("start", 1, "k", sent="a"),  # sent again

@@ -12,6 +12,7 @@ from bridge.core.errors import EngineUnavailable
 from bridge.core.pace import Paces
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from tests.kit.waiting import eventually
 
 
 class Store:
@@ -50,12 +51,6 @@ async def allowed(limit: DeadLetterLimit, route: str, message: object) -> bool:
     return True
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 async def test_one_more_than_the_limit_waits_and_other_routes_are_free() -> None:
     limit = DeadLetterLimit("orders", 3)
     assert [await allowed(limit, "a", number) for number in range(5)] == [True, True, True, False, False]
@@ -85,14 +80,14 @@ async def test_waiting_items_are_freed_one_per_pause() -> None:
     began = time.monotonic()
     for each in items:
         limit.wait("a", each, lambda each=each: freed.append(each))  # type: ignore[misc]  # mypy cannot infer it
-    await until(lambda: freed)
+    await eventually(lambda: freed)
     assert time.monotonic() - began > 0.8
     assert freed == items[:1]
     assert await allowed(limit, "a", "first")
     assert limit.pauses == {"a": 2.0}
     assert not await allowed(limit, "a", "second"), "one for one claim"
     limit.forget(items[1])
-    await until(lambda: len(freed) == 2)
+    await eventually(lambda: len(freed) == 2)
     assert freed == [items[0], items[2]]
     running.cancel()
 
@@ -104,9 +99,9 @@ async def test_an_item_that_succeeds_lets_the_next_one_try() -> None:
     assert not await allowed(limit, "a", "first")
     for each in (item(), item()):
         limit.wait("a", each, lambda each=each: freed.append(each))  # type: ignore[misc]  # mypy cannot infer it
-    await until(lambda: len(freed) == 1)
+    await eventually(lambda: len(freed) == 1)
     limit.succeeded(["a"])
-    await until(lambda: len(freed) == 2)
+    await eventually(lambda: len(freed) == 2)
     running.cancel()
 
 
@@ -115,13 +110,13 @@ async def test_the_limit_is_shared_and_outlives_the_process() -> None:
     first = DeadLetterLimit("orders", 2, store)
     running = asyncio.create_task(first.run())
     assert not await allowed(first, "a", 0), "nothing is written before the paces are known"
-    await until(lambda: first._loaded)
+    await eventually(lambda: first._loaded)
     assert [await allowed(first, "a", number) for number in range(3)] == [True, True, False]
     assert [operation for operation, _ in store.sent] == ["limit"]
     running.cancel()
     second = DeadLetterLimit("orders", 2, store)
     running = asyncio.create_task(second.run())
-    await until(lambda: second._loaded)
+    await eventually(lambda: second._loaded)
     assert not await allowed(second, "a", 3)
     assert second.active
     running.cancel()
@@ -131,12 +126,12 @@ async def test_only_one_daemon_writes_the_next_dead_letter() -> None:
     store = Store()
     daemons = [DeadLetterLimit("orders", 0, store) for _ in range(3)]
     tasks = [asyncio.create_task(each.run()) for each in daemons]
-    await until(lambda: all(each._loaded for each in daemons))
+    await eventually(lambda: all(each._loaded for each in daemons))
     freed: list[DeadLetterLimit] = []
     for each in daemons:
         await allowed(each, "a", id(each))
         each.wait("a", item(), lambda each=each: freed.append(each))  # type: ignore[misc]  # mypy cannot infer it
-    await until(lambda: freed)
+    await eventually(lambda: freed)
     await asyncio.sleep(1.5)
     assert len(freed) == 1
     for task in tasks:
@@ -148,14 +143,14 @@ async def test_a_person_ends_the_limit_for_every_daemon(monkeypatch: pytest.Monk
     store = Store()
     limit = DeadLetterLimit("orders", 0, store)
     running = asyncio.create_task(limit.run())
-    await until(lambda: limit._loaded)
+    await eventually(lambda: limit._loaded)
     assert not await allowed(limit, "a", 0)
     store.paces.wrote("a", time.time())
     freed: list[int] = []
     for number in range(2):
         limit.wait("a", item(), lambda number=number: freed.append(number))  # type: ignore[misc]  # mypy cannot infer it
     store.paces.resume(None)
-    await until(lambda: freed == [0, 1])
+    await eventually(lambda: freed == [0, 1])
     assert not limit.active
     running.cancel()
 
@@ -169,7 +164,7 @@ async def test_an_engine_that_is_away_neither_opens_nor_ends_the_limit() -> None
     assert not await allowed(limit, "a", 0)
     limit.wait("a", item(), lambda: freed.append(0))
     store.away = False
-    await until(lambda: freed)
+    await eventually(lambda: freed)
     assert await allowed(limit, "a", 0)
     store.away = True
     assert not await allowed(limit, "a", 1)

@@ -14,9 +14,8 @@ from bridge.core.message import Message
 from bridge.pipeline.decoded import SHARE, SMALL
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.source import SourcePipeline
-
-from .harness import bench, message, offsets_by_key
-from .test_recovery import Flaky
+from tests.kit.pipeline import message, offsets_by_key, running_pipeline
+from tests.pipeline.test_recovery import Flaky
 
 KIB = 1024
 FAN_TYPE = (("type", b"fan"),)
@@ -52,7 +51,7 @@ class Blocked:
 
 
 async def test_a_backlog_is_decoded_in_bounded_portions(tmp_path: Path) -> None:
-    async with bench(tmp_path, source=LIMITS) as it:
+    async with running_pipeline(tmp_path, source=LIMITS) as it:
         blocked = it.faults.before = Blocked()
         await it.publish(*(large(number) for number in range(30)))
         await it.source.start()
@@ -67,7 +66,7 @@ async def test_a_backlog_is_decoded_in_bounded_portions(tmp_path: Path) -> None:
 
 
 async def test_a_message_beyond_the_room_is_processed_alone(tmp_path: Path) -> None:
-    async with bench(tmp_path, source=LIMITS) as it:
+    async with running_pipeline(tmp_path, source=LIMITS) as it:
         await it.publish(*(large(number, f"k{number % 3}", 900 * KIB) for number in range(9)))
         await it.source.start()
         await it.settled(9)
@@ -76,7 +75,7 @@ async def test_a_message_beyond_the_room_is_processed_alone(tmp_path: Path) -> N
 
 
 async def test_messages_that_wait_for_an_outage_hold_no_decoded_form(tmp_path: Path) -> None:
-    async with bench(tmp_path, source=LIMITS + "\n    retry: {in_memory: 10ms}") as it:
+    async with running_pipeline(tmp_path, source=LIMITS + "\n    retry: {in_memory: 10ms}") as it:
         it.faults.outage = EngineUnavailable("away")
         await it.publish(*(large(number, f"k{number % 7}") for number in range(28)), message("start", "s-1", "s"))
         await it.source.start()
@@ -92,7 +91,7 @@ async def test_messages_that_wait_for_an_outage_hold_no_decoded_form(tmp_path: P
 
 
 async def test_a_retry_goes_on_at_the_step_where_the_message_stopped(tmp_path: Path) -> None:
-    async with bench(tmp_path, FAN, source=LIMITS + "\n    retry: {in_memory: 1m}") as it:
+    async with running_pipeline(tmp_path, FAN, source=LIMITS + "\n    retry: {in_memory: 1m}") as it:
         failing = True
 
         async def fail_once(command: Command) -> None:
@@ -110,7 +109,7 @@ async def test_a_retry_goes_on_at_the_step_where_the_message_stopped(tmp_path: P
 
 async def test_an_ordering_expression_sees_large_messages(tmp_path: Path) -> None:
     source = LIMITS + "\n    ordering: \"{{ payload.id.split('-')[0] }}\""
-    async with bench(tmp_path, source=source) as it:
+    async with running_pipeline(tmp_path, source=source) as it:
         await it.publish(*(large(number, None) for number in range(3)))
         await it.publish(*(message("start", f"k{n % 5}-{n}", "one", fill="z" * 60 * KIB) for n in range(30)))
         await it.source.start()
@@ -123,7 +122,7 @@ async def test_a_dead_letter_that_waits_for_its_broker_keeps_its_cause(tmp_path:
     async def refuse(command: Command) -> None:
         raise EngineRejected("too large")
 
-    async with bench(tmp_path, source=LIMITS, broker=Flaky) as it:
+    async with running_pipeline(tmp_path, source=LIMITS, broker=Flaky) as it:
         it.faults.before = refuse
         it.broker.refuses = True  # type: ignore[attr-defined]  # a Flaky
         await it.publish(*(large(number) for number in range(12)))
@@ -142,7 +141,7 @@ async def test_a_dead_letter_that_waits_for_its_broker_keeps_its_cause(tmp_path:
 
 @pytest.mark.parametrize("number", range(3))
 async def test_a_drain_gives_back_those_that_wait_to_be_decoded(tmp_path: Path, number: int) -> None:
-    async with bench(tmp_path, source=LIMITS) as it:
+    async with running_pipeline(tmp_path, source=LIMITS) as it:
         blocked = it.faults.before = Blocked()
         await it.publish(*(large(each, None if number else f"k{each % 4}") for each in range(30)))
         await it.source.start()

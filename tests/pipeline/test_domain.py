@@ -22,8 +22,8 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import OrderingDomain, domain_key
 from bridge.pipeline.settings import Target
 from bridge.pipeline.source import SourcePipeline
-
-from .harness import TIMEOUT, Faults, message
+from tests.kit.pipeline import Faults, message
+from tests.kit.waiting import TIMEOUT
 
 CONFIG = """
 engine: {type: embedded}
@@ -98,7 +98,7 @@ async def pair(directory: Path) -> AsyncIterator[Pair]:
         joined[key].append(item.envelope.data["id"].split("-")[1])
         join(key, item)
 
-    domains["shop"].join = joining  # type: ignore[method-assign]  # listens in
+    domains["shop"].join = joining  # type: ignore[assignment, method-assign]  # listens in
     targets = {"default": Target(faults.execute, breaker)}
     sources = {
         name: build_source(loaded, name, {"local": broker}, targets, domains=domains) for name in loaded.config.sources

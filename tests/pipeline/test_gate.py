@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from bridge.pipeline.flow_control import FlowControl
-
-from .deliveries import Part
+from tests.pipeline.deliveries import Part
 
 
 def is_open(gate: FlowControl) -> bool:

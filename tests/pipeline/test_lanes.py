@@ -7,8 +7,7 @@ from collections import defaultdict
 import pytest
 
 from bridge.pipeline.lanes import Lanes, LaneState
-
-from .deliveries import Part, item
+from tests.pipeline.deliveries import Part, item
 
 
 async def test_items_of_a_key_go_one_at_a_time_in_order_and_keys_side_by_side() -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bridge.core.commands import Command
 from bridge.core.errors import InstanceNotFound
-
-from .harness import bench, message, offsets_by_key
+from tests.kit.pipeline import message, offsets_by_key, running_pipeline
 
 QUICK = "    retry: {initial: 1ms, max_delay: 4ms}"
 
@@ -33,7 +32,7 @@ async def test_first_effects_of_a_key_happen_in_order_though_half_of_all_attempt
         finally:
             running.discard(key)
 
-    async with bench(tmp_path, source=QUICK) as it:
+    async with running_pipeline(tmp_path, source=QUICK) as it:
         it.faults.before = flaky
         sent = [(number, key) for number in range(per_key) for key in range(keys)]
         await it.publish(*(message("start", f"k{key}-{number}", f"k{key}") for number, key in sent))
@@ -52,7 +51,7 @@ async def test_a_key_that_fails_holds_only_itself(tmp_path: Path) -> None:
         if command.instance_id.startswith("order-bad"):  # type: ignore[union-attr]  # schedules only
             raise InstanceNotFound("injected")
 
-    async with bench(tmp_path, source="    retry: {initial: 50ms, in_memory: 1m}") as it:
+    async with running_pipeline(tmp_path, source="    retry: {initial: 50ms, in_memory: 1m}") as it:
         it.faults.before = poison
         await it.publish(message("start", "bad-0", "bad"), message("start", "bad-1", "bad"))
         good = [(f"good{number % 9}", number) for number in range(500)]
@@ -74,7 +73,7 @@ async def test_ordering_by_an_expression(tmp_path: Path) -> None:
         if len(seen) == 1:
             await asyncio.sleep(0.05)
 
-    async with bench(tmp_path, source='    ordering: "{{ payload.customer }}"') as it:
+    async with running_pipeline(tmp_path, source='    ordering: "{{ payload.customer }}"') as it:
         it.faults.before = slow_first
         await it.publish(*(message("start", f"a-{number}", str(number), customer="same") for number in range(4)))
         await it.source.start()

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from bridge.core.errors import EngineDenied, EngineMisconfigured, EngineTimeout, EngineUnavailable
-
-from .harness import bench, message, offsets_by_key
+from tests.kit.pipeline import message, offsets_by_key, running_pipeline
 
 
 @pytest.mark.parametrize("kind", [EngineUnavailable, EngineDenied, EngineMisconfigured, EngineTimeout])
 async def test_everything_waits_and_goes_on_in_order(tmp_path: Path, kind: type[EngineUnavailable]) -> None:
     limits = "    limits: {max_in_flight: 40, concurrency: 8}\n    retry: {in_memory: 10ms}"
-    async with bench(tmp_path, source=limits) as it:
+    async with running_pipeline(tmp_path, source=limits) as it:
         it.faults.outage = kind("away")
         await it.publish(*(message("start", f"k{number % 7}-{number}", f"k{number % 7}") for number in range(200)))
         await it.source.start()
@@ -33,7 +32,7 @@ async def test_everything_waits_and_goes_on_in_order(tmp_path: Path, kind: type[
 
 
 async def test_an_outage_in_the_middle_loses_and_doubles_nothing(tmp_path: Path) -> None:
-    async with bench(tmp_path) as it:
+    async with running_pipeline(tmp_path) as it:
         await it.publish(*(message("start", f"k{number % 7}-{number}", f"k{number % 7}") for number in range(600)))
         await it.source.start()
         for _ in range(5):
@@ -49,14 +48,14 @@ async def test_an_outage_in_the_middle_loses_and_doubles_nothing(tmp_path: Path)
 
 
 async def test_drain_during_an_outage_gives_everything_back(tmp_path: Path) -> None:
-    async with bench(tmp_path) as it:
+    async with running_pipeline(tmp_path) as it:
         it.faults.outage = EngineUnavailable("away")
         await it.publish(*(message("start", f"k-{number}", "k") for number in range(10)))
         await it.source.start()
         await it.until(lambda: it.source.lanes.held, "held")
         await it.source.drain(5)
         assert it.source.ledger.abandoned["drain"] == it.source.ledger.received == 10
-    async with bench(tmp_path) as again:
+    async with running_pipeline(tmp_path) as again:
         await again.source.start()
         await again.settled(10)
         assert again.source.ledger.outcomes["executed"] == 10

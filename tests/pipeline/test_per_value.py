@@ -18,8 +18,7 @@ from bridge.core.errors import ConfigError, EngineUnavailable
 from bridge.core.message import Message
 from bridge.ops.metrics import Metrics
 from bridge.routing.per import TAG, digest
-
-from .harness import CONFIG, START, Bench, bench, message
+from tests.kit.pipeline import CONFIG, START, PipelineFixture, message, running_pipeline
 
 HONEST = [f"honest-{number}" for number in range(9)]
 PER = """
@@ -67,7 +66,7 @@ class Held:
 async def test_one_tenant_with_10_000_messages_leaves_the_source_to_nine_others(tmp_path: Path) -> None:
     """No message of the greedy tenant ends before those of all others, although all of them came first."""
     held = Held("greedy")
-    async with bench(tmp_path, START, PER) as it:
+    async with running_pipeline(tmp_path, START, PER) as it:
         it.faults.before = held
         await it.publish(*(order("greedy", number) for number in range(10_000)))
         await it.publish(*(order(tenant, number) for number in range(10) for tenant in HONEST))
@@ -102,7 +101,7 @@ async def test_workers_are_shared_too(tmp_path: Path) -> None:
       per: {value: "{{ payload.tenant }}", max_in_flight: 8}
 """
     held = Held("greedy")
-    async with bench(tmp_path, START, source) as it:
+    async with running_pipeline(tmp_path, START, source) as it:
         it.faults.before = held
         await it.publish(*(order("greedy", number) for number in range(2000)))
         await it.publish(*(order(tenant, 0) for tenant in HONEST))
@@ -118,7 +117,7 @@ async def test_workers_are_shared_too(tmp_path: Path) -> None:
 async def test_without_it_one_tenant_takes_the_whole_source(tmp_path: Path) -> None:
     """Counter-check of the test above."""
     held = Held("greedy")
-    async with bench(tmp_path, START, "    limits: {max_in_flight: 200}") as it:
+    async with running_pipeline(tmp_path, START, "    limits: {max_in_flight: 200}") as it:
         it.faults.before = held
         await it.publish(*(order("greedy", number) for number in range(500)))
         await it.publish(*(order(tenant, 0) for tenant in HONEST))
@@ -134,7 +133,7 @@ async def test_order_per_key_holds_among_values_too(tmp_path: Path) -> None:
     limit."""
     held = Held("a")
     source = '    limits: {per: {value: "{{ payload.tenant }}", max_in_flight: 1}}'
-    async with bench(tmp_path, START, source) as it:
+    async with running_pipeline(tmp_path, START, source) as it:
         it.faults.before = held
         await it.publish(order("a", 1, "k1"), order("a", 2, "k2"), order("b", 3, "k2"), order("b", 4, "k4"))
         await it.source.start()
@@ -149,7 +148,7 @@ async def test_order_per_key_holds_among_values_too(tmp_path: Path) -> None:
 async def test_bytes_are_bounded_per_value_and_one_large_message_always_passes(tmp_path: Path) -> None:
     held = Held("a")
     source = '    limits: {per: {value: "{{ payload.tenant }}", max_in_flight_bytes: 3000}}'
-    async with bench(tmp_path, START, source) as it:
+    async with running_pipeline(tmp_path, START, source) as it:
         it.faults.before = held
         await it.publish(*(order("a", number, fill="x" * 1200) for number in range(5)))
         await it.publish(order("b", 0, fill="x" * 100_000))
@@ -171,7 +170,7 @@ async def test_what_waits_is_bounded_too(tmp_path: Path, bound: str) -> None:
     """Waiting messages are limited in number and bytes; at the limit the source stops reading, and loses no message."""
     held = Held("greedy")
     source = f'    limits: {{max_in_flight: 20, per: {{value: "{{{{ payload.tenant }}}}", max_in_flight: 2, {bound}}}}}'
-    async with bench(tmp_path, START, source) as it:
+    async with running_pipeline(tmp_path, START, source) as it:
         it.faults.before = held
         await it.publish(*(order("greedy", number) for number in range(1000)))
         await it.publish(order("honest-0", 0))
@@ -198,7 +197,7 @@ async def test_another_value_in_each_message_stays_bounded_and_takes_nothing_fro
 """
     churn = [f"churn{number}" for number in range(5000)]
     held = Held(*churn)
-    async with bench(tmp_path, START, source) as it:
+    async with running_pipeline(tmp_path, START, source) as it:
         it.faults.before = held
         await it.publish(*(order(tenant, 0) for tenant in HONEST))
         await it.source.start()
@@ -222,7 +221,7 @@ async def test_messages_without_a_value_share_one_bound(tmp_path: Path) -> None:
     bodies = [b'{"id": "x-1"}', b'{"id": "x-2", "tenant": null}', b'{"id": "x-3", "tenant": ""}']
     bodies += [b'{"id": "x-4", "tenant": ["x"]}', b'{"id": "x-5", "tenant": {}}', b"no JSON"]
     held = Held("x")
-    async with bench(tmp_path, START, source) as it:
+    async with running_pipeline(tmp_path, START, source) as it:
         it.faults.before = held
         await it.publish(*(Message(body, str(n).encode(), (("type", b"start"),)) for n, body in enumerate(bodies)))
         await it.publish(order("honest-0", 0))
@@ -242,7 +241,7 @@ async def test_messages_without_a_value_share_one_bound(tmp_path: Path) -> None:
 async def test_an_outage_and_a_drain_lose_no_count(tmp_path: Path) -> None:
     source = '    limits: {per: {value: "{{ payload.tenant }}", max_in_flight: 2}}'
     held = Held("greedy")
-    async with bench(tmp_path, START, source) as it:
+    async with running_pipeline(tmp_path, START, source) as it:
         it.faults.before = held
         await it.publish(*(order("greedy", number) for number in range(30)))
         await it.source.start()
@@ -270,7 +269,7 @@ async def test_what_is_revoked_while_it_waits_leaves_no_count(tmp_path: Path) ->
     """A revocation may also release other messages of the value. Revoked ones leave no count, and the others stay."""
     source = '    limits: {per: {value: "{{ payload.tenant }}", max_in_flight: 2}}'
     held = Held("greedy")
-    async with bench(tmp_path, START, source) as it:
+    async with running_pipeline(tmp_path, START, source) as it:
         it.faults.before = held
         await it.publish(*(order("greedy", number) for number in range(60)))
         await it.source.start()
@@ -302,17 +301,17 @@ CAPPED = """
 """
 
 
-async def go(it: Bench) -> None:
+async def go(it: PipelineFixture) -> None:
     it.admission.start()
     await it.source.start()
 
 
-def running(it: Bench) -> Counter[str]:
+def running(it: PipelineFixture) -> Counter[str]:
     return Counter(tenant_of(command) for command in it.faults.taken)
 
 
 async def test_starts_of_one_value_wait_and_those_of_others_go(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(order("greedy", number) for number in range(20)))
         await it.publish(*(order(tenant, number) for number in range(2) for tenant in HONEST))
         await go(it)
@@ -339,7 +338,7 @@ async def test_starts_of_one_value_wait_and_those_of_others_go(tmp_path: Path) -
 async def test_values_in_a_queue_are_served_in_turn(tmp_path: Path) -> None:
     """At the cap of the route, a long queue of one value does not lengthen the wait of another."""
     routes = CAPPED.replace("running: 30", "running: 2")
-    async with bench(tmp_path, routes) as it:
+    async with running_pipeline(tmp_path, routes) as it:
         await it.publish(*(order("first", number) for number in range(2)))
         await go(it)
         await it.settled(2)
@@ -355,7 +354,7 @@ async def test_values_in_a_queue_are_served_in_turn(tmp_path: Path) -> None:
 
 async def test_running_counts_per_value_are_known_after_a_restart(tmp_path: Path) -> None:
     """Starts of another process count, too: each instance carries the digest of its value, never the value."""
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(order("greedy", number) for number in range(2)), order("honest-0", 0))
         await go(it)
         await it.settled(3)
@@ -384,7 +383,7 @@ async def test_running_counts_per_value_are_known_after_a_restart(tmp_path: Path
 
 
 async def test_a_count_reads_tags_page_by_page(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         for number in range(5):
             tags = {TAG: f"v{number}"} if number else None
             await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-{number}", tags=tags)
@@ -396,7 +395,7 @@ async def test_a_count_reads_tags_page_by_page(tmp_path: Path) -> None:
         assert await count(it.engine, "order-", values=True)() == {}
 
 
-async def finish_all(it: Bench, *names: str) -> None:
+async def finish_all(it: PipelineFixture, *names: str) -> None:
     for name in names:
         await it.engine.client.terminate_orchestration(name)
 
@@ -409,7 +408,7 @@ async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.Capture
 """
     routes = CAPPED.replace("payload.tenant", "payload.tenant + payload.suffix")
     with capture_logs() as logs:
-        async with bench(tmp_path, routes, source) as it:
+        async with running_pipeline(tmp_path, routes, source) as it:
             await it.publish(*(message("start", n, f"k{n}", tenant=marker, suffix="!") for n in range(12)))
             await it.publish(*(message("start", n, f"k{n}", tenant=marker) for n in range(12, 18)))
             await go(it)
@@ -429,7 +428,7 @@ async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.Capture
 
 
 async def test_what_comes_back_and_what_is_dropped_gives_its_place_back(tmp_path: Path) -> None:
-    async with bench(tmp_path, CAPPED) as it:
+    async with running_pipeline(tmp_path, CAPPED) as it:
         for number in range(6):
             await it.engine.client.schedule_new_orchestration("order", instance_id=f"order-a-{number}")
             await it.engine.client.terminate_orchestration(f"order-a-{number}")
@@ -456,7 +455,7 @@ async def test_a_rate_per_value_takes_no_room_from_others(tmp_path: Path) -> Non
     limits: {running: 12, rate: 1000/s, burst: 100, per: {value: "{{ payload.tenant }}", rate: 1/h, burst: 2}}
     schedule: {orchestration: order, instance_id: "order-{{ payload.id }}"}
 """
-    async with bench(tmp_path, routes) as it:
+    async with running_pipeline(tmp_path, routes) as it:
         await it.publish(*(order("greedy", number) for number in range(60)))
         await it.publish(*(order(tenant, 0) for tenant in HONEST))
         await go(it)
@@ -479,7 +478,7 @@ async def test_each_command_of_a_list_counts_for_its_own_value(tmp_path: Path) -
     limits: {per: {value: "{{ item.tenant }}", running: 1}}
     schedule: {orchestration: order, instance_id: "order-{{ item.tenant }}-{{ index }}"}
 """
-    async with bench(tmp_path, routes) as it:
+    async with running_pipeline(tmp_path, routes) as it:
         items = [{"tenant": tenant} for tenant in ("a", "b", "b")]
         await it.publish(message("start", 1, items=items))
         await go(it)
@@ -497,7 +496,7 @@ async def test_events_have_a_rate_per_value_and_no_tag(tmp_path: Path) -> None:
     limits: {per: {value: "{{ payload.tenant }}", rate: 1/h}}
     raise_event: {instance_id: "order-1", name: told}
 """
-    async with bench(tmp_path, routes) as it:
+    async with running_pipeline(tmp_path, routes) as it:
         await it.engine.client.schedule_new_orchestration("order", instance_id="order-1")
         await it.publish(*(order(tenant, number) for tenant in ("a", "b") for number in range(3)))
         await go(it)

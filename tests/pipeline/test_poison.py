@@ -11,9 +11,8 @@ from bridge.core.commands import Command
 from bridge.core.errors import BrokerUnavailable, EarlierMessagesWait, EngineRejected, InstanceNotFound
 from bridge.core.message import Message
 from bridge.core.provenance import Cause
-from tests.garbage import no_frames_in_cycles
-
-from .harness import START, bench, message
+from tests.kit.garbage import no_frames_in_cycles
+from tests.kit.pipeline import START, message, running_pipeline
 
 
 async def always(command: Command) -> None:
@@ -21,7 +20,7 @@ async def always(command: Command) -> None:
 
 
 async def test_retries_end_after_their_time_with_the_cause(tmp_path: Path) -> None:
-    async with bench(tmp_path, source="    retry: {initial: 5ms, in_memory: 60ms}") as it:
+    async with running_pipeline(tmp_path, source="    retry: {initial: 5ms, in_memory: 60ms}") as it:
         it.faults.before = always
         await it.publish(message("start", "k-1", "k"))
         await it.source.start()
@@ -41,7 +40,7 @@ async def test_a_bug_is_tried_three_times(tmp_path: Path) -> None:
     async def bug(command: Command) -> None:
         raise ZeroDivisionError("secret payload")
 
-    async with bench(tmp_path, source="    retry: {initial: 1ms}") as it:
+    async with running_pipeline(tmp_path, source="    retry: {initial: 1ms}") as it:
         it.faults.before = bug
         await it.publish(message("start", "k-1", "k"))
         await it.source.start()
@@ -57,7 +56,7 @@ async def test_too_many_behind_a_failing_key_end_its_retries_early(tmp_path: Pat
     settings = (
         "    retry: {initial: 5ms, multiplier: 10, max_delay: 5m, in_memory: 10m}\n    limits: {max_key_backlog: 5}"
     )
-    async with bench(tmp_path, source=settings) as it:
+    async with running_pipeline(tmp_path, source=settings) as it:
         it.faults.before = always
         await it.publish(message("start", "k-0", "k"))
         await it.source.start()
@@ -80,7 +79,7 @@ async def test_waiting_behind_early_messages_is_no_failure(tmp_path: Path) -> No
 
     failures: list[Exception] = [ValueError("a bug"), ValueError("a bug")]
     settings = "    retry: {initial: 5ms, max_delay: 20ms, in_memory: 60ms}\n    limits: {max_key_backlog: 2}"
-    async with bench(tmp_path, source=settings) as it:
+    async with running_pipeline(tmp_path, source=settings) as it:
         it.faults.before = wait_behind
         await it.publish(*(message("start", f"k-{number}", "k") for number in range(8)))
         await it.source.start()
@@ -96,7 +95,7 @@ async def test_waiting_behind_early_messages_is_no_failure(tmp_path: Path) -> No
 
 async def test_beyond_the_limit_dead_letters_wait_while_other_messages_go_on(tmp_path: Path) -> None:
     settings = "    limits: {dead_letter_limit: 10, concurrency: 1}"
-    async with bench(tmp_path, source=settings) as it:
+    async with running_pipeline(tmp_path, source=settings) as it:
         await it.publish(*(message("unknown", f"k-{number}", f"k{number}") for number in range(50)))
         await it.source.start()
         await it.until(lambda: it.source.dead_letter_limit.active, "limited")
@@ -107,7 +106,7 @@ async def test_beyond_the_limit_dead_letters_wait_while_other_messages_go_on(tmp
         assert it.source.ledger.in_flight >= 38
         await it.source.drain(5)
         written = it.source.ledger.dead_letters["no_route"]
-    async with bench(tmp_path, START + "  - {name: rest, from: orders, ignore: {}}\n") as again:
+    async with running_pipeline(tmp_path, START + "  - {name: rest, from: orders, ignore: {}}\n") as again:
         await again.source.start()
         await again.settled(50 - written)
         assert again.source.ledger.outcomes["ignored"] == 50 - written
@@ -120,7 +119,7 @@ async def test_messages_that_succeed_end_the_limit(tmp_path: Path) -> None:
         if "bad" in command.instance_id:  # type: ignore[union-attr]  # schedules only
             raise EngineRejected("too large")
 
-    async with bench(tmp_path, source="    limits: {dead_letter_limit: 3}") as it:
+    async with running_pipeline(tmp_path, source="    limits: {dead_letter_limit: 3}") as it:
         it.faults.before = refuse
         await it.publish(*(message("start", f"bad-{number}", f"b{number}") for number in range(6)))
         await it.source.start()
@@ -135,7 +134,7 @@ async def test_messages_that_succeed_end_the_limit(tmp_path: Path) -> None:
 async def test_bad_messages_among_good_ones_do_not_fill_the_source(tmp_path: Path) -> None:
     """Three of four messages are bad, and they exceed the limit of messages in flight."""
     settings = "    limits: {dead_letter_limit: 10, max_in_flight: 40}"
-    async with bench(tmp_path, source=settings) as it:
+    async with running_pipeline(tmp_path, source=settings) as it:
         mixed = [message("start" if number % 4 == 0 else "unknown", number, f"k{number}") for number in range(500)]
         await it.publish(*mixed)
         await it.source.start()
@@ -174,13 +173,13 @@ class NoDeadLetterBroker:
         async def wrapped(limit: int) -> list[Any]:
             return [NoDeadLetters(delivery) for delivery in await receive(limit)]
 
-        subscription.receive = wrapped  # type: ignore[method-assign,assignment]  # injects a fault
+        subscription.receive = wrapped  # type: ignore[method-assign]  # injects a fault
         return subscription
 
 
 async def test_a_dead_letter_that_cannot_be_written_holds_the_source_and_is_written_later(tmp_path: Path) -> None:
     NoDeadLetters.broken = True
-    async with bench(tmp_path, source="    retry: {initial: 10ms}", broker=NoDeadLetterBroker) as it:  # type: ignore[arg-type]  # wraps the real one
+    async with running_pipeline(tmp_path, source="    retry: {initial: 10ms}", broker=NoDeadLetterBroker) as it:
         await it.publish(Message(b"{broken", b"k"), message("start", "k-1", "k"))
         await it.source.start()
         await it.until(lambda: "broker" in it.source.gate.pause_reasons, "held")
@@ -201,7 +200,7 @@ async def test_a_blocked_prefix_stops_its_partition_at_the_gap_and_goes_on_after
 
     limits = "    limits: {max_gap: 50, max_in_flight: 20}\n    ordering: none"
     settings = "    retry: {initial: 20ms, in_memory: 1m}\n" + limits
-    async with bench(tmp_path, source=settings) as it:
+    async with running_pipeline(tmp_path, source=settings) as it:
         it.faults.before = blocked
         await it.publish(message("start", "bad-0", "same"))
         await it.publish(*(message("start", f"good-{number}", "same") for number in range(1, 2000)))
@@ -222,7 +221,7 @@ async def test_errors_of_messages_keep_no_payloads(tmp_path: Path) -> None:
         if command.instance_id.endswith("bad"):  # type: ignore[union-attr]  # schedules only
             raise EngineRejected("too large")
 
-    async with bench(tmp_path, source="    limits: {dead_letter_limit: 1000}") as it:
+    async with running_pipeline(tmp_path, source="    limits: {dead_letter_limit: 1000}") as it:
         it.faults.before = refuse
         await it.source.start()
         with no_frames_in_cycles():

@@ -14,7 +14,7 @@ from bridge.app.composition import build_broker, load_config
 from bridge.codecs.confluent.wire import read
 from bridge.core.errors import DecodeError, RegistryUnavailable, SchemaError, UnknownTarget
 from bridge.pipeline.publishing import UNKNOWN, Publishing, PublishTarget
-from tests.pipeline.harness import Ignore
+from tests.kit.listener import NullListener
 from tests.registry import RegistryServer
 
 CONFIG = """
@@ -76,7 +76,7 @@ async def test_a_schema_is_found_before_the_first_message_and_its_failure_is_the
     )
     from bridge.brokers.base import SubscribeOptions
 
-    subscription = await broker.subscribe(SubscribeOptions(("results",), "g"), Ignore())
+    subscription = await broker.subscribe(SubscribeOptions(("results",), "g"), NullListener())
     [delivery] = await subscription.receive(10)
     assert read(delivery.message, indexed=False).schema == 1
     assert dict(delivery.message.headers)["ce_id"] == b"e-1"

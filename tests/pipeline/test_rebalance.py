@@ -13,8 +13,7 @@ from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
 from bridge.core.commands import Command
 from bridge.core.errors import InstanceNotFound
 from bridge.pipeline.settings import Target
-
-from .harness import bench, message, offsets_by_key
+from tests.kit.pipeline import message, offsets_by_key, running_pipeline
 
 
 async def test_a_member_that_joins_and_leaves_under_load(tmp_path: Path) -> None:
@@ -26,7 +25,7 @@ async def test_a_member_that_joins_and_leaves_under_load(tmp_path: Path) -> None
             raise InstanceNotFound("injected")
 
     quick = "    retry: {initial: 1ms, max_delay: 20ms}"
-    async with bench(tmp_path, source=quick) as it:
+    async with running_pipeline(tmp_path, source=quick) as it:
         it.faults.before = flaky
         loaded = load_config([tmp_path / "bridge.yaml"])
         await it.publish(*(message("start", f"k{number % 30}-{number}", f"k{number % 30}") for number in range(900)))
@@ -67,7 +66,7 @@ async def test_a_revoked_partition_gives_back_what_waits_and_waits_for_what_runs
             entered.set()
             await leave.wait()
 
-    async with bench(tmp_path) as it:
+    async with running_pipeline(tmp_path) as it:
         it.faults.before = slow
         await it.publish(*(message("start", f"a-{number}", "a") for number in range(5)))
         await it.source.start()
@@ -110,7 +109,7 @@ class SlowHandout:
 
 
 async def test_what_was_handed_out_before_a_revocation_and_seen_after_it_is_not_executed(tmp_path: Path) -> None:
-    async with bench(tmp_path, broker=SlowHandout) as it:  # type: ignore[arg-type]  # wraps the real one
+    async with running_pipeline(tmp_path, broker=SlowHandout) as it:
         await it.publish(*(message("start", f"a-{number}", "a") for number in range(5)))
         await it.source.start()
         slow: Any = it.broker
@@ -156,7 +155,7 @@ async def test_what_follows_a_message_given_back_by_a_drain_is_not_executed(tmp_
         await fail.wait()
         raise InstanceNotFound("injected")
 
-    async with bench(tmp_path, broker=SlowFarewell) as it:  # type: ignore[arg-type]  # wraps the real one
+    async with running_pipeline(tmp_path, broker=SlowFarewell) as it:
         it.faults.before = first_fails
         slow: Any = it.broker
         await it.publish(*(message("start", f"a-{number}", "a") for number in range(3)))

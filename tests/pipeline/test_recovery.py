@@ -13,8 +13,8 @@ from bridge.core.envelope import Envelope
 from bridge.core.errors import BrokerUnavailable, EngineRejected, EngineUnavailable, InstanceNotFound
 from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
-
-from .harness import TIMEOUT, bench, message
+from tests.kit.pipeline import message, running_pipeline
+from tests.kit.waiting import TIMEOUT
 
 
 class Refused:
@@ -56,7 +56,7 @@ class Flaky:
             if self.unreadable:
                 self.read.set()
                 raise BrokerUnavailable("no reads")
-            return [Refused(delivery, self) for delivery in await receive(limit)]  # type: ignore[misc]  # wraps the real one
+            return [Refused(delivery, self) for delivery in await receive(limit)]
 
         subscription.receive = flaky  # type: ignore[method-assign]  # fails for the real one
         return subscription
@@ -70,7 +70,7 @@ async def test_a_dead_letter_refused_while_reading_fails_is_written_later(tmp_pa
         await reject.wait()
         raise EngineRejected("no")
 
-    async with bench(tmp_path, source="    retry: {initial: 50ms}", broker=Flaky) as it:  # type: ignore[arg-type]  # wraps the real one
+    async with running_pipeline(tmp_path, source="    retry: {initial: 50ms}", broker=Flaky) as it:
         flaky: Any = it.broker
         it.faults.before = rejected
         await it.publish(message("start", "a-1", "a"))
@@ -90,7 +90,7 @@ async def test_a_dead_letter_refused_while_reading_fails_is_written_later(tmp_pa
 
 
 async def test_a_decoder_that_fails_unexpectedly_costs_one_message(tmp_path: Path) -> None:
-    async with bench(tmp_path, source="    retry: {initial: 1ms}") as it:
+    async with running_pipeline(tmp_path, source="    retry: {initial: 1ms}") as it:
         decode = it.source._intake._decode
 
         def broken(given: Message, position: Position) -> Envelope:
@@ -117,7 +117,7 @@ async def test_an_outage_does_not_use_up_the_time_of_retries(tmp_path: Path) -> 
             raise InstanceNotFound("not yet")
 
     lost_after = 10**9
-    async with bench(tmp_path, source="    retry: {initial: 20ms, multiplier: 1, in_memory: 200ms}") as it:
+    async with running_pipeline(tmp_path, source="    retry: {initial: 20ms, multiplier: 1, in_memory: 200ms}") as it:
         it.faults.before = missing
         await it.publish(message("start", "k-1", "k"))
         await it.source.start()
@@ -130,7 +130,7 @@ async def test_an_outage_does_not_use_up_the_time_of_retries(tmp_path: Path) -> 
 
 
 async def test_a_dead_letter_refused_while_draining_is_given_back(tmp_path: Path) -> None:
-    async with bench(tmp_path, broker=Flaky) as it:  # type: ignore[arg-type]  # wraps the real one
+    async with running_pipeline(tmp_path, broker=Flaky) as it:
         flaky: Any = it.broker
         flaky.write.clear()
         flaky.refuses = True
@@ -166,7 +166,7 @@ async def test_a_message_of_many_commands_leaves_room_for_others(tmp_path: Path)
         if len(it.faults.tried) == 1:
             turns = 0
 
-    async with bench(tmp_path, routes=routes) as it:
+    async with running_pipeline(tmp_path, routes=routes) as it:
         it.faults.before = first
         await it.publish(message("start", 1, "k", lines=list(range(640))))
         others = asyncio.create_task(count())

@@ -13,7 +13,7 @@ from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.confluent.wire import write
 from bridge.core.message import Message
-from tests.pipeline.harness import Bench, bench, offsets_by_key
+from tests.kit.pipeline import PipelineFixture, offsets_by_key, running_pipeline
 from tests.registry import RegistryServer
 from tests.registry.hostile import HostileRegistry, answer
 
@@ -38,14 +38,14 @@ def registry(server: RegistryServer) -> str:
     return f"{retry}registries: {{main: {{url: '{server.url}', timeout: 2s}}}}"
 
 
-def trouble(one: Bench) -> str | None:
+def trouble(one: PipelineFixture) -> str | None:
     return SourceView(one.source).reading().holds.get("schema registry")
 
 
 async def test_an_unreachable_registry_holds_and_an_unknown_schema_dies(tmp_path: Path, server: RegistryServer) -> None:
     known = server.register("orders-value", START)
     server.stop()
-    async with bench(tmp_path, source=registry(server), codec="avro") as one:
+    async with running_pipeline(tmp_path, source=registry(server), codec="avro") as one:
         await one.publish(*(made(number, 99 if number == 4 else known) for number in range(9)))
         await one.source.start()
         await one.until(lambda: trouble(one), "the hold")
@@ -69,12 +69,12 @@ async def test_a_drain_ends_the_wait_and_everything_comes_again(tmp_path: Path, 
     known = server.register("orders-value", START)
     server.stop()
     (tmp_path / "one").mkdir()
-    async with bench(tmp_path, source=registry(server), codec="avro") as one:
+    async with running_pipeline(tmp_path, source=registry(server), codec="avro") as one:
         await one.publish(*(made(number, known) for number in range(9)))
         await one.source.start()
         await one.until(lambda: trouble(one), "the hold")
     server.start()
-    async with bench(tmp_path, source=registry(server), codec="avro") as two:
+    async with running_pipeline(tmp_path, source=registry(server), codec="avro") as two:
         await two.source.start()
         await two.settled(9)
 
@@ -96,7 +96,7 @@ async def test_an_answer_that_cannot_be_used_costs_its_messages_alone(tmp_path: 
         f"    retry: {{initial: 20ms, max_delay: 50ms}}\nregistries: {{main: {{url: '{hostile.url}', timeout: 2s}}}}"
     )
     try:
-        async with bench(tmp_path, source=config, codec="avro") as one:
+        async with running_pipeline(tmp_path, source=config, codec="avro") as one:
             await one.publish(*(made(number, 9 if number == 4 else 1) for number in range(9)))
             await one.source.start()
             await one.settled(9)
@@ -107,7 +107,7 @@ async def test_an_answer_that_cannot_be_used_costs_its_messages_alone(tmp_path: 
 
 
 async def test_a_body_beyond_its_bounds_is_dead_lettered_with_its_own_reason(tmp_path: Path) -> None:
-    async with bench(tmp_path, source="    limits: {max_values: 10}") as one:
+    async with running_pipeline(tmp_path, source="    limits: {max_values: 10}") as one:
         headers = (("type", b"start"),)
         await one.publish(
             Message(b'{"id": "a"}', b"a", headers), Message(b'{"id": [0,0,0,0,0,0,0,0,0,0]}', b"a", headers)

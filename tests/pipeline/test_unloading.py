@@ -13,8 +13,7 @@ from bridge.core.errors import EngineRejected, EngineUnavailable
 from bridge.core.message import Message
 from bridge.pipeline.dead_letter_limit import AT_ONCE
 from bridge.pipeline.unloading import UNLOADED
-
-from .harness import START, Bench, bench, message, offsets_by_key
+from tests.kit.pipeline import START, PipelineFixture, message, offsets_by_key, running_pipeline
 
 SMALL = "    limits: {dead_letter_limit: 3, max_in_flight: 20}"
 REST = START + "  - {name: rest, from: orders, ignore: {}}\n"
@@ -29,12 +28,12 @@ async def refuse_others(command: Command) -> None:
         raise EngineRejected("too large")
 
 
-async def limited(it: Bench) -> None:
+async def limited(it: PipelineFixture) -> None:
     await it.source.start()
     await it.until(lambda: it.source.dead_letter_limit.active, "limited")
 
 
-async def resumed(it: Bench) -> None:
+async def resumed(it: PipelineFixture) -> None:
     """Resume the route repeatedly, as a person does, until no message waits."""
     it.source.dead_letter_limit._paces.resume(None)
     it.source.dead_letter_limit.limit = 100_000
@@ -42,7 +41,7 @@ async def resumed(it: Bench) -> None:
 
 
 async def test_more_than_the_source_may_hold_waits_and_others_go_on(tmp_path: Path) -> None:
-    async with bench(tmp_path, source=SMALL) as it:
+    async with running_pipeline(tmp_path, source=SMALL) as it:
         await it.publish(*(message("unknown", f"k-{number}", f"k{number}") for number in range(150)))
         await limited(it)
         await it.until(lambda: it.source.ledger.in_flight >= 140, "read past the bound")
@@ -53,7 +52,7 @@ async def test_more_than_the_source_may_hold_waits_and_others_go_on(tmp_path: Pa
 
 async def test_their_bytes_count_no_more(tmp_path: Path) -> None:
     settings = "    limits: {dead_letter_limit: 3, max_in_flight_bytes: 200KiB}"
-    async with bench(tmp_path, source=settings) as it:
+    async with running_pipeline(tmp_path, source=settings) as it:
         await it.publish(*(message("unknown", n, f"k{n}", fill="z" * 50_000) for n in range(40)))
         await limited(it)
         await it.until(lambda: it.source.ledger.in_flight >= 36, "read past the bound")
@@ -64,7 +63,7 @@ async def test_their_bytes_count_no_more(tmp_path: Path) -> None:
 
 async def test_they_come_back_whole(tmp_path: Path) -> None:
     """Each message is dead-lettered once, with body, key and headers, whether or not its body was in memory."""
-    async with bench(tmp_path, source=SMALL) as it:
+    async with running_pipeline(tmp_path, source=SMALL) as it:
         sent = [
             Message(bytes([number]) * 1000, f"k{number % 50}".encode(), (("type", b"unknown"), ("n", bytes([number]))))
             for number in range(150)
@@ -85,7 +84,7 @@ async def test_they_come_back_whole(tmp_path: Path) -> None:
 
 async def test_what_is_behind_them_keeps_its_order(tmp_path: Path) -> None:
     """A repaired rule executes the waiting messages in the order of each key."""
-    async with bench(tmp_path, TWO, source=SMALL) as it:
+    async with running_pipeline(tmp_path, TWO, source=SMALL) as it:
         ill = True
 
         async def refuse(command: Command) -> None:
@@ -108,7 +107,7 @@ async def test_what_is_behind_them_keeps_its_order(tmp_path: Path) -> None:
 
 async def test_other_routes_pay_before_they_are_stopped(tmp_path: Path) -> None:
     """The messages of the limited route exceed the limit of the source even without their bodies."""
-    async with bench(tmp_path, TWO, source=SMALL) as it:
+    async with running_pipeline(tmp_path, TWO, source=SMALL) as it:
         it.faults.before = refuse_others
         bad = UNLOADED * 20 * 3
         batch = [message("other", n, f"k{n}") if n % 10 else message("start", f"g-{n}", f"g{n}") for n in range(bad)]
@@ -119,7 +118,7 @@ async def test_other_routes_pay_before_they_are_stopped(tmp_path: Path) -> None:
 
 
 async def test_a_rule_that_fails_for_all_writes_no_more_than_before(tmp_path: Path) -> None:
-    async with bench(tmp_path, TWO, source=SMALL) as it:
+    async with running_pipeline(tmp_path, TWO, source=SMALL) as it:
         it.faults.before = refuse_others
         await it.publish(*(message("other", number, f"k{number}") for number in range(2 * UNLOADED * 20)))
         await limited(it)
@@ -129,7 +128,7 @@ async def test_a_rule_that_fails_for_all_writes_no_more_than_before(tmp_path: Pa
 
 
 async def test_the_end_of_an_outage_reads_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with bench(tmp_path, source=SMALL) as it:
+    async with running_pipeline(tmp_path, source=SMALL) as it:
         await it.publish(*(message("unknown", number, f"k{number}") for number in range(100)))
         await limited(it)
         await it.until(lambda: it.source.unloading.count > 60, "unloaded")
@@ -150,7 +149,7 @@ async def test_the_end_of_an_outage_reads_nothing_again(tmp_path: Path, monkeypa
 
 
 async def test_what_the_log_has_no_more_is_a_dead_letter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with bench(tmp_path, source=SMALL) as it:
+    async with running_pipeline(tmp_path, source=SMALL) as it:
         await it.publish(*(message("unknown", number, f"k{number}") for number in range(60)))
         await limited(it)
         await it.until(lambda: it.source.unloading.count > 30, "unloaded")
@@ -162,14 +161,14 @@ async def test_what_the_log_has_no_more_is_a_dead_letter(tmp_path: Path, monkeyp
 
 
 async def test_a_drain_gives_them_back(tmp_path: Path) -> None:
-    async with bench(tmp_path, source=SMALL) as it:
+    async with running_pipeline(tmp_path, source=SMALL) as it:
         await it.publish(*(message("unknown", f"k-{number}", f"k{number}") for number in range(100)))
         await limited(it)
         await it.until(lambda: it.source.unloading.count > 60, "unloaded")
         await asyncio.wait_for(it.source.drain(5), 10)
         written = it.source.ledger.dead_letters["no_route"]
         assert it.source.unloading.count == 0
-    async with bench(tmp_path, REST) as again:
+    async with running_pipeline(tmp_path, REST) as again:
         await again.source.start()
         await again.settled(100 - written)
         assert again.source.ledger.outcomes["ignored"] == 100 - written
@@ -177,7 +176,7 @@ async def test_a_drain_gives_them_back(tmp_path: Path) -> None:
 
 async def test_what_is_freed_leaves_workers_to_the_others(tmp_path: Path) -> None:
     """Thousands of messages may be released at once, and each write may take long."""
-    async with bench(tmp_path, TWO, source=SMALL) as it:
+    async with running_pipeline(tmp_path, TWO, source=SMALL) as it:
         it.faults.before = refuse_others
         await it.publish(*(message("other", number, f"k{number}") for number in range(150)))
         await limited(it)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.prove.stage import KEYS, Stage
+from tests.prove.stage import KEYS, ProofFixture
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +22,12 @@ class Kill:
     promise: int
     breaks: str
     test: str
-    run: Callable[[Stage], Awaitable[None]]
+    run: Callable[[ProofFixture], Awaitable[None]]
     quiet: float = 15.0
     broker: Literal["kafka", "servicebus"] = "kafka"
 
 
-async def _loaded(stage: Stage, seconds: float, harm: Callable[[], Awaitable[None]]) -> None:
+async def _loaded(stage: ProofFixture, seconds: float, harm: Callable[[], Awaitable[None]]) -> None:
     """Run `harm` while messages arrive."""
     load = asyncio.create_task(stage.load(seconds))
     await asyncio.sleep(1.5)
@@ -35,7 +35,7 @@ async def _loaded(stage: Stage, seconds: float, harm: Callable[[], Awaitable[Non
     await load
 
 
-async def consumer_killed(stage: Stage) -> None:
+async def consumer_killed(stage: ProofFixture) -> None:
     stage.join()
     stage.join()
 
@@ -47,7 +47,7 @@ async def consumer_killed(stage: Stage) -> None:
     await _loaded(stage, 9.0, harm)
 
 
-async def consumer_rolled(stage: Stage) -> None:
+async def consumer_rolled(stage: ProofFixture) -> None:
     stage.join()
     stage.join()
 
@@ -58,7 +58,7 @@ async def consumer_rolled(stage: Stage) -> None:
     await _loaded(stage, 7.0, harm)
 
 
-async def consumer_frozen(stage: Stage) -> None:
+async def consumer_frozen(stage: ProofFixture) -> None:
     stage.join()
     stage.join()
 
@@ -71,7 +71,7 @@ async def consumer_frozen(stage: Stage) -> None:
     await _loaded(stage, 11.0, harm)
 
 
-async def engine_killed(stage: Stage) -> None:
+async def engine_killed(stage: ProofFixture) -> None:
     stage.join()
 
     async def harm() -> None:
@@ -83,7 +83,7 @@ async def engine_killed(stage: Stage) -> None:
     await _loaded(stage, 9.0, harm)
 
 
-async def engine_away(stage: Stage) -> None:
+async def engine_away(stage: ProofFixture) -> None:
     stage.join()
 
     async def harm() -> None:
@@ -95,7 +95,7 @@ async def engine_away(stage: Stage) -> None:
     await _loaded(stage, 8.0, harm)
 
 
-async def early_events(stage: Stage) -> None:
+async def early_events(stage: ProofFixture) -> None:
     stage.join()
     for number in (1, 2):
         for key in range(2):
@@ -105,7 +105,7 @@ async def early_events(stage: Stage) -> None:
         await stage.send(f"k{key}", 0)
 
 
-async def bad_messages(stage: Stage) -> None:
+async def bad_messages(stage: ProofFixture) -> None:
     stage.join()
 
     async def harm() -> None:
@@ -116,7 +116,7 @@ async def bad_messages(stage: Stage) -> None:
     await _loaded(stage, 5.0, harm)
 
 
-async def unreadable_messages(stage: Stage) -> None:
+async def unreadable_messages(stage: ProofFixture) -> None:
     stage.join()
     stage.join()
 

@@ -10,10 +10,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationQuery
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
@@ -21,13 +21,13 @@ from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.engines.worker import quiet_logger, stop_worker
 from bridge.workflow import DataConverter, message_aware
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.prove.collecting import END, collect, collect_plain
 from tests.prove.score import Score, score
 
 Variant = Literal["bridge", "by hand"]
 
 KEYS = 16
-TIMEOUT = 90.0
 ROOT = Path(__file__).parents[2]
 
 CONFIG = """
@@ -97,7 +97,7 @@ class Engine:
                 ],
                 stdout=log, stderr=log, cwd=ROOT,
             )  # fmt: skip
-        await until(lambda: self._ready.exists() and self._ready.read_bytes(), "the engine")
+        await eventually(lambda: self._ready.exists() and self._ready.read_bytes(), "the engine")
         if self.address.endswith(":0"):
             self.address = json.loads(self._ready.read_bytes())["address"].removeprefix("http://")
 
@@ -112,7 +112,7 @@ class Engine:
             self._process.wait()
 
 
-class Stage:
+class ProofFixture:
     """One source, one engine, and consumers of one variant."""
 
     def __init__(self, directory: Path, broker: Broker, variant: Variant, engine: Engine) -> None:
@@ -238,7 +238,7 @@ class Stage:
             await self._client.raise_orchestration_event(f"order-{key}", END)
             state = await self._client.wait_for_orchestration_completion(f"order-{key}", timeout=TIMEOUT)
             assert state is not None
-            seen[key] = state.get_output()  # type: ignore[assignment]  # what the collectors return
+            seen[key] = state.get_output()
         missing = max(0, self.bad - await self.broker.dead_letters())
         return score(self.sent, seen) + Score(sent=self.bad, lost=missing)
 
@@ -259,7 +259,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def stage(directory: Path, broker: Broker, variant: Variant) -> AsyncIterator[Stage]:
+async def stage(directory: Path, broker: Broker, variant: Variant) -> AsyncIterator[ProofFixture]:
     """Yield a stage with an engine and a worker for the collectors, but without a consumer."""
     engine = Engine(directory)
     await engine.start()
@@ -272,8 +272,8 @@ async def stage(directory: Path, broker: Broker, variant: Variant) -> AsyncItera
     worker.add_orchestrator(message_aware(collect))
     worker.add_orchestrator(collect_plain)
     worker.use_work_item_filters()
-    worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
-    it = Stage(directory, broker, variant, engine)
+    worker.start()
+    it = ProofFixture(directory, broker, variant, engine)
     try:
         await it.open()
         yield it
@@ -281,10 +281,3 @@ async def stage(directory: Path, broker: Broker, variant: Variant) -> AsyncItera
         await it.close()
         engine.close()
         await stop_worker(worker, 10)
-
-
-async def until(condition: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < end, f"never came: {what}"
-        await asyncio.sleep(0.02)

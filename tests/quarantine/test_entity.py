@@ -19,13 +19,13 @@ from bridge.engines.workflows import Workflows
 from bridge.quarantine.entity import QuarantineEntities
 from bridge.quarantine.store import EngineQuarantineStore
 from bridge.workflow import DataConverter
+from tests.kit.waiting import TIMEOUT
 from tests.waiting.sample import stored
 
-TIMEOUT = 10.0
 KEY = b"bk"
 
 
-class Bench:
+class QuarantineFixture:
     """Quarantine store of one source, on an engine without a worker unless a test starts one."""
 
     def __init__(self, engine: EmbeddedEngine) -> None:
@@ -64,14 +64,14 @@ class Bench:
 
 
 @pytest.fixture
-async def it(tmp_path: Path) -> AsyncIterator[Bench]:
+async def it(tmp_path: Path) -> AsyncIterator[QuarantineFixture]:
     engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), tmp_path / "engine", host=True)
     await engine.start()
-    yield Bench(engine)
+    yield QuarantineFixture(engine)
     await engine.stop()
 
 
-async def test_what_no_worker_has_processed_yet_is_held_already(it: Bench) -> None:
+async def test_what_no_worker_has_processed_yet_is_held_already(it: QuarantineFixture) -> None:
     assert not await it.store.holds(KEY)
     await it.put("hold", 0)
     assert [(each.key, each.unsettled) for each in await it.store.load()] == [(b"", True)], "the key is not known yet"
@@ -82,7 +82,7 @@ async def test_what_no_worker_has_processed_yet_is_held_already(it: Bench) -> No
     assert not await EngineQuarantineStore(it.engine, "order").holds(KEY)
 
 
-async def test_a_key_is_held_until_the_last_of_its_messages_is_done(it: Bench) -> None:
+async def test_a_key_is_held_until_the_last_of_its_messages_is_done(it: QuarantineFixture) -> None:
     async with it.worker():
         await it.put("hold", 0)
         await it.put("follow", 1)
@@ -96,7 +96,7 @@ async def test_a_key_is_held_until_the_last_of_its_messages_is_done(it: Bench) -
         assert not await it.store.holds(KEY)
 
 
-async def test_a_key_whose_last_message_is_done_while_another_is_on_its_way_is_held(it: Bench) -> None:
+async def test_a_key_whose_last_message_is_done_while_another_is_on_its_way_is_held(it: QuarantineFixture) -> None:
     async with it.worker():
         await it.put("hold", 0)
         await it.processed(0)
@@ -109,7 +109,7 @@ async def test_a_key_whose_last_message_is_done_while_another_is_on_its_way_is_h
         assert await it.store.holds(KEY)
 
 
-async def test_a_key_that_is_held_stays_so_while_its_end_is_on_its_way(it: Bench) -> None:
+async def test_a_key_that_is_held_stays_so_while_its_end_is_on_its_way(it: QuarantineFixture) -> None:
     async with it.worker():
         await it.put("hold", 0)
         await it.processed(0)

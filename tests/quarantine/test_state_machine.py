@@ -15,7 +15,7 @@ from bridge.quarantine.state_machine import LEASE, KeyQuarantine, QuarantineLimi
 CAUSE = {"reason": "engine_rejected", "detail": "no", "error": "EngineRejected", "route": "paid"}
 
 
-class Bench:
+class QuarantineFixture:
     def __init__(self, bounds: QuarantineLimits | None = None) -> None:
         self.bounds = bounds or QuarantineLimits()
         self.state: Any = None
@@ -45,7 +45,7 @@ def _value(number: int) -> dict[str, Any]:
 
 
 def test_a_key_is_held_with_what_follows_until_a_person_releases_it() -> None:
-    bench = Bench()
+    bench = QuarantineFixture()
     assert bench.hold(0).events == ["stored"]
     bench.follow(1)
     assert (bench.held, bench.quarantine().until, bench.quarantine().cause) == (["0", "1"], None, CAUSE)
@@ -58,13 +58,13 @@ def test_a_key_is_held_with_what_follows_until_a_person_releases_it() -> None:
 
 
 def test_one_that_waits_for_a_time_says_which() -> None:
-    bench = Bench()
+    bench = QuarantineFixture()
     bench.hold(0, until=77.0)
     assert bench.quarantine().until == 77.0
 
 
 def test_a_redelivery_is_held_once() -> None:
-    bench = Bench()
+    bench = QuarantineFixture()
     bench.hold(0)
     assert bench.hold(0).events == ["repeated"]
     bench.follow(1)
@@ -73,7 +73,7 @@ def test_a_redelivery_is_held_once() -> None:
 
 
 def test_one_that_comes_when_the_last_has_just_left_is_taken_up_at_once() -> None:
-    bench = Bench()
+    bench = QuarantineFixture()
     bench.hold(0)
     bench.do("done", "0")
     bench.follow(1)
@@ -81,7 +81,7 @@ def test_one_that_comes_when_the_last_has_just_left_is_taken_up_at_once() -> Non
 
 
 def test_what_fails_again_is_held_anew_in_its_place() -> None:
-    bench = Bench()
+    bench = QuarantineFixture()
     bench.hold(0)
     bench.follow(1)
     bench.do("release")
@@ -97,7 +97,7 @@ def test_what_fails_again_is_held_anew_in_its_place() -> None:
 
 
 def test_one_process_at_a_time_has_it_and_only_while_it_says_so() -> None:
-    bench = Bench()
+    bench = QuarantineFixture()
     bench.hold(0)
     bench.do("claim", "me", 100.0)
     bench.do("claim", "other", 101.0)
@@ -115,7 +115,7 @@ def test_one_process_at_a_time_has_it_and_only_while_it_says_so() -> None:
 
 def test_what_is_too_much_is_dead_lettered() -> None:
     for bounds in (QuarantineLimits(max_messages=2), QuarantineLimits(max_bytes=25)):
-        bench = Bench(bounds)
+        bench = QuarantineFixture(bounds)
         bench.hold(0)
         bench.follow(1)
         turn = bench.follow(2)
@@ -126,7 +126,7 @@ def test_what_is_too_much_is_dead_lettered() -> None:
 
 
 def test_dropping() -> None:
-    bench = Bench()
+    bench = QuarantineFixture()
     bench.hold(0)
     bench.follow(1)
     bench.follow(2)
@@ -141,7 +141,7 @@ def test_dropping() -> None:
 
 
 def test_nothing_is_dropped_while_a_process_works_on_it() -> None:
-    bench = Bench()
+    bench = QuarantineFixture()
     bench.hold(0)
     bench.do("release")
     bench.do("claim", "me", 100.0)
@@ -156,7 +156,7 @@ def test_nothing_is_dropped_while_a_process_works_on_it() -> None:
     )
 )
 def test_nothing_is_lost_and_sizes_add_up(steps: list[tuple[str, int]]) -> None:
-    bench = Bench(QuarantineLimits(max_messages=3))
+    bench = QuarantineFixture(QuarantineLimits(max_messages=3))
     received = 0
     left = 0
     for operation, number in steps:

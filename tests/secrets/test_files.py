@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.system.files import FileProblem, check_file, read_file
-from tests.acceptance.daemon import bridge
+from tests.kit.processes import bridge
 
 ENDLESS = ("/dev/zero", "pipe", "huge", "link", "loop")
 

@@ -11,7 +11,7 @@ import pytest
 from bridge.app.check import check
 from bridge.config.insecure import LITERAL_SECRET, RULES
 from bridge.config.model.bridge import BridgeConfig
-from tests.acceptance.daemon import bridge
+from tests.kit.processes import bridge
 
 LONG = "x" * 32
 KAFKA = {"type": "kafka", "bootstrap_servers": "kafka.internal:9092"}

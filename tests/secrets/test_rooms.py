@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.daemon import TIMEOUT, Serve, bridge
 from tests.kafka.server import ThreadedServer
+from tests.kit.processes import DaemonProcess, bridge, run_bridge
 from tests.registry import RegistryServer
 from tests.secrets.planting import HEADER, KEY, PAYLOAD, SECRET, body, leaks, line
 from tests.servicebus.process import ServerProcess
@@ -112,11 +110,11 @@ def project(directory: Path, brokers: str, source: str, target: str, engine: str
     )
 
 
-def settled(serve: Serve) -> int:
+def settled(serve: DaemonProcess) -> int:
     return int(sum(serve.metrics("bridge_outcomes_total").values()))
 
 
-def dead(serve: Serve) -> int:
+def dead(serve: DaemonProcess) -> int:
     return int(sum(serve.metrics("bridge_dead_letters_total").values()))
 
 
@@ -126,7 +124,7 @@ def finished(directory: Path, count: int) -> bool:
     return sum(row["status"] in ("COMPLETED", "FAILED") for row in rows) >= count
 
 
-def judged(serve: Serve, directory: Path) -> str:
+def judged(serve: DaemonProcess, directory: Path) -> str:
     """Return all output that is visible without reading a message; fail on a mark in it."""
     seen = serve.get("/metrics")[1] + serve.get("/readyz")[1] + bridge("check", "--print", cwd=directory)
     seen += bridge("check", cwd=directory, expect=None)
@@ -144,7 +142,7 @@ def details(directory: Path, address: str) -> str:
 
 def run(directory: Path, topic: str, dead_letters: str) -> None:
     """Send all messages, wait for every end, and check the output."""
-    with Serve(directory) as serve:
+    with DaemonProcess(directory) as serve:
         bridge("publish", topic, "--jsonl", "-", cwd=directory, text=messages())
         serve.wait(lambda: settled(serve) >= len(RULES) + 2 and dead(serve) >= DEAD, "all settled")
         serve.wait(lambda: finished(directory, 4), "all workflows")
@@ -231,10 +229,7 @@ def refusing() -> Iterator[int]:
 def start_refused(directory: Path, environment: pytest.MonkeyPatch) -> str:
     """Return all output of a daemon whose credentials are refused at the start, at level debug."""
     environment.setenv("INNOCENT", SECRET)
-    done = subprocess.run(
-        [sys.executable, "-m", "bridge", "serve"],
-        cwd=directory, text=True, capture_output=True, timeout=TIMEOUT, check=False,
-    )  # fmt: skip
+    done = run_bridge("serve", cwd=directory)
     assert done.returncode == 3
     said = done.stdout + done.stderr + bridge("check", "--print", cwd=directory)
     assert not leaks(said, SECRET)
@@ -267,7 +262,7 @@ def test_a_registry_password_that_is_refused(tmp_path: Path, monkeypatch: pytest
         config.write_text(config.read_text().replace("topics: [t], codec: json", "topics: [t], codec: avro"))
         raw = line(f"\x00\x00\x00\x00\x07{PAYLOAD}", 1) + "\n"
         bridge("publish", "b/t", "--jsonl", "-", cwd=tmp_path, text=raw)
-        with Serve(tmp_path) as serve:
+        with DaemonProcess(tmp_path) as serve:
             serve.wait(lambda: "registry away" in serve.log.read_text(), "the refusal")
             judged(serve, tmp_path)
         assert registry.asked
@@ -288,7 +283,7 @@ def test_a_worker_whose_token_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     engine = f'{{type: scheduler, endpoint: "http://127.0.0.1:{port}", token: "${{INNOCENT}}"}}'
     project(worker, "{type: local, path: ../host/.bridge/broker}", "topics: [t]", "topic: r", engine)
     monkeypatch.setenv("INNOCENT", SECRET)
-    with Serve(host, "--no-worker") as serve, Serve(worker, command="worker") as other:
+    with DaemonProcess(host, "--no-worker") as serve, DaemonProcess(worker, command="worker") as other:
         bridge("publish", "b/t", "--jsonl", "-", cwd=host, text=messages())
         serve.wait(lambda: settled(serve) >= len(RULES) + 2, "all settled")
         other.wait(lambda: other.get("/readyz")[0] == 503, "the refusal")
@@ -302,7 +297,7 @@ def test_a_worker_whose_token_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_remote_worker(tmp_path: Path) -> None:
     """Workflows fail in a worker of the SDK."""
     project(tmp_path, "{type: local}", "topics: [t]", "topic: r")
-    with Serve(tmp_path, "--no-worker") as serve, Serve(tmp_path, command="worker") as worker:
+    with DaemonProcess(tmp_path, "--no-worker") as serve, DaemonProcess(tmp_path, command="worker") as worker:
         bridge("publish", "b/t", "--jsonl", "-", cwd=tmp_path, text=messages())
         serve.wait(lambda: settled(serve) >= len(RULES) + 2, "all settled")
         serve.wait(lambda: finished(tmp_path, 4), "all workflows")
@@ -318,7 +313,7 @@ def test_an_engine_that_is_away(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
     engine = f'{{type: scheduler, endpoint: "http://127.0.0.1:{port}", token: "{SECRET}", timeout: 1s}}'
     project(tmp_path, "{type: local}", "topics: [t]", "topic: r", engine)
-    with Serve(tmp_path) as serve:
+    with DaemonProcess(tmp_path) as serve:
         bridge("publish", "b/t", "--jsonl", "-", cwd=tmp_path, text=messages())
         serve.wait(lambda: "engine away" in serve.log.read_text() and "held" in serve.get("/readyz")[1], "the hold")
         judged(serve, tmp_path)

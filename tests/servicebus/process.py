@@ -11,12 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, TopicConfig, emulator
 from tests.servicebus.server.message import Message
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 30.0
-"""Seconds for an answer."""
 
 
 class ServerProcess:

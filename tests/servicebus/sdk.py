@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 
-TIMEOUT = 20.0
-"""Seconds until a test gives up."""
+from tests.kit.waiting import TIMEOUT
 
 
 def body(message: ServiceBusReceivedMessage) -> str:
@@ -36,10 +35,3 @@ async def take(receiver: ServiceBusReceiver, count: int) -> list[ServiceBusRecei
         while len(found) < count:
             found += await receiver.receive_messages(count - len(found), max_wait_time=5)
     return found
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait until the condition holds. Raises: TimeoutError."""
-    async with asyncio.timeout(TIMEOUT):
-        while not holds():
-            await asyncio.sleep(0.01)

@@ -18,10 +18,11 @@ from azure.servicebus.exceptions import (
 )
 
 from tests.kafka.certificates import Authority
+from tests.kit.waiting import eventually
 from tests.servicebus.addresses import AMQPS, own_address
 from tests.servicebus.conftest import Serve
 from tests.servicebus.issuer import OWNER, RECEIVER, SENDER, TokenIssuer
-from tests.servicebus.sdk import body, eventually, send, take
+from tests.servicebus.sdk import body, send, take
 from tests.servicebus.server import (
     LISTEN,
     SEND,

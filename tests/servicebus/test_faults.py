@@ -18,8 +18,9 @@ from azure.servicebus.exceptions import (
     ServiceBusServerBusyError,
 )
 
+from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve
-from tests.servicebus.sdk import body, eventually, send, take
+from tests.servicebus.sdk import body, send, take
 from tests.servicebus.server import Action, QueueConfig, ServerConfig, ServiceBusServer, Step
 from tests.servicebus.server.amqp import performatives
 from tests.servicebus.server.amqp.encoder import TRUE, uint

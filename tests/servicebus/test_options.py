@@ -11,9 +11,10 @@ from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusError
 
 from tests.kafka.certificates import Authority
+from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve
 from tests.servicebus.process import ServerProcess
-from tests.servicebus.sdk import body, eventually, send, take
+from tests.servicebus.sdk import body, send, take
 from tests.servicebus.server import (
     PropertyLimits,
     QueueConfig,
@@ -116,9 +117,9 @@ async def test_more_locks_than_the_limit_are_not_renewed_in_one_request(serve: S
             messages = await take(receiver, 3)
             tokens = [message.lock_token for message in messages]
             with pytest.raises(ServiceBusError, match="argument"):
-                await receiver._renew_locks(*tokens)
+                await receiver._renew_locks(*tokens)  # type: ignore[arg-type]  # wider than its annotation, on purpose
             assert server.counters.renewed_locks["orders"] == 0
-            await receiver._renew_locks(*tokens[:2])
+            await receiver._renew_locks(*tokens[:2])  # type: ignore[arg-type]  # wider than its annotation, on purpose
     assert server.counters.renewed_locks["orders"] == 2
 
 
@@ -216,7 +217,7 @@ def _over_websocket(port: int, connection_string: str, tls: Authority, **options
         transport_type=TransportType.AmqpOverWebsocket,
         custom_endpoint_address=f"sb://127.0.0.1:{port}",
         connection_verify=str(tls.file),
-        **options,
+        **options,  # type: ignore[arg-type]  # wider than its annotation, on purpose
     )
 
 
@@ -282,7 +283,7 @@ async def test_the_process_has_the_options_too(tls: Authority) -> None:
             async with client.get_queue_receiver("later") as receiver:
                 messages = await take(receiver, 2)
                 with pytest.raises(ServiceBusError):
-                    await receiver._renew_locks(*(message.lock_token for message in messages))
+                    await receiver._renew_locks(*(message.lock_token for message in messages))  # type: ignore[arg-type]  # wider than its annotation, on purpose
         assert process.call("faults.mute") == 0
         assert process.contents("later")["locked"] == 0
         assert process.counters()["crashes"] == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message, offsets_by_key
+from tests.kit.pipeline import message, offsets_by_key
 from tests.servicebus import namespace
 from tests.servicebus.process import ServerProcess
 
@@ -45,7 +45,7 @@ async def test_messages_become_workflows(tmp_path: Path, connection: str, kind: 
         await bench.source.start()
         await bench.settled(11)
         assert outcomes(bench) == {"executed": 10, "dead_lettered": 1}
-        by_key = offsets_by_key(bench.faults.taken)  # type: ignore[arg-type]
+        by_key = offsets_by_key(bench.faults.taken)
         assert {key: len(numbers) for key, numbers in by_key.items()} == {"a": 5, "b": 5}
         if kind == "sessions":
             assert all(numbers == list(range(5)) for numbers in by_key.values())

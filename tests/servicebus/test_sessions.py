@@ -14,8 +14,9 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
+from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve
-from tests.servicebus.sdk import body, eventually, send, take
+from tests.servicebus.sdk import body, send, take
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 pytestmark = pytest.mark.timeout(60)
@@ -115,7 +116,7 @@ async def test_a_session_is_free_again_when_its_connection_breaks(
 ) -> None:
     await send(client, "by-session", ["1"], session_id="a")
     broken = client.get_queue_receiver("by-session", session_id="a")
-    await broken._open_with_retry()
+    await broken._open_with_retry()  # type: ignore[no-untyped-call]  # it comes without types
     await take(broken, 1)
     assert server.faults.drop("by-session") == 1
     async with client.get_queue_receiver("by-session", session_id="a") as receiver:

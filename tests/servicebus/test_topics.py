@@ -11,8 +11,9 @@ from azure.servicebus.exceptions import ServiceBusError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve
-from tests.servicebus.sdk import body, eventually, send, take
+from tests.servicebus.sdk import body, send, take
 from tests.servicebus.server import (
     CorrelationFilter,
     FalseFilter,

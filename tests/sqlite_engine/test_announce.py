@@ -7,14 +7,14 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.system_names import target_id
 from bridge.sqlite_engine.database import Database
+from tests.kit.protocol_client import ProtocolClient, call, complete, signal, start
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, call, complete, signal, start
 from tests.sqlite_engine.test_entity import entities, entity, operations
 
 WAITING = target_id("order-1")
 
 
-def parked(hands: Hands, database: Database) -> None:
+def parked(hands: ProtocolClient, database: Database) -> None:
     """Create an early message for order-1."""
     signal(database, WAITING, "park")
     item = hands.take()
@@ -23,7 +23,7 @@ def parked(hands: Hands, database: Database) -> None:
 
 
 def test_a_start_is_told(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     parked(hands, database)
     start(database, "work", "order-2")
     hands.turn(hands.take(), complete(1))
@@ -34,7 +34,7 @@ def test_a_start_is_told(database: Database) -> None:
 
 
 def test_a_start_is_told_while_the_parking_is_under_way(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     signal(database, WAITING, "park")
     item = hands.take()
     start(database, "work", "order-1")
@@ -44,7 +44,7 @@ def test_a_start_is_told_while_the_parking_is_under_way(database: Database) -> N
 
 
 def test_a_child_that_an_orchestration_starts_is_told_too(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     parked(hands, database)
     start(database, "parent", "p")
     child = pb.CreateSubOrchestrationAction(name="work", instanceId="order-1")
@@ -54,9 +54,9 @@ def test_a_child_that_an_orchestration_starts_is_told_too(database: Database) ->
 
 
 def test_it_is_told_after_the_engine_was_started_over(restartable: Restartable) -> None:
-    parked(Hands(restartable.now), restartable.now)
+    parked(ProtocolClient(restartable.now), restartable.now)
     database = restartable.again()
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "order-1")
     items = {each.WhichOneof("request"): each for each in (hands.take(), hands.take())}
     assert operations(items["entityRequestV2"]) == ["started"]
@@ -64,7 +64,7 @@ def test_it_is_told_after_the_engine_was_started_over(restartable: Restartable) 
 
 def test_where_nothing_waits_any_more_nobody_is_told_and_nothing_is_left(restartable: Restartable) -> None:
     database = restartable.now
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     parked(hands, database)
     signal(database, WAITING, "drop")
     hands.batch(hands.take(), None)
@@ -78,7 +78,7 @@ def test_where_nothing_waits_any_more_nobody_is_told_and_nothing_is_left(restart
 
 def test_one_that_comes_back_in_the_same_group_is_there(restartable: Restartable) -> None:
     database = restartable.now
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     for number in range(20):
         parked(hands, database)
         signal(database, WAITING, "drop")
@@ -95,7 +95,7 @@ def test_one_that_comes_back_in_the_same_group_is_there(restartable: Restartable
 
 @pytest.mark.parametrize("name", ["counter", "bridgeparking"])
 def test_other_entities_without_state_are_left_alone(database: Database, name: str) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     signal(database, f"@{name}@x", "once")
     hands.batch(hands.take(), None)
     call(database, "GetEntity", pb.GetEntityRequest(instanceId=f"@{name}@x"))

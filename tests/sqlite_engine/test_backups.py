@@ -19,8 +19,8 @@ from bridge.sqlite_engine.maintenance import backups
 from bridge.sqlite_engine.maintenance.backups import TargetRefused, backup, restore
 from bridge.sqlite_engine.maintenance.process_files import record_of
 from bridge.sqlite_engine.maintenance.upkeep import check
+from tests.kit.protocol_client import ProtocolClient, activity, call, complete, start, state
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, call, complete, start, state
 
 
 def held(path: Path) -> set[str]:
@@ -56,7 +56,7 @@ def names(directory: Path) -> set[str]:
 
 
 def test_a_backup_beside_a_running_engine_goes_on_where_it_was_taken(restartable: Restartable, tmp_path: Path) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     taken = []
     for name in ("a", "b"):
         start(restartable.now, "work", name)
@@ -76,7 +76,7 @@ def test_a_backup_beside_a_running_engine_goes_on_where_it_was_taken(restartable
     kept = restore(target, restartable.path).kept
     assert kept is not None
     assert held(kept) == {"a", "b", "later"}
-    again = Hands(restartable.again())
+    again = ProtocolClient(restartable.again())
     for _ in ("a", "b"):
         again.result(again.take(), "again")
     for _ in ("a", "b"):

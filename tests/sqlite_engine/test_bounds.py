@@ -11,7 +11,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import timestamp
-from tests.sqlite_engine.hands import Hands, activity, call, child, complete, start, state, text
+from tests.kit.protocol_client import ProtocolClient, activity, call, child, complete, start, state, text
 from tests.sqlite_engine.test_entity import calling, locking
 
 LONG = "n" * 1025
@@ -83,7 +83,7 @@ def test_an_execution_id_with_control_characters_is_refused(database: Database, 
     ],
 )
 def test_a_turn_beyond_a_bound_fails_once(database: Database, action: pb.OrchestratorAction, bound: int) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     hands.turn(hands.take(), action)
     failure = state(database, "i").failureDetails
@@ -94,7 +94,7 @@ def test_a_turn_beyond_a_bound_fails_once(database: Database, action: pb.Orchest
 
 @pytest.mark.parametrize(("letter", "most"), [("s", 1024 * 1024), ("\u00e9", 512 * 1024)])
 def test_a_custom_status_is_bounded_in_bytes(database: Database, letter: str, most: int) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "fits")
     hands.turn(hands.take(), complete(1), customStatus=text(letter * most))
     assert state(database, "fits").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
@@ -110,7 +110,7 @@ def test_a_custom_status_is_bounded_in_bytes(database: Database, letter: str, mo
 def test_a_work_item_with_a_large_trace_context_is_not_handed_to_a_worker_that_cannot_take_it(
     database: Database,
 ) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     trace = pb.OrchestrationTraceContext(spanID=text("x" * 5_000_000), spanStartTime=timestamp(1))
     hands.turn(hands.take(), activity(1, "step"), orchestrationTraceContext=trace)

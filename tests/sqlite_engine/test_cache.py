@@ -15,9 +15,8 @@ from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.entity import OVERHEAD, Entity, EntityCache
 from bridge.sqlite_engine.model.values import text
 from bridge.sqlite_engine.options import DatabaseOptions
-
-from .conftest import Restartable
-from .hands import Hands, call, raise_event, signal, start, state
+from tests.kit.protocol_client import ProtocolClient, call, raise_event, signal, start, state
+from tests.sqlite_engine.conftest import Restartable
 
 LIMIT = 50_000
 PAYLOAD = "x" * 10_000
@@ -31,7 +30,7 @@ def small(tmp_path: Path) -> Iterator[Database]:
 
 
 def test_entities_with_large_states_are_let_go_and_found_again(small: Database) -> None:
-    hands = Hands(small)
+    hands = ProtocolClient(small)
     for number in range(20):
         signal(small, f"@store@{number}", "put")
         item = hands.take()
@@ -50,7 +49,7 @@ def test_entities_with_long_queues_are_let_go_and_run_all_the_same(small: Databa
     for number in range(20):
         signal(small, f"@store@{number}", "put", PAYLOAD)
     assert small.hub.entities.cached_bytes <= LIMIT
-    hands = Hands(small)
+    hands = ProtocolClient(small)
     names = set()
     for _ in range(20):
         item = hands.take()
@@ -68,7 +67,7 @@ def test_instances_with_large_inputs_and_inboxes_are_let_go(small: Database) -> 
         raise_event(small, f"i-{number}", "e", PAYLOAD)
     assert small.hub.instances.bytes <= LIMIT
     assert state(small, "i-0").input.value == f'"{PAYLOAD}"'
-    hands = Hands(small)
+    hands = ProtocolClient(small)
     for _ in range(20):
         item = hands.take()
         assert len(item.orchestratorRequest.newEvents) == 3
@@ -109,7 +108,7 @@ def test_bytes_of_instances_are_those_of_their_histories_inputs_and_unread_event
 
     start(small, "orchestrator", "i", "first")
     raise_event(small, "i", "e", "x")
-    hands = Hands(small)
+    hands = ProtocolClient(small)
     for number in range(3):
         item = hands.take()
         anew = pb.OrchestratorAction(

@@ -16,9 +16,8 @@ from bridge.sqlite_engine.hub.working_set import Kind
 from bridge.sqlite_engine.model.values import due, micros, timestamp
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.system.clock import TRUSTED
-from tests.sqlite_engine.conftest import Restartable, SteppedClock
-from tests.sqlite_engine.hands import (
-    Hands,
+from tests.kit.protocol_client import (
+    ProtocolClient,
     activity,
     call,
     complete,
@@ -30,6 +29,7 @@ from tests.sqlite_engine.hands import (
     state,
     timer,
 )
+from tests.sqlite_engine.conftest import Restartable, SteppedClock
 from tests.sqlite_engine.test_entity import operations
 
 HOUR, YEAR = 3600.0, 365 * 86400.0
@@ -59,7 +59,7 @@ def turn_time(item: pb.WorkItem) -> int:
     return micros(item.orchestratorRequest.newEvents[0].timestamp)
 
 
-def make(engine: Restartable, hands: Hands, name: str, item: pb.WorkItem, at: int) -> None:
+def make(engine: Restartable, hands: ProtocolClient, name: str, item: pb.WorkItem, at: int) -> None:
     """Create a timer, a scheduled start and a scheduled signal that are due after a short while by the present
     clock."""
     hands.turn(item, timer(1, turn_time(item) + SHORT))
@@ -67,7 +67,7 @@ def make(engine: Restartable, hands: Hands, name: str, item: pb.WorkItem, at: in
     signal(engine.now, f"@c@{name}", "go", scheduledTime=timestamp(at + SHORT))
 
 
-def arrived(hands: Hands) -> set[str]:
+def arrived(hands: ProtocolClient) -> set[str]:
     """Take the three items of `make`, in order of arrival. Returns their names."""
     found = set()
     for _ in range(3):
@@ -91,7 +91,7 @@ ALL = {"timerFired", "executionStarted", "signal"}
 def test_everything_that_is_due_comes_when_the_clock_is_right_again(
     engine: Restartable, clock: SteppedClock, step: float, made: str, restarts: bool
 ) -> None:
-    hands = Hands(engine.now)
+    hands = ProtocolClient(engine.now)
     start(engine.now, "work", "i")
     item = hands.take()
     if made == "before":
@@ -110,14 +110,14 @@ def test_everything_that_is_due_comes_when_the_clock_is_right_again(
     if made == "after":
         make(engine, hands, made, item, clock.wall())
     if restarts:
-        hands = Hands(engine.again())
+        hands = ProtocolClient(engine.again())
     assert arrived(hands) == ALL
     assert engine.now.writer.given_up == {}
 
 
 @pytest.mark.parametrize("step", STEPS)
 def test_what_was_made_before_a_lasting_step_comes(engine: Restartable, clock: SteppedClock, step: float) -> None:
-    hands = Hands(engine.now)
+    hands = ProtocolClient(engine.now)
     start(engine.now, "work", "i")
     make(engine, hands, "x", hands.take(), clock.wall())
     noticed(engine.now)
@@ -131,7 +131,7 @@ def test_what_was_made_before_a_lasting_step_comes(engine: Restartable, clock: S
 def test_a_timer_keeps_its_nanoseconds_through_steps_of_the_clock(
     engine: Restartable, clock: SteppedClock, step: float, nanos: int, restarts: bool
 ) -> None:
-    hands = Hands(engine.now)
+    hands = ProtocolClient(engine.now)
     clock.step(step)
     start(engine.now, "work", "i")
     item = hands.take()
@@ -141,7 +141,7 @@ def test_a_timer_keeps_its_nanoseconds_through_steps_of_the_clock(
     noticed(engine.now)
     clock.step(-step)
     if restarts:
-        hands = Hands(engine.again())
+        hands = ProtocolClient(engine.again())
     fired = hands.take().orchestratorRequest.newEvents[1]
     assert fired.timerFired.fireAt == moment
     assert fired.timestamp == timestamp(due(moment))
@@ -151,7 +151,7 @@ def test_a_timer_keeps_its_nanoseconds_through_steps_of_the_clock(
 def test_turn_times_creep_after_the_clock_was_ahead_and_new_timers_take_their_time(
     engine: Restartable, clock: SteppedClock, step: float
 ) -> None:
-    hands = Hands(engine.now)
+    hands = ProtocolClient(engine.now)
     clock.step(step)
     start(engine.now, "work", "i")
     times = []
@@ -161,14 +161,14 @@ def test_turn_times_creep_after_the_clock_was_ahead_and_new_timers_take_their_ti
         times.append(turn_time(item))
         hands.turn(item, timer(number, times[-1] + SHORT))
         if number == 3:
-            hands = Hands(engine.again())
+            hands = ProtocolClient(engine.again())
         item = hands.take()
         assert kinds(item) == ["timerFired"]
     assert times == sorted(set(times))
 
 
 def test_a_long_timer_is_not_shortened_by_a_step_that_ends(engine: Restartable, clock: SteppedClock) -> None:
-    hands = Hands(engine.now)
+    hands = ProtocolClient(engine.now)
     start(engine.now, "work", "i")
     item = hands.take()
     due = turn_time(item) + int(HOUR * 1_000_000)
@@ -184,7 +184,7 @@ def test_a_long_timer_is_not_shortened_by_a_step_that_ends(engine: Restartable, 
 
 
 def test_timers_of_an_older_file_keep_their_time(engine: Restartable, clock: SteppedClock) -> None:
-    hands = Hands(engine.now)
+    hands = ProtocolClient(engine.now)
     start(engine.now, "work", "i")
     item = hands.take()
     due = turn_time(item) + int(HOUR * 1_000_000)
@@ -194,7 +194,7 @@ def test_timers_of_an_older_file_keep_their_time(engine: Restartable, clock: Ste
     with sqlite3.connect(engine.path) as file:
         file.execute("UPDATE timers SET event=?", (old.SerializeToString(),))
     file.close()
-    hands = Hands(engine.again())
+    hands = ProtocolClient(engine.again())
     assert hands.nothing()
     clock.step(HOUR + 1)
     assert kinds(hands.take()) == ["timerFired"]
@@ -203,7 +203,7 @@ def test_timers_of_an_older_file_keep_their_time(engine: Restartable, clock: Ste
 def test_a_rewound_instance_with_turns_in_the_future_waits_no_longer_than_it_was_to(
     engine: Restartable, clock: SteppedClock
 ) -> None:
-    hands = Hands(engine.now)
+    hands = ProtocolClient(engine.now)
     clock.step(YEAR)
     start(engine.now, "work", "i")
     item = hands.take()
@@ -235,7 +235,7 @@ def test_an_abandoned_turn_and_a_lease_go_by_time_that_passes(tmp_path: Path, cl
     database = Database(tmp_path / "hub.db", DatabaseOptions(clock=clock, lease_seconds=0.2))
     database.start()
     try:
-        hands = Hands(database)
+        hands = ProtocolClient(database)
         clock.step(YEAR)
         start(database, "work", "i")
         item = hands.take()
@@ -265,7 +265,7 @@ def test_nothing_is_purged_by_a_clock_that_has_run_ahead(tmp_path: Path, clock: 
         return bool(call(database, "GetInstance", pb.GetInstanceRequest(instanceId="i")).exists)
 
     try:
-        hands = Hands(database)
+        hands = ProtocolClient(database)
         start(database, "work", "i")
         hands.turn(hands.take(), complete(1))
         noticed(database)
@@ -314,7 +314,7 @@ def test_events_of_a_turn_come_before_its_timers(engine: Restartable, clock: Ste
     """An orchestrator that ends at its timeout still receives a message that was accepted before that turn."""
     database = engine.now
     start(database, "Waits", "a")
-    hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+    hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
     first = hands.take()
     start(database, "Occupies", "b")
     begun = turn_time(first)

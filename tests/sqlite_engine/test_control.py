@@ -10,9 +10,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import Duration, now
-from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import (
-    Hands,
+from tests.kit.protocol_client import (
+    ProtocolClient,
     activity,
     call,
     child,
@@ -25,6 +24,7 @@ from tests.sqlite_engine.hands import (
     text,
     timer,
 )
+from tests.sqlite_engine.conftest import Restartable
 
 
 def terminate(database: Database, instance_id: str, **fields: object) -> None:
@@ -38,7 +38,7 @@ def purge(database: Database, **fields: object) -> int:
 
 
 def test_a_suspended_instance_keeps_its_events_until_it_is_resumed(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "x"))
     task = hands.take()
@@ -55,14 +55,14 @@ def test_a_suspended_instance_keeps_its_events_until_it_is_resumed(database: Dat
 def test_an_instance_suspended_before_its_first_turn_is_pending_again_when_resumed(database: Database) -> None:
     start(database, "work", "a")
     call(database, "SuspendInstance", pb.SuspendRequest(instanceId="a"))
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     assert hands.nothing()
     call(database, "ResumeInstance", pb.ResumeRequest(instanceId="a"))
     assert kinds(hands.take())[0] == "executionStarted"
 
 
 def test_termination_needs_no_worker_and_takes_its_children_along(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p")
     hands.turn(hands.take(), child(1, "child", "p:1"))
     hands.turn(hands.take(), child(1, "grandchild", "p:1:1"), activity(2, "never"))
@@ -72,13 +72,13 @@ def test_termination_needs_no_worker_and_takes_its_children_along(database: Data
     for instance_id in ("p", "p:1", "p:1:1"):
         assert state(database, instance_id).orchestrationStatus == pb.ORCHESTRATION_STATUS_TERMINATED
     assert state(database, "p").output.value == '"stop"'
-    others = Hands(database)
+    others = ProtocolClient(database)
     assert others.take().orchestratorRequest.instanceId == "l"
     assert others.nothing()
 
 
 def test_termination_alone_leaves_children_and_tells_the_parent(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p")
     hands.turn(hands.take(), child(1, "child", "p:1"))
     item = hands.take()
@@ -107,7 +107,7 @@ def test_unknown_instances(database: Database) -> None:
 
 
 def test_restart_begins_anew_under_the_same_or_a_new_id(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a", {"x": 1}, tags={"k": "v"})
     with pytest.raises(Rejection, match="terminal"):
         call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
@@ -128,7 +128,7 @@ def test_restart_begins_anew_under_the_same_or_a_new_id(database: Database) -> N
 
 
 def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "good"), activity(2, "waits"), timer(3, now() + 1000))
     tasks = {}
@@ -155,7 +155,7 @@ def test_a_rewound_instance_gets_going_all_that_it_still_waits_for(database: Dat
     assert state(database, "a").output.value == '"ok"'
 
 
-def serve(hands: Hands, broken: set[str]) -> list[str]:
+def serve(hands: ProtocolClient, broken: set[str]) -> list[str]:
     """Work as an orchestrator `p` with two activities and a child until it ends. Returns the activities that ran.
 
     The orchestrator requests the results that its history does not contain. It ends when all are there; with the first
@@ -208,7 +208,7 @@ ANSWERING = (
 
 def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_not(restartable: Restartable) -> None:
     database = restartable.now
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p")
     assert sorted(serve(hands, {"bad", "deep"})) == ["bad", "deep", "good"]
     before = {each: state(database, each) for each in ("p", "p:1")}
@@ -221,7 +221,7 @@ def test_what_failed_is_done_again_down_to_the_children_and_what_went_well_is_no
         assert now_.orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING
         assert now_.executionId.value != old.executionId.value
         assert not now_.HasField("failureDetails")
-    assert sorted(serve(Hands(database), set())) == ["bad", "deep"]
+    assert sorted(serve(ProtocolClient(database), set())) == ["bad", "deep"]
     assert state(database, "p").output.value == '"ok"'
     assert state(database, "p:1").output.value == '"ok"'
 
@@ -232,7 +232,7 @@ def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -
         lambda finished, started: received.append((list(finished), list(started))) if finished or started else None
     )
     start(database, "work", "a")
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     hands.turn(hands.take(), fail(1, "bad"))
     assert state(database, "a").orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED  # committed, not with the next
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="a"))
@@ -247,7 +247,7 @@ def test_what_starts_and_finishes_is_told_after_the_commit(database: Database) -
 
 
 def test_a_history_that_a_worker_has_rewritten_is_taken(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take(), 1)
@@ -261,7 +261,7 @@ def test_a_history_that_a_worker_has_rewritten_is_taken(database: Database) -> N
 
 
 def test_purge_takes_finished_instances_only_and_their_children_when_told(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p")
     assert purge(database, instanceId="p") == 0
     hands.turn(hands.take(), child(1, "child", "p:1"))
@@ -275,7 +275,7 @@ def test_purge_takes_finished_instances_only_and_their_children_when_told(databa
 
 
 def test_purge_by_filter_goes_in_steps_and_counts_all(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     for number in range(450):
         start(database, "work", f"w-{number}")
     for number in range(430):

@@ -23,11 +23,10 @@ from bridge.sqlite_engine.maintenance.upkeep import check, export
 from bridge.sqlite_engine.model.failures import MARK, MAX_CAUSE_MESSAGE, MAX_LEVELS, MAX_MESSAGE, MAX_STACK, bound
 from bridge.sqlite_engine.protocol.server import Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
+from tests.kit.protocol_client import ProtocolClient, activity, again, begin, call, child, kinds, start, state, text
+from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, again, begin, call, child, kinds, start, state, text
 from tests.sqlite_engine.test_entity import calling
-
-TIMEOUT = 30
 
 
 def nested(levels: int, message: str = "no", **fields: Any) -> pb.TaskFailureDetails:
@@ -74,7 +73,7 @@ def delivered(restartable: Restartable, instance_id: str) -> None:
     export(restartable.path, io.StringIO())
 
 
-def by_activity(hands: Hands, failure: pb.TaskFailureDetails) -> None:
+def by_activity(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take(), failure=failure)
     item = hands.take()
@@ -82,11 +81,11 @@ def by_activity(hands: Hands, failure: pb.TaskFailureDetails) -> None:
     hands.turn(item, failed(item.orchestratorRequest.newEvents[1].taskFailed.failureDetails))
 
 
-def by_orchestrator(hands: Hands, failure: pb.TaskFailureDetails) -> None:
+def by_orchestrator(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
     hands.turn(hands.take(), failed(failure))
 
 
-def by_child(hands: Hands, failure: pb.TaskFailureDetails) -> None:
+def by_child(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
     hands.turn(hands.take(), child(1, "work", "kid"))
     hands.turn(hands.take(), failed(failure))
     item = hands.take()
@@ -94,7 +93,7 @@ def by_child(hands: Hands, failure: pb.TaskFailureDetails) -> None:
     hands.turn(item, failed(failure))
 
 
-def by_entity(hands: Hands, failure: pb.TaskFailureDetails) -> None:
+def by_entity(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
     hands.turn(hands.take(), calling(1, "@c@x", "go", "r"))
     hands.batch(hands.take(), results=[pb.OperationResult(failure={"failureDetails": failure})])
     item = hands.take()
@@ -102,13 +101,13 @@ def by_entity(hands: Hands, failure: pb.TaskFailureDetails) -> None:
     hands.turn(item, failed(failure))
 
 
-def by_carried_event(hands: Hands, failure: pb.TaskFailureDetails) -> None:
+def by_carried_event(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
     carried = pb.HistoryEvent(eventId=-1, taskFailed=pb.TaskFailedEvent(taskScheduledId=1, failureDetails=failure))
     hands.turn(hands.take(), again(1, None, carried))
     hands.turn(hands.take(), failed(failure))
 
 
-def by_rewritten_history(hands: Hands, failure: pb.TaskFailureDetails) -> None:
+def by_rewritten_history(hands: ProtocolClient, failure: pb.TaskFailureDetails) -> None:
     item = hands.take()
     history = [*item.orchestratorRequest.newEvents]
     history.append(
@@ -125,10 +124,10 @@ WAYS = [by_activity, by_orchestrator, by_child, by_entity, by_carried_event, by_
     ("way", "depth"), [*[(way, depth) for way in WAYS for depth in (31, 33, 94, 96)], (by_activity, 98)]
 )
 def test_a_failure_of_any_depth_is_delivered_however_it_comes(
-    restartable: Restartable, way: Callable[[Hands, pb.TaskFailureDetails], None], depth: int
+    restartable: Restartable, way: Callable[[ProtocolClient, pb.TaskFailureDetails], None], depth: int
 ) -> None:
     start(restartable.now, "work", "i")
-    way(Hands(restartable.now), nested(depth))
+    way(ProtocolClient(restartable.now), nested(depth))
     received = state(restartable.now, "i").failureDetails
     found = levels(received)
     assert [each.errorType for each in found] == [f"E{n + 1}" for n in range(min(depth, MAX_LEVELS))]
@@ -185,7 +184,7 @@ def test_properties_are_kept_while_they_are_small_and_flat() -> None:
 
 
 def test_a_long_failure_is_still_recognised_by_a_rewind(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "i")
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="m" * 500_000))
@@ -195,7 +194,7 @@ def test_a_long_failure_is_still_recognised_by_a_rewind(restartable: Restartable
     whole = pb.TaskFailureDetails(errorType="durabletask.task.TaskFailedError", errorMessage=message, innerFailure=step)
     hands.turn(item, failed(whole))
     delivered(restartable, "i")
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     call(restartable.now, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
     assert found["activityRequest"].activityRequest.name == "x"
@@ -231,7 +230,7 @@ def framed(kind: Any, name: str, content: bytes) -> bytes:
 def test_an_answer_nested_deeper_than_protobuf_reads_is_taken_over_the_wire(
     restartable: Restartable, server: Server, depth: int
 ) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "i")
     hands.turn(hands.take(), activity(1, "x"), calling(2, "@c@x", "go", "r"))
     items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
@@ -280,7 +279,7 @@ def test_an_answer_nested_deeper_than_protobuf_reads_is_taken_over_the_wire(
 
 @pytest.mark.parametrize("depth", [96, 97, 98, 150])
 def test_an_older_file_with_deeper_failures_is_read(restartable: Restartable, depth: int) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "ended")
     hands.turn(hands.take(), failed(nested(2)))
     start(restartable.now, "work", "waits")
@@ -304,7 +303,7 @@ def test_an_older_file_with_deeper_failures_is_read(restartable: Restartable, de
     restartable.now = restartable._started()
     delivered(restartable, "ended")
     assert len(levels(state(restartable.now, "ended").failureDetails)) == MAX_LEVELS
-    item = Hands(restartable.now).take()
+    item = ProtocolClient(restartable.now).take()
     assert len(levels(item.orchestratorRequest.newEvents[1].taskFailed.failureDetails)) == MAX_LEVELS
 
 
@@ -361,7 +360,7 @@ def some_failure(source: random.Random) -> pb.TaskFailureDetails:
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_was_accepted_is_delivered(restartable: Restartable, seed: int) -> None:
     source = random.Random(seed)
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     ids = [f"i{number}" for number in range(8)]
     for instance_id in ids:
         start(

@@ -9,8 +9,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now
 from bridge.sqlite_engine.options import DatabaseOptions
+from tests.kit.protocol_client import ProtocolClient, activity, begin, call, complete, signal, start, state, timer
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, signal, start, state, timer
 
 WIPING = (
     ("DeleteTaskHub", pb.DeleteTaskHubRequest()),
@@ -23,7 +23,7 @@ def test_nothing_is_left_and_workers_go_on(restartable: Restartable, method: str
     restartable.now.stop()
     restartable.options = DatabaseOptions(disposable=True)
     database = restartable.again()
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "waits")
     hands.turn(hands.take(), activity(1, "x"), timer(2, now() + 60_000_000))
     held = hands.take()
@@ -40,7 +40,7 @@ def test_nothing_is_left_and_workers_go_on(restartable: Restartable, method: str
     assert error.code is grpc.StatusCode.NOT_FOUND
     for late in (lambda: hands.result(held, 1), lambda: hands.turn(turn, complete(1)), lambda: hands.batch(batch, 1)):
         with pytest.raises(Rejection) as refused:
-            late()
+            late()  # type: ignore[no-untyped-call]  # it comes without types
         assert refused.value.code is grpc.StatusCode.FAILED_PRECONDITION
     assert hands.nothing()
     start(database, "work", "waits")

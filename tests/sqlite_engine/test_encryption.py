@@ -27,9 +27,8 @@ from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now, timestamp
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.payloads import COLUMNS
-from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import (
-    Hands,
+from tests.kit.protocol_client import (
+    ProtocolClient,
     activity,
     again,
     begin,
@@ -44,6 +43,7 @@ from tests.sqlite_engine.hands import (
     text,
     timer,
 )
+from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.test_entity import calling, entities
 
 OLD, NEW, OTHER = (Key(name, bytes([number]) * 32) for number, name in enumerate(("old", "new", "other"), 1))
@@ -81,7 +81,7 @@ class Opened:
 
 def fill(database: Database, prefix: str = "") -> None:
     """Put a marked payload in every place that holds payloads."""
-    hands = Hands(database)
+    hands = ProtocolClient(database)
 
     def take() -> pb.WorkItem:
         """Take the next work item that does not belong to an earlier filling."""
@@ -209,7 +209,7 @@ def test_work_goes_on_from_an_encrypted_file(path: Path) -> None:
     with Opened(path, options(OLD)) as database:
         fill(database)
     with Opened(path, options(OLD)) as database:
-        hands = Hands(database)
+        hands = ProtocolClient(database)
         seen: dict[str, pb.WorkItem] = {}
         while len(seen) < 3:
             item = hands.take()
@@ -306,7 +306,7 @@ def test_a_lost_key_is_named_and_the_file_stays_as_it_is(path: Path, given: list
     ]
     for action in actions:
         with pytest.raises(EngineMisconfigured, match=what):
-            action()
+            action()  # type: ignore[no-untyped-call]  # it comes without types
     assert path.read_bytes() == content
     assert not path.with_name("other.db").exists()
     with Opened(path, options(OLD)) as database:
@@ -371,7 +371,7 @@ def test_a_value_that_was_altered_hurts_its_owner_only(
     altered(path, table, column, where)
     assert check(path, Keyring([OLD])) == [problem]
     with Opened(path, options(OLD)) as database:
-        hands = Hands(database)
+        hands = ProtocolClient(database)
         start(database, "work", "new", marked("input"))
         for _ in range(3):
             item = hands.take()

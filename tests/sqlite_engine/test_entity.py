@@ -11,7 +11,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now, timestamp
-from tests.sqlite_engine.hands import Hands, call, complete, kinds, signal, start, state, text
+from tests.kit.protocol_client import ProtocolClient, call, complete, kinds, signal, start, state, text
 
 
 def calling(number: int, entity_id: str, operation: str, request_id: str) -> pb.OrchestratorAction:
@@ -49,7 +49,7 @@ def operations(item: pb.WorkItem) -> list[str]:
 
 
 def test_signals_come_in_order_and_one_batch_at_a_time(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     signal(database, "@Counter@Key", "one")
     item = hands.take()
     assert item.entityRequestV2.instanceId == "@counter@Key"
@@ -67,7 +67,7 @@ def test_signals_come_in_order_and_one_batch_at_a_time(database: Database) -> No
 
 
 def test_operations_without_result_stay_in_the_queue(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "o")
     hands.turn(hands.take(), calling(1, "@c@x", "one", "r1"), calling(2, "@c@x", "two", "r2"))
     item = hands.take()
@@ -85,7 +85,7 @@ def test_operations_without_result_stay_in_the_queue(database: Database) -> None
 
 
 def test_a_batch_that_its_worker_could_not_run_is_run_again(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "o")
     hands.turn(hands.take(), calling(1, "@c@x", "one", "r1"))
     hands.batch(hands.take(), new_state=1)
@@ -99,7 +99,7 @@ def test_a_batch_that_its_worker_could_not_run_is_run_again(database: Database) 
 
 
 def test_a_lock_waits_for_what_came_before_and_holds_back_what_came_after(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     signal(database, "@c@x", "before")
     batch = hands.take()
     start(database, "work", "o")
@@ -124,7 +124,7 @@ def test_a_lock_waits_for_what_came_before_and_holds_back_what_came_after(databa
 
 
 def test_an_entity_without_a_state_is_none_unless_one_asks_for_it(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     signal(database, "@c@x", "add")
     assert not entity(database, "@c@x").exists
     hands.batch(hands.take(), 1, new_state=1)
@@ -137,7 +137,7 @@ def test_an_entity_without_a_state_is_none_unless_one_asks_for_it(database: Data
 
 
 def test_locks_are_freed_when_their_owner_ends_however_it_ends(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "one")
     hands.turn(hands.take(), locking(1, "s1", "@c@x"))
     hands.turn(hands.take())
@@ -153,7 +153,7 @@ def test_locks_are_freed_when_their_owner_ends_however_it_ends(database: Databas
 
 
 def test_a_delayed_signal_waits_for_its_time(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     due = now() + 100_000
     signal(database, "@c@x", "later", scheduledTime=timestamp(due))
     assert hands.nothing()
@@ -162,7 +162,7 @@ def test_a_delayed_signal_waits_for_its_time(database: Database) -> None:
 
 
 def test_what_an_entity_does_reaches_others(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     signal(database, "@c@x", "go")
     received = pb.OperationAction(sendSignal=pb.SendSignalAction(instanceId="@c@y", name="hello"))
     begun = pb.OperationAction(startNewOrchestration=pb.StartNewOrchestrationAction(instanceId="o", name="work"))
@@ -174,7 +174,7 @@ def test_what_an_entity_does_reaches_others(database: Database) -> None:
 
 
 def test_empty_entities_are_cleaned_and_purged_and_others_kept(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     for key in ("empty", "full", "purged"):
         signal(database, f"@c@{key}", "x")
     for _ in range(3):

@@ -8,15 +8,15 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
+from tests.kit.protocol_client import ProtocolClient, activity, begin, call, complete, kinds, raise_event, start, state
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, kinds, raise_event, start, state
 
 
 def test_events_before_the_first_turn_come_with_it_in_order(database: Database) -> None:
     start(database, "work", "a")
     for number in range(3):
         raise_event(database, "a", "e", number)
-    item = Hands(database).take()
+    item = ProtocolClient(database).take()
     raised = [
         event.eventRaised.input.value for event in item.orchestratorRequest.newEvents if event.HasField("eventRaised")
     ]
@@ -27,7 +27,7 @@ def test_an_unknown_instance_and_a_finished_one_refuse(database: Database) -> No
     with pytest.raises(Rejection) as refused:
         raise_event(database, "nobody", "e")
     assert refused.value.code is grpc.StatusCode.NOT_FOUND
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), complete(1))
     with pytest.raises(Rejection, match="has finished") as refused:
@@ -36,7 +36,7 @@ def test_an_unknown_instance_and_a_finished_one_refuse(database: Database) -> No
 
 
 def test_an_event_during_the_last_turn_is_refused_when_that_turn_has_ended(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     item = hands.take()
     reply = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
@@ -48,7 +48,7 @@ def test_an_event_during_the_last_turn_is_refused_when_that_turn_has_ended(datab
 
 
 def test_an_event_during_another_turn_is_in_the_next_one(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     item = hands.take()
     reply = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
@@ -60,17 +60,17 @@ def test_an_event_during_another_turn_is_in_the_next_one(database: Database) -> 
 
 
 def test_an_event_is_accepted_when_the_worker_of_the_turn_is_lost(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.take()
     reply = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
     hands.leave()
     reply.future.result(20)
-    assert kinds(Hands(database).take()) == ["executionStarted", "eventRaised"]
+    assert kinds(ProtocolClient(database).take()) == ["executionStarted", "eventRaised"]
 
 
 def test_an_event_to_an_instance_that_is_terminated_meanwhile_is_refused(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.take()
     reply = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
@@ -81,10 +81,10 @@ def test_an_event_to_an_instance_that_is_terminated_meanwhile_is_refused(databas
 
 
 def test_an_event_that_waits_for_a_turn_is_answered_when_the_engine_stops_and_is_kept(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a")
     hands.take()
     reply = begin(restartable.now, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
     database = restartable.again()
     reply.future.result(20)
-    assert kinds(Hands(database).take()) == ["executionStarted", "eventRaised"]
+    assert kinds(ProtocolClient(database).take()) == ["executionStarted", "eventRaised"]

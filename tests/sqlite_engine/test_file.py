@@ -17,8 +17,8 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.instance import Instance
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.storage.schema import APPLICATION_ID, VERSION
+from tests.kit.protocol_client import ProtocolClient, activity, begin, call, complete, start, state
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, start, state
 
 
 def test_the_file_is_marked_and_durable(restartable: Restartable) -> None:
@@ -80,7 +80,7 @@ def test_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_a_full_disk_refuses_and_loses_nothing_and_the_engine_goes_on_by_itself(restartable: Restartable) -> None:
     database = restartable.now
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "before")
     hands.turn(hands.take(), activity(1, "x"))
     task = hands.take()
@@ -129,14 +129,14 @@ def test_an_operation_that_fails_unexpectedly_undoes_its_group_only(restartable:
         reply.future.result(20)
     assert state(database, "kept").name == "work"
     start(database, "work", "half")
-    assert Hands(database).take().orchestratorRequest.instanceId == "kept"
+    assert ProtocolClient(database).take().orchestratorRequest.instanceId == "kept"
 
 
 def test_an_answer_that_the_engine_cannot_process_fails_its_instance_instead_of_coming_again(
     restartable: Restartable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = restartable.now
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "poison")
     start(database, "work", "fine")
     items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
@@ -161,7 +161,7 @@ def test_nothing_is_answered_or_handed_out_before_its_commit(
     restartable: Restartable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = restartable.now
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     item = hands.take()
     transaction = database.hub.tx

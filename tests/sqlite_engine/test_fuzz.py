@@ -16,7 +16,7 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.service import UNARY
-from tests.sqlite_engine.hands import Hands, call, complete, start, state
+from tests.kit.protocol_client import ProtocolClient, call, complete, start, state
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TaskHubSidecarService"]
 REQUESTS = {
@@ -88,11 +88,11 @@ CALLS = st.lists(
 
 
 @pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, Hands]]:
+def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Database, ProtocolClient]]:
     path: Path = tmp_path_factory.mktemp("fuzz") / "hub.db"
     database = Database(path, DatabaseOptions(max_request=1_000_000))
     database.start()
-    yield database, Hands(database, maxConcurrentOrchestrationWorkItems=5, maxConcurrentActivityWorkItems=5)
+    yield database, ProtocolClient(database, maxConcurrentOrchestrationWorkItems=5, maxConcurrentActivityWorkItems=5)
     database.stop()
 
 
@@ -113,7 +113,9 @@ def try_calls(database: Database, calls: list[tuple[str, Any]]) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls=CALLS)
-def test_any_request_is_answered_or_refused(fuzzed: tuple[Database, Hands], calls: list[tuple[str, Any]]) -> None:
+def test_any_request_is_answered_or_refused(
+    fuzzed: tuple[Database, ProtocolClient], calls: list[tuple[str, Any]]
+) -> None:
     try_calls(fuzzed[0], calls)
 
 
@@ -121,7 +123,7 @@ def test_any_request_is_answered_or_refused(fuzzed: tuple[Database, Hands], call
 @pytest.mark.timeout(1800)
 @settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls=CALLS)
-def test_any_request_for_long(fuzzed: tuple[Database, Hands], calls: list[tuple[str, Any]]) -> None:
+def test_any_request_for_long(fuzzed: tuple[Database, ProtocolClient], calls: list[tuple[str, Any]]) -> None:
     try_calls(fuzzed[0], calls)
 
 
@@ -129,7 +131,7 @@ def test_any_request_for_long(fuzzed: tuple[Database, Hands], calls: list[tuple[
 @given(fields=messages(pb.OrchestratorResponse.DESCRIPTOR))
 def test_any_answer_to_a_turn_ends_it_or_fails_its_instance(fuzzed_turns: Database, fields: dict[str, Any]) -> None:
     database = fuzzed_turns
-    hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+    hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
     # Not an earlier instance: its replacement would withdraw a turn that the worker already has.
     instance_id = f"turn-{next(NUMBERS)}"
     start(database, "work", instance_id)
@@ -153,6 +155,6 @@ def fuzzed_turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]
     database.stop()
 
 
-def test_an_oversized_request_is_refused(fuzzed: tuple[Database, Hands]) -> None:
+def test_an_oversized_request_is_refused(fuzzed: tuple[Database, ProtocolClient]) -> None:
     with pytest.raises(Rejection, match="at most 1000000"):
         start(fuzzed[0], "work", "large", "x" * 1_000_001)

@@ -24,10 +24,10 @@ from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now
 from bridge.sqlite_engine.protocol.server import Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
-from tests.sqlite_engine.hands import Hands, begin
+from tests.kit.protocol_client import ProtocolClient, begin
+from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.test_fuzz import REQUESTS, messages
 
-TIMEOUT = 30.0
 make_stub: Any = stubs.TaskHubSidecarServiceStub
 IDS = st.sampled_from(["a", "b", "c", "é\u202e", "x" * 1024])
 ENTITIES = st.sampled_from(["@c@x", "@c@y", "@C@x"])
@@ -211,7 +211,7 @@ def test_what_is_accepted_can_be_read_and_delivered(
     path = tmp_path_factory.mktemp("fuzz") / "hub.db"
     database = Database(path)
     database.start()
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     tried(database, calls)
     for each in actions:
         hands.nothing()

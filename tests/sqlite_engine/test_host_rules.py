@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ from bridge.sqlite_engine.model.reply import (
     read_conflict,
     unread_full,
 )
-from tests.sqlite_engine.hands import Hands, complete, raise_event, signal, start
+from tests.kit.protocol_client import ProtocolClient, complete, raise_event, signal, start
 from tests.sqlite_engine.test_entity import entities
 
 ANSWER = reply_event("0f8fad5b-d9cb-469f-a165-70867728950e@order-1")
@@ -55,7 +55,7 @@ def test_a_refused_start_reports_the_status_and_a_repetition(database: Database)
     start(database, "work", "order-1", message("m-1"))
     assert refused_start(database, "m-1") == Conflict("PENDING", is_repeat=True)
     assert refused_start(database, "m-2") == Conflict("PENDING", is_repeat=False)
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     hands.turn(hands.take(), complete(1))
     assert refused_start(database, "m-1") == Conflict("COMPLETED", is_repeat=True)
     start(database, "work", "order-1", message("m-2"))
@@ -75,7 +75,7 @@ def test_an_engine_without_rules_repeats_and_keeps_all(plain: Database) -> None:
     assert refused_start(plain, "m-1") == Conflict("PENDING", is_repeat=False)
     raise_event(plain, "order-1", ANSWER, message("m-1"))
     raise_event(plain, "order-1", ANSWER, message("m-1"))
-    hands = Hands(plain)
+    hands = ProtocolClient(plain)
     hands.turn(hands.take(), complete(1))
     companion = target_id("order-1")
     signal(plain, companion, "park")
@@ -113,5 +113,5 @@ def test_a_refusal_beyond_a_limit_is_recognised(limits: Limits) -> None:
     )
     for check in checks:
         with pytest.raises(BeyondBound) as caught:
-            check()
+            check()  # type: ignore[no-untyped-call]  # it comes without types
         assert is_bound_refusal(f"The call {caught.value}")

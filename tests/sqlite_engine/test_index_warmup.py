@@ -8,8 +8,8 @@ import pytest
 
 from bridge.sqlite_engine.storage import query as index_warmup
 from bridge.sqlite_engine.storage.query import IndexWarmup
+from tests.kit.protocol_client import start
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import start
 
 
 def test_every_id_is_read_in_steps(restartable: Restartable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,9 +24,8 @@ from bridge.sqlite_engine.hub.working_set import Kind
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
-from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import (
-    Hands,
+from tests.kit.protocol_client import (
+    ProtocolClient,
     activity,
     begin,
     call,
@@ -40,9 +39,10 @@ from tests.sqlite_engine.hands import (
     text,
     timer,
 )
+from tests.kit.waiting import TIMEOUT
+from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.test_entity import calling, entities, locking, unlocking
 
-TIMEOUT = 20.0
 FAILED = pb.ORCHESTRATION_STATUS_FAILED
 
 
@@ -83,7 +83,7 @@ class Case:
     hits: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.hands = Hands(self.database)
+        self.hands = ProtocolClient(self.database)
 
     @property
     def database(self) -> Database:
@@ -193,7 +193,7 @@ def a_return(case: Case) -> None:
 def a_worker(case: Case) -> None:
     case.break_(case.database.hub.dispatcher, "connect", lambda stream: not case.hits)
     with together(case.database):
-        Hands(case.database)
+        ProtocolClient(case.database)
         reply = begin(case.database, "StartInstance", pb.CreateInstanceRequest(instanceId="fine", name="work"))
     reply.future.result(TIMEOUT)
 
@@ -245,7 +245,7 @@ def a_retention(case: Case) -> None:
         case.hands.turn(case.hands.take(), complete(1))
     case.engine.options = DatabaseOptions(retention=RetentionPolicy(age=0.0, period=3600.0))
     case.engine.again()
-    case.hands = Hands(case.database)
+    case.hands = ProtocolClient(case.database)
     case.break_(case.database._purges, "remove", lambda instance: instance.id == "poison")
     for round_ in range(3):
         removed = begin(case.database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId=f"next-{round_}"))
@@ -276,7 +276,7 @@ def a_recovery(case: Case) -> None:
     execution = state(case.database, "poison").executionId.value
     case.break_(recovery, "pauses_of", lambda value: value == execution)
     case.engine.again()
-    case.hands = Hands(case.database)
+    case.hands = ProtocolClient(case.database)
     found = {item.WhichOneof("request"): item for item in (case.hands.take(), case.hands.take())}
     assert found["activityRequest"].activityRequest.name == "fine"
     assert kinds(found["orchestratorRequest"]) == ["taskFailed"]
@@ -351,12 +351,12 @@ def test_every_call_that_fails_is_answered(database: Database, in_company: bool)
         assert "could not apply this call" in refused(reply), method
     assert database.writer.given_up == {Kind.CALL: len(replies)}
     if in_company:
-        hands = Hands(database)
+        hands = ProtocolClient(database)
         assert {hands.take().orchestratorRequest.instanceId for _ in replies} == set(replies)
 
 
 def test_what_is_in_flight_stays_so_when_another_operation_fails(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     turn = hands.take()
     signal(database, "@c@x", "add", 1)
@@ -364,7 +364,7 @@ def test_what_is_in_flight_stays_so_when_another_operation_fails(database: Datab
     raised = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="a", name="e"))
 
     def broken() -> None:
-        database.hub.end(database.hub.find("a"), FAILED, None, None)  # type: ignore[arg-type] # it is there
+        database.hub.end(database.hub.find("a"), FAILED, None, None)
         database.hub.entities.release("@c@x")
         raise RuntimeError("a bug")
 
@@ -399,7 +399,7 @@ def test_an_instance_whose_end_fails_too_still_ends_and_its_owners_hear_of_it(
 
 @pytest.mark.parametrize("count", [600, 5000])
 def test_any_number_of_locks_may_wait(restartable: Restartable, count: int) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     ids = [f"@c@{number:05d}" for number in range(count)]
     start(restartable.now, "work", "holder")
     hands.turn(hands.take(), locking(1, "first", ids[0]))
@@ -416,7 +416,7 @@ def test_any_number_of_locks_may_wait(restartable: Restartable, count: int) -> N
     start(restartable.now, "work", "next")
     hands.turn(hands.take(), locking(1, "fourth", *ids))
     assert hands.nothing()
-    hands = Hands(restartable.again())
+    hands = ProtocolClient(restartable.again())
     call(restartable.now, "TerminateInstance", pb.TerminateRequest(instanceId="many"))
     item = hands.take()
     assert (item.orchestratorRequest.instanceId, kinds(item)) == ("next", ["entityLockGranted"])
@@ -424,7 +424,7 @@ def test_any_number_of_locks_may_wait(restartable: Restartable, count: int) -> N
 
 
 def test_a_deep_tree_of_instances_fails_is_terminated_and_purged(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "c0")
     for number in range(1500):
         hands.turn(hands.take(), child(1, "work", f"c{number + 1}"))
@@ -436,7 +436,7 @@ def test_a_deep_tree_of_instances_fails_is_terminated_and_purged(database: Datab
 
 
 def test_the_credit_of_a_turn_comes_back_when_its_instance_was_ended_meanwhile(database: Database) -> None:
-    hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+    hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
     for number in range(3):
         start(database, "work", f"a{number}")
         item = hands.take()
@@ -471,14 +471,14 @@ def test_after_a_fault_between_two_transactions_the_engine_rests_and_reads_its_f
 
 
 def test_a_stream_that_takes_nothing_any_more_counts_as_a_worker_that_is_gone(database: Database) -> None:
-    dead = Hands(database)
+    dead = ProtocolClient(database)
 
     def broken(_: Any) -> None:
         raise RuntimeError("Event loop is closed")
 
-    dead.stream.send = broken  # type: ignore[method-assign]
+    dead.stream.send = broken
     start(database, "work", "i")
-    alive = Hands(database)
+    alive = ProtocolClient(database)
     item = alive.take()
     alive.turn(item, complete(1, "ok"))
     assert state(database, "i").output.value == '"ok"'
@@ -486,7 +486,7 @@ def test_a_stream_that_takes_nothing_any_more_counts_as_a_worker_that_is_gone(da
 
 
 def test_a_custom_status_nested_deeper_than_json_is_read_is_no_hindrance(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     hands.turn(hands.take(), fail(1, "no"), customStatus=text("[" * 500_000))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
@@ -499,7 +499,7 @@ def test_a_worker_that_connects_beside_an_operation_that_fails_is_connected_once
         raise RuntimeError("a bug")
 
     with together(database):
-        hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+        hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
         waiting = begin(database, "WaitForInstanceCompletion", pb.GetInstanceRequest(instanceId="i"))
         database.writer.submit(broken)
     start(database, "work", "i")

@@ -11,20 +11,20 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import Int32Value, now, timestamp
 from bridge.sqlite_engine.options import DatabaseOptions
+from tests.kit.protocol_client import ProtocolClient, activity, begin, call, complete, signal, start, state, text
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, begin, call, complete, signal, start, state, text
 from tests.sqlite_engine.test_entity import calling, operations
 
 
 def test_a_worker_that_goes_gives_all_back_at_once_and_is_late_with_its_answers(database: Database) -> None:
-    gone = Hands(database)
+    gone = ProtocolClient(database)
     start(database, "work", "a")
     gone.turn(gone.take(), activity(1, "x"))
     start(database, "work", "b")
     signal(database, "@counter@c", "add", 1)
     items = {item.WhichOneof("request"): item for item in (gone.take(), gone.take(), gone.take())}
     gone.leave()
-    other = Hands(database)
+    other = ProtocolClient(database)
     again = {item.WhichOneof("request"): item for item in (other.take(), other.take(), other.take())}
     assert again.keys() == items.keys()
     for late in (
@@ -33,13 +33,13 @@ def test_a_worker_that_goes_gives_all_back_at_once_and_is_late_with_its_answers(
         lambda: gone.batch(items["entityRequestV2"], "late"),
     ):
         with pytest.raises(Rejection, match="no longer"):
-            late()
+            late()  # type: ignore[no-untyped-call]  # it comes without types
     other.turn(again["orchestratorRequest"], complete(1, "fine"))
     assert state(database, "b").output.value == '"fine"'
 
 
 def test_an_abandoned_turn_rests_longer_each_time(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     for _ in range(3):
         item = hands.take()
@@ -54,7 +54,7 @@ def test_an_abandoned_turn_rests_longer_each_time(database: Database) -> None:
 
 
 def test_an_abandoned_batch_comes_again(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     signal(database, "@counter@c", "add", 1)
     item = hands.take()
     call(database, "AbandonTaskEntityWorkItem", pb.AbandonEntityTaskRequest(completionToken=item.completionToken))
@@ -64,7 +64,7 @@ def test_an_abandoned_batch_comes_again(database: Database) -> None:
 
 
 def test_a_worker_gets_no_more_than_its_credits_and_zero_means_the_default(database: Database) -> None:
-    hands = Hands(database, maxConcurrentOrchestrationWorkItems=2)
+    hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=2)
     for number in range(5):
         start(database, "work", f"w-{number}")
     first, _ = hands.take(), hands.take()
@@ -72,7 +72,7 @@ def test_a_worker_gets_no_more_than_its_credits_and_zero_means_the_default(datab
     hands.turn(first, complete(1))
     hands.take()
     assert hands.nothing()
-    default = Hands(database)
+    default = ProtocolClient(database)
     assert {default.take().orchestratorRequest.instanceId for _ in range(2)} == {"w-3", "w-4"}
 
 
@@ -82,7 +82,7 @@ def test_an_activity_without_a_version_goes_by_that_of_its_orchestration(restart
         orchestrations=[pb.OrchestrationFilter(name="work", versions=["3.0"])],
         activities=[pb.ActivityFilter(name=name, versions=["3.0"]) for name in ("plain", "other")],
     )
-    worker = Hands(database, workItemFilters=filters)
+    worker = ProtocolClient(database, workItemFilters=filters)
     start(database, "work", "a", version=text("3.0"))
     other = activity(2, "other")
     other.scheduleTask.version.value = "2.0"
@@ -90,11 +90,11 @@ def test_an_activity_without_a_version_goes_by_that_of_its_orchestration(restart
     assert worker.take().activityRequest.name == "plain"
     assert worker.nothing()
     database = restartable.again()
-    worker = Hands(database, workItemFilters=filters)
+    worker = ProtocolClient(database, workItemFilters=filters)
     item = worker.take()
     assert (item.activityRequest.name, item.activityRequest.HasField("version")) == ("plain", False)
     assert worker.nothing()
-    assert Hands(database).take().activityRequest.version.value == "2.0"
+    assert ProtocolClient(database).take().activityRequest.version.value == "2.0"
 
 
 def test_filters_choose_by_name_and_version(database: Database) -> None:
@@ -103,7 +103,7 @@ def test_filters_choose_by_name_and_version(database: Database) -> None:
         activities=[pb.ActivityFilter(name="mine")],
         entities=[pb.EntityFilter(name="Counter")],
     )
-    choosy = Hands(database, workItemFilters=filters)
+    choosy = ProtocolClient(database, workItemFilters=filters)
     start(database, "unknown", "u")
     start(database, "known", "two", version=text("2"))
     start(database, "known", "one", version=text("1"))
@@ -116,7 +116,7 @@ def test_filters_choose_by_name_and_version(database: Database) -> None:
     choosy.turn(turn, activity(1, "theirs"), activity(2, "mine"))
     assert choosy.take().activityRequest.name == "mine"
     assert choosy.nothing()
-    everything = Hands(database)
+    everything = ProtocolClient(database)
     rest = [everything.take() for _ in range(4)]
     assert {item.WhichOneof("request") for item in rest} == {
         "orchestratorRequest",
@@ -126,7 +126,7 @@ def test_filters_choose_by_name_and_version(database: Database) -> None:
 
 
 def test_a_worker_that_sends_no_token_is_understood(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     item = hands.take()
     item.completionToken = ""
@@ -140,7 +140,7 @@ def test_a_worker_that_sends_no_token_is_understood(database: Database) -> None:
 
 
 def test_a_token_of_another_kind_of_work_is_refused_and_stays_valid(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     item = hands.take()
     with pytest.raises(Rejection, match="no longer"):
@@ -150,7 +150,7 @@ def test_a_token_of_another_kind_of_work_is_refused_and_stays_valid(database: Da
 
 
 def test_a_history_too_large_for_a_message_fails_its_instance_clearly(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), *[activity(number, "big") for number in range(1, 4)])
     tasks = [hands.take() for _ in range(3)]
@@ -165,7 +165,7 @@ def test_a_history_too_large_for_a_message_fails_its_instance_clearly(database: 
 
 
 def test_news_too_large_for_a_message_fail_an_instance_whose_history_is_streamed(database: Database) -> None:
-    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    hands = ProtocolClient(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
     start(database, "work", "a", "x" * 300_000)
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take(), "x" * 5_000_000)
@@ -174,7 +174,7 @@ def test_news_too_large_for_a_message_fail_an_instance_whose_history_is_streamed
 
 
 def test_an_activity_whose_input_is_too_large_for_a_message_fails_clearly(database: Database) -> None:
-    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    hands = ProtocolClient(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "large", "x" * 5_000_000), activity(2, "small"))
     items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
@@ -186,7 +186,7 @@ def test_an_activity_whose_input_is_too_large_for_a_message_fails_clearly(databa
 
 
 def test_an_operation_too_large_for_a_message_fails_clearly_and_others_go_on(database: Database) -> None:
-    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    hands = ProtocolClient(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
     large = pb.SignalEntityRequest(instanceId="@c@x", name="large", input=text("x" * 5_000_000), requestId="s")
     call(database, "SignalEntity", large)
     start(database, "work", "a")
@@ -200,7 +200,7 @@ def test_an_operation_too_large_for_a_message_fails_clearly_and_others_go_on(dat
 
 
 def test_a_worker_that_streams_history_is_given_none(database: Database) -> None:
-    hands = Hands(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
+    hands = ProtocolClient(database, capabilities=[pb.WORKER_CAPABILITY_HISTORY_STREAMING])
     start(database, "work", "a", "x" * 300_000)
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take(), 1)
@@ -213,7 +213,7 @@ def test_a_worker_that_streams_history_is_given_none(database: Database) -> None
 
 
 def test_an_answer_in_parts_is_one_answer(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     item = hands.take()
     trace = pb.OrchestrationTraceContext(spanID=text("span"), spanStartTime=timestamp(now()))
@@ -232,7 +232,7 @@ def test_an_answer_in_parts_is_one_answer(database: Database) -> None:
 
 
 def test_parts_without_numbers_are_joined_as_they_came(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     item = hands.take()
     for number in range(3):
@@ -241,7 +241,7 @@ def test_parts_without_numbers_are_joined_as_they_came(database: Database) -> No
 
 
 def test_a_worker_that_needs_more_gets_the_turn_again(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), requiresHistory=True)
     hands.turn(hands.take(), complete(1, "ok"))
@@ -251,7 +251,7 @@ def test_a_worker_that_needs_more_gets_the_turn_again(database: Database) -> Non
 def test_a_lease_runs_out_where_leases_have_a_time(tmp_path: Path) -> None:
     database = Database(tmp_path / "hub.db", DatabaseOptions(lease_seconds=0.05))
     database.start()
-    hands = Hands(database, maxConcurrentOrchestrationWorkItems=1)
+    hands = ProtocolClient(database, maxConcurrentOrchestrationWorkItems=1)
     start(database, "work", "a")
     slow = hands.take()
     hands.take()

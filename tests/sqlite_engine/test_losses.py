@@ -14,8 +14,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.hub.leases import Lease
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.options import DatabaseOptions
+from tests.kit.protocol_client import ProtocolClient, activity, call, complete, signal, start, state
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, call, complete, signal, start, state
 
 OPTIONS = DatabaseOptions(max_lost_workers=2, lost_rest=0.01)
 
@@ -29,7 +29,7 @@ def hub(tmp_path: Path) -> Iterator[Restartable]:
 
 def activities(hub: Restartable, *names: str) -> None:
     """Start an instance that waits for these activities."""
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     start(hub.now, "work", "a")
     hands.turn(hands.take(), *(activity(number, name) for number, name in enumerate(names, 1)))
     for _ in names:
@@ -47,11 +47,11 @@ def test_only_the_culprit_is_given_up_and_runs_alone_before(hub: Restartable) ->
     activities(hub, "kills", "fine", "fine", "fine")
     # Two workers die with all four in progress
     for _ in range(2):
-        hands = Hands(hub.now)
+        hands = ProtocolClient(hub.now)
         assert {hands.take().activityRequest.name for _ in range(4)} == {"kills", "fine"}
         hands.leave()
     # From now on each runs alone
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     ran: Counter[str] = Counter()
     failed = None
     while failed is None:
@@ -67,7 +67,7 @@ def test_only_the_culprit_is_given_up_and_runs_alone_before(hub: Restartable) ->
             hands.result(item, "done")
         else:
             hands.leave()
-            hands = Hands(hub.now)
+            hands = ProtocolClient(hub.now)
     assert ran == {"kills": 2, "fine": 3}
     details = failed.taskFailed.failureDetails
     assert (details.errorType, details.isNonRetriable) == ("WorkerLost", True)
@@ -78,14 +78,14 @@ def test_only_the_culprit_is_given_up_and_runs_alone_before(hub: Restartable) ->
 def test_an_orchestration_is_suspended_with_the_reason_and_resumes_afresh(hub: Restartable) -> None:
     start(hub.now, "work", "a")
     for _ in range(4):
-        hands = Hands(hub.now)
+        hands = ProtocolClient(hub.now)
         hands.take()
         hands.leave()
     assert hands.nothing()
     found = state(hub.now, "a")
     assert found.orchestrationStatus == pb.ORCHESTRATION_STATUS_SUSPENDED
     assert found.failureDetails.errorType == "WorkerLost"
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     assert hands.nothing()
     call(hub.now, "ResumeInstance", pb.ResumeRequest(instanceId="a"))
     hands.turn(hands.take(), complete(1, "fine"))
@@ -96,30 +96,30 @@ def test_an_orchestration_is_suspended_with_the_reason_and_resumes_afresh(hub: R
 def test_an_entity_is_held_with_its_operations_until_the_next_start(hub: Restartable) -> None:
     signal(hub.now, "@counter@c", "add", 1)
     for _ in range(4):
-        hands = Hands(hub.now)
+        hands = ProtocolClient(hub.now)
         hands.take()
         hands.leave()
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     signal(hub.now, "@counter@c", "add", 2)
     assert hands.nothing()
     signal(hub.now, "@counter@other", "add", 1)
     hands.batch(hands.take(), "1")
     hub.again()
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     assert len(hands.take().entityRequestV2.operationRequests) == 2
 
 
 def test_counts_outlive_the_engine(hub: Restartable) -> None:
     activities(hub, "kills")
     for _ in range(3):
-        hands = Hands(hub.now)
+        hands = ProtocolClient(hub.now)
         hands.take()
         hands.leave()
         hub.again()
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     hands.take()
     hands.leave()
-    assert failure(Hands(hub.now).take()).errorType == "WorkerLost"
+    assert failure(ProtocolClient(hub.now).take()).errorType == "WorkerLost"
 
 
 def counted(hub: Restartable) -> list[tuple[int, int]]:
@@ -141,11 +141,11 @@ def test_a_transaction_that_is_undone_counts_nothing(hub: Restartable, monkeypat
         return again
 
     monkeypatch.setattr(losses, "lost", broken)
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     assert {hands.take().activityRequest.name for _ in range(2)} == {"kills", "fine"}
     hands.leave()
     # The activity whose loss cannot be recorded is given up; the other's loss counts once.
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     items = [hands.take(), hands.take()]
     (turn,) = [item for item in items if item.HasField("orchestratorRequest")]
     assert failure(turn).errorType == "EngineError"
@@ -155,7 +155,7 @@ def test_a_transaction_that_is_undone_counts_nothing(hub: Restartable, monkeypat
     assert hands.nothing()
     assert counted(hub) == [(2, 0)]
     # It runs alone from now on, and its losses are forgotten at its end.
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     hands.result(hands.take(), "done")
     assert hands.take().HasField("orchestratorRequest")
     assert counted(hub) == []
@@ -164,13 +164,13 @@ def test_a_transaction_that_is_undone_counts_nothing(hub: Restartable, monkeypat
 def test_a_worker_that_answers_late_was_not_lost(hub: Restartable) -> None:
     activities(hub, "slow")
     for _ in range(20):
-        hands = Hands(hub.now)
+        hands = ProtocolClient(hub.now)
         item = hands.take()
         hands.leave()
         hands.nothing()
         with pytest.raises(Rejection, match="no longer"):
             hands.result(item, "late")
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     hands.result(hands.take(), "done")
     assert hands.take().HasField("orchestratorRequest")
 
@@ -178,14 +178,14 @@ def test_a_worker_that_answers_late_was_not_lost(hub: Restartable) -> None:
 def test_a_drained_worker_and_an_engine_that_starts_over_count_nothing(hub: Restartable) -> None:
     activities(hub, "slow")
     for number in range(20):
-        hands = Hands(hub.now)
+        hands = ProtocolClient(hub.now)
         hands.take()
         if number % 2:
             hands.stream.drain()
             hands.leave()
         else:
             hub.again()
-    hands = Hands(hub.now)
+    hands = ProtocolClient(hub.now)
     hands.result(hands.take(), "done")
     assert hands.take().HasField("orchestratorRequest")
 
@@ -196,7 +196,7 @@ def test_zero_counts_nothing(tmp_path: Path) -> None:
         closing.callback(lambda: hub.now.stop())
         activities(hub, "kills")
         for _ in range(20):
-            hands = Hands(hub.now)
+            hands = ProtocolClient(hub.now)
             assert hands.take().activityRequest.name == "kills"
             hands.leave()
 
@@ -204,11 +204,11 @@ def test_zero_counts_nothing(tmp_path: Path) -> None:
 def test_a_suspect_that_no_connected_worker_takes_holds_nothing_up(hub: Restartable) -> None:
     activities(hub, "kills")
     for _ in range(2):
-        hands = Hands(hub.now)
+        hands = ProtocolClient(hub.now)
         hands.take()
         hands.leave()
     filters = pb.WorkItemFilters(orchestrations=[pb.OrchestrationFilter(name="other")])
-    hands = Hands(hub.now, workItemFilters=filters)
+    hands = ProtocolClient(hub.now, workItemFilters=filters)
     start(hub.now, "other", "b")
     hands.turn(hands.take(), complete(1, "fine"))
     assert state(hub.now, "b").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED

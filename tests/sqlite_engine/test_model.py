@@ -19,7 +19,7 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.options import DatabaseOptions
-from tests.sqlite_engine.hands import Hands, activity, again, begin, call, complete, fail, state, text
+from tests.kit.protocol_client import ProtocolClient, activity, again, begin, call, complete, fail, state, text
 
 IDS = st.sampled_from(["a", "b", "c"])
 RUNNING, PENDING = pb.ORCHESTRATION_STATUS_RUNNING, pb.ORCHESTRATION_STATUS_PENDING
@@ -73,8 +73,8 @@ class EngineModel(RuleBasedStateMachine):
         self.tokens = tokens
         self.hands = self._worker()
 
-    def _worker(self) -> Hands:
-        hands = Hands(self.database, tokens=self.tokens)
+    def _worker(self) -> ProtocolClient:
+        hands = ProtocolClient(self.database, tokens=self.tokens)
         hands.stream.sends_tokens = self.tokens  # as after its first answer
         return hands
 

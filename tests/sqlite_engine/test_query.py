@@ -11,7 +11,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now, timestamp
-from tests.sqlite_engine.hands import Hands, activity, call, complete, fail, signal, start, state, text
+from tests.kit.protocol_client import ProtocolClient, activity, call, complete, fail, signal, start, state, text
 
 
 def ask(database: Database, **query: object) -> tuple[list[str], str]:
@@ -23,7 +23,7 @@ def ask(database: Database, **query: object) -> tuple[list[str], str]:
 @pytest.fixture
 def filled(database: Database) -> Database:
     """Database with the instances done-0..4, failed-0..4, open-0..4, suspended and terminated."""
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     for kind in ("done", "failed", "open"):
         for number in range(5):
             start(database, kind, f"{kind}-{number}", number)
@@ -113,7 +113,7 @@ def test_a_page_with_ids_has_a_key_and_the_empty_one_has_none(filled: Database, 
 
 
 def test_ids_that_look_like_a_key_of_an_earlier_version(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     names = ["a", "1|a", "99999999999999999999|b", "9|", "|", "b"]
     for each in names:
         start(database, "work", each)
@@ -149,7 +149,7 @@ def test_tokens_that_this_engine_never_gave_are_refused(filled: Database) -> Non
 
 
 def test_history_is_complete_and_in_pieces(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a", "x" * 400_000)
     hands.turn(hands.take(), activity(1, "x", "y" * 400_000))
     hands.result(hands.take(), "z" * 400_000)
@@ -168,7 +168,7 @@ def test_history_is_complete_and_in_pieces(database: Database) -> None:
 
 
 def test_entities_by_prefix_and_page(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     for number in range(5):
         signal(database, f"@counter@{number}", "x")
         hands.batch(hands.take(), None, new_state=number)
@@ -207,7 +207,7 @@ def test_a_page_fits_a_clients_message_and_none_is_left_out(database: Database, 
 
 
 def test_a_page_of_long_ids_fits_a_clients_message(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     ids = [f"{number:04d}" + "\U0001f600" * 1020 for number in range(1010)]
     for each in ids:
         start(database, "work", each)
@@ -225,7 +225,7 @@ def test_a_page_of_long_ids_fits_a_clients_message(database: Database) -> None:
 
 
 def test_a_page_of_entities_fits_a_clients_message(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     for number in range(4):
         signal(database, f"@c@{number}", "set")
         hands.batch(hands.take(), None, new_state="x" * int(1.4 * MIB))

@@ -8,9 +8,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.values import now, timestamp
 from bridge.sqlite_engine.options import DatabaseOptions
-from tests.sqlite_engine.conftest import Restartable, SteppedClock
-from tests.sqlite_engine.hands import (
-    Hands,
+from tests.kit.protocol_client import (
+    ProtocolClient,
     activity,
     call,
     child,
@@ -22,11 +21,12 @@ from tests.sqlite_engine.hands import (
     state,
     timer,
 )
+from tests.sqlite_engine.conftest import Restartable, SteppedClock
 from tests.sqlite_engine.test_entity import calling, entities, locking, operations
 
 
 def test_pending_turns_activities_and_operations_are_handed_out_again(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "fresh")
     start(restartable.now, "work", "waits")
     items = [hands.take(), hands.take()]
@@ -35,7 +35,7 @@ def test_pending_turns_activities_and_operations_are_handed_out_again(restartabl
     hands.take()
     signal(restartable.now, "@c@x", "add", 1)
     hands.take()
-    hands = Hands(restartable.again())
+    hands = ProtocolClient(restartable.again())
     found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take(), hands.take())}
     assert found["orchestratorRequest"].orchestratorRequest.instanceId == "fresh"
     assert found["activityRequest"].activityRequest.input.value == '{"big": "' + "y" * 1000 + '"}'
@@ -48,7 +48,7 @@ def test_pending_turns_activities_and_operations_are_handed_out_again(restartabl
 
 
 def test_timers_starts_and_signals_that_came_due_meanwhile_fire_at_once(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "timed")
     due = now() + 100_000
     hands.turn(hands.take(), timer(1, due))
@@ -56,7 +56,7 @@ def test_timers_starts_and_signals_that_came_due_meanwhile_fire_at_once(restarta
     signal(restartable.now, "@c@x", "later", scheduledTime=timestamp(due))
     restartable.now.stop()
     time.sleep(0.15)
-    hands = Hands(restartable.again())
+    hands = ProtocolClient(restartable.again())
     found = [hands.take() for _ in range(3)]
     turns = [item for item in found if item.HasField("orchestratorRequest")]
     by_id = {item.orchestratorRequest.instanceId: kinds(item) for item in turns}
@@ -64,14 +64,14 @@ def test_timers_starts_and_signals_that_came_due_meanwhile_fire_at_once(restarta
 
 
 def test_events_suspension_children_and_locks_survive(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "parent", "p")
     hands.turn(hands.take(), child(1, "child", "p:1"), locking(2, "s", "@c@x"))
     items = {item.orchestratorRequest.instanceId: item for item in (hands.take(), hands.take())}
     hands.turn(items["p"], calling(3, "@c@x", "inside", "r"))
     call(restartable.now, "SuspendInstance", pb.SuspendRequest(instanceId="p"))
     raise_event(restartable.now, "p", "e", 1)
-    hands = Hands(restartable.again())
+    hands = ProtocolClient(restartable.again())
     found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
     assert found["orchestratorRequest"].orchestratorRequest.instanceId == "p:1"
     assert operations(found["entityRequestV2"]) == ["inside"]
@@ -82,7 +82,7 @@ def test_events_suspension_children_and_locks_survive(restartable: Restartable) 
     assert state(restartable.now, "p").orchestrationStatus == pb.ORCHESTRATION_STATUS_SUSPENDED
     database = restartable.again()
     call(database, "ResumeInstance", pb.ResumeRequest(instanceId="p"))
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     found = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
     news = kinds(found["orchestratorRequest"])
     assert news == ["executionSuspended", "eventRaised", "subOrchestrationInstanceCompleted", "executionResumed"]
@@ -92,11 +92,11 @@ def test_events_suspension_children_and_locks_survive(restartable: Restartable) 
 
 
 def test_turn_times_increase_across_a_start_over(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a")
     first = hands.take()
     hands.turn(first, activity(1, "x"))
-    hands = Hands(restartable.again())
+    hands = ProtocolClient(restartable.again())
     hands.result(hands.take(), 1)
     second = hands.take()
     moments = [item.orchestratorRequest.newEvents[0].timestamp.ToNanoseconds() for item in (first, second)]
@@ -104,7 +104,7 @@ def test_turn_times_increase_across_a_start_over(restartable: Restartable) -> No
 
 
 def test_finished_instances_are_read_from_the_file(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a", {"x": 1})
     hands.turn(hands.take(), complete(1, "ok"), customStatus=None)
     database = restartable.again()
@@ -114,12 +114,12 @@ def test_finished_instances_are_read_from_the_file(restartable: Restartable) -> 
 
 
 def test_an_activity_that_is_done_is_not_handed_out_again(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a")
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take(), 1)
     assert kinds(hands.take()) == ["taskCompleted"]
-    hands = Hands(restartable.again())
+    hands = ProtocolClient(restartable.again())
     item = hands.take()
     assert kinds(item) == ["taskCompleted"]
     assert hands.nothing()
@@ -130,13 +130,13 @@ def test_turn_times_increase_when_an_id_is_reused_and_the_clock_was_set_back(res
     restartable.options = DatabaseOptions(clock=clock)
     restartable.again()
     clock.step(3600)
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "a")
     first = hands.take()
     hands.turn(first, complete(1))
     clock.step(-3600)
     database = restartable.again()
     call(database, "RestartInstance", pb.RestartInstanceRequest(instanceId="a"))
-    second = Hands(database).take()
+    second = ProtocolClient(database).take()
     moments = [item.orchestratorRequest.newEvents[0].timestamp.ToNanoseconds() for item in (first, second)]
     assert moments[0] < moments[1]

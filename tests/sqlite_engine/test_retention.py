@@ -10,7 +10,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
-from tests.sqlite_engine.hands import Hands, call, complete, start
+from tests.kit.protocol_client import ProtocolClient, call, complete, start
 
 
 def remaining(database: Database) -> list[str]:
@@ -31,7 +31,7 @@ def test_limits(tmp_path: Path, policy: RetentionPolicy, kept: list[str]) -> Non
     database.start()
     try:
         start(database, "open", "open")
-        hands = Hands(database)
+        hands = ProtocolClient(database)
         hands.turn(hands.take())
         for number in range(250):
             start(database, "work", f"w-{number}")

@@ -28,22 +28,33 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub import rewind as rewinding
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.protocol.service import SidecarService
-
-from .conftest import Restartable
-from .hands import Hands, activity, begin, call, child, complete, fail, kinds, raise_event, start, state
-from .test_control import terminate
-from .test_entity import calling, locking, operations, unlocking
-from .test_worker import quiet
+from tests.kit.protocol_client import (
+    ProtocolClient,
+    activity,
+    begin,
+    call,
+    child,
+    complete,
+    fail,
+    kinds,
+    raise_event,
+    start,
+    state,
+)
+from tests.kit.waiting import TIMEOUT
+from tests.sqlite_engine.conftest import Restartable
+from tests.sqlite_engine.test_control import terminate
+from tests.sqlite_engine.test_entity import calling, locking, operations, unlocking
+from tests.sqlite_engine.test_worker import quiet
 
 Steps = Generator[task.Task[Any], Any, Any]
-TIMEOUT = 30
 
 
 def retries(attempts: int) -> task.RetryPolicy:
     return task.RetryPolicy(first_retry_interval=timedelta(milliseconds=1), max_number_of_attempts=attempts)
 
 
-class Ground:
+class RewindFixture:
     """Worker whose activity `act` fails as the test says, and a client.
 
     failures: remaining failures by input of the activity. runs: inputs of all runs. done: inputs of successful runs.
@@ -149,7 +160,7 @@ def recovering(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 @pytest.mark.parametrize("sessions", [10, 0])
 def test_handled_failures_stay_handled_and_only_the_last_step_runs_again(database: Database, sessions: int) -> None:
-    ground = Ground(database, recovering, sessions=sessions)
+    ground = RewindFixture(database, recovering, sessions=sessions)
     ground.failures["first"] = 1
     ground.failures["instead"] = 2
     ground.broken("charge", "last")
@@ -162,7 +173,7 @@ def test_handled_failures_stay_handled_and_only_the_last_step_runs_again(databas
 
 
 def test_a_retry_policy_begins_afresh(database: Database) -> None:
-    ground = Ground(database, recovering)
+    ground = RewindFixture(database, recovering)
     ground.broken("last")
     ground.start("recovering")
     ground.failed()
@@ -174,7 +185,7 @@ def test_a_retry_policy_begins_afresh(database: Database) -> None:
 
 
 def test_a_retry_policy_ends_as_it_did_and_the_instance_can_be_rewound_again(restartable: Restartable) -> None:
-    ground = Ground(restartable.now, recovering)
+    ground = RewindFixture(restartable.now, recovering)
     for _ in range(2):
         ground.broken("last")
         if ground.runs:
@@ -185,7 +196,7 @@ def test_a_retry_policy_ends_as_it_did_and_the_instance_can_be_rewound_again(res
         assert ground.runs[-3:] == ["last"] * 3
     assert ground.runs == ["first", "charge", *["last"] * 6]
     ground.worker.stop()
-    again = Ground(restartable.again(), recovering)
+    again = RewindFixture(restartable.again(), recovering)
     again.rewind()
     assert again.output() == "last"
     assert again.runs == ["last"]
@@ -194,7 +205,7 @@ def test_a_retry_policy_ends_as_it_did_and_the_instance_can_be_rewound_again(res
 
 def test_the_pauses_of_a_policy_are_kept_over_a_restart(restartable: Restartable) -> None:
     database = restartable.now
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     broken = pb.TaskFailureDetails(errorType="E", errorMessage="broken")
     hands.turn(hands.take(), activity(1, "x"))
@@ -203,7 +214,7 @@ def test_the_pauses_of_a_policy_are_kept_over_a_restart(restartable: Restartable
         hands.turn(hands.take(), *([activity(1, "x")] if attempt == 0 else [fail(9, "no more")]))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     database = restartable.again()
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
     hands.turn(items["orchestratorRequest"])
     hands.result(items["activityRequest"], failure=broken)
@@ -220,7 +231,7 @@ def wide(ctx: task.OrchestrationContext, plan: dict[str, int]) -> Steps:
 @pytest.mark.parametrize("broken", [["a"], ["c"], ["a", "c"], ["a", "b", "c"]])
 @pytest.mark.parametrize("attempts", [0, 3])
 def test_of_a_fan_out_those_run_again_that_failed(database: Database, broken: list[str], attempts: int) -> None:
-    ground = Ground(database, wide)
+    ground = RewindFixture(database, wide)
     ground.failures.update({name: 1 for name in "abcd" if attempts and name not in broken})
     ground.broken(*broken)
     ground.start("wide", dict.fromkeys("abcd", attempts))
@@ -240,7 +251,7 @@ def early(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 
 def test_a_parallel_step_that_ended_after_the_failure_is_not_done_again(restartable: Restartable) -> None:
-    ground = Ground(restartable.now, early)
+    ground = RewindFixture(restartable.now, early)
     ground.broken("fast")
     ground.held["slow"] = threading.Event()
     ground.start("early")
@@ -248,7 +259,7 @@ def test_a_parallel_step_that_ended_after_the_failure_is_not_done_again(restarta
     ground.held["slow"].set()
     ground.worker.stop()  # the result has arrived
     assert ground.done == ["slow"]
-    again = Ground(restartable.again(), early)
+    again = RewindFixture(restartable.again(), early)
     again.rewind()
     assert again.output() == ["slow", "last"]
     assert again.runs == ["fast", "last"]
@@ -256,14 +267,14 @@ def test_a_parallel_step_that_ended_after_the_failure_is_not_done_again(restarta
 
 
 def test_a_parallel_step_that_still_runs_is_not_started_again(database: Database) -> None:
-    ground = Ground(database, early)
+    ground = RewindFixture(database, early)
     ground.broken("fast")
     ground.held["slow"] = threading.Event()
     ground.start("early")
     ground.failed()
     ground.rewind()
     while "fast" not in ground.done:
-        assert ground.client.get_orchestration_state("i").runtime_status == OrchestrationStatus.RUNNING  # type: ignore[union-attr]
+        assert ground.client.get_orchestration_state("i").runtime_status == OrchestrationStatus.RUNNING
     ground.held["slow"].set()
     assert ground.output() == ["slow", "last"]
     assert ground.runs == ["fast", "last"]
@@ -271,7 +282,7 @@ def test_a_parallel_step_that_still_runs_is_not_started_again(database: Database
 
 
 def test_a_queued_step_is_handed_out_once(database: Database) -> None:
-    hands = Hands(database, maxConcurrentActivityWorkItems=1)
+    hands = ProtocolClient(database, maxConcurrentActivityWorkItems=1)
     start(database, "work", "i")
     hands.turn(hands.take(), activity(1, "bad"), activity(2, "queued"))
     bad = hands.take()
@@ -280,7 +291,7 @@ def test_a_queued_step_is_handed_out_once(database: Database) -> None:
     hands.turn(items["orchestratorRequest"], fail(9, "broken"))
     hands.database.disconnect(hands.stream)  # its activity is queued again
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    other = Hands(database)
+    other = ProtocolClient(database)
     names = []
     for _ in range(3):
         item = other.take()
@@ -302,7 +313,7 @@ def test_an_event_of_the_failed_turn_is_taken_again_and_a_bug_can_be_repaired(da
             raise KeyError("a bug")
         return [paid, (yield act(ctx, "last"))]
 
-    ground = Ground(database, listening)
+    ground = RewindFixture(database, listening)
     ground.failures["first"] = 1
     ground.bug = True
     ground.start("listening")
@@ -323,7 +334,7 @@ def test_a_first_turn_runs_again(database: Database) -> None:
             raise KeyError("a bug")
         return data
 
-    ground = Ground(database, hasty)
+    ground = RewindFixture(database, hasty)
     ground.bug = True
     ground.start("hasty", "given")
     ground.failed()
@@ -343,17 +354,17 @@ def test_code_that_is_brought_back_goes_on_behind_retries_and_handled_failures(r
         return (yield from order(ctx, _))
 
     changed.__name__ = "order"
-    ground = Ground(restartable.now, order)
+    ground = RewindFixture(restartable.now, order)
     ground.failures.update({"first": 1, "charge": 2, "instead": 1, "last": 2})
     ground.start("order")
     while "last" not in ground.done:
-        assert ground.client.get_orchestration_state("i").runtime_status != OrchestrationStatus.FAILED  # type: ignore[union-attr]
+        assert ground.client.get_orchestration_state("i").runtime_status != OrchestrationStatus.FAILED
     ground.worker.stop()
-    other = Ground(restartable.again(), changed)
+    other = RewindFixture(restartable.again(), changed)
     other.client.raise_orchestration_event("i", "paid", data=1)
-    assert "NonDeterminism" in str(other.ended().failure_details.error_type)  # type: ignore[union-attr]
+    assert "NonDeterminism" in str(other.ended().failure_details.error_type)
     other.worker.stop()
-    other = Ground(restartable.again(), order)
+    other = RewindFixture(restartable.again(), order)
     other.rewind()
     assert other.output() == 1
     assert other.runs == []
@@ -368,7 +379,10 @@ def family(ctx: task.OrchestrationContext, depth: int) -> Steps:
         yield act(ctx, f"instead-{depth}")
     if not depth:
         return (yield act(ctx, "leaf", 2))
-    children = [ctx.call_sub_orchestrator("family", input=depth - 1), ctx.call_sub_orchestrator("family_well")]
+    children: list[Any] = [
+        ctx.call_sub_orchestrator("family", input=depth - 1),
+        ctx.call_sub_orchestrator("family_well"),
+    ]
     return (yield task.when_all(children))
 
 
@@ -377,7 +391,7 @@ def family_well(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 
 def test_failed_children_go_on_too_and_others_are_left_alone(database: Database) -> None:
-    ground = Ground(database, family, family_well)
+    ground = RewindFixture(database, family, family_well)
     ground.broken("leaf", *(f"handled-{depth}" for depth in range(4)))
     ground.start("family", 3)
     ground.failed()
@@ -392,7 +406,7 @@ def tried_child(ctx: task.OrchestrationContext, _: Any) -> Steps:
 
 
 def test_a_child_with_a_retry_policy_is_tried_as_often_again(database: Database) -> None:
-    ground = Ground(database, tried_child, family)
+    ground = RewindFixture(database, tried_child, family)
     ground.broken("leaf")
     ground.start("tried_child")
     ground.failed()
@@ -405,7 +419,7 @@ def test_a_child_with_a_retry_policy_is_tried_as_often_again(database: Database)
 
 
 def test_a_child_that_was_rewound_by_itself_brings_its_result(database: Database) -> None:
-    ground = Ground(database, family, family_well)
+    ground = RewindFixture(database, family, family_well)
     ground.broken("leaf")
     ground.start("family", 1)
     ground.failed()
@@ -422,14 +436,14 @@ def test_a_child_that_was_rewound_by_itself_brings_its_result(database: Database
 
 
 def test_a_child_that_was_terminated_or_is_gone_is_a_reason_to_refuse(database: Database) -> None:
-    ground = Ground(database, family, family_well)
+    ground = RewindFixture(database, family, family_well)
     ground.broken("leaf")
     ground.start("family", 2)
     ground.failed()
     call(database, "PurgeInstances", pb.PurgeInstancesRequest(instanceId=leaf_of(database, "i")))
     ground.refused("is gone")
     ground.worker.stop()
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p")
     hands.turn(hands.take(), child(1, "child", "p:1"))
     hands.take()
@@ -452,7 +466,7 @@ def leaf_of(database: Database, instance_id: str) -> str:
 
 def test_a_tree_of_any_depth(database: Database) -> None:
     depth = 1500
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "level", "level-0")
     for level in range(1, depth):
         hands.turn(hands.take(), child(1, "level", f"level-{level}"))
@@ -476,7 +490,7 @@ def test_a_tree_of_any_depth(database: Database) -> None:
 
 
 def test_all_or_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    ground = Ground(database, family, family_well)
+    ground = RewindFixture(database, family, family_well)
     ground.broken("leaf")
     ground.start("family", 3)
     ground.failed()
@@ -515,12 +529,12 @@ def rewind_and_die(path: Path, instance_id: str) -> None:
             hub.tx.flush()
             os.kill(os.getpid(), signal.SIGKILL)
 
-    rewinding._entities = dying  # type: ignore[assignment] # in a process that dies by it
+    rewinding._entities = dying
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId=instance_id))
 
 
 def test_a_crash_in_the_middle_changes_nothing(restartable: Restartable) -> None:
-    ground = Ground(restartable.now, family, family_well)
+    ground = RewindFixture(restartable.now, family, family_well)
     ground.broken("leaf")
     ground.start("family", 3)
     ground.failed()
@@ -531,7 +545,7 @@ def test_a_crash_in_the_middle_changes_nothing(restartable: Restartable) -> None
     child_process.start()
     child_process.join(TIMEOUT)
     assert child_process.exitcode == -signal.SIGKILL
-    again = Ground(restartable.again(), family, family_well)
+    again = RewindFixture(restartable.again(), family, family_well)
     assert snapshot(restartable.now) == before
     again.rewind()
     assert again.output() == [[["leaf", "well"], "well"], "well"]
@@ -548,7 +562,7 @@ def test_a_saga_by_hand_that_raises_its_failure_again_has_handled_it(database: D
             yield act(ctx, "release")
             raise
 
-    ground = Ground(database, saga)
+    ground = RewindFixture(database, saga)
     ground.broken("charge")
     ground.start("saga")
     ground.failed()
@@ -558,7 +572,7 @@ def test_a_saga_by_hand_that_raises_its_failure_again_has_handled_it(database: D
 
 
 def test_the_engines_own_failure_loses_no_result(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take(), "precious")
@@ -581,13 +595,13 @@ def test_an_instance_that_failed_before_its_first_turn_begins_again(database: Da
         call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
         in_writer(database, lambda: database.hub.fail(database.hub.find("i"), failure))
     call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
-    item = Hands(database).take()
+    item = ProtocolClient(database).take()
     assert not item.orchestratorRequest.pastEvents
     assert kinds(item) == ["executionStarted", *["executionRewound"] * 3]
 
 
 def test_what_was_suspended_stays_so(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     hands.turn(hands.take(), activity(1, "x"))
     item = hands.take()
@@ -605,7 +619,7 @@ def test_what_was_suspended_stays_so(database: Database) -> None:
 
 
 def test_a_refused_raise_leaves_no_trace(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     item = hands.take()
     late = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="i", name="late"))
@@ -617,7 +631,7 @@ def test_a_refused_raise_leaves_no_trace(database: Database) -> None:
 
 
 def test_a_child_started_by_the_failed_turn_is_waited_for(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p")
     hands.turn(hands.take(), child(1, "child", "p:1"), fail(2, "a bug"))
     item = hands.take()
@@ -637,9 +651,9 @@ def owners(database: Database, *entity_ids: str) -> list[str | None]:
     return [in_writer(database, lambda of=each: database.hub.entities.find(of).owner) for each in entity_ids]
 
 
-def locked_and_failed(database: Database) -> Hands:
+def locked_and_failed(database: Database) -> ProtocolClient:
     """Run `i` until it fails in a critical section of two entities, after one successful operation."""
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     hands.turn(hands.take(), locking(1, "s", "@c@x", "@c@y"))
     item = hands.take()
@@ -657,7 +671,7 @@ def test_locks_are_taken_again(restartable: Restartable) -> None:
     locked_and_failed(restartable.now)
     call(restartable.now, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
     database = restartable.again()
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     assert owners(database, "@c@x", "@c@y") == ["i", "i"]
     start(database, "work", "other")
     items = {}
@@ -688,7 +702,7 @@ def test_a_lock_that_another_holds_is_a_reason_to_refuse(database: Database) -> 
 
 
 def test_a_lock_that_was_waited_for_is_waited_for_anew(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "owner")
     hands.turn(hands.take(), locking(1, "t", "@c@y"))
     owner = hands.take()
@@ -727,7 +741,7 @@ def test_a_failed_operation_is_asked_for_again_and_others_are_not(database: Data
                 yield ctx.call_entity(target, "add", 2)
             return (yield ctx.call_entity(target, "add", 5))
 
-    ground = Ground(database, booking, entities=(account,))
+    ground = RewindFixture(database, booking, entities=(account,))
     ground.start("booking")
     ground.failed()
     broken[0] = False
@@ -739,7 +753,7 @@ def test_a_failed_operation_is_asked_for_again_and_others_are_not(database: Data
 
 @pytest.mark.parametrize("answered", [False, True])
 def test_an_operation_under_way_is_not_sent_again(database: Database, answered: bool) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     hands.turn(hands.take(), calling(1, "@c@x", "add", "r1"), activity(2, "step"))
     items = {item.WhichOneof("request"): item for item in (hands.take(), hands.take())}
@@ -761,7 +775,7 @@ def test_an_operation_under_way_is_not_sent_again(database: Database, answered: 
 
 def test_answers_to_what_the_failed_turn_asked_for_are_dropped(database: Database) -> None:
     """The turn runs again with other task ids; no old answer may count as the result of an earlier step."""
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "i")
     hands.turn(hands.take(), activity(1, "kept"))
     kept = hands.take()
@@ -861,7 +875,7 @@ def names_of(program: list[Any], path: str) -> Iterator[str]:
 
 def decisions(database: Database, instance_id: str) -> list[tuple[str, int]]:
     """Return the decisions of each turn in order; `orchestratorStarted` marks the beginning of a turn."""
-    key = in_writer(database, lambda: database.hub.find(instance_id).key)  # type: ignore[union-attr]
+    key = in_writer(database, lambda: database.hub.find(instance_id).key)
     history, _ = in_writer(database, lambda: database.hub.store.history(key))
     kinds_ = (
         "orchestratorStarted", "taskScheduled", "timerCreated", "subOrchestrationInstanceCreated", "eventSent",
@@ -870,7 +884,7 @@ def decisions(database: Database, instance_id: str) -> list[tuple[str, int]]:
     return [(each.WhichOneof("eventType"), each.eventId) for each in history if each.WhichOneof("eventType") in kinds_]
 
 
-def refusal(ground: Ground, instance_id: str) -> str | None:
+def refusal(ground: RewindFixture, instance_id: str) -> str | None:
     """Rewind the instance. Returns the reason of a refusal, or None."""
     try:
         ground.rewind(instance_id)
@@ -880,8 +894,8 @@ def refusal(ground: Ground, instance_id: str) -> str | None:
 
 
 @pytest.fixture(params=[10, 0])
-def programs(request: pytest.FixtureRequest, database: Database) -> Iterator[Ground]:
-    ground = Ground(database, interpreter, entities=(counter,), sessions=request.param)
+def programs(request: pytest.FixtureRequest, database: Database) -> Iterator[RewindFixture]:
+    ground = RewindFixture(database, interpreter, entities=(counter,), sessions=request.param)
     yield ground
     ground.worker.stop()
 
@@ -890,7 +904,7 @@ def programs(request: pytest.FixtureRequest, database: Database) -> Iterator[Gro
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 @given(program=PROGRAM, data=st.data())
-def test_random_histories(programs: Ground, program: list[Any], data: st.DataObject) -> None:
+def test_random_histories(programs: RewindFixture, program: list[Any], data: st.DataObject) -> None:
     """Decisions up to the cut are the same, no successful step is repeated, and one rewind is sufficient."""
     ground, root = programs, f"p{next(NUMBERS)}"
     names = list(names_of(program, root))

@@ -18,6 +18,7 @@ from bridge.engines.embedded.inprocess import Channel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.protocol.service import SidecarService
 from bridge.workflow import (
+    PUBLISH_ACTIVITY,
     Child,
     CompensationInput,
     DataConverter,
@@ -29,10 +30,10 @@ from bridge.workflow import (
     message_aware,
     publishing,
 )
-
-from .conftest import Restartable
-from .test_rewind import TIMEOUT, retries
-from .test_worker import quiet
+from tests.kit.waiting import TIMEOUT
+from tests.sqlite_engine.conftest import Restartable
+from tests.sqlite_engine.test_rewind import retries
+from tests.sqlite_engine.test_worker import quiet
 
 TRIES = retries(3)
 
@@ -85,7 +86,7 @@ class Shop:
 
         for activity in (forward, undo):
             worker.add_activity(activity)
-        worker._registry.add_named_activity(publishing.PUBLISH_ACTIVITY, publish)
+        worker._registry.add_named_activity(PUBLISH_ACTIVITY, publish)
         worker.add_entity(stock)
         for each in orchestrators:
             worker._registry.add_named_orchestrator(each.__name__, message_aware(each))

@@ -23,7 +23,7 @@ from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.protocol.hubs import HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
-from tests.sqlite_engine.hands import call
+from tests.kit.protocol_client import call
 
 
 def quiet() -> logging.Logger:

@@ -28,10 +28,9 @@ from bridge.sqlite_engine.hub.work_items import TurnRequest
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.service import SidecarService
 from bridge.testing import replay
-
-from .conftest import Restartable
-from .hands import call
-from .test_worker import outcome, quiet
+from tests.kit.protocol_client import call
+from tests.sqlite_engine.conftest import Restartable
+from tests.sqlite_engine.test_worker import outcome, quiet
 
 Steps = Generator[task.Task[Any], Any, Any]
 

@@ -12,7 +12,8 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model import instance
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now, timestamp
-from tests.sqlite_engine.hands import TIMEOUT, Hands, activity, begin, call, child, complete, kinds, start, state, text
+from tests.kit.protocol_client import ProtocolClient, activity, begin, call, child, complete, kinds, start, state, text
+from tests.kit.waiting import TIMEOUT
 
 PENDING_TOO = [pb.ORCHESTRATION_STATUS_PENDING, pb.ORCHESTRATION_STATUS_TERMINATED]
 RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
@@ -22,7 +23,7 @@ FINISHED = [pb.ORCHESTRATION_STATUS_COMPLETED, pb.ORCHESTRATION_STATUS_FAILED]
 def test_first_turn_carries_all_that_was_said_at_the_start(database: Database) -> None:
     trace = pb.TraceContext(traceParent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
     start(database, "work", "a", {"x": 1}, version=text("1.2"), tags={"team": "blue"}, parentTraceContext=trace)
-    item = Hands(database).take()
+    item = ProtocolClient(database).take()
     started = item.orchestratorRequest.newEvents[1].executionStarted
     assert (started.name, started.version.value, started.input.value) == ("work", "1.2", '{"x": 1}')
     assert dict(started.tags) == {"team": "blue"}
@@ -44,7 +45,7 @@ def test_an_id_that_is_taken_is_refused_in_one_group_and_across_groups(database:
     assert refused.value.code is grpc.StatusCode.ALREADY_EXISTS
 
 
-def ended(database: Database, hands: Hands, instance_id: str, status: int) -> None:
+def ended(database: Database, hands: ProtocolClient, instance_id: str, status: int) -> None:
     start(database, "work", instance_id, "first")
     item = hands.take()
     if status == pb.ORCHESTRATION_STATUS_TERMINATED:
@@ -54,9 +55,9 @@ def ended(database: Database, hands: Hands, instance_id: str, status: int) -> No
     assert state(database, instance_id).orchestrationStatus == status
 
 
-def known(database: Database) -> Hands:
+def known(database: Database) -> ProtocolClient:
     """Worker that has completed a turn, so that the engine knows that it sends tokens."""
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "first")
     hands.turn(hands.take(), complete(1, "done"))
     return hands
@@ -78,7 +79,7 @@ def test_a_start_without_a_policy_replaces_a_finished_instance(database: Databas
 def test_a_start_without_a_policy_leaves_an_instance_that_goes_on(
     database: Database, policy: pb.OrchestrationIdReusePolicy | None
 ) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     for instance_id in ("pending", "suspended", "running"):
         start(database, "work", instance_id)
     call(database, "SuspendInstance", pb.SuspendRequest(instanceId="suspended"))
@@ -94,7 +95,7 @@ def test_a_start_without_a_policy_leaves_an_instance_that_goes_on(
 
 @pytest.mark.parametrize("status", sorted(instance.FINISHED))
 def test_an_empty_policy_keeps_every_instance(database: Database, status: int) -> None:
-    ended(database, Hands(database), "a", status)
+    ended(database, ProtocolClient(database), "a", status)
     with pytest.raises(Rejection) as refused:
         start(database, "work", "a", orchestrationIdReusePolicy=pb.OrchestrationIdReusePolicy())
     assert refused.value.code is grpc.StatusCode.ALREADY_EXISTS
@@ -115,7 +116,7 @@ def test_a_policy_that_could_not_be_kept_is_refused(database: Database, running:
 
 
 def test_a_policy_lets_a_finished_instance_be_replaced_and_nothing_else(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     policy = pb.OrchestrationIdReusePolicy(replaceableStatus=FINISHED)
     start(database, "work", "a", 1)
     with pytest.raises(Rejection):
@@ -131,7 +132,7 @@ def test_a_policy_lets_a_finished_instance_be_replaced_and_nothing_else(database
 
 
 def test_a_running_instance_is_replaced_when_the_policy_says_so_and_its_worker_is_late(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a", 1)
     item = hands.take()
     policy = pb.OrchestrationIdReusePolicy(replaceableStatus=PENDING_TOO)
@@ -143,7 +144,7 @@ def test_a_running_instance_is_replaced_when_the_policy_says_so_and_its_worker_i
 
 
 def test_the_parent_of_a_running_child_that_is_replaced_hears_of_its_end(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p")
     hands.turn(hands.take(), child(1, "child", "p:1"))
     hands.take()
@@ -182,7 +183,7 @@ def test_an_earlier_form_of_the_policy_can_ask_to_leave_the_instance_alone(datab
 
 
 def test_a_start_in_the_future_waits_for_its_time(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     due = now() + 150_000
     start(database, "work", "later", scheduledStartTimestamp=timestamp(due))
     assert state(database, "later").orchestrationStatus == pb.ORCHESTRATION_STATUS_PENDING

@@ -21,8 +21,8 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.options import DatabaseOptions
+from tests.kit.protocol_client import ProtocolClient, activity, again, call, child, complete, signal, start, state, text
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, again, call, child, complete, signal, start, state, text
 
 MIB = 1024 * 1024
 LARGEST = "x" * (MIB - 2)
@@ -65,7 +65,7 @@ def test_what_is_within_the_limits(strict: Database) -> None:
     start(strict, "work", "x" * 100, LARGEST)
     start(strict, "work", " ~!|", LARGEST)
     signal(strict, "@c@" + "x" * 97, "go", LARGEST)
-    hands = Hands(strict)
+    hands = ProtocolClient(strict)
     for _ in range(3):
         item = hands.take()
         if item.HasField("entityRequestV2"):
@@ -116,7 +116,7 @@ def entity_action(kind: str, entity: str) -> pb.OrchestratorAction:
 )
 def test_an_orchestrator_that_goes_beyond_fails(either: Database, action: pb.OrchestratorAction) -> None:
     start(either, "work", "a")
-    hands = Hands(either)
+    hands = ProtocolClient(either)
     hands.turn(hands.take(), action)
     found = state(either, "a")
     failed = found.orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
@@ -128,7 +128,7 @@ def test_an_orchestrator_that_goes_beyond_fails(either: Database, action: pb.Orc
 
 def test_a_sub_orchestration_with_too_long_an_id_fails_in_its_parent(either: Database) -> None:
     start(either, "work", "a")
-    hands = Hands(either)
+    hands = ProtocolClient(either)
     hands.turn(hands.take(), child(1, "x", "c" * 101))
     item = hands.take().orchestratorRequest
     if either.options.strict:
@@ -141,7 +141,7 @@ def test_a_sub_orchestration_with_too_long_an_id_fails_in_its_parent(either: Dat
 
 def test_an_activity_with_too_large_an_output_fails(either: Database) -> None:
     start(either, "work", "a")
-    hands = Hands(either)
+    hands = ProtocolClient(either)
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take(), LARGEST + "x")
     event = hands.take().orchestratorRequest.newEvents[1]
@@ -156,7 +156,7 @@ def test_an_activity_with_too_large_an_output_fails(either: Database) -> None:
 def test_an_entity_keeps_its_state_when_the_new_one_is_too_large(
     either: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hands = Hands(either)
+    hands = ProtocolClient(either)
     signal(either, "@c@x", "set")
     hands.batch(hands.take(), None, new_state="old")
     start(either, "work", "a")

@@ -12,19 +12,9 @@ from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.server import Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
+from tests.kit.protocol_client import ProtocolClient, activity, again, call, complete, kinds, raise_event, start, state
+from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import (
-    TIMEOUT,
-    Hands,
-    activity,
-    again,
-    call,
-    complete,
-    kinds,
-    raise_event,
-    start,
-    state,
-)
 
 
 def results(item: pb.WorkItem) -> list[str]:
@@ -37,7 +27,7 @@ def terminate(database: Database, instance_id: str) -> None:
     call(database, "TerminateInstance", pb.TerminateRequest(instanceId=instance_id))
 
 
-def continued(database: Database, hands: Hands) -> tuple[pb.WorkItem, pb.WorkItem]:
+def continued(database: Database, hands: ProtocolClient) -> tuple[pb.WorkItem, pb.WorkItem]:
     """Let two executions of an instance call an activity of the same number. Return both activities."""
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "slow"))
@@ -50,7 +40,7 @@ def continued(database: Database, hands: Hands) -> tuple[pb.WorkItem, pb.WorkIte
 
 @pytest.mark.parametrize("order", ["as called", "reversed"])
 def test_an_activity_of_an_earlier_execution_answers_for_no_later_one(database: Database, order: str) -> None:
-    hands = Hands(database, tokens=False)
+    hands = ProtocolClient(database, tokens=False)
     slow, quick = continued(database, hands)
     answers = [(slow, "slow"), (quick, "quick")]
     for item, value in answers if order == "as called" else reversed(answers):
@@ -62,12 +52,12 @@ def test_an_activity_of_an_earlier_execution_answers_for_no_later_one(database: 
 
 
 def test_an_activity_that_ran_twice_answers_for_no_later_execution(database: Database) -> None:
-    gone = Hands(database, tokens=False)
+    gone = ProtocolClient(database, tokens=False)
     start(database, "work", "a")
     gone.turn(gone.take(), activity(1, "first"))
     twice = gone.take()
     gone.leave()
-    hands = Hands(database, tokens=False)
+    hands = ProtocolClient(database, tokens=False)
     second = hands.take()
     assert second == twice
     gone.result(twice, "first")
@@ -81,7 +71,7 @@ def test_an_activity_that_ran_twice_answers_for_no_later_execution(database: Dat
 
 
 def test_an_activity_of_a_replaced_instance_answers_for_no_later_one(database: Database) -> None:
-    hands = Hands(database, tokens=False)
+    hands = ProtocolClient(database, tokens=False)
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "x"))
     old = hands.take()
@@ -96,14 +86,14 @@ def test_an_activity_of_a_replaced_instance_answers_for_no_later_one(database: D
 
 
 def test_numbers_change_for_no_worker_that_sends_tokens(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     slow, quick = continued(database, hands)
     assert (slow.activityRequest.taskId, quick.activityRequest.taskId) == (1, 1)
 
 
 @pytest.mark.parametrize("end", ["answer", "leave"])
 def test_a_turn_of_a_replaced_instance_answers_for_no_later_one(database: Database, end: str) -> None:
-    old, hands = Hands(database, tokens=False), Hands(database, tokens=False)
+    old, hands = ProtocolClient(database, tokens=False), ProtocolClient(database, tokens=False)
     database.disconnect(hands.stream)
     start(database, "work", "a")
     item = old.take()
@@ -125,7 +115,7 @@ def test_a_turn_of_a_replaced_instance_answers_for_no_later_one(database: Databa
 
 
 def test_a_turn_of_a_replaced_instance_delays_no_worker_that_sends_tokens(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "known")
     hands.turn(hands.take(), complete(1))
     start(database, "work", "a")
@@ -140,7 +130,7 @@ def test_a_turn_of_an_emptied_hub_answers_for_no_later_one(restartable: Restarta
     restartable.now.stop()
     restartable.options = DatabaseOptions(disposable=True)
     database = restartable.again()
-    hands = Hands(database, tokens=False, maxConcurrentOrchestrationWorkItems=2)
+    hands = ProtocolClient(database, tokens=False, maxConcurrentOrchestrationWorkItems=2)
     start(database, "work", "a")
     item = hands.take()
     call(database, "CreateTaskHub", pb.CreateTaskHubRequest(recreateIfExists=True))
@@ -155,12 +145,12 @@ def test_a_turn_of_an_emptied_hub_answers_for_no_later_one(restartable: Restarta
 
 
 def test_a_lost_worker_answers_for_no_later_turn(database: Database) -> None:
-    gone = Hands(database, peer="one", tokens=False)
+    gone = ProtocolClient(database, peer="one", tokens=False)
     start(database, "work", "a")
     late = gone.take()
     gone.leave()
     raise_event(database, "a", "go")
-    hands = Hands(database, peer="two", tokens=False)
+    hands = ProtocolClient(database, peer="two", tokens=False)
     turn = hands.take()
     assert kinds(turn) == ["executionStarted", "eventRaised"]
     with pytest.raises(Rejection, match="no longer"):
@@ -170,7 +160,7 @@ def test_a_lost_worker_answers_for_no_later_turn(database: Database) -> None:
 
 
 def test_an_answer_through_another_connection_is_taken_while_no_worker_was_lost(database: Database) -> None:
-    hands = Hands(database, peer="proxy-1", tokens=False)
+    hands = ProtocolClient(database, peer="proxy-1", tokens=False)
     start(database, "work", "a")
     item = hands.take()
     hands.stream.peer = "proxy-2"
@@ -181,7 +171,7 @@ def test_an_answer_through_another_connection_is_taken_while_no_worker_was_lost(
 
 
 def test_a_part_of_a_response_needs_a_token(database: Database) -> None:
-    hands = Hands(database, tokens=False)
+    hands = ProtocolClient(database, tokens=False)
     start(database, "work", "a")
     item = hands.take()
     with pytest.raises(Rejection, match="needs a completion token"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -11,8 +13,8 @@ from bridge.sqlite_engine.hub.hub import MAX_REQUESTS
 from bridge.sqlite_engine.hub.leases import ACTIVITY
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import Timestamp, due, now
-from tests.sqlite_engine.hands import (
-    Hands,
+from tests.kit.protocol_client import (
+    ProtocolClient,
     activity,
     again,
     begin,
@@ -30,7 +32,7 @@ from tests.sqlite_engine.hands import (
 
 
 def test_an_activity_runs_and_its_result_is_the_next_turns_news(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "charge", {"sum": 3}))
     task = hands.take()
@@ -45,7 +47,7 @@ def test_an_activity_runs_and_its_result_is_the_next_turns_news(database: Databa
 
 
 def test_a_result_is_recorded_once(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "charge"))
     task = hands.take()
@@ -57,7 +59,7 @@ def test_a_result_is_recorded_once(database: Database) -> None:
 
 
 def test_turn_times_increase_even_within_a_microsecond_and_across_generations(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     moments = []
     for number in range(20):
@@ -68,11 +70,11 @@ def test_turn_times_increase_even_within_a_microsecond_and_across_generations(da
 
 
 def test_timers_fire_in_order_and_not_before_their_time(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     began = now()
     hands.turn(hands.take(), timer(1, began + 120_000), timer(2, began + 40_000))
-    fired = []
+    fired: list[Any] = []
     while len(fired) < 2:
         item = hands.take()
         fired += [event.timerFired.timerId for event in item.orchestratorRequest.newEvents][1:]
@@ -83,7 +85,7 @@ def test_timers_fire_in_order_and_not_before_their_time(database: Database) -> N
 
 @pytest.mark.parametrize("nanos", [0, 1, 999, 1000, 123_456_789, 999_999_999])
 def test_a_timer_keeps_its_nanoseconds_and_fires_not_before(database: Database, nanos: int) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     moment = Timestamp(seconds=now() // 1_000_000 - 1, nanos=nanos)
     hands.turn(hands.take(), pb.OrchestratorAction(id=1, createTimer=pb.CreateTimerAction(fireAt=moment)))
@@ -107,7 +109,7 @@ def ids(database: Database, instance_id: str) -> list[tuple[str | None, int]]:
 
 
 def test_events_of_a_history_have_the_ids_of_what_they_are_about(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), activity(1, "x"))
     hands.result(hands.take())
@@ -125,7 +127,7 @@ def test_events_of_a_history_have_the_ids_of_what_they_are_about(database: Datab
 
 
 def test_a_child_answers_its_parent_and_a_failed_one_fails_its_task(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p")
     hands.turn(hands.take(), child(1, "child", "p:1"), child(2, "child", "p:2"))
     for _ in range(2):
@@ -133,7 +135,7 @@ def test_a_child_answers_its_parent_and_a_failed_one_fails_its_task(database: Da
         link = item.orchestratorRequest.newEvents[1].executionStarted.parentInstance
         assert (link.orchestrationInstance.instanceId, link.name.value) == ("p", "parent")
         hands.turn(item, complete(1, "fine") if item.orchestratorRequest.instanceId == "p:1" else fail(1, "broken"))
-    news = []
+    news: list[Any] = []
     while len(news) < 2:
         item = hands.take()
         news += list(item.orchestratorRequest.newEvents)[1:]
@@ -146,7 +148,7 @@ def test_a_child_answers_its_parent_and_a_failed_one_fails_its_task(database: Da
 
 
 def test_continue_as_new_begins_anew_with_carried_events_before_those_that_came_meanwhile(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a", 0, tags={"k": "v"})
     item = hands.take()
     first = item.orchestratorRequest.executionId.value
@@ -165,7 +167,7 @@ def test_continue_as_new_begins_anew_with_carried_events_before_those_that_came_
 
 
 def test_what_belongs_to_an_earlier_generation_is_dropped(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     soon = now() + 60_000
     hands.turn(hands.take(), activity(1, "slow"), timer(2, soon), child(3, "child", "a:3"))
@@ -184,7 +186,7 @@ def test_what_belongs_to_an_earlier_generation_is_dropped(database: Database) ->
 
 
 def test_a_child_id_that_recurs_replaces_the_finished_child_and_is_refused_while_it_runs(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "parent", "p", 0)
     hands.turn(hands.take(), child(1, "child", "p:0001", "one"))
     hands.turn(hands.take(), complete(1, "one"))
@@ -201,7 +203,7 @@ def test_a_child_id_that_recurs_replaces_the_finished_child_and_is_refused_while
 
 
 def test_an_answer_that_no_orchestrator_may_give_fails_its_instance_clearly(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     hands.turn(hands.take(), complete(1), complete(2))
     received = state(database, "a")
@@ -210,7 +212,7 @@ def test_an_answer_that_no_orchestrator_may_give_fails_its_instance_clearly(data
 
 
 def test_a_fan_out_of_thousands_completes(database: Database) -> None:
-    hands = Hands(database, maxConcurrentActivityWorkItems=10_000)
+    hands = ProtocolClient(database, maxConcurrentActivityWorkItems=10_000)
     start(database, "work", "a")
     hands.turn(hands.take(), *[activity(number, "one") for number in range(1, 2001)])
     done = 0
@@ -226,18 +228,18 @@ def test_a_fan_out_of_thousands_completes(database: Database) -> None:
 
 def test_inputs_of_many_waiting_activities_stay_on_disk(database: Database) -> None:
     filters = pb.WorkItemFilters(orchestrations=[pb.OrchestrationFilter(name="work")])
-    turns = Hands(database, workItemFilters=filters)
+    turns = ProtocolClient(database, workItemFilters=filters)
     start(database, "work", "a")
     turns.turn(turns.take(), *[activity(number, "x", number) for number in range(1, MAX_REQUESTS + 501)])
     assert turns.nothing()
     assert len(database.hub.dispatcher.ready[ACTIVITY]) == MAX_REQUESTS + 500
-    hands = Hands(database, maxConcurrentActivityWorkItems=10_000)
+    hands = ProtocolClient(database, maxConcurrentActivityWorkItems=10_000)
     items = [hands.take().activityRequest for _ in range(MAX_REQUESTS + 500)]
     assert all(item.input.value == str(item.taskId) for item in items)
 
 
 def test_send_event_and_terminate_reach_other_instances(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "receiver", "r")
     hands.turn(hands.take())
     start(database, "victim", "v")
@@ -251,7 +253,7 @@ def test_send_event_and_terminate_reach_other_instances(database: Database) -> N
 
 
 def test_a_wait_is_answered_after_the_commit_and_only_then(database: Database) -> None:
-    hands = Hands(database)
+    hands = ProtocolClient(database)
     start(database, "work", "a")
     wanted = pb.GetInstanceRequest(instanceId="a", getInputsAndOutputs=True)
     running = begin(database, "WaitForInstanceStart", wanted)

@@ -23,10 +23,10 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.service import SidecarService
-
-from .conftest import Restartable
-from .hands import TIMEOUT, Hands, call, raise_event, start, state
-from .test_worker import outcome, quiet
+from tests.kit.protocol_client import ProtocolClient, call, raise_event, start, state
+from tests.kit.waiting import TIMEOUT
+from tests.sqlite_engine.conftest import Restartable
+from tests.sqlite_engine.test_worker import outcome, quiet
 
 RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
 
@@ -118,7 +118,7 @@ def test_the_last_event_reaches_an_instance_whose_unread_ones_are_full(small: Re
 
 
 def test_a_worker_that_reports_nothing_is_judged_by_what_its_orchestrators_ask_for(small: Restartable) -> None:
-    hands = Hands(small.now)
+    hands = ProtocolClient(small.now)
     start(small.now, "waits", "i")
     hands.turn(hands.take())
     for number in range(5):
@@ -138,7 +138,7 @@ def test_a_worker_that_reports_nothing_is_judged_by_what_its_orchestrators_ask_f
 
 def test_events_alone_never_make_a_history_too_large_for_a_message(small: Restartable) -> None:
     """A worker behind a connection receives the whole history in one message, read events included."""
-    hands = Hands(small.now)
+    hands = ProtocolClient(small.now)
     start(small.now, "acts", "i")
     hands.turn(hands.take())
     taken = 0
@@ -156,7 +156,7 @@ def test_events_alone_never_make_a_history_too_large_for_a_message(small: Restar
 
 
 def test_continue_as_new_begins_to_count_anew(small: Restartable) -> None:
-    hands = Hands(small.now)
+    hands = ProtocolClient(small.now)
     start(small.now, "eternal", "i")
     hands.turn(hands.take())
     for round_ in range(4):

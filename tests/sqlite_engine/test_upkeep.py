@@ -14,12 +14,12 @@ from bridge.core.errors import EngineUnavailable
 from bridge.sqlite_engine.maintenance.upkeep import check, compact, export
 from bridge.sqlite_engine.model.values import now, timestamp
 from bridge.sqlite_engine.storage.schema import PAGE_BYTES
+from tests.kit.protocol_client import ProtocolClient, activity, call, complete, signal, start, state, timer
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.hands import Hands, activity, call, complete, signal, start, state, timer
 
 
 def filled(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "open")
     hands.turn(hands.take(), activity(1, "x"))
     hands.take()
@@ -46,7 +46,7 @@ def test_damage_is_named(restartable: Restartable) -> None:
 
 
 def test_damage_of_failures_traces_and_timers_is_named(restartable: Restartable) -> None:
-    hands = Hands(restartable.now)
+    hands = ProtocolClient(restartable.now)
     start(restartable.now, "work", "i")
     hands.turn(hands.take(), timer(1, now() + 3_600_000_000))
     signal(restartable.now, "@c@x", "go", scheduledTime=timestamp(now() + 3_600_000_000))

@@ -22,7 +22,7 @@ def test_a_backend_of_another_version_is_refused(name: str, monkeypatch: pytest.
 def test_a_worker_of_another_version_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(durabletask.worker, name)
     with pytest.raises(RuntimeError, match=f"durabletask.worker has no {name}"):
-        sdk_internals.replay_turn({}, None, None, "a", [], [])  # type: ignore[arg-type]  # refused before they are used
+        sdk_internals.replay_turn({}, None, None, "a", [], [])
 
 
 def test_every_overridden_method_is_checked() -> None:

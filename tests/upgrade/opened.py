@@ -12,7 +12,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from bridge.cli import root
-from tests.acceptance.daemon import Serve
+from tests.kit.processes import DaemonProcess
 
 RECORDINGS = sorted(path.parent for path in Path(__file__).parent.glob("v*/state.tar.xz"))
 
@@ -59,8 +59,8 @@ class Opened:
         assert expect is None or done.exit_code == expect, (arguments, done.output, done.stderr, done.exception)
         return done.stdout
 
-    def serve(self) -> Serve:
-        return Serve(self.directory, *(part for config in self.configs for part in ("-c", config)))
+    def serve(self) -> DaemonProcess:
+        return DaemonProcess(self.directory, *(part for config in self.configs for part in ("-c", config)))
 
     def until(self, what: str, condition: Callable[[], Any]) -> Any:
         """Wait for a true result and return it; the condition is evaluated repeatedly."""

@@ -436,7 +436,7 @@ def letters() -> list[dict[str, Any]]:
         letter = StoredMessage(
             message, position, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True
         )
-        dead = letter.dead_letter("parking_expired", "it never came", "Expired", "tell", 4)
+        dead = letter.dead_letter("parking_expired", "it never came", "Expired", "tell", 4)  # type: ignore[attr-defined]  # of the class behind the interface
         encoded = [[header, base64.b64encode(value).decode()] for header, value in dead.headers]
         found.append({"name": name, "letter": letter.to_json(), "headers": encoded})
     return found

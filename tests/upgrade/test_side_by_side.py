@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon import Serve
 from tests.kafka.server import ThreadedServer
+from tests.kit.processes import DaemonProcess
 from tests.upgrade.opened import RECORDINGS, Opened, in_current_form
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(300)]
@@ -100,10 +100,8 @@ class Pair(Opened):
         (directory / "today.yaml").write_text(in_current_form(text))
         self.open_gate()
 
-    def daemon(self, tree: Path | None) -> Serve:
-        found = Serve(self.directory, "-c", "bridge.yaml" if tree else "today.yaml")
-        found._popen = {"env": environment(tree)}
-        return found
+    def daemon(self, tree: Path | None) -> DaemonProcess:
+        return DaemonProcess(self.directory, "-c", "bridge.yaml" if tree else "today.yaml", env=environment(tree))
 
     def lines(self, phase: int) -> list[dict[str, Any]]:
         """Return the messages of a phase, ordered within a key; half of the starts come after their items."""
@@ -117,7 +115,7 @@ class Pair(Opened):
         for number in range(SAGAS):
             found.append([("start", {"id": f"trip-{phase}-{number}", "flow": "trip"})])
             found.append([("buy", {"id": f"buy-{phase}-{number}"})])
-        lines = []
+        lines: list[Any] = []
         while found := [each for each in found if each]:
             type_, data = rng.choice(found).pop(0)
             event = {
@@ -131,7 +129,7 @@ class Pair(Opened):
             lines.append({"body": event, "key": data["id"], "topic": "work", "headers": headers})
         return lines
 
-    def quarantined(self, phase: int) -> list[dict[str, Any]]:
+    def lines_to_quarantine(self, phase: int) -> list[dict[str, Any]]:
         return [
             {**line, "topic": "keyed"} | {"body": {**line["body"], "id": f"q{line['body']['id']}"}}
             for line in self.lines(phase)
@@ -148,11 +146,11 @@ class Pair(Opened):
         return len(own) == wanted and all(each["status"] in FINISHED for each in own)
 
 
-def received(daemon: Serve) -> int:
+def received(daemon: DaemonProcess) -> int:
     return int(sum(daemon.metrics("bridge_received_total").values()))
 
 
-def owns(daemon: Serve) -> bool:
+def owns(daemon: DaemonProcess) -> bool:
     """Return whether the daemon has partitions of the topic `work`."""
     return any('topic="work"' in labels for labels in daemon.metrics("bridge_lag"))
 
@@ -186,7 +184,7 @@ def test_two_builds_share_a_group_and_a_task_hub(
             assert received(old)
             assert received(today)
             # One daemon quarantines the key; the release may come after that daemon has ended
-            it.publish(it.quarantined(9))
+            it.publish(it.lines_to_quarantine(9))
             it.until("a key in quarantine", lambda: len(it.waiting()) == ITEMS)
             going, staying = (old, today) if leaves == "older" else (today, old)
             it.publish(it.lines(1))

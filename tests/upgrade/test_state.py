@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.daemon import Serve
+from tests.kit.processes import DaemonProcess
 from tests.upgrade.opened import RECORDINGS, Opened
 
 pytestmark = pytest.mark.timeout(400)
@@ -58,7 +58,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     it.open_gate()
     with it.serve() as daemon:
         for source in ("work", "slow"):
-            it.until(f"records of {source}", lambda name=source: received(daemon).get(f'{{source="{name}"}}'))
+            it.until(f"records of {source}", lambda name=source: received(daemon).get(f'{{source="{name}"}}'))  # type: ignore[misc]  # mypy cannot infer it
         before, waiting = received(daemon), it.waiting()
         held = finish(it)
         it.until("every instance finished", lambda: all_finished(it))
@@ -92,7 +92,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         )  # fmt: skip
 
 
-def received(daemon: Serve) -> dict[str, float]:
+def received(daemon: DaemonProcess) -> dict[str, float]:
     return daemon.metrics("bridge_received_total")
 
 

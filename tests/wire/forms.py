@@ -36,8 +36,9 @@ from bridge.core.stored_message import StoredMessage, Undelivered
 from bridge.early_messages import state_machine as early_message_queue
 from bridge.early_messages.state_machine import WaitingCommand
 from bridge.engines.recording import Recording
-from bridge.ops.audit import Actor, Change, Trail
+from bridge.ops.audit import Actor, Change
 from bridge.ops.health import Check, Readiness
+from bridge.ops.trail import Trail
 from bridge.quarantine import quarantined_key as ordering_key
 from bridge.quarantine import state_machine as key_quarantine
 from bridge.routing.cel.expression import Compiler
@@ -246,7 +247,7 @@ def headers() -> list[str]:
 def _told() -> Iterator[tuple[str, Any]]:
     change = Change(Actor("a", 1, "cli"), "instances.start", "*", {"a": 1}, "because", "failed", "bug")
     yield "audit line", change.line()
-    yield "readiness", Readiness("running", (Check("source", "orders", "held", "d"),)).as_dict()
+    yield "readiness", Readiness("running", (Check("source", "orders", "held", "d"),)).as_dict()  # type: ignore[arg-type]  # text, as on the wire
 
 
 def members() -> list[str]:

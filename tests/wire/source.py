@@ -141,7 +141,7 @@ def literal(node: ast.AST) -> str | None:
     if isinstance(node, ast.Constant) and isinstance(node.value, bytes):
         return repr(node.value)
     if isinstance(node, ast.JoinedStr):
-        return "".join(each.value if isinstance(each, ast.Constant) else "{}" for each in node.values)
+        return "".join(each.value if isinstance(each, ast.Constant) else "{}" for each in node.values)  # type: ignore[misc]  # mypy cannot infer it
     return None
 
 

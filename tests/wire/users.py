@@ -99,7 +99,7 @@ def _members(kind: type[Any], path: str = "") -> Iterator[str]:
         yield f"{path}.{name}"
         inner = next((each for each in get_args(annotation) if dataclasses.is_dataclass(each)), None)
         if inner is not None and inner is not kind:
-            yield from _members(inner, f"{path}.{name}[]")
+            yield from _members(inner, f"{path}.{name}[]")  # type: ignore[arg-type]  # wider than its annotation, on purpose
 
 
 def metrics() -> list[str]:
@@ -177,7 +177,7 @@ def _public(path: str, value: Any) -> Iterator[str]:
                 yield from _public(f"{path}.{name}", getattr(member, "__func__", member))
         with_init = vars(value).get("__init__") is not None or issubclass(value, BaseException)
         if with_init and "__init__" in vars(value):
-            yield f"{path}{_parameters(value.__init__)}"
+            yield f"{path}{_parameters(value.__init__)}"  # type: ignore[misc]  # mypy cannot infer it
     elif callable(value):
         yield f"{path}{_parameters(value)}"
     else:
@@ -191,9 +191,9 @@ def _is_ours(kind: type[Any], name: str) -> bool:
 
 def _parameters(function: Any) -> str:
     stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
-    found = []
+    found: list[Any] = []
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and "*" not in found and not any("*" in e for e in found):
             found.append("*")
-        found.append(stars.get(parameter.kind, "") + parameter.name)
+        found.append(stars.get(parameter.kind, "") + parameter.name)  # type: ignore[call-overload]  # wider than its annotation, on purpose
     return f"({', '.join(found)})"

@@ -154,7 +154,7 @@ class Simulation:
         """Execute the turn in a session."""
         request = TurnRequest(self.instance_id, list(self.history), new, pb.OrchestrationTraceContext(), "", 0)
         if self.history:
-            assert self._session.follows(request)
+            assert self._session.follows(request)  # type: ignore[has-type]  # mypy meets it too early
         else:
             self._session = Session(self._registry, QUIET, DataConverter())
         result = self._session.run(request)

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from durabletask import task
-from durabletask.client import AsyncTaskHubGrpcClient
 
 from bridge.app.composition import create_engine
 from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.engines.client import EngineClient
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import Child, CompensationInput, DataConverter, Saga, Step, StepInput
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-TIMEOUT = 30.0
 BRIEF = timedelta(milliseconds=300)
 AGAIN = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=10), max_number_of_attempts=3)
 
@@ -67,8 +67,8 @@ def parent(ctx: task.OrchestrationContext, plan: dict[str, Any]) -> Any:
     return (yield from saga.run(body()))
 
 
-class Hub:
-    def __init__(self, client: AsyncTaskHubGrpcClient) -> None:
+class SagaFixture:
+    def __init__(self, client: EngineClient) -> None:
         self.client = client
 
     async def start(self, **plan: Any) -> str:
@@ -96,19 +96,19 @@ class Hub:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def hub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Hub]:
+async def hub(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[SagaFixture]:
     config = EmbeddedEngineConfig(type="embedded")
     engine = create_engine("default", config, Path(tmp_path_factory.mktemp("engine")), host=True)
     await engine.start()
     orchestrators = {one.__name__: one for one in (parent, obedient_child, clumsy_child)}
     worker = engine.worker(Workflows(orchestrators, {"note": note, "erase": erase}), DataConverter())
     worker.start()
-    yield Hub(engine.client)
+    yield SagaFixture(engine.client)
     await stop_worker(worker, 5.0)
     await engine.stop()
 
 
-async def test_a_failed_child_is_tried_again_as_a_new_instance(hub: Hub) -> None:
+async def test_a_failed_child_is_tried_again_as_a_new_instance(hub: SagaFixture) -> None:
     instance_id = await hub.start(child="clumsy_child")
     outcome = await hub.outcome(instance_id)
     assert outcome["status"] == "completed"
@@ -119,7 +119,7 @@ async def test_a_failed_child_is_tried_again_as_a_new_instance(hub: Hub) -> None
     assert keys[1].endswith("/child")
 
 
-async def test_cancel_is_passed_to_the_child_and_all_is_undone(hub: Hub) -> None:
+async def test_cancel_is_passed_to_the_child_and_all_is_undone(hub: SagaFixture) -> None:
     instance_id = await hub.start(child="obedient_child")
     await hub.reaches(instance_id, noted="completed", child="running")
     await hub.client.raise_orchestration_event(instance_id, "cancel", data={"reason": "typo"})
@@ -131,7 +131,7 @@ async def test_cancel_is_passed_to_the_child_and_all_is_undone(hub: Hub) -> None
     assert [one[2] for one in received[instance_id][2:]] == [True, True]
 
 
-async def test_a_child_that_takes_too_long_is_told_so_and_undone(hub: Hub) -> None:
+async def test_a_child_that_takes_too_long_is_told_so_and_undone(hub: SagaFixture) -> None:
     instance_id = await hub.start(child="obedient_child", brief=True)
     outcome = await hub.outcome(instance_id)
     assert (outcome["status"], outcome["reason"], outcome["step"]) == ("compensated", "timeout", "child")
@@ -142,7 +142,7 @@ async def test_a_child_that_takes_too_long_is_told_so_and_undone(hub: Hub) -> No
             await asyncio.sleep(0.01)
 
 
-async def test_one_key_for_a_step_and_its_compensation(hub: Hub) -> None:
+async def test_one_key_for_a_step_and_its_compensation(hub: SagaFixture) -> None:
     instance_id = await hub.start(child="obedient_child")
     await hub.reaches(instance_id, child="running")
     await hub.client.raise_orchestration_event(instance_id, "cancel")

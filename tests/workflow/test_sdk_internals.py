@@ -53,7 +53,7 @@ class Retried:
 def retryable() -> task.RetryableTask[Any]:
     policy = task.RetryPolicy(first_retry_interval=timedelta(seconds=1), max_number_of_attempts=3)
     parameters = list(inspect.signature(task.RetryableTask.__init__).parameters)[1:]
-    known = {"retry_policy": policy, "start_time": SimpleNamespace(), "is_sub_orch": False}
+    known: dict[str, Any] = {"retry_policy": policy, "start_time": SimpleNamespace(), "is_sub_orch": False}
     return task.RetryableTask(**{name: known.get(name) for name in parameters})
 
 
@@ -73,7 +73,7 @@ def test_a_final_failure_is_not_retried() -> None:
     assert made.compute_next_delay() is None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(task.RetryableTask, "compute_next_delay", lambda self: timedelta(seconds=1))
-        made.fail("away", SimpleNamespace(errorType="Passing"))
+        made.fail("away", SimpleNamespace(errorType="Passing"))  # type: ignore[arg-type]  # all that is read of it
     assert context.delays == [timedelta(seconds=1)]
     assert not made.is_complete
 

@@ -199,7 +199,7 @@ def _walk(scope: Scope, tree: Any, unit: float) -> Any:
             if failure.reason == "cancelled" or not tree.optional:
                 raise
     elif tree.parallel:
-        yield from scope.parallel([lambda own, member=member: _walk(own, member, unit) for member in tree.members])
+        yield from scope.parallel([lambda own, member=member: _walk(own, member, unit) for member in tree.members])  # type: ignore[misc]  # mypy cannot infer it
     else:
         for member in tree.members:
             yield from _walk(scope, member, unit)

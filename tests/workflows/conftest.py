@@ -18,10 +18,8 @@ from durabletask.worker import TaskHubGrpcWorker
 
 import workflows
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
+from tests.kit.waiting import TIMEOUT
 from workflows.purchase import Order
-
-TIMEOUT = 30.0
-"""Seconds after which a test fails; the operations take milliseconds."""
 
 CARRIER_IS_AWAY = "carrier-is-away"
 """Part of order ids whose carrier does not answer."""
@@ -33,7 +31,7 @@ def request_shipment(ctx: task.ActivityContext, order: Order) -> dict[str, Any]:
     return workflows.request_shipment(ctx, order)
 
 
-class Hub:
+class WorkflowFixture:
     """Backend, worker and client. published: publications of workflows, in order."""
 
     def __init__(self) -> None:
@@ -120,7 +118,7 @@ class Hub:
 
 
 @pytest.fixture(scope="module")
-def hub() -> Iterator[Hub]:
-    hub = Hub()
+def hub() -> Iterator[WorkflowFixture]:
+    hub = WorkflowFixture()
     yield hub
     hub.close()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from tests.workflows.conftest import WorkflowFixture
 from workflows import approval
 from workflows.approval import ApprovalRequest
 
-from .conftest import Hub
-
 
 @pytest.mark.parametrize(("approved", "status"), [(True, "approved"), (False, "rejected")])
-def test_the_decision_is_the_result(hub: Hub, approved: bool, status: str) -> None:
+def test_the_decision_is_the_result(hub: WorkflowFixture, approved: bool, status: str) -> None:
     subject = f"decided-{status}"
     hub.start(approval, f"return-{subject}", ApprovalRequest(subject))
     hub.tell(f"return-{subject}", "decision", {"approved": approved, "by": "ann"})
@@ -20,7 +19,7 @@ def test_the_decision_is_the_result(hub: Hub, approved: bool, status: str) -> No
     assert [(event["type"], event["data"]) for event in hub.published_for(subject)] == [(f"return.{status}", expected)]
 
 
-def test_reminders_go_out_until_the_decision_comes(hub: Hub) -> None:
+def test_reminders_go_out_until_the_decision_comes(hub: WorkflowFixture) -> None:
     hub.start(approval, "return-slow", ApprovalRequest("slow", remind_after=0.2))
     hub.reaches("return-slow", '"reminders": 2')
     hub.tell("return-slow", "decision", {"approved": True, "by": "bob"})
@@ -31,12 +30,12 @@ def test_reminders_go_out_until_the_decision_comes(hub: Hub) -> None:
     assert result["reminders"] >= 2
 
 
-def test_without_an_answer_it_expires(hub: Hub) -> None:
+def test_without_an_answer_it_expires(hub: WorkflowFixture) -> None:
     hub.start(approval, "return-silent", ApprovalRequest("silent", remind_after=0.15, deadline=0.2))
     assert hub.result("return-silent") == {"subject": "silent", "status": "expired", "by": None, "reminders": 1}
 
 
-def test_a_suspended_approval_reads_the_decision_on_resume(hub: Hub) -> None:
+def test_a_suspended_approval_reads_the_decision_on_resume(hub: WorkflowFixture) -> None:
     hub.start(approval, "return-held", ApprovalRequest("held"))
     hub.reaches("return-held", "awaiting decision")
     hub.client.suspend_orchestration("return-held")

@@ -17,8 +17,9 @@ from bridge.config.model.servicebus import SessionsConfig
 from bridge.config.source import Loaded, load
 from bridge.core.envelope import Event
 from bridge.testing import LocalBridge
-from tests.brokers.consumer import TIMEOUT, Assignments, take
+from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.conftest import bootstrap
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import ServerConfig, ServiceBusServer, emulator
 
 __all__ = ["bootstrap"]

@@ -8,10 +8,11 @@ from typing import Any
 
 from durabletask.entities import EntityInstanceId
 
-from .conftest import TIMEOUT, Hub
+from tests.kit.waiting import TIMEOUT
+from tests.workflows.conftest import WorkflowFixture
 
 
-def settled(hub: Hub, entity: EntityInstanceId, field: str, wanted: Any) -> Any:
+def settled(hub: WorkflowFixture, entity: EntityInstanceId, field: str, wanted: Any) -> Any:
     """Wait until `field` of the state is `wanted`."""
     ends = time.monotonic() + TIMEOUT
     while True:
@@ -23,7 +24,7 @@ def settled(hub: Hub, entity: EntityInstanceId, field: str, wanted: Any) -> Any:
         time.sleep(0.02)
 
 
-def test_a_payment_counts_once(hub: Hub) -> None:
+def test_a_payment_counts_once(hub: WorkflowFixture) -> None:
     account = EntityInstanceId("customer_account", "c-7")
     for payment, amount in (("p-1", 10.1), ("p-1", 10.1), ("p-2", 20.2)):
         hub.client.signal_entity(account, "paid", {"id": payment, "amount": amount})
@@ -31,7 +32,7 @@ def test_a_payment_counts_once(hub: Hub) -> None:
     assert state["total"] == 30.3
 
 
-def test_a_delivery_counts_once(hub: Hub) -> None:
+def test_a_delivery_counts_once(hub: WorkflowFixture) -> None:
     level = EntityInstanceId("stock_level", "tea")
     for delivery, quantity in (("d-1", 5), ("d-2", 3), ("d-1", 5)):
         hub.client.signal_entity(level, "receive", {"id": delivery, "quantity": quantity})
@@ -39,7 +40,7 @@ def test_a_delivery_counts_once(hub: Hub) -> None:
     settled(hub, level, "quantity", 9)
 
 
-def test_many_payments_do_not_let_the_state_grow(hub: Hub) -> None:
+def test_many_payments_do_not_let_the_state_grow(hub: WorkflowFixture) -> None:
     account = EntityInstanceId("customer_account", "c-8")
     for number in range(130):
         hub.client.signal_entity(account, "paid", {"id": f"p-{number}", "amount": 1})

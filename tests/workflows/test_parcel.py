@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 from bridge.core.origin import MessageOrigin, wrap_payload
+from tests.kit.waiting import TIMEOUT
+from tests.workflows.conftest import WorkflowFixture
 from workflows import shipment_watch
 from workflows.parcel import Parcel
 
-from .conftest import TIMEOUT, Hub
 
-
-def test_scans_are_followed_to_the_end(hub: Hub) -> None:
+def test_scans_are_followed_to_the_end(hub: WorkflowFixture) -> None:
     hub.start("shipment_watch", "parcel-t1", {"tracking": "t1", "order_id": "o1", "status": "dispatched", "extra": 1})
     for number, status in ((1, "scanned"), (1, "scanned"), (2, "delivered")):
         message = MessageOrigin(f"scan-{number}", "follow-parcel")
@@ -22,12 +22,12 @@ def test_scans_are_followed_to_the_end(hub: Hub) -> None:
     }  # fmt: skip
 
 
-def test_a_parcel_that_is_lost_at_once_needs_no_scan(hub: Hub) -> None:
+def test_a_parcel_that_is_lost_at_once_needs_no_scan(hub: WorkflowFixture) -> None:
     hub.start(shipment_watch, "parcel-t2", Parcel("t2", "o2", "lost"))
     assert hub.result("parcel-t2")["scans"] == ["lost"]
 
 
-def test_silence_is_reported_and_the_next_scan_is_not_swallowed(hub: Hub) -> None:
+def test_silence_is_reported_and_the_next_scan_is_not_swallowed(hub: WorkflowFixture) -> None:
     hub.start(shipment_watch, "parcel-t3", Parcel("t3", "o3", "dispatched", silent_after=0.3))
     ends = time.monotonic() + TIMEOUT
     while not hub.published_for("t3"):

@@ -13,11 +13,10 @@ from durabletask.serialization import JsonDataConverter
 from durabletask.worker import _OrchestrationExecutor
 
 import workflows
+from tests.workflows.conftest import WorkflowFixture
 from workflows.approval import ApprovalRequest
 from workflows.parcel import Parcel
 from workflows.purchase import Order, OrderLine
-
-from .conftest import Hub
 
 ORDER = Order(id="", customer="c-1", total=9.5, lines=[OrderLine("tea", 2)])
 EVENTS: dict[str, tuple[Any, Any, list[tuple[str, Any]]]] = {
@@ -53,7 +52,9 @@ def turns(events: list[pb.HistoryEvent]) -> list[list[pb.HistoryEvent]]:
     return cut
 
 
-def decide(hub: Hub, instance_id: str, old: list[pb.HistoryEvent], new: list[pb.HistoryEvent]) -> tuple[Any, ...]:
+def decide(
+    hub: WorkflowFixture, instance_id: str, old: list[pb.HistoryEvent], new: list[pb.HistoryEvent]
+) -> tuple[Any, ...]:
     executor = _OrchestrationExecutor(hub.worker._registry, logging.getLogger("tests.replay"), JsonDataConverter())
     result = executor.execute(instance_id, old, new)
     actions = [action.SerializeToString(deterministic=True) for action in result.actions]
@@ -61,7 +62,7 @@ def decide(hub: Hub, instance_id: str, old: list[pb.HistoryEvent], new: list[pb.
 
 
 @pytest.mark.parametrize("instance_id", EVENTS)
-def test_a_history_leads_to_the_same_decisions_again(hub: Hub, instance_id: str) -> None:
+def test_a_history_leads_to_the_same_decisions_again(hub: WorkflowFixture, instance_id: str) -> None:
     orchestrator, input_, events = EVENTS[instance_id]
     hub.start(orchestrator, instance_id, input_)
     for name, data in events:

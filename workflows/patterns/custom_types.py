@@ -65,7 +65,7 @@ def quote_by_weight(ctx: task.ActivityContext, parcel: Parcel) -> Quote:
 
 def quote(ctx: task.OrchestrationContext, request: QuoteRequest) -> Generator[task.Task[Any], Any, Quote]:
     """Return the cheaper of two quotes; the first one if they are equal."""
-    asked = [
+    asked: list[task.Task[Quote]] = [
         ctx.call_activity(quote_by_volume, input=request.parcel.size),
         ctx.call_activity(quote_by_weight, input=request.parcel),
     ]

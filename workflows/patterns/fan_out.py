@@ -35,7 +35,7 @@ def pick_line(ctx: task.ActivityContext, sku: str) -> int:
 
 def pick_order(ctx: task.OrchestrationContext, wanted: PickList) -> Generator[task.Task[Any], Any, dict[str, Any]]:
     """Pick all lines of one order concurrently. The results are in the order of the lines."""
-    picks = [ctx.call_activity(pick_line, input=sku, retry_policy=BRIEF) for sku in wanted.lines]
+    picks: list[task.Task[int]] = [ctx.call_activity(pick_line, input=sku, retry_policy=BRIEF) for sku in wanted.lines]
     # `when_all` of no tasks would never complete
     weights = (yield task.when_all(picks)) if picks else []
     return {"order": wanted.order, "weight": sum(weights)}
@@ -43,7 +43,7 @@ def pick_order(ctx: task.OrchestrationContext, wanted: PickList) -> Generator[ta
 
 def pick_wave(ctx: task.OrchestrationContext, wave: Wave) -> Generator[task.Task[Any], Any, dict[str, Any]]:
     """Pick all orders of a wave concurrently, each as an orchestration of its own."""
-    children = [
+    children: list[task.Task[Any]] = [
         ctx.call_sub_orchestrator(pick_order, input=order, instance_id=f"{ctx.instance_id}:{order.order}")
         for order in wave.orders
     ]

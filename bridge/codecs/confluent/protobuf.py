@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool  # type: ignore[import-untyped]  # comes without types
-from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]  # comes without types
-from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[import-untyped]  # comes without types
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.descriptor_pool import DescriptorPool
 
 from bridge.codecs.confluent.protobuf_values import Values
 from bridge.codecs.confluent.registry import RegisteredSchema

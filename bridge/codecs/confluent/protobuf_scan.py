@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: ignore[import-untyped]  # comes without types
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from bridge.codecs.limits import Budget
 from bridge.core.errors import DecodeError, PayloadTooDeep

@@ -17,7 +17,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any
 
-from google.protobuf import (  # type: ignore[import-untyped]  # comes without types
+from google.protobuf import (
     any_pb2,
     descriptor_pool,
     duration_pb2,
@@ -29,9 +29,9 @@ from google.protobuf import (  # type: ignore[import-untyped]  # comes without t
     timestamp_pb2,
     wrappers_pb2,
 )
-from google.protobuf.descriptor import Descriptor, FieldDescriptor  # type: ignore[import-untyped]  # comes without types
-from google.protobuf.descriptor_pool import DescriptorPool  # type: ignore[import-untyped]  # comes without types
-from google.protobuf.message import DecodeError as ProtobufError  # type: ignore[import-untyped]  # comes without types
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError as ProtobufError
 from google.protobuf.message import Message as ProtobufMessage
 
 from bridge.codecs.confluent.protobuf_scan import Scanner

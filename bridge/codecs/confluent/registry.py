@@ -233,7 +233,7 @@ class Registry:
         client = self._connected()
         found = await question(client)
         # The client would cache a thousand schemas of any size, and the latest of a subject forever
-        await client.clear_caches()  # type: ignore[no-untyped-call]  # the client leaves it unannotated
+        await client.clear_caches()
         return found
 
     def _refusal(self, what: str, error: SchemaRegistryError) -> BridgeError:

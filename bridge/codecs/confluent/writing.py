@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from google.protobuf import descriptor_pb2  # type: ignore[import-untyped]  # comes without types
-from google.protobuf.message import DecodeError as ProtobufError  # type: ignore[import-untyped]  # comes without types
+from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError as ProtobufError
 
 from bridge.codecs.confluent.format import Compiled, Format
 from bridge.codecs.confluent.registry import RegisteredSchema, Registry, SchemaIds, UnknownSchema

@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Any, TypeVar
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.unknown_fields import UnknownFieldSet  # type: ignore[import-untyped]  # protobuf ships no types
+from google.protobuf.unknown_fields import UnknownFieldSet
 
 from bridge.sqlite_engine.hub.hub import TaskHub
 from bridge.sqlite_engine.hub.rewind import rewind

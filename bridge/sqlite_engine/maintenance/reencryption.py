@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
+from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineUnavailable
 from bridge.encryption import HEAD, Keyring

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]  # protobuf ships no types
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # as above
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.encryption import Keyring, is_sealed

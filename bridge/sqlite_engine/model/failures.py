@@ -14,8 +14,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.descriptor import Descriptor  # type: ignore[import-untyped]  # protobuf ships no type information
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # as above
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError
 
 MAX_LEVELS = 32
 """Largest depth of nested failures. Protobuf reads at most 100 nested messages."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 
 
 @dataclass(frozen=True, slots=True)

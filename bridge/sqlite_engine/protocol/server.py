@@ -11,8 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
+import grpc.aio
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSidecarServiceServicer_to_server
 
@@ -154,7 +154,7 @@ class Server:
             interceptors=interceptors,
             options=(*bounds, *pings, ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)),
         )
-        add_TaskHubSidecarServiceServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]  # generated
+        add_TaskHubSidecarServiceServicer_to_server(self._service, server)
         self._loop, self._ended = asyncio.get_running_loop(), asyncio.Event()
         try:
             credentials = None if guard is None or guard.tls is None else _credentials(guard.tls)

@@ -14,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from queue import Empty, SimpleQueue
 from typing import Any
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import TaskHubSidecarServiceServicer
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
+from google.protobuf.message import DecodeError
 
 from bridge.encryption import Keyring, Unsealable
 from bridge.sqlite_engine.model.failures import read_event, read_events, read_failure

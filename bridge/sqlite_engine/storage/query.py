@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no type information
+from google.protobuf.message import DecodeError
 
 from bridge.core.errors import EngineError
 from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, Instance

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.brokers.bench import broker_bench
 from tests.brokers.kafka.harness import KafkaHarness
-from tests.pipeline.harness import Bench
+from tests.kit.pipeline import PipelineFixture
 
 CONFIG = """
 engine: {{type: embedded, path: {directory}/engine}}
@@ -36,7 +36,7 @@ workflows: {{external: [order]}}
 @asynccontextmanager
 async def kafka_bench(
     directory: Path, harness: KafkaHarness, topic: str, *, partitions: int = 2, source: str = ""
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[PipelineFixture]:
     """Yield a fixture whose source is not started. source: more YAML below the source, indented by four."""
     config = CONFIG.format(
         directory=directory, bootstrap=harness.bootstrap, topic=topic, partitions=partitions, source=source

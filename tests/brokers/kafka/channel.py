@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as Sent
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
 
 from bridge.core.message import Message
-from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.brokers.kafka.harness import unique
+from tests.kit.processes import DaemonProcess
+from tests.kit.waiting import TIMEOUT
 
 
 class KafkaChannel:
@@ -34,7 +35,7 @@ class KafkaChannel:
             self._producer.produce(self.topic, each.body, each.key, headers=list(each.headers), on_delivery=_taken)
         assert self._producer.flush(TIMEOUT) == 0
 
-    def left(self, daemon: Serve) -> int:
+    def left(self, daemon: DaemonProcess) -> int:
         return daemon.lag()
 
     def letters(self) -> list[Message]:
@@ -53,7 +54,7 @@ class KafkaChannel:
                     continue
                 if message.error() is not None:
                     raise KafkaException(message.error())
-                found.append(Message(message.value(), message.key(), tuple(message.headers() or ())))
+                found.append(Message(message.value(), message.key(), tuple(message.headers() or ())))  # type: ignore[arg-type]  # wider than its annotation, on purpose
         finally:
             consumer.close()
         return found

@@ -20,9 +20,9 @@ from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationQuery
 
 from bridge.brokers.base import ReadOptions
 from bridge.engines.worker import quiet_logger
-from tests.acceptance.daemon import Serve
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.kafka.batches import Log
+from tests.kit.processes import DaemonProcess
 
 CONFIG = """
 engine: {{type: scheduler, endpoint: "http://{engine}"}}
@@ -115,10 +115,10 @@ class DamagedTopic:
         )  # fmt: skip
         (self.directory / "bridge.yaml").write_text(text)
 
-    def serve(self) -> Serve:
-        return Serve(self.directory, "--no-worker")
+    def serve(self) -> DaemonProcess:
+        return DaemonProcess(self.directory, "--no-worker")
 
-    def kill(self, daemon: Serve) -> None:
+    def kill(self, daemon: DaemonProcess) -> None:
         self.kills += 1
         daemon.kill()
 
@@ -230,7 +230,7 @@ class DamagedTopic:
         assert max(dead.values(), default=1) <= 1 + self.kills, dead
         assert self.skipped() == {(number, first) for number, first, _ in self.unreadable("skip")}
 
-    def stops_are_shown(self, *daemons: Serve) -> bool:
+    def stops_are_shown(self, *daemons: DaemonProcess) -> bool:
         """Return whether /readyz names each stopped partition with its offset, and no other partition."""
         shown = "".join(daemon.get("/readyz")[1] for daemon in daemons)
         for number in range(len(self.logs)):

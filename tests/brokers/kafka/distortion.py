@@ -26,7 +26,7 @@ TEXTS = (None, "", "\0", "x", "127.0.0.2", "a" * 300)
 for found in pkgutil.iter_modules(aiokafka.protocol.__path__):
     for each in vars(importlib.import_module(f"aiokafka.protocol.{found.name}")).values():
         if isinstance(each, type) and issubclass(each, RequestStruct) and hasattr(each, "RESPONSE_TYPE"):
-            ANSWERS[each.API_KEY, each.API_VERSION] = each.RESPONSE_TYPE
+            ANSWERS[each.API_KEY, each.API_VERSION] = each.RESPONSE_TYPE  # type: ignore[attr-defined]  # of the class behind the interface
 
 
 def frame_of(correlation: bytes, answer: Response) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ from bridge.brokers.base import SubscribeOptions, Subscription
 from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
-from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
+from tests.brokers.consumer import Assignments, numbered, numbers, take
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.node import Node
-from tests.pipeline.harness import message, offsets_by_key
+from tests.kit.pipeline import message, offsets_by_key
+from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(180)]
 
@@ -33,15 +34,6 @@ async def settle(subscription: Subscription, into: list[int]) -> None:
                 await delivery.complete()
         except BrokerUnavailable:
             await asyncio.sleep(0.1)
-
-
-async def until(condition: Callable[[], Any], what: str, seconds: float = TIMEOUT) -> None:
-    try:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"never came: {what}") from None
 
 
 @pytest.fixture
@@ -65,7 +57,7 @@ async def test_the_leader_moves(two_nodes: tuple[Node, Node]) -> None:
     harness = KafkaHarness(f"{first.bootstrap},{second.bootstrap}")
     topic = unique("leader")
     broker = await harness.broker(commit_interval="200ms", publish_timeout="60s", replication=2)
-    await until(lambda: second.process is not None, "the second node")
+    await eventually(lambda: second.process is not None, "the second node")
     async with asyncio.timeout(TIMEOUT):
         while len((await broker._cluster._admin.describe_cluster())["brokers"]) < 2:
             await asyncio.sleep(0.1)
@@ -83,7 +75,7 @@ async def test_the_leader_moves(two_nodes: tuple[Node, Node]) -> None:
             await broker.publish(topic, [Message(b"%d" % n, b"%d" % n) for n in range(count, count + 20)])
             count += 20
             await asyncio.sleep(0.1)
-    await until(lambda: set(seen) == set(range(count)), "everything")
+    await eventually(lambda: set(seen) == set(range(count)), "everything")
     async with asyncio.timeout(TIMEOUT):
         while True:
             places = [TopicPartition(topic, number) for number in range(6)]
@@ -121,7 +113,7 @@ async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: K
     subscription = await broker.subscribe(options, Assignments())
     seen: list[int] = []
     reading = asyncio.create_task(settle(subscription, seen))
-    await until(lambda: len(seen) == 10, "the old ones")
+    await eventually(lambda: len(seen) == 10, "the old ones")
     await remake(harness, topic, pause)
     async with asyncio.timeout(TIMEOUT):
         while True:
@@ -130,7 +122,7 @@ async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: K
                 break
             except BrokerUnavailable:
                 await asyncio.sleep(0.2)
-    await until(lambda: set(seen) >= {100, 101, 102}, "the new ones", 90)
+    await eventually(lambda: set(seen) >= {100, 101, 102}, "the new ones", within=90)
     async with asyncio.timeout(TIMEOUT):
         while True:  # and they are committed: the position of the old topic causes no loop
             found = await broker._cluster.committed(topic, [TopicPartition(topic, 0)])
@@ -169,7 +161,7 @@ async def test_the_event_loop_stands_still_for_longer_than_the_session(harness: 
     for number in range(3):
         await broker.publish(topic, [Message(b"%d" % n, b"%d" % n) for n in range(number * 50, number * 50 + 50)])
         time.sleep(4.0)  # the session timeout is 3 s
-    await until(lambda: set(seen) == set(range(150)), "everything")
+    await eventually(lambda: set(seen) == set(range(150)), "everything")
     reading.cancel()
 
 
@@ -180,7 +172,7 @@ async def test_two_processes_with_one_instance_id_are_found_out(harness: KafkaHa
     first = await (await harness.broker()).subscribe(options, Assignments())
     second = await (await harness.broker()).subscribe(options, Assignments())
     tasks = [asyncio.create_task(settle(each, [])) for each in (first, second)]
-    await until(lambda: "group" in first.stopped() or "group" in second.stopped(), "the sentence", 60)
+    await eventually(lambda: "group" in first.stopped() or "group" in second.stopped(), "the sentence", within=60)
     received = first.stopped() | second.stopped()
     assert "another process with `instance_id: same`" in received["group"]
     for task in tasks:

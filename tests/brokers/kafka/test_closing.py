@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.brokers.consumer import TIMEOUT, Assignments
+from tests.brokers.consumer import Assignments
 from tests.brokers.kafka.test_unreadable import Bytes, harness, options
+from tests.kit.waiting import TIMEOUT
 
 __all__ = ["harness"]
 

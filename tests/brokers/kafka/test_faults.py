@@ -40,7 +40,7 @@ def test_every_class_is_translated(kind: type[Exception]) -> None:
         Meaning.REFUSED: PublishFailed,
         Meaning.REVOKED: PartitionRevoked,
         Meaning.BUG: type(None),
-    }[meaning(kind)]  # type: ignore[index]  # the test above
+    }[meaning(kind)]
     assert type(translate(_make(kind), "kafka: try")) is expected
 
 

@@ -24,8 +24,8 @@ from tests.brokers.consumer import Assignments
 from tests.brokers.kafka.distortion import Distortion, honest, rewritten
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.server.server import Server
+from tests.kit.waiting import TIMEOUT
 
-TIMEOUT = 60.0
 JOIN_GROUP = 11
 SEED = "BRIDGE_HOSTILE_SEED"
 WRONG = 60

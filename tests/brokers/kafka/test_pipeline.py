@@ -12,15 +12,15 @@ from structlog.testing import capture_logs
 from bridge.app.serve.watch import SourceView
 from bridge.core.commands import Command
 from bridge.core.errors import EngineUnavailable, InstanceNotFound
-from tests.brokers.consumer import TIMEOUT
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
-from tests.pipeline.harness import Bench, message, offsets_by_key
+from tests.kit.pipeline import PipelineFixture, message, offsets_by_key
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.prove
 
 
-def outcomes(bench: Bench) -> dict[str, int]:
+def outcomes(bench: PipelineFixture) -> dict[str, int]:
     """Return the outcomes that occurred, with their counts."""
     return {str(outcome): count for outcome, count in bench.source.ledger.outcomes.items() if count}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -13,19 +12,11 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerError
 from bridge.core.message import Message
-from tests.brokers.consumer import TIMEOUT, Assignments, nothing_more, numbered, numbers, take
+from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import batch, record
 from tests.kafka.produce import produce
-
-
-async def until(condition: Any, what: str) -> None:
-    try:
-        async with asyncio.timeout(TIMEOUT):
-            while not condition():
-                await asyncio.sleep(0.05)
-    except TimeoutError:
-        raise AssertionError(f"never came: {what}") from None
+from tests.kit.waiting import TIMEOUT, eventually
 
 
 async def delete_before(harness: KafkaHarness, topic: str, offset: int) -> None:
@@ -62,7 +53,7 @@ async def test_the_lag_of_a_transactional_topic_reaches_zero(harness: KafkaHarne
     for delivery in reversed(deliveries):
         await delivery.complete()
     waiting = asyncio.create_task(subscription.receive(1))  # only a reader sees the end
-    await until(lambda: sum(subscription.lag().values()) == 0, "lag 0")
+    await eventually(lambda: sum(subscription.lag().values()) == 0, "lag 0")
     place = TopicPartition(topic, 0)
     async with asyncio.timeout(TIMEOUT):
         while (await broker._cluster.committed(topic, [place]))[place].offset != 24:
@@ -132,7 +123,7 @@ async def test_out_of_range_stops_the_partition_and_says_so(harness: KafkaHarnes
     await delete_before(harness, topic, 8)
     subscription = await broker.subscribe(options, Assignments())
     waiting = asyncio.create_task(subscription.receive(1))
-    await until(lambda: subscription.stopped(), "a stop")
+    await eventually(lambda: subscription.stopped(), "a stop")
     assert "offset 3 is out of range" in subscription.stopped()[f"{topic}/0"]
     await subscription.close()
     assert list(await waiting) == []
@@ -155,7 +146,7 @@ async def test_out_of_range_goes_on_and_counts(harness: KafkaHarness, policy: st
     await delete_before(harness, topic, 8)
     subscription = await broker.subscribe(options, Assignments())
     waiting = asyncio.create_task(take(subscription, len(expected)))
-    await until(lambda: subscription.skipped, "a skip")
+    await eventually(lambda: subscription.skipped, "a skip")
     await broker.publish(topic, numbered(1, 10))
     assert numbers(await waiting) == expected
     assert subscription.skipped == (5 if policy == "earliest" else 7)

@@ -184,7 +184,7 @@ async def test_an_unreadable_message_without_bytes_dies_with_its_position(harnes
     await broker.publish(topic, [Message(b"x")])
     subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
     [delivery] = await take(subscription, 1)
-    delivery.message = Message(None, unreadable=Unreadable("crc", "the checksum is wrong", last=4))
+    delivery.message = Message(None, unreadable=Unreadable("crc", "the checksum is wrong", last=4))  # type: ignore[misc]  # mypy cannot infer it
     await delivery.dead_letter(CAUSE)
     [letter] = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 1)
     received = dict(letter.message.headers)
@@ -216,7 +216,7 @@ async def test_a_tombstone_without_a_key_dies_as_an_empty_body(harness: KafkaHar
     await broker.publish(topic, [Message(b"x")])
     subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
     [delivery] = await take(subscription, 1)
-    delivery.message = Message(None)
+    delivery.message = Message(None)  # type: ignore[misc]  # mypy cannot infer it
     await delivery.dead_letter(CAUSE)
     consumer = AIOKafkaConsumer(f"{topic}.dlq", bootstrap_servers=harness.bootstrap, auto_offset_reset="earliest")
     await consumer.start()

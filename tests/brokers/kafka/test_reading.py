@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bridge.brokers.base import ReadOptions
 from bridge.core.message import Message
 from tests.brokers.consumer import numbered
@@ -32,7 +34,7 @@ async def test_it_ends_with_what_was_there_in_the_middle_of_a_fetch(harness: Kaf
     broker = await harness.broker(fetch_partition_bytes="4KiB")
     for number in range(10):
         await broker.publish(topic, [Message(b"%d%1000s" % (number, b""))])
-    offsets = []
+    offsets: list[Any] = []
     async for position, _ in broker.read(ReadOptions(topic)):
         if not offsets:
             await broker.publish(topic, numbered(20))

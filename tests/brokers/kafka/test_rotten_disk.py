@@ -13,13 +13,14 @@ import pytest
 
 from benchmarks._sidecar import sidecar
 from bridge.brokers.base import SubscribeOptions, UnreadablePolicy
-from tests.brokers.consumer import TIMEOUT, Assignments
+from tests.brokers.consumer import Assignments
 from tests.brokers.kafka.damaged_topic import POLICIES, DamagedTopic
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import Log, acceptable
 from tests.kafka.disk import overwrite, segment
 from tests.kafka.node import Node
 from tests.kafka.produce import produce
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.prove
 

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from bridge.brokers.base import Delivery
-from tests.brokers.consumer import TIMEOUT, Assignments
+from tests.brokers.consumer import Assignments
 from tests.brokers.kafka.test_unreadable import Bytes, Entry, entry, harness, options
 from tests.kafka.batches import DAMAGES, Log, compacted, healthy
+from tests.kit.waiting import TIMEOUT
 
 __all__ = ["harness"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import uuid
 from pathlib import Path
 
-from tests.app.running import running
 from tests.app.test_schedules import FLOWS, check_no_times, check_times, config
+from tests.kit.daemon import running
 
 
 async def test_times_delays_and_what_is_none(tmp_path: Path, bootstrap: str) -> None:

@@ -10,15 +10,15 @@ import pytest
 from bridge.core.commands import Command
 from bridge.core.errors import EngineRejected
 from bridge.core.message import Message
-from tests.brokers.consumer import TIMEOUT
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
-from tests.pipeline.harness import Bench, message, offsets_by_key
+from tests.kit.pipeline import PipelineFixture, message, offsets_by_key
+from tests.kit.waiting import TIMEOUT
 
 SMALL = "    limits: {dead_letter_limit: 3, max_in_flight: 20}"
 
 
-def free(bench: Bench) -> None:
+def free(bench: PipelineFixture) -> None:
     """Remove the limit on dead letters from now on."""
     limit = bench.source.dead_letter_limit
     limit._paces.resume(None)

@@ -18,10 +18,11 @@ from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.waiting.operations import WaitingMessage
-from tests.brokers.consumer import TIMEOUT, Assignments, take
+from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes
 from tests.kafka.batches import DAMAGES, Log, batch, record
 from tests.kafka.server.server import Server
+from tests.kit.waiting import TIMEOUT
 
 CONFIG = """
 engine: {{type: embedded, path: engine}}
@@ -127,7 +128,7 @@ async def test_one_dead_letter_with_its_cause(tmp_path: Path, harness: Bytes, ba
         assert headers["bridge.reason"] == b"unreadable"
         assert headers["bridge.error"] == b"UnreadableMessage"
         assert headers["bridge.offset"] == b"3"
-        assert b"never" not in headers["bridge.detail"]  # type: ignore[operator]
+        assert b"never" not in headers["bridge.detail"]
         assert daemon.watch.health().ready
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks._sidecar import sidecar
-from tests.acceptance.daemon import Serve
 from tests.brokers.kafka.damaged_topic import POLICIES, DamagedTopic, Policy
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.batches import acceptable, mixed
@@ -22,10 +21,10 @@ from tests.kafka.disk import place
 from tests.kafka.node import Node
 from tests.kafka.produce import produce
 from tests.kafka.server import ThreadedServer
+from tests.kit.processes import DaemonProcess
+from tests.kit.waiting import TIMEOUT
 
 PARTITIONS = 3
-TIMEOUT = 90.0
-
 by_policy = pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 
 
@@ -56,7 +55,7 @@ async def done(topic: DamagedTopic) -> bool:
     return await topic.positions() == topic.ends()
 
 
-async def until_done(topic: DamagedTopic, *daemons: Serve) -> None:
+async def until_done(topic: DamagedTopic, *daemons: DaemonProcess) -> None:
     """Wait until the group is at its final position and the daemons show their stops."""
     try:
         async with asyncio.timeout(TIMEOUT):
@@ -72,7 +71,7 @@ async def killed(topic: DamagedTopic, rng: random.Random, kills: int) -> None:
     interrupted = 0
     with ExitStack() as stack:
 
-        def join() -> Serve:
+        def join() -> DaemonProcess:
             return stack.enter_context(topic.serve())
 
         first = join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -16,6 +15,8 @@ from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import SubscribeOptions
 from bridge.core.message import Message
 from bridge.quarantine.operations import QuarantineOperations
+from tests.kit.listener import NullListener
+from tests.kit.waiting import TIMEOUT, eventually
 
 FLOWS = """
 from durabletask import task
@@ -53,8 +54,6 @@ routes:
 ops: {{http: {{port: 0}}}}
 """
 
-TIMEOUT = 60.0
-
 
 def message(kind: str, id_: str, number: int) -> Message:
     body = json.dumps({"id": id_, "n": number}).encode()
@@ -71,20 +70,6 @@ async def daemon(directory: Path, bootstrap: str, topic: str, engine: str, **opt
     return made
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():
-            await asyncio.sleep(0.02)
-
-
-class NullListener:
-    async def assigned(self, partitions: Any) -> None:
-        pass
-
-    async def revoked(self, partitions: Any) -> None:
-        pass
-
-
 @pytest.mark.timeout(180)
 async def test_the_dead_letter_of_one_that_waited_in_vain(tmp_path: Path, bootstrap: str) -> None:
     topic = f"waiting-{uuid4().hex[:8]}"
@@ -93,8 +78,8 @@ async def test_the_dead_letter_of_one_that_waited_in_vain(tmp_path: Path, bootst
         broker = it.brokers["kafka"]
         sent = message("paid", "1", 7)
         await broker.publish(topic, [sent])
-        await until(lambda: it.sources[0].ledger.outcomes["early"] == 1)
-        await until(lambda: it.own.dead_letters.written["orders", "early_expired"] == 1)
+        await eventually(lambda: it.sources[0].ledger.outcomes["early"] == 1)
+        await eventually(lambda: it.own.dead_letters.written["orders", "early_expired"] == 1)
         subscription = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), f"{topic}-reader"), NullListener())
         async with asyncio.timeout(TIMEOUT):
             (delivery,) = await subscription.receive(1)
@@ -118,13 +103,13 @@ async def test_a_poisoned_key_is_held_by_whoever_has_its_partition(tmp_path: Pat
         broker = first.brokers["kafka"]
         keys = [f"k{number}" for number in range(6)]
         await broker.publish(topic, [message("told", key, 0) for key in keys])
-        await until(lambda: first.sources[0].ledger.outcomes["quarantined"] == len(keys))
+        await eventually(lambda: first.sources[0].ledger.outcomes["quarantined"] == len(keys))
         remote = f'type: scheduler, endpoint: "http://127.0.0.1:{port}"'
         second = await daemon(tmp_path / "two", bootstrap, topic, remote, worker=False)
         both = (first.sources[0], second.sources[0])
-        await until(lambda: both[1].assignment and both[1].stage.ready)
+        await eventually(lambda: both[1].assignment and both[1].stage.ready)
         await broker.publish(topic, [message("told", key, 1) for key in keys])
-        await until(lambda: sum(source.ledger.outcomes["quarantined"] for source in both) == 2 * len(keys))
+        await eventually(lambda: sum(source.ledger.outcomes["quarantined"] for source in both) == 2 * len(keys))
         client = first.engines["default"].client
         quarantine = QuarantineOperations(first.engines["default"])
         async with asyncio.timeout(TIMEOUT):

@@ -16,9 +16,10 @@ from typing import Any
 from bridge.brokers.base import Delivery, SubscribeOptions, Subscription
 from bridge.brokers.local.encoding import decode_offsets
 from bridge.core import provenance
-from tests.brokers.consumer import TIMEOUT, Assignments, nothing_more, numbers, take
+from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.local.consumers import OPTIONS
 from tests.brokers.local.harness import LocalHarness
+from tests.kit.waiting import TIMEOUT
 
 ROUNDS = 12
 RECORDS = 120

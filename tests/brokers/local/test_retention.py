@@ -7,8 +7,9 @@ import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.core.message import Message
-from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
+from tests.brokers.consumer import Assignments, numbered, numbers, take
 from tests.brokers.local.harness import LocalHarness
+from tests.kit.waiting import TIMEOUT
 
 ORDERS = SubscribeOptions(("orders",), "bridge")
 

@@ -9,8 +9,9 @@ import pytest
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.local import subscription as subscriptions
-from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers, take
+from tests.brokers.consumer import Assignments, numbered, numbers, take
 from tests.brokers.local.harness import LocalHarness
+from tests.kit.waiting import TIMEOUT
 
 ORDERS = SubscribeOptions(("orders",), "bridge")
 

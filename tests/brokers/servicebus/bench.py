@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.brokers.bench import broker_bench
-from tests.pipeline.harness import Bench
+from tests.kit.pipeline import PipelineFixture
 
 CONFIG = """
 engine: {{type: embedded, path: {directory}/engine}}
@@ -38,7 +38,7 @@ async def bus_bench(
     *,
     source: str = "",
     request_timeout: str = "5s",
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[PipelineFixture]:
     """Yield a fixture whose source is not started.
 
     entity: a line of YAML. source: more YAML below the source, indented by four.
@@ -54,6 +54,6 @@ async def bus_bench(
         yield bench
 
 
-def outcomes(bench: Bench) -> dict[str, int]:
+def outcomes(bench: PipelineFixture) -> dict[str, int]:
     """Return the outcomes that occurred, with their counts."""
     return {str(outcome): count for outcome, count in bench.source.ledger.outcomes.items() if count}

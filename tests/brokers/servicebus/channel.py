@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from azure.servicebus import ServiceBusClient, ServiceBusMessage, ServiceBusSender
 
 from bridge.core.message import Message
-from tests.acceptance.daemon import Serve
+from tests.kit.processes import DaemonProcess
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 
@@ -46,13 +47,13 @@ class BusChannel:
         ]
         self._sender.send_messages(sent)
 
-    def left(self, daemon: Serve) -> int:
+    def left(self, daemon: DaemonProcess) -> int:
         return sum(self._server.contents("orders").values())
 
     def letters(self) -> list[Message]:
         assert self._server.counters()["dead_letters"] == [], "the queue's own stay empty"
         count = self._server.contents("letters")["active"]
-        found = []
+        found: list[Any] = []
         with self._client.get_queue_receiver("letters") as receiver:
             while len(found) < count:
                 for each in receiver.receive_messages(count - len(found), max_wait_time=10):

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from bridge.core.errors import EngineUnavailable
-from tests.brokers.servicebus import trouble
+from tests.brokers.servicebus import outages
 from tests.brokers.servicebus.bench import bus_bench
-from tests.brokers.servicebus.trouble import ENTITIES, LOCK, ended, publish
+from tests.brokers.servicebus.outages import ENTITIES, LOCK, ended, publish
 from tests.servicebus.server import ServiceBusServer
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
-SERVER = trouble.SERVER
+SERVER = outages.SERVER
 
 
 @ENTITIES

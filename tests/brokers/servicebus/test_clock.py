@@ -11,7 +11,7 @@ from bridge.app.serve.watch import SourceView
 from bridge.brokers.servicebus import clock as clocks
 from bridge.brokers.servicebus.clock import SOONEST, Clock, renew_after
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message
+from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 SERVER = ServerConfig(
@@ -65,10 +65,10 @@ async def test_a_clock_that_is_a_little_wrong_does_no_harm(
 def test_a_blocked_loop_is_no_skew(monkeypatch: pytest.MonkeyPatch) -> None:
     now = time.monotonic()
     clock = Clock()
-    monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60)
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60)  # type: ignore[attr-defined]  # the test replaces what the module uses
     clock.expired(5.0)
     assert clock.reset_skew()
-    monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60 + clocks.BLOCKED / 2)
+    monkeypatch.setattr(clocks.time, "monotonic", lambda: now + 60 + clocks.BLOCKED / 2)  # type: ignore[attr-defined]  # the test replaces what the module uses
     clock.tick()
     clock.expired(5.0)
     assert clock.reset_skew()
@@ -79,7 +79,7 @@ def test_a_step_of_the_clock_is_another_chance(monkeypatch: pytest.MonkeyPatch) 
     clock.expired(5.0)
     assert not clock.reset_skew()
     wall = time.time()
-    monkeypatch.setattr(clocks.time, "time", lambda: wall - 5)
+    monkeypatch.setattr(clocks.time, "time", lambda: wall - 5)  # type: ignore[attr-defined]  # the test replaces what the module uses
     assert clock.reset_skew()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message
+from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 SERVER = ServerConfig((QueueConfig("orders", lock_duration=30),))

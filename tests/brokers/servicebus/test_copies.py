@@ -140,7 +140,7 @@ FIELDS = st.tuples(
     st.none() | st.integers(0, 2**32 - 1).map(encoder.uint),
     st.none() | TEXTS,
 )
-THEIRS = st.dictionaries(
+THEIRS: Any = st.dictionaries(
     st.sampled_from(["x-theirs", "x-opt-partition-key", "x-opt-via-partition-key"]), KEYS, max_size=2
 ) | st.builds(dict, st.lists(st.tuples(st.just("x-theirs"), VALUES), max_size=1))
 DUE = st.sampled_from([0, 1706700000000, 4102444800000]).map(encoder.timestamp)

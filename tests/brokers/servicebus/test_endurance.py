@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from bridge.core.errors import EngineUnavailable
-from tests.brokers.servicebus import trouble
+from tests.brokers.servicebus import outages
 from tests.brokers.servicebus.bench import bus_bench
-from tests.brokers.servicebus.trouble import ENTITIES, ended, publish
+from tests.brokers.servicebus.outages import ENTITIES, ended, publish
 from tests.servicebus.server import ServiceBusServer
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
-SERVER = trouble.SERVER
+SERVER = outages.SERVER
 
 
 @ENTITIES
@@ -25,9 +25,9 @@ async def test_a_server_that_is_busy_for_a_minute(tmp_path: Path, server: Servic
         await publish(server, queue, bench, 0, 40)
         await bench.until(lambda: bench.faults.taken, "under way")
         server.faults.busy(60.0)
-        await bench.until(lambda: bench.source.gate.pause_reasons or bench.source.subscription.stopped(), "noticed")  # type: ignore[union-attr]
+        await bench.until(lambda: bench.source.gate.pause_reasons or bench.source.subscription.stopped(), "noticed")  # type: ignore[attr-defined]  # of the class behind the interface
         await asyncio.sleep(60.0)
-        await bench.until(lambda: not bench.source.subscription.stopped(), "it reads again")  # type: ignore[union-attr]
+        await bench.until(lambda: not bench.source.subscription.stopped(), "it reads again")  # type: ignore[attr-defined]  # of the class behind the interface
         await publish(server, queue, bench, 40, 20)
         await ended(server, queue, bench, 60)
 

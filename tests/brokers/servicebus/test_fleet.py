@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers.servicebus.fleet import fleet
+from tests.brokers.servicebus.processes import fleet
 from tests.servicebus.server import QueueConfig
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(300)]

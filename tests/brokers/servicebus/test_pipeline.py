@@ -14,7 +14,7 @@ from bridge.core.commands import Command
 from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message
+from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 2.0
@@ -159,7 +159,7 @@ async def test_poison_is_dead_lettered_with_its_cause(tmp_path: Path, server: Se
         assert headers[provenance.REASON] == b"no_route"
         assert headers[provenance.SOURCE] == b"orders"
         assert headers[provenance.TOPIC] == b"orders"
-        assert headers[provenance.DETAIL].decode() == letter.description.partition("\n")[0]  # type: ignore[union-attr]
+        assert headers[provenance.DETAIL].decode() == letter.description.partition("\n")[0]
         assert headers["DeadLetterReason"] == b"no_route"
         assert dead.position.topic == path
         await dead.complete()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,10 @@ from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.subscription import ServiceBusSubscription
 from bridge.config.model.servicebus import ServiceBusSourceConfig
 from bridge.core.errors import BrokerUnavailable, LockLost
-from tests.brokers.consumer import TIMEOUT, Assignments, numbered, numbers
+from tests.brokers.consumer import Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message
+from tests.kit.pipeline import message
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.errors import refusal
@@ -126,7 +128,7 @@ async def test_a_fault_at_every_step(
 async def test_in_flight_survives_its_connection(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(10))
-    taken = []
+    taken: list[Any] = []
     async with asyncio.timeout(TIMEOUT):
         while len(taken) < 10:
             taken += await subscription.receive(10)
@@ -152,7 +154,7 @@ async def _settled(settle: Callable[[], object]) -> None:
 async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(5))
-    taken = []
+    taken: list[Any] = []
     async with asyncio.timeout(TIMEOUT):
         while len(taken) < 5:
             taken += await subscription.receive(5)
@@ -211,7 +213,7 @@ async def test_a_server_that_goes_and_comes_back(tmp_path: Path, server: Service
         await bench.publish(*(message("start", n, str(n % 3)) for n in range(20)), topic=queue)
         await bench.until(lambda: outcomes(bench), "under way")
         await server.stop()
-        await bench.until(lambda: bench.source.gate.pause_reasons or bench.source.subscription.stopped(), "noticed")  # type: ignore[union-attr]
+        await bench.until(lambda: bench.source.gate.pause_reasons or bench.source.subscription.stopped(), "noticed")  # type: ignore[attr-defined]  # of the class behind the interface
         await asyncio.sleep(3)
         await server.start()
         await bench.publish(*(message("start", n, str(n % 3)) for n in range(20, 30)), topic=queue)
@@ -272,7 +274,7 @@ async def test_a_service_that_renews_few_locks_at_once(
         replace(OPTIONS, servicebus=ServiceBusSourceConfig(prefetch=60)), Assignments()
     )
     await broker.publish("orders", numbered(60))
-    taken = []
+    taken: list[Any] = []
     async with asyncio.timeout(TIMEOUT):
         while len(taken) < 60:
             taken += await subscription.receive(60)
@@ -330,7 +332,7 @@ async def test_locks_may_go_with_their_connection_or_not(
     """Held deliveries can be settled, or their loss is known and they are redelivered."""
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(10))
-    taken = []
+    taken: list[Any] = []
     async with asyncio.timeout(TIMEOUT):
         while len(taken) < 10:
             taken += await subscription.receive(10)

@@ -22,7 +22,7 @@ from bridge.core.provenance import Cause
 from tests.brokers.consumer import Assignments
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.brokers.servicebus.harness import ServiceBusHarness
-from tests.pipeline.harness import Bench, message
+from tests.kit.pipeline import PipelineFixture, message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.entities import settlement
 from tests.servicebus.server.entities.queue import Queue
@@ -119,7 +119,7 @@ async def test_one_message_that_cannot_be_settled_stops_nobody(
         assert (dead.message_id, dead.reason) == (FAT, "MaxDeliveryCountExceeded")
         # A few attempts for each delivery, and no new connection for any of them
         assert 3 * DELIVERIES <= settling.refused[verb] <= 5 * DELIVERIES
-        assert bench.source.subscription.reconnects == 0  # type: ignore[union-attr]  # this subscription counts them
+        assert bench.source.subscription.reconnects == 0  # type: ignore[attr-defined]  # of the class behind the interface
         assert not bench.source.gate.pause_reasons
         assert server.counters.expired_session_locks == Counter()
 
@@ -234,7 +234,7 @@ async def test_a_message_whose_settlement_takes_the_connection_is_left_alone(
         await bench.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
 
 
-async def _let_go(server: ServiceBusServer, bench: Bench) -> None:
+async def _let_go(server: ServiceBusServer, bench: PipelineFixture) -> None:
     """Publish healthy messages until the fat message is abandoned; all others must continue."""
     refused = bench.source.ledger.abandoned
     number = 100
@@ -268,7 +268,7 @@ async def test_a_detach_at_a_settlement_is_told_from_a_refusal(
 # -- dead letters on another queue
 
 
-async def read(server: ServiceBusServer, bench: Bench) -> dict[str, bytes | None]:
+async def read(server: ServiceBusServer, bench: PipelineFixture) -> dict[str, bytes | None]:
     [letter] = await bench.read("letters", 1)
     return dict(letter.headers) | {"body": letter.body, "key": letter.key}
 

@@ -18,9 +18,10 @@ from bridge.brokers.servicebus.inbox import GROWTH, Inbox
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from bridge.core.errors import EngineUnavailable
 from bridge.core.message import Message
-from tests.brokers.consumer import TIMEOUT, Assignments
+from tests.brokers.consumer import Assignments
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message, offsets_by_key
+from tests.kit.pipeline import message, offsets_by_key
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 2.0
@@ -40,12 +41,6 @@ SERVER = ServerConfig(
 def make(server: ServiceBusServer, **config: Any) -> ServiceBusBroker:
     settings = {"type": "servicebus", "connection_string": server.connection_string, **config}
     return ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))
-
-
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_held_sessions_stay_as_they_are(tmp_path: Path, server: ServiceBusServer) -> None:
@@ -117,7 +112,7 @@ async def test_a_wait_for_sessions_needs_no_new_connections(
     subscription = await broker.subscribe(
         SubscribeOptions(("one",), dead_letter=None, sessions=sessions), Assignments()
     )
-    await until(lambda: server.counters.refused_attaches["one"] >= 8)
+    await eventually(lambda: server.counters.refused_attaches["one"] >= 8)
     assert server.counters.connections == 2
     await broker.publish("one", [Message(b"x", b"k")])
     [delivery] = await subscription.receive(1)
@@ -139,7 +134,7 @@ async def test_bytes_are_bounded_before_anybody_asks(
         SubscribeOptions((queue,), dead_letter=None, sessions=sessions, prefetch_bytes=allowed), Assignments()
     )
     inbox = subscription._inbox
-    await until(lambda: inbox.stuck)
+    await eventually(lambda: inbox.stuck)
     assert inbox.bytes <= allowed + (3 if session else 1) * KILOBYTES_200 * 1.1
     assert server.counters.deliveries[queue] == len(inbox.deliveries)
     done = 0
@@ -177,19 +172,19 @@ def test_seats_are_shared_in_turns() -> None:
     first, second = ([Somebody(number, number > 0) for number in range(8)] for _ in range(2))
     plain = [Somebody(number, False) for number in range(2)]
     seats = Seats(10)
-    seats.join(first)  # type: ignore[arg-type]
-    assert [seats.has(each) for each in first] == [True] * (10 - PUBLISHING) + [False]  # type: ignore[arg-type]
-    seats.join(plain)  # type: ignore[arg-type]
-    seats.join(second)  # type: ignore[arg-type]
-    seated = [[each.number for each in those if seats.has(each)] for those in (first, second, plain)]  # type: ignore[arg-type]
+    seats.join(first)
+    assert [seats.has(each) for each in first] == [True] * (10 - PUBLISHING) + [False]
+    seats.join(plain)
+    seats.join(second)
+    seated = [[each.number for each in those if seats.has(each)] for those in (first, second, plain)]
     assert seated == [[0, 1, 2], [0, 1], [0, 1]]
     assert [each.gave_way for each in first] == [False] * 3 + [True] * 5
-    assert not any(seats.take(each) for each in first[3:])  # type: ignore[arg-type]
-    assert all(seats.take(each) for each in first[:3])  # type: ignore[arg-type]
-    assert all(seats.take(each) for each in second[:2])  # type: ignore[arg-type]
-    seats.leave(second)  # type: ignore[arg-type]
-    assert sum(seats.has(each) for each in first) == 5  # type: ignore[arg-type]
-    assert all(Seats(None).has(each) for each in first)  # type: ignore[arg-type]
+    assert not any(seats.take(each) for each in first[3:])
+    assert all(seats.take(each) for each in first[:3])
+    assert all(seats.take(each) for each in second[:2])
+    seats.leave(second)
+    assert sum(seats.has(each) for each in first) == 5
+    assert all(Seats(None).has(each) for each in first)
 
 
 async def test_two_sources_and_publishing_within_ten_connections(

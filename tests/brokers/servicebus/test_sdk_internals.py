@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from azure.servicebus import ServiceBusMessage, exceptions
@@ -26,7 +27,8 @@ from bridge.brokers.servicebus import (
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message
-from tests.brokers.consumer import TIMEOUT, Assignments
+from tests.brokers.consumer import Assignments
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 BRIDGE = Path(__file__).parents[3] / "bridge"
@@ -83,7 +85,7 @@ async def test_released_messages_are_not_counted(server: ServiceBusServer, clien
 
 async def test_many_locks_are_renewed_in_one_request(server: ServiceBusServer, client: ServiceBusClient) -> None:
     async with client.get_queue_receiver("orders", prefetch_count=10) as receiver:
-        messages = []
+        messages: list[Any] = []
         while len(messages) < 3:
             messages += await receiver.receive_messages(3, max_wait_time=5)
         before = [message.locked_until_utc for message in messages]
@@ -94,7 +96,7 @@ async def test_many_locks_are_renewed_in_one_request(server: ServiceBusServer, c
         assert all(message.locked_until_utc > old for message, old in zip(messages, before, strict=True))
         await receiver.complete_message(messages[0])
         with pytest.raises(exceptions.MessageLockLostError):
-            await sdk_internals.renew(receiver, [_unsettled(messages[0]), *messages[1:]], 5)
+            await sdk_internals.renew(receiver, [_unsettled(messages[0]), *messages[1:]], 5)  # type: ignore[list-item]  # wider than its annotation, on purpose
 
 
 async def test_a_refused_settlement_leaves_the_link_as_it_is(
@@ -174,7 +176,7 @@ async def test_the_transport_is_ours(server: ServiceBusServer, client: ServiceBu
 def test_a_table_of_decoders_that_is_not_known_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert amqp_values.extend()
     assert amqp_values.extend()  # repeatable
-    monkeypatch.setattr(sdk_internals._decode, "_DECODE_BY_CONSTRUCTOR", [None] * 3)
+    monkeypatch.setattr(sdk_internals._decode, "_DECODE_BY_CONSTRUCTOR", [None] * 3)  # type: ignore[attr-defined]  # the test replaces what the module uses
     assert not amqp_values.extend()
 
 
@@ -210,7 +212,7 @@ async def test_it_goes_without(
 async def test_without_the_transport_an_encoded_form_is_refused(
     server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sdk_internals._encode, "_ENCODE_MAP", {})
+    monkeypatch.setattr(sdk_internals._encode, "_ENCODE_MAP", {})  # type: ignore[attr-defined]  # the test replaces what the module uses
     assert not encoding.extend()
     settings = {"type": "servicebus", "connection_string": server.connection_string}
     broker = ServiceBusBroker("bus", ServiceBusBrokerConfig.model_validate(settings), lambda field, value: Path(value))

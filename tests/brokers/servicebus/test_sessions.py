@@ -10,7 +10,7 @@ import pytest
 from azure.servicebus.aio import ServiceBusClient
 
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message, offsets_by_key
+from tests.kit.pipeline import message, offsets_by_key
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, SubscriptionConfig, TopicConfig
 
 FOUR = "queue: by-session\n    sessions: {concurrent: 4}"
@@ -40,7 +40,7 @@ async def test_order_per_session_and_sessions_side_by_side(tmp_path: Path, serve
         await bench.source.start()
         await bench.settled(120)
         assert outcomes(bench) == {"executed": 120}
-        assert all(numbers == list(range(10)) for numbers in offsets_by_key(bench.faults.taken).values())  # type: ignore[arg-type]
+        assert all(numbers == list(range(10)) for numbers in offsets_by_key(bench.faults.taken).values())
         assert 2 <= most <= 4
         assert server.counters.granted_sessions["by-session"] >= 12
 
@@ -81,7 +81,7 @@ async def test_a_busy_session_makes_room(tmp_path: Path, server: ServiceBusServe
         await talking
         await bench.until(lambda: not server.queue("by-session").contents().unsettled, "all done")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all settled")
-        numbers = offsets_by_key(bench.faults.taken)["busy"]  # type: ignore[arg-type]
+        numbers = offsets_by_key(bench.faults.taken)["busy"]
         assert numbers == sorted(numbers)
         assert bench.source.ledger.locks_lost == 0
 

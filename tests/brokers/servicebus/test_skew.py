@@ -10,7 +10,7 @@ import pytest
 from bridge.brokers.servicebus import clock
 from bridge.core.errors import EngineUnavailable
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message
+from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 5.0

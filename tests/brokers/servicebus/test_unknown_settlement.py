@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import message
+from tests.kit.pipeline import message
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 # Unsettled messages of a broken link stay locked for this time

@@ -15,10 +15,11 @@ import pytest
 from bridge.brokers.base import Delivery, ReadOptions, SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker
 from bridge.config.model.servicebus import SessionsConfig
-from tests.brokers.consumer import CAUSE, TIMEOUT, Assignments
+from tests.brokers.consumer import CAUSE, Assignments
 from tests.brokers.servicebus import poison
 from tests.brokers.servicebus.bench import bus_bench, outcomes
-from tests.pipeline.harness import Bench, offsets_by_key
+from tests.kit.pipeline import PipelineFixture, offsets_by_key
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.amqp import encoder
 from tests.servicebus.server.message import Message
@@ -41,12 +42,17 @@ SERVER = ServerConfig(
 BROKER = {"request_timeout": "3s"}
 
 
-def queue_of(bench: Bench) -> str:
+def queue_of(bench: PipelineFixture) -> str:
     return bench.source.settings.subscribe.topics[0]
 
 
 def trouble(
-    server: ServiceBusServer, bench: Bench, r: random.Random, every: int, most: int | None, kinds: Sequence[str]
+    server: ServiceBusServer,
+    bench: PipelineFixture,
+    r: random.Random,
+    every: int,
+    most: int | None,
+    kinds: Sequence[str],
 ) -> None:
     """Inject a fault at every few commands. most: maximum number of faults; None: no limit."""
     count = 0
@@ -72,7 +78,7 @@ def trouble(
 
 async def mixed(
     server: ServiceBusServer,
-    bench: Bench,
+    bench: PipelineFixture,
     seed: int,
     count: int,
     keys: int,

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.correlation import FLOWS, instances
-from tests.acceptance.daemon import TIMEOUT, Serve
 from tests.brokers.servicebus import poison
+from tests.kit.processes import DaemonProcess
+from tests.kit.waiting import TIMEOUT
 from tests.prove.stage import Engine
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
@@ -120,7 +121,7 @@ async def killed(
             done = server.counters()["settled"]
             return int(done.get(f"{queue} complete", 0) + done.get(f"{queue} dead_letter", 0))
 
-        running = [stack.enter_context(Serve(directory)) for _ in range(daemons)]
+        running = [stack.enter_context(DaemonProcess(directory)) for _ in range(daemons)]
         piece = len(stream.sent) // kills
         for turn in range(kills):
             before = settled()
@@ -131,9 +132,9 @@ async def killed(
             for each in running:
                 each.signal(signal.SIGCONT)
             enough = before + r.randrange(1, piece // 4)
-            running[turn % daemons].wait(lambda enough=enough: settled() >= enough, "some of it is settled")
+            running[turn % daemons].wait(lambda enough=enough: settled() >= enough, "some of it is settled")  # type: ignore[misc]  # mypy cannot infer it
             running[turn % daemons].kill()
-            running[turn % daemons] = stack.enter_context(Serve(directory))
+            running[turn % daemons] = stack.enter_context(DaemonProcess(directory))
         stream.store(len(stream.sent))
         sent = stream.sent
         running[0].wait(lambda: settled() == len(sent), "all settled")

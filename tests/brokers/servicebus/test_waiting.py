@@ -11,8 +11,8 @@ from bridge.app.check import check
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.core.settlement import Outcome
-from tests.app.project import TIMEOUT
-from tests.pipeline.harness import message
+from tests.kit.pipeline import message
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 CONFIG = """

@@ -3,8 +3,7 @@ end."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.core.settlement import Outcome
 from bridge.quarantine.operations import QuarantineOperations
-from tests.app.project import TIMEOUT
 from tests.brokers.servicebus.test_waiting import write
-from tests.pipeline.harness import message
+from tests.kit.pipeline import message
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 ONE = "    sessions: {concurrent: 1, idle: 100ms}\n    dead_letter: letters\n    quarantine: {poll: 50ms}"
@@ -33,12 +32,6 @@ async def running(path: Path) -> AsyncIterator[Daemon]:
         yield daemon
     finally:
         await daemon.stop(5.0)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def start(daemon: Daemon, number: str) -> None:
@@ -60,7 +53,7 @@ async def test_it_goes_on_after_a_restart_while_the_queue_is_silent(
     path = write(tmp_path, server.connection_string, ONE, on_missing)
     async with running(path) as daemon:
         await daemon.brokers["bus"].publish("orders", [message("start", "1", "a")])
-        await until(lambda: daemon.sources[0].ledger.outcomes[Outcome.QUARANTINED])
+        await eventually(lambda: daemon.sources[0].ledger.outcomes[Outcome.QUARANTINED])
     async with running(path) as daemon:
         await start(daemon, "1")
         if waits_for == "a person":
@@ -73,13 +66,13 @@ async def test_it_stays_at_work_while_other_sessions_end(tmp_path: Path, server:
         ledger = daemon.sources[0].ledger
         publish = daemon.brokers["bus"].publish
         await publish("orders", [message("start", "1", "a")])
-        await until(lambda: ledger.outcomes[Outcome.QUARANTINED] and ledger.in_flight)
+        await eventually(lambda: ledger.outcomes[Outcome.QUARANTINED] and ledger.in_flight)
         for number in ("2", "3", "4"):
             await start(daemon, number)
             # The only receiver has released the session before
             await publish("orders", [message("start", number, number)])
             await ended(daemon, number)
-        await until(lambda: ledger.in_flight == 1)  # the last delivery may still be settling
+        await eventually(lambda: ledger.in_flight == 1)  # the last delivery may still be settling
         assert ledger.abandoned == {}
         await start(daemon, "1")
         await ended(daemon, "1")

@@ -112,7 +112,7 @@ def file() -> descriptor_pb2.FileDescriptorProto:
          (F.TYPE_MESSAGE, ".google.protobuf.Struct"), (F.TYPE_MESSAGE, ".google.protobuf.Any"),
          (F.TYPE_MESSAGE, ".google.protobuf.FieldMask"), (F.TYPE_MESSAGE, ".google.protobuf.ListValue")], 1,
     ):  # fmt: skip
-        root.field.add(name=f"m{number}", number=number, label=F.LABEL_REPEATED, type=of, type_name=name)  # type: ignore[arg-type]  # a number is one
+        root.field.add(name=f"m{number}", number=number, label=F.LABEL_REPEATED, type=of, type_name=name)
     return found
 
 

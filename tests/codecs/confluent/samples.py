@@ -49,9 +49,9 @@ def event(data: Any, **changes: Any) -> Event:
     return Event(**{"id": "e-1", "source": "/s", "type": "order.created", "data": data, "key": "k"} | changes)
 
 
-def _field(name: str, number: int, kind: int, repeated: bool = False, of: str | None = None, **more: Any) -> F:
+def _field(name: str, number: int, kind: int, repeated: bool = False, of: str | None = None, **more: Any) -> F:  # type: ignore[valid-type]  # wider than its annotation, on purpose
     label = F.LABEL_REPEATED if repeated else F.LABEL_OPTIONAL
-    return F(name=name, number=number, type=kind, label=label, type_name=of, **more)  # type: ignore[arg-type]
+    return F(name=name, number=number, type=kind, label=label, type_name=of, **more)
 
 
 def proto() -> descriptor_pb2.FileDescriptorProto:

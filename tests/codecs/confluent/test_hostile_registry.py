@@ -50,7 +50,7 @@ def hostile(first: Answer, others: Answer = b"") -> Iterator[HostileRegistry]:
 async def outcome(server: HostileRegistry, form: Format = AvroFormat, body: bytes = BODY, **config: Any) -> str:
     """Return the result of one message, and of one event written with the latest schema of a subject."""
     settings_ = {"url": server.url, "timeout": "2s"} | config
-    registry = Registry("main", RegistryConfig.model_validate(settings_), lambda field, value: None)  # type: ignore[arg-type,return-value]  # no files here
+    registry = Registry("main", RegistryConfig.model_validate(settings_), lambda field, value: None)
     try:
         reading = RegistryCodec("reading", form, registry)
         writing = RegistryCodec("writing", form, registry, writing=Writing(registry, form, topic="t"))
@@ -197,7 +197,7 @@ async def test_files_of_protobuf_that_cannot_be_used(first: Answer, others: Answ
 async def test_what_is_kept_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schemas_module, "BYTES", 3_000)
     with hostile(schema(LINE + " " * 900)) as server:
-        registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)  # type: ignore[arg-type,return-value]  # no files here
+        registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)
         codec = RegistryCodec("avro", AvroFormat, registry)
         for number in range(10):
             await codec.prepare_decode([Message(write(number, None) + BODY)])
@@ -215,7 +215,7 @@ async def test_defaults_that_double_are_refused() -> None:
         fields = [{"name": "a", "type": kind, "default": {}}, {"name": "b", "type": f"R{at - 1}", "default": {}}]
         kind = {"type": "record", "name": f"R{at}", "fields": fields}
     with hostile(schema(json.dumps(kind))) as server:
-        registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)  # type: ignore[arg-type,return-value]  # no files here
+        registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)
         codec = RegistryCodec("avro", AvroFormat, registry, writing=Writing(registry, AvroFormat, topic="t"))
         await codec.prepare_encode(event({}))
         with pytest.raises(DecodeError, match="default"):
@@ -266,8 +266,8 @@ def answers(draw: st.DrawFn, protobuf: bool) -> bytes:
         good = {"schema": base64.b64encode(raw).decode(), "schemaType": "PROTOBUF"}
     else:
         good = {"schema": draw(st.sampled_from([ORDER, LINE])), "schemaType": "AVRO"}
-    good |= {"id": 7, "subject": "s", "version": 1, "guid": None}
-    good["references"] = refer("r") if draw(st.booleans()) else []
+    good |= {"id": 7, "subject": "s", "version": 1, "guid": None}  # type: ignore[dict-item]  # wider than its annotation, on purpose
+    good["references"] = refer("r") if draw(st.booleans()) else []  # type: ignore[assignment]  # wider than its annotation, on purpose
     body = json.dumps(draw(changed(good)) if draw(st.booleans()) else good).encode()
     status = draw(st.sampled_from([200] * 8 + [204, 301, 400, 404, 409, 422, 429, 500, 503]))
     if draw(st.integers(0, 4)) == 0:
@@ -349,7 +349,7 @@ async def test_cookies_of_a_registry_are_not_kept() -> None:
 async def test_an_id_keeps_its_first_meaning_while_it_is_cached() -> None:
     texts = ['{"type": "record", "name": "A", "fields": [{"name": "a", "type": "string"}]}', LINE]
     server = HostileRegistry(lambda _: schema(texts.pop(0)))
-    registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)  # type: ignore[arg-type,return-value]  # no files here
+    registry = Registry("main", RegistryConfig(url=server.url), lambda field, value: None)
     try:
         codec = RegistryCodec("avro", AvroFormat, registry)
         message = Message(write(7, None) + BODY)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import durabletask.testing
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 import pytest
 from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal import orchestrator_service_pb2_grpc as stubs

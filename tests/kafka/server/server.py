@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 import struct
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from tests.kafka.server import cluster_requests, data_requests, errors, group_requests
 from tests.kafka.server.state import State
 from tests.kafka.server.wire import Reader, Writer
+
+T = TypeVar("T")
 
 Handler = Callable[[State, Reader, Writer, int], bool | Awaitable[None] | None]
 
@@ -153,5 +156,5 @@ class ThreadedServer:
         self._thread.join()
         self._loop.close()
 
-    def _run(self, work):  # type: ignore[no-untyped-def]  # any coroutine
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)

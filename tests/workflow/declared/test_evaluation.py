@@ -106,13 +106,13 @@ def test_what_is_not_read_is_not_kept(tmp_path: Path) -> None:
 
 def test_a_definition_of_a_later_version_is_refused() -> None:
     with pytest.raises(ValueError, match="format 2; this bridge reads 1"):
-        next(declared_saga(None, {"format": 2}))  # type: ignore[arg-type]  # it does not get that far
+        next(declared_saga(None, {"format": 2}))
 
 
 def test_errors_say_where_and_hold_no_payload() -> None:
     block = {"where": "saga s, steps[0].command", "names": NAMES, "value": {"data": "input.a.b"}}
     with pytest.raises(ExpressionError, match=r"^saga s, steps\[0\]\.command, data: ") as caught:
-        evaluate(None, {"block": block, "variables": {"input": {"a": "hunter2"}}})  # type: ignore[arg-type]
+        evaluate(None, {"block": block, "variables": {"input": {"a": "hunter2"}}})
     assert "hunter2" not in str(caught.value)
 
 

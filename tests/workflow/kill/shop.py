@@ -86,7 +86,7 @@ async def main() -> None:
     worker = engine.worker(
         Workflows({"shop": message_aware(shop)}, {"do": do, "undo": undo, PUBLISH_ACTIVITY: publish}), DataConverter()
     )
-    worker.start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+    worker.start()
     print("ready", flush=True)
     await asyncio.Event().wait()
 

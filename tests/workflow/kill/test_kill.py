@@ -99,7 +99,7 @@ async def run(shop: Shop, plan: dict[str, Any], moment: Callable[[], bool] | flo
         await engine.client.raise_orchestration_event("s-1", after, data={"reason": "asked"})
     state = await engine.client.wait_for_orchestration_completion("s-1", timeout=int(TIMEOUT))
     assert state is not None
-    state.raise_if_failed()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+    state.raise_if_failed()
     events = await engine.client.get_orchestration_history("s-1")
     outcome = state.get_output()
     shown = json.loads(state.serialized_custom_status or "{}")

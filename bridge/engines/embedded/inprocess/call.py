@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
-import grpc.aio  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
+import grpc.aio
 
 log = logging.getLogger(__name__)
 

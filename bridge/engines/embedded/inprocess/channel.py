@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from queue import SimpleQueue
 from typing import Any, NoReturn
 
-import grpc  # type: ignore[import-untyped]  # grpcio ships no type information
+import grpc
 
 from bridge.engines.embedded.inprocess.call import (
     AioCallContext,

@@ -7,16 +7,14 @@ import asyncio
 import pytest
 
 from bridge.core.errors import BrokerUnavailable
-from tests.pipeline.harness import Bench, message, offsets_by_key
+from tests.kit.pipeline import PipelineFixture, message, offsets_by_key
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 LOCK = 5.0
 ENTITIES = pytest.mark.parametrize(
     "entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 4}"], ids=["plain", "sessions"]
 )
-TIMEOUT = 90.0
-
-
 SERVER = ServerConfig(
     (
         QueueConfig("orders", lock_duration=LOCK, max_delivery_count=10),
@@ -26,7 +24,7 @@ SERVER = ServerConfig(
 """Server configuration with the queues of `ENTITIES`."""
 
 
-async def publish(server: ServiceBusServer, queue: str, bench: Bench, first: int, count: int) -> None:
+async def publish(server: ServiceBusServer, queue: str, bench: PipelineFixture, first: int, count: int) -> None:
     """Publish numbered starts in four sessions."""
     numbers = range(first, first + count)
     messages = [message("start", f"{n % 4}-{n}", str(n % 4)) for n in numbers]
@@ -39,7 +37,7 @@ async def publish(server: ServiceBusServer, queue: str, bench: Bench, first: int
             return
 
 
-async def ended(server: ServiceBusServer, queue: str, bench: Bench, count: int) -> None:
+async def ended(server: ServiceBusServer, queue: str, bench: PipelineFixture, count: int) -> None:
     """Assert that all messages were executed once, in the order of their sessions, and that none is left."""
     async with asyncio.timeout(TIMEOUT):
         while server.queue(queue).contents().unsettled or bench.source.ledger.in_flight:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
@@ -13,8 +12,7 @@ from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
 
-WAYS = ("direct", "protocol", "attached", "remote")
-TIMEOUT = 30.0
+MODES = ("direct", "protocol", "attached", "remote")
 
 
 @contextlib.asynccontextmanager
@@ -41,13 +39,3 @@ async def engine_of(way: str, directory: Path, **worker: int) -> AsyncIterator[E
             await engine.start()
             closing.push_async_callback(engine.stop)
         yield engine
-
-
-async def until(condition: Callable[[], Awaitable[bool] | bool]) -> None:
-    """Poll a condition until it holds. Raises: TimeoutError after TIMEOUT."""
-    async with asyncio.timeout(TIMEOUT):
-        while True:
-            holds = condition()
-            if holds if isinstance(holds, bool) else await holds:
-                return
-            await asyncio.sleep(0.02)

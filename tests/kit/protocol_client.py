@@ -13,8 +13,7 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.leases import Stream
 from bridge.sqlite_engine.model.reply import DEFERRED, ThreadReply
 from bridge.sqlite_engine.model.values import StringValue, timestamp
-
-TIMEOUT = 20.0
+from tests.kit.waiting import TIMEOUT
 
 
 def begin(database: Database, method: str, request: Any, peer: str = "") -> ThreadReply:
@@ -58,7 +57,7 @@ def text(value: str) -> Any:
     return StringValue(value=value)
 
 
-class Hands:
+class ProtocolClient:
     """Connected protocol worker.
 
     peer: address of its connection. tokens: whether it sends completion tokens.

@@ -38,7 +38,7 @@ workflows: {{external: [order]}}
 """
 
 
-class Fleet(Members):
+class ConsumerProcesses(Members):
     """Members on one queue.
 
     The engine runs in the test process; the server and the members are processes of their own.
@@ -81,7 +81,7 @@ class Fleet(Members):
 
 
 @asynccontextmanager
-async def fleet(directory: Path, queue: QueueConfig) -> AsyncIterator[Fleet]:
+async def fleet(directory: Path, queue: QueueConfig) -> AsyncIterator[ConsumerProcesses]:
     """Yield a fleet on a new server. queue: its name is `orders`."""
     with ServerProcess((queue,)) as server:
         sessions = "{concurrent: 12, idle: 300ms, turn: 5s}" if queue.requires_session else "false"
@@ -93,7 +93,7 @@ async def fleet(directory: Path, queue: QueueConfig) -> AsyncIterator[Fleet]:
             ServiceBusClient.from_connection_string(server.connection_string) as client,
             client.get_queue_sender("orders") as sender,
         ):
-            found = Fleet(directory, server, engine, sender)
+            found = ConsumerProcesses(directory, server, engine, sender)
             try:
                 yield found
             finally:

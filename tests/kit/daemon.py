@@ -17,14 +17,14 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.message import Message
 from bridge.engines.embedded.engine import EmbeddedEngine
-
-from .project import TIMEOUT
+from tests.kit.listener import NullListener
+from tests.kit.waiting import TIMEOUT
 
 ENGINES = ("embedded", "behind a port")
 """Engine kinds. The daemon reaches the second one as it reaches the Durable Task Scheduler."""
 
 
-class Running:
+class DaemonFixture:
     """Running daemon, and access to its topics from outside."""
 
     def __init__(self, daemon: Daemon, host: EmbeddedEngine | None) -> None:
@@ -37,7 +37,7 @@ class Running:
         return self.daemon.engines["default"].client
 
     async def publish(self, topic: str, data: Any, key: str | None = None, **headers: str) -> None:
-        message = Message(orjson.dumps(data), None if key is None else key.encode(), _encoded(headers))
+        message = Message(orjson.dumps(data), None if key is None else key.encode(), _encoded(headers))  # type: ignore[arg-type]  # wider than its annotation, on purpose
         await self.daemon.brokers["local"].publish(topic, [message])
 
     async def read(self, topic: str, count: int) -> list[Message]:
@@ -83,7 +83,7 @@ async def running(
     engine: str = "embedded",
     broker: str = "{type: local}",
     settings: str = "",
-) -> AsyncIterator[Running]:
+) -> AsyncIterator[DaemonFixture]:
     """Start a daemon and stop it at the end.
 
     config: without `engine`, `brokers` (one called `local`) and `ops`. flows: source text of the workflow module.
@@ -108,7 +108,7 @@ async def running(
         daemon = Daemon(load_config([directory / "bridge.yaml"]))
         await daemon.start()
         stack.push_async_callback(daemon.stop, 20.0)
-        yield Running(daemon, host)
+        yield DaemonFixture(daemon, host)
 
 
 def headers(message: Message) -> dict[str, str]:
@@ -117,11 +117,3 @@ def headers(message: Message) -> dict[str, str]:
 
 def _encoded(given: dict[str, str]) -> Sequence[tuple[str, bytes]] | Any:
     return tuple((name, value.encode()) for name, value in given.items())
-
-
-class NullListener:
-    async def assigned(self, partitions: Any) -> None:
-        pass
-
-    async def revoked(self, partitions: Any) -> None:
-        pass

@@ -24,8 +24,8 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.route_limits import NO_LIMITS, Admission
 from bridge.pipeline.settings import Execute, Target
 from bridge.pipeline.source import SourcePipeline
-
-TIMEOUT = 30.0
+from tests.kit.listener import NullListener
+from tests.kit.waiting import TIMEOUT
 
 CONFIG = """
 engine: {{type: embedded}}
@@ -79,7 +79,7 @@ class Faults:
         await self._probe()
 
 
-class Bench:
+class PipelineFixture:
     """One source under test with its broker, engine and faults."""
 
     def __init__(
@@ -122,7 +122,7 @@ class Bench:
 
     async def read(self, topic: str, count: int) -> list[Message]:
         """Return the first `count` messages of a topic, read through a separate group."""
-        subscription = await self.broker.subscribe(SubscribeOptions((topic,), f"reader-{topic}"), Ignore())
+        subscription = await self.broker.subscribe(SubscribeOptions((topic,), f"reader-{topic}"), NullListener())
         found: list[Message] = []
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -131,14 +131,6 @@ class Bench:
         finally:
             await subscription.close()
         return found
-
-
-class Ignore:
-    async def assigned(self, partitions: Any) -> None:
-        pass
-
-    async def revoked(self, partitions: Any) -> None:
-        pass
 
 
 def message(kind: str, number: int | str, key: str | None = None, **fields: Any) -> Message:
@@ -156,13 +148,13 @@ def offsets_by_key(commands: list[Command]) -> dict[str, list[int]]:
 
 
 @asynccontextmanager
-async def bench(
+async def running_pipeline(
     directory: Path,
     routes: str = START,
     source: str = "",
     broker: Callable[[Broker], Broker] = lambda real: real,
     codec: str = "json",
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[PipelineFixture]:
     """Yield a fixture whose source is not started. source: more YAML below the source, indented by four."""
     path = directory / "bridge.yaml"
     path.write_text(CONFIG.format(source=source, routes=routes, codec=codec))
@@ -181,7 +173,7 @@ async def bench(
     pipeline = build_source(loaded, "orders", {"local": used}, targets, limits=admission.limits, registries=registries)
     listen(admission, {"default": engine})
     try:
-        yield Bench(pipeline, used, engine, faults, breaker, admission)
+        yield PipelineFixture(pipeline, used, engine, faults, breaker, admission)
     finally:
         await pipeline.drain(5)
         await admission.stop()

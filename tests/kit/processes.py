@@ -1,0 +1,182 @@
+"""Processes of the `bridge` command: one that runs to its end, and a daemon."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks._sidecar import sidecar
+from tests.kit.forkserver import ForkedProcess, fork_server
+from tests.kit.waiting import TIMEOUT, eventually_blocking
+
+__all__ = ["TIMEOUT", "DaemonProcess", "bridge", "events", "run_bridge", "sidecar"]
+
+
+def run_bridge(
+    *arguments: str | Path, cwd: Path, text: str | None = None, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run `bridge ...` to its end, in a process forked from one that has imported it.
+
+    text: standard input. env: instead of the environment of the tests.
+    """
+    given = [str(each) for each in arguments]
+    with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
+        if text is not None:
+            stdin.write(text.encode())
+            stdin.seek(0)
+        process = fork_server().start(given, cwd, stdin=stdin, stdout=out, stderr=error, env=env)
+        try:
+            code = process.wait(TIMEOUT)
+        finally:
+            process.kill()
+        for stream in (out, error):
+            stream.seek(0)
+        return subprocess.CompletedProcess(["bridge", *given], code, out.read().decode(), error.read().decode())
+
+
+def bridge(*arguments: str | Path, cwd: Path, text: str | None = None, expect: int | None = 0) -> str:
+    """Run `bridge ...` to its end. Returns standard output."""
+    done = run_bridge(*arguments, cwd=cwd, text=text)
+    assert expect is None or done.returncode == expect, (done.returncode, done.stdout, done.stderr)
+    return done.stdout
+
+
+class DaemonProcess:
+    """`bridge serve`, or another command with a ready file; its log is in `log`.
+
+    fresh: start an interpreter of its own instead of a fork, for tests that measure the process. env, pass_fds, wrapper
+    (a command that starts the rest of its line): settings of such an interpreter.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *arguments: str,
+        command: str = "serve",
+        fresh: bool = False,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+        wrapper: Sequence[str] = (),
+        log: str = "daemon.log",
+    ) -> None:
+        self._directory = directory
+        self._ready = directory / f"ready-{time.monotonic_ns()}.json"
+        self._arguments = [command, *arguments, "--ready-file", str(self._ready)]
+        self._fresh = fresh or env is not None or bool(pass_fds or wrapper)
+        self._command = [*wrapper, sys.executable, "-m", "bridge", *self._arguments]
+        self._options: dict[str, Any] = {"env": env, "pass_fds": pass_fds}
+        self.log = directory / log
+        self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
+        self.ready: dict[str, Any] = {}
+        """Content of the ready file."""
+        self.url = ""
+
+    def __enter__(self) -> Self:
+        with self.log.open("ab") as log:
+            if self._fresh:
+                self.process = subprocess.Popen(
+                    self._command, cwd=self._directory, stdout=log, stderr=log, **self._options
+                )
+            else:
+                self.process = fork_server().start(self._arguments, self._directory, stdout=log, stderr=log)
+        self.wait(lambda: self._ready.exists() and self._ready.read_bytes(), "ready")
+        self.ready = json.loads(self._ready.read_bytes())
+        self.url = self.ready["http"] if "http" in self.ready else f"http://{self.ready['address']}"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
+    def ended(self) -> int:
+        """Wait for the end of the process. Returns the exit code."""
+        assert self.process is not None
+        return self.process.wait(TIMEOUT)
+
+    def stop(self) -> None:
+        """Stop the process as an operator does; it must end with exit code 0."""
+        self.signal(signal.SIGTERM)
+        assert self.ended() == 0, self._end_of_log()
+
+    def kill(self) -> None:
+        """Kill the process, as a power failure would."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def wait(self, condition: Callable[[], Any], what: str) -> None:
+        """Wait until `condition()` holds; fail with the log when the daemon ends first or the time is over."""
+
+        def holds() -> Any:
+            if found := condition():
+                return found
+            assert self.process is not None
+            assert self.process.poll() is None, f"the daemon ended\n{self._end_of_log()}"
+            return None
+
+        eventually_blocking(holds, lambda: f"{what}\n{self._end_of_log()}", poll=0.02)
+
+    def _end_of_log(self) -> str:
+        return self.log.read_text()[-4000:]
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return status and body of a page of the ops port."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as answer:
+            return answer.code, answer.read().decode()
+
+    def metrics(self, name: str) -> dict[str, float]:
+        """Return the samples of one metric by their labels as written."""
+        found = {}
+        for line in self.get("/metrics")[1].splitlines():
+            if line.startswith((name + "{", name + " ")):
+                labels, _, value = line.removeprefix(name).rpartition(" ")
+                found[labels] = float(value)
+        return found
+
+    def settled(self) -> int:
+        return int(sum(self.metrics("bridge_outcomes_total").values()))
+
+    def lag(self) -> int:
+        """Number of records behind; -1 while no partition is assigned or an end is unknown."""
+        found = self.metrics("bridge_lag")
+        return (
+            int(sum(found.values()))
+            if found and found.keys() == self.metrics("bridge_uncommitted_records").keys()
+            else -1
+        )
+
+
+@contextlib.contextmanager
+def events(path: Path, lines: Sequence[Any]) -> Iterator[Path]:
+    """Write a JSON Lines file."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    yield path

@@ -1,0 +1,59 @@
+"""One time limit and one poll for all tests."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+TIMEOUT = 60
+"""Seconds until a test gives up on an event. Events take milliseconds; the limit leaves room for a loaded machine."""
+
+POLL = 0.005
+"""Seconds between two looks at a condition."""
+
+
+async def eventually(
+    condition: Callable[[], Awaitable[Any] | Any], what: str = "", *, within: float = TIMEOUT, poll: float = POLL
+) -> Any:
+    """Poll a condition until it is true. Returns its value.
+
+    condition: a function or a coroutine function. what: description for the failure.
+    Raises: AssertionError when the time is over.
+    """
+    try:
+        async with asyncio.timeout(within):
+            while True:
+                value = condition()
+                if inspect.isawaitable(value):
+                    value = await value
+                if value:
+                    return value
+                await asyncio.sleep(poll)
+    except TimeoutError:
+        raise AssertionError(f"not within {within:g} s: {what or _source(condition)}") from None
+
+
+def eventually_blocking(
+    condition: Callable[[], Any], what: str | Callable[[], str] = "", *, within: float = TIMEOUT, poll: float = POLL
+) -> Any:
+    """Poll a condition like `eventually`, in a test without an event loop.
+
+    what: description for the failure, or a function that makes it then.
+    """
+    end = time.monotonic() + within
+    while not (value := condition()):
+        if time.monotonic() > end:
+            text = what() if callable(what) else what
+            raise AssertionError(f"not within {within:g} s: {text or _source(condition)}")
+        time.sleep(poll)
+    return value
+
+
+def _source(condition: Callable[[], Any]) -> str:
+    try:
+        return inspect.getsource(condition).strip()
+    except (OSError, TypeError):  # a partial, a built-in
+        return repr(condition)
