@@ -157,7 +157,7 @@ BAD = [
     Bad("condition fails", **of("condition", id="a", total=4, count=0), reason=EXPRESSION, says="division by zero"),
     Bad("condition on text", **of("condition", id="a", total="x", count=0), reason=EXPRESSION, says="route"),
     Bad("condition on 2^70", **of("condition", id="a", total=2**70, count=1), reason=EXPRESSION, says="64 bits"),
-    Bad("input overflows", **of("input", id="a", a=2**63 - 1), reason=EXPRESSION, says="overflow"),
+    Bad("input overflows", **of("input", id="a", a=2**63 - 1), reason=EXPRESSION, says="exceeds 64 bits"),
     Bad("for_each of a map", **of("each", lines={"a": SECRET}), reason=EXPRESSION, says="list"),
     Bad("for_each item without id", **of("each", lines=[{"id": 1}, {}]), reason=EXPRESSION, says='no key "id"'),
     Bad("delay", **of("later", id="a", delay=SECRET), reason=COMMAND, says="not a duration"),

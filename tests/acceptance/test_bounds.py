@@ -16,7 +16,7 @@ from tests.kit.processes import DaemonProcess, bridge
 from tests.registry import RegistryServer
 
 CONFIG = """
-engine: {{type: embedded, unread_events: 3, parking: {{max_messages: 3, total_messages: 5}}}}
+engine: {{type: embedded, unread_events: 3, early_messages: {{max_messages: 3, total_messages: 5}}}}
 workflows: [flows]
 ops: {{http: {{port: 0}}}}
 registries: {{main: {{url: "{url}"}}}}
@@ -45,7 +45,7 @@ routes:
   - name: early
     from: plain
     match: {{type: early}}
-    raise_event: {{instance_id: "never-{{{{ payload.id }}}}", name: other, on_missing: {{park: 1h}}}}
+    raise_event: {{instance_id: "never-{{{{ payload.id }}}}", name: other, on_missing: {{wait: 1h}}}}
   - {{name: rest, from: [avro, protobuf], ignore: {{}}}}
 """
 FLOWS = """
@@ -154,7 +154,7 @@ def test_what_is_beyond_a_bound_costs_itself(tmp_path: Path, server: RegistrySer
             by_reason[word] = by_reason.get(word, 0) + count
         assert {word: count for word, count in by_reason.items() if count} == expected
         assert {word: count for word, count in outcomes.items() if count} == {
-            "executed": 2 + 3, "parked": 5, "dead_lettered": sum(expected.values()),
+            "executed": 2 + 3, "early": 5, "dead_lettered": sum(expected.values()),
         }  # fmt: skip
         assert sum(daemon.metrics("bridge_events_refused_total").values()) == 2
         assert sum(daemon.metrics("bridge_waiting_refused_total").values()) == 7

@@ -44,7 +44,11 @@ def test_white_space_around_a_token_is_not_of_it(tmp_path: Path) -> None:
         ("127.0.0.1:0", None, []),
         ("127.0.0.1:0", Guard(token="x" * 32), []),
         ("127.0.0.1:0", Guard(token="x" * 31), ["can be guessed"]),
-        ("0.0.0.0:0", Guard(token="x", behind_tls_proxy=True), ["can be guessed", "past the proxy reads the token"]),
+        (
+            "0.0.0.0:0",
+            Guard(token="x", behind_tls_proxy=True),
+            ["can be guessed", "bypasses the proxy can read the token"],
+        ),
     ],
 )
 def test_what_is_insecure_about_a_port_is_told(

@@ -55,7 +55,7 @@ class TestBuild:
             build(b'{"id": 1,\n "total": }', "cloudevents", MessageOptions("t"), "order.json")
 
     def test_what_the_source_would_refuse_is_refused_here_with_the_remedy(self) -> None:
-        with pytest.raises(DecodeError, match=r"order\.json is no CloudEvent.*--type.*--raw"):
+        with pytest.raises(DecodeError, match=r"order\.json is not a CloudEvent.*--type.*--raw"):
             build(b'{"id": 1}', "cloudevents", MessageOptions(), "order.json")
 
     def test_raw_sends_anything(self) -> None:
@@ -129,7 +129,7 @@ class TestLines:
             ("{broken", "the line is not valid JSON"),
             ("[1]", "expected a CloudEvent"),
             ('{"id": 1}', "expected a CloudEvent"),
-            ('{"body": 1, "kee": "k"}', "unknown member 'kee'; known are body, headers, key, topic"),
+            ('{"body": 1, "kee": "k"}', "unknown member 'kee'; known: body, headers, key, topic"),
             ('{"body": 1, "key": 7}', "key must be text"),
             ('{"body": 1, "headers": {"a": 1}}', "headers must be an object of texts"),
             ('{"body": 1, "topic": "other"}', "names another topic than orders"),
@@ -154,7 +154,7 @@ class TestLines:
         [
             ('{"body": 1}', 'needs a "topic"'),
             (EVENT.decode(), 'needs a "topic"'),
-            ('{"body": 1, "topic": "a b"}', "named by"),
+            ('{"body": 1, "topic": "a b"}', "the name of a topic or group"),
             ('{"body": 1, "topic": 7}', "topic must be text"),
         ],
     )

@@ -48,7 +48,7 @@ PLAIN = {
     "ServiceBusTargetConfig.key": "says what becomes of a message's key",
     "OpsConfig.secrets_dir": "names a directory",
     "CommandConfig.key": "an expression",
-    "SignalEntityVerb.key": "a template",
+    "SignalEntityConfig.key": "a template",
 }
 """Fields with the name of a secret that hold none."""
 
