@@ -173,7 +173,7 @@ def test_a_change_is_told_at_its_first_decision(
     with pytest.raises(ReplayMismatch) as caught:
         replay(recorded / f"{name}.json", flows(FLOWS.replace(before, after, 1)))
     head, was, is_, *_ = str(caught.value).splitlines()
-    assert "decides otherwise" in head
+    assert "decides differently" in head
     assert was.startswith("  recorded: ")
     assert recorded_as in was
     assert is_.startswith("  now:      ")
