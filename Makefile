@@ -4,7 +4,7 @@ REPEAT ?= 1
 BIN := .venv/bin
 
 WORKERS ?= 4
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 # One contract run per broker and engine, and one daemon end to end; the rest of QUICK are rooms without I/O.
 QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test_contract.py \
@@ -40,12 +40,12 @@ quick: .venv/dev ## the rooms without I/O, each contract once and one daemon, in
 coverage: .venv/dev ## the tests with the share of lines and branches of bridge/ that they run; the floor is in pyproject.toml
 	@mkdir -p .cache/coverage
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m coverage run -m pytest -n $(WORKERS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report --format=total
 
 search: .venv/dev ## the property tests with examples not tried before; REPEAT=10 for ten runs
-	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m "hypothesis and not prove" || exit 1; done
+	for run in $$(seq $(REPEAT)); do HYPOTHESIS_PROFILE=search $(BIN)/python -m pytest -n $(WORKERS) -m "hypothesis and not prove" || exit 1; done
 
 newest: .venv/dev ## the tests with the newest version of every dependency, in a throw-away environment; TESTS="tests/engines -x" for some
 	$(BIN)/python -m tests.newest $(TESTS)
