@@ -83,7 +83,7 @@ async def test_an_unknown_entity_is_no_matter_of_credentials(serve: Serve) -> No
 async def test_refused_publishes_fail_at_once(serve: Serve) -> None:
     server = await serve(ServerConfig(QUEUES, keys=KEYS))
     for key, queue, text in (
-        (LISTENS, "orders", "claim is missing"),
+        (LISTENS, "orders", "a right is missing"),
         (ROOT, "nowhere", "no queue or topic nowhere"),
     ):
         broker = make(connection_string=server.connection_string_with(key))
