@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import structlog
-from durabletask.client import OrchestrationQuery, OrchestrationStatus
+from durabletask.client import OrchestrationQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 from durabletask.history import EventRaisedEvent, HistoryEvent, TaskCompletedEvent, TaskScheduledEvent, TimerFiredEvent
 
@@ -192,8 +192,8 @@ class AnswerKeys:
         client, what = self._engine.client, "look for instances of earlier versions"
         if (await client.list_instance_ids(completed_time_to=self._started, page_size=1, what=what)).items:
             return True
-        open_ = [OrchestrationStatus[status] for status in ("PENDING", "RUNNING", "SUSPENDED")]
-        query = OrchestrationQuery(created_time_to=self._started, runtime_status=open_)
+        # Open ones, and those that finished since: none finished before
+        query = OrchestrationQuery(created_time_to=self._started)
         return bool(await client.get_all_orchestration_states(query, what=what))
 
 

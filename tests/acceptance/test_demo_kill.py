@@ -33,7 +33,7 @@ def test_the_shop_survives_kills(tmp_path: Path) -> None:
     days = [number for number, line in enumerate(lines) if line.get("wait")]
     changes = overlay(tmp_path)
     paid = next(route for route in changes["routes"] if route["name"] == "payment-result")
-    paid["raise_event"]["on_missing"] = {"park": "20s"}  # longer than all restarts together
+    paid["raise_event"]["on_missing"] = {"wait": "20s"}  # longer than all restarts together
     (tmp_path / "overlay.yaml").write_text(json.dumps(changes))
     config = ("-c", str(CONFIG), "--overlay", "overlay.yaml")
     with Log(tmp_path / "broker") as log:
