@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -310,7 +311,11 @@ async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
     async with asyncio.timeout(TIMEOUT):
         while len(taken) < 12:
             taken += await subscription.receive(12)
-        again = list(await subscription.receive(1))
+        again: list[ServiceBusDelivery] = []
+        while not again:
+            # A refused renewal may count as an outage for a moment: a source waits and asks again
+            with suppress(BrokerUnavailable):
+                again += await subscription.receive(1)
         while server.counters.renewed_locks["orders"] < 60:
             await asyncio.sleep(0.05)
     [refused] = [each for each in taken if each.lost]
