@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from bridge.engines.recording import Recording
 
 
+_history_reason = click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")
+
+
 @click.group(
     "instances",
     cls=Group,
@@ -431,7 +434,7 @@ def raise_(
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")
+@_history_reason
 @engine_options
 def suspend(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Pause an orchestration: it keeps arriving events and processes none of them."""
@@ -446,7 +449,7 @@ def suspend(instance_id: str, reason: str | None, **engine: Any) -> None:
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")
+@_history_reason
 @engine_options
 def resume(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Resume a suspended orchestration."""
@@ -481,7 +484,7 @@ def restart(instance_id: str, new_id: bool, reason: str | None, **engine: Any) -
     exits=EXITS,
 )
 @click.argument("instance_id", metavar="ID")
-@click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")
+@_history_reason
 @engine_options
 def rewind(instance_id: str, reason: str | None, **engine: Any) -> None:
     """Continue a failed orchestration from before its failure. Successful work is not repeated."""
