@@ -30,6 +30,7 @@ from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.settings import SourceSettings, Target
 from bridge.pipeline.source import SourcePipeline
+from bridge.pipeline.tracing import SourceTracing, Tracer, messaging_system
 from bridge.quarantine.keys import QuarantineSettings
 from bridge.quarantine.stage import QuarantineStage
 from bridge.quarantine.store import QuarantineStore
@@ -37,6 +38,7 @@ from bridge.routing import Router
 from bridge.routing.cel.expression import SOURCE, Compiler
 from bridge.routing.cel.scope import SourceScope
 from bridge.routing.cel.template import compile_template
+from bridge.sqlite_engine.options import TracingOptions
 from bridge.system.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -105,17 +107,19 @@ def own_packages(loaded: Loaded) -> frozenset[str]:
     return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
-def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
+def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptions | None = None) -> Engine:
     """Create an engine, not started.
 
     host: run an embedded engine in this process; else connect to the running one.
+    tracing: settings of the spans of workflows; None: none are made.
     Raises: ConfigError.
     """
     config = loaded.config.engines[name]
     if config.tls is not None:
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
-        return create_engine(name, config, loaded.base, host=host, keys=partial(read_keyring, loaded, name))
+        keys = partial(read_keyring, loaded, name)
+        return create_engine(name, config, loaded.base, host=host, keys=keys, tracing=tracing)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
@@ -126,16 +130,18 @@ def create_engine(
     base: Path,
     host: bool,
     keys: keyrings.Keys = keyrings.no_keys,
+    tracing: TracingOptions | None = None,
 ) -> Engine:
     """Create an engine without starting it.
 
     base: directory of the configuration file, to which relative paths are resolved.
     host: True when this process may host an embedded engine. A remote engine then reads its keys at the start.
     keys: keys of the engine's encryption.
+    tracing: settings of the spans that an embedded engine makes.
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
-        return EmbeddedEngine(name, config, base / config.path, host, keys)
+        return EmbeddedEngine(name, config, base / config.path, host, keys, tracing)
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
 
@@ -303,6 +309,7 @@ def build_source(
     quarantine_store: tuple[str, QuarantineStore] | None = None,
     paces: PaceStore | None = None,
     registries: Mapping[str, Registry] | None = None,
+    tracer: Tracer | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -311,6 +318,7 @@ def build_source(
     quarantine_store: store of the source's quarantined keys.
     paces: shared pace of its dead letters.
     registries: see `source_codec`.
+    tracer: None where traces are off.
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
@@ -365,4 +373,12 @@ def build_source(
         stage=None if quarantine_store is None else quarantine,
         paces=paces,
         prepare=decoder.prepare,
+        tracing=None
+        if tracer is None
+        else SourceTracing(
+            tracer,
+            settings,
+            messaging_system(loaded.config.brokers[config.broker].type),
+            links=loaded.config.ops.tracing.parent == "link",
+        ),
     )

@@ -241,6 +241,24 @@ class WaitingStats(Protocol):
     def refused(self) -> int: ...
 
 
+class TraceStats(Protocol):
+    """Export of spans.
+
+    away: reason why the receiver takes none; None while it does.
+    waiting: spans in memory, and bytes of spans in the files of engines.
+    losses: spans that were dropped, by reason.
+    """
+
+    @property
+    def away(self) -> str | None: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def waiting(self) -> Mapping[str, int]: ...
+    @property
+    def losses(self) -> Mapping[str, int]: ...
+
+
 _SLICE = 0.005
 """Seconds of the event loop's thread after which a scrape lets others go on."""
 
@@ -261,6 +279,7 @@ class Metrics:
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         *,
+        traces: TraceStats | None = None,
         version: str,
         config: str,
     ) -> None:
@@ -274,6 +293,7 @@ class Metrics:
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
+        traces: export of spans; None where traces are off.
         version: version of the bridge.
         config: version of its configuration.
         """
@@ -288,6 +308,7 @@ class Metrics:
             clock_jumps,
             answers,
             refused,
+            traces,
             version,
             config,
         )
@@ -533,6 +554,7 @@ class _Others:
         clock_jumps: Callable[[], Mapping[str, int]],
         answers: Callable[[], Mapping[str, Mapping[str, int]]],
         refused: Callable[[], Mapping[str, Mapping[str, int]]],
+        traces: TraceStats | None,
         version: str,
         config: str,
     ) -> None:
@@ -543,6 +565,7 @@ class _Others:
         self._clock_jumps = clock_jumps
         self._answers = answers
         self._refused = refused
+        self._traces = traces
         self._repeats = repeats
         self._limits = limits
         self._info = (version, config)
@@ -565,6 +588,8 @@ class _Others:
         )
         yield _by("direction", "bridge_clock_jumps", "Steps of the wall clock, by direction.", self._clock_jumps())
         yield from self._collect_limits()
+        if self._traces is not None:
+            yield from _of_traces(self._traces)
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
         info.add_metric(self._info, 1)
         yield info
@@ -689,6 +714,18 @@ class _Others:
         yield early
         yield quarantined
         yield letters
+
+
+def _of_traces(traces: TraceStats) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "bridge_trace_receiver_up", "1 while the receiver of traces takes spans.", value=float(traces.away is None)
+    )
+    yield CounterMetricFamily("bridge_spans_sent", "Spans that the receiver of traces has taken.", value=traces.sent)
+    yield _by("reason", "bridge_spans_dropped", "Spans that were dropped, by reason.", traces.losses)
+    yield GaugeMetricFamily("bridge_spans_buffered", "Spans in memory.", value=traces.waiting["memory"])
+    yield GaugeMetricFamily(
+        "bridge_spans_backlog_bytes", "Bytes of spans in files of engines.", value=traces.waiting["engine"]
+    )
 
 
 def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> Metric:

@@ -10,6 +10,7 @@ from typing import Protocol
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
+from bridge.core.message_trace import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
 
@@ -39,6 +40,7 @@ class InFlightDelivery:
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
     waits_for: limit in whose queue it is.
+    trace: its span; None where traces are off, and before the first attempt.
     """
 
     __slots__ = (
@@ -61,6 +63,7 @@ class InFlightDelivery:
         "received_at",
         "size",
         "stored",
+        "trace",
         "value_due_at",
         "waited",
         "waits_for",
@@ -98,6 +101,7 @@ class InFlightDelivery:
         self.due_at: float | None = None
         self.value_due_at: float | None = None
         self.waits_for: Limit | None = None
+        self.trace: MessageTrace | None = None
         self._slot: Callable[[], None] | None = None
 
     # -- decoded form
@@ -105,6 +109,10 @@ class InFlightDelivery:
     def decoded(self, envelope: Envelope | None, error: Exception | None) -> None:
         """Set the decoded message, or the failure of decoding."""
         self.envelope, self.error = envelope, error
+
+    def traced(self, trace: MessageTrace) -> None:
+        """Set the span, which all attempts share."""
+        self.trace = trace
 
     def drop_decoded(self) -> None:
         """Drop the decoded message and all that was made of it. A decided settlement keeps error and message id."""

@@ -30,6 +30,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.route_limits import RouteLimit, Throttled
 from bridge.pipeline.settings import SLICE, Routes, SourceSettings, Target
 from bridge.pipeline.stage import Stage
+from bridge.pipeline.tracing import SourceTracing
 
 log = structlog.get_logger("bridge.execution")
 
@@ -52,12 +53,15 @@ class Runner:
         ledger: Ledger,
         limits: Mapping[str, RouteLimit],
         stage: Stage | None,
+        tracing: SourceTracing | None = None,
     ) -> None:
         """Create a runner.
 
         broker: name of the source's broker.
         limits: limits of the routes that have some, by route name.
+        tracing: None where traces are off.
         """
+        self._tracing = tracing
         self._settings = settings
         self._broker = broker
         self._routes = routes
@@ -137,6 +141,10 @@ class Runner:
                 routes = self._routes
                 decision = await self._route(envelope) if routes.portioned else routes.route(envelope)
                 item.route_by(decision)
+            trace = item.trace
+            if trace is None and self._tracing is not None:
+                trace = self._tracing.begin(envelope)
+                item.traced(trace)
             steps = decision.steps
             first = item.next_step
             while first and steps[first - 1].route == steps[item.next_step - 1].route:
@@ -148,7 +156,10 @@ class Runner:
                 if step.route in item.executed:
                     item.pass_step(position, ends_route=False)
                     continue
-                origin = MessageOrigin.of(envelope, step.route, position - first)
+                if trace is None:
+                    origin = MessageOrigin.of(envelope, step.route, position - first)
+                else:
+                    origin = trace.origin(envelope.message_id, step.route, position - first)
                 settlement = await self._step(item, step, origin)
                 if settlement is not None:
                     return settlement, step

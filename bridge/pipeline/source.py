@@ -23,6 +23,7 @@ from bridge.pipeline.runner import Runner
 from bridge.pipeline.settings import SLICE, Decode, Prepare, Routes, SourceSettings, Target
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
+from bridge.pipeline.tracing import SourceTracing
 from bridge.pipeline.unloading import Unloading
 
 log = structlog.get_logger("bridge.source")
@@ -50,6 +51,7 @@ class SourcePipeline:
         stage: Callable[[SourcePipeline], Stage] | None = None,
         paces: PaceStore | None = None,
         prepare: Prepare | None = None,
+        tracing: SourceTracing | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
@@ -58,6 +60,7 @@ class SourcePipeline:
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
+        tracing: makes the spans of messages; None where traces are off.
         """
         self.settings = settings
         self.broker = broker
@@ -85,7 +88,9 @@ class SourcePipeline:
         self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
-        self.runner = Runner(settings, broker.name, routes, engines, self.lanes, self.ledger, self.limits, self.stage)
+        self.runner = Runner(
+            settings, broker.name, routes, engines, self.lanes, self.ledger, self.limits, self.stage, tracing
+        )
         self._settler = Settler(
             settings,
             self.lanes,
@@ -99,6 +104,7 @@ class SourcePipeline:
             domain,
             self.stage,
             self._stop_reason,
+            tracing,
         )
         self._intake = Intake(
             settings,

@@ -14,6 +14,7 @@ from bridge.core.errors import EngineUnavailable
 from bridge.sqlite_engine.hub.calls import Calls
 from bridge.sqlite_engine.hub.completions import Completions
 from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.recovery import recover
 from bridge.sqlite_engine.hub.removal import Purges, Retention
@@ -25,7 +26,7 @@ from bridge.sqlite_engine.model.values import Empty
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.query import IndexWarmup, Reader
-from bridge.sqlite_engine.storage.schema import check_keys, connect, prepare, record_key
+from bridge.sqlite_engine.storage.schema import SPANS, check_keys, connect, prepare, record_key
 from bridge.sqlite_engine.storage.store import Store
 from bridge.system import private
 
@@ -42,6 +43,8 @@ class Database:
         self.path = path
         self.options = options or DatabaseOptions()
         self._lock = FileLock(path)
+        self.spans: KeptSpans | None = None
+        """Spans that were not sent yet; None where traces are off."""
         self._connection: sqlite3.Connection | None = None
         self._open = False
         self.running: RunningItems | None = None
@@ -77,6 +80,8 @@ class Database:
         check_keys(connection, self.path, options.keyring)
         prepare(connection, self.path)
         record_key(connection, self.path, options.keyring)
+        if options.tracing is not None:
+            connection.execute(SPANS)
         payloads = Payloads(options.keyring)
         self.hub = TaskHub(Store(connection, payloads), options)
         if options.max_lost_workers:
@@ -85,6 +90,7 @@ class Database:
         self._calls = Calls(self.hub)
         self._completions = Completions(self.hub, self._calls)
         self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
+        self.spans = None if self.hub.tracing is None else KeptSpans(self.path, self.hub, self.writer.submit)
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
         self._reader = Reader(self.path, self.path.stem, payloads)
@@ -145,6 +151,8 @@ class Database:
         self._warmup.stop()
         self.writer.stop()
         self._reader.stop()
+        if self.spans is not None:
+            self.spans.close()
         if self.running is not None:
             self.running.close()
         if self._connection is not None:

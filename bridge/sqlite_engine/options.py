@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bridge.encryption import Keyring
@@ -57,9 +58,25 @@ class HostRules:
         """True when both events come from the same message."""
         return False
 
+    def trace_of(self, event: str) -> str | None:
+        """`traceparent` of the sender of an event; None when the event's text names none."""
+        return None
+
     def reason_against_rewind(self, custom_status: str) -> str | None:
         """Reason why a failed instance with this custom status cannot be rewound: it has handled its failure."""
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class TracingOptions:
+    """Settings of the spans that the engine makes of its histories.
+
+    samples: decides for an instance that begins a trace, by trace id and name of its span.
+    max_backlog: bytes of spans that the file keeps until they are sent; further ones are dropped.
+    """
+
+    samples: Callable[[str, str], bool]
+    max_backlog: int = 256 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +107,5 @@ class DatabaseOptions:
     lost_rest: float = 1.0
     """First pause in seconds of work that was lost twice; the pause doubles each time."""
     rules: HostRules = field(default_factory=HostRules)
+    tracing: TracingOptions | None = None
+    """Spans of workflows; None: none are made."""

@@ -37,6 +37,7 @@ from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.state import trails
+from bridge.app.tracing import build_tracing, span_options
 from bridge.brokers.base import Broker
 from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
@@ -46,6 +47,7 @@ from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.containment import ContainedWorker
+from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.pacing import EnginePaces
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
@@ -57,6 +59,7 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
+from bridge.pipeline.tracing import PublishTracing, messaging_system
 from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
 from bridge.workflow import DataConverter
 
@@ -88,8 +91,12 @@ class Daemon:
         config = loaded.config
         self.loaded = loaded
         self.workflows = load_workflows(loaded) if worker else Workflows()
+        self.tracing = build_tracing(loaded)
+        spans = None if self.tracing is None else span_options(loaded, self.tracing)
         self.engines: Mapping[str, Engine] = (
-            {name: build_engine(loaded, name, host=intake) for name in config.engines} if engines is None else engines
+            {name: build_engine(loaded, name, host=intake, tracing=spans) for name in config.engines}
+            if engines is None
+            else engines
         )
         self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
@@ -135,6 +142,7 @@ class Daemon:
                     quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
                     paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
                     registries=self.registries,
+                    tracer=self.tracing,
                 )
                 for name in config.sources
             ]
@@ -150,10 +158,12 @@ class Daemon:
                     target.source,
                     target.timeout,
                     message_shape(target),
+                    messaging_system(config.brokers[target.broker].type),
                 )
                 for name, target in config.targets.items()
             },
             loop,
+            None if self.tracing is None else PublishTracing(self.tracing),
         )
         self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
         self.monitors = {
@@ -174,6 +184,7 @@ class Daemon:
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
+            traces=self.tracing,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -211,8 +222,12 @@ class Daemon:
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
+            if self.tracing is not None and isinstance(engine, EmbeddedEngine) and engine.spans is not None:
+                self.tracing.add_store(engine.spans)
             tell = log.info if engine.durable else log.warning
             tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
+        if self.tracing is not None:
+            self.tracing.start()
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
@@ -277,6 +292,9 @@ class Daemon:
         stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
         await _closed(self.admission.stop())
         await _closed(*(breaker.stop() for breaker in self.breakers.values()))
+        if self.tracing is not None:
+            # Before the engines: they keep the spans that are not sent
+            await _closed(asyncio.to_thread(self.tracing.stop, 5.0))
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()

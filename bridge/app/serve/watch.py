@@ -15,7 +15,7 @@ from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Health, PartReading, Readiness, SourceReading
-from bridge.ops.metrics import Metrics, WaitingStats
+from bridge.ops.metrics import Metrics, TraceStats, WaitingStats
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
@@ -218,6 +218,7 @@ class Watch:
         stuck: Callable[[str], Sequence[str]] | None = None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+        traces: TraceStats | None = None,
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -240,6 +241,7 @@ class Watch:
             SYSTEM.counted,
             answers,
             refused,
+            traces=traces,
             version=__version__,
             config=config_version,
         )

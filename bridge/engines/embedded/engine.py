@@ -21,14 +21,22 @@ from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.grpc_channel import BEFORE, DeadlineInterceptor, OnStreams, TraceInterceptor, channel_options
+from bridge.engines.grpc_channel import (
+    BEFORE,
+    BEFORE_TRACING,
+    DeadlineInterceptor,
+    OnStreams,
+    TraceInterceptor,
+    channel_options,
+)
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import DRAINING
-from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
+from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy, TracingOptions
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.system import private
@@ -43,6 +51,7 @@ class EmbeddedEngine:
     directory: contains the file, its lock and the socket.
     host: True in the one process that runs the engine, False in processes that attach to it.
     keys: keys of the file's encryption, read when the engine starts.
+    tracing: settings of the spans of workflows; None: none are made.
     """
 
     durable = True
@@ -52,13 +61,20 @@ class EmbeddedEngine:
     confirms_event_delivery = True
 
     def __init__(
-        self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool, keys: Keys = no_keys
+        self,
+        name: str,
+        config: EmbeddedEngineConfig,
+        directory: Path,
+        host: bool,
+        keys: Keys = no_keys,
+        tracing: TracingOptions | None = None,
     ) -> None:
         self.name = name
         self._config = config
         self._directory = directory
         self._host = host
         self._keys = keys
+        self._tracing = tracing
         self._database: Database | None = None
         self._servers: list[Server] = []
         self._address: Address | None = None
@@ -85,6 +101,11 @@ class EmbeddedEngine:
         hub = self._database.hub
         return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
 
+    @property
+    def spans(self) -> KeptSpans | None:
+        """Spans of workflows that were not sent yet; None where none are made."""
+        return None if self._database is None else self._database.spans
+
     def has_no_early_messages(self, entity_id: str) -> bool:
         """True when the entity is known to hold no early messages.
 
@@ -106,9 +127,14 @@ class EmbeddedEngine:
             assert self._database is not None
             service = AioSidecarService(self._database)
             self._channel = AioChannel(
-                service, timeout=self._config.timeout, max_request=self._config.max_request, before=BEFORE
+                service,
+                timeout=self._config.timeout,
+                max_request=self._config.max_request,
+                before=BEFORE if self._tracing is None else BEFORE_TRACING,
             )
-            sdk = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+            sdk = AsyncTaskHubGrpcClient(
+                channel=self._channel, logger=quiet_logger(f"{self.name}.client"), emit_trace_spans=False
+            )
             self._client = EngineClient(sdk)
         else:
             self._attach()
@@ -127,6 +153,7 @@ class EmbeddedEngine:
             max_cached_bytes=self._config.cache_bytes,
             keyring=self._keys(),
             rules=BridgeRules(),
+            tracing=self._tracing,
         )
         database = Database(self._directory / FILE, options)
         database.start()
@@ -175,6 +202,7 @@ class EmbeddedEngine:
             logger=quiet_logger(f"{self.name}.client"),
             interceptors=[deadline, TraceInterceptor(), OnStreams(deadline)],
             channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False),
+            emit_trace_spans=False,
         )
         self._client = EngineClient(sdk)
 
@@ -250,7 +278,9 @@ class EmbeddedEngine:
                 return worker.add_workflows(workflows, monitor, stuck_after)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            worker_ = MonitoredWorker(channel=channel, running=self._database.running, **options)
+            worker_ = MonitoredWorker(
+                channel=channel, running=self._database.running, emit_trace_spans=False, **options
+            )
             return worker_.add_workflows(workflows, monitor, stuck_after)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
@@ -258,6 +288,7 @@ class EmbeddedEngine:
             host_address=self._address.target,
             channel_options=channel_options(None, RECONNECT_SECONDS, proxy=False),
             drain_mark=DRAINING,
+            emit_trace_spans=False,
             **options,
         )
         return attached.add_workflows(workflows, monitor, stuck_after)

@@ -38,6 +38,10 @@ class BridgeRules(HostRules):
         first, again = read_origin(earlier).origin, read_origin(later).origin
         return first is not None and again is not None and first.key == again.key
 
+    def trace_of(self, event: str) -> str | None:
+        origin = read_origin(event).origin
+        return None if origin is None or origin.trace is None else origin.trace.traceparent
+
     def reason_against_rewind(self, custom_status: str) -> str | None:
         try:
             status = json.loads(custom_status)

@@ -71,6 +71,8 @@ class Instance:
     unread_bytes: int = 0
     shared: bool = False
     """True when the last turn ran in this process, where no message limits the size of the history."""
+    open_work: dict[int, pb.HistoryEvent] | None = None
+    """Scheduled steps without a result, by their ids; None while no span needed them."""
     waiting_start: bool = False
     """True until the scheduled start time."""
 

@@ -9,6 +9,7 @@ gets a statement of its own.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, TypeVar
@@ -155,6 +156,7 @@ class Transaction:
         self._gone_entities: set[str] = set()
         self._gone_by_key: dict[str, list[int]] = {}
         self._gone_by_seq: dict[str, list[int]] = {}
+        self._spans: list[bytes] = []
         self._dirty = False
 
     def touch(self) -> None:
@@ -275,6 +277,19 @@ class Transaction:
         self._gone_entities.add(entity.id)
         self._dirty = True
 
+    # Spans
+
+    def add_spans(self, spans: list[bytes]) -> None:
+        """Keep encoded spans until they are sent."""
+        self._spans += spans
+        self._dirty = True
+
+    def delete_spans(self, where: str, value: int) -> None:
+        """Delete kept spans. where: condition with one parameter."""
+        self._dirty = True
+        self.flush()
+        self._connection.execute(f"DELETE FROM spans WHERE {where}", (value,))  # noqa: S608 -- conditions are ours
+
     # Writing
 
     def flush(self) -> None:
@@ -316,6 +331,11 @@ class Transaction:
             _DELETE_ENTITY.run(connection, self._gone_entities)
         if self._operations:
             _INSERT_OPERATION.run(connection, stored(self._operations, {2: OPERATION}))
+        if self._spans:
+            connection.execute(
+                "INSERT INTO spans (at, number, spans) VALUES (?, ?, ?)",
+                (time.time_ns() // 1000, len(self._spans), b"".join(self._spans)),
+            )
         for table, keys in gone.items():
             _DELETE_BY_KEY[table].run(connection, keys)
         for table, seqs in self._gone_by_seq.items():

@@ -1,0 +1,54 @@
+"""Traces by the configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import structlog
+
+from bridge import __version__
+from bridge.config.source import Loaded
+from bridge.core.errors import ConfigError
+from bridge.ops import tracing
+from bridge.ops.tracing import Tracing
+from bridge.sqlite_engine.options import TracingOptions
+
+log = structlog.get_logger("bridge.tracing")
+
+_EXTRA = "the extra is missing: pip install 'durable-bridge[otel]'"
+_DEFAULT = "http://localhost:4318/v1/traces"
+"""Receiver of OTLP over HTTP where nothing names one, by OpenTelemetry's specification."""
+
+
+def build_tracing(loaded: Loaded) -> Tracing | None:
+    """Create the tracer of the process, not started; None where traces are off. Raises: ConfigError."""
+    config = loaded.config.ops.tracing
+    if config.enabled is False:
+        return None
+    endpoint = tracing.wanted(config.endpoint)
+    if endpoint is None:
+        if config.enabled == "auto" or tracing.is_disabled():
+            return None
+        endpoint = _DEFAULT
+    if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.exporter") is None:
+        if config.enabled is True or config.endpoint is not None:
+            field = "enabled" if config.enabled is True else "endpoint"
+            raise ConfigError([loaded.locate(("ops", "tracing", field), _EXTRA)])
+        log.warning(f"a receiver of traces is set, but traces are off: {_EXTRA}", action="tracing")
+        return None
+    return tracing.build(
+        endpoint,
+        config.sample,
+        __version__,
+        max_buffered=config.max_buffered,
+        max_age=config.max_backlog_age,
+    )
+
+
+def span_options(loaded: Loaded, tracer: Tracing) -> TracingOptions:
+    """Settings of the spans that embedded engines make."""
+
+    def samples(trace_id: str, name: str) -> bool:
+        return tracer.samples(trace_id, None, name)
+
+    return TracingOptions(samples, loaded.config.ops.tracing.max_backlog)
