@@ -8,10 +8,14 @@ import structlog
 
 from bridge import __version__
 from bridge.config.source import Loaded
+from bridge.core.commands import Command
 from bridge.core.errors import ConfigError
+from bridge.core.origin import MessageOrigin
 from bridge.ops import tracing
 from bridge.ops.tracing import Tracing
+from bridge.pipeline.settings import Execute
 from bridge.sqlite_engine.options import TracingOptions
+from bridge.system.otel_context import in_trace
 
 log = structlog.get_logger("bridge.tracing")
 
@@ -52,3 +56,17 @@ def span_options(loaded: Loaded, tracer: Tracing) -> TracingOptions:
         return tracer.samples(trace_id, None, name)
 
     return TracingOptions(samples, loaded.config.ops.tracing.max_backlog)
+
+
+def within_trace(execute: Execute) -> Execute:
+    """Execute commands in OpenTelemetry's context of their message: the SDK's client then makes its own spans there."""
+
+    async def traced(command: Command, origin: MessageOrigin) -> None:
+        trace = origin.trace
+        if trace is None:
+            await execute(command, origin)
+        else:
+            with in_trace(trace):
+                await execute(command, origin)
+
+    return traced

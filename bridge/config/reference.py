@@ -176,7 +176,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.IgnoreConfig, on_missing.WaitMissing, on_missing.StartMissing,
     ),
     "ops": (
-        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig, model.AuditConfig,
+        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig,
+        model.TracingConfig, model.AuditConfig,
     ),
 }  # fmt: skip
 
@@ -200,7 +201,7 @@ _HEADINGS = {
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
     model.ControlConfig: "control",
-    model.LogConfig: "log", model.AuditConfig: "audit",
+    model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit",
 }  # fmt: skip
 
 

@@ -588,8 +588,7 @@ class _Others:
         )
         yield _by("direction", "bridge_clock_jumps", "Steps of the wall clock, by direction.", self._clock_jumps())
         yield from self._collect_limits()
-        if self._traces is not None:
-            yield from _of_traces(self._traces)
+        yield from _of_traces(self._traces)
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
         info.add_metric(self._info, 1)
         yield info
@@ -716,16 +715,21 @@ class _Others:
         yield letters
 
 
-def _of_traces(traces: TraceStats) -> Iterator[Metric]:
-    yield GaugeMetricFamily(
-        "bridge_trace_receiver_up", "1 while the receiver of traces takes spans.", value=float(traces.away is None)
-    )
-    yield CounterMetricFamily("bridge_spans_sent", "Spans that the receiver of traces has taken.", value=traces.sent)
-    yield _by("reason", "bridge_spans_dropped", "Spans that were dropped, by reason.", traces.losses)
-    yield GaugeMetricFamily("bridge_spans_buffered", "Spans in memory.", value=traces.waiting["memory"])
-    yield GaugeMetricFamily(
-        "bridge_spans_backlog_bytes", "Bytes of spans in files of engines.", value=traces.waiting["engine"]
-    )
+def _of_traces(traces: TraceStats | None) -> Iterator[Metric]:
+    """Metrics of traces; without samples where these are off."""
+    up = GaugeMetricFamily("bridge_trace_receiver_up", "1 while the receiver of traces takes spans.")
+    sent = CounterMetricFamily("bridge_spans_sent", "Spans that the receiver of traces has taken.")
+    buffered = GaugeMetricFamily("bridge_spans_buffered", "Spans in memory.")
+    backlog = GaugeMetricFamily("bridge_spans_backlog_bytes", "Bytes of spans in files of engines.")
+    if traces is not None:
+        waiting = traces.waiting
+        up.add_metric((), traces.away is None)
+        sent.add_metric((), traces.sent)
+        buffered.add_metric((), waiting["memory"])
+        backlog.add_metric((), waiting["engine"])
+    losses = {} if traces is None else traces.losses
+    yield from (up, sent, buffered, backlog)
+    yield _by("reason", "bridge_spans_dropped", "Spans that were dropped, by reason.", losses)
 
 
 def _by(label: str, name: str, text: str, counts: Mapping[str, int]) -> Metric:

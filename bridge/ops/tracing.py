@@ -229,6 +229,26 @@ class Tracing:
         """Send the spans of an engine."""
         self._stores.append(store)
 
+    def install_provider(self) -> Callable[[], Any]:
+        """Let other spans of this process be sent too: of the SDK on the scheduler, and of instrumented user code.
+
+        Without effect where the program has a provider of its own. Returns the function that flushes and stops it.
+        """
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+            return lambda: None
+        for name in ("opentelemetry.exporter", "opentelemetry.sdk"):
+            # The bridge itself says once that the receiver is away
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        provider = TracerProvider(sampler=self.sampler, resource=self.resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=self._receiver.endpoint)))
+        trace.set_tracer_provider(provider)
+        return provider.shutdown
+
     # -- sending
 
     def start(self) -> None:
@@ -393,24 +413,3 @@ def _seconds(text: str) -> float:
         return max(0.1, float(text))
     except ValueError:
         return 10.0
-
-
-def install_provider(tracing: Tracing, endpoint: str) -> Callable[[], Any]:
-    """Let other spans of this process be sent too: of the SDK on the scheduler, and of instrumented user code.
-
-    Without effect where the program has a provider of its own. Returns the function that flushes and stops it.
-    """
-    from opentelemetry import trace
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        return lambda: None
-    for name in ("opentelemetry.exporter", "opentelemetry.sdk"):
-        # The bridge itself says once that the receiver is away
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    provider = TracerProvider(sampler=tracing.sampler, resource=tracing.resource, shutdown_on_exit=False)
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
-    trace.set_tracer_provider(provider)
-    return provider.shutdown

@@ -7,11 +7,14 @@ import os
 import random
 import secrets
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer
 
+from bridge.app.serve.engine_host import EngineHost
 from tests.brokers.kafka.harness import unique
 from tests.kit.otlp import OtlpReceiver, attributes, tree
 from tests.kit.processes import DaemonProcess, bridge
@@ -201,3 +204,48 @@ def test_no_span_of_a_workflow_is_lost_and_none_has_two_contents(tmp_path: Path)
     steps = [attributes(span) for span in receiver.named("activity:step")]
     found = {(step["durabletask.task.instance_id"], step["durabletask.task.task_id"]) for step in steps}
     assert (len(found), len(steps)) == (3 * COUNT, 3 * COUNT)
+
+
+SCHEDULED = """
+engine: {{type: scheduler, endpoint: "http://{address}"}}
+workflows: [flows]
+brokers: {{local: {{type: local}}}}
+sources: {{orders: {{broker: local, topics: [orders], codec: json, no_match: dead_letter}}}}
+routes:
+  - name: start
+    from: orders
+    schedule: {{orchestration: many, instance_id: "order-{{{{ payload.id }}}}", input: payload}}
+ops: {{http: {{port: 0}}, tracing: {{endpoint: "{url}"}}}}
+"""
+
+
+@contextmanager
+def hosted(directory: Path) -> Iterator[str]:
+    """Engine behind a port, as the scheduler is."""
+    host = EngineHost("127.0.0.1:0", directory)
+    host.start()
+    try:
+        yield host.address
+    finally:
+        host.stop()
+
+
+@pytest.mark.timeout(120)
+def test_the_sdk_makes_the_spans_of_a_scheduler(tmp_path: Path) -> None:
+    (tmp_path / "flows.py").write_text(STEPS)
+    line = {"body": {"id": "1"}, "headers": {"traceparent": f"00-{'a' * 32}-{'1' * 16}-01"}}
+    with OtlpReceiver() as receiver, hosted(tmp_path / "host") as address:
+        (tmp_path / "bridge.yaml").write_text(SCHEDULED.format(url=receiver.url, address=address))
+        bridge("publish", "local/orders", "--jsonl", "-", cwd=tmp_path, text=json.dumps(line))
+        with DaemonProcess(tmp_path) as daemon:
+            daemon.wait(lambda: daemon.settled() == 1, "settled")
+            bridge("instances", "wait", "order-1", cwd=tmp_path)
+            daemon.stop()
+    assert tree([span for span in receiver.spans() if span.trace_id.hex() == "a" * 32]) == {
+        "1" * 16: ["process orders"],
+        "process orders": ["create_orchestration:many"],
+        "create_orchestration:many": ["orchestration:many"],
+        "orchestration:many": ["activity:step"] * 3,
+        "activity:step": ["activity:step"] * 3,
+    }
+    assert {each["service.name"] for each in receiver.resources} == {"durable-bridge"}

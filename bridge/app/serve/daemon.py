@@ -37,7 +37,7 @@ from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.state import trails
-from bridge.app.tracing import build_tracing, span_options
+from bridge.app.tracing import build_tracing, span_options, within_trace
 from bridge.brokers.base import Broker
 from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
@@ -123,7 +123,11 @@ class Daemon:
         }
         targets = {
             name: replace(
-                target, execute=answers[name].execute, store_early=target.store_early and answers[name].store_early
+                target,
+                execute=answers[name].execute
+                if self.tracing is None or isinstance(self.engines[name], EmbeddedEngine)
+                else within_trace(answers[name].execute),
+                store_early=target.store_early and answers[name].store_early,
             )
             for name, target in inner.items()
         }
@@ -402,6 +406,7 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
     daemon = Daemon(loaded, intake=intake, worker=worker)
+    flush = None if daemon.tracing is None else daemon.tracing.install_provider()
     await daemon.start()
     failure: Exception | None = None
     channel: Control | None = None
@@ -420,6 +425,8 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
         await _closed(channel.stop())
     log.info("draining", action="drain", deadline=loaded.config.ops.drain)
     clean = await daemon.stop(loaded.config.ops.drain)
+    if flush is not None:
+        await _closed(asyncio.to_thread(flush))
     log.info("stopped", action="stop", clean=clean)
     if failure is not None:
         if not clean:
