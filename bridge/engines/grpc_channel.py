@@ -105,10 +105,12 @@ def inject_trace_context(request: Any) -> None:
 
 def _leave_start_open(request: Any) -> None:
     """Write the trace context without the span of the start, which a tracing engine then makes."""
-    if not request.HasField("parentTraceContext"):
-        inject_trace_context(request)
-        if request.HasField("parentTraceContext"):
-            request.parentTraceContext.spanID = ""
+    origin = PARENT.get()
+    if origin is None or origin.traceparent is None or request.HasField("parentTraceContext"):
+        return
+    request.parentTraceContext.traceParent = origin.traceparent
+    if origin.tracestate is not None:
+        request.parentTraceContext.traceState.value = origin.tracestate
 
 
 BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": inject_trace_context}

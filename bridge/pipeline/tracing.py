@@ -123,19 +123,23 @@ class SourceTracing:
         linked = trace.linked
         self._tracer.emit(
             span(
-                trace.trace_id,
-                trace.span_id,
-                None if trace.parent is None else trace.parent.traceparent[36:52],
+                bytes.fromhex(trace.trace_id),
+                bytes.fromhex(trace.span_id),
+                None if trace.parent is None else bytes.fromhex(trace.parent.traceparent[36:52]),
                 self._name(position.topic),
                 CONSUMER,
                 start,
                 now,
                 b"".join(attributes),
-                links=b"" if linked is None else link(linked.trace_id, linked.traceparent[36:52]),
+                links=b"" if linked is None else _link(linked),
                 state=trace.tracestate,
                 error=reason is not None and outcome != ABANDONED,
             )
         )
+
+
+def _link(linked: TraceContext) -> bytes:
+    return link(bytes.fromhex(linked.trace_id), bytes.fromhex(linked.traceparent[36:52]))
 
 
 def _context_of(message: Message) -> TraceContext | None:
@@ -182,11 +186,12 @@ class PublishTracing:
                 known_attribute("bridge.target", target),
             )
         )
+        caller = current_span_id(context.trace_id)
         self._tracer.emit(
             span(
-                context.trace_id,
-                context.traceparent[36:52],
-                current_span_id(context.trace_id),
+                bytes.fromhex(context.trace_id),
+                bytes.fromhex(context.traceparent[36:52]),
+                None if caller is None else bytes.fromhex(caller),
                 f"send {topic}",
                 PRODUCER,
                 began,

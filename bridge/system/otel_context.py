@@ -16,6 +16,25 @@ except ModuleNotFoundError:  # the extra `otel` is optional
 else:
     IS_INSTALLED = True
 
+    class _Remote(api.NonRecordingSpan):
+        """Span of another process. Most activities never look at it, so its context is made on demand."""
+
+        def __init__(self, traceparent: str, tracestate: str) -> None:
+            self._texts = (traceparent, tracestate)
+
+        def get_span_context(self) -> api.SpanContext:
+            parent, state = self._texts
+            try:
+                trace_id, span_id, flags = int(parent[3:35], 16), int(parent[36:52], 16), int(parent[53:55], 16)
+            except ValueError:
+                return api.INVALID_SPAN_CONTEXT
+            found = api.TraceState.from_header([state]) if state else None
+            return api.SpanContext(trace_id, span_id, True, api.TraceFlags(flags), found)
+
+        def __repr__(self) -> str:
+            return f"_Remote({self._texts[0]!r})"
+
+
 _NONE: AbstractContextManager[None] = nullcontext()
 
 
@@ -68,12 +87,5 @@ class _Entered(AbstractContextManager[None]):
 
 
 def remote(traceparent: str, tracestate: str = "") -> Any:
-    """Context with a span of another process; None when the text is not valid. Requires the package."""
-    try:
-        trace_id, span_id = int(traceparent[3:35], 16), int(traceparent[36:52], 16)
-        flags = api.TraceFlags(int(traceparent[53:55], 16))
-    except ValueError:
-        return None
-    state = api.TraceState.from_header([tracestate]) if tracestate else None
-    span = api.NonRecordingSpan(api.SpanContext(trace_id, span_id, True, flags, state))
-    return api.set_span_in_context(span)
+    """Context with a span of another process. Requires the package."""
+    return api.set_span_in_context(_Remote(traceparent, tracestate))

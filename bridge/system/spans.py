@@ -58,15 +58,15 @@ def name_field(name: str) -> bytes:
     return _field(b"\x2a", name.encode("utf-8", "replace"))
 
 
-def link(trace_id: str, span_id: str) -> bytes:
+def link(trace_id: bytes, span_id: bytes) -> bytes:
     """Link to another span."""
-    return _field(b"\x6a", b"\x0a\x10" + bytes.fromhex(trace_id) + b"\x12\x08" + bytes.fromhex(span_id))
+    return _field(b"\x6a", b"\x0a\x10" + trace_id + b"\x12\x08" + span_id)
 
 
 def span(
-    trace_id: str,
-    span_id: str,
-    parent_id: str | None,
+    trace_id: bytes,
+    span_id: bytes,
+    parent_id: bytes | None,
     name: str,
     kind: int,
     start: int,
@@ -79,17 +79,17 @@ def span(
 ) -> bytes:
     """Span as a member of OTLP's ScopeSpans: spans of one scope are simply concatenated.
 
-    Ids are hexadecimal, times nanoseconds since the Unix epoch. A span that ends before its start, because the clock
+    Times are nanoseconds since the Unix epoch. A span that ends before its start, because the clock
     was set back, ends at its start.
     """
     body = b"".join(
         (
             b"\x0a\x10",
-            bytes.fromhex(trace_id),
+            trace_id,
             b"\x12\x08",
-            bytes.fromhex(span_id),
+            span_id,
             b"" if state is None else _field(b"\x1a", state.encode()),
-            b"" if parent_id is None else b"\x22\x08" + bytes.fromhex(parent_id),
+            b"" if parent_id is None else b"\x22\x08" + parent_id,
             name_field(name),
             _KINDS[kind],
             b"\x39",
@@ -111,11 +111,31 @@ def export_request(resource: bytes, version: str, spans: bytes) -> bytes:
     return _field(b"\x0a", _field(b"\x0a", resource) + _field(b"\x12", scope_spans))
 
 
-def derived_span_id(execution: str, kind: str, number: int = 0) -> str:
-    """Span id of a part of an execution. The same part always has the same id."""
-    return hashlib.blake2b(f"{execution}/{kind}/{number}".encode(), digest_size=8, person=b"span").hexdigest()
+def span_id_of(execution: str) -> bytes:
+    """Span id of an execution."""
+    return hashlib.blake2b(execution.encode(), digest_size=8, person=b"span").digest()
 
 
-def derived_trace_id(execution: str) -> str:
-    """Trace id of an execution that nothing with a trace has started."""
-    return hashlib.blake2b(execution.encode(), digest_size=16, person=b"trace").hexdigest()
+def part_of(span_id: bytes, kind: int, number: int = 0) -> bytes:
+    """Span id of a part of an execution. span_id: of the execution. kind: from 1 to 255. number: below 2**48.
+
+    The same part always has the same id, and different parts of one execution have different ones.
+    """
+    part = (kind << 56) | (number * _ODD & _PARTS)
+    return (int.from_bytes(span_id) ^ part).to_bytes(8)
+
+
+_PARTS = 2**56 - 1
+_ODD = 0x9E3779B97F4A7D
+"""Odd, so that multiplication by it modulo 2**56 gives each number another product."""
+
+
+def trace_id_of(execution: str) -> bytes:
+    """Trace id of an execution that nothing with a trace has started: the execution's id, where that has the form."""
+    try:
+        found = bytes.fromhex(execution)
+    except ValueError:
+        found = b""
+    if len(found) == 16 and any(found):
+        return found
+    return hashlib.blake2b(execution.encode(), digest_size=16, person=b"trace").digest()

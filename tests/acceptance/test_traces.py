@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -172,6 +173,10 @@ def many(ctx: task.OrchestrationContext, order):
 COUNT = 200
 
 
+def _more_than(receiver: OtlpReceiver, seen: int) -> bool:
+    return receiver.arrivals > seen
+
+
 @pytest.mark.timeout(240)
 def test_no_span_of_a_workflow_is_lost_and_none_has_two_contents(tmp_path: Path) -> None:
     rng = random.Random(7)
@@ -186,7 +191,7 @@ def test_no_span_of_a_workflow_is_lost_and_none_has_two_contents(tmp_path: Path)
             seen = receiver.arrivals
             with DaemonProcess(tmp_path) as daemon:
                 if receiver.loses_answers:
-                    daemon.wait(lambda seen=seen: receiver.arrivals > seen, "some were sent")
+                    daemon.wait(partial(_more_than, receiver, seen), "some were sent")
                 else:
                     time.sleep(rng.random())
                 daemon.kill()

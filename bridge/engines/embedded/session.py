@@ -30,8 +30,6 @@ class Session(_OrchestrationExecutor):
     """Session of one orchestration. One thread at a time uses it."""
 
     _context: Any = None
-    _otel: Any = None
-    """OpenTelemetry's context of the instance; None without one."""
     _begin = 0
     _turn: list[pb.HistoryEvent]
     size = 0
@@ -53,12 +51,9 @@ class Session(_OrchestrationExecutor):
     def run(self, request: TurnRequest) -> ExecutionResults:
         """Run a turn. Raises: the exceptions of the SDK's executor."""
         if self._context is None:
-            self._otel = _otel_context(request)
-        with entered(self._otel):
-            if self._context is None:
-                result = self.execute(request.instanceId, request.pastEvents, request.newEvents)
-            else:
-                result = self._go_on(self._context, request)
+            result = self.execute(request.instanceId, request.pastEvents, request.newEvents)
+        else:
+            result = self._go_on(self._context, request)
         self._begin, self._turn = len(request.pastEvents), request.newEvents
         self.size = request.historyBytes
         for event in request.newEvents:
@@ -110,14 +105,6 @@ class Session(_OrchestrationExecutor):
             if isinstance(wait, CancellableTask):
                 wait.set_cancel_handler(_nothing)
         vars(context).clear()
-
-
-def _otel_context(request: TurnRequest) -> Any:
-    for event in chain(request.pastEvents, request.newEvents):
-        if event.HasField("executionStarted"):
-            started = event.executionStarted
-            return context_of(started.parentTraceContext) if started.HasField("parentTraceContext") else None
-    return None
 
 
 def _nothing() -> None:
@@ -182,7 +169,7 @@ class SessionWorker(TaskHubGrpcWorker):
     """Worker of the SDK that runs turns in sessions when they share the engine's history.
 
     All other turns, and turns that fail, run in the SDK's code. The worker makes no spans: the engine makes them of its
-    history. User code runs in OpenTelemetry's context of its activity or instance, where OpenTelemetry is installed.
+    history. Activities run in OpenTelemetry's context of their span, where OpenTelemetry is installed.
     """
 
     def __init__(self, *, sessions: int = MAX_SESSIONS, session_bytes: int = MAX_SESSION_BYTES, **options: Any) -> None:

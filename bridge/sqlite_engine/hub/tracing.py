@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import Protocol
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -28,11 +29,12 @@ from bridge.system.spans import (
     PRODUCER,
     SERVER,
     attribute,
-    derived_span_id,
-    derived_trace_id,
     known_attribute,
     link,
+    part_of,
     span,
+    span_id_of,
+    trace_id_of,
 )
 
 _PARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
@@ -45,6 +47,9 @@ _STATUSES: dict[int, str] = {
     states.CANCELED: "Canceled",
     states.CONTINUED_AS_NEW: "ContinuedAsNew",
 }
+
+_START, _ACTIVITY, _CHILD, _TIMER, _EVENT, _WAIT, _SENT = range(1, 8)
+"""Kinds of parts, in the ids of their spans. They stay as they are: a part keeps its id."""
 
 ABANDONED = "Abandoned"
 """Status of a step that had no result when its instance ended."""
@@ -80,38 +85,46 @@ class HistoryTracing:
             context = started.parentTraceContext
             given = context.traceParent
             # A client that names its own span has made it
-            if context.spanID or not _PARENT.fullmatch(given):
-                return
-            context.spanID = given[36:52]
-            if given[-1] in _SAMPLED:
-                context.traceParent = f"{given[:36]}{derived_span_id(instance.execution, 'create')}{given[52:]}"
+            if given[-1:] in _SAMPLED and not context.spanID and _PARENT.fullmatch(given):
+                start = part_of(span_id_of(instance.execution), _START).hex()
+                context.traceParent = f"{given[:36]}{start}{given[52:]}"
+                context.spanID = given[36:52]
         elif instance.parent is None:
-            trace_id = derived_trace_id(instance.execution)
+            trace_id = trace_id_of(instance.execution).hex()
             if self._options.samples(trace_id, f"orchestration:{instance.name}"):
-                own = derived_span_id(instance.execution, "orchestration")
+                own = span_id_of(instance.execution).hex()
                 started.parentTraceContext.traceParent = f"00-{trace_id}-{own}-01"
                 started.parentTraceContext.spanID = own
 
     def turn(self, instance: Instance, outcome: Outcome) -> None:
         """Make the spans that end with a turn, and give the scheduled steps their context. Call it before recording."""
-        made = _Spans.of(self._hub, instance)
-        if made is None:
-            if any(event.HasField("eventRaised") for event in outcome.history):
-                self._keep(_events_of_others(self._hub, instance, outcome.history))
-            return
-        made.add(outcome)
-        self._keep(made.spans)
+        made = self._spans_of(instance)
+        if made is not None:
+            made.add(outcome, self._hub)
+            self._keep(made.take())
+        elif any(event.HasField("eventRaised") for event in outcome.history):
+            self._keep(_events_of_others(self._hub, instance, outcome.history))
 
     def end(self, instance: Instance, status: int, failure: pb.TaskFailureDetails | None) -> None:
         """Make the last spans of an instance that the engine ends."""
-        made = _Spans.of(self._hub, instance)
+        made = self._spans_of(instance)
         if made is not None:
-            made.start()
-            waiting = instance.open_work
-            if waiting is None:
-                waiting = open_work(self._hub.load_history(instance)) if instance.chunks else {}
-            made.finish(status, failure, waiting)
-            self._keep(made.spans)
+            if not instance.chunks:
+                made.start()
+            made.finish(status, failure, made.waiting(self._hub), self._hub.now * 1000)
+            self._keep(made.take())
+
+    def _spans_of(self, instance: Instance) -> _Spans | None:
+        """Spans of an instance; None when it is not sampled, or when its worker makes spans itself."""
+        found: _Spans | bool | None = instance.spans
+        if found is None:
+            parent = instance.start.executionStarted.parentTraceContext.traceParent
+            is_sampled = parent[-1:] in _SAMPLED and _PARENT.fullmatch(parent) is not None
+            found = instance.spans = _Spans(instance, parent) if is_sampled else False
+        if not found or (instance.trace is not None and instance.trace.spanID.value):
+            return None
+        assert isinstance(found, _Spans)
+        return found
 
     def _keep(self, spans: list[bytes]) -> None:
         if not spans:
@@ -125,66 +138,59 @@ class HistoryTracing:
 
 
 class _Spans:
-    """Spans of one transaction of a sampled instance."""
+    """Spans of one execution of a sampled instance."""
 
-    def __init__(self, hub: Hub, instance: Instance, parent: str) -> None:
-        self._hub = hub
+    __slots__ = ("_attributes", "_instance", "_made", "_own", "_parent", "_prefix", "_suffix", "_trace_id", "_waiting")
+
+    def __init__(self, instance: Instance, parent: str) -> None:
         self._instance = instance
-        self._parent = parent
-        self._trace_id = parent[3:35]
-        self._execution = instance.execution
-        self._own = derived_span_id(instance.execution, "orchestration")
+        self._trace_id = bytes.fromhex(parent[3:35])
+        self._parent = bytes.fromhex(parent[36:52])
+        self._prefix, self._suffix = parent[:36], parent[52:]
+        self._own = span_id_of(instance.execution)
         self._attributes = attribute("durabletask.task.instance_id", instance.id)
-        self.spans: list[bytes] = []
+        self._waiting: dict[int, pb.HistoryEvent] | None = None if instance.chunks else {}
+        self._made: list[bytes] = []
 
-    @classmethod
-    def of(cls, hub: Hub, instance: Instance) -> _Spans | None:
-        """Spans of an instance; None when it is not sampled, or when its worker makes spans itself."""
-        parent = instance.start.executionStarted.parentTraceContext.traceParent
-        if parent[-1:] not in _SAMPLED or not _PARENT.fullmatch(parent):
-            return None
-        if instance.trace is not None and instance.trace.spanID.value:
-            return None
-        return cls(hub, instance, parent)
+    def take(self) -> list[bytes]:
+        """Spans made since the last call."""
+        made, self._made = self._made, []
+        return made
+
+    def waiting(self, hub: Hub) -> dict[int, pb.HistoryEvent]:
+        """Scheduled steps without a result, by their ids."""
+        if self._waiting is None:
+            self._waiting = open_work(hub.load_history(self._instance))
+        return self._waiting
 
     # Parts
 
     def start(self) -> None:
-        """Make the span of the start, with the first turn, where the engine has given it its id."""
-        instance = self._instance
-        if instance.chunks or self._parent[36:52] != derived_span_id(self._execution, "create"):
+        """Make the span of the start, where the engine has given it its id."""
+        if self._parent != part_of(self._own, _START):
             return
-        at = _time(instance.start)
-        caller = instance.start.executionStarted.parentTraceContext.spanID
-        name = f"create_orchestration:{_titled(instance.name, instance.version)}"
-        self._add(self._parent[36:52], caller, name, PRODUCER, at, at, self._orchestration())
-
-    def add(self, outcome: Outcome) -> None:
-        """Make the spans of a turn."""
         instance = self._instance
-        self.start()
-        past = self._hub.load_history(instance)
-        waiting = instance.open_work
-        if waiting is None:
-            waiting = instance.open_work = open_work(past)
-        since = _time(past[-1]) if past else None
+        at = _time(instance.start)
+        caller = bytes.fromhex(instance.start.executionStarted.parentTraceContext.spanID)
+        name = _titled("create_orchestration", instance.name, instance.version)
+        self._add(self._parent, caller, name, PRODUCER, at, at, self._orchestration())
+
+    def add(self, outcome: Outcome, hub: Hub) -> None:
+        """Make the spans of a turn."""
+        if not self._instance.chunks:
+            self.start()
+        waiting = self.waiting(hub)
         for position, event in enumerate(outcome.history):
             kind = event.WhichOneof("eventType")
-            if kind == "taskScheduled":
-                self._pass_on(event.taskScheduled.parentTraceContext, "activity", event.eventId)
+            if kind == "taskScheduled" or kind == "timerCreated" or kind == "subOrchestrationInstanceCreated":
                 waiting[event.eventId] = event
             elif kind == "taskCompleted":
                 self._activity(waiting.pop(event.taskCompleted.taskScheduledId, None), _time(event))
             elif kind == "taskFailed":
                 failed = event.taskFailed
                 self._activity(waiting.pop(failed.taskScheduledId, None), _time(event), failed.failureDetails)
-            elif kind == "timerCreated":
-                waiting[event.eventId] = event
             elif kind == "timerFired":
                 self._timer(waiting.pop(event.timerFired.timerId, None), _time(event))
-            elif kind == "subOrchestrationInstanceCreated":
-                self._pass_on(event.subOrchestrationInstanceCreated.parentTraceContext, "child", event.eventId)
-                waiting[event.eventId] = event
             elif kind == "subOrchestrationInstanceCompleted":
                 done = event.subOrchestrationInstanceCompleted
                 self._child(waiting.pop(done.taskScheduledId, None), _time(event))
@@ -192,38 +198,39 @@ class _Spans:
                 ended = event.subOrchestrationInstanceFailed
                 self._child(waiting.pop(ended.taskScheduledId, None), _time(event), ended.failureDetails)
             elif kind == "eventRaised":
-                self._wait(event, since, position)
+                past = hub.load_history(self._instance)
+                self._wait(event, _time(past[-1]) if past else None, position, hub)
             elif kind == "eventSent":
                 self._sent(event)
         for request in outcome.activities:
-            request.parentTraceContext.CopyFrom(waiting[request.taskId].taskScheduled.parentTraceContext)
+            self._pass_on(request.parentTraceContext, _ACTIVITY, request.taskId)
         for task_id, child in outcome.children:
-            created = waiting[task_id].subOrchestrationInstanceCreated
-            child.parentTraceContext.CopyFrom(created.parentTraceContext)
+            self._pass_on(child.parentTraceContext, _CHILD, task_id)
         completion = outcome.completion
         if completion is not None:
             failure = completion.failureDetails if completion.HasField("failureDetails") else None
-            self.finish(completion.orchestrationStatus, failure, waiting)
+            self.finish(completion.orchestrationStatus, failure, waiting, hub.now * 1000)
 
-    def finish(self, status: int, failure: pb.TaskFailureDetails | None, waiting: dict[int, pb.HistoryEvent]) -> None:
+    def finish(
+        self, status: int, failure: pb.TaskFailureDetails | None, waiting: dict[int, pb.HistoryEvent], now: int
+    ) -> None:
         """Make the span of the instance, and those of its steps without a result."""
-        instance = self._instance
-        now = self._hub.now * 1000
         for event in waiting.values():
             if event.HasField("taskScheduled"):
                 self._activity(event, now, abandoned=True)
             elif event.HasField("subOrchestrationInstanceCreated"):
                 self._child(event, now, abandoned=True)
-        parent = self._parent[36:52]
-        known = known_attribute("durabletask.task.status", _STATUSES.get(status, "Completed"))
+        instance = self._instance
         self._add(
             self._own,
-            "" if parent == self._own else parent,
-            f"orchestration:{_titled(instance.name, instance.version)}",
+            None if self._parent == self._own else self._parent,
+            _titled("orchestration", instance.name, instance.version),
             SERVER,
             _time(instance.start),
             now,
-            self._orchestration() + known + _error(failure),
+            self._orchestration()
+            + known_attribute("durabletask.task.status", _STATUSES.get(status, "Completed"))
+            + _error(failure),
             error=status == states.FAILED,
         )
 
@@ -238,7 +245,7 @@ class _Spans:
         if scheduled is not None:
             task = scheduled.taskScheduled
             version = task.version.value if task.HasField("version") else None
-            self._step("activity", "activity", scheduled, task.name, version, end, failure, abandoned)
+            self._step(_ACTIVITY, "activity", scheduled, task.name, version, end, failure, abandoned)
 
     def _child(
         self,
@@ -251,11 +258,11 @@ class _Spans:
         if scheduled is not None:
             child = scheduled.subOrchestrationInstanceCreated
             version = child.version.value if child.HasField("version") else None
-            self._step("child", "orchestration", scheduled, child.name, version, end, failure, abandoned)
+            self._step(_CHILD, "orchestration", scheduled, child.name, version, end, failure, abandoned)
 
     def _step(
         self,
-        kind: str,
+        kind: int,
         type_: str,
         scheduled: pb.HistoryEvent,
         name: str,
@@ -266,97 +273,73 @@ class _Spans:
     ) -> None:
         number = scheduled.eventId
         attributes = (
-            known_attribute("durabletask.type", type_)
-            + known_attribute("durabletask.task.name", name)
+            _described(type_, name, version)
             + self._attributes
             + known_attribute("durabletask.task.task_id", str(number))
         )
-        if version:
-            attributes += known_attribute("durabletask.task.version", version)
         if abandoned:
             attributes += known_attribute("durabletask.task.status", ABANDONED)
-        self._add(
-            derived_span_id(self._execution, kind, number),
-            self._own,
-            f"{type_}:{_titled(name, version)}",
-            CLIENT,
-            _time(scheduled),
-            end,
-            attributes + _error(failure),
-            error=failure is not None,
-        )
+        if failure is not None:
+            attributes += _error(failure)
+        own, title = part_of(self._own, kind, number), _titled(type_, name, version)
+        self._add(own, self._own, title, CLIENT, _time(scheduled), end, attributes, error=failure is not None)
 
     def _timer(self, created: pb.HistoryEvent | None, end: int) -> None:
         if created is None:
             return
         name = self._instance.name
         attributes = (
-            known_attribute("durabletask.type", "timer")
-            + known_attribute("durabletask.task.name", name)
+            _described("timer", name, None)
             + self._attributes
             + known_attribute("durabletask.task.task_id", str(created.eventId))
             + attribute("durabletask.fire_at", created.timerCreated.fireAt.ToJsonString())
         )
-        own = derived_span_id(self._execution, "timer", created.eventId)
+        own = part_of(self._own, _TIMER, created.eventId)
         self._add(own, self._own, f"orchestration:{name}:timer", INTERNAL, _time(created), end, attributes)
 
-    def _wait(self, event: pb.HistoryEvent, since: int | None, position: int) -> None:
+    def _wait(self, event: pb.HistoryEvent, since: int | None, position: int, hub: Hub) -> None:
         """Make the span of an event in its sender's trace, and that of the wait for it."""
-        name = event.eventRaised.name
         at = _time(event)
         number = (self._instance.chunks << 20) + position
-        raised = _raised(self._hub, self._instance, event, number)
+        raised = _raised(hub, self._instance, event, number)
         links = b""
         if raised is not None:
-            self.spans.append(raised)
-            sender = self._hub.rules.trace_of(event.eventRaised.input.value)
-            assert sender is not None
-            links = link(sender[3:35], derived_span_id(self._execution, "event", number))
+            sender, made = raised
+            self._made.append(made)
+            links = link(sender, part_of(self._own, _EVENT, number))
         if since is not None and since < at:
+            name = self._instance.name
             attributes = (
-                known_attribute("durabletask.type", "event")
-                + known_attribute("durabletask.task.name", self._instance.name)
+                _described("event", name, None)
                 + self._attributes
-                + attribute("durabletask.event.name", name)
+                + attribute("durabletask.event.name", event.eventRaised.name)
             )
-            own = derived_span_id(self._execution, "wait", number)
-            title = f"orchestration:{self._instance.name}:wait"
-            self._add(own, self._own, title, INTERNAL, since, at, attributes, links=links)
+            own = part_of(self._own, _WAIT, number)
+            self._add(own, self._own, f"orchestration:{name}:wait", INTERNAL, since, at, attributes, links=links)
 
     def _sent(self, event: pb.HistoryEvent) -> None:
+        sent = event.eventSent
         attributes = (
-            known_attribute("durabletask.type", "event")
-            + attribute("durabletask.task.name", event.eventSent.name)
+            _described("event", sent.name, None)
             + self._attributes
-            + attribute("durabletask.event.target_instance_id", event.eventSent.instanceId)
+            + attribute("durabletask.event.target_instance_id", sent.instanceId)
         )
-        own = derived_span_id(self._execution, "sent", event.eventId)
-        at = _time(event)
-        self._add(own, self._own, f"orchestration_event:{event.eventSent.name}", PRODUCER, at, at, attributes)
+        own, at = part_of(self._own, _SENT, event.eventId), _time(event)
+        self._add(own, self._own, f"orchestration_event:{sent.name}", PRODUCER, at, at, attributes)
 
-    def _pass_on(self, context: pb.TraceContext, kind: str, number: int) -> None:
+    def _pass_on(self, context: pb.TraceContext, kind: int, number: int) -> None:
         """Let a step's work belong to the step's span."""
-        own = derived_span_id(self._execution, kind, number)
-        context.traceParent = f"{self._parent[:36]}{own}{self._parent[52:]}"
+        own = part_of(self._own, kind, number).hex()
+        context.traceParent = f"{self._prefix}{own}{self._suffix}"
         context.spanID = own
 
     def _orchestration(self) -> bytes:
-        instance = self._instance
-        attributes = (
-            known_attribute("durabletask.type", "orchestration")
-            + known_attribute("durabletask.task.name", instance.name)
-            + self._attributes
-        )
-        return (
-            attributes + known_attribute("durabletask.task.version", instance.version)
-            if instance.version
-            else attributes
-        )
+        return _described("orchestration", self._instance.name, self._instance.version) + self._attributes
 
     def _add(
         self,
-        own: str,
-        parent: str,
+        own: bytes,
+        parent: bytes | None,
         name: str,
         kind: int,
         start: int,
@@ -366,8 +349,9 @@ class _Spans:
         links: bytes = b"",
         error: bool = False,
     ) -> None:
-        made = span(self._trace_id, own, parent or None, name, kind, start, end, attributes, links=links, error=error)
-        self.spans.append(made)
+        self._made.append(
+            span(self._trace_id, own, parent, name, kind, start, end, attributes, links=links, error=error)
+        )
 
 
 def open_work(history: list[pb.HistoryEvent]) -> dict[int, pb.HistoryEvent]:
@@ -394,41 +378,45 @@ def _events_of_others(hub: Hub, instance: Instance, history: list[pb.HistoryEven
     found = []
     for position, event in enumerate(history):
         if event.HasField("eventRaised"):
-            made = _raised(hub, instance, event, (instance.chunks << 20) + position)
-            if made is not None:
-                found.append(made)
+            raised = _raised(hub, instance, event, (instance.chunks << 20) + position)
+            if raised is not None:
+                found.append(raised[1])
     return found
 
 
-def _raised(hub: Hub, instance: Instance, event: pb.HistoryEvent, number: int) -> bytes | None:
-    """Span of a raised event, in the trace of its sender; None when that is unknown or not sampled."""
+def _raised(hub: Hub, instance: Instance, event: pb.HistoryEvent, number: int) -> tuple[bytes, bytes] | None:
+    """Trace id of the sender of a raised event, and the event's span there; None when unknown or not sampled."""
     sender = hub.rules.trace_of(event.eventRaised.input.value)
     if sender is None or sender[54] not in _SAMPLED:
         return None
     name = event.eventRaised.name
-    attributes = (
-        known_attribute("durabletask.type", "event")
-        + attribute("durabletask.task.name", name)
-        + attribute("durabletask.event.target_instance_id", instance.id)
-    )
-    at = _time(event)
+    attributes = _described("event", name, None) + attribute("durabletask.event.target_instance_id", instance.id)
+    at, own = _time(event), span_id_of(instance.execution)
     receiver = instance.start.executionStarted.parentTraceContext.traceParent
-    links = b""
-    if _PARENT.fullmatch(receiver):
-        links = link(receiver[3:35], derived_span_id(instance.execution, "orchestration"))
-    own = derived_span_id(instance.execution, "event", number)
+    links = link(bytes.fromhex(receiver[3:35]), own) if _PARENT.fullmatch(receiver) else b""
+    trace_id, parent = bytes.fromhex(sender[3:35]), bytes.fromhex(sender[36:52])
     title = f"orchestration_event:{name}"
-    return span(sender[3:35], own, sender[36:52], title, PRODUCER, at, at, attributes, links=links)
+    made = span(trace_id, part_of(own, _EVENT, number), parent, title, PRODUCER, at, at, attributes, links=links)
+    return trace_id, made
 
 
 def _time(event: pb.HistoryEvent) -> int:
     """Time of an event, in nanoseconds since the Unix epoch."""
     moment = event.timestamp
-    return max(0, int(moment.seconds) * 1_000_000_000 + int(moment.nanos))
+    nanoseconds: int = moment.seconds * 1_000_000_000 + moment.nanos
+    return max(0, nanoseconds)
 
 
-def _titled(name: str, version: str | None) -> str:
-    return f"{name}@({version})" if version else name
+@lru_cache(1024)
+def _titled(what: str, name: str, version: str | None) -> str:
+    return f"{what}:{name}@({version})" if version else f"{what}:{name}"
+
+
+@lru_cache(1024)
+def _described(type_: str, name: str, version: str | None) -> bytes:
+    """Attributes that all spans of a name share."""
+    found = attribute("durabletask.type", type_) + attribute("durabletask.task.name", name)
+    return found + attribute("durabletask.task.version", version) if version else found
 
 
 def _error(failure: pb.TaskFailureDetails | None) -> bytes:

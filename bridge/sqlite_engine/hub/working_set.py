@@ -272,7 +272,7 @@ class WorkingSet:
         self.tx.clear(instance, "history")
         self.instances.grow(instance, -instance.history_bytes)
         instance.history = []
-        instance.open_work = None
+        instance.spans = None
         instance.chunks = 0
 
     # Work in flight

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -71,8 +72,8 @@ class Instance:
     unread_bytes: int = 0
     shared: bool = False
     """True when the last turn ran in this process, where no message limits the size of the history."""
-    open_work: dict[int, pb.HistoryEvent] | None = None
-    """Scheduled steps without a result, by their ids; None while no span needed them."""
+    spans: Any = None
+    """Its spans, kept by their maker for this execution; None while there are none."""
     waiting_start: bool = False
     """True until the scheduled start time."""
 
