@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
+from prometheus_client.core import Metric
 
 from bridge import __version__
 from bridge.config.source import Loaded
 from bridge.core.commands import Command
 from bridge.core.errors import ConfigError
 from bridge.core.origin import MessageOrigin
-from bridge.ops import tracing
+from bridge.ops import otlp_metrics, tracing
 from bridge.ops.tracing import Tracing
 from bridge.pipeline.settings import Execute
 from bridge.sqlite_engine.options import TracingOptions
@@ -34,7 +36,7 @@ def build_tracing(loaded: Loaded) -> Tracing | None:
         if config.enabled == "auto" or tracing.is_disabled():
             return None
         endpoint = _DEFAULT
-    if importlib.util.find_spec("opentelemetry") is None or importlib.util.find_spec("opentelemetry.exporter") is None:
+    if not _is_installed():
         if config.enabled is True or config.endpoint is not None:
             field = "enabled" if config.enabled is True else "endpoint"
             raise ConfigError([loaded.locate(("ops", "tracing", field), _EXTRA)])
@@ -47,6 +49,30 @@ def build_tracing(loaded: Loaded) -> Tracing | None:
         max_buffered=config.max_buffered,
         max_age=config.max_backlog_age,
     )
+
+
+def _is_installed() -> bool:
+    return (
+        importlib.util.find_spec("opentelemetry") is not None
+        and importlib.util.find_spec("opentelemetry.exporter") is not None
+    )
+
+
+def build_metrics_export(
+    loaded: Loaded, collect: Callable[[], Awaitable[Sequence[Metric]]]
+) -> otlp_metrics.MetricsExport | None:
+    """Create the export of metrics by OTLP; None where the environment does not ask for it.
+
+    collect: current families.
+    """
+    if not otlp_metrics.is_wanted():
+        return None
+    if not _is_installed():
+        log.warning(f"OTEL_METRICS_EXPORTER is otlp, but no metrics are sent: {_EXTRA}", action="metrics")
+        return None
+    url = tracing.url_of("metrics", loaded.config.ops.tracing.endpoint) or _DEFAULT.replace("traces", "metrics")
+    receiver, resource = tracing.build_receiver("metrics", url), tracing.build_resource(__version__)
+    return otlp_metrics.MetricsExport(collect, receiver, resource, __version__, otlp_metrics.interval())
 
 
 def span_options(loaded: Loaded, tracer: Tracing) -> TracingOptions:

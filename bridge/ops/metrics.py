@@ -324,14 +324,25 @@ class Metrics:
         The figures of one source belong to one moment. One thread turns the figures of all sources into text.
         """
         async with self._scrape:
-            figures = []
-            since = time.thread_time()
-            for source in list(self._sources()):
-                figures.append(_read(source))
-                if time.thread_time() - since > _SLICE:
-                    await asyncio.sleep(0)
-                    since = time.thread_time()
+            figures = await self._figures()
             return await asyncio.to_thread(_text, figures, list(self._others.collect()))
+
+    async def families(self) -> Sequence[Metric]:
+        """Families, for other formats; lets the event loop go on as `scrape` does."""
+        async with self._scrape:
+            figures = await self._figures()
+            others = list(self._others.collect())
+            return await asyncio.to_thread(lambda: [*_families(figures), *others])
+
+    async def _figures(self) -> list[_Figures]:
+        figures = []
+        since = time.thread_time()
+        for source in list(self._sources()):
+            figures.append(_read(source))
+            if time.thread_time() - since > _SLICE:
+                await asyncio.sleep(0)
+                since = time.thread_time()
+        return figures
 
 
 _Rows = Iterable[tuple[Sequence[str], float]]

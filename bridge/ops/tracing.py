@@ -122,6 +122,11 @@ class Receiver:
             raise ReceiverAway(f"HTTP status {answer.status_code}")
         raise SpansRefused(f"HTTP status {answer.status_code}")
 
+    @property
+    def shown(self) -> str:
+        """Endpoint without credentials and query."""
+        return self.endpoint.partition("?")[0].rpartition("@")[2]
+
     def close(self) -> None:
         """Close the connections."""
         self._session.close()
@@ -293,8 +298,8 @@ class Tracing:
             self._failures += 1
             if self.away is None:
                 log.warning(
-                    f"traces cannot be sent to {self._shown}: {error}. Work goes on; spans wait, and are dropped "
-                    "beyond their limits",
+                    f"traces cannot be sent to {self._receiver.shown}: {error}. Work goes on; spans wait, and are "
+                    "dropped beyond their limits",
                     action="tracing",
                 )
             self.away = str(error)
@@ -326,18 +331,13 @@ class Tracing:
         except SpansRefused as error:
             rejected = number
             if not self.dropped["refused"]:
-                log.error(f"{self._shown} refuses spans: {error}", action="tracing")
+                log.error(f"{self._receiver.shown} refuses spans: {error}", action="tracing")
         self.dropped["refused"] += rejected
         self.sent += number - rejected
         self._failures = 0
         if self.away is not None:
             self.away = None
-            log.info(f"traces are sent to {self._shown} again", action="tracing")
-
-    @property
-    def _shown(self) -> str:
-        """Endpoint without credentials and query."""
-        return self._receiver.endpoint.partition("?")[0].rpartition("@")[2]
+            log.info(f"traces are sent to {self._receiver.shown} again", action="tracing")
 
 
 def _encoded(resource: Resource) -> bytes:
@@ -354,14 +354,17 @@ def _encoded(resource: Resource) -> bytes:
 
 
 def wanted(endpoint: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
-    """URL of the receiver by the settings; None when neither they nor the environment name one, or traces are off."""
-    if is_disabled(environment):
-        return None
+    """URL of the receiver of traces; None when neither the settings nor the environment name one, or traces are off."""
+    return None if is_disabled(environment) else url_of("traces", endpoint, environment)
+
+
+def url_of(signal: str, endpoint: str | None, environment: Mapping[str, str] = os.environ) -> str | None:
+    """URL of the receiver of a signal (`traces`, `metrics`), by its base URL or by the environment."""
     if endpoint is None:
-        if full := environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip():
+        if full := environment.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip():
             return full
         endpoint = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip()
-    return f"{endpoint.rstrip('/')}/v1/traces" if endpoint else None
+    return f"{endpoint.rstrip('/')}/v1/{signal}" if endpoint else None
 
 
 def is_disabled(environment: Mapping[str, str] = os.environ) -> bool:
@@ -370,41 +373,46 @@ def is_disabled(environment: Mapping[str, str] = os.environ) -> bool:
     return disabled or environment.get("OTEL_TRACES_EXPORTER", "").strip() not in ("otlp", "")
 
 
-def build(
-    endpoint: str,
-    sample: float | None,
-    version: str,
-    *,
-    max_buffered: int,
-    max_age: float,
-    environment: Mapping[str, str] = os.environ,
-) -> Tracing:
-    """Create the tracer. endpoint: URL of the receiver. Raises: ModuleNotFoundError without the extra."""
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+def build_receiver(signal: str, url: str, environment: Mapping[str, str] = os.environ) -> Receiver:
+    """Create the receiver of a signal. Raises: ModuleNotFoundError without the extra."""
     from opentelemetry.util.re import parse_env_headers
 
     def read(name: str) -> str:
-        for key in (f"OTEL_EXPORTER_OTLP_TRACES_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
+        for key in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", f"OTEL_EXPORTER_OTLP_{name}"):
             if value := environment.get(key, "").strip():
                 return value
         return ""
 
     key, certificate = read("CLIENT_KEY"), read("CLIENT_CERTIFICATE")
-    receiver = Receiver(
-        endpoint,
+    return Receiver(
+        url,
         parse_env_headers(read("HEADERS"), liberal=True),
         _seconds(read("TIMEOUT")),
         compress=read("COMPRESSION").lower() == "gzip",
         verify=read("CERTIFICATE") or True,
         certificate=(certificate, key) if certificate and key else certificate or None,
     )
+
+
+def build_resource(version: str) -> Resource:
+    """Resource of this process: of the environment, with a default name. Raises: ModuleNotFoundError."""
+    from opentelemetry.sdk.resources import Resource
+
     resource = Resource.create({"service.version": version})
     if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
         resource = resource.merge(Resource({"service.name": SCOPE}))
+    return resource
+
+
+def build(endpoint: str, sample: float | None, version: str, *, max_buffered: int, max_age: float) -> Tracing:
+    """Create the tracer. endpoint: URL of the receiver. Raises: ModuleNotFoundError without the extra."""
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
+
+    resource = build_resource(version)
     # A provider reads OTEL_TRACES_SAMPLER, and has no other effect
     sampler = TracerProvider(resource=resource).sampler if sample is None else ParentBasedTraceIdRatio(sample)
+    receiver = build_receiver("traces", endpoint)
     return Tracing(receiver, sampler, resource, version, max_buffered=max_buffered, max_age=max_age)
 
 

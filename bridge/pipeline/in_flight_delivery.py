@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -113,6 +113,18 @@ class InFlightDelivery:
     def traced(self, trace: MessageTrace) -> None:
         """Set the span, which all attempts share."""
         self.trace = trace
+
+    def log_fields(self) -> Mapping[str, str]:
+        """Fields of a log line about the delivery."""
+        found = {}
+        if self.envelope is not None:
+            found["message_id"] = self.envelope.message_id
+        if self.decision is not None and self.decision.steps:
+            steps = self.decision.steps
+            found["route"] = steps[min(self.next_step, len(steps) - 1)].route
+        if self.trace is not None:
+            found["trace_id"], found["span_id"] = self.trace.trace_id, self.trace.span_id
+        return found
 
     def drop_decoded(self) -> None:
         """Drop the decoded message and all that was made of it. A decided settlement keeps error and message id."""

@@ -136,15 +136,15 @@ class Runner:
                 raise item.error
             envelope = item.envelope
             assert envelope is not None
+            trace = item.trace
+            if trace is None and self._tracing is not None:
+                trace = self._tracing.begin(envelope)
+                item.traced(trace)
             decision = item.decision
             if decision is None:
                 routes = self._routes
                 decision = await self._route(envelope) if routes.portioned else routes.route(envelope)
                 item.route_by(decision)
-            trace = item.trace
-            if trace is None and self._tracing is not None:
-                trace = self._tracing.begin(envelope)
-                item.traced(trace)
             steps = decision.steps
             first = item.next_step
             while first and steps[first - 1].route == steps[item.next_step - 1].route:

@@ -25,6 +25,7 @@ from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.tracing import SourceTracing
 from bridge.pipeline.unloading import Unloading
+from bridge.system.log_context import SUBJECT
 
 log = structlog.get_logger("bridge.source")
 
@@ -243,6 +244,7 @@ class SourcePipeline:
             lane = await self.lanes.take()
             item = lane.items[0]
             self._running.add(item)
+            SUBJECT.set(item)
             try:
                 await self._process(lane, item)
             except asyncio.CancelledError:
@@ -253,6 +255,7 @@ class SourcePipeline:
                 self.decoded.leave(item)
                 self.dead_letter_limit.tried(item)
                 self._finished.set()
+                SUBJECT.set(None)
             await self._pause()
 
     async def _pause(self) -> None:

@@ -37,7 +37,7 @@ from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.state import trails
-from bridge.app.tracing import build_tracing, span_options, within_trace
+from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
 from bridge.brokers.base import Broker
 from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
@@ -261,6 +261,9 @@ class Daemon:
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
         ]
+        exported = build_metrics_export(self.loaded, self.watch.families)
+        if exported is not None:
+            self._reports.append(asyncio.create_task(exported.run(), name="metrics by OTLP"))
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
     async def wait(self, stop: asyncio.Event) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
+from prometheus_client.core import Metric
 
 from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
@@ -289,6 +290,10 @@ class Watch:
     def metrics(self) -> bytes:
         """Metrics text for `/metrics`."""
         return self._metrics.render()
+
+    async def families(self) -> Sequence[Metric]:
+        """Metrics for other formats."""
+        return await self._metrics.families()
 
     async def scrape(self) -> bytes:
         """For /metrics."""
