@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from bridge.brokers.base import Partition
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import BridgeError
 from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.breaker import Breaker
@@ -22,17 +22,6 @@ _log_source = structlog.get_logger("bridge.source")
 _LOW_WATER = 0.75
 _QUIET = 60.0
 """Seconds between two warnings of a state that a sender can cause repeatedly."""
-
-
-@dataclass(frozen=True, slots=True)
-class PerValue:
-    """Limits of a source per value; see SourcePerConfig."""
-
-    max_in_flight: int
-    max_in_flight_bytes: int
-    max_waiting: int
-    max_waiting_bytes: int
-    max_values: int
 
 
 class _Level:
@@ -60,12 +49,12 @@ class FlowControl:
     A full pipeline pauses too: from the high mark (the limit) down to the low mark (three quarters of the limit).
     """
 
-    def __init__(self, max_records: int, max_bytes: int, max_gap: int, per: PerValue | None = None) -> None:
-        """Create a flow control. per: limits of the records that wait for others of their value."""
-        self._max_gap = max_gap
+    def __init__(self, limits: LimitsConfig) -> None:
+        per = limits.per
+        self._max_gap = limits.max_gap
         self._open = asyncio.Event()
         self._open.set()
-        self._at_work = _Level(max_records, max_bytes)
+        self._at_work = _Level(limits.max_in_flight, limits.max_in_flight_bytes)
         self._waiting = None if per is None else _Level(per.max_waiting, per.max_waiting_bytes)
         self._warn_at = float("-inf")
         self.full = False

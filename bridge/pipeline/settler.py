@@ -217,7 +217,7 @@ class Settler:
         if self._unloading.crowded:
             return True
         shares_crowded = self._shares is not None and self._shares.crowded
-        return self._unloading.standing and (2 * partition.gap >= self._settings.max_gap or shares_crowded)
+        return self._unloading.standing and (2 * partition.gap >= self._settings.limits.max_gap or shares_crowded)
 
     # -- deliveries that leave unsettled
 

@@ -45,7 +45,7 @@ class SourcePipeline:
         routes: Routes,
         engines: Mapping[str, Target],
         *,
-        limits: Mapping[str, RouteLimit] | None = None,
+        route_limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
         stage: Callable[[SourcePipeline], Stage] | None = None,
         paces: PaceStore | None = None,
@@ -53,24 +53,25 @@ class SourcePipeline:
     ) -> None:
         """Create the pipeline of one source.
 
-        limits: limits of the routes that have some, by route name.
+        route_limits: limits of the routes that have some, by route name.
         domain: ordering domain shared with other sources; None: no order across sources.
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
         """
+        limits = settings.limits
         self.settings = settings
         self.broker = broker
         self.ledger = Ledger()
-        self.shares = None if settings.per is None else Shares(settings.per)
-        self.lanes = Lanes(None if self.shares is None else self._waits, settings.max_key_backlog)
-        self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
-        self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
-        self.decoded = DecodedForms(settings.max_in_flight_bytes)
-        self.gate = FlowControl(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
+        self.shares = None if limits.per is None else Shares(limits, limits.per)
+        self.lanes = Lanes(None if self.shares is None else self._waits, limits.max_key_backlog)
+        self.dead_letter_limit = DeadLetterLimit(settings.name, limits.dead_letter_limit, paces)
+        self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
+        self.decoded = DecodedForms(limits.max_in_flight_bytes)
+        self.gate = FlowControl(limits)
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
-        self.limits = limits or {}
+        self.route_limits = route_limits or {}
         self.stage = None if stage is None else stage(self)
         self._decode = decode
         self._prepare = prepare
@@ -85,7 +86,9 @@ class SourcePipeline:
         self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
-        self.runner = Runner(settings, broker.name, routes, engines, self.lanes, self.ledger, self.limits, self.stage)
+        self.runner = Runner(
+            settings, broker.name, routes, engines, self.lanes, self.ledger, self.route_limits, self.stage
+        )
         self._settler = Settler(
             settings,
             self.lanes,
@@ -122,7 +125,7 @@ class SourcePipeline:
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
-            for number in range(self.settings.concurrency)
+            for number in range(self.settings.limits.concurrency)
         ]
         self._reading = asyncio.create_task(self._take_in(), name=f"{name}:intake")
         self._watches.append(asyncio.create_task(self.dead_letter_limit.run(), name=f"{name}:dead-letter-limit"))
@@ -207,7 +210,7 @@ class SourcePipeline:
         while True:
             await self.gate.wait()
             at_work = self.unloading.in_memory - (0 if self.shares is None else self.shares.records)
-            room = min(_BATCH, max(1, self.settings.max_in_flight - at_work))
+            room = min(_BATCH, max(1, self.settings.limits.max_in_flight - at_work))
             try:
                 deliveries = await self.subscription.receive(room)
             except (BrokerUnavailable, ClockSkew) as error:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Collection, Hashable, Sequence
 import structlog
 
 from bridge.brokers.base import Partition
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.commands import Step
 from bridge.core.envelope import Envelope
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, kept
@@ -31,7 +32,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
 from bridge.pipeline.settings import SLICE, Decode
 from bridge.pipeline.source import SourcePipeline
-from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys, QuarantineSettings
+from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys
 from bridge.quarantine.quarantined_key import QuarantinedMessage
 from bridge.quarantine.state_machine import FULL
 from bridge.quarantine.store import QuarantineStore
@@ -51,7 +52,7 @@ class QuarantineStage:
         self,
         pipeline: SourcePipeline,
         store: QuarantineStore,
-        settings: QuarantineSettings | None,
+        settings: QuarantineConfig | None,
         decode: Decode,
         breaker: Breaker | None,
     ) -> None:
@@ -64,7 +65,7 @@ class QuarantineStage:
         self.keys = QuarantinedKeys(
             pipeline.settings.name,
             store,
-            settings or QuarantineSettings(),
+            settings or QuarantineConfig(),
             self._has_partition,
             self._read,
             pipeline.bring_back,

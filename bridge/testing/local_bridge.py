@@ -256,7 +256,7 @@ class LocalBridge:
             sent = sum(self._sent.get((config.broker, topic), 0) for topic in source.settings.subscribe.topics)
             settled = sum(source.ledger.outcomes.values())
             # A message that waits for running instances to finish counts as settled
-            limited = sum(limit.waiting for limit in source.limits.values())
+            limited = sum(limit.waiting for limit in source.route_limits.values())
             if settled + limited < sent:
                 return f"source {source.settings.name} has settled {settled} of {sent} messages"
         for name, engine in self._engines.items():
