@@ -24,7 +24,7 @@ from bridge.app.names import require
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import Broker
 from bridge.codecs import registry as codecs
-from bridge.codecs.json_stand_in import StandInCodec
+from bridge.codecs.json import StandInCodec
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded, load

@@ -167,7 +167,7 @@ class Daemon:
             self.breakers,
             self.publishing,
             self.monitors,
-            self.own.waiting_stores.values,
+            self.own.waiting_entities.values,
             lambda: dict(self.own.dead_letters.written),
             limits=tuple(self.admission.limits.values()),
             orphaned=self.orphaned.readings,
@@ -186,7 +186,7 @@ class Daemon:
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
-        self._early_message_counter = waiting.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._stored)
+        self._early_message_counter = waiting.WaitingCounter(self.engines, self.own.waiting_entities, self._stored)
         self._reports: list[asyncio.Task[None]] = []
 
     @property
@@ -221,7 +221,7 @@ class Daemon:
             try:
                 await engine.probe()
             except EngineOutage as error:
-                log.warning("engine away", action="hold", engine=name, detail=str(error))
+                log.warning(f"engine {name} does not answer", action="hold", engine=name, detail=str(error))
                 self.breakers[name].trip(error)
         if self._run_worker:
             self._start_workers()
