@@ -15,8 +15,8 @@ from bridge.app.connection import payload, stamp
 from bridge.core.answers import Keyring, LaterKeys
 from bridge.core.commands import SignalEntity
 from bridge.core.errors import InstanceNotFound
-from bridge.core.kinds import OWN_NAMES
 from bridge.core.origin import MessageOrigin
+from bridge.core.system_names import PREFIX
 from bridge.engines.answers import ANSWERS
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
@@ -62,7 +62,7 @@ class Entities:
 
     async def show(self, name: str, key: str) -> Entity:
         """Read one entity. Raises: InstanceNotFound, InvalidCommand."""
-        if not name.lower().startswith(OWN_NAMES):
+        if not name.lower().startswith(PREFIX):
             check_entity(name, key)
         found = await self._client.get_entity(EntityInstanceId(name, key), what=f"show entity {name}@{key}")
         if found is None:

@@ -21,7 +21,14 @@ from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.grpc_channel import BEFORE, DeadlineInterceptor, OnStreams, TraceInterceptor, channel_options
+from bridge.engines.grpc_channel import (
+    BEFORE,
+    RECONNECT_SECONDS,
+    DeadlineInterceptor,
+    OnStreams,
+    TraceInterceptor,
+    channel_options,
+)
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
@@ -33,8 +40,6 @@ from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.system import private
 from bridge.system.tls import TlsFiles
-
-RECONNECT_SECONDS = 1.0
 
 
 class EmbeddedEngine:
