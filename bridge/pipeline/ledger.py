@@ -83,7 +83,11 @@ class Ledger:
         self.settle(item, Outcome.DEAD_LETTERED, now, wall)
 
     def settle(self, item: InFlightDelivery, outcome: Outcome, now: float, wall: float) -> None:
-        """Count a settled delivery. now: monotonic seconds. wall: seconds since the Unix epoch."""
+        """Count a settled delivery.
+
+        now: monotonic seconds.
+        wall: seconds since the Unix epoch.
+        """
         self._leave(item)
         self.outcomes[outcome] += 1
         self.processing.observe(now - item.received_at)

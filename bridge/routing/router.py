@@ -46,7 +46,9 @@ class Router:
         compiled: Sequence[tuple[ConfigPath, Expression]] = (),
         per: Template | None = None,
     ) -> None:
-        """compiled: the expressions of the rules, each with its place in the configuration.
+        """Create a router.
+
+        compiled: the expressions of the rules, each with its place in the configuration.
 
         per: template of the source's `limits.per`.
         """

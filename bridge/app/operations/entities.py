@@ -27,7 +27,11 @@ from bridge.workflow.entity import bare_state
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """Current state of one entity. state: a JSON value; None when not requested. locked_by: an orchestration's id."""
+    """Current state of one entity.
+
+    state: a JSON value; None when not requested.
+    locked_by: an orchestration's id.
+    """
 
     entity: str
     key: str

@@ -23,7 +23,8 @@ _FADING = 0.99
 class ReceiveBuffer:
     """Buffer that the receivers of a subscription share.
 
-    high, high_bytes: messages and encoded bytes above which the receivers take no more. receivers: number of receivers.
+    high, high_bytes: messages and encoded bytes above which the receivers take no more.
+    receivers: number of receivers.
     """
 
     def __init__(self, high: int, high_bytes: int, receivers: int) -> None:

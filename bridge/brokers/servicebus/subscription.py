@@ -43,7 +43,10 @@ class ServiceBusSubscription:
         dead_letter_queue: DeadLetterQueue | None,
         closed: Callable[[], None],
     ) -> None:
-        """closed: called once, at the end of `close`."""
+        """Create a service bus subscription.
+
+        closed: called once, at the end of `close`.
+        """
         settings, sessions = options.servicebus, options.sessions
         self._connection = connection
         self._listener = listener
