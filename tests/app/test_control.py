@@ -201,7 +201,7 @@ async def test_a_link_in_the_place_of_the_sockets_is_not_followed(loaded: Loaded
 
 
 async def test_the_same_errors_on_both_ways(loaded: Loaded) -> None:
-    calls = [
+    calls: list[tuple[str, dict[str, str], type[BridgeError]]] = [
         ("instances.terminate", {"instance_id": "none"}, InstanceNotFound),
         ("instances.start", {"orchestration": "greet", "instance_id": "@no"}, InvalidCommand),
         ("instances.start", {"orchestration": " "}, InvalidCommand),
@@ -450,7 +450,7 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
     assert {re.sub("read-0", "{instance_id}", place).replace("counter/read", "{entity}/{key}") for place in READS} == {
         operation.path for operation in OPERATIONS if not operation.changes
     }
-    calls = [
+    calls: list[tuple[str, dict[str, str], type[BridgeError]]] = [
         ("instances.start", {"orchestration": "waits", "instance_id": f"read-{n}", "input": {"n": n}}) for n in (0, 1)
     ]
     signal = {"entity": "counter", "key": "read", "operation": "add", "input": 1}
