@@ -450,7 +450,7 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
     assert {re.sub("read-0", "{instance_id}", place).replace("counter/read", "{entity}/{key}") for place in READS} == {
         operation.path for operation in OPERATIONS if not operation.changes
     }
-    calls: list[tuple[str, dict[str, str], type[BridgeError]]] = [
+    calls = [
         ("instances.start", {"orchestration": "waits", "instance_id": f"read-{n}", "input": {"n": n}}) for n in (0, 1)
     ]
     signal = {"entity": "counter", "key": "read", "operation": "add", "input": 1}
