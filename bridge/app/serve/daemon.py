@@ -347,15 +347,25 @@ async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
     return results
 
 
-def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
+def serve(
+    loaded: Loaded,
+    *,
+    intake: bool = True,
+    worker: bool = True,
+    ready_file: Path | None = None,
+    log_levels: Mapping[str, logging.Level] | None = None,
+) -> int:
     """Run the daemon until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
 
     ready_file: written when everything runs, with the process id, the address of the ops port and the control socket as
     JSON; removed before that and at the end.
+    log_levels: levels of the log by logger, instead of those of the configuration; `""` is the whole log.
     Raises: ConfigError, before anything is opened; BridgeError when a part cannot be opened.
     """
     wanted = loaded.config.ops.log
-    logging.configure(wanted.level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded))
+    levels = dict(log_levels or {})
+    level = levels.pop("", wanted.level)
+    logging.configure(level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded), levels=levels)
     if ready_file is not None:
         clear_ready(ready_file)
     found = inspect(loaded, imports=worker)
