@@ -224,6 +224,19 @@ class Subscription(Protocol):
 
 
 @runtime_checkable
+class AgingSubscription(Protocol):
+    """A subscription that knows how long its records have waited."""
+
+    def oldest(self) -> dict[tuple[str, int], float]:
+        """Broker's time of the oldest record that is not completed, in seconds since the Unix epoch, by assigned
+        (topic, partition).
+
+        Partitions without such a record, or where its time is unknown, are left out. Makes no call to the broker.
+        """
+        ...
+
+
+@runtime_checkable
 class UnloadableDelivery(Protocol):
     """A delivery whose message need not stay in memory, since its log can hand it out again."""
 

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from bridge.config.model.bridge import HttpConfig
 from bridge.core.errors import ConfigError, Problem
+from bridge.core.states import DaemonState
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import CONTENT_TYPE
@@ -30,7 +31,7 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
 class Web:
-    """Serves /healthz, /readyz and /metrics on the event loop of `start`.
+    """Serves /healthz, /readyz, /startupz and /metrics on the event loop of `start`.
 
     An answer of /healthz shows that the process lives and its event loop runs.
     """
@@ -83,6 +84,7 @@ class Web:
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/metrics", self._render_metrics)
         settings = self._settings
         connections = Connections(
@@ -132,6 +134,10 @@ class Web:
     async def _readyz(self, _: web.Request) -> web.Response:
         readiness = self._health()
         return _json(200 if readiness.ready else 503, readiness.as_dict())
+
+    async def _startupz(self, _: web.Request) -> web.Response:
+        started = self._health().phase is not DaemonState.STARTING
+        return _json(200 if started else 503, {"started": started})
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE})

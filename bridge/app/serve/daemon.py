@@ -194,6 +194,10 @@ class Daemon:
         """URL of health and metrics."""
         return self.web.url
 
+    async def ready(self) -> None:
+        """Return when the daemon is ready for the first time."""
+        await self.watch.was_ready.wait()
+
     async def start(self) -> None:
         """Open all parts and start working.
 
@@ -242,7 +246,8 @@ class Daemon:
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
         ]
-        log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
+        if not self.watch.health().ready:
+            log.info(f"started, not ready yet, health at {self.url}/readyz", action="start", url=self.url)
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set. Raises: the exception that ended a task of the daemon, which is a bug."""
@@ -355,10 +360,11 @@ def serve(
     ready_file: Path | None = None,
     log_levels: Mapping[str, logging.Level] | None = None,
 ) -> int:
-    """Run the daemon until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
+    """Run the daemon until SIGTERM, SIGINT or SIGHUP; return the exit code.
 
-    ready_file: written when everything runs, with the process id, the address of the ops port and the control socket as
-    JSON; removed before that and at the end.
+    A second SIGTERM or SIGINT ends the process at once.
+    ready_file: written when the daemon is ready for the first time, with the process id, the address of the ops port
+    and the control socket as JSON; removed before that and at the end.
     log_levels: levels of the log by logger, instead of those of the configuration; `""` is the whole log.
     Raises: ConfigError, before anything is opened; BridgeError when a part cannot be opened.
     """
@@ -393,16 +399,17 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # `nohup` ignores it
+        # The end of a terminal sends it more than once: a further one forces nothing
+        loop.add_signal_handler(hang_up, stop.set)
     daemon = Daemon(loaded, intake=intake, worker=worker)
     await daemon.start()
     failure: Exception | None = None
     channel: Control | None = None
     try:
         daemon.channel = channel = await _channel(daemon)
-        if ready_file is not None:
-            path = None if channel is None else str(channel.path)
-            write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
-        await daemon.wait(stop)
+        await _run(daemon, ready_file, stop)
     except Exception as error:
         failure = error
     if ready_file is not None:
@@ -419,6 +426,30 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
             _end_at_once(1)
         raise failure
     return clean
+
+
+async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event) -> None:
+    """Return when `stop` is set. Report the daemon as ready when it is. Raises: see `Daemon.wait`; BridgeError."""
+    ending = asyncio.ensure_future(daemon.wait(stop))
+    announcing = asyncio.ensure_future(_announce(daemon, ready_file))
+    try:
+        await asyncio.wait([ending, announcing], return_when=asyncio.FIRST_COMPLETED)
+        if announcing.done():
+            announcing.result()
+        await ending
+    finally:
+        for each in (ending, announcing):
+            each.cancel()
+        await asyncio.gather(ending, announcing, return_exceptions=True)
+
+
+async def _announce(daemon: Daemon, ready_file: Path | None) -> None:
+    """Write the ready file and the log line when the daemon is ready for the first time. Raises: BridgeError."""
+    await daemon.ready()
+    if ready_file is not None:
+        path = None if daemon.channel is None else str(daemon.channel.path)
+        write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
+    log.info(f"ready, health at {daemon.url}/readyz", action="ready", url=daemon.url, config=daemon.loaded.version)
 
 
 async def _channel(daemon: Daemon) -> Control | None:

@@ -125,8 +125,9 @@ def serve(
     ready_file: Path | None = None,
     log_levels: Mapping[str, Level] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP; return the exit code.
 
+    A second SIGTERM or SIGINT ends the process at once.
     ready_file: written when the engine answers, with the process id and the address as JSON.
     log_levels: levels of the log by logger; `""` is the whole log.
     Raises: EngineUnavailable, EngineMisconfigured when the engine cannot be started.
@@ -142,7 +143,12 @@ def serve(
             os._exit(1)
         ended.set()
 
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` ignores it
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
     try:
         host.start()
         for danger in host.dangers:

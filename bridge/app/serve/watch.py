@@ -10,7 +10,13 @@ from dataclasses import dataclass
 import structlog
 
 from bridge import __version__
-from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
+from bridge.brokers.base import (
+    AgingSubscription,
+    LockingSubscription,
+    ObservedSubscription,
+    StallingSubscription,
+    StoppableSubscription,
+)
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
@@ -29,6 +35,9 @@ log = structlog.get_logger("bridge.watch")
 
 _LOOK = 5.0
 """Seconds between two checks of readiness."""
+_FIRST_LOOK = 0.02
+"""Seconds after the first check until the second one, while the daemon was never ready. Each pause is half as long
+again, up to a second."""
 
 
 class SourceView:
@@ -132,6 +141,22 @@ class SourceView:
             behind = lag.get((partition.topic, partition.number))
             yield partition.topic, partition.number, partition.gap, behind
 
+    def ages(self) -> Iterator[tuple[str, int, float]]:
+        """Topic, number, and age in seconds of the oldest unprocessed record; 0 without one.
+
+        Partitions where it is not known are left out.
+        """
+        subscription: object = self._source.subscription
+        if not isinstance(subscription, AgingSubscription):
+            return
+        oldest, now = subscription.oldest(), time.time()
+        for topic, number, _, lag in self.partitions():
+            since = oldest.get((topic, number))
+            if since is not None:
+                yield topic, number, max(0.0, now - since)
+            elif lag == 0:
+                yield topic, number, 0.0
+
     @property
     def rebalances(self) -> int:
         return self._observed.rebalances if self._observed else 0
@@ -222,6 +247,8 @@ class Watch:
         config_version: str,
     ) -> None:
         self.phase = DaemonState.STARTING
+        self.was_ready = asyncio.Event()
+        """Set when a check has found the daemon ready."""
         self._sources = [SourceView(source, stuck_after) for source in sources]
         self._engines = engines
         self._breakers = breakers
@@ -268,8 +295,12 @@ class Watch:
     async def report(self) -> None:
         """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
         troubles: dict[tuple[str, str], ComponentState] = {}
+        first = _FIRST_LOOK
         while True:
-            for check in self.health().checks:
+            readiness = self.health()
+            if readiness.ready:
+                self.was_ready.set()
+            for check in readiness.checks:
                 component = (check.kind, check.name)
                 trouble = None if check.ready else check.state
                 if trouble == troubles.get(component):
@@ -282,7 +313,8 @@ class Watch:
                     what = f"{check.kind} {check.name} is {trouble}"
                     tell = log.error if check.kind == "worker" else log.warning
                     tell(what, action="readiness", state=trouble, detail=check.detail)
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_LOOK if self.was_ready.is_set() else first)
+            first = min(1.0, first * 1.5)
 
     def metrics(self) -> bytes:
         """Metrics text for `/metrics`."""
