@@ -369,6 +369,19 @@ class TopicBroker(Protocol):
         ...
 
 
+@runtime_checkable
+class BacklogBroker(Protocol):
+    """A broker that knows the positions of consumer groups."""
+
+    async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
+        """Number of records at and after the position of the group, by topic and partition. Joins no group.
+
+        Topics that do not exist are left out. Records that the group has completed above its position do not count.
+        Raises: BrokerError, BrokerUnavailable.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """Range of messages to read.

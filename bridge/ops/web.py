@@ -16,6 +16,7 @@ from bridge.core.states import DaemonState
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import CONTENT_TYPE
+from bridge.ops.status import Document
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
 _SECURITY = {
@@ -31,7 +32,7 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
 class Web:
-    """Serves /healthz, /readyz, /startupz and /metrics on the event loop of `start`.
+    """Serves /healthz, /readyz, /startupz, /metrics and /api/v1/status on the event loop of `start`.
 
     An answer of /healthz shows that the process lives and its event loop runs.
     """
@@ -42,12 +43,15 @@ class Web:
         health: Callable[[], Readiness],
         metrics: Callable[[], Awaitable[bytes]],
         tls: TlsFiles | None = None,
+        status: Callable[[], Awaitable[Document]] | None = None,
     ) -> None:
         """Create the server.
 
         health, metrics: called on the event loop at every request; they must not block.
         tls: files of the settings.
+        status: document of /api/v1/status; None: the port has none.
         """
+        self._status = status
         self._tls = tls
         self._settings = settings
         self._health = health
@@ -86,6 +90,8 @@ class Web:
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/metrics", self._render_metrics)
+        if self._status is not None:
+            app.router.add_get("/api/v1/status", self._render_status)
         settings = self._settings
         connections = Connections(
             app, ask=settings.header_timeout, idle=settings.idle_timeout, most=settings.max_connections
@@ -138,6 +144,10 @@ class Web:
     async def _startupz(self, _: web.Request) -> web.Response:
         started = self._health().phase is not DaemonState.STARTING
         return _json(200 if started else 503, {"started": started})
+
+    async def _render_status(self, _: web.Request) -> web.Response:
+        assert self._status is not None
+        return _json(200, await self._status())
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE})

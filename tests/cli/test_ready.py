@@ -48,8 +48,9 @@ def free_port() -> int:
 
 def test_a_daemon_without_its_engine_is_started_and_becomes_ready_with_it(project: Path) -> None:
     engine, ops = free_port(), free_port()
-    config = CONFIG.replace("type: embedded", f'type: scheduler, endpoint: "http://127.0.0.1:{engine}"')
-    assert config != CONFIG
+    scheduler = f'{{type: scheduler, endpoint: "http://127.0.0.1:{engine}"}}'
+    config = CONFIG.replace("{type: embedded, path: .bridge/engine}", scheduler)
+    assert scheduler in config
     (project / "bridge.yaml").write_text(config + f"ops: {{http: {{port: {ops}}}}}\n")
     ready, log = project / "ready.json", project / "away.log"
     daemon = DaemonProcess(project)

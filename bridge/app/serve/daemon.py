@@ -33,6 +33,7 @@ from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
 from bridge.app.serve.readiness import clear_ready, write_ready
+from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
@@ -181,13 +182,15 @@ class Daemon:
         if not intake and "port" not in http.model_fields_set:
             # The default port belongs to the intake process beside this one
             http = http.model_copy(update={"port": 0})
-        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded))
         self.channel: Control | None = None
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
         self._early_message_counter = waiting.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._stored)
         self._reports: list[asyncio.Task[None]] = []
+        command = "worker" if not intake else "serve" if worker else "serve --no-worker"
+        self.status = DaemonStatus(loaded, self.watch, self.engines, self._early_message_counter, totals, command)
+        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
 
     @property
     def url(self) -> str:
@@ -460,7 +463,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.engines)
+    channel = control(loaded, daemon.engines, status=daemon.status.document)
     try:
         for trail in trails(loaded):
             trail.narrow()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -161,27 +162,43 @@ class EarlyMessageCounter:
         self._engines = engines
         self._waiting_stores = waiting_stores
         self._stored = stored
+        self._locks = {name: asyncio.Lock() for name in engines}
+        self._due = dict.fromkeys(engines, -math.inf)
+        """Monotonic time before which the messages of an engine are not counted again."""
 
     async def run(self) -> None:
         """Count the messages of each engine by itself: one that does not answer delays no other. Never returns."""
         async with asyncio.TaskGroup() as group:
-            for name, engine in self._engines.items():
-                group.create_task(self._run(name, engine), name=f"count:{name}")
+            for name in self._engines:
+                group.create_task(self._run(name), name=f"count:{name}")
 
-    async def _run(self, name: str, engine: Engine) -> None:
+    async def refresh(self, name: str) -> None:
+        """Count the messages of an engine now, unless the last count is younger than two counts may be apart."""
+        if time.monotonic() >= self._due[name] and not self._locks[name].locked():
+            await self._count(name)
+
+    async def _run(self, name: str) -> None:
         known: int | None = None
         stores = self._waiting_stores[name]
         while True:
-            began = time.monotonic()
             happened = self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
-            if known != happened or stores.totals.messages:
-                try:
-                    await stores.count(engine)
-                except EngineError as error:
-                    log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
-                else:
-                    known = happened
-            await asyncio.sleep(max(_COUNT, _SHARE * (time.monotonic() - began)))
+            if (known != happened or stores.totals.messages) and await self._count(name):
+                known = happened
+            await asyncio.sleep(max(_COUNT, self._due[name] - time.monotonic()))
+
+    async def _count(self, name: str) -> bool:
+        """Count the messages of an engine; False when it did not answer."""
+        async with self._locks[name]:
+            began = time.monotonic()
+            try:
+                await self._waiting_stores[name].count(self._engines[name])
+            except EngineError as error:
+                log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
+                return False
+            finally:
+                now = time.monotonic()
+                self._due[name] = now + max(_COUNT, _SHARE * (now - began))
+            return True
 
 
 def _early_limits(config: EarlyMessagesConfig, engine: Engine) -> EarlyMessageLimits:

@@ -20,8 +20,9 @@ from bridge.brokers.base import (
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
-from bridge.ops.health import Health, PartReading, Readiness, SourceReading
+from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metrics import Metrics, WaitingStats
+from bridge.ops.status import Rates
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
@@ -48,6 +49,7 @@ class SourceView:
         self._source = source
         self._stuck_after = stuck_after
         self._ledger = source.ledger
+        self._rates = Rates()
 
     @property
     def name(self) -> str:
@@ -191,6 +193,34 @@ class SourceView:
         subscription: object = self._source.subscription
         return subscription if isinstance(subscription, ObservedSubscription) else None
 
+    def sample(self, now: float) -> None:
+        """Keep the counts of this moment for the rates of the next minute. now: monotonic seconds."""
+        self._rates.sample(now, *self._progress)
+
+    @property
+    def _progress(self) -> tuple[int, int]:
+        return self._ledger.received, sum(self._ledger.outcomes.values())
+
+    def figures(self) -> dict[str, object]:
+        """Figures of the source for its status, as JSON types."""
+        partitions = list(self.partitions())
+        lags = [lag for _, _, _, lag in partitions if lag is not None]
+        received, settled = self._rates.per_second(time.monotonic(), *self._progress)
+        return {
+            "partitions": len(partitions),
+            "held_by": sorted(self.reading().holds),
+            "lag": sum(lags) if lags else None,
+            "oldest_seconds": max((round(seconds, 1) for _, _, seconds in self.ages()), default=None),
+            "received_per_second": received,
+            "settled_per_second": settled,
+            "in_flight": self._ledger.in_flight,
+            "retrying": self._source.retrying,
+            "received": self._ledger.received,
+            "abandoned": sum(self._ledger.abandoned.values()),
+            "outcomes": {str(outcome): count for outcome, count in self._ledger.outcomes.items()},
+            "dead_letters": {str(reason): count for reason, count in self._ledger.dead_letters.items()},
+        }
+
     def reading(self) -> SourceReading:
         """Source state for the readiness check."""
         ledger = self._ledger
@@ -256,6 +286,8 @@ class Watch:
         self._orphaned = orphaned
         self._stuck = stuck
         self._health = Health(stuck_after)
+        self._since: dict[tuple[str, str], tuple[ComponentState, float]] = {}
+        """State of each component, and the wall time at which it was first seen."""
         self._metrics = Metrics(
             lambda: self._sources,
             self._engine_views,
@@ -290,7 +322,23 @@ class Watch:
             parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
         parts += self._orphaned()
         readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
-        return self._health.look(readings, parts, time.monotonic(), self.phase)
+        readiness = self._health.look(readings, parts, time.monotonic(), self.phase)
+        now, before = time.time(), self._since
+        self._since = {}
+        for check in readiness.checks:
+            component = (check.kind, check.name)
+            state, since = before.get(component, (None, now))
+            self._since[component] = (check.state, since if state == check.state else now)
+        return readiness
+
+    def since(self, check: Check) -> float:
+        """Wall time at which a component was first seen in its state, in seconds since the Unix epoch."""
+        return self._since[check.kind, check.name][1]
+
+    @property
+    def sources(self) -> Sequence[SourceView]:
+        """Sources of this process."""
+        return self._sources
 
     async def report(self) -> None:
         """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
@@ -298,6 +346,8 @@ class Watch:
         first = _FIRST_LOOK
         while True:
             readiness = self.health()
+            for source in self._sources:
+                source.sample(time.monotonic())
             if readiness.ready:
                 self.was_ready.set()
             for check in readiness.checks:
