@@ -189,7 +189,9 @@ class Daemon:
         self._early_message_counter = waiting.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._stored)
         self._reports: list[asyncio.Task[None]] = []
         command = "worker" if not intake else "serve" if worker else "serve --no-worker"
-        self.status = DaemonStatus(loaded, self.watch, self.engines, self._early_message_counter, totals, command)
+        self.status = DaemonStatus(
+            loaded, self.watch, self.engines, self.breakers, self._early_message_counter, totals, command
+        )
         self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
 
     @property

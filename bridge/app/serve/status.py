@@ -16,11 +16,12 @@ from bridge.app import state
 from bridge.app.serve.waiting import EarlyMessageCounter
 from bridge.app.serve.watch import Watch
 from bridge.config.source import Loaded
-from bridge.core.errors import EngineError
+from bridge.core.errors import EngineError, EngineOutage
 from bridge.core.states import EngineState
 from bridge.engines.base import Engine, InstanceCounts, instance_counts
 from bridge.ops.health import Check
 from bridge.ops.status import OVERDUE, Document, merge
+from bridge.pipeline.breaker import Breaker
 from bridge.system.clock import stamp
 from bridge.waiting.totals import WaitingCount, WaitingTotals
 
@@ -38,6 +39,7 @@ class DaemonStatus:
         loaded: Loaded,
         watch: Watch,
         engines: Mapping[str, Engine],
+        breakers: Mapping[str, Breaker],
         counter: EarlyMessageCounter,
         totals: Mapping[str, WaitingTotals],
         command: str,
@@ -46,6 +48,7 @@ class DaemonStatus:
         self._loaded = loaded
         self._watch = watch
         self._engines = engines
+        self._breakers = breakers
         self._counter = counter
         self._totals = totals
         self._command = command
@@ -102,11 +105,16 @@ class DaemonStatus:
         await asyncio.wait([running], timeout=ENGINE_SECONDS)
 
     async def _refresh(self, name: str) -> None:
+        engine = self._engines[name]
         try:
-            self._counts[name] = await instance_counts(self._engines[name])
+            # Without commands, nothing else notices an outage
+            await engine.probe()
+            self._counts[name] = await instance_counts(engine)
             await self._counter.refresh(name)
+        except EngineOutage as error:
+            self._breakers[name].trip(error)
         except EngineError:
-            return  # its state says so
+            return  # the last known facts remain
 
     def _part(self, check: Check, now: float) -> Document:
         since = self._watch.since(check)
