@@ -35,7 +35,10 @@ _EXPECTED = {
         "Topic %s is not available during auto-create initialization",
         "No broker metadata found in MetadataResponse -- ignoring.",
     ),
-    "aiokafka.consumer.group_coordinator": ("Group Coordinator Request failed: %s",),
+    "aiokafka.consumer.group_coordinator": (
+        "Group Coordinator Request failed: %s",
+        "Marking the coordinator dead (node %s)for group %s.",
+    ),
     "aiokafka.coordinator.assignors.roundrobin": ("No partition metadata for topic %s",),
 }
 """Messages of the client about such states, by logger."""
