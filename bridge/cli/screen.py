@@ -294,13 +294,14 @@ class Screen:
         for row in table.rows:
             drawn.add_row(*(Text(clean(row[at]), "bold red" if row[at] in _BAD else "") for at in used))
         target = io.StringIO()
-        # rich follows NO_COLOR and TERM=dumb
+        plain = os.environ.get("NO_COLOR") or not self.can_move
         console = Console(
             file=target,
             width=width,
             highlight=False,
             emoji=False,
             force_terminal=self.is_terminal,
+            color_system=None if plain else "auto",
             legacy_windows=False,
         )
         console.print(drawn)

@@ -130,7 +130,7 @@ class DaemonStatus:
     def _engine(self, check: Check, now: float) -> Document:
         engine, part = self._engines[check.name], self._part(check, now)
         if check.state == EngineState.UP:
-            part["detail"] = ""  # its place
+            part["detail"] = part["daemons"][0]["detail"] = ""  # its place
         return part | {
             "id": state.fingerprint(self._loaded, check.name),
             "place": engine.description,

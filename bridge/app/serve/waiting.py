@@ -34,6 +34,8 @@ log = structlog.get_logger("bridge.waiting")
 
 _COUNT = 15.0
 """Least seconds between two counts of the waiting messages."""
+_CHANGED = 1.0
+"""The same for a count that a person waits for, when this process has stored messages since the last one."""
 _SHARE = 50.0
 """Factor between the duration of a count and the pause after it."""
 _POLL = 60.0
@@ -163,8 +165,12 @@ class EarlyMessageCounter:
         self._waiting_stores = waiting_stores
         self._stored = stored
         self._locks = {name: asyncio.Lock() for name in engines}
-        self._due = dict.fromkeys(engines, -math.inf)
-        """Monotonic time before which the messages of an engine are not counted again."""
+        self._ended = dict.fromkeys(engines, -math.inf)
+        """Monotonic time of the last count of an engine."""
+        self._took = dict.fromkeys(engines, 0.0)
+        """Duration of the last count."""
+        self._known: dict[str, int] = {}
+        """Number of events of this process before the last count."""
 
     async def run(self) -> None:
         """Count the messages of each engine by itself: one that does not answer delays no other. Never returns."""
@@ -173,32 +179,40 @@ class EarlyMessageCounter:
                 group.create_task(self._run(name), name=f"count:{name}")
 
     async def refresh(self, name: str) -> None:
-        """Count the messages of an engine now, unless the last count is younger than two counts may be apart."""
-        if time.monotonic() >= self._due[name] and not self._locks[name].locked():
+        """Count the messages of an engine now, unless the last count is young: a second if this process has stored
+        messages since, else as in `run`.
+        """
+        pause = _CHANGED if self._known.get(name) != self._happened(name) else _COUNT
+        if not self._locks[name].locked() and self._left(name, pause) <= 0:
             await self._count(name)
 
     async def _run(self, name: str) -> None:
-        known: int | None = None
-        stores = self._waiting_stores[name]
         while True:
-            happened = self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
-            if (known != happened or stores.totals.messages) and await self._count(name):
-                known = happened
-            await asyncio.sleep(max(_COUNT, self._due[name] - time.monotonic()))
+            if self._known.get(name) != self._happened(name) or self._waiting_stores[name].totals.messages:
+                await self._count(name)
+            await asyncio.sleep(max(_COUNT, self._left(name, _COUNT)))
 
-    async def _count(self, name: str) -> bool:
-        """Count the messages of an engine; False when it did not answer."""
+    def _happened(self, name: str) -> int:
+        """Number of events of this process that change the messages of an engine."""
+        stores = self._waiting_stores[name]
+        return self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
+
+    def _left(self, name: str, pause: float) -> float:
+        """Seconds until the messages of an engine may be counted again."""
+        return self._ended[name] + max(pause, _SHARE * self._took[name]) - time.monotonic()
+
+    async def _count(self, name: str) -> None:
         async with self._locks[name]:
-            began = time.monotonic()
+            began, happened = time.monotonic(), self._happened(name)
             try:
                 await self._waiting_stores[name].count(self._engines[name])
             except EngineError as error:
                 log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
-                return False
+            else:
+                self._known[name] = happened
             finally:
-                now = time.monotonic()
-                self._due[name] = now + max(_COUNT, _SHARE * (now - began))
-            return True
+                self._ended[name] = time.monotonic()
+                self._took[name] = self._ended[name] - began
 
 
 def _early_limits(config: EarlyMessagesConfig, engine: Engine) -> EarlyMessageLimits:
