@@ -66,7 +66,7 @@ def is_reachable(document: Document) -> bool:
 
 
 def _merged(asked: Any) -> Document:
-    """asked: name, next command, and answer or error."""
+    """Merge answers. asked: name, next command, and answer or error, of each daemon."""
     documents, silent = [], []
     for name, command, answer in asked:
         if isinstance(answer, Exception):

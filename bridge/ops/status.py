@@ -15,10 +15,10 @@ from bridge.core.states import READY, EngineState, QuarantineState, SourceState,
 Document = dict[str, Any]
 """Status as JSON types."""
 
-PATIENCE = 60.0
+OUTAGE_SECONDS = 60.0
 """Seconds of an outage after which it needs a person. A shorter one ends by itself."""
 
-OVERDUE = 3600.0
+OVERDUE_SECONDS = 3600.0
 """Seconds in quarantine after which a key that only a person releases is reported."""
 
 WINDOW = 60.0
@@ -104,15 +104,15 @@ def problems(document: Document) -> list[dict[str, Any]]:
         add(f"{kind} {name}", f"{kind} {name} is {part['state']}{on}{detail}", _next_command(kind, part))
     for engine in document["engines"]:
         name = engine["name"]
-        if engine["state"] == EngineState.AWAY and engine["seconds"] >= PATIENCE:
+        if engine["state"] == EngineState.AWAY and engine["seconds"] >= OUTAGE_SECONDS:
             text = f"engine {name} is away{_named(document, engine)} for {age(engine['seconds'])}: {engine['detail']}"
             add(f"engine {name}", text, f"bridge instances list --engine {name}")
         for keys in engine["quarantined"] or ():
             if count := keys["overdue"]:
                 what = "1 key is" if count == 1 else f"{count:,} keys are"
-                text = f"{what} quarantined for longer than {age(OVERDUE)} (source {keys['source']}, engine {name})"
-                command = f"bridge quarantine list --source {keys['source']} --engine {name}"
-                add(f"source {keys['source']}", text, command)
+                source, since = keys["source"], age(OVERDUE_SECONDS)
+                text = f"{what} quarantined for longer than {since} (source {source}, engine {name})"
+                add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
         for orchestration, count in _failed(engine).items():
             what = "1 instance" if count == 1 else f"{count:,} instances"
             text = f"{what} of {orchestration} failed today (engine {name})"
@@ -143,7 +143,7 @@ def _needs_person(kind: str, part: Mapping[str, Any]) -> bool:
     """False for an outage that may end by itself. A stopped partition never does."""
     if (kind, part["state"]) != ("source", SourceState.HELD):
         return True
-    return part["seconds"] >= PATIENCE or any("/" in cause for cause in part["held_by"])
+    return part["seconds"] >= OUTAGE_SECONDS or any("/" in cause for cause in part["held_by"])
 
 
 def _next_command(kind: str, part: Mapping[str, Any]) -> str:

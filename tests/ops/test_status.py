@@ -10,7 +10,7 @@ import pytest
 
 from bridge.cli import root
 from bridge.core.states import READY, STATES
-from bridge.ops.status import OVERDUE, Rates, age, merge, problems
+from bridge.ops.status import OVERDUE_SECONDS, Rates, age, merge, problems
 
 SOURCE: dict[str, Any] = {
     "name": "orders",
@@ -156,7 +156,7 @@ def test_an_engine_that_is_away_for_long_needs_a_person() -> None:
 
 
 def test_keys_that_only_a_person_releases_are_reported_after_an_hour() -> None:
-    keys = [{"source": "orders", "keys": 5, "messages": 9, "oldest_seconds": OVERDUE + 1, "overdue": 3}]
+    keys = [{"source": "orders", "keys": 5, "messages": 9, "oldest_seconds": OVERDUE_SECONDS + 1, "overdue": 3}]
     [found] = document(engine={"quarantined": keys})["problems"]
     assert found["text"] == "3 keys are quarantined for longer than 1h (source orders, engine default)"
     assert found["next"] == "bridge quarantine list --source orders --engine default"
@@ -164,11 +164,11 @@ def test_keys_that_only_a_person_releases_are_reported_after_an_hour() -> None:
 
 
 def counts(**given: list[tuple[str, str, int]]) -> dict[str, Any]:
-    found = {"instances": [], "ended_today": [], "sagas": [], "sagas_today": []}
+    found: dict[str, list[dict[str, Any]]] = {"instances": [], "ended_today": [], "sagas": [], "sagas_today": []}
     names = {"instances": ("orchestration", "status"), "ended_today": ("orchestration", "status")}
     for member, rows in given.items():
         name, word = names.get(member, ("saga", "outcome"))
-        found[member] = [{name: first, word: second, "count": number} for first, second, number in rows]  # type: ignore[assignment]  # rows of several forms
+        found[member] = [{name: first, word: second, "count": number} for first, second, number in rows]
     return {"counts": found}
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 from bridge import __version__
 from bridge.app import state
-from bridge.app.serve.waiting import EarlyMessageCounter
+from bridge.app.serve.waiting import WaitingCounter
 from bridge.app.serve.watch import Watch
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError, EngineOutage
 from bridge.core.states import EngineState
 from bridge.engines.base import Engine, InstanceCounts, instance_counts
 from bridge.ops.health import Check
-from bridge.ops.status import OVERDUE, Document, merge
+from bridge.ops.status import OVERDUE_SECONDS, Document, merge
 from bridge.pipeline.breaker import Breaker
 from bridge.system.clock import stamp
 from bridge.waiting.totals import WaitingCount, WaitingTotals
@@ -40,11 +40,15 @@ class DaemonStatus:
         watch: Watch,
         engines: Mapping[str, Engine],
         breakers: Mapping[str, Breaker],
-        counter: EarlyMessageCounter,
+        counter: WaitingCounter,
         totals: Mapping[str, WaitingTotals],
         command: str,
     ) -> None:
-        """totals: waiting messages by engine. command: the command that runs this process, as of `bridge`."""
+        """Create the status of this process.
+
+        totals: waiting messages by engine.
+        command: the command that runs this process, as of `bridge`.
+        """
         self._loaded = loaded
         self._watch = watch
         self._engines = engines
@@ -163,7 +167,7 @@ def waiting_document(count: WaitingCount, now: float) -> Document:
                 "keys": each.keys,
                 "messages": each.messages,
                 "oldest_seconds": _age(each.since, now),
-                "overdue": sum(now - since > OVERDUE for since in each.manual),
+                "overdue": sum(now - since > OVERDUE_SECONDS for since in each.manual),
             }
             for source, each in sorted(count.quarantined.items())
         ],

@@ -162,7 +162,7 @@ class WaitingCounter:
     ) -> None:
         """Create a counter. stored: callback, number of messages that this process has kept on engines so far."""
         self._engines = engines
-        self._waiting_stores = waiting_entities
+        self._waiting_entities = waiting_entities
         self._stored = stored
         self._locks = {name: asyncio.Lock() for name in engines}
         self._ended = dict.fromkeys(engines, -math.inf)
@@ -188,14 +188,14 @@ class WaitingCounter:
 
     async def _run(self, name: str) -> None:
         while True:
-            if self._known.get(name) != self._happened(name) or self._waiting_stores[name].totals.messages:
+            if self._known.get(name) != self._happened(name) or self._waiting_entities[name].totals.messages:
                 await self._count(name)
             await asyncio.sleep(max(_COUNT, self._left(name, _COUNT)))
 
     def _happened(self, name: str) -> int:
         """Number of events of this process that change the messages of an engine."""
-        stores = self._waiting_stores[name]
-        return self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
+        entities = self._waiting_entities[name]
+        return self._stored() + sum((*entities.events.values(), *entities.quarantined.values()))
 
     def _left(self, name: str, pause: float) -> float:
         """Seconds until the messages of an engine may be counted again."""
@@ -205,7 +205,7 @@ class WaitingCounter:
         async with self._locks[name]:
             began, happened = time.monotonic(), self._happened(name)
             try:
-                await self._waiting_stores[name].count(self._engines[name])
+                await self._waiting_entities[name].count(self._engines[name])
             except EngineError as error:
                 log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
             else:

@@ -159,7 +159,7 @@ class ServiceBusSubscription:
         reports the time of another one only to clients with manage rights.
         """
         found: dict[tuple[str, int], float] = {}
-        for delivery in self._inbox.held():
+        for delivery in self._buffer.held():
             enqueued = delivery.message.timestamp
             place = (delivery.partition.topic, delivery.partition.number)
             if enqueued is not None and enqueued < found.get(place, math.inf):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,11 @@ def warnings(daemon: DaemonProcess) -> list[dict[str, Any]]:
     return [line for line in found if line["level"] in ("warning", "error")]
 
 
+def has_half(daemon: DaemonProcess) -> bool:
+    """Return whether the daemon has half of the partitions of both topics."""
+    return len(daemon.metrics("bridge_uncommitted_records")) == 4
+
+
 @pytest.mark.timeout(240)
 def test_a_clean_start_on_a_new_cluster_writes_no_warning_and_an_outage_does(node: Node, tmp_path: Path) -> None:
     """The topics, the topic of positions and the coordinator are made during the start; then a member joins."""
@@ -46,9 +53,7 @@ def test_a_clean_start_on_a_new_cluster_writes_no_warning_and_an_outage_does(nod
         assert not warnings(first)
         with second:
             for each in daemons:
-                each.wait(
-                    lambda each=each: len(each.metrics("bridge_uncommitted_records")) == 4, "half of the partitions"
-                )  # type: ignore[misc]  # mypy cannot infer it
+                each.wait(partial(has_half, each), "half of the partitions")
             second.stop()
         assert not warnings(second)
         assert not warnings(first)
@@ -80,9 +85,8 @@ async def test_only_passing_states_of_a_start_are_quiet(
     handler.emit = lambda record: seen.append(record.levelname)  # type: ignore[method-assign]  # a handler of this test
     logging.getLogger(logger).addHandler(handler)
     try:
-        monkeypatch.setattr(connection._expected, "until", connection.time.monotonic() + connection.STARTING_SECONDS)
-        at = connection.time.monotonic() + later
-        monkeypatch.setattr(connection.time, "monotonic", lambda: at)
+        until = time.monotonic() + connection.STARTING_SECONDS - later
+        monkeypatch.setattr(connection._expected, "until", until)
         logging.getLogger(logger).error(message, error)
     finally:
         logging.getLogger(logger).removeHandler(handler)
