@@ -12,6 +12,9 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bridge.core.states import STATES
+from bridge.ops.health import Readiness
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -261,6 +264,8 @@ class Metrics:
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         *,
+        readiness: Callable[[], Readiness] | None = None,
+        process: Collector | None = None,
         version: str,
         config: str,
     ) -> None:
@@ -274,6 +279,8 @@ class Metrics:
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
+        readiness: answer of `/readyz`; None where nothing has it.
+        process: metrics of the process, as of the library.
         version: version of the bridge.
         config: version of its configuration.
         """
@@ -288,6 +295,8 @@ class Metrics:
             clock_jumps,
             answers,
             refused,
+            readiness,
+            process,
             version,
             config,
         )
@@ -533,6 +542,8 @@ class _Others:
         clock_jumps: Callable[[], Mapping[str, int]],
         answers: Callable[[], Mapping[str, Mapping[str, int]]],
         refused: Callable[[], Mapping[str, Mapping[str, int]]],
+        readiness: Callable[[], Readiness] | None,
+        process: Collector | None,
         version: str,
         config: str,
     ) -> None:
@@ -543,6 +554,8 @@ class _Others:
         self._clock_jumps = clock_jumps
         self._answers = answers
         self._refused = refused
+        self._readiness = readiness
+        self._process = process
         self._repeats = repeats
         self._limits = limits
         self._info = (version, config)
@@ -565,9 +578,28 @@ class _Others:
         )
         yield _by("direction", "bridge_clock_jumps", "Steps of the wall clock, by direction.", self._clock_jumps())
         yield from self._collect_limits()
+        yield from self._collect_readiness()
+        if self._process is not None:
+            yield from self._process.collect()
         info = GaugeMetricFamily("bridge_info", "Always 1.", labels=("version", "config"))
         info.add_metric(self._info, 1)
         yield info
+
+    def _collect_readiness(self) -> Iterator[Metric]:
+        ready = GaugeMetricFamily("bridge_ready", "1 while /readyz answers 200.")
+        states = GaugeMetricFamily(
+            "bridge_component_state",
+            "1 for the state of a component of /readyz, 0 for the other states of its kind.",
+            labels=("kind", "name", "state"),
+        )
+        if self._readiness is not None:
+            readiness = self._readiness()
+            ready.add_metric((), readiness.ready)
+            for check in readiness.checks:
+                for state in STATES[check.kind]:
+                    states.add_metric((check.kind, check.name, state), state == check.state)
+        yield ready
+        yield states
 
     def _collect_limits(self) -> Iterator[Metric]:
         running = GaugeMetricFamily("bridge_route_running", "Running orchestrations, as counted.", labels=("route",))

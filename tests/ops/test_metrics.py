@@ -8,10 +8,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import ProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.core.message import Message
+from bridge.core.states import DaemonState, EngineState, SourceState
 from bridge.engines.base import EngineUsage
+from bridge.ops.health import Check, Readiness
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Histogram
@@ -183,6 +186,32 @@ def test_refused_connections() -> None:
     name = "bridge_connections_refused_total"
     assert found[name, frozenset({("port", "ops"), ("cause", "full")})] == 2
     assert found[name, frozenset({("port", "control"), ("cause", "full")})] == 0
+
+
+def test_readiness() -> None:
+    checks = (Check("source", "orders", SourceState.STUCK), Check("engine", "default", EngineState.UP))
+    answers = iter((Readiness(DaemonState.RUNNING, checks), Readiness(DaemonState.RUNNING, checks[1:])))
+    metrics = Metrics(list, list, readiness=lambda: next(answers), version="", config="")
+    found = samples(metrics.render())
+    assert found["bridge_ready", frozenset()] == 0
+    states = {
+        (labels["kind"], labels["name"], labels["state"]): value
+        for (name, given) in found
+        if name == "bridge_component_state"
+        for labels, value in [(dict(given), found[name, given])]
+    }
+    assert {state for state, value in states.items() if value} == {
+        ("source", "orders", "stuck"),
+        ("engine", "default", "up"),
+    }
+    assert {state for kind, _, state in states if kind == "source"} == set(SourceState)
+    assert samples(metrics.render())["bridge_ready", frozenset()] == 1
+    assert ("bridge_ready", frozenset()) not in samples(Metrics(list, list, version="", config="").render())
+
+
+def test_metrics_of_the_process_are_those_of_the_library() -> None:
+    found = samples(Metrics(list, list, process=ProcessCollector(registry=None), version="", config="").render())
+    assert found["process_resident_memory_bytes", frozenset()] > 0
 
 
 def test_two_bridges_in_one_process_do_not_meet() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
+from prometheus_client import ProcessCollector
 
 from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
@@ -240,6 +241,8 @@ class Watch:
             SYSTEM.counted,
             answers,
             refused,
+            readiness=self.health,
+            process=ProcessCollector(registry=None),
             version=__version__,
             config=config_version,
         )
