@@ -19,7 +19,6 @@ from bridge.core.settlement import (
     DeadLetter,
     Hold,
     Keep,
-    Outcome,
     Release,
     Retry,
     Settlement,
@@ -27,6 +26,7 @@ from bridge.core.settlement import (
     detail_of,
     reason_of,
 )
+from bridge.core.states import Outcome
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
@@ -193,7 +193,9 @@ class QuarantineStage:
                 attempt += 1
                 gate.hold("quarantine", detail_of(error))
                 if not isinstance(error, EngineError):
-                    log.error("quarantine cannot be read", action="bug", source=settings.name, exc_info=error)
+                    log.error(
+                        "loading the quarantine failed unexpectedly", action="bug", source=settings.name, exc_info=error
+                    )
                 await asyncio.sleep(settings.retry.delay(attempt))
             else:
                 gate.release("quarantine")
