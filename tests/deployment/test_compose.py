@@ -157,7 +157,9 @@ def test_the_bridge_s_command_exists_and_its_configuration_loads() -> None:
     assert all(file.relative_to(ROOT).parts[0] in mounted for file in files)
     given = [argument for file in _arguments("--config") for argument in ("-c", str(file))]
     given += [argument for file in _arguments("--overlay") for argument in ("--overlay", str(file))]
-    checked = CliRunner().invoke(root, ["check", *given], env={name: _with_defaults(value) for name, value in ENVIRONMENT.items()})
+    checked = CliRunner().invoke(
+        root, ["check", *given], env={name: _with_defaults(value) for name, value in ENVIRONMENT.items()}
+    )
     assert checked.exit_code == 0, checked.output
 
 
