@@ -140,7 +140,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Late messages", (
                 ('source:bridge_slo_late:ratio1h{source=~"$source"}', "{{source}} 1 h"),
                 ('source:bridge_slo_late:ratio1d{source=~"$source"}', "{{source}} 1 d"),
-                ("1 - bridge_slo:end_to_end:objective", "budget"),
+                ("1 - bridge:end_to_end_slo:objective", "budget"),
             ), "percentunit", text="Ratio of messages beyond the objective, and the ratio that the budget allows."),
         ),
     ),

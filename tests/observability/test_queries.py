@@ -112,8 +112,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Served]:
     (directory / "bridge.yaml").write_text(json.dumps(CONFIG))
     (directory / "flows.py").write_text(FLOWS)
     with DaemonProcess(directory) as daemon:
+        order = '{"id": "k", "other": "nowhere"}'
         for kind in ("checkout", "fail", "early", "unknown"):
-            bridge("publish", "shop", "--type", kind, "--key", "k", "--data", '{"id": "k", "other": "nowhere"}', cwd=directory)
+            bridge("publish", "shop", "--type", kind, "--key", "k", "--data", order, cwd=directory)
         bridge("publish", "stock", "--type", "counted", "--key", "k", "--data", '{"lines": 1}', cwd=directory)
         for number in range(4):
             bridge("publish", "spoilt", "--raw", "--key", str(number), "--data", "{", cwd=directory)
