@@ -118,6 +118,10 @@ class SourceStats(Protocol):
         """Per assigned partition: topic, number, uncommitted records, lag if known."""
         ...
 
+    def ages(self) -> Iterable[tuple[str, int, float]]:
+        """Topic, number, and age in seconds of the oldest unprocessed record, of the partitions where it is known."""
+        ...
+
 
 class ShareStats(Protocol):
     """Limits of a source per value.
@@ -466,7 +470,7 @@ class _Figures:
     """Counts of one source at one moment.
 
     rows: of each of `_COUNTERS` and `_GAUGES`.
-    partitions: see `SourceStats`.
+    partitions, ages: see `SourceStats`.
     histograms: cumulative counts and the sum, of each of `_HISTOGRAMS`.
     """
 
@@ -474,6 +478,7 @@ class _Figures:
     counters: list[list[tuple[Sequence[str], float]]]
     gauges: list[list[tuple[Sequence[str], float]]]
     partitions: list[tuple[str, int, int, int | None]]
+    ages: list[tuple[str, int, float]]
     histograms: list[tuple[list[tuple[str, float]], float]]
 
 
@@ -484,6 +489,7 @@ def _read(source: SourceStats) -> _Figures:
         [list(read(source)) for *_, read in _COUNTERS],
         [list(read(source)) for *_, read in _GAUGES],
         list(source.partitions()),
+        list(source.ages()),
         [(_buckets(histogram), histogram.total) for histogram in histograms],
     )
 
@@ -520,13 +526,21 @@ def _families(sources: Sequence[_Figures]) -> Iterator[Metric]:
         "bridge_uncommitted_records", "Records received since the last offset that can be committed.", labels=labels
     )
     lag = GaugeMetricFamily("bridge_lag", "Records of a partition that are not completed.", labels=labels)
+    oldest = GaugeMetricFamily(
+        "bridge_oldest_unprocessed_seconds",
+        "Age of the oldest record of a partition that is not completed, by the broker's time.",
+        labels=labels,
+    )
     for source in sources:
         for topic, partition, above, behind in source.partitions:
             uncommitted.add_metric((source.name, topic, str(partition)), above)
             if behind is not None:
                 lag.add_metric((source.name, topic, str(partition)), behind)
+        for topic, partition, age in source.ages:
+            oldest.add_metric((source.name, topic, str(partition)), age)
     yield uncommitted
     yield lag
+    yield oldest
     for at, (name, text, _) in enumerate(_HISTOGRAMS):
         family = HistogramMetricFamily(name, text, labels=("source",))
         for source in sources:

@@ -55,6 +55,9 @@ class Stats:
     def partitions(self) -> Iterable[tuple[str, int, int, int]]:
         return [("orders", 0, 5, 7), ("orders", 1, 0, 0)]
 
+    def ages(self) -> Iterable[tuple[str, int, float]]:
+        return [("orders", 0, 12.5)]
+
 
 @dataclass
 class Engine:
@@ -141,6 +144,11 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert (value("bridge_held"), value("bridge_probing")) == (1, 0)
     assert value("bridge_uncommitted_records", topic="orders", partition="0") == 5
     assert value("bridge_lag", topic="orders", partition="0") == 7
+    assert value("bridge_oldest_unprocessed_seconds", topic="orders", partition="0") == 12.5
+    assert (
+        "bridge_oldest_unprocessed_seconds",
+        frozenset({"source": "orders", "topic": "orders", "partition": "1"}.items()),
+    ) not in found
     assert value("bridge_processing_seconds_count") == 2
     assert value("bridge_processing_seconds_sum") == pytest.approx(0.003)
     assert value("bridge_processing_seconds_bucket", le="0.001") == 1
