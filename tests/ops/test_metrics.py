@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.core.histogram import Histogram
 from bridge.core.message import Message
 from bridge.engines.base import EngineUsage
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
 
 

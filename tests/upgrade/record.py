@@ -131,7 +131,7 @@ class Recorder:
             id_ = asked["headers"].get("correlation-id")
             if id_ is None or id_ in self._answered:
                 continue
-            data = wanted(type_of(asked), id_[37:])
+            data = wanted(type_of(asked), requester(id_))
             if data is not None:
                 self._answered.add(id_)
                 self.send(self.message("answer", data, "answers", id_, **{"correlation-id": id_}))
@@ -164,6 +164,11 @@ OPEN = {
     ("payment.take", "trip-payment"), ("goods.reserve", "buy-first"), ("payment.take", "buy-half"),
 }  # fmt: skip
 """Requests that must have been sent and stay unanswered before the daemon is killed; there are others."""
+
+
+def requester(correlation_id: str) -> str:
+    """Instance that waits for the answer. A signature may follow its id."""
+    return correlation_id[37:].partition(";")[0]
 
 
 def type_of(line: dict[str, Any]) -> str:
@@ -283,7 +288,7 @@ def record(it: Recorder) -> dict[str, Any]:
         statuses = {
             id_: each["custom_status"] or {} for id_, each in known.items() if id_.startswith(("trip-", "buy-"))
         }
-        asked = {(type_of(each), each["headers"].get("correlation-id", "")[37:]) for each in it.topic("service")}
+        asked = {(type_of(each), requester(each["headers"].get("correlation-id", ""))) for each in it.topic("service")}
         return (
             effects.count(("do", "parcel")) == 2
             and effects.count(("undo", "flight")) == 1

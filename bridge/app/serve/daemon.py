@@ -32,6 +32,7 @@ from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
+from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
@@ -43,9 +44,10 @@ from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.answers import AnswerExecutor, AnswerKeys
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.containment import ContainedWorker
+from bridge.engines.finishes import Finishes
 from bridge.engines.pacing import EnginePaces
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
@@ -160,6 +162,9 @@ class Daemon:
             name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
             for name in self.engines
         }
+        self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
+        known = known_orchestrations(loaded, self.workflows)
+        self.finishes = {name: Finishes(known, failures.tell) for name, failures in self.failures.items()}
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
         self.watch = Watch(
             self.sources,
@@ -211,6 +216,9 @@ class Daemon:
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
+            finishes = self.finishes[engine.name]
+            if not watch_finishes(engine, finishes.add):
+                self.monitors[engine.name].watch_end = finishes.add_one
             tell = log.info if engine.durable else log.warning
             tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         for broker in self.brokers.values():
@@ -241,6 +249,7 @@ class Daemon:
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
+            asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
 
@@ -280,6 +289,8 @@ class Daemon:
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()
+        for failures in self.failures.values():
+            failures.report(last=True)
         await _closed(*(registry.close() for registry in (self.registries or {}).values()))
         await _closed(self.web.stop())
         self._workers.clear()

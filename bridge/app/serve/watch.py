@@ -11,13 +11,13 @@ import structlog
 
 from bridge import __version__
 from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
+from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Health, PartReading, Readiness, SourceReading
 from bridge.ops.metrics import Metrics, WaitingStats
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import RouteLimit

@@ -67,6 +67,13 @@ class LogConfig(Model):
         description="Lowest level of records of libraries. Debug records of libraries may contain passwords "
         "and payloads and are never written.",
     )
+    failures: Integer = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="Most lines per minute and engine about failed instances and compensated sagas. One more line "
+        "counts the others.",
+    )
 
 
 class AuditConfig(Model):
