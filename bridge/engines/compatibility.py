@@ -25,6 +25,16 @@ from bridge.sqlite_engine.model.instance import Finish
 REMEMBERED = 1000
 """Largest number of instances that are remembered; all are counted."""
 
+_ACTIONS = {
+    "scheduleTask": "activity",
+    "createSubOrchestration": "start",
+    "createTimer": "timer",
+    "sendEvent": "event",
+    "sendEntityMessage": "entity",
+    "terminateOrchestration": "control",
+}
+"""Kinds of the work that an action of an orchestrator causes."""
+
 _TYPES = (NonDeterminismError.__name__, OrchestratorNotRegisteredError.__name__)
 
 
@@ -71,6 +81,8 @@ class CompatibilityMonitor:
     ) -> None:
         self._tell = tell
         self._tell_unknown = tell_unknown
+        self.actions: Counter[str] = Counter()
+        """Work that orchestrations caused in this process, by kind, as the scheduler bills it."""
         self.watch_end: Callable[[Finish], None] | None = None
         """Called with each end of an instance; None for an engine that reports the ends itself."""
         self._ended: OrderedDict[tuple[str, str, int], None] = OrderedDict()
@@ -88,6 +100,10 @@ class CompatibilityMonitor:
 
     def look(self, request: Any, response: pb.OrchestratorResponse, known: Workflows | None = None) -> None:
         """Inspect the response of one turn. known: names that the worker registers, and external ones."""
+        for action in response.actions:
+            kind = _ACTIONS.get(action.WhichOneof("orchestratorActionType"))
+            if kind is not None:
+                self.actions[kind] += 1
         for unknown in _unknown(request, response, known):
             with self._lock:
                 self.unknown[unknown.kind] += 1

@@ -195,3 +195,46 @@ def test_names_that_no_worker_knows_share_one_label() -> None:
     finishes.add_one(end(4, name="order", has_run=False))
     finishes.add_one(end(5, name="child", has_run=True))
     assert dict(finishes.finished) == {("other", "failed"): 3, ("order", "failed"): 1, ("child", "failed"): 1}
+
+
+async def test_metrics_count_instances_without_a_query(tmp_path: Path) -> None:
+    async with running(tmp_path, CONFIG, FLOWS) as it:
+        for name in ("works", "order", "trip"):
+            await finish(it, name)
+        await it.client.schedule_new_orchestration("from-payload-1", instance_id="unknown-1")
+        await it.until(lambda: it.daemon.finishes["default"].finished.total() >= 3, "all ends")
+        text = (await it.daemon.watch.scrape()).decode()
+    lines = set(text.splitlines())
+    assert {
+        'bridge_instances{engine="default",orchestration="order",status="failed"} 1.0',
+        'bridge_instances{engine="default",orchestration="works",status="completed"} 1.0',
+        'bridge_instances{engine="default",orchestration="other",status="pending"} 1.0',
+        'bridge_instances_finished_total{engine="default",orchestration="order",status="failed"} 1.0',
+        'bridge_sagas_total{outcome="compensated",saga="journey"} 1.0',
+        'bridge_activity_seconds_count{activity="charge",result="failed"} 2.0',
+        'bridge_activity_seconds_count{activity="keep",result="completed"} 2.0',
+        'bridge_orchestration_seconds_count{orchestration="works",status="completed"} 1.0',
+        'bridge_engine_request_seconds_count{command="start",engine="default",result="ok"} 4.0',
+        'bridge_engine_actions_total{engine="default",kind="activity",route=""} 4.0',
+        "bridge_sessions 0.0",
+    } <= lines, text
+    assert "from-payload" not in text
+
+
+async def test_failed_sagas_make_unready_only_where_asked(tmp_path: Path) -> None:
+    async with running(tmp_path, CONFIG, FLOWS) as it:
+        figures, watch = it.daemon.figures, it.daemon.watch
+        await finish(it, "trip", late=True, refused=True)
+        await figures.refresh()
+        assert [each for each in watch.health().checks if each.kind == "sagas"] == []
+        assert watch.health().ready
+        figures.unready_on = ["failed_compensations"]
+        assert watch.health().ready
+        figures.unready_on = ["failed_sagas"]
+        assert not watch.health().ready
+        [check] = [each for each in watch.health().checks if each.kind == "sagas"]
+        assert check.state == "failed"
+        assert check.detail.startswith("1 journey failed; `bridge instances list --outcome compensation_failed")
+        await it.client.purge_orchestration("trip-1")
+        await figures.refresh()
+        assert watch.health().ready

@@ -418,7 +418,7 @@ def servicebus() -> list[dict[str, Any]]:
     }  # fmt: skip
     found = []
     for name, cause in causes.items():
-        reason, description = describe(plain, position, cause)
+        reason, description = describe(plain, position, cause)[0]
         found.append({"name": name, "reason": reason, "description": description, "executed": list(cause.executed),
                       "message_id": cause.message_id, "detail": cause.detail})  # fmt: skip
     return found
@@ -427,6 +427,7 @@ def servicebus() -> list[dict[str, Any]]:
 def letters() -> list[dict[str, Any]]:
     """Return messages of all shapes as entities keep them, and the headers of their dead letters."""
     from bridge.core.message import Message, Position
+    from bridge.core.provenance import dead_letter
     from bridge.core.stored_message import StoredMessage
 
     position = Position("cluster", "orders", 3, 1 << 33)
@@ -441,8 +442,8 @@ def letters() -> list[dict[str, Any]]:
         letter = StoredMessage(
             message, position, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True
         )
-        dead = letter.dead_letter("parking_expired", "it never came", "Expired", "tell", 4)  # type: ignore[attr-defined]  # of the class behind the interface
-        encoded = [[header, base64.b64encode(value).decode()] for header, value in dead.headers]
+        dead = dead_letter(message, position, letter.cause("parking_expired", "it never came", "Expired", "tell", 4))
+        encoded = [[header, base64.b64encode(value or b"").decode()] for header, value in dead.headers]
         found.append({"name": name, "letter": letter.to_json(), "headers": encoded})
     return found
 

@@ -33,6 +33,7 @@ from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
+from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
@@ -165,6 +166,16 @@ class Daemon:
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
         self.finishes = {name: Finishes(known, failures.tell) for name, failures in self.failures.items()}
+        self._workers: list[tuple[str, ContainedWorker]] = []
+        self.figures = InstanceFigures(
+            self.engines,
+            self.finishes,
+            self.monitors,
+            lambda: self._workers,
+            self.sources,
+            {route.name: route.engine for route in config.routes},
+            config.ops.unready_on,
+        )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
         self.watch = Watch(
             self.sources,
@@ -174,6 +185,8 @@ class Daemon:
             self.monitors,
             self.own.waiting_stores.values,
             lambda: dict(self.own.dead_letters.written),
+            self.figures,
+            omitted=lambda name: self.failures[name].omitted,
             limits=tuple(self.admission.limits.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
@@ -189,7 +202,6 @@ class Daemon:
         self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded))
         self.channel: Control | None = None
         self._run_worker = worker
-        self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
         self._early_message_counter = waiting.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._stored)
         self._reports: list[asyncio.Task[None]] = []
@@ -244,11 +256,13 @@ class Daemon:
                 broker=config.sources[source.settings.name].broker,
                 group=source.settings.subscribe.group,
             )
+        await self.figures.refresh()
         self.watch.phase = DaemonState.RUNNING
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
+            asyncio.create_task(self.figures.run(), name="instance counts"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
         log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)

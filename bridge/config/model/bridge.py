@@ -100,6 +100,11 @@ class OpsConfig(Model):
     stuck_after: Duration = Field(
         60.0, gt=0, description="Time without progress after which a source with waiting records is unready."
     )
+    unready_on: tuple[Literal["failed_sagas", "failed_compensations"], ...] = Field(
+        (),
+        description="Sagas that make the daemon unready while they exist, on embedded engines: `failed_sagas` failed "
+        "behind the point of no return, or could not be compensated; `failed_compensations` could not be compensated.",
+    )
 
 
 def _workflows(value: Any) -> Any:
