@@ -69,8 +69,12 @@ class Recorder:
         return done.stdout
 
     def waiting(self) -> list[dict[str, Any]]:
-        lists = (json.loads(self.bridge(group, "list", "--json")) for group in ("early", "quarantine"))
-        return [each for found in lists for each in found]
+        early = [
+            {"kind": "instance", "key": None} | each for each in json.loads(self.bridge("early", "list", "--json"))
+        ]
+        quarantined = json.loads(self.bridge("quarantine", "list", "--json"))
+        found = [*early, *({"kind": "key", "instance_id": None} | each for each in quarantined)]
+        return sorted(found, key=lambda each: str(each["since"]))
 
     def start(self) -> None:
         ready = self.directory / "ready.json"
