@@ -252,11 +252,11 @@ CASES = (
     quiet("BridgeCompensationFailed", "compensated", "10m", _sagas("compensated", "_x5 1x5")),
     quiet("BridgeCompensationFailed", "an old one", "60m", _sagas("compensation_failed", "3x60")),
     fires(
-        "BridgeInstancesFail", "the first one", "10m", _ends("FAILED", "_x5 1x5"),
+        "BridgeInstancesFail", "the first one", "10m", _ends("failed", "_x5 1x5"),
         "Instances of order_saga on engine default failed", engine="default", orchestration="order_saga",
     ),
-    quiet("BridgeInstancesFail", "completed", "10m", _ends("COMPLETED", "0+1x10")),
-    quiet("BridgeInstancesFail", "an old one", "60m", _ends("FAILED", "3x60")),
+    quiet("BridgeInstancesFail", "completed", "10m", _ends("completed", "0+1x10")),
+    quiet("BridgeInstancesFail", "an old one", "60m", _ends("failed", "3x60")),
     fires(
         "BridgeCodeIncompatible", "the first one", "10m",
         {'bridge_incompatible_total{engine="default", orchestration="order_saga", instance="a:8099"}': "_x5 1x5"},
