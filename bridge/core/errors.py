@@ -114,9 +114,10 @@ class ConfigError(BridgeError):
 
 @wire_name("bridge.errors.MessageError")
 class MessageError(BridgeError):
-    """The message can never succeed."""
+    """The message can never succeed. route: the route whose rule failed for the message, where that is known."""
 
     reason = "message_error"
+    route: str | None = None
 
 
 @wire_name("bridge.errors.UnreadableMessage")

@@ -10,6 +10,7 @@ from typing import Protocol
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
+from bridge.core.errors import MessageError
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
 
@@ -36,6 +37,7 @@ class InFlightDelivery:
     waited: waits behind other messages, which are no failures.
     failed_at: monotonic time of the first failure since the last wait for others.
     pending, pending_route: decided settlement that the broker has not accepted yet, and the route that failed.
+    failed_route: route whose rule failed in the last attempt.
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
     waits_for: limit in whose queue it is.
@@ -55,6 +57,7 @@ class InFlightDelivery:
         "error_class",
         "executed",
         "failed_at",
+        "failed_route",
         "next_step",
         "pending",
         "pending_route",
@@ -93,6 +96,7 @@ class InFlightDelivery:
         self.waited = 0
         self.failed_at = failed_at
         self.error_class = ""
+        self.failed_route: str | None = None
         self.pending: Complete | DeadLetter | None = None
         self.pending_route: str | None = None
         self.due_at: float | None = None
@@ -156,8 +160,9 @@ class InFlightDelivery:
         self.failed_at = None
 
     def fail_with(self, error: Exception) -> None:
-        """Remember the class of the last error."""
-        self.error_class = type(error).__name__
+        """Remember the class of the last error, without private ones, and the route that it names."""
+        self.error_class = next(each.__name__ for each in type(error).__mro__ if not each.__name__.startswith("_"))
+        self.failed_route = error.route if isinstance(error, MessageError) else None
 
     def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
         """Keep a decided settlement until the broker accepts it. route: the route that failed."""

@@ -80,7 +80,7 @@ class Settler:
                 self._wait_for_limit(lane, item, limited.route)
                 return
         if isinstance(settlement, Complete | DeadLetter):
-            await self._end(lane, item, settlement, step.route if step else None)
+            await self._end(lane, item, settlement, step.route if step else item.failed_route)
         elif isinstance(settlement, Release):
             self.abandon_head(lane, item, settlement.reason)
         elif (reason := self._stop_reason(item)) is not None:

@@ -114,11 +114,11 @@ class QuarantineStage:
         if keep.wait is Wait.KEY:
             return await self._written(self.keys.append(lane.key, item, message))
         limit = self._pipeline.dead_letter_limit
-        limited = NO_ROUTE if step is None else step.route
+        route = item.failed_route if step is None else step.route
+        limited = NO_ROUTE if route is None else route
         first = keep.wait is Wait.PERSON and item.stored is None
         paced = first and await limit.allow(limited, item.delivery.position)
         key = lane.key if lane.key is not None else (str(item.delivery.position),)
-        route = None if step is None else step.route
         settlement = await self._written(self.keys.hold(key, item, message, keep, route))
         if paced and isinstance(settlement, Complete):
             await limit.wrote(limited)

@@ -9,7 +9,7 @@ from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Decision, Step
 from bridge.core.envelope import Envelope
-from bridge.core.errors import ConfigError, Locate, NoRoute
+from bridge.core.errors import ConfigError, Locate, MessageError, NoRoute
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
@@ -132,19 +132,24 @@ class Router:
         names: tuple[str, ...] = ()
         steps: list[Step] = []
         rules = self.rules
-        for position in self._index.candidates(envelope):
-            rule = rules[position]
-            if not rule.holds(scope):
-                continue
-            names = (*names, rule.config.name)
-            if rule.for_each is not None:
-                steps += rule.steps(scope)
-            elif (step := rule.step(scope)) is not None:
-                steps.append(step)
-            if not rule.config.continue_:
-                break
-        if len(steps) > self._unmeasured:
-            check_volume(steps, self._max_bytes)
+        rule: Rule | None = None
+        try:
+            for position in self._index.candidates(envelope):
+                rule = rules[position]
+                if not rule.holds(scope):
+                    continue
+                names = (*names, rule.config.name)
+                if rule.for_each is not None:
+                    steps += rule.steps(scope)
+                elif (step := rule.step(scope)) is not None:
+                    steps.append(step)
+                if not rule.config.continue_:
+                    break
+            if len(steps) > self._unmeasured:
+                check_volume(steps, self._max_bytes)
+        except MessageError as error:
+            _name_route(error, rule)
+            raise
         return self._decision(names, steps)
 
     def routing(self, envelope: Envelope) -> Generator[None, None, Decision]:
@@ -153,18 +158,23 @@ class Router:
         names: tuple[str, ...] = ()
         steps: list[Step] = []
         left = self._max_bytes
-        for position in self._index.candidates(envelope):
-            rule = self.rules[position]
-            yield
-            if not rule.holds(scope):
-                continue
-            names = (*names, rule.config.name)
-            for step in rule.steps(scope):
-                steps.append(step)
-                left = check_volume((step,), self._max_bytes, left)
+        rule: Rule | None = None
+        try:
+            for position in self._index.candidates(envelope):
+                rule = self.rules[position]
                 yield
-            if not rule.config.continue_:
-                break
+                if not rule.holds(scope):
+                    continue
+                names = (*names, rule.config.name)
+                for step in rule.steps(scope):
+                    steps.append(step)
+                    left = check_volume((step,), self._max_bytes, left)
+                    yield
+                if not rule.config.continue_:
+                    break
+        except MessageError as error:
+            _name_route(error, rule)
+            raise
         return self._decision(names, steps)
 
     def _decision(self, names: tuple[str, ...], steps: list[Step]) -> Decision:
@@ -197,3 +207,8 @@ class Router:
     def scope(self, envelope: Envelope) -> RouteScope:
         """Variables that the expressions of the rules see for a message."""
         return RouteScope(envelope, envelope.data, self._variables, self._allowed)
+
+
+def _name_route(error: MessageError, rule: Rule | None) -> None:
+    """Record the route whose rule failed."""
+    error.route = None if rule is None else rule.config.name
