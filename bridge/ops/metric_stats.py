@@ -106,6 +106,10 @@ class SourceStats(Protocol):
         """Per assigned partition: topic, number, uncommitted records, lag if known."""
         ...
 
+    def ages(self) -> Iterable[tuple[str, int, float]]:
+        """Topic, number, and age in seconds of the oldest unprocessed record, of the partitions where it is known."""
+        ...
+
 
 class ShareStats(Protocol):
     """Limits of a source per value.

@@ -15,6 +15,8 @@ from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from bridge.core.states import STATES
+from bridge.ops.health import Readiness
 from bridge.ops.metric_stats import (
     EngineStats,
     EngineUsage,
@@ -100,6 +102,14 @@ def _nested(read: Callable[[S], Mapping[str, Mapping[str, int]]]) -> Callable[[S
     return lambda subject: [((one, two), n) for one, each in read(subject).items() for two, n in each.items()]
 
 
+def _states(readiness: Readiness) -> Values:
+    return [
+        ((check.kind, check.name, state), state == check.state)
+        for check in readiness.checks
+        for state in STATES[check.kind]
+    ]
+
+
 _SOURCES: tuple[Row[SourceStats], ...] = (
     Row(_COUNTER, "bridge_received", "Deliveries received.", (), _one(lambda it: it.received)),
     Row(_COUNTER, "bridge_outcomes", "Deliveries settled, by outcome.", ("outcome",), _by_word(lambda it: it.outcomes)),
@@ -151,6 +161,9 @@ _SOURCES: tuple[Row[SourceStats], ...] = (
         ("topic", "partition"), lambda it: [((topic, str(part)), above) for topic, part, above, _ in it.partitions()]),
     Row(_GAUGE, "bridge_lag", "Records of a partition that are not completed.", ("topic", "partition"),
         lambda it: [((topic, str(part)), behind) for topic, part, _, behind in it.partitions() if behind is not None]),
+    Row(_GAUGE, "bridge_oldest_unprocessed_seconds",
+        "Age of the oldest record of a partition that is not completed, by the broker's time.", ("topic", "partition"),
+        lambda it: [((topic, str(part)), seconds) for topic, part, seconds in it.ages()]),
     Row(_HISTOGRAM, "bridge_processing_seconds", "From receipt to settlement.", (), _one(lambda it: it.processing)),
     Row(_HISTOGRAM, "bridge_end_to_end_seconds", "From the broker's timestamp to settlement.", (),
         _one(lambda it: it.end_to_end)),
@@ -226,6 +239,12 @@ _PROCESS: tuple[Row[ProcessStats], ...] = (
         _by_word(lambda it: it.clock_jumps())),
     Row(_GAUGE, "bridge_info", "Always 1.", ("version", "config"), lambda it: [(it.info, 1)]),
 )  # fmt: skip
+_READINESS: tuple[Row[Readiness], ...] = (
+    Row(_GAUGE, "bridge_ready", "1 while /readyz answers 200.", (), _one(lambda it: it.ready)),
+    Row(_GAUGE, "bridge_component_state",
+        "1 for the state of a component of /readyz, 0 for the other states of its kind.", ("kind", "name", "state"),
+        _states),
+)  # fmt: skip
 _WORKFLOWS: tuple[Row[WorkflowStats], ...] = (
     Row(_COUNTER, "bridge_sagas", "Sagas that ended, by outcome.", ("saga", "outcome"), _by_words(lambda it: it.sagas)),
     Row(_HISTOGRAM, "bridge_orchestration_seconds", "From the creation of an instance to its end.",
@@ -276,6 +295,8 @@ class Metrics:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         workflows: Callable[[], WorkflowStats] | None = None,
         *,
+        readiness: Callable[[], Readiness] | None = None,
+        process: Collector | None = None,
         version: str,
         config: str,
     ) -> None:
@@ -289,6 +310,8 @@ class Metrics:
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
+        readiness: answer of `/readyz`; None where nothing has it.
+        process: metrics of the process, as of the library.
         version: version of the bridge.
         config: version of its configuration.
         """
@@ -299,11 +322,13 @@ class Metrics:
         self._process = ProcessStats(
             publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config)
         )
+        self._readiness = readiness
+        self._collector = process
         self._scrape = asyncio.Lock()
 
     def render(self) -> bytes:
         """Render the text exposition format (`CONTENT_TYPE`)."""
-        return _text([*map(_source, self._sources()), *self._others()])
+        return self._text([*map(_source, self._sources()), *self._others()])
 
     async def scrape(self) -> bytes:
         """Render as `render` does, and let the event loop go on, however many sources and partitions there are.
@@ -318,7 +343,7 @@ class Metrics:
                 if time.thread_time() - since > _SLICE:
                     await asyncio.sleep(0)
                     since = time.thread_time()
-            return await asyncio.to_thread(_text, [*figures, *self._others()])
+            return await asyncio.to_thread(self._text, [*figures, *self._others()])
 
     def _others(self) -> Iterator[_Figures]:
         """Figures of everything but sources."""
@@ -330,7 +355,13 @@ class Metrics:
             yield _read(_LIMITS, ("route",), (limit.route,), limit)
         if self._process.workflows is not None:
             yield _read(_WORKFLOWS, (), (), self._process.workflows())
+        if self._readiness is not None:
+            yield _read(_READINESS, (), (), self._readiness())
         yield _read(_PROCESS, (), (), self._process)
+
+    def _text(self, figures: Sequence[_Figures]) -> bytes:
+        collected = () if self._collector is None else self._collector.collect()
+        return generate_latest(_Families([*_families(figures), *collected]))
 
 
 def _source(source: SourceStats) -> _Figures:
@@ -347,7 +378,7 @@ class _Families(Collector):
         return self._metrics
 
 
-def _text(figures: Sequence[_Figures]) -> bytes:
+def _families(figures: Sequence[_Figures]) -> Iterable[Metric]:
     families: dict[str, Any] = {}
     for rows, labels in _TABLES:
         for row in rows:
@@ -360,7 +391,7 @@ def _text(figures: Sequence[_Figures]) -> bytes:
                     family.add_metric((*each.subject, *further), *value)
                 else:
                     family.add_metric((*each.subject, *further), float(value))
-    return generate_latest(_Families(families.values()))
+    return families.values()
 
 
 _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
@@ -368,6 +399,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_ENGINES, ("engine",)),
     (_WAITING, ("engine",)),
     (_LIMITS, ("route",)),
+    (_READINESS, ()),
     (_WORKFLOWS, ()),
     (_PROCESS, ()),
 )

@@ -37,7 +37,6 @@ class InFlightDelivery:
     waited: waits behind other messages, which are no failures.
     failed_at: monotonic time of the first failure since the last wait for others.
     pending, pending_route: decided settlement that the broker has not accepted yet, and the route that failed.
-    failed_route: route whose rule failed in the last attempt.
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
     waits_for: limit in whose queue it is.
@@ -57,6 +56,7 @@ class InFlightDelivery:
         "error_class",
         "executed",
         "failed_at",
+        "failed_expression",
         "failed_route",
         "next_step",
         "pending",
@@ -79,11 +79,12 @@ class InFlightDelivery:
         stored: StoredMessage | None = None,
         attempt: int = 1,
         failed_at: float | None = None,
+        size: int | None = None,
     ) -> None:
         self.delivery = delivery
         self.envelope = envelope
         self.error = error
-        self.size = delivery.message.size
+        self.size = delivery.message.size if size is None else size
         self.received_at = received_at
         self.stored = stored
         self.decision: Decision | None = None
@@ -97,6 +98,7 @@ class InFlightDelivery:
         self.failed_at = failed_at
         self.error_class = ""
         self.failed_route: str | None = None
+        self.failed_expression = ""
         self.pending: Complete | DeadLetter | None = None
         self.pending_route: str | None = None
         self.due_at: float | None = None
@@ -160,9 +162,10 @@ class InFlightDelivery:
         self.failed_at = None
 
     def fail_with(self, error: Exception) -> None:
-        """Remember the class of the last error, without private ones, and the route that it names."""
-        self.error_class = next(each.__name__ for each in type(error).__mro__ if not each.__name__.startswith("_"))
-        self.failed_route = error.route if isinstance(error, MessageError) else None
+        """Remember class, route and expression of the last error."""
+        self.error_class = type(error).__name__
+        if isinstance(error, MessageError):
+            self.failed_route, self.failed_expression = error.route, error.expression
 
     def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
         """Keep a decided settlement until the broker accepts it. route: the route that failed."""

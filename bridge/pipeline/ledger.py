@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from bridge.core.histogram import Histogram
-from bridge.core.settlement import Outcome
+from bridge.core.states import Outcome
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 
@@ -59,7 +59,11 @@ class Ledger:
         self.settle(item, Outcome.DEAD_LETTERED, now, wall)
 
     def settle(self, item: InFlightDelivery, outcome: Outcome, now: float, wall: float) -> None:
-        """Count a settled delivery. now: monotonic seconds. wall: seconds since the Unix epoch."""
+        """Count a settled delivery.
+
+        now: monotonic seconds.
+        wall: seconds since the Unix epoch.
+        """
         self._leave(item)
         self.outcomes[outcome] += 1
         self.processing.observe(now - item.received_at)

@@ -46,7 +46,9 @@ class Router:
         compiled: Sequence[tuple[ConfigPath, Expression]] = (),
         per: Template | None = None,
     ) -> None:
-        """compiled: the expressions of the rules, each with its place in the configuration.
+        """Create a router.
+
+        compiled: the expressions of the rules, each with its place in the configuration.
 
         per: template of the source's `limits.per`.
         """
@@ -57,7 +59,7 @@ class Router:
         self._ignores = ignores
         self._ordering = ordering
         self._per = per
-        self._allowed = limits.expression_cost * 1e9
+        self._allowed = limits.expression_nanoseconds
         self._max_bytes = limits.max_command_bytes
         self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
         self.portioned = len(rules) > _AT_ONCE or any(rule.for_each is not None for rule in rules)
@@ -132,10 +134,9 @@ class Router:
         names: tuple[str, ...] = ()
         steps: list[Step] = []
         rules = self.rules
-        rule: Rule | None = None
-        try:
-            for position in self._index.candidates(envelope):
-                rule = rules[position]
+        for position in self._index.candidates(envelope):
+            rule = rules[position]
+            try:
                 if not rule.holds(scope):
                     continue
                 names = (*names, rule.config.name)
@@ -143,13 +144,13 @@ class Router:
                     steps += rule.steps(scope)
                 elif (step := rule.step(scope)) is not None:
                     steps.append(step)
-                if not rule.config.continue_:
-                    break
-            if len(steps) > self._unmeasured:
-                check_volume(steps, self._max_bytes)
-        except MessageError as error:
-            _name_route(error, rule)
-            raise
+            except MessageError as error:
+                error.in_route(rule.config.name)
+                raise
+            if not rule.config.continue_:
+                break
+        if len(steps) > self._unmeasured:
+            check_volume(steps, self._max_bytes)
         return self._decision(names, steps)
 
     def routing(self, envelope: Envelope) -> Generator[None, None, Decision]:
@@ -158,11 +159,10 @@ class Router:
         names: tuple[str, ...] = ()
         steps: list[Step] = []
         left = self._max_bytes
-        rule: Rule | None = None
-        try:
-            for position in self._index.candidates(envelope):
-                rule = self.rules[position]
-                yield
+        for position in self._index.candidates(envelope):
+            rule = self.rules[position]
+            yield
+            try:
                 if not rule.holds(scope):
                     continue
                 names = (*names, rule.config.name)
@@ -170,11 +170,11 @@ class Router:
                     steps.append(step)
                     left = check_volume((step,), self._max_bytes, left)
                     yield
-                if not rule.config.continue_:
-                    break
-        except MessageError as error:
-            _name_route(error, rule)
-            raise
+            except MessageError as error:
+                error.in_route(rule.config.name)
+                raise
+            if not rule.config.continue_:
+                break
         return self._decision(names, steps)
 
     def _decision(self, names: tuple[str, ...], steps: list[Step]) -> Decision:
@@ -207,8 +207,3 @@ class Router:
     def scope(self, envelope: Envelope) -> RouteScope:
         """Variables that the expressions of the rules see for a message."""
         return RouteScope(envelope, envelope.data, self._variables, self._allowed)
-
-
-def _name_route(error: MessageError, rule: Rule | None) -> None:
-    """Record the route whose rule failed."""
-    error.route = None if rule is None else rule.config.name

@@ -8,15 +8,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import ProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.core.histogram import LONG_SECONDS, SECONDS, Histogram
 from bridge.core.message import Message
+from bridge.core.states import DaemonState, EngineState, SourceState
 from bridge.engines.base import EngineUsage
+from bridge.ops.health import Check, Readiness
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
-from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.per_value import Shares
+from tests.pipeline.deliveries import shares_of
 
 
 @dataclass
@@ -51,6 +54,9 @@ class Stats:
 
     def partitions(self) -> Iterable[tuple[str, int, int, int]]:
         return [("orders", 0, 5, 7), ("orders", 1, 0, 0)]
+
+    def ages(self) -> Iterable[tuple[str, int, float]]:
+        return [("orders", 0, 12.5)]
 
 
 @dataclass
@@ -152,6 +158,11 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert (value("bridge_held"), value("bridge_probing")) == (1, 0)
     assert value("bridge_uncommitted_records", topic="orders", partition="0") == 5
     assert value("bridge_lag", topic="orders", partition="0") == 7
+    assert value("bridge_oldest_unprocessed_seconds", topic="orders", partition="0") == 12.5
+    assert (
+        "bridge_oldest_unprocessed_seconds",
+        frozenset({"source": "orders", "topic": "orders", "partition": "1"}.items()),
+    ) not in found
     assert value("bridge_processing_seconds_count") == 2
     assert value("bridge_processing_seconds_sum") == pytest.approx(0.003)
     assert value("bridge_processing_seconds_bucket", le="0.001") == 1
@@ -229,6 +240,32 @@ def test_refused_connections() -> None:
     assert found[name, frozenset({("port", "control"), ("cause", "full")})] == 0
 
 
+def test_readiness() -> None:
+    checks = (Check("source", "orders", SourceState.STUCK), Check("engine", "default", EngineState.UP))
+    answers = iter((Readiness(DaemonState.RUNNING, checks), Readiness(DaemonState.RUNNING, checks[1:])))
+    metrics = Metrics(list, list, readiness=lambda: next(answers), version="", config="")
+    found = samples(metrics.render())
+    assert found["bridge_ready", frozenset()] == 0
+    states = {
+        (labels["kind"], labels["name"], labels["state"]): value
+        for (name, given) in found
+        if name == "bridge_component_state"
+        for labels, value in [(dict(given), found[name, given])]
+    }
+    assert {state for state, value in states.items() if value} == {
+        ("source", "orders", "stuck"),
+        ("engine", "default", "up"),
+    }
+    assert {state for kind, _, state in states if kind == "source"} == set(SourceState)
+    assert samples(metrics.render())["bridge_ready", frozenset()] == 1
+    assert ("bridge_ready", frozenset()) not in samples(Metrics(list, list, version="", config="").render())
+
+
+def test_metrics_of_the_process_are_those_of_the_library() -> None:
+    found = samples(Metrics(list, list, process=ProcessCollector(registry=None), version="", config="").render())
+    assert found["process_resident_memory_bytes", frozenset()] > 0
+
+
 def test_two_bridges_in_one_process_do_not_meet() -> None:
     first, second = (Metrics(list, list, version=version, config="") for version in ("1", "2"))
     assert b'version="2"' not in first.render()
@@ -237,7 +274,7 @@ def test_two_bridges_in_one_process_do_not_meet() -> None:
 
 
 def test_values_are_counted_and_never_named() -> None:
-    shares = Shares(PerValue(1, 1, 100, 100, 1))
+    shares = shares_of(1, 1, 100, 100, 1)
     limits = [Limit(values=(8, 9)), Limit("free")]
     metrics = Metrics(lambda: [Stats(shares=shares), Stats("free")], list, limits=limits, version="1", config="c")
     for value in ("acme", "umbrella"):
