@@ -8,13 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import ProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.core.histogram import LONG_SECONDS, SECONDS, Histogram
 from bridge.core.message import Message
+from bridge.core.states import DaemonState, EngineState, SourceState
 from bridge.engines.base import EngineUsage
+from bridge.ops.health import Check, Readiness
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
 from tests.pipeline.deliveries import shares_of
 
@@ -66,6 +69,20 @@ class Engine:
     faults: Mapping[str, int] = field(default_factory=lambda: {"turn": 4})
     stuck: int = 2
     usage: EngineUsage | None = field(default_factory=lambda: EngineUsage(1000, 2000, 3))
+    instances: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("order_saga", "running"): 7})
+    finished: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("order_saga", "failed"): 8})
+    failures_omitted: int = 9
+    requests: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    actions: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("start", "start"): 5, ("", "timer"): 6})
+
+
+@dataclass
+class Workflows:
+    sagas: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("checkout", "compensated"): 2})
+    orchestrations: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    activities: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    sessions: int = 3
+    replays: int = 4
 
 
 @dataclass
@@ -168,6 +185,36 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert "version=0.0.4" in CONTENT_TYPE
 
 
+def test_instances_and_workers_are_exported() -> None:
+    engine, workflows = Engine(), Workflows()
+    engine.requests["start", "ok"] = Histogram(SECONDS)
+    engine.requests["start", "ok"].observe(0.02)
+    workflows.orchestrations["order_saga", "failed"] = Histogram(LONG_SECONDS)
+    workflows.orchestrations["order_saga", "failed"].observe(700)
+    workflows.activities["charge", "completed"] = Histogram(LONG_SECONDS)
+    text = Metrics(list, lambda: [engine], workflows=lambda: workflows, version="", config="").render()
+    found = samples(text)
+
+    def value(name: str, **labels: str) -> float:
+        return found[name, frozenset(labels.items())]
+
+    default = {"engine": "default"}
+    assert value("bridge_instances", **default, orchestration="order_saga", status="running") == 7
+    assert value("bridge_instances_finished_total", **default, orchestration="order_saga", status="failed") == 8
+    assert value("bridge_failures_omitted_total", **default) == 9
+    assert value("bridge_engine_actions_total", **default, route="start", kind="start") == 5
+    assert value("bridge_engine_actions_total", **default, route="", kind="timer") == 6
+    request = default | {"command": "start", "result": "ok"}
+    assert value("bridge_engine_request_seconds_bucket", **request, le="0.01") == 0
+    assert value("bridge_engine_request_seconds_bucket", **request, le="0.025") == 1
+    assert value("bridge_sagas_total", saga="checkout", outcome="compensated") == 2
+    orchestration = {"orchestration": "order_saga", "status": "failed"}
+    assert value("bridge_orchestration_seconds_bucket", **orchestration, le="600.0") == 0
+    assert value("bridge_orchestration_seconds_bucket", **orchestration, le="3600.0") == 1
+    assert value("bridge_activity_seconds_count", activity="charge", result="completed") == 0
+    assert (value("bridge_sessions"), value("bridge_replays_total")) == (3, 4)
+
+
 def test_numbers_are_read_at_every_scrape() -> None:
     sources = [Stats()]
     metrics = Metrics(lambda: sources, list, version="", config="")
@@ -191,6 +238,32 @@ def test_refused_connections() -> None:
     name = "bridge_connections_refused_total"
     assert found[name, frozenset({("port", "ops"), ("cause", "full")})] == 2
     assert found[name, frozenset({("port", "control"), ("cause", "full")})] == 0
+
+
+def test_readiness() -> None:
+    checks = (Check("source", "orders", SourceState.STUCK), Check("engine", "default", EngineState.UP))
+    answers = iter((Readiness(DaemonState.RUNNING, checks), Readiness(DaemonState.RUNNING, checks[1:])))
+    metrics = Metrics(list, list, readiness=lambda: next(answers), version="", config="")
+    found = samples(metrics.render())
+    assert found["bridge_ready", frozenset()] == 0
+    states = {
+        (labels["kind"], labels["name"], labels["state"]): value
+        for (name, given) in found
+        if name == "bridge_component_state"
+        for labels, value in [(dict(given), found[name, given])]
+    }
+    assert {state for state, value in states.items() if value} == {
+        ("source", "orders", "stuck"),
+        ("engine", "default", "up"),
+    }
+    assert {state for kind, _, state in states if kind == "source"} == set(SourceState)
+    assert samples(metrics.render())["bridge_ready", frozenset()] == 1
+    assert ("bridge_ready", frozenset()) not in samples(Metrics(list, list, version="", config="").render())
+
+
+def test_metrics_of_the_process_are_those_of_the_library() -> None:
+    found = samples(Metrics(list, list, process=ProcessCollector(registry=None), version="", config="").render())
+    assert found["process_resident_memory_bytes", frozenset()] > 0
 
 
 def test_two_bridges_in_one_process_do_not_meet() -> None:

@@ -32,6 +32,8 @@ from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
+from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
+from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
@@ -44,9 +46,10 @@ from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.answers import AnswerExecutor, AnswerKeys
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.containment import ContainedWorker
+from bridge.engines.finishes import Finishes
 from bridge.engines.pacing import EnginePaces
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
@@ -168,6 +171,19 @@ class Daemon:
             name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
             for name in self.engines
         }
+        self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
+        known = known_orchestrations(loaded, self.workflows)
+        self.finishes = {name: Finishes(known, failures.tell) for name, failures in self.failures.items()}
+        self._workers: list[tuple[str, ContainedWorker]] = []
+        self.figures = InstanceFigures(
+            self.engines,
+            self.finishes,
+            self.monitors,
+            lambda: self._workers,
+            self.sources,
+            {route.name: route.engine for route in config.routes},
+            config.ops.unready_on,
+        )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
         self.watch = Watch(
             self.sources,
@@ -177,6 +193,8 @@ class Daemon:
             self.monitors,
             self.own.waiting_entities.values,
             lambda: dict(self.own.dead_letters.written),
+            self.figures,
+            omitted=lambda name: self.failures[name].omitted,
             limits=tuple(self.admission.limits.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
@@ -191,7 +209,6 @@ class Daemon:
             http = http.model_copy(update={"port": 0})
         self.channel: Control | None = None
         self._run_worker = worker
-        self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
         self._early_message_counter = waiting.WaitingCounter(self.engines, self.own.waiting_entities, self._stored)
         self._reports: list[asyncio.Task[None]] = []
@@ -227,6 +244,9 @@ class Daemon:
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
+            finishes = self.finishes[engine.name]
+            if not watch_finishes(engine, finishes.add):
+                self.monitors[engine.name].watch_end = finishes.add_one
             tell = log.info if engine.durable else log.warning
             tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         for broker in self.brokers.values():
@@ -252,11 +272,14 @@ class Daemon:
                 broker=config.sources[source.settings.name].broker,
                 group=source.settings.subscribe.group,
             )
+        await self.figures.refresh()
         self.watch.phase = DaemonState.RUNNING
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
+            asyncio.create_task(self.figures.run(), name="instance counts"),
+            asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
         if not self.watch.health().ready:
             log.info(f"started, not ready yet, health at {self.url}/readyz", action="start", url=self.url)
@@ -297,6 +320,8 @@ class Daemon:
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()
+        for failures in self.failures.values():
+            failures.report(last=True)
         await _closed(*(registry.close() for registry in (self.registries or {}).values()))
         await _closed(self.web.stop())
         self._workers.clear()

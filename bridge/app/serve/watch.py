@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
+from prometheus_client import ProcessCollector
 
 from bridge import __version__
+from bridge.app.serve.instances import InstanceFigures
 from bridge.brokers.base import (
     AgingSubscription,
     LockingSubscription,
@@ -17,14 +19,15 @@ from bridge.brokers.base import (
     StallingSubscription,
     StoppableSubscription,
 )
+from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
-from bridge.ops.metrics import Metrics, WaitingStats
+from bridge.ops.metric_stats import WaitingStats
+from bridge.ops.metrics import Metrics
 from bridge.ops.status import Rates
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import RouteLimit
@@ -252,7 +255,12 @@ class EngineView:
     unknown: Mapping[str, int]
     faults: Mapping[str, int]
     stuck: int
-    usage: EngineUsage | None = None
+    usage: EngineUsage | None
+    instances: Mapping[tuple[str, str], int]
+    finished: Mapping[tuple[str, str], int]
+    failures_omitted: int
+    requests: Mapping[tuple[str, str], Histogram]
+    actions: Mapping[tuple[str, str], int]
 
 
 class Watch:
@@ -267,7 +275,9 @@ class Watch:
         monitors: Mapping[str, CompatibilityMonitor],
         waiting: Callable[[], Iterable[WaitingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
+        figures: InstanceFigures,
         *,
+        omitted: Callable[[str], int] = lambda _: 0,
         limits: Sequence[RouteLimit] = (),
         orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
@@ -283,6 +293,8 @@ class Watch:
         self._engines = engines
         self._breakers = breakers
         self._monitors = monitors
+        self._figures = figures
+        self._omitted = omitted
         self._orphaned = orphaned
         self._stuck = stuck
         self._health = Health(stuck_after)
@@ -299,6 +311,9 @@ class Watch:
             SYSTEM.counted,
             answers,
             refused,
+            figures.workflows,
+            readiness=self.health,
+            process=ProcessCollector(registry=None),
             version=__version__,
             config=config_version,
         )
@@ -321,6 +336,7 @@ class Watch:
         if self._stuck is not None:
             parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
         parts += self._orphaned()
+        parts += self._figures.readings()
         readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
         readiness = self._health.look(readings, parts, time.monotonic(), self.phase)
         now, before = time.time(), self._since
@@ -372,6 +388,7 @@ class Watch:
 
     async def scrape(self) -> bytes:
         """For /metrics."""
+        await self._figures.refresh()
         return await self._metrics.scrape()
 
     def _engine_views(self) -> Iterator[EngineView]:
@@ -380,9 +397,29 @@ class Watch:
             up = not self._breakers[name].open
             stuck = 0 if self._stuck is None else len(self._stuck(name))
             usage = engine.usage if isinstance(engine, MeasuredEngine) else None
+            figures = self._figures
             yield EngineView(
-                name, up, engine.durable, dict(monitor.counts), dict(monitor.unknown), engine.faults, stuck, usage
+                name,
+                up,
+                engine.durable,
+                dict(monitor.counts),
+                dict(monitor.unknown),
+                engine.faults,
+                stuck,
+                usage,
+                figures.instances(name),
+                figures.finishes[name].finished.copy(),
+                self._omitted(name),
+                _requests(engine),
+                figures.actions(name),
             )
+
+
+def _requests(engine: Engine) -> Mapping[tuple[str, str], Histogram]:
+    try:
+        return dict(engine.client.requests)
+    except RuntimeError:  # the engine is not started
+        return {}
 
 
 def _changed(found: Sequence[IncompatibleInstance]) -> str:

@@ -16,7 +16,7 @@ from durabletask.serialization import DataConverter
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import SAGA
-from bridge.engines.base import EngineUsage, InstanceCounts, RunListener
+from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
@@ -100,6 +100,10 @@ class EmbeddedEngine:
         """Counts in the engine's file, whichever process hosts the engine."""
         rows = await asyncio.to_thread(counts.read, self._directory / FILE)
         return None if rows is None else _summed(rows)
+
+    def watch_finishes(self, listener: FinishListener) -> None:
+        if self._database is not None:
+            self._database.hub.watch_finishes(listener)
 
     def has_no_early_messages(self, entity_id: str) -> bool:
         """True when the entity is known to hold no early messages.
