@@ -109,11 +109,8 @@ def test_commands_and_options(document: str) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_options_that_stand_alone(document: str) -> None:
-    known = {
-        option
-        for words in (["serve"], ["worker"], ["publish"], ["check"], ["lint"], ["route"], ["trace"], ["audit"])
-        for option in _options(words)[0]
-    }
+    single = ["serve", "worker", "publish", "check", "lint", "route", "trace", "audit", "status", "top"]
+    known = {option for name in single for option in _options([name])[0]}
     known |= {
         option for name in ("list", "show", "start", "wait", "purge") for option in _options(["instances", name])[0]
     }

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from aiokafka.errors import KafkaConnectionError, KafkaError, NodeNotReadyError, StaleMetadata
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, StaleMetadata
 
 from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
 from bridge.brokers.kafka.records import Bounds
-from bridge.brokers.kafka.sdk_internals import Answers, abandon, bound_answers
+from bridge.brokers.kafka.sdk_internals import Answers, abandon, bound_answers, starting
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core.errors import BridgeError, BrokerUnavailable
 
@@ -24,26 +23,6 @@ _CLOSED = (KafkaConnectionError, NodeNotReadyError, StaleMetadata)
 
 CLOSE_SECONDS = 5.0
 """Seconds after which a client that does not close is abandoned; with a hanging broker a client would never close."""
-
-STARTING_SECONDS = 30.0
-"""Seconds from the start of a client for which passing states of a cluster are expected: a topic that was just created,
-or a coordinator that is not elected yet. The bridge itself reports a state that lasts."""
-
-_EXPECTED = {
-    "aiokafka.cluster": (
-        "Topic %s not found in cluster metadata",
-        "Topic %s is not available during auto-create initialization",
-        "No broker metadata found in MetadataResponse -- ignoring.",
-    ),
-    "aiokafka.consumer.group_coordinator": (
-        "Group Coordinator Request failed: %s",
-        "Marking the coordinator dead (node %s)for group %s.",
-    ),
-    "aiokafka.coordinator.assignors.roundrobin": ("No partition metadata for topic %s",),
-}
-"""Messages of the client about such states, by logger."""
-_NORMAL = {"aiokafka.consumer.group_coordinator": ("Heartbeat failed for group %s because it is rebalancing",)}
-"""Messages of the client about the normal course of a group, by logger."""
 
 
 class Connection:
@@ -74,7 +53,7 @@ class Connection:
     async def open(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a client. Raises: BrokerUnavailable with the cause, which the client itself only logs."""
         causes = _Causes()
-        _expected.until = time.monotonic() + STARTING_SECONDS
+        starting()
         logger = logging.getLogger("aiokafka")
         logger.addHandler(causes)
         try:
@@ -100,26 +79,6 @@ class Connection:
             _log.error("%s: %s failed unexpectedly", self.name, what, exc_info=error)
             found = BrokerUnavailable(f"{self.name}: {what}: unexpected {type(error).__name__}, see the log")
         return found
-
-
-class _Expected(logging.Filter):
-    """Lowers warnings and errors of the client about expected states to `info`."""
-
-    until = 0.0
-    """Monotonic time until which clients are starting."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        passing = record.msg in _EXPECTED.get(record.name, ()) and time.monotonic() < self.until
-        if passing or record.msg in _NORMAL.get(record.name, ()):
-            error = record.args[0] if isinstance(record.args, tuple) and record.args else None
-            if not isinstance(error, KafkaError) or error.retriable:
-                record.levelno, record.levelname = logging.INFO, "INFO"
-        return True
-
-
-_expected = _Expected()
-for _name in _EXPECTED | _NORMAL:
-    logging.getLogger(_name).addFilter(_expected)
 
 
 class _Causes(logging.Handler):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiokafka.errors import GroupAuthorizationFailedError, GroupCoordinatorNotAvailableError, KafkaError
 
-from bridge.brokers.kafka import connection
+from bridge.brokers.kafka import sdk_internals
 from tests.kafka.node import Node
 from tests.kit.processes import DaemonProcess
 
@@ -69,7 +69,7 @@ EXPECTED = ("aiokafka.consumer.group_coordinator", "Group Coordinator Request fa
     ("logger", "message", "error", "later", "level"),
     [
         (*EXPECTED, GroupCoordinatorNotAvailableError(), 0.0, "INFO"),
-        (*EXPECTED, GroupCoordinatorNotAvailableError(), connection.STARTING_SECONDS + 1, "ERROR"),
+        (*EXPECTED, GroupCoordinatorNotAvailableError(), sdk_internals.STARTING_SECONDS + 1, "ERROR"),
         (*EXPECTED, GroupAuthorizationFailedError("orders"), 0.0, "ERROR"),
         ("aiokafka.cluster", "Topic %s not found in cluster metadata", "orders", 0.0, "INFO"),
         ("aiokafka.cluster", "Topic %s not found in cluster metadata", "orders", 31.0, "ERROR"),
@@ -85,8 +85,8 @@ async def test_only_passing_states_of_a_start_are_quiet(
     handler.emit = lambda record: seen.append(record.levelname)  # type: ignore[method-assign]  # a handler of this test
     logging.getLogger(logger).addHandler(handler)
     try:
-        until = time.monotonic() + connection.STARTING_SECONDS - later
-        monkeypatch.setattr(connection._expected, "until", until)
+        until = time.monotonic() + sdk_internals.STARTING_SECONDS - later
+        monkeypatch.setattr(sdk_internals._expected, "until", until)
         logging.getLogger(logger).error(message, error)
     finally:
         logging.getLogger(logger).removeHandler(handler)
