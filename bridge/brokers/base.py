@@ -358,16 +358,21 @@ class Broker(Protocol):
 
 
 @runtime_checkable
-class TopicBroker(Protocol):
+class ListingBroker(Protocol):
+    """A broker that can list its topics."""
+
+    async def topics(self) -> dict[str, int]:
+        """Number of partitions by topic. Raises: BrokerUnavailable."""
+        ...
+
+
+@runtime_checkable
+class TopicBroker(ListingBroker, Protocol):
     """A broker whose topics must exist before use."""
 
     @property
     def cluster(self) -> str:
         """Identity of the cluster behind this broker, known after the start. Two brokers may be one cluster."""
-        ...
-
-    async def topics(self) -> dict[str, int]:
-        """Number of partitions by topic. Raises: BrokerUnavailable."""
         ...
 
     async def ensure(self, topics: Collection[str]) -> None:

@@ -32,6 +32,7 @@ __all__ = ["main", "root"]
         "instances": "List, inspect and control orchestrations.",
         "entities": "List, inspect and signal durable entities.",
         "trace": "Show the message, instance and results that belong together.",
+        "dlq": "Group, show and check dead letters.",
         "early": "List, release and drop early messages.",
         "quarantine": "List, release and drop quarantined messages.",
         "sources": "List sources, and end limits of dead letters.",
