@@ -103,7 +103,7 @@ async def messages(directory: Path, settings: str, broker_yaml: str, count: int)
     from bridge.engines.command_runner import CommandRunner
     from bridge.engines.embedded.engine import EmbeddedEngine
     from bridge.pipeline.breaker import Breaker
-    from bridge.pipeline.settings import Target
+    from bridge.pipeline.settings import EnginePort
 
     topic = f"orders-{os.getpid()}"
     (directory / "bridge.yaml").write_text(CONFIG.format(broker=broker_yaml, topic=topic, tracing=settings))
@@ -121,7 +121,7 @@ async def messages(directory: Path, settings: str, broker_yaml: str, count: int)
         tracing.start()
     for name in (topic, f"{topic}.dlq"):
         await broker.publish(name, [])
-    target = Target(CommandRunner(engine).execute, Breaker("default", engine.probe))
+    target = EnginePort(CommandRunner(engine).execute, Breaker("default", engine.probe))
     source = build_source(loaded, "orders", {"local": broker}, {"default": target}, tracer=tracing)
     await source.start()
     sent = 0

@@ -58,10 +58,16 @@ class Publishing:
         self,
         targets: Mapping[str, PublishTarget],
         loop: asyncio.AbstractEventLoop,
+        on_published: Callable[[Mapping[str, Any]], None] | None = None,
         tracing: PublishTracing | None = None,
     ) -> None:
-        """Create the activity. tracing: makes the spans of publications; None where traces are off."""
+        """Create the publisher.
+
+        on_published: receives each request that a broker has accepted.
+        tracing: makes the spans of publications; None where traces are off.
+        """
         self._targets = targets
+        self._on_published = on_published
         self._loop = loop
         self._tracing = tracing
         self.published: Counter[str] = Counter()
@@ -112,6 +118,8 @@ class Publishing:
         self.published[name] += 1
         if self._tracing is not None:
             self._tracing.sent(event, name, target.topic, target.system, began)
+        if self._on_published is not None:
+            self._on_published(request)
         return event.id
 
     def _unknown(self, name: str) -> str:

@@ -12,7 +12,7 @@ from bridge.brokers.base import Broker, Partition, Subscription
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
 from bridge.pipeline.decoded import DecodedForms
-from bridge.pipeline.flow_control import FlowControl, Outages
+from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
@@ -20,7 +20,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.runner import Runner
-from bridge.pipeline.settings import SLICE, Decode, Prepare, Routes, SourceSettings, Target
+from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, Routes, SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.tracing import SourceTracing
@@ -45,9 +45,9 @@ class SourcePipeline:
         broker: Broker,
         decode: Decode,
         routes: Routes,
-        engines: Mapping[str, Target],
+        engines: Mapping[str, EnginePort],
         *,
-        limits: Mapping[str, RouteLimit] | None = None,
+        route_limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
         stage: Callable[[SourcePipeline], Stage] | None = None,
         paces: PaceStore | None = None,
@@ -56,25 +56,26 @@ class SourcePipeline:
     ) -> None:
         """Create the pipeline of one source.
 
-        limits: limits of the routes that have some, by route name.
+        route_limits: limits of the routes that have some, by route name.
         domain: ordering domain shared with other sources; None: no order across sources.
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
         tracing: makes the spans of messages; None where traces are off.
         """
+        limits = settings.limits
         self.settings = settings
         self.broker = broker
         self.ledger = Ledger()
-        self.shares = None if settings.per is None else Shares(settings.per)
-        self.lanes = Lanes(None if self.shares is None else self._waits, settings.max_key_backlog)
-        self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
-        self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
-        self.decoded = DecodedForms(settings.max_in_flight_bytes)
-        self.gate = FlowControl(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
+        self.shares = None if limits.per is None else Shares(limits, limits.per)
+        self.lanes = Lanes(None if self.shares is None else self._waits, limits.max_key_backlog)
+        self.dead_letter_limit = DeadLetterLimit(settings.name, limits.dead_letter_limit, paces)
+        self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
+        self.decoded = DecodedForms(limits.max_in_flight_bytes)
+        self.gate = FlowControl(settings.name, limits)
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
-        self.limits = limits or {}
+        self.route_limits = route_limits or {}
         self.stage = None if stage is None else stage(self)
         self._decode = decode
         self._prepare = prepare
@@ -90,7 +91,7 @@ class SourcePipeline:
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
         self.runner = Runner(
-            settings, broker.name, routes, engines, self.lanes, self.ledger, self.limits, self.stage, tracing
+            settings, broker.name, routes, engines, self.lanes, self.ledger, self.route_limits, self.stage, tracing
         )
         self._settler = Settler(
             settings,
@@ -129,7 +130,7 @@ class SourcePipeline:
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
-            for number in range(self.settings.concurrency)
+            for number in range(self.settings.limits.concurrency)
         ]
         self._reading = asyncio.create_task(self._take_in(), name=f"{name}:intake")
         self._watches.append(asyncio.create_task(self.dead_letter_limit.run(), name=f"{name}:dead-letter-limit"))
@@ -145,6 +146,11 @@ class SourcePipeline:
     def at_work(self) -> int:
         """Number of deliveries that workers are processing."""
         return len(self._running)
+
+    @property
+    def retrying(self) -> int:
+        """Number of deliveries whose last attempt failed."""
+        return sum(lane.items[0].attempt > 1 for lane in self.lanes)
 
     async def drain(self, deadline: float) -> None:
         """Stop intake, finish running deliveries within `deadline` seconds, abandon the others, and unsubscribe."""
@@ -206,6 +212,21 @@ class SourcePipeline:
         if stage is not None:
             await stage.revoked(gone)
 
+    # -- pauses by a person
+
+    @property
+    def paused(self) -> str | None:
+        """Sentence about the pause by a person; None without one."""
+        return self.gate.pause_reasons.get(PERSON)
+
+    def pause(self, sentence: str) -> None:
+        """Take in no further message. Messages in flight are finished, and the group keeps its members."""
+        self.gate.hold(PERSON, sentence)
+
+    def resume(self) -> None:
+        """End the pause."""
+        self.gate.release(PERSON)
+
     # -- intake
 
     async def _take_in(self) -> None:
@@ -214,7 +235,7 @@ class SourcePipeline:
         while True:
             await self.gate.wait()
             at_work = self.unloading.in_memory - (0 if self.shares is None else self.shares.records)
-            room = min(_BATCH, max(1, self.settings.max_in_flight - at_work))
+            room = min(_BATCH, max(1, self.settings.limits.max_in_flight - at_work))
             try:
                 deliveries = await self.subscription.receive(room)
             except (BrokerUnavailable, ClockSkew) as error:
@@ -224,11 +245,13 @@ class SourcePipeline:
                 await asyncio.sleep(self.settings.retry.delay(failures))
                 self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same recovery
-                self._outages.broker_back()
+                self._outages.resume("broker")
                 continue
             failures = 0
             if not deliveries:
                 return
+            if self.gate.paused_by_person:
+                await self.gate.wait()
             if self._prepare is not None:
                 messages = [each.message for each in deliveries if each.message.unreadable is None]
                 await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
@@ -256,13 +279,13 @@ class SourcePipeline:
                 self.dead_letter_limit.tried(item)
                 self._finished.set()
                 SUBJECT.set(None)
-            await self._pause()
+            if time.monotonic() - self._slice > SLICE:
+                await self._pause()
 
     async def _pause(self) -> None:
-        """Yield to the event loop when workers have kept it for long."""
-        if time.monotonic() - self._slice > SLICE:
-            await asyncio.sleep(0)
-            self._slice = time.monotonic()
+        """Yield to the event loop, which the workers have kept for a slice."""
+        await asyncio.sleep(0)
+        self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         if item.waits_for is self.dead_letter_limit:
@@ -313,7 +336,7 @@ class SourcePipeline:
                 self._settler.abandon_head(lane, item, reason)
             else:
                 self.lanes.hold(lane)
-                self._outages.broker_away(away)
+                self._outages.hold(away)
             return False
         if (reason := self._stop_reason(item)) is not None:
             self._settler.abandon_head(lane, item, reason)
@@ -322,7 +345,8 @@ class SourcePipeline:
             item.decoded(self._decode(message, item.delivery.position), None)
         except Exception as failure:
             item.decoded(None, kept(failure))
-        await self._pause()
+        if time.monotonic() - self._slice > SLICE:
+            await self._pause()
         return True
 
     def _admitted(self, lane: Lane, item: InFlightDelivery) -> bool:
