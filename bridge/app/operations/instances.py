@@ -15,6 +15,7 @@ from durabletask.task import FailureDetails
 from bridge.app.connection import payload, stamp
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound
+from bridge.core.instance_protocol import FINISHED as ENDED
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
@@ -22,8 +23,8 @@ from bridge.engines.errors import details_of
 from bridge.engines.recording import Recording, UnreadableRecording, record
 from bridge.routing.identifier import check_instance_id, check_name
 
-FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
-"""Statuses in which an instance has ended."""
+FINISHED = ENDED & frozenset(OrchestrationStatus.__members__)
+"""Statuses of the SDK in which an instance has ended."""
 
 
 @dataclass(frozen=True, slots=True)
