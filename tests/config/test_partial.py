@@ -70,6 +70,7 @@ WRONG: tuple[Any, ...] = (None, True, -1, "", "?? no such thing", [], [None], ["
 PLANTED: tuple[tuple[str, Any, str, str], ...] = (
     ("sources.orders.broker", "lokal", "brokers", "there is no broker `lokal`"),
     ("targets.results.broker", "lokal", "brokers", "there is no broker `lokal`"),
+    ("targets.results.topic", "x" * 250, "targets.results brokers.local", "has 1 to 249 of"),
     ("sources.payments.topics", ["x"], "sources.payments.broker brokers.bus", "which has no `topics`"),
     ("targets.queue.topic", "x", "targets.queue brokers.bus", "write either `queue` or `topic`"),
     ("sources.answers.registry", "mian", "sources.answers.codec registries", "did you mean `main`?"),
