@@ -111,7 +111,17 @@ def test_commands_and_options(document: str) -> None:
 def test_options_that_stand_alone(document: str) -> None:
     known = {
         option
-        for words in (["serve"], ["worker"], ["publish"], ["check"], ["lint"], ["route"], ["trace"], ["audit"])
+        for words in (
+            ["serve"],
+            ["worker"],
+            ["publish"],
+            ["check"],
+            ["doctor"],
+            ["lint"],
+            ["route"],
+            ["trace"],
+            ["audit"],
+        )
         for option in _options(words)[0]
     }
     known |= {

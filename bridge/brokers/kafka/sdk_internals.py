@@ -277,3 +277,14 @@ def check_group(consumer: Any) -> None:
     check = getattr(getattr(consumer, "_coordinator", None), "check_errors", None)
     if check is not None:
         check()
+
+
+async def send(admin: Any, request: Any, node: int | None = None) -> Any:
+    """Send a request through an administrative client. node: id of the receiving node; None: any.
+
+    Raises: NotImplementedError where the client has no such method.
+    """
+    through = getattr(admin, "_send_request", None)
+    if through is None:
+        raise NotImplementedError("this version of aiokafka sends no requests of others")
+    return await through(request, node)
