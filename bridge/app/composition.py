@@ -24,6 +24,7 @@ from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
+from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.lanes import OrderingDomain
@@ -299,6 +300,8 @@ def build_source(
     engines: Mapping[str, Target],
     *,
     limits: Mapping[str, RouteLimit] | None = None,
+    budgets: Mapping[str, ActionBudget] | None = None,
+    costs: Mapping[str, int] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
     quarantine_store: tuple[str, QuarantineStore] | None = None,
     paces: PaceStore | None = None,
@@ -307,6 +310,7 @@ def build_source(
     """Create the pipeline of a source, not started.
 
     limits: limits of all routes that have some.
+    budgets, costs: budgets of the engines that have one, and the actions of each route.
     domains: all ordering domains.
     quarantine_store: store of the source's quarantined keys.
     paces: shared pace of its dead letters.
@@ -360,6 +364,13 @@ def build_source(
             route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
         }
         if limits
+        else None,
+        budgets={
+            route.name: BudgetShare(budgets[route.engine], (costs or {}).get(route.name, 1))
+            for route in loaded.config.routes
+            if name in route.from_ and route.engine in budgets
+        }
+        if budgets
         else None,
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         stage=None if quarantine_store is None else quarantine,

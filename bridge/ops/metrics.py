@@ -215,6 +215,17 @@ class LimitStats(Protocol):
     def values(self) -> tuple[int, int] | None: ...
 
 
+class BudgetStats(Protocol):
+    """Limit of the actions on one engine. waiting: queued starts. delayed: starts that had to wait so far."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def delayed(self) -> int: ...
+
+
 class WaitingStats(Protocol):
     """Early and quarantined messages on one engine.
 
@@ -260,6 +271,7 @@ class Metrics:
         clock_jumps: Callable[[], Mapping[str, int]] = dict,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+        budgets: Sequence[BudgetStats] = (),
         *,
         version: str,
         config: str,
@@ -274,6 +286,7 @@ class Metrics:
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
+        budgets: limits of the actions of the engines that have one.
         version: version of the bridge.
         config: version of its configuration.
         """
@@ -288,6 +301,7 @@ class Metrics:
             clock_jumps,
             answers,
             refused,
+            budgets,
             version,
             config,
         )
@@ -533,6 +547,7 @@ class _Others:
         clock_jumps: Callable[[], Mapping[str, int]],
         answers: Callable[[], Mapping[str, Mapping[str, int]]],
         refused: Callable[[], Mapping[str, Mapping[str, int]]],
+        budgets: Sequence[BudgetStats],
         version: str,
         config: str,
     ) -> None:
@@ -545,6 +560,7 @@ class _Others:
         self._refused = refused
         self._repeats = repeats
         self._limits = limits
+        self._budgets = budgets
         self._info = (version, config)
 
     def collect(self) -> Iterator[Metric]:
@@ -597,6 +613,16 @@ class _Others:
                 values.add_metric((limit.route,), limit.values[0])
                 overflows.add_metric((limit.route,), limit.values[1])
         yield from (running, cap, waiting, delayed, values, overflows)
+        starts = GaugeMetricFamily(
+            "bridge_engine_starts_waiting", "Starts that wait for max_actions_per_minute.", labels=("engine",)
+        )
+        throttled = CounterMetricFamily(
+            "bridge_engine_starts_delayed", "Starts that waited for max_actions_per_minute.", labels=("engine",)
+        )
+        for budget in self._budgets:
+            starts.add_metric((budget.engine,), budget.waiting)
+            throttled.add_metric((budget.engine,), budget.delayed)
+        yield from (starts, throttled)
 
     def _collect_engines(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("bridge_engine_up", "1 while the engine answers.", labels=("engine",))

@@ -68,6 +68,8 @@ class DeadLetterLimit:
     try again. `run` claims dead letters, frees items, and applies the decisions of other daemons and people.
     """
 
+    unloads = True
+
     def __init__(self, source: str, limit: int, store: PaceStore | None = None, window: float = 60.0) -> None:
         """Create a limit.
 

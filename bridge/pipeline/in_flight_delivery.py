@@ -17,6 +17,11 @@ from bridge.core.stored_message import StoredMessage
 class Limit(Protocol):
     """Limit in whose queue a delivery may wait."""
 
+    @property
+    def unloads(self) -> bool:
+        """True when messages that wait here should not fill the memory of their source."""
+        ...
+
     def forget(self, item: InFlightDelivery) -> None:
         """Remove a delivery that is gone."""
         ...

@@ -30,7 +30,7 @@ from bridge.app.composition import (
 )
 from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
-from bridge.app.serve.admission import build_admission, listen
+from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.system_workflows import SystemWorkflows
@@ -122,6 +122,7 @@ class Daemon:
         }
         self.registries = build_registries(loaded) if engines is None else None
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
+        budgets, costs = build_budgets(loaded) if intake else ({}, {})
         domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
             [
@@ -131,6 +132,8 @@ class Daemon:
                     self.brokers,
                     targets,
                     limits=self.admission.limits,
+                    budgets=budgets,
+                    costs=costs,
                     domains=domains,
                     quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
                     paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
@@ -170,6 +173,7 @@ class Daemon:
             self.own.waiting_stores.values,
             lambda: dict(self.own.dead_letters.written),
             limits=tuple(self.admission.limits.values()),
+            budgets=tuple(budgets.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},

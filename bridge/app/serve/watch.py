@@ -16,6 +16,7 @@ from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Health, PartReading, Readiness, SourceReading
 from bridge.ops.metrics import Metrics, WaitingStats
+from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
@@ -182,6 +183,9 @@ class SourceView:
         throttled = {
             limit.route: reason for limit in self._source.limits.values() if (reason := limit.reason) is not None
         }
+        for route, share in self._source.budgets.items():
+            if (reason := share.reason) is not None:
+                throttled[route] = "; ".join(filter(None, (throttled.get(route), reason)))
         probing = self._source.dead_letter_limit.reason
         return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, probing, dead, throttled)
 
@@ -214,6 +218,7 @@ class Watch:
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         *,
         limits: Sequence[RouteLimit] = (),
+        budgets: Sequence[ActionBudget] = (),
         orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -240,6 +245,7 @@ class Watch:
             SYSTEM.counted,
             answers,
             refused,
+            budgets,
             version=__version__,
             config=config_version,
         )
