@@ -13,8 +13,7 @@ from pathlib import Path
 
 from bridge.app.lint import workflow_files
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.config.model.on_missing import StartMissing, WaitMissing
-from bridge.config.model.routes import RouteConfig
+from bridge.config.model.routes import RouteConfig, StartMissing, WaitMissing
 from bridge.config.model.sagas import SagaConfig, SagaStepConfig
 from bridge.config.model.types import format_duration
 from bridge.config.source import Loaded

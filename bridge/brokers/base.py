@@ -22,12 +22,17 @@ from bridge.core.states import PartitionState
 class Features:
     """Capabilities of a broker. The contract test suite relies on exactly these.
 
-    durable: messages survive a crash of the broker's process. groups: several processes share a subscription by
-    partition. commits: settlement is a contiguous prefix (otherwise each message is settled alone). dead_letter_topics:
-    dead letters go to a topic that accepts subscriptions like any other. tombstones: a body may be absent. bytes_keys:
-    a key may be any bytes (otherwise text). repeated_headers: a header name may occur more than once. timestamps: a
-    publisher may set the time. ordered: an abandoned message comes again in its old place. keyless_tombstones: a
-    message may have neither body nor key. max_message: size of the largest message in bytes.
+    durable: messages survive a crash of the broker's process.
+    groups: several processes share a subscription by partition.
+    commits: settlement is a contiguous prefix (otherwise each message is settled alone).
+    dead_letter_topics: dead letters go to a topic that accepts subscriptions like any other.
+    tombstones: a body may be absent.
+    bytes_keys: a key may be any bytes (otherwise text).
+    repeated_headers: a header name may occur more than once.
+    timestamps: a publisher may set the time.
+    ordered: an abandoned message comes again in its old place.
+    keyless_tombstones: a message may have neither body nor key.
+    max_message: size of the largest message in bytes.
     """
 
     name: str
@@ -162,7 +167,8 @@ class UnreadablePolicy:
 def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = "") -> str:
     """Sentence for a person about a partition that `stop_partition` has stopped.
 
-    first, last: offsets that the message stands for. move: another remedy, where the broker has one.
+    first, last: offsets that the message stands for.
+    move: another remedy, where the broker has one.
     """
     which = f"offset {first}" if first == last else f"offsets {first} to {last}"
     return (
@@ -175,14 +181,17 @@ def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = ""
 class SubscribeOptions:
     """Options of one source's subscription.
 
-    topics: one or more names. group: consumer group, where the broker has groups. start: `earliest` or `latest`, used
-    while a group has no position yet. dead_letter: topic for dead letters, in which `{topic}` stands for the name of
-    the original topic; None: the broker's own dead-letter place. unreadable: treatment of messages that cannot be
-    parsed. max_hold: longest time in seconds for which a delivery may wait for a retry. prefetch_bytes: bytes that wait
-    to be handed out, above which a broker that counts them requests no more.
+    topics: one or more names.
+    group: consumer group, where the broker has groups.
+    start: `earliest` or `latest`, used while a group has no position yet.
+    dead_letter: topic for dead letters, in which `{topic}` stands for the name of the original topic; None: the
+    broker's own dead-letter place.
+    unreadable: treatment of messages that cannot be parsed.
+    max_hold: longest time in seconds for which a delivery may wait for a retry.
+    prefetch_bytes: bytes that wait to be handed out, above which a broker that counts them requests no more.
 
-    kafka, servicebus: options of one kind of broker, which other kinds ignore. sessions: how sessions are read; None
-    for entities without sessions.
+    kafka, servicebus: options of one kind of broker, which other kinds ignore.
+    sessions: how sessions are read; None for entities without sessions.
     """
 
     topics: tuple[str, ...]
@@ -245,9 +254,9 @@ class RereadableSubscription(Protocol):
     ) -> Sequence[tuple[int, Message | None]]:
         """Read messages that were handed out before. No position changes.
 
-        offsets: ascending. size: bytes after which no further message is read. The first message is always read;
-        messages after the limit are left out. None stands for a message that the log no longer has, or can no longer
-        read.
+        offsets: ascending.
+        size: bytes after which no further message is read. The first message is always read; messages after the
+        limit are left out. None stands for a message that the log no longer has, or can no longer read.
         Raises: BrokerUnavailable.
         """
         ...
@@ -361,8 +370,9 @@ class ReadOptions:
     """Range of messages to read.
 
     start: `earliest`, `latest` for future messages only, or the offset of the first message in every partition.
-    partition: None for all. follow: continue with future messages. Without `follow`, a log ends with the messages that
-    existed at the beginning, and a queue when no message is left.
+    partition: None for all.
+    follow: continue with future messages. Without `follow`, a log ends with the messages that existed at the
+    beginning, and a queue when no message is left.
     """
 
     topic: str

@@ -181,7 +181,11 @@ class EngineStats(Protocol):
 
 
 class PublishStats(Protocol):
-    """Counts of publications by target. published: accepted by the broker. failed: not accepted."""
+    """Counts of publications by target.
+
+    published: accepted by the broker.
+    failed: not accepted.
+    """
 
     @property
     def published(self) -> Mapping[str, int]: ...
@@ -464,8 +468,11 @@ _HISTOGRAMS: tuple[tuple[str, str, Callable[[SourceStats], HistogramLike]], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """Counts of one source at one moment. rows: of each of `_COUNTERS` and `_GAUGES`. partitions: see
-    `SourceStats`. histograms: cumulative counts and the sum, of each of `_HISTOGRAMS`.
+    """Counts of one source at one moment.
+
+    rows: of each of `_COUNTERS` and `_GAUGES`.
+    partitions: see `SourceStats`.
+    histograms: cumulative counts and the sum, of each of `_HISTOGRAMS`.
     """
 
     name: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 
-from bridge.core.settlement import Outcome
+from bridge.core.states import Outcome
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0)
@@ -83,7 +83,11 @@ class Ledger:
         self.settle(item, Outcome.DEAD_LETTERED, now, wall)
 
     def settle(self, item: InFlightDelivery, outcome: Outcome, now: float, wall: float) -> None:
-        """Count a settled delivery. now: monotonic seconds. wall: seconds since the Unix epoch."""
+        """Count a settled delivery.
+
+        now: monotonic seconds.
+        wall: seconds since the Unix epoch.
+        """
         self._leave(item)
         self.outcomes[outcome] += 1
         self.processing.observe(now - item.received_at)

@@ -46,7 +46,9 @@ class Router:
         compiled: Sequence[tuple[ConfigPath, Expression]] = (),
         per: Template | None = None,
     ) -> None:
-        """compiled: the expressions of the rules, each with its place in the configuration.
+        """Create a router.
+
+        compiled: the expressions of the rules, each with its place in the configuration.
 
         per: template of the source's `limits.per`.
         """
@@ -57,7 +59,7 @@ class Router:
         self._ignores = ignores
         self._ordering = ordering
         self._per = per
-        self._allowed = limits.expression_cost * 1e9
+        self._allowed = limits.expression_nanoseconds
         self._max_bytes = limits.max_command_bytes
         self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
         self.portioned = len(rules) > _AT_ONCE or any(rule.for_each is not None for rule in rules)

@@ -181,7 +181,7 @@ class SourceView:
         died = next((task for task in self._source.tasks if task.done()), None)
         dead = f"{died.get_name()} ended" if died is not None else None
         throttled = {
-            limit.route: reason for limit in self._source.limits.values() if (reason := limit.reason) is not None
+            limit.route: reason for limit in self._source.route_limits.values() if (reason := limit.reason) is not None
         }
         for route, share in self._source.budgets.items():
             if (reason := share.reason) is not None:

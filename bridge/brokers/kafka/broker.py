@@ -27,7 +27,10 @@ class KafkaBroker:
     features = FEATURES
 
     def __init__(self, name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """resolve: from a field below `tls` and its value to a path."""
+        """Create a Kafka broker.
+
+        resolve: from a field below `tls` and its value to a path.
+        """
         self.name = name
         self._connection = Connection(name, config, resolve)
         self._cluster = Cluster(self._connection)

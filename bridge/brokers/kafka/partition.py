@@ -30,8 +30,11 @@ class KafkaPartition(AssignedPartition):
         dead_letters: DeadLetters,
         changed: Callable[[], None],
     ) -> None:
-        """log: reads the partition from the group's position on. done, changed: see `AssignedPartition`. committed: the
-        group's present position and its metadata.
+        """Create a Kafka partition.
+
+        log: reads the partition from the group's position on.
+        done, changed: see `AssignedPartition`.
+        committed: the group's present position and its metadata.
         """
         super().__init__(
             cluster=cluster, topic=tp.topic, number=tp.partition, start=log.position, done=done, changed=changed

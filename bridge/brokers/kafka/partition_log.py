@@ -41,8 +41,10 @@ _REMEDY = (
 class Answer:
     """A broker's answer for one partition.
 
-    end: high watermark. readable_end: offset up to which this consumer may read, less than `end` while a transaction is
-    open. aborted: see `record_batch.split`. start: first offset of the log.
+    end: high watermark.
+    readable_end: offset up to which this consumer may read, less than `end` while a transaction is open.
+    aborted: see `record_batch.split`.
+    start: first offset of the log.
     """
 
     data: bytes
@@ -73,9 +75,11 @@ class PartitionLog:
     ) -> None:
         """Start reading at `start`.
 
-        bounds: of one batch. low_water: bytes fetched and not handed out below which
-        more are fetched. treatment: of messages that cannot be parsed. gaps: counter of offsets without a record for a
-        consumer, by kind: `control`, `aborted`, `compacted`, and `deleted` for those before the start of the log.
+        bounds: of one batch.
+        low_water: bytes fetched and not handed out below which more are fetched.
+        treatment: of messages that cannot be parsed.
+        gaps: counter of offsets without a record for a consumer, by kind: `control`, `aborted`, `compacted`, and
+        `deleted` for those before the start of the log.
         inflation: decompressed bytes of all partitions of the consumer; None: of this partition alone.
         """
         self._inflation = inflation or Inflation(bounds.size)

@@ -29,8 +29,11 @@ Found = tuple[int, int, Message]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Bounds of one batch. size: bytes when decompressed. records: of the batch; a reader that goes on within one
-    reads all before its position again. headers: of a record; each takes two bytes of a batch and 100 of memory.
+    """Bounds of one batch.
+
+    size: bytes when decompressed.
+    records: of the batch; a reader that goes on within one reads all before its position again.
+    headers: of a record; each takes two bytes of a batch and 100 of memory.
     """
 
     size: int
@@ -102,9 +105,10 @@ def too_many_headers(most: int) -> Damaged:
 def around_damage(data: bytes, base: int, end: int, first: int, bounds: Bounds) -> Iterator[Found]:
     """Records of a batch of magic 2 from offset `first` on, with damaged ones as unreadable messages.
 
-    data: the batch with its records decompressed. base, end: offsets of its first and last record.
-    The length in front of each record leads past a damaged one. Damaged records without a readable offset take the
-    offsets up to the next healthy record. After an unusable length, the rest of the batch is one unreadable message.
+    data: the batch with its records decompressed.
+    base, end: offsets of its first and last record. The length in front of each record leads past a damaged one.
+    Damaged records without a readable offset take the offsets up to the next healthy record. After an unusable
+    length, the rest of the batch is one unreadable message.
     """
     header = HEADER.unpack_from(data)
     at, expected = HEADER.size, base

@@ -100,7 +100,7 @@ async def _read(self_ref: Any) -> None:
 
 
 def _check(size: int, request: Any) -> None:
-    """request: None for a token. Raises: AnswerRefused."""
+    """Check the announced size of an answer. request: None for a token. Raises: AnswerRefused."""
     most = _bounds.records if getattr(request, "API_KEY", None) == _FETCH else min(OTHERS, _bounds.records)
     if not 0 <= size <= most:
         raise AnswerRefused(f"an answer of {size} bytes was announced; at most {most} are allowed")

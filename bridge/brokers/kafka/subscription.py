@@ -53,7 +53,10 @@ class KafkaSubscription:
         dead_letters: DeadLetters,
         closed: Callable[[], None],
     ) -> None:
-        """closed: called once, at the end of `close`."""
+        """Create a Kafka subscription.
+
+        closed: called once, at the end of `close`.
+        """
         self._connection = connection
         self._cluster = cluster
         self._options = options

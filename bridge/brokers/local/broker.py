@@ -48,8 +48,10 @@ class LocalBroker:
     def __init__(
         self, name: str, directory: Path, config: LocalBrokerConfig, *, revoke_timeout: float = REVOKE_SECONDS
     ) -> None:
-        """directory: place of the log; `config.path` is not used. revoke_timeout: seconds for the release of
-        partitions.
+        """Create a local broker.
+
+        directory: place of the log; `config.path` is not used.
+        revoke_timeout: seconds for the release of partitions.
         """
         self.name = name
         self._directory = directory

@@ -291,8 +291,8 @@ class Log:
     def expire(self, before: float, limit: int) -> int:
         """Delete the oldest records that were appended before a time, and return their number.
 
-        before: seconds since the epoch. limit: most records deleted per partition. Call only within a write
-        transaction.
+        before: seconds since the epoch.
+        limit: most records deleted per partition. Call only within a write transaction.
         """
         deleted = 0
         for (partition,) in self.connection.execute("SELECT id FROM partitions").fetchall():

@@ -45,8 +45,10 @@ class LocalPartition(AssignedPartition):
         treatment: Callable[[Unreadable], OnUnreadable],
         changed: Callable[[], None],
     ) -> None:
-        """treatment: of messages that cannot be parsed. changed: called when there may be records to hand out, or space
-        to read more.
+        """Create a local partition.
+
+        treatment: of messages that cannot be parsed.
+        changed: called when there may be records to hand out, or space to read more.
         """
         super().__init__(
             cluster=cluster, topic=topic, number=number, start=committed.next, done=committed.done, changed=changed

@@ -35,7 +35,11 @@ class LocalSubscription:
     def __init__(
         self, *, ownership: Ownership, commits: Commits, reader: Reader, check: float, closed: Callable[[], None]
     ) -> None:
-        """check: seconds between polls for records without a wake-up. closed: called once, at the end of `close`."""
+        """Create a local subscription.
+
+        check: seconds between polls for records without a wake-up.
+        closed: called once, at the end of `close`.
+        """
         self._ownership = ownership
         self._commits = commits
         self._reader = reader

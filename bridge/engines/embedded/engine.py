@@ -21,20 +21,25 @@ from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.grpc_channel import BEFORE, DeadlineInterceptor, OnStreams, TraceInterceptor, channel_options
+from bridge.engines.grpc_channel import (
+    BEFORE,
+    RECONNECT_SECONDS,
+    DeadlineInterceptor,
+    OnStreams,
+    TraceInterceptor,
+    channel_options,
+)
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.leases import DRAINING
-from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
+from bridge.sqlite_engine.options import MAX_REQUEST, PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.system import private
 from bridge.system.tls import TlsFiles
-
-RECONNECT_SECONDS = 1.0
 
 
 class EmbeddedEngine:
@@ -125,6 +130,7 @@ class EmbeddedEngine:
             unread_events=self._config.unread_events,
             unread_bytes=self._config.unread_bytes,
             max_cached_bytes=self._config.cache_bytes,
+            max_request=max(MAX_REQUEST, self._config.max_message),
             keyring=self._keys(),
             rules=BridgeRules(),
         )

@@ -67,7 +67,10 @@ class Expression:
         projection: Projection,
         constants: Mapping[str, Any] = _NONE,
     ) -> None:
-        """constants: variables that are the same for every message."""
+        """Create an expression.
+
+        constants: variables that are the same for every message.
+        """
         self.source = source
         self.where = where
         self._program = program
