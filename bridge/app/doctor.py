@@ -15,9 +15,11 @@ from importlib import metadata
 from pathlib import Path
 
 from bridge.app.check import inspect
-from bridge.app.composition import build_engine, read_keyring
+from bridge.app.composition import build_broker, build_engine, read_keyring
+from bridge.app.serve.topics import shared_topics
 from bridge.app.state import state_directory
 from bridge.brokers import factory
+from bridge.brokers.base import TopicBroker
 from bridge.config.insecure import insecure
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
@@ -25,9 +27,10 @@ from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.types import format_duration
 from bridge.config.source import Loaded
 from bridge.core.diagnosis import Answer, Verdict, not_checked, ok, problem, warning, worst
-from bridge.core.errors import BridgeError, ConfigError
+from bridge.core.errors import BridgeError, BrokerUnavailable, ConfigError
 from bridge.engines import diagnosis
 from bridge.system import disk
+from bridge.system.threads import in_thread
 
 AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "retention")
 """Areas of checks, in the order of the results."""
@@ -87,9 +90,9 @@ class _Examiner:
         try:
             async with limit:
                 return await run()
-        except TimeoutError:
+        except TimeoutError as error:
             if not limit.expired():
-                raise
+                return problem(f"timed out: {error.strerror or error}")
             late = f"no answer within {format_duration(self.seconds)}"
             return problem(late, "check the address and the network") if name == "reachable" else not_checked(late)
         except BridgeError as error:
@@ -133,6 +136,8 @@ async def diagnose(
             examiners[broker.type].append(examiner)
             running.append(_broker(loaded, name, examiner, kept))
     await asyncio.gather(*running)
+    if "kafka" in areas:
+        await _one_cluster(loaded, examiners["kafka"][0])
     if "retention" in areas:
         for source in loaded.config.sources:
             examiners["retention"][0].record(f"source {source}", "retention", _retention(loaded, source, kept))
@@ -166,6 +171,30 @@ async def _broker(loaded: Loaded, name: str, examiner: _Examiner, kept: dict[str
     except ModuleNotFoundError as error:
         extra = f"pip install 'durable-bridge[{config.type}]'"
         examiner.record(f"broker {name}", "client library", problem(f"the package {error.name} is missing", extra))
+
+
+async def _one_cluster(loaded: Loaded, examiner: _Examiner) -> None:
+    """Check that no two sources read one topic in one group of a cluster that two brokers name."""
+    names = [name for name, broker in loaded.config.brokers.items() if isinstance(broker, KafkaBrokerConfig)]
+    if len(names) < 2:
+        return
+
+    async def look() -> Answer:
+        brokers = {name: build_broker(loaded, name) for name in names}
+        try:
+            for broker in brokers.values():
+                await broker.start()
+            topics = {name: broker for name, broker in brokers.items() if isinstance(broker, TopicBroker)}
+            found = await shared_topics(loaded, topics)
+        except BrokerUnavailable as error:
+            return not_checked(str(error))
+        finally:
+            for broker in brokers.values():
+                await broker.stop()
+        answers = [problem(each.what, f"{each.path.partition('.topics')[0]}.group: another name") for each in found]
+        return worst(answers, "no two sources share the messages of a topic")
+
+    await examiner.check(f"brokers {', '.join(names)}", "clusters", look)
 
 
 def _plain(path: Path) -> Path:
@@ -223,7 +252,7 @@ async def _machine(loaded: Loaded, examiner: _Examiner) -> None:
         examiner.record(package, "version", answer)
     directory = _plain(state_directory(loaded))
     await examiner.check(
-        "state directory", "access", lambda: asyncio.to_thread(disk.access, directory, "ops.state_dir")
+        "state directory", "access", lambda: in_thread(partial(disk.access, directory, "ops.state_dir"))
     )
     await examiner.check("clock", "set", _clock)
 

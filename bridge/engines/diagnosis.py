@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import time
+from functools import partial
 from pathlib import Path
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
@@ -16,6 +16,7 @@ from bridge.engines.embedded.address import FILE, SOCKET
 from bridge.engines.keyrings import Keys
 from bridge.sqlite_engine.maintenance import inspection
 from bridge.system import disk
+from bridge.system.threads import in_thread
 
 ROLE = "Durable Task Data Contributor"
 """Role that the bridge needs on the task hub of a scheduler."""
@@ -40,7 +41,7 @@ async def embedded(
     path = f"engines.{name}.path"
 
     async def reachable() -> Answer:
-        pid = await asyncio.to_thread(inspection.holder, file)
+        pid = await in_thread(partial(inspection.holder, file))
         if pid is None:
             return ok("no daemon runs; the next `bridge serve` opens the file")
         try:
@@ -57,7 +58,7 @@ async def embedded(
 
     await examiner.check(subject, "reachable", reachable)
     await examiner.check(subject, "file", lambda: _file(file, path, keys, examiner.seconds * _SHARE))
-    await examiner.check(subject, "access", lambda: asyncio.to_thread(disk.access, directory, path))
+    await examiner.check(subject, "access", lambda: in_thread(partial(disk.access, directory, path)))
     await disk.examine(subject, directory, path, examiner, file)
 
 
@@ -78,7 +79,7 @@ async def _file(file: Path, path: str, keys: Keys, seconds: float) -> Answer:
         return ok(f"{file}, {file.stat().st_size / (1 << 20):.1f} MiB, durable (synchronous=FULL), structure is sound")
 
     try:
-        return await asyncio.to_thread(look)
+        return await in_thread(look)
     except sqlite3.OperationalError as error:
         return not_checked(f"{file}: {error}", f"bridge engine check --path {file}")
     except sqlite3.Error as error:

@@ -49,6 +49,10 @@ class ActionBudget:
         """Number of starts of one share that wait."""
         return len(self._queues.get(share, ()))
 
+    def has_queued(self, share: BudgetShare, item: InFlightDelivery) -> bool:
+        """True while the item waits."""
+        return item in self._queues.get(share, ())
+
     def spend(self, actions: int) -> None:
         """Count a command that does not wait."""
         self._refill()
@@ -148,6 +152,10 @@ class BudgetShare:
         """Queue the item's start; call `wake` when it may run. Call `forget` when the item leaves earlier."""
         item.wait_in(self)
         self._budget.queue(self, item, wake)
+
+    def holds(self, item: InFlightDelivery) -> bool:
+        """True while the item's start waits."""
+        return self._budget.has_queued(self, item)
 
     def forget(self, item: InFlightDelivery) -> None:
         """Remove an item that is gone."""

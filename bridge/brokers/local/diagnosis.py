@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from bridge.brokers.local.database import FILE, SCHEMA_VERSION
@@ -15,6 +15,7 @@ from bridge.config.model.sources import SourceConfig
 from bridge.config.model.types import format_duration
 from bridge.core.diagnosis import Answer, Examiner, ok, problem, warning
 from bridge.system import disk
+from bridge.system.threads import in_thread
 
 OUTAGE = 86_400.0
 """Outage in seconds that messages should outlast: a day."""
@@ -40,8 +41,8 @@ async def diagnose(
             )
         return ok(f"messages are kept for {format_duration(kept)}")
 
-    await examiner.check(subject, "file", lambda: asyncio.to_thread(_file, directory / FILE, path))
-    await examiner.check(subject, "access", lambda: asyncio.to_thread(disk.access, directory, path))
+    await examiner.check(subject, "file", lambda: in_thread(partial(_file, directory / FILE, path)))
+    await examiner.check(subject, "access", lambda: in_thread(partial(disk.access, directory, path)))
     await disk.examine(subject, directory, path, examiner, directory / FILE)
     await examiner.check(subject, "retention", retention)
     return dict.fromkeys(sources, math.inf if config.retention is None else config.retention)
