@@ -233,6 +233,19 @@ class Subscription(Protocol):
 
 
 @runtime_checkable
+class AgingSubscription(Protocol):
+    """A subscription that knows how long its records have waited."""
+
+    def oldest(self) -> dict[tuple[str, int], float]:
+        """Broker's time of the oldest record that is not completed, in seconds since the Unix epoch, by assigned
+        (topic, partition).
+
+        Partitions without such a record, or where its time is unknown, are left out. Makes no call to the broker.
+        """
+        ...
+
+
+@runtime_checkable
 class UnloadableDelivery(Protocol):
     """A delivery whose message need not stay in memory, since its log can hand it out again."""
 
@@ -345,7 +358,16 @@ class Broker(Protocol):
 
 
 @runtime_checkable
-class TopicBroker(Protocol):
+class ListingBroker(Protocol):
+    """A broker that can list its topics."""
+
+    async def topics(self) -> dict[str, int]:
+        """Number of partitions by topic. Raises: BrokerUnavailable."""
+        ...
+
+
+@runtime_checkable
+class TopicBroker(ListingBroker, Protocol):
     """A broker whose topics must exist before use."""
 
     @property
@@ -353,14 +375,23 @@ class TopicBroker(Protocol):
         """Identity of the cluster behind this broker, known after the start. Two brokers may be one cluster."""
         ...
 
-    async def topics(self) -> dict[str, int]:
-        """Number of partitions by topic. Raises: BrokerUnavailable."""
-        ...
-
     async def ensure(self, topics: Collection[str]) -> None:
         """Ensure that the topics exist; create missing topics where the configuration allows it.
 
         Raises: BrokerError naming the missing topics, with the remedy; BrokerUnavailable.
+        """
+        ...
+
+
+@runtime_checkable
+class BacklogBroker(Protocol):
+    """A broker that knows the positions of consumer groups."""
+
+    async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
+        """Number of records at and after the position of the group, by topic and partition. Joins no group.
+
+        Topics that do not exist are left out. Records that the group has completed above its position do not count.
+        Raises: BrokerError, BrokerUnavailable.
         """
         ...
 

@@ -57,6 +57,21 @@ class HostRules:
         """True when both events come from the same message."""
         return False
 
+    def starts_sagas(self, name: str) -> bool:
+        """True for an orchestration that runs sagas with names of their own."""
+        return False
+
+    def saga_of(self, name: str, input_: str) -> str | None:
+        """Name of the saga that this orchestration runs for the input; None when it runs none, or the name is open."""
+        return None
+
+    def saga_end(self, saga: str | None, custom_status: str | None, status: int) -> tuple[str, str] | None:
+        """Name and outcome of the saga of a finished instance with this custom status; None without a saga.
+
+        saga: name from `saga_of`.
+        """
+        return None
+
     def reason_against_rewind(self, custom_status: str) -> str | None:
         """Reason why a failed instance with this custom status cannot be rewound: it has handled its failure."""
         return None

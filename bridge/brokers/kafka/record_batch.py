@@ -21,6 +21,7 @@ from aiokafka.record.util import calc_crc32c
 from bridge.brokers.kafka.compression import CodecError, decompress
 from bridge.brokers.kafka.records import (
     HEADER,
+    LOG_APPEND_TIME,
     SMALL,
     Bounds,
     Damaged,
@@ -36,6 +37,8 @@ _PREFIX = struct.Struct(">qiib")
 """Base offset, length, leader epoch (a CRC in old formats) and magic, at the same place in every format."""
 
 _LENGTH_END = 12
+_STAMP, _STAMP_END = struct.Struct(">q"), 26
+"""Time in the header of a message of magic 1, and its end."""
 _ATTRIBUTES_AT = 21
 _MINIMUM = 14
 """Bytes after the length field in the smallest message of magic 0."""
@@ -101,6 +104,21 @@ class Batch:
         return len(self.raw) > _ATTRIBUTES_AT + 1 and (
             self.raw[_PREFIX.size - 1] < 2 or bool(self.raw[_ATTRIBUTES_AT + 1] & _CODEC)
         )
+
+    @property
+    def time(self) -> float | None:
+        """Time of the first record, in seconds since the Unix epoch, as the header states it; None where it states
+        none, or is damaged.
+        """
+        magic = self.raw[_PREFIX.size - 1] if len(self.raw) >= _PREFIX.size else 0
+        if self.fault is not None or magic == 0 or len(self.raw) < (HEADER.size if magic == 2 else _STAMP_END):
+            return None
+        if magic == 1:
+            (stamp,) = _STAMP.unpack_from(self.raw, _STAMP_END - _STAMP.size)
+        else:
+            header = HEADER.unpack_from(self.raw)
+            stamp = header[8] if header[5] & LOG_APPEND_TIME else header[7]
+        return None if stamp < 0 else stamp / 1000
 
     def close(self) -> None:
         """Release the decompressed data; `records` then begins again at the offset it is given."""

@@ -21,7 +21,8 @@ id and epoch, base sequence, number of records."""
 SMALL = 1 << 20
 """Bytes of a batch up to which headers take limited memory (50 MB) before they are counted."""
 
-_LOG_APPEND_TIME = 0x08
+LOG_APPEND_TIME = 0x08
+"""Attribute of a batch whose records all have its highest timestamp."""
 
 Found = tuple[int, int, Message]
 """A message with the first and last offset that it stands for. The two differ for damaged data only."""
@@ -153,7 +154,7 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...], most: int) 
     """Offset and message of the record in `data[at:end]`. Raises: Damaged when not even the offset can be read."""
     begin = at
     delta, at = _varint(data, at + 1, end)  # behind the attributes, which have no meaning yet
-    timestamp = header[8] if header[5] & _LOG_APPEND_TIME else header[7] + delta
+    timestamp = header[8] if header[5] & LOG_APPEND_TIME else header[7] + delta
     delta, at = _varint(data, at, end)
     offset = header[0] + delta
     key_known = False

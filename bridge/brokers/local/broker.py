@@ -117,6 +117,12 @@ class LocalBroker:
         if existing != partitions:
             raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
 
+    async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
+        """See `BacklogBroker.backlog`."""
+        return await self._reader.query(
+            lambda log: log.backlog(options.group, options.topics, latest=options.start == "latest")
+        )
+
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""
         return read(self.name, self._cluster, self._reader, options)
