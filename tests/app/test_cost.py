@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from bridge.app.composition import load_config
 from bridge.app.cost import Cost, cost, total
 from bridge.cli import root
+from bridge.testing import LocalBridge
 
 SAGAS = """
 sagas:
@@ -119,6 +120,36 @@ def test_a_saga_is_counted_from_its_definition(project: Path) -> None:
     assert saga.success == 1 + 7 + 5 + 4 + 5 + 2
     # the steps before the point of no return; release 2+2, refund 2+2+1
     assert saga.compensated == 1 + 7 + 5 + 4 + 4 + 5 + 2
+
+
+SAMPLE = Path(__file__).parents[2] / "config" / "sagas.yaml"
+ORDER = {"id": "p-1", "total": 25.0, "lines": [{"sku": "tea", "quantity": 2}]}
+DISPATCHED = ("executionStarted", "taskScheduled", "taskCompleted", "taskFailed", "timerFired", "eventRaised")
+"""Events of a history that a message from the engine to the worker began."""
+
+
+def _dispatched(bridge: LocalBridge) -> int:
+    events = bridge.recording("purchase-p-1").events
+    return sum(event.WhichOneof("eventType") in DISPATCHED for event in events)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_the_sample_saga_costs_what_its_history_shows(refused: bool) -> None:
+    found = {each.saga: each for each in cost(load_config([SAMPLE])).sagas}["purchase"]
+    with LocalBridge(SAMPLE) as bridge:
+        bridge.publish("purchases", ORDER, type="purchase.requested", key="p-1")
+        bridge.answer("stock", {"status": "reserved", "id": "r-1"})
+        if not refused:
+            bridge.answer("payments", {"status": "authorised", "id": "a-1"})
+            bridge.answer("parcels", {"tracking": "t-1"})
+            assert _dispatched(bridge) == found.success
+            return
+        # The last step before the point of no return fails for good: it is undone too
+        bridge.publish("purchases", {"id": "p-1", "reason": "x"}, type="purchase.cancelled", key="p-1")
+        status = bridge.result("purchase-p-1")["status"]
+        assert status == "compensated"
+        # The cancel is one event, and replaces the answer of the payment and its check
+        assert _dispatched(bridge) == found.compensated + 1 - 3
 
 
 def test_routes_are_counted(project: Path) -> None:
