@@ -17,8 +17,11 @@ from aiokafka.protocol.admin import CreateAclsRequest
 
 from bridge.app.composition import load_config
 from bridge.app.doctor import CheckResult, diagnose
+from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka.sdk_internals import send
 from bridge.core.diagnosis import Verdict
+from tests.brokers.consumer import CAUSE, Assignments, numbered, take
+from tests.brokers.kafka.harness import KafkaHarness
 from tests.kafka.node import Node
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
@@ -135,6 +138,23 @@ async def test_missing_rights_are_named_with_the_command_that_gives_them(
     found = await _results(path)
     assert found["source orders", "group"].verdict is Verdict.OK
     assert "is new: it begins at the earliest" in found["source orders", "group"].detail
+    # These rights are enough to read, to dead-letter and to publish
+    harness = KafkaHarness(f"127.0.0.1:{node.ports['SASL']}")
+    sasl = {"mechanism": "PLAIN", "username": "bridge", "password": "secret"}
+    broker = await harness.broker(sasl=sasl, create_topics=False)
+    trusted = await KafkaHarness(node.bootstrap).broker(create_topics=False)
+    await trusted.publish("orders", numbered(3))
+    subscription = await broker.subscribe(SubscribeOptions(("orders",), "shop"), Assignments())
+    for delivery in await take(subscription, 3):
+        await delivery.dead_letter(CAUSE)
+    await subscription.flush()
+    await broker.publish("decisions", numbered(3))
+    # Beside a running consumer: the group is in use, and keeps its member
+    beside = (await _results(path))["source orders", "group"]
+    assert (beside.verdict, beside.detail) == (Verdict.OK, "group shop: stable, 1 member")
+    await harness.stop()
+    await trusted.stop()
+    assert (await _results(path))["source orders", "positions"].detail.startswith("2 of 2 partitions have a position")
     # The settings of topics need a right that the bridge itself does not need
     retention = found["broker kafka", "retention"]
     assert retention.verdict is Verdict.NOT_CHECKED
@@ -178,6 +198,7 @@ async def test_a_short_retention_and_lost_positions_are_found(node: Node, admin:
     await producer.send_and_wait("short", b"future", partition=1, timestamp_ms=int((time.time() + 1800) * 1000))
     await producer.stop()
     await _use_group(node, "short", "shop-short", 3)
+    groups = set(await admin.list_consumer_groups())
     path = _project(tmp_path, node, "admin")
     path.write_text(path.read_text().replace("orders", "short").replace("group: shop", "group: shop-short"))
     found = await _results(path)
@@ -194,6 +215,6 @@ async def test_a_short_retention_and_lost_positions_are_found(node: Node, admin:
     assert clock.verdict is Verdict.WARNING
     assert "short/1@0" in clock.detail
     # The cluster lists no group of the doctor, and the position has not moved
-    assert {group for group, _ in await admin.list_consumer_groups()} <= {"shop-short", "other"}
+    assert set(await admin.list_consumer_groups()) == groups
     offsets = await admin.list_consumer_group_offsets("shop-short")
     assert offsets[TopicPartition("short", 0)].offset == 3

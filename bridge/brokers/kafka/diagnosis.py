@@ -35,7 +35,7 @@ from bridge.brokers.kafka.sdk_internals import send
 from bridge.config.model.brokers import KafkaBrokerConfig, TargetConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import format_duration
-from bridge.core.diagnosis import Answer, Examiner, Verdict, not_checked, ok, problem, warning, worst
+from bridge.core.diagnosis import Answer, Examiner, Verdict, counted, not_checked, ok, problem, warning, worst
 from bridge.core.errors import BrokerError
 
 _NONE, _UNKNOWN_TOPIC, _TOPIC_DENIED, _GROUP_DENIED, _CLUSTER_DENIED = 0, 3, 29, 30, 31
@@ -151,7 +151,7 @@ class _Checks:
     async def _reach(self) -> Answer:
         await self._cluster.start()
         found = await self._described()
-        return ok(f"cluster {self._cluster.id}, {len(found['brokers'])} nodes")
+        return ok(f"cluster {self._cluster.id}, {counted(len(found['brokers']), 'node')}")
 
     async def _names(self) -> dict[str, list[str]]:
         """Topics that each source reads now."""
@@ -203,13 +203,13 @@ class _Checks:
                 raise
             return await self._listed()
         answers = [self._topic(topic) for topic in self._topics]
-        return worst(answers, f"{len(self._topics)} topics exist")
+        return worst(answers, f"the topics exist: {len(self._topics)}")
 
     async def _listed(self) -> Answer:
         """Existence of the topics on a cluster that does not tell permissions."""
         known = await self._cluster.topics()
         answers = [ok(topic) if topic in known else self._missing(topic) for topic in self._topics]
-        return worst(answers, f"{len(self._topics)} topics exist")
+        return worst(answers, f"the topics exist: {len(self._topics)}")
 
     def _topic(self, topic: str) -> Answer:
         facts = self._facts[topic]
@@ -290,7 +290,7 @@ class _Checks:
             )
         if facts.state == "Dead":
             return ok(f"group {source.group} is new: it begins at the {source.start} message")
-        return ok(f"group {source.group}: {facts.state.lower()}, {facts.members} members")
+        return ok(f"group {source.group}: {facts.state.lower()}, {counted(facts.members, 'member')}")
 
     async def _coordinated(self, group: str, nodes: list[int]) -> GroupFacts | None:
         """Ask one node after another about a group; None if no node coordinates groups yet.

@@ -13,7 +13,7 @@ from bridge.brokers.local.database import FILE, SCHEMA_VERSION
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.types import format_duration
-from bridge.core.diagnosis import Answer, Examiner, ok, problem, warning
+from bridge.core.diagnosis import Answer, Examiner, counted, ok, problem, warning
 from bridge.system import disk
 from bridge.system.threads import in_thread
 
@@ -67,4 +67,4 @@ def _file(file: Path, path: str) -> Answer:
             f"{file} was written by a newer version of the bridge (schema {version}, this one knows {SCHEMA_VERSION})",
             f"pip install --upgrade durable-bridge    # or name another `{path}`",
         )
-    return ok(f"{file}, {topics} topics")
+    return ok(f"{file}, {counted(topics, 'topic')}")
