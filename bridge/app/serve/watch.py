@@ -28,6 +28,7 @@ from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReadi
 from bridge.ops.metric_stats import TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import Rates
+from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.flow_control import PERSON
 from bridge.pipeline.per_value import Shares
@@ -243,6 +244,9 @@ class SourceView:
         throttled = {
             limit.route: reason for limit in self._source.route_limits.values() if (reason := limit.reason) is not None
         }
+        for route, share in self._source.budgets.items():
+            if (reason := share.reason) is not None:
+                throttled[route] = "; ".join(filter(None, (throttled.get(route), reason)))
         probing = self._source.dead_letter_limit.reason
         waiting = max(ledger.in_flight, behind)
         return SourceReading(self.name, settled, waiting, holds, probing, dead, throttled, paused)
@@ -283,6 +287,7 @@ class Watch:
         *,
         omitted: Callable[[str], int] = lambda _: 0,
         limits: Sequence[RouteLimit] = (),
+        budgets: Sequence[ActionBudget] = (),
         orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -318,6 +323,7 @@ class Watch:
             refused,
             figures.workflows,
             traces=traces,
+            budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),
             version=__version__,
