@@ -111,7 +111,7 @@ class Instance:
     shared: bool = False
     """True when the last turn ran in this process, where no message limits the size of the history."""
     spans: Any = None
-    """Its spans, kept by their maker for this execution; None while there are none."""
+    """Spans of this execution, kept by their maker; None while there are none."""
     waiting_start: bool = False
     """True until the scheduled start time."""
 
