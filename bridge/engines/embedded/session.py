@@ -14,6 +14,7 @@ from typing import Any
 
 from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
+from durabletask.internal.tracing import suppress_span_emission
 from durabletask.task import CancellableTask
 from durabletask.worker import ExecutionResults, TaskHubGrpcWorker, _ActivityExecutor, _OrchestrationExecutor
 
@@ -235,7 +236,8 @@ class SessionWorker(TaskHubGrpcWorker):
                 exception_properties_provider=self._exception_properties_provider,
             )
         try:
-            result = session.run(request)
+            with suppress_span_emission():
+                result = session.run(request)
         except Exception:
             return None
         if is_new and request.pastEvents:
