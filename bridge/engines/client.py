@@ -76,7 +76,10 @@ class EngineClient:
                 raise
             translated = translate(error, what=what)
             result = translated.reason
-            raise translated from error
+            try:
+                raise translated from error
+            finally:
+                del translated  # in a cycle with its own traceback it would live until the garbage collector runs
         finally:
             histogram = self.requests.get((command, result))
             if histogram is None:

@@ -263,6 +263,7 @@ class WaitingStats(Protocol):
     events: events of early messages in this process, by event.
     quarantined: events of quarantined messages in this process, by event.
     waiting: early messages as last counted; None before the first count.
+    expiring: those of them with less than a quarter of their wait left.
     waiting_messages, waiting_bytes: early and quarantined messages together.
     refused: messages that were one too many.
     """
@@ -275,6 +276,8 @@ class WaitingStats(Protocol):
     def quarantined(self) -> Mapping[str, int]: ...
     @property
     def waiting(self) -> int | None: ...
+    @property
+    def expiring(self) -> int | None: ...
     @property
     def waiting_messages(self) -> int: ...
     @property

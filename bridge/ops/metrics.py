@@ -206,6 +206,8 @@ _WAITING: tuple[Row[WaitingStats], ...] = (
         _one(lambda it: it.refused)),
     Row(_GAUGE, "bridge_early_messages", "Messages that wait for the start of their instance.", (),
         _one(lambda it: it.waiting)),
+    Row(_GAUGE, "bridge_early_messages_expiring", "Early messages with less than a quarter of their wait left.", (),
+        _one(lambda it: it.expiring)),
     Row(_COUNTER, "bridge_early_message_events", "Events of early messages in this process.", ("event",),
         _by_word(lambda it: it.events)),
     Row(_COUNTER, "bridge_quarantine_events", "Events of quarantined messages in this process.", ("event",),
