@@ -1,4 +1,4 @@
-"""Composition of the bridge: builds its parts from a configuration. The only module that names implementations."""
+"""Parts of the bridge, built from a configuration: brokers, engines, routers, decoders, sources."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bridge.engines.workflows import load as load_modules
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.settings import SourceSettings, Target
+from bridge.pipeline.settings import EnginePort, SourceSettings
 from bridge.pipeline.source import SourcePipeline
 from bridge.quarantine.stage import QuarantineStage
 from bridge.quarantine.store import QuarantineStore
@@ -244,7 +244,7 @@ def build_decoder(
         limits,
         attributes=attributes,
         identity=identity,
-        scope=partial(SourceScope, allowed=config.limits.expression_cost * 1e9),
+        scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
         schema=schema,
         trusted=config.trusted,
         amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers.get(config.broker), config),
@@ -274,7 +274,7 @@ def build_source(
     loaded: Loaded,
     name: str,
     brokers: Mapping[str, Broker],
-    engines: Mapping[str, Target],
+    engines: Mapping[str, EnginePort],
     *,
     limits: Mapping[str, RouteLimit] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from bridge.config.model.brokers import BrokerConfig, TargetConfig
-from bridge.config.model.on_missing import WaitMissing
+from bridge.config.model.routes import WaitMissing
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.model.types import check_topic

@@ -32,7 +32,7 @@ from bridge.core.errors import (
     PartitionRevoked,
     RegistryUnavailable,
 )
-from bridge.core.states import Outcome as Outcome
+from bridge.core.states import Outcome
 
 DETAIL_LIMIT = 1024
 """Longest cause text, in bytes of UTF-8. It never contains payload."""
@@ -67,7 +67,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Dead-letter a delivery that can never succeed. reason: a stable word. detail: a sentence for a person."""
+    """Dead-letter a delivery that can never succeed.
+
+    reason: a stable word.
+    detail: a sentence for a person.
+    """
 
     reason: str
     detail: str

@@ -51,6 +51,8 @@ class SourceState(StrEnum):
     """Commands wait for a limit of their route."""
     HELD = "held"
     """An outage of a broker, an engine or a registry, or a stopped partition, holds the source."""
+    PAUSED = "paused"
+    """A person has paused the source."""
     PROBING = "probing"
     """A route has exceeded the dead-letter limit: one dead letter is tried per pause."""
     STUCK = "stuck"
@@ -99,6 +101,14 @@ class QuarantineState(StrEnum):
     """The configuration has no source that releases some of the keys."""
 
 
+class SagaState(StrEnum):
+    """State of the sagas on an engine, where `ops.unready_on` asks for it."""
+
+    UP = "up"
+    FAILED = "failed"
+    """Sagas failed or could not be compensated, and still exist."""
+
+
 class DaemonState(StrEnum):
     """State of a daemon."""
 
@@ -116,17 +126,18 @@ STATES: dict[str, type[StrEnum]] = {
     "worker": WorkerState,
     "workflows": WorkflowState,
     "quarantine": QuarantineState,
+    "sagas": SagaState,
     "daemon": DaemonState,
 }
-"""States by their subject. `/readyz` has components of the kinds source, engine, worker, workflows and quarantine."""
+"""States by their subject. `/readyz` has components of source, engine, worker, workflows, quarantine and sagas."""
 
-ComponentState = SourceState | EngineState | WorkerState | WorkflowState | QuarantineState
+ComponentState = SourceState | EngineState | WorkerState | WorkflowState | QuarantineState | SagaState
 """State of a component of `/readyz`."""
 
 READY: frozenset[ComponentState] = frozenset(
     {
-        SourceState.IDLE, SourceState.CONSUMING, SourceState.THROTTLED, EngineState.UP, WorkerState.UP,
-        WorkflowState.UP, QuarantineState.UP,
+        SourceState.IDLE, SourceState.CONSUMING, SourceState.THROTTLED, SourceState.PAUSED, EngineState.UP,
+        WorkerState.UP, WorkflowState.UP, QuarantineState.UP, SagaState.UP,
     }
 )  # fmt: skip
 """States of components that can do their work."""

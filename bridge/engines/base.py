@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from durabletask.serialization import DataConverter
@@ -13,6 +13,10 @@ from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.workflows import Workflows
+from bridge.sqlite_engine.model.instance import Finish
+
+FinishListener = Callable[[Sequence[Finish]], None]
+"""Listener that gets the ends of instances."""
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
 """Listener that gets the ids of finished and of started instances. An instance in both lists runs again."""
@@ -35,6 +39,58 @@ class MeasuredEngine(Protocol):
     def usage(self) -> EngineUsage | None:
         """Memory use and refused events; None when another process hosts the engine."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceCounts:
+    """Instances of an engine, counted in the transactions that change them.
+
+    A saga of the configuration counts under its own name, not as `bridge.saga`. Statuses are words like RUNNING.
+    Outcomes are `completed`, `compensated`, `compensation_failed`, `failed` and `terminated`.
+
+    instances: existing instances by orchestration and status.
+    sagas: existing finished sagas by name and outcome, sagas of Python code included.
+    ended_today: instances that ended today (UTC) by orchestration and status, those removed since included.
+    sagas_today: sagas that ended today (UTC) by name and outcome.
+    failed: existing FAILED instances by orchestration, without those whose saga was compensated.
+    failed_today: such instances that ended today (UTC), those removed since included.
+    """
+
+    instances: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    sagas: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    ended_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    sagas_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    failed_today: Mapping[str, int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class CountingEngine(Protocol):
+    """Engine that counts its instances, and reports their ends."""
+
+    async def instance_counts(self) -> InstanceCounts | None:
+        """Current counts; None while they are unknown: no process of this version has opened the engine."""
+        ...
+
+    def watch_finishes(self, listener: FinishListener) -> None:
+        """Call `listener`, from any thread, after each commit in which instances ended, in the process that hosts it.
+
+        The listener of another process is never called. Call the method between start and stop.
+        """
+        ...
+
+
+def watch_finishes(engine: Engine, listener: FinishListener) -> bool:
+    """Report the ends of instances to the listener; False when the engine does not report them to any process."""
+    if not isinstance(engine, CountingEngine):
+        return False
+    engine.watch_finishes(listener)
+    return True
+
+
+async def instance_counts(engine: Engine) -> InstanceCounts | None:
+    """Counts of the instances of an engine; None when it does not count them, as on the scheduler."""
+    return await engine.instance_counts() if isinstance(engine, CountingEngine) else None
 
 
 class Engine(Protocol):

@@ -7,6 +7,7 @@ in several parts count as one (`bridge.engines.remote_limits`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
+from bridge.core.histogram import SECONDS, Histogram
 from bridge.engines.errors import translate
 from bridge.engines.remote_limits import one_response
 from bridge.engines.sdk_internals import stub_of
@@ -42,20 +44,6 @@ _ENTITY_PAGE = 100
 """Entities that are read at once; the embedded engine sends fewer when they are large."""
 
 
-async def translated(call: Coroutine[Any, Any, T], what: str) -> T:
-    """Await a call of the SDK's client. what: the call, for the error.
-
-    gRPC cancels a call whose channel was closed: such a call raises EngineUnavailable, while the cancellation of this
-    task passes. Raises: EngineError.
-    """
-    try:
-        return await call
-    except (Exception, asyncio.CancelledError) as error:
-        if isinstance(error, EngineError):
-            raise
-        raise translate(error, what=what) from error
-
-
 class EngineClient:
     """Calls on one engine, named as in the SDK's client. Every method raises EngineError.
 
@@ -65,6 +53,36 @@ class EngineClient:
     def __init__(self, sdk: AsyncTaskHubGrpcClient) -> None:
         """Wrap a client of the SDK. `close` closes it."""
         self._sdk = sdk
+        self.requests: dict[tuple[str, str], Histogram] = {}
+        """Durations of requests by command and result: `ok`, or the reason of the error."""
+
+    async def _call(self, command: str, call: Coroutine[Any, Any, T], what: str) -> T:
+        """Await a call of the SDK's client, and count it. what: the call, for the error.
+
+        gRPC cancels a call whose channel was closed: such a call raises EngineUnavailable, while the cancellation of
+        this task passes. Raises: EngineError.
+        """
+        began = time.perf_counter()
+        result = "cancelled"
+        try:
+            answer = await call
+            result = "ok"
+            return answer
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, EngineError):
+                result = error.reason
+                raise
+            translated = translate(error, what=what)
+            result = translated.reason
+            try:
+                raise translated from error
+            finally:
+                del translated  # in a cycle with its own traceback it would live until the garbage collector runs
+        finally:
+            histogram = self.requests.get((command, result))
+            if histogram is None:
+                histogram = self.requests[command, result] = Histogram(SECONDS)
+            histogram.observe(time.perf_counter() - began)
 
     async def close(self) -> None:
         await self._sdk.close()
@@ -103,32 +121,40 @@ class EngineClient:
             tags=dict(tags) if tags else None,
             version=version,
         )
-        return await translated(call, what or f"start {instance_id!r}")
+        return await self._call("start", call, what or f"start {instance_id!r}")
 
     async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> None:
         call = self._sdk.raise_orchestration_event(instance_id, event_name, data=data)
-        await translated(call, f"raise {event_name!r} to {instance_id!r}")
+        await self._call("raise_event", call, f"raise {event_name!r} to {instance_id!r}")
 
     async def terminate_orchestration(self, instance_id: str, *, output: Any = None, recursive: bool = True) -> None:
         call = self._sdk.terminate_orchestration(instance_id, output=output, recursive=recursive)
-        await translated(call, f"terminate {instance_id!r}")
+        await self._call("terminate", call, f"terminate {instance_id!r}")
 
     async def suspend_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
-        await translated(self._sdk.suspend_orchestration(instance_id, reason=reason), f"suspend {instance_id!r}")
+        await self._call(
+            "suspend", self._sdk.suspend_orchestration(instance_id, reason=reason), f"suspend {instance_id!r}"
+        )
 
     async def resume_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
-        await translated(self._sdk.resume_orchestration(instance_id, reason=reason), f"resume {instance_id!r}")
+        await self._call(
+            "resume", self._sdk.resume_orchestration(instance_id, reason=reason), f"resume {instance_id!r}"
+        )
 
     async def restart_orchestration(self, instance_id: str, *, restart_with_new_instance_id: bool = False) -> str:
         """Run an instance again with its input; return the id it runs under."""
         call = self._sdk.restart_orchestration(instance_id, restart_with_new_instance_id=restart_with_new_instance_id)
-        return await translated(call, f"restart {instance_id!r}")
+        return await self._call("restart", call, f"restart {instance_id!r}")
 
     async def rewind_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
-        await translated(self._sdk.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
+        await self._call(
+            "rewind", self._sdk.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}"
+        )
 
     async def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
-        return await translated(self._sdk.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}")
+        return await self._call(
+            "purge", self._sdk.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}"
+        )
 
     async def purge_orchestrations_by(
         self,
@@ -138,7 +164,7 @@ class EngineClient:
         recursive: bool = False,
     ) -> PurgeInstancesResult:
         call = self._sdk.purge_orchestrations_by(created_time_from, created_time_to, runtime_status, recursive)
-        return await translated(call, "purge instances")
+        return await self._call("purge", call, "purge instances")
 
     # Instances: reads
 
@@ -146,7 +172,7 @@ class EngineClient:
         self, instance_id: str, *, fetch_payloads: bool = True, what: str | None = None
     ) -> OrchestrationState | None:
         call = self._sdk.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
-        return await translated(call, what or f"show {instance_id!r}")
+        return await self._call("get", call, what or f"show {instance_id!r}")
 
     async def find_instance(
         self, instance_id: str, *, fetch_payloads: bool = True, what: str | None = None
@@ -166,7 +192,7 @@ class EngineClient:
     ) -> OrchestrationState | None:
         """Wait until the instance has started. Raises: EngineTimeout after `timeout` seconds."""
         call = self._sdk.wait_for_orchestration_start(instance_id, fetch_payloads=fetch_payloads, timeout=timeout)
-        return await translated(call, f"wait for {instance_id!r}")
+        return await self._call("wait", call, f"wait for {instance_id!r}")
 
     async def wait_for_orchestration_completion(
         self,
@@ -177,13 +203,13 @@ class EngineClient:
     ) -> OrchestrationState | None:
         """Wait until the instance has finished. Raises: EngineTimeout after `timeout` seconds."""
         call = self._sdk.wait_for_orchestration_completion(instance_id, fetch_payloads=fetch_payloads, timeout=timeout)
-        return await translated(call, f"wait for {instance_id!r}")
+        return await self._call("wait", call, f"wait for {instance_id!r}")
 
     async def get_orchestration_history(self, instance_id: str, *, what: str | None = None) -> list[HistoryEvent]:
         """History events of an instance, oldest first."""
         with one_response():
-            return await translated(
-                self._sdk.get_orchestration_history(instance_id), what or f"history of {instance_id!r}"
+            return await self._call(
+                "history", self._sdk.get_orchestration_history(instance_id), what or f"history of {instance_id!r}"
             )
 
     async def get_protocol_history(self, instance_id: str) -> list[pb.HistoryEvent]:
@@ -196,13 +222,13 @@ class EngineClient:
             ]
 
         with one_response():
-            return await translated(read(), f"history of {instance_id!r}")
+            return await self._call("history", read(), f"history of {instance_id!r}")
 
     async def get_all_orchestration_states(
         self, query: OrchestrationQuery | None = None, *, what: str = "list instances"
     ) -> list[OrchestrationState]:
         with one_response():
-            return await translated(self._sdk.get_all_orchestration_states(query), what)
+            return await self._call("list", self._sdk.get_all_orchestration_states(query), what)
 
     async def get_all_tags(
         self, statuses: Sequence[OrchestrationStatus], prefix: str, page_size: int, *, what: str
@@ -229,7 +255,7 @@ class EngineClient:
                 token = page.continuationToken
 
         with one_response():
-            return await translated(read(), what)
+            return await self._call("list", read(), what)
 
     async def list_instance_ids(
         self,
@@ -245,7 +271,7 @@ class EngineClient:
         call = self._sdk.list_instance_ids(
             runtime_status, completed_time_from, completed_time_to, page_size, continuation_token
         )
-        return await translated(call, what)
+        return await self._call("list", call, what)
 
     async def list_all_instance_ids(
         self,
@@ -279,13 +305,13 @@ class EngineClient:
     ) -> None:
         """Send an operation; return when the engine has accepted it."""
         call = self._sdk.signal_entity(entity, operation_name, input, signal_time)
-        await translated(call, what or f"signal {operation_name!r} to {entity}")
+        await self._call("signal_entity", call, what or f"signal {operation_name!r} to {entity}")
 
     async def get_entity(
         self, entity: EntityInstanceId, include_state: bool = True, *, what: str | None = None
     ) -> EntityMetadata | None:
         """Read an entity; None while it has no state."""
-        return await translated(self._sdk.get_entity(entity, include_state), what or f"look at {entity}")
+        return await self._call("get_entity", self._sdk.get_entity(entity, include_state), what or f"look at {entity}")
 
     async def find_entity(
         self, entity: EntityInstanceId, *, include_state: bool = True, what: str | None = None
@@ -303,7 +329,7 @@ class EngineClient:
         self, query: EntityQuery | None = None, *, what: str = "list entities"
     ) -> list[EntityMetadata]:
         with one_response():
-            return await translated(self._sdk.get_all_entities(query), what)
+            return await self._call("list_entities", self._sdk.get_all_entities(query), what)
 
     async def visit_entities(self, name: str, visit: Callable[[pb.EntityMetadata], None], *, what: str) -> None:
         """Call `visit` with every entity of a name, page by page, because their states may be large together.
@@ -325,14 +351,16 @@ class EngineClient:
                 token = page.continuationToken
 
         with one_response(keeps=False):
-            await translated(read(), what)
+            await self._call("list_entities", read(), what)
 
     async def clean_entity_storage(
         self, remove_empty_entities: bool = True, release_orphaned_locks: bool = True
     ) -> CleanEntityStorageResult:
         with one_response(keeps=False):
-            return await translated(
-                self._sdk.clean_entity_storage(remove_empty_entities, release_orphaned_locks), "clean entities"
+            return await self._call(
+                "clean_entities",
+                self._sdk.clean_entity_storage(remove_empty_entities, release_orphaned_locks),
+                "clean entities",
             )
 
 

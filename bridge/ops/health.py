@@ -12,17 +12,19 @@ from bridge.core.states import (
     DaemonState,
     EngineState,
     QuarantineState,
+    SagaState,
     SourceState,
     WorkerState,
     WorkflowState,
 )
 
-PartKind = Literal["engine", "worker", "workflows", "quarantine"]
+PartKind = Literal["engine", "worker", "workflows", "quarantine", "sagas"]
 _PARTS: dict[PartKind, tuple[ComponentState, ComponentState]] = {
     "engine": (EngineState.UP, EngineState.AWAY),
     "worker": (WorkerState.UP, WorkerState.STUCK),
     "workflows": (WorkflowState.UP, WorkflowState.INCOMPATIBLE),
     "quarantine": (QuarantineState.UP, QuarantineState.ORPHANED),
+    "sagas": (SagaState.UP, SagaState.FAILED),
 }
 """States of a usable and of an unusable part, by kind."""
 
@@ -37,6 +39,7 @@ class SourceReading:
     probing: reason why its dead letters are limited.
     dead: reason why its tasks have ended by a bug.
     throttled: routes whose commands wait for a limit, with a sentence.
+    paused: sentence about a pause by a person.
     """
 
     name: str
@@ -46,11 +49,12 @@ class SourceReading:
     probing: str | None = None
     dead: str | None = None
     throttled: Mapping[str, str] = field(default_factory=dict)
+    paused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
-    """Observed state of an engine, of its workflows, worker or quarantine.
+    """Observed state of an engine, of its workflows, worker, quarantine or sagas.
 
     away: reason why the part cannot be used; None when it can.
     note: detail shown while the part is up.
@@ -139,13 +143,16 @@ class Health:
             return Check("source", source.name, state, detail)
 
         # An idle, held or throttled source need not make progress; its time starts anew afterwards
-        expected = source.waiting > 0 and not source.holds and not source.throttled and source.probing is None
+        calm = not source.holds and not source.throttled and source.probing is None and source.paused is None
+        expected = source.waiting > 0 and calm
         settled, since = self._seen.get(source.name, (source.settled, None))
         if since is None or settled != source.settled:
             since = now
         self._seen[source.name] = (source.settled, since if expected else None)
         if source.dead is not None:
             return check(SourceState.DEAD, source.dead)
+        if source.paused is not None:
+            return check(SourceState.PAUSED, source.paused)
         if source.holds:
             return check(SourceState.HELD, "; ".join(f"{cause}: {text}" for cause, text in source.holds.items()))
         if source.probing is not None:

@@ -11,13 +11,19 @@ import structlog
 
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import LimitsConfig
-from bridge.core.errors import BridgeError
+from bridge.core.errors import BridgeError, RegistryUnavailable
 from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.lanes import Lanes
 
 log = structlog.get_logger("bridge.gate")
 _log_source = structlog.get_logger("bridge.source")
+
+PERSON = "person"
+"""Cause of a pause by a person."""
+
+REGISTRY = "schema registry"
+"""Cause of a pause while a schema registry does not answer."""
 
 _LOW_WATER = 0.75
 _QUIET = 60.0
@@ -49,7 +55,8 @@ class FlowControl:
     A full pipeline pauses too: from the high mark (the limit) down to the low mark (three quarters of the limit).
     """
 
-    def __init__(self, limits: LimitsConfig) -> None:
+    def __init__(self, source: str, limits: LimitsConfig) -> None:
+        self._source = source
         per = limits.per
         self._max_gap = limits.max_gap
         self._open = asyncio.Event()
@@ -61,6 +68,11 @@ class FlowControl:
         self.pause_reasons: dict[str, str] = {}
         self.paused: set[Partition] = set()
         """Partitions at their gap limit: not fetched until the message that blocks their prefix is settled."""
+
+    @property
+    def paused_by_person(self) -> bool:
+        """True while a person has paused the source."""
+        return PERSON in self.pause_reasons
 
     async def wait(self) -> None:
         """Return when intake may continue."""
@@ -82,9 +94,10 @@ class FlowControl:
             if self._waiting.measure(*waiting) and not was and now >= self._warn_at:
                 self._warn_at = now + _QUIET
                 log.warning(
-                    f"the source is read no further: {waiting[0]} records of {waiting[1]} bytes wait for others of "
-                    "their value (limits.per.max_waiting, max_waiting_bytes)",
+                    f"source {self._source} is read no further: {waiting[0]} records of {waiting[1]} bytes wait for "
+                    "others of their value (limits.per.max_waiting, max_waiting_bytes)",
                     action="pause",
+                    source=self._source,
                 )
             full = full or self._waiting.full
         if full is not self.full:
@@ -100,6 +113,7 @@ class FlowControl:
                 f"{partition.topic}/{partition.number} is read no further: {partition.gap} records wait for a commit "
                 f"behind one that is not settled (limits.max_gap {self._max_gap})",
                 action="pause",
+                source=self._source,
             )
 
     def settled(self, partition: Partition) -> None:
@@ -107,7 +121,7 @@ class FlowControl:
         if partition in self.paused and partition.gap <= self._max_gap * _LOW_WATER:
             self.paused.discard(partition)
             partition.resume()
-            log.info(f"{partition.topic}/{partition.number} is read on", action="resume")
+            log.info(f"{partition.topic}/{partition.number} is read again", action="resume", source=self._source)
 
     def forget(self, partition: Partition) -> None:
         """Remove a revoked partition."""
@@ -136,17 +150,18 @@ class Outages:
             breaker.subscribe(partial(self._engine_changed, name, breaker))
             self._engine_changed(name, breaker)
 
-    def broker_away(self, error: BridgeError) -> None:
-        """Hold the source: the broker did not accept a settlement. Settlements are tried again after a delay."""
-        if "broker" not in self._gate.pause_reasons:
+    def hold(self, error: BridgeError) -> None:
+        """Hold the source: its broker or its schema registry does not answer. Held lanes continue after a delay."""
+        cause = REGISTRY if isinstance(error, RegistryUnavailable) else "broker"
+        if cause not in self._gate.pause_reasons:
             self._failures += 1
-            self._gate.hold("broker", str(error))
-            _log_source.warning("broker away", action="hold", source=self._source, detail=str(error))
-            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.broker_back)
+            self._gate.hold(cause, str(error))
+            _log_source.warning(f"the {cause} does not answer", action="hold", source=self._source, detail=str(error))
+            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.resume, cause)
 
-    def broker_back(self) -> None:
-        """Try again the settlements that waited for the broker."""
-        self._gate.release("broker")
+    def resume(self, cause: str) -> None:
+        """Release one cause, and continue the lanes that waited for it."""
+        self._gate.release(cause)
         self._lanes.release()
 
     def broker_recovered(self) -> None:

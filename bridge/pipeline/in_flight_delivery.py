@@ -10,6 +10,7 @@ from typing import Protocol
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
+from bridge.core.errors import MessageError
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
 
@@ -55,6 +56,8 @@ class InFlightDelivery:
         "error_class",
         "executed",
         "failed_at",
+        "failed_expression",
+        "failed_route",
         "next_step",
         "pending",
         "pending_route",
@@ -76,11 +79,12 @@ class InFlightDelivery:
         stored: StoredMessage | None = None,
         attempt: int = 1,
         failed_at: float | None = None,
+        size: int | None = None,
     ) -> None:
         self.delivery = delivery
         self.envelope = envelope
         self.error = error
-        self.size = delivery.message.size
+        self.size = delivery.message.size if size is None else size
         self.received_at = received_at
         self.stored = stored
         self.decision: Decision | None = None
@@ -93,6 +97,8 @@ class InFlightDelivery:
         self.waited = 0
         self.failed_at = failed_at
         self.error_class = ""
+        self.failed_route: str | None = None
+        self.failed_expression = ""
         self.pending: Complete | DeadLetter | None = None
         self.pending_route: str | None = None
         self.due_at: float | None = None
@@ -156,8 +162,10 @@ class InFlightDelivery:
         self.failed_at = None
 
     def fail_with(self, error: Exception) -> None:
-        """Remember the class of the last error."""
+        """Remember class, route and expression of the last error."""
         self.error_class = type(error).__name__
+        if isinstance(error, MessageError):
+            self.failed_route, self.failed_expression = error.route, error.expression
 
     def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
         """Keep a decided settlement until the broker accepts it. route: the route that failed."""

@@ -49,7 +49,7 @@ class SourceSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class EnginePort:
     """Engine as the pipeline uses it. store_early: None where no rule lets a command wait for its instance."""
 
     execute: Execute

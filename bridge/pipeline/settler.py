@@ -12,7 +12,8 @@ from bridge.core.commands import Step
 from bridge.core.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
 from bridge.core.pace import NO_ROUTE
 from bridge.core.provenance import Cause
-from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Outcome, Release, Retry, Settlement
+from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Release, Retry, Settlement
+from bridge.core.states import Outcome
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import FlowControl, Outages
@@ -80,7 +81,7 @@ class Settler:
                 self._wait_for_limit(lane, item, limited.route)
                 return
         if isinstance(settlement, Complete | DeadLetter):
-            await self._end(lane, item, settlement, step.route if step else None)
+            await self._end(lane, item, settlement, step.route if step else item.failed_route)
         elif isinstance(settlement, Release):
             self.abandon_head(lane, item, settlement.reason)
         elif (reason := self._stop_reason(item)) is not None:
@@ -124,7 +125,7 @@ class Settler:
             else:
                 item.settle_as(end, route)
                 self._lanes.hold(lane)
-                self._outages.broker_away(error)
+                self._outages.hold(error)
         else:
             if isinstance(end, Complete):
                 if self._limit.active and end.outcome in _SUCCESSES:
@@ -153,9 +154,11 @@ class Settler:
             reason=end.reason,
             detail=end.detail,
             route=route,
+            expression=item.failed_expression,
             position=str(item.delivery.position),
             attempts=item.attempt,
             deliveries=item.delivery.attempt,
+            at=time.time(),
         )
 
     def _cause(self, item: InFlightDelivery, end: DeadLetter, route: str | None) -> Cause:
@@ -165,12 +168,14 @@ class Settler:
             error=item.error_class,
             source=self._settings.name,
             route=route,
+            expression=item.failed_expression,
             executed=tuple(dict.fromkeys(item.executed)),
             attempts=item.attempt,
             config=self._settings.config_version,
             message_id=item.envelope.message_id if item.envelope else None,
             replayed=self._settings.trusted_replay,
             deliveries=item.delivery.attempt,
+            at=time.time(),
         )
 
     # -- waits

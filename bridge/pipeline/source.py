@@ -12,7 +12,7 @@ from bridge.brokers.base import Broker, Partition, Subscription
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
 from bridge.pipeline.decoded import DecodedForms
-from bridge.pipeline.flow_control import FlowControl, Outages
+from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
@@ -20,7 +20,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.runner import Runner
-from bridge.pipeline.settings import SLICE, Decode, Prepare, Routes, SourceSettings, Target
+from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, Routes, SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.unloading import Unloading
@@ -43,7 +43,7 @@ class SourcePipeline:
         broker: Broker,
         decode: Decode,
         routes: Routes,
-        engines: Mapping[str, Target],
+        engines: Mapping[str, EnginePort],
         *,
         route_limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
@@ -68,7 +68,7 @@ class SourcePipeline:
         self.dead_letter_limit = DeadLetterLimit(settings.name, limits.dead_letter_limit, paces)
         self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
         self.decoded = DecodedForms(limits.max_in_flight_bytes)
-        self.gate = FlowControl(limits)
+        self.gate = FlowControl(settings.name, limits)
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
         self.route_limits = route_limits or {}
@@ -142,6 +142,11 @@ class SourcePipeline:
         """Number of deliveries that workers are processing."""
         return len(self._running)
 
+    @property
+    def retrying(self) -> int:
+        """Number of deliveries whose last attempt failed."""
+        return sum(lane.items[0].attempt > 1 for lane in self.lanes)
+
     async def drain(self, deadline: float) -> None:
         """Stop intake, finish running deliveries within `deadline` seconds, abandon the others, and unsubscribe."""
         self._stopping = True
@@ -202,6 +207,21 @@ class SourcePipeline:
         if stage is not None:
             await stage.revoked(gone)
 
+    # -- pauses by a person
+
+    @property
+    def paused(self) -> str | None:
+        """Sentence about the pause by a person; None without one."""
+        return self.gate.pause_reasons.get(PERSON)
+
+    def pause(self, sentence: str) -> None:
+        """Take in no further message. Messages in flight are finished, and the group keeps its members."""
+        self.gate.hold(PERSON, sentence)
+
+    def resume(self) -> None:
+        """End the pause."""
+        self.gate.release(PERSON)
+
     # -- intake
 
     async def _take_in(self) -> None:
@@ -220,11 +240,13 @@ class SourcePipeline:
                 await asyncio.sleep(self.settings.retry.delay(failures))
                 self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same recovery
-                self._outages.broker_back()
+                self._outages.resume("broker")
                 continue
             failures = 0
             if not deliveries:
                 return
+            if self.gate.paused_by_person:
+                await self.gate.wait()
             if self._prepare is not None:
                 messages = [each.message for each in deliveries if each.message.unreadable is None]
                 await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
@@ -250,13 +272,13 @@ class SourcePipeline:
                 self.decoded.leave(item)
                 self.dead_letter_limit.tried(item)
                 self._finished.set()
-            await self._pause()
+            if time.monotonic() - self._slice > SLICE:
+                await self._pause()
 
     async def _pause(self) -> None:
-        """Yield to the event loop when workers have kept it for long."""
-        if time.monotonic() - self._slice > SLICE:
-            await asyncio.sleep(0)
-            self._slice = time.monotonic()
+        """Yield to the event loop, which the workers have kept for a slice."""
+        await asyncio.sleep(0)
+        self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         if item.waits_for is self.dead_letter_limit:
@@ -307,7 +329,7 @@ class SourcePipeline:
                 self._settler.abandon_head(lane, item, reason)
             else:
                 self.lanes.hold(lane)
-                self._outages.broker_away(away)
+                self._outages.hold(away)
             return False
         if (reason := self._stop_reason(item)) is not None:
             self._settler.abandon_head(lane, item, reason)
@@ -316,7 +338,8 @@ class SourcePipeline:
             item.decoded(self._decode(message, item.delivery.position), None)
         except Exception as failure:
             item.decoded(None, kept(failure))
-        await self._pause()
+        if time.monotonic() - self._slice > SLICE:
+            await self._pause()
         return True
 
     def _admitted(self, lane: Lane, item: InFlightDelivery) -> bool:

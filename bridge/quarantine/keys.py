@@ -195,7 +195,7 @@ class QuarantinedKeys:
             value = self._value(key, item, message, route, attempts) | {"cause": cause, "until": until}
             await self._signal(key, "hold", value)
         log.warning(
-            "key quarantined" if keep.wait is Wait.PERSON else "waits on the engine",
+            "key quarantined" if keep.wait is Wait.PERSON else "message waits on the engine for its next attempt",
             action="quarantine", source=self._source, reason=keep.reason, detail=keep.detail,
             position=str(item.delivery.position),
         )  # fmt: skip
@@ -263,10 +263,15 @@ class QuarantinedKeys:
             try:
                 await self.look()
             except EngineError as error:
-                log.info("quarantine cannot be read", action="hold", source=self._source, detail=str(error))
+                log.info(
+                    "the engine of the quarantine does not answer",
+                    action="hold",
+                    source=self._source,
+                    detail=str(error),
+                )
             except Exception as error:
                 # A bug must not end the loop: no key would ever be released
-                log.error("quarantine cannot be read", action="bug", source=self._source, exc_info=error)
+                log.error("looking for releases failed unexpectedly", action="bug", source=self._source, exc_info=error)
             if not self._keys:
                 self._some.clear()
 

@@ -19,7 +19,6 @@ from bridge.core.settlement import (
     DeadLetter,
     Hold,
     Keep,
-    Outcome,
     Release,
     Retry,
     Settlement,
@@ -27,6 +26,7 @@ from bridge.core.settlement import (
     detail_of,
     reason_of,
 )
+from bridge.core.states import Outcome
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
@@ -119,7 +119,7 @@ class QuarantineStage:
         first = keep.wait is Wait.PERSON and item.stored is None
         paced = first and await limit.allow(limited, item.delivery.position)
         key = lane.key if lane.key is not None else (str(item.delivery.position),)
-        route = None if step is None else step.route
+        route = item.failed_route if step is None else step.route
         settlement = await self._written(self.keys.hold(key, item, message, keep, route))
         if paced and isinstance(settlement, Complete):
             await limit.wrote(limited)
@@ -193,7 +193,9 @@ class QuarantineStage:
                 attempt += 1
                 gate.hold("quarantine", detail_of(error))
                 if not isinstance(error, EngineError):
-                    log.error("quarantine cannot be read", action="bug", source=settings.name, exc_info=error)
+                    log.error(
+                        "loading the quarantine failed unexpectedly", action="bug", source=settings.name, exc_info=error
+                    )
                 await asyncio.sleep(settings.retry.delay(attempt))
             else:
                 gate.release("quarantine")

@@ -57,9 +57,28 @@ class HostRules:
         """True when both events come from the same message."""
         return False
 
+    def starts_sagas(self, name: str) -> bool:
+        """True for an orchestration that runs sagas with names of their own."""
+        return False
+
+    def saga_of(self, name: str, input_: str) -> str | None:
+        """Name of the saga that this orchestration runs for the input; None when it runs none, or the name is open."""
+        return None
+
+    def saga_end(self, saga: str | None, custom_status: str | None, status: int) -> tuple[str, str] | None:
+        """Name and outcome of the saga of a finished instance with this custom status; None without a saga.
+
+        saga: name from `saga_of`.
+        """
+        return None
+
     def reason_against_rewind(self, custom_status: str) -> str | None:
         """Reason why a failed instance with this custom status cannot be rewound: it has handled its failure."""
         return None
+
+
+MAX_REQUEST = 64 * 1024 * 1024
+"""Bytes of the largest request, unless a setting allows larger ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +87,10 @@ class DatabaseOptions:
 
     max_cached_instances: int = 10_000
     max_cached_bytes: int = 32 * 1024 * 1024
-    max_message: int = 4 * 1024 * 1024
-    """Largest message that a remote worker accepts; an instance that needs a larger one fails."""
-    max_request: int = 64 * 1024 * 1024
-    """Largest request that is accepted from a client or worker."""
+    max_work_item: int = 4 * 1024 * 1024
+    """Largest message that a remote worker accepts; an instance that needs a larger work item fails."""
+    max_request: int = MAX_REQUEST
+    """Largest request of a client or worker, by any way to the engine; a port may accept less (`Guard.max_message`)."""
     lease_seconds: float | None = None
     """Seconds until a work item is given to another worker. None disables it, because workers cannot extend a lease."""
     disposable: bool = False

@@ -133,7 +133,7 @@ async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
         await it.publish(message("beside", "route", "r"))
         await it.settled(1)
         async with asyncio.timeout(RECOUNT / 3):
-            await it.until(lambda: len(running_instances) == 3, "all three are told")
+            await it.until(lambda: len(running_instances) == 3, "all three are counted")
         await it.publish(message("start", 1, "k1"))
         await it.until(lambda: limit.waiting == 1, "there is no room")
         await finish(it, "order-client:0001")
@@ -347,12 +347,12 @@ def test_a_cap_needs_something_to_count(tmp_path: Path, route: str, said: str) -
 
 
 async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> None:
-    reached, let_go = asyncio.Event(), asyncio.Event()
+    reached, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(command: Command) -> None:
         if command.instance_id == "free-first":  # type: ignore[union-attr]  # schedules only
             reached.set()
-            await let_go.wait()
+            await go_on.wait()
 
     async with running_pipeline(tmp_path, CAPPED, source="    limits: {concurrency: 1}") as it:
         it.faults.before = slow
@@ -369,7 +369,7 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
         assert len(limit.running_instances) == 3
         revoked = asyncio.create_task(it.source.revoked(list(it.source.assignment)))
         await it.until(lambda: len(limit.running_instances) == 1, "given back")
-        let_go.set()
+        go_on.set()
         await revoked
 
 

@@ -12,7 +12,7 @@ def is_open(gate: FlowControl) -> bool:
 
 
 async def test_full_at_the_high_mark_open_again_at_the_low() -> None:
-    gate = FlowControl(LIMITS)
+    gate = FlowControl("orders", LIMITS)
     gate.measure(99, 999)
     assert is_open(gate)
     gate.measure(100, 0)
@@ -26,7 +26,7 @@ async def test_full_at_the_high_mark_open_again_at_the_low() -> None:
 
 
 async def test_every_hold_must_go_before_it_opens() -> None:
-    gate = FlowControl(LIMITS)
+    gate = FlowControl("orders", LIMITS)
     gate.hold("engine default", "away")
     gate.hold("broker", "away")
     gate.release("broker")
@@ -39,7 +39,7 @@ async def test_every_hold_must_go_before_it_opens() -> None:
 
 
 async def test_a_partition_pauses_at_its_gap_and_resumes_below_it() -> None:
-    gate, part = FlowControl(LIMITS), Part()
+    gate, part = FlowControl("orders", LIMITS), Part()
     part.gap = 9
     gate.fetched(part)
     assert not part.paused

@@ -373,7 +373,7 @@ async def test_running_counts_per_value_are_known_after_a_restart(tmp_path: Path
             assert counts == [2, 1, 0]
             await it.engine.client.terminate_orchestration("order-greedy-0")
             await it.until(
-                lambda: running_instances.values.of(digest("greedy"), 0.0).running == 1, "one is told to have ended"
+                lambda: running_instances.values.of(digest("greedy"), 0.0).running == 1, "one is reported as ended"
             )
         finally:
             await admission.stop()
@@ -496,7 +496,7 @@ async def test_events_have_a_rate_per_value_and_no_tag(tmp_path: Path) -> None:
     from: orders
     match: {type: start}
     limits: {per: {value: "{{ payload.tenant }}", rate: 1/h}}
-    raise_event: {instance_id: "order-1", name: told}
+    raise_event: {instance_id: "order-1", name: noted}
 """
     async with running_pipeline(tmp_path, routes) as it:
         await it.engine.client.schedule_new_orchestration("order", instance_id="order-1")

@@ -117,7 +117,7 @@ def test_what_is_let_go_before_its_time_gives_its_token_back() -> None:
     """Repeated revocation and reassignment of a partition must not use up the rate of its senders."""
     for each in (None, Values(10, lambda: Rate(1 / 3600))):
         limit = RouteLimit("tell", rate=None if each else Rate(1 / 3600), each_rate=each)
-        command = RaiseEvent("order-1", "told")
+        command = RaiseEvent("order-1", "noted")
         assert limit.check(item(), command, "a") is None
         for _ in range(3):
             waiting = [item() for _ in range(50)]
@@ -177,7 +177,7 @@ def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[
             assert not behind or len(at_work) == 3 or share.size + behind[0].size > 8
         for one in list(waited):
             if shares.may_go(one):
-                assert woken[one] == 1, "told once"
+                assert woken[one] == 1, "woken once"
                 waited.discard(one)
             else:
                 assert not woken[one]

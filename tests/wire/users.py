@@ -17,7 +17,9 @@ from bridge.app.operations.operations import OPERATIONS
 from bridge.cli import exit_codes, root
 from bridge.config.json_schema import schema
 from bridge.core import errors
+from bridge.core.states import DaemonState, EngineState
 from bridge.lint import finding
+from bridge.ops.health import Check, Readiness
 from bridge.ops.metrics import Metrics
 from bridge.waiting import operations
 from tests.ops.test_metrics import Engine, Limit, Stats
@@ -114,12 +116,14 @@ def metrics() -> list[str]:
 
         name = "default"
         published = failed = events = quarantined = {"x": 1}  # noqa: RUF012
-        waiting = waiting_messages = waiting_bytes = refused = 1
+        waiting = expiring = waiting_messages = waiting_bytes = refused = 1
 
     everything: Any = Everything()
     text = Metrics(
         lambda: [stats], lambda: [Engine()], everything, lambda: {"x": 1}, [Limit()], lambda: [everything],
-        lambda: {("orders", "x"): 1}, lambda: {"x": 1}, lambda: {"default": {"x": 1}}, version="1", config="c",
+        lambda: {("orders", "x"): 1}, lambda: {"x": 1}, lambda: {"default": {"x": 1}},
+        readiness=lambda: Readiness(DaemonState.RUNNING, (Check("engine", "default", EngineState.UP),)),
+        version="1", config="c",
     ).render()  # fmt: skip
     return sorted(
         {

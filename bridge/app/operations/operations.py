@@ -40,7 +40,11 @@ Role = Literal["reader", "operator", "admin"]
 
 
 class Parameters(Model):
-    """Parameters of every operation. engine: None is `default`, or the only one. reason: kept in the audit line."""
+    """Parameters of every operation.
+
+    engine: None is `default`, or the only one.
+    reason: kept in the audit line.
+    """
 
     engine: str | None = None
     reason: str | None = None
@@ -51,10 +55,15 @@ P = TypeVar("P", bound=Parameters)
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Context of an operation. engine: returns the running engine of the request."""
+    """Context of an operation.
+
+    engine: returns the running engine of the request.
+    actor: person that asks for it.
+    """
 
     loaded: Loaded
     engine: Callable[[], Awaitable[Engine]]
+    actor: Actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +113,7 @@ async def perform(
 
     Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
     """
-    scene = Scene(loaded, engine)
+    scene = Scene(loaded, engine, actor)
     if not operation.changes:
         return await operation.run(scene, operation.parse(given))
     trail, change = begun(operation, given, actor, loaded)
@@ -126,7 +135,11 @@ def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loa
 
 
 class Message(Parameters):
-    """Parameters of an operation that counts as a message. bare: it does not. message_id: random when None."""
+    """Parameters of an operation that counts as a message.
+
+    bare: it does not.
+    message_id: random when None.
+    """
 
     message_id: str | None = None
     bare: bool = False
@@ -207,19 +220,31 @@ class QuarantinedKeys(Parameters):
 
 
 class DropEarly(OneInstance):
-    """Early messages of an instance. ids: only these. forget: write no dead letters."""
+    """Early messages of an instance.
+
+    ids: only these.
+    forget: write no dead letters.
+    """
 
     ids: tuple[str, ...] = ()
     forget: bool = False
 
 
 class DropQuarantined(Parameters):
-    """Quarantined messages of a key. ids: only these. forget: write no dead letters."""
+    """Quarantined messages of a key.
+
+    ids: only these.
+    forget: write no dead letters.
+    """
 
     source: str
     key: str
     ids: tuple[str, ...] = ()
     forget: bool = False
+
+
+class PauseSource(Parameters):
+    source: str
 
 
 class ResumeSource(Parameters):
@@ -245,7 +270,12 @@ class ListQuarantined(Parameters):
 
 
 class ListInstances(Parameters):
-    """Instances to list. statuses: separated by commas in a query. limit: 0 is all. payloads: include payloads."""
+    """Instances to list.
+
+    statuses: separated by commas in a query.
+    limit: 0 is all.
+    payloads: include payloads.
+    """
 
     statuses: Annotated[tuple[str, ...], BeforeValidator(_apart)] = ()
     prefix: str | None = None
@@ -367,9 +397,14 @@ async def _drop_quarantined(scene: Scene, given: DropQuarantined) -> Any:
     return asdict(await quarantine.drop(given.source, given.key, given.ids, forget=given.forget))
 
 
+async def _pause_source(scene: Scene, given: PauseSource) -> Any:
+    pause = await limits.pause(scene.loaded, await scene.engine(), given.source, scene.actor.name, given.reason or "")
+    return {"source": given.source, "since": pause.since}
+
+
 async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
-    routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
-    return {"source": given.source, "routes": routes}
+    paused, routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
+    return {"source": given.source, "paused": paused, "routes": routes}
 
 
 async def _rotate(scene: Scene, given: Parameters) -> Any:
@@ -516,6 +551,9 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         lambda given: f"{given.source} {given.key}", lambda given: {"ids": given.ids, "forget": given.forget},
     ),
     Operation("sources.list", "reader", "sources", Parameters, _sources),
+    Operation(
+        "sources.pause", "operator", "sources/{source}:pause", PauseSource, _pause_source, lambda given: given.source
+    ),
     Operation(
         "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
         lambda given: given.source, lambda given: {"route": given.route},

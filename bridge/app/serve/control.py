@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime
 from functools import partial
@@ -24,13 +24,16 @@ from bridge.app.connection import attached, chosen
 from bridge.app.operations.operations import BY_NAME, OPERATIONS, Operation, begun, perform
 from bridge.config.source import Loaded
 from bridge.core import errors
-from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
+from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
+from bridge.ops.status import Document
 
 log = logging.getLogger("bridge.control")
 
+STATUS = "status"
+"""Path of a daemon's status below /api/v1/."""
 _LONGEST_PATH = 4000
 """Most characters of a path, below the limit of the server. The longest id, of 256 characters, needs 3,072."""
 FIND_SECONDS = 5.0
@@ -42,8 +45,16 @@ WAIT_SECONDS = 6 * 3600.0
 """Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
 
 
-def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[int] | None = None) -> Control:
-    """Create the control channel of a daemon, not started. admitted: see `Control`."""
+def control(
+    loaded: Loaded,
+    engines: Mapping[str, Engine],
+    admitted: frozenset[int] | None = None,
+    status: Callable[[], Awaitable[Document]] | None = None,
+) -> Control:
+    """Create the control channel of a daemon, not started.
+
+    admitted: see `Control`. status: status of the daemon; None: the channel has none.
+    """
 
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
@@ -61,7 +72,17 @@ def control(loaded: Loaded, engines: Mapping[str, Engine], admitted: frozenset[i
     # A character of a payload takes up to six bytes in JSON for two in UTF-8
     largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
     routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
+    if status is not None:
+        routes.append(Route("GET", STATUS, partial(_status, status), _no_audit))
     return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted, loaded.config.ops.control)
+
+
+async def _status(status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], actor: Actor) -> Document:
+    return await status()
+
+
+async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
+    """Write no audit line: reading leaves none."""
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
@@ -69,9 +90,37 @@ async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str,
 
     calls: names and parameters. Raises: LookupError for an unknown engine, BridgeError.
     """
+    return [result async for result in _results(loaded, engine, calls)]
+
+
+async def operate_each(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+    """Run operations as `operate` does, and return their results or errors. An outage ends the list.
+
+    Raises: LookupError for an unknown engine.
+    """
+    found: list[Any] = []
+    left = list(calls)
+    while left:
+        try:
+            async for result in _results(loaded, engine, left):
+                found.append(result)  # noqa: PERF401 -- results before an error count
+            return found
+        except BridgeError as error:
+            found.append(error)
+            if isinstance(error, EngineOutage | ConfigError):
+                return found
+            left = list(calls[len(found) :])
+    return found
+
+
+async def _results(
+    loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]
+) -> AsyncIterator[Any]:
     daemon = await _find(loaded, engine)
     if daemon is not None:
-        return [await _watched(daemon, BY_NAME[name], {"engine": engine, **given}) for name, given in calls]
+        for name, given in calls:
+            yield await _watched(daemon, BY_NAME[name], {"engine": engine, **given})
+        return
     async with AsyncExitStack() as stack:
         opened: list[Engine] = []
 
@@ -81,9 +130,8 @@ async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str,
             return opened[0]
 
         actor = user()
-        return [
-            await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct) for name, given in calls
-        ]
+        for name, given in calls:
+            yield await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct)
 
 
 async def _find(loaded: Loaded, engine: str | None) -> Path | None:
@@ -93,10 +141,10 @@ async def _find(loaded: Loaded, engine: str | None) -> Path | None:
     except LookupError:
         return None
     wanted = {"name": name, "fingerprint": state.fingerprint(loaded, name)}
-    sockets = _sockets(state.state_directory(loaded) / DIRECTORY)
-    answers = [asyncio.create_task(_engines(path)) for path in sockets]
+    paths = sockets(state.state_directory(loaded) / DIRECTORY)
+    answers = [asyncio.create_task(_engines(path)) for path in paths]
     try:
-        for path, answer in zip(sockets, answers, strict=True):
+        for path, answer in zip(paths, answers, strict=True):
             if any(wanted.items() <= one.items() for one in await answer or ()):
                 return path
     finally:
@@ -132,7 +180,7 @@ async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, An
         await asyncio.gather(answer, return_exceptions=True)
 
 
-def _sockets(directory: Path) -> list[Path]:
+def sockets(directory: Path) -> list[Path]:
     """Sockets of daemons, newest first. A directory of another user is ignored."""
     if sys.platform != "linux":
         return []

@@ -32,7 +32,11 @@ from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
+from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
+from bridge.app.serve.instances import InstanceFigures
+from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
+from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
@@ -43,10 +47,12 @@ from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.answers import AnswerExecutor, AnswerKeys
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.containment import ContainedWorker
+from bridge.engines.finishes import Finishes
 from bridge.engines.pacing import EnginePaces
+from bridge.engines.source_pauses import SourcePauses
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.ops import logging
@@ -77,12 +83,16 @@ class Daemon:
         intake: bool = True,
         worker: bool = True,
         engines: Mapping[str, Engine] | None = None,
+        brokers: Mapping[str, Broker] | None = None,
+        on_published: Callable[[Mapping[str, Any]], None] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
 
         engines: replacements for the configured engines, under the same names. Schema registries are not used then:
         JSON replaces Avro and Protobuf.
+        brokers: replacements for the configured brokers, under the same names.
+        on_published: receives each publish request of a workflow that a broker has accepted.
         now: clock of these engines.
         """
         config = loaded.config
@@ -91,7 +101,9 @@ class Daemon:
         self.engines: Mapping[str, Engine] = (
             {name: build_engine(loaded, name, host=intake) for name in config.engines} if engines is None else engines
         )
-        self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
+        self.brokers: Mapping[str, Broker] = (
+            {name: build_broker(loaded, name) for name in config.brokers} if brokers is None else brokers
+        )
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         loop = asyncio.get_running_loop()
         keys = {
@@ -154,21 +166,41 @@ class Daemon:
                 for name, target in config.targets.items()
             },
             loop,
+            on_published,
         )
         self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
         self.monitors = {
             name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
             for name in self.engines
         }
+        self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
+        known = known_orchestrations(loaded, self.workflows)
+        self.finishes = {name: Finishes(known, failures.tell) for name, failures in self.failures.items()}
+        self._workers: list[tuple[str, ContainedWorker]] = []
+        self.figures = InstanceFigures(
+            self.engines,
+            self.finishes,
+            self.monitors,
+            lambda: self._workers,
+            self.sources,
+            {route.name: route.engine for route in config.routes},
+            config.ops.unready_on,
+        )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
+        by_engine: dict[str, list[SourcePipeline]] = {}
+        for source in self.sources:
+            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
+        self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
         self.watch = Watch(
             self.sources,
             self.engines,
             self.breakers,
             self.publishing,
             self.monitors,
-            self.own.waiting_stores.values,
+            self.own.waiting_entities.values,
             lambda: dict(self.own.dead_letters.written),
+            self.figures,
+            omitted=lambda name: self.failures[name].omitted,
             limits=tuple(self.admission.limits.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
@@ -181,18 +213,25 @@ class Daemon:
         if not intake and "port" not in http.model_fields_set:
             # The default port belongs to the intake process beside this one
             http = http.model_copy(update={"port": 0})
-        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded))
         self.channel: Control | None = None
         self._run_worker = worker
-        self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
-        self._early_message_counter = waiting.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._stored)
+        self._early_message_counter = waiting.WaitingCounter(self.engines, self.own.waiting_entities, self._stored)
         self._reports: list[asyncio.Task[None]] = []
+        command = "worker" if not intake else "serve" if worker else "serve --no-worker"
+        self.status = DaemonStatus(
+            loaded, self.watch, self.engines, self.breakers, self._early_message_counter, totals, command
+        )
+        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
 
     @property
     def url(self) -> str:
         """URL of health and metrics."""
         return self.web.url
+
+    async def ready(self) -> None:
+        """Return when the daemon is ready for the first time."""
+        await self.watch.was_ready.wait()
 
     async def start(self) -> None:
         """Open all parts and start working.
@@ -211,6 +250,9 @@ class Daemon:
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
+            finishes = self.finishes[engine.name]
+            if not watch_finishes(engine, finishes.add):
+                self.monitors[engine.name].watch_end = finishes.add_one
             tell = log.info if engine.durable else log.warning
             tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         for broker in self.brokers.values():
@@ -221,10 +263,11 @@ class Daemon:
             try:
                 await engine.probe()
             except EngineOutage as error:
-                log.warning("engine away", action="hold", engine=name, detail=str(error))
+                log.warning(f"engine {name} does not answer", action="hold", engine=name, detail=str(error))
                 self.breakers[name].trip(error)
         if self._run_worker:
             self._start_workers()
+        await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
         for source in self.sources:
@@ -236,13 +279,18 @@ class Daemon:
                 broker=config.sources[source.settings.name].broker,
                 group=source.settings.subscribe.group,
             )
+        await self.figures.refresh()
         self.watch.phase = DaemonState.RUNNING
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
+            asyncio.create_task(self.pauses.run(), name="pauses of sources"),
+            asyncio.create_task(self.figures.run(), name="instance counts"),
+            asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
-        log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
+        if not self.watch.health().ready:
+            log.info(f"started, not ready yet, health at {self.url}/readyz", action="start", url=self.url)
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set. Raises: the exception that ended a task of the daemon, which is a bug."""
@@ -280,6 +328,8 @@ class Daemon:
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()
+        for failures in self.failures.values():
+            failures.report(last=True)
         await _closed(*(registry.close() for registry in (self.registries or {}).values()))
         await _closed(self.web.stop())
         self._workers.clear()
@@ -347,15 +397,26 @@ async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
     return results
 
 
-def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
-    """Run the daemon until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
+def serve(
+    loaded: Loaded,
+    *,
+    intake: bool = True,
+    worker: bool = True,
+    ready_file: Path | None = None,
+    log_levels: Mapping[str, logging.Level] | None = None,
+) -> int:
+    """Run the daemon until SIGTERM, SIGINT or SIGHUP; return the exit code.
 
-    ready_file: written when everything runs, with the process id, the address of the ops port and the control socket as
-    JSON; removed before that and at the end.
+    A second SIGTERM or SIGINT ends the process at once.
+    ready_file: written when the daemon is ready for the first time, with the process id, the address of the ops port
+    and the control socket as JSON; removed before that and at the end.
+    log_levels: levels of the log by logger, instead of those of the configuration; `""` is the whole log.
     Raises: ConfigError, before anything is opened; BridgeError when a part cannot be opened.
     """
     wanted = loaded.config.ops.log
-    logging.configure(wanted.level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded))
+    levels = dict(log_levels or {})
+    level = levels.pop("", wanted.level)
+    logging.configure(level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded), levels=levels)
     if ready_file is not None:
         clear_ready(ready_file)
     found = inspect(loaded, imports=worker)
@@ -383,16 +444,17 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # `nohup` ignores it
+        # The end of a terminal sends it more than once: a further one forces nothing
+        loop.add_signal_handler(hang_up, stop.set)
     daemon = Daemon(loaded, intake=intake, worker=worker)
     await daemon.start()
     failure: Exception | None = None
     channel: Control | None = None
     try:
         daemon.channel = channel = await _channel(daemon)
-        if ready_file is not None:
-            path = None if channel is None else str(channel.path)
-            write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
-        await daemon.wait(stop)
+        await _run(daemon, ready_file, stop)
     except Exception as error:
         failure = error
     if ready_file is not None:
@@ -411,6 +473,30 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     return clean
 
 
+async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event) -> None:
+    """Return when `stop` is set. Report the daemon as ready when it is. Raises: see `Daemon.wait`; BridgeError."""
+    ending = asyncio.ensure_future(daemon.wait(stop))
+    announcing = asyncio.ensure_future(_announce(daemon, ready_file))
+    try:
+        await asyncio.wait([ending, announcing], return_when=asyncio.FIRST_COMPLETED)
+        if announcing.done():
+            announcing.result()
+        await ending
+    finally:
+        for each in (ending, announcing):
+            each.cancel()
+        await asyncio.gather(ending, announcing, return_exceptions=True)
+
+
+async def _announce(daemon: Daemon, ready_file: Path | None) -> None:
+    """Write the ready file and the log line when the daemon is ready for the first time. Raises: BridgeError."""
+    await daemon.ready()
+    if ready_file is not None:
+        path = None if daemon.channel is None else str(daemon.channel.path)
+        write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
+    log.info(f"ready, health at {daemon.url}/readyz", action="ready", url=daemon.url, config=daemon.loaded.version)
+
+
 async def _channel(daemon: Daemon) -> Control | None:
     """Start the control channel. None where it has no directory, or where callers cannot be identified.
 
@@ -419,7 +505,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.engines)
+    channel = control(loaded, daemon.engines, status=daemon.status.document)
     try:
         for trail in trails(loaded):
             trail.narrow()

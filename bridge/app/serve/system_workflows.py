@@ -10,14 +10,15 @@ from typing import Any
 
 from durabletask.task import ActivityContext
 
-from bridge.app.serve.waiting import WaitingStores, waiting_stores
+from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
-from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE
+from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.pacing import pace_entity
+from bridge.engines.source_pauses import pause_entity
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.publishing import Publishing
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
@@ -27,7 +28,7 @@ from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, decl
 
 
 class SystemWorkflows:
-    """Creates the system workflows of the engines of one process. waiting_stores: waiting messages, by engine."""
+    """Creates the system workflows of the engines of one process. waiting_entities: waiting messages, by engine."""
 
     def __init__(
         self,
@@ -51,8 +52,8 @@ class SystemWorkflows:
         self.publishing = publishing
         self._loop = loop
         self.dead_letters = DeadLetterWriter(brokers, loop)
-        self.waiting_stores: dict[str, WaitingStores] = {
-            name: waiting_stores(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
+        self.waiting_entities: dict[str, WaitingEntities] = {
+            name: waiting_entities(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
         }
 
     def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
@@ -61,7 +62,7 @@ class SystemWorkflows:
         Publishing has its own threads: a broker that hangs stops nothing else.
         """
         grace = CancelGrace(self._engines[engine], self._loop)
-        stores = self.waiting_stores[engine]
+        stores = self.waiting_entities[engine]
         orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
         together = replace(
             workflows,
@@ -81,6 +82,7 @@ class SystemWorkflows:
                 EARLY_MESSAGES: stores.early_messages.function(),
                 QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
+                SOURCE_PAUSE: pause_entity(),
                 ANSWERS: keys_entity,
             },
         )

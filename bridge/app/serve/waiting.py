@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,18 +12,18 @@ from datetime import datetime
 import structlog
 
 from bridge.config.model.engines import EarlyMessagesConfig
-from bridge.config.model.on_missing import StartMissing, WaitMissing
+from bridge.config.model.routes import StartMissing, WaitMissing
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.core.settlement import RetryPolicy
 from bridge.early_messages.entity import EarlyMessageEntities
-from bridge.early_messages.stage import EarlyMessageStage, shortest_prefixes
+from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefixes
 from bridge.early_messages.state_machine import EarlyMessageLimits
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities
 from bridge.quarantine.orphaned import quarantine_engine
 from bridge.quarantine.store import EngineQuarantineStore, QuarantineStore
@@ -33,6 +34,8 @@ log = structlog.get_logger("bridge.waiting")
 
 _COUNT = 15.0
 """Least seconds between two counts of the waiting messages."""
+_CHANGED = 1.0
+"""The same for a count that a person waits for, when this process has stored messages since the last one."""
 _SHARE = 50.0
 """Factor between the duration of a count and the pause after it."""
 _POLL = 60.0
@@ -66,7 +69,7 @@ def target(
     breaker: Breaker,
     now: Callable[[], datetime],
     totals: WaitingTotals | None = None,
-) -> Target:
+) -> EnginePort:
     """Command target of the pipeline for an engine.
 
     Without rules for missing instances, commands go to the engine directly.
@@ -74,10 +77,10 @@ def target(
     executor = CommandRunner(engine, now)
     prefixes = early_prefixes(loaded, engine.name)
     if prefixes is None:
-        return Target(executor.execute, breaker)
+        return EnginePort(executor.execute, breaker)
     store = EarlyMessageStore(engine, loaded.config.engines[engine.name].early_messages.max_message, now, totals)
-    stage = EarlyMessageStage(store, executor, prefixes, engine_notifies=engine.notifies_instance_started)
-    return Target(stage.execute, breaker, store.store)
+    stage = EarlyMessageExecutor(store, executor, prefixes, engine_notifies=engine.notifies_instance_started)
+    return EnginePort(stage.execute, breaker, store.store)
 
 
 def quarantine_store(
@@ -89,7 +92,7 @@ def quarantine_store(
 
 
 @dataclass(slots=True)
-class WaitingStores:
+class WaitingEntities:
     """Early-message and quarantine entities that this process hosts for one engine.
 
     Implements `bridge.ops.metrics.WaitingStats`.
@@ -105,6 +108,10 @@ class WaitingStores:
         """Count the waiting messages again. Raises: EngineError."""
         await self.totals.count(engine)
         self.waiting = self.totals.early
+
+    @property
+    def expiring(self) -> int | None:
+        return None if self.waiting is None else self.totals.counted.early_expiring
 
     @property
     def waiting_messages(self) -> int:
@@ -127,13 +134,13 @@ class WaitingStores:
         return dict(self.quarantine.events)
 
 
-def waiting_stores(
+def waiting_entities(
     loaded: Loaded,
     engine: Engine,
     now: Callable[[], datetime],
     loop: asyncio.AbstractEventLoop,
     totals: WaitingTotals,
-) -> WaitingStores:
+) -> WaitingEntities:
     """Create the early-message and quarantine entities that this process hosts for one engine."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
@@ -148,40 +155,68 @@ def waiting_stores(
         totals=totals,
         messages=engine.messages,
     )
-    return WaitingStores(engine.name, entities, QuarantineEntities(now, totals), totals)
+    return WaitingEntities(engine.name, entities, QuarantineEntities(now, totals), totals)
 
 
-class EarlyMessageCounter:
+class WaitingCounter:
     """Counts the waiting messages of the engines periodically, and only while some may wait."""
 
     def __init__(
-        self, engines: Mapping[str, Engine], waiting_stores: Mapping[str, WaitingStores], stored: Callable[[], int]
+        self, engines: Mapping[str, Engine], waiting_entities: Mapping[str, WaitingEntities], stored: Callable[[], int]
     ) -> None:
         """Create a counter. stored: callback, number of messages that this process has kept on engines so far."""
         self._engines = engines
-        self._waiting_stores = waiting_stores
+        self._waiting_entities = waiting_entities
         self._stored = stored
+        self._locks = {name: asyncio.Lock() for name in engines}
+        self._ended = dict.fromkeys(engines, -math.inf)
+        """Monotonic time of the last count of an engine."""
+        self._took = dict.fromkeys(engines, 0.0)
+        """Duration of the last count."""
+        self._known: dict[str, int] = {}
+        """Number of events of this process before the last count."""
 
     async def run(self) -> None:
         """Count the messages of each engine by itself: one that does not answer delays no other. Never returns."""
         async with asyncio.TaskGroup() as group:
-            for name, engine in self._engines.items():
-                group.create_task(self._run(name, engine), name=f"count:{name}")
+            for name in self._engines:
+                group.create_task(self._run(name), name=f"count:{name}")
 
-    async def _run(self, name: str, engine: Engine) -> None:
-        known: int | None = None
-        stores = self._waiting_stores[name]
+    async def refresh(self, name: str) -> None:
+        """Count the messages of an engine now, unless the last count is young: a second if this process has stored
+        messages since, else as in `run`.
+        """
+        pause = _CHANGED if self._known.get(name) != self._happened(name) else _COUNT
+        if not self._locks[name].locked() and self._left(name, pause) <= 0:
+            await self._count(name)
+
+    async def _run(self, name: str) -> None:
         while True:
-            began = time.monotonic()
-            happened = self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
-            if known != happened or stores.totals.messages:
-                try:
-                    await stores.count(engine)
-                except EngineError as error:
-                    log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
-                else:
-                    known = happened
-            await asyncio.sleep(max(_COUNT, _SHARE * (time.monotonic() - began)))
+            if self._known.get(name) != self._happened(name) or self._waiting_entities[name].totals.messages:
+                await self._count(name)
+            await asyncio.sleep(max(_COUNT, self._left(name, _COUNT)))
+
+    def _happened(self, name: str) -> int:
+        """Number of events of this process that change the messages of an engine."""
+        entities = self._waiting_entities[name]
+        return self._stored() + sum((*entities.events.values(), *entities.quarantined.values()))
+
+    def _left(self, name: str, pause: float) -> float:
+        """Seconds until the messages of an engine may be counted again."""
+        return self._ended[name] + max(pause, _SHARE * self._took[name]) - time.monotonic()
+
+    async def _count(self, name: str) -> None:
+        async with self._locks[name]:
+            began, happened = time.monotonic(), self._happened(name)
+            try:
+                await self._waiting_entities[name].count(self._engines[name])
+            except EngineError as error:
+                log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
+            else:
+                self._known[name] = happened
+            finally:
+                self._ended[name] = time.monotonic()
+                self._took[name] = self._ended[name] - began
 
 
 def _early_limits(config: EarlyMessagesConfig, engine: Engine) -> EarlyMessageLimits:

@@ -23,7 +23,7 @@ ACCEPT_SECONDS = 30.0
 """Seconds for which the service is asked to wait for a free session."""
 
 ROOM_SECONDS = 1.0
-"""Seconds between checks for free space in the inbox."""
+"""Seconds between checks for free space in the buffer."""
 
 SHORTEST_QUIET = 0.05
 """Shortest silence, in seconds, that shows that a session has no more messages."""
@@ -56,7 +56,11 @@ class SessionLock:
         self.next_due = None
 
     def received(self, enqueued: float | None, now: float, wall: float) -> None:
-        """Learn about the clock from a message. enqueued, wall: seconds since the epoch. now: monotonic seconds."""
+        """Learn about the clock from a message.
+
+        enqueued, wall: seconds since the epoch.
+        now: monotonic seconds.
+        """
         if enqueued is not None and self.next_due is not None:
             self._clock.received(enqueued, 0.0, wall)
             self.next_due = min(self.next_due, now + renew_after(self._clock.usable(UNKNOWN_LOCK), self._took))
@@ -91,7 +95,10 @@ class Turn:
     """Times of one held session, by which it makes room for another. Pure: the caller passes monotonic seconds."""
 
     def __init__(self, options: SessionsConfig, accepting: float, now: float) -> None:
-        """accepting: seconds that the acceptance took."""
+        """Create a turn.
+
+        accepting: seconds that the acceptance took.
+        """
         self._end = now + options.turn
         self._busy = now
         self._quiet = self._hurry = options.idle
@@ -126,7 +133,10 @@ class SessionReceiver(Receiver):
     """
 
     def __init__(self, *, listener: Listener, sessions: SessionsConfig, **given: Any) -> None:
-        """given: see `Receiver`."""
+        """Create a session receiver.
+
+        given: see `Receiver`.
+        """
         super().__init__(**given)
         self.sessions = 0
         """Number of accepted sessions."""
@@ -165,7 +175,7 @@ class SessionReceiver(Receiver):
         if not seated:
             await self._dispose()
             self._is_back()
-        if not seated or not self._inbox.room:
+        if not seated or not self._buffer.room:
             # Without free space, messages of another session could not be read either
             await self._pause(ROOM_SECONDS)
             return None
@@ -218,7 +228,7 @@ class SessionReceiver(Receiver):
         self._lock.end()
         partition = self.partition
         partition.revoke()
-        self._inbox.drop(partition)
+        self._buffer.drop(partition)
         if sound and not self._closing and link.sdk is self._kept and self._connection.seats.has(self):
             closing = asyncio.create_task(self._part(link.sdk))
         else:
@@ -249,8 +259,8 @@ class SessionReceiver(Receiver):
         if self._handing is not None:
             return self._handing.done()
         now = time.monotonic()
-        if self._inbox.stuck:
-            # The inbox is full: neither this session nor the next could deliver messages
+        if self._buffer.stuck:
+            # The buffer is full: neither this session nor the next could deliver messages
             self._turn.busy(now)
             return False
         if self._turn.remaining(now) <= 0:
@@ -266,7 +276,7 @@ class SessionReceiver(Receiver):
     def _longest_wait(self, link: Link) -> float:
         """See `Receiver._longest_wait`."""
         longest = super()._longest_wait(link)
-        if self._inbox.stuck or self._handing is not None:
+        if self._buffer.stuck or self._handing is not None:
             return longest
         now = time.monotonic()
         turn = self._turn.remaining(now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 from bridge.brokers.base import Listener, SubscribeOptions
@@ -12,7 +13,7 @@ from bridge.brokers.servicebus.connection import Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused
-from bridge.brokers.servicebus.inbox import Inbox
+from bridge.brokers.servicebus.receive_buffer import ReceiveBuffer
 from bridge.brokers.servicebus.receiver import Receiver
 from bridge.brokers.servicebus.session import SessionReceiver
 from bridge.core.errors import BrokerUnavailable, ClockSkew
@@ -26,7 +27,9 @@ TICK_SECONDS = 1.0
 
 
 class ServiceBusSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription` and `LockingSubscription`."""
+    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription` and
+    `LockingSubscription`.
+    """
 
     commits = (0, 0.0)
     """See `ObservedSubscription.commits`: every message is settled by itself, and no commits are counted."""
@@ -43,7 +46,10 @@ class ServiceBusSubscription:
         dead_letter_queue: DeadLetterQueue | None,
         closed: Callable[[], None],
     ) -> None:
-        """closed: called once, at the end of `close`."""
+        """Create a service bus subscription.
+
+        closed: called once, at the end of `close`.
+        """
         settings, sessions = options.servicebus, options.sessions
         self._connection = connection
         self._listener = listener
@@ -52,7 +58,7 @@ class ServiceBusSubscription:
         self._closing: asyncio.Task[None] | None = None
         self._clock = Clock()
         parts = settings.receivers if sessions is None else sessions.concurrent
-        self._inbox = Inbox(settings.prefetch, options.prefetch_bytes, parts * len(options.topics))
+        self._buffer = ReceiveBuffer(settings.prefetch, options.prefetch_bytes, parts * len(options.topics))
         self._sessions = sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -60,7 +66,7 @@ class ServiceBusSubscription:
             for number in range(parts):
                 given = {
                     "connection": connection, "path": path, "number": number, "prefetch": settings.prefetch,
-                    "inbox": self._inbox, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
+                    "buffer": self._buffer, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
                 }  # fmt: skip
                 self._receivers.append(
                     Receiver(**given)  # type: ignore[arg-type]  # a dict of different types
@@ -94,9 +100,9 @@ class ServiceBusSubscription:
     async def receive(self, limit: int) -> Sequence[ServiceBusDelivery]:
         """See `Subscription.receive`. Raises: BrokerUnavailable, ClockSkew."""
         while not self._closed:
-            full = not self._inbox.room
-            taken = self._inbox.take(limit)
-            if full and self._inbox.room:
+            full = not self._buffer.room
+            taken = self._buffer.take(limit)
+            if full and self._buffer.room:
                 self._wake()
             if taken:
                 return taken
@@ -104,7 +110,7 @@ class ServiceBusSubscription:
             away = [each.away for each in seated if each.away is not None]
             if len(away) == len(seated):
                 raise away[0] if isinstance(away[0], ClockSkew) else BrokerUnavailable(str(away[0]))
-            await self._inbox.wait()
+            await self._buffer.wait()
         return ()
 
     def _seated(self) -> list[Receiver]:
@@ -118,7 +124,7 @@ class ServiceBusSubscription:
         """See `Subscription.close`."""
         if self._closing is None:
             self._closed = True
-            self._inbox.notify()
+            self._buffer.notify()
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 
@@ -148,10 +154,26 @@ class ServiceBusSubscription:
         """
         return {(each.path, each.number): each.partition.gap for each in self._receivers}
 
+    def oldest(self) -> dict[tuple[str, int], float]:
+        """See `AgingSubscription.oldest`. Of the locked messages: the service hands out the oldest ones first, and
+        reports the time of another one only to clients with manage rights.
+        """
+        found: dict[tuple[str, int], float] = {}
+        for delivery in self._buffer.held():
+            enqueued = delivery.message.timestamp
+            place = (delivery.partition.topic, delivery.partition.number)
+            if enqueued is not None and enqueued < found.get(place, math.inf):
+                found[place] = enqueued
+        return found
+
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""
         troubles = ((f"{each.path}/{each.number}", each.trouble()) for each in self._receivers)
-        return {part: text for part, text in troubles if text is not None}
+        found = {part: text for part, text in troubles if text is not None}
+        if not self._sessions:  # with sessions, a receiver that waits for one has no answer either
+            attaching = (each for each in self._seated() if not each.ready.is_set())
+            found |= {f"{each.path}/{each.number}": "the receiver is not attached yet" for each in attaching}
+        return found
 
     @property
     def rebalances(self) -> int:

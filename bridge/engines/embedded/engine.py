@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineUnavailable
-from bridge.engines.base import EngineUsage, RunListener
+from bridge.core.system_names import SAGA
+from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
@@ -21,20 +24,28 @@ from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.grpc_channel import BEFORE, DeadlineInterceptor, OnStreams, TraceInterceptor, channel_options
+from bridge.engines.grpc_channel import (
+    BEFORE,
+    RECONNECT_SECONDS,
+    DeadlineInterceptor,
+    OnStreams,
+    TraceInterceptor,
+    channel_options,
+)
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.leases import DRAINING
-from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
+from bridge.sqlite_engine.options import MAX_REQUEST, PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
+from bridge.sqlite_engine.storage import counts
 from bridge.system import private
 from bridge.system.tls import TlsFiles
 
-RECONNECT_SECONDS = 1.0
+_DAY_SECONDS = 86_400
 
 
 class EmbeddedEngine:
@@ -85,6 +96,15 @@ class EmbeddedEngine:
         hub = self._database.hub
         return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
 
+    async def instance_counts(self) -> InstanceCounts | None:
+        """Counts in the engine's file, whichever process hosts the engine."""
+        rows = await asyncio.to_thread(counts.read, self._directory / FILE)
+        return None if rows is None else _summed(rows)
+
+    def watch_finishes(self, listener: FinishListener) -> None:
+        if self._database is not None:
+            self._database.hub.watch_finishes(listener)
+
     def has_no_early_messages(self, entity_id: str) -> bool:
         """True when the entity is known to hold no early messages.
 
@@ -125,6 +145,7 @@ class EmbeddedEngine:
             unread_events=self._config.unread_events,
             unread_bytes=self._config.unread_bytes,
             max_cached_bytes=self._config.cache_bytes,
+            max_request=max(MAX_REQUEST, self._config.max_message),
             keyring=self._keys(),
             rules=BridgeRules(),
         )
@@ -261,3 +282,24 @@ class EmbeddedEngine:
             **options,
         )
         return attached.add_workflows(workflows, monitor, stuck_after)
+
+
+def _summed(rows: Sequence[tuple[int, str, str, str, str, int]]) -> InstanceCounts:
+    today = int(time.time()) // _DAY_SECONDS
+    instances: Counter[tuple[str, str]] = Counter()
+    sagas: Counter[tuple[str, str]] = Counter()
+    ended: Counter[tuple[str, str]] = Counter()
+    ended_sagas: Counter[tuple[str, str]] = Counter()
+    failed: Counter[str] = Counter()
+    failed_today: Counter[str] = Counter()
+    for day, orchestration, saga, status, outcome, number in rows:
+        if day not in (0, today):
+            continue
+        by_status, by_outcome = (ended, ended_sagas) if day else (instances, sagas)
+        name = saga if orchestration == SAGA and saga else orchestration
+        by_status[name, status] += number
+        if outcome:
+            by_outcome[saga, outcome] += number
+        if status == "FAILED" and outcome != "compensated":
+            (failed_today if day else failed)[name] += number
+    return InstanceCounts(instances, sagas, ended, ended_sagas, failed, failed_today)

@@ -7,8 +7,13 @@ import json
 from bridge.core.answers import answered_by
 from bridge.core.instance_protocol import may_replace, started_by
 from bridge.core.origin import read_origin
-from bridge.core.system_names import EARLY_MESSAGES, PREFIX, target_id
+from bridge.core.system_names import EARLY_MESSAGES, PREFIX, SAGA, target_id
+from bridge.engines.sagas import declared_name, saga_end
 from bridge.sqlite_engine.options import HostRules
+from bridge.sqlite_engine.storage.counts import OTHER
+
+MAX_SAGAS = 1000
+"""Names of sagas that one process counts apart. Further ones are counted under the name OTHER."""
 
 _ENDED_SAGA = ("compensated", "compensation_failed", "failed")
 """Statuses of a saga of the workflow kit that has handled its failure."""
@@ -37,6 +42,30 @@ class BridgeRules(HostRules):
     def is_repeated_event(self, earlier: str, later: str) -> bool:
         first, again = read_origin(earlier).origin, read_origin(later).origin
         return first is not None and again is not None and first.key == again.key
+
+    def __init__(self) -> None:
+        self._sagas: set[str] = set()
+
+    def starts_sagas(self, name: str) -> bool:
+        return name == SAGA
+
+    def saga_of(self, name: str, input_: str) -> str | None:
+        if name != SAGA:
+            return None
+        found = declared_name(input_)
+        return None if found is None else self._bounded(found)
+
+    def saga_end(self, saga: str | None, custom_status: str | None, status: int) -> tuple[str, str] | None:
+        end = saga_end(custom_status, status, saga)
+        return None if end is None else (self._bounded(end.saga), end.outcome)
+
+    def _bounded(self, saga: str) -> str:
+        """Name under which a saga is counted: code may make a name for each instance."""
+        if saga not in self._sagas:
+            if len(self._sagas) >= MAX_SAGAS:
+                return OTHER
+            self._sagas.add(saga)
+        return saga
 
     def reason_against_rewind(self, custom_status: str) -> str | None:
         try:

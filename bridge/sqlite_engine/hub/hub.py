@@ -20,7 +20,7 @@ from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration,
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import SCHEDULERS, Limits, check_id
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, Instance, UnreadLimits
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, Finish, Instance, UnreadLimits
 from bridge.sqlite_engine.model.reply import (
     Rejection,
     Reply,
@@ -59,23 +59,28 @@ class TaskHub(WorkingSet):
         super().__init__(store, options)
         self.limits = SCHEDULERS if options.strict else Limits()
         self.rules = options.rules
-        self.unread = UnreadLimits(options.unread_events, options.unread_bytes, options.max_message)
+        self.unread = UnreadLimits(options.unread_events, options.unread_bytes, options.max_work_item)
         self.events_refused = 0
         """Number of events refused because their instance had too many unread ones."""
         self.waiters = Waiters()
         self.deferred = DeferredRaises()
         self.entities = Entities(self, options)
         self.tokenless = Tokenless()
-        work = WorkItems(self, self.entities, self.tokenless, options.max_message, self.fail)
+        work = WorkItems(self, self.entities, self.tokenless, options.max_work_item, self.fail)
         self.dispatcher = Dispatcher(work.build, self._not_built, self.tokenless, options.lease_seconds)
         self.losses = Losses(self, self.dispatcher, options) if options.max_lost_workers else None
         """Count of lost workers; None when the limit is disabled."""
         self._new_tasks: list[Task] = []
         self._run_listeners: list[Callable[[Sequence[str], Sequence[str]], None]] = []
+        self._finish_listeners: list[Callable[[Sequence[Finish]], None]] = []
 
     def watch_runs(self, listener: Callable[[Sequence[str], Sequence[str]], None]) -> None:
         """Call the listener after each commit with the ids of finished and of started instances."""
         self._run_listeners.append(listener)
+
+    def watch_finishes(self, listener: Callable[[Sequence[Finish]], None]) -> None:
+        """Call the listener after each commit in which instances ended."""
+        self._finish_listeners.append(listener)
 
     def refuse_event(self, instance: Instance) -> Rejection:
         """Count an event for an instance that has too many unread ones; return its refusal."""
@@ -186,6 +191,7 @@ class TaskHub(WorkingSet):
             start_at=start_at,
             turn_at=after,
             parent=None if parent is None else parent.orchestrationInstance.instanceId,
+            saga=self.rules.saga_of(spec.name, spec.input.value),
             history=[],
         )
         self.add(instance)
@@ -272,6 +278,10 @@ class TaskHub(WorkingSet):
         instance.output = output
         instance.failure = failure
         instance.finished_at = self.now
+        if instance.custom_status is not None or instance.saga is not None:
+            end = self.rules.saga_end(instance.saga, instance.custom_status, status)
+            if end is not None:
+                instance.saga, instance.outcome = end
         self.touch(instance)
         self.tx.clear(instance, "timers")
         if status == FAILED:
@@ -480,6 +490,12 @@ class TaskHub(WorkingSet):
                 listener(finished, started)
             except Exception:
                 logger.exception("A listener of runs failed")
+        ends = self.tx.take_finished()
+        for tell in self._finish_listeners if ends else ():
+            try:
+                tell(ends)
+            except Exception:
+                logger.exception("A listener of ends failed")
         if replies:
             settle_all(replies)
         self.dispatcher.pump()

@@ -7,8 +7,9 @@ orchestrations of other workers an event counts as read when it was part of a tu
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -24,8 +25,39 @@ PENDING = pb.ORCHESTRATION_STATUS_PENDING
 SUSPENDED = pb.ORCHESTRATION_STATUS_SUSPENDED
 FINISHED = frozenset({COMPLETED, FAILED, CANCELED, TERMINATED})
 
+CountKey = tuple[str, str, int, str]
+"""Name of the orchestration, own name of the saga, reported status, and outcome of the saga; empty without a saga."""
+
 ENVELOPE = 4096
 """Bytes that a message needs beside the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End of an instance.
+
+    has_run: an orchestrator ran, so a worker knows the name.
+    seconds: since its creation.
+    failure: of a failed instance. cause: last failure of one of its tasks, where the history is in memory.
+    """
+
+    instance_id: str
+    execution: str
+    name: str
+    saga: str
+    status: int
+    outcome: str
+    has_run: bool
+    seconds: float
+    custom_status: str | None = None
+    failure: pb.TaskFailureDetails | None = None
+    cause: pb.TaskFailureDetails | None = None
+    parent: str | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """True for a failed instance, and for one whose saga did not complete."""
+        return self.status == FAILED or self.outcome not in ("", "completed", "terminated")
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +89,12 @@ class Instance:
     custom_status: str | None = None
     failure: pb.TaskFailureDetails | None = None
     trace: pb.OrchestrationTraceContext | None = None
+    saga: str | None = None
+    """Own name of its saga, where it is known."""
+    outcome: str | None = None
+    """End of its saga."""
+    counted: CountKey | None = None
+    """Count that includes the instance in the file, or in the current transaction."""
     history: list[pb.HistoryEvent] | None = None
     history_bytes: int = 0
     inbox: deque[tuple[int, pb.HistoryEvent]] = field(default_factory=deque)
@@ -82,6 +120,12 @@ class Instance:
     def reported(self) -> int:
         """Status that is reported to clients."""
         return SUSPENDED if self.suspended and self.status not in FINISHED else self.status
+
+    @property
+    def counted_as(self) -> CountKey:
+        """Count that the instance belongs to."""
+        status = SUSPENDED if self.suspended and self.status not in FINISHED else self.status
+        return self.name, self.saga or "", status, self.outcome or ""
 
     @property
     def deliverable(self) -> bool:
@@ -133,6 +177,26 @@ class Instance:
             parentInstanceId=text(self.parent),
             tags=start.tags,
         )
+
+
+LAST_EVENTS = 1000
+"""Most events of a history in which the failure of a task is searched."""
+
+
+def last_failed(history: Sequence[pb.HistoryEvent]) -> pb.HistoryEvent | None:
+    """Event of the last task or child that failed, among the last events of a history."""
+    for event in islice(reversed(history), LAST_EVENTS):
+        if event.HasField("taskFailed") or event.HasField("subOrchestrationInstanceFailed"):
+            return event
+    return None
+
+
+def last_failure(history: Sequence[pb.HistoryEvent]) -> pb.TaskFailureDetails | None:
+    """Failure of the last task or child that failed, among the last events of a history."""
+    event = last_failed(history)
+    if event is None:
+        return None
+    return (event.taskFailed if event.HasField("taskFailed") else event.subOrchestrationInstanceFailed).failureDetails
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,13 +96,29 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE INDEX operations_entity ON operations (entity);
     """,
+    """
+    -- Own name of the instance's saga, and the saga's end.
+    ALTER TABLE instances ADD COLUMN saga TEXT;
+    ALTER TABLE instances ADD COLUMN outcome TEXT;
+
+    -- Instances that exist (day 0), and ends of instances by day since 1970. See storage/counts.py.
+    CREATE TABLE counts (
+        day     INTEGER NOT NULL,
+        name    TEXT NOT NULL,
+        saga    TEXT NOT NULL,
+        status  INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        number  INTEGER NOT NULL,
+        PRIMARY KEY (day, name, saga, status, outcome)
+    ) WITHOUT ROWID;
+    """,
 )
 
 VERSION = len(MIGRATIONS)
 
 INSTANCE_COLUMNS = (
     "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
-    " chunks, parent, start, output, custom_status, failure, trace"
+    " chunks, parent, start, output, custom_status, failure, trace, saga, outcome"
 )
 
 ENCRYPTED = 0x100

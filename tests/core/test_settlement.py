@@ -6,18 +6,19 @@ import inspect
 import math
 
 import pytest
+from durabletask.task import FailureDetails
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core import commands, errors
 from bridge.core.commands import OnExisting, OnFinished, OnMissing
+from bridge.core.errors import MessageError
 from bridge.core.settlement import (
     DETAIL_LIMIT,
     Complete,
     DeadLetter,
     Hold,
     Keep,
-    Outcome,
     Release,
     Retry,
     RetryPolicy,
@@ -27,6 +28,7 @@ from bridge.core.settlement import (
     detail_of,
     outside,
 )
+from bridge.core.states import Outcome
 
 POLICY = RetryPolicy(initial=1.0, multiplier=2.0, max_delay=8.0, in_memory=30.0, bug_attempts=3)
 START = commands.ScheduleOrchestration("o", "i")
@@ -186,3 +188,8 @@ def test_what_is_kept_outside_the_broker(
             )
     else:
         assert found is end
+
+
+def test_a_failed_expression_of_an_earlier_version_is_still_a_message_error() -> None:
+    stored = FailureDetails("no key", "bridge.routing.expression._Placed", None)
+    assert stored.is_caused_by(MessageError)
