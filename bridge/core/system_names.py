@@ -19,6 +19,9 @@ DEAD_LETTER = "bridge.dead_letter"
 DEAD_LETTER_PACE = "bridge.dead_letter_pace"
 """Entity: pace of the dead letters of one source. Its key is the name of the source."""
 
+LINEAGE = "bridge.lineage"
+"""Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
+
 _LONGEST = 200
 """Most characters of a key: `@name@key` must fit into the 256 characters of the storage providers."""
 

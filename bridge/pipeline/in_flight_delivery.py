@@ -10,6 +10,7 @@ from typing import Protocol
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
+from bridge.core.errors import BridgeError
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
 
@@ -35,6 +36,7 @@ class InFlightDelivery:
     attempt: number of the current attempt, from 1.
     waited: waits behind other messages, which are no failures.
     failed_at: monotonic time of the first failure since the last wait for others.
+    last_failure: reason and detail of the last error, without payload; None before the first.
     pending, pending_route: decided settlement that the broker has not accepted yet, and the route that failed.
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
@@ -55,6 +57,7 @@ class InFlightDelivery:
         "error_class",
         "executed",
         "failed_at",
+        "last_failure",
         "next_step",
         "pending",
         "pending_route",
@@ -93,6 +96,7 @@ class InFlightDelivery:
         self.waited = 0
         self.failed_at = failed_at
         self.error_class = ""
+        self.last_failure: tuple[str, str] | None = None
         self.pending: Complete | DeadLetter | None = None
         self.pending_route: str | None = None
         self.due_at: float | None = None
@@ -156,8 +160,9 @@ class InFlightDelivery:
         self.failed_at = None
 
     def fail_with(self, error: Exception) -> None:
-        """Remember the class of the last error."""
+        """Remember the last error: its class, reason and detail. Texts of foreign errors may quote a message."""
         self.error_class = type(error).__name__
+        self.last_failure = (error.reason, str(error)) if isinstance(error, BridgeError) else ("bug", self.error_class)
 
     def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
         """Keep a decided settlement until the broker accepts it. route: the route that failed."""

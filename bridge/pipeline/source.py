@@ -20,7 +20,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.runner import Runner
-from bridge.pipeline.settings import SLICE, Decode, Prepare, Routes, SourceSettings, Target
+from bridge.pipeline.settings import SLICE, Decode, Prepare, RecordDeadLetter, Routes, SourceSettings, Target
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.unloading import Unloading
@@ -50,6 +50,7 @@ class SourcePipeline:
         stage: Callable[[SourcePipeline], Stage] | None = None,
         paces: PaceStore | None = None,
         prepare: Prepare | None = None,
+        record: RecordDeadLetter | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
@@ -58,6 +59,7 @@ class SourcePipeline:
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
+        record: records written dead letters; None: they are not recorded.
         """
         self.settings = settings
         self.broker = broker
@@ -99,6 +101,7 @@ class SourcePipeline:
             domain,
             self.stage,
             self._stop_reason,
+            record,
         )
         self._intake = Intake(
             settings,

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import structlog
 
+from bridge.app import configurations
 from bridge.app.check import inspect
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import (
@@ -32,6 +33,7 @@ from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
+from bridge.app.serve.lineage import recorder
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
@@ -135,6 +137,7 @@ class Daemon:
                     quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
                     paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
                     registries=self.registries,
+                    record=recorder(loaded, name, self.engines[state_engine(loaded, name)]),
                 )
                 for name in config.sources
             ]
@@ -381,6 +384,8 @@ def _end_at_once(code: int) -> NoReturn:
 async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None) -> bool:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    if intake:
+        configurations.keep(loaded)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
     daemon = Daemon(loaded, intake=intake, worker=worker)
@@ -419,7 +424,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.engines)
+    channel = control(loaded, daemon.engines, sources=daemon.sources)
     try:
         for trail in trails(loaded):
             trail.narrow()

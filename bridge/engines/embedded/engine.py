@@ -43,6 +43,7 @@ class EmbeddedEngine:
     directory: contains the file, its lock and the socket.
     host: True in the one process that runs the engine, False in processes that attach to it.
     keys: keys of the file's encryption, read when the engine starts.
+    lineage_records: limit of the records in the lineage index; None: no index is written.
     """
 
     durable = True
@@ -52,13 +53,20 @@ class EmbeddedEngine:
     confirms_event_delivery = True
 
     def __init__(
-        self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool, keys: Keys = no_keys
+        self,
+        name: str,
+        config: EmbeddedEngineConfig,
+        directory: Path,
+        host: bool,
+        keys: Keys = no_keys,
+        lineage_records: int | None = None,
     ) -> None:
         self.name = name
         self._config = config
         self._directory = directory
         self._host = host
         self._keys = keys
+        self._lineage_records = lineage_records
         self._database: Database | None = None
         self._servers: list[Server] = []
         self._address: Address | None = None
@@ -83,7 +91,11 @@ class EmbeddedEngine:
         if self._database is None:
             return None
         hub = self._database.hub
-        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
+        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused, hub.index.records)
+
+    @property
+    def keeps_lineage(self) -> bool:
+        return self._lineage_records is not None
 
     def has_no_early_messages(self, entity_id: str) -> bool:
         """True when the entity is known to hold no early messages.
@@ -127,6 +139,8 @@ class EmbeddedEngine:
             max_cached_bytes=self._config.cache_bytes,
             keyring=self._keys(),
             rules=BridgeRules(),
+            index=self._lineage_records is not None,
+            index_records=self._lineage_records or 1,
         )
         database = Database(self._directory / FILE, options)
         database.start()

@@ -109,6 +109,7 @@ class Completions:
                 )
             else:
                 hub.add_task(instance, request)
+                hub.index.called(instance, request.name, request.input.value)
         for timer_id, moment in outcome.timers:
             hub.add_timer(instance, timer_id, moment, instance.turn_at)
         for task_id, child in outcome.children:
@@ -140,6 +141,7 @@ class Completions:
             receiver = hub.find(target)
             if receiver is not None and not receiver.finished:
                 hub.deliver(receiver, events.event_raised(hub.now, name, data))
+                hub.index.raised(receiver, data)
         for termination in outcome.terminations:
             receiver = hub.find(termination.instanceId)
             if receiver is not None and receiver is not instance:
@@ -168,6 +170,7 @@ class Completions:
             instance.execution,
             parent=old.parentInstance if old.HasField("parentInstance") else None,
         )
+        hub.index.started(instance, completion.result.value)
         instance.custom_status = None
         instance.trace = None
         hub.tx.clear(instance, "timers")
@@ -245,6 +248,7 @@ class Completions:
         seqs = {seq for seq, _ in processed}
         entity.remove(seqs)
         hub.tx.remove("operations", seqs)
+        hub.index.processed(entity)
         hub.entities.settle(entity)
 
     def _side_effect(self, entity: Entity, action: pb.OperationAction) -> None:
