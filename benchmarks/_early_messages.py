@@ -20,7 +20,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration, WaitFor
 from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
-from bridge.early_messages.stage import EarlyMessageStage, Executor
+from bridge.early_messages.executor import EarlyMessageExecutor, Executor
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.command_runner import CommandRunner
 
@@ -28,7 +28,7 @@ EVENTS = 10_000
 BATCH = 500
 COMMANDS = 2000
 ROUNDS = 5
-PATIENCE = 300.0
+TIMEOUT = 300.0
 
 FLOWS = """
 from durabletask import task
@@ -75,7 +75,7 @@ async def early() -> dict[str, float]:
         (path / "bridge.yaml").write_text(CONFIG)
         daemon = Daemon(load_config([path / "bridge.yaml"]))
         await daemon.start()
-        events = daemon.own.waiting_stores["default"].early_messages.events
+        events = daemon.own.waiting_entities["default"].early_messages.events
         try:
             began = time.perf_counter()
             await _publish(daemon, "paid")
@@ -100,7 +100,7 @@ async def _publish(daemon: Daemon, kind: str) -> None:
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    ends = time.monotonic() + PATIENCE
+    ends = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < ends
         await asyncio.sleep(0.01)
@@ -119,7 +119,7 @@ async def extra() -> dict[str, float]:
             plain = CommandRunner(engine)
             store = EarlyMessageStore(engine, 256 * 1024, lambda: datetime.now(UTC))
             notifies = engine.notifies_instance_started
-            early = EarlyMessageStage(store, plain, ("order-",), engine_notifies=notifies)
+            early = EarlyMessageExecutor(store, plain, ("order-",), engine_notifies=notifies)
             pair = (("plain", plain), ("early", early))
             costs = {name: await _cost(executor, name) for name, executor in (pair if number % 2 else pair[::-1])}
             await engine.stop()

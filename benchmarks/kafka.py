@@ -40,7 +40,7 @@ from bridge.engines.command_runner import CommandRunner
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from tests.kafka.node import Node
 
@@ -108,7 +108,7 @@ async def bridged(loaded: Loaded, engine: Engine) -> AsyncIterator[SourcePipelin
     broker = build_broker(loaded, "kafka")
     await broker.start()
     breaker = Breaker("default", engine.probe)
-    target = Target(CommandRunner(engine).execute, breaker)
+    target = EnginePort(CommandRunner(engine).execute, breaker)
     source = build_source(loaded, "orders", {"kafka": broker}, {"default": target})
     await source.start()
     try:

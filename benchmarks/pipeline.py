@@ -32,7 +32,7 @@ from bridge.engines.base import Engine
 from bridge.engines.client import EngineClient
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 
 MESSAGES = 4000
 ROUNDS = 7
@@ -79,7 +79,7 @@ async def with_bridge(loaded: Loaded, engine: Engine) -> float:
     await broker.publish("orders", [message(number) for number in range(MESSAGES)])
     executor = CommandRunner(engine)
     breaker = Breaker("default", engine.probe)
-    source = build_source(loaded, "orders", {"local": broker}, {"default": Target(executor.execute, breaker)})
+    source = build_source(loaded, "orders", {"local": broker}, {"default": EnginePort(executor.execute, breaker)})
     started = time.perf_counter()
     await source.start()
     while source.ledger.outcomes["executed"] < MESSAGES:  # noqa: ASYNC110 -- a measured pipeline must not do more for it

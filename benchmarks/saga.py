@@ -40,7 +40,7 @@ def undo(ctx: task.ActivityContext, call: CompensationInput) -> None:
     return None
 
 
-def by_hand(ctx: task.OrchestrationContext, order: dict[str, Any]) -> Any:
+def hand_written(ctx: task.OrchestrationContext, order: dict[str, Any]) -> Any:
     for number in range(5):
         yield ctx.call_activity(work, input={"key": f"{ctx.instance_id}/{number}", "input": order})  # type: ignore[arg-type]  # wider than its annotation, on purpose
     return "done"
@@ -80,7 +80,7 @@ async def compare() -> list[tuple[Cost, Cost]]:
     with tempfile.TemporaryDirectory() as directory:
         engine = create_engine("default", EmbeddedEngineConfig(type="embedded"), Path(directory), host=True)
         await engine.start()
-        orchestrators = {"by_hand": by_hand, "with_saga": with_saga}
+        orchestrators = {"hand_written": hand_written, "with_saga": with_saga}
         worker = engine.worker(Workflows(orchestrators, {"work": work, "undo": undo}), DataConverter())
         worker.start()
         pairs = []
@@ -92,7 +92,7 @@ async def compare() -> list[tuple[Cost, Cost]]:
                 cost = {
                     name: await batch(engine.client, name) for name in sorted(orchestrators, reverse=number % 2 > 0)
                 }
-                pairs.append((cost["by_hand"], cost["with_saga"]))
+                pairs.append((cost["hand_written"], cost["with_saga"]))
         finally:
             await stop_worker(worker, 10.0)
             await engine.stop()

@@ -31,7 +31,7 @@ from bridge.app.memory import tune_memory
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
@@ -76,7 +76,7 @@ async def bridged(server: ServerProcess, command: str, entity: str = "queue: ord
         await engine.start()
         broker = build_broker(loaded, "bus")
         await broker.start()
-        target = Target(CommandRunner(engine).execute, Breaker("default", engine.probe))
+        target = EnginePort(CommandRunner(engine).execute, Breaker("default", engine.probe))
         source = build_source(loaded, "orders", {"bus": broker}, {"default": target})
         try:
             yield source

@@ -23,7 +23,7 @@ KNOWN = {
 }  # fmt: skip
 """Types that a topic's rules know. Shipments accept any type: unknown ones are ignored."""
 
-PATIENCE = 60.0
+TIMEOUT = 60.0
 """Seconds within which a deadline expires during the demo; longer ones do not."""
 
 EARLY = "early-"
@@ -154,7 +154,7 @@ def _order(events: list[Event]) -> str | None:
     if {"order.cancelled", "payment.failed", "shipment.lost"} & by_type.keys():
         return "compensated"
     if "payment.captured" not in by_type:
-        return "compensated" if created.get("payment_deadline", PATIENCE) < PATIENCE else "running"
+        return "compensated" if created.get("payment_deadline", TIMEOUT) < TIMEOUT else "running"
     return "completed" if "shipment.delivered" in by_type else "running"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from bridge.codecs import registry as codecs
 from bridge.codecs.base import Codec
-from bridge.codecs.json_stand_in import StandInCodec
+from bridge.codecs.json import StandInCodec
 from bridge.codecs.limits import Limits
 from bridge.config.model.brokers import TargetSchemaConfig
 from bridge.config.model.sources import LimitsConfig

@@ -1,4 +1,4 @@
-"""Composition of the bridge: builds its parts from a configuration. The only module that names implementations."""
+"""Parts of the bridge, built from a configuration: brokers, engines, routers, decoders, sources."""
 
 from __future__ import annotations
 
@@ -25,12 +25,10 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
 from bridge.pipeline.dead_letter_limit import PaceStore
-from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.settings import RecordDeadLetter, SourceSettings, Target
+from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
 from bridge.pipeline.source import SourcePipeline
-from bridge.quarantine.keys import QuarantineSettings
 from bridge.quarantine.stage import QuarantineStage
 from bridge.quarantine.store import QuarantineStore
 from bridge.routing import Router
@@ -41,12 +39,6 @@ from bridge.system.tls import TlsFiles
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
-
-_SHARE = 10
-"""Part of a source's limits that one value may have, unless the configuration gives a number.
-
-One value has at most half of the concurrent commands, which leaves some for others when its commands are slow.
-"""
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
@@ -269,20 +261,6 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
     return broker_factory.subscribe_options(loaded.config.brokers[config.broker], config)
 
 
-def _shares(limits: LimitsConfig) -> PerValue | None:
-    """Limits of a source per value."""
-    per = limits.per
-    if per is None:
-        return None
-    return PerValue(
-        per.max_in_flight or max(1, min(limits.max_in_flight // _SHARE, limits.concurrency // 2)),
-        per.max_in_flight_bytes or max(1, limits.max_in_flight_bytes // _SHARE),
-        per.max_waiting,
-        per.max_waiting_bytes,
-        per.max_values,
-    )
-
-
 def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> Schema:
     try:
         return Schema(loaded.resolve(path, file), limits.schema_cost)
@@ -300,7 +278,7 @@ def build_source(
     loaded: Loaded,
     name: str,
     brokers: Mapping[str, Broker],
-    engines: Mapping[str, Target],
+    engines: Mapping[str, EnginePort],
     *,
     limits: Mapping[str, RouteLimit] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
@@ -326,23 +304,10 @@ def build_source(
     settings = SourceSettings(
         name=name,
         subscribe=subscribe,
+        limits=config.limits,
         ordering=config.ordering,
-        retry=RetryPolicy(
-            config.retry.initial,
-            config.retry.multiplier,
-            config.retry.max_delay,
-            config.retry.in_memory,
-            config.retry.bug_attempts,
-            subscribe.max_hold,
-        ),
-        concurrency=config.limits.concurrency,
-        max_in_flight=config.limits.max_in_flight,
-        max_in_flight_bytes=config.limits.max_in_flight_bytes,
-        max_key_backlog=config.limits.max_key_backlog,
-        max_gap=config.limits.max_gap,
-        dead_letter_limit=config.limits.dead_letter_limit,
+        retry=RetryPolicy(**config.retry.model_dump(), max_hold=subscribe.max_hold),
         trusted_replay=config.trusted == "replay",
-        per=_shares(config.limits),
         config_version=loaded.version,
     )
     decoder = build_decoder(loaded, name, registries)
@@ -351,10 +316,8 @@ def build_source(
     def quarantine(pipeline: SourcePipeline) -> QuarantineStage:
         assert quarantine_store is not None
         engine, store = quarantine_store
-        given = config.quarantine
-        limits = None if given is None else QuarantineSettings(given.max_messages, given.max_bytes, given.poll)
         breaker = targets[engine].breaker if engine in targets else None
-        return QuarantineStage(pipeline, store, limits, decoder.decode, breaker)
+        return QuarantineStage(pipeline, store, config.quarantine, decoder.decode, breaker)
 
     return SourcePipeline(
         settings,
@@ -362,7 +325,7 @@ def build_source(
         decoder.decode,
         router,
         targets,
-        limits={
+        route_limits={
             route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
         }
         if limits

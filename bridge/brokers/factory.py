@@ -1,7 +1,7 @@
 """Brokers of a configuration: their implementations, and their meaning of the settings of sources and targets.
 
-The only module outside of the brokers' own packages that tells kinds of brokers apart. Client libraries come with
-extras and are imported only when a broker is created.
+Outside of the brokers' own packages, only this module and `bridge.config` tell kinds of brokers apart. Client
+libraries come with extras and are imported only when a broker is created.
 """
 
 from __future__ import annotations

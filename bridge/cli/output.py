@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import click
+
+from bridge.core.bytetext import escape_invisible
 
 WIDE = 100_000
 """Width of tables that are not written to a terminal. Nothing is wrapped for a pipe."""
@@ -21,7 +22,7 @@ def print_json(value: Any) -> None:
     Characters that could control a terminal are written as JSON escapes, which have the same value.
     """
     text = json.dumps(value, indent=2, ensure_ascii=not encodable(value))
-    click.echo(_INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], text))
+    click.echo(escape_invisible(text))
 
 
 def encodable(value: Any) -> bool:
@@ -31,12 +32,6 @@ def encodable(value: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-_INVISIBLE = re.compile(
-    r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
-"""Control characters, and characters that reorder or hide text. JSON itself escapes those below U+0020."""
 
 
 def say(text: object, *, err: bool = False) -> None:

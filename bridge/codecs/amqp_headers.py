@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from bridge.codecs.numbers import single_to_json
-from bridge.core import amqptext
+from bridge.core.bytetext import amqp_binary, amqp_timestamp
 from bridge.core.message import Headers
 
 
@@ -51,7 +51,7 @@ def _decode(name: str, value: bytes) -> tuple[bytes | None] | None:
         return None
     content = rest[size:]
     if code & 0xF == 0:
-        return (amqptext.binary(name, content),)
+        return (amqp_binary(name, content),)
     if code & 0xF not in (1, 3):
         return None
     try:
@@ -67,7 +67,7 @@ _NUMBERS: dict[int, tuple[str, Callable[[Any], str]]] = {
     0x50: (">B", str), 0x51: (">b", str), 0x52: (">B", str), 0x53: (">B", str), 0x54: (">b", str), 0x55: (">b", str),
     _BOOLEAN: (">?", lambda value: "true" if value else "false"), 0x60: (">H", str), 0x61: (">h", str),
     0x70: (">I", str), 0x71: (">i", str), 0x72: (">f", lambda value: str(single_to_json(value))),
-    0x80: (">Q", str), 0x81: (">q", str), 0x82: (">d", str), 0x83: (">q", amqptext.timestamp),
+    0x80: (">Q", str), 0x81: (">q", str), 0x82: (">d", str), 0x83: (">q", amqp_timestamp),
     0x98: (">16s", lambda value: str(UUID(bytes=value))),
 }  # fmt: skip
 """Layout of the value and its conversion to text, by constructor. Decimals and characters are left unchanged."""

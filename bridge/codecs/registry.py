@@ -22,13 +22,6 @@ _factories: dict[str, CodecFactory] = {
 }
 
 
-def register(name: str, factory: CodecFactory) -> None:
-    """Add a codec. Raises: ValueError when the name is taken."""
-    if name in _factories:
-        raise ValueError(f"there is already a codec named {name}")
-    _factories[name] = factory
-
-
 def get(name: str, limits: Limits = DEFAULT_LIMITS) -> Codec:
     """The codec of this name. Raises: LookupError, listing the known names."""
     factory = _factories.get(name)

@@ -8,7 +8,10 @@ other UTF-8 becomes the plain text.
 
 from __future__ import annotations
 
+import base64
+import json
 import re
+from datetime import datetime, timedelta
 
 MARK = "\ufdd0"
 """First character of the three that stand for one byte."""
@@ -52,3 +55,39 @@ def _written(found: re.Match[str]) -> str:
     code = ord(found[0])
     data = MARK.encode() if found[0] == MARK else bytes((code - 0xDC00,))
     return "".join(f"{MARK}{byte:02x}" for byte in data)
+
+
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 -- the text says the zone
+_CLOUDEVENTS = ("cloudEvents:", "cloudEvents_", "ce_")
+
+
+def is_cloudevents_attribute(name: str) -> bool:
+    """Report if a header is an attribute of a CloudEvent in binary mode."""
+    return name.startswith(_CLOUDEVENTS)
+
+
+def amqp_timestamp(milliseconds: int) -> str:
+    """Format an AMQP timestamp as RFC 3339 in UTC; as its number where RFC 3339 has no such year."""
+    try:
+        moment = _EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        return str(milliseconds)
+    return moment.isoformat(timespec="milliseconds").removesuffix(".000") + "Z"
+
+
+def amqp_binary(name: str, value: bytes) -> bytes:
+    """Header value of AMQP binary: base64 in a CloudEvent attribute (by its specification), else unchanged."""
+    return base64.b64encode(value) if is_cloudevents_attribute(name) else value
+
+
+_INVISIBLE = re.compile(
+    r"[\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+
+
+def escape_invisible(text: str) -> str:
+    """Escape characters of a JSON text that end lines, control a terminal, or reorder or hide text.
+
+    JSON itself escapes those below U+0020.
+    """
+    return _INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], text)

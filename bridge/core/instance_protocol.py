@@ -91,28 +91,28 @@ ENDS = frozenset(
 UNKNOWN = InstanceFacts()
 
 
-def next_step(command: Command, known: InstanceFacts, certain: bool) -> NextStep:
+def next_step(command: Command, known: InstanceFacts, confirmed: bool) -> NextStep:
     """Next step for a command.
 
-    certain: the engine refuses an event for an instance that will not see it, and an accepted event needs no second
+    confirmed: the engine refuses an event for an instance that will not see it, and an accepted event needs no second
     look.
     """
     match command:
         case ScheduleOrchestration():
             raises = command.on_existing is OnExisting.RAISE
             restarts = command.on_existing is OnExisting.RESTART
-            return _start(known, certain, raises, restarts or (raises and command.on_finished is OnFinished.RESTART))
+            return _start(known, confirmed, raises, restarts or (raises and command.on_finished is OnFinished.RESTART))
         case StartOrRaise():
-            return _start(known, certain, True, command.on_finished is OnFinished.RESTART)
+            return _start(known, confirmed, True, command.on_finished is OnFinished.RESTART)
         case RaiseEvent() | Cancel():
-            return _raise(known, certain, command.on_finished is OnFinished.RESTART)
+            return _raise(known, confirmed, command.on_finished is OnFinished.RESTART)
         case SignalEntity():
             return NextStep.CALL if known.said is None else NextStep.DONE
         case _:
             return _call(known)
 
 
-def _start(known: InstanceFacts, certain: bool, raises: bool, restarts: bool) -> NextStep:
+def _start(known: InstanceFacts, confirmed: bool, raises: bool, restarts: bool) -> NextStep:
     """Next step of a start.
 
     raises: a running instance gets the message as an event.
@@ -121,7 +121,7 @@ def _start(known: InstanceFacts, certain: bool, raises: bool, restarts: bool) ->
     said, life = known.said, known.life
     if said is None:
         return NextStep.START
-    if said is CallResult.STARTED or (said is CallResult.RAISED and (certain or life is InstanceState.RUNNING)):
+    if said is CallResult.STARTED or (said is CallResult.RAISED and (confirmed or life is InstanceState.RUNNING)):
         return NextStep.DONE
     if life is None:
         return NextStep.LOOK
@@ -136,11 +136,11 @@ def _start(known: InstanceFacts, certain: bool, raises: bool, restarts: bool) ->
     return _late(known, restarts)
 
 
-def _raise(known: InstanceFacts, certain: bool, restarts: bool) -> NextStep:
+def _raise(known: InstanceFacts, confirmed: bool, restarts: bool) -> NextStep:
     said, life = known.said, known.life
     if said is None or said is CallResult.STARTED:
         return NextStep.RAISE
-    if said is CallResult.RAISED and (certain or life is InstanceState.RUNNING):
+    if said is CallResult.RAISED and (confirmed or life is InstanceState.RUNNING):
         return NextStep.DONE
     if said is CallResult.MISSING or life is InstanceState.MISSING:
         return NextStep.MISSING

@@ -32,7 +32,7 @@ from bridge.core.errors import (
     PartitionRevoked,
     RegistryUnavailable,
 )
-from bridge.core.states import Outcome as Outcome
+from bridge.core.states import Outcome
 
 DETAIL_LIMIT = 1024
 """Longest cause text, in bytes of UTF-8. It never contains payload."""

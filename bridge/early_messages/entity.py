@@ -19,7 +19,7 @@ from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
 from bridge.core.stored_message import OperationResult
 from bridge.core.system_names import EARLY_MESSAGES
-from bridge.early_messages.stage import Executor
+from bridge.early_messages.executor import Executor
 from bridge.early_messages.state_machine import (
     STARTED,
     Deliver,

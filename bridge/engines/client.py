@@ -134,16 +134,21 @@ class EngineClient:
         what: str | None = None,
     ) -> str:
         """Start an instance; return its id."""
-        call = self._sdk.schedule_new_orchestration(
-            orchestration,
-            input=input,
-            instance_id=instance_id,
-            start_at=start_at,
-            reuse_id_policy=reuse_id_policy,
-            tags=dict(tags) if tags else None,
-            version=version,
-        )
-        return await translated(call, what or f"start {instance_id!r}")
+        # Like `translated`, without a coroutine of its own: this is the call of most messages
+        try:
+            return await self._sdk.schedule_new_orchestration(
+                orchestration,
+                input=input,
+                instance_id=instance_id,
+                start_at=start_at,
+                reuse_id_policy=reuse_id_policy,
+                tags=dict(tags) if tags else None,
+                version=version,
+            )
+        except EngineError:
+            raise
+        except (Exception, asyncio.CancelledError) as error:
+            raise translate(error, what=what or f"start {instance_id!r}") from error
 
     async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> None:
         call = self._sdk.raise_orchestration_event(instance_id, event_name, data=data)

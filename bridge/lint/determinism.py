@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from bridge.lint.finding import Finding
 from bridge.lint.forbidden import ACTIVITY, PATH_METHODS, ZONE, forbidden_call, forbidden_function, forbidden_name
 from bridge.lint.module import Module, is_named, local_names, text_of
-from bridge.lint.place import found
-from bridge.lint.project import Project, Reached
+from bridge.lint.project import Project, Reached, found
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 

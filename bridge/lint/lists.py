@@ -8,8 +8,7 @@ from typing import TypeAlias
 
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function
-from bridge.lint.place import found
-from bridge.lint.project import Project, Reached
+from bridge.lint.project import Project, Reached, found
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from bridge.lint.contexts import context_names, hide_activities
+from bridge.lint.finding import Finding
 from bridge.lint.module import Function, Module, constants, local_names, named
 from bridge.lint.tree import children, nodes
 
@@ -490,3 +491,11 @@ def _literals(node: ast.expr, function: Function) -> list[ast.expr]:
             and any(isinstance(target, ast.Name) and target.id == node.id for target in each.targets)
         ]
     return []
+
+
+def found(reached: Reached, node: ast.AST, rule: str, what: str, remedy: str) -> Finding:
+    """Create a finding at a node. For a helper, its text names the orchestrator that runs the helper."""
+    if not reached.is_orchestrator:
+        what = f"{what} (in {reached.function.name}, which orchestrator {reached.orchestrator} runs)"
+    line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
+    return Finding(str(reached.module.path), line, column + 1, rule, what, remedy)

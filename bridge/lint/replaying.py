@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from bridge.lint.contexts import WAITING_CALLS
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, changed, local_names
-from bridge.lint.place import found
-from bridge.lint.project import Project, Reached
+from bridge.lint.project import Project, Reached, found
 from bridge.lint.tree import children, nodes
 from bridge.lint.tree import parents as parents_in
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, constants
-from bridge.lint.place import found
-from bridge.lint.project import Project, Reached
+from bridge.lint.project import Project, Reached, found
 from bridge.lint.tree import nodes
 from bridge.lint.tree import parents as parents_in
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 
 from bridge.lint.finding import Finding
 from bridge.lint.module import Module, SharedNames, changed, changed_value, local_names
-from bridge.lint.place import found
-from bridge.lint.project import Project, Reached
+from bridge.lint.project import Project, Reached, found
 from bridge.lint.tree import nodes
 
 REMEDY = "keep it in the input, or in an entity"

@@ -10,8 +10,7 @@ from bridge.lint.contexts import WAITING_CALLS, is_generator
 from bridge.lint.finding import Finding
 from bridge.lint.lists import empty_groups
 from bridge.lint.module import Function, Module
-from bridge.lint.place import found
-from bridge.lint.project import Project, Reach, Reached
+from bridge.lint.project import Project, Reach, Reached, found
 from bridge.lint.race import lost_waits
 from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from bridge.core.bytetext import escape_invisible
 from bridge.ops import tracebacks
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -173,14 +173,10 @@ def _order(_: Any, __: str, fields: Fields) -> Fields:
     return {name: fields.pop(name) for name in _LEADING if name in fields} | dict(fields)
 
 
-_INVISIBLE = re.compile("[\\x7f-\\x9f\\xad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb]")
-"""Characters that end lines, control a terminal or hide text. JSON itself escapes those below U+0020."""
-
-
 def _to_json(fields: Any, **_: Any) -> str:
     try:
         text = orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
-        return text if text.isprintable() else _INVISIBLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+        return text if text.isprintable() else escape_invisible(text)
     except (TypeError, UnicodeEncodeError):
         # Lone surrogates, or integers of more than 64 bits: a log line must never fail
         return orjson.dumps({str(name): ascii(value) for name, value in fields.items()}).decode()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.core.errors import BridgeError
+from bridge.config.model.sources import LimitsConfig
+from bridge.core.errors import BridgeError, RegistryUnavailable
 from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.lanes import Lanes
@@ -19,20 +19,12 @@ from bridge.pipeline.lanes import Lanes
 log = structlog.get_logger("bridge.gate")
 _log_source = structlog.get_logger("bridge.source")
 
+REGISTRY = "schema registry"
+"""Cause of a pause while a schema registry does not answer."""
+
 _LOW_WATER = 0.75
 _QUIET = 60.0
 """Seconds between two warnings of a state that a sender can cause repeatedly."""
-
-
-@dataclass(frozen=True, slots=True)
-class PerValue:
-    """Limits of a source per value; see SourcePerConfig."""
-
-    max_in_flight: int
-    max_in_flight_bytes: int
-    max_waiting: int
-    max_waiting_bytes: int
-    max_values: int
 
 
 class _Level:
@@ -60,12 +52,13 @@ class FlowControl:
     A full pipeline pauses too: from the high mark (the limit) down to the low mark (three quarters of the limit).
     """
 
-    def __init__(self, max_records: int, max_bytes: int, max_gap: int, per: PerValue | None = None) -> None:
-        """Create a flow control. per: limits of the records that wait for others of their value."""
-        self._max_gap = max_gap
+    def __init__(self, source: str, limits: LimitsConfig) -> None:
+        self._source = source
+        per = limits.per
+        self._max_gap = limits.max_gap
         self._open = asyncio.Event()
         self._open.set()
-        self._at_work = _Level(max_records, max_bytes)
+        self._at_work = _Level(limits.max_in_flight, limits.max_in_flight_bytes)
         self._waiting = None if per is None else _Level(per.max_waiting, per.max_waiting_bytes)
         self._warn_at = float("-inf")
         self.full = False
@@ -93,9 +86,10 @@ class FlowControl:
             if self._waiting.measure(*waiting) and not was and now >= self._warn_at:
                 self._warn_at = now + _QUIET
                 log.warning(
-                    f"the source is read no further: {waiting[0]} records of {waiting[1]} bytes wait for others of "
-                    "their value (limits.per.max_waiting, max_waiting_bytes)",
+                    f"source {self._source} is read no further: {waiting[0]} records of {waiting[1]} bytes wait for "
+                    "others of their value (limits.per.max_waiting, max_waiting_bytes)",
                     action="pause",
+                    source=self._source,
                 )
             full = full or self._waiting.full
         if full is not self.full:
@@ -111,6 +105,7 @@ class FlowControl:
                 f"{partition.topic}/{partition.number} is read no further: {partition.gap} records wait for a commit "
                 f"behind one that is not settled (limits.max_gap {self._max_gap})",
                 action="pause",
+                source=self._source,
             )
 
     def settled(self, partition: Partition) -> None:
@@ -118,7 +113,7 @@ class FlowControl:
         if partition in self.paused and partition.gap <= self._max_gap * _LOW_WATER:
             self.paused.discard(partition)
             partition.resume()
-            log.info(f"{partition.topic}/{partition.number} is read on", action="resume")
+            log.info(f"{partition.topic}/{partition.number} is read again", action="resume", source=self._source)
 
     def forget(self, partition: Partition) -> None:
         """Remove a revoked partition."""
@@ -147,17 +142,18 @@ class Outages:
             breaker.subscribe(partial(self._engine_changed, name, breaker))
             self._engine_changed(name, breaker)
 
-    def broker_away(self, error: BridgeError) -> None:
-        """Hold the source: the broker did not accept a settlement. Settlements are tried again after a delay."""
-        if "broker" not in self._gate.pause_reasons:
+    def hold(self, error: BridgeError) -> None:
+        """Hold the source: its broker or its schema registry does not answer. Held lanes continue after a delay."""
+        cause = REGISTRY if isinstance(error, RegistryUnavailable) else "broker"
+        if cause not in self._gate.pause_reasons:
             self._failures += 1
-            self._gate.hold("broker", str(error))
-            _log_source.warning("broker away", action="hold", source=self._source, detail=str(error))
-            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.broker_back)
+            self._gate.hold(cause, str(error))
+            _log_source.warning(f"the {cause} does not answer", action="hold", source=self._source, detail=str(error))
+            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.resume, cause)
 
-    def broker_back(self) -> None:
-        """Try again the settlements that waited for the broker."""
-        self._gate.release("broker")
+    def resume(self, cause: str) -> None:
+        """Release one cause, and continue the lanes that waited for it."""
+        self._gate.release(cause)
         self._lanes.release()
 
     def broker_recovered(self) -> None:

@@ -79,11 +79,12 @@ class InFlightDelivery:
         stored: StoredMessage | None = None,
         attempt: int = 1,
         failed_at: float | None = None,
+        size: int | None = None,
     ) -> None:
         self.delivery = delivery
         self.envelope = envelope
         self.error = error
-        self.size = delivery.message.size
+        self.size = delivery.message.size if size is None else size
         self.received_at = received_at
         self.stored = stored
         self.decision: Decision | None = None

@@ -15,7 +15,7 @@ from bridge.core.errors import RegistryUnavailable, kept
 from bridge.core.message import Message
 from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.decoded import SMALL
-from bridge.pipeline.flow_control import FlowControl
+from bridge.pipeline.flow_control import REGISTRY, FlowControl
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain, domain_key
 from bridge.pipeline.ledger import Ledger
@@ -24,8 +24,6 @@ from bridge.pipeline.settings import SLICE, Decode, Prepare, Routes, SourceSetti
 from bridge.routing.per import SHARED
 
 log = structlog.get_logger("bridge.source")
-
-_HOLD = "schema registry"
 
 
 async def prepared(
@@ -42,12 +40,12 @@ async def prepared(
         except RegistryUnavailable as error:
             failures += 1
             if failures == 1:
-                log.warning("registry away", action="hold", source=source, detail=str(error))
-            gate.hold(_HOLD, str(error))
+                log.warning(f"the {REGISTRY} does not answer", action="hold", source=source, detail=str(error))
+            gate.hold(REGISTRY, str(error))
             await asyncio.sleep(retry.delay(failures))
         else:
             if failures:
-                gate.release(_HOLD)
+                gate.release(REGISTRY)
             return
 
 
@@ -95,8 +93,9 @@ class Intake:
             envelope: Envelope | None = None
             error: Exception | None = None
             key = self._place(delivery)
+            size = delivery.message.size
             try:
-                if every or delivery.message.size <= SMALL:
+                if every or size <= SMALL:
                     envelope = self._decode(delivery.message, delivery.position)
                 if by_expression:
                     assert envelope is not None
@@ -117,9 +116,9 @@ class Intake:
             if partition not in partitions and partition not in gone:
                 (gone if self._revoked(partition) else partitions).add(partition)
             executed = provenance.read(delivery.message).executed if self._settings.trusted_replay else ()
-            if delivery.message.size > SMALL:
+            if size > SMALL:
                 envelope = None  # decoded again when a worker takes the delivery
-            item = InFlightDelivery(delivery, envelope, error, now, executed)
+            item = InFlightDelivery(delivery, envelope, error, now, executed, size=size)
             self._ledger.receive(item)
             if partition in gone:
                 # Received before the revocation, processed after it: another member may have it

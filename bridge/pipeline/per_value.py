@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
-from bridge.pipeline.flow_control import PerValue
+from bridge.config.model.sources import LimitsConfig, SourcePerConfig
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.routing.per import SHARED
 
@@ -23,6 +23,13 @@ A flood of new values does not displace earlier values that send at least once i
 
 _LOOKS = 16
 """Accounts that one new value checks for a free place: a constant cost, however many are in use."""
+
+
+_SHARE = 10
+"""Part of a source's limits that one value may have, unless the configuration gives a number.
+
+One value has at most half of the concurrent commands, which leaves some for others when its commands are slow.
+"""
 
 
 class Account(Protocol):
@@ -108,9 +115,12 @@ class Shares:
     records, size: number and bytes of all waiting deliveries.
     """
 
-    def __init__(self, bounds: PerValue) -> None:
-        self.bounds = bounds
-        self.values = Values(bounds.max_values, Share)
+    def __init__(self, limits: LimitsConfig, per: SourcePerConfig) -> None:
+        """Create the shares. per: limits per value; those that it leaves out follow from the limits of the source."""
+        self._limits = per
+        self._max_in_flight = per.max_in_flight or max(1, min(limits.max_in_flight // _SHARE, limits.concurrency // 2))
+        self._max_bytes = per.max_in_flight_bytes or max(1, limits.max_in_flight_bytes // _SHARE)
+        self.values = Values(per.max_values, Share)
         self.records = 0
         self.size = 0
         self._share_of: dict[InFlightDelivery, Share] = {}
@@ -118,7 +128,7 @@ class Shares:
     @property
     def crowded(self) -> bool:
         """True when half of the waiting capacity is used: reading of the source will soon stop."""
-        return 2 * self.records >= self.bounds.max_waiting or 2 * self.size >= self.bounds.max_waiting_bytes
+        return 2 * self.records >= self._limits.max_waiting or 2 * self.size >= self._limits.max_waiting_bytes
 
     def share_of(self, item: InFlightDelivery) -> Share:
         """Share that counts an item, or in which it waits."""
@@ -170,7 +180,4 @@ class Shares:
 
     def _fits(self, share: Share, item: InFlightDelivery) -> bool:
         """True when the share has capacity. A single delivery fits however large it is."""
-        bounds = self.bounds
-        return not share.records or (
-            share.records < bounds.max_in_flight and share.size + item.size <= bounds.max_in_flight_bytes
-        )
+        return not share.records or (share.records < self._max_in_flight and share.size + item.size <= self._max_bytes)

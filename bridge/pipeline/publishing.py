@@ -51,8 +51,15 @@ class PublishTarget:
 class Publishing:
     """Publishes to the configured targets. Call it from any thread but the event loop's."""
 
-    def __init__(self, targets: Mapping[str, PublishTarget], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        targets: Mapping[str, PublishTarget],
+        loop: asyncio.AbstractEventLoop,
+        on_published: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> None:
+        """Create the publisher. on_published: receives each request that a broker has accepted."""
         self._targets = targets
+        self._on_published = on_published
         self._loop = loop
         self.published: Counter[str] = Counter()
         """Messages that the brokers accepted, by target."""
@@ -99,6 +106,8 @@ class Publishing:
             self.failed[name] += 1
             raise
         self.published[name] += 1
+        if self._on_published is not None:
+            self._on_published(request)
         return event.id
 
     def _unknown(self, name: str) -> str:

@@ -22,13 +22,14 @@ from bridge.core.errors import (
     frameless,
 )
 from bridge.core.origin import MessageOrigin
-from bridge.core.settlement import Complete, DeadLetter, Keep, Outcome, Retry, Settlement, decide, outside
+from bridge.core.settlement import Complete, DeadLetter, Keep, Retry, Settlement, decide, outside
+from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.route_limits import RouteLimit, Throttled
-from bridge.pipeline.settings import SLICE, Routes, SourceSettings, Target
+from bridge.pipeline.settings import SLICE, EnginePort, Routes, SourceSettings
 from bridge.pipeline.stage import Stage
 
 log = structlog.get_logger("bridge.execution")
@@ -47,7 +48,7 @@ class Runner:
         settings: SourceSettings,
         broker: str,
         routes: Routes,
-        engines: Mapping[str, Target],
+        engines: Mapping[str, EnginePort],
         lanes: Lanes,
         ledger: Ledger,
         limits: Mapping[str, RouteLimit],

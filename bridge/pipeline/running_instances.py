@@ -144,7 +144,11 @@ class RunningInstances:
             except BridgeError as error:
                 if not failed:
                     log.warning(
-                        "cannot count", action="count", engine=self.engine, prefix=self.prefix, error=str(error)
+                        f"running instances {self.prefix}* cannot be counted; their route starts no more than before",
+                        action="count",
+                        engine=self.engine,
+                        prefix=self.prefix,
+                        error=str(error),
                     )
                 failed = True
             else:

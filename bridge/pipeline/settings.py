@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from bridge.brokers.base import SubscribeOptions
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Command, Decision
 from bridge.core.envelope import Envelope
 from bridge.core.message import Message, Position
@@ -15,7 +16,6 @@ from bridge.core.provenance import Cause
 from bridge.core.settlement import RetryPolicy
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.flow_control import PerValue
 
 SLICE = 0.005
 """Longest seconds for which intake and workers keep the event loop when no await suspends them."""
@@ -42,25 +42,19 @@ RecordDeadLetter = Callable[[Cause, Position], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """Settings of one source. LimitsConfig describes each limit."""
+    """Settings of one source, as its broker and the configuration give them."""
 
     name: str
     subscribe: SubscribeOptions
+    limits: LimitsConfig
+    retry: RetryPolicy
     ordering: str = "key"
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
-    concurrency: int = 64
-    max_in_flight: int = 1000
-    max_in_flight_bytes: int = 64 * 1024 * 1024
-    max_key_backlog: int = 100
-    max_gap: int = 10_000
-    dead_letter_limit: int = 100
     trusted_replay: bool = False
-    per: PerValue | None = None
     config_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class EnginePort:
     """Engine as the pipeline uses it. store_early: None where no rule lets a command wait for its instance."""
 
     execute: Execute

@@ -12,7 +12,8 @@ from bridge.core.commands import Step
 from bridge.core.errors import BrokerUnavailable, LockLost, PartitionRevoked, SettlementRefused
 from bridge.core.pace import NO_ROUTE
 from bridge.core.provenance import Cause
-from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Outcome, Release, Retry, Settlement
+from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Release, Retry, Settlement
+from bridge.core.states import Outcome
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import FlowControl, Outages
@@ -126,7 +127,7 @@ class Settler:
             else:
                 item.settle_as(end, route)
                 self._lanes.hold(lane)
-                self._outages.broker_away(error)
+                self._outages.hold(error)
         else:
             if isinstance(end, Complete):
                 if self._limit.active and end.outcome in _SUCCESSES:
@@ -222,7 +223,7 @@ class Settler:
         if self._unloading.crowded:
             return True
         shares_crowded = self._shares is not None and self._shares.crowded
-        return self._unloading.standing and (2 * partition.gap >= self._settings.max_gap or shares_crowded)
+        return self._unloading.standing and (2 * partition.gap >= self._settings.limits.max_gap or shares_crowded)
 
     # -- deliveries that leave unsettled
 

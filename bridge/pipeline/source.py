@@ -20,7 +20,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.runner import Runner
-from bridge.pipeline.settings import SLICE, Decode, Prepare, RecordDeadLetter, Routes, SourceSettings, Target
+from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, RecordDeadLetter, Routes, SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.unloading import Unloading
@@ -43,9 +43,9 @@ class SourcePipeline:
         broker: Broker,
         decode: Decode,
         routes: Routes,
-        engines: Mapping[str, Target],
+        engines: Mapping[str, EnginePort],
         *,
-        limits: Mapping[str, RouteLimit] | None = None,
+        route_limits: Mapping[str, RouteLimit] | None = None,
         domain: OrderingDomain | None = None,
         stage: Callable[[SourcePipeline], Stage] | None = None,
         paces: PaceStore | None = None,
@@ -54,25 +54,26 @@ class SourcePipeline:
     ) -> None:
         """Create the pipeline of one source.
 
-        limits: limits of the routes that have some, by route name.
+        route_limits: limits of the routes that have some, by route name.
         domain: ordering domain shared with other sources; None: no order across sources.
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
         record: records written dead letters; None: they are not recorded.
         """
+        limits = settings.limits
         self.settings = settings
         self.broker = broker
         self.ledger = Ledger()
-        self.shares = None if settings.per is None else Shares(settings.per)
-        self.lanes = Lanes(None if self.shares is None else self._waits, settings.max_key_backlog)
-        self.dead_letter_limit = DeadLetterLimit(settings.name, settings.dead_letter_limit, paces)
-        self.unloading = Unloading(self.ledger, settings.max_in_flight, settings.max_in_flight_bytes)
-        self.decoded = DecodedForms(settings.max_in_flight_bytes)
-        self.gate = FlowControl(settings.max_in_flight, settings.max_in_flight_bytes, settings.max_gap, settings.per)
+        self.shares = None if limits.per is None else Shares(limits, limits.per)
+        self.lanes = Lanes(None if self.shares is None else self._waits, limits.max_key_backlog)
+        self.dead_letter_limit = DeadLetterLimit(settings.name, limits.dead_letter_limit, paces)
+        self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
+        self.decoded = DecodedForms(limits.max_in_flight_bytes)
+        self.gate = FlowControl(settings.name, limits)
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
-        self.limits = limits or {}
+        self.route_limits = route_limits or {}
         self.stage = None if stage is None else stage(self)
         self._decode = decode
         self._prepare = prepare
@@ -87,7 +88,9 @@ class SourcePipeline:
         self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
-        self.runner = Runner(settings, broker.name, routes, engines, self.lanes, self.ledger, self.limits, self.stage)
+        self.runner = Runner(
+            settings, broker.name, routes, engines, self.lanes, self.ledger, self.route_limits, self.stage
+        )
         self._settler = Settler(
             settings,
             self.lanes,
@@ -125,7 +128,7 @@ class SourcePipeline:
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
-            for number in range(self.settings.concurrency)
+            for number in range(self.settings.limits.concurrency)
         ]
         self._reading = asyncio.create_task(self._take_in(), name=f"{name}:intake")
         self._watches.append(asyncio.create_task(self.dead_letter_limit.run(), name=f"{name}:dead-letter-limit"))
@@ -210,7 +213,7 @@ class SourcePipeline:
         while True:
             await self.gate.wait()
             at_work = self.unloading.in_memory - (0 if self.shares is None else self.shares.records)
-            room = min(_BATCH, max(1, self.settings.max_in_flight - at_work))
+            room = min(_BATCH, max(1, self.settings.limits.max_in_flight - at_work))
             try:
                 deliveries = await self.subscription.receive(room)
             except (BrokerUnavailable, ClockSkew) as error:
@@ -220,7 +223,7 @@ class SourcePipeline:
                 await asyncio.sleep(self.settings.retry.delay(failures))
                 self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same recovery
-                self._outages.broker_back()
+                self._outages.resume("broker")
                 continue
             failures = 0
             if not deliveries:
@@ -250,13 +253,13 @@ class SourcePipeline:
                 self.decoded.leave(item)
                 self.dead_letter_limit.tried(item)
                 self._finished.set()
-            await self._pause()
+            if time.monotonic() - self._slice > SLICE:
+                await self._pause()
 
     async def _pause(self) -> None:
-        """Yield to the event loop when workers have kept it for long."""
-        if time.monotonic() - self._slice > SLICE:
-            await asyncio.sleep(0)
-            self._slice = time.monotonic()
+        """Yield to the event loop, which the workers have kept for a slice."""
+        await asyncio.sleep(0)
+        self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         if item.waits_for is self.dead_letter_limit:
@@ -307,7 +310,7 @@ class SourcePipeline:
                 self._settler.abandon_head(lane, item, reason)
             else:
                 self.lanes.hold(lane)
-                self._outages.broker_away(away)
+                self._outages.hold(away)
             return False
         if (reason := self._stop_reason(item)) is not None:
             self._settler.abandon_head(lane, item, reason)
@@ -316,7 +319,8 @@ class SourcePipeline:
             item.decoded(self._decode(message, item.delivery.position), None)
         except Exception as failure:
             item.decoded(None, kept(failure))
-        await self._pause()
+        if time.monotonic() - self._slice > SLICE:
+            await self._pause()
         return True
 
     def _admitted(self, lane: Lane, item: InFlightDelivery) -> bool:

@@ -15,6 +15,7 @@ from uuid import uuid4
 import structlog
 
 from bridge.brokers.base import Partition
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.errors import BrokerUnavailable, EngineError
 from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
@@ -30,19 +31,6 @@ log = structlog.get_logger("bridge.quarantine")
 
 _REMEMBERED = 10_000
 """Number of settled messages remembered, to recognise those that the engine still lists."""
-
-
-@dataclass(frozen=True, slots=True)
-class QuarantineSettings:
-    """Limits of a source's quarantine.
-
-    max_messages, max_bytes: limits per key.
-    poll: seconds between two checks for releases while a key is quarantined.
-    """
-
-    max_messages: int = 1000
-    max_bytes: int = 512 * 1024
-    poll: float = 2.0
 
 
 class _State(Enum):
@@ -144,7 +132,7 @@ class QuarantinedKeys:
         self,
         source: str,
         store: QuarantineStore,
-        settings: QuarantineSettings,
+        settings: QuarantineConfig,
         assigned: Callable[[str, int], bool],
         read: Callable[[Hashable, Sequence[QuarantinedMessage]], Awaitable[Sequence[InFlightDelivery]]],
         bring_back: Callable[[Hashable, Sequence[InFlightDelivery]], bool],
@@ -207,7 +195,7 @@ class QuarantinedKeys:
             value = self._value(key, item, message, route, attempts) | {"cause": cause, "until": until}
             await self._signal(key, "hold", value)
         log.warning(
-            "key quarantined" if keep.wait is Wait.PERSON else "waits on the engine",
+            "key quarantined" if keep.wait is Wait.PERSON else "message waits on the engine for its next attempt",
             action="quarantine", source=self._source, reason=keep.reason, detail=keep.detail,
             position=str(item.delivery.position),
         )  # fmt: skip
@@ -275,10 +263,15 @@ class QuarantinedKeys:
             try:
                 await self.look()
             except EngineError as error:
-                log.info("quarantine cannot be read", action="hold", source=self._source, detail=str(error))
+                log.info(
+                    "the engine of the quarantine does not answer",
+                    action="hold",
+                    source=self._source,
+                    detail=str(error),
+                )
             except Exception as error:
                 # A bug must not end the loop: no key would ever be released
-                log.error("quarantine cannot be read", action="bug", source=self._source, exc_info=error)
+                log.error("looking for releases failed unexpectedly", action="bug", source=self._source, exc_info=error)
             if not self._keys:
                 self._some.clear()
 

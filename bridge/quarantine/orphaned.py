@@ -100,7 +100,12 @@ class OrphanedQuarantine:
         try:
             await self._look(engine)
         except EngineError as error:
-            log.info("quarantine cannot be read", action="count", engine=engine, detail=str(error))
+            log.info(
+                "quarantined keys cannot be counted: the engine does not answer",
+                action="count",
+                engine=engine,
+                detail=str(error),
+            )
             return False
         return True
 

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Collection, Hashable, Sequence
 import structlog
 
 from bridge.brokers.base import Partition
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.commands import Step
 from bridge.core.envelope import Envelope
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, kept
@@ -18,7 +19,6 @@ from bridge.core.settlement import (
     DeadLetter,
     Hold,
     Keep,
-    Outcome,
     Release,
     Retry,
     Settlement,
@@ -26,12 +26,13 @@ from bridge.core.settlement import (
     detail_of,
     reason_of,
 )
+from bridge.core.states import Outcome
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
 from bridge.pipeline.settings import SLICE, Decode
 from bridge.pipeline.source import SourcePipeline
-from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys, QuarantineSettings
+from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys
 from bridge.quarantine.quarantined_key import QuarantinedMessage
 from bridge.quarantine.state_machine import FULL
 from bridge.quarantine.store import QuarantineStore
@@ -51,7 +52,7 @@ class QuarantineStage:
         self,
         pipeline: SourcePipeline,
         store: QuarantineStore,
-        settings: QuarantineSettings | None,
+        settings: QuarantineConfig | None,
         decode: Decode,
         breaker: Breaker | None,
     ) -> None:
@@ -64,7 +65,7 @@ class QuarantineStage:
         self.keys = QuarantinedKeys(
             pipeline.settings.name,
             store,
-            settings or QuarantineSettings(),
+            settings or QuarantineConfig(),
             self._has_partition,
             self._read,
             pipeline.bring_back,
@@ -192,7 +193,9 @@ class QuarantineStage:
                 attempt += 1
                 gate.hold("quarantine", detail_of(error))
                 if not isinstance(error, EngineError):
-                    log.error("quarantine cannot be read", action="bug", source=settings.name, exc_info=error)
+                    log.error(
+                        "loading the quarantine failed unexpectedly", action="bug", source=settings.name, exc_info=error
+                    )
                 await asyncio.sleep(settings.retry.delay(attempt))
             else:
                 gate.release("quarantine")

@@ -8,10 +8,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from bridge.config.model.on_missing import MissingConfig, WaitMissing
 from bridge.config.model.routes import (
     CancelConfig,
     IgnoreConfig,
+    MissingConfig,
     RaiseEventConfig,
     ReplyConfig,
     ResumeConfig,
@@ -21,7 +21,9 @@ from bridge.config.model.routes import (
     StartOrRaiseConfig,
     SuspendConfig,
     TerminateConfig,
+    WaitMissing,
 )
+from bridge.core.answers import CORRELATION_ID, parse, reply_event
 from bridge.core.commands import (
     Cancel,
     Command,
@@ -37,7 +39,8 @@ from bridge.core.commands import (
     Terminate,
     WaitFor,
 )
-from bridge.core.errors import InvalidCommand
+from bridge.core.envelope import Envelope
+from bridge.core.errors import InvalidCommand, UnexpectedReply
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.cel.scope import RouteScope, Scope
 from bridge.routing.cel.template import Template, compile_template
@@ -50,8 +53,26 @@ from bridge.routing.identifier import (
     parse_delay,
     parse_time,
 )
-from bridge.routing.reply import asked_by
 from bridge.routing.saga import SAGA_ORCHESTRATION, start_input
+
+
+def asked_by(envelope: Envelope) -> tuple[str, str]:
+    """Event that carries an answer, and the id of the instance that sent the request.
+
+    The event name contains the whole correlation id. Its signature can thus be checked before the event is raised,
+    and the event reaches only the wait that made the id.
+    Raises: InvalidCommand if the message has no correlation id; UnexpectedReply if the id is not one of the bridge.
+    """
+    given = envelope.headers.get(CORRELATION_ID)
+    if given is None:
+        raise InvalidCommand(
+            f"the answer has no header `{CORRELATION_ID}`; a service has to repeat that of the request"
+        )
+    found = parse(given)
+    if found is None:
+        raise UnexpectedReply(f"the header `{CORRELATION_ID}` is not one that the bridge gave to a request")
+    return reply_event(given), check_instance_id(found.instance_id)
+
 
 Build = Callable[[Scope], Command]
 """Function that builds a command. Raises: ExpressionError, InvalidCommand."""
@@ -79,7 +100,7 @@ class CommandCompiler:
         return make(config)
 
     def _schedule(self, config: ScheduleConfig) -> Build:
-        orchestration, wrap = self._workflow(config)
+        orchestration, to_input = self._workflow(config)
         instance_id = self._instance_id(config.instance_id)
         value = self._value(config.input, "input")
         version = self._optional_name(config.version, "version", "the version")
@@ -91,7 +112,7 @@ class CommandCompiler:
             return ScheduleOrchestration(
                 orchestration,
                 instance_id(scope),
-                wrap(value(scope)),
+                to_input(value(scope)),
                 version(scope),
                 tags(scope),
                 start_at(scope),

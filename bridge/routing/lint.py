@@ -8,8 +8,7 @@ from itertools import product
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.config.model.on_missing import StartMissing
-from bridge.config.model.routes import RouteConfig
+from bridge.config.model.routes import RouteConfig, StartMissing
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import format_duration, format_size
 from bridge.core.errors import Locate, Problem

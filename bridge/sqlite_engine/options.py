@@ -108,16 +108,20 @@ class HostRules:
         return None
 
 
+MAX_REQUEST = 64 * 1024 * 1024
+"""Bytes of the largest request, unless a setting allows larger ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class DatabaseOptions:
     """Limits and settings of a task hub. Sizes are in bytes."""
 
     max_cached_instances: int = 10_000
     max_cached_bytes: int = 32 * 1024 * 1024
-    max_message: int = 4 * 1024 * 1024
-    """Largest message that a remote worker accepts; an instance that needs a larger one fails."""
-    max_request: int = 64 * 1024 * 1024
-    """Largest request that is accepted from a client or worker."""
+    max_work_item: int = 4 * 1024 * 1024
+    """Largest message that a remote worker accepts; an instance that needs a larger work item fails."""
+    max_request: int = MAX_REQUEST
+    """Largest request of a client or worker, by any way to the engine; a port may accept less (`Guard.max_message`)."""
     lease_seconds: float | None = None
     """Seconds until a work item is given to another worker. None disables it, because workers cannot extend a lease."""
     disposable: bool = False

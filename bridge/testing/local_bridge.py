@@ -7,6 +7,7 @@ import json
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -22,9 +23,9 @@ from durabletask.entities import EntityInstanceId
 from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.names import require
 from bridge.app.serve.daemon import Daemon
-from bridge.brokers.base import Broker
+from bridge.brokers.local.broker import LocalBroker
 from bridge.codecs import registry as codecs
-from bridge.codecs.json_stand_in import StandInCodec
+from bridge.codecs.json import StandInCodec
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded, load
@@ -32,7 +33,6 @@ from bridge.core.answers import CORRELATION_ID
 from bridge.core.envelope import Event
 from bridge.core.message import Message
 from bridge.engines.recording import Recording, record
-from bridge.pipeline.publishing import Publishing
 from bridge.testing.engine import VirtualEngine
 from bridge.workflow.publishing import REPLY_TO
 
@@ -63,26 +63,16 @@ class Published:
     extensions: Mapping[str, str] = field(default_factory=dict)
 
 
-class _Recorder(Publishing):
-    """Publishes as the bridge does, and records the events."""
+class _CountingBroker(LocalBroker):
+    """Local broker that counts the messages published to each topic."""
 
-    def __init__(self, real: Publishing) -> None:
-        self._real = real
-        self.events: dict[str, list[Published]] = {}
+    def __init__(self, name: str, directory: Path, config: LocalBrokerConfig) -> None:
+        super().__init__(name, directory, config)
+        self.sent: Counter[str] = Counter()
 
-    def __call__(self, request: Mapping[str, Any]) -> str:
-        done = self._real(request)
-        event = Published(
-            request["id"],
-            request["type"],
-            request.get("data"),
-            request.get("subject"),
-            request.get("key"),
-            request.get("headers") or {},
-            request.get("extensions") or {},
-        )
-        self.events.setdefault(request["target"], []).append(event)
-        return done
+    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+        await super().publish(topic, messages)
+        self.sent[topic] += len(messages)
 
 
 class LocalBridge:
@@ -116,7 +106,7 @@ class LocalBridge:
         self._loaded = load([Path(path) for path in paths], [Path(path) for path in overlays], environ=environ)
         self._closing = ExitStack()
         self._loop = asyncio.new_event_loop()
-        self._sent: dict[tuple[str, str], int] = {}
+        self._published: dict[str, list[Published]] = {}
         self._answered: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -139,12 +129,18 @@ class LocalBridge:
 
     async def _start(self, loaded: Loaded) -> None:
         self._engines = {name: VirtualEngine(name) for name in loaded.config.engines}
-        self._daemon = Daemon(loaded, engines=self._engines, now=lambda: self.now)
-        self._recorder = _Recorder(self._daemon.publishing)
-        # Before the daemon creates a worker, which reads this attribute
-        self._daemon.publishing = self._daemon.own.publishing = self._recorder
-        for name, broker in self._daemon.brokers.items():
-            self._count(name, broker)
+        self._brokers = {
+            name: _CountingBroker(name, Path(config.path), config)
+            for name, config in loaded.config.brokers.items()
+            if isinstance(config, LocalBrokerConfig)
+        }
+        self._daemon = Daemon(
+            loaded,
+            engines=self._engines,
+            brokers=self._brokers,
+            on_published=self._record,
+            now=lambda: self.now,
+        )
         await self._daemon.start()
 
     def _end(self, thread: threading.Thread) -> None:
@@ -192,7 +188,7 @@ class LocalBridge:
         entrance = config.entrance
         if entrance is None:
             raise LookupError(f"the source {source!r} names no topic or queue to publish to")
-        self._run(self._daemon.brokers[config.broker].publish(entrance, [message]))
+        self._run(self._brokers[config.broker].publish(entrance, [message]))
         self.settle()
 
     def answer(self, target: str, data: Any = None, *, type: str = "answer") -> None:  # noqa: A002 -- CloudEvents
@@ -253,10 +249,10 @@ class LocalBridge:
     def _waiting(self) -> str:
         for source in self._daemon.sources:
             config = self._loaded.config.sources[source.settings.name]
-            sent = sum(self._sent.get((config.broker, topic), 0) for topic in source.settings.subscribe.topics)
+            sent = sum(self._brokers[config.broker].sent[topic] for topic in source.settings.subscribe.topics)
             settled = sum(source.ledger.outcomes.values())
             # A message that waits for running instances to finish counts as settled
-            limited = sum(limit.waiting for limit in source.limits.values())
+            limited = sum(limit.waiting for limit in source.route_limits.values())
             if settled + limited < sent:
                 return f"source {source.settings.name} has settled {settled} of {sent} messages"
         for name, engine in self._engines.items():
@@ -292,7 +288,7 @@ class LocalBridge:
     def published(self, target: str) -> list[Published]:
         """Events that workflows have published to a target, in order."""
         self.settle()
-        return list(self._recorder.events.get(target, ()))
+        return list(self._published.get(target, ()))
 
     def outcomes(self, source: str) -> dict[str, int]:
         """Number of messages of a source by outcome: `executed`, `duplicate`, `ignored`, `dead_lettered` ..."""
@@ -329,15 +325,17 @@ class LocalBridge:
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result(TIMEOUT)
 
-    def _count(self, name: str, broker: Broker) -> None:
-        """Count the messages published to each topic, to detect when all of them are settled."""
-        publish = broker.publish
-
-        async def counted(topic: str, messages: Sequence[Message]) -> None:
-            await publish(topic, messages)
-            self._sent[name, topic] = self._sent.get((name, topic), 0) + len(messages)
-
-        broker.publish = counted  # type: ignore[method-assign]  # of this one broker, for the time of the test
+    def _record(self, request: Mapping[str, Any]) -> None:
+        event = Published(
+            request["id"],
+            request["type"],
+            request.get("data"),
+            request.get("subject"),
+            request.get("key"),
+            request.get("headers") or {},
+            request.get("extensions") or {},
+        )
+        self._published.setdefault(request["target"], []).append(event)
 
 
 def _isolated(loaded: Loaded, directory: Path) -> Loaded:

@@ -138,7 +138,6 @@ class Saga(Scope):
 
     __slots__ = (
         "_cancel",
-        "_committed",
         "_compensated",
         "_completed",
         "_ctx",
@@ -149,6 +148,7 @@ class Saga(Scope):
         "_has_ended",
         "_heard",
         "_id",
+        "_is_past_return",
         "_progress",
         "_publish_outcome",
         "_roll_forward_pause",
@@ -175,7 +175,7 @@ class Saga(Scope):
         self._compensated: list[str] = []
         self._failed_compensations: list[FailedCompensation] = []
         self._failure: SagaAborted | None = None
-        self._committed = False
+        self._is_past_return = False
         self._has_ended = False
         self._groups = 0  # parallel groups that run
         self._heard = False  # `cancel` was received before the point of no return
@@ -194,7 +194,7 @@ class Saga(Scope):
         if self._groups:
             raise ValueError(f"saga {self.name!r}: point_of_no_return belongs behind the parallel group, not into it")
         self._check_stopped(None, ())
-        self._committed = True
+        self._is_past_return = True
         self._cancel.cancel()
         self._progress.commit()
 
@@ -223,8 +223,8 @@ class Saga(Scope):
         self._failure = failure
         if failure is not None:
             progress.fail(failure, list(self._entries))
-            progress.become(SagaStatus.FAILED if self._committed else SagaStatus.COMPENSATING)
-            if self._committed:
+            progress.become(SagaStatus.FAILED if self._is_past_return else SagaStatus.COMPENSATING)
+            if self._is_past_return:
                 progress.show()
                 with suppress(task.TaskFailedError):  # the original failure matters more
                     yield from self._publish(self._outcome(None))
@@ -258,7 +258,7 @@ class Saga(Scope):
         progress = self._progress
         progress.enter(name, StepState.RUNNING)
         try:
-            if step.timeout is None and step.action.__class__ in _ACTIVITIES and not self._committed:
+            if step.timeout is None and step.action.__class__ in _ACTIVITIES and not self._is_past_return:
                 # Fast path of the common case, because replays run it for every completed step
                 payload = {"key": entry.key, "input": step.input} if step.keyed else step.input
                 try:
@@ -269,7 +269,7 @@ class Saga(Scope):
                     entry.result = fitted(name, step.action, result)
             else:
                 call = self._call(entry, halts)
-                run = self._roll_forward(call) if self._committed else perform(self._ctx, call)
+                run = self._roll_forward(call) if self._is_past_return else perform(self._ctx, call)
                 entry.result = yield from run
         except StepFailed as failure:
             self._enter(entry, StepState.REFUSED if failure.reason in WITHOUT_EFFECT else StepState.UNKNOWN)
@@ -297,7 +297,7 @@ class Saga(Scope):
         self._check_stopped(None, halts)
         inbox = Inbox(self._ctx)
         timer = None if timeout is None else self._ctx.create_timer(timeout)
-        interrupts = () if self._committed else (self._cancel, *halts)
+        interrupts = () if self._is_past_return else (self._cancel, *halts)
         message: Received | None = None
         while message is None:
             event = inbox.task(name)
@@ -324,7 +324,7 @@ class Saga(Scope):
             step.retry,
             step.timeout,
             step.refusals,
-            () if self._committed else (self._cancel, *halts),
+            () if self._is_past_return else (self._cancel, *halts),
         )
 
     def _roll_forward(self, call: Call) -> Steps:
@@ -345,7 +345,7 @@ class Saga(Scope):
 
         Raises: StepFailed if the saga was cancelled or another branch of its parallel group failed.
         """
-        if self._committed:
+        if self._is_past_return:
             return
         if self._heard:
             raise StepFailed(step, "cancelled", reason_of(self._cancel.get_result()))
@@ -415,7 +415,7 @@ class Saga(Scope):
         self._progress.enter(entry.step.name, state)
 
     def _hear(self) -> None:
-        if not self._cancel.is_cancelled and not self._committed:
+        if not self._cancel.is_cancelled and not self._is_past_return:
             self._heard = True
             self._progress.cancelling()
 

@@ -24,30 +24,30 @@ from durabletask import entities, task
 def collect(ctx: task.OrchestrationContext, first):
     got = [first["number"]]
     while len(got) < first["count"]:
-        got.append((yield from wait_for_message(ctx, "told")).data["number"])
+        got.append((yield from wait_for_message(ctx, "noted")).data["number"])
     return got
 
 
 def late(ctx: task.OrchestrationContext, start):
     got = []
     while len(got) < start["count"]:
-        got.append((yield from wait_for_message(ctx, "told")).data["number"])
+        got.append((yield from wait_for_message(ctx, "noted")).data["number"])
     return got
 
 
-def visit(ctx: task.OrchestrationContext, told):
+def visit(ctx: task.OrchestrationContext, noted):
     """Ends when it is quiet, and is started anew by the next message."""
     while True:
-        ctx.signal_entity(entities.EntityInstanceId("tally", "visited-" + told["id"]), "note", told)
+        ctx.signal_entity(entities.EntityInstanceId("tally", "visited-" + noted["id"]), "note", noted)
         try:
-            told = (yield from wait_for_message(ctx, "told", timeout=timedelta(milliseconds=50))).data
+            noted = (yield from wait_for_message(ctx, "noted", timeout=timedelta(milliseconds=50))).data
         except MessageTimedOut:
             return
 
 
 class Tally(Entity):
-    def note(self, told):
-        self.set_state([*self.get_state(list, []), told["number"]])
+    def note(self, noted):
+        self.set_state([*self.get_state(list, []), noted["number"]])
 
 
 def book(ctx: task.ActivityContext, call: StepInput):
@@ -77,14 +77,14 @@ sources:
   orders:
     {broker: main, SOURCE, codec: json, no_match: dead_letter, attributes: {type: "headers['type']"}}
 routes:
-  - name: told
+  - name: noted
     from: orders
-    match: {type: told}
-    start_or_raise: {orchestration: collect, instance_id: "told-{{ payload.id }}", event: told, data: payload}
+    match: {type: noted}
+    start_or_raise: {orchestration: collect, instance_id: "noted-{{ payload.id }}", event: noted, data: payload}
   - name: listed
     from: orders
     match: {type: listed}
-    schedule: {orchestration: collect, instance_id: "listed-{{ payload.id }}", on_existing: raise, event: told}
+    schedule: {orchestration: collect, instance_id: "listed-{{ payload.id }}", on_existing: raise, event: noted}
   - name: visited
     from: orders
     match: {type: visited}
@@ -92,12 +92,12 @@ routes:
       orchestration: visit
       instance_id: "visit-{{ payload.id }}"
       on_existing: raise
-      event: told
+      event: noted
       on_finished: restart
   - name: early
     from: orders
     match: {type: early}
-    raise_event: {instance_id: "late-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 10m}}
+    raise_event: {instance_id: "late-{{ payload.id }}", name: noted, data: payload, on_missing: {wait: 10m}}
   - name: late
     from: orders
     match: {type: late}
@@ -133,7 +133,10 @@ def lines(key: int) -> list[list[Message]]:
     early = [message("early", key, number) for number in range(COUNT)]
     cancel = [message("booked", key), message("cancelled", key)]
     return [
-        *([message(kind, key, number) for number in range(COUNT)] for kind in ("told", "listed", "visited", "counted")),
+        *(
+            [message(kind, key, number) for number in range(COUNT)]
+            for kind in ("noted", "listed", "visited", "counted")
+        ),
         [*early[:-1], message("late", key), early[-1]],
         cancel if key % 2 else cancel[::-1],
         [message("stray", key)] if key % STRAYS == 0 else [],
@@ -160,7 +163,7 @@ def wanted(keys: int) -> dict[str, Any]:
     """Expected effects when every message takes effect once, in order for each command and key."""
     found: dict[str, Any] = {}
     for key in range(keys):
-        found |= {f"{name}-k{key}": list(range(COUNT)) for name in ("told", "listed", "late", "counted", "visited")}
+        found |= {f"{name}-k{key}": list(range(COUNT)) for name in ("noted", "listed", "late", "counted", "visited")}
         found |= {f"visit-k{key}": None, f"seat-k{key}": ["compensated", "cancelled"]}
     return found
 

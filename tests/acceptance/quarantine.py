@@ -25,14 +25,14 @@ sources:
     {broker: main, SOURCE, codec: json, no_match: dead_letter, attributes: {type: "headers['type']"},
     identity: "{{ payload.id }}/{{ payload.number }}", quarantine: {poll: 500ms}}
 routes:
-  - name: told
+  - name: noted
     from: orders
     start_or_raise:
       orchestration: collect
-      instance_id: "told-{{ payload.id }}"
-      event: told
-      input: &told "{'number': payload.number, 'count': payload.count, 'note': NOTE}"
-      data: *told
+      instance_id: "noted-{{ payload.id }}"
+      event: noted
+      input: &noted "{'number': payload.number, 'count': payload.count, 'note': NOTE}"
+      data: *noted
 ops: {http: {port: 0}}
 """
 BROKEN, MENDED = "payload.note", "payload.?note.orValue('none')"
@@ -43,7 +43,7 @@ KEYS, COUNT = 20, 16
 
 def message(key: int, number: int, *, poisoned: bool) -> Message:
     received = {"id": f"k{key}", "number": number, "count": COUNT} | ({} if poisoned else {"note": "fine"})
-    return Message(json.dumps(received).encode(), f"k{key}".encode(), (("type", b"told"),))
+    return Message(json.dumps(received).encode(), f"k{key}".encode(), (("type", b"noted"),))
 
 
 def configure(directory: Path, channel: Channel, note: str) -> None:
@@ -53,7 +53,7 @@ def configure(directory: Path, channel: Channel, note: str) -> None:
 
 def received(directory: Path) -> dict[str, object]:
     """Output of each instance, with the numbers that it received; None while the instance waits for more."""
-    return {each["instance_id"]: each["output"] for each in instances(directory, "told-")}
+    return {each["instance_id"]: each["output"] for each in instances(directory, "noted-")}
 
 
 def waiting(directory: Path) -> dict[str, list[int]]:
@@ -94,8 +94,8 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
         for key, first in poison.items():
             # A kill between the effect of an earlier message and its commit repeats that message; it waits, too
             assert [number for number in holds[f"k{key}"] if number >= first] == everything[first:], (key, holds)
-        healthy = {f"told-k{key}": everything for key in range(KEYS) if key not in poison}
-        held = {f"told-k{key}": None for key, number in poison.items() if number}
+        healthy = {f"noted-k{key}": everything for key in range(KEYS) if key not in poison}
+        held = {f"noted-k{key}": None for key, number in poison.items() if number}
         await_told(directory, healthy | held)  # type: ignore[operator]  # wider than its annotation, on purpose
         daemon.kill()
     # Without intake no daemon claims the released keys
@@ -110,7 +110,7 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
             daemon.wait(lambda daemon=daemon, enough=enough: daemon.settled() >= enough, "some have gone on")  # type: ignore[misc]  # mypy cannot infer it
             daemon.kill()
     with DaemonProcess(directory):
-        await_told(directory, {f"told-k{key}": everything for key in range(KEYS)})
+        await_told(directory, {f"noted-k{key}": everything for key in range(KEYS)})
         end = time.monotonic() + TIMEOUT
         while left := waiting(directory):
             assert time.monotonic() < end, left

@@ -80,7 +80,7 @@ def test_it_is_loud_and_can_be_mended(tmp_path: Path) -> None:
         assert "order order-1" in workflows["detail"]
         assert "bridge instances rewind" in workflows["detail"]
         assert daemon.metrics("bridge_incompatible_total") == {'{engine="default",orchestration="order"}': 1.0}
-        daemon.wait(lambda: "`bridge instances rewind order-1`" in daemon.log.read_text(), "told in the log")
+        daemon.wait(lambda: "`bridge instances rewind order-1`" in daemon.log.read_text(), "logged")
         shown = bridge("instances", "show", "order-1", cwd=tmp_path)
         assert "FAILED" in shown
         assert "order running" in shown, "its custom status is that of the moment"

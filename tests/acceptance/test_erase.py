@@ -31,7 +31,7 @@ routes:
   - name: early
     from: orders
     match: {type: early}
-    raise_event: {instance_id: "none-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 1h}}
+    raise_event: {instance_id: "none-{{ payload.id }}", name: noted, data: payload, on_missing: {wait: 1h}}
   - name: note
     from: orders
     match: {type: note}
@@ -53,7 +53,7 @@ def pack(ctx: task.ActivityContext, parcel):
 
 
 def asks(ctx: task.OrchestrationContext, order):
-    yield from wait_for_message(ctx, "told")
+    yield from wait_for_message(ctx, "noted")
 
 
 class Notes(Entity):

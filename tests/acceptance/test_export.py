@@ -24,7 +24,7 @@ routes:
     from: tours
     match: {type: tour.asked}
     schedule: {orchestration: tour, instance_id: "tour-{{ payload.id }}", input: payload}
-  - name: told
+  - name: noted
     from: tours
     raise_event: {instance_id: "tour-{{ payload.id }}", name: "{{ event.type }}", data: payload}
 ops: {http: {port: 0}}
@@ -64,8 +64,8 @@ def hotel(ctx: task.OrchestrationContext, call: StepInput):
 
 def tour(ctx: task.OrchestrationContext, asked: dict):
     if "confirmed" not in asked:
-        told = yield from wait_for_message(ctx, "tour.confirmed", timeout=timedelta(hours=1))
-        return continue_as_new(ctx, {**asked, "confirmed": told.data["by"]})
+        noted = yield from wait_for_message(ctx, "tour.confirmed", timeout=timedelta(hours=1))
+        return continue_as_new(ctx, {**asked, "confirmed": noted.data["by"]})
     taken = yield ctx.call_entity(EntityInstanceId("seats", asked["id"]), "take", asked["seats"])
     saga = Saga(ctx, "tour", publish_outcome="results")
 

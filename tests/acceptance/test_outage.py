@@ -93,7 +93,7 @@ def test_it_is_held_and_goes_on(tmp_path: Path, how: str, away: float) -> None:
             sidecar.thaw() if how == "frozen" else sidecar.start()
             resumed = until(lambda: daemon.settled() > held, RESUMED)
             until(lambda: daemon.get("/readyz")[0] == 200, RESUMED)
-            print(f"{how} for {away:g} s: told after {received:.2f} s, resumed {resumed:.2f} s after the return")
+            print(f"{how} for {away:g} s: noticed after {received:.2f} s, resumed {resumed:.2f} s after the return")
             daemon.wait(lambda: daemon.settled() == load.sent and daemon.lag() == 0, "all settled")
             assert daemon.metrics("bridge_dead_letters_total") == {}
             assert sum(daemon.metrics("bridge_abandoned_total").values()) == 0
@@ -119,7 +119,7 @@ def test_a_frozen_engine_is_noticed_long_before_the_deadline_of_a_call(tmp_path:
             held = daemon.settled()
             sidecar.thaw()
             resumed = until(lambda: daemon.settled() > held, RESUMED)
-            print(f"frozen, calls with 10 s: told after {received:.2f} s, resumed {resumed:.2f} s after the return")
+            print(f"frozen, calls with 10 s: noticed after {received:.2f} s, resumed {resumed:.2f} s after the return")
             daemon.wait(lambda: daemon.settled() == load.sent and daemon.lag() == 0, "all settled")
             assert daemon.metrics("bridge_dead_letters_total") == {}
             assert sum(daemon.metrics("bridge_abandoned_total").values()) == 0

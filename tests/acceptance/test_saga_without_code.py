@@ -71,8 +71,8 @@ def serve(ctx: task.OrchestrationContext, asked: dict):
     yield publish(ctx, "answers", answer, type="answer", headers={"correlation-id": asked["to"]})
 
 
-def note(ctx: task.OrchestrationContext, told: dict):
-    return told
+def note(ctx: task.OrchestrationContext, noted: dict):
+    return noted
     yield
 """
 

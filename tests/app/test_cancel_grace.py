@@ -200,10 +200,10 @@ async def test_who_has_finished_is_left_alone_and_a_repeat_guards_nothing_anew(
 ) -> None:
     async with running(tmp_path, config("deaf"), FLOWS) as it:
         await cancelled(it)
-        await it.client.terminate_orchestration("order-1", output="by hand")
+        await it.client.terminate_orchestration("order-1", output="stopped")
         verdict_allowed.set()
         assert await verdicts(it) == ["ended"]
-        assert (await finished(it, "order-1")).get_output() == "by hand"
+        assert (await finished(it, "order-1")).get_output() == "stopped"
         await it.publish("orders", {"id": "1"}, key="a")
         await it.settled(3)
         assert len(await guards(it)) == 1, "nothing is guarded that has finished"
@@ -245,7 +245,7 @@ async def test_a_cancel_that_waited_for_its_instance_has_its_grace_from_then_on(
         await it.publish("orders", {"id": "1"}, key="a")
         await it.settled(1)
         await asyncio.sleep(GRACE + 0.5)
-        assert await guards(it) == [], "nobody has been told yet"
+        assert await guards(it) == [], "no instance was cancelled yet"
         await it.publish("orders", {"id": "1", "start": True}, key="b")
         state = await finished(it, "order-1")
         assert state.runtime_status is OrchestrationStatus.TERMINATED

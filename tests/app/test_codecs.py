@@ -12,7 +12,7 @@ from bridge.app.codecs import source_codec, target_codec
 from bridge.app.composition import build_decoder, load_config
 from bridge.app.explain import explain
 from bridge.app.messages import MessageOptions, build
-from bridge.codecs.json_stand_in import StandInCodec
+from bridge.codecs.json import StandInCodec
 from bridge.core.errors import DecodeError
 from bridge.core.message import Message
 from bridge.testing import LocalBridge

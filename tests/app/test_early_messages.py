@@ -13,7 +13,7 @@ from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.config.source import Loaded
 from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE
-from bridge.early_messages.stage import EarlyMessageStage
+from bridge.early_messages.executor import EarlyMessageExecutor
 from bridge.engines.answers import ANSWERS, AnswerKeys
 from bridge.engines.cancel_grace import CANCEL_GRACE
 from bridge.engines.command_runner import CommandRunner
@@ -62,8 +62,8 @@ def test_without_a_rule_that_parks_or_starts_commands_go_straight_to_the_engine(
     found = loaded(tmp_path)
     assert waiting.early_prefixes(found, "default") is None
     assert isinstance(target(found), CommandRunner)
-    assert isinstance(target(loaded(tmp_path, "{wait: 1h}")), EarlyMessageStage)
-    assert isinstance(target(loaded(tmp_path, "{start: order}")), EarlyMessageStage)
+    assert isinstance(target(loaded(tmp_path, "{wait: 1h}")), EarlyMessageExecutor)
+    assert isinstance(target(loaded(tmp_path, "{start: order}")), EarlyMessageExecutor)
 
 
 def test_only_ids_for_which_a_rule_of_the_engine_parks_are_looked_at(tmp_path: Path) -> None:

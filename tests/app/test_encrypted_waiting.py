@@ -29,7 +29,7 @@ from durabletask import task
 def collect(ctx: task.OrchestrationContext, count):
     got = []
     for _ in range(count):
-        got.append((yield ctx.wait_for_external_event("told")))
+        got.append((yield ctx.wait_for_external_event("noted")))
     return got
 """
 
@@ -46,10 +46,10 @@ sources:
 routes:
   - name: wait
     from: early
-    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 1h}}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: noted, data: payload, on_missing: {wait: 1h}}
   - name: tell
     from: held
-    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload, on_missing: dead_letter}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: noted, data: payload, on_missing: dead_letter}
 """
 
 
@@ -70,7 +70,7 @@ def at_the_service(directory: Path) -> bytes:
 
 async def publish(it: DaemonFixture, topic: str, id_: str, number: int = 0) -> None:
     payload = {"id": id_, "note": f"{MARKER}-{number}"}
-    await it.publish(topic, payload, key=f"{MARKER}-key-{id_}", type="told", more=f"{MARKER}-header")
+    await it.publish(topic, payload, key=f"{MARKER}-key-{id_}", type="noted", more=f"{MARKER}-header")
 
 
 def early(it: DaemonFixture) -> EarlyMessageOperations:

@@ -11,7 +11,7 @@ from bridge.app.explain import explain
 from bridge.app.messages import MessageOptions, build
 from bridge.config.source import Loaded
 from bridge.core.message import Message
-from bridge.core.settlement import Outcome
+from bridge.core.states import Outcome
 
 
 def event(type_: str, data: Any) -> Message:

@@ -29,7 +29,7 @@ from durabletask import task
 def collect(ctx: task.OrchestrationContext, count):
     got = []
     for _ in range(count):
-        got.append((yield ctx.wait_for_external_event("told")))
+        got.append((yield ctx.wait_for_external_event("noted")))
     return got
 """
 
@@ -49,13 +49,13 @@ sources:
 routes:
   - name: tell
     from: orders
-    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload.number, on_missing: dead_letter}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: noted, data: payload.number, on_missing: dead_letter}
 ops: {http: {port: 0}}
 """
 
 
 def received(id_: str, number: int) -> Message:
-    return Message(json.dumps({"id": id_, "number": number}).encode(), id_.encode(), (("type", b"told"),))
+    return Message(json.dumps({"id": id_, "number": number}).encode(), id_.encode(), (("type", b"noted"),))
 
 
 class QuarantineFixture:
@@ -225,7 +225,7 @@ async def test_a_rule_that_poisons_every_key_exceeds_the_dead_letter_limit(tmp_p
 
 async def test_a_message_without_a_key_is_dead_lettered_as_ever(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
-        await it.publish(Message(b'{"id": "a", "number": 0}', None, (("type", b"told"),)))
+        await it.publish(Message(b'{"id": "a", "number": 0}', None, (("type", b"noted"),)))
         await it.settled(dead_lettered=1)
 
 

@@ -62,7 +62,7 @@ async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, eng
         # Delivered messages free space
         await it.publish("orders", {"id": 0}, kind="start")
         await it.client.wait_for_orchestration_completion("order-0", timeout=TIMEOUT)
-        stores = it.daemon.own.waiting_stores["default"]
+        stores = it.daemon.own.waiting_entities["default"]
         await it.until(lambda: stores.totals.messages == 2, "one of three has left")
         await it.publish("orders", {"id": 9}, kind="early")
         await it.settled(7)
@@ -78,10 +78,10 @@ async def test_a_restart_knows_what_waits(tmp_path: Path, engine: str) -> None:
         await it.publish("orders", {"id": 1, "fill": "x" * 900}, kind="early")
         await it.settled(1)
         assert it.outcomes() == {"early": 1}
-        known = it.daemon.own.waiting_stores["default"].totals.bytes
+        known = it.daemon.own.waiting_entities["default"].totals.bytes
         assert known > 1800
     async with running(tmp_path, config(), FLOWS, engine, settings=settings) as it:
-        totals = it.daemon.own.waiting_stores["default"].totals
+        totals = it.daemon.own.waiting_entities["default"].totals
         await it.until(lambda: totals.bytes == known, "what waits is counted")
         await it.publish("orders", {"id": 2, "fill": "x" * 900}, kind="early")
         await it.settled(1)
@@ -101,7 +101,7 @@ async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> No
         assert it.outcomes() == {"early": 1, "quarantined": 2, "dead_lettered": 2}
         letters = [headers(each) for each in await it.read("orders.dlq", 2)]
         assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
-        totals = it.daemon.own.waiting_stores["default"].totals
+        totals = it.daemon.own.waiting_entities["default"].totals
         await totals.count(it.daemon.engines["default"])
         assert totals.messages == 3
 
@@ -124,5 +124,5 @@ async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
                 await it.publish("orders", {"id": number}, kind="early" if number % 2 else "poison")
             await it.settled(20)
             assert it.outcomes() == {"early": 10, "dead_lettered": 10}
-            stores = it.daemon.own.waiting_stores["default"]
+            stores = it.daemon.own.waiting_entities["default"]
             await it.until(lambda: stores.early_messages.events["stored"] == 10, "they are processed")

@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 from tests.kit.pipeline import Faults, PipelineFixture
 
 
@@ -29,7 +29,7 @@ async def broker_bench(directory: Path, config: str, name: str) -> AsyncIterator
     await broker.start()
     faults = Faults(CommandRunner(engine).execute, engine.probe)
     breaker = Breaker("default", faults.probe, first_delay=0.005)
-    pipeline = build_source(loaded, "orders", {name: broker}, {"default": Target(faults.execute, breaker)})
+    pipeline = build_source(loaded, "orders", {name: broker}, {"default": EnginePort(faults.execute, breaker)})
     try:
         yield PipelineFixture(pipeline, broker, engine, faults, breaker)
     finally:

@@ -30,7 +30,7 @@ from durabletask import task
 def collect(ctx: task.OrchestrationContext, count):
     got = []
     for _ in range(count):
-        got.append((yield ctx.wait_for_external_event("told")))
+        got.append((yield ctx.wait_for_external_event("noted")))
     return got
 """
 
@@ -51,9 +51,9 @@ sources:
   orders: {broker: kafka, FROM_KAFKA}
   payments: {broker: bus, FROM_BUS}
 routes:
-  - name: told
+  - name: noted
     from: [orders, payments]
-    raise_event: {instance_id: "order-{{ payload.id }}", name: told, data: payload.number, on_missing: retry}
+    raise_event: {instance_id: "order-{{ payload.id }}", name: noted, data: payload.number, on_missing: retry}
 ops: {http: {port: 0}}
 """
 
@@ -72,7 +72,7 @@ class Pair:
 
     async def tell(self, channel: Channel, key: str, number: int) -> None:
         """Send a message, and return when the daemon has received it."""
-        received = Message(json.dumps({"id": key, "number": number}).encode(), key.encode(), (("type", b"told"),))
+        received = Message(json.dumps({"id": key, "number": number}).encode(), key.encode(), (("type", b"noted"),))
         await asyncio.to_thread(channel.publish, [received])
         self._sent += 1
         await self.it.until(lambda: self.received == self._sent, f"{key} {number} received")

@@ -46,9 +46,9 @@ routes:
     from: orders
     match: {type: paid}
     raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: {wait: 1h}}
-  - name: told
+  - name: noted
     from: orders
-    match: {type: told}
+    match: {type: noted}
     raise_event: {instance_id: "order-{{ payload.id }}", name: paid, on_missing: dead_letter}
 ops: {http: {port: 0}}
 """
@@ -190,8 +190,8 @@ def test_ids_of_any_length_by_their_prefix(host: DaemonThread, run: Callable[...
 
 
 def test_a_key_in_quarantine(host: DaemonThread, run: Callable[..., Result]) -> None:
-    host.publish("told", "1", "2", key="k")
-    host.publish("told", "3", key="other")
+    host.publish("noted", "1", "2", key="k")
+    host.publish("noted", "3", key="other")
     found = listed(run, "quarantine", count=3)
     assert [(each["key"], each["reason"]) for each in found] == [
         ("k", "instance_not_found"), ("k", "follows"), ("other", "instance_not_found"),
@@ -211,7 +211,7 @@ def test_a_key_in_quarantine(host: DaemonThread, run: Callable[..., Result]) -> 
 
 
 def test_a_key_that_cannot_be_typed_is_released_as_it_is_shown(host: DaemonThread, run: Callable[..., Result]) -> None:
-    host.publish("told", "1", key="k\x00\n\\")
+    host.publish("noted", "1", key="k\x00\n\\")
     shown = listed(run, "quarantine", count=1)[0]["key"]
     assert shown == r"k\x00\n\\"
     assert shown in run("quarantine", "list").stdout
@@ -240,7 +240,7 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: DaemonThread, run: 
 
 
 def test_what_is_in_quarantine_can_be_traced(host: DaemonThread, run: Callable[..., Result]) -> None:
-    host.publish("told", "1", key="k")
+    host.publish("noted", "1", key="k")
     [held] = listed(run, "quarantine", count=1)
     result = run("trace", held["message_id"])
     assert result.exit_code == 0
@@ -299,7 +299,7 @@ def test_the_former_command_names_its_successors(command: list[str]) -> None:
 
 
 def test_a_release_that_nobody_would_hear(host: DaemonThread, run: Callable[..., Result], tmp_path: Path) -> None:
-    host.publish("told", "1", key="k")
+    host.publish("noted", "1", key="k")
     listed(run, "quarantine", count=1)
     config = tmp_path / "bridge.yaml"
     config.write_text(CONFIG.replace("    quarantine: {poll: 50ms}\n", ""))
@@ -319,7 +319,7 @@ def test_a_released_key_that_nobody_takes_up_yet_says_so(tmp_path: Path) -> None
         def run(*arguments: str) -> Result:
             return CliRunner().invoke(root, [*arguments, "-c", str(tmp_path / "bridge.yaml")], prog_name="bridge")
 
-        host.publish("told", "1", key="k")
+        host.publish("noted", "1", key="k")
         assert [each["until"] for each in listed(run, "quarantine", count=1)] == [None]
         assert run("quarantine", "release", "--source", "orders", "k").exit_code == 0
         assert [each["until"] for each in listed(run, "quarantine", count=1)] == ["released"]

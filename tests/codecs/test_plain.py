@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs import registry
-from bridge.codecs.json import JsonCodec
 from bridge.codecs.limits import Limits
 from bridge.core.envelope import Event
 from bridge.core.errors import DecodeError
@@ -117,14 +116,6 @@ def test_an_unknown_codec_lists_the_known() -> None:
         LookupError, match="no codec named avro; known are bytes, cloudevents, cloudevents-binary, json"
     ):
         registry.get("avro")
-
-
-def test_codecs_are_registered_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_factories", dict(registry._factories))
-    registry.register("mine", JsonCodec)
-    assert isinstance(registry.get("mine"), JsonCodec)
-    with pytest.raises(ValueError, match="already a codec named mine"):
-        registry.register("mine", JsonCodec)
 
 
 BOM = b"\xef\xbb\xbf"

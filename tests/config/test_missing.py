@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bridge.config.model.on_missing import StartMissing, WaitMissing
+from bridge.config.model.routes import StartMissing, WaitMissing
 from bridge.core.commands import OnMissing
 from tests.config.conftest import Write, loaded, problems
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bridge.config.model.on_missing import WaitMissing
+from bridge.config.model.routes import WaitMissing
 from bridge.config.source import load
 from demo import generate, shop
 from demo.oracle import expect

@@ -17,7 +17,7 @@ from bridge.core.errors import AlreadyTaken, EarlierMessagesWait, InstanceAlread
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
-from bridge.early_messages.stage import EarlyMessageStage
+from bridge.early_messages.executor import EarlyMessageExecutor
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
@@ -32,7 +32,7 @@ async def main(directory: Path, number: int, processes: int, instances: int) -> 
     await engine.start()
     store = EarlyMessageStore(engine, 256 * 1024, lambda: datetime.now(UTC))
     notifies = engine.notifies_instance_started
-    executor = EarlyMessageStage(store, CommandRunner(engine), ("order-",), engine_notifies=notifies)
+    executor = EarlyMessageExecutor(store, CommandRunner(engine), ("order-",), engine_notifies=notifies)
     rng = random.Random(number)
 
     async def send(command: Command, message: str) -> None:

@@ -18,7 +18,7 @@ from bridge.core.settlement import RetryPolicy
 from bridge.core.stored_message import OperationResult
 from bridge.core.system_names import EARLY_MESSAGES
 from bridge.early_messages.entity import EarlyMessageEntities
-from bridge.early_messages.stage import EarlyMessageStage
+from bridge.early_messages.executor import EarlyMessageExecutor
 from bridge.early_messages.state_machine import EarlyMessageLimits
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.command_runner import CommandRunner
@@ -60,7 +60,7 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
     await engine.start()
     executor = CommandRunner(engine, now)
     store = EarlyMessageStore(engine, 4096, now)
-    stage = EarlyMessageStage(store, executor, ("order-",), engine_notifies=engine.notifies_instance_started)
+    stage = EarlyMessageExecutor(store, executor, ("order-",), engine_notifies=engine.notifies_instance_started)
     entities = Watched(executor, asyncio.get_running_loop(), EarlyMessageLimits(), RetryPolicy(), now)
     workflows = Workflows(orchestrators={"order": order}, entities={EARLY_MESSAGES: entities.function()})
     worker = engine.worker(workflows, DataConverter())

@@ -60,7 +60,7 @@ async def test_every_event_comes_once_and_in_the_order_of_its_sender(tmp_path: P
             for number in range(PROCESSES):
                 mine = [event for sender, event in got if sender == number]
                 assert mine == list(range(EVENTS)), f"order-{instance}: {got}"
-        events = daemon.own.waiting_stores["default"].events
+        events = daemon.own.waiting_entities["default"].events
         assert events["stored"] > 0
         assert events["delivered"] == events["stored"]
     finally:

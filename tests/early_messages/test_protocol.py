@@ -94,7 +94,7 @@ class World(RuleBasedStateMachine):
         if not early_messages.items:
             self.hurt = False
         if not self.queue and self.started and not self.untold and not self.hurt:
-            assert not early_messages.items, "a message waits though its instance is there and everybody was told"
+            assert not early_messages.items, "a message waits though its instance is there and both sides were notified"
 
     def step(self) -> None:
         """Execute one step of the lane's head."""

@@ -35,7 +35,7 @@ from bridge.core.errors import (
 )
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import EARLY_MESSAGES, target_key
-from bridge.early_messages.stage import EarlyMessageStage, shortest_prefixes
+from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefixes
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
@@ -54,7 +54,7 @@ class StageFixture:
         self.engine = engine
         self.store = EarlyMessageStore(engine, 4096, lambda: datetime.now(UTC))
         notifies = engine.notifies_instance_started
-        self.stage = EarlyMessageStage(self.store, CommandRunner(engine), ("order-",), engine_notifies=notifies)
+        self.stage = EarlyMessageExecutor(self.store, CommandRunner(engine), ("order-",), engine_notifies=notifies)
 
     async def waiting(self, instance_id: str) -> int:
         """Return the pending operations of an early-message entity."""

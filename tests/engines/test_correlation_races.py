@@ -148,9 +148,9 @@ async def test_a_crash_at_any_call_loses_and_doubles_nothing(hosted: Any, after:
         new = StartOrRaise("collect", fresh(), "item", [1, "new"])
         crashed.append(await crash_then_redeliver(running, new, FIRST, at, after))
         # Running instance: the message is raised
-        received = StartOrRaise("collect", new.instance_id, "item", data="told")
+        received = StartOrRaise("collect", new.instance_id, "item", data="noted")
         crashed.append(await crash_then_redeliver(running, received, SECOND, at, after))
-        assert await running.output(new.instance_id) == [[1, "new"], "told"]
+        assert await running.output(new.instance_id) == [[1, "new"], "noted"]
         # Finished instance: an event restarts it
         late = RaiseEvent(new.instance_id, "item", "late", on_finished=OnFinished.RESTART)
         crashed.append(await crash_then_redeliver(running, late, THIRD, at, after))

@@ -114,6 +114,15 @@ def test_the_default_limit_is_64_mib(engine: Engine) -> None:
         assert code(stub.StartInstance, big(65 * MIB), metadata=GOOD) is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_a_larger_limit_holds_for_the_engine_behind_the_port(tmp_path: Path) -> None:
+    engine = Engine(tmp_path, "--max-message", "72MiB")
+    try:
+        with engine.stub() as stub:
+            assert code(stub.StartInstance, big(65 * MIB), metadata=GOOD) is grpc.StatusCode.OK
+    finally:
+        assert engine.stop() == 0
+
+
 def test_connections_are_bounded(tmp_path: Path) -> None:
     """Connections above the limit are closed at once, the others continue, and closed ones make room."""
     engine = Engine(tmp_path, "--max-connections", "20")

@@ -40,7 +40,7 @@ routes:
   - name: early
     from: early
     match: {type: early}
-    raise_event: {instance_id: "early-{{ payload.id }}", name: told, data: payload, on_missing: {wait: 1h}}
+    raise_event: {instance_id: "early-{{ payload.id }}", name: noted, data: payload, on_missing: {wait: 1h}}
 ops: {http: {port: 0}, log: {format: json}}
 """
 
@@ -66,7 +66,7 @@ def honest(ctx: task.OrchestrationContext, order):
 
 
 def waits(ctx: task.OrchestrationContext, order):
-    yield from wait_for_message(ctx, "told")
+    yield from wait_for_message(ctx, "noted")
 """
 
 
@@ -93,7 +93,7 @@ class Watcher:
 
     def __init__(self, daemon: DaemonProcess) -> None:
         self._daemon = daemon
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._threads = [threading.Thread(target=each) for each in (self._measure, self._ask)]
         self.peak = 0.0
         self.worst = 0.0
@@ -106,7 +106,7 @@ class Watcher:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         for thread in self._threads:
             thread.join()
 
@@ -118,11 +118,11 @@ class Watcher:
         raise AssertionError("the daemon ended")
 
     def _measure(self) -> None:
-        while not self._over.wait(0.05):
+        while not self._ended.wait(0.05):
             self.peak = max(self.peak, self.resident())
 
     def _ask(self) -> None:
-        while not self._over.wait(0.2):
+        while not self._ended.wait(0.2):
             began = time.monotonic()
             try:
                 urllib.request.urlopen(self._daemon.url + "/healthz", timeout=10).read()

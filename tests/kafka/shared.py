@@ -42,15 +42,15 @@ def shared_broker() -> Iterator[str]:
 def _bootstrap(place: Path) -> str:
     end = time.monotonic() + STARTS_WITHIN + 10
     while time.monotonic() < end:
-        with (place / "keeper").open("a") as keeper, contextlib.suppress(BlockingIOError):
-            fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (place / "lock_file").open("a") as lock_file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             (place / "ready").unlink(missing_ok=True)
             # The supervisor inherits the lock and releases it when its process ends
             subprocess.Popen(
                 [sys.executable, "-m", "tests.kafka.shared", str(place)],
                 cwd=Path(__file__).parents[2],
                 start_new_session=True,
-                pass_fds=(keeper.fileno(),),
+                pass_fds=(lock_file.fileno(),),
             )
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             received = json.loads((place / "ready").read_text())
@@ -58,7 +58,7 @@ def _bootstrap(place: Path) -> str:
                 raise RuntimeError(received["error"])
             return str(received["bootstrap"])
         time.sleep(0.05)
-    raise RuntimeError("the keeper of the broker does not answer")
+    raise RuntimeError("the broker does not answer")
 
 
 def _keep(place: Path) -> None:

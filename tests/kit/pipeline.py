@@ -22,7 +22,7 @@ from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.route_limits import NO_LIMITS, Admission
-from bridge.pipeline.settings import Execute, Target
+from bridge.pipeline.settings import EnginePort, Execute
 from bridge.pipeline.source import SourcePipeline
 from tests.kit.listener import NullListener
 from tests.kit.waiting import TIMEOUT
@@ -169,7 +169,7 @@ async def running_pipeline(
     used = broker(real)
     registries = build_registries(loaded)
     admission = build_admission(loaded, {"default": engine})
-    targets = {"default": Target(faults.execute, breaker)}
+    targets = {"default": EnginePort(faults.execute, breaker)}
     pipeline = build_source(loaded, "orders", {"local": used}, targets, limits=admission.limits, registries=registries)
     listen(admission, {"default": engine})
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from pathlib import Path
 from tests.language.retired import IDENTIFIERS, OPENERS, PROSE
 
 ROOT = Path(__file__).parents[2]
-CEILING = Path(__file__).with_name("ceiling.json")
 
 ROOMS = ("bridge", "workflows", "demo", "benchmarks", "tests")
 _LEFT_OUT = ("tests/lint/corpus/", "tests/language/", "tests/upgrade/v")
@@ -40,14 +38,6 @@ class Found:
         for kind in ("docstrings", "identifiers", "prose"):
             for name, places in getattr(self, kind).items():
                 yield kind, name, places
-
-    def counts(self) -> dict[str, dict[str, int]]:
-        """Numbers by kind and name, without those that are 0."""
-        counted: dict[str, dict[str, int]] = {"docstrings": {}, "identifiers": {}, "prose": {}}
-        for kind, name, places in self.rules():
-            if places:
-                counted[kind][name] = len(places)
-        return counted
 
 
 def count() -> Found:
@@ -129,21 +119,6 @@ def _prose(found: Found, name: str, text: str, line: int) -> None:
     for word, (pattern, _) in PROSE.items():
         for match in pattern.finditer(text):
             found.prose[word].append((name, line + text.count("\n", 0, match.start()), match[0].strip()))
-
-
-def ceiling() -> dict[str, dict[str, int]]:
-    """Committed numbers; what is missing is 0."""
-    committed: dict[str, dict[str, int]] = json.loads(CEILING.read_text())
-    return committed
-
-
-def lowered(found: Found) -> dict[str, dict[str, int]]:
-    """Ceiling for what is there now: no number is higher than before."""
-    before = ceiling()
-    return {
-        kind: {name: low for name, now in counts.items() if (low := min(now, before[kind].get(name, 0)))}
-        for kind, counts in found.counts().items()
-    }
 
 
 def by_file(places: list[Place]) -> list[tuple[str, int]]:

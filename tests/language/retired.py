@@ -1,8 +1,9 @@
-"""Words that are retired, and their successors. A word whose ceiling is 0, or is missing, is banned.
+"""Words that are retired, and their successors. No room may use them.
 
 Names that stay right elsewhere are not here: `look`, `tick`, `again`, `follow`, `hold`, `lose`, `tell`, `leave`,
 `late`, `enter`, `want`, `room`, `until`, `together`, `guard`, `empty`, `attached`, `keeping`, `Item`, `Assignment`,
-`Stage`, `Move`, `Past`, `invalid`, `missing`, `raw`, `plain`, `syntax`.
+`Stage`, `Move`, `Past`, `Parcel` (of the shop), `epoch` (of Kafka),
+`stand_in`, `invalid`, `missing`, `raw`, `plain`, `syntax`.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ IDENTIFIERS: dict[str, str] = {
     "told": "state, payload, document: what it is",
     "Keeping": "QuarantineStage",
     "keeper": "quarantine_engine",
-    "Keepers": "WaitingStores",
-    "keepers": "WaitingStores",
+    "Keepers": "WaitingEntities",
+    "keepers": "WaitingEntities",
     "HeldKey": "QuarantinedKey",
     "HeldMessage": "QuarantinedMessage",
     "HeldDelivery": "QuarantinedDelivery",
@@ -63,7 +64,6 @@ IDENTIFIERS: dict[str, str] = {
     "unsure": "settlement_unknown",
     "_suspect": "check_clock_skew",
     "Epoch": "AssignedPartition",
-    "epoch": "assigned partition",
     "RecordDelivery": "LogDelivery",
     "Witness": "CompatibilityMonitor",
     "witness": "compatibility",
@@ -80,7 +80,6 @@ IDENTIFIERS: dict[str, str] = {
     "Known": "InstanceFacts",
     "certain": "confirms_event_delivery",
     "announces": "notifies_instance_started",
-    "Parcel": "Unwrapped",
     "wrap": "wrap_payload",
     "inside_of": "envelope_body",
     "head_of": "read_origin",
@@ -112,7 +111,6 @@ IDENTIFIERS: dict[str, str] = {
     "_crowded": "_backlog_exceeded",
     "_end_of": "_wait_for",
     "salvage": "partial_config",
-    "stand_in": "json_stand_in",
     "traversal": "cel_map_order",
     "_somewhere": "_require_endpoint",
     "_something": "_require_limit",

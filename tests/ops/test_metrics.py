@@ -13,10 +13,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from bridge.core.message import Message
 from bridge.engines.base import EngineUsage
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
-from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
+from tests.pipeline.deliveries import shares_of
 
 
 @dataclass
@@ -193,7 +193,7 @@ def test_two_bridges_in_one_process_do_not_meet() -> None:
 
 
 def test_values_are_counted_and_never_named() -> None:
-    shares = Shares(PerValue(1, 1, 100, 100, 1))
+    shares = shares_of(1, 1, 100, 100, 1)
     limits = [Limit(values=(8, 9)), Limit("free")]
     metrics = Metrics(lambda: [Stats(shares=shares), Stats("free")], list, limits=limits, version="1", config="c")
     for value in ("acme", "umbrella"):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bridge.config.model.sources import LimitsConfig, SourcePerConfig
 from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.per_value import Shares
 
 
 @dataclass(eq=False)
@@ -46,3 +48,16 @@ class Unsettled:
 def item(number: int = 0, partition: Part | None = None) -> InFlightDelivery:
     delivery = Unsettled(Message(b"x"), Position("c", "t", 0, number), partition or Part())
     return InFlightDelivery(delivery, None, None, 0.0)  # type: ignore[arg-type]  # wider than its annotation, on purpose
+
+
+def shares_of(records: int, size: int, waiting: int, waiting_bytes: int, values: int) -> Shares:
+    """Shares with these limits per value."""
+    per = SourcePerConfig(
+        value="{{ key }}",
+        max_in_flight=records,
+        max_in_flight_bytes=size,
+        max_waiting=waiting,
+        max_waiting_bytes=waiting_bytes,
+        max_values=values,
+    )
+    return Shares(LimitsConfig(), per)

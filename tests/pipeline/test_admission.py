@@ -50,7 +50,7 @@ async def test_starts_wait_at_the_cap_and_go_on_as_instances_finish(tmp_path: Pa
     async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(message("start", number, f"k{number}") for number in range(9)))
         await go(it)
-        limit = it.source.limits["start"]
+        limit = it.source.route_limits["start"]
         await it.until(lambda: limit.waiting == 6 and len(started(it)) == 3, "six wait")
 
         assert limit.reason == "3 of 3 orchestrations run, 6 starts wait"
@@ -76,7 +76,7 @@ async def test_what_waits_keeps_its_key_in_order(tmp_path: Path) -> None:
     async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(message("start", f"a-{number}", "a") for number in range(4)), message("free", "late", "a"))
         await go(it)
-        await it.until(lambda: it.source.limits["start"].waiting == 1, "the fourth waits")
+        await it.until(lambda: it.source.route_limits["start"].waiting == 1, "the fourth waits")
         assert "free-late" not in started(it)
         await finish(it, "order-a-1")
         await it.settled(5)
@@ -93,7 +93,7 @@ async def test_instances_from_before_count_and_their_repeats_need_no_room(tmp_pa
         await go(it)
         await it.settled(1)
         assert it.source.ledger.outcomes["ignored"] == 1
-        limit = it.source.limits["start"]
+        limit = it.source.route_limits["start"]
         await it.until(lambda: limit.waiting == 1, "the new one waits")
         assert limit.running_instances is not None
         assert len(limit.running_instances) == 5, "children and others do not count"
@@ -120,7 +120,7 @@ async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
         await client.schedule_new_orchestration("order", instance_id="order-again")
         await finish(it, "order-again")
         await go(it)
-        limit = it.source.limits["start"]
+        limit = it.source.route_limits["start"]
         running_instances = limit.running_instances
         assert running_instances is not None
         await it.until(lambda: running_instances.known, "counted")
@@ -133,7 +133,7 @@ async def test_what_others_start_counts_at_once(tmp_path: Path) -> None:
         await it.publish(message("beside", "route", "r"))
         await it.settled(1)
         async with asyncio.timeout(RECOUNT / 3):
-            await it.until(lambda: len(running_instances) == 3, "all three are told")
+            await it.until(lambda: len(running_instances) == 3, "all three are counted")
         await it.publish(message("start", 1, "k1"))
         await it.until(lambda: limit.waiting == 1, "there is no room")
         await finish(it, "order-client:0001")
@@ -175,7 +175,7 @@ async def test_a_start_that_is_dead_lettered_gives_its_room_back(tmp_path: Path,
         else:
             await it.until(lambda: len(it.faults.tried) == 3 and not it.source.at_work, "all are refused")
             assert it.source.ledger.in_flight == 3
-        running_instances = it.source.limits["start"].running_instances
+        running_instances = it.source.route_limits["start"].running_instances
         assert running_instances is not None
         assert len(running_instances) == (3 if written else 0)
 
@@ -184,17 +184,17 @@ async def test_drain_gives_back_what_waits(tmp_path: Path) -> None:
     async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(message("start", number, f"k{number}") for number in range(5)))
         await go(it)
-        await it.until(lambda: it.source.limits["start"].waiting == 2 and len(started(it)) == 3, "two wait")
+        await it.until(lambda: it.source.route_limits["start"].waiting == 2 and len(started(it)) == 3, "two wait")
         await it.source.drain(5)
         assert it.source.ledger.abandoned["drain"] == 2
-        assert it.source.limits["start"].waiting == 0
+        assert it.source.route_limits["start"].waiting == 0
 
 
 async def test_an_outage_keeps_the_place_in_the_queue(tmp_path: Path) -> None:
     async with running_pipeline(tmp_path, CAPPED) as it:
         await it.publish(*(message("start", number, f"k{number}") for number in range(5)))
         await go(it)
-        limit = it.source.limits["start"]
+        limit = it.source.route_limits["start"]
         await it.until(lambda: limit.waiting == 2 and len(started(it)) == 3, "two wait")
         it.faults.outage = EngineUnavailable("away")
         it.breaker.trip(it.faults.outage)
@@ -214,7 +214,7 @@ async def test_a_rate_spreads_commands(tmp_path: Path) -> None:
         await go(it)
         await it.settled(11)
         assert time.monotonic() - began >= 0.5, "ten intervals of 50 ms"
-        assert it.source.limits["start"].delayed == 10
+        assert it.source.route_limits["start"].delayed == 10
         assert it.source.ledger.outcomes["executed"] == 11
 
 
@@ -347,16 +347,16 @@ def test_a_cap_needs_something_to_count(tmp_path: Path, route: str, said: str) -
 
 
 async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> None:
-    reached, let_go = asyncio.Event(), asyncio.Event()
+    reached, go_on = asyncio.Event(), asyncio.Event()
 
     async def slow(command: Command) -> None:
         if command.instance_id == "free-first":  # type: ignore[union-attr]  # schedules only
             reached.set()
-            await let_go.wait()
+            await go_on.wait()
 
     async with running_pipeline(tmp_path, CAPPED, source="    limits: {concurrency: 1}") as it:
         it.faults.before = slow
-        limit = it.source.limits["start"]
+        limit = it.source.route_limits["start"]
         assert limit.running_instances is not None
         await it.publish(*(message("start", f"a-{number}", f"k{number}") for number in range(5)))
         await go(it)
@@ -369,7 +369,7 @@ async def test_what_is_revoked_with_its_room_gives_it_back(tmp_path: Path) -> No
         assert len(limit.running_instances) == 3
         revoked = asyncio.create_task(it.source.revoked(list(it.source.assignment)))
         await it.until(lambda: len(limit.running_instances) == 1, "given back")
-        let_go.set()
+        go_on.set()
         await revoked
 
 

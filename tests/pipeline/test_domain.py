@@ -20,7 +20,7 @@ from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import OrderingDomain, domain_key
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from tests.kit.pipeline import Faults, message
 from tests.kit.waiting import TIMEOUT
@@ -99,7 +99,7 @@ async def pair(directory: Path) -> AsyncIterator[Pair]:
         join(key, item)
 
     domains["shop"].join = joining  # type: ignore[assignment, method-assign]  # listens in
-    targets = {"default": Target(faults.execute, breaker)}
+    targets = {"default": EnginePort(faults.execute, breaker)}
     sources = {
         name: build_source(loaded, name, {"local": broker}, targets, domains=domains) for name in loaded.config.sources
     }

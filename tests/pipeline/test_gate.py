@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from bridge.config.model.sources import LimitsConfig
 from bridge.pipeline.flow_control import FlowControl
 from tests.pipeline.deliveries import Part
+
+LIMITS = LimitsConfig(max_in_flight=100, max_in_flight_bytes=1000, max_gap=10)
 
 
 def is_open(gate: FlowControl) -> bool:
@@ -9,7 +12,7 @@ def is_open(gate: FlowControl) -> bool:
 
 
 async def test_full_at_the_high_mark_open_again_at_the_low() -> None:
-    gate = FlowControl(100, 1000, 10)
+    gate = FlowControl("orders", LIMITS)
     gate.measure(99, 999)
     assert is_open(gate)
     gate.measure(100, 0)
@@ -23,7 +26,7 @@ async def test_full_at_the_high_mark_open_again_at_the_low() -> None:
 
 
 async def test_every_hold_must_go_before_it_opens() -> None:
-    gate = FlowControl(100, 1000, 10)
+    gate = FlowControl("orders", LIMITS)
     gate.hold("engine default", "away")
     gate.hold("broker", "away")
     gate.release("broker")
@@ -36,7 +39,7 @@ async def test_every_hold_must_go_before_it_opens() -> None:
 
 
 async def test_a_partition_pauses_at_its_gap_and_resumes_below_it() -> None:
-    gate, part = FlowControl(100, 1000, 10), Part()
+    gate, part = FlowControl("orders", LIMITS), Part()
     part.gap = 9
     gate.fetched(part)
     assert not part.paused

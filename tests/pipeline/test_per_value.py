@@ -177,7 +177,7 @@ async def test_what_waits_is_bounded_too(tmp_path: Path, bound: str) -> None:
         await it.source.start()
         await it.until(lambda: it.source.gate.full, "the source is full")
         assert it.source.shares is not None
-        batch = it.source.settings.max_in_flight
+        batch = it.source.settings.limits.max_in_flight
         most = 40 + batch if bound == "max_waiting: 40" else 4000 // 50 + batch
         assert it.source.shares.records <= most, "one batch more at most"
         assert it.source.ledger.in_flight == it.source.shares.records + 2
@@ -316,9 +316,9 @@ async def test_starts_of_one_value_wait_and_those_of_others_go(tmp_path: Path) -
         await it.publish(*(order(tenant, number) for number in range(2) for tenant in HONEST))
         await go(it)
         await it.until(
-            lambda: len(it.faults.taken) == 20 and it.source.limits["start"].waiting == 18, "all have theirs"
+            lambda: len(it.faults.taken) == 20 and it.source.route_limits["start"].waiting == 18, "all have theirs"
         )
-        limit = it.source.limits["start"]
+        limit = it.source.route_limits["start"]
         assert set(running(it).values()) == {2}
         assert limit.reason == "18 starts wait for others of their value (2 may run)"
         assert limit.values == (10, 0)
@@ -343,9 +343,9 @@ async def test_values_in_a_queue_are_served_in_turn(tmp_path: Path) -> None:
         await go(it)
         await it.settled(2)
         await it.publish(*(order("greedy", number) for number in range(20)))
-        await it.until(lambda: it.source.limits["start"].waiting == 20, "they wait")
+        await it.until(lambda: it.source.route_limits["start"].waiting == 20, "they wait")
         await it.publish(order("honest-0", 0))
-        await it.until(lambda: it.source.limits["start"].waiting == 21, "it waits too")
+        await it.until(lambda: it.source.route_limits["start"].waiting == 21, "it waits too")
         for instance_id in ("order-first-0", "order-first-1"):
             await it.engine.client.terminate_orchestration(instance_id)
         await it.settled(4)
@@ -373,7 +373,7 @@ async def test_running_counts_per_value_are_known_after_a_restart(tmp_path: Path
             assert counts == [2, 1, 0]
             await it.engine.client.terminate_orchestration("order-greedy-0")
             await it.until(
-                lambda: running_instances.values.of(digest("greedy"), 0.0).running == 1, "one is told to have ended"
+                lambda: running_instances.values.of(digest("greedy"), 0.0).running == 1, "one is reported as ended"
             )
         finally:
             await admission.stop()
@@ -412,10 +412,12 @@ async def test_no_value_is_shown_anywhere(tmp_path: Path, capsys: pytest.Capture
             await it.publish(*(message("start", n, f"k{n}", tenant=marker, suffix="!") for n in range(12)))
             await it.publish(*(message("start", n, f"k{n}", tenant=marker) for n in range(12, 18)))
             await go(it)
-            await it.until(lambda: it.source.gate.full and it.source.limits["start"].waiting, "its own bounds hold it")
+            await it.until(
+                lambda: it.source.gate.full and it.source.route_limits["start"].waiting, "its own bounds hold it"
+            )
             view = SourceView(it.source, stuck_after=60.0)
             metrics = Metrics(
-                lambda: [view], list, limits=list(it.source.limits.values()), version="1", config="c"
+                lambda: [view], list, limits=list(it.source.route_limits.values()), version="1", config="c"
             ).render()
             reading = view.reading()
             assert reading.throttled
@@ -436,9 +438,9 @@ async def test_what_comes_back_and_what_is_dropped_gives_its_place_back(tmp_path
         await go(it)
         await it.settled(8)
         assert it.source.ledger.outcomes == {**it.source.ledger.outcomes, "ignored": 6, "executed": 2}
-        await it.until(lambda: it.source.limits["start"].waiting == 1, "the last one waits")
+        await it.until(lambda: it.source.route_limits["start"].waiting == 1, "the last one waits")
         await it.source.drain(5)
-        limit = it.source.limits["start"]
+        limit = it.source.route_limits["start"]
         assert limit.waiting == 0
         assert limit.running_instances is not None
         assert limit.running_instances.values is not None
@@ -461,7 +463,7 @@ async def test_a_rate_per_value_takes_no_room_from_others(tmp_path: Path) -> Non
         await go(it)
         await it.settled(11)
         assert running(it) == {"greedy": 2, **dict.fromkeys(HONEST, 1)}
-        limit = it.source.limits["start"]
+        limit = it.source.route_limits["start"]
         await it.until(lambda: limit.delayed == 58, "the others have their time")
         assert limit.reason == "58 commands wait for the rate", "which is ready, and not stuck"
         assert limit.running_instances is not None
@@ -482,7 +484,7 @@ async def test_each_command_of_a_list_counts_for_its_own_value(tmp_path: Path) -
         items = [{"tenant": tenant} for tenant in ("a", "b", "b")]
         await it.publish(message("start", 1, items=items))
         await go(it)
-        await it.until(lambda: it.source.limits["each"].waiting == 1, "the second of b waits")
+        await it.until(lambda: it.source.route_limits["each"].waiting == 1, "the second of b waits")
         assert running(it) == {"a": 1, "b": 1}
         await it.engine.client.terminate_orchestration("order-b-1")
         await it.settled(1)
@@ -494,14 +496,14 @@ async def test_events_have_a_rate_per_value_and_no_tag(tmp_path: Path) -> None:
     from: orders
     match: {type: start}
     limits: {per: {value: "{{ payload.tenant }}", rate: 1/h}}
-    raise_event: {instance_id: "order-1", name: told}
+    raise_event: {instance_id: "order-1", name: noted}
 """
     async with running_pipeline(tmp_path, routes) as it:
         await it.engine.client.schedule_new_orchestration("order", instance_id="order-1")
         await it.publish(*(order(tenant, number) for tenant in ("a", "b") for number in range(3)))
         await go(it)
         await it.settled(2)
-        await it.until(lambda: it.source.limits["tell"].delayed == 4, "the others wait")
+        await it.until(lambda: it.source.route_limits["tell"].delayed == 4, "the others wait")
         assert all(isinstance(command, RaiseEvent) for command in it.faults.taken)
 
 

@@ -12,7 +12,7 @@ from bridge.app.composition import build_broker, build_source, load_config
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
 from bridge.core.commands import Command
 from bridge.core.errors import InstanceNotFound
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 from tests.kit.pipeline import message, offsets_by_key, running_pipeline
 
 
@@ -34,7 +34,7 @@ async def test_a_member_that_joins_and_leaves_under_load(tmp_path: Path) -> None
         for _ in range(3):
             broker = build_broker(loaded, "local")
             await broker.start()
-            target = Target(it.faults.execute, it.breaker)
+            target = EnginePort(it.faults.execute, it.breaker)
             other = build_source(loaded, "orders", {"local": broker}, {"default": target})
             await other.start()
             await it.until(lambda other=other: other.assignment, "the new member has its share")  # type: ignore[misc]  # mypy cannot infer lambdas with defaults

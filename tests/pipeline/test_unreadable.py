@@ -13,7 +13,8 @@ from bridge.codecs.json import JsonCodec
 from bridge.core.errors import ConfigError, UnreadableMessage
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause, dead_letter
-from bridge.core.settlement import Complete, DeadLetter, Keep, Outcome, RetryPolicy, Wait, decide, outside
+from bridge.core.settlement import Complete, DeadLetter, Keep, RetryPolicy, Wait, decide, outside
+from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 
 UNREADABLE = Unreadable("crc", "the checksum of the batch is wrong", last=9)

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration
-from bridge.pipeline.flow_control import PerValue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, OrderingDomain
-from bridge.pipeline.per_value import KEEP, Share, Shares, Values
+from bridge.pipeline.per_value import KEEP, Share, Values
 from bridge.pipeline.route_limits import Rate, RouteLimit
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED, digest
+from tests.pipeline.deliveries import shares_of
 
 
 class Account:
@@ -117,7 +117,7 @@ def test_what_is_let_go_before_its_time_gives_its_token_back() -> None:
     """Repeated revocation and reassignment of a partition must not use up the rate of its senders."""
     for each in (None, Values(10, lambda: Rate(1 / 3600))):
         limit = RouteLimit("tell", rate=None if each else Rate(1 / 3600), each_rate=each)
-        command = RaiseEvent("order-1", "told")
+        command = RaiseEvent("order-1", "noted")
         assert limit.check(item(), command, "a") is None
         for _ in range(3):
             waiting = [item() for _ in range(50)]
@@ -140,7 +140,7 @@ def test_what_is_let_go_before_its_time_gives_its_token_back() -> None:
 )
 def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[tuple[str, int] | int]) -> None:
     """A step is an arrival (value, size), or the end of one of the items, in flight or waiting."""
-    shares = Shares(PerValue(3, 8, 10, 10, 2))
+    shares = shares_of(3, 8, 10, 10, 2)
     there: list[InFlightDelivery] = []
     woken: Counter[InFlightDelivery] = Counter()
     waited: set[InFlightDelivery] = set()
@@ -177,7 +177,7 @@ def test_shares_hold_their_bounds_and_stop_nobody_without_cause(steps: Sequence[
             assert not behind or len(at_work) == 3 or share.size + behind[0].size > 8
         for one in list(waited):
             if shares.may_go(one):
-                assert woken[one] == 1, "told once"
+                assert woken[one] == 1, "woken once"
                 waited.discard(one)
             else:
                 assert not woken[one]
@@ -188,7 +188,7 @@ class Reader:
 
     def __init__(self, domain: OrderingDomain, done: list[tuple[int, InFlightDelivery]], number: int) -> None:
         self.lanes = Lanes(self._waits)
-        self.shares = Shares(PerValue(2, 1000, 1000, 1000, 2))
+        self.shares = shares_of(2, 1000, 1000, 1000, 2)
         self.domain = domain
         self.done = done
         self.number = number

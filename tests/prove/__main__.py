@@ -25,7 +25,7 @@ from tests.prove.proofs import PROOFS, digests
 from tests.prove.score import Score
 from tests.prove.stage import Broker, Variant, stage
 
-VARIANTS: tuple[Variant, ...] = ("bridge", "by hand")
+VARIANTS: tuple[Variant, ...] = ("bridge", "hand-written")
 
 
 @contextmanager

@@ -40,8 +40,8 @@ class KafkaTopics:
     def config(self) -> str:
         return CONFIG.format(bootstrap=self._bootstrap, topic=self.topic)
 
-    def by_hand(self, engine: str) -> list[str]:
-        return ["tests.prove.by_hand", self._bootstrap, f"{self.topic},{self.topic}-early", engine]
+    def hand_written(self, engine: str) -> list[str]:
+        return ["tests.prove.hand_written", self._bootstrap, f"{self.topic},{self.topic}-early", engine]
 
     async def open(self) -> None:
         admin = AIOKafkaAdminClient(bootstrap_servers=self._bootstrap)

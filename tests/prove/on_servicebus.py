@@ -47,8 +47,8 @@ class ServiceBusQueue:
     def config(self) -> str:
         return CONFIG.format(connection=self._server.connection_string, queue=QUEUE.name, concurrent=CONCURRENT)
 
-    def by_hand(self, engine: str) -> list[str]:
-        return ["tests.prove.by_hand_servicebus", self._server.connection_string, QUEUE.name, engine]
+    def hand_written(self, engine: str) -> list[str]:
+        return ["tests.prove.hand_written_servicebus", self._server.connection_string, QUEUE.name, engine]
 
     async def open(self) -> None:
         self._server = ServerProcess((QUEUE,))

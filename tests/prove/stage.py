@@ -25,7 +25,7 @@ from tests.kit.waiting import TIMEOUT, eventually
 from tests.prove.collecting import END, collect, collect_plain
 from tests.prove.score import Score, score
 
-Variant = Literal["bridge", "by hand"]
+Variant = Literal["bridge", "hand-written"]
 
 KEYS = 16
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ class Broker(Protocol):
         """Return the bridge's `brokers` and its source `orders`, as YAML."""
         ...
 
-    def by_hand(self, engine: str) -> list[str]:
+    def hand_written(self, engine: str) -> list[str]:
         """Return module and arguments of the manually written consumer. engine: its address."""
         ...
 
@@ -136,7 +136,7 @@ class ProofFixture:
             config.write_text(self._config())
             command = [sys.executable, "-m", "bridge", "serve", "-c", str(config)]
         else:
-            command = [sys.executable, "-m", *self.broker.by_hand(self.engine.address)]
+            command = [sys.executable, "-m", *self.broker.hand_written(self.engine.address)]
         with (self._directory / "consumers.log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT)
         self._members.append(process)

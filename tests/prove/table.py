@@ -71,9 +71,9 @@ def rewritten(text: str, results: dict[str, Any]) -> str:
 def rendered(results: dict[str, Any]) -> str:
     rows = [_HEAD, "|---" * 11 + "|"]
     for kill in KILLS:
-        bridge, by_hand = (results["kills"][kill.name][variant] for variant in ("bridge", "by hand"))
+        bridge, hand_written = (results["kills"][kill.name][variant] for variant in ("bridge", "hand-written"))
         ours = " | ".join(str(bridge[what]) for what in ("lost", "doubled", "out_of_order"))
-        theirs = " | ".join(str(by_hand[what]) for what in ("lost", "doubled", "out_of_order"))
+        theirs = " | ".join(str(hand_written[what]) for what in ("lost", "doubled", "out_of_order"))
         rows.append(
             f"| {kill.promise} | {_BROKERS[kill.broker]} | {kill.breaks} | `{kill.test}` "
             f"| {bridge['sent']} | {ours} | {theirs} |"

@@ -22,12 +22,14 @@ def test_every_kill_was_tried_on_both_and_left_the_bridge_unharmed() -> None:
     results = load()
     assert list(results["kills"]) == [kill.name for kill in KILLS]
     for name, variants in results["kills"].items():
-        assert set(variants) == {"bridge", "by hand"}
+        assert set(variants) == {"bridge", "hand-written"}
         assert all(set(numbers) == NUMBERS for numbers in variants.values())
-        bridge, by_hand = variants["bridge"], variants["by hand"]
-        assert bridge["sent"] == by_hand["sent"] >= 20, f"{name}: the same load"
+        bridge, hand_written = variants["bridge"], variants["hand-written"]
+        assert bridge["sent"] == hand_written["sent"] >= 20, f"{name}: the same load"
         assert (bridge["lost"], bridge["doubled"], bridge["out_of_order"]) == (0, 0, 0), name
-    assert any(variants["by hand"]["doubled"] for variants in results["kills"].values()), "it is a test that can fail"
+    assert any(variants["hand-written"]["doubled"] for variants in results["kills"].values()), (
+        "it is a test that can fail"
+    )
 
 
 def test_every_row_names_a_promise_and_a_test_that_exist() -> None:
@@ -38,14 +40,14 @@ def test_every_row_names_a_promise_and_a_test_that_exist() -> None:
 
 
 def test_the_loop_is_as_long_as_the_document_says() -> None:
-    for name in ("by_hand", "by_hand_servicebus"):
+    for name in ("hand_written", "hand_written_servicebus"):
         lines = (ROOT / f"tests/prove/{name}.py").read_text().splitlines()
         code = [line for line in lines if line.strip()]
         assert 45 <= len(code) <= 75, name
 
 
 def test_a_row() -> None:
-    scores = {kill.name: {"bridge": Score(10), "by hand": Score(10, 1, 2, 3)} for kill in KILLS}
+    scores = {kill.name: {"bridge": Score(10), "hand-written": Score(10, 1, 2, 3)} for kill in KILLS}
     results = json.loads(json.dumps(record("Kafka", scores)))
     assert rendered(results).splitlines()[2].endswith("| 10 | 0 | 0 | 0 | 1 | 2 | 3 |")
 

@@ -103,7 +103,7 @@ class RegistryServer:
         if self.authorization is not None and request.headers.get("Authorization") != self.authorization:
             return _refused(401, 40101, "Unauthorized")
         if self.status is not None:
-            return _refused(self.status, self.status * 100, "told to")
+            return _refused(self.status, self.status * 100, "refused by the test")
         return await handler(request)
 
     async def _by_id(self, request: web.Request) -> web.Response:

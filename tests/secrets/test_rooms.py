@@ -263,7 +263,7 @@ def test_a_registry_password_that_is_refused(tmp_path: Path, monkeypatch: pytest
         raw = line(f"\x00\x00\x00\x00\x07{PAYLOAD}", 1) + "\n"
         bridge("publish", "b/t", "--jsonl", "-", cwd=tmp_path, text=raw)
         with DaemonProcess(tmp_path) as serve:
-            serve.wait(lambda: "registry away" in serve.log.read_text(), "the refusal")
+            serve.wait(lambda: "the schema registry does not answer" in serve.log.read_text(), "the refusal")
             judged(serve, tmp_path)
         assert registry.asked
         assert not leaks(serve.log.read_text(), SECRET, PAYLOAD)
@@ -315,7 +315,7 @@ def test_an_engine_that_is_away(tmp_path: Path) -> None:
     project(tmp_path, "{type: local}", "topics: [t]", "topic: r", engine)
     with DaemonProcess(tmp_path) as serve:
         bridge("publish", "b/t", "--jsonl", "-", cwd=tmp_path, text=messages())
-        serve.wait(lambda: "engine away" in serve.log.read_text() and "held" in serve.get("/readyz")[1], "the hold")
+        serve.wait(lambda: "does not answer" in serve.log.read_text() and "held" in serve.get("/readyz")[1], "the hold")
         judged(serve, tmp_path)
         bridge("instances", "list", cwd=tmp_path, expect=3)
     assert not leaks(serve.log.read_text(), SECRET, PAYLOAD, KEY, HEADER)

@@ -324,7 +324,7 @@ def test_events_of_a_turn_come_before_its_timers(engine: Restartable, clock: Ste
     clock.step(2 * HOUR)
     noticed(database)
     noticed(database)
-    raise_event(database, "a", "told")
+    raise_event(database, "a", "noted")
     hands.turn(busy, complete(1))
     item = hands.take()
     assert item.orchestratorRequest.instanceId == "a"

@@ -553,7 +553,7 @@ def test_a_crash_in_the_middle_changes_nothing(restartable: Restartable) -> None
     again.worker.stop()
 
 
-def test_a_saga_by_hand_that_raises_its_failure_again_has_handled_it(database: Database) -> None:
+def test_a_saga_hand_written_that_raises_its_failure_again_has_handled_it(database: Database) -> None:
     def saga(ctx: task.OrchestrationContext, _: Any) -> Steps:
         yield act(ctx, "reserve")
         try:

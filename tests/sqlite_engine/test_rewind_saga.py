@@ -239,7 +239,7 @@ def test_a_saga_that_compensated_is_not_rewound(shop: Shop, orchestrator: Any) -
     assert shop.runs == []
 
 
-def by_hand(ctx: task.OrchestrationContext, _: Any) -> Any:
+def hand_written(ctx: task.OrchestrationContext, _: Any) -> Any:
     """Run a journal of compensations, as docs/sagas.md shows it."""
     undo: list[str] = []
     try:
@@ -255,10 +255,10 @@ def by_hand(ctx: task.OrchestrationContext, _: Any) -> Any:
 
 
 def test_an_undo_that_failed_for_good_goes_on_from_there(shop: Shop) -> None:
-    shop.serve(by_hand)
+    shop.serve(hand_written)
     shop.failures.update({"reserve": 2, "undo charge": 1})
     shop.broken |= {"charge", "undo ship"}
-    shop.client.schedule_new_orchestration("by_hand", instance_id="i")
+    shop.client.schedule_new_orchestration("hand_written", instance_id="i")
     assert shop.ended() == OrchestrationStatus.FAILED
     shop.repair()
     shop.failures["undo ship"] = 2

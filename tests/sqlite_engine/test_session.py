@@ -120,7 +120,7 @@ def flaky(ctx: task.ActivityContext, value: int) -> int:
 
 
 def child(ctx: task.OrchestrationContext, value: int) -> Steps:
-    first = yield ctx.wait_for_external_event("told")
+    first = yield ctx.wait_for_external_event("noted")
     yield ctx.create_timer(timedelta(milliseconds=5))
     return first + value
 
@@ -131,7 +131,7 @@ def everything(ctx: task.OrchestrationContext, given: dict[str, int]) -> Steps:
     got: list[Any] = []
     below = ctx.call_sub_orchestrator(child, input=2, instance_id=f"{ctx.instance_id}-child-{given['generation']}")
     got.append((yield ctx.call_activity(add, input=1)))
-    ctx.send_event(f"{ctx.instance_id}-child-{given['generation']}", "told", data=5)
+    ctx.send_event(f"{ctx.instance_id}-child-{given['generation']}", "noted", data=5)
     ctx.signal_entity(entity, "add", 1)
     with (yield ctx.lock_entities([entity])):
         got.append((yield ctx.call_entity(entity, "add", 10)))

@@ -33,7 +33,7 @@ RUNNING = pb.ORCHESTRATION_STATUS_RUNNING
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Restartable]:
-    options = DatabaseOptions(unread_events=5, unread_bytes=20_000, max_message=100_000)
+    options = DatabaseOptions(unread_events=5, unread_bytes=20_000, max_work_item=100_000)
     found = Restartable(tmp_path / "small.db", options)
     yield found
     found.now.stop()

@@ -285,7 +285,7 @@ def test_functions_as_entities_see_their_context(make_worker: MakeWorker, client
     def counter(ctx: EntityContext, amount: int) -> None:
         ctx.set_state(ctx.get_state(int, 0) + amount)
         if ctx.get_state(int, 0) == 2:
-            ctx.schedule_new_orchestration("received", f"at {ctx.get_state(int)}", instance_id="told")
+            ctx.schedule_new_orchestration("received", f"at {ctx.get_state(int)}", instance_id="noted")
 
     def received(ctx: task.OrchestrationContext, text: str) -> str:
         return text
@@ -296,7 +296,7 @@ def test_functions_as_entities_see_their_context(make_worker: MakeWorker, client
     worker.start()
     for _ in range(2):
         client.signal_entity(EntityInstanceId("counter", "x"), "add", input=1)
-    assert outcome(client, "told") == '"at 2"'
+    assert outcome(client, "noted") == '"at 2"'
 
 
 def test_the_sdk_still_has_what_the_direct_worker_uses() -> None:

@@ -72,7 +72,7 @@ def test_a_person_is_asked_reminded_and_overtaken(bridge: LocalBridge) -> None:
     assert received(bridge, "e1")[-1] == "expense.escalated"
     bridge.publish("patterns", {"number": "e1", "approved": True, "by": "eve"}, type="expense.decided")
     assert bridge.result("expense-e1") == {
-        "number": "e1", "status": "approved", "by": "eve", "told": ["team lead", "team lead", "head of department"],
+        "number": "e1", "status": "approved", "by": "eve", "notified": ["team lead", "team lead", "head of department"],
     }  # fmt: skip
 
 

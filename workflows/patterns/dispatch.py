@@ -25,11 +25,11 @@ def dispatch(ctx: task.OrchestrationContext, order: dict[str, Any]) -> Generator
     ctx.set_custom_status("waiting for payment")
     payment = yield ctx.wait_for_external_event("paid")
     result = {"number": order["number"], "item": order["item"], "paid": payment["amount"]}
-    told = {"type": "dispatch.shipped", "subject": order["number"], "key": order["number"]}
+    attributes = {"type": "dispatch.shipped", "subject": order["number"], "key": order["number"]}
     yield task.when_all(
         [
-            publish(ctx, EVENTS, result, **told),
-            publish(ctx, WAREHOUSE, result, time_to_live=SHELF_LIFE, **told),
+            publish(ctx, EVENTS, result, **attributes),
+            publish(ctx, WAREHOUSE, result, time_to_live=SHELF_LIFE, **attributes),
         ]
     )
     return result

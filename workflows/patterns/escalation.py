@@ -30,7 +30,7 @@ def expense(ctx: task.OrchestrationContext, asked: Expense) -> Generator[task.Ta
     """Wait for the event `decision` ({"approved": bool, "by": name}). The result lists the persons asked."""
     decision = ctx.wait_for_external_event("decision")
     start = ctx.current_utc_datetime
-    told = [asked.approver]
+    notified = [asked.approver]
     yield _ask(ctx, asked, "expense.asked", asked.approver)
     for kind, after, whom in (
         ("expense.reminded", asked.remind_after, asked.approver),
@@ -43,12 +43,12 @@ def expense(ctx: task.OrchestrationContext, asked: Expense) -> Generator[task.Ta
             timer.cancel()
             break
         if kind:
-            told.append(whom)
+            notified.append(whom)
             yield _ask(ctx, asked, kind, whom)
     said: dict[str, Any] = decision.get_result() if decision.is_complete else {}
     decision.cancel()
     status = "expired" if not said else "approved" if said.get("approved") else "rejected"
-    result = {"number": asked.number, "status": status, "by": said.get("by"), "told": told}
+    result = {"number": asked.number, "status": status, "by": said.get("by"), "notified": notified}
     yield publish(ctx, RESULTS, result, type=f"expense.{status}", subject=asked.number)
     return result
 

@@ -79,12 +79,16 @@ class Daemon:
         intake: bool = True,
         worker: bool = True,
         engines: Mapping[str, Engine] | None = None,
+        brokers: Mapping[str, Broker] | None = None,
+        on_published: Callable[[Mapping[str, Any]], None] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
 
         engines: replacements for the configured engines, under the same names. Schema registries are not used then:
         JSON replaces Avro and Protobuf.
+        brokers: replacements for the configured brokers, under the same names.
+        on_published: receives each publish request of a workflow that a broker has accepted.
         now: clock of these engines.
         """
         config = loaded.config
@@ -93,7 +97,9 @@ class Daemon:
         self.engines: Mapping[str, Engine] = (
             {name: build_engine(loaded, name, host=intake) for name in config.engines} if engines is None else engines
         )
-        self.brokers = {name: build_broker(loaded, name) for name in config.brokers}
+        self.brokers: Mapping[str, Broker] = (
+            {name: build_broker(loaded, name) for name in config.brokers} if brokers is None else brokers
+        )
         self.breakers = {name: Breaker(name, engine.probe) for name, engine in self.engines.items()}
         loop = asyncio.get_running_loop()
         keys = {
@@ -157,6 +163,7 @@ class Daemon:
                 for name, target in config.targets.items()
             },
             loop,
+            on_published,
         )
         self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
         self.monitors = {
@@ -170,7 +177,7 @@ class Daemon:
             self.breakers,
             self.publishing,
             self.monitors,
-            self.own.waiting_stores.values,
+            self.own.waiting_entities.values,
             lambda: dict(self.own.dead_letters.written),
             limits=tuple(self.admission.limits.values()),
             orphaned=self.orphaned.readings,
@@ -189,7 +196,7 @@ class Daemon:
         self._run_worker = worker
         self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
-        self._early_message_counter = waiting.EarlyMessageCounter(self.engines, self.own.waiting_stores, self._stored)
+        self._early_message_counter = waiting.WaitingCounter(self.engines, self.own.waiting_entities, self._stored)
         self._reports: list[asyncio.Task[None]] = []
 
     @property
@@ -224,7 +231,7 @@ class Daemon:
             try:
                 await engine.probe()
             except EngineOutage as error:
-                log.warning("engine away", action="hold", engine=name, detail=str(error))
+                log.warning(f"engine {name} does not answer", action="hold", engine=name, detail=str(error))
                 self.breakers[name].trip(error)
         if self._run_worker:
             self._start_workers()

@@ -17,7 +17,7 @@ from bridge.config.insecure import port_dangers
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.ops import logging
-from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
+from bridge.sqlite_engine.options import MAX_REQUEST, DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.system.tls import TlsFiles
@@ -49,11 +49,16 @@ class EngineHost:
     ) -> None:
         """Create a host; open nothing. Raises: EngineMisconfigured when the port would be open to strangers."""
         self._host = listen.rpartition(":")[0]
-        options = DatabaseOptions(strict=strict, retention=RetentionPolicy(age=retention), rules=BridgeRules())
+        accepted = guard or Guard()
+        options = DatabaseOptions(
+            max_request=max(MAX_REQUEST, accepted.max_message),
+            strict=strict,
+            retention=RetentionPolicy(age=retention),
+            rules=BridgeRules(),
+        )
         self._hubs = TaskHubs(directory, options, max_hubs)
         self._server = Server(HubsService(self._hubs), [listen], guard)
-        guard = guard or Guard()
-        self.dangers = port_dangers(listen, guard.token, encrypted=guard.tls is not None)
+        self.dangers = port_dangers(listen, accepted.token, encrypted=accepted.tls is not None)
         """Warnings about the port."""
 
     @property

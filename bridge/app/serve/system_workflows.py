@@ -10,7 +10,7 @@ from typing import Any
 
 from durabletask.task import ActivityContext
 
-from bridge.app.serve.waiting import WaitingStores, waiting_stores
+from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE
@@ -27,7 +27,7 @@ from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, decl
 
 
 class SystemWorkflows:
-    """Creates the system workflows of the engines of one process. waiting_stores: waiting messages, by engine."""
+    """Creates the system workflows of the engines of one process. waiting_entities: waiting messages, by engine."""
 
     def __init__(
         self,
@@ -51,8 +51,8 @@ class SystemWorkflows:
         self.publishing = publishing
         self._loop = loop
         self.dead_letters = DeadLetterWriter(brokers, loop)
-        self.waiting_stores: dict[str, WaitingStores] = {
-            name: waiting_stores(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
+        self.waiting_entities: dict[str, WaitingEntities] = {
+            name: waiting_entities(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
         }
 
     def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
@@ -61,7 +61,7 @@ class SystemWorkflows:
         Publishing has its own threads: a broker that hangs stops nothing else.
         """
         grace = CancelGrace(self._engines[engine], self._loop)
-        stores = self.waiting_stores[engine]
+        stores = self.waiting_entities[engine]
         orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
         together = replace(
             workflows,

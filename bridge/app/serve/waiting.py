@@ -11,18 +11,18 @@ from datetime import datetime
 import structlog
 
 from bridge.config.model.engines import EarlyMessagesConfig
-from bridge.config.model.on_missing import StartMissing, WaitMissing
+from bridge.config.model.routes import StartMissing, WaitMissing
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.core.settlement import RetryPolicy
 from bridge.early_messages.entity import EarlyMessageEntities
-from bridge.early_messages.stage import EarlyMessageStage, shortest_prefixes
+from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefixes
 from bridge.early_messages.state_machine import EarlyMessageLimits
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities
 from bridge.quarantine.orphaned import quarantine_engine
 from bridge.quarantine.store import EngineQuarantineStore, QuarantineStore
@@ -66,7 +66,7 @@ def target(
     breaker: Breaker,
     now: Callable[[], datetime],
     totals: WaitingTotals | None = None,
-) -> Target:
+) -> EnginePort:
     """Command target of the pipeline for an engine.
 
     Without rules for missing instances, commands go to the engine directly.
@@ -74,10 +74,10 @@ def target(
     executor = CommandRunner(engine, now)
     prefixes = early_prefixes(loaded, engine.name)
     if prefixes is None:
-        return Target(executor.execute, breaker)
+        return EnginePort(executor.execute, breaker)
     store = EarlyMessageStore(engine, loaded.config.engines[engine.name].early_messages.max_message, now, totals)
-    stage = EarlyMessageStage(store, executor, prefixes, engine_notifies=engine.notifies_instance_started)
-    return Target(stage.execute, breaker, store.store)
+    stage = EarlyMessageExecutor(store, executor, prefixes, engine_notifies=engine.notifies_instance_started)
+    return EnginePort(stage.execute, breaker, store.store)
 
 
 def quarantine_store(
@@ -89,7 +89,7 @@ def quarantine_store(
 
 
 @dataclass(slots=True)
-class WaitingStores:
+class WaitingEntities:
     """Early-message and quarantine entities that this process hosts for one engine.
 
     Implements `bridge.ops.metrics.WaitingStats`.
@@ -127,13 +127,13 @@ class WaitingStores:
         return dict(self.quarantine.events)
 
 
-def waiting_stores(
+def waiting_entities(
     loaded: Loaded,
     engine: Engine,
     now: Callable[[], datetime],
     loop: asyncio.AbstractEventLoop,
     totals: WaitingTotals,
-) -> WaitingStores:
+) -> WaitingEntities:
     """Create the early-message and quarantine entities that this process hosts for one engine."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
@@ -148,18 +148,18 @@ def waiting_stores(
         totals=totals,
         messages=engine.messages,
     )
-    return WaitingStores(engine.name, entities, QuarantineEntities(now, totals), totals)
+    return WaitingEntities(engine.name, entities, QuarantineEntities(now, totals), totals)
 
 
-class EarlyMessageCounter:
+class WaitingCounter:
     """Counts the waiting messages of the engines periodically, and only while some may wait."""
 
     def __init__(
-        self, engines: Mapping[str, Engine], waiting_stores: Mapping[str, WaitingStores], stored: Callable[[], int]
+        self, engines: Mapping[str, Engine], waiting_entities: Mapping[str, WaitingEntities], stored: Callable[[], int]
     ) -> None:
         """Create a counter. stored: callback, number of messages that this process has kept on engines so far."""
         self._engines = engines
-        self._waiting_stores = waiting_stores
+        self._waiting_stores = waiting_entities
         self._stored = stored
 
     async def run(self) -> None:

@@ -180,7 +180,7 @@ class SourceView:
         died = next((task for task in self._source.tasks if task.done()), None)
         dead = f"{died.get_name()} ended" if died is not None else None
         throttled = {
-            limit.route: reason for limit in self._source.limits.values() if (reason := limit.reason) is not None
+            limit.route: reason for limit in self._source.route_limits.values() if (reason := limit.reason) is not None
         }
         probing = self._source.dead_letter_limit.reason
         return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, probing, dead, throttled)

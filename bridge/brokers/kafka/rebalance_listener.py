@@ -123,7 +123,9 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         except TimeoutError:
             _log.warning("group %s: the records in flight were not settled within %g s", self._options.group, limit)
         except Exception as error:
-            _log.error("the listener failed", exc_info=error)
+            _log.error(
+                "group %s: the records of revoked partitions were not settled", self._options.group, exc_info=error
+            )
 
     async def _take(self, assigned: list[TopicPartition]) -> None:
         partitions: list[KafkaPartition] | None = None

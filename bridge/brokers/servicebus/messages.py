@@ -16,8 +16,7 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage, AmqpMessageBodyType, Amq
 
 from bridge.brokers.servicebus import dead_letters, decoding
 from bridge.brokers.servicebus.amqp_values import Binary, Timestamp
-from bridge.core import amqptext
-from bridge.core.bytetext import MARK, bytes_of, text_of
+from bridge.core.bytetext import MARK, amqp_binary, amqp_timestamp, bytes_of, is_cloudevents_attribute, text_of
 from bridge.core.errors import PublishFailed
 from bridge.core.message import Message, Unreadable
 
@@ -117,12 +116,12 @@ def typed(name: str, value: Any) -> Any:
     Attributes of CloudEvents get the canonical form of their type, according to section 3.1.3.2 of the AMQP binding.
     """
     if isinstance(value, Timestamp):
-        return amqptext.timestamp(value)
+        return amqp_timestamp(value)
     if isinstance(value, bytes):
-        if isinstance(value, Binary) or (amqptext.is_attribute(name) and not _is_text(value)):
-            return amqptext.binary(name, bytes(value))
+        if isinstance(value, Binary) or (is_cloudevents_attribute(name) and not _is_text(value)):
+            return amqp_binary(name, bytes(value))
     elif type(value) is int and name in _TIMES:
-        return amqptext.timestamp(value)
+        return amqp_timestamp(value)
     return value
 
 

@@ -18,8 +18,8 @@ from bridge.brokers.servicebus.connection import FOREIGN, IDLE_READ, Connection,
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 from bridge.brokers.servicebus.entity import EntityPath
-from bridge.brokers.servicebus.inbox import Inbox
 from bridge.brokers.servicebus.locks import MessageLocks
+from bridge.brokers.servicebus.receive_buffer import ReceiveBuffer
 from bridge.brokers.servicebus.settlements import SettlementQueue
 from bridge.core.errors import BrokerError, BrokerUnavailable, ClockSkew, LockLost
 from bridge.core.message import Position, Unreadable
@@ -73,7 +73,7 @@ class Receiver:
         path: str,
         number: int,
         prefetch: int,
-        inbox: Inbox,
+        buffer: ReceiveBuffer,
         clock: Clock,
         dead_letter_queue: DeadLetterQueue | None,
     ) -> None:
@@ -89,14 +89,14 @@ class Receiver:
         self._connection = connection
         self._entity = EntityPath.parse(path)
         self._prefetch = prefetch
-        self._inbox = inbox
+        self._buffer = buffer
         self._clock = clock
         self._locks = MessageLocks(clock)
         self._settlements = SettlementQueue(
             dead_letter_queue,
             away=lambda: self.away,
             wake=self.wake,
-            finished=inbox.forget,
+            finished=buffer.forget,
             lock_lost=self._lock_lost_at_settlement,
         )
         self._closing = False
@@ -203,7 +203,7 @@ class Receiver:
             return None
         if link is not None:
             self._is_back()
-            self._inbox.notify()
+            self._buffer.notify()
         return link
 
     def _is_back(self) -> None:
@@ -216,7 +216,7 @@ class Receiver:
         self.away = error
         self.ready.set()
         self._settlements.fail(error)
-        self._inbox.notify()
+        self._buffer.notify()
 
     async def _serve(self, link: Link) -> None:
         while not self._closing:
@@ -275,12 +275,12 @@ class Receiver:
         now: monotonic seconds. wall: seconds since the epoch.
         """
         delivery = self._deliver(raw, None)
-        self._locks.admit(delivery, self._inbox.hold(delivery), now, wall)
+        self._locks.admit(delivery, self._buffer.hold(delivery), now, wall)
         return delivery
 
     def _wants_more(self) -> bool:
         """Return whether more messages are to be read."""
-        return self._inbox.room and not self.partition.paused
+        return self._buffer.room and not self.partition.paused
 
     def _longest_wait(self, link: Link) -> float:
         """Longest duration of a wait, in seconds."""
@@ -297,7 +297,7 @@ class Receiver:
     # -- reading
 
     async def _take(self, link: Link) -> int:
-        """Hand out the messages that the receiver has buffered, even when the inbox is full: they are locked for this
+        """Hand out the messages that the receiver has buffered, even when the buffer is full: they are locked for this
         process.
         """
         count = 0
@@ -322,17 +322,17 @@ class Receiver:
             admitted = [delivery for delivery in admitted if not delivery.lost]
         else:
             self._locks.trust_clock()
-        self._inbox.put(admitted)
+        self._buffer.put(admitted)
         if self._clock.skew:
             raise ClockSkew(str(self._clock))
 
     def _deliver(self, raw: ServiceBusReceivedMessage, key: bytes | None) -> ServiceBusDelivery:
         """Create a delivery from a received message, readable or not. key: see `messages.received`."""
         size = decoding.size(raw)
-        self._inbox.measure(size)
+        self._buffer.measure(size)
         number, message = raw.sequence_number, messages.received(raw, key)
         if number is None:
-            number = self._inbox.substitute_number()
+            number = self._buffer.substitute_number()
             if message.unreadable is None:
                 message = replace(message, unreadable=Unreadable("sequence_number", _UNNUMBERED, key_known=True))
         position = Position(self._connection.access.namespace, self.path, 0, number)
@@ -341,7 +341,7 @@ class Receiver:
 
     def _credit(self) -> int:
         """Number of messages that may come now, by the free space and the sizes of earlier messages."""
-        return self._inbox.credit(self._prefetch) if self._wants_more() else 0
+        return self._buffer.credit(self._prefetch) if self._wants_more() else 0
 
     def _is_settleable(self, raw: ServiceBusReceivedMessage, now: float) -> bool:
         if sdk_internals.is_settleable(raw):
@@ -404,7 +404,7 @@ class Receiver:
 
         A connection with a dead peer is as silent as an empty queue, and so is a link that the service has forgotten.
         """
-        first = 1 + self._inbox.last_held(self.path)
+        first = 1 + self._buffer.last_held(self.path)
         try:
             found = await link.sdk.peek_messages(PEEKED, sequence_number=first, timeout=link.timeout)
         except FOREIGN as error:

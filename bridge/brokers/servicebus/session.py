@@ -23,7 +23,7 @@ ACCEPT_SECONDS = 30.0
 """Seconds for which the service is asked to wait for a free session."""
 
 ROOM_SECONDS = 1.0
-"""Seconds between checks for free space in the inbox."""
+"""Seconds between checks for free space in the buffer."""
 
 SHORTEST_QUIET = 0.05
 """Shortest silence, in seconds, that shows that a session has no more messages."""
@@ -165,7 +165,7 @@ class SessionReceiver(Receiver):
         if not seated:
             await self._dispose()
             self._is_back()
-        if not seated or not self._inbox.room:
+        if not seated or not self._buffer.room:
             # Without free space, messages of another session could not be read either
             await self._pause(ROOM_SECONDS)
             return None
@@ -218,7 +218,7 @@ class SessionReceiver(Receiver):
         self._lock.end()
         partition = self.partition
         partition.revoke()
-        self._inbox.drop(partition)
+        self._buffer.drop(partition)
         if sound and not self._closing and link.sdk is self._kept and self._connection.seats.has(self):
             closing = asyncio.create_task(self._part(link.sdk))
         else:
@@ -249,8 +249,8 @@ class SessionReceiver(Receiver):
         if self._handing is not None:
             return self._handing.done()
         now = time.monotonic()
-        if self._inbox.stuck:
-            # The inbox is full: neither this session nor the next could deliver messages
+        if self._buffer.stuck:
+            # The buffer is full: neither this session nor the next could deliver messages
             self._turn.busy(now)
             return False
         if self._turn.remaining(now) <= 0:
@@ -266,7 +266,7 @@ class SessionReceiver(Receiver):
     def _longest_wait(self, link: Link) -> float:
         """See `Receiver._longest_wait`."""
         longest = super()._longest_wait(link)
-        if self._inbox.stuck or self._handing is not None:
+        if self._buffer.stuck or self._handing is not None:
             return longest
         now = time.monotonic()
         turn = self._turn.remaining(now)

@@ -12,7 +12,7 @@ from bridge.brokers.servicebus.connection import Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery
 from bridge.brokers.servicebus.faults import Refused
-from bridge.brokers.servicebus.inbox import Inbox
+from bridge.brokers.servicebus.receive_buffer import ReceiveBuffer
 from bridge.brokers.servicebus.receiver import Receiver
 from bridge.brokers.servicebus.session import SessionReceiver
 from bridge.core.errors import BrokerUnavailable, ClockSkew
@@ -52,7 +52,7 @@ class ServiceBusSubscription:
         self._closing: asyncio.Task[None] | None = None
         self._clock = Clock()
         parts = settings.receivers if sessions is None else sessions.concurrent
-        self._inbox = Inbox(settings.prefetch, options.prefetch_bytes, parts * len(options.topics))
+        self._buffer = ReceiveBuffer(settings.prefetch, options.prefetch_bytes, parts * len(options.topics))
         self._sessions = sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -60,7 +60,7 @@ class ServiceBusSubscription:
             for number in range(parts):
                 given = {
                     "connection": connection, "path": path, "number": number, "prefetch": settings.prefetch,
-                    "inbox": self._inbox, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
+                    "buffer": self._buffer, "clock": self._clock, "dead_letter_queue": dead_letter_queue,
                 }  # fmt: skip
                 self._receivers.append(
                     Receiver(**given)  # type: ignore[arg-type]  # a dict of different types
@@ -94,9 +94,9 @@ class ServiceBusSubscription:
     async def receive(self, limit: int) -> Sequence[ServiceBusDelivery]:
         """See `Subscription.receive`. Raises: BrokerUnavailable, ClockSkew."""
         while not self._closed:
-            full = not self._inbox.room
-            taken = self._inbox.take(limit)
-            if full and self._inbox.room:
+            full = not self._buffer.room
+            taken = self._buffer.take(limit)
+            if full and self._buffer.room:
                 self._wake()
             if taken:
                 return taken
@@ -104,7 +104,7 @@ class ServiceBusSubscription:
             away = [each.away for each in seated if each.away is not None]
             if len(away) == len(seated):
                 raise away[0] if isinstance(away[0], ClockSkew) else BrokerUnavailable(str(away[0]))
-            await self._inbox.wait()
+            await self._buffer.wait()
         return ()
 
     def _seated(self) -> list[Receiver]:
@@ -118,7 +118,7 @@ class ServiceBusSubscription:
         """See `Subscription.close`."""
         if self._closing is None:
             self._closed = True
-            self._inbox.notify()
+            self._buffer.notify()
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
 

@@ -5,11 +5,48 @@ from __future__ import annotations
 import difflib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    StringConstraints,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
-from bridge.config.model.on_missing import MissingConfig
 from bridge.config.model.types import Duration, Expression, Integer, Model, Name, PerValue, Rate, Template
 from bridge.core.commands import OnExisting, OnFinished, OnMissing
+
+
+class WaitMissing(Model):
+    """Let the message wait on the engine until its instance is started."""
+
+    wait: Duration = Field(gt=0, description="Longest wait; then the message is dead-lettered.")
+
+
+class StartMissing(Model):
+    """Start the instance, then execute the command."""
+
+    start: str = Field(min_length=1, description="Name of the orchestrator.")
+    input: Expression = Field("payload", description="Input of the instance.")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        return "start" if "start" in value else "wait"
+    if isinstance(value, WaitMissing | StartMissing):
+        return "wait" if isinstance(value, WaitMissing) else "start"
+    return "word"
+
+
+MissingConfig = Annotated[
+    Annotated[OnMissing, Tag("word")] | Annotated[WaitMissing, Tag("wait")] | Annotated[StartMissing, Tag("start")],
+    Discriminator(_kind),
+]
+"""Treatment of a missing instance: a word, `{wait: 1h}` or `{start: orchestration}`."""
+
 
 Scalar = str | bool | int | float
 MATCH_KEYS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema")

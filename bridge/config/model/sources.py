@@ -23,6 +23,7 @@ from bridge.config.model.types import (
     check_entity,
     check_subscription,
 )
+from bridge.core.settlement import RetryPolicy
 
 
 def _check_ordering(value: str) -> str:
@@ -59,16 +60,22 @@ OnUnreadable = Literal["dead_letter", "stop_partition", "skip"]
 """Treatment of messages that the broker's client library cannot parse."""
 
 
+_RETRY = RetryPolicy()
+
+
 class RetryConfig(Model):
     """Retries in memory, per ordering key. Outages do not count as retries: the source is held."""
 
-    initial: Duration = Field(0.2, description="Wait after the first failure.")
-    multiplier: Number = Field(2.0, ge=1.0, le=10.0, description="Factor between two waits.")
-    max_delay: Duration = Field(10.0, description="Longest wait between two attempts.")
+    initial: Duration = Field(_RETRY.initial, description="Wait after the first failure.")
+    multiplier: Number = Field(_RETRY.multiplier, ge=1.0, le=10.0, description="Factor between two waits.")
+    max_delay: Duration = Field(_RETRY.max_delay, description="Longest wait between two attempts.")
     in_memory: Duration = Field(
-        30.0, description="Longest time that a failing message blocks its key before it is dead-lettered."
+        _RETRY.in_memory,
+        description="Longest time that a failing message blocks its key before it is dead-lettered.",
     )
-    bug_attempts: Integer = Field(3, ge=1, description="Attempts of a message that fails with an unexpected exception.")
+    bug_attempts: Integer = Field(
+        _RETRY.bug_attempts, ge=1, description="Attempts of a message that fails with an unexpected exception."
+    )
 
 
 class SourcePerConfig(Model):

@@ -5,6 +5,8 @@ Size, depth and expansion are limited; tags and objects are refused.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +14,42 @@ from pathlib import Path
 import yaml
 
 from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode
-from bridge.config.yaml.scalars import resolve
 from bridge.core.errors import Problem
 from bridge.system.files import FileTooLarge, read_file
+
+_NULL = frozenset(("", "~", "null", "Null", "NULL"))
+_BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+
+
+def plain_scalar(text: str) -> str | int | float | bool | None:
+    """Value of an unquoted scalar, according to the core schema of YAML 1.2 without its traps.
+
+    `yes`, `no`, `on`, `off`, dates, times, `0x1f`, `0o17`, `007` and `1_000` are text. `.nan`, `.inf` and numbers
+    beyond 64 bits are refused, because no JSON payload and no expression could equal them.
+    Raises: ValueError for a refused number.
+    """
+    if text in _NULL:
+        return None
+    if text in _BOOLEANS:
+        return _BOOLEANS[text]
+    if text[0] not in "0123456789.+-":
+        return text
+    if _INTEGER.fullmatch(text):
+        if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
+            raise ValueError("the number does not fit 64 bits; put it in quotes if it is meant as text")
+        return int(text)
+    if _FLOAT.fullmatch(text):
+        number = float(text)
+        if not math.isfinite(number):
+            raise ValueError("the number is too large; put it in quotes if it is meant as text")
+        return number
+    if _NOT_FINITE.fullmatch(text):
+        raise ValueError(f"{text} is not a number that can be used here; put it in quotes if it is meant as text")
+    return text
+
 
 MAX_BYTES = 16 * 1024 * 1024
 """Maximum size of a configuration file, in bytes."""
@@ -175,7 +210,7 @@ class _Builder:
         value: str | int | float | bool | None = event.value
         if event.tag is None and event.style in (None, ""):
             try:
-                value = resolve(event.value)
+                value = plain_scalar(event.value)
             except ValueError as error:
                 self._problems.append(mark.problem((), str(error)))
         self._count(mark, 1)

@@ -63,7 +63,7 @@ def overlay(base: MappingNode, top: MappingNode, problems: list[Problem]) -> Map
     name.
     """
     routes, changed = base.entries.get("routes"), top.entries.get("routes")
-    result = _over(base, top.without("routes"), ())
+    result = _overlay(base, top.without("routes"), ())
     if changed is None:
         return result
     if not isinstance(changed, SequenceNode) or not isinstance(routes, SequenceNode | None):
@@ -97,16 +97,16 @@ def _over_route(base: Node, top: MappingNode) -> Node:
         return top
     if any(command in top for command in COMMANDS):
         base = base.without(*(command for command in COMMANDS if command not in top))
-    return _over(base, top, ("routes",))
+    return _overlay(base, top, ("routes",))
 
 
-def _over(base: MappingNode, top: MappingNode, path: Path) -> MappingNode:
+def _overlay(base: MappingNode, top: MappingNode, path: Path) -> MappingNode:
     entries, keys = dict(base.entries), dict(base.keys)
     for key, mark, value in top.items():
         mine = entries.get(key)
         here = (*path, key)
         if isinstance(mine, MappingNode) and isinstance(value, MappingNode) and not _other_type(mine, value, here):
-            entries[key] = _over(mine, value, here)
+            entries[key] = _overlay(mine, value, here)
         else:
             entries[key], keys[key] = value, mark
     return MappingNode(entries, keys, base.mark)

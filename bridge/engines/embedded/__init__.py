@@ -1,1 +1,1 @@
-"""Embedded engine: a durable task hub in the daemon's process."""
+"""Embedded engine: connects `bridge.sqlite_engine`, a durable task hub, with the bridge, in the daemon's process."""

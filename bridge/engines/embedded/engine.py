@@ -28,7 +28,7 @@ from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, th
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.leases import DRAINING
-from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
+from bridge.sqlite_engine.options import MAX_REQUEST, PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.system import private
@@ -137,6 +137,7 @@ class EmbeddedEngine:
             unread_events=self._config.unread_events,
             unread_bytes=self._config.unread_bytes,
             max_cached_bytes=self._config.cache_bytes,
+            max_request=max(MAX_REQUEST, self._config.max_message),
             keyring=self._keys(),
             rules=BridgeRules(),
             index=self._lineage_records is not None,

@@ -60,7 +60,7 @@ class TaskHub(WorkingSet):
         super().__init__(store, options)
         self.limits = SCHEDULERS if options.strict else Limits()
         self.rules = options.rules
-        self.unread = UnreadLimits(options.unread_events, options.unread_bytes, options.max_message)
+        self.unread = UnreadLimits(options.unread_events, options.unread_bytes, options.max_work_item)
         self.events_refused = 0
         """Number of events refused because their instance had too many unread ones."""
         self.waiters = Waiters()
@@ -68,7 +68,7 @@ class TaskHub(WorkingSet):
         self.index = Index(store, self.tx, options)
         self.entities = Entities(self, options, self.index)
         self.tokenless = Tokenless()
-        work = WorkItems(self, self.entities, self.tokenless, options.max_message, self.fail)
+        work = WorkItems(self, self.entities, self.tokenless, options.max_work_item, self.fail)
         self.dispatcher = Dispatcher(work.build, self._not_built, self.tokenless, options.lease_seconds)
         self.losses = Losses(self, self.dispatcher, options) if options.max_lost_workers else None
         """Count of lost workers; None when the limit is disabled."""

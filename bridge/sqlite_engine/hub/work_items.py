@@ -96,13 +96,13 @@ class WorkItems:
         working: WorkingSet,
         entities: Entities,
         tokenless: Tokenless,
-        max_message: int,
+        max_work_item: int,
         fail: Callable[[Instance, pb.TaskFailureDetails], None],
     ) -> None:
         self._working = working
         self._entities = entities
         self._tokenless = tokenless
-        self._max_message = max_message
+        self._max_work_item = max_work_item
         self._fail = fail
 
     def build(self, kind: int, subject: Any, stream: Stream, token: str) -> tuple[Lease, Any] | None:
@@ -154,13 +154,13 @@ class WorkItems:
         whole = not stream.streams_history or instance.history_bytes < STREAMED_FROM
         item = pb.WorkItem(orchestratorRequest=request.message(instance.execution, with_history=whole))
         known = request.orchestrationTraceContext.ByteSize() + (instance.history_bytes if whole else 0)
-        if known + sum(event.ByteSize() for event in request.newEvents) < self._max_message // 2:
+        if known + sum(event.ByteSize() for event in request.newEvents) < self._max_work_item // 2:
             return item
         size = item.ByteSize() + ENVELOPE
-        if size <= self._max_message:
+        if size <= self._max_work_item:
             return item
         instance.turn = None
-        failure = too_large(f"needs a work item of {size} bytes", self._max_message)
+        failure = too_large(f"needs a work item of {size} bytes", self._max_work_item)
         self._run_next(lambda: self._fail(instance, failure), Orchestration(instance.key))
         return None
 
@@ -171,8 +171,10 @@ class WorkItems:
         request = task.request or working.store.task_request(task.seq)
         if request is None:
             return None
-        if not stream.shares and (size := request.ByteSize() + ENVELOPE) > self._max_message:
-            failure = too_large(f"gave activity {task.name} a work item of {size} bytes", self._max_message, "Activity")
+        if not stream.shares and (size := request.ByteSize() + ENVELOPE) > self._max_work_item:
+            failure = too_large(
+                f"gave activity {task.name} a work item of {size} bytes", self._max_work_item, "Activity"
+            )
             self._run_next(lambda: working.fail_task(task, failure), task)
             return None
         instance_id = request.orchestrationInstance.instanceId
@@ -191,7 +193,7 @@ class WorkItems:
         runnable = entity.runnable()
         if not runnable:
             return None
-        room = self._max_message - ENVELOPE - len((entity.state or "").encode())
+        room = self._max_work_item - ENVELOPE - len((entity.state or "").encode())
         batch: list[tuple[int, pb.HistoryEvent]] = []
         for entry in runnable:
             room -= entry[1].ByteSize() + 8
@@ -201,7 +203,7 @@ class WorkItems:
         if not batch:
             seq = runnable[0][0]
             what = "called an entity whose state and input do not fit a work item"
-            failure = too_large(what, self._max_message, "Operation")
+            failure = too_large(what, self._max_work_item, "Operation")
             self._run_next(lambda: self._entities.refuse(entity_id, seq, failure), Queued(entity_id))
             return None
         entity.batch = batch

@@ -18,6 +18,7 @@ from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSideca
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.sqlite_engine.model.failures import parse
+from bridge.sqlite_engine.options import MAX_REQUEST
 from bridge.sqlite_engine.protocol.service import AioSidecarService
 from bridge.system.addresses import is_loopback
 from bridge.system.tls import TlsFiles, TlsProblem
@@ -50,7 +51,7 @@ class Guard:
     token: str | None = None
     tls: TlsFiles | None = None
     behind_tls_proxy: bool = False
-    max_message: int = 64 * 1024 * 1024
+    max_message: int = MAX_REQUEST
     max_connections: int = 256
 
     def check(self, address: str) -> None:

@@ -17,7 +17,7 @@ from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.origin import MessageOrigin
 from bridge.engines.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.settings import Target
+from bridge.pipeline.settings import EnginePort
 
 
 async def run(config: Path, effects: int, name: str = "kafka") -> None:
@@ -35,7 +35,7 @@ async def run(config: Path, effects: int, name: str = "kafka") -> None:
         os.write(effects, f"{key} {number} {os.getpid()}\n".encode())
 
     breaker = Breaker("default", engine.probe)
-    source = build_source(loaded, "orders", {name: broker}, {"default": Target(recorded, breaker)})
+    source = build_source(loaded, "orders", {name: broker}, {"default": EnginePort(recorded, breaker)})
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await source.start()

@@ -47,9 +47,9 @@ routes:
     from: orders
     match: {{type: paid}}
     raise_event: {{instance_id: "order-{{{{ payload.id }}}}", name: paid, data: payload.n, on_missing: {{wait: 2s}}}}
-  - name: told
+  - name: noted
     from: orders
-    match: {{type: told}}
+    match: {{type: noted}}
     raise_event: {{instance_id: "order-{{{{ payload.id }}}}", name: paid, data: payload.n, on_missing: dead_letter}}
 ops: {{http: {{port: 0}}}}
 """
@@ -102,13 +102,13 @@ async def test_a_poisoned_key_is_held_by_whoever_has_its_partition(tmp_path: Pat
         port = first.engines["default"]._servers[-1].ports[0]  # type: ignore[attr-defined]
         broker = first.brokers["kafka"]
         keys = [f"k{number}" for number in range(6)]
-        await broker.publish(topic, [message("told", key, 0) for key in keys])
+        await broker.publish(topic, [message("noted", key, 0) for key in keys])
         await eventually(lambda: first.sources[0].ledger.outcomes["quarantined"] == len(keys))
         remote = f'type: scheduler, endpoint: "http://127.0.0.1:{port}"'
         second = await daemon(tmp_path / "two", bootstrap, topic, remote, worker=False)
         both = (first.sources[0], second.sources[0])
         await eventually(lambda: both[1].assignment and both[1].stage.ready)
-        await broker.publish(topic, [message("told", key, 1) for key in keys])
+        await broker.publish(topic, [message("noted", key, 1) for key in keys])
         await eventually(lambda: sum(source.ledger.outcomes["quarantined"] for source in both) == 2 * len(keys))
         client = first.engines["default"].client
         quarantine = QuarantineOperations(first.engines["default"])
@@ -118,7 +118,7 @@ async def test_a_poisoned_key_is_held_by_whoever_has_its_partition(tmp_path: Pat
         for key in keys:
             await client.schedule_new_orchestration("order", input=3, instance_id=f"order-{key}")
             await quarantine.release("orders", key)
-        await broker.publish(topic, [message("told", key, 2) for key in keys])
+        await broker.publish(topic, [message("noted", key, 2) for key in keys])
         for key in keys:
             state = await client.wait_for_orchestration_completion(f"order-{key}", timeout=TIMEOUT)
             assert state is not None

@@ -60,7 +60,7 @@ class ServiceBusHarness:
                 for receiver in subscription._receivers:
                     receiver.partition.revoke()
                 subscription._closed = True
-                subscription._inbox.notify()
+                subscription._buffer.notify()
                 broker._subscriptions.discard(subscription)
         if self.server is not None:
             self.server.faults.drop()

@@ -229,12 +229,12 @@ async def test_a_message_whose_settlement_takes_the_connection_is_left_alone(
     async with bus_bench(tmp_path, server.connection_string, source=IMPATIENT) as bench:
         await bench.publish(fat(b'{"id": "fat"}'), *healthy(20))
         await bench.source.start()
-        await _let_go(server, bench)
+        await _release_all(server, bench)
         settling.refuses = lambda *_: None
         await bench.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
 
 
-async def _let_go(server: ServiceBusServer, bench: PipelineFixture) -> None:
+async def _release_all(server: ServiceBusServer, bench: PipelineFixture) -> None:
     """Publish healthy messages until the fat message is abandoned; all others must continue."""
     refused = bench.source.ledger.abandoned
     number = 100
@@ -246,7 +246,7 @@ async def _let_go(server: ServiceBusServer, bench: PipelineFixture) -> None:
             await bench.publish(*healthy(1, number := number + 1))
 
 
-async def test_a_detach_at_a_settlement_is_told_from_a_refusal(
+async def test_a_detach_at_a_settlement_differs_from_a_refusal(
     tmp_path: Path, server: ServiceBusServer, settling: Settling
 ) -> None:
     """The SDK retries over the management link, whose answer counts."""
@@ -260,7 +260,7 @@ async def test_a_detach_at_a_settlement_is_told_from_a_refusal(
     async with bus_bench(tmp_path, server.connection_string, source=IMPATIENT) as bench:
         await bench.publish(fat(b'{"id": "fat"}'), *healthy(20))
         await bench.source.start()
-        await _let_go(server, bench)
+        await _release_all(server, bench)
         settling.refuses = lambda *_: None
         await bench.until(lambda: not server.queue("orders").contents().unsettled, "it is settled")
 

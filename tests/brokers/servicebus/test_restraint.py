@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.servicebus import ServiceBusBroker
 from bridge.brokers.servicebus.connection import PUBLISHING, Seats
-from bridge.brokers.servicebus.inbox import GROWTH, Inbox
+from bridge.brokers.servicebus.receive_buffer import GROWTH, ReceiveBuffer
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, SessionsConfig
 from bridge.core.errors import EngineUnavailable
 from bridge.core.message import Message
@@ -133,27 +133,27 @@ async def test_bytes_are_bounded_before_anybody_asks(
     subscription = await broker.subscribe(
         SubscribeOptions((queue,), dead_letter=None, sessions=sessions, prefetch_bytes=allowed), Assignments()
     )
-    inbox = subscription._inbox
-    await eventually(lambda: inbox.stuck)
-    assert inbox.bytes <= allowed + (3 if session else 1) * KILOBYTES_200 * 1.1
-    assert server.counters.deliveries[queue] == len(inbox.deliveries)
+    buffer = subscription._buffer
+    await eventually(lambda: buffer.stuck)
+    assert buffer.bytes <= allowed + (3 if session else 1) * KILOBYTES_200 * 1.1
+    assert server.counters.deliveries[queue] == len(buffer.deliveries)
     done = 0
     async with asyncio.timeout(TIMEOUT):
         while done < count:
             for delivery in await subscription.receive(3):
                 await delivery.complete()
                 done += 1
-    assert inbox.bytes == 0
+    assert buffer.bytes == 0
 
 
 @given(st.lists(st.integers(1, 5_000_000), min_size=1), st.integers(1, 20), st.integers(1, 5000))
 def test_credit(sizes: list[int], receivers: int, most: int) -> None:
     """Credit is never 0, never above the maximum, and fits the space for messages of the recent maximum size."""
-    inbox = Inbox(1000, 16_000_000, receivers)
-    assert inbox.credit(most) == 1
+    buffer = ReceiveBuffer(1000, 16_000_000, receivers)
+    assert buffer.credit(most) == 1
     for number, size in enumerate(sizes, 1):
-        inbox.measure(size)
-        credit = inbox.credit(most)
+        buffer.measure(size)
+        credit = buffer.credit(most)
         assert 1 <= credit <= max(1, min(most, GROWTH * number))
         assert credit == 1 or credit * receivers * size <= 16_000_000
 

@@ -29,14 +29,14 @@ sources:
   orders:
     {{broker: bus, queue: {queue}, codec: json, no_match: dead_letter, limits: {{dead_letter_limit: 1000}}, {source}}}
 routes:
-  - name: told
+  - name: noted
     from: orders
     start_or_raise:
       orchestration: collect
-      instance_id: "told-{{{{ payload.key }}}}"
-      event: told
-      input: &told "{{'number': payload.number, 'count': payload.count}}"
-      data: *told
+      instance_id: "noted-{{{{ payload.key }}}}"
+      event: noted
+      input: &noted "{{'number': payload.number, 'count': payload.count}}"
+      data: *noted
 ops: {{http: {{port: 0}}}}
 """
 SESSIONS = "sessions: {concurrent: 6, idle: 300ms}"
@@ -138,7 +138,7 @@ async def killed(
         stream.store(len(stream.sent))
         sent = stream.sent
         running[0].wait(lambda: settled() == len(sent), "all settled")
-        wanted = {f"told-{key}": numbers for key, numbers in sent.good.items()}
+        wanted = {f"noted-{key}": numbers for key, numbers in sent.good.items()}
         check(directory, wanted, ordered=queue == "by-session")
         counters = server.counters()
         assert counters["crashes"] == []
@@ -155,7 +155,7 @@ def check(directory: Path, wanted: dict[str, list[int]], *, ordered: bool) -> No
     """Assert that each orchestration received each number once; in order where sessions keep it."""
     end = time.monotonic() + TIMEOUT
     while True:
-        found = {one["instance_id"]: one["output"] for one in instances(directory, "told-")}
+        found = {one["instance_id"]: one["output"] for one in instances(directory, "noted-")}
         if all(found.get(name) is not None for name in wanted):
             break
         assert time.monotonic() < end, {name: numbers for name, numbers in found.items() if numbers is None}

@@ -10,7 +10,7 @@ import pytest
 from bridge.app.check import check
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
-from bridge.core.settlement import Outcome
+from bridge.core.states import Outcome
 from tests.kit.pipeline import message
 from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer

@@ -11,7 +11,7 @@ import pytest
 
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
-from bridge.core.settlement import Outcome
+from bridge.core.states import Outcome
 from bridge.quarantine.operations import QuarantineOperations
 from tests.brokers.servicebus.test_waiting import write
 from tests.kit.pipeline import message

@@ -179,7 +179,7 @@ def failure(method: str, context: CallContext, error: BaseException | None) -> S
     if isinstance(error, TimeoutError) and code is None:
         return timed_out(method)
     if not isinstance(error, Aborted) and code is None:
-        log.error("%s failed", method, exc_info=error)
+        log.error("call %s of the engine failed", method, exc_info=error)
         code, details = grpc.StatusCode.UNKNOWN, details or f"Exception calling application: {type(error).__name__}"
     return code, details or "", context.trailing_metadata()
 

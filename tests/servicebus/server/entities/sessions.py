@@ -49,7 +49,7 @@ class Sessions:
         give_back: Callable[[Message, bool], None],
     ) -> None:
         self._key, self._duration = key, int(lock_duration * 1000)
-        self._clock, self._counters, self._give_back = clock, counters, give_back
+        self._clock, self._counters, self._requeue = clock, counters, give_back
         self._by_id: dict[str, MessageSession] = {}
         self._waiting: deque[Consumer] = deque()
         self._available: dict[str, MessageSession] = {}
@@ -90,7 +90,7 @@ class Sessions:
         """Mark a session with messages as available when no receiver holds it."""
         if session.owner is None and session.line:
             self._available.setdefault(session.id, session)
-            self._grant()
+            self._assign_sessions()
 
     def accept(self, id_: str, consumer: Consumer) -> None:
         """Lock a session for a receiver. Raises: session-cannot-be-locked."""
@@ -105,7 +105,7 @@ class Sessions:
     def wait(self, consumer: Consumer) -> None:
         """Queue a receiver for the next free session; `granted` is called at once when a session is free."""
         self._waiting.append(consumer)
-        self._grant()
+        self._assign_sessions()
 
     def leave(self, consumer: Consumer) -> None:
         """End a receiver's wait, or release its session; the messages return with unchanged delivery count."""
@@ -140,7 +140,7 @@ class Sessions:
         if session.owner is None and not session.line and not session.locked and session.state is None:
             self._by_id.pop(session.id, None)
 
-    def _grant(self) -> None:
+    def _assign_sessions(self) -> None:
         while self._waiting and self._available:
             session = self._available.pop(next(iter(self._available)))
             if session.owner is None and session.line:
@@ -160,6 +160,6 @@ class Sessions:
             session.timer.cancel()
         held, session.locked = list(session.locked.values()), {}
         for message in held:
-            self._give_back(message, counted)
+            self._requeue(message, counted)
         self.offer(session)
         self.forget(session)

@@ -30,7 +30,7 @@ class Executor(Protocol):
         ...
 
 
-class EarlyMessageStage:
+class EarlyMessageExecutor:
     """Stage in front of an engine's executor, for rules with `wait` or `start` on a missing instance.
 
     Before a command reaches an instance for which a rule may store early messages, the instance's entity is read: a

@@ -17,7 +17,6 @@ from bridge.core.settlement import (
     DeadLetter,
     Hold,
     Keep,
-    Outcome,
     Release,
     Retry,
     RetryPolicy,
@@ -27,6 +26,7 @@ from bridge.core.settlement import (
     detail_of,
     outside,
 )
+from bridge.core.states import Outcome
 
 POLICY = RetryPolicy(initial=1.0, multiplier=2.0, max_delay=8.0, in_memory=30.0, bug_attempts=3)
 START = commands.ScheduleOrchestration("o", "i")

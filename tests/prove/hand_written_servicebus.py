@@ -1,7 +1,7 @@
 """Manually written consumer for a queue with sessions, as a baseline for the bridge: `CONNECTION QUEUE ENGINE`.
 
-The consumer works as `by_hand` does: it completes after the work and dead-letters a message after five failed attempts.
-It takes the next free session when one is silent or fails.
+The consumer works as `hand_written` does: it completes after the work and dead-letters a message after five failed
+attempts. It takes the next free session when one is silent or fails.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from azure.servicebus.aio import AutoLockRenewer, ServiceBusClient, ServiceBusRe
 from azure.servicebus.exceptions import OperationTimeoutError
 from durabletask.client import AsyncTaskHubGrpcClient
 
-from tests.prove.by_hand import process
+from tests.prove.hand_written import process
 
 log = logging.getLogger("orders")
 SESSIONS = 16

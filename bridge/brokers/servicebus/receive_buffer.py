@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 
 STUCK_SECONDS = 1.0
-"""Seconds without a `take` from a full inbox after which the inbox counts as stuck."""
+"""Seconds without a `take` from a full buffer after which the buffer counts as stuck."""
 
 GROWTH = 8
 """Most credit per measured message. The sizes of measured messages then limit further credit. Each step costs a round
@@ -20,7 +20,7 @@ _FADING = 0.99
 """Factor that every smaller message applies to the assumed message size."""
 
 
-class Inbox:
+class ReceiveBuffer:
     """Buffer that the receivers of a subscription share.
 
     high, high_bytes: messages and encoded bytes above which the receivers take no more. receivers: number of receivers.
@@ -44,12 +44,12 @@ class Inbox:
 
     @property
     def room(self) -> bool:
-        """True when the inbox accepts more messages."""
+        """True when the buffer accepts more messages."""
         return len(self.deliveries) < self._high and self.bytes < self._high_bytes
 
     @property
     def stuck(self) -> bool:
-        """True when the inbox is full and nothing is taken from it."""
+        """True when the buffer is full and nothing is taken from it."""
         return not self.room and time.monotonic() - self._taken >= STUCK_SECONDS
 
     def credit(self, most: int) -> int:
