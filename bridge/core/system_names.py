@@ -13,6 +13,9 @@ EARLY_MESSAGES = "bridge.parking"
 QUARANTINE = "bridge.quarantine"
 """Entity: quarantined messages of one ordering key. Its key is the `quarantine_key`."""
 
+SAGA = "bridge.saga"
+"""Orchestration that runs the sagas of the configuration."""
+
 DEAD_LETTER = "bridge.dead_letter"
 """Orchestration that writes one dead letter, and the activity that it calls."""
 

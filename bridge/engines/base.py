@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from durabletask.serialization import DataConverter
@@ -36,6 +36,39 @@ class MeasuredEngine(Protocol):
     def usage(self) -> EngineUsage | None:
         """Memory use and refused events; None when another process hosts the engine."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceCounts:
+    """Instances of an engine, counted in the transactions that change them.
+
+    A saga of the configuration counts under its own name, not as `bridge.saga`. Statuses are words like RUNNING.
+    Outcomes are `completed`, `compensated`, `compensation_failed`, `failed` and `terminated`.
+
+    instances: existing instances by orchestration and status.
+    sagas: existing finished sagas by name and outcome, sagas of Python code included.
+    ended_today: instances that ended today (UTC) by orchestration and status, those removed since included.
+    sagas_today: sagas that ended today (UTC) by name and outcome.
+    """
+
+    instances: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    sagas: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    ended_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    sagas_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+@runtime_checkable
+class CountingEngine(Protocol):
+    """Engine that counts its instances."""
+
+    async def instance_counts(self) -> InstanceCounts | None:
+        """Current counts; None while they are unknown: no process of this version has opened the engine."""
+        ...
+
+
+async def instance_counts(engine: Engine) -> InstanceCounts | None:
+    """Counts of the instances of an engine; None when it does not count them, as on the scheduler."""
+    return await engine.instance_counts() if isinstance(engine, CountingEngine) else None
 
 
 class Engine(Protocol):

@@ -13,11 +13,12 @@ from typing import Any
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sagas import AttemptsConfig, CommandConfig, SagaConfig, SagaStepConfig
 from bridge.core.errors import Locate
+from bridge.core.system_names import SAGA
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.cel.template import compile_template
 from bridge.routing.cel.tokens import closing_braces, readings
 
-SAGA_ORCHESTRATION = "bridge.saga"
+SAGA_ORCHESTRATION = SAGA
 """Name of the orchestrator that the bridge's worker registers for declarative sagas."""
 
 FORMAT = 1

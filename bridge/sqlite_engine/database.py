@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from bridge.sqlite_engine.maintenance.process_files import FileLock, RunningItem
 from bridge.sqlite_engine.model.reply import DEFERRED, Reply, invalid_argument, precondition, unavailable
 from bridge.sqlite_engine.model.values import Empty
 from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.sqlite_engine.storage.counts import count_all, is_counted
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.query import IndexWarmup, Reader
 from bridge.sqlite_engine.storage.schema import check_keys, connect, prepare, record_key
@@ -78,6 +80,8 @@ class Database:
         prepare(connection, self.path)
         record_key(connection, self.path, options.keyring)
         payloads = Payloads(options.keyring)
+        if not is_counted(connection):
+            self._count(connection, payloads)
         self.hub = TaskHub(Store(connection, payloads), options)
         if options.max_lost_workers:
             self.running = RunningItems(record_of(self.path), self.hub.dispatcher.leases)
@@ -135,6 +139,14 @@ class Database:
                 self.writer.submit(self.hub.losses.crashed, item, kind=Kind.RECOVERY)
         self._retention.start()
         self._warmup.start()
+
+    def _count(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
+        """Count the instances of a new file, or of one that an earlier version wrote."""
+        began = time.monotonic()
+        number = count_all(connection, payloads, self.options.rules)
+        if number:
+            took = time.monotonic() - began
+            logger.info("%s: counted %d instances of an earlier version in %.1f s", self.path, number, took)
 
     def stop(self) -> None:
         """Finish the accepted operations and close the file. Idempotent."""

@@ -75,6 +75,21 @@ class HostRules:
         """True when both events come from the same message."""
         return False
 
+    def starts_sagas(self, name: str) -> bool:
+        """True for an orchestration that runs sagas with names of their own."""
+        return False
+
+    def saga_of(self, name: str, input_: str) -> str | None:
+        """Name of the saga that this orchestration runs for the input; None when it runs none, or the name is open."""
+        return None
+
+    def saga_end(self, saga: str | None, custom_status: str | None, status: int) -> tuple[str, str] | None:
+        """Name and outcome of the saga of a finished instance with this custom status; None without a saga.
+
+        saga: name from `saga_of`.
+        """
+        return None
+
     def ids_of_start(self, orchestration: str, given: str) -> Iterable[str]:
         """Ids under which the index lists an instance because of its input."""
         return ()

@@ -103,7 +103,8 @@ async def running(
         name = f"flows_{abs(hash(str(directory)))}"
         (directory / f"{name}.py").write_text(flows)
         (directory / "bridge.yaml").write_text(
-            f"engine: {declared}\nbrokers: {{local: {broker}}}\nops: {{http: {{port: 0}}, lineage: {{index: {lineage}}}}}\n"
+            f"engine: {declared}\nbrokers: {{local: {broker}}}\n"
+            f"ops: {{http: {{port: 0}}, lineage: {{index: {lineage}}}}}\n"
             + (config.replace("NAME", name) if "workflows:" in config else f"workflows: [{name}]\n{config}")
         )
         daemon = Daemon(load_config([directory / "bridge.yaml"]))

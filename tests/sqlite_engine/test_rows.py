@@ -7,7 +7,7 @@ import sqlite3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.sqlite_engine.storage.transaction import LARGE, Statement
+from bridge.sqlite_engine.storage.statements import LARGE, Statement
 
 INSERT = Statement("INSERT INTO t (a, b) VALUES", 2)
 VALUES = st.sampled_from([None, 1, "s", b"b", "x" * LARGE, b"x" * (LARGE + 1)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineUnavailable
-from bridge.engines.base import EngineUsage, RunListener
+from bridge.core.system_names import SAGA
+from bridge.engines.base import EngineUsage, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
@@ -31,10 +34,12 @@ from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.sqlite_engine.options import MAX_REQUEST, PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
+from bridge.sqlite_engine.storage import counts
 from bridge.system import private
 from bridge.system.tls import TlsFiles
 
 RECONNECT_SECONDS = 1.0
+_DAY_SECONDS = 86_400
 
 
 class EmbeddedEngine:
@@ -96,6 +101,11 @@ class EmbeddedEngine:
     @property
     def keeps_lineage(self) -> bool:
         return self._lineage_records is not None
+
+    async def instance_counts(self) -> InstanceCounts | None:
+        """Counts in the engine's file, whichever process hosts the engine."""
+        rows = await asyncio.to_thread(counts.read, self._directory / FILE)
+        return None if rows is None else _summed(rows)
 
     def has_no_early_messages(self, entity_id: str) -> bool:
         """True when the entity is known to hold no early messages.
@@ -276,3 +286,19 @@ class EmbeddedEngine:
             **options,
         )
         return attached.add_workflows(workflows, monitor, stuck_after)
+
+
+def _summed(rows: Sequence[tuple[int, str, str, str, str, int]]) -> InstanceCounts:
+    today = int(time.time()) // _DAY_SECONDS
+    instances: Counter[tuple[str, str]] = Counter()
+    sagas: Counter[tuple[str, str]] = Counter()
+    ended: Counter[tuple[str, str]] = Counter()
+    ended_sagas: Counter[tuple[str, str]] = Counter()
+    for day, orchestration, saga, status, outcome, number in rows:
+        if day not in (0, today):
+            continue
+        by_status, by_outcome = (ended, ended_sagas) if day else (instances, sagas)
+        by_status[saga if orchestration == SAGA and saga else orchestration, status] += number
+        if outcome:
+            by_outcome[saga, outcome] += number
+    return InstanceCounts(instances, sagas, ended, ended_sagas)

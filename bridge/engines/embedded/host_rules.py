@@ -12,14 +12,19 @@ from bridge.core.answers import PUBLISH_ACTIVITY, answered_by
 from bridge.core.instance_protocol import may_replace, started_by
 from bridge.core.lineage import DEAD_LETTER_RECORD, SIGNAL_RECORD, stored_ids
 from bridge.core.origin import ids_of, index_ids, read_origin
-from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, LINEAGE, PREFIX, QUARANTINE, target_id
+from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
+from bridge.engines.sagas import declared_name, saga_end
 from bridge.sqlite_engine.options import HostRules, Record
+from bridge.sqlite_engine.storage.counts import OTHER
 
 _PUBLISHED = re.compile(r'\s*\{\s*"target"\s*:\s*"[^"\\]*"\s*,\s*"id"\s*:\s*"([^"\\]*)"')
 """Beginning of the input of the publish activity, as `bridge.workflow.publish` makes it."""
 
 _MEMBERS = {EARLY_MESSAGES: "items", QUARANTINE: "held"}
 """Member with the messages in the state of each entity that keeps some."""
+
+MAX_SAGAS = 1000
+"""Names of sagas that one process counts apart. Further ones are counted under the name OTHER."""
 
 _ENDED_SAGA = ("compensated", "compensation_failed", "failed")
 """Statuses of a saga of the workflow kit that has handled its failure."""
@@ -49,6 +54,30 @@ class BridgeRules(HostRules):
     def is_repeated_event(self, earlier: str, later: str) -> bool:
         first, again = read_origin(earlier).origin, read_origin(later).origin
         return first is not None and again is not None and first.key == again.key
+
+    def __init__(self) -> None:
+        self._sagas: set[str] = set()
+
+    def starts_sagas(self, name: str) -> bool:
+        return name == SAGA
+
+    def saga_of(self, name: str, input_: str) -> str | None:
+        if name != SAGA:
+            return None
+        found = declared_name(input_)
+        return None if found is None else self._bounded(found)
+
+    def saga_end(self, saga: str | None, custom_status: str | None, status: int) -> tuple[str, str] | None:
+        end = saga_end(custom_status, status, saga)
+        return None if end is None else (self._bounded(end.saga), end.outcome)
+
+    def _bounded(self, saga: str) -> str:
+        """Name under which a saga is counted: code may make a name for each instance."""
+        if saga not in self._sagas:
+            if len(self._sagas) >= MAX_SAGAS:
+                return OTHER
+            self._sagas.add(saga)
+        return saga
 
     def ids_of_start(self, orchestration: str, given: str) -> Iterable[str]:
         if orchestration == DEAD_LETTER:

@@ -191,6 +191,7 @@ class TaskHub(WorkingSet):
             start_at=start_at,
             turn_at=after,
             parent=None if parent is None else parent.orchestrationInstance.instanceId,
+            saga=self.rules.saga_of(spec.name, spec.input.value),
             history=[],
         )
         self.add(instance)
@@ -278,6 +279,10 @@ class TaskHub(WorkingSet):
         instance.output = output
         instance.failure = failure
         instance.finished_at = self.now
+        if instance.custom_status is not None or instance.saga is not None:
+            end = self.rules.saga_end(instance.saga, instance.custom_status, status)
+            if end is not None:
+                instance.saga, instance.outcome = end
         self.touch(instance)
         self.tx.clear(instance, "timers")
         if status == FAILED:

@@ -171,6 +171,7 @@ def _apply(hub: TaskHub, survey: _Survey, reason: str | None) -> None:
         instance.finished_at = None
         instance.output = None
         instance.failure = None
+        instance.outcome = None
         hub.mark_started(instance)
         hub.touch(instance)
         hub.tx.clear(instance, "inbox")

@@ -18,6 +18,7 @@ from bridge.encryption import Keyring, is_sealed
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.model.failures import parse
 from bridge.sqlite_engine.model.instance import FINISHED
+from bridge.sqlite_engine.storage import counts
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
     EVENTS,
@@ -93,6 +94,7 @@ def check(path: Path, keyring: Keyring | None = None, *, decrypts: bool = True) 
             count = connection.execute(query).fetchone()[0]
             if count:
                 problems.append(f"{table}: {count} rows belong to nothing")
+        problems += counts.differences(connection)
         for query, column, message in _BLOBS:
             problems += _unreadable(connection, query, column, message, payloads, decrypts)
         for query, text in _TEXTS if decrypts else ():

@@ -24,8 +24,27 @@ PENDING = pb.ORCHESTRATION_STATUS_PENDING
 SUSPENDED = pb.ORCHESTRATION_STATUS_SUSPENDED
 FINISHED = frozenset({COMPLETED, FAILED, CANCELED, TERMINATED})
 
+CountKey = tuple[str, str, int, str]
+"""Name of the orchestration, own name of the saga, reported status, and outcome of the saga; empty without a saga."""
+
 ENVELOPE = 4096
 """Bytes that a message needs beside the history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """End of an instance. seconds: since its creation. failure: of a failed instance."""
+
+    instance_id: str
+    execution: str
+    name: str
+    saga: str
+    status: int
+    outcome: str
+    seconds: float
+    custom_status: str | None = None
+    failure: pb.TaskFailureDetails | None = None
+    parent: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +76,12 @@ class Instance:
     custom_status: str | None = None
     failure: pb.TaskFailureDetails | None = None
     trace: pb.OrchestrationTraceContext | None = None
+    saga: str | None = None
+    """Own name of its saga, where it is known."""
+    outcome: str | None = None
+    """End of its saga."""
+    counted: CountKey | None = None
+    """Count that includes the instance in the file, or in the current transaction."""
     history: list[pb.HistoryEvent] | None = None
     history_bytes: int = 0
     inbox: deque[tuple[int, pb.HistoryEvent]] = field(default_factory=deque)
@@ -82,6 +107,12 @@ class Instance:
     def reported(self) -> int:
         """Status that is reported to clients."""
         return SUSPENDED if self.suspended and self.status not in FINISHED else self.status
+
+    @property
+    def counted_as(self) -> CountKey:
+        """Count that the instance belongs to."""
+        status = SUSPENDED if self.suspended and self.status not in FINISHED else self.status
+        return self.name, self.saga or "", status, self.outcome or ""
 
     @property
     def deliverable(self) -> bool:

@@ -97,6 +97,22 @@ MIGRATIONS: tuple[str, ...] = (
     CREATE INDEX operations_entity ON operations (entity);
     """,
     """
+    -- Own name of the instance's saga, and the saga's end.
+    ALTER TABLE instances ADD COLUMN saga TEXT;
+    ALTER TABLE instances ADD COLUMN outcome TEXT;
+
+    -- Instances that exist (day 0), and ends of instances by day since 1970. See storage/counts.py.
+    CREATE TABLE counts (
+        day     INTEGER NOT NULL,
+        name    TEXT NOT NULL,
+        saga    TEXT NOT NULL,
+        status  INTEGER NOT NULL,
+        outcome TEXT NOT NULL,
+        number  INTEGER NOT NULL,
+        PRIMARY KEY (day, name, saga, status, outcome)
+    ) WITHOUT ROWID;
+    """,
+    """
     -- Index: instances by hashes of the ids that led to them or that they published. The second index begins with a
     -- range of keys: new rows go to few pages of it, and a search visits each range once.
     CREATE TABLE lineage (
@@ -141,7 +157,7 @@ VERSION = len(MIGRATIONS)
 
 INSTANCE_COLUMNS = (
     "key, id, execution, name, version, status, suspended, created_at, updated_at, finished_at, start_at, turn_at,"
-    " chunks, parent, start, output, custom_status, failure, trace"
+    " chunks, parent, start, output, custom_status, failure, trace, saga, outcome"
 )
 
 ENCRYPTED = 0x100

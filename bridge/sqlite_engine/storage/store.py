@@ -26,13 +26,13 @@ from bridge.sqlite_engine.storage.payloads import (
     Payloads,
 )
 from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
-from bridge.sqlite_engine.storage.transaction import slices
+from bridge.sqlite_engine.storage.statements import slices
 
 
 def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
     """Instance from a row of INSTANCE_COLUMNS, without inbox and history. Raises: DecodeError."""
     (key, id_, execution, name, version, status, suspended, created, updated, finished, start_at, turn_at, chunks,
-     parent, start, output, custom, failed, trace) = row  # fmt: skip
+     parent, start, output, custom, failed, trace, saga, outcome) = row  # fmt: skip
     return Instance(
         key=key,
         id=id_,
@@ -53,6 +53,8 @@ def instance_of(row: tuple[Any, ...], payloads: Payloads) -> Instance:
         custom_status=payloads.text(custom, CUSTOM_STATUS, key),
         failure=payloads.failure(failed, key),
         trace=None if trace is None else pb.OrchestrationTraceContext.FromString(trace),
+        saga=saga,
+        outcome=outcome,
     )
 
 
@@ -98,6 +100,7 @@ class Store:
         if row is None:
             return None
         instance = instance_of(row, self.payloads)
+        instance.counted = instance.counted_as
         if instance.status not in FINISHED:
             instance.inbox = deque(self.inbox(instance.key))
             instance.recount_unread()

@@ -1,23 +1,16 @@
-"""Writes of one group commit: collected while operations run, and written in few statements over many rows.
-
-Each statement releases the interpreter lock and must get it back. One statement for 64 rows costs a busy process far
-less than 64 statements. Sizes are 1 to 7 and the multiples of 8 up to 64. Two statements then write any remainder, and
-few statements are compiled. SQLite keeps the values of a compiled statement until its next use; a large row therefore
-gets a statement of its own.
-"""
+"""Writes of one group commit: collected while operations run, and written in few statements over many rows."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
-from typing import Any, TypeVar
+from collections.abc import Iterable
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.entity import Entity
-from bridge.sqlite_engine.model.instance import FAILED, Instance
+from bridge.sqlite_engine.model.instance import FAILED, Finish, Instance
 from bridge.sqlite_engine.model.work import Task, Timer, with_pauses
+from bridge.sqlite_engine.storage.counts import Counts
 from bridge.sqlite_engine.storage.payloads import (
     CUSTOM_STATUS,
     EVENTS,
@@ -33,71 +26,14 @@ from bridge.sqlite_engine.storage.payloads import (
     Payloads,
 )
 from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS
+from bridge.sqlite_engine.storage.statements import KeyStatement, Statement
 
-LARGE = 4096
-"""Length of a value at which its row is written alone."""
-
-_LARGEST = 64
-_SIZES = (*range(1, 8), *range(8, _LARGEST + 1, 8))
-
-T = TypeVar("T")
-
-
-def slices(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Slice the items into sizes for which there are statements."""
-    start, left = 0, len(items)
-    while left:
-        size = min(_LARGEST, left & ~7) or left
-        yield items[start : start + size]
-        start += size
-        left -= size
-
-
-class Statement:
-    """Statement over a list of rows: `head (row), (row) ... tail`.
-
-    large: positions of the columns whose values may be large; all columns when empty.
-    """
-
-    def __init__(self, head: str, columns: int, tail: str = "", large: Sequence[int] = ()) -> None:
-        row = "(" + ",".join("?" * columns) + ")"
-        self._by_size = {size: f"{head} {','.join([row] * size)} {tail}" for size in _SIZES}
-        self._large = tuple(large) or tuple(range(columns))
-
-    def run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        start, columns = 0, self._large
-        for position, row in enumerate(rows):
-            for column in columns:
-                value = row[column]
-                if value is not None and (type(value) is bytes or type(value) is str) and len(value) >= LARGE:
-                    self._run(connection, rows[start:position])
-                    connection.execute(self._by_size[1], row)
-                    start = position + 1
-                    break
-        self._run(connection, rows[start:] if start else rows)
-
-    def _run(self, connection: sqlite3.Connection, rows: Sequence[Sequence[Any]]) -> None:
-        for part in slices(rows):
-            connection.execute(self._by_size[len(part)], list(chain.from_iterable(part)))
-
-
-class KeyStatement:
-    """Statement over a list of keys: `head (key, key ...)`."""
-
-    def __init__(self, head: str) -> None:
-        self._by_size = {size: f"{head} ({','.join('?' * size)})" for size in _SIZES}
-
-    def run(self, connection: sqlite3.Connection, keys: Iterable[Any]) -> None:
-        for part in slices(list(keys)):
-            connection.execute(self._by_size[len(part)], part)
-
-
-_INSERT_INSTANCE = Statement(f"INSERT INTO instances ({INSTANCE_COLUMNS}) VALUES", 19, large=(14, 15, 16, 17, 18))
+_INSERT_INSTANCE = Statement(f"INSERT INTO instances ({INSTANCE_COLUMNS}) VALUES", 21, large=(14, 15, 16, 17, 18))
 _UPDATE_INSTANCE = Statement(
-    "WITH v(k, st, su, up, fi, tu, ch, ou, cu, fa, tr) AS (VALUES",
-    11,
+    "WITH v(k, st, su, up, fi, tu, ch, ou, cu, fa, tr, sa, oc) AS (VALUES",
+    13,
     ") UPDATE instances SET status=st, suspended=su, updated_at=up, finished_at=fi, turn_at=tu, chunks=ch, output=ou,"
-    " custom_status=cu, failure=fa, trace=tr FROM v WHERE key=k",
+    " custom_status=cu, failure=fa, trace=tr, saga=sa, outcome=oc FROM v WHERE key=k",
     large=(7, 8, 9, 10),
 )
 _UPDATE_GENERATION = Statement(
@@ -144,6 +80,7 @@ class Transaction:
         self._payloads = payloads
         self._begun = False
         self._next_timer: int | None = None
+        self._counts = Counts(connection)
         self._clear()
 
     def _clear(self) -> None:
@@ -187,6 +124,8 @@ class Transaction:
         """Delete the instance with all its rows."""
         if self._dirty:
             self.flush()
+        if instance.key not in self._gone_by_key.get("instances", ()):
+            self._counts.remove(instance)
         for table in _DELETE_BY_KEY:
             self._gone_by_key.setdefault(table, []).append(instance.key)
         self._dirty = True
@@ -196,6 +135,7 @@ class Transaction:
         self.flush()
         self.clear_by_key(key, "inbox", "timers", "tasks")
         self.flush()
+        self._dirty = self._counts.fail_unseen(key, now, failure)
         self._connection.execute(
             "UPDATE instances SET status=?, suspended=0, updated_at=?, finished_at=?, output=NULL, failure=?"
             " WHERE key=? AND finished_at IS NULL",
@@ -332,6 +272,11 @@ class Transaction:
         if not self._begun:
             connection.execute("BEGIN IMMEDIATE")
             self._begun = True
+        move = self._counts.move
+        for instance in self.created.values():
+            move(instance)
+        for instance in self.changed.values():
+            move(instance)
         gone = self._gone_by_key
         deleted = gone.pop("instances", None)
         if deleted:
@@ -369,6 +314,7 @@ class Transaction:
             _DELETE_BY_KEY[table].run(connection, keys)
         for table, seqs in self._gone_by_seq.items():
             _DELETE_BY_SEQ[table].run(connection, seqs)
+        self._counts.write()
         self._clear()
 
     def wipe(self) -> None:
@@ -378,6 +324,7 @@ class Transaction:
         others = ("entities", "operations", "lineage_entities", "lineage_records", "lineage_record_ids")
         for table in (*_DELETE_BY_KEY, *others):
             self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 -- names are ours
+        self._counts.wipe()
         self._next_timer = None
 
     def commit(self) -> bool:
@@ -389,8 +336,13 @@ class Transaction:
         self._begun = False
         return True
 
+    def take_finished(self) -> list[Finish]:
+        """Ends of instances since the last call."""
+        return self._counts.take_finished()
+
     def rollback(self) -> None:
         self._clear()
+        self._counts.rollback()
         self._next_timer = None
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
@@ -403,6 +355,7 @@ def _inserted(i: Instance) -> tuple[object, ...]:
         i.start_at, i.turn_at, i.chunks, i.parent, i.start.SerializeToString(), i.output, i.custom_status,
         None if i.failure is None else i.failure.SerializeToString(),
         None if i.trace is None else i.trace.SerializeToString(),
+        i.saga, i.outcome,
     )  # fmt: skip
 
 
@@ -411,6 +364,7 @@ def _updated(i: Instance) -> tuple[object, ...]:
         i.key, i.status, i.suspended, i.updated_at, i.finished_at, i.turn_at, i.chunks, i.output, i.custom_status,
         None if i.failure is None else i.failure.SerializeToString(),
         None if i.trace is None else i.trace.SerializeToString(),
+        i.saga, i.outcome,
     )  # fmt: skip
 
 

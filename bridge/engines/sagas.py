@@ -1,0 +1,75 @@
+"""Name and end of an instance's saga, read from its start input and from its custom status."""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from durabletask.client import OrchestrationStatus
+
+NAME_LIMIT = 100
+"""Most characters of a name or word that is counted or logged."""
+
+_DECLARED = re.compile(r'"definition":\s*\{\s*"name":\s*("(?:[^"\\]|\\.)*")')
+_SAGA = '{"saga":'
+_FINAL = frozenset({"completed", "compensated", "compensation_failed", "failed"})
+_BY_STATUS = {
+    OrchestrationStatus.COMPLETED.value: "completed",
+    OrchestrationStatus.FAILED.value: "failed",
+}
+OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
+"""Outcomes of sagas. `terminated`: a person or a rule ended the orchestration before the saga ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class SagaEnd:
+    """End of a saga. step, reason: cause of a failure; None where there is none.
+
+    Words that are not like names are replaced: they come from code, which may put payload into them.
+    """
+
+    saga: str
+    outcome: str
+    step: str | None = None
+    reason: str | None = None
+
+
+def declared_name(start_input: str) -> str | None:
+    """Name of the declared saga that a start input runs, with or without message envelope; None when it has none.
+
+    Quotation marks within strings are escaped: no value of a message matches.
+    """
+    found = _DECLARED.search(start_input)
+    return None if found is None else _word(json.loads(found[1]))
+
+
+def saga_end(custom_status: str | None, status: int, saga: str | None = None) -> SagaEnd | None:
+    """End of the saga of a finished instance; None when it ran no saga.
+
+    status: number of its status. saga: name of a declared saga, which may end before it has a custom status.
+    """
+    document: dict[str, Any] = {}
+    if custom_status is not None and custom_status.startswith(_SAGA):
+        with suppress(ValueError, RecursionError):
+            document = json.loads(custom_status)
+    name = document.get("saga")
+    if not isinstance(name, str):
+        if saga is None:
+            return None
+        name, document = saga, {}
+    reached = document.get("status")
+    outcome = reached if isinstance(reached, str) and reached in _FINAL else _BY_STATUS.get(status, "terminated")
+    return SagaEnd(_word(name), outcome, _optional(document.get("step")), _optional(document.get("reason")))
+
+
+def _optional(value: Any) -> str | None:
+    return _word(value) if isinstance(value, str) else None
+
+
+def _word(text: str) -> str:
+    """Name or word without characters that end a line or control a terminal."""
+    shown = text[:NAME_LIMIT]
+    return shown if shown.isprintable() and shown else "(unprintable)"
