@@ -240,17 +240,17 @@ def ids_of(text: str) -> tuple[str, str | None] | None:
     return None if origin is None else (origin.message_id, origin.position)
 
 
-def index_ids(message_id: str | None, position: str | None) -> set[str]:
+def index_ids(message_id: str | None, position: str | None) -> tuple[str, ...]:
     """Texts under which an index lists a message: its event id, and its position without the cluster.
 
     `search_ids` makes them from the text of a person.
     """
-    found = set()
-    if position is not None:
-        found.add(position.partition("/")[2])
-    if message_id is not None and message_id != position:
-        found.add(event_id(message_id, position))
-    return found
+    if position is None:
+        return () if message_id is None else (event_id(message_id, None),)
+    place = position[position.find("/") + 1 :]
+    if message_id is None or message_id == position:
+        return (place,)
+    return place, event_id(message_id, position)
 
 
 def event_id(message_id: str, position: str | None) -> str:

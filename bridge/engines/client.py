@@ -369,9 +369,9 @@ class EngineClient:
         return LineageHits(*(begin or (0, 0)), [LineageHit.of(each) for each in found])
 
     async def record_lineage(self, record: Mapping[str, Any]) -> None:
-        """Add the record of a dead letter to the engine's lineage index."""
+        """Add a record to the engine's lineage index."""
         entity = EntityInstanceId(LINEAGE, "records")
-        await self.signal_entity(entity, RECORD_OPERATION, record, what="record a dead letter")
+        await self.signal_entity(entity, RECORD_OPERATION, record, what="record lineage")
 
     async def visit_entities(self, name: str, visit: Callable[[pb.EntityMetadata], None], *, what: str) -> None:
         """Call `visit` with every entity of a name, page by page, because their states may be large together.

@@ -140,7 +140,7 @@ class ValueTable(Protocol):
 
 
 class EngineUsage(Protocol):
-    """Memory of an engine in bytes, and number of refused events: one too many for their instance."""
+    """Memory of an engine in bytes, number of refused events (one too many for their instance), and lineage records."""
 
     @property
     def instance_bytes(self) -> int: ...
@@ -148,6 +148,8 @@ class EngineUsage(Protocol):
     def entity_bytes(self) -> int: ...
     @property
     def events_refused(self) -> int: ...
+    @property
+    def lineage_records(self) -> int: ...
 
 
 class EngineStats(Protocol):
@@ -629,6 +631,9 @@ class _Others:
             "Events refused because their instance has too many unread ones.",
             labels=("engine",),
         )
+        records = GaugeMetricFamily(
+            "bridge_lineage_records", "Dead letters and signals in the lineage index.", labels=("engine",)
+        )
         for engine in self._engines():
             stuck.add_metric((engine.name,), engine.stuck)
             for kind, count in engine.faults.items():
@@ -637,6 +642,7 @@ class _Others:
                 cache.add_metric((engine.name, "instances"), usage.instance_bytes)
                 cache.add_metric((engine.name, "entities"), usage.entity_bytes)
                 refused.add_metric((engine.name,), usage.events_refused)
+                records.add_metric((engine.name,), usage.lineage_records)
             for kind, count in engine.unknown.items():
                 unknown.add_metric((engine.name, kind), count)
             for orchestration, count in engine.incompatible.items():
@@ -645,7 +651,7 @@ class _Others:
             durable.add_metric((engine.name,), engine.durable)
         yield up
         yield durable
-        yield from (incompatible, unknown, faults, stuck, cache, refused)
+        yield from (incompatible, unknown, faults, stuck, cache, refused, records)
 
     def _collect_waiting(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily(

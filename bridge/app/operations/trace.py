@@ -300,7 +300,7 @@ def of_publication(one: Lineage, publication: Publication) -> Answer:
 def _explains(one: Lineage, names: Collection[str]) -> bool:
     """True when another message, or publication, of the instance has one of the ids."""
     received = (index_ids(each.message_id, each.position) for each in one.arrivals)
-    return any(not ids.isdisjoint(names) for ids in received) or any(each.id in names for each in one.publications)
+    return any(id_ in names for ids in received for id_ in ids) or any(each.id in names for each in one.publications)
 
 
 def _unread(one: Lineage, wanted: str) -> Answer:
@@ -331,7 +331,9 @@ def _recorded(record: LineageRecord) -> Answer:
             Outcome.DEAD_LETTERED, *common, reason=current_reason(str(body.get("reason"))), detail=body.get("detail"),
             attempt=body.get("attempts"), topic=body.get("topic"), config=body.get("config"),
         )  # fmt: skip
-    return Answer(Outcome.EXECUTED, *common, f"signal {body.get('operation')}", entity=body.get("entity"))
+    return Answer(
+        Outcome.EXECUTED, *common, body.get("command"), instance_id=body.get("instance_id"), entity=body.get("entity")
+    )
 
 
 def of_in_flight(document: Mapping[str, Any]) -> Answer:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bridge.core.answers import PUBLISH_ACTIVITY, answered_by
 from bridge.core.instance_protocol import may_replace, started_by
-from bridge.core.lineage import DEAD_LETTER_RECORD, SIGNAL_RECORD, stored_ids
+from bridge.core.lineage import COMMAND_RECORD, DEAD_LETTER_RECORD, stored_ids
 from bridge.core.origin import ids_of, index_ids, read_origin
 from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
 from bridge.engines.sagas import declared_name, saga_end
@@ -120,15 +120,16 @@ class BridgeRules(HostRules):
             return None
         body = {
             "id": origin.message_id, "route": origin.route, "part": origin.part, "position": origin.position,
-            "entity": entity_id, "operation": operation,
+            "entity": entity_id, "command": f"signal {operation}",
         }  # fmt: skip
-        return Record(SIGNAL_RECORD, frozenset(index_ids(origin.message_id, origin.position)), json.dumps(body))
+        return Record(COMMAND_RECORD, frozenset(index_ids(origin.message_id, origin.position)), json.dumps(body))
 
     def record_of(self, given: str) -> Record | None:
         body = _object(given)
         id_, position = (value if isinstance(value, str) else None for value in map(body.get, ("id", "position")))
         ids = frozenset(index_ids(id_, position))
-        return Record(DEAD_LETTER_RECORD, ids, json.dumps(body)) if ids else None
+        kind = COMMAND_RECORD if "command" in body else DEAD_LETTER_RECORD
+        return Record(kind, ids, json.dumps(body)) if ids else None
 
     def reason_against_rewind(self, custom_status: str) -> str | None:
         try:

@@ -170,7 +170,6 @@ class Completions:
             instance.execution,
             parent=old.parentInstance if old.HasField("parentInstance") else None,
         )
-        hub.index.started(instance, completion.result.value)
         instance.custom_status = None
         instance.trace = None
         hub.tx.clear(instance, "timers")
@@ -179,7 +178,9 @@ class Completions:
         kept = [event for _, event in instance.inbox if _outlives_generation(event)]
         hub.tx.remove("inbox", [seq for seq, _ in instance.inbox])
         instance.inbox.clear()
-        for event in (*completion.carryoverEvents, *kept):
+        unread = (*completion.carryoverEvents, *kept)
+        hub.index.continued(instance, completion.result.value, unread)
+        for event in unread:
             hub.deliver(instance, event)
         instance.recount_unread()
         hub.instances.measure(instance)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+
+from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.model.entity import Entity
 from bridge.sqlite_engine.model.instance import Instance
@@ -14,6 +17,9 @@ from bridge.sqlite_engine.storage.transaction import Transaction
 
 _STALE = 1000
 """Signals to one entity after which its rows are compared with its state: messages that left it have rows, too."""
+
+MAX_OLD_ROWS = 10_000
+"""Rows of an instance with which it may continue as new. Beyond that, it keeps those of its new generation only."""
 
 _SURPLUS = 64
 """Most records that one new record removes, after their limit was lowered."""
@@ -58,6 +64,21 @@ class Index:
         """Index an instance by its input."""
         if self.on and given and (ids := self._rules.ids_of_start(instance.name, given)):
             self._tx.index_instance(instance, hashes_of(ids))
+
+    def continued(self, instance: Instance, given: str, unread: Iterable[pb.HistoryEvent]) -> None:
+        """Index an instance that continues as new with this input and these unread events.
+
+        The rows of earlier generations stay, although their history is gone, unless they are too many.
+        """
+        if not self.on:
+            return
+        if self._store.has_lineage_rows(instance.key, MAX_OLD_ROWS):
+            self._tx.clear(instance, "lineage")
+            self._tx.flush()
+            for event in unread:
+                if event.HasField("eventRaised"):
+                    self.raised(instance, event.eventRaised.input)
+        self.started(instance, given)
 
     def raised(self, instance: Instance, data: StringValue | None) -> None:
         """Index an instance by an event."""

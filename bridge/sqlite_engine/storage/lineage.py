@@ -17,6 +17,7 @@ _BYTES = 6
 """Bytes of a hash. SQLite stores a number of six bytes in six bytes."""
 
 _HALF = 1 << (8 * _BYTES - 1)
+_number = int.from_bytes
 
 MOST = 1000
 """Most instances of one search."""
@@ -24,8 +25,7 @@ MOST = 1000
 
 def hash_of(text: str) -> int:
     """Hash of an id, the same in every process."""
-    data = text.encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(data, digest_size=_BYTES).digest(), "big") - _HALF
+    return _number(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_BYTES).digest(), "big") - _HALF
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +48,11 @@ class Hits:
 
 _INSTANCES = """
     WITH RECURSIVE ranges (n) AS (
-        SELECT min(key >> 14) FROM lineage
+        SELECT min(key >> 11) FROM lineage
         UNION ALL
-        SELECT (SELECT min(key >> 14) FROM lineage WHERE (key >> 14) > n) FROM ranges WHERE n IS NOT NULL
+        SELECT (SELECT min(key >> 11) FROM lineage WHERE (key >> 11) > n) FROM ranges WHERE n IS NOT NULL
     )
-    SELECT DISTINCT i.id FROM ranges CROSS JOIN lineage l ON (l.key >> 14) = n AND l.hash IN ({})
+    SELECT DISTINCT i.id FROM ranges CROSS JOIN lineage l ON (l.key >> 11) = n AND l.hash IN ({})
     JOIN instances i ON i.key = l.key LIMIT ?
 """
 _ENTITIES = "SELECT DISTINCT entity FROM lineage_entities WHERE hash IN ({}) LIMIT ?"

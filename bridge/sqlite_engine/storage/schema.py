@@ -120,7 +120,7 @@ MIGRATIONS: tuple[str, ...] = (
         hash INTEGER NOT NULL,
         PRIMARY KEY (key, hash)
     ) WITHOUT ROWID;
-    CREATE INDEX lineage_hash ON lineage (key >> 14, hash);
+    CREATE INDEX lineage_hash ON lineage (key >> 11, hash);
 
     -- Index: entities that keep messages.
     CREATE TABLE lineage_entities (
