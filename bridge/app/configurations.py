@@ -42,6 +42,7 @@ def keep(loaded: Loaded) -> None:
     directory = state.state_directory(loaded) / DIRECTORY
     try:
         private.directory(directory)
+        private.narrow(directory.iterdir())
         file = directory / f"{loaded.version}.yaml"
         if not file.exists():
             _write(file, loaded.effective())

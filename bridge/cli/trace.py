@@ -210,7 +210,7 @@ def _next(loaded: Loaded, answer: Answer) -> str | None:
         case MessageState.EARLY:
             return f"bridge early release {answer.instance_id}"
         case MessageState.QUARANTINED:
-            return f"bridge quarantine release {answer.source} {answer.key}"
+            return f"bridge quarantine release --source {answer.source} {answer.key}"
         case Outcome.DEAD_LETTERED:
             source = loaded.config.sources.get(answer.source or "")
             if source is not None and answer.topic is not None:

@@ -153,7 +153,8 @@ class Tracer:
         instances: list[Lineage] = []
         undelivered: list[Undelivered] = []
         names = search_ids(wanted)
-        candidates = [each for each in hit.instances if each.startswith(scope.prefix or "")]
+        begins = (scope.prefix or "", LETTER_IDS)
+        candidates = [each for each in hit.instances if each.startswith(begins)]
         read = candidates if scope.all else candidates[:_FEW]
         for each in read:
             if each.startswith(LETTER_IDS):
@@ -174,6 +175,9 @@ class Tracer:
             undelivered += [one for one in await of_entity(self._engine, entity_id) if one.is_named(wanted)]
         answers += [_waits(one) for one in undelivered]
         answers += [_recorded(one) for one in hit.records if _is_recorded(one, wanted)]
+        if scope.prefix:
+            answers = [one for one in answers if (one.instance_id or "").startswith(scope.prefix)]
+            undelivered = [one for one in undelivered if (one.instance_id or "").startswith(scope.prefix)]
         if instances:
             by: Literal["message", "undelivered", "nothing"] = "message"
         else:
