@@ -49,7 +49,11 @@ class Unsealable(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Encryption key. id: its name in files, messages and logs. material: 32 random bytes."""
+    """Encryption key.
+
+    id: its name in files, messages and logs.
+    material: 32 random bytes.
+    """
 
     id: str
     material: bytes = field(repr=False)

@@ -248,7 +248,7 @@ def build_decoder(
         limits,
         attributes=attributes,
         identity=identity,
-        scope=partial(SourceScope, allowed=config.limits.expression_cost * 1e9),
+        scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
         schema=schema,
         trusted=config.trusted,
         amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers[config.broker], config),

@@ -12,6 +12,7 @@ from bridge.app import jsonlines
 from bridge.app.codecs import SCHEMA_CODECS
 from bridge.app.jsonlines import LIMITS, LINE_LIMIT
 from bridge.codecs import registry as codecs
+from bridge.codecs.cloudevents.structured import MEDIA
 from bridge.codecs.limits import parse_json, without_mark
 from bridge.config.model.types import check_topic
 from bridge.core.envelope import Event
@@ -21,7 +22,6 @@ from bridge.core.message import Message
 CLI_SOURCE = "bridge-cli"
 """CloudEvents `source` of bodies that the CLI wraps."""
 
-_MEDIA = "application/cloudevents+json"
 _CLOUDEVENTS = ("cloudevents", "cloudevents-binary")
 _ID_HEADERS = frozenset(("ce_id", "ce-id", "cloudevents:id", "cloudevents_id"))
 _READ = 256 * 1024
@@ -217,7 +217,7 @@ def _marked(message: Message, event: dict[str, Any]) -> Message:
     """Message with the content type of a CloudEvent, and with its partition key where no key is given."""
     headers = message.headers
     if not any(name.lower() == "content-type" for name, _ in headers):
-        headers = (*headers, ("content-type", _MEDIA.encode()))
+        headers = (*headers, ("content-type", MEDIA.encode()))
     key = event.get("partitionkey") if message.key is None else None
     return replace(message, headers=headers, key=_key(key) if isinstance(key, str) else message.key)
 

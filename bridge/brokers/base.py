@@ -22,12 +22,17 @@ from bridge.core.states import PartitionState
 class Features:
     """Capabilities of a broker. The contract test suite relies on exactly these.
 
-    durable: messages survive a crash of the broker's process. groups: several processes share a subscription by
-    partition. commits: settlement is a contiguous prefix (otherwise each message is settled alone). dead_letter_topics:
-    dead letters go to a topic that accepts subscriptions like any other. tombstones: a body may be absent. bytes_keys:
-    a key may be any bytes (otherwise text). repeated_headers: a header name may occur more than once. timestamps: a
-    publisher may set the time. ordered: an abandoned message comes again in its old place. keyless_tombstones: a
-    message may have neither body nor key. max_message: size of the largest message in bytes.
+    durable: messages survive a crash of the broker's process.
+    groups: several processes share a subscription by partition.
+    commits: settlement is a contiguous prefix (otherwise each message is settled alone).
+    dead_letter_topics: dead letters go to a topic that accepts subscriptions like any other.
+    tombstones: a body may be absent.
+    bytes_keys: a key may be any bytes (otherwise text).
+    repeated_headers: a header name may occur more than once.
+    timestamps: a publisher may set the time.
+    ordered: an abandoned message comes again in its old place.
+    keyless_tombstones: a message may have neither body nor key.
+    max_message: size of the largest message in bytes.
     """
 
     name: str
@@ -162,7 +167,8 @@ class UnreadablePolicy:
 def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = "") -> str:
     """Sentence for a person about a partition that `stop_partition` has stopped.
 
-    first, last: offsets that the message stands for. move: another remedy, where the broker has one.
+    first, last: offsets that the message stands for.
+    move: another remedy, where the broker has one.
     """
     which = f"offset {first}" if first == last else f"offsets {first} to {last}"
     return (
@@ -175,14 +181,17 @@ def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = ""
 class SubscribeOptions:
     """Options of one source's subscription.
 
-    topics: one or more names. group: consumer group, where the broker has groups. start: `earliest` or `latest`, used
-    while a group has no position yet. dead_letter: topic for dead letters, in which `{topic}` stands for the name of
-    the original topic; None: the broker's own dead-letter place. unreadable: treatment of messages that cannot be
-    parsed. max_hold: longest time in seconds for which a delivery may wait for a retry. prefetch_bytes: bytes that wait
-    to be handed out, above which a broker that counts them requests no more.
+    topics: one or more names.
+    group: consumer group, where the broker has groups.
+    start: `earliest` or `latest`, used while a group has no position yet.
+    dead_letter: topic for dead letters, in which `{topic}` stands for the name of the original topic; None: the
+    broker's own dead-letter place.
+    unreadable: treatment of messages that cannot be parsed.
+    max_hold: longest time in seconds for which a delivery may wait for a retry.
+    prefetch_bytes: bytes that wait to be handed out, above which a broker that counts them requests no more.
 
-    kafka, servicebus: options of one kind of broker, which other kinds ignore. sessions: how sessions are read; None
-    for entities without sessions.
+    kafka, servicebus: options of one kind of broker, which other kinds ignore.
+    sessions: how sessions are read; None for entities without sessions.
     """
 
     topics: tuple[str, ...]
@@ -224,6 +233,19 @@ class Subscription(Protocol):
 
 
 @runtime_checkable
+class AgingSubscription(Protocol):
+    """A subscription that knows how long its records have waited."""
+
+    def oldest(self) -> dict[tuple[str, int], float]:
+        """Broker's time of the oldest record that is not completed, in seconds since the Unix epoch, by assigned
+        (topic, partition).
+
+        Partitions without such a record, or where its time is unknown, are left out. Makes no call to the broker.
+        """
+        ...
+
+
+@runtime_checkable
 class UnloadableDelivery(Protocol):
     """A delivery whose message need not stay in memory, since its log can hand it out again."""
 
@@ -245,9 +267,9 @@ class RereadableSubscription(Protocol):
     ) -> Sequence[tuple[int, Message | None]]:
         """Read messages that were handed out before. No position changes.
 
-        offsets: ascending. size: bytes after which no further message is read. The first message is always read;
-        messages after the limit are left out. None stands for a message that the log no longer has, or can no longer
-        read.
+        offsets: ascending.
+        size: bytes after which no further message is read. The first message is always read; messages after the
+        limit are left out. None stands for a message that the log no longer has, or can no longer read.
         Raises: BrokerUnavailable.
         """
         ...
@@ -336,16 +358,21 @@ class Broker(Protocol):
 
 
 @runtime_checkable
-class TopicBroker(Protocol):
+class ListingBroker(Protocol):
+    """A broker that can list its topics."""
+
+    async def topics(self) -> dict[str, int]:
+        """Number of partitions by topic. Raises: BrokerUnavailable."""
+        ...
+
+
+@runtime_checkable
+class TopicBroker(ListingBroker, Protocol):
     """A broker whose topics must exist before use."""
 
     @property
     def cluster(self) -> str:
         """Identity of the cluster behind this broker, known after the start. Two brokers may be one cluster."""
-        ...
-
-    async def topics(self) -> dict[str, int]:
-        """Number of partitions by topic. Raises: BrokerUnavailable."""
         ...
 
     async def ensure(self, topics: Collection[str]) -> None:
@@ -356,13 +383,27 @@ class TopicBroker(Protocol):
         ...
 
 
+@runtime_checkable
+class BacklogBroker(Protocol):
+    """A broker that knows the positions of consumer groups."""
+
+    async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
+        """Number of records at and after the position of the group, by topic and partition. Joins no group.
+
+        Topics that do not exist are left out. Records that the group has completed above its position do not count.
+        Raises: BrokerError, BrokerUnavailable.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ReadOptions:
     """Range of messages to read.
 
     start: `earliest`, `latest` for future messages only, or the offset of the first message in every partition.
-    partition: None for all. follow: continue with future messages. Without `follow`, a log ends with the messages that
-    existed at the beginning, and a queue when no message is left.
+    partition: None for all.
+    follow: continue with future messages. Without `follow`, a log ends with the messages that existed at the
+    beginning, and a queue when no message is left.
     """
 
     topic: str

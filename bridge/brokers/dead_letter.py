@@ -101,8 +101,11 @@ def _letter(message: Message, position: Position, cause: Cause, less: _Less, key
         missing.append("key")
     if less.detail and len(cause.detail.encode("utf-8", "replace")) > DETAIL_LIMIT:
         kept = cause.detail.encode("utf-8", "replace")[: DETAIL_LIMIT - len("…".encode())].decode("utf-8", "ignore")
-        cause = replace(cause, detail=kept + "…")
+        cause = replace(cause, detail=kept + "…", fingerprint=cause.name)
         missing.append("detail")
+    if less.detail and cause.expression:
+        cause = replace(cause, expression="")
+        missing.append("expression")
     if less.executed and cause.executed:
         cause = replace(cause, executed=())
         missing.append("executed")

@@ -27,8 +27,11 @@ class AssignedPartition:
     def __init__(
         self, *, cluster: str, topic: str, number: int, start: int, done: Iterable[int], changed: Callable[[], None]
     ) -> None:
-        """start: first offset. done: offsets above it that an earlier assignment completed. changed: called when there
-        may be records to hand out.
+        """Create an assigned partition.
+
+        start: first offset.
+        done: offsets above it that an earlier assignment completed.
+        changed: called when there may be records to hand out.
         """
         self.cluster = cluster
         self.topic = topic

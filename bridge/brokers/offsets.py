@@ -16,10 +16,12 @@ class OffsetTracker:
     holds offsets that an earlier assignment completed above its prefix; they are not processed again.
     """
 
-    __slots__ = ("_committable", "_done", "_last", "_open", "_pending", "_spans")
+    __slots__ = ("_committable", "_done", "_last", "_open", "_pending", "_spans", "_times")
 
     def __init__(self, done: Iterable[int] = ()) -> None:
         self._pending: deque[int] = deque()
+        self._times: deque[float | None] = deque()
+        """Times of the pending records."""
         self._open: set[int] = set()
         self._spans: dict[int, int] = {}
         """Last offset of records that stand for several offsets, by their first."""
@@ -27,10 +29,10 @@ class OffsetTracker:
         self._last = -1
         self._committable: int | None = None
 
-    def fetched(self, offset: int, last: int | None = None) -> bool:
+    def fetched(self, offset: int, last: int | None = None, time: float | None = None) -> bool:
         """Record the next fetched record; False when an earlier assignment has completed it already.
 
-        last: last offset that the record stands for, when it stands for several.
+        last: last offset that the record stands for, when it stands for several. time: the broker's time of the record.
         Raises: ValueError when offsets do not increase.
         """
         if offset <= self._last:
@@ -41,6 +43,7 @@ class OffsetTracker:
         else:
             self._last = offset
         self._pending.append(offset)
+        self._times.append(time)
         if self._done:
             stands_for = range(offset, self._last + 1)
             # Some of these offsets may have been completed as separate records: the others were not
@@ -62,9 +65,10 @@ class OffsetTracker:
         return True
 
     def _advance(self) -> None:
-        pending, still_open = self._pending, self._open
+        pending, times, still_open = self._pending, self._times, self._open
         while pending and pending[0] not in still_open:
             offset = pending.popleft()
+            times.popleft()
             self._committable = (self._spans.pop(offset, offset) if self._spans else offset) + 1
 
     @property
@@ -88,6 +92,11 @@ class OffsetTracker:
         if self._done:
             above += sorted(offset for offset in self._done if offset > self._last)
         return above
+
+    @property
+    def oldest(self) -> float | None:
+        """Time of the first fetched record that is not completed; None without one, or where its time is unknown."""
+        return self._times[0] if self._times else None
 
     @property
     def outstanding(self) -> int:

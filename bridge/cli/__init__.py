@@ -22,6 +22,8 @@ __all__ = ["main", "root"]
     members={
         "serve": "Run the daemon: consume, route, and run workflows.",
         "worker": "Run workflows only, next to a `serve --no-worker`.",
+        "status": "Show health, lag, failures, and what waits for a person.",
+        "top": "Show sources live, the largest lag first.",
         "publish": "Publish messages to a configured broker.",
         "topic": "Show the messages of a topic or queue.",
         "check": "Check a configuration, without a network.",
@@ -30,6 +32,7 @@ __all__ = ["main", "root"]
         "instances": "List, inspect and control orchestrations.",
         "entities": "List, inspect and signal durable entities.",
         "trace": "Show the message, instance and results that belong together.",
+        "dlq": "Group, show and check dead letters.",
         "early": "List, release and drop early messages.",
         "quarantine": "List, release and drop quarantined messages.",
         "sources": "List sources, and end limits of dead letters.",

@@ -14,7 +14,7 @@ from bridge.cli import exit_codes
 from bridge.cli.command import Group
 from bridge.cli.command import command as make
 from bridge.cli.connection import engine_options
-from bridge.cli.options import json_option, reason_option
+from bridge.cli.options import json_option, log_level_option, log_levels, reason_option
 from bridge.cli.output import clean, plural, print_json
 from bridge.cli.parameters import ADDRESS, DURATION, SIZE
 
@@ -106,6 +106,7 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="File for the process id and the address, written when the engine answers.",
 )
+@log_level_option
 @click.pass_context
 def command(
     context: click.Context,
@@ -116,6 +117,7 @@ def command(
     strict: bool,
     max_hubs: int | None,
     ready_file: Path | None,
+    log_level: tuple[tuple[str, str], ...],
     **guard: Any,
 ) -> int:
     """Serve the embedded engine alone, or maintain its file.
@@ -127,7 +129,7 @@ def command(
     The commands apply to the file of a configured engine, or to any file by its path.
     """
     if context.invoked_subcommand is not None:
-        given = (listen, path, retention, ready_file, max_hubs, *guard.values())
+        given = (listen, path, retention, ready_file, max_hubs, *log_level, *guard.values())
         if strict or any(value not in (None, False) for value in given):
             raise click.UsageError(
                 f"options before {context.invoked_subcommand!r} are for serving; write them after the command", context
@@ -147,6 +149,7 @@ def command(
         strict=strict,
         max_hubs=max_hubs,
         ready_file=ready_file,
+        log_levels=log_levels(log_level),
     )
 
 

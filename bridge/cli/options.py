@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import click
 
-from bridge.cli.parameters import HEADER
+from bridge.cli.parameters import HEADER, LOG_LEVEL
 
 if TYPE_CHECKING:
     from bridge.core.origin import MessageOrigin
+    from bridge.ops.logging import Level
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -73,6 +74,36 @@ def origin(message_id: str | None, bare: bool, what: str) -> MessageOrigin | Non
 def as_message(message: MessageOrigin | None) -> dict[str, Any]:
     """Parameters of an operation for a message origin."""
     return {"bare": True} if message is None else {"message_id": message.message_id}
+
+
+def log_level_option(function: F) -> F:
+    """Add the option `log_level`, for `log_levels`."""
+    return click.option(
+        "--log-level",
+        type=LOG_LEVEL,
+        multiple=True,
+        metavar="[LOGGER=]LEVEL",
+        help="Level of the log (debug, info, warning, error), or of one logger; repeatable.  [default: `ops.log`]",
+    )(function)
+
+
+def log_levels(given: tuple[tuple[str, str], ...], own: Collection[str] = ()) -> dict[str, Level]:
+    """Levels of `log_level_option` by logger; the level of the whole log has the name `""`.
+
+    own: packages of the configuration's own code. Raises: UsageError when a library is to write debug records.
+    """
+    from bridge.ops.logging import is_library
+
+    levels: Any = dict(given)
+    for logger, level in levels.items():
+        if logger and level == "debug" and is_library(logger, {"bridge", *own}):
+            raise click.UsageError(
+                f"{logger} is a library, and the lowest level of libraries is info: their debug records contain "
+                "passwords and payloads",
+                click.get_current_context(),
+            )
+    found: dict[str, Level] = levels
+    return found
 
 
 def reason_option(function: F) -> F:

@@ -150,6 +150,19 @@ class Address(click.ParamType[Any]):
         return str(value)
 
 
+class LogLevel(click.ParamType[Any]):
+    """Log level, or `LOGGER=LEVEL`. Returns the logger, empty for the level of the whole log, and the level."""
+
+    name = "log level"
+    levels = ("debug", "info", "warning", "error")
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        logger, equals, level = str(value).rpartition("=")
+        if level not in self.levels or bool(logger) != bool(equals):
+            self.fail(f"{value!r} must be LEVEL or LOGGER=LEVEL; levels: {', '.join(self.levels)}", param, ctx)
+        return logger, level
+
+
 JSON = JsonValue()
 ADDRESS = Address()
 SINCE = Time()
@@ -159,4 +172,5 @@ SIZE = Size()
 HEADER = Pair("header")
 TAG = Pair("tag")
 STATUS = Status()
+LOG_LEVEL = LogLevel()
 ENTITY = EntityId()

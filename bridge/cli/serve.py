@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.options import config_options
+from bridge.cli.options import config_options, log_level_option, log_levels
 
 
 @make(
@@ -17,6 +17,7 @@ from bridge.cli.options import config_options
         bridge serve                                   # bridge.yaml or config/bridge.yaml
         bridge serve -c bridge.yaml --overlay prod.yaml
         bridge serve --no-worker                       # workflows run in `bridge worker`
+        bridge serve --log-level debug --log-level aiokafka=info
     """,
     exits={0: "stopped by a signal", 1: "stopped by a failure or by a second signal"},
 )
@@ -26,15 +27,24 @@ from bridge.cli.options import config_options
     "--ready-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File that is written when everything runs, and removed at the end.",
+    help="File that is written when the daemon is ready, and removed at the end.",
 )
-def command(config: tuple[Path, ...], overlay: tuple[Path, ...], no_worker: bool, ready_file: Path | None) -> int:
+@log_level_option
+def command(
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    no_worker: bool,
+    ready_file: Path | None,
+    log_level: tuple[tuple[str, str], ...],
+) -> int:
     """Run the daemon: consume the sources, call the engine, run the workflows.
 
     The daemon prints what it consumes and the address of its health endpoint. Ctrl-C or SIGTERM drains and stops it
     within the deadline (`ops.drain`); a second signal forces the stop.
     """
-    from bridge.app.composition import load_config
+    from bridge.app.composition import load_config, own_packages
     from bridge.app.serve.daemon import serve
 
-    return serve(load_config(config, overlay), intake=True, worker=not no_worker, ready_file=ready_file)
+    loaded = load_config(config, overlay)
+    levels = log_levels(log_level, own_packages(loaded))
+    return serve(loaded, intake=True, worker=not no_worker, ready_file=ready_file, log_levels=levels)

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from bridge.cli.command import command as make
-from bridge.cli.options import config_options
+from bridge.cli.options import config_options, log_level_option, log_levels
 
 
 @make(
@@ -24,14 +24,22 @@ from bridge.cli.options import config_options
     "--ready-file",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File that is written when everything runs, and removed at the end.",
+    help="File that is written when the daemon is ready, and removed at the end.",
 )
-def command(config: tuple[Path, ...], overlay: tuple[Path, ...], ready_file: Path | None) -> int:
+@log_level_option
+def command(
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    ready_file: Path | None,
+    log_level: tuple[tuple[str, str], ...],
+) -> int:
     """Run only the workflows, next to one or more `bridge serve --no-worker`.
 
     Ctrl-C or SIGTERM lets running work finish within the deadline (`ops.drain`); a second signal forces the stop.
     """
-    from bridge.app.composition import load_config
+    from bridge.app.composition import load_config, own_packages
     from bridge.app.serve.daemon import serve
 
-    return serve(load_config(config, overlay), intake=False, worker=True, ready_file=ready_file)
+    loaded = load_config(config, overlay)
+    levels = log_levels(log_level, own_packages(loaded))
+    return serve(loaded, intake=False, worker=True, ready_file=ready_file, log_levels=levels)

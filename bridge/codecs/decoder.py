@@ -132,7 +132,7 @@ class SourceDecoder:
         if self._identity is not None:
             identity = self._identity(variables)
             if not identity:
-                raise ExpressionError("the source's identity is empty for this message")
+                raise ExpressionError("the source's identity is empty for this message", "the source's identity")
             changes["message_id"] = identity
         return replace(envelope, **changes)
 
@@ -161,10 +161,14 @@ def _hash(identity: str) -> str:
     return "sha256:" + sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def _place(name: str) -> str:
+    return f"the source's attribute {name}"
+
+
 def _required(name: str, value: Any) -> str:
     text = "" if value is None else _text(name, value)
     if not text:
-        raise ExpressionError(f"the source's attribute {name} is empty for this message")
+        raise ExpressionError(f"{_place(name)} is empty for this message", _place(name))
     return text
 
 
@@ -178,14 +182,15 @@ def _text(name: str, value: Any) -> str:
         return str(value)
     if isinstance(value, float):
         return str(int(value)) if value.is_integer() else repr(value)
-    raise ExpressionError(f"the source's attribute {name} gives {type(value).__name__}, not text")
+    raise ExpressionError(f"{_place(name)} gives {type(value).__name__}, not text", _place(name))
 
 
 def _time(text: str | None) -> str | None:
     try:
         return check_time(text)
     except DecodeError:
-        raise ExpressionError("the source's attribute time gives no RFC 3339 timestamp for this message") from None
+        place = _place("time")
+        raise ExpressionError(f"{place} gives no RFC 3339 timestamp for this message", place) from None
 
 
 def _extension(name: str, value: Any) -> str | int | bool:

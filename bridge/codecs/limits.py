@@ -28,8 +28,10 @@ _LONG_NEGATIVE = b"-" + b"0" * 19
 class Limits:
     """Limits of a message body.
 
-    max_payload: bytes. max_depth: nested arrays and objects (1 is a flat one). max_values: members and items of the
-    payload, at any depth. max_decoded: bytes of names and texts in the payload, for a format other than JSON.
+    max_payload: bytes.
+    max_depth: nested arrays and objects (1 is a flat one).
+    max_values: members and items of the payload, at any depth.
+    max_decoded: bytes of names and texts in the payload, for a format other than JSON.
     """
 
     max_payload: int = 1_048_576

@@ -81,7 +81,11 @@ class CorrelationId:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Secret that signs. made: seconds since the Unix epoch. delay: seconds until it signs even as the first key."""
+    """Secret that signs.
+
+    made: seconds since the Unix epoch.
+    delay: seconds until it signs even as the first key.
+    """
 
     id: str
     secret: bytes = field(repr=False)

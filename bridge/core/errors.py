@@ -114,9 +114,23 @@ class ConfigError(BridgeError):
 
 @wire_name("bridge.errors.MessageError")
 class MessageError(BridgeError):
-    """The message can never succeed."""
+    """The message can never succeed.
+
+    route: route whose rule failed; None outside of rules.
+    expression: place of the expression that failed, like `route start-order, when`; empty for other errors.
+    """
 
     reason = "message_error"
+    route: str | None = None
+
+    def __init__(self, text: str, expression: str = "") -> None:
+        """Create the error. expression: place of the expression, which the text names too."""
+        super().__init__(text)
+        self.expression = expression
+
+    def in_route(self, route: str) -> None:
+        """Name the route whose rule failed."""
+        self.route = route
 
 
 @wire_name("bridge.errors.UnreadableMessage")
@@ -180,6 +194,11 @@ class ExpressionError(MessageError):
     """An expression failed for this message."""
 
     reason = "expression_error"
+
+
+@wire_name("bridge.routing.expression._Placed")
+class EarlierExpressionError(ExpressionError):
+    """Failed expression in a history that an earlier version wrote. Nothing raises this class."""
 
 
 @wire_name("bridge.errors.ExpressionCost")

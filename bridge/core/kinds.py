@@ -14,9 +14,6 @@ from enum import StrEnum
 CONTEXT_NAMES = ("ctx", "context")
 """Names of a first parameter that stand for a context where it has no annotation."""
 
-OWN_NAMES = "bridge."
-"""Prefix of the names of the bridge's own orchestrations, activities and entities."""
-
 
 class Kind(StrEnum):
     ORCHESTRATOR = "orchestrator"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from hashlib import blake2b
 
 from bridge.core.bytetext import own_text
 from bridge.core.message import RESERVED_HEADER_PREFIX, Message, Position
@@ -20,6 +23,14 @@ TIMESTAMP = RESERVED_HEADER_PREFIX + "timestamp"
 MESSAGE_ID = RESERVED_HEADER_PREFIX + "message-id"
 SOURCE = RESERVED_HEADER_PREFIX + "source"
 ROUTE = RESERVED_HEADER_PREFIX + "route"
+EXPRESSION = RESERVED_HEADER_PREFIX + "expression"
+"""Place of the failed expression, like `route start-order, when`."""
+FINGERPRINT = RESERVED_HEADER_PREFIX + "fingerprint"
+"""Name of the cause, equal for dead letters that differ only in values."""
+FIRST_FAILED_AT = RESERVED_HEADER_PREFIX + "first-failed-at"
+"""Time of the first failure, RFC 3339; a replay that fails again keeps it."""
+REPLAYS = RESERVED_HEADER_PREFIX + "replays"
+"""Number of replays that failed again."""
 EXECUTED = RESERVED_HEADER_PREFIX + "executed"
 ATTEMPTS = RESERVED_HEADER_PREFIX + "attempts"
 DELIVERIES = RESERVED_HEADER_PREFIX + "deliveries"
@@ -27,7 +38,7 @@ CONFIG = RESERVED_HEADER_PREFIX + "config"
 TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
 """Parts left out, separated by commas; only in a dead letter that was too large for its topic."""
 
-ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP, TRUNCATED})
+ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP, TRUNCATED, FIRST_FAILED_AT})
 ORIGIN_LIMIT = 1024
 """Bytes of the longest value that is kept as part of a first origin. No bridge has written a longer one."""
 
@@ -35,6 +46,16 @@ RENAMED_REASONS = {
     "parking_expired": "early_expired", "parking_full": "early_full", "parking_dropped": "early_dropped",
 }  # fmt: skip
 """Reasons in the state of earlier versions, with the reasons that replace them. Headers of old dead letters stay."""
+
+
+_VALUES = re.compile(
+    r"'[^']*'|\"[^\"]*\""  # values; backquotes hold parts of the configuration
+    r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\b"  # UUIDs
+    r"|\b[0-9a-fA-F]{12,}\b"  # digests
+    r"|[-+]?\d+(?:\.\d+)?"  # numbers
+)
+_DIGEST_BYTES = 6
+_DIGITS = 6
 
 
 def current_reason(word: str) -> str:
@@ -50,7 +71,10 @@ class Cause:
     detail: a sentence without payload.
     error: class name.
     source: the source's name in the configuration.
-    route: the route whose command failed; None before routing.
+    route: the route whose rule or command failed; None before routing.
+    expression: place of the failed expression; empty for other errors.
+    at: seconds since the Unix epoch of the failure; None if unknown.
+    fingerprint: of the whole detail, if `detail` is a shortened one.
     executed: routes whose commands the engine has executed already; a replay skips them.
     attempts: attempts of the delivery.
     deliveries: number of deliveries of the message by the broker.
@@ -70,6 +94,14 @@ class Cause:
     message_id: str | None = None
     replayed: bool = False
     deliveries: int = 1
+    expression: str = ""
+    at: float | None = None
+    fingerprint: str = ""
+
+    @property
+    def name(self) -> str:
+        """Fingerprint of the cause."""
+        return self.fingerprint or fingerprint(self.reason, self.route, self.error, self.detail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +146,39 @@ def dead_letter(message: Message, position: Position, cause: Cause) -> Message:
         texts[DELIVERIES] = str(cause.deliveries)
     if cause.route is not None:
         texts[ROUTE] = cause.route
+    if cause.expression:
+        texts[EXPRESSION] = cause.expression
+    texts[FINGERPRINT] = cause.name
+    if cause.at is not None:
+        texts[FIRST_FAILED_AT] = datetime.fromtimestamp(cause.at, UTC).isoformat(timespec="milliseconds")
+    if replays := _replays(message) if cause.replayed else 0:
+        texts[REPLAYS] = str(replays)
     if cause.executed:
         texts[EXECUTED] = ",".join(cause.executed)
     added = {name: text.encode("utf-8", "replace") for name, text in texts.items()} | origin
     # The dead letter is another message: duplicate detection must not mistake it for the original
     headers = kept + tuple(added.items())
     return replace(message, headers=headers, timestamp=None, timestamp_ms=None, message_id=None, unreadable=None)
+
+
+def fingerprint(reason: str, route: str | None, error: str, detail: str) -> str:
+    """Name of a cause: 12 hexadecimal digits, equal for dead letters that differ only in the values of their detail."""
+    text = "\x1f".join((reason, route or "", error, general(detail)))
+    return blake2b(text.encode("utf-8", "replace"), digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def general(detail: str) -> str:
+    """Detail without its values: quoted texts, numbers, UUIDs and digests. Parts in backquotes are configuration."""
+    return _VALUES.sub("…", detail)
+
+
+def _replays(message: Message) -> int:
+    """Number of replays of this message, including the present one; 0 for a message that is no dead letter."""
+    found = dict(message.headers)
+    if found.get(REASON) is None:
+        return 0
+    before = own_text(found.get(REPLAYS) or b"")
+    return 1 + (int(before) if before.isascii() and before.isdigit() and len(before) <= _DIGITS else 0)
 
 
 def read(message: Message) -> Provenance:

@@ -67,7 +67,11 @@ class Retry:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """Dead-letter a delivery that can never succeed. reason: a stable word. detail: a sentence for a person."""
+    """Dead-letter a delivery that can never succeed.
+
+    reason: a stable word.
+    detail: a sentence for a person.
+    """
 
     reason: str
     detail: str

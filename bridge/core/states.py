@@ -99,6 +99,14 @@ class QuarantineState(StrEnum):
     """The configuration has no source that releases some of the keys."""
 
 
+class SagaState(StrEnum):
+    """State of the sagas on an engine, where `ops.unready_on` asks for it."""
+
+    UP = "up"
+    FAILED = "failed"
+    """Sagas failed or could not be compensated, and still exist."""
+
+
 class DaemonState(StrEnum):
     """State of a daemon."""
 
@@ -116,17 +124,18 @@ STATES: dict[str, type[StrEnum]] = {
     "worker": WorkerState,
     "workflows": WorkflowState,
     "quarantine": QuarantineState,
+    "sagas": SagaState,
     "daemon": DaemonState,
 }
-"""States by their subject. `/readyz` has components of the kinds source, engine, worker, workflows and quarantine."""
+"""States by their subject. `/readyz` has components of source, engine, worker, workflows, quarantine and sagas."""
 
-ComponentState = SourceState | EngineState | WorkerState | WorkflowState | QuarantineState
+ComponentState = SourceState | EngineState | WorkerState | WorkflowState | QuarantineState | SagaState
 """State of a component of `/readyz`."""
 
 READY: frozenset[ComponentState] = frozenset(
     {
         SourceState.IDLE, SourceState.CONSUMING, SourceState.THROTTLED, EngineState.UP, WorkerState.UP,
-        WorkflowState.UP, QuarantineState.UP,
+        WorkflowState.UP, QuarantineState.UP, SagaState.UP,
     }
 )  # fmt: skip
 """States of components that can do their work."""

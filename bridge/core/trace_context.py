@@ -25,7 +25,11 @@ _LONGEST_STATE = 512
 
 @dataclass(frozen=True, slots=True)
 class TraceContext:
-    """Trace context of a message. traceparent: valid. tracestate: valid or None."""
+    """Trace context of a message.
+
+    traceparent: valid.
+    tracestate: valid or None.
+    """
 
     traceparent: str
     tracestate: str | None = None

@@ -27,7 +27,8 @@ class EarlyMessageOperations:
     ) -> list[tuple[WaitingMessage, Message]]:
         """Early messages with their bodies, oldest first.
 
-        prefix: only of instances whose ids begin so. source: only of this source.
+        prefix: only of instances whose ids begin so.
+        source: only of this source.
         """
         found = [
             (one, message)
@@ -54,7 +55,12 @@ class EarlyMessageOperations:
         return await self._entities.change(target_key(instance_id), instance_id, "release", {})
 
     async def drop(self, instance_id: str, ids: Sequence[str], *, forget: bool) -> Change:
-        """Dead-letter messages of an instance. ids: only these; empty: all. forget: write no dead letters."""
+        """Dead-letter messages of an instance.
+
+        ids: only these;
+        empty: all.
+        forget: write no dead letters.
+        """
         return await self._entities.change(target_key(instance_id), instance_id, "drop", drop_value(ids, forget))
 
     def of(self, entity: EntityMetadata) -> Iterator[tuple[WaitingMessage, Message]]:

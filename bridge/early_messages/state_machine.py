@@ -225,7 +225,11 @@ class EarlyMessageQueue:
         return result
 
     def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> OperationResult:
-        """Drop messages on request of a person. marks: their command keys; None: all. forget: write no dead letters."""
+        """Drop messages on request of a person.
+
+        marks: their command keys; None: all.
+        forget: write no dead letters.
+        """
         result = OperationResult()
         for item in [each for each in self.items if marks is None or each["mark"] in marks]:
             self._remove(item)

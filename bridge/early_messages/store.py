@@ -25,8 +25,10 @@ from bridge.waiting.totals import WaitingTotals
 class EarlyMessages:
     """Early messages of one instance, as read from its entity.
 
-    waits: some wait. delivered: command keys of delivered ones.
-    unsettled: operations are queued. fails: the oldest one is retried.
+    waits: some wait.
+    delivered: command keys of delivered ones.
+    unsettled: operations are queued.
+    fails: the oldest one is retried.
     """
 
     waits: bool

@@ -13,6 +13,10 @@ from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.workflows import Workflows
+from bridge.sqlite_engine.model.instance import Finish
+
+FinishListener = Callable[[Sequence[Finish]], None]
+"""Listener that gets the ends of instances."""
 
 RunListener = Callable[[Sequence[str], Sequence[str]], None]
 """Listener that gets the ids of finished and of started instances. An instance in both lists runs again."""
@@ -59,11 +63,26 @@ class InstanceCounts:
 
 @runtime_checkable
 class CountingEngine(Protocol):
-    """Engine that counts its instances."""
+    """Engine that counts its instances, and reports their ends."""
 
     async def instance_counts(self) -> InstanceCounts | None:
         """Current counts; None while they are unknown: no process of this version has opened the engine."""
         ...
+
+    def watch_finishes(self, listener: FinishListener) -> None:
+        """Call `listener`, from any thread, after each commit in which instances ended, in the process that hosts it.
+
+        The listener of another process is never called. Call the method between start and stop.
+        """
+        ...
+
+
+def watch_finishes(engine: Engine, listener: FinishListener) -> bool:
+    """Report the ends of instances to the listener; False when the engine does not report them to any process."""
+    if not isinstance(engine, CountingEngine):
+        return False
+    engine.watch_finishes(listener)
+    return True
 
 
 async def instance_counts(engine: Engine) -> InstanceCounts | None:

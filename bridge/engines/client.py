@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +31,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
+from bridge.core.histogram import SECONDS, Histogram
 from bridge.core.lineage import RECORD_OPERATION
 from bridge.core.system_names import LINEAGE
 from bridge.engines.errors import translate
@@ -47,20 +49,6 @@ _SEARCHES = 500
 
 _ENTITY_PAGE = 100
 """Entities that are read at once; the embedded engine sends fewer when they are large."""
-
-
-async def translated(call: Coroutine[Any, Any, T], what: str) -> T:
-    """Await a call of the SDK's client. what: the call, for the error.
-
-    gRPC cancels a call whose channel was closed: such a call raises EngineUnavailable, while the cancellation of this
-    task passes. Raises: EngineError.
-    """
-    try:
-        return await call
-    except (Exception, asyncio.CancelledError) as error:
-        if isinstance(error, EngineError):
-            raise
-        raise translate(error, what=what) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +93,33 @@ class EngineClient:
     def __init__(self, sdk: AsyncTaskHubGrpcClient) -> None:
         """Wrap a client of the SDK. `close` closes it."""
         self._sdk = sdk
+        self.requests: dict[tuple[str, str], Histogram] = {}
+        """Durations of requests by command and result: `ok`, or the reason of the error."""
+
+    async def _call(self, command: str, call: Coroutine[Any, Any, T], what: str) -> T:
+        """Await a call of the SDK's client, and count it. what: the call, for the error.
+
+        gRPC cancels a call whose channel was closed: such a call raises EngineUnavailable, while the cancellation of
+        this task passes. Raises: EngineError.
+        """
+        began = time.perf_counter()
+        result = "cancelled"
+        try:
+            answer = await call
+            result = "ok"
+            return answer
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, EngineError):
+                result = error.reason
+                raise
+            translated = translate(error, what=what)
+            result = translated.reason
+            raise translated from error
+        finally:
+            histogram = self.requests.get((command, result))
+            if histogram is None:
+                histogram = self.requests[command, result] = Histogram(SECONDS)
+            histogram.observe(time.perf_counter() - began)
 
     async def close(self) -> None:
         await self._sdk.close()
@@ -134,46 +149,49 @@ class EngineClient:
         what: str | None = None,
     ) -> str:
         """Start an instance; return its id."""
-        # Like `translated`, without a coroutine of its own: this is the call of most messages
-        try:
-            return await self._sdk.schedule_new_orchestration(
-                orchestration,
-                input=input,
-                instance_id=instance_id,
-                start_at=start_at,
-                reuse_id_policy=reuse_id_policy,
-                tags=dict(tags) if tags else None,
-                version=version,
-            )
-        except EngineError:
-            raise
-        except (Exception, asyncio.CancelledError) as error:
-            raise translate(error, what=what or f"start {instance_id!r}") from error
+        call = self._sdk.schedule_new_orchestration(
+            orchestration,
+            input=input,
+            instance_id=instance_id,
+            start_at=start_at,
+            reuse_id_policy=reuse_id_policy,
+            tags=dict(tags) if tags else None,
+            version=version,
+        )
+        return await self._call("start", call, what or f"start {instance_id!r}")
 
     async def raise_orchestration_event(self, instance_id: str, event_name: str, *, data: Any = None) -> None:
         call = self._sdk.raise_orchestration_event(instance_id, event_name, data=data)
-        await translated(call, f"raise {event_name!r} to {instance_id!r}")
+        await self._call("raise_event", call, f"raise {event_name!r} to {instance_id!r}")
 
     async def terminate_orchestration(self, instance_id: str, *, output: Any = None, recursive: bool = True) -> None:
         call = self._sdk.terminate_orchestration(instance_id, output=output, recursive=recursive)
-        await translated(call, f"terminate {instance_id!r}")
+        await self._call("terminate", call, f"terminate {instance_id!r}")
 
     async def suspend_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
-        await translated(self._sdk.suspend_orchestration(instance_id, reason=reason), f"suspend {instance_id!r}")
+        await self._call(
+            "suspend", self._sdk.suspend_orchestration(instance_id, reason=reason), f"suspend {instance_id!r}"
+        )
 
     async def resume_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
-        await translated(self._sdk.resume_orchestration(instance_id, reason=reason), f"resume {instance_id!r}")
+        await self._call(
+            "resume", self._sdk.resume_orchestration(instance_id, reason=reason), f"resume {instance_id!r}"
+        )
 
     async def restart_orchestration(self, instance_id: str, *, restart_with_new_instance_id: bool = False) -> str:
         """Run an instance again with its input; return the id it runs under."""
         call = self._sdk.restart_orchestration(instance_id, restart_with_new_instance_id=restart_with_new_instance_id)
-        return await translated(call, f"restart {instance_id!r}")
+        return await self._call("restart", call, f"restart {instance_id!r}")
 
     async def rewind_orchestration(self, instance_id: str, *, reason: str | None = None) -> None:
-        await translated(self._sdk.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}")
+        await self._call(
+            "rewind", self._sdk.rewind_orchestration(instance_id, reason=reason), f"rewind {instance_id!r}"
+        )
 
     async def purge_orchestration(self, instance_id: str, recursive: bool = True) -> PurgeInstancesResult:
-        return await translated(self._sdk.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}")
+        return await self._call(
+            "purge", self._sdk.purge_orchestration(instance_id, recursive), f"purge {instance_id!r}"
+        )
 
     async def purge_orchestrations_by(
         self,
@@ -183,7 +201,7 @@ class EngineClient:
         recursive: bool = False,
     ) -> PurgeInstancesResult:
         call = self._sdk.purge_orchestrations_by(created_time_from, created_time_to, runtime_status, recursive)
-        return await translated(call, "purge instances")
+        return await self._call("purge", call, "purge instances")
 
     # Instances: reads
 
@@ -191,7 +209,7 @@ class EngineClient:
         self, instance_id: str, *, fetch_payloads: bool = True, what: str | None = None
     ) -> OrchestrationState | None:
         call = self._sdk.get_orchestration_state(instance_id, fetch_payloads=fetch_payloads)
-        return await translated(call, what or f"show {instance_id!r}")
+        return await self._call("get", call, what or f"show {instance_id!r}")
 
     async def find_instance(
         self, instance_id: str, *, fetch_payloads: bool = True, what: str | None = None
@@ -211,7 +229,7 @@ class EngineClient:
     ) -> OrchestrationState | None:
         """Wait until the instance has started. Raises: EngineTimeout after `timeout` seconds."""
         call = self._sdk.wait_for_orchestration_start(instance_id, fetch_payloads=fetch_payloads, timeout=timeout)
-        return await translated(call, f"wait for {instance_id!r}")
+        return await self._call("wait", call, f"wait for {instance_id!r}")
 
     async def wait_for_orchestration_completion(
         self,
@@ -222,13 +240,13 @@ class EngineClient:
     ) -> OrchestrationState | None:
         """Wait until the instance has finished. Raises: EngineTimeout after `timeout` seconds."""
         call = self._sdk.wait_for_orchestration_completion(instance_id, fetch_payloads=fetch_payloads, timeout=timeout)
-        return await translated(call, f"wait for {instance_id!r}")
+        return await self._call("wait", call, f"wait for {instance_id!r}")
 
     async def get_orchestration_history(self, instance_id: str, *, what: str | None = None) -> list[HistoryEvent]:
         """History events of an instance, oldest first."""
         with one_response():
-            return await translated(
-                self._sdk.get_orchestration_history(instance_id), what or f"history of {instance_id!r}"
+            return await self._call(
+                "history", self._sdk.get_orchestration_history(instance_id), what or f"history of {instance_id!r}"
             )
 
     async def get_protocol_history(self, instance_id: str) -> list[pb.HistoryEvent]:
@@ -241,13 +259,13 @@ class EngineClient:
             ]
 
         with one_response():
-            return await translated(read(), f"history of {instance_id!r}")
+            return await self._call("history", read(), f"history of {instance_id!r}")
 
     async def get_all_orchestration_states(
         self, query: OrchestrationQuery | None = None, *, what: str = "list instances"
     ) -> list[OrchestrationState]:
         with one_response():
-            return await translated(self._sdk.get_all_orchestration_states(query), what)
+            return await self._call("list", self._sdk.get_all_orchestration_states(query), what)
 
     async def get_all_tags(
         self, statuses: Sequence[OrchestrationStatus], prefix: str, page_size: int, *, what: str
@@ -274,7 +292,7 @@ class EngineClient:
                 token = page.continuationToken
 
         with one_response():
-            return await translated(read(), what)
+            return await self._call("list", read(), what)
 
     async def list_instance_ids(
         self,
@@ -290,7 +308,7 @@ class EngineClient:
         call = self._sdk.list_instance_ids(
             runtime_status, completed_time_from, completed_time_to, page_size, continuation_token
         )
-        return await translated(call, what)
+        return await self._call("list", call, what)
 
     async def list_all_instance_ids(
         self,
@@ -324,13 +342,13 @@ class EngineClient:
     ) -> None:
         """Send an operation; return when the engine has accepted it."""
         call = self._sdk.signal_entity(entity, operation_name, input, signal_time)
-        await translated(call, what or f"signal {operation_name!r} to {entity}")
+        await self._call("signal_entity", call, what or f"signal {operation_name!r} to {entity}")
 
     async def get_entity(
         self, entity: EntityInstanceId, include_state: bool = True, *, what: str | None = None
     ) -> EntityMetadata | None:
         """Read an entity; None while it has no state."""
-        return await translated(self._sdk.get_entity(entity, include_state), what or f"look at {entity}")
+        return await self._call("get_entity", self._sdk.get_entity(entity, include_state), what or f"look at {entity}")
 
     async def find_entity(
         self, entity: EntityInstanceId, *, include_state: bool = True, what: str | None = None
@@ -348,7 +366,7 @@ class EngineClient:
         self, query: EntityQuery | None = None, *, what: str = "list entities"
     ) -> list[EntityMetadata]:
         with one_response():
-            return await translated(self._sdk.get_all_entities(query), what)
+            return await self._call("list_entities", self._sdk.get_all_entities(query), what)
 
     async def search_lineage(self, searches: Sequence[Collection[str]]) -> LineageHits | None:
         """Search the engine's lineage index; None where the engine has none.
@@ -393,14 +411,16 @@ class EngineClient:
                 token = page.continuationToken
 
         with one_response(keeps=False):
-            await translated(read(), what)
+            await self._call("list_entities", read(), what)
 
     async def clean_entity_storage(
         self, remove_empty_entities: bool = True, release_orphaned_locks: bool = True
     ) -> CleanEntityStorageResult:
         with one_response(keeps=False):
-            return await translated(
-                self._sdk.clean_entity_storage(remove_empty_entities, release_orphaned_locks), "clean entities"
+            return await self._call(
+                "clean_entities",
+                self._sdk.clean_entity_storage(remove_empty_entities, release_orphaned_locks),
+                "clean entities",
             )
 
 

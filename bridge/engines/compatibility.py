@@ -6,7 +6,7 @@ Responses are inspected where every worker of the SDK reports a turn, in the sam
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -18,10 +18,22 @@ from durabletask.worker import OrchestratorNotRegisteredError
 
 from bridge.core.errors import UnknownTarget
 from bridge.core.kinds import Kind
+from bridge.engines.finishes import end_of_turn
 from bridge.engines.workflows import Workflows
+from bridge.sqlite_engine.model.instance import Finish
 
 REMEMBERED = 1000
 """Largest number of instances that are remembered; all are counted."""
+
+_ACTIONS = {
+    "scheduleTask": "activity",
+    "createSubOrchestration": "start",
+    "createTimer": "timer",
+    "sendEvent": "event",
+    "sendEntityMessage": "entity",
+    "terminateOrchestration": "control",
+}
+"""Kinds of the work that an action of an orchestrator causes."""
 
 _TYPES = (NonDeterminismError.__name__, OrchestratorNotRegisteredError.__name__)
 
@@ -69,6 +81,12 @@ class CompatibilityMonitor:
     ) -> None:
         self._tell = tell
         self._tell_unknown = tell_unknown
+        self.actions: Counter[str] = Counter()
+        """Work that orchestrations caused in this process, by kind, as the scheduler bills it."""
+        self.watch_end: Callable[[Finish], None] | None = None
+        """Called with each end of an instance; None for an engine that reports the ends itself."""
+        self._ended: OrderedDict[tuple[str, str, int], None] = OrderedDict()
+        """Executions whose end was reported: a response that is lost is sent again."""
         self.unknown: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._open: dict[str, IncompatibleInstance] = {}
@@ -82,10 +100,16 @@ class CompatibilityMonitor:
 
     def look(self, request: Any, response: pb.OrchestratorResponse, known: Workflows | None = None) -> None:
         """Inspect the response of one turn. known: names that the worker registers, and external ones."""
+        for action in response.actions:
+            kind = _ACTIONS.get(action.WhichOneof("orchestratorActionType"))
+            if kind is not None:
+                self.actions[kind] += 1
         for unknown in _unknown(request, response, known):
             with self._lock:
                 self.unknown[unknown.kind] += 1
             self._tell_unknown(unknown)
+        if self.watch_end is not None:
+            self._look_at_end(request, response, self.watch_end)
         found = _incompatible(request, response)
         if found is None:
             if self._open:
@@ -97,6 +121,20 @@ class CompatibilityMonitor:
             if len(self._open) < REMEMBERED:
                 self._open[found.instance_id] = found
         self._tell(found)
+
+    def _look_at_end(self, request: Any, response: pb.OrchestratorResponse, tell: Callable[[Finish], None]) -> None:
+        end = end_of_turn(request, response)
+        if end is None:
+            return
+        rewinds = sum(event.HasField("executionRewound") for event in request.pastEvents)
+        key = (end.instance_id, end.execution, rewinds)
+        with self._lock:
+            if key in self._ended:
+                return
+            self._ended[key] = None
+            if len(self._ended) > REMEMBERED:
+                self._ended.popitem(last=False)
+        tell(end)
 
 
 def _incompatible(request: Any, response: pb.OrchestratorResponse) -> IncompatibleInstance | None:

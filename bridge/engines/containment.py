@@ -22,6 +22,7 @@ from durabletask.serialization import DataConverter
 
 from bridge.engines.remote_limits import WorkItemFlow
 from bridge.engines.sdk_internals import OpenWorker, OutputNotEncodable, batch_of, new_failure_details
+from bridge.engines.worker_stats import WorkerStats
 
 logger = logging.getLogger(__name__)
 
@@ -213,15 +214,20 @@ def contained_orchestrator(function: Callable[..., Any], converter: DataConverte
     return run
 
 
-def contained_activity(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap an activity to raise only exceptions that the SDK can report."""
+def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Callable[..., Any]:
+    """Wrap an activity to raise only exceptions that the SDK can report, and measure it."""
+    name = getattr(function, "__name__", "activity")
 
     @functools.wraps(function)
     def run(*given: Any, **named: Any) -> Any:
+        began = time.perf_counter()
         try:
-            return function(*given, **named)
+            result = function(*given, **named)
         except BaseException as error:
+            stats.run(name, "failed", time.perf_counter() - began)
             _reraise(error)
+        stats.run(name, "completed", time.perf_counter() - began)
+        return result
 
     return run
 
@@ -350,6 +356,7 @@ class ContainedWorker(OpenWorker):
         """
         super().__init__(**options)
         self.running = running
+        self.stats = WorkerStats()
         self.flow = flow
         self.drain_mark = drain_mark
         self.replace_converter(ContainedConverter(self.converter))
@@ -368,7 +375,7 @@ class ContainedWorker(OpenWorker):
         return name
 
     def add_activity(self, fn: Any) -> str:
-        name: str = super().add_activity(contained_activity(fn))
+        name: str = super().add_activity(contained_activity(fn, self.stats))
         return name
 
     def start(self) -> None:
@@ -418,6 +425,16 @@ class ContainedWorker(OpenWorker):
         found = self._held.get(token)
         return _Answers(stub, self, request) if found is None else found
 
+    @property
+    def session_count(self) -> int:
+        """Number of orchestrations that stay in memory between their turns."""
+        return 0
+
+    def count_replay(self, request: Any) -> None:
+        """Count the turn when it runs the orchestrator again from its history."""
+        if request.pastEvents:
+            self.stats.replay()
+
     def _release(self, token: str) -> None:
         self._held.pop(token, None)
 
@@ -453,6 +470,7 @@ class ContainedWorker(OpenWorker):
             self._release(token)
             return
         self._begin(token)
+        self.count_replay(request)
         try:
             super().run_turn(request, answers, token)
         except BaseException as error:

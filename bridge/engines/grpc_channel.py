@@ -21,6 +21,9 @@ from bridge.engines.remote_limits import size_options
 PARENT: ContextVar[MessageOrigin | None] = ContextVar("bridge_trace_parent", default=None)
 """Message whose command is being sent to an engine."""
 
+RECONNECT_SECONDS = 1.0
+"""Longest pause between two attempts to connect to an engine."""
+
 
 def channel_options(
     max_request: int | None, reconnect_seconds: float, proxy: bool, max_answer: int | None = None

@@ -115,7 +115,11 @@ class ResponseLimits(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc
     """Interceptor that refuses responses that are too large, endless, or about another instance."""
 
     def __init__(self, engine: str, max_answer: int, timeout: float) -> None:
-        """Create the interceptor. max_answer: bytes of a single response. timeout: deadline of a call in seconds."""
+        """Create the interceptor.
+
+        max_answer: bytes of a single response.
+        timeout: deadline of a call in seconds.
+        """
         self._engine = engine
         self._max_answer = max_answer
         self._seconds = timeout * DEADLINES

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from durabletask.client import OrchestrationStatus
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED
 
 NAME_LIMIT = 100
 """Most characters of a name or word that is counted or logged."""
@@ -16,10 +16,7 @@ NAME_LIMIT = 100
 _DECLARED = re.compile(r'"definition":\s*\{\s*"name":\s*("(?:[^"\\]|\\.)*")')
 _SAGA = '{"saga":'
 _FINAL = frozenset({"completed", "compensated", "compensation_failed", "failed"})
-_BY_STATUS = {
-    OrchestrationStatus.COMPLETED.value: "completed",
-    OrchestrationStatus.FAILED.value: "failed",
-}
+_BY_STATUS: dict[int, str] = {COMPLETED: "completed", FAILED: "failed"}
 OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 """Outcomes of sagas. `terminated`: a person or a rule ended the orchestration before the saga ended."""
 

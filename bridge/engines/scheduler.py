@@ -26,6 +26,7 @@ from bridge.engines.client import EngineClient
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.grpc_channel import (
+    RECONNECT_SECONDS,
     DeadlineInterceptor,
     OnStreams,
     TraceInterceptor,
@@ -40,7 +41,6 @@ from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger
 from bridge.engines.workflows import Workflows
 from bridge.system.tls import TlsProblem, load_client
 
-RECONNECT_SECONDS = 1.0
 _PORTS = {"http": 80, "grpc": 80, "https": 443, "grpcs": 443}
 
 

@@ -25,7 +25,8 @@ from durabletask.entities import DurableEntity, EntityContext, EntityInstanceId
 from durabletask.task import ActivityContext, OrchestrationContext, get_entity_name
 
 from bridge.core.errors import ConfigError, Locate, Problem
-from bridge.core.kinds import CONTEXTS, OWN_NAMES, Kind, Parameter, annotation_kind, kind_of
+from bridge.core.kinds import CONTEXTS, Kind, Parameter, annotation_kind, kind_of
+from bridge.core.system_names import PREFIX
 
 _imported: dict[str, Path] = {}
 """Top-level modules that were imported for a configuration, with the directory in which they were looked up."""
@@ -58,7 +59,7 @@ class Workflows:
 
     def knows(self, kind: Kind, name: str) -> bool:
         """True when this or another worker runs the name. The bridge's own names are always known."""
-        if name.startswith(OWN_NAMES):
+        if name.startswith(PREFIX):
             return True
         match kind:
             case Kind.ACTIVITY:

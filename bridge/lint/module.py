@@ -67,7 +67,8 @@ class Suppression:
 class Module:
     """One analysed Python file.
 
-    name: dotted, as far up as there are packages. package: True for an `__init__.py`.
+    name: dotted, as far up as there are packages.
+    package: True for an `__init__.py`.
     """
 
     path: Path

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from bridge.core.kinds import Kind
+from bridge.core.system_names import PREFIX
 from bridge.lint.contexts import registered
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, Module, local_names
@@ -17,9 +18,6 @@ from bridge.lint.tree import calls_in, nodes
 from bridge.lint.tree import parents as parents_in
 
 RULE = "unknown-name"
-OWN = "bridge."
-"""Prefix of names that the bridge's own workers register."""
-
 TARGET = "target"
 ORCHESTRATION = "orchestration"
 
@@ -61,7 +59,7 @@ class KnownNames:
     external: frozenset[str] = frozenset()
 
     def has(self, kind: str, name: str) -> bool:
-        if name.startswith(OWN) or kind not in self.names:
+        if name.startswith(PREFIX) or kind not in self.names:
             return True
         if kind == Kind.ENTITY:
             return name.lower() in self.names[kind] or name.lower() in {one.lower() for one in self.external}

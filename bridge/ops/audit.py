@@ -38,7 +38,11 @@ class Denied(BridgeError):
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Person that makes a change. uid: user id of the operating system. via: `cli` or `socket`."""
+    """Person that makes a change.
+
+    uid: user id of the operating system.
+    via: `cli` or `socket`.
+    """
 
     name: str
     uid: int

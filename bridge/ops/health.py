@@ -12,17 +12,19 @@ from bridge.core.states import (
     DaemonState,
     EngineState,
     QuarantineState,
+    SagaState,
     SourceState,
     WorkerState,
     WorkflowState,
 )
 
-PartKind = Literal["engine", "worker", "workflows", "quarantine"]
+PartKind = Literal["engine", "worker", "workflows", "quarantine", "sagas"]
 _PARTS: dict[PartKind, tuple[ComponentState, ComponentState]] = {
     "engine": (EngineState.UP, EngineState.AWAY),
     "worker": (WorkerState.UP, WorkerState.STUCK),
     "workflows": (WorkflowState.UP, WorkflowState.INCOMPATIBLE),
     "quarantine": (QuarantineState.UP, QuarantineState.ORPHANED),
+    "sagas": (SagaState.UP, SagaState.FAILED),
 }
 """States of a usable and of an unusable part, by kind."""
 
@@ -50,7 +52,7 @@ class SourceReading:
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
-    """Observed state of an engine, of its workflows, worker or quarantine.
+    """Observed state of an engine, of its workflows, worker, quarantine or sagas.
 
     away: reason why the part cannot be used; None when it can.
     note: detail shown while the part is up.

@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Collection, MutableMapping
+from collections.abc import Collection, Mapping, MutableMapping
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
@@ -32,12 +32,14 @@ def configure(
     *,
     libraries: Level = "warning",
     own: Collection[str] = (),
+    levels: Mapping[str, Level] | None = None,
 ) -> None:
     """Send structlog's and the standard library's logs through one formatter to `stream` (default: standard error).
 
     level: level of the bridge's loggers, and of those below the packages in `own`.
     libraries: level of all other loggers, never lower than `level`. A library's debug records contain frames, passwords
     and payloads: no value of `level` includes them.
+    levels: levels of single loggers and of those below them. A library's loggers write no debug records.
     Uncaught exceptions, those of threads included, are logged with their traceback. May be called again.
     """
     stream = sys.stderr if stream is None else stream
@@ -57,7 +59,8 @@ def configure(
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        # Each logger of the standard library has a level of its own
+        wrapper_class=structlog.make_filtering_bound_logger(logging.NOTSET if levels else level),
         cache_logger_on_first_use=False,
     )
     render: list[Processor] = (
@@ -82,8 +85,11 @@ def configure(
         )
     )
     tops = {"bridge", *own}
-    least = max(logging.getLevelNamesMapping()[each.upper()] for each in (level, libraries))
-    handler.addFilter(_Libraries(tops, max(least, logging.INFO)))
+    numbers = logging.getLevelNamesMapping()
+    least = max(numbers[each.upper()] for each in (level, libraries))
+    single = {name: numbers[each.upper()] for name, each in (levels or {}).items()}
+    quiet = {name: max(number, logging.INFO) for name, number in single.items() if is_library(name, tops)}
+    handler.addFilter(_Libraries(tops, max(least, logging.INFO), quiet))
     root = logging.getLogger()
     for old in list(root.handlers):
         if isinstance(old.formatter, structlog.stdlib.ProcessorFormatter):
@@ -92,8 +98,23 @@ def configure(
     root.setLevel(least)
     for name in tops:
         logging.getLogger(name).setLevel(level.upper())
+    for name in _single - single.keys() - tops:
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    for name, number in (single | quiet).items():
+        logging.getLogger(name).setLevel(number)
+    _single.clear()
+    _single.update(single)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
+
+
+_single: set[str] = set()
+"""Loggers with a level of their own."""
+
+
+def is_library(name: str, own: Collection[str]) -> bool:
+    """True when a logger belongs to a library. own: top-level packages whose loggers do not."""
+    return name.partition(".")[0] not in own or f"{name}.".startswith(f"{_SDK}.")
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
@@ -105,15 +126,19 @@ def get_logger(name: str) -> FilteringBoundLogger:
 class _Libraries(logging.Filter):
     """Filter that limits libraries to their level, whatever a logger was set to, and withholds quoted texts."""
 
-    def __init__(self, own: Collection[str], least: int) -> None:
+    def __init__(self, own: Collection[str], least: int, single: Mapping[str, int]) -> None:
         super().__init__()
         self._own = frozenset(own)
         self._least = least
+        self._single = sorted(single.items(), key=lambda each: -len(each[0]))
+        """Levels of single loggers. The nearest parent comes first."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.name.partition(".")[0] in self._own and not f"{record.name}.".startswith(f"{_SDK}."):
+        if not is_library(record.name, self._own):
             return True
-        if record.levelno < self._least:
+        name = f"{record.name}."
+        least = next((level for parent, level in self._single if name.startswith(f"{parent}.")), self._least)
+        if record.levelno < least:
             return False
         tracebacks.withhold(record)
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import sys
 import traceback
@@ -23,6 +24,18 @@ _SHORTEST_VALUE = 4
 WITHHELD = "(text withheld, it may quote a message)"
 
 
+_RPC_ERROR = re.compile(
+    r'<\w*RpcError of RPC that terminated with:\n\tstatus = StatusCode\.(\w+)\n\tdetails = "(.*?)"\n'
+    r"(?:\tdebug_error_string = .*?\n)?>",
+    re.DOTALL,
+)
+
+
+def shorten(text: str) -> str:
+    """Text with errors of gRPC as `STATUS: details`, without their debug string of many lines."""
+    return _RPC_ERROR.sub(r"\1: \2", text) if "RpcError of RPC" in text else text
+
+
 def speaks(error: BaseException) -> bool:
     """Report if the text of an exception may be printed.
 
@@ -37,7 +50,7 @@ def describe(error: BaseException) -> str:
     name = type(error).__qualname__
     if not speaks(error):
         return f"{name}: {WITHHELD}" if str(error) else name
-    return f"{name}: {error}" if str(error) else name
+    return f"{name}: {shorten(str(error))}" if str(error) else name
 
 
 def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -85,7 +98,8 @@ def _quotations(error: BaseException) -> set[str]:
 
 
 def withhold(record: logging.LogRecord) -> None:
-    """Remove the texts of exceptions from the message of a library's record. The record keeps the class.
+    """Remove the texts of exceptions from the message of a library's record. The record keeps the class. Errors of gRPC
+    are shortened.
 
     Libraries write `logger.exception(error)`, `logger.warning("failed: %r", error)` and `f"failed: {error}"`.
     """
@@ -94,9 +108,10 @@ def withhold(record: logging.LogRecord) -> None:
     arguments = record.args.values() if isinstance(record.args, dict) else record.args or ()
     errors += [each for each in (record.msg, *arguments) if isinstance(each, BaseException)]
     silent = [error for error in errors if not speaks(error)]
-    if not silent:
+    calls = "RpcError" in str(record.msg) or any(type(error).__module__.startswith("grpc.") for error in errors)
+    if not silent and not calls:
         return
-    message = record.getMessage()
+    message = shorten(record.getMessage())
     for error in silent:
         for text in sorted(_quotations(error), key=len, reverse=True):
             message = message.replace(text, type(error).__qualname__)

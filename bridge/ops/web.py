@@ -12,9 +12,11 @@ from aiohttp import web
 
 from bridge.config.model.bridge import HttpConfig
 from bridge.core.errors import ConfigError, Problem
+from bridge.core.states import DaemonState
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import CONTENT_TYPE
+from bridge.ops.status import Document
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
 _SECURITY = {
@@ -30,7 +32,7 @@ _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
 class Web:
-    """Serves /healthz, /readyz and /metrics on the event loop of `start`.
+    """Serves /healthz, /readyz, /startupz, /metrics and /api/v1/status on the event loop of `start`.
 
     An answer of /healthz shows that the process lives and its event loop runs.
     """
@@ -41,12 +43,15 @@ class Web:
         health: Callable[[], Readiness],
         metrics: Callable[[], Awaitable[bytes]],
         tls: TlsFiles | None = None,
+        status: Callable[[], Awaitable[Document]] | None = None,
     ) -> None:
         """Create the server.
 
         health, metrics: called on the event loop at every request; they must not block.
         tls: files of the settings.
+        status: document of /api/v1/status; None: the port has none.
         """
+        self._status = status
         self._tls = tls
         self._settings = settings
         self._health = health
@@ -83,7 +88,10 @@ class Web:
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/metrics", self._render_metrics)
+        if self._status is not None:
+            app.router.add_get("/api/v1/status", self._render_status)
         settings = self._settings
         connections = Connections(
             app, ask=settings.header_timeout, idle=settings.idle_timeout, most=settings.max_connections
@@ -132,6 +140,14 @@ class Web:
     async def _readyz(self, _: web.Request) -> web.Response:
         readiness = self._health()
         return _json(200 if readiness.ready else 503, readiness.as_dict())
+
+    async def _startupz(self, _: web.Request) -> web.Response:
+        started = self._health().phase is not DaemonState.STARTING
+        return _json(200 if started else 503, {"started": started})
+
+    async def _render_status(self, _: web.Request) -> web.Response:
+        assert self._status is not None
+        return _json(200, await self._status())
 
     async def _render_metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE})

@@ -10,7 +10,7 @@ from typing import Protocol
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
-from bridge.core.errors import BridgeError
+from bridge.core.errors import BridgeError, MessageError
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
 
@@ -57,6 +57,8 @@ class InFlightDelivery:
         "error_class",
         "executed",
         "failed_at",
+        "failed_expression",
+        "failed_route",
         "last_failure",
         "next_step",
         "pending",
@@ -98,6 +100,8 @@ class InFlightDelivery:
         self.failed_at = failed_at
         self.error_class = ""
         self.last_failure: tuple[str, str] | None = None
+        self.failed_route: str | None = None
+        self.failed_expression = ""
         self.pending: Complete | DeadLetter | None = None
         self.pending_route: str | None = None
         self.due_at: float | None = None
@@ -161,9 +165,11 @@ class InFlightDelivery:
         self.failed_at = None
 
     def fail_with(self, error: Exception) -> None:
-        """Remember the last error: its class, reason and detail. Texts of foreign errors may quote a message."""
+        """Remember the last error: class, reason, detail, route, expression. Foreign errors may quote a message."""
         self.error_class = type(error).__name__
         self.last_failure = (error.reason, str(error)) if isinstance(error, BridgeError) else ("bug", self.error_class)
+        if isinstance(error, MessageError):
+            self.failed_route, self.failed_expression = error.route, error.expression
 
     def settle_as(self, end: Complete | DeadLetter, route: str | None) -> None:
         """Keep a decided settlement until the broker accepts it. route: the route that failed."""

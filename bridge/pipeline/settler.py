@@ -83,7 +83,7 @@ class Settler:
                 self._wait_for_limit(lane, item, limited.route)
                 return
         if isinstance(settlement, Complete | DeadLetter):
-            await self._end(lane, item, settlement, step.route if step else None)
+            await self._end(lane, item, settlement, step.route if step else item.failed_route)
         elif isinstance(settlement, Release):
             self.abandon_head(lane, item, settlement.reason)
         elif (reason := self._stop_reason(item)) is not None:
@@ -159,9 +159,11 @@ class Settler:
             reason=end.reason,
             detail=end.detail,
             route=route,
+            expression=item.failed_expression,
             position=str(item.delivery.position),
             attempts=item.attempt,
             deliveries=item.delivery.attempt,
+            at=time.time(),
         )
 
     def _cause(self, item: InFlightDelivery, end: DeadLetter, route: str | None) -> Cause:
@@ -171,12 +173,14 @@ class Settler:
             error=item.error_class,
             source=self._settings.name,
             route=route,
+            expression=item.failed_expression,
             executed=tuple(dict.fromkeys(item.executed)),
             attempts=item.attempt,
             config=self._settings.config_version,
             message_id=item.envelope.message_id if item.envelope else None,
             replayed=self._settings.trusted_replay,
             deliveries=item.delivery.attempt,
+            at=time.time(),
         )
 
     # -- waits

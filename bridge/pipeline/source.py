@@ -145,6 +145,11 @@ class SourcePipeline:
         """Number of deliveries that workers are processing."""
         return len(self._running)
 
+    @property
+    def retrying(self) -> int:
+        """Number of deliveries whose last attempt failed."""
+        return sum(lane.items[0].attempt > 1 for lane in self.lanes)
+
     async def drain(self, deadline: float) -> None:
         """Stop intake, finish running deliveries within `deadline` seconds, abandon the others, and unsubscribe."""
         self._stopping = True

@@ -53,7 +53,11 @@ class QuarantineOperations:
         return await self._entities.change(entity, f"{source} {key}", "release", {}, counted=False)
 
     async def drop(self, source: str, key: str, ids: Sequence[str], *, forget: bool) -> Change:
-        """Dead-letter messages of a key. ids: only these; empty: all. forget: write no dead letters.
+        """Dead-letter messages of a key.
+
+        ids: only these;
+        empty: all.
+        forget: write no dead letters.
 
         Raises: InstanceNotFound when the key is not in quarantine; EngineRejected while a daemon works on it.
         """

@@ -119,7 +119,7 @@ class QuarantineStage:
         first = keep.wait is Wait.PERSON and item.stored is None
         paced = first and await limit.allow(limited, item.delivery.position)
         key = lane.key if lane.key is not None else (str(item.delivery.position),)
-        route = None if step is None else step.route
+        route = item.failed_route if step is None else step.route
         settlement = await self._written(self.keys.hold(key, item, message, keep, route))
         if paced and isinstance(settlement, Complete):
             await limit.wrote(limited)

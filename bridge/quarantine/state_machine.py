@@ -104,7 +104,10 @@ class KeyQuarantine:
         return OperationResult()
 
     def drop(self, marks: Sequence[str] | None, forget: bool, now: float) -> OperationResult:
-        """Drop messages on request of a person. marks: their delivery ids; None: all. forget: write no dead letters.
+        """Drop messages on request of a person.
+
+        marks: their delivery ids; None: all.
+        forget: write no dead letters.
 
         A claimed key drops nothing: its process may be executing this very message.
         """

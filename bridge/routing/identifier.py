@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from bridge.config.model.types import parse_duration
 from bridge.core.errors import InvalidCommand
-from bridge.core.kinds import OWN_NAMES
+from bridge.core.system_names import PREFIX
 
 LONGEST = 256
 """Maximum number of characters of an instance id, entity id or name."""
@@ -93,8 +93,8 @@ def parse_delay(text: str, what: str) -> float:
 
 
 def _not_own(name: str, what: str) -> str:
-    if name.lower().startswith(OWN_NAMES):
-        raise InvalidCommand(f"{what} begins with {OWN_NAMES!r}, which is kept for the bridge's own")
+    if name.lower().startswith(PREFIX):
+        raise InvalidCommand(f"{what} begins with {PREFIX!r}, which is kept for the bridge's own")
     return name
 
 

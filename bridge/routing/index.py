@@ -144,7 +144,10 @@ class Index:
     """Index of the rules whose equalities a message fulfils."""
 
     def __init__(self, matches: Sequence[Match]) -> None:
-        """matches: equalities of each rule, in order. Raises: ValueError for an unknown key."""
+        """Create an index.
+
+        matches: equalities of each rule, in order. Raises: ValueError for an unknown key.
+        """
         self._by_type: dict[Any, _Shapes] = {}
         self._rest = _Shapes()
         self._left_over: dict[int, tuple[tuple[Reader, frozenset[Any]], ...]] = {}

@@ -56,7 +56,7 @@ def costly(compiled: Iterable[tuple[ConfigPath, Expression]], limits: LimitsConf
     """
     found: list[Problem] = []
     for path, expression in compiled:
-        size = expression.affordable(limits.expression_cost * 1e9, _ORDINARY)
+        size = expression.affordable(limits.expression_nanoseconds, _ORDINARY)
         if size < min(_ORDINARY, limits.max_payload):
             what = (
                 f"for a message of {max(2 * size // 1024, 1)} KiB this may cost more than limits.expression_cost "

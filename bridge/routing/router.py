@@ -9,7 +9,7 @@ from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Decision, Step
 from bridge.core.envelope import Envelope
-from bridge.core.errors import ConfigError, Locate, NoRoute
+from bridge.core.errors import ConfigError, Locate, MessageError, NoRoute
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
@@ -46,7 +46,9 @@ class Router:
         compiled: Sequence[tuple[ConfigPath, Expression]] = (),
         per: Template | None = None,
     ) -> None:
-        """compiled: the expressions of the rules, each with its place in the configuration.
+        """Create a router.
+
+        compiled: the expressions of the rules, each with its place in the configuration.
 
         per: template of the source's `limits.per`.
         """
@@ -57,7 +59,7 @@ class Router:
         self._ignores = ignores
         self._ordering = ordering
         self._per = per
-        self._allowed = limits.expression_cost * 1e9
+        self._allowed = limits.expression_nanoseconds
         self._max_bytes = limits.max_command_bytes
         self._unmeasured = limits.max_command_bytes // (_GROWTH * limits.max_payload)
         self.portioned = len(rules) > _AT_ONCE or any(rule.for_each is not None for rule in rules)
@@ -134,13 +136,17 @@ class Router:
         rules = self.rules
         for position in self._index.candidates(envelope):
             rule = rules[position]
-            if not rule.holds(scope):
-                continue
-            names = (*names, rule.config.name)
-            if rule.for_each is not None:
-                steps += rule.steps(scope)
-            elif (step := rule.step(scope)) is not None:
-                steps.append(step)
+            try:
+                if not rule.holds(scope):
+                    continue
+                names = (*names, rule.config.name)
+                if rule.for_each is not None:
+                    steps += rule.steps(scope)
+                elif (step := rule.step(scope)) is not None:
+                    steps.append(step)
+            except MessageError as error:
+                error.in_route(rule.config.name)
+                raise
             if not rule.config.continue_:
                 break
         if len(steps) > self._unmeasured:
@@ -156,13 +162,17 @@ class Router:
         for position in self._index.candidates(envelope):
             rule = self.rules[position]
             yield
-            if not rule.holds(scope):
-                continue
-            names = (*names, rule.config.name)
-            for step in rule.steps(scope):
-                steps.append(step)
-                left = check_volume((step,), self._max_bytes, left)
-                yield
+            try:
+                if not rule.holds(scope):
+                    continue
+                names = (*names, rule.config.name)
+                for step in rule.steps(scope):
+                    steps.append(step)
+                    left = check_volume((step,), self._max_bytes, left)
+                    yield
+            except MessageError as error:
+                error.in_route(rule.config.name)
+                raise
             if not rule.config.continue_:
                 break
         return self._decision(names, steps)

@@ -98,7 +98,9 @@ class Rule:
     def _items(self, for_each: Expression, scope: RouteScope) -> list[Any]:
         items = for_each.value(scope)
         if not isinstance(items, list):
-            raise ExpressionError(f"{for_each.where}: for_each needs a list, in `{for_each.source[:120]}`")
+            raise ExpressionError(
+                f"{for_each.where}: for_each needs a list, in `{for_each.source[:120]}`", for_each.where
+            )
         if len(items) > self.max_commands:
             raise TooManyCommands(
                 f"{for_each.where}: the list has {len(items)} items, more than the {self.max_commands} that "
@@ -110,14 +112,14 @@ class Rule:
         """Variables with the result of `map` as payload."""
         name = f"route {self.config.name}, map {self.config.map}"
         if self.function is None:
-            raise ExpressionError(f"{name}: the function was not loaded")
+            raise ExpressionError(f"{name}: the function was not loaded", name)
         try:
             return scope.with_payload(self.function(scope.envelope))
         except BridgeError as error:
-            raise ExpressionError(f"{name}: the function raised {type(error).__name__}") from error
+            raise ExpressionError(f"{name}: the function raised {type(error).__name__}", name) from error
         except Exception as error:
             # the error's text may quote the payload
-            raise ExpressionError(f"{name}: the function raised {type(error).__name__}") from error
+            raise ExpressionError(f"{name}: the function raised {type(error).__name__}", name) from error
 
 
 def compile_rule(

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import time
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -103,8 +105,11 @@ class DeadLetterWriter:
         broker = self._brokers.get(message.broker)
         if broker is None:
             raise PublishFailed(f"broker {message.broker!r} is not configured here")
-        cause = message.cause(
-            document["reason"], document["detail"], document["error"], item.get("route"), document["attempts"]
+        cause = replace(
+            message.cause(
+                document["reason"], document["detail"], document["error"], item.get("route"), document["attempts"]
+            ),
+            at=time.time(),
         )
         topic = message.dead_letter_topic
         writing = broker_dead_letter.write(

@@ -121,7 +121,12 @@ class MessageEntities:
 
 
 def drop_value(ids: Sequence[str], forget: bool) -> dict[str, Any]:
-    """Input of the operation `drop`. ids: of the messages; empty: all. forget: write no dead letters."""
+    """Input of the operation `drop`.
+
+    ids: of the messages;
+    empty: all.
+    forget: write no dead letters.
+    """
     return {"marks": list(ids) or None, "forget": forget}
 
 

@@ -3,23 +3,51 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.core.errors import EngineError, WaitingFull
-from bridge.core.system_names import EARLY_MESSAGES, QUARANTINE
+from bridge.core.system_names import EARLY_MESSAGES, QUARANTINE, quarantine_source
 from bridge.engines.base import Engine
+
+_QUARANTINED = f"@{QUARANTINE}@"
+
+
+@dataclass(slots=True)
+class QuarantinedCount:
+    """Quarantined keys of one source.
+
+    since: start of the longest quarantine, seconds since the Unix epoch.
+    manual: starts of the quarantines that only a person ends, one for each key.
+    """
+
+    keys: int = 0
+    messages: int = 0
+    since: float = math.inf
+    manual: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
 class WaitingCount:
-    """Number of messages that wait on an engine, and bytes of their JSON. early: number of early messages."""
+    """Number of messages that wait on an engine, and bytes of their JSON.
+
+    early: number of early messages.
+    early_since: start of the longest wait of one, seconds since the Unix epoch; None without one.
+    quarantined: quarantined keys by source.
+    at: time of the count, seconds since the Unix epoch; 0 before the first one.
+    """
 
     early: int = 0
     messages: int = 0
     bytes: int = 0
+    early_since: float | None = None
+    quarantined: Mapping[str, QuarantinedCount] = field(default_factory=dict)
+    at: float = 0.0
 
 
 class WaitingTotals:
@@ -48,6 +76,11 @@ class WaitingTotals:
     @property
     def bytes(self) -> int:
         return max(0, self._counted.bytes + self._since[1])
+
+    @property
+    def counted(self) -> WaitingCount:
+        """Last count."""
+        return self._counted
 
     @property
     def early(self) -> int:
@@ -84,7 +117,14 @@ class WaitingTotals:
         with self._lock:
             # Each unprocessed operation may add a message of average size
             usual = self._admitted[1] // max(1, self._admitted[0])
-            self._counted = WaitingCount(early.messages, messages + backlog, size + backlog * usual)
+            self._counted = WaitingCount(
+                early.messages,
+                messages + backlog,
+                size + backlog * usual,
+                early.since if early.messages else None,
+                quarantined.sources,
+                time.time(),
+            )
             self._since = self._during
             self._during = None
 
@@ -101,13 +141,27 @@ class _Count:
     def __init__(self, part: str) -> None:
         self._part = part
         self.messages = self.size = self.backlog = 0
+        self.since = math.inf
+        self.sources: dict[str, QuarantinedCount] = {}
 
     def add(self, entity: pb.EntityMetadata) -> None:
         """Add an entity. Raises: EngineError when its state cannot be read."""
         try:
             found = json.loads(entity.serializedState.value or "null") or {}
-            self.messages += len(found.get(self._part, ()))
+            items = found.get(self._part, ())
+            self.messages += len(items)
             self.size += int(found.get("size", 0))
+            since = min((float(item.get("since", math.inf)) for item in items), default=math.inf)
         except (ValueError, TypeError, AttributeError) as error:
             raise EngineError("count waiting messages: the state of an entity cannot be read") from error
         self.backlog += entity.backlogQueueSize
+        self.since = min(self.since, since)
+        if items and entity.instanceId.startswith(_QUARANTINED):
+            keys = self.sources.setdefault(
+                quarantine_source(entity.instanceId.removeprefix(_QUARANTINED)), QuarantinedCount()
+            )
+            keys.keys += 1
+            keys.messages += len(items)
+            keys.since = min(keys.since, since)
+            if found.get("until") is None:
+                keys.manual.append(since)

@@ -201,7 +201,7 @@ async def test_a_link_in_the_place_of_the_sockets_is_not_followed(loaded: Loaded
 
 
 async def test_the_same_errors_on_both_ways(loaded: Loaded) -> None:
-    calls = [
+    calls: list[tuple[str, dict[str, str], type[BridgeError]]] = [
         ("instances.terminate", {"instance_id": "none"}, InstanceNotFound),
         ("instances.start", {"orchestration": "greet", "instance_id": "@no"}, InvalidCommand),
         ("instances.start", {"orchestration": " "}, InvalidCommand),

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import pytest
 
-from bridge.brokers.base import RereadableSubscription, SubscribeOptions, UnloadableDelivery
+from bridge.brokers.base import AgingSubscription, RereadableSubscription, SubscribeOptions, UnloadableDelivery
 from bridge.core import provenance
 from bridge.core.errors import LockLost, PartitionRevoked
 from bridge.core.message import Message
@@ -27,7 +27,7 @@ from tests.brokers.consumer import (
     numbers,
     take,
 )
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 
 class BrokerContract:
@@ -102,6 +102,38 @@ class BrokerContract:
             await delivery.dead_letter(CAUSE)
         letters = await take(await broker.subscribe(DEAD, Assignments()), 40)
         assert sorted(each.message.body or b"" for each in letters) == sorted(each.body or b"" for each in sent)
+
+    async def test_the_oldest_record_that_is_not_completed_has_an_age(self, harness: Harness) -> None:
+        broker = await harness.broker()
+        given = [1_700_000_000.0 + 10 * number for number in range(10)]
+        sent = [Message(b"%d" % number, b"k", timestamp=time) for number, time in enumerate(given)]
+        await broker.publish("orders", sent if harness.features.timestamps else numbered(10, key=b"k"))
+        subscription = await consume(harness)
+        assert isinstance(subscription, AgingSubscription)
+
+        def oldest() -> float | None:
+            return min(subscription.oldest().values(), default=None)
+
+        deliveries = await take(subscription, 4)
+        times = [delivery.message.timestamp for delivery in deliveries]
+        assert oldest() == times[0]
+        await deliveries[1].complete()
+        assert oldest() == times[0]
+        await deliveries[0].complete()
+        assert oldest() == times[2]
+        await deliveries[2].abandon()
+        await deliveries[3].complete()
+        if harness.features.ordered:
+            assert oldest() == times[2]
+            [again] = await take(subscription, 1)
+            await again.complete()
+            # The rest waits in the client
+            assert times[3] is not None
+            assert times[3] <= await eventually(oldest) <= given[4]
+        for delivery in await take(subscription, 6 if harness.features.ordered else 7):
+            assert oldest() is not None
+            await delivery.complete()
+        assert oldest() is None
 
     async def test_order_is_kept_per_key(self, harness: Harness) -> None:
         broker = await harness.broker()

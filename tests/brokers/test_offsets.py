@@ -49,7 +49,7 @@ def test_the_tracker_agrees_with_its_definition(steps: list[tuple[bool, int]], d
     for fetch, number in steps:
         if fetch:
             offset += number % 3
-            assert tracker.fetched(offset) is (offset not in done)
+            assert tracker.fetched(offset, None, offset / 2) is (offset not in done)
             model.fetched.append(offset)
             offset += 1
         elif model.fetched:
@@ -61,7 +61,9 @@ def test_the_tracker_agrees_with_its_definition(steps: list[tuple[bool, int]], d
         assert tracker.committable == model.committable
         assert tracker.gap == model.gap
         assert tracker.completed_above == model.completed_above
-        assert tracker.outstanding == len(set(model.fetched) - model.completed)
+        still_open = [offset for offset in model.fetched if offset not in model.completed]
+        assert tracker.outstanding == len(still_open)
+        assert tracker.oldest == (still_open[0] / 2 if still_open else None)
 
 
 def test_holes_do_not_stop_the_prefix() -> None:

@@ -31,6 +31,7 @@ def test_a_dead_letter_keeps_the_message_and_tells_the_cause() -> None:
         "bridge.executed": b"r1,r2",
         "bridge.attempts": b"4",
         "bridge.config": b"abc",
+        "bridge.fingerprint": provenance.fingerprint("no_route", "r2", "NoRoute", "no rule matched").encode(),
     }
 
 
@@ -72,3 +73,39 @@ def test_nulls_are_kept_and_are_no_origin() -> None:
     assert letter.headers[0] == ("a", None)
     assert dict(letter.headers)["bridge.topic"] == b"orders"
     assert provenance.read(given) == Provenance(None, ())
+
+
+def test_a_failed_expression_and_the_time_of_the_failure_are_stated() -> None:
+    cause = replace(CAUSE, expression="route r2, when", at=1_700_000_000.25)
+    received = dict(provenance.dead_letter(Message(b""), POSITION, cause).headers)
+    assert received["bridge.expression"] == b"route r2, when"
+    assert received["bridge.first-failed-at"] == b"2023-11-14T22:13:20.250+00:00"
+
+
+def test_a_replay_that_fails_again_counts_and_keeps_the_time_of_the_first_failure() -> None:
+    letter = provenance.dead_letter(Message(b""), POSITION, replace(CAUSE, at=1_700_000_000.0))
+    assert "bridge.replays" not in dict(letter.headers)
+    for number in (1, 2):
+        letter = provenance.dead_letter(letter, POSITION, replace(CAUSE, at=1_800_000_000.0, replayed=True))
+        assert dict(letter.headers)["bridge.replays"] == str(number).encode()
+    assert dict(letter.headers)["bridge.first-failed-at"] == b"2023-11-14T22:13:20.000+00:00"
+
+
+def test_untrusted_headers_count_no_replay() -> None:
+    letter = provenance.dead_letter(Message(b""), POSITION, CAUSE)
+    again = dict(provenance.dead_letter(letter, POSITION, replace(CAUSE, at=5.0)).headers)
+    assert "bridge.replays" not in again
+    assert again["bridge.first-failed-at"].startswith(b"1970-")
+
+
+def test_a_fingerprint_ignores_values_and_nothing_else() -> None:
+    def name(detail: str, route: str = "r", error: str = "E") -> str:
+        return provenance.fingerprint("reason", route, error, detail)
+
+    one = name("instance 'order-17' has 3 events, in `payload.a`")
+    assert one == name("instance 'order-4711' has 12.5 events, in `payload.a`")
+    assert one != name("instance 'order-17' has 3 events, in `payload.b`")
+    assert one != name("instance 'order-17' has 3 events, in `payload.a`", route="s")
+    assert one != name("instance 'order-17' has 3 events, in `payload.a`", error="F")
+    uuid = "id 123e4567-e89b-12d3-a456-426614174000"
+    assert name(uuid) == name("id 00000000-0000-4000-8000-000000000000")

@@ -6,11 +6,13 @@ import inspect
 import math
 
 import pytest
+from durabletask.task import FailureDetails
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core import commands, errors
 from bridge.core.commands import OnExisting, OnFinished, OnMissing
+from bridge.core.errors import MessageError
 from bridge.core.settlement import (
     DETAIL_LIMIT,
     Complete,
@@ -186,3 +188,8 @@ def test_what_is_kept_outside_the_broker(
             )
     else:
         assert found is end
+
+
+def test_a_failed_expression_of_an_earlier_version_is_still_a_message_error() -> None:
+    stored = FailureDetails("no key", "bridge.routing.expression._Placed", None)
+    assert stored.is_caused_by(MessageError)

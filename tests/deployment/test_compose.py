@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 BRIDGE = SERVICES["bridge"]
+ENVIRONMENT: dict[str, str] = BRIDGE["environment"]
 # Images whose digest is not known here; a tag can be moved, a digest cannot.
 BY_TAG = {"durable-bridge", "mcr.microsoft.com/dts/dts-emulator"}
 SPECIFICATION = jsonschema_rs.validator_for(json.loads((Path(__file__).parent / "compose-spec.json").read_text()))
@@ -43,15 +44,30 @@ def test_ports_are_open_to_this_machine_only(name: str) -> None:
         assert re.fullmatch(r"127\.0\.0\.1:\d+:\d+", port), port
 
 
+@pytest.mark.parametrize("name", [name for name in SERVICES if SERVICES[name].get("profiles") == ["observability"]])
+def test_what_only_watches_is_bounded_and_may_do_as_little_as_possible(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert not {"privileged", "cap_add", "user", "network_mode", "pid"} & service.keys()
+    assert {"mem_limit", "cpus", "pids_limit"} <= service.keys()
+    assert service["healthcheck"]["test"][0] == "CMD"
+
+
 def test_no_two_services_have_one_port() -> None:
     ports = [port.split(":")[1] for service in SERVICES.values() for port in service.get("ports", ())]
     assert len(ports) == len(set(ports))
 
 
+def _with_defaults(text: str) -> str:
+    """Return a text of the file with unset variables: `${NAME:-DEFAULT}` is DEFAULT."""
+    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text)
+
+
 def _source(volume: str) -> str:
-    """Return the source of a short volume ("SOURCE:TARGET[:MODE]") with unset variables: `${NAME:-DEFAULT}` is
-    DEFAULT."""
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", volume).split(":")[0]
+    """Return the source of a short volume ("SOURCE:TARGET[:MODE]") with unset variables."""
+    return _with_defaults(volume).split(":")[0]
 
 
 @pytest.mark.parametrize("name", SERVICES)
@@ -141,13 +157,15 @@ def test_the_bridge_s_command_exists_and_its_configuration_loads() -> None:
     assert all(file.relative_to(ROOT).parts[0] in mounted for file in files)
     given = [argument for file in _arguments("--config") for argument in ("-c", str(file))]
     given += [argument for file in _arguments("--overlay") for argument in ("--overlay", str(file))]
-    checked = CliRunner().invoke(root, ["check", *given], env=BRIDGE["environment"])
+    checked = CliRunner().invoke(
+        root, ["check", *given], env={name: _with_defaults(value) for name, value in ENVIRONMENT.items()}
+    )
     assert checked.exit_code == 0, checked.output
 
 
 def test_the_configuration_fits_the_containers(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in BRIDGE["environment"].items():
-        monkeypatch.setenv(name, value)
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, _with_defaults(value))
     config = load_config(_arguments("--config"), _arguments("--overlay")).config
     # The stop grace period is longer than the drain
     assert parse_duration(BRIDGE["stop_grace_period"]) >= config.ops.drain + 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from typing import get_args
 
 import click
@@ -107,24 +108,22 @@ def test_commands_and_options(document: str) -> None:
             pytest.fail(f"{document}: there is no command bridge {words[0]}")
 
 
+@cache
+def _all_options(command: click.Command) -> frozenset[str]:
+    """Options of a command and of all commands below it."""
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            options |= _all_options(child)
+    return frozenset(options)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_options_that_stand_alone(document: str) -> None:
-    known = {
-        option
-        for words in (["serve"], ["worker"], ["publish"], ["check"], ["lint"], ["route"], ["trace"], ["audit"])
-        for option in _options(words)[0]
-    }
-    known |= {
-        option for name in ("list", "show", "start", "wait", "purge") for option in _options(["instances", name])[0]
-    }
-    known |= {
-        option
-        for group in ("early", "quarantine")
-        for name in ("list", "release", "drop")
-        for option in _options([group, name])[0]
-    }
-    known |= {option for name in ("check", "backup") for option in _options(["engine", name])[0]}
-    known |= _options(["topic", "read"])[0] | _options(["engine"])[0]
+    known = _all_options(root) | {"--help"}
     for code in _CODE.findall(prose(document)):
         if re.fullmatch(r"--[a-z-]+", code):
             assert code in known, f"{document}: {code}"
@@ -169,10 +168,16 @@ def test_every_metric() -> None:
 
 
 def test_every_header_of_a_dead_letter() -> None:
-    cause = provenance.Cause("r", "d", "E", "s", "route", ("a", "b"), 2, "c", "m")
-    written = provenance.dead_letter(
-        Message(b"", timestamp=1.0, unreadable=Unreadable("crc", "rotten", last=4)), Position("c", "t", 0, 1), cause
+    cause = provenance.Cause(
+        "r", "d", "E", "s", "route", ("a", "b"), 2, "c", "m", replayed=True, expression="route route, when", at=1.0
     )
+    message = Message(
+        b"",
+        headers=(("bridge.reason", b"r"),),
+        timestamp=1.0,
+        unreadable=Unreadable("crc", "rotten", last=4),
+    )
+    written = provenance.dead_letter(message, Position("c", "t", 0, 1), cause)
     assert {row[0] for row in table("docs/messages.md", "Header")} == {name for name, _ in written.headers}
 
 

@@ -37,6 +37,8 @@ def test_no_place_breaks_a_rule() -> None:
         ("\n    Those that wait.", "Those"),
         ("Their names.", "Their"),
         ("Nobody reads it.", "Nobody"),
+        ("size: bytes of a record.", "size"),
+        ("Limits. size: bytes of a record.", None),
         ("Number of items.", None),
         ("Return what is there.", None),
         ("Items of a lane.", None),

@@ -321,3 +321,56 @@ def test_a_bug_of_a_command_shows_no_text(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "KeyError: (text withheld" in done.stderr
     assert "PAYLOAD" not in done.stderr
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_an_error_of_grpc_is_one_line_without_its_debug_string(asynchronous: bool) -> None:
+    import grpc
+    import grpc.aio
+
+    if asynchronous:
+        nothing = grpc.aio.Metadata()
+        error: Exception = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "refused", "debug")
+    else:
+        with grpc.insecure_channel("127.0.0.1:1") as channel, pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/a/b")(b"", timeout=5)
+        error = caught.value
+    stream = io.StringIO()
+    configure("info", "json", stream)
+    library = logging.getLogger("bridge.sdk.default.worker")
+    library.warning(f"Failed to create connection: {error}")
+    library.warning("Failed to create connection: %s", error)
+    library.warning("failed", exc_info=error)
+    first, second, third = lines(stream)
+    assert first["event"] == second["event"]
+    assert re.fullmatch(r"Failed to create connection: (UNAVAILABLE|DEADLINE_EXCEEDED): [^\n]+", first["event"])
+    assert "debug_error_string" not in json.dumps((first, second, third))
+    assert re.search(r"RpcError: (UNAVAILABLE|DEADLINE_EXCEEDED): ", third["traceback"])
+
+
+def test_single_loggers_have_their_own_level() -> None:
+    stream = io.StringIO()
+    configure("error", "json", stream, levels={"bridge.daemon": "debug", "aiokafka": "info", "aiokafka.conn": "error"})
+    for name in ("bridge.daemon", "bridge.source", "aiokafka.client", "aiokafka.conn", "azure.core"):
+        for level in (logging.DEBUG, logging.INFO, logging.WARNING):
+            logging.getLogger(name).log(level, "said")
+    get_logger("bridge.daemon").debug("told")
+    get_logger("bridge.source").debug("told")
+    found = [(line["logger"], line["level"]) for line in lines(stream)]
+    assert found == [
+        ("bridge.daemon", "debug"), ("bridge.daemon", "info"), ("bridge.daemon", "warning"),
+        ("aiokafka.client", "info"), ("aiokafka.client", "warning"), ("bridge.daemon", "debug"),
+    ]  # fmt: skip
+    configure("error", "json", later := io.StringIO())
+    logging.getLogger("bridge.daemon").info("said")
+    logging.getLogger("aiokafka.client").warning("said")
+    assert not later.getvalue()
+
+
+def test_no_level_shows_debug_records_of_a_library() -> None:
+    stream = io.StringIO()
+    configure("debug", "json", stream, levels={"aiokafka": "debug", "bridge.sdk": "debug"})
+    for name in ("aiokafka.conn", "bridge.sdk.default"):
+        logging.getLogger(name).debug("password")
+        logging.getLogger(name).info("shown")
+    assert [line["event"] for line in lines(stream)] == ["shown", "shown"]

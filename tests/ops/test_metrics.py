@@ -8,13 +8,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import pytest
+from prometheus_client import ProcessCollector
 from prometheus_client.parser import text_string_to_metric_families
 
+from bridge.core.histogram import LONG_SECONDS, SECONDS, Histogram
 from bridge.core.message import Message
+from bridge.core.states import DaemonState, EngineState, SourceState
 from bridge.engines.base import EngineUsage
+from bridge.ops.health import Check, Readiness
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
 from tests.pipeline.deliveries import shares_of
 
@@ -52,6 +55,9 @@ class Stats:
     def partitions(self) -> Iterable[tuple[str, int, int, int]]:
         return [("orders", 0, 5, 7), ("orders", 1, 0, 0)]
 
+    def ages(self) -> Iterable[tuple[str, int, float]]:
+        return [("orders", 0, 12.5)]
+
 
 @dataclass
 class Engine:
@@ -63,6 +69,20 @@ class Engine:
     faults: Mapping[str, int] = field(default_factory=lambda: {"turn": 4})
     stuck: int = 2
     usage: EngineUsage | None = field(default_factory=lambda: EngineUsage(1000, 2000, 3))
+    instances: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("order_saga", "running"): 7})
+    finished: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("order_saga", "failed"): 8})
+    failures_omitted: int = 9
+    requests: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    actions: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("start", "start"): 5, ("", "timer"): 6})
+
+
+@dataclass
+class Workflows:
+    sagas: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("checkout", "compensated"): 2})
+    orchestrations: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    activities: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    sessions: int = 3
+    replays: int = 4
 
 
 @dataclass
@@ -138,6 +158,11 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert (value("bridge_held"), value("bridge_probing")) == (1, 0)
     assert value("bridge_uncommitted_records", topic="orders", partition="0") == 5
     assert value("bridge_lag", topic="orders", partition="0") == 7
+    assert value("bridge_oldest_unprocessed_seconds", topic="orders", partition="0") == 12.5
+    assert (
+        "bridge_oldest_unprocessed_seconds",
+        frozenset({"source": "orders", "topic": "orders", "partition": "1"}.items()),
+    ) not in found
     assert value("bridge_processing_seconds_count") == 2
     assert value("bridge_processing_seconds_sum") == pytest.approx(0.003)
     assert value("bridge_processing_seconds_bucket", le="0.001") == 1
@@ -158,6 +183,36 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert found["bridge_worker_stuck_pools", frozenset({("engine", "default")})] == 2
     assert found["bridge_info", frozenset({("version", "1.2"), ("config", "abc")})] == 1
     assert "version=0.0.4" in CONTENT_TYPE
+
+
+def test_instances_and_workers_are_exported() -> None:
+    engine, workflows = Engine(), Workflows()
+    engine.requests["start", "ok"] = Histogram(SECONDS)
+    engine.requests["start", "ok"].observe(0.02)
+    workflows.orchestrations["order_saga", "failed"] = Histogram(LONG_SECONDS)
+    workflows.orchestrations["order_saga", "failed"].observe(700)
+    workflows.activities["charge", "completed"] = Histogram(LONG_SECONDS)
+    text = Metrics(list, lambda: [engine], workflows=lambda: workflows, version="", config="").render()
+    found = samples(text)
+
+    def value(name: str, **labels: str) -> float:
+        return found[name, frozenset(labels.items())]
+
+    default = {"engine": "default"}
+    assert value("bridge_instances", **default, orchestration="order_saga", status="running") == 7
+    assert value("bridge_instances_finished_total", **default, orchestration="order_saga", status="failed") == 8
+    assert value("bridge_failures_omitted_total", **default) == 9
+    assert value("bridge_engine_actions_total", **default, route="start", kind="start") == 5
+    assert value("bridge_engine_actions_total", **default, route="", kind="timer") == 6
+    request = default | {"command": "start", "result": "ok"}
+    assert value("bridge_engine_request_seconds_bucket", **request, le="0.01") == 0
+    assert value("bridge_engine_request_seconds_bucket", **request, le="0.025") == 1
+    assert value("bridge_sagas_total", saga="checkout", outcome="compensated") == 2
+    orchestration = {"orchestration": "order_saga", "status": "failed"}
+    assert value("bridge_orchestration_seconds_bucket", **orchestration, le="600.0") == 0
+    assert value("bridge_orchestration_seconds_bucket", **orchestration, le="3600.0") == 1
+    assert value("bridge_activity_seconds_count", activity="charge", result="completed") == 0
+    assert (value("bridge_sessions"), value("bridge_replays_total")) == (3, 4)
 
 
 def test_numbers_are_read_at_every_scrape() -> None:
@@ -183,6 +238,32 @@ def test_refused_connections() -> None:
     name = "bridge_connections_refused_total"
     assert found[name, frozenset({("port", "ops"), ("cause", "full")})] == 2
     assert found[name, frozenset({("port", "control"), ("cause", "full")})] == 0
+
+
+def test_readiness() -> None:
+    checks = (Check("source", "orders", SourceState.STUCK), Check("engine", "default", EngineState.UP))
+    answers = iter((Readiness(DaemonState.RUNNING, checks), Readiness(DaemonState.RUNNING, checks[1:])))
+    metrics = Metrics(list, list, readiness=lambda: next(answers), version="", config="")
+    found = samples(metrics.render())
+    assert found["bridge_ready", frozenset()] == 0
+    states = {
+        (labels["kind"], labels["name"], labels["state"]): value
+        for (name, given) in found
+        if name == "bridge_component_state"
+        for labels, value in [(dict(given), found[name, given])]
+    }
+    assert {state for state, value in states.items() if value} == {
+        ("source", "orders", "stuck"),
+        ("engine", "default", "up"),
+    }
+    assert {state for kind, _, state in states if kind == "source"} == set(SourceState)
+    assert samples(metrics.render())["bridge_ready", frozenset()] == 1
+    assert ("bridge_ready", frozenset()) not in samples(Metrics(list, list, version="", config="").render())
+
+
+def test_metrics_of_the_process_are_those_of_the_library() -> None:
+    found = samples(Metrics(list, list, process=ProcessCollector(registry=None), version="", config="").render())
+    assert found["process_resident_memory_bytes", frozenset()] > 0
 
 
 def test_two_bridges_in_one_process_do_not_meet() -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.pipeline.ledger import SECONDS, Histogram
+from bridge.core.histogram import DELIVERY_SECONDS as SECONDS
+from bridge.core.histogram import Histogram
 
 
 @settings(deadline=None)

@@ -69,8 +69,12 @@ class Recorder:
         return done.stdout
 
     def waiting(self) -> list[dict[str, Any]]:
-        lists = (json.loads(self.bridge(group, "list", "--json")) for group in ("early", "quarantine"))
-        return [each for found in lists for each in found]
+        early = [
+            {"kind": "instance", "key": None} | each for each in json.loads(self.bridge("early", "list", "--json"))
+        ]
+        quarantined = json.loads(self.bridge("quarantine", "list", "--json"))
+        found = [*early, *({"kind": "key", "instance_id": None} | each for each in quarantined)]
+        return sorted(found, key=lambda each: str(each["since"]))
 
     def start(self) -> None:
         ready = self.directory / "ready.json"
@@ -131,7 +135,7 @@ class Recorder:
             id_ = asked["headers"].get("correlation-id")
             if id_ is None or id_ in self._answered:
                 continue
-            data = wanted(type_of(asked), id_[37:])
+            data = wanted(type_of(asked), requester(id_))
             if data is not None:
                 self._answered.add(id_)
                 self.send(self.message("answer", data, "answers", id_, **{"correlation-id": id_}))
@@ -164,6 +168,11 @@ OPEN = {
     ("payment.take", "trip-payment"), ("goods.reserve", "buy-first"), ("payment.take", "buy-half"),
 }  # fmt: skip
 """Requests that must have been sent and stay unanswered before the daemon is killed; there are others."""
+
+
+def requester(correlation_id: str) -> str:
+    """Instance that waits for the answer. A signature may follow its id."""
+    return correlation_id[37:].partition(";")[0]
 
 
 def type_of(line: dict[str, Any]) -> str:
@@ -283,7 +292,7 @@ def record(it: Recorder) -> dict[str, Any]:
         statuses = {
             id_: each["custom_status"] or {} for id_, each in known.items() if id_.startswith(("trip-", "buy-"))
         }
-        asked = {(type_of(each), each["headers"].get("correlation-id", "")[37:]) for each in it.topic("service")}
+        asked = {(type_of(each), requester(each["headers"].get("correlation-id", ""))) for each in it.topic("service")}
         return (
             effects.count(("do", "parcel")) == 2
             and effects.count(("undo", "flight")) == 1
@@ -413,7 +422,7 @@ def servicebus() -> list[dict[str, Any]]:
     }  # fmt: skip
     found = []
     for name, cause in causes.items():
-        reason, description = describe(plain, position, cause)
+        reason, description = describe(plain, position, cause)[0]
         found.append({"name": name, "reason": reason, "description": description, "executed": list(cause.executed),
                       "message_id": cause.message_id, "detail": cause.detail})  # fmt: skip
     return found
@@ -422,6 +431,7 @@ def servicebus() -> list[dict[str, Any]]:
 def letters() -> list[dict[str, Any]]:
     """Return messages of all shapes as entities keep them, and the headers of their dead letters."""
     from bridge.core.message import Message, Position
+    from bridge.core.provenance import dead_letter
     from bridge.core.stored_message import StoredMessage
 
     position = Position("cluster", "orders", 3, 1 << 33)
@@ -436,8 +446,8 @@ def letters() -> list[dict[str, Any]]:
         letter = StoredMessage(
             message, position, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True
         )
-        dead = letter.dead_letter("parking_expired", "it never came", "Expired", "tell", 4)  # type: ignore[attr-defined]  # of the class behind the interface
-        encoded = [[header, base64.b64encode(value).decode()] for header, value in dead.headers]
+        dead = dead_letter(message, position, letter.cause("parking_expired", "it never came", "Expired", "tell", 4))
+        encoded = [[header, base64.b64encode(value or b"").decode()] for header, value in dead.headers]
         found.append({"name": name, "letter": letter.to_json(), "headers": encoded})
     return found
 

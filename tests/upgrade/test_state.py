@@ -205,7 +205,9 @@ def test_a_quarantined_key_is_still_held_released_in_order_and_counted(finished:
 
 def test_dead_letters_are_read_and_can_be_replayed(finished: Finished) -> None:
     recorded = recorded_letters(finished.it)
-    now = [in_milliseconds(each) for each in finished.dead_letters]
+    now = finished.dead_letters
+    if all(len(each["timestamp"].rstrip("Z").partition(".")[2]) <= 3 for each in recorded):
+        now = [in_milliseconds(each) for each in now]
     assert [each for each in now if each in recorded] == recorded
     [expired] = [each for each in now if each not in recorded]
     assert expired["headers"]["bridge.reason"] == "early_expired"

@@ -61,7 +61,21 @@ MESSAGE = Message(
     unreadable=Unreadable("crc", "the checksum is wrong", True, 9),
 )  # fmt: skip
 LETTER = StoredMessage(MESSAGE, POSITION, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True)
-CAUSE = Cause("no_route", "no rule matched", "NoRoute", "orders", "tell", ("start", "count"), 4, "0123", "m-2", True, 3)
+CAUSE = Cause(
+    "no_route",
+    "no rule matched",
+    "NoRoute",
+    "orders",
+    "tell",
+    ("start", "count"),
+    4,
+    "0123",
+    "m-2",
+    True,
+    3,
+    "route tell, when",
+    12.5,
+)
 
 
 def copied(value: Any) -> Any:

@@ -17,7 +17,9 @@ from bridge.app.operations.operations import OPERATIONS
 from bridge.cli import exit_codes, root
 from bridge.config.json_schema import schema
 from bridge.core import errors
+from bridge.core.states import DaemonState, EngineState
 from bridge.lint import finding
+from bridge.ops.health import Check, Readiness
 from bridge.ops.metrics import Metrics
 from bridge.waiting import operations
 from tests.ops.test_metrics import Engine, Limit, Stats
@@ -119,7 +121,9 @@ def metrics() -> list[str]:
     everything: Any = Everything()
     text = Metrics(
         lambda: [stats], lambda: [Engine()], everything, lambda: {"x": 1}, [Limit()], lambda: [everything],
-        lambda: {("orders", "x"): 1}, lambda: {"x": 1}, lambda: {"default": {"x": 1}}, version="1", config="c",
+        lambda: {("orders", "x"): 1}, lambda: {"x": 1}, lambda: {"default": {"x": 1}},
+        readiness=lambda: Readiness(DaemonState.RUNNING, (Check("engine", "default", EngineState.UP),)),
+        version="1", config="c",
     ).render()  # fmt: skip
     return sorted(
         {

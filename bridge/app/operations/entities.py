@@ -15,8 +15,8 @@ from bridge.app.connection import payload, stamp
 from bridge.core.answers import Keyring, LaterKeys
 from bridge.core.commands import SignalEntity
 from bridge.core.errors import InstanceNotFound
-from bridge.core.kinds import OWN_NAMES
 from bridge.core.origin import MessageOrigin
+from bridge.core.system_names import PREFIX
 from bridge.engines.answers import ANSWERS
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
@@ -27,7 +27,11 @@ from bridge.workflow.entity import bare_state
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """Current state of one entity. state: a JSON value; None when not requested. locked_by: an orchestration's id."""
+    """Current state of one entity.
+
+    state: a JSON value; None when not requested.
+    locked_by: an orchestration's id.
+    """
 
     entity: str
     key: str
@@ -62,7 +66,7 @@ class Entities:
 
     async def show(self, name: str, key: str) -> Entity:
         """Read one entity. Raises: InstanceNotFound, InvalidCommand."""
-        if not name.lower().startswith(OWN_NAMES):
+        if not name.lower().startswith(PREFIX):
             check_entity(name, key)
         found = await self._client.get_entity(EntityInstanceId(name, key), what=f"show entity {name}@{key}")
         if found is None:

@@ -63,7 +63,11 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Request to start an orchestration. start_at: aware time. delay: seconds. At most one of the two is given."""
+    """Request to start an orchestration.
+
+    start_at: aware time.
+    delay: seconds. At most one of the two is given.
+    """
 
     orchestration: str
     input: Any = None

@@ -16,7 +16,11 @@ from bridge.engines.base import Engine
 
 @dataclass(frozen=True, slots=True)
 class KeyInfo:
-    """Key without its secret. made: RFC 3339 in UTC. signs: new requests are signed with it now."""
+    """Key without its secret.
+
+    made: RFC 3339 in UTC.
+    signs: new requests are signed with it now.
+    """
 
     id: str
     made: str

@@ -40,7 +40,11 @@ Role = Literal["reader", "operator", "admin"]
 
 
 class Parameters(Model):
-    """Parameters of every operation. engine: None is `default`, or the only one. reason: kept in the audit line."""
+    """Parameters of every operation.
+
+    engine: None is `default`, or the only one.
+    reason: kept in the audit line.
+    """
 
     engine: str | None = None
     reason: str | None = None
@@ -132,7 +136,11 @@ def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loa
 
 
 class Message(Parameters):
-    """Parameters of an operation that counts as a message. bare: it does not. message_id: random when None."""
+    """Parameters of an operation that counts as a message.
+
+    bare: it does not.
+    message_id: random when None.
+    """
 
     message_id: str | None = None
     bare: bool = False
@@ -213,14 +221,22 @@ class QuarantinedKeys(Parameters):
 
 
 class DropEarly(OneInstance):
-    """Early messages of an instance. ids: only these. forget: write no dead letters."""
+    """Early messages of an instance.
+
+    ids: only these.
+    forget: write no dead letters.
+    """
 
     ids: tuple[str, ...] = ()
     forget: bool = False
 
 
 class DropQuarantined(Parameters):
-    """Quarantined messages of a key. ids: only these. forget: write no dead letters."""
+    """Quarantined messages of a key.
+
+    ids: only these.
+    forget: write no dead letters.
+    """
 
     source: str
     key: str
@@ -257,7 +273,12 @@ class ListQuarantined(Parameters):
 
 
 class ListInstances(Parameters):
-    """Instances to list. statuses: separated by commas in a query. limit: 0 is all. payloads: include payloads."""
+    """Instances to list.
+
+    statuses: separated by commas in a query.
+    limit: 0 is all.
+    payloads: include payloads.
+    """
 
     statuses: Annotated[tuple[str, ...], BeforeValidator(_apart)] = ()
     prefix: str | None = None

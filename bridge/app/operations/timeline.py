@@ -19,7 +19,11 @@ _TURNS = (history.OrchestratorStartedEvent, history.OrchestratorCompletedEvent)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One line of a timeline. after: seconds since the first event. data: JSON value of the event."""
+    """One line of a timeline.
+
+    after: seconds since the first event.
+    data: JSON value of the event.
+    """
 
     at: str
     after: float

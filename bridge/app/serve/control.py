@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,10 +30,13 @@ from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
+from bridge.ops.status import Document
 from bridge.pipeline.source import SourcePipeline
 
 log = logging.getLogger("bridge.control")
 
+STATUS = "status"
+"""Path of a daemon's status below /api/v1/."""
 _LONGEST_PATH = 4000
 """Most characters of a path, below the limit of the server. The longest id, of 256 characters, needs 3,072."""
 FIND_SECONDS = 5.0
@@ -49,9 +52,13 @@ def control(
     loaded: Loaded,
     engines: Mapping[str, Engine],
     admitted: frozenset[int] | None = None,
+    status: Callable[[], Awaitable[Document]] | None = None,
     sources: Sequence[SourcePipeline] = (),
 ) -> Control:
-    """Create the control channel of a daemon, not started. admitted: see `Control`. sources: of the daemon."""
+    """Create the control channel of a daemon, not started.
+
+    admitted: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
+    """
 
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
@@ -76,7 +83,17 @@ def control(
     # A character of a payload takes up to six bytes in JSON for two in UTF-8
     largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
     routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
+    if status is not None:
+        routes.append(Route("GET", STATUS, partial(_status, status), _no_audit))
     return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted, loaded.config.ops.control)
+
+
+async def _status(status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], actor: Actor) -> Document:
+    return await status()
+
+
+async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
+    """Write no audit line: reading leaves none."""
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
@@ -117,8 +134,8 @@ async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> Da
         async with asyncio.timeout(FIND_SECONDS):
             return await _ask(path, operation, given)
 
-    sockets = _sockets(state.state_directory(loaded) / DIRECTORY)
-    results = await asyncio.gather(*(asked(path) for path in sockets), return_exceptions=True)
+    found = sockets(state.state_directory(loaded) / DIRECTORY)
+    results = await asyncio.gather(*(asked(path) for path in found), return_exceptions=True)
     silent = 0
     answers = []
     for result in results:
@@ -139,10 +156,10 @@ async def _find(loaded: Loaded, engine: str | None) -> Path | None:
     except LookupError:
         return None
     wanted = {"name": name, "fingerprint": state.fingerprint(loaded, name)}
-    sockets = _sockets(state.state_directory(loaded) / DIRECTORY)
-    answers = [asyncio.create_task(_engines(path)) for path in sockets]
+    paths = sockets(state.state_directory(loaded) / DIRECTORY)
+    answers = [asyncio.create_task(_engines(path)) for path in paths]
     try:
-        for path, answer in zip(sockets, answers, strict=True):
+        for path, answer in zip(paths, answers, strict=True):
             if any(wanted.items() <= one.items() for one in await answer or ()):
                 return path
     finally:
@@ -178,7 +195,7 @@ async def _watched(path: Path, operation: Operation[Any], given: Mapping[str, An
         await asyncio.gather(answer, return_exceptions=True)
 
 
-def _sockets(directory: Path) -> list[Path]:
+def sockets(directory: Path) -> list[Path]:
     """Sockets of daemons, newest first. A directory of another user is ignored."""
     if sys.platform != "linux":
         return []

@@ -33,8 +33,11 @@ from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, listen
 from bridge.app.serve.control import control
+from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
+from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.lineage import recorder
 from bridge.app.serve.readiness import clear_ready, write_ready
+from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
@@ -45,9 +48,10 @@ from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.answers import AnswerExecutor, AnswerKeys
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.containment import ContainedWorker
+from bridge.engines.finishes import Finishes
 from bridge.engines.pacing import EnginePaces
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
@@ -170,6 +174,19 @@ class Daemon:
             name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
             for name in self.engines
         }
+        self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
+        known = known_orchestrations(loaded, self.workflows)
+        self.finishes = {name: Finishes(known, failures.tell) for name, failures in self.failures.items()}
+        self._workers: list[tuple[str, ContainedWorker]] = []
+        self.figures = InstanceFigures(
+            self.engines,
+            self.finishes,
+            self.monitors,
+            lambda: self._workers,
+            self.sources,
+            {route.name: route.engine for route in config.routes},
+            config.ops.unready_on,
+        )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
         self.watch = Watch(
             self.sources,
@@ -179,6 +196,8 @@ class Daemon:
             self.monitors,
             self.own.waiting_entities.values,
             lambda: dict(self.own.dead_letters.written),
+            self.figures,
+            omitted=lambda name: self.failures[name].omitted,
             limits=tuple(self.admission.limits.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
@@ -191,18 +210,25 @@ class Daemon:
         if not intake and "port" not in http.model_fields_set:
             # The default port belongs to the intake process beside this one
             http = http.model_copy(update={"port": 0})
-        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded))
         self.channel: Control | None = None
         self._run_worker = worker
-        self._workers: list[tuple[str, ContainedWorker]] = []
         self._opened: list[Broker | Engine] = []
         self._early_message_counter = waiting.WaitingCounter(self.engines, self.own.waiting_entities, self._stored)
         self._reports: list[asyncio.Task[None]] = []
+        command = "worker" if not intake else "serve" if worker else "serve --no-worker"
+        self.status = DaemonStatus(
+            loaded, self.watch, self.engines, self.breakers, self._early_message_counter, totals, command
+        )
+        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
 
     @property
     def url(self) -> str:
         """URL of health and metrics."""
         return self.web.url
+
+    async def ready(self) -> None:
+        """Return when the daemon is ready for the first time."""
+        await self.watch.was_ready.wait()
 
     async def start(self) -> None:
         """Open all parts and start working.
@@ -221,6 +247,9 @@ class Daemon:
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
+            finishes = self.finishes[engine.name]
+            if not watch_finishes(engine, finishes.add):
+                self.monitors[engine.name].watch_end = finishes.add_one
             tell = log.info if engine.durable else log.warning
             tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         for broker in self.brokers.values():
@@ -246,13 +275,17 @@ class Daemon:
                 broker=config.sources[source.settings.name].broker,
                 group=source.settings.subscribe.group,
             )
+        await self.figures.refresh()
         self.watch.phase = DaemonState.RUNNING
         self._reports = [
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
+            asyncio.create_task(self.figures.run(), name="instance counts"),
+            asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
-        log.info(f"ready, health at {self.url}/readyz", action="ready", url=self.url, config=self.loaded.version)
+        if not self.watch.health().ready:
+            log.info(f"started, not ready yet, health at {self.url}/readyz", action="start", url=self.url)
 
     async def wait(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set. Raises: the exception that ended a task of the daemon, which is a bug."""
@@ -290,6 +323,8 @@ class Daemon:
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()
+        for failures in self.failures.values():
+            failures.report(last=True)
         await _closed(*(registry.close() for registry in (self.registries or {}).values()))
         await _closed(self.web.stop())
         self._workers.clear()
@@ -357,15 +392,26 @@ async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
     return results
 
 
-def serve(loaded: Loaded, *, intake: bool = True, worker: bool = True, ready_file: Path | None = None) -> int:
-    """Run the daemon until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
+def serve(
+    loaded: Loaded,
+    *,
+    intake: bool = True,
+    worker: bool = True,
+    ready_file: Path | None = None,
+    log_levels: Mapping[str, logging.Level] | None = None,
+) -> int:
+    """Run the daemon until SIGTERM, SIGINT or SIGHUP; return the exit code.
 
-    ready_file: written when everything runs, with the process id, the address of the ops port and the control socket as
-    JSON; removed before that and at the end.
+    A second SIGTERM or SIGINT ends the process at once.
+    ready_file: written when the daemon is ready for the first time, with the process id, the address of the ops port
+    and the control socket as JSON; removed before that and at the end.
+    log_levels: levels of the log by logger, instead of those of the configuration; `""` is the whole log.
     Raises: ConfigError, before anything is opened; BridgeError when a part cannot be opened.
     """
     wanted = loaded.config.ops.log
-    logging.configure(wanted.level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded))
+    levels = dict(log_levels or {})
+    level = levels.pop("", wanted.level)
+    logging.configure(level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded), levels=levels)
     if ready_file is not None:
         clear_ready(ready_file)
     found = inspect(loaded, imports=worker)
@@ -395,16 +441,17 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
         configurations.keep(loaded)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
+    hang_up = getattr(signal, "SIGHUP", None)
+    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # `nohup` ignores it
+        # The end of a terminal sends it more than once: a further one forces nothing
+        loop.add_signal_handler(hang_up, stop.set)
     daemon = Daemon(loaded, intake=intake, worker=worker)
     await daemon.start()
     failure: Exception | None = None
     channel: Control | None = None
     try:
         daemon.channel = channel = await _channel(daemon)
-        if ready_file is not None:
-            path = None if channel is None else str(channel.path)
-            write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
-        await daemon.wait(stop)
+        await _run(daemon, ready_file, stop)
     except Exception as error:
         failure = error
     if ready_file is not None:
@@ -423,6 +470,30 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     return clean
 
 
+async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event) -> None:
+    """Return when `stop` is set. Report the daemon as ready when it is. Raises: see `Daemon.wait`; BridgeError."""
+    ending = asyncio.ensure_future(daemon.wait(stop))
+    announcing = asyncio.ensure_future(_announce(daemon, ready_file))
+    try:
+        await asyncio.wait([ending, announcing], return_when=asyncio.FIRST_COMPLETED)
+        if announcing.done():
+            announcing.result()
+        await ending
+    finally:
+        for each in (ending, announcing):
+            each.cancel()
+        await asyncio.gather(ending, announcing, return_exceptions=True)
+
+
+async def _announce(daemon: Daemon, ready_file: Path | None) -> None:
+    """Write the ready file and the log line when the daemon is ready for the first time. Raises: BridgeError."""
+    await daemon.ready()
+    if ready_file is not None:
+        path = None if daemon.channel is None else str(daemon.channel.path)
+        write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
+    log.info(f"ready, health at {daemon.url}/readyz", action="ready", url=daemon.url, config=daemon.loaded.version)
+
+
 async def _channel(daemon: Daemon) -> Control | None:
     """Start the control channel. None where it has no directory, or where callers cannot be identified.
 
@@ -431,7 +502,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.engines, sources=daemon.sources)
+    channel = control(loaded, daemon.engines, status=daemon.status.document, sources=daemon.sources)
     try:
         for trail in trails(loaded):
             trail.narrow()

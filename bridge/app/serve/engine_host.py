@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 
@@ -17,6 +18,7 @@ from bridge.config.insecure import port_dangers
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.ops import logging
+from bridge.ops.logging import Level
 from bridge.sqlite_engine.options import MAX_REQUEST, DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
@@ -126,13 +128,17 @@ def serve(
     strict: bool = False,
     max_hubs: int | None = None,
     ready_file: Path | None = None,
+    log_levels: Mapping[str, Level] | None = None,
 ) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code. A second signal ends the process at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP; return the exit code.
 
+    A second SIGTERM or SIGINT ends the process at once.
     ready_file: written when the engine answers, with the process id and the address as JSON.
+    log_levels: levels of the log by logger; `""` is the whole log.
     Raises: EngineUnavailable, EngineMisconfigured when the engine cannot be started.
     """
-    logging.configure()
+    levels = dict(log_levels or {})
+    logging.configure(levels.pop("", "info"), levels=levels)
     tune_allocator()
     host = EngineHost(listen, directory, guard, retention, strict, max_hubs or MAX_HUBS)
     ended = threading.Event()
@@ -142,7 +148,12 @@ def serve(
             os._exit(1)
         ended.set()
 
+    def hang_up(number: int, frame: FrameType | None) -> None:
+        ended.set()
+
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # `nohup` ignores it
+        before[signal.SIGHUP] = signal.signal(signal.SIGHUP, hang_up)
     try:
         host.start()
         for danger in host.dangers:

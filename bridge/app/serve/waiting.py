@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ log = structlog.get_logger("bridge.waiting")
 
 _COUNT = 15.0
 """Least seconds between two counts of the waiting messages."""
+_CHANGED = 1.0
+"""The same for a count that a person waits for, when this process has stored messages since the last one."""
 _SHARE = 50.0
 """Factor between the duration of a count and the pause after it."""
 _POLL = 60.0
@@ -159,29 +162,57 @@ class WaitingCounter:
     ) -> None:
         """Create a counter. stored: callback, number of messages that this process has kept on engines so far."""
         self._engines = engines
-        self._waiting_stores = waiting_entities
+        self._waiting_entities = waiting_entities
         self._stored = stored
+        self._locks = {name: asyncio.Lock() for name in engines}
+        self._ended = dict.fromkeys(engines, -math.inf)
+        """Monotonic time of the last count of an engine."""
+        self._took = dict.fromkeys(engines, 0.0)
+        """Duration of the last count."""
+        self._known: dict[str, int] = {}
+        """Number of events of this process before the last count."""
 
     async def run(self) -> None:
         """Count the messages of each engine by itself: one that does not answer delays no other. Never returns."""
         async with asyncio.TaskGroup() as group:
-            for name, engine in self._engines.items():
-                group.create_task(self._run(name, engine), name=f"count:{name}")
+            for name in self._engines:
+                group.create_task(self._run(name), name=f"count:{name}")
 
-    async def _run(self, name: str, engine: Engine) -> None:
-        known: int | None = None
-        stores = self._waiting_stores[name]
+    async def refresh(self, name: str) -> None:
+        """Count the messages of an engine now, unless the last count is young: a second if this process has stored
+        messages since, else as in `run`.
+        """
+        pause = _CHANGED if self._known.get(name) != self._happened(name) else _COUNT
+        if not self._locks[name].locked() and self._left(name, pause) <= 0:
+            await self._count(name)
+
+    async def _run(self, name: str) -> None:
         while True:
-            began = time.monotonic()
-            happened = self._stored() + sum((*stores.events.values(), *stores.quarantined.values()))
-            if known != happened or stores.totals.messages:
-                try:
-                    await stores.count(engine)
-                except EngineError as error:
-                    log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
-                else:
-                    known = happened
-            await asyncio.sleep(max(_COUNT, _SHARE * (time.monotonic() - began)))
+            if self._known.get(name) != self._happened(name) or self._waiting_entities[name].totals.messages:
+                await self._count(name)
+            await asyncio.sleep(max(_COUNT, self._left(name, _COUNT)))
+
+    def _happened(self, name: str) -> int:
+        """Number of events of this process that change the messages of an engine."""
+        entities = self._waiting_entities[name]
+        return self._stored() + sum((*entities.events.values(), *entities.quarantined.values()))
+
+    def _left(self, name: str, pause: float) -> float:
+        """Seconds until the messages of an engine may be counted again."""
+        return self._ended[name] + max(pause, _SHARE * self._took[name]) - time.monotonic()
+
+    async def _count(self, name: str) -> None:
+        async with self._locks[name]:
+            began, happened = time.monotonic(), self._happened(name)
+            try:
+                await self._waiting_entities[name].count(self._engines[name])
+            except EngineError as error:
+                log.info("waiting messages cannot be counted", action="count", engine=name, detail=str(error))
+            else:
+                self._known[name] = happened
+            finally:
+                self._ended[name] = time.monotonic()
+                self._took[name] = self._ended[name] - began
 
 
 def _early_limits(config: EarlyMessagesConfig, engine: Engine) -> EarlyMessageLimits:

@@ -8,16 +8,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
+from prometheus_client import ProcessCollector
 
 from bridge import __version__
-from bridge.brokers.base import LockingSubscription, ObservedSubscription, StallingSubscription, StoppableSubscription
+from bridge.app.serve.instances import InstanceFigures
+from bridge.brokers.base import (
+    AgingSubscription,
+    LockingSubscription,
+    ObservedSubscription,
+    StallingSubscription,
+    StoppableSubscription,
+)
+from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
-from bridge.ops.health import Health, PartReading, Readiness, SourceReading
-from bridge.ops.metrics import Metrics, WaitingStats
+from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
+from bridge.ops.metric_stats import WaitingStats
+from bridge.ops.metrics import Metrics
+from bridge.ops.status import Rates
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.ledger import Histogram
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import RouteLimit
@@ -29,6 +39,9 @@ log = structlog.get_logger("bridge.watch")
 
 _LOOK = 5.0
 """Seconds between two checks of readiness."""
+_FIRST_LOOK = 0.02
+"""Seconds after the first check until the second one, while the daemon was never ready. Each pause is half as long
+again, up to a second."""
 
 
 class SourceView:
@@ -39,6 +52,7 @@ class SourceView:
         self._source = source
         self._stuck_after = stuck_after
         self._ledger = source.ledger
+        self._rates = Rates()
 
     @property
     def name(self) -> str:
@@ -132,6 +146,22 @@ class SourceView:
             behind = lag.get((partition.topic, partition.number))
             yield partition.topic, partition.number, partition.gap, behind
 
+    def ages(self) -> Iterator[tuple[str, int, float]]:
+        """Topic, number, and age in seconds of the oldest unprocessed record; 0 without one.
+
+        Partitions where it is not known are left out.
+        """
+        subscription: object = self._source.subscription
+        if not isinstance(subscription, AgingSubscription):
+            return
+        oldest, now = subscription.oldest(), time.time()
+        for topic, number, _, lag in self.partitions():
+            since = oldest.get((topic, number))
+            if since is not None:
+                yield topic, number, max(0.0, now - since)
+            elif lag == 0:
+                yield topic, number, 0.0
+
     @property
     def rebalances(self) -> int:
         return self._observed.rebalances if self._observed else 0
@@ -166,6 +196,34 @@ class SourceView:
         subscription: object = self._source.subscription
         return subscription if isinstance(subscription, ObservedSubscription) else None
 
+    def sample(self, now: float) -> None:
+        """Keep the counts of this moment for the rates of the next minute. now: monotonic seconds."""
+        self._rates.sample(now, *self._progress)
+
+    @property
+    def _progress(self) -> tuple[int, int]:
+        return self._ledger.received, sum(self._ledger.outcomes.values())
+
+    def figures(self) -> dict[str, object]:
+        """Figures of the source for its status, as JSON types."""
+        partitions = list(self.partitions())
+        lags = [lag for _, _, _, lag in partitions if lag is not None]
+        received, settled = self._rates.per_second(time.monotonic(), *self._progress)
+        return {
+            "partitions": len(partitions),
+            "held_by": sorted(self.reading().holds),
+            "lag": sum(lags) if lags else None,
+            "oldest_seconds": max((round(seconds, 1) for _, _, seconds in self.ages()), default=None),
+            "received_per_second": received,
+            "settled_per_second": settled,
+            "in_flight": self._ledger.in_flight,
+            "retrying": self._source.retrying,
+            "received": self._ledger.received,
+            "abandoned": sum(self._ledger.abandoned.values()),
+            "outcomes": {str(outcome): count for outcome, count in self._ledger.outcomes.items()},
+            "dead_letters": {str(reason): count for reason, count in self._ledger.dead_letters.items()},
+        }
+
     def reading(self) -> SourceReading:
         """Source state for the readiness check."""
         ledger = self._ledger
@@ -197,7 +255,12 @@ class EngineView:
     unknown: Mapping[str, int]
     faults: Mapping[str, int]
     stuck: int
-    usage: EngineUsage | None = None
+    usage: EngineUsage | None
+    instances: Mapping[tuple[str, str], int]
+    finished: Mapping[tuple[str, str], int]
+    failures_omitted: int
+    requests: Mapping[tuple[str, str], Histogram]
+    actions: Mapping[tuple[str, str], int]
 
 
 class Watch:
@@ -212,7 +275,9 @@ class Watch:
         monitors: Mapping[str, CompatibilityMonitor],
         waiting: Callable[[], Iterable[WaitingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
+        figures: InstanceFigures,
         *,
+        omitted: Callable[[str], int] = lambda _: 0,
         limits: Sequence[RouteLimit] = (),
         orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
@@ -222,13 +287,19 @@ class Watch:
         config_version: str,
     ) -> None:
         self.phase = DaemonState.STARTING
+        self.was_ready = asyncio.Event()
+        """Set when a check has found the daemon ready."""
         self._sources = [SourceView(source, stuck_after) for source in sources]
         self._engines = engines
         self._breakers = breakers
         self._monitors = monitors
+        self._figures = figures
+        self._omitted = omitted
         self._orphaned = orphaned
         self._stuck = stuck
         self._health = Health(stuck_after)
+        self._since: dict[tuple[str, str], tuple[ComponentState, float]] = {}
+        """State of each component, and the wall time at which it was first seen."""
         self._metrics = Metrics(
             lambda: self._sources,
             self._engine_views,
@@ -240,6 +311,9 @@ class Watch:
             SYSTEM.counted,
             answers,
             refused,
+            figures.workflows,
+            readiness=self.health,
+            process=ProcessCollector(registry=None),
             version=__version__,
             config=config_version,
         )
@@ -262,14 +336,37 @@ class Watch:
         if self._stuck is not None:
             parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
         parts += self._orphaned()
+        parts += self._figures.readings()
         readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
-        return self._health.look(readings, parts, time.monotonic(), self.phase)
+        readiness = self._health.look(readings, parts, time.monotonic(), self.phase)
+        now, before = time.time(), self._since
+        self._since = {}
+        for check in readiness.checks:
+            component = (check.kind, check.name)
+            state, since = before.get(component, (None, now))
+            self._since[component] = (check.state, since if state == check.state else now)
+        return readiness
+
+    def since(self, check: Check) -> float:
+        """Wall time at which a component was first seen in its state, in seconds since the Unix epoch."""
+        return self._since[check.kind, check.name][1]
+
+    @property
+    def sources(self) -> Sequence[SourceView]:
+        """Sources of this process."""
+        return self._sources
 
     async def report(self) -> None:
         """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
         troubles: dict[tuple[str, str], ComponentState] = {}
+        first = _FIRST_LOOK
         while True:
-            for check in self.health().checks:
+            readiness = self.health()
+            for source in self._sources:
+                source.sample(time.monotonic())
+            if readiness.ready:
+                self.was_ready.set()
+            for check in readiness.checks:
                 component = (check.kind, check.name)
                 trouble = None if check.ready else check.state
                 if trouble == troubles.get(component):
@@ -282,7 +379,8 @@ class Watch:
                     what = f"{check.kind} {check.name} is {trouble}"
                     tell = log.error if check.kind == "worker" else log.warning
                     tell(what, action="readiness", state=trouble, detail=check.detail)
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_LOOK if self.was_ready.is_set() else first)
+            first = min(1.0, first * 1.5)
 
     def metrics(self) -> bytes:
         """Metrics text for `/metrics`."""
@@ -290,6 +388,7 @@ class Watch:
 
     async def scrape(self) -> bytes:
         """For /metrics."""
+        await self._figures.refresh()
         return await self._metrics.scrape()
 
     def _engine_views(self) -> Iterator[EngineView]:
@@ -298,9 +397,29 @@ class Watch:
             up = not self._breakers[name].open
             stuck = 0 if self._stuck is None else len(self._stuck(name))
             usage = engine.usage if isinstance(engine, MeasuredEngine) else None
+            figures = self._figures
             yield EngineView(
-                name, up, engine.durable, dict(monitor.counts), dict(monitor.unknown), engine.faults, stuck, usage
+                name,
+                up,
+                engine.durable,
+                dict(monitor.counts),
+                dict(monitor.unknown),
+                engine.faults,
+                stuck,
+                usage,
+                figures.instances(name),
+                figures.finishes[name].finished.copy(),
+                self._omitted(name),
+                _requests(engine),
+                figures.actions(name),
             )
+
+
+def _requests(engine: Engine) -> Mapping[tuple[str, str], Histogram]:
+    try:
+        return dict(engine.client.requests)
+    except RuntimeError:  # the engine is not started
+        return {}
 
 
 def _changed(found: Sequence[IncompatibleInstance]) -> str:

@@ -9,7 +9,7 @@ from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOption
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.producer import DeadLetters, Producer
-from bridge.brokers.kafka.reading import read
+from bridge.brokers.kafka.reading import backlog, read
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
@@ -27,7 +27,10 @@ class KafkaBroker:
     features = FEATURES
 
     def __init__(self, name: str, config: KafkaBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """resolve: from a field below `tls` and its value to a path."""
+        """Create a Kafka broker.
+
+        resolve: from a field below `tls` and its value to a path.
+        """
         self.name = name
         self._connection = Connection(name, config, resolve)
         self._cluster = Cluster(self._connection)
@@ -80,6 +83,10 @@ class KafkaBroker:
     async def create_topic(self, name: str, partitions: int) -> None:
         """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
         await self._cluster.create_topic(name, partitions)
+
+    async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
+        """See `BacklogBroker.backlog`. Records of open and aborted transactions count."""
+        return await backlog(self._connection, self._cluster, options)
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""

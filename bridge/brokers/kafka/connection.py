@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, StaleMetada
 from bridge.brokers.kafka import security
 from bridge.brokers.kafka.faults import translate
 from bridge.brokers.kafka.records import Bounds
-from bridge.brokers.kafka.sdk_internals import Answers, abandon, bound_answers
+from bridge.brokers.kafka.sdk_internals import Answers, abandon, bound_answers, starting
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.core.errors import BridgeError, BrokerUnavailable
 
@@ -53,6 +53,7 @@ class Connection:
     async def open(self, start: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start a client. Raises: BrokerUnavailable with the cause, which the client itself only logs."""
         causes = _Causes()
+        starting()
         logger = logging.getLogger("aiokafka")
         logger.addHandler(causes)
         try:

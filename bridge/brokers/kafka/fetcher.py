@@ -83,8 +83,11 @@ class Fetcher:
         wake: Callable[[], None],
         out_of_range: Callable[[TopicPartition, int], None],
     ) -> None:
-        """isolation: `read_committed` or `read_uncommitted`. wake: called when there may be records to hand out, or an
-        error. out_of_range: called when the broker does not have an offset.
+        """Create a fetcher.
+
+        isolation: `read_committed` or `read_uncommitted`.
+        wake: called when there may be records to hand out, or an error.
+        out_of_range: called when the broker does not have an offset.
         """
         self._connection = connection
         self._committed_only = isolation == "read_committed"
@@ -278,7 +281,7 @@ class Fetcher:
     def _request(
         self, offsets: Mapping[TopicPartition, int], wait: int, extra: Mapping[TopicPartition, int]
     ) -> FetchRequest:
-        """extra: bytes by partition beyond the configured number."""
+        """Build a fetch request. extra: bytes by partition beyond the configured number."""
         config = self._connection.config
         topics: dict[str, list[tuple[int, int, int]]] = {}
         for tp, offset in offsets.items():

@@ -30,8 +30,11 @@ class KafkaPartition(AssignedPartition):
         dead_letters: DeadLetters,
         changed: Callable[[], None],
     ) -> None:
-        """log: reads the partition from the group's position on. done, changed: see `AssignedPartition`. committed: the
-        group's present position and its metadata.
+        """Create a Kafka partition.
+
+        log: reads the partition from the group's position on.
+        done, changed: see `AssignedPartition`.
+        committed: the group's present position and its metadata.
         """
         super().__init__(
             cluster=cluster, topic=tp.topic, number=tp.partition, start=log.position, done=done, changed=changed
@@ -67,7 +70,7 @@ class KafkaPartition(AssignedPartition):
         # already
         while len(into) < limit and (found := self.log.take(limit - len(into), room)):
             for first, last, message in found:
-                if fetched(first, last):
+                if fetched(first, last, message.timestamp):
                     into.append(KafkaDelivery(message, self, first))
 
     def complete(self, offset: int) -> None:
@@ -106,6 +109,11 @@ class KafkaPartition(AssignedPartition):
         self._start = offset
         self.log.seek(offset)
         self._tracker = OffsetTracker()
+
+    @property
+    def oldest(self) -> float | None:
+        """Time of the oldest record that is not completed, in seconds since the Unix epoch; None where unknown."""
+        return self._tracker.oldest if self._tracker.outstanding else self.log.next_time
 
     def lag(self) -> int | None:
         """Number of records up to the last known end of the log that are not completed; None while the end is

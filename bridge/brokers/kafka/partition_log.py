@@ -41,8 +41,10 @@ _REMEDY = (
 class Answer:
     """A broker's answer for one partition.
 
-    end: high watermark. readable_end: offset up to which this consumer may read, less than `end` while a transaction is
-    open. aborted: see `record_batch.split`. start: first offset of the log.
+    end: high watermark.
+    readable_end: offset up to which this consumer may read, less than `end` while a transaction is open.
+    aborted: see `record_batch.split`.
+    start: first offset of the log.
     """
 
     data: bytes
@@ -73,9 +75,11 @@ class PartitionLog:
     ) -> None:
         """Start reading at `start`.
 
-        bounds: of one batch. low_water: bytes fetched and not handed out below which
-        more are fetched. treatment: of messages that cannot be parsed. gaps: counter of offsets without a record for a
-        consumer, by kind: `control`, `aborted`, `compacted`, and `deleted` for those before the start of the log.
+        bounds: of one batch.
+        low_water: bytes fetched and not handed out below which more are fetched.
+        treatment: of messages that cannot be parsed.
+        gaps: counter of offsets without a record for a consumer, by kind: `control`, `aborted`, `compacted`, and
+        `deleted` for those before the start of the log.
         inflation: decompressed bytes of all partitions of the consumer; None: of this partition alone.
         """
         self._inflation = inflation or Inflation(bounds.size)
@@ -91,6 +95,10 @@ class PartitionLog:
         self.trouble = ""
         """Reason why the broker does not answer for this partition at present, as a sentence; empty while it
         answers."""
+        self._stopped_time: float | None = None
+        """Time of the message that stopped the partition."""
+        self._taken_time: float | None = None
+        """Time of the record before the position, where both are in one batch."""
         self._gaps: Counter[str] = Counter() if gaps is None else gaps
         self._bounds = bounds
         self._low_water = low_water
@@ -149,6 +157,19 @@ class PartitionLog:
     def empty(self) -> bool:
         """True when no fetched record waits to be handed out."""
         return not self._batches
+
+    @property
+    def next_time(self) -> float | None:
+        """Time of the next record to hand out, in seconds since the Unix epoch; None while it is not fetched, or where
+        its time is unknown.
+
+        Within a batch, the time of the record before, since only the time of the first one is in its header.
+        """
+        if not self._batches:
+            return self._stopped_time
+        if self._taken_time is not None:
+            return self._taken_time
+        return next((batch.time for batch in self._batches if batch.kind == "records"), None)
 
     @property
     def suspect(self) -> Batch | None:
@@ -330,7 +351,7 @@ class PartitionLog:
             for entry in batch.records(self.position, self._bounds):
                 first, last, message = entry
                 if message.unreadable is not None and self._treatment(message.unreadable) == "stop_partition":
-                    self._stop_at(first, last, message.unreadable)
+                    self._stop_at(first, last, message.unreadable, message.timestamp)
                     return found
                 if first > self.position:
                     self._pass(first)
@@ -338,6 +359,7 @@ class PartitionLog:
                 found.append(entry)
                 room.spend(message.size)
                 if len(found) == limit or room.left <= 0:
+                    self._taken_time = message.timestamp
                     self._inflation.note(self, batch.inflated)
                     return found
             if batch.fault is not None and not batch.confirmed:
@@ -359,6 +381,7 @@ class PartitionLog:
         self._pass(offset, "deleted")
         self.position = offset
         self.stopped = ""
+        self._stopped_time = None
 
     def reread(self, batch: Batch) -> None:
         """Fetch a damaged batch and the following ones again, because another read returned different bytes."""
@@ -399,7 +422,8 @@ class PartitionLog:
                 f"batch is unknown; {_REMEDY}"
             )
 
-    def _stop_at(self, first: int, last: int, unreadable: Unreadable) -> None:
+    def _stop_at(self, first: int, last: int, unreadable: Unreadable, time: float | None) -> None:
+        self._stopped_time = time
         self._forget()
         move = f"move the group to offset {last + 1} with kafka-consumer-groups --reset-offsets"
         self.stopped = stop_reason(first, last, unreadable, move=move)
@@ -417,12 +441,14 @@ class PartitionLog:
             self._inflation.note(self, 0)
 
     def _leave(self, batch: Batch) -> None:
+        self._taken_time = None
         self._inflation.note(self, 0)
         self._batches.popleft()
         self._count -= batch.count
         self._bytes -= len(batch.raw)
 
     def _forget(self) -> None:
+        self._taken_time = None
         self._inflation.note(self, 0)
         self._batches.clear()
         self._count = self._bytes = 0

@@ -47,7 +47,10 @@ class OutOfRange:
     """Stops partitions with such a position, or moves them and counts skipped offsets, according to `policy`."""
 
     def __init__(self, policy: str) -> None:
-        """policy: `stop`, `earliest` or `latest`."""
+        """Create an out of range.
+
+        policy: `stop`, `earliest` or `latest`.
+        """
         self._policy = policy
         self.lost: dict[TopicPartition, int] = {}
         """Partitions that wait for a new position, with their last offset."""

@@ -173,7 +173,10 @@ class DeadLetters:
     """Dead letters of one subscription."""
 
     def __init__(self, cluster: Cluster, producer: Producer, template: str) -> None:
-        """template: name of their topic, in which `{topic}` stands for the original topic."""
+        """Create a dead letters.
+
+        template: name of their topic, in which `{topic}` stands for the original topic.
+        """
         self._cluster = cluster
         self._producer = producer
         self._template = template

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
-from bridge.brokers.base import ReadOptions
+from bridge.brokers.base import ReadOptions, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
+from bridge.brokers.kafka.commits import decode_metadata
 from bridge.brokers.kafka.compression import Inflation, Room
 from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetcher import Fetcher
@@ -114,10 +116,38 @@ async def _messages(
         raise BrokerError(f"{connection.name}: {'; '.join(stopped)}")
 
 
+async def backlog(connection: Connection, cluster: Cluster, options: SubscribeOptions) -> dict[tuple[str, int], int]:
+    """See `BacklogBroker.backlog`."""
+    pattern = options.kafka.pattern
+    counts = await cluster.topics()
+    topics = [each for each in counts if each in options.topics or (pattern is not None and re.match(pattern, each))]
+    partitions = [TopicPartition(topic, number) for topic in topics for number in range(counts[topic])]
+    if not partitions:
+        return {}
+    committed = await cluster.committed(options.group, partitions)
+    begin, end = await _ends(connection, partitions, f"look up the ends of {', '.join(topics)}")
+    fresh = end if options.start == "latest" else begin
+    found = {}
+    for tp in partitions:
+        position = committed.get(tp)
+        start = fresh[tp] if position is None else position.offset
+        done = () if position is None else decode_metadata(start, position.metadata or "")
+        found[tp.topic, tp.partition] = max(0, end[tp] - max(start, begin[tp]) - len(done))
+    return found
+
+
 async def _range(
     connection: Connection, partitions: list[TopicPartition], options: ReadOptions
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
-    """First and end offsets of the partitions. Raises: BrokerUnavailable."""
+    """Offsets of the first record to read, and end offsets, of the partitions. Raises: BrokerUnavailable."""
+    begin, end = await _ends(connection, partitions, f"read {options.topic}")
+    return {tp: options.first(begin[tp], end[tp]) for tp in partitions}, end
+
+
+async def _ends(
+    connection: Connection, partitions: list[TopicPartition], what: str
+) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+    """First and end offsets of the partitions. what: for an error. Raises: BrokerUnavailable."""
     consumer: Any = AIOKafkaConsumer(
         **connection.arguments, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
     )
@@ -128,7 +158,7 @@ async def _range(
         begin = await look_up(consumer.beginning_offsets, partitions, limit)
         end = await look_up(consumer.end_offsets, partitions, limit)
     except (KafkaError, TimeoutError) as error:
-        raise connection.translate(error, f"read {options.topic}") from error
+        raise connection.translate(error, what) from error
     finally:
         await close(consumer)
-    return {tp: options.first(begin[tp], end[tp]) for tp in partitions}, end
+    return begin, end

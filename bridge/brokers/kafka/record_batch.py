@@ -21,6 +21,7 @@ from aiokafka.record.util import calc_crc32c
 from bridge.brokers.kafka.compression import CodecError, decompress
 from bridge.brokers.kafka.records import (
     HEADER,
+    LOG_APPEND_TIME,
     SMALL,
     Bounds,
     Damaged,
@@ -36,6 +37,8 @@ _PREFIX = struct.Struct(">qiib")
 """Base offset, length, leader epoch (a CRC in old formats) and magic, at the same place in every format."""
 
 _LENGTH_END = 12
+_STAMP, _STAMP_END = struct.Struct(">q"), 26
+"""Time in the header of a message of magic 1, and its end."""
 _ATTRIBUTES_AT = 21
 _MINIMUM = 14
 """Bytes after the length field in the smallest message of magic 0."""
@@ -53,7 +56,8 @@ Kind = Literal["records", "control", "aborted"]
 class Fault:
     """Damage of a batch, as seen once. A repeated read decides whether it is permanent.
 
-    word, detail: see `Unreadable`. beyond: the only sign is that the log ends before the last offset.
+    word, detail: see `Unreadable`.
+    beyond: the only sign is that the log ends before the last offset.
     """
 
     word: str
@@ -65,8 +69,10 @@ class Fault:
 class Batch:
     """One batch of an answer.
 
-    base, last: offsets; `last` is None where the header that states it is damaged. raw: bytes of the batch, headers
-    included. kind: `control` and `aborted` batches hold nothing for a consumer. fault: damage that was met so far.
+    base, last: offsets; `last` is None where the header that states it is damaged.
+    raw: bytes of the batch, headers included.
+    kind: `control` and `aborted` batches hold nothing for a consumer.
+    fault: damage that was met so far.
     """
 
     base: int
@@ -98,6 +104,21 @@ class Batch:
         return len(self.raw) > _ATTRIBUTES_AT + 1 and (
             self.raw[_PREFIX.size - 1] < 2 or bool(self.raw[_ATTRIBUTES_AT + 1] & _CODEC)
         )
+
+    @property
+    def time(self) -> float | None:
+        """Time of the first record, in seconds since the Unix epoch, as the header states it; None where it states
+        none, or is damaged.
+        """
+        magic = self.raw[_PREFIX.size - 1] if len(self.raw) >= _PREFIX.size else 0
+        if self.fault is not None or magic == 0 or len(self.raw) < (HEADER.size if magic == 2 else _STAMP_END):
+            return None
+        if magic == 1:
+            (stamp,) = _STAMP.unpack_from(self.raw, _STAMP_END - _STAMP.size)
+        else:
+            header = HEADER.unpack_from(self.raw)
+            stamp = header[8] if header[5] & LOG_APPEND_TIME else header[7]
+        return None if stamp < 0 else stamp / 1000
 
     def close(self) -> None:
         """Release the decompressed data; `records` then begins again at the offset it is given."""
@@ -218,15 +239,18 @@ def split(
     examined.
 
     boundary: a batch is known to begin at the position, since the one before it ended there.
-    end: the high watermark. aborted: producer id and first offset of aborted transactions that overlap the answer; None
-    to read uncommitted ones too.
-    asked: offset of the fetch, less than the position when the previous batch is needed; the result is empty when that
-    batch shows nothing. readable_end: see `partition_log.Answer`. settled: mark no batch doubtful, except an unfollowed
-    one. deepest: no fetch can show the data in front of the first batch. verdict: of a fetch from the last offset of an
-    unfollowed batch.
-    An incomplete batch at the end is left out, because brokers cut answers there, unless it is the first.
-    No checksum covers a base offset. A base offset is accepted when it continues the previous batch, or when the next
-    batch continues it. Gaps are compacted batches. They are accepted when both neighbours in the log are known.
+    end: the high watermark.
+    aborted: producer id and first offset of aborted transactions that overlap the answer; None to read uncommitted
+    ones too.
+    asked: offset of the fetch, less than the position when the previous batch is needed; the result is empty when
+    that batch shows nothing.
+    readable_end: see `partition_log.Answer`.
+    settled: mark no batch doubtful, except an unfollowed one.
+    deepest: no fetch can show the data in front of the first batch.
+    verdict: of a fetch from the last offset of an unfollowed batch. An incomplete batch at the end is left out,
+    because brokers cut answers there, unless it is the first. No checksum covers a base offset. A base offset is
+    accepted when it continues the previous batch, or when the next batch continues it. Gaps are compacted batches.
+    They are accepted when both neighbours in the log are known.
     """
     found: list[Batch] = []
     pending = sorted(aborted or (), key=lambda each: each[1])
@@ -402,8 +426,8 @@ def hides_batch(raw: bytes, base: int, end: int) -> bool:
     """Return whether a damaged batch contains a whole batch, and its length is therefore wrong; also True when the
     search takes too long.
 
-    base: offset of the damaged batch. end: the high watermark. A payload that contains copies of batches looks the
-    same.
+    base: offset of the damaged batch.
+    end: the high watermark. A payload that contains copies of batches looks the same.
     """
     if len(raw) >= HEADER.size and calc_crc32c(raw[_ATTRIBUTES_AT:]) == HEADER.unpack_from(raw)[4]:
         return False  # the checksum covers the length indirectly

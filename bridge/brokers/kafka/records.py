@@ -21,7 +21,8 @@ id and epoch, base sequence, number of records."""
 SMALL = 1 << 20
 """Bytes of a batch up to which headers take limited memory (50 MB) before they are counted."""
 
-_LOG_APPEND_TIME = 0x08
+LOG_APPEND_TIME = 0x08
+"""Attribute of a batch whose records all have its highest timestamp."""
 
 Found = tuple[int, int, Message]
 """A message with the first and last offset that it stands for. The two differ for damaged data only."""
@@ -29,8 +30,11 @@ Found = tuple[int, int, Message]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Bounds of one batch. size: bytes when decompressed. records: of the batch; a reader that goes on within one
-    reads all before its position again. headers: of a record; each takes two bytes of a batch and 100 of memory.
+    """Bounds of one batch.
+
+    size: bytes when decompressed.
+    records: of the batch; a reader that goes on within one reads all before its position again.
+    headers: of a record; each takes two bytes of a batch and 100 of memory.
     """
 
     size: int
@@ -102,9 +106,10 @@ def too_many_headers(most: int) -> Damaged:
 def around_damage(data: bytes, base: int, end: int, first: int, bounds: Bounds) -> Iterator[Found]:
     """Records of a batch of magic 2 from offset `first` on, with damaged ones as unreadable messages.
 
-    data: the batch with its records decompressed. base, end: offsets of its first and last record.
-    The length in front of each record leads past a damaged one. Damaged records without a readable offset take the
-    offsets up to the next healthy record. After an unusable length, the rest of the batch is one unreadable message.
+    data: the batch with its records decompressed.
+    base, end: offsets of its first and last record. The length in front of each record leads past a damaged one.
+    Damaged records without a readable offset take the offsets up to the next healthy record. After an unusable
+    length, the rest of the batch is one unreadable message.
     """
     header = HEADER.unpack_from(data)
     at, expected = HEADER.size, base
@@ -149,7 +154,7 @@ def _record(data: bytes, at: int, end: int, header: tuple[int, ...], most: int) 
     """Offset and message of the record in `data[at:end]`. Raises: Damaged when not even the offset can be read."""
     begin = at
     delta, at = _varint(data, at + 1, end)  # behind the attributes, which have no meaning yet
-    timestamp = header[8] if header[5] & _LOG_APPEND_TIME else header[7] + delta
+    timestamp = header[8] if header[5] & LOG_APPEND_TIME else header[7] + delta
     delta, at = _varint(data, at, end)
     offset = header[0] + delta
     key_known = False

@@ -1,4 +1,4 @@
-"""Private parts of aiokafka: how a connection reads its answers, how nodes are found, and how a group fares.
+"""Private parts of aiokafka: how a connection reads its answers, how nodes are found, how a group fares, and log texts.
 
 The client works unchanged where they are not found. tests/brokers/kafka/test_hostile_broker.py fails then.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -100,7 +101,7 @@ async def _read(self_ref: Any) -> None:
 
 
 def _check(size: int, request: Any) -> None:
-    """request: None for a token. Raises: AnswerRefused."""
+    """Check the announced size of an answer. request: None for a token. Raises: AnswerRefused."""
     most = _bounds.records if getattr(request, "API_KEY", None) == _FETCH else min(OTHERS, _bounds.records)
     if not 0 <= size <= most:
         raise AnswerRefused(f"an answer of {size} bytes was announced; at most {most} are allowed")
@@ -277,3 +278,53 @@ def check_group(consumer: Any) -> None:
     check = getattr(getattr(consumer, "_coordinator", None), "check_errors", None)
     if check is not None:
         check()
+
+
+STARTING_SECONDS = 30.0
+"""Seconds from the start of a client for which passing states of a cluster are expected: a topic that was just created,
+or a coordinator that is not elected yet. The bridge itself reports a state that lasts."""
+
+_EXPECTED = {
+    "aiokafka.cluster": (
+        "Topic %s not found in cluster metadata",
+        "Topic %s is not available during auto-create initialization",
+        "No broker metadata found in MetadataResponse -- ignoring.",
+    ),
+    "aiokafka.consumer.group_coordinator": (
+        "Group Coordinator Request failed: %s",
+        "Marking the coordinator dead (node %s)for group %s.",
+    ),
+    "aiokafka.coordinator.assignors.roundrobin": ("No partition metadata for topic %s",),
+}
+"""Messages of the client about such states, by logger."""
+_NORMAL = {"aiokafka.consumer.group_coordinator": ("Heartbeat failed for group %s because it is rebalancing",)}
+"""Messages of the client about the normal course of a group, by logger."""
+
+
+class _Expected(logging.Filter):
+    """Lowers warnings and errors of the client about expected states to `info`."""
+
+    until = 0.0
+    """Monotonic time until which clients are starting."""
+
+    def start(self) -> None:
+        """Note that a client starts."""
+        self.until = time.monotonic() + STARTING_SECONDS
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        passing = record.msg in _EXPECTED.get(record.name, ()) and time.monotonic() < self.until
+        if passing or record.msg in _NORMAL.get(record.name, ()):
+            error = record.args[0] if isinstance(record.args, tuple) and record.args else None
+            if not isinstance(error, KafkaError) or error.retriable:
+                record.levelno, record.levelname = logging.INFO, "INFO"
+        return True
+
+
+_expected = _Expected()
+for _name in _EXPECTED | _NORMAL:
+    logging.getLogger(_name).addFilter(_expected)
+
+
+def starting() -> None:
+    """Lower the messages of the clients about a start to `info` for some time."""
+    _expected.start()

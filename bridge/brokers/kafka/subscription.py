@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +42,9 @@ errors."""
 
 
 class KafkaSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription` and `RereadableSubscription`."""
+    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription` and
+    `RereadableSubscription`.
+    """
 
     def __init__(
         self,
@@ -53,7 +56,10 @@ class KafkaSubscription:
         dead_letters: DeadLetters,
         closed: Callable[[], None],
     ) -> None:
-        """closed: called once, at the end of `close`."""
+        """Create a Kafka subscription.
+
+        closed: called once, at the end of `close`.
+        """
         self._connection = connection
         self._cluster = cluster
         self._options = options
@@ -93,6 +99,8 @@ class KafkaSubscription:
         self._closing: asyncio.Task[None] | None = None
         self._away = ""
         self._stalls = StalledPartitionDetector()
+        self._waiting_since: dict[tuple[str, int], float] = {}
+        """Wall time at which a record was found to wait whose own time is unknown, by topic and partition."""
 
     async def start(self) -> None:
         """Join the group. Raises: BrokerUnavailable."""
@@ -270,6 +278,7 @@ class KafkaSubscription:
             await self._out_of_range.settle(self._consumer, self._assignment.partitions)
             self._wake()
         lag = self.lag()
+        self.oldest()
         self._stalls.observe(
             {
                 tp: (partition.progress, lag.get((partition.topic, partition.number), 0) > 0)
@@ -362,6 +371,18 @@ class KafkaSubscription:
         """See `Subscription.lag`."""
         found = ((each, each.lag()) for each in self._assignment.partitions.values())
         return {(each.topic, each.number): lag for each, lag in found if lag is not None}
+
+    def oldest(self) -> dict[tuple[str, int], float]:
+        """See `AgingSubscription.oldest`. The time of a record that cannot be read is when it was found to wait."""
+        now, waiting, found = time.time(), {}, {}
+        for each in self._assignment.partitions.values():
+            if each.lag():
+                place, oldest = (each.topic, each.number), each.oldest
+                if oldest is None:
+                    oldest = waiting[place] = self._waiting_since.get(place, now)
+                found[place] = oldest
+        self._waiting_since = waiting
+        return found
 
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""

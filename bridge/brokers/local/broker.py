@@ -48,8 +48,10 @@ class LocalBroker:
     def __init__(
         self, name: str, directory: Path, config: LocalBrokerConfig, *, revoke_timeout: float = REVOKE_SECONDS
     ) -> None:
-        """directory: place of the log; `config.path` is not used. revoke_timeout: seconds for the release of
-        partitions.
+        """Create a local broker.
+
+        directory: place of the log; `config.path` is not used.
+        revoke_timeout: seconds for the release of partitions.
         """
         self.name = name
         self._directory = directory
@@ -114,6 +116,12 @@ class LocalBroker:
         existing = len(await self._writer.submit(lambda log: log.topic(name, partitions)))
         if existing != partitions:
             raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
+
+    async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
+        """See `BacklogBroker.backlog`."""
+        return await self._reader.query(
+            lambda log: log.backlog(options.group, options.topics, latest=options.start == "latest")
+        )
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""

@@ -274,11 +274,30 @@ class Log:
         )
         return found
 
+    def backlog(self, group: str, topics: Sequence[str], *, latest: bool) -> dict[tuple[str, int], int]:
+        """Number of records at and after the group's position, by topic and partition number.
+
+        latest: a group without a position begins at the end.
+        """
+        found: dict[tuple[str, int], int] = {}
+        for topic in topics:
+            ids = self.partitions(topic)
+            ends = self.ends(ids)
+            for number, partition in enumerate(ids):
+                position = self._committed(group, partition)
+                if position is None:
+                    position = CommittedPosition(ends[partition] if latest else 0)
+                found[topic, number] = max(0, ends[partition] - position.next - len(position.done))
+        return found
+
     def position(self, group: str, partition: int) -> CommittedPosition:
         """Committed position of the group."""
+        return self._committed(group, partition) or CommittedPosition(0)
+
+    def _committed(self, group: str, partition: int) -> CommittedPosition | None:
         query = "SELECT next, done FROM positions WHERE consumer_group = ? AND partition = ?"
         found = self.connection.execute(query, (group, partition)).fetchone()
-        return CommittedPosition(0) if found is None else CommittedPosition(found[0], decode_offsets(found[1]))
+        return None if found is None else CommittedPosition(found[0], decode_offsets(found[1]))
 
     def commit(self, group: str, partition: int, given: CommittedPosition) -> None:
         """Merge a position into the committed one. Call only within a write transaction."""
@@ -291,8 +310,8 @@ class Log:
     def expire(self, before: float, limit: int) -> int:
         """Delete the oldest records that were appended before a time, and return their number.
 
-        before: seconds since the epoch. limit: most records deleted per partition. Call only within a write
-        transaction.
+        before: seconds since the epoch.
+        limit: most records deleted per partition. Call only within a write transaction.
         """
         deleted = 0
         for (partition,) in self.connection.execute("SELECT id FROM partitions").fetchall():

@@ -36,8 +36,11 @@ class Ownership:
         make: Make,
         revoke_timeout: float,
     ) -> None:
-        """places: ids of the partitions by topic. make: creates a partition. revoke_timeout: seconds for the listener
-        to finish.
+        """Create an ownership.
+
+        places: ids of the partitions by topic.
+        make: creates a partition.
+        revoke_timeout: seconds for the listener to finish.
         """
         self.partitions: dict[int, LocalPartition] = {}
         """Owned partitions by id, including those being revoked until their release."""

@@ -27,8 +27,9 @@ class LocalPartition(AssignedPartition):
     """Implements `bridge.brokers.base.Partition`."""
 
     __slots__ = (
-        "_at", "_batches", "_row", "_share", "buffered", "buffered_bytes", "commits", "dead_letter_topic", "end", "id",
-        "is_end_known", "new_topic_partitions", "next_fetch", "skipped", "stopped", "treatment",
+        "_at", "_batches", "_row", "_share", "_stopped_at", "buffered", "buffered_bytes", "commits",
+        "dead_letter_topic", "end", "id", "is_end_known", "new_topic_partitions", "next_fetch", "skipped", "stopped",
+        "treatment",
     )  # fmt: skip
 
     def __init__(
@@ -45,8 +46,10 @@ class LocalPartition(AssignedPartition):
         treatment: Callable[[Unreadable], OnUnreadable],
         changed: Callable[[], None],
     ) -> None:
-        """treatment: of messages that cannot be parsed. changed: called when there may be records to hand out, or space
-        to read more.
+        """Create a local partition.
+
+        treatment: of messages that cannot be parsed.
+        changed: called when there may be records to hand out, or space to read more.
         """
         super().__init__(
             cluster=cluster, topic=topic, number=number, start=committed.next, done=committed.done, changed=changed
@@ -66,6 +69,8 @@ class LocalPartition(AssignedPartition):
         self.treatment = treatment
         self.stopped = ""
         """Reason why nothing more is read, as a sentence for a person; empty while reading continues."""
+        self._stopped_at: int | None = None
+        """Time of the record that stopped the partition, in microseconds since the Unix epoch."""
         self._batches: deque[Batch] = deque()
         self._row = self._at = 0
 
@@ -73,6 +78,14 @@ class LocalPartition(AssignedPartition):
     def lag(self) -> int:
         """Number of records up to the last known end that are not completed."""
         return max(self.end - self.next_fetch, 0) + self.buffered + self._tracker.outstanding
+
+    @property
+    def oldest(self) -> float | None:
+        """Time of the oldest record that is not completed; None without one, or while it is not read yet."""
+        if self._tracker.outstanding:
+            return self._tracker.oldest
+        stamp = self._stopped_at if not self._batches else self._batches[0].rows[self._row][1]
+        return None if stamp is None else stamp / 1_000_000
 
     def drain(self) -> None:
         """See `AssignedPartition.drain`."""
@@ -135,9 +148,9 @@ class LocalPartition(AssignedPartition):
                 message, at = unpack(data, at, described)
                 unreadable = message.unreadable
                 if unreadable is not None and self.treatment(unreadable) == "stop_partition":
-                    self._stop(described[0], unreadable)
+                    self._stop(described[0], described[1], unreadable)
                     return taken
-                if fetched(described[0]):
+                if fetched(described[0], None, message.timestamp):
                     taken.append(LocalDelivery(message, self, described[0]))
             self.buffered -= stop - row
             self._row, self._at = stop, at
@@ -146,7 +159,8 @@ class LocalPartition(AssignedPartition):
                 self._row = self._at = 0
         return taken
 
-    def _stop(self, offset: int, unreadable: Unreadable) -> None:
+    def _stop(self, offset: int, stamp: int, unreadable: Unreadable) -> None:
+        self._stopped_at = stamp
         self._batches.clear()
         self.buffered = self.buffered_bytes = self._row = self._at = 0
         self.stopped = stop_reason(offset, offset, unreadable)

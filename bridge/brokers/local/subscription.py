@@ -30,12 +30,16 @@ BUFFER_BYTES = 32 * 1024 * 1024
 
 
 class LocalSubscription:
-    """Implements `bridge.brokers.base.Subscription` and `RereadableSubscription`."""
+    """Implements `bridge.brokers.base.Subscription`, `AgingSubscription` and `RereadableSubscription`."""
 
     def __init__(
         self, *, ownership: Ownership, commits: Commits, reader: Reader, check: float, closed: Callable[[], None]
     ) -> None:
-        """check: seconds between polls for records without a wake-up. closed: called once, at the end of `close`."""
+        """Create a local subscription.
+
+        check: seconds between polls for records without a wake-up.
+        closed: called once, at the end of `close`.
+        """
         self._ownership = ownership
         self._commits = commits
         self._reader = reader
@@ -46,6 +50,8 @@ class LocalSubscription:
         self._ready = asyncio.Event()
         self._records = asyncio.Event()
         self._members = asyncio.Event()
+        self._assigned = asyncio.Event()
+        """Set after the first attempt to take partitions has succeeded or failed."""
         self._polled = 0.0
         self._first = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -58,6 +64,11 @@ class LocalSubscription:
             asyncio.create_task(self._keep(self._rebalance, self._members, CHECK_SECONDS)),
             asyncio.create_task(self._keep(self._read, self._records, self._check)),
         ]
+        try:
+            await self._assigned.wait()
+        except BaseException:
+            await self.close()
+            raise
 
     def wake(self, wake: Wake) -> None:
         """Check the log for records, or the group for changes."""
@@ -111,6 +122,11 @@ class LocalSubscription:
         known = (each for each in self._ownership.partitions.values() if each.is_end_known)
         return {(each.topic, each.number): each.lag for each in known}
 
+    def oldest(self) -> dict[tuple[str, int], float]:
+        """See `AgingSubscription.oldest`."""
+        found = ((each, each.oldest) for each in self._ownership.partitions.values())
+        return {(each.topic, each.number): oldest for each, oldest in found if oldest is not None}
+
     def stopped(self) -> dict[str, str]:
         """See `StoppableSubscription.stopped`."""
         return {
@@ -163,8 +179,11 @@ class LocalSubscription:
         self._ready.set()
 
     async def _rebalance(self) -> bool:
-        if await self._ownership.rebalance():
-            self.changed()
+        try:
+            if await self._ownership.rebalance():
+                self.changed()
+        finally:
+            self._assigned.set()
         return False
 
     async def _read(self) -> bool:

@@ -36,7 +36,10 @@ class Writer:
     """
 
     def __init__(self, directory: Path, appended: Callable[[], None]) -> None:
-        """appended: called on the writer's thread after each commit that appended records."""
+        """Create a writer.
+
+        appended: called on the writer's thread after each commit that appended records.
+        """
         self._directory = directory
         self._appended = appended
         self._queue: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()

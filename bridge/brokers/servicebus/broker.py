@@ -33,7 +33,10 @@ class ServiceBusBroker:
     features = FEATURES
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """resolve: from a field below `tls` and its value to a path."""
+        """Create a service bus broker.
+
+        resolve: from a field below `tls` and its value to a path.
+        """
         self.name = name
         self._config = config
         self._resolve = resolve

@@ -78,7 +78,8 @@ class Clock:
     def received(self, enqueued: float | None, remaining: float, wall: float) -> None:
         """Record a received message or session.
 
-        enqueued, wall: seconds since the epoch. remaining: apparent seconds left of its lock.
+        enqueued, wall: seconds since the epoch.
+        remaining: apparent seconds left of its lock.
         """
         behind = max(0.0 if enqueued is None else enqueued - wall, remaining - LONGEST_LOCK)
         if behind > TOLERANCE:

@@ -155,8 +155,8 @@ class Connection:
     ) -> ServiceBusReceiver:
         """Create a receiver without opening it.
 
-        accept: wait for the next session in seconds; None for a receiver without sessions. credit: returns the number
-        of messages that may come now.
+        accept: wait for the next session in seconds; None for a receiver without sessions.
+        credit: returns the number of messages that may come now.
         """
         given: dict[str, Any] = {
             "prefetch_count": prefetch,
@@ -266,7 +266,10 @@ class Link:
     """One open receiver of the SDK: its health, and the meaning of its errors."""
 
     def __init__(self, connection: Connection, path: str, sdk: ServiceBusReceiver) -> None:
-        """path: of the entity."""
+        """Create a link.
+
+        path: of the entity.
+        """
         self.sdk = sdk
         self.timeout = connection.config.request_timeout
         """Deadline of one request in seconds."""

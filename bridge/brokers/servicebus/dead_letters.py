@@ -79,7 +79,11 @@ class DeadLetterQueue:
     """
 
     def __init__(self, publish: Callable[[str, list[Message]], Awaitable[None]], template: str) -> None:
-        """publish: sends messages to a queue or topic. template: name of the queue, with or without `{topic}`."""
+        """Create a dead letter queue.
+
+        publish: sends messages to a queue or topic.
+        template: name of the queue, with or without `{topic}`.
+        """
         self._publish = publish
         self._template = template
         self._written: OrderedDict[str, None] = OrderedDict()

@@ -69,8 +69,10 @@ _GROUP_ID = 10
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Part of a message that cannot be decoded. raw: the whole message as received. key_known: `group-id` is not
-    affected.
+    """Part of a message that cannot be decoded.
+
+    raw: the whole message as received.
+    key_known: `group-id` is not affected.
     """
 
     word: str

@@ -54,7 +54,11 @@ class ServiceBusPartition:
     __slots__ = ("_changed", "_gap", "_paused", "lost", "number", "revoked", "topic")
 
     def __init__(self, topic: str, number: int, changed: Callable[[], None]) -> None:
-        """topic: path of the entity. changed: called when there may be work again."""
+        """Create a service bus partition.
+
+        topic: path of the entity.
+        changed: called when there may be work again.
+        """
         self.topic = topic
         self.number = number
         self.revoked = False
@@ -146,7 +150,10 @@ class ServiceBusDelivery:
         settlements: Settlements,
         size: int = 0,
     ) -> None:
-        """size: encoded bytes of the message."""
+        """Create a service bus delivery.
+
+        size: encoded bytes of the message.
+        """
         self.raw = raw
         self.size = size
         self.message = message
@@ -231,7 +238,10 @@ class ServiceBusDelivery:
         return settled > self._settled_before
 
     async def _settle(self, verb: Verb, forms: Sequence[tuple[str, str]] = (("", ""),)) -> None:
-        """forms: pairs of reason and description, each shorter than the one before."""
+        """Settle with the first form that the service accepts.
+
+        forms: pairs of reason and description, each shorter than the one before.
+        """
         tries = [forms[0]] * len(PAUSES) + list(forms)
         while self._open():
             if self._refusal is not None and self._refusals >= len(tries):

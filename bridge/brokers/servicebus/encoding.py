@@ -39,9 +39,10 @@ class Raw(bytes):
 class Parts:
     """The parts of a message that its sender determines, encoded.
 
-    annotations, application, footer: values by decoded names. fields: of the properties section. body: codes of
-    sections, each with its value; for a data section, its content. The expiry time is left out: it follows from `ttl`,
-    and the service computes it from the time of arrival.
+    annotations, application, footer: values by decoded names.
+    fields: of the properties section.
+    body: codes of sections, each with its value; for a data section, its content. The expiry time is left out: it
+    follows from `ttl`, and the service computes it from the time of arrival.
     """
 
     ttl: Raw | None = None

@@ -19,7 +19,9 @@ class EntityPath:
     """Path of an entity: `queue` or `topic/Subscriptions/name`, and either with `/$DeadLetterQueue` or
     `/$Transfer/$DeadLetterQueue`.
 
-    name: queue or topic. subscription: None for a queue. sub_queue: None for the entity itself.
+    name: queue or topic.
+    subscription: None for a queue.
+    sub_queue: None for the entity itself.
     """
 
     name: str

@@ -172,8 +172,8 @@ def translate(
 ) -> BridgeError | None:
     """Translate an SDK error into an error of the bridge; None for a bug, which must stay visible as itself.
 
-    what: attempted operation, beginning with the broker's name. path, namespace: of the entity, for the text. An error
-    that only a person can fix fails a publish at once.
+    what: attempted operation, beginning with the broker's name.
+    path, namespace: of the entity, for the text. An error that only a person can fix fails a publish at once.
     """
     if isinstance(error, BridgeError):
         return error

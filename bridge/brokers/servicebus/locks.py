@@ -39,7 +39,8 @@ class RenewalQueue:
     def add(self, delivery: ServiceBusDelivery, remaining: float, now: float) -> None:
         """Schedule the renewal of the delivery's lock, unless it is settled by then.
 
-        remaining: seconds left of the lock. now: monotonic seconds.
+        remaining: seconds left of the lock.
+        now: monotonic seconds.
         """
         heapq.heappush(self._due, (now + renew_after(remaining, self._took), next(self._order), delivery))
 
@@ -110,7 +111,9 @@ class MessageLocks:
     def admit(self, delivery: ServiceBusDelivery, before: ServiceBusDelivery | None, now: float, wall: float) -> None:
         """Keep the lock of a received message from now on. A lock that has already expired is marked as lost.
 
-        before: earlier delivery of the same message. now: monotonic seconds. wall: seconds since the epoch.
+        before: earlier delivery of the same message.
+        now: monotonic seconds.
+        wall: seconds since the epoch.
         """
         if before is not None and self._clock.lost(before.remaining(wall)):
             self._queue.renew_all_now(now)

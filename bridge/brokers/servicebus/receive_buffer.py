@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from bridge.brokers.servicebus.delivery import ServiceBusDelivery, ServiceBusPartition
 
@@ -23,7 +23,8 @@ _FADING = 0.99
 class ReceiveBuffer:
     """Buffer that the receivers of a subscription share.
 
-    high, high_bytes: messages and encoded bytes above which the receivers take no more. receivers: number of receivers.
+    high, high_bytes: messages and encoded bytes above which the receivers take no more.
+    receivers: number of receivers.
     """
 
     def __init__(self, high: int, high_bytes: int, receivers: int) -> None:
@@ -109,6 +110,10 @@ class ReceiveBuffer:
     def last_held(self, path: str) -> int:
         """Highest sequence number of the messages of an entity that are locked for this process; 0 without one."""
         return max((number for held_path, number in self._held if held_path == path), default=0)
+
+    def held(self) -> Collection[ServiceBusDelivery]:
+        """Deliveries whose messages are locked for this process."""
+        return self._held.values()
 
     def substitute_number(self) -> int:
         """Number for a message that came without a sequence number: another one for each such message."""

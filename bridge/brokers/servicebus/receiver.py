@@ -77,7 +77,10 @@ class Receiver:
         clock: Clock,
         dead_letter_queue: DeadLetterQueue | None,
     ) -> None:
-        """path: of the entity."""
+        """Create a receiver.
+
+        path: of the entity.
+        """
         self.path = path
         self.number = number
         self.partition = ServiceBusPartition(path, number, self.wake)
@@ -272,7 +275,8 @@ class Receiver:
     def _admit(self, link: Link, raw: ServiceBusReceivedMessage, now: float, wall: float) -> ServiceBusDelivery:
         """Create a delivery from a received message; marked as lost when its lock has already expired.
 
-        now: monotonic seconds. wall: seconds since the epoch.
+        now: monotonic seconds.
+        wall: seconds since the epoch.
         """
         delivery = self._deliver(raw, None)
         self._locks.admit(delivery, self._buffer.hold(delivery), now, wall)

@@ -83,7 +83,11 @@ class Section(tuple[Any, ...]):
     _definition: tuple[Any, ...]
 
     def __new__(cls, kind: Any, fields: Mapping[int, bytes | None]) -> Section:
-        """kind: `Header` or `Properties`. fields: encoded values by number."""
+        """Create a section.
+
+        kind: `Header` or `Properties`.
+        fields: encoded values by number.
+        """
         section = super().__new__(cls, (fields.get(number) for number in range(len(kind._fields))))
         section._code = kind._code
         section._definition = tuple(each._replace(type=None, multiple=False) for each in kind._definition)

@@ -22,7 +22,10 @@ class Access:
     """Creates clients of one namespace. `namespace` is its full name."""
 
     def __init__(self, name: str, config: ServiceBusBrokerConfig, resolve: Callable[[str, str], Path]) -> None:
-        """resolve: from a field below `tls` and its value to a path. Raises: BrokerError for malformed settings."""
+        """Create an access.
+
+        resolve: from a field below `tls` and its value to a path. Raises: BrokerError for malformed settings.
+        """
         self._config = config
         self._given: dict[str, Any] = {"retry_total": 0}
         if config.tls is not None and config.tls.ca is not None:

@@ -56,7 +56,11 @@ class SessionLock:
         self.next_due = None
 
     def received(self, enqueued: float | None, now: float, wall: float) -> None:
-        """Learn about the clock from a message. enqueued, wall: seconds since the epoch. now: monotonic seconds."""
+        """Learn about the clock from a message.
+
+        enqueued, wall: seconds since the epoch.
+        now: monotonic seconds.
+        """
         if enqueued is not None and self.next_due is not None:
             self._clock.received(enqueued, 0.0, wall)
             self.next_due = min(self.next_due, now + renew_after(self._clock.usable(UNKNOWN_LOCK), self._took))
@@ -91,7 +95,10 @@ class Turn:
     """Times of one held session, by which it makes room for another. Pure: the caller passes monotonic seconds."""
 
     def __init__(self, options: SessionsConfig, accepting: float, now: float) -> None:
-        """accepting: seconds that the acceptance took."""
+        """Create a turn.
+
+        accepting: seconds that the acceptance took.
+        """
         self._end = now + options.turn
         self._busy = now
         self._quiet = self._hurry = options.idle
@@ -126,7 +133,10 @@ class SessionReceiver(Receiver):
     """
 
     def __init__(self, *, listener: Listener, sessions: SessionsConfig, **given: Any) -> None:
-        """given: see `Receiver`."""
+        """Create a session receiver.
+
+        given: see `Receiver`.
+        """
         super().__init__(**given)
         self.sessions = 0
         """Number of accepted sessions."""

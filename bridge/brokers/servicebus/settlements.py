@@ -34,9 +34,13 @@ class SettlementQueue:
         finished: Callable[[ServiceBusDelivery], None],
         lock_lost: Callable[[Link, ServiceBusDelivery, LockLost], BrokerError],
     ) -> None:
-        """away: returns the reason for which nothing can be settled. wake: called when a request is waiting.
-        finished: see `delivery.Settlements`. lock_lost: marks what is lost with a lock that the service does not know
-        any more, and returns the error for the caller of the settlement.
+        """Create a settlement queue.
+
+        away: returns the reason for which nothing can be settled.
+        wake: called when a request is waiting.
+        finished: see `delivery.Settlements`.
+        lock_lost: marks what is lost with a lock that the service does not know any more, and returns the error for
+        the caller of the settlement.
         """
         self.dead_letter_queue = dead_letter_queue
         self.finished = finished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Sequence
 
 from bridge.brokers.base import Listener, SubscribeOptions
@@ -26,7 +27,9 @@ TICK_SECONDS = 1.0
 
 
 class ServiceBusSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription` and `LockingSubscription`."""
+    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription` and
+    `LockingSubscription`.
+    """
 
     commits = (0, 0.0)
     """See `ObservedSubscription.commits`: every message is settled by itself, and no commits are counted."""
@@ -43,7 +46,10 @@ class ServiceBusSubscription:
         dead_letter_queue: DeadLetterQueue | None,
         closed: Callable[[], None],
     ) -> None:
-        """closed: called once, at the end of `close`."""
+        """Create a service bus subscription.
+
+        closed: called once, at the end of `close`.
+        """
         settings, sessions = options.servicebus, options.sessions
         self._connection = connection
         self._listener = listener
@@ -148,10 +154,26 @@ class ServiceBusSubscription:
         """
         return {(each.path, each.number): each.partition.gap for each in self._receivers}
 
+    def oldest(self) -> dict[tuple[str, int], float]:
+        """See `AgingSubscription.oldest`. Of the locked messages: the service hands out the oldest ones first, and
+        reports the time of another one only to clients with manage rights.
+        """
+        found: dict[tuple[str, int], float] = {}
+        for delivery in self._buffer.held():
+            enqueued = delivery.message.timestamp
+            place = (delivery.partition.topic, delivery.partition.number)
+            if enqueued is not None and enqueued < found.get(place, math.inf):
+                found[place] = enqueued
+        return found
+
     def stopped(self) -> dict[str, str]:
         """See `ObservedSubscription.stopped`."""
         troubles = ((f"{each.path}/{each.number}", each.trouble()) for each in self._receivers)
-        return {part: text for part, text in troubles if text is not None}
+        found = {part: text for part, text in troubles if text is not None}
+        if not self._sessions:  # with sessions, a receiver that waits for one has no answer either
+            attaching = (each for each in self._seated() if not each.ready.is_set())
+            found |= {f"{each.path}/{each.number}": "the receiver is not attached yet" for each in attaching}
+        return found
 
     @property
     def rebalances(self) -> int:

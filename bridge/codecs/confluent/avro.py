@@ -20,7 +20,9 @@ class AvroSchema:
     """One schema. Readers use the writer's schema unchanged."""
 
     def __init__(self, schema: RegisteredSchema, record: str | None = None) -> None:
-        """record: full name of the record to write, where the schema is a union; None: the one that fits.
+        """Create an avro schema.
+
+        record: full name of the record to write, where the schema is a union; None: the one that fits.
 
         Raises: DecodeError when the schema is not usable Avro, or has no such record.
         """

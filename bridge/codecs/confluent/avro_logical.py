@@ -33,8 +33,11 @@ _DIGITS = {"millis": 3, "micros": 6, "nanos": 9}
 class Logical:
     """One logical type with its attributes.
 
-    read: from the primitive value to JSON. write: from JSON to the primitive value. Both raise ValueError, TypeError or
-    OverflowError for values that do not fit. text: description of the JSON form. beyond: reason of a refusal to read.
+    read: from the primitive value to JSON.
+    write: from JSON to the primitive value. Both raise ValueError, TypeError or OverflowError for values that do
+    not fit.
+    text: description of the JSON form.
+    beyond: reason of a refusal to read.
     """
 
     name: str

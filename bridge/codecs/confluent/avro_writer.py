@@ -25,7 +25,9 @@ class Writer:
     """Converts JSON types into fastavro's values, by the schema, and checks all of them."""
 
     def __init__(self, named: Mapping[str, Any], *, defaults: list[int] | None = None) -> None:
-        """defaults: number of defaults that may still be written, for values that are themselves defaults of a schema.
+        """Create a writer.
+
+        defaults: number of defaults that may still be written, for values that are themselves defaults of a schema.
         Such values have no logical types, and bytes are the characters U+0000 to U+00FF.
         """
         self._named = named

@@ -30,7 +30,10 @@ class RegistryCodec:
         limits: Limits = DEFAULT_LIMITS,
         writing: Writing | None = None,
     ) -> None:
-        """writing: chooses the schema for `encode`; None: the codec only reads."""
+        """Create a registry codec.
+
+        writing: chooses the schema for `encode`; None: the codec only reads.
+        """
         self.name = name
         self._format = format
         self._limits = limits

@@ -45,9 +45,11 @@ class Compiled(Protocol):
 class Format:
     """A data format.
 
-    kind: name of the format in registries. indexed: message indexes follow the id. media: content type of the data.
-    compile: compiles a schema; the second argument names the message or record to write. Raises: DecodeError when the
-    schema cannot be used.
+    kind: name of the format in registries.
+    indexed: message indexes follow the id.
+    media: content type of the data.
+    compile: compiles a schema; the second argument names the message or record to write.
+    Raises: DecodeError when the schema cannot be used.
     """
 
     kind: str

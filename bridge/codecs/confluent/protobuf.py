@@ -26,7 +26,9 @@ class ProtobufSchema:
     """One schema, with all its messages."""
 
     def __init__(self, schema: RegisteredSchema, message: str | None) -> None:
-        """message: full name of the message to write; None: the first of the file.
+        """Create a protobuf schema.
+
+        message: full name of the message to write; None: the first of the file.
 
         Raises: DecodeError when it is no usable Protobuf schema.
         """

@@ -52,8 +52,10 @@ class _Malformed(Exception):
 class _Field:
     """Check and cost of one field.
 
-    fits: None where every integer fits. message: type of a message field. text: check UTF-8. cost: values and bytes of
-    one.
+    fits: None where every integer fits.
+    message: type of a message field.
+    text: check UTF-8.
+    cost: values and bytes of one.
     """
 
     name: str

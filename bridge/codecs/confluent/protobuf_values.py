@@ -61,8 +61,10 @@ _DURATION = re.compile(r"-?\d{1,12}(?:\.\d{1,9})?s", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """A message without any field set. unset: its members and functions that create their values. order: of all
-    fields.
+    """A message without any field set.
+
+    unset: its members and functions that create their values.
+    order: of all fields.
     """
 
     unset: tuple[tuple[str, Callable[[], Any]], ...]

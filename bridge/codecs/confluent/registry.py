@@ -45,8 +45,9 @@ class UnknownSchema(DecodeError):
 class RegisteredSchema:
     """A schema of the registry.
 
-    text: the schema; for Protobuf, a file descriptor in base64. kind: AVRO, PROTOBUF, JSON. references: name and text
-    of the referenced schemas, each after its own references.
+    text: the schema; for Protobuf, a file descriptor in base64.
+    kind: AVRO, PROTOBUF, JSON.
+    references: name and text of the referenced schemas, each after its own references.
     """
 
     text: str
@@ -66,7 +67,10 @@ class Registry:
     """Registry client that connects at the first request. Only connections are cached."""
 
     def __init__(self, name: str, config: RegistryConfig, resolve: Callable[[str, str], Path]) -> None:
-        """resolve: from a field below `tls` and its value to a path."""
+        """Create a registry.
+
+        resolve: from a field below `tls` and its value to a path.
+        """
         self.name = name
         self.latest_for = config.latest_for
         self._config = config

@@ -26,7 +26,10 @@ _INDEX_LIMIT = 100
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """Prefix of a message. schema: id of the writer's schema. indexes: place of the message in a Protobuf schema.
+    """Prefix of a message.
+
+    schema: id of the writer's schema.
+    indexes: place of the message in a Protobuf schema.
     start: offset of the data.
     """
 

@@ -47,10 +47,15 @@ class Writing:
         latest_for: float = 300.0,
         place: Literal["prefix", "header"] = "prefix",
     ) -> None:
-        """subject: subject name, in which `{topic}` and `{record}` stand for the topic and the full name of the record.
+        """Create a writing.
 
-        own: file of the schema; None: latest schema of the subject. message: name of the Protobuf message; None: the
-        first. place: where the id is written. Raises: DecodeError when the file cannot be used.
+        subject: subject name, in which `{topic}` and `{record}` stand for the topic and the full name of the
+        record.
+
+        own: file of the schema; None: latest schema of the subject.
+        message: name of the Protobuf message; None: the first.
+        place: where the id is written.
+        Raises: DecodeError when the file cannot be used.
         """
         self._registry = registry
         self._format = format

@@ -67,6 +67,13 @@ class LogConfig(Model):
         description="Lowest level of records of libraries. Debug records of libraries may contain passwords "
         "and payloads and are never written.",
     )
+    failures: Integer = Field(
+        100,
+        ge=1,
+        le=100_000,
+        description="Most lines per minute and engine about failed instances and compensated sagas. One more line "
+        "counts the others.",
+    )
 
 
 class AuditConfig(Model):
@@ -116,6 +123,11 @@ class OpsConfig(Model):
     drain: Duration = Field(20.0, description="Time for a stop before it is forced.")
     stuck_after: Duration = Field(
         60.0, gt=0, description="Time without progress after which a source with waiting records is unready."
+    )
+    unready_on: tuple[Literal["failed_sagas", "failed_compensations"], ...] = Field(
+        (),
+        description="Sagas that make the daemon unready while they exist, on embedded engines: `failed_sagas` failed "
+        "behind the point of no return, or could not be compensated; `failed_compensations` could not be compensated.",
     )
 
 

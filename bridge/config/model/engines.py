@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, SecretStr, StringConstraints, model_
 from bridge.config.model.encryption import EncryptionConfig
 from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.model.types import Address, Duration, Integer, Model, Size
-from bridge.core.kinds import OWN_NAMES
+from bridge.core.system_names import PREFIX
 from bridge.system.addresses import is_loopback
 
 
@@ -210,8 +210,8 @@ EngineConfig = Annotated[EmbeddedEngineConfig | SchedulerEngineConfig, Field(dis
 
 
 def _check_external(name: str) -> str:
-    if name.lower().startswith(OWN_NAMES):
-        raise ValueError(f"names that begin with `{OWN_NAMES}` are reserved for the bridge")
+    if name.lower().startswith(PREFIX):
+        raise ValueError(f"names that begin with `{PREFIX}` are reserved for the bridge")
     return name
 
 

@@ -173,6 +173,11 @@ class LimitsConfig(Model):
         "its `value`.",
     )
 
+    @property
+    def expression_nanoseconds(self) -> float:
+        """`expression_cost` in the unit in which expressions count it."""
+        return self.expression_cost * 1e9
+
     @model_validator(mode="after")
     def _below_the_whole(self) -> LimitsConfig:
         for name in ("max_in_flight", "max_in_flight_bytes"):

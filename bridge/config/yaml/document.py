@@ -147,7 +147,11 @@ def _remedy(what: str, text: str, line: int, column: int) -> str:
 
 @dataclass(slots=True)
 class _Frame:
-    """A container that is being read. size: number of its values. height: deepest nesting in it."""
+    """A container that is being read.
+
+    size: number of its values.
+    height: deepest nesting in it.
+    """
 
     node: MappingNode | None
     items: list[Node]

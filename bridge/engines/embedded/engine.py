@@ -16,7 +16,7 @@ from durabletask.serialization import DataConverter
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import SAGA
-from bridge.engines.base import EngineUsage, InstanceCounts, RunListener
+from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.containment import ContainedWorker
@@ -24,7 +24,14 @@ from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
-from bridge.engines.grpc_channel import BEFORE, DeadlineInterceptor, OnStreams, TraceInterceptor, channel_options
+from bridge.engines.grpc_channel import (
+    BEFORE,
+    RECONNECT_SECONDS,
+    DeadlineInterceptor,
+    OnStreams,
+    TraceInterceptor,
+    channel_options,
+)
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
@@ -38,7 +45,6 @@ from bridge.sqlite_engine.storage import counts
 from bridge.system import private
 from bridge.system.tls import TlsFiles
 
-RECONNECT_SECONDS = 1.0
 _DAY_SECONDS = 86_400
 
 
@@ -106,6 +112,10 @@ class EmbeddedEngine:
         """Counts in the engine's file, whichever process hosts the engine."""
         rows = await asyncio.to_thread(counts.read, self._directory / FILE)
         return None if rows is None else _summed(rows)
+
+    def watch_finishes(self, listener: FinishListener) -> None:
+        if self._database is not None:
+            self._database.hub.watch_finishes(listener)
 
     def has_no_early_messages(self, entity_id: str) -> bool:
         """True when the entity is known to hold no early messages.

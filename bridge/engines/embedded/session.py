@@ -177,6 +177,9 @@ class SessionWorker(TaskHubGrpcWorker):
         super().__init__(**options)
         self.sessions = Sessions(sessions, session_bytes)
 
+    def count_session_replay(self) -> None:
+        """Count a turn that ran the orchestrator again from its history."""
+
     def _execute_orchestrator(
         self,
         req: Any,
@@ -187,6 +190,8 @@ class SessionWorker(TaskHubGrpcWorker):
         if isinstance(req, TurnRequest) and self.sessions.most and not OTEL_AVAILABLE:
             response = self._turn(req, completionToken)
         if response is None:
+            if req.pastEvents:
+                self.count_session_replay()
             super()._execute_orchestrator(req, stub, completionToken)
         else:
             stub.CompleteOrchestratorTask(response)
@@ -220,6 +225,7 @@ class SessionWorker(TaskHubGrpcWorker):
     def _turn(self, request: TurnRequest, token: Any) -> TurnResponse | None:
         """Response to a turn; None when the SDK must run the turn itself."""
         session = self.sessions.take(request)
+        is_new = session is None
         if session is None:
             session = Session(
                 self._registry,
@@ -232,6 +238,8 @@ class SessionWorker(TaskHubGrpcWorker):
             result = session.run(request)
         except Exception:
             return None
+        if is_new and request.pastEvents:
+            self.count_session_replay()
         unread, status = session.unread, text(result.encoded_custom_status)
         if not session.over:
             # Before the response is sent: the next turn may start at once, in another thread

@@ -227,6 +227,16 @@ class DirectWorker(MonitoredWorker, SessionWorker):
         self._database.connect(self._stream)
         self._is_running = True
 
+    @property
+    def session_count(self) -> int:
+        return len(self.sessions)
+
+    def count_replay(self, request: Any) -> None:
+        """Count nothing here: only the sessions know whether a turn replays."""
+
+    def count_session_replay(self) -> None:
+        self.stats.replay()
+
     def stuck(self) -> list[str]:
         if not self._is_running:
             return []

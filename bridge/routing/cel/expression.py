@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
-from bridge.core.errors import ExpressionCost, ExpressionError, Locate, Problem, wire_name
+from bridge.core.errors import ExpressionCost, ExpressionError, Locate, Problem
 from bridge.routing.cel import failure, zones
 from bridge.routing.cel import map_order as cel_map_order
 from bridge.routing.cel.comparison import Answer, comparison
@@ -67,7 +67,10 @@ class Expression:
         projection: Projection,
         constants: Mapping[str, Any] = _NONE,
     ) -> None:
-        """constants: variables that are the same for every message."""
+        """Create an expression.
+
+        constants: variables that are the same for every message.
+        """
         self.source = source
         self.where = where
         self._program = program
@@ -151,7 +154,8 @@ class Expression:
             if cost > scope.left:
                 raise ExpressionCost(
                     f"{self.where}: the evaluation may cost more than limits.expression_cost allows for this message, "
-                    f"in `{self._shown}`"
+                    f"in `{self._shown}`",
+                    self.where,
                 )
             scope.pay(cost)
 
@@ -170,15 +174,10 @@ class Expression:
         self._fail(ExpressionError(f"a condition must be true or false, and is {kind_name(value)}"))
 
     def _fail(self, error: Exception) -> NoReturn:
-        if isinstance(error, _Placed):
+        if isinstance(error, ExpressionError) and error.expression:
             raise error
         what = str(error) if isinstance(error, ExpressionError) else failure.sentence(str(error), self.source)
-        raise _Placed(f"{self.where}: {what}, in `{self._shown}`") from None
-
-
-@wire_name("bridge.routing.expression._Placed")
-class _Placed(ExpressionError):
-    """Raised for a failed expression; its text already names the expression."""
+        raise ExpressionError(f"{self.where}: {what}, in `{self._shown}`", self.where) from None
 
 
 class PathExpression(Expression):

@@ -40,7 +40,9 @@ class Template:
             try:
                 rendered.encode()
             except UnicodeEncodeError:
-                raise ExpressionError(f"{self._where}: the text holds a lone surrogate, which is not Unicode") from None
+                raise ExpressionError(
+                    f"{self._where}: the text holds a lone surrogate, which is not Unicode", self._where
+                ) from None
         return rendered
 
 

@@ -21,7 +21,7 @@ from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration,
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import SCHEDULERS, Limits, check_id
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, Instance, UnreadLimits
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, Finish, Instance, UnreadLimits
 from bridge.sqlite_engine.model.reply import (
     Rejection,
     Reply,
@@ -74,10 +74,15 @@ class TaskHub(WorkingSet):
         """Count of lost workers; None when the limit is disabled."""
         self._new_tasks: list[Task] = []
         self._run_listeners: list[Callable[[Sequence[str], Sequence[str]], None]] = []
+        self._finish_listeners: list[Callable[[Sequence[Finish]], None]] = []
 
     def watch_runs(self, listener: Callable[[Sequence[str], Sequence[str]], None]) -> None:
         """Call the listener after each commit with the ids of finished and of started instances."""
         self._run_listeners.append(listener)
+
+    def watch_finishes(self, listener: Callable[[Sequence[Finish]], None]) -> None:
+        """Call the listener after each commit in which instances ended."""
+        self._finish_listeners.append(listener)
 
     def refuse_event(self, instance: Instance) -> Rejection:
         """Count an event for an instance that has too many unread ones; return its refusal."""
@@ -491,6 +496,12 @@ class TaskHub(WorkingSet):
                 listener(finished, started)
             except Exception:
                 logger.exception("A listener of runs failed")
+        ends = self.tx.take_finished()
+        for tell in self._finish_listeners if ends else ():
+            try:
+                tell(ends)
+            except Exception:
+                logger.exception("A listener of ends failed")
         if replies:
             settle_all(replies)
         self.dispatcher.pump()

@@ -7,8 +7,9 @@ orchestrations of other workers an event counts as read when it was part of a tu
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -33,7 +34,12 @@ ENVELOPE = 4096
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """End of an instance. seconds: since its creation. failure: of a failed instance."""
+    """End of an instance.
+
+    has_run: an orchestrator ran, so a worker knows the name.
+    seconds: since its creation.
+    failure: of a failed instance. cause: last failure of one of its tasks, where the history is in memory.
+    """
 
     instance_id: str
     execution: str
@@ -41,10 +47,17 @@ class Finish:
     saga: str
     status: int
     outcome: str
+    has_run: bool
     seconds: float
     custom_status: str | None = None
     failure: pb.TaskFailureDetails | None = None
+    cause: pb.TaskFailureDetails | None = None
     parent: str | None = None
+
+    @property
+    def is_failure(self) -> bool:
+        """True for a failed instance, and for one whose saga did not complete."""
+        return self.status == FAILED or self.outcome not in ("", "completed", "terminated")
 
 
 @dataclass(slots=True, eq=False)
@@ -164,6 +177,20 @@ class Instance:
             parentInstanceId=text(self.parent),
             tags=start.tags,
         )
+
+
+LAST_EVENTS = 1000
+"""Most events of a history in which the failure of a task is searched."""
+
+
+def last_failure(history: Sequence[pb.HistoryEvent]) -> pb.TaskFailureDetails | None:
+    """Failure of the last task that failed in a history."""
+    for event in islice(reversed(history), LAST_EVENTS):
+        if event.HasField("taskFailed"):
+            return event.taskFailed.failureDetails
+        if event.HasField("subOrchestrationInstanceFailed"):
+            return event.subOrchestrationInstanceFailed.failureDetails
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
-from bridge.sqlite_engine.model.instance import FAILED, FINISHED, SUSPENDED, CountKey, Finish, Instance
+from bridge.sqlite_engine.model.instance import (
+    COMPLETED,
+    FAILED,
+    FINISHED,
+    RUNNING,
+    SUSPENDED,
+    CountKey,
+    Finish,
+    Instance,
+    last_failure,
+)
 from bridge.sqlite_engine.options import HostRules
 from bridge.sqlite_engine.storage.payloads import CUSTOM_STATUS, START, Payloads
 from bridge.sqlite_engine.storage.statements import Statement
@@ -68,16 +79,18 @@ class Counts:
             self._add(_EXISTING, before, -1)
         self._add(_EXISTING, now, 1)
         instance.counted = now
-        if instance.finished_at is not None and (before is None or before[2] not in FINISHED):
-            self._finish(
-                instance.finished_at,
-                now,
-                Finish(
-                    instance.id, instance.execution, instance.name, now[1], now[2], now[3],
-                    (instance.finished_at - instance.created_at) / 1_000_000, instance.custom_status, instance.failure,
-                    instance.parent,
-                ),
-            )  # fmt: skip
+        if instance.finished_at is None or (before is not None and before[2] in FINISHED):
+            return
+        name, saga, status, outcome = now
+        finish = Finish(
+            instance.id, instance.execution, name, saga, status, outcome,
+            status == COMPLETED or (before is not None and before[2] == RUNNING),
+            (instance.finished_at - instance.created_at) / 1_000_000,
+            instance.custom_status, instance.failure, None, instance.parent,
+        )  # fmt: skip
+        if finish.is_failure and instance.history is not None:
+            finish = replace(finish, cause=last_failure(instance.history))
+        self._finish(instance.finished_at, now, finish)
 
     def remove(self, instance: Instance) -> None:
         """Count an instance no more."""
@@ -97,8 +110,12 @@ class Counts:
         failed = (name, saga, FAILED, outcome)
         self._add(_EXISTING, (name, saga, status, outcome), -1)
         self._add(_EXISTING, failed, 1)
-        seconds = (now - created_at) / 1_000_000
-        self._finish(now, failed, Finish(id_, execution, name, saga, FAILED, outcome, seconds, None, failure, parent))
+        seconds, has_run = (now - created_at) / 1_000_000, status == RUNNING
+        self._finish(
+            now,
+            failed,
+            Finish(id_, execution, name, saga, FAILED, outcome, has_run, seconds, None, failure, None, parent),
+        )
         return True
 
     def _add(self, day: int, key: CountKey, number: int) -> None:
@@ -217,7 +234,7 @@ def differences(connection: sqlite3.Connection) -> Iterator[str]:
 
 
 def _status(status: int) -> str:
-    return pb.OrchestrationStatus.Name(status).removeprefix("ORCHESTRATION_STATUS_")  # type: ignore[arg-type] # plain int
+    return str(pb.OrchestrationStatus.Name(status)).removeprefix("ORCHESTRATION_STATUS_")
 
 
 def read(path: Path) -> list[tuple[int, str, str, str, str, int]] | None:

@@ -85,7 +85,11 @@ class Payloads:
     def rows(
         self, rows: Sequence[Sequence[Any]], columns: dict[int, Column], key: Sequence[int] = (0,)
     ) -> Sequence[Sequence[Any]]:
-        """Convert rows to their stored form. columns: by position. key: positions of the primary key."""
+        """Convert rows to their stored form.
+
+        columns: by position.
+        key: positions of the primary key.
+        """
         if not self.seals:
             return rows
         found = []

@@ -1,0 +1,249 @@
+"""Dry run of a replay: what would become of each dead letter now. Nothing changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+from bridge.app.codecs import build_registries
+from bridge.app.composition import build_decoder, build_router
+from bridge.app.connection import attached
+from bridge.app.dead_letters import Selection, visit
+from bridge.codecs.decoder import SourceDecoder
+from bridge.config.source import Loaded
+from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Step
+from bridge.core.dead_letter import DeadLetter
+from bridge.core.errors import BridgeError, EngineError, MessageError
+from bridge.core.message import Message, Position
+from bridge.core.origin import MessageOrigin
+from bridge.core.provenance import general
+from bridge.core.settlement import Complete, Keep, RetryPolicy, decide, detail_of
+from bridge.core.settlement import DeadLetter as DeadLettered
+from bridge.core.states import Outcome
+from bridge.engines.base import Engine
+from bridge.engines.command_runner import CommandRunner
+from bridge.engines.dry_run import DryRunEngine
+from bridge.routing.router import Router
+
+if TYPE_CHECKING:
+    from bridge.codecs.confluent import Registry
+
+_ONCE = RetryPolicy(in_memory=0.0, bug_attempts=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Expected end of a dead letter if it were replayed now.
+
+    outcome: as of a delivery; `dead_lettered` if it would fail again.
+    actions: changes on the engine, like `start order_saga`.
+    reason, detail: of a failure.
+    where: `file:line` of the rule that fails, where one is known.
+    same_cause: a failure has the same reason and route as before.
+    """
+
+    outcome: Outcome
+    actions: tuple[str, ...] = ()
+    reason: str | None = None
+    detail: str | None = None
+    where: str | None = None
+    same_cause: bool = False
+
+    @property
+    def text(self) -> str:
+        """Verdict in one line, equal for all dead letters of which the same would become."""
+        if self.outcome is Outcome.DEAD_LETTERED:
+            again = "still fails" if self.same_cause else "fails for another reason"
+            return f"{again}: {self.reason}" + (f", {self.where}" if self.where else "")
+        return ", ".join(self.actions) if self.actions else self.outcome.value.replace("_", " ")
+
+
+class Check:
+    """Dry run with one configuration, for dead letters in their order."""
+
+    def __init__(
+        self, loaded: Loaded, engines: Mapping[str, Engine] | None, registries: Mapping[str, Registry] | None = None
+    ) -> None:
+        """Prepare the dry run.
+
+        engines: running engines by name; None: do not ask the engines, and take every command as accepted.
+        registries: schema registries by name, started.
+        """
+        sources = {
+            name: config.model_copy(update={"trusted": "replay"}) for name, config in loaded.config.sources.items()
+        }
+        self._loaded = replace(loaded, config=loaded.config.model_copy(update={"sources": sources}))
+        self._registries = registries
+        self._sources: dict[str, tuple[SourceDecoder, Router]] = {}
+        self._engines = None if engines is None else {name: DryRunEngine(each) for name, each in engines.items()}
+
+    async def verdict(self, letter: DeadLetter, message: Message, source: str) -> Verdict:
+        """Decide about a dead letter. source: source that would read it. Raises: ConfigError, EngineOutage."""
+        decoder, router = self._parts(source)
+        origin = letter.origin
+        position = Position(letter.position.cluster, origin.topic or "", origin.partition or 0, origin.offset or 0)
+        try:
+            if decoder.prepare is not None:
+                await decoder.prepare([message])
+            envelope = decoder.decode(message, position)
+            decision = router.route(envelope)
+        except MessageError as error:
+            return self._failure(error, letter, error.route)
+        steps = [step for step in decision.steps if step.route not in letter.executed]
+        if self._engines is None:
+            return _accepted(steps)
+        actions: list[str] = []
+        outcomes: set[Outcome] = set()
+        for index, step in enumerate(steps):
+            engine = self._engines[step.engine]
+            engine.client.actions.clear()
+            part = sum(each.route == step.route for each in steps[:index])
+            try:
+                runner = CommandRunner(cast(Engine, engine))
+                await runner.execute(step.command, MessageOrigin.of(envelope, step.route, part))
+            except EngineError as error:
+                settlement = decide(error, step.command, 1, 0.0, _ONCE)
+                if isinstance(settlement, Complete):
+                    outcomes.add(settlement.outcome)
+                elif isinstance(settlement, Keep):
+                    outcomes.add(Outcome.EARLY)
+                elif isinstance(settlement, DeadLettered):
+                    return self._failure(error, letter, step.route)
+                else:
+                    raise
+            else:
+                outcomes.add(Outcome.EXECUTED)
+                actions.extend(engine.client.actions)
+        for outcome in (Outcome.EARLY, Outcome.EXECUTED, Outcome.DUPLICATE):
+            if outcome in outcomes:
+                return Verdict(outcome, tuple(dict.fromkeys(actions)))
+        return Verdict(Outcome.IGNORED)
+
+    def _parts(self, source: str) -> tuple[SourceDecoder, Router]:
+        found = self._sources.get(source)
+        if found is None:
+            found = self._sources[source] = (
+                build_decoder(self._loaded, source, self._registries),
+                build_router(self._loaded, source),
+            )
+        return found
+
+    def _failure(self, error: BridgeError, letter: DeadLetter, route: str | None) -> Verdict:
+        where = None
+        for index, each in enumerate(self._loaded.config.routes):
+            if each.name == route:
+                problem = self._loaded.locate(("routes", index), "")
+                where = f"{problem.file}:{problem.line}"
+        detail = detail_of(error)
+        same = error.reason == letter.reason and general(detail) == general(letter.detail)
+        return Verdict(Outcome.DEAD_LETTERED, (), error.reason, detail, where, same)
+
+
+def _accepted(steps: Sequence[Step]) -> Verdict:
+    """Verdict if the engine accepts every command."""
+    if not steps:
+        return Verdict(Outcome.IGNORED)
+    return Verdict(Outcome.EXECUTED, tuple(dict.fromkeys(_action(step.command) for step in steps)))
+
+
+def _action(command: Command) -> str:
+    match command:
+        case ScheduleOrchestration(orchestration=name):
+            return f"start {name}"
+        case StartOrRaise(orchestration=name, event=event):
+            return f"start {name} or raise {event}"
+        case RaiseEvent(name=name) | Cancel(event=name):
+            return f"raise {name}"
+        case SignalEntity(entity=entity, operation=operation):
+            return f"signal {entity} {operation}"
+        case _:
+            return type(command).__name__.lower()
+
+
+@dataclass(slots=True)
+class Line:
+    """Dead letters of which the same would become."""
+
+    text: str
+    outcome: Outcome
+    detail: str
+    example: str
+    count: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """Result of a check. lines: most numerous first."""
+
+    lines: list[Line]
+
+    @property
+    def total(self) -> int:
+        """Number of dead letters."""
+        return sum(line.count for line in self.lines)
+
+    @property
+    def failing(self) -> int:
+        """Number of dead letters that would fail again."""
+        return sum(line.count for line in self.lines if line.outcome is Outcome.DEAD_LETTERED)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Report as JSON types."""
+        return {
+            "total": self.total,
+            "failing": self.failing,
+            "lines": [
+                {
+                    "count": line.count,
+                    "outcome": line.outcome.value,
+                    "would": line.text,
+                    "detail": line.detail,
+                    "example": line.example,
+                }
+                for line in self.lines
+            ],
+        }
+
+
+async def checked(
+    loaded: Loaded, rules: Loaded, selection: Selection, offline: bool, progress: Callable[[int], None]
+) -> Report:
+    """Check the selected dead letters.
+
+    loaded: configuration whose sources have the dead letters.
+    rules: configuration that decides. The engines of its names are asked, unless `offline`.
+    Raises: ConfigError, BrokerError, BrokerUnavailable, EngineOutage.
+    """
+    lines: dict[tuple[str, str], Line] = {}
+    async with AsyncExitStack() as opened:
+        engines: dict[str, Engine] | None = None
+        if not offline:
+            engines = {
+                name: await opened.enter_async_context(
+                    attached(loaded if name in loaded.config.engines else rules, name)
+                )
+                for name in rules.config.engines
+            }
+        registries = build_registries(rules)
+        for registry in registries.values():
+            opened.push_async_callback(registry.close)
+        check = Check(rules, engines, registries)
+        count = 0
+        async for place, letter, message in visit(loaded, selection):
+            stated = letter.source
+            source = stated if stated is not None and stated in rules.config.sources else place.sources[0]
+            if source not in rules.config.sources:
+                verdict = Verdict(Outcome.DEAD_LETTERED, (), "no_source", f"there is no source {source!r} any more")
+            else:
+                verdict = await check.verdict(letter, message, source)
+            detail = general(verdict.detail or "")
+            line = lines.get((verdict.text, detail))
+            if line is None:
+                line = Line(verdict.text, verdict.outcome, verdict.detail or "", letter.id)
+                lines[verdict.text, detail] = line
+            line.count += 1
+            count += 1
+            progress(count)
+    return Report(sorted(lines.values(), key=lambda line: -line.count))

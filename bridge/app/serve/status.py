@@ -1,0 +1,196 @@
+"""Status of this process as the document of `bridge.ops.status`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import socket
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from bridge import __version__
+from bridge.app import state
+from bridge.app.serve.waiting import WaitingCounter
+from bridge.app.serve.watch import Watch
+from bridge.config.source import Loaded
+from bridge.core.errors import EngineError, EngineOutage
+from bridge.core.states import EngineState
+from bridge.engines.base import Engine, InstanceCounts, instance_counts
+from bridge.ops.health import Check
+from bridge.ops.status import OVERDUE_SECONDS, Document, merge
+from bridge.pipeline.breaker import Breaker
+from bridge.system.clock import stamp
+from bridge.waiting.totals import WaitingCount, WaitingTotals
+
+ENGINE_SECONDS = 2.0
+"""Seconds for the facts that an engine has. Later, the status has the last known ones."""
+_KEPT = 1.0
+"""Seconds for which one answer serves all requests."""
+
+
+class DaemonStatus:
+    """Makes the status of one process. Requests at the same time share one answer."""
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        watch: Watch,
+        engines: Mapping[str, Engine],
+        breakers: Mapping[str, Breaker],
+        counter: WaitingCounter,
+        totals: Mapping[str, WaitingTotals],
+        command: str,
+    ) -> None:
+        """Create the status of this process.
+
+        totals: waiting messages by engine.
+        command: the command that runs this process, as of `bridge`.
+        """
+        self._loaded = loaded
+        self._watch = watch
+        self._engines = engines
+        self._breakers = breakers
+        self._counter = counter
+        self._totals = totals
+        self._command = command
+        self._id = daemon_id(os.getpid())
+        self._started = time.time()
+        self._counts: dict[str, InstanceCounts | None] = {}
+        self._making: asyncio.Task[Document] | None = None
+        self._made = -math.inf
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
+
+    async def document(self) -> Document:
+        """Status of this process as JSON types."""
+        making = self._making
+        if making is None or (making.done() and time.monotonic() - self._made > _KEPT):
+            making = self._making = asyncio.create_task(self._make())
+        return await asyncio.shield(making)
+
+    async def _make(self) -> Document:
+        up = [check.name for check in self._watch.health().checks if check.state == EngineState.UP]
+        await asyncio.gather(*(self._ask(name) for name in self._engines if name in up))
+        readiness, now = self._watch.health(), time.time()
+        checks = {(check.kind, check.name): check for check in readiness.checks}
+        engines = [self._engine(checks["engine", name], now) for name in self._engines]
+        sources = [
+            self._part(check, now) | source.figures()
+            for source in self._watch.sources
+            if (check := checks.get(("source", source.name))) is not None
+        ]
+        others = [
+            self._part(check, now) | {"kind": kind}
+            for (kind, _), check in checks.items()
+            if kind not in ("source", "engine")
+        ]
+        daemon = {
+            "id": self._id,
+            "answered": True,
+            "version": __version__,
+            "command": self._command,
+            "phase": str(readiness.phase),
+            "ready": readiness.ready,
+            "started": time_of(self._started),
+            "seconds": round(now - self._started, 1),
+            "config": {"version": self._loaded.version, "since": time_of(self._started)},
+        }
+        made = {"time": time_of(now), "daemons": [daemon], "engines": engines, "sources": sources, "components": others}
+        self._made = time.monotonic()
+        return merge([made])
+
+    async def _ask(self, name: str) -> None:
+        """Ask an engine for its facts."""
+        running = self._refreshing.get(name)
+        if running is None or running.done():
+            running = self._refreshing[name] = asyncio.create_task(self._refresh(name))
+        await asyncio.wait([running], timeout=ENGINE_SECONDS)
+
+    async def _refresh(self, name: str) -> None:
+        engine = self._engines[name]
+        try:
+            # Without commands, nothing else notices an outage
+            await engine.probe()
+            self._counts[name] = await instance_counts(engine)
+            await self._counter.refresh(name)
+        except EngineOutage as error:
+            self._breakers[name].trip(error)
+        except EngineError:
+            return  # the last known facts remain
+
+    def _part(self, check: Check, now: float) -> Document:
+        since = self._watch.since(check)
+        return {
+            "name": check.name,
+            "state": str(check.state),
+            "since": time_of(since),
+            "seconds": round(max(0.0, now - since), 1),
+            "detail": check.detail,
+            "daemons": [{"daemon": self._id, "state": str(check.state), "detail": check.detail}],
+        }
+
+    def _engine(self, check: Check, now: float) -> Document:
+        engine, part = self._engines[check.name], self._part(check, now)
+        if check.state == EngineState.UP:
+            part["detail"] = part["daemons"][0]["detail"] = ""  # its place
+        return part | {
+            "id": state.fingerprint(self._loaded, check.name),
+            "place": engine.description,
+            "durable": engine.durable,
+            "counts": counts_document(self._counts.get(check.name)),
+            **waiting_document(self._totals[check.name].counted, now),
+        }
+
+
+def daemon_id(pid: int) -> str:
+    """Name of a daemon: its host and process id."""
+    return f"{socket.gethostname()}/{pid}"
+
+
+def time_of(seconds: float) -> str:
+    """Time in seconds since the Unix epoch as RFC 3339."""
+    return stamp(datetime.fromtimestamp(seconds, UTC))
+
+
+def waiting_document(count: WaitingCount, now: float) -> Document:
+    """Early and quarantined messages of an engine as JSON types; null before the first count."""
+    if not count.at:
+        return {"counted": None, "early": None, "quarantined": None}
+    return {
+        "counted": time_of(count.at),
+        "early": {"messages": count.early, "oldest_seconds": _age(count.early_since, now)},
+        "quarantined": [
+            {
+                "source": source,
+                "keys": each.keys,
+                "messages": each.messages,
+                "oldest_seconds": _age(each.since, now),
+                "overdue": sum(now - since > OVERDUE_SECONDS for since in each.manual),
+            }
+            for source, each in sorted(count.quarantined.items())
+        ],
+    }
+
+
+def counts_document(counts: InstanceCounts | None) -> Document | None:
+    """Instances of an engine as JSON types; None when it does not count them."""
+    if counts is None:
+        return None
+
+    def rows(name: str, word: str, given: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+        return [
+            {name: first, word: second, "count": count} for (first, second), count in sorted(given.items()) if count
+        ]
+
+    return {
+        "instances": rows("orchestration", "status", counts.instances),
+        "ended_today": rows("orchestration", "status", counts.ended_today),
+        "sagas": rows("saga", "outcome", counts.sagas),
+        "sagas_today": rows("saga", "outcome", counts.sagas_today),
+    }
+
+
+def _age(since: float | None, now: float) -> float | None:
+    return None if since is None or math.isinf(since) else round(max(0.0, now - since), 1)

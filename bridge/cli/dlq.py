@@ -1,0 +1,378 @@
+"""`bridge dlq`: dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bridge.cli.command import Group
+from bridge.cli.command import command as make
+from bridge.cli.options import EXISTING, config_options, json_option
+from bridge.cli.output import Progress, clean, plural, print_fields, print_json, print_table, say
+from bridge.cli.parameters import SINCE
+
+if TYPE_CHECKING:
+    from bridge.app.dead_letters import Selection
+    from bridge.core.dead_letter import DeadLetter
+    from bridge.core.message import Message
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_EXITS = {0: "done", 1: "there is no such dead letter"}
+
+
+@click.group(
+    "dlq",
+    cls=Group,
+    members={
+        "groups": "Group dead letters by cause.",
+        "list": "List dead letters.",
+        "show": "Show one dead letter.",
+        "export": "Write dead letters as lines of JSON.",
+        "check": "Show what would become of dead letters now, and change nothing.",
+    },
+    examples="""
+        bridge dlq groups
+        bridge dlq list orders --cause expression_error --since 2h
+        bridge dlq show orders.dlq/0@12
+        bridge dlq check --config fixed.yaml
+    """,
+)
+def command() -> None:
+    """Read the dead letters of the configured sources: of the local broker, Kafka and Service Bus.
+
+    These commands join no group, commit no position and only peek at queues. They also read dead letters of Spring for
+    Apache Kafka, Kafka Connect, Kafka Streams, share groups and Service Bus.
+    """
+
+
+def selection_options(function: F) -> F:
+    """Add the options of a selection; see `_selection`."""
+    for option in (
+        click.option("--until", type=SINCE, metavar="TIME", help="Only those written before: a time, or `2h` ago."),
+        click.option("--since", type=SINCE, metavar="TIME", help="Only those written since: a time, or `2h` ago."),
+        click.option("--key", "keys", multiple=True, metavar="KEY", help="Only messages with this key; repeatable."),
+        click.option(
+            "--cause", "causes", multiple=True, metavar="REASON|GROUP", help="Only this reason or group; repeatable."
+        ),
+        click.option("--route", "routes", multiple=True, metavar="NAME", help="Only this route; repeatable."),
+        click.argument("sources", nargs=-1, metavar="[SOURCE]..."),
+    ):
+        function = option(function)
+    return function
+
+
+def _selection(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection:
+    from bridge.app.dead_letters import Selection
+
+    return Selection(
+        tuple(chosen.get("sources", ())),
+        tuple(chosen.get("routes", ())),
+        tuple(chosen.get("causes", ())),
+        ids,
+        tuple(chosen.get("keys", ())),
+        _seconds(chosen.get("since")),
+        _seconds(chosen.get("until")),
+    )
+
+
+def _seconds(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
+
+
+@make(
+    "groups",
+    effect="reads",
+    examples="""
+        bridge dlq groups
+        bridge dlq groups orders --since 24h
+        bridge dlq groups --json | jq '.[0].group'
+    """,
+)
+@selection_options
+@json_option
+@config_options
+def groups(as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
+    """Group dead letters by cause, the most numerous first.
+
+    Dead letters of one group have the same reason, route, error and detail, apart from the values in the detail. The
+    name of a group is a value for --cause.
+    """
+    from bridge.app.composition import load_config
+    from bridge.app.dead_letters import Groups, visit
+
+    found = Groups()
+    loaded = load_config(config, overlay)
+
+    async def read() -> None:
+        progress, count = Progress("dead letters read"), 0
+        try:
+            async for _, letter, _ in visit(loaded, _selection(chosen)):
+                found.add(letter)
+                count += 1
+                progress(count)
+        finally:
+            progress.close()
+
+    asyncio.run(read())
+    ordered = found.sorted()
+    if as_json:
+        print_json([each.to_dict() for each in ordered])
+        return
+    if not ordered:
+        say("there are no dead letters", err=True)
+        return
+    print_table(
+        ("GROUP", "COUNT", "REASON", "ROUTE", "FIRST", "LAST", "EXAMPLE", "DETAIL"),
+        [
+            (
+                each.fingerprint,
+                f"{each.count:,}",
+                each.reason if each.format == "bridge" else f"{each.reason} ({each.format})",
+                ", ".join(each.routes) or "-",
+                _time(each.first),
+                _time(each.last),
+                each.example,
+                each.detail,
+            )
+            for each in ordered
+        ],
+    )
+    total = sum(each.count for each in ordered)
+    say(f"{plural(total, 'dead letter')}. Next: bridge dlq check --cause {ordered[0].fingerprint}", err=True)
+
+
+@make(
+    "list",
+    effect="reads",
+    examples="""
+        bridge dlq list
+        bridge dlq list orders --cause schema_error --limit 500
+        bridge dlq list --since 1h --json
+    """,
+)
+@selection_options
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Show at most so many; 0 for all."
+)
+@json_option
+@config_options
+def list_(limit: int, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
+    """List dead letters, in the order of their topics. No payload is shown."""
+    rows = _read(config, overlay, _selection(chosen), limit or None)
+    if as_json:
+        print_json([_facts(letter, message) for letter, message in rows])
+        return
+    print_table(
+        ("ID", "TIME", "REASON", "ROUTE", "GROUP", "ORIGIN", "DETAIL"),
+        [
+            (
+                letter.id,
+                _time(letter.failed_at),
+                letter.reason,
+                letter.route or "-",
+                letter.fingerprint,
+                str(letter.origin) or "-",
+                letter.detail,
+            )
+            for letter, _ in rows
+        ],
+    )
+    if len(rows) == limit:
+        say(f"the first {limit:,} are shown; --limit 0 shows all", err=True)
+
+
+@make(
+    "show",
+    effect="reads",
+    examples="""
+        bridge dlq show orders.dlq/0@12
+        bridge dlq show 'billing/$DeadLetterQueue/0@17' --payload
+        bridge dlq show order-1001 --json          # a message id shows all dead letters of the message
+    """,
+    exits=_EXITS,
+)
+@click.argument("id_", metavar="ID")
+@click.option("--payload", is_flag=True, help="Also show headers and body, and the text of a foreign program's error.")
+@json_option
+@config_options
+def show(id_: str, payload: bool, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int:
+    """Show the cause and the attributes of a dead letter.
+
+    ID is its position (`TOPIC/PARTITION@OFFSET`), the position of the original message, or its message id.
+    """
+    rows = _read(config, overlay, _selection({}, (id_,)), None)
+    if not rows:
+        say(f"there is no dead letter {id_!r}. Next: bridge dlq list", err=True)
+        return 1
+    if as_json:
+        print_json([_facts(letter, message, payload) for letter, message in rows])
+        return 0
+    for number, (letter, message) in enumerate(rows):
+        if number:
+            click.echo()
+        facts = _facts(letter, message, payload)
+        headers, body = facts.pop("headers", {}), facts.pop("body", None)
+        print_fields(
+            [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
+        )
+        for name, value in headers.items():
+            click.echo(f"  {clean(name)}: {clean(value)}")
+        if body is not None:
+            click.echo(clean(body))
+    return 0
+
+
+@make(
+    "export",
+    effect="reads",
+    examples="""
+        bridge dlq export orders > dead-letters.jsonl
+        bridge dlq export --cause no_route --since 24h > unrouted.jsonl
+    """,
+)
+@selection_options
+@config_options
+def export(config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
+    """Write dead letters as lines of JSON, in the form of `bridge topic read --json`, with their payloads."""
+    from bridge.app.composition import load_config
+    from bridge.app.dead_letters import visit
+    from bridge.app.jsonlines import line_of
+
+    loaded = load_config(config, overlay)
+
+    async def write() -> None:
+        async for _, letter, message in visit(loaded, _selection(chosen)):
+            click.echo(line_of(letter.position, message).encode())
+
+    asyncio.run(write())
+
+
+@make(
+    "check",
+    effect="reads",
+    examples="""
+        bridge dlq check
+        bridge dlq check orders --cause 3f1c09a2b7de
+        bridge dlq check --candidate fixed.yaml        # with another configuration
+        bridge dlq check --offline --json
+    """,
+    exits={
+        0: "none of the dead letters would fail again",
+        1: "some would fail again",
+        3: "a configuration is not valid, or a broker or engine does not answer (is the daemon running?)",
+    },
+)
+@selection_options
+@click.option(
+    "--candidate",
+    type=EXISTING,
+    multiple=True,
+    metavar="FILE|DIR",
+    help="Configuration whose rules decide; repeatable.  [default: the present one]",
+)
+@click.option("--offline", is_flag=True, help="Do not ask the engines; take each command as accepted.")
+@json_option
+@config_options
+def check(
+    candidate: tuple[Path, ...],
+    offline: bool,
+    as_json: bool,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    **chosen: Any,
+) -> int:
+    """Show what would become of each dead letter now. Nothing changes.
+
+    Each dead letter is decoded and routed with the present configuration, or with a candidate. The engine is asked if
+    the instance exists, so the result tells starts from duplicates. Rules that the bridge executed before the failure
+    are skipped, as in a replay.
+    """
+    from bridge.app.composition import load_config
+    from bridge.app.dead_letter_check import Report, checked
+
+    loaded = load_config(config, overlay)
+    rules = load_config(candidate, overlay) if candidate else loaded
+    progress = Progress("dead letters checked")
+    try:
+        report: Report = asyncio.run(checked(loaded, rules, _selection(chosen), offline, progress))
+    finally:
+        progress.close()
+    if as_json:
+        print_json(report.to_dict())
+    elif not report.total:
+        say("there are no dead letters", err=True)
+    else:
+        print_table(
+            ("COUNT", "WOULD", "EXAMPLE", "DETAIL"),
+            [(f"{each.count:,}", each.text, each.example, each.detail) for each in report.lines],
+        )
+        asked = "; the engines were not asked" if offline else ""
+        say(f"{plural(report.total, 'dead letter')}, {report.failing:,} would fail again{asked}", err=True)
+    return 1 if report.failing else 0
+
+
+def _read(
+    config: tuple[Path, ...], overlay: tuple[Path, ...], selection: Selection, limit: int | None
+) -> list[tuple[DeadLetter, Message]]:
+    from bridge.app.composition import load_config
+    from bridge.app.dead_letters import visit
+
+    loaded = load_config(config, overlay)
+
+    async def read() -> list[tuple[DeadLetter, Message]]:
+        return [(letter, message) async for _, letter, message in visit(loaded, selection, limit)]
+
+    return asyncio.run(read())
+
+
+def _facts(letter: DeadLetter, message: Message, payload: bool = False) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "id": letter.id,
+        "time": _time(letter.failed_at),
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "expression": letter.expression,
+        "error": letter.error,
+        "source": letter.source,
+        "route": letter.route,
+        "executed": list(letter.executed),
+        "attempts": letter.attempts,
+        "replays": letter.replays or None,
+        "config": letter.config,
+        "message_id": letter.message_id,
+        "key": None if message.key is None else message.key.decode("utf-8", "backslashreplace"),
+        "origin": str(letter.origin),
+        "group": letter.fingerprint,
+        "format": letter.format,
+        "size": message.size,
+    }
+    if payload:
+        facts["foreign_detail"] = letter.foreign_detail
+        facts["headers"] = {
+            name: "" if value is None else value.decode("utf-8", "backslashreplace") for name, value in message.headers
+        }
+        facts["body"] = None if message.body is None else message.body.decode("utf-8", "backslashreplace")
+    return facts
+
+
+def _text(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):
+        return ""
+
+
+for each in (groups, list_, show, export, check):
+    command.add_command(each)

@@ -1,0 +1,87 @@
+"""`bridge status`: health, lag, failures, and what waits for a person."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bridge.cli import exit_codes
+from bridge.cli.command import command as make
+from bridge.cli.options import config_options
+from bridge.cli.output import print_json
+from bridge.cli.parameters import DURATION
+from bridge.cli.screen import (
+    Screen,
+    problem_lines,
+    refreshed,
+    status_of,
+    status_tables,
+    summary_lines,
+    url_option,
+)
+
+EXITS = {
+    0: "nothing needs a person",
+    1: "something needs a person, or no daemon runs",
+    3: "the configuration is not valid, or no daemon, engine or broker can be reached",
+}
+
+
+@make(
+    "status",
+    effect="reads",
+    examples="""
+        bridge status
+        bridge status --watch
+        bridge status --url http://10.0.0.1:8099 --url http://10.0.0.2:8099
+        bridge status -o json | jq '.sources[] | {name, lag, oldest_seconds}'
+    """,
+    exits=EXITS,
+)
+@url_option
+@click.option("--watch", is_flag=True, help="Show the status again every interval, until Ctrl-C.")
+@click.option(
+    "--interval", type=DURATION, default="2s", show_default=True, metavar="TIME", help="Pause between two screens."
+)
+@click.option("-o", "--output", "form", type=click.Choice(("table", "json")), default="table", show_default=True)
+@config_options
+def command(
+    url: tuple[str, ...],
+    watch: bool,
+    interval: float,
+    form: str,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+) -> int:
+    """Show if the daemons are healthy, how far behind they are, what failed, and what waits for a person.
+
+    Without --url, the command asks the daemons of the configuration on this machine through their control sockets.
+    Without a daemon it shows what the engine and the broker know.
+
+    Each line that needs a person names its next command. With -o json, the output has the form of
+    `GET /api/v1/status`; with --watch, one line for each interval.
+    """
+    ask = status_of(url, config, overlay)
+    if not watch:
+        document = ask()
+        if form == "json":
+            print_json(document)
+        else:
+            Screen().show([*summary_lines(document), *status_tables(document), *problem_lines(document)])
+        return code_of(document)
+
+    def lines(document: dict[str, Any]) -> list[Any]:
+        return [*summary_lines(document), *problem_lines(document), *status_tables(document)]
+
+    return refreshed(ask, lines, interval, count=0, as_json=form == "json")
+
+
+def code_of(document: dict[str, Any]) -> int:
+    """Exit code for a status."""
+    from bridge.app.status import is_reachable
+
+    if not is_reachable(document):
+        return exit_codes.UNAVAILABLE
+    return exit_codes.FAILED if document["problems"] else exit_codes.OK

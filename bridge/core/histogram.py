@@ -1,0 +1,38 @@
+"""Histograms of durations. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+DELIVERY_SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
+)  # fmt: skip
+"""Bounds of the durations of deliveries."""
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Bounds of the durations of requests, as OpenTelemetry proposes them."""
+
+LONG_SECONDS = (*SECONDS, 60.0, 600.0, 3600.0, 86_400.0)
+"""Bounds of durations that may be long."""
+
+
+class Histogram:
+    """Histogram of durations, cheap enough for every message.
+
+    bounds: inclusive upper bounds in seconds, ascending.
+    counts: one per bound and one above the last, not cumulative.
+    total: sum of all observed seconds.
+    Not thread-safe.
+    """
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = DELIVERY_SECONDS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds

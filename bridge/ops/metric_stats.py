@@ -1,0 +1,274 @@
+"""Figures that the metrics read: protocols of the parts that have them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from typing import Protocol
+
+
+class HistogramLike(Protocol):
+    """Protocol of a histogram.
+
+    bounds: inclusive upper bounds in seconds.
+    counts: number per bound and one above the last bound, not cumulative.
+    """
+
+    @property
+    def bounds(self) -> Sequence[float]: ...
+    @property
+    def counts(self) -> Sequence[int]: ...
+    @property
+    def total(self) -> float: ...
+
+
+class SourceStats(Protocol):
+    """Counts of one source since the process started, read on the event loop's thread.
+
+    outcomes, dead_letters, abandoned: by outcome or reason.
+    commands: by (route, command).
+    in_flight: received and not settled.
+    queued: in flight and waiting for a worker.
+    held: an outage stops the source.
+    probing: its dead letters exceed the limit.
+    quarantined_keys: quarantined keys that this process knows.
+    processing: seconds from receipt to settlement.
+    end_to_end: seconds from the broker's timestamp to settlement.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def outcomes(self) -> Mapping[str, int]: ...
+    @property
+    def dead_letters(self) -> Mapping[str, int]: ...
+    @property
+    def unreadable(self) -> Mapping[tuple[str, int, str], int]:
+        """Deliveries that could not be parsed, by topic, partition and fault."""
+        ...
+
+    @property
+    def abandoned(self) -> Mapping[str, int]: ...
+    @property
+    def commands(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def retries(self) -> int: ...
+
+    @property
+    def bugs(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    @property
+    def in_flight_bytes(self) -> int: ...
+    @property
+    def unloaded(self) -> int: ...
+    @property
+    def queued(self) -> int: ...
+    @property
+    def locks_lost(self) -> int: ...
+    @property
+    def held(self) -> bool: ...
+    @property
+    def probing(self) -> bool: ...
+    @property
+    def dead_letter_pauses(self) -> Mapping[str, float]: ...
+    @property
+    def quarantined_keys(self) -> int: ...
+    @property
+    def shares(self) -> ShareStats | None: ...
+    @property
+    def processing(self) -> HistogramLike: ...
+    @property
+    def end_to_end(self) -> HistogramLike: ...
+
+    @property
+    def rebalances(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+
+    @property
+    def gaps(self) -> Mapping[str, int]:
+        """Offsets passed that hold no message, by kind."""
+        ...
+
+    @property
+    def reconnects(self) -> int: ...
+    @property
+    def renewals(self) -> int: ...
+
+    @property
+    def commits(self) -> tuple[int, float]:
+        """Number of commits, and their total seconds."""
+        ...
+
+    def partitions(self) -> Iterable[tuple[str, int, int, int | None]]:
+        """Per assigned partition: topic, number, uncommitted records, lag if known."""
+        ...
+
+    def ages(self) -> Iterable[tuple[str, int, float]]:
+        """Topic, number, and age in seconds of the oldest unprocessed record, of the partitions where it is known."""
+        ...
+
+
+class ShareStats(Protocol):
+    """Limits of a source per value.
+
+    records, size: records and bytes that wait for others of their value.
+    values: values with limits of their own, and the number of times that one had to share.
+    """
+
+    @property
+    def records(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def values(self) -> ValueTable: ...
+
+
+class ValueTable(Protocol):
+    """Number of values with limits of their own. overflows: number of times that a value had to share."""
+
+    def __len__(self) -> int: ...
+    @property
+    def overflows(self) -> int: ...
+
+
+class EngineUsage(Protocol):
+    """Memory of an engine in bytes, and number of refused events: one too many for their instance."""
+
+    @property
+    def instance_bytes(self) -> int: ...
+    @property
+    def entity_bytes(self) -> int: ...
+    @property
+    def events_refused(self) -> int: ...
+    @property
+    def lineage_records(self) -> int: ...
+
+
+class EngineStats(Protocol):
+    """State of an engine.
+
+    up: its breaker is closed.
+    durable: acknowledged work survives the process.
+    incompatible: instances that failed because their code was changed while they ran, by orchestration.
+    unknown: calls and publishes of orchestrations under names that nothing registers, by kind.
+    faults: operations that could not be applied and were given up, by kind.
+    stuck: pools of worker threads of this process that cannot work.
+    usage: memory of an engine that this process hosts; None of others.
+    instances: existing instances by orchestration and status; empty while they are not counted.
+    finished: ends of instances that this process saw, by orchestration and status.
+    failures_omitted: failed instances and compensated sagas without a line in the log.
+    requests: durations of requests by command and result.
+    actions: work that messages and orchestrations caused, by route and kind.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def up(self) -> bool: ...
+    @property
+    def durable(self) -> bool: ...
+    @property
+    def incompatible(self) -> Mapping[str, int]: ...
+    @property
+    def unknown(self) -> Mapping[str, int]: ...
+    @property
+    def faults(self) -> Mapping[str, int]: ...
+    @property
+    def stuck(self) -> int: ...
+    @property
+    def usage(self) -> EngineUsage | None: ...
+    @property
+    def instances(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def finished(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def failures_omitted(self) -> int: ...
+    @property
+    def requests(self) -> Mapping[tuple[str, str], HistogramLike]: ...
+    @property
+    def actions(self) -> Mapping[tuple[str, str], int]: ...
+
+
+class WorkflowStats(Protocol):
+    """Ends of sagas and orchestrations, and work of the workers, of all engines in this process.
+
+    sagas: ends by name and outcome.
+    orchestrations: durations from creation to end, by name and status.
+    activities: durations by name and result.
+    sessions: orchestrations in memory between their turns. replays: turns that ran an orchestrator from its history.
+    """
+
+    @property
+    def sagas(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def orchestrations(self) -> Mapping[tuple[str, str], HistogramLike]: ...
+    @property
+    def activities(self) -> Mapping[tuple[str, str], HistogramLike]: ...
+    @property
+    def sessions(self) -> int: ...
+    @property
+    def replays(self) -> int: ...
+
+
+class PublishStats(Protocol):
+    """Counts of publications by target. published: accepted by the broker. failed: not accepted."""
+
+    @property
+    def published(self) -> Mapping[str, int]: ...
+
+    @property
+    def failed(self) -> Mapping[str, int]: ...
+
+
+class LimitStats(Protocol):
+    """Limits of one route.
+
+    running: most running orchestrations; None: no limit.
+    running_instances: running orchestrations, as counted.
+    waiting: queued starts.
+    delayed: commands that had to wait for a rate so far.
+    values: number of values with limits of their own, and of times that one had to share; None without limits per
+    value.
+    """
+
+    @property
+    def route(self) -> str: ...
+    @property
+    def running(self) -> int | None: ...
+    @property
+    def running_instances(self) -> Sized | None: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def delayed(self) -> int: ...
+    @property
+    def values(self) -> tuple[int, int] | None: ...
+
+
+class WaitingStats(Protocol):
+    """Early and quarantined messages on one engine.
+
+    events: events of early messages in this process, by event.
+    quarantined: events of quarantined messages in this process, by event.
+    waiting: early messages as last counted; None before the first count.
+    waiting_messages, waiting_bytes: early and quarantined messages together.
+    refused: messages that were one too many.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def events(self) -> Mapping[str, int]: ...
+    @property
+    def quarantined(self) -> Mapping[str, int]: ...
+    @property
+    def waiting(self) -> int | None: ...
+    @property
+    def waiting_messages(self) -> int: ...
+    @property
+    def waiting_bytes(self) -> int: ...
+    @property
+    def refused(self) -> int: ...

@@ -1,0 +1,247 @@
+"""Status of one or several daemons: one JSON document, its sums, and the lines that need a person. Pure.
+
+`GET /api/v1/status`, the control socket and `bridge status -o json` have the same document. docs/operations.md
+describes its members.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from bridge.core.states import READY, EngineState, QuarantineState, SourceState, WorkerState, WorkflowState
+
+Document = dict[str, Any]
+"""Status as JSON types."""
+
+OUTAGE_SECONDS = 60.0
+"""Seconds of an outage after which it needs a person. A shorter one ends by itself."""
+
+OVERDUE_SECONDS = 3600.0
+"""Seconds in quarantine after which a key that only a person releases is reported."""
+
+WINDOW = 60.0
+"""Seconds over which rates are computed."""
+
+_WORST_SOURCE = (
+    SourceState.DEAD,
+    SourceState.STUCK,
+    SourceState.HELD,
+    SourceState.PROBING,
+    SourceState.THROTTLED,
+    SourceState.CONSUMING,
+    SourceState.IDLE,
+)
+"""States of a source, the most urgent first."""
+_WORST: Sequence[str] = (
+    *_WORST_SOURCE,
+    EngineState.AWAY,
+    WorkerState.STUCK,
+    WorkflowState.INCOMPATIBLE,
+    QuarantineState.ORPHANED,
+    EngineState.UP,
+)
+
+
+class Rates:
+    """Rates per second of growing counts, over the last minute. Pure: the clock is passed in."""
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, tuple[int, ...]]] = deque()
+
+    def sample(self, now: float, *counts: int) -> None:
+        """Keep the counts of a moment. now: monotonic seconds."""
+        self._samples.append((now, counts))
+        while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW:
+            self._samples.popleft()
+
+    def per_second(self, now: float, *counts: int) -> tuple[float, ...]:
+        """Rates since the oldest sample. now, counts: as of `sample`."""
+        if not self._samples or now <= self._samples[0][0]:
+            return tuple(0.0 for _ in counts)
+        since, before = self._samples[0]
+        return tuple(
+            round(max(0, count - earlier) / (now - since), 2) for count, earlier in zip(counts, before, strict=True)
+        )
+
+
+def merge(documents: Sequence[Document], unanswered: Sequence[Mapping[str, Any]] = ()) -> Document:
+    """Add up the documents of several daemons. unanswered: `daemons` entries of those that did not answer.
+
+    Sources are added up by name, engines by identity: several daemons on one engine report the same facts.
+    """
+    daemons = [daemon for each in documents for daemon in each["daemons"]] + [dict(each) for each in unanswered]
+    merged: Document = {
+        "time": max((each["time"] for each in documents), default=None),
+        "asked": len(daemons),
+        "answered": sum(each["answered"] for each in daemons),
+        "daemons": daemons,
+        "engines": _grouped(documents, "engines", lambda each: (each["name"], each["id"]), _engine),
+        "sources": _grouped(documents, "sources", lambda each: each["name"], _source),
+        "components": _grouped(documents, "components", lambda each: (each["kind"], each["name"]), _component),
+    }
+    merged["problems"] = problems(merged)
+    return merged
+
+
+def problems(document: Document) -> list[dict[str, Any]]:
+    """Lines that need a person: subject, text, and the next command."""
+    found: list[dict[str, Any]] = []
+
+    def add(subject: str, text: str, command: str) -> None:
+        found.append({"subject": subject, "text": text, "next": command})
+
+    for daemon in document["daemons"]:
+        if not daemon["answered"]:
+            add(f"daemon {daemon['id']}", f"daemon {daemon['id']}: {daemon['detail']}", daemon["next"])
+    for part in (*document["sources"], *document["components"]):
+        kind, name = part.get("kind", "source"), part["name"]
+        if part["state"] in READY or not _needs_person(kind, part):
+            continue
+        on = _named(document, part)
+        detail = f": {part['detail']}" if part["detail"] else ""
+        add(f"{kind} {name}", f"{kind} {name} is {part['state']}{on}{detail}", _next_command(kind, part))
+    for engine in document["engines"]:
+        name = engine["name"]
+        if engine["state"] == EngineState.AWAY and engine["seconds"] >= OUTAGE_SECONDS:
+            text = f"engine {name} is away{_named(document, engine)} for {age(engine['seconds'])}: {engine['detail']}"
+            add(f"engine {name}", text, f"bridge instances list --engine {name}")
+        for keys in engine["quarantined"] or ():
+            if count := keys["overdue"]:
+                what = "1 key is" if count == 1 else f"{count:,} keys are"
+                source, since = keys["source"], age(OVERDUE_SECONDS)
+                text = f"{what} quarantined for longer than {since} (source {source}, engine {name})"
+                add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
+        for orchestration, count in _failed(engine).items():
+            what = "1 instance" if count == 1 else f"{count:,} instances"
+            text = f"{what} of {orchestration} failed today (engine {name})"
+            add(f"engine {name}", text, f"bridge instances list --status failed --engine {name}")
+    return found
+
+
+def age(seconds: float) -> str:
+    """Age for a person in one unit: `3s`, `5m`, `2h`, `4d`."""
+    for unit, length in (("d", 86_400), ("h", 3600), ("m", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)}{unit}"
+    return f"{int(seconds)}s"
+
+
+_NEXT: Mapping[tuple[str, str], Callable[[str], str]] = {
+    ("source", SourceState.DEAD): lambda name: "bridge serve",
+    ("source", SourceState.STUCK): lambda name: "bridge instances list --status running",
+    ("source", SourceState.HELD): lambda name: f"bridge topic read {name} --limit 1",
+    ("source", SourceState.PROBING): lambda name: "bridge sources list",
+    ("worker", WorkerState.STUCK): lambda name: f"bridge instances list --status running --engine {name}",
+    ("workflows", WorkflowState.INCOMPATIBLE): lambda name: f"bridge instances list --status failed --engine {name}",
+    ("quarantine", QuarantineState.ORPHANED): lambda name: f"bridge quarantine list --engine {name}",
+}
+
+
+def _needs_person(kind: str, part: Mapping[str, Any]) -> bool:
+    """False for an outage that may end by itself. A stopped partition never does."""
+    if (kind, part["state"]) != ("source", SourceState.HELD):
+        return True
+    return part["seconds"] >= OUTAGE_SECONDS or any("/" in cause for cause in part["held_by"])
+
+
+def _next_command(kind: str, part: Mapping[str, Any]) -> str:
+    engines = [cause.removeprefix("engine ") for cause in part.get("held_by", ()) if cause.startswith("engine ")]
+    if kind == "source" and part["state"] == SourceState.HELD and engines:
+        return f"bridge instances list --engine {engines[0]}"
+    return _NEXT[kind, part["state"]](part["name"])
+
+
+def _named(document: Document, part: Mapping[str, Any]) -> str:
+    """Names of the daemons in which a part has its state, where there are several daemons."""
+    if document["asked"] < 2:
+        return ""
+    return f" in {', '.join(each['daemon'] for each in part['daemons'] if each['state'] == part['state'])}"
+
+
+def _failed(engine: Mapping[str, Any]) -> dict[str, int]:
+    """Instances by orchestration that failed today and still exist as failed. Compensated sagas are not among them."""
+    counts = engine["counts"]
+    if counts is None:
+        return {}
+    existing = _by_name(counts["instances"], "orchestration", "status", {"FAILED"})
+    today = _by_name(counts["ended_today"], "orchestration", "status", {"FAILED"})
+    compensated = _by_name(counts["sagas"], "saga", "outcome", {"compensated"})
+    return {
+        name: count
+        for name, failed in existing.items()
+        if (count := min(failed - min(failed, compensated.get(name, 0)), today.get(name, 0)))
+    }
+
+
+def _by_name(rows: Iterable[Mapping[str, Any]], name: str, word: str, words: set[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in rows:
+        if row[word] in words:
+            found[row[name]] = found.get(row[name], 0) + row["count"]
+    return found
+
+
+# -- sums
+
+
+def _grouped(
+    documents: Sequence[Document],
+    member: str,
+    key: Callable[[Document], Any],
+    join: Callable[[Sequence[Document]], Document],
+) -> list[Document]:
+    groups: dict[Any, list[Document]] = {}
+    for each in documents:
+        for part in each[member]:
+            groups.setdefault(key(part), []).append(part)
+    return [join(parts) for parts in groups.values()]
+
+
+def _component(parts: Sequence[Document]) -> Document:
+    """Part whose state is the most urgent one of several daemons."""
+    worst = min(parts, key=lambda each: (_WORST.index(each["state"]), -each["seconds"]))
+    return {**worst, "daemons": [daemon for each in parts for daemon in each["daemons"]]}
+
+
+def _source(parts: Sequence[Document]) -> Document:
+    def total(member: str) -> Any:
+        return sum(each[member] for each in parts)
+
+    def known(member: str) -> list[Any]:
+        return [each[member] for each in parts if each[member] is not None]
+
+    return _component(parts) | {
+        "partitions": total("partitions"),
+        "held_by": sorted({cause for part in parts for cause in part["held_by"]}),
+        "lag": sum(known("lag")) if known("lag") else None,
+        "oldest_seconds": max(known("oldest_seconds"), default=None),
+        "received_per_second": round(total("received_per_second"), 2),
+        "settled_per_second": round(total("settled_per_second"), 2),
+        "in_flight": total("in_flight"),
+        "retrying": total("retrying"),
+        "received": total("received"),
+        "abandoned": total("abandoned"),
+        "outcomes": _sums(each["outcomes"] for each in parts),
+        "dead_letters": _sums(each["dead_letters"] for each in parts),
+    }
+
+
+def _engine(parts: Sequence[Document]) -> Document:
+    """Engine of several daemons. Each reports the same facts; the newest count has them."""
+    newest = max(parts, key=lambda each: each["counted"] or "")
+    counts = [each["counts"] for each in parts if each["counts"] is not None]
+    return _component(parts) | {
+        "durable": all(each["durable"] for each in parts),
+        **{member: newest[member] for member in ("counted", "early", "quarantined")},
+        "counts": counts[-1] if counts else None,
+    }
+
+
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for each in counts:
+        for name, count in each.items():
+            found[name] = found.get(name, 0) + count
+    return found

@@ -1,0 +1,240 @@
+"""Failed instances and compensated sagas: one log line each, at a bounded rate, without payload."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from durabletask.internal import orchestrator_service_pb2 as pb
+from structlog.testing import capture_logs
+
+from bridge.app.serve.failures import FailureLog
+from bridge.engines.finishes import Finishes, InstanceFailure, failure_of
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, Finish
+from tests.kit.daemon import ENGINES, DaemonFixture, running
+from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
+
+FLOWS = """
+from durabletask import task
+
+from bridge.workflow import Saga, SagaAborted, Step
+
+
+def charge(ctx: task.ActivityContext, order):
+    return lookup(order)
+
+
+def lookup(order):
+    return {}[order["card"]]
+
+
+def keep(ctx: task.ActivityContext, value):
+    return value
+
+
+def breaks(ctx: task.ActivityContext, value):
+    raise ValueError(f"no {value}")
+
+
+def works(ctx: task.OrchestrationContext, order):
+    return order
+
+
+def order(ctx: task.OrchestrationContext, order):
+    return (yield ctx.call_activity(charge, input=order))
+
+
+def broken(ctx: task.OrchestrationContext, order):
+    return order["missing"]
+
+
+def parent(ctx: task.OrchestrationContext, order):
+    return (yield ctx.call_sub_orchestrator("order", input=order))
+
+
+def trip(ctx: task.OrchestrationContext, order):
+    saga = Saga(ctx, "journey")
+
+    def body():
+        yield from saga.step(Step("stock", keep, 1, compensation="breaks" if order.get("stuck") else keep))
+        if order.get("late"):
+            saga.point_of_no_return()
+        if order.get("refused"):
+            raise SagaAborted(order["card"], order["card"])
+        yield from saga.step(Step("pay", charge, order))
+
+
+    return (yield from saga.run(body()))
+"""
+CONFIG = """
+sources: {orders: {broker: local, topics: [orders], no_match: ignore}}
+routes: [{name: nothing, from: orders, ignore: {reason: a test}}]
+"""
+ORDER = {"card": "4111-1111"}
+
+
+async def finish(it: DaemonFixture, orchestration: str, **more: Any) -> None:
+    id_ = f"{orchestration}-1"
+    await it.client.schedule_new_orchestration(orchestration, instance_id=id_, input=ORDER | more)
+    await it.client.wait_for_orchestration_completion(id_, timeout=int(TIMEOUT))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_each_failure_is_logged_once_without_payload(tmp_path: Path, engine: str) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path, CONFIG, FLOWS, engine) as it:
+            for name in ("works", "order", "broken", "trip", "parent"):
+                await finish(it, name)
+            finishes = it.daemon.finishes["default"]
+            await it.until(lambda: finishes.finished.total() >= 6, "all ends")
+            assert dict(finishes.finished) == {
+                ("works", "completed"): 1, ("order", "failed"): 2, ("broken", "failed"): 1, ("trip", "completed"): 1,
+                ("parent", "failed"): 1,
+            }  # fmt: skip
+            assert dict(finishes.sagas) == {("journey", "compensated"): 1}
+            assert sum(sum(each.counts) for each in finishes.seconds.values()) == 6
+    lines = [each for each in logs if each.get("action") in ("failed", "compensated")]
+    found = [(each["log_level"], each["action"], each["instance"], each["error"]) for each in lines]
+    assert found[:3] == [
+        ("error", "failed", "order-1", "KeyError"),
+        ("error", "failed", "broken-1", "KeyError"),
+        ("warning", "compensated", "trip-1", "KeyError"),
+    ]
+    assert [(each["orchestration"], each.get("parent")) for each in lines[3:]] == [
+        ("order", "parent-1"),
+        ("parent", None),
+    ]
+    assert [each["frame"].partition(".py:")[2] for each in lines[:3]] == ["12 lookup", "32 broken", "12 lookup"]
+    assert (lines[2]["saga"], lines[2]["step"], lines[2]["reason"]) == ("journey", "pay", "failed")
+    assert all(f"`bridge instances show {each['instance']}`" in each["event"] for each in lines)
+    assert "4111" not in str(logs)
+
+
+async def test_words_that_may_be_payload_are_left_out(tmp_path: Path) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path, CONFIG, FLOWS) as it:
+            await finish(it, "trip", refused=True, card="anna@example.org, 4111\n")
+            await it.until(lambda: it.daemon.finishes["default"].finished, "the end")
+    [line] = [each for each in logs if each.get("action") == "compensated"]
+    assert "reason" not in line
+    assert "4111" not in str(logs)
+
+
+def test_a_worker_in_another_process_leaves_the_line_to_the_daemon(tmp_path: Path) -> None:
+    (tmp_path / "flows_apart.py").write_text(FLOWS)
+    (tmp_path / "bridge.yaml").write_text(
+        f"engine: {{type: embedded}}\nbrokers: {{local: {{type: local}}}}\nops: {{http: {{port: 0}}}}\n"
+        f"workflows: [flows_apart]\n{CONFIG}"
+    )
+    with (
+        DaemonProcess(tmp_path, "--no-worker") as daemon,
+        DaemonProcess(tmp_path, command="worker", log="worker.log") as worker,
+    ):
+        for number in range(3):
+            bridge("instances", "start", "order", "--id", f"order-{number}", "--input", json.dumps(ORDER), cwd=tmp_path)
+        daemon.wait(lambda: daemon.log.read_text().count('"action":"failed"') >= 3, "three lines")
+        lines = [json.loads(line) for line in daemon.log.read_text().splitlines() if '"action":"failed"' in line]
+        assert [each["instance"] for each in lines] == ["order-0", "order-1", "order-2"]
+        assert {each["error"] for each in lines} == {"KeyError"}
+        assert '"action":"failed"' not in worker.log.read_text()
+        assert "4111" not in daemon.log.read_text()
+
+
+def end(number: int, **more: Any) -> Finish:
+    given: dict[str, Any] = {
+        "instance_id": f"i-{number}", "execution": "x", "name": "order", "saga": "", "status": FAILED, "outcome": "",
+        "has_run": True, "seconds": 1.0, "failure": pb.TaskFailureDetails(errorType="KeyError", errorMessage="secret"),
+    }  # fmt: skip
+    return Finish(**given | more)
+
+
+async def test_lines_beyond_the_limit_are_counted() -> None:
+    now = 0.0
+    log = FailureLog("default", asyncio.get_running_loop(), 10, lambda: now)
+    with capture_logs() as logs:
+        for number in range(5000):
+            log.tell(end(number, name="order" if number % 2 else f"name-{number % 40}"))
+        log.report()
+        await asyncio.sleep(0)
+        assert len(logs) == 10
+        assert log.omitted == 4990
+        now = 60.0
+        log.report()
+        log.report()
+        log.tell(end(1))
+        await asyncio.sleep(0)
+    assert len(logs) == 12
+    assert logs[10]["count"] == 4990
+    assert "2,495 of order" in logs[10]["event"]
+    assert len(logs[10]["event"]) < 500
+    assert "secret" not in str(logs)
+
+
+def test_a_failure_names_the_cause_only_where_the_task_is_the_cause() -> None:
+    task = pb.TaskFailureDetails(errorType="builtins.KeyError")
+    own = pb.TaskFailureDetails(errorType="builtins.ValueError")
+    of_task = pb.TaskFailureDetails(errorType="durabletask.task.TaskFailedError")
+    assert failure_of(end(1, failure=of_task, cause=task)).error == "KeyError"
+    assert failure_of(end(1, failure=own, cause=task)).error == "ValueError"
+    status = json.dumps({"saga": "trip", "status": "compensated", "reason": "cancelled", "detail": "secret"})
+    cancelled = end(1, status=COMPLETED, outcome="compensated", saga="trip", custom_status=status, failure=None)
+    found = failure_of(cancelled)
+    assert found == InstanceFailure("order", "i-1", "trip", "compensated", reason="cancelled")
+    odd = failure_of(end(1, failure=pb.TaskFailureDetails(errorType="E\n4111 1111", errorMessage="secret")))
+    assert odd.error == ""
+
+
+def test_names_that_no_worker_knows_share_one_label() -> None:
+    finishes = Finishes({"order"})
+    for number in range(3):
+        finishes.add_one(end(number, name=f"from-payload-{number}", has_run=False))
+    finishes.add_one(end(4, name="order", has_run=False))
+    finishes.add_one(end(5, name="child", has_run=True))
+    assert dict(finishes.finished) == {("other", "failed"): 3, ("order", "failed"): 1, ("child", "failed"): 1}
+
+
+async def test_metrics_count_instances_without_a_query(tmp_path: Path) -> None:
+    async with running(tmp_path, CONFIG, FLOWS) as it:
+        for name in ("works", "order", "trip"):
+            await finish(it, name)
+        await it.client.schedule_new_orchestration("from-payload-1", instance_id="unknown-1")
+        await it.until(lambda: it.daemon.finishes["default"].finished.total() >= 3, "all ends")
+        text = (await it.daemon.watch.scrape()).decode()
+    lines = set(text.splitlines())
+    assert {
+        'bridge_instances{engine="default",orchestration="order",status="failed"} 1.0',
+        'bridge_instances{engine="default",orchestration="works",status="completed"} 1.0',
+        'bridge_instances{engine="default",orchestration="other",status="pending"} 1.0',
+        'bridge_instances_finished_total{engine="default",orchestration="order",status="failed"} 1.0',
+        'bridge_sagas_total{outcome="compensated",saga="journey"} 1.0',
+        'bridge_activity_seconds_count{activity="charge",result="failed"} 2.0',
+        'bridge_activity_seconds_count{activity="keep",result="completed"} 2.0',
+        'bridge_orchestration_seconds_count{orchestration="works",status="completed"} 1.0',
+        'bridge_engine_request_seconds_count{command="start",engine="default",result="ok"} 4.0',
+        'bridge_engine_actions_total{engine="default",kind="activity",route=""} 4.0',
+        "bridge_sessions 0.0",
+    } <= lines, text
+    assert "from-payload" not in text
+
+
+async def test_failed_sagas_make_unready_only_where_asked(tmp_path: Path) -> None:
+    async with running(tmp_path, CONFIG, FLOWS) as it:
+        figures, watch = it.daemon.figures, it.daemon.watch
+        await finish(it, "trip", late=True, refused=True)
+        await figures.refresh()
+        assert [each for each in watch.health().checks if each.kind == "sagas"] == []
+        assert watch.health().ready
+        figures.unready_on = ["failed_compensations"]
+        assert watch.health().ready
+        figures.unready_on = ["failed_sagas"]
+        assert not watch.health().ready
+        [check] = [each for each in watch.health().checks if each.kind == "sagas"]
+        assert check.state == "failed"
+        assert check.detail.startswith("1 journey failed; `bridge instances list --outcome compensation_failed")
+        await it.client.purge_orchestration("trip-1")
+        await figures.refresh()
+        assert watch.health().ready

@@ -1,0 +1,244 @@
+"""Sums over daemons, rates, and the lines that need a person."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import click
+import pytest
+
+from bridge.cli import root
+from bridge.core.states import READY, STATES
+from bridge.ops.status import OVERDUE_SECONDS, Rates, age, merge, problems
+
+SOURCE: dict[str, Any] = {
+    "name": "orders",
+    "state": "idle",
+    "since": "2030-01-01T00:00:00.000Z",
+    "seconds": 5.0,
+    "detail": "",
+    "daemons": [{"daemon": "a/1", "state": "idle", "detail": ""}],
+    "partitions": 2,
+    "held_by": [],
+    "lag": 3,
+    "oldest_seconds": 1.5,
+    "received_per_second": 0.1,
+    "settled_per_second": 0.2,
+    "in_flight": 4,
+    "retrying": 1,
+    "received": 10,
+    "abandoned": 1,
+    "outcomes": {"executed": 5},
+    "dead_letters": {"no_route": 1},
+}
+ENGINE: dict[str, Any] = {
+    "name": "default",
+    "id": "e1",
+    "state": "up",
+    "since": "2030-01-01T00:00:00.000Z",
+    "seconds": 5.0,
+    "detail": "",
+    "daemons": [{"daemon": "a/1", "state": "up", "detail": ""}],
+    "place": "durable",
+    "durable": True,
+    "counted": "2030-01-01T00:00:00.000Z",
+    "early": {"messages": 2, "oldest_seconds": 60.0},
+    "quarantined": [{"source": "orders", "keys": 3, "messages": 5, "oldest_seconds": 4000.0, "overdue": 0}],
+    "counts": {"instances": [], "ended_today": [], "sagas": [], "sagas_today": []},
+}
+DAEMON: dict[str, Any] = {"id": "a/1", "answered": True, "ready": True, "config": {"version": "v", "since": "x"}}
+
+
+def document(
+    daemon: str = "a/1",
+    source: dict[str, Any] | None = None,
+    engine: dict[str, Any] | None = None,
+    components: tuple[dict[str, Any], ...] = (),
+) -> dict[str, Any]:
+    parts = [SOURCE | (source or {}), ENGINE | (engine or {})]
+    for part in (*parts, *components):
+        part["daemons"] = [{"daemon": daemon, "state": part["state"], "detail": part["detail"]}]
+    return merge(
+        [
+            {
+                "time": "2030-01-01T00:00:00.000Z",
+                "daemons": [DAEMON | {"id": daemon}],
+                "sources": [parts[0]],
+                "engines": [parts[1]],
+                "components": list(components),
+            }
+        ]
+    )
+
+
+def test_what_adds_up_is_added_up() -> None:
+    first = document()
+    second = document("b/2", {"lag": None, "oldest_seconds": 9.0, "dead_letters": {"no_route": 1, "decode_error": 2}})
+    before = deepcopy((first, second))
+    both = merge([first, second])
+    assert (first, second) == before
+    [source] = both["sources"]
+    assert (both["asked"], both["answered"]) == (2, 2)
+    assert (source["partitions"], source["lag"], source["oldest_seconds"]) == (4, 3, 9.0)
+    assert (source["received"], source["in_flight"], source["retrying"], source["abandoned"]) == (20, 8, 2, 2)
+    assert (source["received_per_second"], source["settled_per_second"]) == (0.2, 0.4)
+    assert source["outcomes"] == {"executed": 10}
+    assert source["dead_letters"] == {"no_route": 2, "decode_error": 2}
+    [engine] = both["engines"]
+    assert engine["early"]["messages"] == 2, "a fact of the engine, and not of the daemons"
+    assert [each["daemon"] for each in engine["daemons"]] == ["a/1", "b/2"]
+    assert merge([both]) == both
+    assert both["problems"] == []
+
+
+def test_the_order_of_answers_does_not_matter() -> None:
+    parts = [document(), document("b/2", {"state": "held", "seconds": 90.0, "held_by": ["broker"], "detail": "away"})]
+    forward, backward = merge(parts), merge(parts[::-1])
+    assert [each["text"] for each in forward["problems"]] == [each["text"] for each in backward["problems"]]
+    assert forward["sources"][0]["state"] == backward["sources"][0]["state"] == "held"
+
+
+def test_engines_of_one_name_in_two_places_are_two() -> None:
+    both = merge([document(), document("b/2", engine={"id": "e2"})])
+    assert [each["id"] for each in both["engines"]] == ["e1", "e2"]
+
+
+def test_the_newest_count_of_waiting_messages_is_shown() -> None:
+    newer = {"counted": "2030-01-01T00:00:09.000Z", "early": {"messages": 7, "oldest_seconds": 1.0}}
+    for parts in ([document(), document("b/2", engine=newer)], [document(engine=newer), document("b/2")]):
+        assert merge(parts)["engines"][0]["early"]["messages"] == 7
+    never = document("b/2", engine={"counted": None, "early": None, "quarantined": None})
+    assert merge([never, document()])["engines"][0]["early"]["messages"] == 2
+
+
+def test_a_daemon_without_an_answer_is_a_problem_that_names_it() -> None:
+    silent = {"id": "b/2", "answered": False, "detail": "no answer within 5 s", "next": "ps -p 2"}
+    found = merge([document()], [silent])
+    assert (found["asked"], found["answered"]) == (2, 1)
+    assert found["problems"] == [
+        {"subject": "daemon b/2", "text": "daemon b/2: no answer within 5 s", "next": "ps -p 2"}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "count"),
+    [
+        ({"state": "held", "seconds": 5.0, "held_by": ["engine default"]}, 0),
+        ({"state": "held", "seconds": 61.0, "held_by": ["engine default"]}, 1),
+        ({"state": "held", "seconds": 1.0, "held_by": ["orders/3"]}, 1),
+        ({"state": "probing"}, 1),
+        ({"state": "stuck"}, 1),
+        ({"state": "dead"}, 1),
+        ({"state": "throttled"}, 0),
+        ({"state": "consuming"}, 0),
+    ],
+)
+def test_a_source_needs_a_person(given: dict[str, Any], count: int) -> None:
+    found = document(source=given | {"detail": "why"})["problems"]
+    assert len(found) == count
+    for each in found:
+        assert each["subject"] == "source orders"
+        assert each["text"] == f"source orders is {given['state']}: why"
+        assert_command(each["next"])
+
+
+def test_a_problem_names_the_daemon_where_there_are_several() -> None:
+    [found] = merge([document(), document("b/2", {"state": "stuck", "detail": "why"})])["problems"]
+    assert found["text"] == "source orders is stuck in b/2: why"
+
+
+def test_an_engine_that_is_away_for_long_needs_a_person() -> None:
+    assert document(engine={"state": "away", "seconds": 59.0})["problems"] == []
+    [found] = document(engine={"state": "away", "seconds": 300.0, "detail": "refused"})["problems"]
+    assert found["text"] == "engine default is away for 5m: refused"
+    assert_command(found["next"])
+
+
+def test_keys_that_only_a_person_releases_are_reported_after_an_hour() -> None:
+    keys = [{"source": "orders", "keys": 5, "messages": 9, "oldest_seconds": OVERDUE_SECONDS + 1, "overdue": 3}]
+    [found] = document(engine={"quarantined": keys})["problems"]
+    assert found["text"] == "3 keys are quarantined for longer than 1h (source orders, engine default)"
+    assert found["next"] == "bridge quarantine list --source orders --engine default"
+    assert_command(found["next"])
+
+
+def counts(**given: list[tuple[str, str, int]]) -> dict[str, Any]:
+    found: dict[str, list[dict[str, Any]]] = {"instances": [], "ended_today": [], "sagas": [], "sagas_today": []}
+    names = {"instances": ("orchestration", "status"), "ended_today": ("orchestration", "status")}
+    for member, rows in given.items():
+        name, word = names.get(member, ("saga", "outcome"))
+        found[member] = [{name: first, word: second, "count": number} for first, second, number in rows]
+    return {"counts": found}
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (counts(instances=[("a", "FAILED", 3)], ended_today=[("a", "FAILED", 2)]), "2 instances of a failed today"),
+        (counts(instances=[("a", "FAILED", 3)]), None),
+        (counts(ended_today=[("a", "FAILED", 2)]), None),
+        (
+            counts(instances=[("a", "FAILED", 3)], ended_today=[("a", "FAILED", 3)], sagas=[("a", "compensated", 3)]),
+            None,
+        ),
+        (
+            counts(
+                instances=[("a", "FAILED", 3)],
+                ended_today=[("a", "FAILED", 3)],
+                sagas=[("a", "compensated", 2), ("a", "compensation_failed", 1)],
+            ),
+            "1 instance of a failed today",
+        ),
+    ],
+)
+def test_failures_of_today_that_nobody_has_handled(given: dict[str, Any], text: str | None) -> None:
+    found = document(engine=given)["problems"]
+    assert [each["text"] for each in found] == ([] if text is None else [f"{text} (engine default)"])
+    for each in found:
+        assert_command(each["next"])
+
+
+def test_every_unready_state_has_a_next_command() -> None:
+    for kind in ("worker", "workflows", "quarantine"):
+        for state in STATES[kind]:
+            if state in READY:
+                continue
+            part = {"kind": kind, "name": "default", "state": str(state), "seconds": 1.0, "detail": "why"}
+            [found] = document(components=(part,))["problems"]
+            assert found["text"] == f"{kind} default is {state}: why"
+            assert_command(found["next"])
+
+
+def assert_command(text: str) -> None:
+    """Check that a command line of the bridge parses."""
+    words = text.split()
+    assert words.pop(0) == "bridge"
+    command: click.Command = root
+    context = click.Context(root)
+    while isinstance(command, click.Group):
+        found = command.get_command(context, words.pop(0))
+        assert found is not None, text
+        command = found
+    command.make_context(command.name, words)
+
+
+def test_rates_are_those_of_the_last_minute() -> None:
+    rates = Rates()
+    assert rates.per_second(0.0, 0, 0) == (0.0, 0.0)
+    for second in range(0, 301, 5):
+        rates.sample(float(second), second * 10, 7)
+    assert rates.per_second(300.0, 3000, 7) == (10.0, 0.0)
+    for second in range(305, 366, 5):
+        rates.sample(float(second), 3000, 7)
+    assert rates.per_second(365.0, 3000, 7) == (0.0, 0.0)
+
+
+def test_ages() -> None:
+    assert [age(each) for each in (0, 0.9, 59.9, 60, 3599, 3600, 86_399, 86_400, 1_000_000)] == [
+        "0s", "0s", "59s", "1m", "59m", "1h", "23h", "1d", "11d",
+    ]  # fmt: skip
+
+
+def test_nothing_known_is_no_problem() -> None:
+    assert problems(document(engine={"counts": None, "early": None, "quarantined": None})) == []
