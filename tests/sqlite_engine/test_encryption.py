@@ -27,6 +27,7 @@ from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now, timestamp
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.payloads import COLUMNS
+from bridge.sqlite_engine.storage.schema import VERSION
 from tests.kit.protocol_client import (
     ProtocolClient,
     activity,
@@ -272,7 +273,7 @@ def test_encryption_is_turned_off_by_rewriting_without(path: Path) -> None:
     with Opened(path, options()) as database:
         assert received(database) == before
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == VERSION
         assert connection.execute("SELECT 1 FROM sqlite_master WHERE name='cipher_keys'").fetchone() is None
 
 
