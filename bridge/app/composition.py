@@ -24,10 +24,11 @@ from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
+from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.settings import EnginePort, SourceSettings
+from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
 from bridge.pipeline.source import SourcePipeline
 from bridge.quarantine.stage import QuarantineStage
 from bridge.quarantine.store import QuarantineStore
@@ -107,7 +108,9 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
     if config.tls is not None:
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
-        return create_engine(name, config, loaded.base, host=host, keys=partial(read_keyring, loaded, name))
+        lineage = loaded.config.ops.lineage
+        records = lineage.records if lineage.index == "embedded" else None
+        return create_engine(name, config, loaded.base, host, partial(read_keyring, loaded, name), records)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
@@ -118,16 +121,18 @@ def create_engine(
     base: Path,
     host: bool,
     keys: keyrings.Keys = keyrings.no_keys,
+    lineage_records: int | None = None,
 ) -> Engine:
     """Create an engine without starting it.
 
     base: directory of the configuration file, to which relative paths are resolved.
     host: True when this process may host an embedded engine. A remote engine then reads its keys at the start.
     keys: keys of the engine's encryption.
+    lineage_records: limit of the records in an embedded engine's lineage index; None: the engine keeps no index.
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
-        return EmbeddedEngine(name, config, base / config.path, host, keys)
+        return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records)
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
 
@@ -247,7 +252,7 @@ def build_decoder(
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
         schema=schema,
         trusted=config.trusted,
-        amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers[config.broker], config),
+        amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers.get(config.broker), config),
     )
 
 
@@ -277,18 +282,23 @@ def build_source(
     engines: Mapping[str, EnginePort],
     *,
     limits: Mapping[str, RouteLimit] | None = None,
+    budgets: Mapping[str, ActionBudget] | None = None,
+    costs: Mapping[str, int] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
     quarantine_store: tuple[str, QuarantineStore] | None = None,
     paces: PaceStore | None = None,
     registries: Mapping[str, Registry] | None = None,
+    record: RecordDeadLetter | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
     limits: limits of all routes that have some.
+    budgets, costs: budgets of the engines that have one, and the actions of each route.
     domains: all ordering domains.
     quarantine_store: store of the source's quarantined keys.
     paces: shared pace of its dead letters.
     registries: see `source_codec`.
+    record: records written dead letters.
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
@@ -324,8 +334,16 @@ def build_source(
         }
         if limits
         else None,
+        budgets={
+            route.name: BudgetShare(budgets[route.engine], (costs or {}).get(route.name, 1))
+            for route in loaded.config.routes
+            if name in route.from_ and route.engine in budgets
+        }
+        if budgets
+        else None,
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         stage=None if quarantine_store is None else quarantine,
         paces=paces,
         prepare=decoder.prepare,
+        record=record,
     )

@@ -24,11 +24,12 @@ RunListener = Callable[[Sequence[str], Sequence[str]], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """Memory use of a hosted engine, in bytes, and the number of events that it refused."""
+    """Memory use of a hosted engine, in bytes, the number of events that it refused, and of its lineage records."""
 
     instance_bytes: int
     entity_bytes: int
     events_refused: int
+    lineage_records: int = 0
 
 
 @runtime_checkable
@@ -52,12 +53,16 @@ class InstanceCounts:
     sagas: existing finished sagas by name and outcome, sagas of Python code included.
     ended_today: instances that ended today (UTC) by orchestration and status, those removed since included.
     sagas_today: sagas that ended today (UTC) by name and outcome.
+    failed: existing FAILED instances by orchestration, without those whose saga was compensated.
+    failed_today: such instances that ended today (UTC), those removed since included.
     """
 
     instances: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sagas: Mapping[tuple[str, str], int] = field(default_factory=dict)
     ended_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sagas_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    failed_today: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -116,6 +121,11 @@ class Engine(Protocol):
     @property
     def messages(self) -> MessageSealer:
         """Sealer that encrypts waiting messages, unless the engine itself stores them encrypted."""
+        ...
+
+    @property
+    def keeps_lineage(self) -> bool:
+        """True when the engine takes records of the lineage index (`EngineClient.record_lineage`)."""
         ...
 
     def has_no_early_messages(self, entity_id: str) -> bool:

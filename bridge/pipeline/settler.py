@@ -22,7 +22,7 @@ from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import Throttled
-from bridge.pipeline.settings import SourceSettings
+from bridge.pipeline.settings import RecordDeadLetter, SourceSettings
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.unloading import Unloading
 
@@ -51,6 +51,7 @@ class Settler:
         domain: OrderingDomain | None,
         stage: Stage | None,
         stop_reason: Callable[[InFlightDelivery], str | None],
+        record: RecordDeadLetter | None = None,
     ) -> None:
         """Create a settler.
 
@@ -68,6 +69,7 @@ class Settler:
         self._domain = domain
         self._stage = stage
         self._stop_reason = stop_reason
+        self._record = record
 
     async def settle(
         self, lane: Lane, item: InFlightDelivery, settlement: Settlement | Throttled, step: Step | None
@@ -143,7 +145,10 @@ class Settler:
         limited = NO_ROUTE if route is None else route
         paced = item.pending is None and await self._limit.allow(limited, item.delivery.position)
         item.settle_as(end, route)
-        await item.delivery.dead_letter(self._cause(item, end, route))
+        cause = self._cause(item, end, route)
+        await item.delivery.dead_letter(cause)
+        if self._record is not None and item.stored is None:
+            await self._record(cause, item.delivery.position)
         if paced:
             await self._limit.wrote(limited)
         self._ledger.dead_letter(item, end.reason, time.monotonic(), time.time())
@@ -188,6 +193,10 @@ class Settler:
         item.excuse()
         self._lanes.hold(lane)
         throttled.limit.queue(item, step.command, step.value, lambda: self._lanes.free(lane))
+        if throttled.limit.unloads:
+            for each in lane.items:
+                self._stand(each)
+            self.measure()
 
     def _wait_for_limit(self, lane: Lane, item: InFlightDelivery, route: str) -> None:
         """Make the item wait until its dead letter may be written."""
@@ -208,8 +217,9 @@ class Settler:
             self._limit.tried(item)
 
     def joined(self, lane: Lane, item: InFlightDelivery) -> None:
-        """Unload an item that joined a lane held by the dead-letter limit."""
-        if lane.items[0].waits_for is self._limit:
+        """Unload an item that joined a lane held by a limit that unloads."""
+        limit = lane.items[0].waits_for
+        if limit is not None and limit.unloads:
             self._stand(item)
 
     def _stand(self, item: InFlightDelivery) -> None:
@@ -250,8 +260,6 @@ class Settler:
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """Abandon an item that is in no lane any more: the broker redelivers it."""
-        if item.waits_for is not None:
-            item.waits_for.forget(item)
         self._unloading.leave(item)
         self._decoded.forget(item)
         self._limit.tried(item)
@@ -261,6 +269,8 @@ class Settler:
 
     def _leave(self, item: InFlightDelivery) -> None:
         """Let the next item of the same key and of the same value go."""
+        if item.waits_for is not None:
+            item.waits_for.forget(item)
         if self._domain is not None:
             self._domain.leave(item)
         if self._shares is not None:

@@ -50,6 +50,7 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "early.drop": {"instance_id": "n"},
     "quarantine.release": {"source": "orders", "key": "k"},
     "quarantine.drop": {"source": "orders", "key": "k"},
+    "sources.pause": {"source": "orders"},
     "sources.resume": {"source": "orders"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
@@ -441,13 +442,15 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "entities/counter/read": ({}, lambda found: found["entity"] == "counter"),
     "early": ({}, lambda found: found == []),
     "quarantine": ({}, lambda found: found == []),
+    "messages/shop%20none": ({}, lambda found: found == []),
     "sources": ({}, lambda found: {None} == {one["state"] for one in found}),
     "keys": ({}, lambda found: isinstance(found, list)),
 }
 
 
 async def test_every_look_has_its_place(loaded: Loaded) -> None:
-    assert {re.sub("read-0", "{instance_id}", place).replace("counter/read", "{entity}/{key}") for place in READS} == {
+    names = {"read-0": "{instance_id}", "counter/read": "{entity}/{key}", "shop%20none": "{message}"}
+    assert {re.sub("|".join(names), lambda found: names[found[0]], place) for place in READS} == {
         operation.path for operation in OPERATIONS if not operation.changes
     }
     calls = [

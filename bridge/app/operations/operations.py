@@ -7,7 +7,7 @@ more line in `OPERATIONS`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import uuid4
@@ -55,10 +55,17 @@ P = TypeVar("P", bound=Parameters)
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Context of an operation. engine: returns the running engine of the request."""
+    """Context of an operation.
+
+    engine: returns the running engine of the request.
+    actor: person that asks for it.
+    in_flight: returns messages in flight in a daemon; None outside of one.
+    """
 
     loaded: Loaded
     engine: Callable[[], Awaitable[Engine]]
+    actor: Actor
+    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +110,13 @@ async def perform(
     actor: Actor,
     loaded: Loaded,
     engine: Callable[[], Awaitable[Engine]],
+    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None,
 ) -> Any:
-    """Run an operation, and write the audit line of a change. engine: see `Scene`.
+    """Run an operation, and write the audit line of a change. engine, in_flight: see `Scene`.
 
     Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
     """
-    scene = Scene(loaded, engine)
+    scene = Scene(loaded, engine, actor, in_flight)
     if not operation.changes:
         return await operation.run(scene, operation.parse(given))
     trail, change = begun(operation, given, actor, loaded)
@@ -238,6 +246,10 @@ class DropQuarantined(Parameters):
     forget: bool = False
 
 
+class PauseSource(Parameters):
+    source: str
+
+
 class ResumeSource(Parameters):
     source: str
     route: str | None = None
@@ -249,6 +261,12 @@ class OneKey(Parameters):
 
 class Erase(Parameters):
     where: str
+
+
+class OneMessage(Parameters):
+    """Identity, event id, position or ordering key of messages."""
+
+    message: str
 
 
 class ListEarly(Parameters):
@@ -388,9 +406,14 @@ async def _drop_quarantined(scene: Scene, given: DropQuarantined) -> Any:
     return asdict(await quarantine.drop(given.source, given.key, given.ids, forget=given.forget))
 
 
+async def _pause_source(scene: Scene, given: PauseSource) -> Any:
+    pause = await limits.pause(scene.loaded, await scene.engine(), given.source, scene.actor.name, given.reason or "")
+    return {"source": given.source, "since": pause.since}
+
+
 async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
-    routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
-    return {"source": given.source, "routes": routes}
+    paused, routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
+    return {"source": given.source, "paused": paused, "routes": routes}
 
 
 async def _rotate(scene: Scene, given: Parameters) -> Any:
@@ -457,6 +480,10 @@ async def _early(scene: Scene, given: ListEarly) -> Any:
 
 async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
     return [asdict(one) for one in await QuarantineOperations(await scene.engine()).list(given.source)]
+
+
+async def _in_flight(scene: Scene, given: OneMessage) -> Any:
+    return None if scene.in_flight is None else list(scene.in_flight(given.message))
 
 
 async def _engines(scene: Scene, given: Parameters) -> Any:
@@ -538,9 +565,13 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     ),
     Operation("sources.list", "reader", "sources", Parameters, _sources),
     Operation(
+        "sources.pause", "operator", "sources/{source}:pause", PauseSource, _pause_source, lambda given: given.source
+    ),
+    Operation(
         "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
         lambda given: given.source, lambda given: {"route": given.route},
     ),
+    Operation("messages.show", "reader", "messages/{message}", OneMessage, _in_flight),
     Operation("keys.list", "reader", "keys", Parameters, _keys),
     Operation("keys.rotate", "admin", "keys:rotate", Parameters, _rotate),
     Operation("keys.retire", "admin", "keys/{key}:retire", OneKey, _retire, lambda given: given.key),
