@@ -338,6 +338,19 @@ def test_ends_are_reported_once_with_their_cause(restartable: Restartable) -> No
     assert sum(ended(database).values()) == 3
 
 
+def test_check_compares_one_moment_while_the_engine_runs(restartable: Restartable) -> None:
+    database = restartable.now
+    for number in range(500):
+        start(database, "work", f"i-{number}")
+    replies = [
+        begin(database, "TerminateInstance", pb.TerminateRequest(instanceId=f"i-{number}")) for number in range(500)
+    ]
+    checks = 0
+    while not all(each.future.done() for each in replies) or checks < 3:
+        assert check(restartable.path) == []
+        checks += 1
+
+
 def test_check_names_a_count_that_differs(restartable: Restartable) -> None:
     start(restartable.now, "work", "a")
     assert check(restartable.path) == []

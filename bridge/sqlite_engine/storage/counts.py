@@ -221,16 +221,20 @@ def _find_sagas(
 
 
 def differences(connection: sqlite3.Connection) -> Iterator[str]:
-    """Counts that differ from the instances in the file, one sentence each."""
-    if not is_counted(connection):
-        return
-    kept = {
-        tuple(row[:4]): row[4]
-        for row in connection.execute(
-            "SELECT name, saga, status, outcome, number FROM counts WHERE day=? AND number<>0", (_EXISTING,)
-        )
-    }
-    found = {tuple(row[:4]): row[4] for row in connection.execute(_BY_QUERY)}
+    """Counts that differ from the instances in the file, one sentence each. The engine may run."""
+    connection.execute("BEGIN")  # both queries see the same commit
+    try:
+        if not is_counted(connection):
+            return
+        kept = {
+            tuple(row[:4]): row[4]
+            for row in connection.execute(
+                "SELECT name, saga, status, outcome, number FROM counts WHERE day=? AND number<>0", (_EXISTING,)
+            )
+        }
+        found = {tuple(row[:4]): row[4] for row in connection.execute(_BY_QUERY)}
+    finally:
+        connection.execute("ROLLBACK")
     for key in sorted(kept.keys() | found.keys()):
         if kept.get(key, 0) != found.get(key, 0):
             name, saga, status, outcome = key
