@@ -35,6 +35,7 @@ WINDOW = 60.0
 _URGENT: Sequence[str] = (
     SourceState.DEAD,
     SourceState.STUCK,
+    SourceState.PAUSED,
     SourceState.HELD,
     SourceState.PROBING,
     SourceState.THROTTLED,
@@ -132,6 +133,7 @@ _NEXT: Mapping[tuple[str, str], Callable[[str], str]] = {
     ("source", SourceState.DEAD): lambda name: "bridge serve",
     ("source", SourceState.STUCK): lambda name: "bridge instances list --status running",
     ("source", SourceState.HELD): lambda name: f"bridge topic read {name} --limit 1",
+    ("source", SourceState.PAUSED): lambda name: f"bridge sources resume {name}",
     ("source", SourceState.PROBING): lambda name: "bridge sources list",
     ("worker", WorkerState.STUCK): lambda name: f"bridge instances list --status running --engine {name}",
     ("workflows", WorkflowState.INCOMPATIBLE): lambda name: f"bridge instances list --status failed --engine {name}",
