@@ -76,11 +76,11 @@ class DaemonStatus:
         readiness, now = self._watch.health(), time.time()
         checks = {(check.kind, check.name): check for check in readiness.checks}
         engines = [self._engine(checks["engine", name], now) for name in self._engines]
-        sources = [
-            self._part(check, now) | source.figures()
-            for source in self._watch.sources
-            if (check := checks.get(("source", source.name))) is not None
-        ]
+        sources = []
+        for source in self._watch.sources:
+            if (check := checks.get(("source", source.name))) is not None:
+                sources.append(self._part(check, now) | source.figures())
+                await asyncio.sleep(0)  # a source may have thousands of partitions
         others = [
             self._part(check, now) | {"kind": kind}
             for (kind, _), check in checks.items()
