@@ -84,7 +84,7 @@ def summary_lines(document: Document) -> list[str]:
         problems = document["problems"]
         lines.append(f"{answered}; {plural(len(problems), 'problem') if problems else 'nothing needs a person'}")
     else:
-        lines.append("no daemon answers; this is what the engine and the broker know")
+        lines.append("no daemon answers; this is what the engine and the broker know (--url asks a daemon elsewhere)")
     for daemon in document["daemons"]:
         if daemon["answered"]:
             ready = "ready" if daemon["ready"] else "not ready"
