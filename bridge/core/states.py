@@ -48,7 +48,7 @@ class SourceState(StrEnum):
     CONSUMING = "consuming"
     """Records wait, and some were settled lately."""
     THROTTLED = "throttled"
-    """Commands wait for a limit of their route."""
+    """Commands wait for a limit of their route, or starts for one of their engine."""
     HELD = "held"
     """An outage of a broker, an engine or a registry, or a stopped partition, holds the source."""
     PROBING = "probing"

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from durabletask.client import (
@@ -26,6 +27,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 from durabletask.history import HistoryEvent
 from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
@@ -96,6 +98,20 @@ class EngineClient:
             await self.get_orchestration_state(PROBE_ID, fetch_payloads=False, what=what)
         except InstanceNotFound:
             return
+
+    async def server_time(self) -> float | None:
+        """Time of the engine in seconds since 1970, from the date of an answer; None for an engine that sends none."""
+
+        async def ask() -> float | None:
+            call = stub_of(self._sdk).Hello(Empty())
+            await call
+            sent = next((value for key, value in await call.initial_metadata() if key == "date"), None)
+            try:
+                return None if sent is None else parsedate_to_datetime(str(sent)).timestamp()
+            except ValueError:
+                return None
+
+        return await self._call("hello", ask(), "ask for the time")
 
     # Instances: changes
 

@@ -246,6 +246,17 @@ class LimitStats(Protocol):
     def values(self) -> tuple[int, int] | None: ...
 
 
+class BudgetStats(Protocol):
+    """Limit of the actions on one engine. waiting: queued starts. delayed: starts that had to wait so far."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def delayed(self) -> int: ...
+
+
 class WaitingStats(Protocol):
     """Early and quarantined messages on one engine.
 

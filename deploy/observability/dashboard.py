@@ -212,6 +212,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Work on engines", (
                 (_rate("bridge_engine_actions_total", "engine, kind", "{E}"), "{{engine}} {{kind}}"),
             ), "ops", text="The scheduler bills each action."),
+            Panel("Starts that wait for max_actions_per_minute", (
+                ("sum by (engine) (bridge_engine_starts_waiting{E})", "{{engine}} waiting"),
+                (_rate("bridge_engine_starts_delayed_total", "engine", "{E}"), "{{engine}} delayed per second"),
+            )),
             Panel("Orchestrations in memory", (
                 ("sum by (instance) (bridge_sessions{I})", "{{instance}} in memory"),
                 (_rate("bridge_replays_total", "instance", "{I}"), "{{instance}} replays per second"),

@@ -30,7 +30,7 @@ from bridge.app.composition import (
 )
 from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
-from bridge.app.serve.admission import build_admission, listen
+from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
@@ -132,6 +132,7 @@ class Daemon:
         }
         self.registries = build_registries(loaded) if engines is None else None
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
+        budgets, costs = build_budgets(loaded) if intake else ({}, {})
         domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
             [
@@ -141,6 +142,8 @@ class Daemon:
                     self.brokers,
                     targets,
                     limits=self.admission.limits,
+                    budgets=budgets,
+                    costs=costs,
                     domains=domains,
                     quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
                     paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
@@ -196,6 +199,7 @@ class Daemon:
             self.figures,
             omitted=lambda name: self.failures[name].omitted,
             limits=tuple(self.admission.limits.values()),
+            budgets=tuple(budgets.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},

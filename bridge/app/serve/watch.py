@@ -27,6 +27,7 @@ from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReadi
 from bridge.ops.metric_stats import WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import Rates
+from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.publishing import Publishing
@@ -240,6 +241,9 @@ class SourceView:
         throttled = {
             limit.route: reason for limit in self._source.route_limits.values() if (reason := limit.reason) is not None
         }
+        for route, share in self._source.budgets.items():
+            if (reason := share.reason) is not None:
+                throttled[route] = "; ".join(filter(None, (throttled.get(route), reason)))
         probing = self._source.dead_letter_limit.reason
         return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, probing, dead, throttled)
 
@@ -279,6 +283,7 @@ class Watch:
         *,
         omitted: Callable[[str], int] = lambda _: 0,
         limits: Sequence[RouteLimit] = (),
+        budgets: Sequence[ActionBudget] = (),
         orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -312,6 +317,7 @@ class Watch:
             answers,
             refused,
             figures.workflows,
+            budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),
             version=__version__,
