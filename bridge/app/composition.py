@@ -248,7 +248,7 @@ def build_decoder(
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
         schema=schema,
         trusted=config.trusted,
-        amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers[config.broker], config),
+        amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers.get(config.broker), config),
     )
 
 

@@ -125,8 +125,11 @@ def _local_topics(source: SourceConfig) -> tuple[str, ...]:
     return (entity if source.sub_queue is None else DEAD_LETTER_TOPIC.replace("{topic}", entity),)
 
 
-def has_amqp_headers(broker: BrokerConfig, source: SourceConfig) -> bool:
-    """Return whether header values of the source's messages are in the encoding of AMQP."""
+def has_amqp_headers(broker: BrokerConfig | None, source: SourceConfig) -> bool:
+    """Return whether header values of the source's messages are in the encoding of AMQP.
+
+    broker: broker of the source; None if the configuration has none of its name.
+    """
     if not isinstance(broker, KafkaBrokerConfig):
         return False
     wanted = source.kafka.amqp_headers if source.kafka is not None else None

@@ -13,7 +13,7 @@ from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryU
 from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
 from bridge.pipeline.decoded import DecodedForms
-from bridge.pipeline.flow_control import FlowControl, Outages
+from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
@@ -211,6 +211,21 @@ class SourcePipeline:
         if stage is not None:
             await stage.revoked(gone)
 
+    # -- pauses by a person
+
+    @property
+    def paused(self) -> str | None:
+        """Sentence about the pause by a person; None without one."""
+        return self.gate.pause_reasons.get(PERSON)
+
+    def pause(self, sentence: str) -> None:
+        """Take in no further message. Messages in flight are finished, and the group keeps its members."""
+        self.gate.hold(PERSON, sentence)
+
+    def resume(self) -> None:
+        """End the pause."""
+        self.gate.release(PERSON)
+
     # -- intake
 
     async def _take_in(self) -> None:
@@ -234,6 +249,8 @@ class SourcePipeline:
             failures = 0
             if not deliveries:
                 return
+            if self.gate.paused_by_person:
+                await self.gate.wait()
             if self._prepare is not None:
                 messages = [each.message for each in deliveries if each.message.unreadable is None]
                 await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)

@@ -16,6 +16,7 @@ from bridge.app.connection import payload, stamp
 from bridge.app.operations.causes import Cause, cause_of, failure
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound
+from bridge.core.instance_protocol import FINISHED as ENDED
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import SAGA
 from bridge.engines.base import Engine, instance_counts
@@ -27,8 +28,8 @@ from bridge.routing.identifier import check_instance_id, check_name
 
 _TAG_PAGE = 1000
 
-FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
-"""Statuses in which an instance has ended."""
+FINISHED = ENDED & frozenset(OrchestrationStatus.__members__)
+"""Statuses of the SDK in which an instance has ended."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
+from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
@@ -51,6 +52,7 @@ from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInsta
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.finishes import Finishes
 from bridge.engines.pacing import EnginePaces
+from bridge.engines.source_pauses import SourcePauses
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.ops import logging
@@ -188,6 +190,10 @@ class Daemon:
             config.ops.unready_on,
         )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
+        by_engine: dict[str, list[SourcePipeline]] = {}
+        for source in self.sources:
+            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
+        self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
         self.watch = Watch(
             self.sources,
             self.engines,
@@ -265,6 +271,7 @@ class Daemon:
                 self.breakers[name].trip(error)
         if self._run_worker:
             self._start_workers()
+        await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
         for source in self.sources:
@@ -282,6 +289,7 @@ class Daemon:
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
+            asyncio.create_task(self.pauses.run(), name="pauses of sources"),
             asyncio.create_task(self.figures.run(), name="instance counts"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
