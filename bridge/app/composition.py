@@ -28,7 +28,7 @@ from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.settings import EnginePort, SourceSettings
+from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
 from bridge.pipeline.source import SourcePipeline
 from bridge.quarantine.stage import QuarantineStage
 from bridge.quarantine.store import QuarantineStore
@@ -108,7 +108,9 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
     if config.tls is not None:
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
-        return create_engine(name, config, loaded.base, host=host, keys=partial(read_keyring, loaded, name))
+        lineage = loaded.config.ops.lineage
+        records = lineage.records if lineage.index == "embedded" else None
+        return create_engine(name, config, loaded.base, host, partial(read_keyring, loaded, name), records)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
@@ -119,16 +121,18 @@ def create_engine(
     base: Path,
     host: bool,
     keys: keyrings.Keys = keyrings.no_keys,
+    lineage_records: int | None = None,
 ) -> Engine:
     """Create an engine without starting it.
 
     base: directory of the configuration file, to which relative paths are resolved.
     host: True when this process may host an embedded engine. A remote engine then reads its keys at the start.
     keys: keys of the engine's encryption.
+    lineage_records: limit of the records in an embedded engine's lineage index; None: the engine keeps no index.
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
-        return EmbeddedEngine(name, config, base / config.path, host, keys)
+        return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records)
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
 
@@ -284,6 +288,7 @@ def build_source(
     quarantine_store: tuple[str, QuarantineStore] | None = None,
     paces: PaceStore | None = None,
     registries: Mapping[str, Registry] | None = None,
+    record: RecordDeadLetter | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -293,6 +298,7 @@ def build_source(
     quarantine_store: store of the source's quarantined keys.
     paces: shared pace of its dead letters.
     registries: see `source_codec`.
+    record: records written dead letters.
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
@@ -339,4 +345,5 @@ def build_source(
         stage=None if quarantine_store is None else quarantine,
         paces=paces,
         prepare=decoder.prepare,
+        record=record,
     )

@@ -92,11 +92,11 @@ class _Examiner:
                 return await run()
         except TimeoutError as error:
             if not limit.expired():
-                return problem(f"timed out: {error.strerror or error}")
+                return not_checked(f"timed out: {error.strerror or error}")
             late = f"no answer within {format_duration(self.seconds)}"
             return problem(late, "check the address and the network") if name == "reachable" else not_checked(late)
         except BridgeError as error:
-            return problem(" ".join(str(error).split()))
+            return not_checked(" ".join(str(error).split()))
         except Exception as error:
             # A check must not end the others
             return not_checked(f"the check failed ({type(error).__name__}: {str(error)[:200]})")
@@ -266,14 +266,13 @@ async def _clock() -> Answer:
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?\s*([^;]*?)\s*(?:;\s*(.*))?")
 _EXTRA = re.compile(r"""extra\s*==\s*['"]([^'"]+)['"]""")
-_SDKS = ("durabletask", "durabletask.azuremanaged", "aiokafka", "azure-servicebus", "azure-keyvault-secrets")
+_SDKS = ("durabletask", "durabletask-azuremanaged", "aiokafka", "azure-servicebus", "azure-keyvault-secrets")
 """Packages whose minor versions are tested; others have a lower limit only."""
 
 
 def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
     """Installed versions of Python and of the SDKs that this configuration needs, compared with the tested ones."""
-    running = ".".join(map(str, sys.version_info[:3]))
-    yield "python", ok(running) if sys.version_info >= (3, 11) else problem(f"{running}: 3.11 or newer is needed")
+    yield "python", ok(".".join(map(str, sys.version_info[:3])))
     extras = _extras(loaded)
     try:
         requirements = metadata.requires(DISTRIBUTION) or []
@@ -283,13 +282,16 @@ def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
     seen: set[str] = set()
     for requirement in requirements:
         matched = _REQUIREMENT.fullmatch(requirement)
-        if matched is None or matched[1] not in _SDKS or matched[1] in seen:
+        if matched is None:
+            continue
+        package = re.sub(r"[-_.]+", "-", matched[1])
+        if package not in _SDKS or package in seen:
             continue
         extra = _EXTRA.search(matched[3] or "")
         if extra is not None and extra[1] not in extras:
             continue
-        seen.add(matched[1])
-        yield matched[1], _version(matched[1], matched[2], None if extra is None else extra[1])
+        seen.add(package)
+        yield package, _version(package, matched[2], None if extra is None else extra[1])
 
 
 def _extras(loaded: Loaded) -> set[str]:

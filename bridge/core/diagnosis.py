@@ -42,8 +42,8 @@ def warning(detail: str, fix: str) -> Answer:
     return Answer(Verdict.WARNING, detail, fix)
 
 
-def problem(detail: str, fix: str = "") -> Answer:
-    """Answer of a check that failed. Without `fix`, the detail names the next step."""
+def problem(detail: str, fix: str) -> Answer:
+    """Answer of a check that failed."""
     return Answer(Verdict.PROBLEM, detail, fix)
 
 
@@ -77,7 +77,9 @@ class Examiner(Protocol):
         ...
 
     async def check(self, subject: str, name: str, run: Callable[[], Awaitable[Answer]]) -> Answer:
-        """Run a check and record its answer. Errors of the bridge, and the end of its time, become an answer.
+        """Run a check and record its answer. An error, or the end of its time, becomes NOT_CHECKED.
+
+        The end of the time of the check `reachable` is a problem.
 
         subject: part of the bridge, such as `broker kafka`.
         name: name of the check.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.core.diagnosis import Answer, Examiner, Verdict, not_checked, ok, problem, warning
-from bridge.core.errors import EngineDenied, EngineMisconfigured, InstanceNotFound
+from bridge.core.errors import EngineDenied, EngineError, EngineMisconfigured, EngineUnavailable, InstanceNotFound
 from bridge.engines.base import Engine
 from bridge.engines.client import PROBE_ID
 from bridge.engines.embedded.address import FILE, SOCKET
@@ -84,6 +84,8 @@ async def _file(file: Path, path: str, keys: Keys, seconds: float) -> Answer:
         return not_checked(f"{file}: {error}", f"bridge engine check --path {file}")
     except sqlite3.Error as error:
         return problem(f"{file}: {error}", "bridge engine restore BACKUP    # with the daemon stopped")
+    except (EngineMisconfigured, EngineUnavailable) as error:
+        return problem(str(error), f"restore the file or the keys of its encryption, or name another `{path}`")
     except OSError as error:
         return problem(f"{file}: {error.strerror}", f"give this user access, or name another `{path}`")
 
@@ -107,15 +109,18 @@ async def scheduler(name: str, config: SchedulerEngineConfig, engine: Engine, ex
 
     async def reachable() -> Answer:
         nonlocal hub
-        await engine.start()
         try:
+            await engine.start()
             await engine.probe()
         except EngineDenied as error:
             denied.append(str(error))
         except EngineMisconfigured as error:
             if "task hub" not in str(error):
-                raise
+                return problem(str(error), f"correct `{where}`")
             hub = problem(f"no task hub {config.task_hub}", create)
+        except EngineError as error:
+            emulator = "    # or start the emulator" if config.endpoint.startswith("http://") else ""
+            return problem(str(error), f"correct `{where}.endpoint`, or the network{emulator}")
         return ok(engine.description)
 
     async def may_write() -> Answer:

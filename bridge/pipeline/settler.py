@@ -22,7 +22,7 @@ from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import Throttled
-from bridge.pipeline.settings import SourceSettings
+from bridge.pipeline.settings import RecordDeadLetter, SourceSettings
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.unloading import Unloading
 
@@ -51,6 +51,7 @@ class Settler:
         domain: OrderingDomain | None,
         stage: Stage | None,
         stop_reason: Callable[[InFlightDelivery], str | None],
+        record: RecordDeadLetter | None = None,
     ) -> None:
         """Create a settler.
 
@@ -68,6 +69,7 @@ class Settler:
         self._domain = domain
         self._stage = stage
         self._stop_reason = stop_reason
+        self._record = record
 
     async def settle(
         self, lane: Lane, item: InFlightDelivery, settlement: Settlement | Throttled, step: Step | None
@@ -143,7 +145,10 @@ class Settler:
         limited = NO_ROUTE if route is None else route
         paced = item.pending is None and await self._limit.allow(limited, item.delivery.position)
         item.settle_as(end, route)
-        await item.delivery.dead_letter(self._cause(item, end, route))
+        cause = self._cause(item, end, route)
+        await item.delivery.dead_letter(cause)
+        if self._record is not None and item.stored is None:
+            await self._record(cause, item.delivery.position)
         if paced:
             await self._limit.wrote(limited)
         self._ledger.dead_letter(item, end.reason, time.monotonic(), time.time())

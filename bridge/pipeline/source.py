@@ -21,7 +21,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.runner import Runner
-from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, Routes, SourceSettings
+from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, RecordDeadLetter, Routes, SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.unloading import Unloading
@@ -52,6 +52,7 @@ class SourcePipeline:
         stage: Callable[[SourcePipeline], Stage] | None = None,
         paces: PaceStore | None = None,
         prepare: Prepare | None = None,
+        record: RecordDeadLetter | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
@@ -61,6 +62,7 @@ class SourcePipeline:
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
+        record: records written dead letters; None: they are not recorded.
         """
         limits = settings.limits
         self.settings = settings
@@ -106,6 +108,7 @@ class SourcePipeline:
             domain,
             self.stage,
             self._stop_reason,
+            record,
         )
         self._intake = Intake(
             settings,

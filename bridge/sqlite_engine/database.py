@@ -91,7 +91,7 @@ class Database:
         self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
-        self._reader = Reader(self.path, self.path.stem, payloads)
+        self._reader = Reader(self.path, self.path.stem, payloads, options.rules.index)
         self._warmup = IndexWarmup(self.path, self.path.stem)
         self._writes: dict[str, Callable[[Any], Any]] = {
             "StartInstance": self._calls.start,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from bridge.encryption import Keyring
@@ -24,6 +25,20 @@ class RetentionPolicy:
     """Seconds between two checks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Line of the index that belongs to no instance and no entity. The oldest of a kind make room for new ones.
+
+    kind: number of the kind.
+    ids: ids under which it is found.
+    body: text without payload.
+    """
+
+    kind: int
+    ids: frozenset[str]
+    body: str
+
+
 class HostRules:
     """Hooks of the engine, which run in the writer's thread. This class adds no rule.
 
@@ -32,6 +47,9 @@ class HostRules:
 
     companion: str | None = None
     """Name of entities that each belong to one instance, and get the signal `started` when that instance starts."""
+
+    index: str | None = None
+    """Name of the entity through which clients read the index (`hub.index`). No such entity exists."""
 
     def companion_of(self, instance_id: str) -> str:
         """Id of the companion entity of an instance."""
@@ -72,6 +90,34 @@ class HostRules:
         """
         return None
 
+    def ids_of_start(self, orchestration: str, given: str) -> Iterable[str]:
+        """Ids under which the index lists an instance because of its input."""
+        return ()
+
+    def ids_of_event(self, given: str) -> Iterable[str]:
+        """Ids under which the index lists an instance because of an event."""
+        return ()
+
+    def ids_of_activity(self, activity: str, given: str) -> Iterable[str]:
+        """Ids under which the index lists an instance because it calls an activity with this input."""
+        return ()
+
+    def ids_of_operation(self, entity_name: str, operation: str, given: str) -> Iterable[str]:
+        """Ids under which the index lists an entity because of a signal. The entity keeps what the signal brings."""
+        return ()
+
+    def ids_of_state(self, entity_name: str, state: str) -> Iterable[str]:
+        """Ids under which the index lists an entity with this state."""
+        return ()
+
+    def record_of_operation(self, entity_id: str, operation: str, given: str) -> Record | None:
+        """Record of a signal that leaves no other trace; None for none."""
+        return None
+
+    def record_of(self, given: str) -> Record | None:
+        """Record that a client sends to the entity `index`; None when it cannot be read."""
+        return None
+
     def reason_against_rewind(self, custom_status: str) -> str | None:
         """Reason why a failed instance with this custom status cannot be rewound: it has handled its failure."""
         return None
@@ -109,3 +155,7 @@ class DatabaseOptions:
     lost_rest: float = 1.0
     """First pause in seconds of work that was lost twice; the pause doubles each time."""
     rules: HostRules = field(default_factory=HostRules)
+    index: bool = False
+    """True to write the index that `HostRules.index` names."""
+    index_records: int = 100_000
+    """Records of each kind that the index keeps."""

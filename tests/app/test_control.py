@@ -442,13 +442,15 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "entities/counter/read": ({}, lambda found: found["entity"] == "counter"),
     "early": ({}, lambda found: found == []),
     "quarantine": ({}, lambda found: found == []),
+    "messages/shop%20none": ({}, lambda found: found == []),
     "sources": ({}, lambda found: {None} == {one["state"] for one in found}),
     "keys": ({}, lambda found: isinstance(found, list)),
 }
 
 
 async def test_every_look_has_its_place(loaded: Loaded) -> None:
-    assert {re.sub("read-0", "{instance_id}", place).replace("counter/read", "{entity}/{key}") for place in READS} == {
+    names = {"read-0": "{instance_id}", "counter/read": "{entity}/{key}", "shop%20none": "{message}"}
+    assert {re.sub("|".join(names), lambda found: names[found[0]], place) for place in READS} == {
         operation.path for operation in OPERATIONS if not operation.changes
     }
     calls = [

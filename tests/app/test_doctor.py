@@ -60,6 +60,7 @@ def _write(directory: Path, config: dict[str, Any]) -> Path:
 
 async def _diagnose(path: Path, *areas: str, seconds: float = 10.0) -> Results:
     found = await diagnose(load_config([path]), areas or AREAS, seconds, lambda text: None)
+    assert not [each for each in found.results if each.verdict in (Verdict.PROBLEM, Verdict.WARNING) and not each.fix]
     return {(each.subject, each.check): each for each in found.results}
 
 

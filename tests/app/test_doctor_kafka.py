@@ -86,6 +86,7 @@ def _project(directory: Path, node: Node, user: str, **broker: Any) -> Path:
 async def _results(path: Path) -> dict[tuple[str, str], CheckResult]:
     said: list[str] = []
     found = await diagnose(load_config([path]), ("kafka",), 20.0, said.append)
+    assert not [each for each in found.results if each.verdict in (Verdict.PROBLEM, Verdict.WARNING) and not each.fix]
     return {(each.subject, each.check): each for each in found.results}
 
 

@@ -149,7 +149,12 @@ class _Checks:
     # -- the cluster and its topics
 
     async def _reach(self) -> Answer:
-        await self._cluster.start()
+        try:
+            await self._cluster.start()
+        except BrokerError as error:
+            settings = [name for name in ("bootstrap_servers", "tls", "sasl") if getattr(self._config, name, True)]
+            where = ", ".join(f"`{name}`" for name in settings)
+            return problem(str(error), f"correct {where} of `brokers.{self._connection.name}`, or the network")
         found = await self._described()
         return ok(f"cluster {self._cluster.id}, {counted(len(found['brokers']), 'node')}")
 

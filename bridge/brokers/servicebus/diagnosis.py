@@ -60,7 +60,7 @@ async def diagnose(
     try:
         access = Access(name, limited, resolve)
     except BrokerError as error:
-        examiner.record(subject, "access", problem(str(error)))
+        examiner.record(subject, "access", problem(str(error), f"correct `brokers.{name}`"))
         return {}
     connection = Connection(name, limited, access)
     checks = _Checks(subject, connection, examiner, resolve)
@@ -169,7 +169,7 @@ class _Checks:
                     f"--topic-name {entity.name} --name {entity.subscription}"
                 )
             return problem(text, created)
-        return problem(text)
+        return problem(text, f"correct `brokers.{self._connection.name}`, or the network")
 
     # -- settings of entities
 
@@ -208,7 +208,7 @@ class _Checks:
         except ClientAuthenticationError:
             return need
         except ResourceNotFoundError:
-            return problem(f"no entity {source.origins[0]}")
+            return problem(f"no entity {source.origins[0]}", f"az servicebus queue create --name {path.name}")
         except HttpResponseError as error:
             if error.status_code in (401, 403):
                 return need

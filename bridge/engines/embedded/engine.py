@@ -54,6 +54,7 @@ class EmbeddedEngine:
     directory: contains the file, its lock and the socket.
     host: True in the one process that runs the engine, False in processes that attach to it.
     keys: keys of the file's encryption, read when the engine starts.
+    lineage_records: limit of the records in the lineage index; None: no index is written.
     """
 
     durable = True
@@ -63,13 +64,20 @@ class EmbeddedEngine:
     confirms_event_delivery = True
 
     def __init__(
-        self, name: str, config: EmbeddedEngineConfig, directory: Path, host: bool, keys: Keys = no_keys
+        self,
+        name: str,
+        config: EmbeddedEngineConfig,
+        directory: Path,
+        host: bool,
+        keys: Keys = no_keys,
+        lineage_records: int | None = None,
     ) -> None:
         self.name = name
         self._config = config
         self._directory = directory
         self._host = host
         self._keys = keys
+        self._lineage_records = lineage_records
         self._database: Database | None = None
         self._servers: list[Server] = []
         self._address: Address | None = None
@@ -94,7 +102,11 @@ class EmbeddedEngine:
         if self._database is None:
             return None
         hub = self._database.hub
-        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
+        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused, hub.index.records)
+
+    @property
+    def keeps_lineage(self) -> bool:
+        return self._lineage_records is not None
 
     async def instance_counts(self) -> InstanceCounts | None:
         """Counts in the engine's file, whichever process hosts the engine."""
@@ -148,6 +160,8 @@ class EmbeddedEngine:
             max_request=max(MAX_REQUEST, self._config.max_message),
             keyring=self._keys(),
             rules=BridgeRules(),
+            index=self._lineage_records is not None,
+            index_records=self._lineage_records or 1,
         )
         database = Database(self._directory / FILE, options)
         database.start()
