@@ -14,7 +14,8 @@ import bridge.testing
 import bridge.workflow
 from bridge.app.operations import entities, erase, instances, keys, lineage, undelivered
 from bridge.app.operations.operations import OPERATIONS
-from bridge.cli import exit_codes, root
+from bridge.cli import root
+from bridge.cli.shared import exit_codes
 from bridge.config.json_schema import schema
 from bridge.core import errors
 from bridge.core.states import DaemonState, EngineState
