@@ -28,7 +28,7 @@ from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.settings import EnginePort, SourceSettings
+from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import SourceTracing, Tracer, messaging_system
 from bridge.quarantine.stage import QuarantineStage
@@ -111,8 +111,9 @@ def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptio
     if config.tls is not None:
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
-        keys = partial(read_keyring, loaded, name)
-        return create_engine(name, config, loaded.base, host=host, keys=keys, tracing=tracing)
+        lineage = loaded.config.ops.lineage
+        records = lineage.records if lineage.index == "embedded" else None
+        return create_engine(name, config, loaded.base, host, partial(read_keyring, loaded, name), records, tracing)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
@@ -123,6 +124,7 @@ def create_engine(
     base: Path,
     host: bool,
     keys: keyrings.Keys = keyrings.no_keys,
+    lineage_records: int | None = None,
     tracing: TracingOptions | None = None,
 ) -> Engine:
     """Create an engine without starting it.
@@ -130,11 +132,12 @@ def create_engine(
     base: directory of the configuration file, to which relative paths are resolved.
     host: True when this process may host an embedded engine. A remote engine then reads its keys at the start.
     keys: keys of the engine's encryption.
+    lineage_records: limit of the records in an embedded engine's lineage index; None: the engine keeps no index.
     tracing: settings of the spans that an embedded engine makes.
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
-        return EmbeddedEngine(name, config, base / config.path, host, keys, tracing)
+        return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records, tracing)
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
 
@@ -290,6 +293,7 @@ def build_source(
     quarantine_store: tuple[str, QuarantineStore] | None = None,
     paces: PaceStore | None = None,
     registries: Mapping[str, Registry] | None = None,
+    record: RecordDeadLetter | None = None,
     tracer: Tracer | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
@@ -300,6 +304,7 @@ def build_source(
     quarantine_store: store of the source's quarantined keys.
     paces: shared pace of its dead letters.
     registries: see `source_codec`.
+    record: records written dead letters.
     tracer: None where traces are off.
     Raises: ConfigError.
     """
@@ -347,6 +352,7 @@ def build_source(
         stage=None if quarantine_store is None else quarantine,
         paces=paces,
         prepare=decoder.prepare,
+        record=record,
         tracing=None
         if tracer is None
         else SourceTracing(

@@ -23,6 +23,7 @@ CLI_SOURCE = "bridge-cli"
 """CloudEvents `source` of bodies that the CLI wraps."""
 
 _CLOUDEVENTS = ("cloudevents", "cloudevents-binary")
+_ID_HEADERS = frozenset(("ce_id", "ce-id", "cloudevents:id", "cloudevents_id"))
 _READ = 256 * 1024
 
 
@@ -126,6 +127,17 @@ def lines(
             return
         if len(rest) > LINE_LIMIT:
             raise DecodeError(f"{label}:{number + 1}: the line is longer than {LINE_LIMIT // 1024**2} MiB")
+
+
+def id_of(message: Message) -> str | None:
+    """Id of a message: that of a CloudEvent, or the broker's own; None for a message that has none of its own."""
+    for name, value in message.headers:
+        if name.lower() in _ID_HEADERS and value is not None:
+            return value.decode("utf-8", "replace")
+    event = None if message.body is None else _cloud_event(message.body)
+    if event is not None and isinstance(event.get("id"), str):
+        return str(event["id"])
+    return message.message_id
 
 
 def _line(line: bytes, options: MessageOptions, *, by_line: bool) -> tuple[Any, Message]:

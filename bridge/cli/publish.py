@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import click
 
-from bridge.cli import failure
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options, message_options, reason_option
-from bridge.cli.output import Progress, plural
+from bridge.cli.shared import failure
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options, message_options, reason_option
+from bridge.cli.shared.output import Progress, plural, say
 from bridge.core.errors import BridgeError
 
 if TYPE_CHECKING:
@@ -50,6 +52,14 @@ _GIVE = "use one of --file, --data and --jsonl"
 @click.option("--jsonl", metavar="FILE", help="File with one message per line.  [default: standard input]")
 @message_options
 @click.option("--raw", is_flag=True, help="Send the data unchanged, even if the source cannot decode it.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of the output: json is one JSON object per message.",
+)
 @reason_option
 @config_options
 def command(
@@ -62,6 +72,7 @@ def command(
     headers: tuple[tuple[str, str], ...],
     id_: str | None,
     raw: bool,
+    output: Literal["table", "json"],
     reason: str | None,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
@@ -70,13 +81,16 @@ def command(
 
     The name of a source stands for its broker and its first topic. With --type, data for a source that reads
     CloudEvents is wrapped as a CloudEvent. Data that is already a CloudEvent is sent unchanged.
+
+    The id of each message is printed when the broker has stored it; `bridge trace ID` then shows what became of it. A
+    message without an id of its own is found by its position.
     """
     piped = not files and data is None and jsonl is None and not sys.stdin.isatty()
     if piped:
         jsonl = "-"
     _check(files, data, jsonl, type_, id_, raw)
     from bridge.app.composition import load_config
-    from bridge.app.messages import MessageOptions
+    from bridge.app.messages import MessageOptions, id_of
     from bridge.app.publish import destination as resolve
     from bridge.app.publish import publish
 
@@ -86,14 +100,26 @@ def command(
     batches = _lines(jsonl, to, options) if jsonl else _singles(files, data, to, options)
     progress = Progress("messages published")
     published = 0
+    sent: deque[tuple[str, str | None]] = deque()
+
+    def noted() -> Iterator[list[tuple[str, Message]]]:
+        for batch in batches:
+            sent.extend((topic, id_of(message)) for topic, message in batch)
+            yield batch
 
     def count(total: int) -> None:
         nonlocal published
+        for _ in range(total - published):
+            topic, id_ = sent.popleft()
+            if output == "json":
+                say(json.dumps({"id": id_, "destination": f"{to.broker}/{topic}"}))
+            elif id_ is not None:
+                say(id_)
         published = total
         progress(total)
 
     try:
-        publish(loaded, to, batches, count, reason)
+        publish(loaded, to, noted(), count, reason)
     except BridgeError as error:
         progress.close()
         code = failure.report(error)
@@ -103,7 +129,8 @@ def command(
         progress.close()
     if piped and not published:
         raise click.UsageError(f"{_GIVE}; standard input is empty", click.get_current_context())
-    click.echo(f"{plural(published, 'message')} published to {to.broker}/{to.topic or ''}")
+    if output == "table":
+        click.echo(f"{plural(published, 'message')} published to {to.broker}/{to.topic or ''}")
     return 0
 
 

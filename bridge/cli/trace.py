@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bridge.cli.command import command as make
-from bridge.cli.connection import engine_options, on_engine
-from bridge.cli.options import json_option
-from bridge.cli.output import plural, print_fields, print_json, print_table, say
-from bridge.cli.parameters import Time
-from bridge.core.states import Outcome
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import engine_options
+from bridge.cli.shared.options import json_option
+from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.parameters import Time
+from bridge.core.states import MessageState, Outcome
 
 if TYPE_CHECKING:
-    from bridge.app.operations.lineage import Arrival, Found, Lineage, Publication
-    from bridge.app.operations.undelivered import Undelivered
+    from bridge.app.operations.lineage import Arrival, Lineage, Publication
+    from bridge.app.operations.trace import Answer
+    from bridge.app.trace import Traced
+    from bridge.config.source import Loaded
 
 
 @make(
@@ -26,60 +30,103 @@ if TYPE_CHECKING:
     effect="reads",
     examples="""
         bridge trace order-1001
-        bridge trace 7f3c --since 2h
-        bridge trace "/shop 7f3c" --prefix order- --all --json
+        bridge trace orders/3@1042
+        bridge trace "/shop 7f3c" --all -o json
+        cat ids.txt | bridge trace -
     """,
     exits={
-        0: "found",
-        1: "no instance, message or published event with this id was found",
+        0: "every id has an answer",
+        1: "an id is no instance, and no message with this id was found",
         3: "the configuration is not valid, or the engine does not answer (is the daemon running?)",
     },
 )
-@click.argument("id_", metavar="ID")
+@click.argument("ids", metavar="ID...", nargs=-1, required=True)
 @click.option("--since", type=Time(), help="Search only instances that changed since this time or duration.")
 @click.option("--prefix", metavar="TEXT", help="Search only instances with this prefix of the id.")
-@click.option("--all", "all_", is_flag=True, help="Continue after the first instance.")
+@click.option("--all", "all_", is_flag=True, help="Read all instances of the message.  [default: the first ones]")
+@click.option(
+    "-0", "--null", "null", is_flag=True, help="With `-`: ids end with a NUL character instead of a line end."
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of the output.",
+)
 @json_option
 @engine_options
-def command(id_: str, since: datetime | None, prefix: str | None, all_: bool, as_json: bool, **engine: Any) -> int:
-    """Show which messages led to an instance, and what it published; or which instance a message led to.
+def command(
+    ids: tuple[str, ...],
+    since: datetime | None,
+    prefix: str | None,
+    all_: bool,
+    null: bool,
+    output: Literal["table", "json"],
+    as_json: bool,
+    **engine: Any,
+) -> int:
+    """Show what became of a message and why, and what led to it and followed from it.
 
-    ID is the id of an instance, of a message (its identity, or the id of a CloudEvent), or of a published event. An
-    instance is found at once. The engine has no index for the others. The command then searches the instances, the
-    most recently changed first, then messages that wait for an instance or in quarantine, and dead letters of such
-    messages.
+    ID is the identity of a message, the id of a CloudEvent, a position such as orders/3@1042, an ordering key, the id
+    of an instance, or the id of a published event; - reads ids from standard input. The answer comes from the index of
+    an embedded engine, from the messages that daemons have in flight, and for a position from the broker. Instances
+    from before the index are searched.
     """
-    from bridge.app.operations.lineage import Scope, Tracer
+    from bridge.app.composition import load_config
+    from bridge.app.operations.lineage import Scope
+    from bridge.app.trace import trace
 
-    async def look(tracer: Tracer) -> Found:
-        return await tracer.find(id_, Scope(since, prefix, all_, _progress))
-
-    found = on_engine(engine, Tracer, look)
-    if as_json:
-        print_json(
-            {
-                "id": id_,
-                "found_by": found.by,
-                "searched": found.searched,
-                "instances": _plain(found),
-                "undelivered": [asdict(one) for one in found.undelivered],
-            }
-        )
-    elif found.instances:
-        _print(id_, found)
-    elif found.undelivered:
-        for one in found.undelivered:
-            say(_became(one))
+    wanted = list(_ids(ids, null))
+    if not wanted:
+        raise click.UsageError("standard input has no ids", click.get_current_context())
+    loaded = load_config(engine["config"], engine["overlay"])
+    traced = asyncio.run(trace(loaded, engine["engine"], wanted, Scope(since, prefix, all_, _progress)))
+    if as_json or output == "json":
+        documents = [_document(one) for one in traced]
+        print_json(documents[0] if len(ids) == 1 and ids != ("-",) else documents)
     else:
-        where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
-        begin = f" with the prefix {prefix!r}" if prefix else ""
-        looked = f"{plural(found.searched, 'instance')}{begin}{where}"
-        click.echo(f"{id_!r} is not an instance, and no message with this id was found in {looked}", err=True)
-    return 1 if found.by == "nothing" else 0
+        for number, one in enumerate(traced):
+            if number:
+                click.echo()
+            _print_traced(loaded, one, since, prefix)
+    return 0 if all(_is_answered(one) for one in traced) else 1
 
 
-def _plain(found: Found) -> list[dict[str, Any]]:
-    return [asdict(one) for one in found.instances]
+def _ids(given: Sequence[str], null: bool) -> Iterator[str]:
+    for each in given:
+        if each == "-":
+            text = sys.stdin.buffer.read().decode("utf-8", "replace")
+            yield from filter(None, (one.strip("\r") for one in text.split("\0" if null else "\n")))
+        else:
+            yield each
+
+
+def _is_answered(one: Traced) -> bool:
+    return (one.found.by != "nothing" and any(answer.outcome != "not_kept" for answer in one.found.answers)) or bool(
+        one.found.instances
+    )
+
+
+def _document(one: Traced) -> dict[str, Any]:
+    found = one.found
+    return {
+        "id": one.id,
+        "found_by": found.by,
+        "answers": [
+            {name: value for name, value in asdict(each).items() if value is not None} for each in found.answers
+        ],
+        "searched": found.searched,
+        "index": found.index,
+        "index_since": found.index_since,
+        "silent_daemons": one.silent,
+        "more": found.more,
+        "instances": [asdict(each) for each in found.instances],
+        "upstream": [asdict(each) for each in found.upstream],
+        "downstream": [asdict(each) for each in found.downstream],
+        "undelivered": [asdict(each) for each in found.undelivered],
+    }
 
 
 def _progress(done: int, of: int) -> None:
@@ -87,16 +134,98 @@ def _progress(done: int, of: int) -> None:
         click.echo(f"\rsearched {done:,} of {of:,} instances", nl=False, err=True)
 
 
-def _print(id_: str, found: Found) -> None:
-    for number, one in enumerate(found.instances):
+def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: str | None) -> None:
+    found = one.found
+    for answer in found.answers:
+        say(f"{one.id}: {_sentence(answer)}")
+        if (following := _next(loaded, answer)) is not None:
+            say(f"  next: {following}")
+    if found.more:
+        click.echo(f"{found.more} further instances; --all shows them")
+    if found.answers and found.instances:
+        click.echo()
+    _print_all(found.instances, one.id)
+    for title, others in (("published by", found.upstream), ("received by", found.downstream)):
+        for each in others:
+            click.echo(f"\n{title}")
+            _print_one(each, one.id)
+    if found.by == "nothing":
+        searched = ""
+        if found.index != "complete":
+            where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
+            begin = f" with the prefix {prefix!r}" if prefix else ""
+            old = f" from before the index (since {found.index_since})" if found.index == "partial" else ""
+            searched = f" in {plural(found.searched, 'instance')}{begin}{where}{old}"
+        click.echo(f"{one.id!r} is not an instance, and no message with this id was found{searched}", err=True)
+    elif found.searched:
+        click.echo(f"\n(searched {plural(found.searched, 'instance')} without an index)", err=True)
+    if one.silent:
+        click.echo(f"partial: {plural(one.silent, 'daemon')} did not answer", err=True)
+
+
+def _sentence(answer: Answer) -> str:
+    at = f" at {answer.at}" if answer.at else ""
+    route = f" by route {answer.route}" if answer.route else ""
+    place = f", position {answer.position}" if answer.position else ""
+    source = f" in source {answer.source}" if answer.source else ""
+    why = ": ".join(filter(None, (answer.reason, answer.detail)))
+    because = f": {why}" if why else ""
+    what = answer.what or "a command"
+    whom = f"{what} of instance {answer.instance_id}" if answer.instance_id else f"{what} to entity {answer.entity}"
+    match answer.outcome:
+        case Outcome.EXECUTED:
+            return f"executed{at}: {whom}{route}{place}{f' ({answer.detail})' if answer.detail else ''}"
+        case Outcome.DUPLICATE:
+            return f"duplicate of {answer.duplicate_of}, which was executed{at}: {whom}{route}"
+        case Outcome.IGNORED:
+            return f"ignored{source}{because}"
+        case MessageState.RETRYING:
+            following = f", next try at {answer.next_try}" if answer.next_try else ""
+            return f"retrying{source} since {answer.at}, attempt {answer.attempt}{following}{route}{place}{because}"
+        case MessageState.QUEUED:
+            return f"queued{source} since {answer.at}{place}{because}"
+        case MessageState.EARLY:
+            waits = f"waits for {answer.instance_id} since {answer.at}, until {answer.until}"
+            return f"early: {answer.message_id}{source}{route} {waits}"
+        case MessageState.QUARANTINED:
+            key = f"{answer.message_id}{source}{route} waits with its key {answer.key}"
+            return f"quarantined: {key} since {answer.at}{because}"
+        case Outcome.DEAD_LETTERED:
+            whom = f"; it waited for {answer.instance_id}" if answer.instance_id else ""
+            where = f" in {answer.topic}" if answer.topic else ""
+            return f"dead-lettered{at}{where}{source}{route}{place}{because}{whom}"
+        case "published":
+            tries = f", {answer.attempt} attempts" if (answer.attempt or 1) > 1 else ""
+            state = f", {answer.detail}" if answer.detail else ""
+            return f"published{at} to target {answer.topic} by instance {answer.instance_id}{tries}{state}"
+        case "not_processed":
+            return f"not processed{source}{place}{because}"
+        case _:
+            return f"not kept{place}{because}"
+
+
+def _next(loaded: Loaded, answer: Answer) -> str | None:
+    """Next command for a message that needs a person."""
+    match answer.outcome:
+        case MessageState.EARLY:
+            return f"bridge early release {answer.instance_id}"
+        case MessageState.QUARANTINED:
+            return f"bridge quarantine release --source {answer.source} {answer.key}"
+        case Outcome.DEAD_LETTERED:
+            source = loaded.config.sources.get(answer.source or "")
+            if source is not None and answer.topic is not None:
+                return f"bridge topic read {source.broker}/{answer.topic}"
+    return None
+
+
+def _print_all(instances: Sequence[Lineage], id_: str) -> None:
+    for number, one in enumerate(instances):
         if number:
             click.echo()
         _print_one(one, id_)
 
 
 def _print_one(one: Lineage, wanted: str) -> None:
-    from bridge.app.operations.lineage import is_message
-
     print_fields(
         (
             ("instance", one.instance_id),
@@ -107,30 +236,16 @@ def _print_one(one: Lineage, wanted: str) -> None:
             ("trace", one.trace_id or ""),
         )
     )
-    rows = [(arrival.at, 0, _came(arrival)) for arrival in one.arrivals]
-    rows += [(publication.at, 1, _went(publication)) for publication in one.publications]
+    marked = {id(each) for each in one.arrived(wanted)}
+    rows = [(each.at, 0, _came(each), id(each) in marked) for each in one.arrivals]
+    rows += [(each.at, 1, _went(each), each.id == wanted) for each in one.publications]
     print_table(
         ("TIME", "", "WHAT", "ID", "BY", ""),
-        [
-            (at, *cells, "<" if is_message(cells[2], wanted) else "")
-            for at, _, cells in sorted(rows, key=lambda row: row[:2])
-        ],
+        [(at, *cells, "<" if mark else "") for at, _, cells, mark in sorted(rows, key=lambda row: row[:2])],
     )
     for child in one.children:
         click.echo()
         _print_one(child, wanted)
-
-
-def _became(one: Undelivered) -> str:
-    route = f", route {one.route}" if one.route else ""
-    what = f"{one.message_id} (source {one.source}{route})"
-    why = f"{one.reason}{': ' if one.detail else ''}{one.detail}"
-    if one.state is Outcome.DEAD_LETTERED:
-        whom = f"; it waited for {one.instance_id}" if one.instance_id else ""
-        return f"{what} was dead-lettered at {one.at}: {why}{whom}"
-    if one.instance_id is not None:
-        return f"{what} waits for {one.instance_id} since {one.at}, until {one.until}"
-    return f"{what} is quarantined with its key {one.key} since {one.at}: {why}"
 
 
 def _came(arrival: Arrival) -> tuple[str, str, str, str]:

@@ -176,7 +176,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig,
-        model.TracingConfig, model.AuditConfig,
+        model.TracingConfig, model.AuditConfig, model.LineageConfig,
     ),
 }  # fmt: skip
 
@@ -200,7 +200,7 @@ _HEADINGS = {
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
     model.ControlConfig: "control",
-    model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit",
+    model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
 }  # fmt: skip
 
 

@@ -25,6 +25,9 @@ DEAD_LETTER_PACE = "bridge.dead_letter_pace"
 SOURCE_PAUSE = "bridge.source_pause"
 """Entity: pause of one source by a person. Its key is the name of the source."""
 
+LINEAGE = "bridge.lineage"
+"""Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
+
 _LONGEST = 200
 """Most characters of a key: `@name@key` must fit into the 256 characters of the storage providers."""
 

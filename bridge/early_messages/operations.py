@@ -34,7 +34,7 @@ class EarlyMessageOperations:
             (one, message)
             for begin in key_prefixes(prefix or "")
             for entity in await self._entities.all(begin)
-            for one, message in self._of(entity)
+            for one, message in self.of(entity)
             if (one.instance_id or "").startswith(prefix or "") and source in (None, one.source)
         ]
         return sorted(found, key=lambda pair: pair[0].since)
@@ -63,7 +63,8 @@ class EarlyMessageOperations:
         """
         return await self._entities.change(target_key(instance_id), instance_id, "drop", drop_value(ids, forget))
 
-    def _of(self, entity: EntityMetadata) -> Iterator[tuple[WaitingMessage, Message]]:
+    def of(self, entity: EntityMetadata) -> Iterator[tuple[WaitingMessage, Message]]:
+        """Messages of an entity, with their bodies."""
         state = json.loads(entity.get_state() or "{}")
         for item in state.get("items", ()):
             stored = StoredMessage.from_json(self._sealer.open(item)["letter"])

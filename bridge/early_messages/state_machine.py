@@ -104,10 +104,16 @@ class WaitingCommand:
             name: _READ[name](value) if name in _READ else value for name, value in document["command"].items()
         }
         command = _COMMANDS[document["verb"]](**arguments)
+        message = StoredMessage.from_json(document["letter"])
         origin = MessageOrigin(
-            document["id"], document["route"], document["part"], document.get("traceparent"), document.get("tracestate")
+            document["id"],
+            document["route"],
+            document["part"],
+            document.get("traceparent"),
+            document.get("tracestate"),
+            str(message.position),
         )
-        return cls(command, origin, StoredMessage.from_json(document["letter"]), document["since"], document["until"])
+        return cls(command, origin, message, document["since"], document["until"])
 
 
 def waiting_command(command: Command) -> InstanceCommand | None:

@@ -24,11 +24,12 @@ RunListener = Callable[[Sequence[str], Sequence[str]], None]
 
 @dataclass(frozen=True, slots=True)
 class EngineUsage:
-    """Memory use of a hosted engine, in bytes, and the number of events that it refused."""
+    """Memory use of a hosted engine, in bytes, the number of events that it refused, and of its lineage records."""
 
     instance_bytes: int
     entity_bytes: int
     events_refused: int
+    lineage_records: int = 0
 
 
 @runtime_checkable
@@ -120,6 +121,11 @@ class Engine(Protocol):
     @property
     def messages(self) -> MessageSealer:
         """Sealer that encrypts waiting messages, unless the engine itself stores them encrypted."""
+        ...
+
+    @property
+    def keeps_lineage(self) -> bool:
+        """True when the engine takes records of the lineage index (`EngineClient.record_lineage`)."""
         ...
 
     def has_no_early_messages(self, entity_id: str) -> bool:

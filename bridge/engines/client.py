@@ -7,8 +7,10 @@ in several parts count as one (`bridge.engines.remote_limits`).
 from __future__ import annotations
 
 import asyncio
+import json
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
@@ -32,6 +34,8 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
 from bridge.core.histogram import SECONDS, Histogram
+from bridge.core.lineage import RECORD_OPERATION
+from bridge.core.system_names import LINEAGE
 from bridge.engines.errors import translate
 from bridge.engines.remote_limits import one_response
 from bridge.engines.sdk_internals import stub_of
@@ -42,8 +46,44 @@ PROBE_ID = "bridge:probe"
 """Instance id of a probe. The prefix is reserved for the bridge, and no instance has this id."""
 
 _ID_PAGE = 1000
+_SEARCHES = 500
+"""Most searches of the lineage index in one call."""
+
 _ENTITY_PAGE = 100
 """Entities that are read at once; the embedded engine sends fewer when they are large."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineageRecord:
+    """Record of the index. at: seconds since the Unix epoch. kind, body: see `bridge.core.lineage`."""
+
+    at: float
+    kind: int
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LineageHit:
+    """Result of one search of a lineage index, by hashes: the caller checks each part. more: parts were left out."""
+
+    instances: tuple[str, ...] = ()
+    entities: tuple[str, ...] = ()
+    records: tuple[LineageRecord, ...] = ()
+    more: bool = False
+
+    @classmethod
+    def of(cls, found: Mapping[str, Any]) -> LineageHit:
+        records = (LineageRecord(at / 1e6, kind, json.loads(body)) for at, kind, body in found["records"])
+        return cls(tuple(found["instances"]), tuple(found["entities"]), tuple(records), found["more"])
+
+
+@dataclass(frozen=True, slots=True)
+class LineageHits:
+    """Results of searches. last_key: 0 when every instance has rows; begin: time of the first row, microseconds."""
+
+    last_key: int
+    begin: int
+    hits: Sequence[LineageHit]
 
 
 class EngineClient:
@@ -85,6 +125,11 @@ class EngineClient:
             if histogram is None:
                 histogram = self.requests[command, result] = Histogram(SECONDS)
             histogram.observe(time.perf_counter() - began)
+
+    @property
+    def sdk(self) -> AsyncTaskHubGrpcClient:
+        """Client of the SDK, for a client that answers some calls itself."""
+        return self._sdk
 
     async def close(self) -> None:
         await self._sdk.close()
@@ -346,6 +391,29 @@ class EngineClient:
     ) -> list[EntityMetadata]:
         with one_response():
             return await self._call("list_entities", self._sdk.get_all_entities(query), what)
+
+    async def search_lineage(self, searches: Sequence[Collection[str]]) -> LineageHits | None:
+        """Search the engine's lineage index; None where the engine has none.
+
+        searches: ids that mean the same, for each search. The answer has one hit each, in order.
+        """
+        found: list[Any] = []
+        begin: tuple[int, int] | None = None
+        for start in range(0, len(searches), _SEARCHES):
+            part = [sorted(ids) for ids in searches[start : start + _SEARCHES]]
+            query = EntityQuery(f"@{LINEAGE}@{json.dumps(part)}", include_state=True)
+            answer = await self.get_all_entities(query, what="search the lineage index")
+            if not answer:
+                return None
+            state = json.loads(answer[0].get_state() or "null")
+            begin = tuple(state["begin"])
+            found += state["found"]
+        return LineageHits(*(begin or (0, 0)), [LineageHit.of(each) for each in found])
+
+    async def record_lineage(self, record: Mapping[str, Any]) -> None:
+        """Add a record to the engine's lineage index."""
+        entity = EntityInstanceId(LINEAGE, "records")
+        await self.signal_entity(entity, RECORD_OPERATION, record, what="record lineage")
 
     async def visit_entities(self, name: str, visit: Callable[[pb.EntityMetadata], None], *, what: str) -> None:
         """Call `visit` with every entity of a name, page by page, because their states may be large together.

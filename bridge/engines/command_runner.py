@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -41,6 +42,7 @@ from bridge.core.instance_protocol import (
     next_step,
     restart_of,
 )
+from bridge.core.lineage import command_record
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
 from bridge.engines.cancel_grace import start_cancel_grace
@@ -313,6 +315,10 @@ class _Run:
             self._known = InstanceFacts(CallResult.MISSING)
         else:
             self._known = InstanceFacts(CallResult.CALLED)
+            if self._origin is not None and self._engine.keeps_lineage and not isinstance(command, SignalEntity):
+                # No history names the message of such a command
+                with suppress(EngineError):
+                    await self._engine.client.record_lineage(command_record(command, self._origin))
 
     def _control(self) -> Awaitable[None]:
         # Suspend and resume are sent even when the state is already the wanted one: the opposite command may have been

@@ -97,6 +97,9 @@ class SchedulerEngine:
         transport = "TLS" if self._secure else "no TLS"
         return f"scheduler at {self._host_address} ({transport}), task hub {self._config.task_hub!r}, {with_what}"
 
+    keeps_lineage = False
+    """No index is kept in a task hub of the scheduler: each row would be a billed action."""
+
     def has_no_early_messages(self, entity_id: str) -> bool:
         """Return False: a remote engine must be asked."""
         return False

@@ -186,6 +186,8 @@ _ENGINES: tuple[Row[EngineStats], ...] = (
         _by_word(lambda it: _optional(it.usage, _cached))),
     Row(_COUNTER, "bridge_events_refused", "Events refused because their instance has too many unread ones.", (),
         _one(lambda it: _optional(it.usage, lambda usage: usage.events_refused))),
+    Row(_GAUGE, "bridge_lineage_records", "Dead letters, signals and commands in the lineage index.", (),
+        _one(lambda it: _optional(it.usage, lambda usage: usage.lineage_records))),
     Row(_GAUGE, "bridge_instances", "Instances on the engine, by orchestration and status.",
         ("orchestration", "status"), _by_words(lambda it: it.instances)),
     Row(_COUNTER, "bridge_instances_finished", "Instances that ended, by orchestration and status.",

@@ -107,7 +107,7 @@ def problems(document: Document) -> list[dict[str, Any]]:
         name = engine["name"]
         if engine["state"] == EngineState.AWAY and engine["seconds"] >= OUTAGE_SECONDS:
             text = f"engine {name} is away{_named(document, engine)} for {age(engine['seconds'])}: {engine['detail']}"
-            add(f"engine {name}", text, f"bridge instances list --engine {name}")
+            add(f"engine {name}", text, "bridge doctor --only engine")
         for keys in engine["quarantined"] or ():
             if count := keys["overdue"]:
                 what = "1 key is" if count == 1 else f"{count:,} keys are"
@@ -132,7 +132,7 @@ def age(seconds: float) -> str:
 _NEXT: Mapping[tuple[str, str], Callable[[str], str]] = {
     ("source", SourceState.DEAD): lambda name: "bridge serve",
     ("source", SourceState.STUCK): lambda name: "bridge instances list --status running",
-    ("source", SourceState.HELD): lambda name: f"bridge topic read {name} --limit 1",
+    ("source", SourceState.HELD): lambda name: "bridge doctor",
     ("source", SourceState.PAUSED): lambda name: f"bridge sources resume {name}",
     ("source", SourceState.PROBING): lambda name: "bridge sources list",
     ("worker", WorkerState.STUCK): lambda name: f"bridge instances list --status running --engine {name}",
@@ -150,9 +150,6 @@ def _needs_person(kind: str, part: Mapping[str, Any]) -> bool:
 
 
 def _next_command(kind: str, part: Mapping[str, Any]) -> str:
-    engines = [cause.removeprefix("engine ") for cause in part.get("held_by", ()) if cause.startswith("engine ")]
-    if kind == "source" and part["state"] == SourceState.HELD and engines:
-        return f"bridge instances list --engine {engines[0]}"
     # A daemon of a later version may have other states
     command = _NEXT.get((kind, part["state"]))
     return "bridge instances list" if command is None else command(part["name"])

@@ -10,7 +10,7 @@ from typing import Protocol
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
-from bridge.core.errors import MessageError
+from bridge.core.errors import BridgeError, MessageError
 from bridge.core.message_trace import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
@@ -46,6 +46,7 @@ class InFlightDelivery:
     attempt: number of the current attempt, from 1.
     waited: waits behind other messages, which are no failures.
     failed_at: monotonic time of the first failure since the last wait for others.
+    last_failure: reason and detail of the last error, without payload; None before the first.
     pending, pending_route: decided settlement that the broker has not accepted yet, and the route that failed.
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
@@ -69,6 +70,7 @@ class InFlightDelivery:
         "failed_at",
         "failed_expression",
         "failed_route",
+        "last_failure",
         "next_step",
         "pending",
         "pending_route",
@@ -109,6 +111,7 @@ class InFlightDelivery:
         self.waited = 0
         self.failed_at = failed_at
         self.error_class = ""
+        self.last_failure: tuple[str, str] | None = None
         self.failed_route: str | None = None
         self.failed_expression = ""
         self.pending: Complete | DeadLetter | None = None
@@ -191,8 +194,9 @@ class InFlightDelivery:
         self.failed_at = None
 
     def fail_with(self, error: Exception) -> None:
-        """Remember class, route and expression of the last error."""
+        """Remember the last error: class, reason, detail, route, expression. Foreign errors may quote a message."""
         self.error_class = type(error).__name__
+        self.last_failure = (error.reason, str(error)) if isinstance(error, BridgeError) else ("bug", self.error_class)
         if isinstance(error, MessageError):
             self.failed_route, self.failed_expression = error.route, error.expression
 

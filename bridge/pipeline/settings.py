@@ -12,6 +12,7 @@ from bridge.core.commands import Command, Decision
 from bridge.core.envelope import Envelope
 from bridge.core.message import Message, Position
 from bridge.core.origin import MessageOrigin
+from bridge.core.provenance import Cause
 from bridge.core.settlement import RetryPolicy
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.breaker import Breaker
@@ -33,6 +34,10 @@ StoreEarly = Callable[[Command, MessageOrigin, StoredMessage, float], Awaitable[
 
 Raises: EngineError, InvalidCommand.
 """
+
+
+RecordDeadLetter = Callable[[Cause, Position], Awaitable[None]]
+"""Callback that records a written dead letter for `bridge trace`. Raises nothing."""
 
 
 @dataclass(frozen=True, slots=True)

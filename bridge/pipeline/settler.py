@@ -22,7 +22,7 @@ from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import Throttled
-from bridge.pipeline.settings import SourceSettings
+from bridge.pipeline.settings import RecordDeadLetter, SourceSettings
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.tracing import ABANDONED, SourceTracing
 from bridge.pipeline.unloading import Unloading
@@ -52,6 +52,7 @@ class Settler:
         domain: OrderingDomain | None,
         stage: Stage | None,
         stop_reason: Callable[[InFlightDelivery], str | None],
+        record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
     ) -> None:
         """Create a settler.
@@ -72,6 +73,7 @@ class Settler:
         self._domain = domain
         self._stage = stage
         self._stop_reason = stop_reason
+        self._record = record
 
     async def settle(
         self, lane: Lane, item: InFlightDelivery, settlement: Settlement | Throttled, step: Step | None
@@ -149,7 +151,10 @@ class Settler:
         limited = NO_ROUTE if route is None else route
         paced = item.pending is None and await self._limit.allow(limited, item.delivery.position)
         item.settle_as(end, route)
-        await item.delivery.dead_letter(self._cause(item, end, route))
+        cause = self._cause(item, end, route)
+        await item.delivery.dead_letter(cause)
+        if self._record is not None and item.stored is None:
+            await self._record(cause, item.delivery.position)
         if paced:
             await self._limit.wrote(limited)
         self._ledger.dead_letter(item, end.reason, time.monotonic(), time.time())
@@ -263,6 +268,8 @@ class Settler:
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """Abandon an item that is in no lane any more: the broker redelivers it."""
+        if item.waits_for is not None:
+            item.waits_for.forget(item)
         self._unloading.leave(item)
         self._decoded.forget(item)
         self._limit.tried(item)

@@ -21,7 +21,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.runner import Runner
-from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, Routes, SourceSettings
+from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, RecordDeadLetter, Routes, SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.tracing import SourceTracing
@@ -54,6 +54,7 @@ class SourcePipeline:
         stage: Callable[[SourcePipeline], Stage] | None = None,
         paces: PaceStore | None = None,
         prepare: Prepare | None = None,
+        record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
     ) -> None:
         """Create the pipeline of one source.
@@ -64,6 +65,7 @@ class SourcePipeline:
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
+        record: records written dead letters; None: they are not recorded.
         tracing: makes the spans of messages; None where traces are off.
         """
         limits = settings.limits
@@ -119,6 +121,7 @@ class SourcePipeline:
             domain,
             self.stage,
             self._stop_reason,
+            record,
             tracing,
         )
         self._intake = Intake(

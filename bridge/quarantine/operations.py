@@ -32,7 +32,7 @@ class QuarantineOperations:
     async def messages(self, source: str | None = None) -> list[tuple[WaitingMessage, Message]]:
         """Quarantined messages with their bodies, oldest first. source: only of this source."""
         prefix = "" if source is None else quarantine_prefix(source)
-        found = [pair for entity in await self._entities.all(prefix) for pair in self._of(entity)]
+        found = [pair for entity in await self._entities.all(prefix) for pair in self.of(entity)]
         return sorted(found, key=lambda pair: pair[0].since)
 
     async def list(self, source: str | None = None) -> list[WaitingMessage]:
@@ -90,7 +90,8 @@ class QuarantineOperations:
         now = datetime.now(UTC).timestamp()
         return state is not None and KeyQuarantine(QuarantineLimits(), state).is_claimed(now)
 
-    def _of(self, entity: EntityMetadata) -> Iterator[tuple[WaitingMessage, Message]]:
+    def of(self, entity: EntityMetadata) -> Iterator[tuple[WaitingMessage, Message]]:
+        """Messages of an entity, with their bodies."""
         found = quarantined_key(entity, self._sealer)
         if found is None:
             return

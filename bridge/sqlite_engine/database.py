@@ -97,7 +97,7 @@ class Database:
         self.spans = None if self.hub.tracing is None else KeptSpans(self.path, self.hub, self.writer.submit)
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
-        self._reader = Reader(self.path, self.path.stem, payloads)
+        self._reader = Reader(self.path, self.path.stem, payloads, options.rules.index)
         self._warmup = IndexWarmup(self.path, self.path.stem)
         self._writes: dict[str, Callable[[Any], Any]] = {
             "StartInstance": self._calls.start,

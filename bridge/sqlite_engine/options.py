@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bridge.encryption import Keyring
@@ -25,6 +25,20 @@ class RetentionPolicy:
     """Seconds between two checks."""
 
 
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Line of the index that belongs to no instance and no entity. The oldest of a kind make room for new ones.
+
+    kind: number of the kind.
+    ids: ids under which it is found.
+    body: text without payload.
+    """
+
+    kind: int
+    ids: frozenset[str]
+    body: str
+
+
 class HostRules:
     """Hooks of the engine, which run in the writer's thread. This class adds no rule.
 
@@ -33,6 +47,12 @@ class HostRules:
 
     companion: str | None = None
     """Name of entities that each belong to one instance, and get the signal `started` when that instance starts."""
+
+    sagas: frozenset[str] = frozenset()
+    """Orchestrations that run sagas with names of their own."""
+
+    index: str | None = None
+    """Name of the entity through which clients read the index (`hub.index`). No such entity exists."""
 
     def companion_of(self, instance_id: str) -> str:
         """Id of the companion entity of an instance."""
@@ -62,12 +82,8 @@ class HostRules:
         """`traceparent` of the sender of an event; None when the event's text names none."""
         return None
 
-    def starts_sagas(self, name: str) -> bool:
-        """True for an orchestration that runs sagas with names of their own."""
-        return False
-
-    def saga_of(self, name: str, input_: str) -> str | None:
-        """Name of the saga that this orchestration runs for the input; None when it runs none, or the name is open."""
+    def saga_of(self, input_: str) -> str | None:
+        """Name of the saga that an orchestration of `sagas` runs for the input; None when the input names none."""
         return None
 
     def saga_end(self, saga: str | None, custom_status: str | None, status: int) -> tuple[str, str] | None:
@@ -75,6 +91,34 @@ class HostRules:
 
         saga: name from `saga_of`.
         """
+        return None
+
+    def ids_of_start(self, orchestration: str, given: str) -> Iterable[str]:
+        """Ids under which the index lists an instance because of its input."""
+        return ()
+
+    def ids_of_event(self, given: str) -> Iterable[str]:
+        """Ids under which the index lists an instance because of an event."""
+        return ()
+
+    def ids_of_activity(self, activity: str, given: str) -> Iterable[str]:
+        """Ids under which the index lists an instance because it calls an activity with this input."""
+        return ()
+
+    def ids_of_operation(self, entity_name: str, operation: str, given: str) -> Iterable[str]:
+        """Ids under which the index lists an entity because of a signal. The entity keeps what the signal brings."""
+        return ()
+
+    def ids_of_state(self, entity_name: str, state: str) -> Iterable[str]:
+        """Ids under which the index lists an entity with this state."""
+        return ()
+
+    def record_of_operation(self, entity_id: str, operation: str, given: str) -> Record | None:
+        """Record of a signal that leaves no other trace; None for none."""
+        return None
+
+    def record_of(self, given: str) -> Record | None:
+        """Record that a client sends to the entity `index`; None when it cannot be read."""
         return None
 
     def reason_against_rewind(self, custom_status: str) -> str | None:
@@ -126,5 +170,9 @@ class DatabaseOptions:
     lost_rest: float = 1.0
     """First pause in seconds of work that was lost twice; the pause doubles each time."""
     rules: HostRules = field(default_factory=HostRules)
+    index: bool = False
+    """True to write the index that `HostRules.index` names."""
+    index_records: int = 100_000
+    """Records of each kind that the index keeps."""
     tracing: TracingOptions | None = None
     """Spans of workflows; None: none are made."""

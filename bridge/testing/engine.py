@@ -32,6 +32,7 @@ class VirtualEngine:
     messages = MessageSealer()
     faults: Mapping[str, int] = MappingProxyType({})
     confirms_event_delivery = False
+    keeps_lineage = False
     description = "in memory, with virtual time, for tests"
 
     def __init__(self, name: str) -> None:

@@ -25,7 +25,7 @@ from bridge.app.connection import attached
 from bridge.app.operations.operations import OPERATIONS, Operation, perform
 from bridge.app.serve.control import control, operate
 from bridge.app.state import trail
-from bridge.cli import exit_codes
+from bridge.cli.shared import exit_codes
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, EngineTimeout, InstanceNotFound, InvalidCommand
 from bridge.ops import control as served
@@ -442,13 +442,15 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "entities/counter/read": ({}, lambda found: found["entity"] == "counter"),
     "early": ({}, lambda found: found == []),
     "quarantine": ({}, lambda found: found == []),
+    "messages/shop%20none": ({}, lambda found: found == []),
     "sources": ({}, lambda found: {None} == {one["state"] for one in found}),
     "keys": ({}, lambda found: isinstance(found, list)),
 }
 
 
 async def test_every_look_has_its_place(loaded: Loaded) -> None:
-    assert {re.sub("read-0", "{instance_id}", place).replace("counter/read", "{entity}/{key}") for place in READS} == {
+    names = {"read-0": "{instance_id}", "counter/read": "{entity}/{key}", "shop%20none": "{message}"}
+    assert {re.sub("|".join(names), lambda found: names[found[0]], place) for place in READS} == {
         operation.path for operation in OPERATIONS if not operation.changes
     }
     calls = [

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from bridge.app.serve.status import waiting_document
 from bridge.core.errors import WaitingFull
-from bridge.waiting.totals import WaitingTotals
+from bridge.ops.status import OVERDUE_SECONDS
+from bridge.waiting.totals import QuarantinedCount, WaitingCount, WaitingTotals
 from tests.kit.daemon import ENGINES, headers, running
 from tests.kit.garbage import no_frames_in_cycles
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 FLOWS = """
 from durabletask import task
@@ -140,3 +143,35 @@ async def test_errors_on_the_way_keep_no_payloads(tmp_path: Path) -> None:
             assert it.outcomes() == {"early": 10, "dead_lettered": 10}
             stores = it.daemon.own.waiting_entities["default"]
             await it.until(lambda: stores.early_messages.events["stored"] == 10, "they are processed")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_the_status_shows_what_waits_and_since_when(tmp_path: Path, engine: str) -> None:
+    async with running(tmp_path, config("quarantine: {}"), FLOWS, engine) as it:
+        await it.publish("orders", {"id": 1}, kind="early")
+        await it.publish("orders", {"id": 2}, key="k-2", kind="poison")
+        await it.publish("orders", {"id": 3}, key="k-2", kind="poison")
+        await it.settled(3)
+        assert it.outcomes() == {"early": 1, "quarantined": 2}
+
+        async def shown() -> dict[str, Any] | None:
+            document = await it.daemon.status.document()
+            [engine] = document["engines"]
+            return engine if engine["early"]["messages"] and engine["quarantined"] else None
+
+        waiting = await eventually(shown)
+        assert waiting["early"]["messages"] == 1
+        assert 0 <= waiting["early"]["oldest_seconds"] < TIMEOUT
+        [keys] = waiting["quarantined"]
+        assert (keys["source"], keys["keys"], keys["messages"], keys["overdue"]) == ("orders", 1, 2, 0)
+        assert 0 <= keys["oldest_seconds"] < TIMEOUT
+
+
+def test_keys_that_nobody_released_for_an_hour_are_counted_apart() -> None:
+    now = 1_000_000.0
+    hour = OVERDUE_SECONDS
+    keys = QuarantinedCount(3, 4, now - 3 * hour, [now - 2 * hour, now - hour + 1])
+    found = waiting_document(WaitingCount(quarantined={"orders": keys}, at=now), now)
+    assert found["quarantined"] == [
+        {"source": "orders", "keys": 3, "messages": 4, "oldest_seconds": 3 * hour, "overdue": 1}
+    ]

@@ -47,7 +47,7 @@ def arrived(config: Path, topic: str, count: int) -> list[Message]:
 def test_files_and_standard_input(publish: Publish, config: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(EVENT)
     result = publish("orders", "--file", f"{tmp_path}/a.json", "--file", "-", "--key", "k", input=EVENT)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "2 messages published to local/orders\n", "")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "1\n1\n2 messages published to local/orders\n", "")
     assert [(message.body, message.key) for message in arrived(config, "orders", 2)] == [(EVENT.encode(), b"k")] * 2
 
 
@@ -81,6 +81,20 @@ def test_data_with_a_type_is_wrapped(publish: Publish, config: Path) -> None:
     assert (message.key, message.headers[0]) == (b"k", ("a", b"b=c"))
 
 
+def test_the_id_of_each_message_is_printed(publish: Publish, config: Path) -> None:
+    made = publish("orders", "--type", "go", "--key", "k", "--data", "{}")
+    id_, summary = made.stdout.splitlines()
+    assert summary == "1 message published to local/orders"
+    [message] = arrived(config, "orders", 1)
+    assert json.loads(message.body or b"")["id"] == id_
+    binary = '{"body": 1, "headers": {"ce_id": "b-1"}, "topic": "x"}\n{"body": 2, "topic": "y"}\n'
+    result = publish("local/", "--jsonl", "-", "-o", "json", input=binary)
+    assert [json.loads(line) for line in result.stdout.splitlines()] == [
+        {"id": "b-1", "destination": "local/x"},
+        {"id": None, "destination": "local/y"},
+    ]
+
+
 def test_any_topic_of_a_broker(publish: Publish, config: Path) -> None:
     assert publish("local/anywhere", "--data", "not json").exit_code == 0
     assert [message.body for message in arrived(config, "anywhere", 1)] == [b"not json"]
@@ -89,14 +103,14 @@ def test_any_topic_of_a_broker(publish: Publish, config: Path) -> None:
 def test_json_lines(publish: Publish, config: Path) -> None:
     text = '{"body": {"n": 1}, "key": "k", "headers": {"a": "b"}}\n' + EVENT + '\n{"body": "{broken", "key": "k"}\n'
     result = publish("orders", "--jsonl", "-", input=text)
-    assert (result.exit_code, result.stdout) == (0, "3 messages published to local/orders\n")
+    assert (result.exit_code, result.stdout) == (0, "1\n3 messages published to local/orders\n")
     messages = arrived(config, "orders", 3)
     assert {message.body for message in messages} == {b'{"n": 1}', EVENT.encode(), b"{broken"}
 
 
 def test_json_lines_on_standard_input(publish: Publish, config: Path) -> None:
     result = publish("orders", input=f"{EVENT}\n{EVENT}\n")
-    assert (result.exit_code, result.stdout) == (0, "2 messages published to local/orders\n")
+    assert (result.exit_code, result.stdout) == (0, "1\n1\n2 messages published to local/orders\n")
     assert [message.body for message in arrived(config, "orders", 2)] == [EVENT.encode()] * 2
 
 

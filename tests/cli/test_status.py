@@ -282,3 +282,23 @@ def test_top_sorts(project: Path, order: str) -> None:
         names = [line.split()[0] for line in done.stdout.splitlines() if line.startswith(("orders", "plain"))]
         assert names == ["orders", "plain"]
         daemon.stop()
+
+
+def test_records_of_a_paused_source_have_an_age(project: Path) -> None:
+    with DaemonProcess(project) as daemon:
+        assert run_bridge("sources", "pause", "plain", cwd=project).returncode == 0
+
+        def plain() -> dict[str, Any]:
+            [source] = [each for each in status(project)[1]["sources"] if each["name"] == "plain"]
+            return source
+
+        eventually_blocking(lambda: plain()["state"] == "paused")
+        done = run_bridge("publish", "plain", "--data", '{"kind": "x"}', cwd=project)
+        assert done.returncode == 0, done.stderr
+        eventually_blocking(lambda: plain()["lag"] == 1 and plain()["oldest_seconds"] > 0)
+        shown = run_bridge("status", cwd=project)
+        assert re.search(r"^plain +paused ", shown.stdout, re.MULTILINE)
+        assert run_bridge("sources", "resume", "plain", cwd=project).returncode == 0
+        eventually_blocking(lambda: plain()["lag"] == 0)
+        assert plain()["oldest_seconds"] == 0.0
+        daemon.stop()

@@ -225,7 +225,8 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: DaemonThread, run: 
     [waits] = listed(run, "early", count=1)
     result = run("trace", waits["message_id"])
     assert (result.exit_code, result.stderr) == (0, "")
-    assert f"route paid) waits for order-1 since {waits['since']}, until {waits['until']}\n" in result.stdout
+    assert f"by route paid waits for order-1 since {waits['since']}, until {waits['until']}\n" in result.stdout
+    assert "  next: bridge early release order-1\n" in result.stdout
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
     received = json.loads(run("trace", waits["message_id"], "--json").stdout)
     assert (received["found_by"], received["instances"]) == ("undelivered", [])
@@ -233,9 +234,11 @@ def test_what_waits_and_what_is_given_up_can_be_traced(host: DaemonThread, run: 
     assert run("early", "drop", "order-1", "--yes").exit_code == 0
     result = run("trace", waits["message_id"])
     assert result.exit_code == 0
-    assert "route paid) was dead-lettered at 2" in result.stdout
+    assert "dead-lettered at 2" in result.stdout
     assert "early_dropped" in result.stdout
-    assert result.stdout.endswith("; it waited for order-1\n")
+    answer, following = result.stdout.splitlines()
+    assert answer.endswith("; it waited for order-1")
+    assert following == "  next: bridge topic read local/orders.dlq"
     assert [run("trace", waits["message_id"], "--prefix", it).exit_code for it in ("order-", "return-")] == [0, 1]
 
 
@@ -244,7 +247,8 @@ def test_what_is_in_quarantine_can_be_traced(host: DaemonThread, run: Callable[.
     [held] = listed(run, "quarantine", count=1)
     result = run("trace", held["message_id"])
     assert result.exit_code == 0
-    assert f"is quarantined with its key k since {held['since']}: " in result.stdout
+    assert f"waits with its key k since {held['since']}: " in result.stdout
+    assert "  next: bridge quarantine release --source orders k\n" in result.stdout
     assert run("quarantine", "drop", "--source", "orders", "k", "--yes").exit_code == 0
     assert "quarantine_dropped" in run("trace", held["message_id"]).stdout
 

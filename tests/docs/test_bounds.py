@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
+from bridge.config.model.bridge import OpsConfig
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.config.model.sources import LimitsConfig, SourceConfig
@@ -21,6 +22,7 @@ _PLACES: dict[str, type[BaseModel]] = {
     "of the broker": KafkaBrokerConfig,
     "of the engine": EmbeddedEngineConfig,
     "of the source": SourceConfig,
+    "of ops": OpsConfig,
     "": SourceConfig,
 }
 _UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "ms": 0.001}

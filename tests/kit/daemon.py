@@ -83,11 +83,12 @@ async def running(
     engine: str = "embedded",
     broker: str = "{type: local}",
     settings: str = "",
+    lineage: str = "embedded",
 ) -> AsyncIterator[DaemonFixture]:
     """Start a daemon and stop it at the end.
 
     config: without `engine`, `brokers` (one called `local`) and `ops`. flows: source text of the workflow module.
-    settings: of the engine, after a comma.
+    settings: of the engine, after a comma. lineage: index of messages.
     """
     async with AsyncExitStack() as stack:
         declared = f"{{type: embedded{settings}}}"
@@ -102,7 +103,8 @@ async def running(
         name = f"flows_{abs(hash(str(directory)))}"
         (directory / f"{name}.py").write_text(flows)
         (directory / "bridge.yaml").write_text(
-            f"engine: {declared}\nbrokers: {{local: {broker}}}\nops: {{http: {{port: 0}}}}\n"
+            f"engine: {declared}\nbrokers: {{local: {broker}}}\n"
+            f"ops: {{http: {{port: 0}}, lineage: {{index: {lineage}}}}}\n"
             + (config.replace("NAME", name) if "workflows:" in config else f"workflows: [{name}]\n{config}")
         )
         daemon = Daemon(load_config([directory / "bridge.yaml"]))

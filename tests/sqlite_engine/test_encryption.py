@@ -25,8 +25,9 @@ from bridge.sqlite_engine.maintenance.reencryption import PLAIN, count_values, r
 from bridge.sqlite_engine.maintenance.upkeep import check, compact, export
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import now, timestamp
-from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.sqlite_engine.options import DatabaseOptions, HostRules, Record
 from bridge.sqlite_engine.storage.payloads import COLUMNS
+from bridge.sqlite_engine.storage.schema import VERSION
 from tests.kit.protocol_client import (
     ProtocolClient,
     activity,
@@ -52,8 +53,17 @@ HOUR = 3_600_000_000
 FAILED = pb.ORCHESTRATION_STATUS_FAILED
 
 
+class Rules(HostRules):
+    """Rules with an index that takes every record."""
+
+    index = "index"
+
+    def record_of(self, given: str) -> Record:
+        return Record(1, frozenset(["id"]), given)
+
+
 def options(*keys: Key, active: bool = True) -> DatabaseOptions:
-    return DatabaseOptions(keyring=Keyring(keys, active=active) if keys else None)
+    return DatabaseOptions(keyring=Keyring(keys, active=active) if keys else None, rules=Rules(), index=True)
 
 
 def marked(what: str) -> str:
@@ -123,6 +133,7 @@ def fill(database: Database, prefix: str = "") -> None:
     hands.turn(take())
     signal(database, f"@c@{prefix}x", "go", marked("late operation"), scheduledTime=timestamp(now() + HOUR))
     start(database, "work", prefix + "delayed", marked("input"), scheduledStartTimestamp=timestamp(now() + HOUR))
+    signal(database, "@index@records", "record", marked("record"))
     # Work without a worker stays in the tables of waiting items.
     turned("open", activity(1, "y", marked("request")))
     hands.leave()
@@ -272,7 +283,7 @@ def test_encryption_is_turned_off_by_rewriting_without(path: Path) -> None:
     with Opened(path, options()) as database:
         assert received(database) == before
     with closing(sqlite3.connect(path)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone()[0] == 1
+        assert connection.execute("PRAGMA user_version").fetchone()[0] == VERSION
         assert connection.execute("SELECT 1 FROM sqlite_master WHERE name='cipher_keys'").fetchone() is None
 
 

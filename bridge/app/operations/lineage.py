@@ -1,14 +1,14 @@
 """Lineage of instances: the messages that led to them and their publications, read from the engine's histories.
 
 The envelope of a start input or an event names its message. The calls of the publish activity name the publications.
-`lineage` reads one instance's history. `Tracer` finds the instances of a message or of a publication.
+`lineage` reads one instance's history. `Histories` reads instances, also all of them in a search without an index.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,9 +17,8 @@ from durabletask import history
 from durabletask.client import OrchestrationQuery, OrchestrationState
 
 from bridge.app.connection import stamp
-from bridge.app.operations.undelivered import Undelivered, every
 from bridge.core.errors import InstanceNotFound
-from bridge.core.origin import MessageOrigin, UnknownEnvelope, unwrap
+from bridge.core.origin import MessageOrigin, UnknownEnvelope, is_named, unwrap
 from bridge.core.trace_context import trace_context
 from bridge.engines.base import Engine
 from bridge.workflow import PUBLISH_ACTIVITY
@@ -39,6 +38,7 @@ class Arrival:
 
     what: `start`, or `event` and its name.
     message_id, route: None when no message brought it.
+    position: the message's position; None where an earlier version brought it.
     """
 
     at: str
@@ -47,6 +47,7 @@ class Arrival:
     route: str | None
     part: int = 0
     traceparent: str | None = None
+    position: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +84,11 @@ class Lineage:
 
     def holds(self, wanted: str) -> bool:
         """True when a message or publication of this id belongs to the instance."""
-        return any(is_message(arrival.message_id, wanted) for arrival in self.arrivals) or any(
-            publication.id == wanted for publication in self.publications
-        )
+        return any(self.arrived(wanted)) or any(publication.id == wanted for publication in self.publications)
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Result of a search.
-
-    by: kind of thing that the id names.
-    searched: number of instances that were read.
-    undelivered: state of a message that no instance knows.
-    """
-
-    by: Literal["instance", "message", "undelivered", "nothing"]
-    instances: tuple[Lineage, ...] = ()
-    searched: int = 0
-    undelivered: tuple[Undelivered, ...] = ()
+    def arrived(self, wanted: str) -> Iterator[Arrival]:
+        """Arrivals of the message that a person names."""
+        return (one for one in self.arrivals if is_named(one.message_id, one.position, wanted))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +96,8 @@ class Scope:
     """Limits of a search.
 
     since: only instances changed after this time.
+    until: only instances created before this time.
+    search: read instances that the index does not have.
     prefix: prefix of instance ids.
     all: continue after the first match.
     progress: called with the numbers of searched and of all instances.
@@ -117,59 +107,44 @@ class Scope:
     prefix: str | None = None
     all: bool = False
     progress: Callable[[int, int], None] = field(default=lambda done, of: None)
+    until: datetime | None = None
+    search: bool = True
 
 
-class Tracer:
-    """Lineages on one engine. Raises: EngineError, in every method."""
+class Histories:
+    """Lineages of one engine, from its histories. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
         self._client = engine.client
 
-    async def find(self, wanted: str, scope: Scope) -> Found:
-        """Find by instance id, in one call; else search by message or publication id."""
-        state = await self._client.find_instance(wanted)
-        if state is not None:
-            return Found("instance", (await self._lineage(state),))
-        found: list[Lineage] = []
-        searched = 0
-        async for one in self._search(wanted, scope):
-            searched += 1
-            if one is not None:
-                found.append(one)
-                if not scope.all:
-                    break
-        if found:
-            return Found("message", tuple([await self._with_children(one) for one in found]), searched)
-        known = await every(self._engine, scope.prefix, scope.since)
-        undelivered = tuple(one for one in known if is_message(one.message_id, wanted))
-        return Found("undelivered" if undelivered else "nothing", (), searched, undelivered)
-
-    async def _search(self, wanted: str, scope: Scope) -> AsyncIterator[Lineage | None]:
+    async def search(self, wanted: str, scope: Scope) -> AsyncIterator[Lineage | None]:
         """Yield matches, and None for other instances.
 
         Instances whose start input names the message come first, then those with the newest change.
         """
         states = [
             state
-            for state in await self._list(scope.prefix, None, payloads=False)
+            for state in await self._list(scope, scope.prefix, None, payloads=False)
             if scope.since is None or state.last_updated_at.replace(tzinfo=UTC) >= scope.since
         ]
         started: set[str] = set()
         if len(states) <= _INPUTS:
             # A listing shows starts; events and results are only in the histories
-            listed = await self._list(scope.prefix, scope.since, payloads=True)
+            listed = await self._list(scope, scope.prefix, scope.since, payloads=True)
             started = {state.instance_id for state in listed if _started_by(state, wanted)}
         states.sort(key=lambda state: (state.instance_id not in started, -state.last_updated_at.timestamp()))
         for begin in range(0, len(states), _AT_ONCE):
             some = states[begin : begin + _AT_ONCE]
-            for one in await asyncio.gather(*(self._alone(state) for state in some)):
+            for one in await asyncio.gather(*(self.alone(state) for state in some)):
                 yield one if one is not None and one.holds(wanted) else None
             scope.progress(min(len(states), begin + _AT_ONCE), len(states))
 
-    async def _list(self, prefix: str | None, since: datetime | None, *, payloads: bool) -> list[OrchestrationState]:
+    async def _list(
+        self, scope: Scope, prefix: str | None, since: datetime | None, *, payloads: bool
+    ) -> list[OrchestrationState]:
         query = OrchestrationQuery(
             created_time_from=since,
+            created_time_to=scope.until,
             instance_id_prefix=prefix,
             fetch_inputs_and_outputs=payloads,
             max_instance_count=_PAGE,
@@ -177,7 +152,21 @@ class Tracer:
         states = await self._client.get_all_orchestration_states(query)
         return [state for state in states if state.instance_id.startswith(prefix or "")]
 
-    async def _alone(self, state: OrchestrationState) -> Lineage | None:
+    async def find(self, instance_id: str) -> Lineage | None:
+        """Lineage of an instance, without the children's own; None when there is no such instance."""
+        state = await self._client.find_instance(instance_id)
+        return None if state is None else await self.alone(state)
+
+    async def find_all(self, ids: Collection[str]) -> list[Lineage]:
+        """Lineages of the instances that exist."""
+        found: list[Lineage] = []
+        listed = list(ids)
+        for begin in range(0, len(listed), _AT_ONCE):
+            some = await asyncio.gather(*(self.find(each) for each in listed[begin : begin + _AT_ONCE]))
+            found += [one for one in some if one is not None]
+        return found
+
+    async def alone(self, state: OrchestrationState) -> Lineage | None:
         """Lineage without the children's own; None when the instance is gone meanwhile."""
         try:
             events = await self._client.get_orchestration_history(state.instance_id)
@@ -185,14 +174,12 @@ class Tracer:
             return None
         return lineage(state, events)
 
-    async def _lineage(self, state: OrchestrationState) -> Lineage:
-        return await self._with_children(await self._alone(state) or lineage(state, ()))
-
-    async def _with_children(self, one: Lineage) -> Lineage:
+    async def with_children(self, one: Lineage) -> Lineage:
+        """The same lineage with those of its children."""
         children = []
         for child in one.children:
-            state = await self._client.find_instance(child.instance_id)
-            children.append(child if state is None else await self._lineage(state))
+            found = await self.find(child.instance_id)
+            children.append(child if found is None else await self.with_children(found))
         return replace(one, children=tuple(children))
 
 
@@ -244,7 +231,7 @@ def _arrival(at: str, what: str, serialized: str | None) -> Arrival:
     origin = _origin(serialized)
     if origin is None:
         return Arrival(at, what, None, None)
-    return Arrival(at, what, origin.message_id, origin.route, origin.part, origin.traceparent)
+    return Arrival(at, what, origin.message_id, origin.route, origin.part, origin.traceparent, origin.position)
 
 
 def _origin(serialized: str | None) -> MessageOrigin | None:
@@ -280,9 +267,4 @@ def _trace_id(start: Arrival, event: history.ExecutionStartedEvent) -> str | Non
 
 def _started_by(state: OrchestrationState, wanted: str) -> bool:
     origin = _origin(state.serialized_input)
-    return origin is not None and is_message(origin.message_id, wanted)
-
-
-def is_message(message_id: str | None, wanted: str) -> bool:
-    """True when an identity is the wanted one, or belongs to a CloudEvent (`SOURCE ID`) with the wanted id."""
-    return message_id is not None and wanted in (message_id, message_id.rpartition(" ")[2])
+    return origin is not None and is_named(origin.message_id, origin.position, wanted)

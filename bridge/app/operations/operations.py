@@ -7,7 +7,7 @@ more line in `OPERATIONS`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import uuid4
@@ -59,11 +59,13 @@ class Scene:
 
     engine: returns the running engine of the request.
     actor: person that asks for it.
+    in_flight: returns messages in flight in a daemon; None outside of one.
     """
 
     loaded: Loaded
     engine: Callable[[], Awaitable[Engine]]
     actor: Actor
+    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +110,13 @@ async def perform(
     actor: Actor,
     loaded: Loaded,
     engine: Callable[[], Awaitable[Engine]],
+    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None,
 ) -> Any:
-    """Run an operation, and write the audit line of a change. engine: see `Scene`.
+    """Run an operation, and write the audit line of a change. engine, in_flight: see `Scene`.
 
     Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
     """
-    scene = Scene(loaded, engine, actor)
+    scene = Scene(loaded, engine, actor, in_flight)
     if not operation.changes:
         return await operation.run(scene, operation.parse(given))
     trail, change = begun(operation, given, actor, loaded)
@@ -258,6 +261,12 @@ class OneKey(Parameters):
 
 class Erase(Parameters):
     where: str
+
+
+class OneMessage(Parameters):
+    """Identity, event id, position or ordering key of messages."""
+
+    message: str
 
 
 class ListEarly(Parameters):
@@ -473,6 +482,10 @@ async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
     return [asdict(one) for one in await QuarantineOperations(await scene.engine()).list(given.source)]
 
 
+async def _in_flight(scene: Scene, given: OneMessage) -> Any:
+    return None if scene.in_flight is None else list(scene.in_flight(given.message))
+
+
 async def _engines(scene: Scene, given: Parameters) -> Any:
     return [
         {"name": name, "type": config.type, "fingerprint": state.fingerprint(scene.loaded, name)}
@@ -558,6 +571,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
         lambda given: given.source, lambda given: {"route": given.route},
     ),
+    Operation("messages.show", "reader", "messages/{message}", OneMessage, _in_flight),
     Operation("keys.list", "reader", "keys", Parameters, _keys),
     Operation("keys.rotate", "admin", "keys:rotate", Parameters, _rotate),
     Operation("keys.retire", "admin", "keys/{key}:retire", OneKey, _retire, lambda given: given.key),

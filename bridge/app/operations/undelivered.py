@@ -8,11 +8,14 @@ from datetime import datetime
 from typing import Literal
 
 from durabletask.client import OrchestrationQuery, OrchestrationState
+from durabletask.entities import EntityInstanceId
 
 from bridge.app.connection import payload, stamp
+from bridge.core.message import Position
+from bridge.core.origin import is_named
 from bridge.core.provenance import current_reason
 from bridge.core.states import MessageState, Outcome
-from bridge.core.system_names import LETTER_IDS
+from bridge.core.system_names import EARLY_MESSAGES, LETTER_IDS, QUARANTINE
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
 from bridge.quarantine.operations import QuarantineOperations
@@ -29,6 +32,8 @@ class Undelivered:
     instance_id: instance that the message waited for; None for a quarantined message.
     key: its quarantined key.
     until: end of the wait.
+    position: position of the message in its broker.
+    topic: topic of the dead letter.
     """
 
     state: Literal[MessageState.EARLY, MessageState.QUARANTINED, Outcome.DEAD_LETTERED]
@@ -41,6 +46,12 @@ class Undelivered:
     detail: str
     key: str | None = None
     until: str | None = None
+    position: str | None = None
+    topic: str | None = None
+
+    def is_named(self, wanted: str) -> bool:
+        """True when a person means this message."""
+        return is_named(self.message_id, self.position, wanted) or (self.key is not None and self.key == wanted)
 
 
 async def every(engine: Engine, prefix: str | None, since: datetime | None) -> list[Undelivered]:
@@ -48,7 +59,7 @@ async def every(engine: Engine, prefix: str | None, since: datetime | None) -> l
     waiting = await EarlyMessageOperations(engine).list(prefix)
     if prefix is None:
         waiting = sorted([*waiting, *await QuarantineOperations(engine).list()], key=lambda one: one.since)
-    found = [each for one in waiting for each in _waiting(one)]
+    found = [each for one in waiting for each in waits(one)]
     query = OrchestrationQuery(
         created_time_from=since,
         instance_id_prefix=LETTER_IDS,
@@ -56,30 +67,42 @@ async def every(engine: Engine, prefix: str | None, since: datetime | None) -> l
         max_instance_count=_PAGE,
     )
     states = await engine.client.get_all_orchestration_states(query, what="list dead letters")
-    given_up = [each for state in states for each in _given_up(state)]
+    given_up = [each for state in states for each in dead_lettered(state)]
     return found + [each for each in given_up if (each.instance_id or "").startswith(prefix or "")]
 
 
-def _waiting(one: WaitingMessage) -> Iterable[Undelivered]:
-    if one.message_id is not None:
+async def of_entity(engine: Engine, entity_id: str) -> list[Undelivered]:
+    """Messages that an entity keeps. Raises: EngineError."""
+    name, _, key = entity_id[1:].partition("@")
+    found = await engine.client.find_entity(EntityInstanceId(name, key), what="read waiting messages")
+    if found is None or name not in (EARLY_MESSAGES, QUARANTINE):
+        return []
+    operations = EarlyMessageOperations(engine) if name == EARLY_MESSAGES else QuarantineOperations(engine)
+    return [each for one, _ in operations.of(found) for each in waits(one)]
+
+
+def waits(one: WaitingMessage) -> Iterable[Undelivered]:
+    """State of a message that waits."""
+    if one.message_id is not None or one.key is not None:
         state: Literal[MessageState.EARLY, MessageState.QUARANTINED]
         state = MessageState.QUARANTINED if one.instance_id is None else MessageState.EARLY
         yield Undelivered(
-            state, one.since, one.message_id, one.source, one.route, one.instance_id, one.reason, one.detail, one.key,
-            one.until,
+            state, one.since, one.message_id or one.position, one.source, one.route, one.instance_id, one.reason,
+            one.detail, one.key, one.until, one.position,
         )  # fmt: skip
 
 
-def _given_up(state: OrchestrationState) -> Iterable[Undelivered]:
+def dead_lettered(state: OrchestrationState) -> Iterable[Undelivered]:
+    """State of the message that an orchestration dead-letters; nothing for another orchestration."""
     document = payload(state.serialized_input)
     if not state.instance_id.startswith(LETTER_IDS) or not isinstance(document, dict):
         return
     item = document["item"]
     message = item["letter"]
-    message_id = item.get("id") or message.get("id")
-    if message_id is not None:
-        instance_id = item.get("command", {}).get("instance_id")
-        yield Undelivered(
-            Outcome.DEAD_LETTERED, stamp(state.created_at), message_id, message["source"], item.get("route"),
-            instance_id, current_reason(document["reason"]), document["detail"],
-        )  # fmt: skip
+    position = str(Position(*message["at"]))
+    instance_id = item.get("command", {}).get("instance_id")
+    yield Undelivered(
+        Outcome.DEAD_LETTERED, stamp(state.created_at), item.get("id") or message.get("id") or position,
+        message["source"], item.get("route"), instance_id, current_reason(document["reason"]), document["detail"],
+        position=position, topic=message["topic"],
+    )  # fmt: skip

@@ -10,6 +10,7 @@ import stat
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from yarl import URL
 from bridge.app import state
 from bridge.app.connection import attached, chosen
 from bridge.app.operations.operations import BY_NAME, OPERATIONS, Operation, begun, perform
+from bridge.app.serve.lineage import in_flight
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
@@ -29,6 +31,7 @@ from bridge.engines.base import Engine
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
 from bridge.ops.status import Document
+from bridge.pipeline.source import SourcePipeline
 
 log = logging.getLogger("bridge.control")
 
@@ -50,10 +53,11 @@ def control(
     engines: Mapping[str, Engine],
     admitted: frozenset[int] | None = None,
     status: Callable[[], Awaitable[Document]] | None = None,
+    sources: Sequence[SourcePipeline] = (),
 ) -> Control:
     """Create the control channel of a daemon, not started.
 
-    admitted: see `Control`. status: status of the daemon; None: the channel has none.
+    admitted: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
     """
 
     async def engine(name: str | None) -> Engine:
@@ -61,7 +65,14 @@ def control(
 
     async def answer(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> Any:
         name = given.get("engine")
-        return await perform(operation, given, actor, loaded, partial(engine, name if isinstance(name, str) else None))
+        return await perform(
+            operation,
+            given,
+            actor,
+            loaded,
+            partial(engine, name if isinstance(name, str) else None),
+            partial(in_flight, sources),
+        )
 
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
         if operation.changes:
@@ -132,6 +143,37 @@ async def _results(
         actor = user()
         for name, given in calls:
             yield await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonAnswers:
+    """Answers of all daemons of a state directory. silent: number of those that did not answer."""
+
+    answers: Sequence[Any]
+    silent: int
+
+
+async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> DaemonAnswers:
+    """Ask every running daemon of the state directory. Raises: InvalidCommand."""
+    operation = BY_NAME[name]
+
+    async def asked(path: Path) -> Any:
+        async with asyncio.timeout(FIND_SECONDS):
+            return await _ask(path, operation, given)
+
+    found = sockets(state.state_directory(loaded) / DIRECTORY)
+    results = await asyncio.gather(*(asked(path) for path in found), return_exceptions=True)
+    silent = 0
+    answers = []
+    for result in results:
+        if isinstance(result, InvalidCommand):
+            raise result
+        if not isinstance(result, BaseException):
+            answers.append(result)
+        elif isinstance(result, TimeoutError | EngineTimeout):
+            # The socket of a killed daemon refuses the connection, which is an OSError: there is no daemon
+            silent += not isinstance(result.__cause__, aiohttp.ClientConnectorError | OSError)
+    return DaemonAnswers(answers, silent)
 
 
 async def _find(loaded: Loaded, engine: str | None) -> Path | None:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import structlog
 
+from bridge.app import configurations
 from bridge.app.check import inspect
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import (
@@ -34,6 +35,7 @@ from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
+from bridge.app.serve.lineage import recorder
 from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.status import DaemonStatus
@@ -161,6 +163,7 @@ class Daemon:
                     quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
                     paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
                     registries=self.registries,
+                    record=recorder(loaded, name, self.engines[state_engine(loaded, name)]),
                     tracer=self.tracing,
                 )
                 for name in config.sources
@@ -471,6 +474,8 @@ def _end_at_once(code: int) -> NoReturn:
 async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None) -> bool:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    if intake:
+        configurations.keep(loaded)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, stop)
     hang_up = getattr(signal, "SIGHUP", None)
@@ -537,7 +542,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.engines, status=daemon.status.document)
+    channel = control(loaded, daemon.engines, status=daemon.status.document, sources=daemon.sources)
     try:
         for trail in trails(loaded):
             trail.narrow()

@@ -75,17 +75,15 @@ class DaemonStatus:
         await asyncio.gather(*(self._ask(name) for name in self._engines if name in up))
         readiness, now = self._watch.health(), time.time()
         checks = {(check.kind, check.name): check for check in readiness.checks}
-        engines = [self._engine(checks["engine", name], now) for name in self._engines]
-        sources = [
-            self._part(check, now) | source.figures()
-            for source in self._watch.sources
-            if (check := checks.get(("source", source.name))) is not None
-        ]
-        others = [
-            self._part(check, now) | {"kind": kind}
-            for (kind, _), check in checks.items()
-            if kind not in ("source", "engine")
-        ]
+        # Before the first pause: another look at the readiness may have other components
+        parts = {place: self._part(check, now) for place, check in checks.items()}
+        engines = [self._engine(name, parts["engine", name], now) for name in self._engines]
+        sources = []
+        for source in self._watch.sources:
+            if (part := parts.get(("source", source.name))) is not None:
+                sources.append(part | source.figures())
+                await asyncio.sleep(0)  # a source may have thousands of partitions
+        others = [part | {"kind": kind} for (kind, _), part in parts.items() if kind not in ("source", "engine")]
         daemon = {
             "id": self._id,
             "answered": True,
@@ -131,16 +129,16 @@ class DaemonStatus:
             "daemons": [{"daemon": self._id, "state": str(check.state), "detail": check.detail}],
         }
 
-    def _engine(self, check: Check, now: float) -> Document:
-        engine, part = self._engines[check.name], self._part(check, now)
-        if check.state == EngineState.UP:
+    def _engine(self, name: str, part: Document, now: float) -> Document:
+        engine = self._engines[name]
+        if part["state"] == EngineState.UP:
             part["detail"] = part["daemons"][0]["detail"] = ""  # its place
         return part | {
-            "id": state.fingerprint(self._loaded, check.name),
+            "id": state.fingerprint(self._loaded, name),
             "place": engine.description,
             "durable": engine.durable,
-            "counts": counts_document(self._counts.get(check.name)),
-            **waiting_document(self._totals[check.name].counted, now),
+            "counts": counts_document(self._counts.get(name)),
+            **waiting_document(self._totals[name].counted, now),
         }
 
 

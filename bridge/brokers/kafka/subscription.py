@@ -278,7 +278,10 @@ class KafkaSubscription:
             await self._out_of_range.settle(self._consumer, self._assignment.partitions)
             self._wake()
         lag = self.lag()
-        self.oldest()
+        if any(lag.values()):
+            self.oldest()
+        else:
+            self._waiting_since = {}
         self._stalls.observe(
             {
                 tp: (partition.progress, lag.get((partition.topic, partition.number), 0) > 0)

@@ -83,6 +83,29 @@ class AuditConfig(Model):
     files: Integer = Field(8, ge=1, le=1000, description="Number of files that are kept; the oldest one is removed.")
 
 
+class LineageConfig(Model):
+    """Index of messages, for `bridge trace`."""
+
+    index: Literal["off", "embedded"] = Field(
+        "embedded",
+        description="`embedded`: embedded engines keep an index of the messages that led to their instances and that "
+        "these published. `off`: none; `bridge trace` then searches the instances.",
+    )
+    records: Integer = Field(
+        100_000,
+        ge=1,
+        description="Dead letters that the index of an engine keeps, and as many signals to entities; the oldest are "
+        "removed.",
+    )
+    configurations: Integer = Field(
+        50,
+        ge=1,
+        le=1000,
+        description="Versions of the configuration that the state directory keeps to explain earlier decisions; the "
+        "oldest are removed.",
+    )
+
+
 class TracingConfig(Model):
     """Traces in OpenTelemetry's format (extra `otel`). The exporter's variables `OTEL_*` apply."""
 
@@ -136,6 +159,7 @@ class OpsConfig(Model):
         ".bridge", min_length=1, description="Directory of the control sockets and of the audit, relative to this file."
     )
     audit: AuditConfig = Field(AuditConfig(), description="Audit of changes by people.")
+    lineage: LineageConfig = Field(LineageConfig(), description="Index of messages, for `bridge trace`.")
     drain: Duration = Field(20.0, description="Time for a stop before it is forced.")
     stuck_after: Duration = Field(
         60.0, gt=0, description="Time without progress after which a source with waiting records is unready."

@@ -62,6 +62,7 @@ class EmbeddedEngine:
     directory: contains the file, its lock and the socket.
     host: True in the one process that runs the engine, False in processes that attach to it.
     keys: keys of the file's encryption, read when the engine starts.
+    lineage_records: limit of the records in the lineage index; None: no index is written.
     tracing: settings of the spans of workflows; None: none are made.
     """
 
@@ -78,6 +79,7 @@ class EmbeddedEngine:
         directory: Path,
         host: bool,
         keys: Keys = no_keys,
+        lineage_records: int | None = None,
         tracing: TracingOptions | None = None,
     ) -> None:
         self.name = name
@@ -85,6 +87,7 @@ class EmbeddedEngine:
         self._directory = directory
         self._host = host
         self._keys = keys
+        self._lineage_records = lineage_records
         self._tracing = tracing
         self._database: Database | None = None
         self._servers: list[Server] = []
@@ -110,7 +113,11 @@ class EmbeddedEngine:
         if self._database is None:
             return None
         hub = self._database.hub
-        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused)
+        return EngineUsage(hub.instances.bytes, hub.entities.cached_bytes, hub.events_refused, hub.index.records)
+
+    @property
+    def keeps_lineage(self) -> bool:
+        return self._lineage_records is not None
 
     @property
     def spans(self) -> KeptSpans | None:
@@ -174,6 +181,8 @@ class EmbeddedEngine:
             max_request=max(MAX_REQUEST, self._config.max_message),
             keyring=self._keys(),
             rules=BridgeRules(),
+            index=self._lineage_records is not None,
+            index_records=self._lineage_records or 1,
             tracing=self._tracing,
         )
         database = Database(self._directory / FILE, options)

@@ -1,16 +1,27 @@
-"""The bridge's rules for an embedded engine: early messages, redelivered messages, answers to requests, and sagas."""
+"""The bridge's rules for an embedded engine: early messages, repeats, answers to requests, sagas, lineage."""
 
 from __future__ import annotations
 
+import base64
 import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
-from bridge.core.answers import answered_by
+from bridge.core.answers import PUBLISH_ACTIVITY, answered_by
 from bridge.core.instance_protocol import may_replace, started_by
-from bridge.core.origin import read_origin
-from bridge.core.system_names import EARLY_MESSAGES, PREFIX, SAGA, target_id
+from bridge.core.lineage import COMMAND_RECORD, DEAD_LETTER_RECORD, stored_ids
+from bridge.core.origin import ids_of, index_ids, read_origin
+from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
 from bridge.engines.sagas import declared_name, saga_end
-from bridge.sqlite_engine.options import HostRules
+from bridge.sqlite_engine.options import HostRules, Record
 from bridge.sqlite_engine.storage.counts import OTHER
+
+_PUBLISHED = re.compile(r'\s*\{\s*"target"\s*:\s*"[^"\\]*"\s*,\s*"id"\s*:\s*"([^"\\]*)"')
+"""Beginning of the input of the publish activity, as `bridge.workflow.publish` makes it."""
+
+_MEMBERS = {EARLY_MESSAGES: "items", QUARANTINE: "held"}
+"""Member with the messages in the state of each entity that keeps some."""
 
 MAX_SAGAS = 1000
 """Names of sagas that one process counts apart. Further ones are counted under the name OTHER."""
@@ -23,6 +34,8 @@ class BridgeRules(HostRules):
     """Rules of the bridge. The entity with the early messages of an instance is its companion."""
 
     companion = EARLY_MESSAGES
+    sagas = frozenset({SAGA})
+    index = LINEAGE
 
     def companion_of(self, instance_id: str) -> str:
         return target_id(instance_id)
@@ -50,12 +63,7 @@ class BridgeRules(HostRules):
     def __init__(self) -> None:
         self._sagas: set[str] = set()
 
-    def starts_sagas(self, name: str) -> bool:
-        return name == SAGA
-
-    def saga_of(self, name: str, input_: str) -> str | None:
-        if name != SAGA:
-            return None
+    def saga_of(self, input_: str) -> str | None:
         found = declared_name(input_)
         return None if found is None else self._bounded(found)
 
@@ -71,6 +79,58 @@ class BridgeRules(HostRules):
             self._sagas.add(saga)
         return saga
 
+    def ids_of_start(self, orchestration: str, given: str) -> Iterable[str]:
+        if orchestration == DEAD_LETTER:
+            item = _object(given).get("item")
+            return stored_ids(item) if isinstance(item, dict) else ()
+        return self.ids_of_event(given)
+
+    def ids_of_event(self, given: str) -> Iterable[str]:
+        found = ids_of(given)
+        return () if found is None else index_ids(*found)
+
+    def ids_of_activity(self, activity: str, given: str) -> Iterable[str]:
+        if activity != PUBLISH_ACTIVITY:
+            return ()
+        found = _PUBLISHED.match(given)
+        id_ = _object(given).get("id") if found is None else found[1]
+        return (id_,) if isinstance(id_, str) else ()
+
+    def ids_of_operation(self, entity_name: str, operation: str, given: str) -> Iterable[str]:
+        if entity_name == EARLY_MESSAGES:
+            return stored_ids(_object(given)) if operation == "park" else ()
+        if entity_name != QUARANTINE or operation not in ("hold", "follow"):
+            return ()
+        value = _object(given)
+        item = value.get("item")
+        return (*(stored_ids(item) if isinstance(item, dict) else ()), *_ordering_key(value))
+
+    def ids_of_state(self, entity_name: str, state: str) -> Iterable[str]:
+        member = _MEMBERS.get(entity_name)
+        if member is None:
+            return ()
+        value = _object(state)
+        return (*(id_ for item in value.get(member, ()) for id_ in stored_ids(item)), *_ordering_key(value))
+
+    def record_of_operation(self, entity_id: str, operation: str, given: str) -> Record | None:
+        if entity_id.startswith(f"@{PREFIX}"):
+            return None
+        origin = read_origin(given).origin
+        if origin is None:
+            return None
+        body = {
+            "id": origin.message_id, "route": origin.route, "part": origin.part, "position": origin.position,
+            "entity": entity_id, "command": f"signal {operation}",
+        }  # fmt: skip
+        return Record(COMMAND_RECORD, frozenset(index_ids(origin.message_id, origin.position)), json.dumps(body))
+
+    def record_of(self, given: str) -> Record | None:
+        body = _object(given)
+        id_, position = (value if isinstance(value, str) else None for value in map(body.get, ("id", "position")))
+        ids = frozenset(index_ids(id_, position))
+        kind = COMMAND_RECORD if "command" in body else DEAD_LETTER_RECORD
+        return Record(kind, ids, json.dumps(body)) if ids else None
+
     def reason_against_rewind(self, custom_status: str) -> str | None:
         try:
             status = json.loads(custom_status)
@@ -82,3 +142,22 @@ class BridgeRules(HostRules):
                 "Start it anew, or restart it"
             )
         return None
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    """JSON object of a text; empty for any other text."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _ordering_key(value: Mapping[str, Any]) -> Iterator[str]:
+    """Text of the ordering key of a quarantine entity, which has base64 of a letter and the key."""
+    key = value.get("key")
+    if isinstance(key, str):
+        try:
+            yield base64.b64decode(key)[1:].decode()
+        except ValueError:
+            return

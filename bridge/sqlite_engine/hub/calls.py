@@ -155,6 +155,7 @@ class Calls:
         if hub.unread.refuses(instance, size):
             raise hub.refuse_event(instance)
         hub.deliver(instance, event)
+        hub.index.raised(instance, data)
         instance.count_unread(size)
         hub.instances.measure(instance)
         if instance.token is not None:
@@ -248,7 +249,11 @@ class Calls:
         if not request.name:
             raise invalid_argument("The operation's name is empty")
         _checked(check_name, "an operation's name", request.name)
+        if hub.index.is_index(target):
+            hub.index.record(request.input.value, hub.now)
+            return pb.SignalEntityResponse()
         hub.entities.signal(target, request, request.requestId or new_id())
+        hub.index.signaled(target, request.name, request.input.value, hub.now)
         return pb.SignalEntityResponse()
 
     def get_entity(self, request: pb.GetEntityRequest) -> pb.GetEntityResponse:

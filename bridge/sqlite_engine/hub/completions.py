@@ -111,6 +111,7 @@ class Completions:
                 )
             else:
                 hub.add_task(instance, request)
+                hub.index.called(instance, request.name, request.input.value)
         for timer_id, moment in outcome.timers:
             hub.add_timer(instance, timer_id, moment, instance.turn_at)
         for task_id, child in outcome.children:
@@ -142,6 +143,7 @@ class Completions:
             receiver = hub.find(target)
             if receiver is not None and not receiver.finished:
                 hub.deliver(receiver, events.event_raised(hub.now, name, data))
+                hub.index.raised(receiver, data)
         for termination in outcome.terminations:
             receiver = hub.find(termination.instanceId)
             if receiver is not None and receiver is not instance:
@@ -178,7 +180,9 @@ class Completions:
         kept = [event for _, event in instance.inbox if _outlives_generation(event)]
         hub.tx.remove("inbox", [seq for seq, _ in instance.inbox])
         instance.inbox.clear()
-        for event in (*completion.carryoverEvents, *kept):
+        unread = (*completion.carryoverEvents, *kept)
+        hub.index.continued(instance, completion.result.value, unread)
+        for event in unread:
             hub.deliver(instance, event)
         instance.recount_unread()
         hub.instances.measure(instance)
@@ -247,6 +251,7 @@ class Completions:
         seqs = {seq for seq, _ in processed}
         entity.remove(seqs)
         hub.tx.remove("operations", seqs)
+        hub.index.processed(entity)
         hub.entities.settle(entity)
 
     def _side_effect(self, entity: Entity, action: pb.OperationAction) -> None:

@@ -6,6 +6,7 @@ import logging
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.sqlite_engine.hub.index import Index
 from bridge.sqlite_engine.hub.working_set import WorkingSet
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.entity import Entity, EntityCache
@@ -20,8 +21,9 @@ logger = logging.getLogger(__name__)
 class Entities:
     """Entities of one hub. All methods run in the writer's thread, like those of the working set."""
 
-    def __init__(self, working: WorkingSet, options: DatabaseOptions) -> None:
+    def __init__(self, working: WorkingSet, options: DatabaseOptions, index: Index) -> None:
         self._working = working
+        self._index = index
         self._rules = options.rules
         self._cache = EntityCache(options.max_cached_instances, options.max_cached_bytes)
         self.woken: dict[str, Entity] = {}
@@ -65,6 +67,7 @@ class Entities:
         self._cache.remove(entity)
         self._gone.add(entity.id)
         self.companions.discard(entity.id)
+        self._index.removed(entity.id)
         self._working.tx.delete_entity(entity)
 
     def forget(self) -> None:

@@ -11,6 +11,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.dispatch import Dispatcher
 from bridge.sqlite_engine.hub.entities import Entities
+from bridge.sqlite_engine.hub.index import Index
 from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.sqlite_engine.hub.losses import Losses
 from bridge.sqlite_engine.hub.tokenless import Tokenless
@@ -67,7 +68,8 @@ class TaskHub(WorkingSet):
         """Number of events refused because their instance had too many unread ones."""
         self.waiters = Waiters()
         self.deferred = DeferredRaises()
-        self.entities = Entities(self, options)
+        self.index = Index(store, self.tx, options)
+        self.entities = Entities(self, options, self.index)
         self.tokenless = Tokenless()
         work = WorkItems(self, self.entities, self.tokenless, options.max_work_item, self.fail)
         self.dispatcher = Dispatcher(work.build, self._not_built, self.tokenless, options.lease_seconds)
@@ -93,6 +95,7 @@ class TaskHub(WorkingSet):
     def load(self) -> None:
         """Read from the file everything but instances and entities. Raises: sqlite3.Error."""
         self.entities.load()
+        self.index.load(self.now)
         self.load_counters()
         if self.losses is not None:
             self.losses.load()
@@ -114,6 +117,7 @@ class TaskHub(WorkingSet):
         self.deferred.undo()
         super().undo()
         self.entities.undo()
+        self.index.undo()
 
     def forget(self) -> None:
         """Discard the consequences of the current transaction."""
@@ -131,6 +135,7 @@ class TaskHub(WorkingSet):
         for subject in list(self.in_flight):
             self.release(subject)
         self.tx.wipe()
+        self.index.undo()
         self._woken.clear()
         self._changed.clear()
         self._started.clear()
@@ -194,12 +199,13 @@ class TaskHub(WorkingSet):
             start_at=start_at,
             turn_at=after,
             parent=None if parent is None else parent.orchestrationInstance.instanceId,
-            saga=self.rules.saga_of(spec.name, spec.input.value),
+            saga=self.rules.saga_of(spec.input.value) if spec.name in self.rules.sagas else None,
             history=[],
         )
         if self.tracing is not None:
             self.tracing.begin(instance)
         self.add(instance)
+        self.index.started(instance, spec.input.value)
         if start_at is not None and start_at > self.now:
             instance.waiting_start = True
             self.tx.add_timer(Timer(self.next_seq(), start_at, START_IS_DUE, instance.key))

@@ -26,6 +26,7 @@ from bridge.sqlite_engine.storage.payloads import (
     INBOX,
     OPERATION,
     OUTPUT,
+    RECORD,
     REQUEST,
     START,
     STATE,
@@ -43,6 +44,9 @@ _ORPHANS = {
     "inbox": "SELECT count(*) FROM inbox WHERE key NOT IN (SELECT key FROM instances)",
     "tasks": "SELECT count(*) FROM tasks WHERE key NOT IN (SELECT key FROM instances)",
     "timers": "SELECT count(*) FROM timers WHERE key IS NOT NULL AND key NOT IN (SELECT key FROM instances)",
+    "lineage": "SELECT count(*) FROM lineage WHERE key NOT IN (SELECT key FROM instances)",
+    "lineage_entities": "SELECT count(*) FROM lineage_entities WHERE entity NOT IN (SELECT id FROM entities)",
+    "lineage_record_ids": "SELECT count(*) FROM lineage_record_ids WHERE seq NOT IN (SELECT seq FROM lineage_records)",
     "operations": "SELECT count(*) FROM operations WHERE entity NOT IN (SELECT id FROM entities)",
 }
 _BLOBS: tuple[tuple[str, Column | None, Any], ...] = (
@@ -66,6 +70,7 @@ _TEXTS = (
     ("SELECT id, output, key FROM instances WHERE output IS NOT NULL", OUTPUT),
     ("SELECT id, custom_status, key FROM instances WHERE custom_status IS NOT NULL", CUSTOM_STATUS),
     ("SELECT id, state, id FROM entities WHERE state IS NOT NULL", STATE),
+    ("SELECT 'a record of the index', body, seq FROM lineage_records", RECORD),
 )
 
 

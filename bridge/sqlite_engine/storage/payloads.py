@@ -48,8 +48,9 @@ REQUEST = Column("tasks", "request", ("seq",))
 TIMER = Column("timers", "event", ("seq",))
 STATE = Column("entities", "state", ("id",), is_text=True)
 OPERATION = Column("operations", "event", ("seq",))
+RECORD = Column("lineage_records", "body", ("seq",), is_text=True)
 
-COLUMNS = (START, OUTPUT, CUSTOM_STATUS, FAILURE, EVENTS, INBOX, REQUEST, TIMER, STATE, OPERATION)
+COLUMNS = (START, OUTPUT, CUSTOM_STATUS, FAILURE, EVENTS, INBOX, REQUEST, TIMER, STATE, OPERATION, RECORD)
 """Every column that holds payloads."""
 
 

@@ -7,10 +7,12 @@ a large file's index of ids after the start, which saves the first calls disk re
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -22,6 +24,7 @@ from bridge.core.errors import EngineError
 from bridge.sqlite_engine.model.instance import FINISHED, SUSPENDED, Instance
 from bridge.sqlite_engine.model.reply import Rejection, Reply, internal, invalid_argument, not_found, unavailable
 from bridge.sqlite_engine.model.values import micros, text, timestamp
+from bridge.sqlite_engine.storage.lineage import begin_of, search
 from bridge.sqlite_engine.storage.payloads import STATE, Payloads
 from bridge.sqlite_engine.storage.schema import INSTANCE_COLUMNS, connect
 from bridge.sqlite_engine.storage.store import instance_of, unreadable_instance
@@ -42,6 +45,12 @@ _KEY = "@"
 MAX_PAGE_BYTES = 4 * 1024 * 1024 - 64 * 1024
 """Largest page of more than one row, in bytes: clients refuse messages over 4 MiB."""
 
+MAX_SEARCHES = 1000
+"""Most searches of the index in one query."""
+
+MAX_IDS = 16
+"""Most ids of one search that mean the same."""
+
 FRAME_BYTES = 8
 """Bytes that a row adds to its message beside its own."""
 
@@ -49,9 +58,11 @@ FRAME_BYTES = 8
 class Queries:
     """Handlers of queries, one method each. All run in the reader's thread."""
 
-    def __init__(self, connection: sqlite3.Connection, payloads: Payloads) -> None:
+    def __init__(self, connection: sqlite3.Connection, payloads: Payloads, index: str | None = None) -> None:
+        """Create the handlers. index: name of the entity through which the index is read (`HostRules.index`)."""
         self._connection = connection
         self._payloads = payloads
+        self._index = None if index is None else f"@{index}@"
 
     def instances(self, request: pb.QueryInstancesRequest) -> pb.QueryInstancesResponse:
         query = request.query
@@ -142,6 +153,8 @@ class Queries:
             prefix = query.instanceIdStartsWith.value
             name, separator, key = prefix[1:].partition("@")
             prefix = f"@{name.lower()}{separator}{key}" if prefix.startswith("@") else f"@{prefix.lower()}"
+            if self._index is not None and prefix.startswith(self._index):
+                return self._looked_up(key)
             where.append("id >= ? AND id < ?")
             values += [prefix, prefix + _AFTER_ALL]
         _between(where, values, "modified_at", query, "lastModifiedFrom", "lastModifiedTo")
@@ -170,6 +183,29 @@ class Queries:
             found.append(metadata)
         token = text(found[-1].instanceId) if more else None
         return pb.QueryEntitiesResponse(entities=found, continuationToken=token)
+
+    def _looked_up(self, key: str) -> pb.QueryEntitiesResponse:
+        """Results of searches in the index, as the state of an entity.
+
+        key: JSON list of searches; each is a list of ids that mean the same. No entity while the index is not written.
+        Raises: Rejection.
+        """
+        begin = begin_of(self._connection)
+        if begin is None:
+            return pb.QueryEntitiesResponse()
+        try:
+            wanted = json.loads(key)
+            if not isinstance(wanted, list) or len(wanted) > MAX_SEARCHES:
+                raise ValueError
+            hits = [search(self._connection, self._payloads, [str(id_) for id_ in ids][:MAX_IDS]) for ids in wanted]
+        except (ValueError, TypeError, RecursionError):
+            raise invalid_argument("a search of the index is not a JSON list of at most 1,000 lists") from None
+        except DecodeError as error:
+            raise internal(f"A record of the index cannot be read: {error}") from None
+        state = json.dumps({"begin": [begin.key, begin.at], "found": [asdict(each) for each in hits]})
+        return pb.QueryEntitiesResponse(
+            entities=[pb.EntityMetadata(instanceId=f"{self._index}found", serializedState=text(state))]
+        )
 
     def _state(self, entity_id: str, stored: str | bytes | None) -> str | None:
         """Decrypt the state of an entity.
@@ -253,11 +289,11 @@ def _is_number(value: str) -> bool:
 class Reader:
     """Runner of queries, one after the other, on a read-only connection."""
 
-    def __init__(self, path: Path, name: str, payloads: Payloads) -> None:
+    def __init__(self, path: Path, name: str, payloads: Payloads, index: str | None = None) -> None:
         self._connection = connect(path)
         self._connection.execute("PRAGMA query_only=ON")
         self._connection.execute("PRAGMA cache_size=-4096")
-        self.queries = Queries(self._connection, payloads)
+        self.queries = Queries(self._connection, payloads, index)
         self._queue: SimpleQueue[tuple[Callable[[Any], Any], Any, Reply] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}-reader", daemon=True)
 

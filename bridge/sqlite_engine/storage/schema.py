@@ -112,6 +112,45 @@ MIGRATIONS: tuple[str, ...] = (
         PRIMARY KEY (day, name, saga, status, outcome)
     ) WITHOUT ROWID;
     """,
+    """
+    -- Index: instances by hashes of the ids that led to them or that they published. The second index begins with a
+    -- range of keys: new rows go to few pages of it, and a search visits each range once.
+    CREATE TABLE lineage (
+        key  INTEGER NOT NULL,
+        hash INTEGER NOT NULL,
+        PRIMARY KEY (key, hash)
+    ) WITHOUT ROWID;
+    CREATE INDEX lineage_hash ON lineage (key >> 11, hash);
+
+    -- Index: entities that keep messages.
+    CREATE TABLE lineage_entities (
+        hash   INTEGER NOT NULL,
+        entity TEXT NOT NULL,
+        PRIMARY KEY (hash, entity)
+    ) WITHOUT ROWID;
+    CREATE INDEX lineage_entities_entity ON lineage_entities (entity);
+
+    -- Index: records of what belongs to neither.
+    CREATE TABLE lineage_records (
+        seq  INTEGER PRIMARY KEY,
+        kind INTEGER NOT NULL,
+        at   INTEGER NOT NULL,
+        body TEXT NOT NULL
+    );
+    CREATE INDEX lineage_records_kind ON lineage_records (kind, seq);
+    CREATE TABLE lineage_record_ids (
+        hash INTEGER NOT NULL,
+        seq  INTEGER NOT NULL,
+        PRIMARY KEY (hash, seq)
+    ) WITHOUT ROWID;
+    CREATE INDEX lineage_record_ids_seq ON lineage_record_ids (seq);
+
+    -- Present while the index is written: instances up to this key may lack rows.
+    CREATE TABLE lineage_begin (
+        key INTEGER NOT NULL,
+        at  INTEGER NOT NULL
+    );
+    """,
 )
 
 VERSION = len(MIGRATIONS)

@@ -145,6 +145,11 @@ class Store:
         chunk, stored = self.connection.execute(query, (key,)).fetchone()
         return self.payloads.events(stored, (key, chunk))[0]
 
+    def has_lineage_rows(self, key: int, most: int) -> bool:
+        """True when the index has more than `most` rows of the instance."""
+        query = "SELECT 1 FROM lineage WHERE key=? LIMIT 1 OFFSET ?"
+        return self.connection.execute(query, (key, most)).fetchone() is not None
+
     def children(self, instance_id: str) -> list[str]:
         return [row[0] for row in self.connection.execute("SELECT id FROM instances WHERE parent=?", (instance_id,))]
 

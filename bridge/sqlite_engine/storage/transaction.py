@@ -19,6 +19,7 @@ from bridge.sqlite_engine.storage.payloads import (
     INBOX,
     OPERATION,
     OUTPUT,
+    RECORD,
     REQUEST,
     START,
     STATE,
@@ -51,19 +52,22 @@ _INSERT_TIMER = Statement("INSERT INTO timers (seq, fire_at, kind, key, entity, 
 _UPSERT_ENTITY = Statement(
     "INSERT OR REPLACE INTO entities (id, state, section, owner, modified_at) VALUES", 5, large=(1, 2)
 )
+_INSERT_LINEAGE = Statement("INSERT OR IGNORE INTO lineage (key, hash) VALUES", 2)
+_INSERT_LINEAGE_ENTITY = Statement("INSERT OR IGNORE INTO lineage_entities (hash, entity) VALUES", 2)
 _INSERT_OPERATION = Statement("INSERT INTO operations (seq, entity, event) VALUES", 3, large=(2,))
 # Columns of payloads, by position
 _INSERTED = {14: START, 15: OUTPUT, 16: CUSTOM_STATUS, 17: FAILURE}
 _UPDATED = {7: OUTPUT, 8: CUSTOM_STATUS, 9: FAILURE}
 _DELETE_BY_KEY = {
     table: KeyStatement(f"DELETE FROM {table} WHERE key IN")  # noqa: S608 -- names are ours
-    for table in ("instances", "history", "inbox", "tasks", "timers")
+    for table in ("instances", "history", "inbox", "tasks", "timers", "lineage")
 }
 _DELETE_BY_SEQ = {
     table: KeyStatement(f"DELETE FROM {table} WHERE seq IN")  # noqa: S608 -- names are ours
     for table in ("inbox", "tasks", "timers", "operations")
 }
 _DELETE_ENTITY = KeyStatement("DELETE FROM entities WHERE id IN")
+_DELETE_LINEAGE_ENTITY = KeyStatement("DELETE FROM lineage_entities WHERE entity IN")
 
 
 class Transaction:
@@ -91,6 +95,8 @@ class Transaction:
         self._operations: list[tuple[int, str, bytes]] = []
         self._entities: dict[str, Entity] = {}
         self._gone_entities: set[str] = set()
+        self._lineage: list[tuple[int, int]] = []
+        self._lineage_entities: list[tuple[int, str]] = []
         self._gone_by_key: dict[str, list[int]] = {}
         self._gone_by_seq: dict[str, list[int]] = {}
         self._spans: list[bytes] = []
@@ -230,6 +236,44 @@ class Transaction:
         self.flush()
         self._connection.execute(f"DELETE FROM spans WHERE {where}", (value,))  # noqa: S608 -- conditions are ours
 
+    # Index
+
+    def index_instance(self, instance: Instance, hashes: Iterable[int]) -> None:
+        """List the instance under these hashes."""
+        key = instance.key
+        self._lineage += [(key, each) for each in hashes]
+        self._dirty = True
+
+    def index_entity(self, entity_id: str, hashes: Iterable[int]) -> None:
+        """List the entity under these hashes, until it is deleted."""
+        self._lineage_entities += [(each, entity_id) for each in hashes]
+        self._dirty = True
+
+    def reindex_entity(self, entity_id: str, hashes: Iterable[int]) -> None:
+        """List the entity under these hashes only."""
+        self._dirty = True
+        self.flush()
+        _DELETE_LINEAGE_ENTITY.run(self._connection, [entity_id])
+        self.index_entity(entity_id, hashes)
+
+    def add_record(self, seq: int, kind: int, at: int, hashes: Iterable[int], body: str, surplus: int) -> None:
+        """Add a record to the index, and delete the `surplus` oldest ones of its kind."""
+        self._dirty = True
+        self.flush()
+        connection = self._connection
+        connection.execute(
+            "INSERT INTO lineage_records (seq, kind, at, body) VALUES (?, ?, ?, ?)",
+            (seq, kind, at, self._payloads.seal(body, RECORD, seq)),
+        )
+        connection.executemany(
+            "INSERT INTO lineage_record_ids (hash, seq) VALUES (?, ?)", [(each, seq) for each in set(hashes)]
+        )
+        if surplus > 0:
+            oldest = "SELECT seq FROM lineage_records WHERE kind=? ORDER BY seq LIMIT ?"
+            gone = connection.execute(oldest, (kind, surplus)).fetchall()
+            connection.executemany("DELETE FROM lineage_records WHERE seq=?", gone)
+            connection.executemany("DELETE FROM lineage_record_ids WHERE seq=?", gone)
+
     # Writing
 
     def flush(self) -> None:
@@ -272,8 +316,13 @@ class Transaction:
         if self._entities:
             rows_ = [(e.id, e.state, e.section, e.owner, e.modified_at) for e in self._entities.values()]
             _UPSERT_ENTITY.run(connection, stored(rows_, {1: STATE}))
+        if self._lineage:
+            _INSERT_LINEAGE.run(connection, self._lineage)
+        if self._lineage_entities:
+            _INSERT_LINEAGE_ENTITY.run(connection, self._lineage_entities)
         if self._gone_entities:
             _DELETE_ENTITY.run(connection, self._gone_entities)
+            _DELETE_LINEAGE_ENTITY.run(connection, self._gone_entities)
         if self._operations:
             _INSERT_OPERATION.run(connection, stored(self._operations, {2: OPERATION}))
         if self._spans:
@@ -292,7 +341,8 @@ class Transaction:
         """Delete every row of every table, including the collected ones."""
         self.touch()
         self.flush()
-        for table in (*_DELETE_BY_KEY, "entities", "operations"):
+        others = ("entities", "operations", "lineage_entities", "lineage_records", "lineage_record_ids")
+        for table in (*_DELETE_BY_KEY, *others):
             self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 -- names are ours
         self._counts.wipe()
         self._next_timer = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -231,6 +232,12 @@ async def test_the_lag_of_a_stopped_partition_grows(harness: Bytes) -> None:
     await nothing_more(subscription)
     await broker.publish("orders", [Message(b"%d" % number) for number in range(30)])
     await _until(lambda: subscription.lag() == {("orders", 0): 32})
+    # The record itself has no time that can be trusted: its age counts from the time at which it was found
+    [first] = subscription.oldest().values()
+    assert abs(time.time() - first) < TIMEOUT
+    await broker.publish("orders", [Message(b"later")])
+    await _until(lambda: subscription.lag() == {("orders", 0): 33})
+    assert subscription.oldest() == {("orders", 0): first}
 
 
 async def test_many_damaged_partitions_take_few_connections(harness: Bytes) -> None:

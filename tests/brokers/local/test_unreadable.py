@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -66,12 +67,18 @@ async def test_a_damaged_row_costs_itself(harness: LocalHarness, name: str) -> N
 async def test_a_partition_stops_where_the_source_says_so(harness: LocalHarness, name: str) -> None:
     broker = await harness.broker()
     await broker.create_topic("orders", 1)
-    await broker.publish("orders", messages())
+    times = [1_700_000_000.0 + number for number in range(5)]
+    await broker.publish("orders", [replace(each, timestamp=at) for each, at in zip(messages(), times, strict=True)])
     damage(harness, name)
     subscription = await broker.subscribe(options("stop_partition"), Assignments())
-    assert bodies(await take(subscription, 2)) == [b"body 0", b"body 1"]
+    before = await take(subscription, 2)
+    assert bodies(before) == [b"body 0", b"body 1"]
     await nothing_more(subscription)
     assert "stopped at offset 2" in subscription.stopped()["orders/0"]
+    assert subscription.oldest() == {("orders", 0): times[0]}
+    for each in before:
+        await each.complete()
+    assert subscription.oldest() == {("orders", 0): times[2]}
 
 
 @pytest.mark.parametrize("data", [b"\0", b"\0" * 7, b"\0\0\0\1\0\0\0\0", b"\0\0\0\0\0\0\0\1", b"\0\0\0\1\0\0\0\0\xff"])

@@ -99,7 +99,7 @@ async def test_what_lost_its_lock_in_the_queue_is_not_executed(tmp_path: Path, s
 
 
 def _inbox(bench: object) -> list[object]:
-    return list(bench.source.subscription._inbox.deliveries)  # type: ignore[attr-defined]
+    return list(bench.source.subscription._buffer.deliveries)  # type: ignore[attr-defined]
 
 
 async def test_a_lost_session_counts_once_and_its_order_holds(tmp_path: Path, server: ServiceBusServer) -> None:

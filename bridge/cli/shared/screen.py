@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bridge.cli.output import WIDE, clean, plural
+from bridge.cli.shared.output import WIDE, clean, plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 Document = dict[str, Any]
@@ -84,7 +84,7 @@ def summary_lines(document: Document) -> list[str]:
         problems = document["problems"]
         lines.append(f"{answered}; {plural(len(problems), 'problem') if problems else 'nothing needs a person'}")
     else:
-        lines.append("no daemon answers; this is what the engine and the broker know")
+        lines.append("no daemon answers; this is what the engine and the broker know (--url asks a daemon elsewhere)")
     for daemon in document["daemons"]:
         if daemon["answered"]:
             ready = "ready" if daemon["ready"] else "not ready"

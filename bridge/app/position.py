@@ -1,0 +1,147 @@
+"""Message at a position of a broker: read again while it is there, and routed by the configuration of its time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, cast
+
+from bridge.app import configurations
+from bridge.app.codecs import build_registries
+from bridge.app.composition import build_broker, build_decoder, build_router, subscribe_options
+from bridge.app.operations.trace import NOT_KEPT, NOT_PROCESSED, Answer
+from bridge.brokers.base import ReadableBroker, ReadOptions
+from bridge.config.source import Loaded
+from bridge.core.envelope import Envelope
+from bridge.core.errors import BridgeError, ConfigError, MessageError
+from bridge.core.message import Message, Position
+from bridge.core.states import Outcome
+from bridge.routing import explain
+from bridge.system.clock import stamp
+
+_POSITION = re.compile(r"(.*)/([0-9]{1,9})@([0-9]{1,18})", re.DOTALL)
+_SECONDS = 10.0
+"""Deadline of a read, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Position as a person writes it, and the source that reads there."""
+
+    broker: str
+    topic: str
+    partition: int
+    offset: int
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}@{self.offset}"
+
+
+def places(loaded: Loaded, text: str) -> list[Place]:
+    """Places that `TOPIC/PARTITION@OFFSET` may mean. A source may stand for its topic, and a cluster before it."""
+    found = _POSITION.fullmatch(text)
+    if found is None:
+        return []
+    name, partition, offset = found[1], int(found[2]), int(found[3])
+    read: dict[tuple[str, str], str] = {}
+    for source, config in loaded.config.sources.items():
+        for topic in subscribe_options(loaded, source).topics:
+            read.setdefault((config.broker, topic), source)
+    names = {name, name.partition("/")[2]}
+    return [
+        Place(broker, topic, partition, offset, source)
+        for (broker, topic), source in read.items()
+        if topic in names or source == name
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Message that was read again. identity: None when it cannot be decoded; `answer` says why."""
+
+    position: Position
+    identity: str | None
+    answer: Answer
+
+
+async def read(loaded: Loaded, place: Place) -> Reading | Answer:
+    """Read a message again and route it. Returns the answer alone when it cannot be read."""
+    try:
+        async with asyncio.timeout(_SECONDS):
+            found = await _message(loaded, place)
+    except (BridgeError, TimeoutError) as error:
+        detail = str(error) or f"the broker did not answer within {_SECONDS:g} s"
+        return Answer(NOT_KEPT, position=str(place), source=place.source, detail=detail)
+    if found is None:
+        detail = "the broker does not have it: it was deleted, or is not written yet"
+        return Answer(NOT_KEPT, position=str(place), source=place.source, detail=detail)
+    position, message = found
+    moment = message.timestamp
+    known = None if moment is None else configurations.at(loaded, moment)
+    if known is None or place.source not in known[0].config.sources:
+        return await _routed(loaded, f"the present configuration {loaded.version}", place.source, position, message)
+    return await _routed(known[0], f"configuration {known[0].version}", place.source, position, message)
+
+
+async def _message(loaded: Loaded, place: Place) -> tuple[Position, Message] | None:
+    broker = build_broker(loaded, place.broker)
+    assert isinstance(broker, ReadableBroker)
+    await broker.start()
+    try:
+        options = ReadOptions(place.topic, place.offset, place.partition)
+        async with aclosing(cast(Any, broker.read(options))) as messages:
+            async for position, message in messages:
+                return (position, message) if position.offset == place.offset else None
+    finally:
+        await broker.stop()
+    return None
+
+
+async def _routed(loaded: Loaded, by: str, source: str, position: Position, message: Message) -> Reading:
+    at = None if message.timestamp is None else stamp(datetime.fromtimestamp(message.timestamp, UTC))
+    answer = Answer(NOT_KEPT, position=str(position), at=at, source=source, config=loaded.version)
+    envelope: Envelope | None = None
+    try:
+        envelope = await _decoded(loaded, source, position, message)
+        explanation = explain(build_router(loaded, source), envelope)
+    except MessageError as error:
+        failed = Outcome.DEAD_LETTERED
+        return Reading(position, None, _with(answer, outcome=failed, reason=error.reason, detail=str(error)))
+    except BridgeError as error:
+        what = "; ".join(problem.what for problem in error.problems) if isinstance(error, ConfigError) else str(error)
+        return Reading(position, None, _with(answer, detail=f"{by} cannot be used: {what}"))
+    answer = _with(answer, message_id=envelope.message_id)
+    decision = explanation.decision
+    if decision is None:
+        why = {"reason": explanation.reason, "detail": explanation.error}
+        return Reading(position, envelope.message_id, _with(answer, outcome=Outcome.DEAD_LETTERED, **why))
+    routes = ", ".join(decision.routes) or None
+    if not decision.steps:
+        why_not = "no route matches" if routes is None else f"route {routes} has the command `ignore`, or no items"
+        ignored = _with(answer, outcome=Outcome.IGNORED, route=routes, detail=f"{why_not}, by {by}")
+        return Reading(position, envelope.message_id, ignored)
+    ids = (getattr(step.command, "instance_id", None) for step in decision.steps)
+    detail = f"route {routes} matches by {by}, but no engine and no daemon knows of it"
+    todo = {"route": routes, "instance_id": next(filter(None, ids), None), "detail": detail}
+    return Reading(position, envelope.message_id, _with(answer, outcome=NOT_PROCESSED, **todo))
+
+
+async def _decoded(loaded: Loaded, source: str, position: Position, message: Message) -> Envelope:
+    """Decode a message as its source does. Raises: MessageError, ConfigError, RegistryUnavailable."""
+    registries = build_registries(loaded)
+    decoder = build_decoder(loaded, source, registries)
+    try:
+        if decoder.prepare is not None and message.unreadable is None:
+            await decoder.prepare([message])
+        return decoder.decode(message, position)
+    finally:
+        for registry in registries.values():
+            await registry.close()
+
+
+def _with(answer: Answer, **changes: Any) -> Answer:
+    return replace(answer, **changes)

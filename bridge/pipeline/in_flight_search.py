@@ -1,0 +1,97 @@
+"""Search for messages that a source has in flight: queued, being executed, or waiting for another attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+
+from bridge.core.bytetext import text_of
+from bridge.core.origin import is_named
+from bridge.core.settlement import Complete
+from bridge.core.states import MessageState
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.lanes import Lane, LaneState
+from bridge.pipeline.source import SourcePipeline
+
+
+@dataclass(frozen=True, slots=True)
+class InFlightMessage:
+    """Message in flight. Times are in seconds since the Unix epoch.
+
+    since: time of its receipt.
+    attempt: number of the current attempt.
+    failed_since: time of its first failure; None without one, and during an outage.
+    next_try: time of the next attempt; None when it depends on something else (`detail`).
+    behind: number of messages of its key before it.
+    reason, detail: last error, or the cause of the wait; empty without one.
+    """
+
+    source: str
+    state: MessageState
+    message_id: str | None
+    position: str
+    key: str | None
+    since: float
+    attempt: int
+    failed_since: float | None
+    next_try: float | None
+    behind: int
+    reason: str
+    detail: str
+    route: str | None
+
+
+def find(source: SourcePipeline, wanted: str) -> Iterator[InFlightMessage]:
+    """Messages of an identity, an event id, a position, or an ordering key."""
+    for lane in source.lanes:
+        by_key = _key(lane.key) == wanted
+        for behind, item in enumerate(lane.items):
+            message_id = item.envelope.message_id if item.envelope is not None else None
+            if by_key or is_named(message_id, str(item.delivery.position), wanted):
+                yield _described(source, lane, item, behind, message_id)
+
+
+def _described(
+    source: SourcePipeline, lane: Lane, item: InFlightDelivery, behind: int, message_id: str | None
+) -> InFlightMessage:
+    now, monotonic = time.time(), time.monotonic()
+    timer = lane.timer if behind == 0 else None
+    next_try = None if timer is None else now + timer.when() - asyncio.get_running_loop().time()
+    retrying = item.last_failure is not None or item.pending is not None
+    reason, detail = item.last_failure or ("", "")
+    if item.pending is not None:
+        what = "completion" if isinstance(item.pending, Complete) else "dead letter"
+        detail = f"the broker has not accepted its {what} yet{': ' if detail else ''}{detail}"
+    elif behind:
+        detail = detail or "earlier messages of its key come first"
+    elif lane.state is LaneState.RUNNING:
+        detail = detail or "a worker executes it now"
+    elif not detail:
+        waits = "it waits for a limit of its route" if item.waits_for is not None else ""
+        detail = "; ".join(source.gate.pause_reasons.values()) or waits
+    step = None
+    if item.decision is not None and item.next_step < len(item.decision.steps):
+        step = item.decision.steps[item.next_step]
+    return InFlightMessage(
+        source.settings.name,
+        MessageState.RETRYING if retrying else MessageState.QUEUED,
+        message_id,
+        str(item.delivery.position),
+        _key(lane.key),
+        now - (monotonic - item.received_at),
+        item.attempt,
+        None if item.failed_at is None else now - (monotonic - item.failed_at),
+        next_try,
+        behind,
+        reason,
+        detail,
+        step.route if step is not None else item.pending_route,
+    )
+
+
+def _key(key: Hashable | None) -> str | None:
+    if isinstance(key, bytes):
+        return text_of(key)
+    return key if isinstance(key, str) else None
