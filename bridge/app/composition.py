@@ -24,6 +24,7 @@ from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
+from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
@@ -251,7 +252,7 @@ def build_decoder(
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
         schema=schema,
         trusted=config.trusted,
-        amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers[config.broker], config),
+        amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers.get(config.broker), config),
     )
 
 
@@ -281,6 +282,8 @@ def build_source(
     engines: Mapping[str, EnginePort],
     *,
     limits: Mapping[str, RouteLimit] | None = None,
+    budgets: Mapping[str, ActionBudget] | None = None,
+    costs: Mapping[str, int] | None = None,
     domains: Mapping[str, OrderingDomain] | None = None,
     quarantine_store: tuple[str, QuarantineStore] | None = None,
     paces: PaceStore | None = None,
@@ -290,6 +293,7 @@ def build_source(
     """Create the pipeline of a source, not started.
 
     limits: limits of all routes that have some.
+    budgets, costs: budgets of the engines that have one, and the actions of each route.
     domains: all ordering domains.
     quarantine_store: store of the source's quarantined keys.
     paces: shared pace of its dead letters.
@@ -329,6 +333,13 @@ def build_source(
             route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
         }
         if limits
+        else None,
+        budgets={
+            route.name: BudgetShare(budgets[route.engine], (costs or {}).get(route.name, 1))
+            for route in loaded.config.routes
+            if name in route.from_ and route.engine in budgets
+        }
+        if budgets
         else None,
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         stage=None if quarantine_store is None else quarantine,

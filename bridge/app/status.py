@@ -149,9 +149,7 @@ def _source(name: str, lag: int | None, detail: str) -> Document:
         "partitions": None,
         "held_by": [],
         "lag": lag,
-        **dict.fromkeys((*unknown, "abandoned")),
-        "outcomes": {},
-        "dead_letters": {},
+        **dict.fromkeys((*unknown, "abandoned", "outcomes", "dead_letters")),
     }
 
 

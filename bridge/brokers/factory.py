@@ -6,18 +6,20 @@ libraries come with extras and are imported only when a broker is created.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bridge.brokers.base import Broker, SubscribeOptions, UnreadablePolicy
 from bridge.brokers.local import LocalBroker
+from bridge.brokers.local.diagnosis import diagnose as diagnose_local
 from bridge.config.model.brokers import BrokerConfig, KafkaBrokerConfig, LocalBrokerConfig, TargetConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusSourceConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable, SourceConfig
 from bridge.config.model.types import check_entity, check_topic
 from bridge.core.bytetext import text_of
+from bridge.core.diagnosis import Examiner
 from bridge.core.message import Message
 
 
@@ -38,6 +40,33 @@ def create(name: str, config: BrokerConfig, resolve: Callable[[str, str], Path])
             from bridge.brokers.servicebus import ServiceBusBroker
 
             return ServiceBusBroker(name, config, resolve)
+
+
+async def diagnose(
+    name: str,
+    config: BrokerConfig,
+    resolve: Callable[[str, str], Path],
+    sources: Mapping[str, SourceConfig],
+    targets: Mapping[str, TargetConfig],
+    examiner: Examiner,
+) -> Mapping[str, float]:
+    """Check a broker for `bridge doctor`, and what these sources and targets need there. Nothing is changed.
+
+    resolve: see `create`.
+    Returns the seconds that the messages of each source are kept, where known. Raises: ModuleNotFoundError when the
+    client library is missing.
+    """
+    match config:
+        case LocalBrokerConfig():
+            return await diagnose_local(name, config, resolve("path", config.path), sources, examiner)
+        case KafkaBrokerConfig():
+            from bridge.brokers.kafka.diagnosis import diagnose as diagnose_kafka
+
+            return await diagnose_kafka(name, config, resolve, sources, targets, examiner)
+        case ServiceBusBrokerConfig():
+            from bridge.brokers.servicebus.diagnosis import diagnose as diagnose_servicebus
+
+            return await diagnose_servicebus(name, config, resolve, sources, targets, examiner)
 
 
 def subscribe_options(broker: BrokerConfig, source: SourceConfig) -> SubscribeOptions:
@@ -96,8 +125,11 @@ def _local_topics(source: SourceConfig) -> tuple[str, ...]:
     return (entity if source.sub_queue is None else DEAD_LETTER_TOPIC.replace("{topic}", entity),)
 
 
-def has_amqp_headers(broker: BrokerConfig, source: SourceConfig) -> bool:
-    """Return whether header values of the source's messages are in the encoding of AMQP."""
+def has_amqp_headers(broker: BrokerConfig | None, source: SourceConfig) -> bool:
+    """Return whether header values of the source's messages are in the encoding of AMQP.
+
+    broker: broker of the source; None if the configuration has none of its name.
+    """
     if not isinstance(broker, KafkaBrokerConfig):
         return False
     wanted = source.kafka.amqp_headers if source.kafka is not None else None

@@ -27,6 +27,7 @@ __all__ = ["main", "root"]
         "publish": "Publish messages to a configured broker.",
         "topic": "Show the messages of a topic or queue.",
         "check": "Check a configuration, without a network.",
+        "doctor": "Check everything that the bridge needs, on the network and on this machine.",
         "lint": "Find code that breaks the replay of orchestrations.",
         "route": "Show the commands that a message leads to, without a network.",
         "instances": "List, inspect and control orchestrations.",

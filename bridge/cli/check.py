@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ from bridge.cli import exit_codes
 from bridge.cli.command import command as make
 from bridge.cli.options import EXISTING, config_options, json_option
 from bridge.cli.output import plural, print_json, say
+from bridge.cli.parameters import RATES
 
 if TYPE_CHECKING:
     from bridge.app.check import Report
+    from bridge.app.cost import CostLine
 
 
 @make(
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
         bridge check --no-import untrusted/bridge.yaml        # run none of its code
         bridge check --print                                  # effective values and their origins
         bridge check --schema > bridge.schema.json            # for editors
+        bridge check --cost --rate 100/s                      # actions that a scheduler bills
     """,
     exits={0: "no problems", 1: "there are problems; with --strict, warnings count too"},
 )
@@ -39,6 +43,23 @@ if TYPE_CHECKING:
     help="Print the effective configuration with the origin of each value, without secrets.",
 )
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of the configuration.")
+@click.option("--cost", is_flag=True, help="Count the actions that the Durable Task Scheduler bills per message.")
+@click.option(
+    "--rate",
+    "rates",
+    type=RATES,
+    multiple=True,
+    metavar="[ROUTE=]RATE",
+    help="With --cost: messages, like `100/s` of each route or `orders=5/m` of one, to add up; repeatable.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Form of the output.",
+)
 @json_option
 @config_options
 def command(
@@ -47,6 +68,9 @@ def command(
     no_import: bool,
     print_: bool,
     schema: bool,
+    cost: bool,
+    rates: tuple[tuple[str | None, float], ...],
+    output: str,
     as_json: bool,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
@@ -56,8 +80,11 @@ def command(
     Each problem is a line `file:line:column path: what`; the last line is a summary. The command compiles rules,
     reads schema files and imports workflow modules. It thus also finds orchestrations that no worker runs.
     """
-    if print_ and schema:
-        raise click.UsageError("use either --print or --schema", click.get_current_context())
+    if print_ + schema + cost > 1:
+        raise click.UsageError("use one of --print, --schema and --cost", click.get_current_context())
+    if rates and not cost:
+        raise click.UsageError("--rate needs --cost", click.get_current_context())
+    as_json = as_json or output == "json"
     if schema:
         from bridge.config.json_schema import schema as make_schema
 
@@ -68,6 +95,8 @@ def command(
     from bridge.app.check import check
 
     report = check((*config, *files), overlay, imports=not no_import)
+    if cost and not report.errors:
+        return _cost((*config, *files), overlay, rates, as_json)
     wrong = report.errors + (report.warnings if strict else 0)
     if as_json:
         problems = [asdict(problem) for problem in report.problems]
@@ -90,6 +119,48 @@ def _print_effective(config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int
             say(problem, err=True)
         return exit_codes.FAILED
     return exit_codes.OK
+
+
+def _cost(
+    config: tuple[Path, ...], overlay: tuple[Path, ...], rates: tuple[tuple[str | None, float], ...], as_json: bool
+) -> int:
+    from bridge.app.composition import load_config
+    from bridge.app.cost import cost, total
+
+    found = cost(load_config(config, overlay))
+    every = [rate for route, rate in rates if route is None]
+    summed = total(found, every[-1] if every else None, {route: rate for route, rate in rates if route is not None})
+    if as_json:
+        sums = {"rates": summed.rates, "per_second": summed.per_second, "per_minute": summed.per_minute}
+        sums |= {"per_30_days": summed.per_month, "fits": summed.fits, "left_out": list(summed.left_out)}
+        print_json(asdict(found) | {"total": sums if rates else None})
+        return exit_codes.OK
+    for route in found.routes:
+        billed = "" if route.billed else ", embedded: nothing is billed"
+        say(f"route {route.route}: {plural(route.actions, 'action')} per message (engine {route.engine}{billed})")
+        _print_lines(route.lines)
+        for note in route.notes:
+            say(f"        {note}")
+    for saga in found.sagas:
+        say(f"saga {saga.saga}: {saga.success} actions if it succeeds, {saga.compensated} if all is compensated")
+        _print_lines(saga.lines)
+    if found.waiting:
+        say("waiting and failing messages:")
+        _print_lines(found.waiting)
+    if rates:
+        own = [f"{rate:g}/s of {route}" for route, rate in rates if route is not None]
+        each = "each other route" if own else "each route"
+        say(f"at {', '.join(own + [f'{rate:g}/s of {each}' for rate in every[-1:]])}:")
+        say(f"  {summed.per_second:,.1f} actions/s, {summed.per_minute:,.0f}/min, {summed.per_month:,.0f} in 30 days")
+        say(f"  {summed.fits}")
+        if summed.left_out:
+            say(f"  left out: {', '.join(summed.left_out)} (answers, counted with the workflow that awaits them)")
+    return exit_codes.OK
+
+
+def _print_lines(lines: Sequence[CostLine]) -> None:
+    for line in lines:
+        say(f"  {line.actions:>4}  {line.what}{f' ({line.when})' if line.when else ''}")
 
 
 def _summary(report: Report, wrong: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -40,6 +40,14 @@ def operate(options: dict[str, Any], *calls: tuple[str, dict[str, Any]]) -> list
     """
     from bridge.app.composition import load_config
     from bridge.app.serve.control import operate as run
+
+    return asyncio.run(run(load_config(options["config"], options["overlay"]), options["engine"], calls))
+
+
+def operate_each(options: dict[str, Any], calls: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
+    """Run operations as `operate` does; return their results or errors. An outage ends the list."""
+    from bridge.app.composition import load_config
+    from bridge.app.serve.control import operate_each as run
 
     return asyncio.run(run(load_config(options["config"], options["overlay"]), options["engine"], calls))
 

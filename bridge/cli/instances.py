@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,17 +14,18 @@ import click
 from bridge.cli import exit_codes
 from bridge.cli.command import Group
 from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_instances, operate
+from bridge.cli.connection import EXITS, engine_options, on_instances, operate, operate_each
+from bridge.cli.instance_list import list_
+from bridge.cli.instance_views import Shown, document, each_of, print_history, print_instance
 from bridge.cli.options import as_message, json_option, origin, origin_options, reason_option
-from bridge.cli.output import clean, compact, plural, print_fields, print_json, print_table, say
+from bridge.cli.output import plural, print_json, say
 from bridge.cli.parameters import AT, DURATION, JSON, SINCE, STATUS, TAG
+from bridge.cli.several import MEANING, ids_argument, is_one, on_each, print_errors, read_ids
 from bridge.core.errors import BridgeError
 from bridge.system import private
 
 if TYPE_CHECKING:
-    from durabletask.history import HistoryEvent
-
-    from bridge.app.operations.instances import Instance, Instances
+    from bridge.app.operations.instances import Instances
     from bridge.engines.recording import Recording
 
 
@@ -36,21 +36,22 @@ _history_reason = click.option("--reason", metavar="TEXT", help="Reason, shown i
     "instances",
     cls=Group,
     members={
-        "list": "List instances by status, id and time.",
-        "show": "Show one instance: status, payloads, failure, history.",
+        "list": "List or count instances by status, name, saga outcome, tag and age.",
+        "show": "Show instances: status, payloads, failure, history.",
         "export": "Write an instance's history to a file, for replay tests.",
-        "wait": "Wait until an instance has started or finished.",
+        "wait": "Wait until instances have started or finished.",
         "start": "Start an orchestration.",
-        "terminate": "Stop an instance at once, without compensation.",
+        "terminate": "Stop instances at once, without compensation.",
         "raise": "Raise an event to an instance.",
-        "suspend": "Pause an instance.",
-        "resume": "Resume a suspended instance.",
-        "restart": "Run a finished instance again with its input.",
-        "rewind": "Continue a failed instance from before its failure.",
+        "suspend": "Pause instances.",
+        "resume": "Resume suspended instances.",
+        "restart": "Run finished instances again with their inputs.",
+        "rewind": "Continue failed instances from before their failure.",
         "purge": "Remove finished instances.",
     },
     examples="""
         bridge instances list --status running --prefix order-
+        bridge instances list --outcome compensated --newer 1d
         bridge instances show order-1001 --history
         bridge instances wait order-1001 --timeout 2m
         bridge instances raise order-1001 payment --data '{"approved": true}'
@@ -64,167 +65,49 @@ def command() -> None:
 
 
 @make(
-    "list",
-    effect="reads",
-    examples="""
-        bridge instances list
-        bridge instances list --status running --status suspended --prefix order-
-        bridge instances list --created-from 2h --json | jq .
-        bridge instances list --status failed -0 | xargs -0 -n1 bridge instances rewind
-    """,
-    exits=EXITS | {1: "the engine refused"},
-)
-@click.option(
-    "--status",
-    "statuses",
-    type=STATUS,
-    multiple=True,
-    metavar="STATUS",
-    help="Only instances with this status; repeatable.",
-)
-@click.option("--prefix", metavar="TEXT", help="Only instances with this prefix of the id.")
-@click.option("--created-from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
-@click.option("--created-to", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
-@click.option("--completed-from", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
-@click.option("--completed-to", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=0),
-    default=100,
-    show_default=True,
-    help="Number of instances, the newest first; 0 for all.",
-)
-@click.option("--ids", "only_ids", is_flag=True, help="Print ids only, one per line.")
-@click.option(
-    "-0", "--null", "separated", is_flag=True, help="Print ids only, each terminated by a null byte, for `xargs -0`."
-)
-@json_option
-@engine_options
-def list_(
-    statuses: tuple[str, ...],
-    prefix: str | None,
-    created_from: datetime | None,
-    created_to: datetime | None,
-    completed_from: datetime | None,
-    completed_to: datetime | None,
-    limit: int,
-    only_ids: bool,
-    separated: bool,
-    as_json: bool,
-    **engine: Any,
-) -> None:
-    """List orchestrations, the newest first.
-
-    With --json each has instance_id, name, status, created_at, last_updated_at, input, output, custom_status,
-    failure.
-    """
-    from bridge.app.operations.instances import Filter
-
-    if as_json + only_ids + separated > 1:
-        raise click.UsageError("use one of --json, --ids and -0", click.get_current_context())
-    filter_ = Filter(statuses, prefix, created_from, created_to, completed_from, completed_to)
-    found = on_instances(engine, lambda instances: instances.list(filter_, payloads=as_json))
-    shown = found[:limit] if limit else found
-    if as_json:
-        print_json([asdict(one) for one in shown])
-    elif separated:
-        _print_separated([one.instance_id for one in shown])
-    elif only_ids:
-        for one in shown:
-            click.echo(clean(one.instance_id))
-    elif not found:
-        click.echo("no instances", err=True)
-    else:
-        print_table(
-            ("INSTANCE", "NAME", "STATUS", "CREATED", "UPDATED", "CUSTOM STATUS"),
-            [
-                (
-                    one.instance_id,
-                    one.name,
-                    one.status,
-                    one.created_at,
-                    one.last_updated_at,
-                    compact(one.custom_status, 80),
-                )
-                for one in shown
-            ],
-        )
-    if len(shown) < len(found):
-        click.echo(f"the newest {len(shown):,} of {len(found):,}; --limit 0 shows all", err=True)
-
-
-def _print_separated(ids: list[str]) -> None:
-    """Print ids unchanged. Ids that no command-line argument can hold are left out and counted on standard error."""
-    usable = [each for each in ids if "\0" not in each and not any("\ud800" <= one <= "\udfff" for one in each)]
-    sys.stdout.buffer.write("".join(f"{each}\0" for each in usable).encode())
-    if left := len(ids) - len(usable):
-        click.echo(f"{left:,} omitted: their ids contain null bytes or are not Unicode; --json shows them", err=True)
-
-
-@make(
     "show",
     effect="reads",
     examples="""
         bridge instances show order-1001
         bridge instances show order-1001 --history
         bridge instances show order-1001 --json | jq .output
+        bridge instances list --status failed --ids | bridge instances show -
     """,
-    exits=EXITS,
+    exits=EXITS | {1: "one of the instances does not exist"},
 )
-@click.argument("instance_id", metavar="ID")
+@ids_argument
 @click.option("--history", is_flag=True, help="Show the history as a timeline.")
 @json_option
 @engine_options
-def show(instance_id: str, history: bool, as_json: bool, **engine: Any) -> None:
-    """Show an orchestration: status, input, output, custom status, failure and, on request, its history."""
+def show(ids: tuple[str, ...], separated: bool, history: bool, as_json: bool, **engine: Any) -> int:
+    """Show orchestrations: status, input, output, custom status, failure and, on request, history.
+
+    A failure begins with the place in your code that raised it, also if that is in an activity or in a child. Frames of
+    the bridge and of the SDK come last.
+    """
     from bridge.app.operations.timeline import as_json as history_as_json
 
-    async def look(instances: Instances) -> tuple[Instance, Sequence[HistoryEvent]]:
-        return await instances.show(instance_id), await instances.history(instance_id) if history else ()
+    async def look(instances: Instances, instance_id: str) -> Shown:
+        one = await instances.show(instance_id)
+        return Shown(one, await instances.cause(one), await instances.history(instance_id) if history else None)
 
-    one, events = on_instances(engine, look)
+    names = read_ids(ids, separated)
+    results = on_instances(engine, lambda instances: each_of(names, lambda name: look(instances, name)))
+    found = [result for result in results if isinstance(result, Shown)]
     if as_json:
-        print_json(asdict(one) | ({"history": history_as_json(events)} if history else {}))
-        return
-    print_instance(one)
-    if history:
-        _print_history(events)
-
-
-def print_instance(one: Instance) -> None:
-    """Print an orchestration in lines."""
-    from bridge.app.progress import given, progress
-
-    failed = one.failure or {}
-    saga, *steps = progress(one.custom_status) or [""]
-    print_fields(
-        (
-            ("instance", one.instance_id),
-            ("name", one.name),
-            ("status", one.status),
-            ("created", one.created_at),
-            ("updated", one.last_updated_at),
-            ("custom status", "" if saga else compact(one.custom_status)),
-            ("input", compact(given(one.input))),
-            ("output", compact(one.output)),
-            ("failure", f"{failed['type']}: {failed['message']}" if failed else ""),
-            ("saga", saga),
-        )
-    )
-    for step in steps:
-        click.echo(f"  {clean(step)}")
-    for line in str(failed.get("stack_trace") or "").splitlines():
-        click.echo(f"  {clean(line)}")
-
-
-def _print_history(events: Sequence[HistoryEvent]) -> None:
-    from bridge.app.operations.timeline import timeline
-
-    click.echo()
-    print_table(
-        ("TIME", "AFTER", "EVENT", "DATA"),
-        [(entry.at, f"+{entry.after:.3f}s", entry.event, compact(entry.data, 200)) for entry in timeline(events)],
-    )
+        documents = [
+            document(one) | ({} if one.history is None else {"history": history_as_json(one.history)}) for one in found
+        ]
+        if documents or not is_one(ids):
+            print_json(documents[0] if is_one(ids) else documents)
+    else:
+        for position, one in enumerate(found):
+            if position:
+                click.echo()
+            print_instance(one)
+            if one.history is not None:
+                print_history(one.history)
+    return print_errors(names, results)
 
 
 @make(
@@ -266,14 +149,15 @@ def export(instance_id: str, output: Path | None, **engine: Any) -> None:
     examples="""
         bridge instances wait order-1001
         bridge instances wait order-1001 --for start --timeout 10s
+        bridge instances wait order-1001 order-1002 --timeout 2m
     """,
     exits=EXITS
     | {
-        0: "the instance has completed (or started, with --for start)",
-        1: "the instance failed, was terminated or does not exist, or the time has passed",
+        0: "all instances have completed (or started, with --for start)",
+        1: "an instance failed, was terminated or does not exist, or the time has passed",
     },
 )
-@click.argument("instance_id", metavar="ID")
+@ids_argument
 @click.option(
     "--for",
     "until",
@@ -282,22 +166,41 @@ def export(instance_id: str, output: Path | None, **engine: Any) -> None:
     show_default=True,
     help="Event to wait for.",
 )
-@click.option("--timeout", type=DURATION, default="60s", show_default=True, metavar="T", help="Longest wait.")
+@click.option("--timeout", type=DURATION, default="60s", show_default=True, metavar="T", help="Longest wait for all.")
 @json_option
 @engine_options
-def wait(instance_id: str, until: Literal["start", "completion"], timeout: float, as_json: bool, **engine: Any) -> int:
-    """Wait until an orchestration has started or finished, and show it."""
-    one = on_instances(engine, lambda instances: instances.wait(instance_id, until, timeout))
-    if one is None:
-        word = "started" if until == "start" else "finished"
-        click.echo(f"error: {instance_id} has not {word} after {timeout:g}s", err=True)
-        return exit_codes.FAILED
+def wait(
+    ids: tuple[str, ...],
+    separated: bool,
+    until: Literal["start", "completion"],
+    timeout: float,
+    as_json: bool,
+    **engine: Any,
+) -> int:
+    """Wait until orchestrations have started or finished, and show them."""
+    end = time.monotonic() + timeout
+
+    async def look(instances: Instances, instance_id: str) -> Shown | None:
+        one = await instances.wait(instance_id, until, max(0.0, end - time.monotonic()))
+        return None if one is None else Shown(one, await instances.cause(one))
+
+    names = read_ids(ids, separated)
+    results = on_instances(engine, lambda instances: each_of(names, lambda name: look(instances, name)))
+    found = [result for result in results if isinstance(result, Shown)]
     if as_json:
-        print_json(asdict(one))
+        if found or not is_one(ids):
+            print_json(document(found[0]) if is_one(ids) else [document(one) for one in found])
     else:
-        print_instance(one)
-    wrong = until == "completion" and one.status != "COMPLETED"
-    return exit_codes.FAILED if wrong else exit_codes.OK
+        for position, one in enumerate(found):
+            if position:
+                click.echo()
+            print_instance(one)
+    for name, result in zip(names, results, strict=False):
+        if result is None:
+            word = "started" if until == "start" else "finished"
+            say(f"error: {name} has not {word} after {timeout:g}s", err=True)
+    wrong = None in results or any(until == "completion" and one.instance.status != "COMPLETED" for one in found)
+    return max(print_errors(names, results), exit_codes.FAILED if wrong else exit_codes.OK)
 
 
 @make(
@@ -370,19 +273,23 @@ def start(
     examples="""
         bridge instances terminate order-1001
         bridge instances terminate order-1001 --output '{"reason": "fraud"}' --no-recursive
+        bridge instances list --name import --older 2d --status running -0 | bridge instances terminate -0 -
     """,
-    exits=EXITS,
+    exits=EXITS | MEANING,
 )
-@click.argument("instance_id", metavar="ID")
+@ids_argument
 @click.option("--output", type=JSON, metavar="JSON|@FILE", help="Output of the instance.")
 @click.option("--no-recursive", is_flag=True, help="Leave its child orchestrations running.")
 @reason_option
 @engine_options
-def terminate(instance_id: str, output: Any, no_recursive: bool, reason: str | None, **engine: Any) -> None:
-    """Stop an orchestration at once, without compensation. To let it clean up, raise its cancel event instead."""
-    given = {"instance_id": instance_id, "output": output, "recursive": not no_recursive, "reason": reason}
-    operate(engine, ("instances.terminate", given))
-    say(f"{instance_id}: termination requested")
+def terminate(
+    ids: tuple[str, ...], separated: bool, output: Any, no_recursive: bool, reason: str | None, **engine: Any
+) -> int:
+    """Stop orchestrations at once, without compensation. To let them clean up, raise their cancel event instead."""
+    given = {"output": output, "recursive": not no_recursive, "reason": reason}
+    return on_each(
+        engine, "instances.terminate", ids, separated, given, lambda name, _: f"{name}: termination requested"
+    )
 
 
 @make(
@@ -431,30 +338,30 @@ def raise_(
     "suspend",
     effect="changes",
     examples='bridge instances suspend order-1001 --reason "waiting for the customer"',
-    exits=EXITS,
+    exits=EXITS | MEANING,
 )
-@click.argument("instance_id", metavar="ID")
+@ids_argument
 @_history_reason
 @engine_options
-def suspend(instance_id: str, reason: str | None, **engine: Any) -> None:
-    """Pause an orchestration: it keeps arriving events and processes none of them."""
-    operate(engine, ("instances.suspend", {"instance_id": instance_id, "reason": reason}))
-    say(f"{instance_id}: suspended")
+def suspend(ids: tuple[str, ...], separated: bool, reason: str | None, **engine: Any) -> int:
+    """Pause orchestrations: they keep arriving events and process none of them."""
+    return on_each(
+        engine, "instances.suspend", ids, separated, {"reason": reason}, lambda name, _: f"{name}: suspended"
+    )
 
 
 @make(
     "resume",
     effect="changes",
     examples='bridge instances resume order-1001 --reason "the customer called"',
-    exits=EXITS,
+    exits=EXITS | MEANING,
 )
-@click.argument("instance_id", metavar="ID")
+@ids_argument
 @_history_reason
 @engine_options
-def resume(instance_id: str, reason: str | None, **engine: Any) -> None:
-    """Resume a suspended orchestration."""
-    operate(engine, ("instances.resume", {"instance_id": instance_id, "reason": reason}))
-    say(f"{instance_id}: resumed")
+def resume(ids: tuple[str, ...], separated: bool, reason: str | None, **engine: Any) -> int:
+    """Resume suspended orchestrations."""
+    return on_each(engine, "instances.resume", ids, separated, {"reason": reason}, lambda name, _: f"{name}: resumed")
 
 
 @make(
@@ -464,32 +371,35 @@ def resume(instance_id: str, reason: str | None, **engine: Any) -> None:
         bridge instances restart order-1001
         bridge instances restart order-1001 --new-id
     """,
-    exits=EXITS | {0: "the engine has accepted the restart; the id of the new run is printed"},
+    exits=EXITS | MEANING | {0: "the engine has accepted the restart; the id of each new run is printed"},
 )
-@click.argument("instance_id", metavar="ID")
+@ids_argument
 @click.option("--new-id", is_flag=True, help="Keep the old instance, and start the new one with a random id.")
 @reason_option
 @engine_options
-def restart(instance_id: str, new_id: bool, reason: str | None, **engine: Any) -> None:
-    """Run a finished orchestration again with the same input, and print its new instance id."""
-    given = {"instance_id": instance_id, "new_id": new_id, "reason": reason}
-    [result] = operate(engine, ("instances.restart", given))
-    say(result["instance_id"])
+def restart(ids: tuple[str, ...], separated: bool, new_id: bool, reason: str | None, **engine: Any) -> int:
+    """Run finished orchestrations again with the same input, and print their new instance ids."""
+    given = {"new_id": new_id, "reason": reason}
+    return on_each(engine, "instances.restart", ids, separated, given, lambda _, result: str(result["instance_id"]))
 
 
 @make(
     "rewind",
     effect="changes",
-    examples='bridge instances rewind order-1001 --reason "the carrier is back"',
-    exits=EXITS,
+    examples="""
+        bridge instances rewind order-1001 --reason "the carrier is back"
+        bridge instances list --status failed --newer 1h --ids | bridge instances rewind -
+    """,
+    exits=EXITS | MEANING,
 )
-@click.argument("instance_id", metavar="ID")
+@ids_argument
 @_history_reason
 @engine_options
-def rewind(instance_id: str, reason: str | None, **engine: Any) -> None:
-    """Continue a failed orchestration from before its failure. Successful work is not repeated."""
-    operate(engine, ("instances.rewind", {"instance_id": instance_id, "reason": reason}))
-    say(f"{instance_id}: rewind requested")
+def rewind(ids: tuple[str, ...], separated: bool, reason: str | None, **engine: Any) -> int:
+    """Continue failed orchestrations from before their failure. Successful work is not repeated."""
+    return on_each(
+        engine, "instances.rewind", ids, separated, {"reason": reason}, lambda name, _: f"{name}: rewind requested"
+    )
 
 
 @make(
@@ -497,23 +407,35 @@ def rewind(instance_id: str, reason: str | None, **engine: Any) -> None:
     effect="changes",
     examples="""
         bridge instances purge order-1001
-        bridge instances purge --status completed --created-to 7d
+        bridge instances purge --status completed --older 7d
         bridge instances purge --status terminated --yes
     """,
     exits=EXITS | {1: "no such instance, the instance has not finished, or the question was declined"},
 )
 @click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("-0", "--null", "separated", is_flag=True, help="Ids on standard input end with null bytes.")
 @click.option(
     "--status", "statuses", type=STATUS, multiple=True, metavar="STATUS", help="completed, failed or terminated."
 )
-@click.option("--created-from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
-@click.option("--created-to", "--created-before", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago.")
+@click.option(
+    "--created-from", "--newer", "created_from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago."
+)
+@click.option(
+    "--created-to",
+    "--created-before",
+    "--older",
+    "created_to",
+    type=SINCE,
+    metavar="TIME",
+    help="RFC 3339, or 2h for two hours ago.",
+)
 @click.option("--no-recursive", is_flag=True, help="Keep their child orchestrations.")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @reason_option
 @engine_options
 def purge(
     ids: tuple[str, ...],
+    separated: bool,
     statuses: tuple[str, ...],
     created_from: datetime | None,
     created_to: datetime | None,
@@ -535,12 +457,13 @@ def purge(
     if running := [status.lower() for status in statuses if status not in FINISHED]:
         raise click.UsageError(f"only finished instances can be purged, not {', '.join(running)}", context)
     if ids:
-        calls = [
-            ("instances.purge", {"instance_id": one, "recursive": not no_recursive, "reason": reason}) for one in ids
-        ]
-        purged = sum(result["purged"] for result in operate(engine, *calls))
-        click.echo(f"{plural(purged, 'instance')} purged")
-        return 0
+        names = read_ids(ids, separated)
+        given = {"recursive": not no_recursive, "reason": reason}
+        results = operate_each(engine, [("instances.purge", {"instance_id": one, **given}) for one in names])
+        purged = [result["purged"] for result in results if not isinstance(result, BridgeError)]
+        if purged:
+            click.echo(f"{plural(sum(purged), 'instance')} purged")
+        return print_errors(names, results)
     filter_ = Filter(statuses or tuple(sorted(FINISHED)), None, created_from, created_to)
     if not yes:
         if not sys.stdin.isatty():

@@ -80,6 +80,25 @@ class Duration(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+class RouteRate(click.ParamType[Any]):
+    """Rate, of one route where a name comes before it: `100/s`, `orders=5/m`. The value is (name or None, times a
+    second).
+    """
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        from bridge.config.model.types import parse_rate
+
+        route, equals, rate = value.rpartition("=")
+        try:
+            return route if equals else None, parse_rate(rate)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 class Size(click.ParamType[Any]):
     """Size such as `4096`, `64KiB` or `1MiB`. Returns bytes."""
 
@@ -168,6 +187,7 @@ ADDRESS = Address()
 SINCE = Time()
 AT = Time(ago=False)
 DURATION = Duration()
+RATES = RouteRate()
 SIZE = Size()
 HEADER = Pair("header")
 TAG = Pair("tag")

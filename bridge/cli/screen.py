@@ -199,10 +199,12 @@ def _matrix(
     return ["", Table(columns, rows)] if rows else []
 
 
-def counted(counts: Mapping[str, int]) -> str:
+def counted(counts: Mapping[str, int] | None) -> str:
     """Sum of counts by word, with the words."""
+    if counts is None:
+        return "?"
     if not any(counts.values()):
-        return "0" if counts else ""
+        return "0"
     listed = ", ".join(
         f"{word} {count:,}" for word, count in sorted(counts.items(), key=lambda each: -each[1]) if count
     )

@@ -18,10 +18,12 @@ from bridge.cli.output import print_json, print_table, say
     cls=Group,
     members={
         "list": "List sources, with the routes whose dead letters are limited.",
-        "resume": "End the limit of dead letters of a source.",
+        "pause": "Pause a source on all its daemons.",
+        "resume": "End the pause of a source and the limit of its dead letters.",
     },
     examples="""
         bridge sources list
+        bridge sources pause orders --reason "the shop is down"
         bridge sources resume orders
     """,
 )
@@ -47,8 +49,9 @@ def command() -> None:
 def list_(as_json: bool, **options: Any) -> None:
     """List sources, with the routes whose dead letters are limited.
 
-    With --json each line has source, route (null for messages without a route), state (`probing`, or null), pause
-    (seconds between two dead letters, or null) and next (seconds until the next one).
+    With --json each line has source, route (null for messages without a route), state (`paused`, `probing`, or null),
+    pause (seconds between two dead letters, or null) and next (seconds until the next one). A paused source also has
+    since, by and reason.
     """
     lines = source_states(options)
     if as_json:
@@ -65,8 +68,35 @@ def list_(as_json: bool, **options: Any) -> None:
         for line in lines
     ]
     print_table(("SOURCE", "STATE", "ROUTE", "DEAD LETTERS", "NEXT"), rows)
+    for line in lines:
+        if line["state"] == "paused":
+            why = f" ({line['reason']})" if line["reason"] else ""
+            name = line["source"]
+            say(f"{name} was paused by {line['by']}{why}. Next: bridge sources resume {name}", err=True)
     if any(line["pause"] is not None for line in lines):
         click.echo("fix the rule or the sender, then `bridge sources resume SOURCE`", err=True)
+
+
+@make(
+    "pause",
+    effect="changes",
+    examples="""
+        bridge sources pause orders --reason "the shop is down"
+    """,
+    exits=EXITS | {1: "the engine refused"},
+)
+@click.argument("source", metavar="NAME")
+@reason_option
+@config_options
+def pause(source: str, reason: str | None, **options: Any) -> None:
+    """Pause a source, on all its daemons within five seconds and across restarts.
+
+    Messages in flight are finished. On Kafka the daemons keep their membership of the group and their partitions. On
+    Service Bus messages that the client has prefetched may lose their lock; they are counted and delivered again.
+    """
+    engine = engine_of_source(options, "sources.pause", source, reason)
+    operate({**options, "engine": engine}, ("sources.pause", {"source": source, "reason": reason}))
+    say(f"{source} is paused. Next: bridge sources resume {source}")
 
 
 @make(
@@ -76,14 +106,14 @@ def list_(as_json: bool, **options: Any) -> None:
         bridge sources resume orders
         bridge sources resume orders --route start-order
     """,
-    exits=EXITS | {1: "the source, or the route, has no limited dead letters"},
+    exits=EXITS | {1: "the source is neither paused nor limited, or the route has no limited dead letters"},
 )
 @click.argument("source", metavar="NAME")
-@click.option("--route", metavar="NAME", help="Only this route.")
+@click.option("--route", metavar="NAME", help="Only the limit of this route.")
 @reason_option
 @config_options
 def resume(source: str, route: str | None, reason: str | None, **options: Any) -> None:
-    """End the dead-letter limit of a source, on all its daemons within five seconds.
+    """End the pause of a source and the limit of its dead letters, on all its daemons within five seconds.
 
     After too many dead letters a source writes one dead letter per pause, and each one doubles the pause. Fix the
     rule or the sender first. Otherwise as many dead letters as before are written at once, and then the limit applies
@@ -92,10 +122,12 @@ def resume(source: str, route: str | None, reason: str | None, **options: Any) -
     given = {"source": source, "route": route, "reason": reason}
     engine = engine_of_source(options, "sources.resume", source, reason)
     [result] = operate({**options, "engine": engine}, ("sources.resume", given))
+    if result["paused"]:
+        say(f"{source} continues")
     for each in result["routes"]:
         subject = f"route {each}" if each else "messages that no route matches"
         say(f"{source}: dead letters of {subject} are no longer limited")
 
 
-for each in (list_, resume):
+for each in (list_, pause, resume):
     command.add_command(each)

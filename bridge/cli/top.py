@@ -27,7 +27,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "rate": lambda source: -(source["settled_per_second"] or 0),
     "in-flight": lambda source: -(source["in_flight"] or 0),
     "retrying": lambda source: -(source["retrying"] or 0),
-    "dead-letters": lambda source: -sum(source["dead_letters"].values()),
+    "dead-letters": lambda source: -sum((source["dead_letters"] or {}).values()),
     "name": lambda source: source["name"],
 }
 

@@ -1,321 +1,274 @@
 """Checks across entries of the configuration: names that refer to each other. Pure.
 
-The checks work on the plain document, not on the models. These problems are thus reported together with type errors.
+The checks work on the valid part of the configuration. Their problems are thus reported together with type errors.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from bridge.config.model.routes import COMMANDS, WHICH_WORKFLOW, wrong_commands
+from bridge.config.model.brokers import BrokerConfig, TargetConfig
+from bridge.config.model.routes import WaitMissing
+from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
-from bridge.config.model.types import check_entity, check_topic
-from bridge.config.saga_checks import SagaChecks
+from bridge.config.model.types import check_topic
+from bridge.config.partial_config import Partial
+from bridge.config.yaml.node import Path
 from bridge.core.errors import Locate, Problem
 
-_GROUP = SourceConfig.model_fields["group"].default
-_BUS = "servicebus"
 _BUS_KEYS = ("queue", "topic", "subscription", "sub_queue", "sessions", "servicebus")
 _LOG_KEYS = ("topics", "group", "start", "kafka")
 _NAMES = ("queue", "topic", "subscription", "topics")
-_ORDERING = SourceConfig.model_fields["ordering"].default
+_LONGEST = 249
+"""Characters of the longest name of a topic."""
 
 
-def check(document: dict[str, Any], locate: Locate) -> Iterator[Problem]:
-    """Problems between entries. Values of an unexpected shape are left to the models."""
-    named = ("engines", "brokers", "registries", "targets", "sources", "sagas")
-    sections = {name: _mapping(document.get(name)) for name in named}
-    routes = document.get("routes")
-    routes = routes if isinstance(routes, list) else []
-    for section in ("targets", "sources"):
-        for name, entry in sections[section].items():
-            broker = _mapping(entry).get("broker")
-            if isinstance(broker, str) and broker not in sections["brokers"]:
-                yield locate((section, name, "broker"), _unknown("broker", broker, list(sections["brokers"])))
-    yield from _fitting(sections["sources"], sections["targets"], sections["brokers"], locate)
-    yield from _registries(sections, locate)
-    yield from _consumers(sections["sources"], sections["brokers"], locate)
-    yield from _domains(sections["sources"], locate)
-    yield from _quarantine(sections["sources"], list(sections["engines"]), locate)
-    yield from _kept(sections["sources"], sections["brokers"], routes, locate)
-    yield from _routes(routes, list(sections["sources"]), list(sections["engines"]), locate)
-    sagas, targets, sources = sections["sagas"], sections["targets"], sections["sources"]
-    yield from SagaChecks(sagas, targets, sources, routes, _unknown, locate).check()
-    if not sections["sources"]:
-        yield replace(locate(("sources",), "there are no sources: the daemon consumes nothing"), severity="warning")
-    elif not routes:
-        yield replace(locate(("routes",), "there are no routes: messages start nothing"), severity="warning")
+@dataclass(frozen=True, slots=True)
+class Checks:
+    """Checks of one configuration."""
 
+    partial: Partial
+    locate: Locate
 
-def _fitting(
-    sources: dict[str, Any], targets: dict[str, Any], brokers: dict[str, Any], locate: Locate
-) -> Iterator[Problem]:
-    """Problems with keys of another type of broker, and with missing names."""
-    for name, entry in sources.items():
-        source = _mapping(entry)
-        kind = _kind(source, brokers)
-        if kind is None:
-            continue
-        wrong, write = (
-            (_LOG_KEYS, "`queue`, or `topic` and `subscription`") if kind == _BUS else (_BUS_KEYS, "`topics`")
-        )
-        if kind == "local":
-            wrong = (*wrong, "kafka")
-        for key in wrong:
-            if key in source and source[key] is not None:
-                remedy = f"; write {write}" if key in _NAMES else ""
-                yield locate(("sources", name, key), f"{_misfit(source, kind, key)}{remedy}")
-        yield from _bus_source(name, source, locate) if kind == _BUS else _log_source(name, source, locate)
-    for name, entry in targets.items():
-        target = _mapping(entry)
-        kind = _kind(target, brokers)
-        if kind == _BUS:
-            if (target.get("queue") is None) == (target.get("topic") is None):
-                yield locate(("targets", name), "write either `queue` or `topic`")
-        elif kind is not None:
-            for key in ("queue", "servicebus"):
-                if target.get(key) is not None:
-                    yield locate(("targets", name, key), _misfit(target, kind, key))
-            if target.get("topic") is None:
-                yield locate(("targets", name), "`topic` is missing")
-            else:
-                yield from _log_name(("targets", name, "topic"), target["topic"], locate)
+    def all(self) -> Iterator[Problem]:
+        """Problems between entries, except those of sagas."""
+        config, names = self.partial.config, self.partial.names
+        for name, target in config.targets.items():
+            yield from self._target(("targets", name), target)
+        for name, source in config.sources.items():
+            yield from self._source(("sources", name), source)
+        yield from self._consumers()
+        yield from self._domains()
+        yield from self._waits()
+        yield from self._routes()
+        if not self.partial.is_given(("sources",), ("routes",)):
+            return
+        if not names["sources"]:
+            yield self.warning(("sources",), "there are no sources: the daemon consumes nothing")
+        elif not config.routes:
+            yield self.warning(("routes",), "there are no routes: messages start nothing")
 
+    def warning(self, path: Path, what: str) -> Problem:
+        """Create a problem that does not prevent the use of the configuration."""
+        return replace(self.locate(path, what), severity="warning")
 
-def _misfit(entry: dict[str, Any], kind: str, key: str) -> str:
-    what = f"not {key}" if key in ("kafka", _BUS) else f"which has no `{key}`"
-    return f"the broker `{entry['broker']}` is of type {kind}, {what}"
+    def reference(self, path: Path, kind: str, name: str | None) -> list[Problem]:
+        """Problem of a name at a path if no entry of its kind has the name."""
+        section = "registries" if kind == "registry" else f"{kind}s"
+        known = self.partial.names[section]
+        if name is None or name in known or not self.partial.is_given(path, (section,)):
+            return []
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"; did you mean `{near[0]}`?" if near else f" (known: {', '.join(known) or 'none'})"
+        return [self.locate(path, f"there is no {kind} `{name}`{meant}")]
 
+    def _broker(self, path: Path, entry: SourceConfig | TargetConfig) -> BrokerConfig | None:
+        return self.partial.config.brokers.get(entry.broker) if self.partial.is_given((*path, "broker")) else None
 
-def _log_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[Problem]:
-    pattern = _mapping(source.get("kafka")).get("pattern")
-    topics = source.get("topics")
-    if topics is None and pattern is None:
-        yield locate(("sources", name), "`topics` is missing")
-    elif topics == [] and pattern is None:
-        yield locate(("sources", name, "topics"), "must have at least one entry")
-    elif topics and pattern is not None:
-        yield locate(("sources", name, "kafka", "pattern"), "`pattern` selects the topics; write `topics: []`")
-    if isinstance(letters := source.get("dead_letter"), str):
-        yield from _log_name(("sources", name, "dead_letter"), letters.replace("{topic}", "t"), locate)
+    def _target(self, path: Path, target: TargetConfig) -> Iterator[Problem]:
+        yield from self.reference((*path, "broker"), "broker", target.broker)
+        broker = self._broker(path, target)
+        queue, topic = (self.partial.has(target, path, key) for key in ("queue", "topic"))
+        if isinstance(broker, ServiceBusBrokerConfig):
+            if queue == topic:
+                yield self.locate(path, "write either `queue` or `topic`")
+        elif broker is not None:
+            yield from self._foreign(path, target, broker, ("queue", "servicebus"))
+            if not topic:
+                yield self.locate(path, "`topic` is missing")
+            elif target.topic is not None:
+                yield from self._log_name((*path, "topic"), target.topic)
+        yield from self._codec(path, target, "schemas")
 
+    def _source(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
+        yield from self.reference((*path, "broker"), "broker", source.broker)
+        broker = self._broker(path, source)
+        if isinstance(broker, ServiceBusBrokerConfig):
+            yield from self._foreign(path, source, broker, _LOG_KEYS, "`queue`, or `topic` and `subscription`")
+            yield from self._bus_source(path, source)
+        elif broker is not None:
+            local = ("kafka",) if broker.type == "local" else ()
+            yield from self._foreign(path, source, broker, (*_BUS_KEYS, *local), "`topics`")
+            yield from self._log_source(path, source)
+        yield from self._codec(path, source, "registry")
+        yield from self._quarantine(path, source)
 
-def _bus_source(name: str, source: dict[str, Any], locate: Locate) -> Iterator[Problem]:
-    queue, topic, subscription = (source.get(key) for key in ("queue", "topic", "subscription"))
-    if (queue is None) == (topic is None):
-        yield locate(("sources", name), "write either `queue`, or `topic` and `subscription`")
-    elif (topic is None) != (subscription is None):
-        yield locate(("sources", name), "`topic` and `subscription` need each other")
-    if source.get("sub_queue") is not None and source.get("sessions"):
-        yield locate(("sources", name, "sessions"), "a sub-queue has no sessions")
-    if source.get("sub_queue") is not None and source.get("dead_letter") is None:
-        what = (
-            "a sub-queue has no dead letters of its own: a message that cannot succeed is delivered "
-            "again without end; set `dead_letter` to a queue"
-        )
-        yield replace(locate(("sources", name, "sub_queue"), what), severity="warning")
-    if source.get("on_unreadable") == "stop_partition":
-        yield locate(
-            ("sources", name, "on_unreadable"), "Service Bus has no partitions to stop; write `dead_letter` or `skip`"
-        )
+    def _foreign(
+        self, path: Path, entry: SourceConfig | TargetConfig, broker: BrokerConfig, keys: tuple[str, ...], own: str = ""
+    ) -> Iterator[Problem]:
+        """Problems with keys of another type of broker. own: keys to write in place of a name."""
+        for key in keys:
+            if self.partial.has(entry, path, key):
+                lacks = f"not {key}" if key in ("kafka", "servicebus") else f"which has no `{key}`"
+                remedy = f"; write {own}" if own and key in _NAMES else ""
+                what = f"the broker `{entry.broker}` is of type {broker.type}, {lacks}{remedy}"
+                yield self.locate((*path, key), what)
 
+    def _log_source(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
+        kafka = (*path, "kafka")
+        pattern = source.kafka is not None and self.partial.has(source.kafka, kafka, "pattern")
+        if source.topics and pattern:
+            yield self.locate((*kafka, "pattern"), "`pattern` selects the topics; write `topics: []`")
+        elif not source.topics and not pattern and self.partial.is_given(kafka):
+            if not self.partial.has(source, path, "topics"):
+                yield self.locate(path, "`topics` is missing")
+            elif self.partial.is_given((*path, "topics")):
+                yield self.locate((*path, "topics"), "must have at least one entry")
+        if source.dead_letter is not None:
+            # Its length depends on the topic
+            yield from self._log_name((*path, "dead_letter"), source.dead_letter.replace("{topic}", "t")[:_LONGEST])
 
-def _log_name(path: tuple[str, ...], value: Any, locate: Locate) -> Iterator[Problem]:
-    """Problems with names that are valid for a queue but not for a topic.
+    def _log_name(self, path: Path, name: str) -> Iterator[Problem]:
+        """Problems with names that are valid for a queue but not for a topic."""
+        try:
+            check_topic(name)
+        except ValueError as error:
+            yield self.locate(path, str(error))
 
-    Names that are valid for neither are left to the models.
-    """
-    try:
-        if isinstance(value, str) and check_entity(value):
-            check_topic(value[:249])
-    except ValueError as error:
-        if _is_entity(value):
-            yield locate(path, str(error))
+    def _bus_source(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
+        queue, topic, subscription = (self.partial.has(source, path, key) for key in ("queue", "topic", "subscription"))
+        if queue == topic:
+            yield self.locate(path, "write either `queue`, or `topic` and `subscription`")
+        elif topic != subscription:
+            yield self.locate(path, "`topic` and `subscription` need each other")
+        if self.partial.has(source, path, "sub_queue"):
+            if source.sessions is not None:
+                yield self.locate((*path, "sessions"), "a sub-queue has no sessions")
+            if not self.partial.has(source, path, "dead_letter"):
+                what = (
+                    "a sub-queue has no dead letters of its own: a message that cannot succeed is delivered "
+                    "again without end; set `dead_letter` to a queue"
+                )
+                yield self.warning((*path, "sub_queue"), what)
+        if source.on_unreadable == "stop_partition":
+            what = "Service Bus has no partitions to stop; write `dead_letter` or `skip`"
+            yield self.locate((*path, "on_unreadable"), what)
 
+    def _codec(self, path: Path, entry: SourceConfig | TargetConfig, key: str) -> Iterator[Problem]:
+        """Problems with schema registries. key: the one that only some codecs have."""
+        known = self.partial.names["registries"]
+        if not self.partial.is_given((*path, "codec")):
+            return
+        if entry.codec not in ("avro", "protobuf"):
+            if self.partial.has(entry, path, key):
+                what = "a registry" if key == "registry" else key
+                yield self.locate((*path, key), f"only the codecs avro and protobuf have {what}")
+            return
+        where, settings = (path, entry) if isinstance(entry, SourceConfig) else ((*path, key), entry.schemas)
+        if settings is not None and self.partial.has(settings, where, "registry"):
+            yield from self.reference((*where, "registry"), "registry", settings.registry)
+        elif len(known) != 1 and self.partial.is_given((*path, key), ("registries",)):
+            what = "name one of the registries with `registry:`" if known else "add one below `registries:`"
+            yield self.locate((*path, "codec"), f"{entry.codec} needs a schema registry: {what}")
 
-def _kind(entry: dict[str, Any], brokers: dict[str, Any]) -> str | None:
-    kind = _mapping(brokers.get(str(entry.get("broker")))).get("type")
-    return kind if kind in ("local", "kafka", _BUS) else None
-
-
-def _registries(sections: dict[str, dict[str, Any]], locate: Locate) -> Iterator[Problem]:
-    known = list(sections["registries"])
-    for section, where in (("sources", ()), ("targets", ("schemas",))):
-        for name, given in sections[section].items():
-            entry = _mapping(given)
-            codec = entry.get("codec")
-            settings = _mapping(entry.get("schemas")) if where else entry
-            registry = settings.get("registry")
-            if codec not in ("avro", "protobuf"):
-                if where and entry.get("schemas") is not None:
-                    yield locate((section, name, "schemas"), "only the codecs avro and protobuf have schemas")
-                elif not where and registry is not None:
-                    yield locate((section, name, "registry"), "only the codecs avro and protobuf have a registry")
-            elif isinstance(registry, str):
-                if registry not in known:
-                    yield locate((section, name, *where, "registry"), _unknown("registry", registry, known))
-            elif len(known) != 1:
-                what = "name one of the registries with `registry:`" if known else "add one below `registries:`"
-                yield locate((section, name, "codec"), f"{codec} needs a schema registry: {what}")
-
-
-def _domains(sources: dict[str, Any], locate: Locate) -> Iterator[Problem]:
-    members: dict[str, list[str]] = {}
-    for name, entry in sources.items():
-        source = _mapping(entry)
-        domain, ordering = source.get("ordering_domain"), source.get("ordering", _ORDERING)
-        if not isinstance(domain, str):
-            continue
-        members.setdefault(domain, []).append(name)
-        if ordering in ("none", "partition"):
-            what = f"`ordering: {ordering}` has no keys to share; write `key`, or a template with {{{{ }}}}"
-            yield locate(("sources", name, "ordering_domain"), what)
-    for domain, names in members.items():
-        if len(names) == 1:
-            what = f"no other source is in the domain `{domain}`, so the domain has no effect"
-            yield replace(locate(("sources", names[0], "ordering_domain"), what), severity="warning")
-
-
-def _consumers(sources: dict[str, Any], brokers: dict[str, Any], locate: Locate) -> Iterator[Problem]:
-    taken: dict[tuple[Any, ...], str] = {}
-    for name, entry in sources.items():
-        source = _mapping(entry)
-        bus = _kind(source, brokers) == _BUS
-        topics, group = source.get("topics"), source.get("group", _GROUP)
-        topics = [topic for topic in topics if isinstance(topic, str)] if isinstance(topics, list) else []
-        if bus:
-            topics, group = _entity(source), ""
-        for index, topic in enumerate(topics):
-            consumer = (str(source.get("broker")), str(group), topic)
-            if consumer in taken:
-                other = "this source" if taken[consumer] == name else f"the source `{taken[consumer]}`"
-                what = f"`{topic}` is read by {other}"
-                what += " already" if bus else f" in the same group `{group}` already; give one of them another group"
-                path = ("sources", name) if bus else ("sources", name, "topics", index)
-                yield locate(path, what)
-            taken.setdefault(consumer, name)
-        yield from _dead_letters(name, source.get("dead_letter", None if bus else DEAD_LETTER_TOPIC), topics, locate)
-
-
-def _entity(source: dict[str, Any]) -> list[str]:
-    parts = [source.get(key) for key in ("queue", "topic", "subscription", "sub_queue")]
-    found = [str(part).lower() for part in parts if isinstance(part, str)]
-    return ["/".join(found)] if found else []
-
-
-def _quarantine(sources: dict[str, Any], engines: list[str], locate: Locate) -> Iterator[Problem]:
-    for name, entry in sources.items():
-        source = _mapping(entry)
-        if source.get("quarantine") is None:
-            continue
-        engine = _mapping(source["quarantine"]).get("engine")
-        if isinstance(engine, str) and engine not in engines:
-            yield locate(("sources", name, "quarantine", "engine"), _unknown("engine", engine, engines))
-        if source.get("ordering") == "none":
-            yield locate(("sources", name, "quarantine"), "`ordering: none` has no keys to quarantine")
-        if isinstance(domain := source.get("ordering_domain"), str):
+    def _quarantine(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
+        if source.quarantine is None:
+            return
+        where = (*path, "quarantine")
+        yield from self.reference((*where, "engine"), "engine", source.quarantine.engine)
+        if source.ordering == "none":
+            yield self.locate(where, "`ordering: none` has no keys to quarantine")
+        if source.ordering_domain is not None:
             what = (
-                f"`quarantine` and `ordering_domain` exclude each other: the other sources of `{domain}` would "
-                "continue with a key that is quarantined here; remove one of the two"
+                f"`quarantine` and `ordering_domain` exclude each other: the other sources of "
+                f"`{source.ordering_domain}` would continue with a key that is quarantined here; remove one of the two"
             )
-            yield locate(("sources", name, "quarantine"), what)
+            yield self.locate(where, what)
 
+    def _consumers(self) -> Iterator[Problem]:
+        """Problems of sources that read the same messages, or their own dead letters."""
+        taken: dict[tuple[str, ...], Path] = {}
+        for name, source in self.partial.config.sources.items():
+            path: Path = ("sources", name)
+            bus = isinstance(self._broker(path, source), ServiceBusBrokerConfig)
+            reads = self._reads(path, source, bus)
+            is_known = self.partial.is_given((*path, "broker"), (*path, "group"))
+            reader = (source.broker, "" if bus else source.group) if is_known else (name,)
+            for where, topic in reads.items():
+                first = taken.setdefault((*reader, topic), where)
+                if first != where:
+                    other = "this source" if first[1] == name else f"the source `{first[1]}`"
+                    group = f" in the same group `{source.group}` already; give one of them another group"
+                    yield self.locate(where, f"`{topic}` is read by {other}{' already' if bus else group}")
+            letters = source.dead_letter or (None if bus else DEAD_LETTER_TOPIC)
+            if letters is not None and self.partial.is_given((*path, "dead_letter")):
+                yield from self._dead_letters((*path, "dead_letter"), letters, list(reads.values()), bus)
 
-def _kept(sources: dict[str, Any], brokers: dict[str, Any], routes: list[Any], locate: Locate) -> Iterator[Problem]:
-    """Problems with Service Bus sources without `dead_letter` whose messages can wait on an engine.
+    def _reads(self, path: Path, source: SourceConfig, bus: bool) -> dict[Path, str]:
+        """Topics of a source, or the name of its queue, subscription or sub-queue, by place. Entities ignore case."""
+        if not bus:
+            topics = (((*path, "topics", index), topic) for index, topic in enumerate(source.topics))
+            return {where: topic for where, topic in topics if self.partial.is_given(where)}
+        keys = ("queue", "topic", "subscription", "sub_queue")
+        parts = [part.lower() for key in keys if (part := getattr(source, key)) is not None]
+        return {path: "/".join(parts)} if parts and self.partial.is_given(*((*path, key) for key in keys)) else {}
 
-    A message that has left its queue to wait on an engine can no longer be moved to the queue's dead-letter
-    sub-queue.
-    """
-    nowhere = {
-        name
-        for name, entry in sources.items()
-        if _kind(_mapping(entry), brokers) == _BUS and _mapping(entry).get("dead_letter") is None
-    }
-    what = (
-        "needs `dead_letter`, a queue or topic: a message that has waited cannot be moved to the dead-letter sub-queue"
-    )
-    for name in nowhere:
-        if _mapping(sources[name]).get("quarantine") is not None:
-            yield locate(("sources", name, "quarantine"), f"the source {what}")
-    for index, entry in enumerate(routes):
-        route = _mapping(entry)
-        given = route.get("from")
-        for command in COMMANDS:
-            if _mapping(_mapping(route.get(command)).get("on_missing")).get("wait") is not None:
-                for source in given if isinstance(given, list) else [given]:
-                    if source in nowhere:
-                        yield locate(("routes", index, command, "on_missing"), f"the source `{source}` {what}")
+    def _dead_letters(self, path: Path, template: str, topics: list[str], bus: bool) -> Iterator[Problem]:
+        for topic in topics:
+            target = template.replace("{topic}", topic)
+            if target in topics:
+                yield self.locate(path, f"dead letters would go to `{target}`, which this source reads")
+            elif len(target) > _LONGEST and not bus:
+                yield self.locate(path, f"`{target[:40]}…` is longer than {_LONGEST} characters")
 
+    def _domains(self) -> Iterator[Problem]:
+        members: dict[str, list[Path]] = {}
+        for name, source in self.partial.config.sources.items():
+            if source.ordering_domain is None:
+                continue
+            path: Path = ("sources", name, "ordering_domain")
+            members.setdefault(source.ordering_domain, []).append(path)
+            if source.ordering in ("none", "partition"):
+                what = f"`ordering: {source.ordering}` has no keys to share; write `key`, or a template with {{{{ }}}}"
+                yield self.locate(path, what)
+        for domain, paths in members.items():
+            if len(paths) == 1:
+                what = f"no other source is in the domain `{domain}`, so the domain has no effect"
+                yield self.warning(paths[0], what)
 
-def _dead_letters(name: str, template: Any, topics: list[str], locate: Locate) -> Iterator[Problem]:
-    if not isinstance(template, str) or not template:
-        return
-    for topic in topics:
-        target = template.replace("{topic}", topic)
-        if target in topics:
-            what = f"dead letters would go to `{target}`, which this source reads"
-            yield locate(("sources", name, "dead_letter"), what)
-        elif len(target) > 249 and len(topic) <= 249 and _is_topic(topic):
-            yield locate(("sources", name, "dead_letter"), f"`{target[:40]}…` is longer than 249 characters")
+    def _waits(self) -> Iterator[Problem]:
+        """Problems of Service Bus sources without `dead_letter` whose messages can wait on an engine.
 
+        A message that has left its queue to wait on an engine can no longer be moved to the queue's dead-letter
+        sub-queue.
+        """
+        what = (
+            "needs `dead_letter`, a queue or topic: a message that has waited cannot be moved to the dead-letter "
+            "sub-queue"
+        )
+        nowhere = set()
+        for name, source in self.partial.config.sources.items():
+            path: Path = ("sources", name)
+            bus = isinstance(self._broker(path, source), ServiceBusBrokerConfig)
+            if bus and not self.partial.has(source, path, "dead_letter"):
+                nowhere.add(name)
+                if source.quarantine is not None:
+                    yield self.locate((*path, "quarantine"), f"the source {what}")
+        for index, route in enumerate(self.partial.config.routes if nowhere else ()):
+            missing = getattr(getattr(route, route.command), "on_missing", None)
+            for name in route.from_ if isinstance(missing, WaitMissing) else ():
+                if name in nowhere:
+                    where = ("routes", index, route.command, "on_missing")
+                    yield self.locate(where, f"the source `{name}` {what}")
 
-def _is_entity(name: str) -> bool:
-    try:
-        return bool(check_entity(name))
-    except ValueError:
-        return False
-
-
-def _is_topic(topic: str) -> bool:
-    try:
-        return bool(check_topic(topic))
-    except ValueError:
-        return False
-
-
-def _routes(routes: list[Any], sources: list[str], engines: list[str], locate: Locate) -> Iterator[Problem]:
-    first: dict[str, int] = {}
-    read: set[str] = set()
-    for index, entry in enumerate(routes):
-        route = _mapping(entry)
-        wrong = wrong_commands([command for command in COMMANDS if route.get(command) is not None]) if route else None
-        if wrong is not None:
-            yield locate(("routes", index), wrong)
-        schedule = route.get("schedule")
-        if isinstance(schedule, dict) and (schedule.get("orchestration") is None) == (schedule.get("saga") is None):
-            yield locate(("routes", index, "schedule"), WHICH_WORKFLOW)
-        name, given, engine = route.get("name"), route.get("from"), route.get("engine", "default")
-        if isinstance(name, str):
-            if name in first:
-                at = locate(("routes", first[name], "name"), "")
-                what = f"the name `{name}` is taken by the route at {at.file}:{at.line}"
-                yield locate(("routes", index, "name"), what)
-            first.setdefault(name, index)
-        for position, source in enumerate(given if isinstance(given, list) else [given]):
-            if isinstance(source, str):
-                read.add(source)
-                if source not in sources:
-                    path = ("routes", index, "from") + ((position,) if isinstance(given, list) else ())
-                    yield locate(path, _unknown("source", source, sources))
-        if isinstance(engine, str) and engines and engine not in engines:
-            what = _unknown("engine", engine, engines)
-            yield locate(("routes", index, "engine"), what if "engine" in route else f"{what}; name one with `engine:`")
-    for source in sources if routes else ():
-        if source not in read:
-            what = "no route reads this source: `no_match` decides about all its messages"
-            yield replace(locate(("sources", source), what), severity="warning")
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
-
-
-def _unknown(kind: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f"there is no {kind} `{name}`; did you mean `{near[0]}`?"
-    return f"there is no {kind} `{name}` (known: {', '.join(known) or 'none'})"
+    def _routes(self) -> Iterator[Problem]:
+        config, engines = self.partial.config, self.partial.names["engines"]
+        first: dict[str, Path] = {}
+        for index, route in enumerate(config.routes):
+            path: Path = ("routes", index)
+            where = (*path, "name")
+            if self.partial.is_given(where) and (taken := first.setdefault(route.name, where)) != where:
+                at = self.locate(taken, "")
+                yield self.locate(where, f"the name `{route.name}` is taken by the route at {at.file}:{at.line}")
+            for position, source in enumerate(route.from_):
+                yield from self.reference((*path, "from", position), "source", source)
+            for problem in self.reference((*path, "engine"), "engine", route.engine if engines else None):
+                chosen = self.partial.has(route, path, "engine")
+                yield problem if chosen else replace(problem, what=f"{problem.what}; name one with `engine:`")
+        read = {source for route in config.routes for source in route.from_}
+        for source in self.partial.names["sources"] if config.routes else ():
+            if source not in read:
+                what = "no route reads this source: `no_match` decides about all its messages"
+                yield self.warning(("sources", source), what)

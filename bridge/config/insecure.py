@@ -166,9 +166,7 @@ RULES: tuple[Rule, ...] = (
         "token_over_http",
         SchedulerEngineConfig,
         ("endpoint",),
-        lambda engine: (
-            _is_plain(engine.endpoint) and (engine.token is not None or engine.credential not in ("auto", "none"))
-        ),
+        lambda engine: _is_plain(engine.endpoint) and _sends_token(engine),
         "the token is sent unencrypted; use https",
     ),
     Rule(
@@ -178,19 +176,9 @@ RULES: tuple[Rule, ...] = (
         lambda engine: _is_plain(engine.endpoint) and not _sends_token(engine) and _is_far(engine.endpoint),
         "workflows and payloads are sent unencrypted, and the engine does not ask for credentials; use https",
     ),
-    Rule(
-        "short_token",
-        SchedulerEngineConfig,
-        ("token",),
-        lambda engine: _is_short(engine.token),
-        _SHORT_TOKEN,
-    ),
-    Rule(
-        "short_token",
-        EmbeddedEngineConfig,
-        ("token",),
-        lambda engine: _is_short(engine.token),
-        _SHORT_TOKEN,
+    *(
+        Rule("short_token", kind, ("token",), lambda engine: _is_short(engine.token), _SHORT_TOKEN)
+        for kind in (SchedulerEngineConfig, EmbeddedEngineConfig)
     ),
     Rule(
         "engine_port_open",

@@ -2,85 +2,187 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import COMMANDS
 from bridge.config.translation import paths
+from bridge.config.yaml.merge import NAMED
 from bridge.config.yaml.node import MappingNode, Path, plain
 
-_ROUNDS = 10
-"""Maximum number of rounds.
+_ROUNDS = 30
+"""Maximum number of rounds for one entry.
 
-Removal of one part may expose another: without its instance id a command is removed, and the route then has no
+Removal of one part may expose another: a command without its instance id is removed, and the route then has no
 command.
 """
 
-_NOWHERE = "no.such.source"
-_SECTIONS: dict[str, Any] = {"engines": {"default": {"type": "embedded"}}, "brokers": {"none": {"type": "local"}}}
-_SOURCE: dict[str, Any] = {"broker": "none", "topics": ["none"], "no_match": "dead_letter"}
+_PLACEHOLDERS = {
+    "from": "no.such.source",
+    "no_match": "dead_letter",
+    "bootstrap_servers": "none:1",
+    "command": {"target": "none", "type": "none"},
+}
+"""Placeholders of required values by key. All others are the text `none`."""
+
+_REQUIRED = ("name", "command")
+"""Keys of steps of sagas that get a placeholder at once: without them, their step could not be examined."""
+
+_KEPT = ("type", "orchestration", "saga", "instance_id", "registry")
+"""Keys that checks need, kept in an entry whose keys do not fit together."""
+
+_COMPLETED = {"kafka": {"bootstrap_servers": "none:1"}, "servicebus": {"namespace": "none"}}
+"""Required keys of a broker by type, beside `type`."""
 
 
-def partial_config(root: MappingNode) -> BridgeConfig | None:
-    """Build a configuration with defaults and placeholders in place of invalid parts; None if that is impossible.
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """Configuration with defaults and placeholders in place of invalid parts. It is for inspection and must never run.
 
-    Routes keep their positions. An entry that is not a route becomes a route that no source leads to. The
-    configuration is for inspection only and must never run.
+    Routes and steps of sagas keep their positions. An entry that is not a route becomes a route that no source leads
+    to.
+    names: names of the entries by section, those of invalid entries included.
+    replaced: paths of the parts that are removed or replaced.
     """
+
+    config: BridgeConfig
+    names: Mapping[str, list[str]]
+    replaced: frozenset[Path] = frozenset()
+
+    def is_given(self, *paths: Path) -> bool:
+        """True if the values at all paths are the written ones, or the defaults of keys that are not written."""
+        return not self.replaced or not any(
+            path[:length] in self.replaced for path in paths for length in range(1, len(path) + 1)
+        )
+
+    def has(self, entry: BaseModel, path: Path, key: str) -> bool:
+        """True if the entry at a path is written with a value for a key, valid or not."""
+        written = key in entry.model_fields_set and getattr(entry, key) is not None
+        return written or (*path, key) in self.replaced
+
+    def compilable(self) -> BridgeConfig:
+        """Configuration whose expressions can be checked: without sagas that lack a step or the name of one."""
+        steps = [path for path in self.replaced if path[0] == "sagas" and len(path) > 2]
+        broken = {path[1] for path in steps if isinstance(path[-1], int) or path[-1] == "name"}
+        sagas = {name: saga for name, saga in self.config.sagas.items() if name not in broken}
+        return self.config.model_copy(update={"sagas": sagas})
+
+
+def partial_config(root: MappingNode) -> tuple[Partial, ValidationError | None]:
+    """Build the valid part of a configuration. The error has the problems of the rest; None without a problem."""
     values = plain(root)
-    for _ in range(_ROUNDS):
-        for section, entries in _SECTIONS.items():
-            values[section] = values.get(section) or entries
-        try:
-            return BridgeConfig.model_validate(values, by_alias=True, by_name=False)
-        except ValidationError as error:
-            for path in paths(error, root):
-                _replace(values, path)
-    return None
+    sections = {name: root.entries.get(name) for name in NAMED}
+    names = {name: list(node.entries) if isinstance(node, MappingNode) else [] for name, node in sections.items()}
+    try:
+        return Partial(BridgeConfig.model_validate(values, by_alias=True, by_name=False), names), None
+    except ValidationError as caught:
+        error = caught
+    repair = _Repair(root, values)
+    fields = {name: each.annotation for name, each in BridgeConfig.model_fields.items() if name in values}
+    for name, annotation in fields.items():
+        repair.section(name, annotation)
+    valid: Any = {"engines": {}, "brokers": {}} | {name: values[name] for name in fields if name in values}
+    if "routes" in valid:
+        valid["routes"] = tuple(valid["routes"])
+    return Partial(BridgeConfig.model_construct(**valid), names, frozenset(repair.replaced)), error
 
 
-def _replace(values: dict[str, Any], path: Path) -> None:
-    match path:
-        case ("routes", int() as position):
-            _repair(values["routes"], position)
-        case ("routes", int() as position, "name", *_):
-            values["routes"][position]["name"] = f"route-{position}"
-        case ("routes", int() as position, "from", *_):
-            values["routes"][position]["from"] = _NOWHERE
-        case ("routes", int() as position, *rest):
-            _take_out(values["routes"][position], tuple(rest))
-        case ("sources", str() as name, ("broker" | "topics" | "no_match") as key, *_):
-            if name in values["sources"]:
-                values["sources"][name][key] = _SOURCE[key]
-        case _:
-            _take_out(values, path)
+@dataclass
+class _Repair:
+    """Replacement of plain values by models, section by section. tried: paths of earlier problems."""
 
+    root: MappingNode
+    values: dict[str, Any]
+    replaced: set[Path] = field(default_factory=set)
+    tried: set[Path] = field(default_factory=set)
 
-def _repair(routes: list[Any], position: int) -> None:
-    route = routes[position]
-    commands = [command for command in COMMANDS if route.get(command) is not None] if isinstance(route, dict) else []
-    if isinstance(route, dict) and len(commands) != 1:
-        for command in commands[1:]:
-            del route[command]
-        if not commands:
-            route["ignore"] = {}
-    else:
-        routes[position] = {"name": f"route-{position}", "from": _NOWHERE, "ignore": {}}
+    def section(self, name: str, annotation: Any) -> None:
+        """Replace the entries of a section by models, or the section itself if it has no entries."""
+        value, kinds = self.values[name], get_args(annotation)
+        if not kinds:
+            self._entry(self.values, (name,), TypeAdapter(annotation))
+        elif isinstance(value, get_origin(annotation) if name != "routes" else list):
+            adapter: TypeAdapter[Any] = TypeAdapter(kinds[0] if isinstance(value, list) else kinds[1])
+            for key in range(len(value)) if isinstance(value, list) else list(value):
+                self._entry(value, (name, key), adapter)
+        else:
+            self._remove(self.values, (name,))
 
+    def _entry(self, parent: Any, path: Path, adapter: TypeAdapter[Any]) -> None:
+        """Replace an entry by its model. An entry that cannot be repaired is removed."""
+        key = path[-1]
+        for _ in range(_ROUNDS):
+            try:
+                parent[key] = adapter.validate_python(parent[key], by_alias=True, by_name=False)
+                return
+            except ValidationError as error:
+                for at, is_missing in paths(error, self.root, path):
+                    self._replace(at, is_missing)
+            if isinstance(parent, dict) and key not in parent:
+                return
+        self._remove(parent, path)
 
-def _take_out(parent: dict[str, Any], path: Path) -> bool:
-    """Remove the invalid part at a path.
+    def _replace(self, path: Path, is_missing: bool = False) -> None:
+        """Make one step towards a valid value at a path, or at the nearest parent that is written.
 
-    Of a list, the whole list is removed; for a missing key, the mapping that lacks it.
+        A part is removed first. If it is required, a placeholder takes its place. If that is invalid too, the parent
+        is replaced. An entry whose keys do not fit together keeps those that checks need, and then is removed.
+        """
+        parent: Any = self.values
+        at = path[:1]
+        for part in path[1:]:
+            inner = parent.get(at[-1]) if isinstance(parent, dict) else parent[at[-1]]
+            if not (isinstance(inner, dict) or (isinstance(inner, list) and part in range(len(inner)))):
+                break
+            at, parent = (*at, part), inner
+        key = at[-1]
+        value = parent.get(key) if isinstance(parent, dict) else parent[key]
+        is_first = at not in self.tried
+        self.tried.add(at)
+        if at[0] == "routes" and len(at) == 2:
+            parent[key] = self._route(value, at)
+        elif isinstance(parent, dict) and key not in parent:
+            if is_missing and at == path:  # otherwise another problem has removed it
+                self._put(parent, at)
+        elif isinstance(value, dict) and is_first:
+            kept = {name: value[name] for name in _KEPT if name in value}
+            if "saga" in kept:
+                kept.pop("orchestration", None)  # a route starts one of the two
+            self.replaced |= {(*at, name) for name in value if name not in kept}
+            parent[key] = kept | (_COMPLETED.get(str(value.get("type")), {}) if at[0] == "brokers" else {})
+        elif at in self.replaced:
+            self._replace(at[:-1])
+        elif len(at) > 2 and (isinstance(parent, list) or key in _REQUIRED):
+            self._put(parent, at)
+        else:
+            self._remove(parent, at)
 
-    Returns False if nothing was removed.
-    """
-    key, *rest = path
-    if key not in parent:
-        return False
-    inner = parent[str(key)]
-    if not (rest and isinstance(inner, dict) and _take_out(inner, tuple(rest))):
-        del parent[str(key)]
-    return True
+    def _put(self, parent: Any, path: Path) -> None:
+        """Put a placeholder at a path."""
+        self.replaced.add(path)
+        key = next(part for part in reversed(path) if isinstance(part, str))
+        if path[0] == "routes" and path[2:] == ("name",):
+            parent["name"] = f"route-{path[1]}"
+        elif path[0] == "sagas" and isinstance(path[-1], int):
+            parent[path[-1]] = {"steps": []}
+        else:
+            parent[path[-1]] = _PLACEHOLDERS.get(key, "none")
+
+    def _remove(self, parent: Any, path: Path) -> None:
+        self.replaced.add(path)
+        del parent[path[-1]]
+
+    def _route(self, route: Any, path: Path) -> dict[str, Any]:
+        """Route with one command: the first one of several, and `ignore` in place of none."""
+        if not isinstance(route, dict):
+            self.replaced.add(path)
+            return {"name": f"route-{path[1]}", "from": _PLACEHOLDERS["from"], "ignore": {}}
+        commands = [command for command in COMMANDS if route.get(command) is not None]
+        dropped = commands[1:] if commands else ["ignore"]
+        self.replaced |= {(*path, command) for command in dropped}
+        kept = {key: value for key, value in route.items() if key not in dropped}
+        return kept if commands else kept | {"ignore": {}}

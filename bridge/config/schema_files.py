@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import orjson
 
+from bridge.config.model.bridge import BridgeConfig
 from bridge.core.errors import Locate, Problem
 from bridge.system.files import FileProblem, read_file
 
@@ -16,11 +16,11 @@ MAX_SCHEMA = 4 * 1024 * 1024
 
 
 def check(
-    document: dict[str, Any], locate: Locate, resolve: Callable[[tuple[str | int, ...], str], Path]
+    config: BridgeConfig, locate: Locate, resolve: Callable[[tuple[str | int, ...], str], Path]
 ) -> Iterator[Problem]:
     """Problems of the files named by `schema:`. Each file is read once."""
     seen: dict[Path, str | None] = {}
-    for path, value in _named(document):
+    for path, value in _named(config):
         file = resolve(path, value)
         if file not in seen:
             seen[file] = _wrong(file)
@@ -29,16 +29,13 @@ def check(
             yield locate(path, f"the schema {file} {wrong}")
 
 
-def _named(document: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
-    sources, routes = document.get("sources"), document.get("routes")
-    entries: list[tuple[str, str | int, Any]] = []
-    if isinstance(sources, dict):
-        entries += [("sources", name, entry) for name, entry in sources.items()]
-    if isinstance(routes, list):
-        entries += [("routes", index, entry) for index, entry in enumerate(routes)]
-    for section, key, entry in entries:
-        if isinstance(entry, dict) and isinstance(value := entry.get("schema"), str):
-            yield (section, key, "schema"), value
+def _named(config: BridgeConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    for name, source in config.sources.items():
+        if source.schema_file is not None:
+            yield ("sources", name, "schema"), source.schema_file
+    for position, route in enumerate(config.routes):
+        if route.schema_file is not None:
+            yield ("routes", position, "schema"), route.schema_file
 
 
 def _wrong(file: Path) -> str | None:

@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from bridge.config import checks, schema_files
+from bridge.config import schema_files
+from bridge.config.checks import Checks
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model_fields import keys_at
 from bridge.config.partial_config import partial_config
+from bridge.config.saga_checks import check_sagas
 from bridge.config.translation import REQUIRED, suggestion, translate, unknown_key
 from bridge.config.yaml.document import read
 from bridge.config.yaml.interpolation import interpolate
 from bridge.config.yaml.merge import DEFAULTS, apply_defaults, expand, join, overlay
-from bridge.config.yaml.node import ALIASES, MappingNode, Mark, find, key_mark, place, plain
+from bridge.config.yaml.node import ALIASES, MappingNode, Mark, ScalarNode, find, key_mark, place
 from bridge.config.yaml.rendering import masked, render
 from bridge.core.errors import ConfigError, Problem
 
@@ -38,6 +38,8 @@ class Document:
     def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
         """Create a problem at a path. Its place is that of the path, or of the nearest parent that is written."""
         words = tuple(ALIASES.get(part, part) if isinstance(part, str) else part for part in path)
+        if words and isinstance(words[-1], int) and isinstance(find(self.root, words[:-1]), ScalarNode):
+            words = words[:-1]  # a list of one, written as its member
         return place(self.root, words).problem(words, what)
 
     def resolve(self, path: tuple[str | int, ...], value: str) -> Path:
@@ -92,7 +94,7 @@ class Survey:
     """Parsed part of a configuration, and every problem found while loading it.
 
     loaded: the configuration. If `whole` is False, placeholders stand in for invalid parts, for inspection of the
-    rest. None if too little can be read.
+    rest. None if a file cannot be read.
     whole: True if no part is left out. The configuration can then be used unless `problems` holds an error.
     """
 
@@ -135,14 +137,10 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     unset: list[Problem] = []
     document = Document(interpolate(document.root, environment, document.beside, unset), directories, base)
     problems += unset
-    config = _validated(
-        document, problems, readable, {(problem.file, problem.line, problem.column) for problem in unset}
-    )
+    known = {(problem.file, problem.line, problem.column) for problem in unset}
+    config, whole = _examine(document, problems, readable, known)
     found = tuple(_unique(problems, list(directories)))
-    whole = config is not None
-    if config is None:
-        config = partial_config(document.root)
-    if config is None or not readable:
+    if not readable:
         return Survey(found)
     content = json.dumps(masked(config, document.root), sort_keys=True).encode()
     warnings = tuple(problem for problem in found if problem.severity == "warning")
@@ -199,28 +197,26 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
                     problems.append(key_mark(entry, key).problem(("defaults", kind, key), what))
 
 
-def _validated(
+def _examine(
     document: Document, problems: list[Problem], readable: bool, known: Set[tuple[str, int, int]]
-) -> BridgeConfig | None:
-    """Validated configuration. If it is invalid, its problems are added and None is returned.
+) -> tuple[BridgeConfig, bool]:
+    """Valid part of the configuration, and True if that is all of it. The problems are added.
 
     known: places whose problem is already reported.
     """
-    config: BridgeConfig | None = None
-    values = plain(document.root)
-    if readable:
-        problems.extend(checks.check(values, document.locate))
-    problems.extend(schema_files.check(values, document.locate, document.resolve))
-    try:
-        config = BridgeConfig.model_validate(values, by_alias=True, by_name=False)
-    except ValidationError as error:
-        found = translate(error, document.root)
+    partial, error = partial_config(document.root)
+    if error is not None:
         problems.extend(
             problem
-            for problem in found
+            for problem in translate(error, document.root)
             if (readable or problem.path not in REQUIRED) and (problem.file, problem.line, problem.column) not in known
         )
-    return config
+    if readable:
+        checks = Checks(partial, document.locate)
+        problems.extend(checks.all())
+        problems.extend(check_sagas(checks))
+    problems.extend(schema_files.check(partial.config, document.locate, document.resolve))
+    return partial.config if error is None else partial.compilable(), error is None
 
 
 def _unique(problems: Sequence[Problem], read: Sequence[str]) -> list[Problem]:

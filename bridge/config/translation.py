@@ -71,9 +71,10 @@ def translate(error: ValidationError, root: MappingNode) -> list[Problem]:
     ]
 
 
-def paths(error: ValidationError, root: Node) -> list[Path]:
-    """Paths of the problems of a validation."""
-    return [_path(root, detail["loc"]) for detail in error.errors(include_url=False)]
+def paths(error: ValidationError, root: Node, entry: Path) -> list[tuple[Path, bool]]:
+    """Paths of the problems of a validation of the entry at a path, each with True if a key is missing there."""
+    details = error.errors(include_url=False)
+    return [(_path(root, (*entry, *detail["loc"])), detail["type"] == "missing") for detail in details]
 
 
 def _is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:

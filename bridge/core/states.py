@@ -48,9 +48,11 @@ class SourceState(StrEnum):
     CONSUMING = "consuming"
     """Records wait, and some were settled lately."""
     THROTTLED = "throttled"
-    """Commands wait for a limit of their route."""
+    """Commands wait for a limit of their route, or starts for one of their engine."""
     HELD = "held"
     """An outage of a broker, an engine or a registry, or a stopped partition, holds the source."""
+    PAUSED = "paused"
+    """A person has paused the source."""
     PROBING = "probing"
     """A route has exceeded the dead-letter limit: one dead letter is tried per pause."""
     STUCK = "stuck"
@@ -134,8 +136,8 @@ ComponentState = SourceState | EngineState | WorkerState | WorkflowState | Quara
 
 READY: frozenset[ComponentState] = frozenset(
     {
-        SourceState.IDLE, SourceState.CONSUMING, SourceState.THROTTLED, EngineState.UP, WorkerState.UP,
-        WorkflowState.UP, QuarantineState.UP, SagaState.UP,
+        SourceState.IDLE, SourceState.CONSUMING, SourceState.THROTTLED, SourceState.PAUSED, EngineState.UP,
+        WorkerState.UP, WorkflowState.UP, QuarantineState.UP, SagaState.UP,
     }
 )  # fmt: skip
 """States of components that can do their work."""

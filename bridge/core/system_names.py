@@ -22,6 +22,9 @@ DEAD_LETTER = "bridge.dead_letter"
 DEAD_LETTER_PACE = "bridge.dead_letter_pace"
 """Entity: pace of the dead letters of one source. Its key is the name of the source."""
 
+SOURCE_PAUSE = "bridge.source_pause"
+"""Entity: pause of one source by a person. Its key is the name of the source."""
+
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
 

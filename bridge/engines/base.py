@@ -53,12 +53,16 @@ class InstanceCounts:
     sagas: existing finished sagas by name and outcome, sagas of Python code included.
     ended_today: instances that ended today (UTC) by orchestration and status, those removed since included.
     sagas_today: sagas that ended today (UTC) by name and outcome.
+    failed: existing FAILED instances by orchestration, without those whose saga was compensated.
+    failed_today: such instances that ended today (UTC), those removed since included.
     """
 
     instances: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sagas: Mapping[tuple[str, str], int] = field(default_factory=dict)
     ended_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
     sagas_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    failed: Mapping[str, int] = field(default_factory=dict)
+    failed_today: Mapping[str, int] = field(default_factory=dict)
 
 
 @runtime_checkable

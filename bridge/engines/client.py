@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from durabletask.client import (
@@ -28,6 +29,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 from durabletask.history import HistoryEvent
 from durabletask.internal import orchestrator_service_pb2 as pb
+from google.protobuf.empty_pb2 import Empty
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
@@ -114,7 +116,10 @@ class EngineClient:
                 raise
             translated = translate(error, what=what)
             result = translated.reason
-            raise translated from error
+            try:
+                raise translated from error
+            finally:
+                del translated  # in a cycle with its own traceback it would live until the garbage collector runs
         finally:
             histogram = self.requests.get((command, result))
             if histogram is None:
@@ -133,6 +138,20 @@ class EngineClient:
             await self.get_orchestration_state(PROBE_ID, fetch_payloads=False, what=what)
         except InstanceNotFound:
             return
+
+    async def server_time(self) -> float | None:
+        """Time of the engine in seconds since 1970, from the date of an answer; None for an engine that sends none."""
+
+        async def ask() -> float | None:
+            call = stub_of(self._sdk).Hello(Empty())
+            await call
+            sent = next((value for key, value in await call.initial_metadata() if key == "date"), None)
+            try:
+                return None if sent is None else parsedate_to_datetime(str(sent)).timestamp()
+            except ValueError:
+                return None
+
+        return await self._call("hello", ask(), "ask for the time")
 
     # Instances: changes
 

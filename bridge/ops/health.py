@@ -39,6 +39,7 @@ class SourceReading:
     probing: reason why its dead letters are limited.
     dead: reason why its tasks have ended by a bug.
     throttled: routes whose commands wait for a limit, with a sentence.
+    paused: sentence about a pause by a person.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SourceReading:
     probing: str | None = None
     dead: str | None = None
     throttled: Mapping[str, str] = field(default_factory=dict)
+    paused: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,13 +143,16 @@ class Health:
             return Check("source", source.name, state, detail)
 
         # An idle, held or throttled source need not make progress; its time starts anew afterwards
-        expected = source.waiting > 0 and not source.holds and not source.throttled and source.probing is None
+        calm = not source.holds and not source.throttled and source.probing is None and source.paused is None
+        expected = source.waiting > 0 and calm
         settled, since = self._seen.get(source.name, (source.settled, None))
         if since is None or settled != source.settled:
             since = now
         self._seen[source.name] = (source.settled, since if expected else None)
         if source.dead is not None:
             return check(SourceState.DEAD, source.dead)
+        if source.paused is not None:
+            return check(SourceState.PAUSED, source.paused)
         if source.holds:
             return check(SourceState.HELD, "; ".join(f"{cause}: {text}" for cause, text in source.holds.items()))
         if source.probing is not None:

@@ -248,12 +248,24 @@ class LimitStats(Protocol):
     def values(self) -> tuple[int, int] | None: ...
 
 
+class BudgetStats(Protocol):
+    """Limit of the actions on one engine. waiting: queued starts. delayed: starts that had to wait so far."""
+
+    @property
+    def engine(self) -> str: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def delayed(self) -> int: ...
+
+
 class WaitingStats(Protocol):
     """Early and quarantined messages on one engine.
 
     events: events of early messages in this process, by event.
     quarantined: events of quarantined messages in this process, by event.
     waiting: early messages as last counted; None before the first count.
+    expiring: those of them with less than a quarter of their wait left.
     waiting_messages, waiting_bytes: early and quarantined messages together.
     refused: messages that were one too many.
     """
@@ -266,6 +278,8 @@ class WaitingStats(Protocol):
     def quarantined(self) -> Mapping[str, int]: ...
     @property
     def waiting(self) -> int | None: ...
+    @property
+    def expiring(self) -> int | None: ...
     @property
     def waiting_messages(self) -> int: ...
     @property

@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from bridge.core.states import STATES
 from bridge.ops.health import Readiness
 from bridge.ops.metric_stats import (
+    BudgetStats,
     EngineStats,
     EngineUsage,
     HistogramLike,
@@ -207,10 +208,18 @@ _WAITING: tuple[Row[WaitingStats], ...] = (
         _one(lambda it: it.refused)),
     Row(_GAUGE, "bridge_early_messages", "Messages that wait for the start of their instance.", (),
         _one(lambda it: it.waiting)),
+    Row(_GAUGE, "bridge_early_messages_expiring", "Early messages with less than a quarter of their wait left.", (),
+        _one(lambda it: it.expiring)),
     Row(_COUNTER, "bridge_early_message_events", "Events of early messages in this process.", ("event",),
         _by_word(lambda it: it.events)),
     Row(_COUNTER, "bridge_quarantine_events", "Events of quarantined messages in this process.", ("event",),
         _by_word(lambda it: it.quarantined)),
+)  # fmt: skip
+_BUDGETS: tuple[Row[BudgetStats], ...] = (
+    Row(_GAUGE, "bridge_engine_starts_waiting", "Starts that wait for max_actions_per_minute.", (),
+        _one(lambda it: it.waiting)),
+    Row(_COUNTER, "bridge_engine_starts_delayed", "Starts that waited for max_actions_per_minute.", (),
+        _one(lambda it: it.delayed)),
 )  # fmt: skip
 _LIMITS: tuple[Row[LimitStats], ...] = (
     Row(_GAUGE, "bridge_route_running", "Running orchestrations, as counted.", (),
@@ -297,6 +306,7 @@ class Metrics:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         workflows: Callable[[], WorkflowStats] | None = None,
         *,
+        budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
         version: str,
@@ -312,6 +322,7 @@ class Metrics:
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
+        budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
         version: version of the bridge.
@@ -321,6 +332,7 @@ class Metrics:
         self._engines = engines
         self._waiting = waiting
         self._limits = limits
+        self._budgets = budgets
         self._process = ProcessStats(
             publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config)
         )
@@ -355,6 +367,8 @@ class Metrics:
             yield _read(_WAITING, ("engine",), (waiting.name,), waiting)
         for limit in self._limits:
             yield _read(_LIMITS, ("route",), (limit.route,), limit)
+        for budget in self._budgets:
+            yield _read(_BUDGETS, ("engine",), (budget.engine,), budget)
         if self._process.workflows is not None:
             yield _read(_WORKFLOWS, (), (), self._process.workflows())
         if self._readiness is not None:
@@ -400,6 +414,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_SOURCES, ("source",)),
     (_ENGINES, ("engine",)),
     (_WAITING, ("engine",)),
+    (_BUDGETS, ("engine",)),
     (_LIMITS, ("route",)),
     (_READINESS, ()),
     (_WORKFLOWS, ()),

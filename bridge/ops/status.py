@@ -10,7 +10,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from bridge.core.states import READY, EngineState, QuarantineState, SourceState, WorkerState, WorkflowState
+from bridge.core.states import (
+    READY,
+    EngineState,
+    QuarantineState,
+    SagaState,
+    SourceState,
+    WorkerState,
+    WorkflowState,
+)
 
 Document = dict[str, Any]
 """Status as JSON types."""
@@ -24,9 +32,10 @@ OVERDUE_SECONDS = 3600.0
 WINDOW = 60.0
 """Seconds over which rates are computed."""
 
-_WORST_SOURCE = (
+_URGENT: Sequence[str] = (
     SourceState.DEAD,
     SourceState.STUCK,
+    SourceState.PAUSED,
     SourceState.HELD,
     SourceState.PROBING,
     SourceState.THROTTLED,
@@ -34,14 +43,6 @@ _WORST_SOURCE = (
     SourceState.IDLE,
 )
 """States of a source, the most urgent first."""
-_WORST: Sequence[str] = (
-    *_WORST_SOURCE,
-    EngineState.AWAY,
-    WorkerState.STUCK,
-    WorkflowState.INCOMPATIBLE,
-    QuarantineState.ORPHANED,
-    EngineState.UP,
-)
 
 
 class Rates:
@@ -132,9 +133,11 @@ _NEXT: Mapping[tuple[str, str], Callable[[str], str]] = {
     ("source", SourceState.DEAD): lambda name: "bridge serve",
     ("source", SourceState.STUCK): lambda name: "bridge instances list --status running",
     ("source", SourceState.HELD): lambda name: f"bridge topic read {name} --limit 1",
+    ("source", SourceState.PAUSED): lambda name: f"bridge sources resume {name}",
     ("source", SourceState.PROBING): lambda name: "bridge sources list",
     ("worker", WorkerState.STUCK): lambda name: f"bridge instances list --status running --engine {name}",
     ("workflows", WorkflowState.INCOMPATIBLE): lambda name: f"bridge instances list --status failed --engine {name}",
+    ("sagas", SagaState.FAILED): lambda name: f"bridge instances list --status failed --engine {name}",
     ("quarantine", QuarantineState.ORPHANED): lambda name: f"bridge quarantine list --engine {name}",
 }
 
@@ -150,7 +153,9 @@ def _next_command(kind: str, part: Mapping[str, Any]) -> str:
     engines = [cause.removeprefix("engine ") for cause in part.get("held_by", ()) if cause.startswith("engine ")]
     if kind == "source" and part["state"] == SourceState.HELD and engines:
         return f"bridge instances list --engine {engines[0]}"
-    return _NEXT[kind, part["state"]](part["name"])
+    # A daemon of a later version may have other states
+    command = _NEXT.get((kind, part["state"]))
+    return "bridge instances list" if command is None else command(part["name"])
 
 
 def _named(document: Document, part: Mapping[str, Any]) -> str:
@@ -165,22 +170,8 @@ def _failed(engine: Mapping[str, Any]) -> dict[str, int]:
     counts = engine["counts"]
     if counts is None:
         return {}
-    existing = _by_name(counts["instances"], "orchestration", "status", {"FAILED"})
-    today = _by_name(counts["ended_today"], "orchestration", "status", {"FAILED"})
-    compensated = _by_name(counts["sagas"], "saga", "outcome", {"compensated"})
-    return {
-        name: count
-        for name, failed in existing.items()
-        if (count := min(failed - min(failed, compensated.get(name, 0)), today.get(name, 0)))
-    }
-
-
-def _by_name(rows: Iterable[Mapping[str, Any]], name: str, word: str, words: set[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
-    for row in rows:
-        if row[word] in words:
-            found[row[name]] = found.get(row[name], 0) + row["count"]
-    return found
+    today = counts["failed_today"]
+    return {name: count for name, failed in counts["failed"].items() if (count := min(failed, today.get(name, 0)))}
 
 
 # -- sums
@@ -201,8 +192,14 @@ def _grouped(
 
 def _component(parts: Sequence[Document]) -> Document:
     """Part whose state is the most urgent one of several daemons."""
-    worst = min(parts, key=lambda each: (_WORST.index(each["state"]), -each["seconds"]))
+    worst = min(parts, key=lambda each: (_urgency(each["state"]), -each["seconds"]))
     return {**worst, "daemons": [daemon for each in parts for daemon in each["daemons"]]}
+
+
+def _urgency(state: str) -> int:
+    if state in _URGENT:
+        return _URGENT.index(state)
+    return len(_URGENT) if state in READY else 0
 
 
 def _source(parts: Sequence[Document]) -> Document:

@@ -68,6 +68,8 @@ class DeadLetterLimit:
     try again. `run` claims dead letters, frees items, and applies the decisions of other daemons and people.
     """
 
+    unloads = True
+
     def __init__(self, source: str, limit: int, store: PaceStore | None = None, window: float = 60.0) -> None:
         """Create a limit.
 
@@ -196,6 +198,10 @@ class DeadLetterLimit:
         self._waiting.setdefault(route, {})[item] = free
         item.wait_in(self)
         self._wake.set()
+
+    def holds(self, item: InFlightDelivery) -> bool:
+        """Return True: the item is in the queue of this limit."""
+        return True
 
     def forget(self, item: InFlightDelivery) -> None:
         """Remove an item that is gone."""

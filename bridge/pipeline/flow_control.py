@@ -19,6 +19,9 @@ from bridge.pipeline.lanes import Lanes
 log = structlog.get_logger("bridge.gate")
 _log_source = structlog.get_logger("bridge.source")
 
+PERSON = "person"
+"""Cause of a pause by a person."""
+
 REGISTRY = "schema registry"
 """Cause of a pause while a schema registry does not answer."""
 
@@ -65,6 +68,11 @@ class FlowControl:
         self.pause_reasons: dict[str, str] = {}
         self.paused: set[Partition] = set()
         """Partitions at their gap limit: not fetched until the message that blocks their prefix is settled."""
+
+    @property
+    def paused_by_person(self) -> bool:
+        """True while a person has paused the source."""
+        return PERSON in self.pause_reasons
 
     async def wait(self) -> None:
         """Return when intake may continue."""

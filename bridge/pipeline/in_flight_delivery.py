@@ -18,6 +18,15 @@ from bridge.core.stored_message import StoredMessage
 class Limit(Protocol):
     """Limit in whose queue a delivery may wait."""
 
+    @property
+    def unloads(self) -> bool:
+        """True when messages that wait here should not fill the memory of their source."""
+        ...
+
+    def holds(self, item: InFlightDelivery) -> bool:
+        """True while a delivery must not be processed, whatever made its lane ready."""
+        ...
+
     def forget(self, item: InFlightDelivery) -> None:
         """Remove a delivery that is gone."""
         ...

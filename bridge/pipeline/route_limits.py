@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise
-from bridge.pipeline.in_flight_delivery import InFlightDelivery
+from bridge.pipeline.in_flight_delivery import InFlightDelivery, Limit
 from bridge.pipeline.per_value import Values
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED
@@ -47,14 +48,22 @@ class Rate:
         return self._next <= now - self._kept
 
 
+class StartLimit(Limit, Protocol):
+    """Limit that makes starts wait."""
+
+    def queue(self, item: InFlightDelivery, command: Command, value: str, wake: Callable[[], None]) -> None:
+        """Queue the item's start; call `wake` when it may run. Call `forget` when the item leaves earlier."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Throttled:
     """Result of a limit that makes the item wait.
 
-    delay: seconds until it may go; None: the wake callback of `RouteLimit.queue` reports it.
+    delay: seconds until it may go; None: the wake callback of `queue` reports it.
     """
 
-    limit: RouteLimit
+    limit: StartLimit
     delay: float | None
 
 
@@ -67,6 +76,8 @@ class RouteLimit:
     each_running: most running orchestrations of one value. Waiting values are served in turn.
     each_rate: rates of values; None: no limit.
     """
+
+    unloads = False
 
     def __init__(
         self,
@@ -150,6 +161,10 @@ class RouteLimit:
             if counted is not None:
                 counted.queue()
         self.running_instances.request_recount()
+
+    def holds(self, item: InFlightDelivery) -> bool:
+        """Return False: `check` makes the item wait again."""
+        return False
 
     def forget(self, item: InFlightDelivery) -> None:
         """Remove an item that is gone."""

@@ -25,6 +25,7 @@ from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import Complete, DeadLetter, Keep, Retry, Settlement, decide, outside
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
+from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
@@ -53,11 +54,13 @@ class Runner:
         ledger: Ledger,
         limits: Mapping[str, RouteLimit],
         stage: Stage | None,
+        budgets: Mapping[str, BudgetShare],
     ) -> None:
         """Create a runner.
 
         broker: name of the source's broker.
         limits: limits of the routes that have some, by route name.
+        budgets: shares of routes in the budgets of their engines, by route name.
         """
         self._settings = settings
         self._broker = broker
@@ -66,6 +69,7 @@ class Runner:
         self._lanes = lanes
         self._ledger = ledger
         self._limits = limits
+        self._budgets = budgets
         self._stage = stage
 
     async def run(self, lane: Lane, item: InFlightDelivery) -> tuple[Settlement | Throttled, Step | None]:
@@ -187,6 +191,9 @@ class Runner:
         limit = self._limits.get(step.route)
         if limit is not None and (throttled := limit.check(item, step.command, step.value)) is not None:
             return throttled
+        budget = self._budgets.get(step.route)
+        if budget is not None and (throttled := budget.check(item, step.command)) is not None:
+            return throttled
         engine.breaker.begin()
         try:
             try:
@@ -194,6 +201,8 @@ class Runner:
             finally:
                 engine.breaker.end()
         except Exception as error:
+            if budget is not None:
+                budget.refund()
             if isinstance(error, InstanceAlreadyExists | AlreadyTaken | InstanceFinished):
                 item.free_slot()
             settlement = self._failed(error, item, step)

@@ -193,6 +193,10 @@ class Settler:
         item.excuse()
         self._lanes.hold(lane)
         throttled.limit.queue(item, step.command, step.value, lambda: self._lanes.free(lane))
+        if throttled.limit.unloads:
+            for each in lane.items:
+                self._stand(each)
+            self.measure()
 
     def _wait_for_limit(self, lane: Lane, item: InFlightDelivery, route: str) -> None:
         """Make the item wait until its dead letter may be written."""
@@ -213,8 +217,9 @@ class Settler:
             self._limit.tried(item)
 
     def joined(self, lane: Lane, item: InFlightDelivery) -> None:
-        """Unload an item that joined a lane held by the dead-letter limit."""
-        if lane.items[0].waits_for is self._limit:
+        """Unload an item that joined a lane held by a limit that unloads."""
+        limit = lane.items[0].waits_for
+        if limit is not None and limit.unloads:
             self._stand(item)
 
     def _stand(self, item: InFlightDelivery) -> None:
@@ -255,8 +260,6 @@ class Settler:
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """Abandon an item that is in no lane any more: the broker redelivers it."""
-        if item.waits_for is not None:
-            item.waits_for.forget(item)
         self._unloading.leave(item)
         self._decoded.forget(item)
         self._limit.tried(item)
@@ -266,6 +269,8 @@ class Settler:
 
     def _leave(self, item: InFlightDelivery) -> None:
         """Let the next item of the same key and of the same value go."""
+        if item.waits_for is not None:
+            item.waits_for.forget(item)
         if self._domain is not None:
             self._domain.leave(item)
         if self._shares is not None:

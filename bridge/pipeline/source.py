@@ -10,9 +10,10 @@ import structlog
 
 from bridge.brokers.base import Broker, Partition, Subscription
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
+from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
 from bridge.pipeline.decoded import DecodedForms
-from bridge.pipeline.flow_control import FlowControl, Outages
+from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
@@ -46,6 +47,7 @@ class SourcePipeline:
         engines: Mapping[str, EnginePort],
         *,
         route_limits: Mapping[str, RouteLimit] | None = None,
+        budgets: Mapping[str, BudgetShare] | None = None,
         domain: OrderingDomain | None = None,
         stage: Callable[[SourcePipeline], Stage] | None = None,
         paces: PaceStore | None = None,
@@ -55,6 +57,7 @@ class SourcePipeline:
         """Create the pipeline of one source.
 
         route_limits: limits of the routes that have some, by route name.
+        budgets: shares of routes in the budgets of engines that have one, by route name.
         domain: ordering domain shared with other sources; None: no order across sources.
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
@@ -74,6 +77,7 @@ class SourcePipeline:
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
         self.route_limits = route_limits or {}
+        self.budgets = budgets or {}
         self.stage = None if stage is None else stage(self)
         self._decode = decode
         self._prepare = prepare
@@ -89,7 +93,7 @@ class SourcePipeline:
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
         self.runner = Runner(
-            settings, broker.name, routes, engines, self.lanes, self.ledger, self.route_limits, self.stage
+            settings, broker.name, routes, engines, self.lanes, self.ledger, self.route_limits, self.stage, self.budgets
         )
         self._settler = Settler(
             settings,
@@ -210,6 +214,21 @@ class SourcePipeline:
         if stage is not None:
             await stage.revoked(gone)
 
+    # -- pauses by a person
+
+    @property
+    def paused(self) -> str | None:
+        """Sentence about the pause by a person; None without one."""
+        return self.gate.pause_reasons.get(PERSON)
+
+    def pause(self, sentence: str) -> None:
+        """Take in no further message. Messages in flight are finished, and the group keeps its members."""
+        self.gate.hold(PERSON, sentence)
+
+    def resume(self) -> None:
+        """End the pause."""
+        self.gate.release(PERSON)
+
     # -- intake
 
     async def _take_in(self) -> None:
@@ -233,6 +252,8 @@ class SourcePipeline:
             failures = 0
             if not deliveries:
                 return
+            if self.gate.paused_by_person:
+                await self.gate.wait()
             if self._prepare is not None:
                 messages = [each.message for each in deliveries if each.message.unreadable is None]
                 await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
@@ -267,7 +288,8 @@ class SourcePipeline:
         self._slice = time.monotonic()
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
-        if item.waits_for is self.dead_letter_limit:
+        limit = item.waits_for
+        if limit is not None and limit.holds(item):
             self.lanes.hold(lane)  # the end of an outage freed the lane with all others
             return
         # A message that is being redelivered leaves its execution to that delivery

@@ -130,9 +130,9 @@ class CommandCompiler:
         if name is not None:
             self._static(partial(check_orchestration, name), "orchestration")
             return name, lambda value: value
-        definition = self.sagas.get(config.saga or "")
-        if definition is None:
-            self.compiler.report(self._at("saga"), f"there is no saga `{config.saga}`")
+        definition = self.sagas.get(
+            config.saga or ""
+        )  # None for an unknown saga, which the configuration check reports
         return SAGA_ORCHESTRATION, lambda value: start_input(definition, value)
 
     def _raise_event(self, config: RaiseEventConfig) -> Build:

@@ -31,6 +31,7 @@ from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded, load
 from bridge.core.answers import CORRELATION_ID
 from bridge.core.envelope import Event
+from bridge.core.instance_protocol import FINISHED
 from bridge.core.message import Message
 from bridge.engines.recording import Recording, record
 from bridge.testing.engine import VirtualEngine
@@ -42,8 +43,6 @@ TIMEOUT = 30.0
 """Seconds on the clock after which a test that still waits for work fails with the reason."""
 
 PAUSE = 0.002
-
-FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
 
 
 class NotFinished(AssertionError):

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -38,6 +39,7 @@ class WaitingCount:
 
     early: number of early messages.
     early_since: start of the longest wait of one, seconds since the Unix epoch; None without one.
+    early_expiring: number of early messages with less than a quarter of their wait left.
     quarantined: quarantined keys by source.
     at: time of the count, seconds since the Unix epoch; 0 before the first one.
     """
@@ -46,6 +48,7 @@ class WaitingCount:
     messages: int = 0
     bytes: int = 0
     early_since: float | None = None
+    early_expiring: int = 0
     quarantined: Mapping[str, QuarantinedCount] = field(default_factory=dict)
     at: float = 0.0
 
@@ -105,11 +108,15 @@ class WaitingTotals:
         with self._lock:
             self._add(messages, size)
 
-    async def count(self, engine: Engine) -> None:
-        """Count the waiting messages again. Raises: EngineError."""
+    async def count(self, engine: Engine, now: float | None = None) -> None:
+        """Count the waiting messages again.
+
+        now: seconds since the Unix epoch; None for the current time. Raises: EngineError.
+        """
+        now = time.time() if now is None else now
         with self._lock:
             self._during = [0, 0]
-        early, quarantined = _Count("items"), _Count("held")
+        early, quarantined = _Count("items", now), _Count("held", now)
         for name, found in ((EARLY_MESSAGES, early), (QUARANTINE, quarantined)):
             await engine.client.visit_entities(name, found.add, what="count waiting messages")
         messages, size = early.messages + quarantined.messages, early.size + quarantined.size
@@ -122,8 +129,9 @@ class WaitingTotals:
                 messages + backlog,
                 size + backlog * usual,
                 early.since if early.messages else None,
+                early.expiring,
                 quarantined.sources,
-                time.time(),
+                now,
             )
             self._since = self._during
             self._during = None
@@ -136,11 +144,16 @@ class WaitingTotals:
 
 
 class _Count:
-    """Count of the waiting messages in entities. part: member of their states that lists the messages."""
+    """Count of the waiting messages in entities.
 
-    def __init__(self, part: str) -> None:
+    part: member of their states that lists the messages.
+    now: seconds since the Unix epoch.
+    """
+
+    def __init__(self, part: str, now: float) -> None:
         self._part = part
-        self.messages = self.size = self.backlog = 0
+        self._now = now
+        self.messages = self.size = self.backlog = self.expiring = 0
         self.since = math.inf
         self.sources: dict[str, QuarantinedCount] = {}
 
@@ -152,6 +165,7 @@ class _Count:
             self.messages += len(items)
             self.size += int(found.get("size", 0))
             since = min((float(item.get("since", math.inf)) for item in items), default=math.inf)
+            self.expiring += sum(map(self._expires_soon, items))
         except (ValueError, TypeError, AttributeError) as error:
             raise EngineError("count waiting messages: the state of an entity cannot be read") from error
         self.backlog += entity.backlogQueueSize
@@ -165,3 +179,8 @@ class _Count:
             keys.since = min(keys.since, since)
             if found.get("until") is None:
                 keys.manual.append(since)
+
+    def _expires_soon(self, item: Mapping[str, Any]) -> bool:
+        """Return whether less than a quarter of the wait of an early message is left."""
+        since, until = float(item.get("since", 0.0)), float(item.get("until", math.inf))
+        return until - self._now < (until - since) / 4

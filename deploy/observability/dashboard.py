@@ -165,6 +165,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         (
             Panel("Waiting messages", (
                 ("max by (engine) (bridge_early_messages{E})", "{{engine}} early"),
+                ("max by (engine) (bridge_early_messages_expiring{E})", "{{engine}} early, expiring soon"),
                 ("max by (engine) (bridge_waiting_messages{E})", "{{engine}} early and quarantined"),
             )),
             Panel("Events of early messages", (
@@ -208,6 +209,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Duration of engine requests", (
                 _quantile(0.95, "bridge_engine_request_seconds", "engine, command", "{E}"),
             ), "s"),
+            Panel("Work on engines", (
+                (_rate("bridge_engine_actions_total", "engine, kind", "{E}"), "{{engine}} {{kind}}"),
+            ), "ops", text="The scheduler bills each action."),
+            Panel("Orchestrations in memory", (
+                ("sum by (instance) (bridge_sessions{I})", "{{instance}} in memory"),
+                (_rate("bridge_replays_total", "instance", "{I}"), "{{instance}} replays per second"),
+            )),
             Panel("Failures of workflow code", (
                 ("sum by (engine, orchestration) (bridge_incompatible_total{E})",
                  "{{engine}} {{orchestration}} incompatible"),

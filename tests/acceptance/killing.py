@@ -34,7 +34,7 @@ def killed(
         channel.publish(piece)
         enough = rng.randrange(len(piece) * 3 // 4)
         with contextlib.ExitStack() as stack:
-            worker = stack.enter_context(DaemonProcess(directory, command="worker")) if apart else None
+            worker = stack.enter_context(DaemonProcess(directory, command="worker", ready=False)) if apart else None
             daemon = stack.enter_context(DaemonProcess(directory, *(["--no-worker"] if apart else [])))
             daemon.wait(lambda daemon=daemon, enough=enough: daemon.settled() >= enough, "some of it is settled")  # type: ignore[misc]  # mypy cannot infer it
             if worker is not None and turn % 2:

@@ -110,7 +110,7 @@ def test_answers_that_are_none_are_an_outage(tmp_path: Path, attack: str) -> Non
             hostile.answers = {"GetInstance": state("i", 17_000_000), "StartInstance": large_acknowledgement}
         (tmp_path / "bridge.yaml").write_text(CONFIG.format(endpoint=hostile.endpoint))
         (tmp_path / "flows.py").write_text(FLOWS)
-        with DaemonProcess(tmp_path, fresh=True) as daemon, Log(tmp_path / ".bridge" / "broker") as log:
+        with DaemonProcess(tmp_path, fresh=True, ready=False) as daemon, Log(tmp_path / ".bridge" / "broker") as log:
             publish(log, "bad")
             daemon.wait(lambda: hostile.calls["GetInstance"] > 5, "the engine is asked again and again")
             publish(log, "good")

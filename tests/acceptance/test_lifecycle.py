@@ -92,7 +92,7 @@ def test_intake_and_workers_in_two_processes(tmp_path: Path) -> None:
 def test_an_engine_that_is_away_from_the_start_is_told_and_waited_for(tmp_path: Path) -> None:
     away = CONFIG.replace("{type: embedded}", '{type: scheduler, endpoint: "http://127.0.0.1:1", timeout: 500ms}')
     (project(tmp_path) / "bridge.yaml").write_text(away)
-    with DaemonProcess(tmp_path, "--no-worker") as daemon:
+    with DaemonProcess(tmp_path, "--no-worker", ready=False) as daemon:
         daemon.wait(lambda: "engine default is away" in daemon.log.read_text(), "logged")
         status, body = daemon.get("/readyz")
         assert status == 503

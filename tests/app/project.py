@@ -26,7 +26,7 @@ import tempfile
 from datetime import timedelta
 from pathlib import Path
 
-from bridge.workflow import Entity, wait_for_message
+from bridge.workflow import Entity, Saga, Step, wait_for_message
 from durabletask import entities, task
 
 REPAIRED = Path(tempfile.gettempdir()) / f"bridge-tests-repaired-{os.getpid()}"
@@ -72,6 +72,20 @@ def regrets(ctx: task.OrchestrationContext, _):
     except task.TaskFailedError:
         yield ctx.create_timer(timedelta(milliseconds=10))
         raise
+
+
+def journey(ctx: task.OrchestrationContext, _):
+    saga = Saga(ctx, "trip")
+
+    def body():
+        yield from saga.step(Step("stock", say, "x", compensation=say, keyed=False))
+        yield from saga.step(Step("carry", fragile, keyed=False))
+
+    return (yield from saga.run(body()))
+
+
+def household(ctx: task.OrchestrationContext, _):
+    return (yield ctx.call_sub_orchestrator(breaks, instance_id=ctx.instance_id + "-child"))
 
 
 def family(ctx: task.OrchestrationContext, _):

@@ -50,6 +50,7 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "early.drop": {"instance_id": "n"},
     "quarantine.release": {"source": "orders", "key": "k"},
     "quarantine.drop": {"source": "orders", "key": "k"},
+    "sources.pause": {"source": "orders"},
     "sources.resume": {"source": "orders"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},

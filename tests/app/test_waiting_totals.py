@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,19 @@ async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> No
         totals = it.daemon.own.waiting_entities["default"].totals
         await totals.count(it.daemon.engines["default"])
         assert totals.messages == 3
+
+
+async def test_messages_near_the_end_of_their_wait_are_counted(tmp_path: Path) -> None:
+    async with running(tmp_path, config(), FLOWS) as it:
+        for number in range(2):
+            await it.publish("orders", {"id": number}, kind="early")
+        await it.settled(2)
+        stores, engine = it.daemon.own.waiting_entities["default"], it.daemon.engines["default"]
+        await it.until(lambda: stores.waiting == 2, "what waits is counted")
+        assert stores.expiring == 0
+        for minutes, expiring in ((44, 0), (46, 2)):
+            await stores.totals.count(engine, time.time() + 60 * minutes)
+            assert (stores.totals.early, stores.expiring) == (2, expiring)
 
 
 def test_a_total_is_never_less_than_nothing() -> None:

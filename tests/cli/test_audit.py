@@ -44,6 +44,7 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("engine restore", "", "failed", ("BACKUP",)),
     ("engine compact", "", "failed", ()),
     ("engine reencrypt", "", "failed", ()),
+    ("sources pause", "orders", "failed", ("orders",)),
     ("sources resume", "orders", "failed", ("orders",)),
     ("keys rotate", "*", "failed", ()),
     ("keys retire", "none", "failed", ("none",)),

@@ -55,6 +55,7 @@ def test_start_wait_show(bridge: Bridge, name: str) -> None:
     received = shown(bridge, name)
     assert list(received) == [
         "instance_id", "name", "status", "created_at", "last_updated_at", "input", "output", "custom_status", "failure",
+        "saga", "outcome", "cause",
     ]  # fmt: skip
     assert (received["name"], received["status"], received["input"]) == ("greet", "COMPLETED", "ada")
     lines = bridge("instances", "show", name).stdout.splitlines()
@@ -87,7 +88,7 @@ def test_list(bridge: Bridge, name: str) -> None:
     select = ("instances", "list", "--prefix", name)
 
     table = bridge(*select).stdout.splitlines()
-    assert table[0].split() == ["INSTANCE", "NAME", "STATUS", "CREATED", "UPDATED", "CUSTOM", "STATUS"]
+    assert table[0].split() == ["INSTANCE", "NAME", "STATUS", "OUTCOME", "CREATED", "UPDATED", "CUSTOM", "STATUS"]
     assert [row.split()[0] for row in table[1:]] == [f"{name}-{end}" for end in "w210"]
     assert "\x1b" not in "".join(table)
 

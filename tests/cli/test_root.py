@@ -88,7 +88,7 @@ def test_help_starts_fast_because_it_imports_no_command() -> None:
         (["instances", "lst"], "there is no command 'lst'; did you mean 'list'?"),
         (["xyzzy"], "there is no command 'xyzzy' (known: serve, "),
         (["check", "--strickt"], "--strickt"),
-        (["instances", "show"], "Missing argument 'ID'"),
+        (["instances", "show"], "Missing argument 'ID...'"),
         (["publish", "shop", "--data", "{}", "--key", os.fsdecode(b"k\xff")], r"'k\udcff' is not UTF-8"),
         (["publish", "shop", "--data", "{}", "--header", os.fsdecode(b"a=\xc3")], r"'a=\udcc3' is not UTF-8"),
         (["instances", "raise", "o-1", os.fsdecode(b"\xe4")], r"'\udce4' is not UTF-8"),

@@ -23,6 +23,10 @@ class Gatekeeper(grpc.ServerInterceptor):
         self.seen: dict[str, list[dict[str, str]]] = {}
         self.token: str | None = None
         self.refusal: tuple[grpc.StatusCode, str] | None = None
+        self.refused_methods: set[str] = set()
+        """Methods that are refused for lack of a permission."""
+        self.date: str | None = None
+        """Date in the first metadata of answers, as HTTP servers send it."""
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         metadata = {key: value for key, value in details.invocation_metadata if isinstance(value, str)}
@@ -30,9 +34,11 @@ class Gatekeeper(grpc.ServerInterceptor):
         refusal = self.refusal
         if self.token is not None and metadata.get("authorization") != f"Bearer {self.token}":
             refusal = (grpc.StatusCode.UNAUTHENTICATED, "no valid token")
+        if details.method.rpartition("/")[2] in self.refused_methods:
+            refusal = (grpc.StatusCode.PERMISSION_DENIED, "no access")
         handler = continuation(details)
         if refusal is None:
-            return handler
+            return handler if self.date is None or handler.response_streaming else self._dated(handler, self.date)
 
         def refuse(request: Any, context: Any) -> Any:
             context.abort(*refusal)
@@ -40,6 +46,14 @@ class Gatekeeper(grpc.ServerInterceptor):
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(refuse, handler.request_deserializer)
         return grpc.unary_unary_rpc_method_handler(refuse, handler.request_deserializer)
+
+    @staticmethod
+    def _dated(handler: Any, date: str) -> Any:
+        def answer(request: Any, context: Any) -> Any:
+            context.send_initial_metadata((("date", date),))
+            return handler.unary_unary(request, context)
+
+        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
 
 
 class Sidecar:

@@ -20,6 +20,7 @@ from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
+from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.route_limits import NO_LIMITS, Admission
 from bridge.pipeline.settings import EnginePort, Execute
@@ -154,8 +155,12 @@ async def running_pipeline(
     source: str = "",
     broker: Callable[[Broker], Broker] = lambda real: real,
     codec: str = "json",
+    budget: ActionBudget | None = None,
 ) -> AsyncIterator[PipelineFixture]:
-    """Yield a fixture whose source is not started. source: more YAML below the source, indented by four."""
+    """Yield a fixture whose source is not started. source: more YAML below the source, indented by four.
+
+    budget: of the engine. Each command is one action.
+    """
     path = directory / "bridge.yaml"
     path.write_text(CONFIG.format(source=source, routes=routes, codec=codec))
     loaded = load_config([path])
@@ -170,7 +175,15 @@ async def running_pipeline(
     registries = build_registries(loaded)
     admission = build_admission(loaded, {"default": engine})
     targets = {"default": EnginePort(faults.execute, breaker)}
-    pipeline = build_source(loaded, "orders", {"local": used}, targets, limits=admission.limits, registries=registries)
+    pipeline = build_source(
+        loaded,
+        "orders",
+        {"local": used},
+        targets,
+        limits=admission.limits,
+        budgets=None if budget is None else {"default": budget},
+        registries=registries,
+    )
     listen(admission, {"default": engine})
     try:
         yield PipelineFixture(pipeline, used, engine, faults, breaker, admission)

@@ -56,6 +56,7 @@ def bridge(*arguments: str | Path, cwd: Path, text: str | None = None, expect: i
 class DaemonProcess:
     """`bridge serve`, or another command with a ready file; its log is in `log`.
 
+    ready: wait until the process is ready; False: until it has started, also without its engine. `ready` is empty then.
     fresh: start an interpreter of its own instead of a fork, for tests that measure the process. env, pass_fds, wrapper
     (a command that starts the rest of its line): settings of such an interpreter.
     """
@@ -65,6 +66,7 @@ class DaemonProcess:
         directory: Path,
         *arguments: str,
         command: str = "serve",
+        ready: bool = True,
         fresh: bool = False,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
@@ -77,6 +79,7 @@ class DaemonProcess:
         self._fresh = fresh or env is not None or bool(pass_fds or wrapper)
         self._command = [*wrapper, sys.executable, "-m", "bridge", *self._arguments]
         self._options: dict[str, Any] = {"env": env, "pass_fds": pass_fds}
+        self._awaits_ready = ready
         self.log = directory / log
         self.process: subprocess.Popen[bytes] | ForkedProcess | None = None
         self.ready: dict[str, Any] = {}
@@ -84,6 +87,7 @@ class DaemonProcess:
         self.url = ""
 
     def __enter__(self) -> Self:
+        self._logged = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             if self._fresh:
                 self.process = subprocess.Popen(
@@ -91,10 +95,19 @@ class DaemonProcess:
                 )
             else:
                 self.process = fork_server().start(self._arguments, self._directory, stdout=log, stderr=log)
+        if not self._awaits_ready:
+            self.wait(self._started, "started")
+            return self
         self.wait(lambda: self._ready.exists() and self._ready.read_bytes(), "ready")
         self.ready = json.loads(self._ready.read_bytes())
         self.url = self.ready["http"] if "http" in self.ready else f"http://{self.ready['address']}"
         return self
+
+    def _started(self) -> bool:
+        for line in self.log.read_bytes()[self._logged :].splitlines():
+            with contextlib.suppress(ValueError):
+                self.url = json.loads(line).get("url", self.url)
+        return bool(self.url)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         assert self.process is not None

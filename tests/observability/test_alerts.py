@@ -229,6 +229,14 @@ CASES = (
         "Source orders: 2 keys are in quarantine", source="orders",
     ),
     quiet("BridgeKeysQuarantined", "released after a retry", "20m", {f"bridge_quarantined_keys{SOURCE}": "0 2x5 0x20"}),
+    fires(
+        "BridgeEarlyMessagesExpire", "three messages", "5m", {f"bridge_early_messages_expiring{ENGINE}": "0 3x5"},
+        "Engine default: 3 early messages expire soon", engine="default",
+    ),
+    quiet(
+        "BridgeEarlyMessagesExpire", "many wait, and have time", "5m",
+        {f"bridge_early_messages{ENGINE}": "90x5", f"bridge_early_messages_expiring{ENGINE}": "0x5"},
+    ),
     # -- engines
     fires(
         "BridgeEngineAway", "one of two daemons does not reach it", "5m",

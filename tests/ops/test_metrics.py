@@ -322,13 +322,14 @@ class Waiting:
     events: dict[str, int] = field(default_factory=lambda: {"stored": 3, "delivered": 2})
     quarantined: dict[str, int] = field(default_factory=lambda: {"stored": 1})
     waiting: int | None = 1
+    expiring: int | None = 0
     waiting_messages: int = 5
     waiting_bytes: int = 600
     refused: int = 7
 
 
 def test_what_waits() -> None:
-    uncounted = Waiting("eu", {}, {}, None)
+    uncounted = Waiting("eu", {}, {}, None, None)
     metrics = Metrics(
         lambda: [Stats(quarantined_keys=4)], list, waiting=lambda: [Waiting(), uncounted],
         late_letters=lambda: {("orders", "early_expired"): 5}, version="", config="",
@@ -340,6 +341,8 @@ def test_what_waits() -> None:
 
     assert value("bridge_early_messages", engine="default") == 1
     assert value("bridge_early_messages", engine="eu") is None
+    assert value("bridge_early_messages_expiring", engine="default") == 0
+    assert value("bridge_early_messages_expiring", engine="eu") is None
     assert value("bridge_waiting_messages", engine="default") == 5
     assert value("bridge_waiting_bytes", engine="default") == 600
     assert value("bridge_waiting_refused_total", engine="default") == 7

@@ -346,8 +346,12 @@ def test_killed_while_instances_finish_the_counts_are_equal(tmp_path: Path) -> N
         child_ = context.Process(target=crash_child.run, args=(str(path), str(log), f"{kill}", [], True), daemon=True)
         child_.start()
         wait_for_mark(acknowledged, "ready", child_)
-        time.sleep(chance.uniform(0.1, 0.8))
+        before, more = len(acknowledged.starts), chance.randrange(1, 200)
+        while len(acknowledged.starts) < before + more:
+            assert child_.is_alive()
+            time.sleep(0.005)
+            acknowledged.read()
         os.kill(child_.pid or 0, signal.SIGKILL)
         child_.join()
         assert check(path) == []
-    assert sum(counted(path, days=False).values()) > 500
+    assert sum(counted(path, days=False).values()) >= len(acknowledged.starts)

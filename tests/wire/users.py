@@ -116,7 +116,7 @@ def metrics() -> list[str]:
 
         name = "default"
         published = failed = events = quarantined = {"x": 1}  # noqa: RUF012
-        waiting = waiting_messages = waiting_bytes = refused = 1
+        waiting = expiring = waiting_messages = waiting_bytes = refused = 1
 
     everything: Any = Everything()
     text = Metrics(

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal
 from uuid import NAMESPACE_OID, uuid4, uuid5
 
 from durabletask.client import OrchestrationQuery, OrchestrationState, OrchestrationStatus
 from durabletask.history import HistoryEvent
-from durabletask.task import FailureDetails
 
 from bridge.app.connection import payload, stamp
+from bridge.app.operations.causes import Cause, cause_of, failure
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound
+from bridge.core.instance_protocol import FINISHED as ENDED
 from bridge.core.origin import MessageOrigin
-from bridge.engines.base import Engine
+from bridge.core.system_names import SAGA
+from bridge.engines.base import Engine, instance_counts
 from bridge.engines.command_runner import CommandRunner
 from bridge.engines.errors import details_of
 from bridge.engines.recording import Recording, UnreadableRecording, record
+from bridge.engines.sagas import declared_name, saga_end
 from bridge.routing.identifier import check_instance_id, check_name
 
-FINISHED = frozenset({"COMPLETED", "FAILED", "TERMINATED"})
-"""Statuses in which an instance has ended."""
+_TAG_PAGE = 1000
+
+FINISHED = ENDED & frozenset(OrchestrationStatus.__members__)
+"""Statuses of the SDK in which an instance has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,21 @@ class Instance:
     output: Any
     custom_status: Any
     failure: dict[str, Any] | None
+    saga: str | None = None
+    """Own name of its saga, where it is known."""
+    outcome: str | None = None
+    """Outcome of the saga of a finished instance."""
+
+    @property
+    def shown_name(self) -> str:
+        """Name for people: a saga of the configuration has its own."""
+        return self.saga if self.name == SAGA and self.saga else self.name
+
+    @property
+    def reason(self) -> str | None:
+        """Reason of the failure of its saga."""
+        status = self.custom_status
+        return status.get("reason") if self.saga is not None and isinstance(status, dict) else None
 
     @property
     def finished(self) -> bool:
@@ -55,10 +76,37 @@ class Filter:
     created_to: datetime | None = None
     completed_from: datetime | None = None
     completed_to: datetime | None = None
+    name: str | None = None
+    """Name of the orchestration, or own name of the saga."""
+    outcomes: tuple[str, ...] = ()
+    """Outcomes of sagas."""
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def runtime_status(self) -> list[OrchestrationStatus] | None:
-        return [OrchestrationStatus[status] for status in self.statuses] or None
+        statuses = self.statuses or (sorted(FINISHED) if self.outcomes else ())
+        return [OrchestrationStatus[status] for status in statuses] or None
+
+    @property
+    def counted(self) -> bool:
+        """True when the counts of an engine answer it."""
+        rest = replace(self, statuses=(), name=None, outcomes=())
+        return rest == Filter() and not (self.statuses and self.outcomes)
+
+    def takes(self, one: Instance) -> bool:
+        """True when an instance that the engine selected has name and outcome of the filter."""
+        return (self.name is None or one.shown_name == self.name) and (
+            not self.outcomes or one.outcome in self.outcomes
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Number of instances of one name and status, or of one saga and outcome."""
+
+    name: str
+    status: str
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +130,7 @@ class Instances:
     """Orchestrations of one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._client = engine.client
         self._execute = CommandRunner(engine).execute
 
@@ -98,7 +147,49 @@ class Instances:
                 instance_id_prefix=filter_.prefix,
             )
             states = await self._client.get_all_orchestration_states(query)
-        return sorted((_instance(state) for state in states), key=lambda one: one.created_at, reverse=True)
+        found: Sequence[Instance] = [_instance(state) for state in states]
+        if filter_.tags:
+            tagged = await self._tagged(filter_)
+            found = [one for one in found if one.instance_id in tagged]
+        if filter_.name is not None:
+            found = await self.named(found)
+        return sorted(filter(filter_.takes, found), key=lambda one: one.created_at, reverse=True)
+
+    async def _tagged(self, filter_: Filter) -> set[str]:
+        """Ids of the instances with the tags of the filter."""
+        statuses = filter_.runtime_status or ()
+        found = await self._client.get_all_tags(statuses, filter_.prefix or "", _TAG_PAGE, what="list instances")
+        return {id_ for id_, _, tags in found if filter_.tags.items() <= tags.items()}
+
+    async def named(self, found: Sequence[Instance]) -> Sequence[Instance]:
+        """Add the own names of declared sagas that have no custom status yet, from their input."""
+        named = [*found]
+        for position, one in enumerate(found):
+            if one.name == SAGA and one.saga is None:
+                state = await self._client.find_instance(one.instance_id)
+                saga = None if state is None else declared_name(state.serialized_input or "")
+                named[position] = replace(one, saga=saga)
+        return named
+
+    async def count(self, filter_: Filter) -> Sequence[Count]:
+        """Number of instances by name and status, or by saga and outcome if the filter has outcomes.
+
+        The embedded engine answers from its counts, unless the filter has a prefix, a tag or a time.
+        """
+        counts = await instance_counts(self._engine) if filter_.counted else None
+        found: Counter[tuple[str, str]] = Counter()
+        if counts is None:
+            for one in await self.named(await self.list(filter_, payloads=False)):
+                if filter_.outcomes:
+                    found[one.saga or one.name, one.outcome or ""] += 1
+                else:
+                    found[one.shown_name, one.status] += 1
+        else:
+            wanted = filter_.outcomes or filter_.statuses
+            for (name, word), number in (counts.sagas if filter_.outcomes else counts.instances).items():
+                if filter_.name in (None, name) and (not wanted or word in wanted):
+                    found[name, word] += number
+        return [Count(name, word, number) for (name, word), number in sorted(found.items())]
 
     async def _completed(self, filter_: Filter, payloads: bool) -> Sequence[OrchestrationState]:
         states = []
@@ -127,6 +218,13 @@ class Instances:
         if state is None:
             raise InstanceNotFound(f"no instance {instance_id!r} exists")
         return _instance(state)
+
+    async def cause(self, one: Instance) -> Cause | None:
+        """Cause of the failure of an instance or of its saga; None without a failure.
+
+        Reads the history when a task failed. Without a history it is the failure of the instance itself.
+        """
+        return await cause_of(self._client, one.instance_id, one.failure, one.reason)
 
     async def history(self, instance_id: str) -> Sequence[HistoryEvent]:
         """History events of an instance, oldest first."""
@@ -246,6 +344,9 @@ def _fresh_id(start: Start, origin: MessageOrigin | None) -> str:
 
 
 def _instance(state: OrchestrationState) -> Instance:
+    status = state.runtime_status.name
+    declared = declared_name(state.serialized_input or "") if state.name == SAGA else None
+    end = saga_end(state.serialized_custom_status, state.runtime_status.value, declared)
     return Instance(
         state.instance_id,
         state.name,
@@ -256,13 +357,6 @@ def _instance(state: OrchestrationState) -> Instance:
         payload(state.serialized_output),
         payload(state.serialized_custom_status),
         failure(state.failure_details),
+        None if end is None else end.saga,
+        None if end is None or status not in FINISHED else end.outcome,
     )
-
-
-def failure(details: FailureDetails | None) -> dict[str, Any] | None:
-    """Type, message, stack trace and cause of a failure, as JSON."""
-    if details is None:
-        return None
-    document = {"type": details.error_type, "message": details.message, "stack_trace": details.stack_trace}
-    inner = failure(details.inner_failure)
-    return document | {"cause": inner} if inner else document

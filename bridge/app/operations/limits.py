@@ -1,4 +1,4 @@
-"""Operations on the dead-letter limits of sources on running engines: list and end them."""
+"""Operations on sources: pause and resume them, list and end the limits of their dead letters."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from bridge.core.pace import Paces
 from bridge.core.states import SourceState
 from bridge.engines.base import Engine
 from bridge.engines.pacing import EnginePaces, limited_sources
+from bridge.engines.source_pauses import Pause, SourcePauses
 from bridge.quarantine.orphaned import state_engine
 
+_REASON_LIMIT = 500
 _PATIENCE = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
@@ -22,14 +24,24 @@ _PATIENCE = 30.0
 async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
     """State of the sources with limits on an engine, one line per limited route. Raises: EngineError.
 
-    Each line has source, route (None for messages without a route), state (`probing`; None when nothing is limited),
-    pause (seconds between two dead letters) and next (seconds until the next one).
+    Each line has source, route (None for messages without a route), state (`paused` or `probing`; None otherwise),
+    pause (seconds between two dead letters) and next (seconds until the next one); a paused source also has since, by
+    and reason.
     """
     now = time.time()
     limited = await limited_sources(engine)
+    paused = await SourcePauses(engine).load()
     lines: list[dict[str, Any]] = []
     for source in loaded.config.sources:
         if state_engine(loaded, source) != engine.name:
+            continue
+        if (found := paused.get(source)) is not None:
+            lines.append(
+                {
+                    "source": source, "route": None, "state": SourceState.PAUSED, "pause": None, "next": None,
+                    "since": found.since, "by": found.by, "reason": found.reason,
+                }
+            )  # fmt: skip
             continue
         paces = limited.get(source, Paces())
         if not len(paces):
@@ -59,28 +71,53 @@ def engine_name(loaded: Loaded, source: str) -> str:
     return state_engine(loaded, source)
 
 
-async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None) -> list[str]:
-    """End the limit of one route of a source, or of all with None; return the routes that were limited.
+async def pause(loaded: Loaded, engine: Engine, source: str, by: str, reason: str) -> Pause:
+    """Pause a source for all its daemons; a second pause replaces the first.
+
+    by: name of the person.
+    Raises: as `resume`, except InstanceNotFound.
+    """
+    _check_engine(loaded, engine, source)
+    given = Pause(time.time(), by, reason[:_REASON_LIMIT])
+    await SourcePauses(engine).pause(source, given)
+    return given
+
+
+async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None) -> tuple[bool, list[str]]:
+    """End the pause of a source and the limit of its routes, or with a route the limit of that route only.
+
+    Returns True if the source was paused, and the routes that were limited.
 
     engine: engine of the source.
     Raises: InvalidCommand when the source has another engine; LookupError when no such source is configured;
-    InstanceNotFound when no route is limited; EngineError.
+    InstanceNotFound when the source is neither paused nor limited; EngineError.
     """
-    if engine.name != engine_name(loaded, source):
-        raise InvalidCommand(f"the limits of {source} are on the engine {engine_name(loaded, source)}")
+    _check_engine(loaded, engine, source)
+    pauses = SourcePauses(engine)
+    paused = route is None and await pauses.of(source) is not None
+    if paused:
+        await pauses.resume(source)
     store = EnginePaces(engine, source)
     paces, pending = await store.latest()
     if pending and not _chosen(paces, route):
         paces = await store.load(_PATIENCE)
     limited = _chosen(paces, route)
     if not limited:
-        raise InstanceNotFound(f"{source}: no dead letters are limited{f' for route {route}' if route else ''}")
+        if paused:
+            return True, []
+        what = f"no dead letters are limited for route {route}" if route else "neither paused nor limited"
+        raise InstanceNotFound(f"{source}: {what}")
     await store.send("resume", {"route": route})
     try:
         await store.load(_PATIENCE)
     except EngineUnavailable as error:
         raise EngineUnavailable(f"{source}: the resume is stored on the engine, but {error}") from error
-    return limited
+    return paused, limited
+
+
+def _check_engine(loaded: Loaded, engine: Engine, source: str) -> None:
+    if engine.name != engine_name(loaded, source):
+        raise InvalidCommand(f"the state of {source} is on the engine {engine_name(loaded, source)}")
 
 
 def _chosen(paces: Paces, route: str | None) -> list[str]:

@@ -58,11 +58,13 @@ class Scene:
     """Context of an operation.
 
     engine: returns the running engine of the request.
+    actor: person that asks for it.
     in_flight: returns messages in flight in a daemon; None outside of one.
     """
 
     loaded: Loaded
     engine: Callable[[], Awaitable[Engine]]
+    actor: Actor
     in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
 
 
@@ -114,7 +116,7 @@ async def perform(
 
     Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
     """
-    scene = Scene(loaded, engine, in_flight)
+    scene = Scene(loaded, engine, actor, in_flight)
     if not operation.changes:
         return await operation.run(scene, operation.parse(given))
     trail, change = begun(operation, given, actor, loaded)
@@ -242,6 +244,10 @@ class DropQuarantined(Parameters):
     key: str
     ids: tuple[str, ...] = ()
     forget: bool = False
+
+
+class PauseSource(Parameters):
+    source: str
 
 
 class ResumeSource(Parameters):
@@ -400,9 +406,14 @@ async def _drop_quarantined(scene: Scene, given: DropQuarantined) -> Any:
     return asdict(await quarantine.drop(given.source, given.key, given.ids, forget=given.forget))
 
 
+async def _pause_source(scene: Scene, given: PauseSource) -> Any:
+    pause = await limits.pause(scene.loaded, await scene.engine(), given.source, scene.actor.name, given.reason or "")
+    return {"source": given.source, "since": pause.since}
+
+
 async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
-    routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
-    return {"source": given.source, "routes": routes}
+    paused, routes = await limits.resume(scene.loaded, await scene.engine(), given.source, given.route)
+    return {"source": given.source, "paused": paused, "routes": routes}
 
 
 async def _rotate(scene: Scene, given: Parameters) -> Any:
@@ -553,6 +564,9 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         lambda given: f"{given.source} {given.key}", lambda given: {"ids": given.ids, "forget": given.forget},
     ),
     Operation("sources.list", "reader", "sources", Parameters, _sources),
+    Operation(
+        "sources.pause", "operator", "sources/{source}:pause", PauseSource, _pause_source, lambda given: given.source
+    ),
     Operation(
         "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
         lambda given: given.source, lambda given: {"route": given.route},

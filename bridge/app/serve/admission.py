@@ -9,9 +9,11 @@ from functools import partial
 
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
+from bridge.app.cost import cost
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine
+from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.per_value import Values
 from bridge.pipeline.route_limits import NO_LIMITS, Admission, Rate, RouteLimit
 from bridge.pipeline.running_instances import Count, RunningInstances
@@ -53,6 +55,16 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
             each_rate=each_rate,
         )
     return Admission(limits, tuple(counted.values())) if limits else NO_LIMITS
+
+
+def build_budgets(loaded: Loaded) -> tuple[dict[str, ActionBudget], dict[str, int]]:
+    """Create the budgets of the engines with `max_actions_per_minute`; return also the actions of each route."""
+    budgets = {
+        name: ActionBudget(name, engine.max_actions_per_minute)
+        for name, engine in loaded.config.engines.items()
+        if engine.max_actions_per_minute is not None
+    }
+    return budgets, {each.route: each.actions for each in cost(loaded).routes} if budgets else {}
 
 
 def _counted(route: RouteConfig) -> tuple[str, str] | None:

@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +26,7 @@ from bridge.app.operations.operations import BY_NAME, OPERATIONS, Operation, beg
 from bridge.app.serve.lineage import in_flight
 from bridge.config.source import Loaded
 from bridge.core import errors
-from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
+from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
@@ -101,9 +101,37 @@ async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str,
 
     calls: names and parameters. Raises: LookupError for an unknown engine, BridgeError.
     """
+    return [result async for result in _results(loaded, engine, calls)]
+
+
+async def operate_each(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+    """Run operations as `operate` does, and return their results or errors. An outage ends the list.
+
+    Raises: LookupError for an unknown engine.
+    """
+    found: list[Any] = []
+    left = list(calls)
+    while left:
+        try:
+            async for result in _results(loaded, engine, left):
+                found.append(result)  # noqa: PERF401 -- results before an error count
+            return found
+        except BridgeError as error:
+            found.append(error)
+            if isinstance(error, EngineOutage | ConfigError):
+                return found
+            left = list(calls[len(found) :])
+    return found
+
+
+async def _results(
+    loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]
+) -> AsyncIterator[Any]:
     daemon = await _find(loaded, engine)
     if daemon is not None:
-        return [await _watched(daemon, BY_NAME[name], {"engine": engine, **given}) for name, given in calls]
+        for name, given in calls:
+            yield await _watched(daemon, BY_NAME[name], {"engine": engine, **given})
+        return
     async with AsyncExitStack() as stack:
         opened: list[Engine] = []
 
@@ -113,9 +141,8 @@ async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str,
             return opened[0]
 
         actor = user()
-        return [
-            await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct) for name, given in calls
-        ]
+        for name, given in calls:
+            yield await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct)
 
 
 @dataclass(frozen=True, slots=True)

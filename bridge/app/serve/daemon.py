@@ -31,11 +31,12 @@ from bridge.app.composition import (
 )
 from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
-from bridge.app.serve.admission import build_admission, listen
+from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.lineage import recorder
+from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
@@ -53,6 +54,7 @@ from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInsta
 from bridge.engines.containment import ContainedWorker
 from bridge.engines.finishes import Finishes
 from bridge.engines.pacing import EnginePaces
+from bridge.engines.source_pauses import SourcePauses
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.ops import logging
@@ -134,6 +136,7 @@ class Daemon:
         }
         self.registries = build_registries(loaded) if engines is None else None
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
+        budgets, costs = build_budgets(loaded) if intake else ({}, {})
         domains = build_domains(loaded)
         self.sources: list[SourcePipeline] = (
             [
@@ -143,6 +146,8 @@ class Daemon:
                     self.brokers,
                     targets,
                     limits=self.admission.limits,
+                    budgets=budgets,
+                    costs=costs,
                     domains=domains,
                     quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
                     paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
@@ -188,6 +193,10 @@ class Daemon:
             config.ops.unready_on,
         )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
+        by_engine: dict[str, list[SourcePipeline]] = {}
+        for source in self.sources:
+            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
+        self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
         self.watch = Watch(
             self.sources,
             self.engines,
@@ -199,6 +208,7 @@ class Daemon:
             self.figures,
             omitted=lambda name: self.failures[name].omitted,
             limits=tuple(self.admission.limits.values()),
+            budgets=tuple(budgets.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
@@ -264,6 +274,7 @@ class Daemon:
                 self.breakers[name].trip(error)
         if self._run_worker:
             self._start_workers()
+        await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
         for source in self.sources:
@@ -281,6 +292,7 @@ class Daemon:
             asyncio.create_task(self.watch.report(), name="readiness"),
             asyncio.create_task(self._early_message_counter.run(), name="early message counter"),
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
+            asyncio.create_task(self.pauses.run(), name="pauses of sources"),
             asyncio.create_task(self.figures.run(), name="instance counts"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]

@@ -189,6 +189,8 @@ def counts_document(counts: InstanceCounts | None) -> Document | None:
         "ended_today": rows("orchestration", "status", counts.ended_today),
         "sagas": rows("saga", "outcome", counts.sagas),
         "sagas_today": rows("saga", "outcome", counts.sagas_today),
+        "failed": {name: count for name, count in counts.failed.items() if count},
+        "failed_today": {name: count for name, count in counts.failed_today.items() if count},
     }
 
 

@@ -31,7 +31,7 @@ async def check_topics(loaded: Loaded, brokers: Mapping[str, Broker], *, intake:
             except BrokerError as error:
                 problems.append(loaded.locate(path, str(error)))
     if intake:
-        problems += await _shared(loaded, known)
+        problems += await shared_topics(loaded, known)
     if problems:
         raise ConfigError(problems)
 
@@ -51,7 +51,7 @@ def _needed(loaded: Loaded, intake: bool, worker: bool) -> Iterator[tuple[tuple[
                 yield path, source.broker, topic
 
 
-async def _shared(loaded: Loaded, brokers: Mapping[str, TopicBroker]) -> list[Problem]:
+async def shared_topics(loaded: Loaded, brokers: Mapping[str, TopicBroker]) -> list[Problem]:
     """Problems of sources that read one topic in one group: each would see a part of the messages.
 
     The configuration check finds them for one broker. Two brokers that are one cluster are only found here.

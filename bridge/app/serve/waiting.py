@@ -110,6 +110,10 @@ class WaitingEntities:
         self.waiting = self.totals.early
 
     @property
+    def expiring(self) -> int | None:
+        return None if self.waiting is None else self.totals.counted.early_expiring
+
+    @property
     def waiting_messages(self) -> int:
         return self.totals.messages
 

@@ -27,7 +27,9 @@ from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReadi
 from bridge.ops.metric_stats import WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import Rates
+from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.flow_control import PERSON
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import RouteLimit
@@ -112,7 +114,7 @@ class SourceView:
 
     @property
     def held(self) -> bool:
-        return bool(self._source.gate.pause_reasons)
+        return bool(self._source.gate.pause_reasons.keys() - {PERSON})
 
     @property
     def probing(self) -> bool:
@@ -228,10 +230,11 @@ class SourceView:
         """Source state for the readiness check."""
         ledger = self._ledger
         holds = dict(self._source.gate.pause_reasons)
+        paused = holds.pop(PERSON, None)
         subscription: object = self._source.subscription
         if isinstance(subscription, StoppableSubscription):
             holds |= subscription.stopped()
-        if isinstance(subscription, StallingSubscription) and not holds:
+        if isinstance(subscription, StallingSubscription) and not holds and paused is None:
             holds |= subscription.stalled(self._stuck_after)
         behind = sum(lag or 0 for _, _, _, lag in self.partitions())
         settled = sum(ledger.outcomes.values()) + sum(ledger.abandoned.values())
@@ -240,8 +243,12 @@ class SourceView:
         throttled = {
             limit.route: reason for limit in self._source.route_limits.values() if (reason := limit.reason) is not None
         }
+        for route, share in self._source.budgets.items():
+            if (reason := share.reason) is not None:
+                throttled[route] = "; ".join(filter(None, (throttled.get(route), reason)))
         probing = self._source.dead_letter_limit.reason
-        return SourceReading(self.name, settled, max(ledger.in_flight, behind), holds, probing, dead, throttled)
+        waiting = max(ledger.in_flight, behind)
+        return SourceReading(self.name, settled, waiting, holds, probing, dead, throttled, paused)
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +286,7 @@ class Watch:
         *,
         omitted: Callable[[str], int] = lambda _: 0,
         limits: Sequence[RouteLimit] = (),
+        budgets: Sequence[ActionBudget] = (),
         orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -312,6 +320,7 @@ class Watch:
             answers,
             refused,
             figures.workflows,
+            budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),
             version=__version__,

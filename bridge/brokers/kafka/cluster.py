@@ -79,6 +79,10 @@ class Cluster:
         """Check that the cluster answers. Raises: BrokerUnavailable."""
         await self._ask("reach the cluster", lambda: self._admin.describe_cluster(), longest=0.0)
 
+    async def ask(self, what: str, question: Callable[[Any], Awaitable[_T]]) -> _T:
+        """Answer to one question to the administrative client. Raises: BrokerUnavailable."""
+        return await self._ask(what, lambda: question(self._admin), longest=0.0)
+
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
 
@@ -130,14 +134,19 @@ class Cluster:
         """Check the topic again before its next use, because it may have been deleted."""
         self._known.discard(topic)
 
-    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, Any]:
-        """Offset and metadata by partition, where the group has a position. Raises: BrokerUnavailable."""
+    async def committed(
+        self, group: str, partitions: Iterable[TopicPartition], coordinator: int | None = None
+    ) -> dict[TopicPartition, Any]:
+        """Offset and metadata by partition, where the group has a position. Raises: BrokerUnavailable.
+
+        coordinator: id of the node that coordinates the group; None: the cluster is asked for it.
+        """
         wanted = list(partitions)
         if not wanted:
             return {}
 
         async def fetch() -> dict[TopicPartition, OffsetAndMetadata]:
-            found = dict(await self._admin.list_consumer_group_offsets(group, partitions=wanted))
+            found = dict(await self._admin.list_consumer_group_offsets(group, coordinator, partitions=wanted))
             # The client overlooks an error above the topics of the answer, which then has no topics. A partition
             # without a position has an entry of its own (-1), and a missing entry never means "no position": treated as
             # such, the group would start from the beginning

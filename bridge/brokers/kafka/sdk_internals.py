@@ -280,6 +280,17 @@ def check_group(consumer: Any) -> None:
         check()
 
 
+async def send(admin: Any, request: Any, node: int | None = None) -> Any:
+    """Send a request through an administrative client. node: id of the receiving node; None: any.
+
+    Raises: NotImplementedError where the client has no such method.
+    """
+    through = getattr(admin, "_send_request", None)
+    if through is None:
+        raise NotImplementedError("this version of aiokafka sends no requests of others")
+    return await through(request, node)
+
+
 STARTING_SECONDS = 30.0
 """Seconds from the start of a client for which passing states of a cluster are expected: a topic that was just created,
 or a coordinator that is not elected yet. The bridge itself reports a state that lasts."""

@@ -62,6 +62,24 @@ class Access:
             self._credential = _credential(config)
         return ServiceBusClient(self.namespace, self._credential, **self._given)
 
+    def administration(self, resolve: Callable[[str, str], Path]) -> Any:
+        """Create a client for the settings of entities; None where there is none: an emulator, or a ready token."""
+        from azure.servicebus.aio.management import ServiceBusAdministrationClient  # slow to import
+
+        config, given = self._config, dict[str, Any](retry_total=0)
+        if config.tls is not None and config.tls.ca is not None:
+            given["connection_verify"] = str(resolve("ca", config.tls.ca))
+        if config.connection_string is not None:
+            text = _of_all(config.connection_string)
+            if "usedevelopmentemulator=true" in text.replace(" ", "").lower():
+                return None
+            return ServiceBusAdministrationClient.from_connection_string(text, **given)
+        if config.sas is not None and config.sas.signature is not None:
+            return None
+        if self._credential is None:
+            self._credential = _credential(config)
+        return ServiceBusAdministrationClient(self.namespace, self._credential, **given)
+
     async def close(self) -> None:
         """Close the credential. Idempotent."""
         credential, self._credential = self._credential, None

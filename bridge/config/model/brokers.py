@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 
 from bridge.config.model.servicebus import ServiceBusBrokerConfig, ServiceBusTargetConfig
+from bridge.config.model.tls import ProtectedTlsConfig
 from bridge.config.model.types import Duration, Entity, Integer, Model, Name, Size
 
 
@@ -24,15 +25,9 @@ class LocalBrokerConfig(Model):
 _AWS = "aws-msk"
 
 
-class KafkaTlsConfig(Model):
+class KafkaTlsConfig(ProtectedTlsConfig):
     """TLS to Kafka. `{}` trusts the system's certificate authorities."""
 
-    ca: str | None = Field(None, min_length=1, description="PEM file of the trusted authorities.")
-    certificate: str | None = Field(None, min_length=1, description="PEM file of the client certificate and its chain.")
-    key: str | None = Field(
-        None, min_length=1, description="PEM file of the private key; null: `certificate` holds it."
-    )
-    key_password: SecretStr | None = Field(None, description="Password of the private key.")
     check_hostname: bool = Field(True, description="Verify that the certificate has the name of the server.")
 
 

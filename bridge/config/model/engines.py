@@ -68,6 +68,12 @@ class EngineBase(Model):
 
     timeout: Duration = Field(10.0, gt=0, description="Deadline of one call to the engine.")
     max_request: Size = Field(4194304, description="Largest request the engine takes; a larger one is dead-lettered.")
+    max_actions_per_minute: Integer | None = Field(
+        None,
+        ge=1,
+        description="Actions per minute and daemon, counted as by `bridge check --cost`; starts beyond the limit wait. "
+        "null: no limit.",
+    )
     worker: WorkerConfig = Field(
         WorkerConfig(), description="Settings of the worker that runs this engine's workflows."
     )

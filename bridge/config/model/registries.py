@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field, SecretStr, model_validator
 
+from bridge.config.model.tls import ProtectedTlsConfig
 from bridge.config.model.types import Duration, Model, Size
 
 
-class RegistryTlsConfig(Model):
+class RegistryTlsConfig(ProtectedTlsConfig):
     """TLS to a schema registry. Without it, the system must trust the certificate of an `https` registry."""
-
-    ca: str | None = Field(None, min_length=1, description="PEM file of the trusted authorities.")
-    certificate: str | None = Field(None, min_length=1, description="PEM file of the client certificate and its chain.")
-    key: str | None = Field(
-        None, min_length=1, description="PEM file of the private key; null: `certificate` holds it."
-    )
-    key_password: SecretStr | None = Field(None, description="Password of the private key.")
 
 
 class RegistryConfig(Model):

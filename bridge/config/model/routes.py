@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -16,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from bridge.config.model.types import Duration, Expression, Integer, Model, Name, PerValue, Rate, Template
+from bridge.config.model.types import Duration, Expression, Integer, Model, Name, PerValue, Rate, Template, rule_of_keys
 from bridge.core.commands import OnExisting, OnFinished, OnMissing
 
 
@@ -55,14 +56,6 @@ COMMANDS = (
     "schedule", "raise_event", "start_or_raise", "reply", "cancel", "terminate", "suspend", "resume", "signal_entity",
     "ignore",
 )  # fmt: skip
-
-WHICH_WORKFLOW = "write either `orchestration` or `saga`"
-
-
-_FINISHED_FIRST = (
-    "Treatment of a message for an instance that has finished without it; `restart` runs the "
-    "instance again and then raises the event."
-)
 
 
 def _check_match_key(key: str) -> str:
@@ -104,6 +97,24 @@ WithoutRestart = Annotated[
     OnFinished,
     AfterValidator(_no_restart),
     WithJsonSchema({"type": "string", "enum": [OnFinished.DEAD_LETTER.value, OnFinished.IGNORE.value]}),
+    Field(description="Treatment of a message for an instance that has finished."),
+]
+WithRestart = Annotated[
+    OnFinished,
+    Field(
+        description="Treatment of a message for an instance that has finished without it; `restart` runs the "
+        "instance again and then raises the event."
+    ),
+]
+InstanceId = Annotated[
+    Template,
+    Field(min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."),
+]
+MissingInstance = Annotated[
+    MissingConfig,
+    Field(
+        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`."
+    ),
 ]
 
 MatchKey = Annotated[
@@ -114,14 +125,17 @@ MatchKey = Annotated[
 MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match_value)]
 
 
+def _check_workflow(given: Mapping[str, Any]) -> str | None:
+    is_one = (given.get("orchestration") is None) != (given.get("saga") is None)
+    return None if is_one else "write either `orchestration` or `saga`"
+
+
 class ScheduleConfig(Model):
     """Start an orchestration, or a saga of the configuration."""
 
     orchestration: str | None = Field(None, min_length=1, description="Name of the orchestrator.")
     saga: Name | None = Field(None, description="Name of a saga of `sagas`, instead of `orchestration`.")
-    instance_id: Template = Field(
-        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
-    )
+    instance_id: InstanceId
     input: Expression = Field("payload", description="Input.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
     tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
@@ -144,22 +158,14 @@ class ScheduleConfig(Model):
         "without it. Default: `dead_letter`.",
     )
 
+    _one_workflow = rule_of_keys(_check_workflow)
+
     @model_validator(mode="after")
-    def _one_workflow(self) -> ScheduleConfig:
-        if (self.orchestration is None) == (self.saga is None):
-            raise ValueError(WHICH_WORKFLOW)
+    def _fits(self) -> ScheduleConfig:
         if self.saga is not None and self.version is not None:
             raise ValueError("a saga has no version: each instance keeps the definition that it was started with")
-        return self
-
-    @model_validator(mode="after")
-    def _one_time(self) -> ScheduleConfig:
         if self.start_at is not None and self.delay is not None:
             raise ValueError("write either `start_at` or `delay`")
-        return self
-
-    @model_validator(mode="after")
-    def _event_to_raise(self) -> ScheduleConfig:
         raises = self.on_existing is OnExisting.RAISE
         if raises and self.event is None:
             raise ValueError("`on_existing: raise` needs `event`, the name of the event")
@@ -171,31 +177,24 @@ class ScheduleConfig(Model):
 class RaiseEventConfig(Model):
     """Raise an event to a running orchestration."""
 
-    instance_id: Template = Field(
-        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
-    )
+    instance_id: InstanceId
     name: Template = Field(min_length=1, description="Name of the event.")
     data: Expression = Field("payload", description="Data of the event.")
-    on_missing: MissingConfig = Field(
-        OnMissing.RETRY,
-        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
-    )
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
+    on_missing: MissingInstance = OnMissing.RETRY
+    on_finished: WithRestart = OnFinished.DEAD_LETTER
 
 
 class StartOrRaiseConfig(Model):
     """Start an orchestration with the message as input, or raise the message as an event if it already runs."""
 
     orchestration: str = Field(min_length=1, description="Name of the orchestrator.")
-    instance_id: Template = Field(
-        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
-    )
+    instance_id: InstanceId
     event: Template = Field(min_length=1, description="Name of the event for an instance that is running.")
     input: Expression = Field("payload", description="Input.")
     data: Expression = Field("payload", description="Data of the event.")
     version: Template | None = Field(None, description="Version of the orchestrator.")
     tags: dict[str, Template] = Field(default_factory=dict, description="Tags of the instance.")
-    on_finished: OnFinished = Field(OnFinished.DEAD_LETTER, description=_FINISHED_FIRST)
+    on_finished: WithRestart = OnFinished.DEAD_LETTER
 
 
 class ReplyConfig(Model):
@@ -213,9 +212,7 @@ class ReplyConfig(Model):
 class CancelConfig(Model):
     "Raise a cancel event: the orchestration stops in its own way."
 
-    instance_id: Template = Field(
-        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
-    )
+    instance_id: InstanceId
     event: Template = Field("cancel", min_length=1, description="Name of the cancel event.")
     reason: Template | None = Field(None, description="Reason, shown in the history.")
     grace: Duration | None = Field(
@@ -223,62 +220,33 @@ class CancelConfig(Model):
         gt=0,
         description="Time for the instance to acknowledge the request, before it is terminated; null: no limit.",
     )
-    on_missing: MissingConfig = Field(
-        OnMissing.RETRY,
-        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
-    )
-    on_finished: WithoutRestart = Field(
-        OnFinished.IGNORE, description="Treatment of a message for an instance that has finished."
-    )
+    on_missing: MissingInstance = OnMissing.RETRY
+    on_finished: WithoutRestart = OnFinished.IGNORE
 
 
 class TerminateConfig(Model):
     """Stop an orchestration at once, without compensation."""
 
-    instance_id: Template = Field(
-        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
-    )
+    instance_id: InstanceId
     output: Expression | None = Field(None, description="Output of the instance.")
     recursive: bool = Field(True, description="Terminate its child orchestrations too.")
-    on_missing: MissingConfig = Field(
-        OnMissing.RETRY,
-        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
-    )
-    on_finished: WithoutRestart = Field(
-        OnFinished.IGNORE, description="Treatment of a message for an instance that has finished."
-    )
+    on_missing: MissingInstance = OnMissing.RETRY
+    on_finished: WithoutRestart = OnFinished.IGNORE
 
 
-class SuspendConfig(Model):
+class _PauseConfig(Model):
+    instance_id: InstanceId
+    reason: Template | None = Field(None, description="Reason, shown in the history.")
+    on_missing: MissingInstance = OnMissing.RETRY
+    on_finished: WithoutRestart = OnFinished.DEAD_LETTER
+
+
+class SuspendConfig(_PauseConfig):
     """Pause an orchestration."""
 
-    instance_id: Template = Field(
-        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
-    )
-    reason: Template | None = Field(None, description="Reason, shown in the history.")
-    on_missing: MissingConfig = Field(
-        OnMissing.RETRY,
-        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
-    )
-    on_finished: WithoutRestart = Field(
-        OnFinished.DEAD_LETTER, description="Treatment of a message for an instance that has finished."
-    )
 
-
-class ResumeConfig(Model):
+class ResumeConfig(_PauseConfig):
     """Resume a suspended orchestration."""
-
-    instance_id: Template = Field(
-        min_length=1, description="Id of the instance; begin it with a constant prefix to keep ids apart."
-    )
-    reason: Template | None = Field(None, description="Reason, shown in the history.")
-    on_missing: MissingConfig = Field(
-        OnMissing.RETRY,
-        description="Treatment of a message without instance; `retry` tries again for the source's `retry.in_memory`.",
-    )
-    on_finished: WithoutRestart = Field(
-        OnFinished.DEAD_LETTER, description="Treatment of a message for an instance that has finished."
-    )
 
 
 class SignalEntityConfig(Model):
@@ -369,11 +337,11 @@ def _names(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-def wrong_commands(given: list[str]) -> str | None:
-    """Error text for the commands that a route names; None if it names exactly one."""
-    if len(given) == 1:
+def _check_commands(given: Mapping[str, Any]) -> str | None:
+    commands = [command for command in COMMANDS if given.get(command) is not None]
+    if len(commands) == 1:
         return None
-    said = f"has {' and '.join(given)}" if given else "has no command"
+    said = f"has {' and '.join(commands)}" if commands else "has no command"
     return f"a route needs exactly one of {', '.join(COMMANDS)}; this one {said}"
 
 
@@ -425,12 +393,7 @@ class RouteConfig(Model):
     signal_entity: SignalEntityConfig | None = Field(None, description="Send a one-way operation to a durable entity.")
     ignore: IgnoreConfig | None = Field(None, description="Do nothing; the message is counted as ignored.")
 
-    @model_validator(mode="after")
-    def _one_command(self) -> RouteConfig:
-        wrong = wrong_commands([command for command in COMMANDS if getattr(self, command) is not None])
-        if wrong is not None:
-            raise ValueError(wrong)
-        return self
+    _one_command = rule_of_keys(_check_commands)
 
     @property
     def command(self) -> str:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints
 
-from bridge.config.model.types import Duration, Expression, Integer, Model, Name, Number, Template
+from bridge.config.model.types import Duration, Expression, Integer, Model, Name, Number, Template, rule_of_keys
 
-KINDS = ("command", "parallel", "steps", "point_of_no_return")
+_KINDS = ("command", "parallel", "steps", "point_of_no_return")
 """Kinds of saga entries. Each entry has exactly one of these keys."""
 
-ONLY_COMMANDS = (
+_ONLY_COMMANDS = (
     "name", "refused", "failed", "detail", "compensation", "timeout", "retry", "compensation_timeout",
     "compensation_retry",
 )  # fmt: skip
@@ -45,6 +46,17 @@ class CommandConfig(Model):
     )
 
 
+def _check_kind(given: Mapping[str, Any]) -> str | None:
+    kinds = [kind for kind in _KINDS if given.get(kind) is not None]
+    if len(kinds) != 1:
+        said = f"has {' and '.join(kinds)}" if kinds else "has none of them"
+        return f"an entry of a saga needs exactly one of {', '.join(_KINDS)}; this one {said}"
+    if kinds[0] != "command":
+        foreign = [key for key in _ONLY_COMMANDS if key in given]
+        return f"{', '.join(foreign)} belong to a step with a command" if foreign else None
+    return None if given.get("name") is not None else "a step needs a name"
+
+
 class SagaStepConfig(Model):
     """A step, a group or the point of no return. Each entry has exactly one of these kinds."""
 
@@ -76,14 +88,7 @@ class SagaStepConfig(Model):
         None, description="Later steps are never undone; they are tried until they succeed."
     )
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> SagaStepConfig:
-        wrong = wrong_kinds(
-            [kind for kind in KINDS if getattr(self, kind) is not None], self.model_fields_set, self.name is not None
-        )
-        if wrong is not None:
-            raise ValueError(wrong)
-        return self
+    _one_kind = rule_of_keys(_check_kind)
 
 
 class SagaConfig(Model):
@@ -98,14 +103,3 @@ class SagaConfig(Model):
     roll_forward_pause: Duration = Field(
         60.0, gt=0, description="Pause between rounds of attempts after the point of no return."
     )
-
-
-def wrong_kinds(kinds: list[str], given: set[str] | frozenset[str], named: bool) -> str | None:
-    """Error text for the kinds and keys of an entry; None if they are valid."""
-    if len(kinds) != 1:
-        said = f"has {' and '.join(kinds)}" if kinds else "has none of them"
-        return f"an entry of a saga needs exactly one of {', '.join(KINDS)}; this one {said}"
-    if kinds[0] != "command":
-        foreign = [key for key in ONLY_COMMANDS if key in given]
-        return f"{', '.join(foreign)} belong to a step with a command" if foreign else None
-    return None if named else "a step needs a name"

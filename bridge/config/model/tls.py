@@ -1,8 +1,8 @@
-"""TLS of ports that the bridge serves, and of connections to engines."""
+"""TLS of ports that the bridge serves, and of its connections to others."""
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, model_validator
 
 from bridge.config.model.types import Model
 
@@ -36,3 +36,14 @@ class ClientTlsConfig(Model):
         if self.key is not None and self.certificate is None:
             raise ValueError("`key` needs `certificate`")
         return self
+
+
+class ProtectedTlsConfig(Model):
+    """TLS with a client certificate whose private key may have a password."""
+
+    ca: str | None = Field(None, min_length=1, description="PEM file of the trusted authorities.")
+    certificate: str | None = Field(None, min_length=1, description="PEM file of the client certificate and its chain.")
+    key: str | None = Field(
+        None, min_length=1, description="PEM file of the private key; null: `certificate` holds it."
+    )
+    key_password: SecretStr | None = Field(None, description="Password of the private key.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -12,10 +13,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PlainSerializer,
     StringConstraints,
+    ValidationError,
     WithJsonSchema,
+    model_validator,
 )
+from pydantic_core import InitErrorDetails
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {
@@ -135,6 +140,29 @@ class Model(BaseModel):
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
     )
+
+
+def rule_of_keys(wrong: Callable[[Mapping[str, Any]], str | None]) -> Any:
+    """Validator of the keys of a model. Its problem is reported together with those of the values.
+
+    wrong: error text for the values by key, as written; None if the keys fit together.
+    """
+
+    def check(cls: type[Model], given: Any, validate: ModelWrapValidatorHandler[Model]) -> Model:
+        what = wrong(given) if isinstance(given, dict) else None
+        if what is None:
+            return validate(given)
+        found = [InitErrorDetails(type="value_error", input=None, ctx={"error": ValueError(what)})]
+        try:
+            validate(given)
+        except ValidationError as error:
+            found += [
+                InitErrorDetails(type=each["type"], loc=each["loc"], input=None, ctx=each.get("ctx", {}))
+                for each in error.errors(include_url=False, include_input=False)
+            ]
+        raise ValidationError.from_exception_data(cls.__name__, found, hide_input=True)
+
+    return model_validator(mode="wrap")(check)
 
 
 def _refuse_boolean(value: Any) -> Any:

@@ -304,11 +304,16 @@ def _summed(rows: Sequence[tuple[int, str, str, str, str, int]]) -> InstanceCoun
     sagas: Counter[tuple[str, str]] = Counter()
     ended: Counter[tuple[str, str]] = Counter()
     ended_sagas: Counter[tuple[str, str]] = Counter()
+    failed: Counter[str] = Counter()
+    failed_today: Counter[str] = Counter()
     for day, orchestration, saga, status, outcome, number in rows:
         if day not in (0, today):
             continue
         by_status, by_outcome = (ended, ended_sagas) if day else (instances, sagas)
-        by_status[saga if orchestration == SAGA and saga else orchestration, status] += number
+        name = saga if orchestration == SAGA and saga else orchestration
+        by_status[name, status] += number
         if outcome:
             by_outcome[saga, outcome] += number
-    return InstanceCounts(instances, sagas, ended, ended_sagas)
+        if status == "FAILED" and outcome != "compensated":
+            (failed_today if day else failed)[name] += number
+    return InstanceCounts(instances, sagas, ended, ended_sagas, failed, failed_today)

@@ -183,14 +183,20 @@ LAST_EVENTS = 1000
 """Most events of a history in which the failure of a task is searched."""
 
 
-def last_failure(history: Sequence[pb.HistoryEvent]) -> pb.TaskFailureDetails | None:
-    """Failure of the last task that failed in a history."""
+def last_failed(history: Sequence[pb.HistoryEvent]) -> pb.HistoryEvent | None:
+    """Event of the last task or child that failed, among the last events of a history."""
     for event in islice(reversed(history), LAST_EVENTS):
-        if event.HasField("taskFailed"):
-            return event.taskFailed.failureDetails
-        if event.HasField("subOrchestrationInstanceFailed"):
-            return event.subOrchestrationInstanceFailed.failureDetails
+        if event.HasField("taskFailed") or event.HasField("subOrchestrationInstanceFailed"):
+            return event
     return None
+
+
+def last_failure(history: Sequence[pb.HistoryEvent]) -> pb.TaskFailureDetails | None:
+    """Failure of the last task or child that failed, among the last events of a history."""
+    event = last_failed(history)
+    if event is None:
+        return None
+    return (event.taskFailed if event.HasField("taskFailed") else event.subOrchestrationInstanceFailed).failureDetails
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,70 @@
+"""Checks of a local broker for `bridge doctor`. No file is created, no lock taken, no record read."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+from bridge.brokers.local.database import FILE, SCHEMA_VERSION
+from bridge.config.model.brokers import LocalBrokerConfig
+from bridge.config.model.sources import SourceConfig
+from bridge.config.model.types import format_duration
+from bridge.core.diagnosis import Answer, Examiner, counted, ok, problem, warning
+from bridge.system import disk
+from bridge.system.threads import in_thread
+
+OUTAGE = 86_400.0
+"""Outage in seconds that messages should outlast: a day."""
+
+
+async def diagnose(
+    name: str, config: LocalBrokerConfig, directory: Path, sources: Mapping[str, SourceConfig], examiner: Examiner
+) -> dict[str, float]:
+    """Check a local broker. directory: place of its log.
+
+    Returns the retention in seconds of each source's messages.
+    """
+    subject, path = f"broker {name}", f"brokers.{name}.path"
+
+    async def retention() -> Answer:
+        kept = config.retention
+        if kept is None:
+            return ok("messages are kept without limit")
+        if kept < OUTAGE:
+            return warning(
+                f"messages are kept for {format_duration(kept)}: a longer outage loses messages",
+                f"brokers.{name}.retention: 7d",
+            )
+        return ok(f"messages are kept for {format_duration(kept)}")
+
+    await examiner.check(subject, "file", lambda: in_thread(partial(_file, directory / FILE, path)))
+    await examiner.check(subject, "access", lambda: in_thread(partial(disk.access, directory, path)))
+    await disk.examine(subject, directory, path, examiner, directory / FILE)
+    await examiner.check(subject, "retention", retention)
+    return dict.fromkeys(sources, math.inf if config.retention is None else config.retention)
+
+
+def _file(file: Path, path: str) -> Answer:
+    if not file.exists():
+        return ok(f"{file} will be created at the first start or publish")
+    # SQLite would create the files of its write-ahead log; without them no process changes the file
+    beside = all(file.with_name(file.name + ending).exists() for ending in ("-wal", "-shm"))
+    address = f"{file.absolute().as_uri()}?{'mode=ro' if beside else 'immutable=1'}"
+    try:
+        with closing(sqlite3.connect(address, uri=True)) as connection:
+            version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+            topics = connection.execute("SELECT count(*) FROM topics").fetchone()[0] if version else 0
+    except sqlite3.Error as error:
+        return problem(
+            f"{file}: {error}", f"stop all processes that use it and restore a backup, or name another `{path}`"
+        )
+    if version > SCHEMA_VERSION:
+        return problem(
+            f"{file} was written by a newer version of the bridge (schema {version}, this one knows {SCHEMA_VERSION})",
+            f"pip install --upgrade durable-bridge    # or name another `{path}`",
+        )
+    return ok(f"{file}, {counted(topics, 'topic')}")

@@ -1,0 +1,159 @@
+"""`bridge instances list`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+from bridge.cli.command import command as make
+from bridge.cli.connection import EXITS, engine_options, on_instances
+from bridge.cli.instance_views import in_json
+from bridge.cli.options import json_option
+from bridge.cli.output import clean, compact, print_json, print_table
+from bridge.cli.parameters import SINCE, STATUS, TAG
+
+OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
+
+
+@make(
+    "list",
+    effect="reads",
+    examples="""
+        bridge instances list
+        bridge instances list --status running --status suspended --prefix order-
+        bridge instances list --outcome compensated --outcome compensation_failed --newer 1d
+        bridge instances list --name checkout --tag country=de --older 3d
+        bridge instances list --count
+        bridge instances list --newer 2h --json | jq .
+        bridge instances list --status failed -0 | bridge instances rewind -0 -
+    """,
+    exits=EXITS | {1: "the engine refused"},
+)
+@click.option(
+    "--status",
+    "statuses",
+    type=STATUS,
+    multiple=True,
+    metavar="STATUS",
+    help="Only instances with this status; repeatable.",
+)
+@click.option("--name", metavar="NAME", help="Only this orchestration, or saga of the configuration.")
+@click.option(
+    "--outcome",
+    "outcomes",
+    type=click.Choice(OUTCOMES),
+    multiple=True,
+    help="Only instances whose saga ended like this; repeatable.",
+)
+@click.option("--tag", "tags", type=TAG, multiple=True, metavar="K=V", help="Only instances with this tag; repeatable.")
+@click.option("--prefix", metavar="TEXT", help="Only instances with this prefix of the id.")
+@click.option(
+    "--created-from", "--newer", "created_from", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago."
+)
+@click.option(
+    "--created-to", "--older", "created_to", type=SINCE, metavar="TIME", help="RFC 3339, or 2h for two hours ago."
+)
+@click.option("--completed-from", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
+@click.option("--completed-to", type=SINCE, metavar="TIME", help="Only finished ones; RFC 3339 or 2h.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Number of instances, the newest first; 0 for all.",
+)
+@click.option("--count", "only_count", is_flag=True, help="Print numbers by name and status, or by saga and outcome.")
+@click.option("--ids", "only_ids", is_flag=True, help="Print ids only, one per line.")
+@click.option(
+    "-0", "--null", "separated", is_flag=True, help="Print ids only, each terminated by a null byte, for `xargs -0`."
+)
+@json_option
+@engine_options
+def list_(
+    statuses: tuple[str, ...],
+    name: str | None,
+    outcomes: tuple[str, ...],
+    tags: tuple[tuple[str, str], ...],
+    prefix: str | None,
+    created_from: datetime | None,
+    created_to: datetime | None,
+    completed_from: datetime | None,
+    completed_to: datetime | None,
+    limit: int,
+    only_count: bool,
+    only_ids: bool,
+    separated: bool,
+    as_json: bool,
+    **engine: Any,
+) -> None:
+    """List orchestrations, the newest first. A saga of the configuration has its own name.
+
+    With --json each has instance_id, name, status, created_at, last_updated_at, input, output, custom_status,
+    failure, saga, outcome. The embedded engine counts by status, name and outcome without reading the instances.
+    """
+    from bridge.app.operations.instances import Filter, Instance, Instances
+
+    if as_json + only_ids + separated > 1 or (only_count and (only_ids or separated)):
+        raise click.UsageError("use one of --json, --ids, -0 and --count", click.get_current_context())
+    filter_ = Filter(
+        statuses, prefix, created_from, created_to, completed_from, completed_to, name, outcomes, dict(tags)
+    )
+    if only_count:
+        counts = on_instances(engine, lambda instances: instances.count(filter_))
+        if as_json:
+            print_json(
+                [
+                    {"name": one.name, "outcome" if outcomes else "status": one.status, "count": one.count}
+                    for one in counts
+                ]
+            )
+        else:
+            columns = ("NAME", "OUTCOME" if outcomes else "STATUS", "COUNT")
+            print_table(columns, [(one.name, one.status, f"{one.count}") for one in counts])
+        return
+
+    async def look(instances: Instances) -> tuple[Sequence[Instance], int]:
+        found = await instances.list(filter_, payloads=as_json)
+        shown = found[:limit] if limit else found
+        return (shown if only_ids or separated else await instances.named(shown)), len(found)
+
+    shown, count = on_instances(engine, look)
+    if as_json:
+        print_json([in_json(one) for one in shown])
+    elif separated:
+        _print_separated([one.instance_id for one in shown])
+    elif only_ids:
+        for one in shown:
+            click.echo(clean(one.instance_id))
+    elif not count:
+        click.echo("no instances", err=True)
+    else:
+        print_table(
+            ("INSTANCE", "NAME", "STATUS", "OUTCOME", "CREATED", "UPDATED", "CUSTOM STATUS"),
+            [
+                (
+                    one.instance_id,
+                    one.shown_name,
+                    one.status,
+                    one.outcome or "",
+                    one.created_at,
+                    one.last_updated_at,
+                    compact(one.custom_status, 80),
+                )
+                for one in shown
+            ],
+        )
+    if len(shown) < count:
+        click.echo(f"the newest {len(shown):,} of {count:,}; --limit 0 shows all", err=True)
+
+
+def _print_separated(ids: list[str]) -> None:
+    """Print ids unchanged. Ids that no command-line argument can hold are left out and counted on standard error."""
+    usable = [each for each in ids if "\0" not in each and not any("\ud800" <= one <= "\udfff" for one in each)]
+    sys.stdout.buffer.write("".join(f"{each}\0" for each in usable).encode())
+    if left := len(ids) - len(usable):
+        click.echo(f"{left:,} omitted: their ids contain null bytes or are not Unicode; --json shows them", err=True)

@@ -1,0 +1,76 @@
+"""Look at an engine's file that changes nothing: no file is created, no lock is taken, no permission narrowed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+from bridge.encryption import Keyring
+from bridge.sqlite_engine.storage.schema import check_keys
+
+_LOCKS = Path("/proc/locks")
+_STEPS = 10_000
+"""Instructions of SQLite between two looks at the time."""
+
+
+def holder(path: Path) -> str | None:
+    """Id of the process that has the engine's file open, or `another process`; None if no process has it open.
+
+    Without `/proc/locks` the process that last took the lock counts, if it lives.
+    """
+    lock = path.with_name(path.name + ".lock")
+    try:
+        inode, pid = lock.stat().st_ino, lock.read_bytes()[:32].decode("ascii", "replace").strip()
+    except OSError:
+        return None
+    try:
+        lines = _LOCKS.read_text(errors="replace").splitlines()
+    except OSError:
+        return pid if pid.isdecimal() and _lives(int(pid)) else None
+    held = any(
+        "FLOCK" in fields and fields[-3].endswith(f":{inode}") for line in lines if len(fields := line.split()) > 5
+    )
+    return (pid or "another process") if held else None
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def opened(path: Path) -> sqlite3.Connection:
+    """Open the file to read it. Raises: sqlite3.Error.
+
+    SQLite would create the files of its write-ahead log beside the file. Without them no process changes it.
+    """
+    beside = [path.with_name(path.name + ending) for ending in ("-wal", "-shm")]
+    mode = "mode=ro" if all(each.exists() for each in beside) else "immutable=1"
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?{mode}", uri=True, isolation_level=None)
+    connection.execute("PRAGMA busy_timeout=1000")
+    return connection
+
+
+def inspect(path: Path, keyring: Keyring | None, seconds: float) -> list[str] | None:
+    """Check the version of the file, its keys and its structure; return problems, or None if the time did not suffice.
+
+    seconds: time for the check of the structure.
+    Raises: EngineMisconfigured (newer version, not an engine's, a key is missing), EngineUnavailable, sqlite3.Error.
+    """
+    with closing(opened(path)) as connection:
+        check_keys(connection, path, keyring)
+        end = time.monotonic() + seconds
+        connection.set_progress_handler(lambda: int(time.monotonic() > end), _STEPS)
+        try:
+            return [str(row[0]) for row in connection.execute("PRAGMA quick_check(5)") if row[0] != "ok"]
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                return None
+            raise
