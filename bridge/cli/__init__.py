@@ -11,7 +11,7 @@ from types import TracebackType
 import click
 
 from bridge import __version__
-from bridge.cli.command import Root
+from bridge.cli.shared.command import Root
 
 __all__ = ["main", "root"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options, json_option
-from bridge.cli.output import plural, print_table
-from bridge.cli.parameters import SINCE
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options, json_option
+from bridge.cli.shared.output import plural, print_table
+from bridge.cli.shared.parameters import SINCE
 
 
 @make(

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.command import command as make
-from bridge.cli.options import EXISTING, config_options, json_option
-from bridge.cli.output import plural, print_json, say
-from bridge.cli.parameters import RATES
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import EXISTING, config_options, json_option
+from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.parameters import RATES
 
 if TYPE_CHECKING:
     from bridge.app.check import Report

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.command import Group
-from bridge.cli.command import command as make
-from bridge.cli.options import EXISTING, config_options, json_option
-from bridge.cli.output import Progress, clean, plural, print_fields, print_json, print_table, say
-from bridge.cli.parameters import SINCE
+from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import EXISTING, config_options, json_option
+from bridge.cli.shared.output import Progress, clean, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.parameters import SINCE
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters import Selection

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options
-from bridge.cli.output import plural, print_json, print_table, say
-from bridge.cli.parameters import DURATION
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options
+from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.parameters import DURATION
 
 if TYPE_CHECKING:
     from bridge.app.doctor import Diagnosis

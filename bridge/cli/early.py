@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.command import Group
-from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_engine, operate
-from bridge.cli.options import json_option, reason_option
-from bridge.cli.output import plural, say
-from bridge.cli.waiting import CHANGES, confirmed, drop_options, dropped, page_options, show
+from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import EXITS, engine_options, on_engine, operate
+from bridge.cli.shared.options import json_option, reason_option
+from bridge.cli.shared.output import plural, say
+from bridge.cli.shared.waiting import CHANGES, confirmed, drop_options, dropped, page_options, show
 
 if TYPE_CHECKING:
     from bridge.waiting.operations import WaitingMessage

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.command import Group
-from bridge.cli.command import command as make
-from bridge.cli.connection import engine_options
-from bridge.cli.options import json_option, log_level_option, log_levels, reason_option
-from bridge.cli.output import clean, plural, print_json
-from bridge.cli.parameters import ADDRESS, DURATION, SIZE
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import engine_options
+from bridge.cli.shared.options import json_option, log_level_option, log_levels, reason_option
+from bridge.cli.shared.output import clean, plural, print_json
+from bridge.cli.shared.parameters import ADDRESS, DURATION, SIZE
 
 if TYPE_CHECKING:
     from bridge.encryption import Keyring

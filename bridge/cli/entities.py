@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from bridge.cli.command import Group
-from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_entities, operate
-from bridge.cli.options import as_message, json_option, origin, origin_options, reason_option
-from bridge.cli.output import compact, plural, print_fields, print_json, print_table, say
-from bridge.cli.parameters import AT, DURATION, ENTITY, JSON, SINCE
+from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import EXITS, engine_options, on_entities, operate
+from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
+from bridge.cli.shared.output import compact, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.parameters import AT, DURATION, ENTITY, JSON, SINCE
 
 
 @click.group(

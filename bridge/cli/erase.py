@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.command import command as make
-from bridge.cli.connection import engine_options, operate
-from bridge.cli.options import json_option, reason_option
-from bridge.cli.output import plural, print_json, print_table
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import engine_options, operate
+from bridge.cli.shared.options import json_option, reason_option
+from bridge.cli.shared.output import plural, print_json, print_table
 
 if TYPE_CHECKING:
     from bridge.app.operations.erase import Finding, Progress

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.command import command as make
+from bridge.cli.shared.command import command as make
 
 
 @make(

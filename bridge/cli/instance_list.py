@@ -9,12 +9,12 @@ from typing import Any
 
 import click
 
-from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_instances
 from bridge.cli.instance_views import in_json
-from bridge.cli.options import json_option
-from bridge.cli.output import clean, compact, print_json, print_table
-from bridge.cli.parameters import SINCE, STATUS, TAG
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import EXITS, engine_options, on_instances
+from bridge.cli.shared.options import json_option
+from bridge.cli.shared.output import clean, compact, print_json, print_table
+from bridge.cli.shared.parameters import SINCE, STATUS, TAG
 
 OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.output import clean, compact, print_fields, print_table
+from bridge.cli.shared.output import clean, compact, print_fields, print_table
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.frames import Frame, frames
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.command import Group
-from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_instances, operate, operate_each
 from bridge.cli.instance_list import list_
 from bridge.cli.instance_views import Shown, document, each_of, print_history, print_instance
-from bridge.cli.options import as_message, json_option, origin, origin_options, reason_option
-from bridge.cli.output import plural, print_json, say
-from bridge.cli.parameters import AT, DURATION, JSON, SINCE, STATUS, TAG
-from bridge.cli.several import MEANING, ids_argument, is_one, on_each, print_errors, read_ids
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import EXITS, engine_options, on_instances, operate, operate_each
+from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
+from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.parameters import AT, DURATION, JSON, SINCE, STATUS, TAG
+from bridge.cli.shared.several import MEANING, ids_argument, is_one, on_each, print_errors, read_ids
 from bridge.core.errors import BridgeError
 from bridge.system import private
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from bridge.cli.command import Group
-from bridge.cli.command import command as make
-from bridge.cli.connection import EXITS, engine_options, on_engine, operate
-from bridge.cli.options import json_option, reason_option
-from bridge.cli.output import print_json, print_table, say
+from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import EXITS, engine_options, on_engine, operate
+from bridge.cli.shared.options import json_option, reason_option
+from bridge.cli.shared.output import print_json, print_table, say
 
 
 @click.group(

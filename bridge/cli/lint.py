@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.command import command as make
-from bridge.cli.options import EXISTING, config_options
-from bridge.cli.output import plural, print_json, print_table, say
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import EXISTING, config_options
+from bridge.cli.shared.output import plural, print_json, print_table, say
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded

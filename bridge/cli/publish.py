@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import click
 
-from bridge.cli import failure
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options, message_options, reason_option
-from bridge.cli.output import Progress, plural, say
+from bridge.cli.shared import failure
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options, message_options, reason_option
+from bridge.cli.shared.output import Progress, plural, say
 from bridge.core.errors import BridgeError
 
 if TYPE_CHECKING:

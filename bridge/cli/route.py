@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options, json_option, message_options
-from bridge.cli.output import clean, compact, print_fields, print_json, print_table, say
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options, json_option, message_options
+from bridge.cli.shared.output import clean, compact, print_fields, print_json, print_table, say
 
 if TYPE_CHECKING:
     from bridge.app.explain import Answer

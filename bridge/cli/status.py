@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options
-from bridge.cli.output import print_json
-from bridge.cli.parameters import DURATION
-from bridge.cli.screen import (
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options
+from bridge.cli.shared.output import print_json
+from bridge.cli.shared.parameters import DURATION
+from bridge.cli.shared.screen import (
     Screen,
     problem_lines,
     refreshed,

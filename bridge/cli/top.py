@@ -8,10 +8,10 @@ from typing import Any
 
 import click
 
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options
-from bridge.cli.parameters import DURATION
-from bridge.cli.screen import (
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options
+from bridge.cli.shared.parameters import DURATION
+from bridge.cli.shared.screen import (
     instance_table,
     problem_lines,
     refreshed,

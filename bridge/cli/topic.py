@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bridge.cli.command import Group
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options, json_option
-from bridge.cli.output import clean
+from bridge.cli.shared.command import Group
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options, json_option
+from bridge.cli.shared.output import clean
 
 if TYPE_CHECKING:
     from bridge.core.message import Message, Position

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bridge.cli.command import command as make
-from bridge.cli.connection import engine_options
-from bridge.cli.options import json_option
-from bridge.cli.output import plural, print_fields, print_json, print_table, say
-from bridge.cli.parameters import Time
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import engine_options
+from bridge.cli.shared.options import json_option
+from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.parameters import Time
 from bridge.core.states import MessageState, Outcome
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from bridge.cli.command import command as make
-from bridge.cli.options import config_options, log_level_option, log_levels
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import config_options, log_level_option, log_levels
 
 
 @make(

@@ -126,6 +126,11 @@ class EngineClient:
                 histogram = self.requests[command, result] = Histogram(SECONDS)
             histogram.observe(time.perf_counter() - began)
 
+    @property
+    def sdk(self) -> AsyncTaskHubGrpcClient:
+        """Client of the SDK, for a client that answers some calls itself."""
+        return self._sdk
+
     async def close(self) -> None:
         await self._sdk.close()
 

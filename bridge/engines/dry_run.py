@@ -34,7 +34,7 @@ class DryRunClient(EngineClient):
     """
 
     def __init__(self, real: EngineClient) -> None:
-        super().__init__(real._sdk)
+        super().__init__(real.sdk)
         self.actions: list[str] = []
         self._started: dict[str, OrchestrationState] = {}
 

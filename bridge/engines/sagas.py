@@ -40,7 +40,12 @@ def declared_name(start_input: str) -> str | None:
     Quotation marks within strings are escaped: no value of a message matches.
     """
     found = _DECLARED.search(start_input)
-    return None if found is None else _word(json.loads(found[1]))
+    if found is None:
+        return None
+    try:
+        return _word(json.loads(found[1]))
+    except ValueError:  # the input is not JSON
+        return None
 
 
 def saga_end(custom_status: str | None, status: int, saga: str | None = None) -> SagaEnd | None:

@@ -260,6 +260,8 @@ class Settler:
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """Abandon an item that is in no lane any more: the broker redelivers it."""
+        if item.waits_for is not None:
+            item.waits_for.forget(item)
         self._unloading.leave(item)
         self._decoded.forget(item)
         self._limit.tried(item)

@@ -48,6 +48,9 @@ class HostRules:
     companion: str | None = None
     """Name of entities that each belong to one instance, and get the signal `started` when that instance starts."""
 
+    sagas: frozenset[str] = frozenset()
+    """Orchestrations that run sagas with names of their own."""
+
     index: str | None = None
     """Name of the entity through which clients read the index (`hub.index`). No such entity exists."""
 
@@ -75,12 +78,8 @@ class HostRules:
         """True when both events come from the same message."""
         return False
 
-    def starts_sagas(self, name: str) -> bool:
-        """True for an orchestration that runs sagas with names of their own."""
-        return False
-
-    def saga_of(self, name: str, input_: str) -> str | None:
-        """Name of the saga that this orchestration runs for the input; None when it runs none, or the name is open."""
+    def saga_of(self, input_: str) -> str | None:
+        """Name of the saga that an orchestration of `sagas` runs for the input; None when the input names none."""
         return None
 
     def saga_end(self, saga: str | None, custom_status: str | None, status: int) -> tuple[str, str] | None:

@@ -68,6 +68,8 @@ _UNACCOUNTED = (
     " - sum by (source) (bridge_in_flight{S})"
 )
 
+_NOT_CALM = 'max by (kind, name, state) (bridge_component_state{state!~"idle|consuming|up", instance=~"$instance"}) > 0'
+
 ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
     (
         "Health",
@@ -77,9 +79,8 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Engines up", (("min by (engine) (bridge_engine_up{E})", "{{engine}}"),), kind="stat", width=4),
             Panel("Firing alerts", (('ALERTS{alertname=~"Bridge.*", alertstate="firing"}', "{{alertname}}"),),
                   kind="table", width=8, text="docs/runbooks.md has a section for each alert."),
-            Panel("Components that are not idle or up", (
-                ('max by (kind, name, state) (bridge_component_state{state!~"idle|up", instance=~"$instance"}) > 0',
-                 "{{kind}} {{name}}: {{state}}"),
+            Panel("Components that wait or fail", (
+                (_NOT_CALM, "{{kind}} {{name}}: {{state}}"),
             ), kind="table", width=8),
             Panel("Versions", (("bridge_info{I}", "{{instance}} {{version}} {{config}}"),),
                   kind="table", width=24, text="Version of the bridge and of its configuration."),
@@ -212,6 +213,10 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Work on engines", (
                 (_rate("bridge_engine_actions_total", "engine, kind", "{E}"), "{{engine}} {{kind}}"),
             ), "ops", text="The scheduler bills each action."),
+            Panel("Starts that wait for max_actions_per_minute", (
+                ("sum by (engine) (bridge_engine_starts_waiting{E})", "{{engine}} waiting"),
+                (_rate("bridge_engine_starts_delayed_total", "engine", "{E}"), "{{engine}} delayed per second"),
+            )),
             Panel("Orchestrations in memory", (
                 ("sum by (instance) (bridge_sessions{I})", "{{instance}} in memory"),
                 (_rate("bridge_replays_total", "instance", "{I}"), "{{instance}} replays per second"),

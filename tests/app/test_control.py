@@ -25,7 +25,7 @@ from bridge.app.connection import attached
 from bridge.app.operations.operations import OPERATIONS, Operation, perform
 from bridge.app.serve.control import control, operate
 from bridge.app.state import trail
-from bridge.cli import exit_codes
+from bridge.cli.shared import exit_codes
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, EngineTimeout, InstanceNotFound, InvalidCommand
 from bridge.ops import control as served

@@ -238,3 +238,46 @@ async def test_failed_sagas_make_unready_only_where_asked(tmp_path: Path) -> Non
         await it.client.purge_orchestration("trip-1")
         await figures.refresh()
         assert watch.health().ready
+
+
+DECLARED = """
+sources:
+  orders: {broker: local, topics: [orders], codec: json, no_match: ignore}
+  answers: {broker: local, topics: [answers], codec: json, no_match: ignore}
+targets:
+  bank: {broker: local, topic: bank}
+sagas:
+  checkout:
+    replies: answers
+    steps:
+      - name: receipt
+        command: {target: bank, type: print, data: "{'of': input.id}", reply: false}
+        compensation: {target: bank, type: tear, data: "{'of': input.id}"}
+      - name: payment
+        command: {target: bank, type: take, data: "{'card': input.card}"}
+        timeout: 1m
+routes:
+  - {name: start, from: orders, schedule: {saga: checkout, instance_id: "order-{{ payload.id }}"}}
+  - {name: answer, from: answers, reply: {}}
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_declared_saga_has_its_own_name_everywhere(tmp_path: Path, engine: str) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path, DECLARED, FLOWS, engine) as it:
+            await it.publish("orders", {"id": "4711", "owner": "anna@example.org"})
+            finishes = it.daemon.finishes["default"]
+            await it.until(lambda: finishes.sagas, "the end of the saga")
+            assert dict(finishes.finished) == {("checkout", "completed"): 1}
+            assert dict(finishes.sagas) == {("checkout", "compensated"): 1}
+            text = (await it.daemon.watch.scrape()).decode()
+    [line] = [each for each in logs if each.get("action") in ("failed", "compensated")]
+    assert (line["orchestration"], line["saga"], line["outcome"]) == ("checkout", "checkout", "compensated")
+    assert (line["step"], line["reason"], line["instance"]) == ("payment", "expression", "order-4711")
+    assert "anna" not in str(logs)
+    assert 'bridge_sagas_total{outcome="compensated",saga="checkout"} 1.0' in text
+    if engine == "embedded":
+        assert 'bridge_instances{engine="default",orchestration="checkout",status="completed"} 1.0' in text
+        assert 'bridge_engine_actions_total{engine="default",kind="start",route="start"} 1.0' in text
+    assert 'orchestration="bridge.saga"' not in text

@@ -14,7 +14,7 @@ import click
 import pytest
 
 from bridge.cli import root
-from bridge.cli.command import Command
+from bridge.cli.shared.command import Command
 from bridge.ops.trail import Trail
 from tests.cli.conftest import Bridge
 from tests.kit.waiting import TIMEOUT

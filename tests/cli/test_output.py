@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from bridge.cli.output import Progress, clean, compact, plural, print_fields, print_json, print_table
+from bridge.cli.shared.output import Progress, clean, compact, plural, print_fields, print_json, print_table
 
 
 def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +23,7 @@ def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixtur
 
 
 def test_a_table_on_a_terminal_fits_it() -> None:
-    code = "from bridge.cli.output import print_table\nprint_table(('ID', 'NAME'), [('a', 'x' * 200)])"
+    code = "from bridge.cli.shared.output import print_table\nprint_table(('ID', 'NAME'), [('a', 'x' * 200)])"
     primary, secondary = pty.openpty()
     environ = os.environ | {"COLUMNS": "60", "TERM": "xterm"}
     with subprocess.Popen([sys.executable, "-c", code], stdout=secondary, stdin=secondary, env=environ) as process:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import pytest
 
-from bridge.cli.parameters import AT, DURATION, ENTITY, HEADER, JSON, SINCE, STATUS
+from bridge.cli.shared.parameters import AT, DURATION, ENTITY, HEADER, JSON, SINCE, STATUS
 
 
 def convert(kind: click.ParamType[Any], text: str) -> Any:

@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from bridge import __version__
-from bridge.cli import exit_codes, failure, root
-from bridge.cli.command import Command, Group
+from bridge.cli import root
+from bridge.cli.shared import exit_codes, failure
+from bridge.cli.shared.command import Command, Group
 from bridge.core.errors import (
     BridgeError,
     BrokerUnavailable,

@@ -12,7 +12,8 @@ import click
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.cli import exit_codes, root
+from bridge.cli import root
+from bridge.cli.shared import exit_codes
 from bridge.config import model_fields
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.config.model.routes import COMMANDS

@@ -178,6 +178,11 @@ CASES = (
     ),
     quiet("BridgeSourceHeld", "held for five minutes", "15m", _state("source", "held", "0x5 1x4 0x5")),
     fires(
+        "BridgeSourcePaused", "forgotten", "70m", _state("source", "paused", "0 1x70"),
+        "Source orders is paused", name="orders",
+    ),
+    quiet("BridgeSourcePaused", "for half an hour", "70m", _state("source", "paused", "0x10 1x30 0x30")),
+    fires(
         "BridgeDeadLetterLimitReached", "probing", "5m", {f"bridge_probing{SOURCE}": "0 1x5"},
         "Source orders: too many dead letters", source="orders",
     ),
@@ -216,6 +221,11 @@ CASES = (
             'bridge_oldest_unprocessed_seconds{source="orders", topic="t", partition="1", instance="a:8099"}': "0x15",
         },
         "Source orders is 10m 0s behind", source="orders",
+    ),
+    quiet(
+        "BridgeLagTooOld", "paused by a person", "15m",
+        {'bridge_oldest_unprocessed_seconds{source="orders", topic="t", partition="0", instance="a:8099"}': "600x15"}
+        | _state("source", "paused", "1x15"),
     ),
     quiet(
         "BridgeLagTooOld", "many, and fast", "15m",

@@ -274,6 +274,20 @@ def test_a_custom_status_of_another_form_names_no_saga(restartable: Restartable,
     assert existing(restartable.now) == {("work", "", "COMPLETED", ""): 1}
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\\x", "\\ud800", "\\u0007", "", "x" * 5000])
+def test_a_start_input_that_is_not_the_bridges_is_counted(restartable: Restartable, name: str) -> None:
+    request = pb.CreateInstanceRequest(
+        instanceId="s", name="bridge.saga", input=text(f'{{"definition": {{"name": "{name}"}}}}')
+    )
+    call(restartable.now, "StartInstance", request)
+    [(_, saga, status, _)] = existing(restartable.now)
+    assert status == "PENDING"
+    assert saga.isprintable()
+    assert len(saga) <= 100
+    call(restartable.now, "TerminateInstance", pb.TerminateRequest(instanceId="s"))
+    assert kept(restartable.now) == by_query(restartable.now)
+
+
 def test_names_that_code_makes_up_have_one_count(restartable: Restartable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.engines.embedded.host_rules.MAX_SAGAS", 3)
     monkeypatch.setattr("bridge.sqlite_engine.storage.counts.MAX_DAY_KEYS", 3)
@@ -322,6 +336,19 @@ def test_ends_are_reported_once_with_their_cause(restartable: Restartable) -> No
     assert [each.status for each in found[2:]] == [pb.ORCHESTRATION_STATUS_COMPLETED]
     assert existing(database) == {("work", "", "COMPLETED", ""): 1, ("work", "", "TERMINATED", ""): 1}
     assert sum(ended(database).values()) == 3
+
+
+def test_check_compares_one_moment_while_the_engine_runs(restartable: Restartable) -> None:
+    database = restartable.now
+    for number in range(500):
+        start(database, "work", f"i-{number}")
+    replies = [
+        begin(database, "TerminateInstance", pb.TerminateRequest(instanceId=f"i-{number}")) for number in range(500)
+    ]
+    checks = 0
+    while not all(each.future.done() for each in replies) or checks < 3:
+        assert check(restartable.path) == []
+        checks += 1
 
 
 def test_check_names_a_count_that_differs(restartable: Restartable) -> None:

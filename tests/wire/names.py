@@ -20,7 +20,7 @@ import bridge
 from bridge.app.composition import build_broker, build_engine
 from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
-from bridge.cli import exit_codes
+from bridge.cli.shared import exit_codes
 from bridge.config.source import load as load_config
 from bridge.core import errors
 from bridge.core.answers import Key, Keyring

@@ -14,7 +14,8 @@ import bridge.testing
 import bridge.workflow
 from bridge.app.operations import entities, erase, instances, keys, lineage, undelivered
 from bridge.app.operations.operations import OPERATIONS
-from bridge.cli import exit_codes, root
+from bridge.cli import root
+from bridge.cli.shared import exit_codes
 from bridge.config.json_schema import schema
 from bridge.core import errors
 from bridge.core.states import DaemonState, EngineState
@@ -114,16 +115,16 @@ def metrics() -> list[str]:
     class Everything:
         """Counts of publishing, and of early messages and quarantines on an engine."""
 
-        name = "default"
+        name = engine = "default"
         published = failed = events = quarantined = {"x": 1}  # noqa: RUF012
-        waiting = expiring = waiting_messages = waiting_bytes = refused = 1
+        waiting = expiring = waiting_messages = waiting_bytes = refused = delayed = 1
 
     everything: Any = Everything()
     text = Metrics(
         lambda: [stats], lambda: [Engine()], everything, lambda: {"x": 1}, [Limit()], lambda: [everything],
         lambda: {("orders", "x"): 1}, lambda: {"x": 1}, lambda: {"default": {"x": 1}},
         readiness=lambda: Readiness(DaemonState.RUNNING, (Check("engine", "default", EngineState.UP),)),
-        version="1", config="c",
+        budgets=[everything], version="1", config="c",
     ).render()  # fmt: skip
     return sorted(
         {

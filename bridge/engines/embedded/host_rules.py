@@ -34,6 +34,7 @@ class BridgeRules(HostRules):
     """Rules of the bridge. The entity with the early messages of an instance is its companion."""
 
     companion = EARLY_MESSAGES
+    sagas = frozenset({SAGA})
     index = LINEAGE
 
     def companion_of(self, instance_id: str) -> str:
@@ -58,12 +59,7 @@ class BridgeRules(HostRules):
     def __init__(self) -> None:
         self._sagas: set[str] = set()
 
-    def starts_sagas(self, name: str) -> bool:
-        return name == SAGA
-
-    def saga_of(self, name: str, input_: str) -> str | None:
-        if name != SAGA:
-            return None
+    def saga_of(self, input_: str) -> str | None:
         found = declared_name(input_)
         return None if found is None else self._bounded(found)
 

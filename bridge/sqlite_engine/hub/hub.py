@@ -196,7 +196,7 @@ class TaskHub(WorkingSet):
             start_at=start_at,
             turn_at=after,
             parent=None if parent is None else parent.orchestrationInstance.instanceId,
-            saga=self.rules.saga_of(spec.name, spec.input.value),
+            saga=self.rules.saga_of(spec.input.value) if spec.name in self.rules.sagas else None,
             history=[],
         )
         self.add(instance)

@@ -51,12 +51,12 @@ _REPORTED = f"CASE WHEN suspended AND finished_at IS NULL THEN {SUSPENDED} ELSE 
 _BY_QUERY = (
     f"SELECT name, coalesce(saga, ''), {_REPORTED}, coalesce(outcome, ''), count(*) FROM instances GROUP BY 1, 2, 3, 4"  # noqa: S608 -- fixed parts
 )
-_ADD = Statement(
-    "INSERT INTO counts (day, name, saga, status, outcome, number) VALUES",
-    6,
-    "ON CONFLICT (day, name, saga, status, outcome) DO UPDATE SET number = number + excluded.number",
-    large=(1, 2),
-)
+_HEAD = "INSERT INTO counts (day, name, saga, status, outcome, number) VALUES"
+_TAIL = "ON CONFLICT (day, name, saga, status, outcome) DO UPDATE SET number = number + excluded.number"
+_ADD_ONE = f"{_HEAD} (?, ?, ?, ?, ?, ?) {_TAIL}"
+_ADD = Statement(_HEAD, 6, _TAIL, large=(1, 2))
+_FEW = 2
+"""Rows up to which a statement for each is faster than one for all."""
 
 
 class Counts:
@@ -72,12 +72,12 @@ class Counts:
 
     def move(self, instance: Instance) -> None:
         """Count an instance where it belongs now."""
-        now, before = instance.counted_as, instance.counted
+        now, before, changes = instance.counted_as, instance.counted, self._changes
         if now == before:
             return
         if before is not None:
-            self._add(_EXISTING, before, -1)
-        self._add(_EXISTING, now, 1)
+            changes[_EXISTING, before] = changes.get((_EXISTING, before), 0) - 1
+        changes[_EXISTING, now] = changes.get((_EXISTING, now), 0) + 1
         instance.counted = now
         if instance.finished_at is None or (before is not None and before[2] in FINISHED):
             return
@@ -138,10 +138,15 @@ class Counts:
 
     def write(self) -> None:
         """Write the changes, in the open transaction. Raises: sqlite3.Error."""
+        if not self._changes:
+            return
         rows = [(day, *key, number) for (day, key), number in self._changes.items() if number]
         self._changes.clear()
-        if rows:
+        if len(rows) > _FEW:
             _ADD.run(self._connection, rows)
+        else:
+            for row in rows:
+                self._connection.execute(_ADD_ONE, row)
 
     def wipe(self) -> None:
         """Delete all counts, with all instances."""
@@ -200,8 +205,8 @@ def _find_sagas(
     for key, name, status, finished_at, custom_status, start in rows:
         try:
             saga, end = None, None
-            if rules.starts_sagas(name):
-                saga = rules.saga_of(name, payloads.event(start, START, key).executionStarted.input.value)
+            if name in rules.sagas:
+                saga = rules.saga_of(payloads.event(start, START, key).executionStarted.input.value)
             if finished_at is not None and (custom_status is not None or saga is not None):
                 end = rules.saga_end(saga, payloads.text(custom_status, CUSTOM_STATUS, key), status)
             if end is not None:
@@ -216,16 +221,20 @@ def _find_sagas(
 
 
 def differences(connection: sqlite3.Connection) -> Iterator[str]:
-    """Counts that differ from the instances in the file, one sentence each."""
-    if not is_counted(connection):
-        return
-    kept = {
-        tuple(row[:4]): row[4]
-        for row in connection.execute(
-            "SELECT name, saga, status, outcome, number FROM counts WHERE day=? AND number<>0", (_EXISTING,)
-        )
-    }
-    found = {tuple(row[:4]): row[4] for row in connection.execute(_BY_QUERY)}
+    """Counts that differ from the instances in the file, one sentence each. The engine may run."""
+    connection.execute("BEGIN")  # both queries see the same commit
+    try:
+        if not is_counted(connection):
+            return
+        kept = {
+            tuple(row[:4]): row[4]
+            for row in connection.execute(
+                "SELECT name, saga, status, outcome, number FROM counts WHERE day=? AND number<>0", (_EXISTING,)
+            )
+        }
+        found = {tuple(row[:4]): row[4] for row in connection.execute(_BY_QUERY)}
+    finally:
+        connection.execute("ROLLBACK")
     for key in sorted(kept.keys() | found.keys()):
         if kept.get(key, 0) != found.get(key, 0):
             name, saga, status, outcome = key

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.options import config_options
+from bridge.cli.shared.options import config_options
 
 if TYPE_CHECKING:
     from bridge.app.operations.entities import Entities

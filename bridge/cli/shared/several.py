@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.connection import operate_each
-from bridge.cli.failure import report
-from bridge.cli.output import say
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.connection import operate_each
+from bridge.cli.shared.failure import report
+from bridge.cli.shared.output import say
 from bridge.core.errors import BridgeError
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bridge.cli.output import WIDE, clean, plural
+from bridge.cli.shared.output import WIDE, clean, plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 Document = dict[str, Any]

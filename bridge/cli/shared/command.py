@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import click
 
-from bridge.cli import exit_codes, failure
+from bridge.cli.shared import exit_codes, failure
 
 Effect = Literal["reads", "changes", "serves"]
 """Effect of a command.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.connection import EXITS
-from bridge.cli.output import plural, print_json, print_table, say
+from bridge.cli.shared.connection import EXITS
+from bridge.cli.shared.output import plural, print_json, print_table, say
 
 if TYPE_CHECKING:
     from bridge.waiting.operations import WaitingMessage

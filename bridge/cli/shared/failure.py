@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from bridge.cli import exit_codes
-from bridge.cli.output import say
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.output import say
 from bridge.core.errors import BridgeError, ConfigError
 
 

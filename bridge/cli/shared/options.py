@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import click
 
-from bridge.cli.parameters import HEADER, LOG_LEVEL
+from bridge.cli.shared.parameters import HEADER, LOG_LEVEL
 
 if TYPE_CHECKING:
     from bridge.core.origin import MessageOrigin
