@@ -87,7 +87,7 @@ def test_answers_without_end(tmp_path: Path) -> None:
         }  # fmt: skip
         (tmp_path / "bridge.yaml").write_text(CONFIG.format(endpoint=hostile.endpoint))
         (tmp_path / "flows.py").write_text(FLOWS)
-        with DaemonProcess(tmp_path, fresh=True) as daemon, Log(tmp_path / ".bridge" / "broker") as log:
+        with DaemonProcess(tmp_path, fresh=True, ready=False) as daemon, Log(tmp_path / ".bridge" / "broker") as log:
             for _ in range(2):
                 publish(log, "bad")
             # Each refused listing takes some 600 pages

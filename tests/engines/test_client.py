@@ -51,6 +51,9 @@ CALLS: dict[str, Callable[[EngineClient], Coroutine[Any, Any, Any]]] = {
     "get_all_entities": lambda client: client.get_all_entities(),
     "visit_entities": lambda client: client.visit_entities("counter", lambda entity: None, what="count"),
     "clean_entity_storage": lambda client: client.clean_entity_storage(),
+    "server_time": lambda client: client.server_time(),
+    "search_lineage": lambda client: client.search_lineage([["a"]]),
+    "record_lineage": lambda client: client.record_lineage({"kind": "published"}),
 }
 MISSING_IS_AN_ANSWER = {"probe", "find_instance"}
 every_call = pytest.mark.parametrize("call", list(CALLS.values()), ids=list(CALLS))
