@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -272,6 +273,19 @@ async def test_retrying_in_the_process_that_has_it(tmp_path: Path) -> None:
         assert behind.detail == "earlier messages of its key come first"
         assert {answer.message_id for answer in (await it.find("9")).answers} == {"/shop p-1", "/shop p-2"}
         await it.send("created", "c-1", "9", count=0)
+
+
+async def test_a_daemon_that_does_not_answer_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.app.serve.control.FIND_SECONDS", 0.5)
+    async with traced(tmp_path) as it:
+        await it.send("created", "c-1", "1")
+        directory = tmp_path / ".bridge" / "control"
+        with socket.socket(socket.AF_UNIX) as frozen, socket.socket(socket.AF_UNIX) as dead:
+            frozen.bind(str(directory / "1-frozen.sock"))
+            frozen.listen()
+            dead.bind(str(directory / "2-dead.sock"))  # of a killed daemon: nobody listens
+            [found] = await trace(it.loaded, None, ["c-1"], Scope())
+        assert (found.silent, [answer.outcome for answer in found.found.answers]) == (1, ["executed"])
 
 
 async def test_up_and_down_through_publications(tmp_path: Path) -> None:

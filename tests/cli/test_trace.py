@@ -38,3 +38,21 @@ def test_nothing(bridge: Bridge) -> None:
     )
     result = bridge("trace", "shop none", "--prefix", "nobody-", "--json")
     assert (result.exit_code, json.loads(result.stdout)["instances"]) == (1, [])
+
+
+def test_several_ids_and_ids_from_standard_input(bridge: Bridge) -> None:
+    names = [f"trace-{uuid4().hex[:8]}" for _ in range(2)]
+    for name in names:
+        bridge("instances", "start", "family", "--id", name, "--message-id", f"of {name}")
+    both = json.loads(bridge("trace", f"of {names[0]}", names[1], "-o", "json").stdout)
+    assert [one["found_by"] for one in both] == ["message", "instance"]
+    [answer] = both[0]["answers"]
+    assert (answer["outcome"], answer["instance_id"], answer["what"]) == ("executed", names[0], "start")
+    for flag, text in (((), f"{names[0]}\r\n\n{names[1]}"), (("-0",), f"{names[0]}\0{names[1]}\0")):
+        piped = bridge("trace", "-", *flag, "--json", input=text)
+        assert [one["id"] for one in json.loads(piped.stdout)] == names
+    table = bridge("trace", f"of {names[0]}", "nobody knows")
+    assert table.exit_code == 1, "one of them has no answer"
+    assert table.stdout.startswith(f"of {names[0]}: executed at 2")
+    assert "'nobody knows' is not an instance, and no message with this id was found" in table.stderr
+    assert bridge("trace", "-", input="\n").exit_code == 2

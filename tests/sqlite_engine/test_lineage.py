@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from bridge.core.system_names import EARLY_MESSAGES, LINEAGE, target_id
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance.upkeep import check
+from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.storage.lineage import hash_of
 from bridge.sqlite_engine.storage.payloads import Payloads
@@ -123,8 +124,9 @@ class Calls:
             pb.ORCHESTRATION_STATUS_RUNNING, pb.ORCHESTRATION_STATUS_PENDING,
         )  # fmt: skip
         if what == "start" and not is_open:
-            start(self.database, "work", id_, message(number))
-            self.generations.discard(id_)
+            with suppress(Rejection):  # a finished instance of the same message is not replaced
+                start(self.database, "work", id_, message(number))
+                self.generations.discard(id_)
         elif what == "bare" and not is_open:
             start(self.database, "work", id_, {KEY: number})
             self.generations.discard(id_)

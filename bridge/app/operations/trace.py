@@ -24,6 +24,9 @@ NODES = 100
 _FEW = 20
 """Instances that are read for one id, unless all are wanted. `for_each` makes many of one message."""
 
+_FOLLOWED = 100
+"""Most messages of one hop that are followed."""
+
 PUBLISHED = "published"
 """Outcome of a message that an instance published."""
 
@@ -234,7 +237,7 @@ class Tracer:
         seen = {each.instance_id for one in start for each in _tree(one)}
         level, count = [each for one in start for each in _tree(one)], 0
         while level and count < NODES:
-            wanted = list(dict.fromkeys(id_ for one in level for id_ in ids(one)))
+            wanted = list(dict.fromkeys(id_ for one in level for id_ in ids(one)))[:_FOLLOWED]
             candidates = [one.parent for one in level if parents and one.parent is not None]
             linked: dict[str, set[str]] = {}
             hits = await self._client.search_lineage([[id_] for id_ in wanted]) if wanted else None

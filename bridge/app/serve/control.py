@@ -170,9 +170,8 @@ async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> Da
             raise result
         if not isinstance(result, BaseException):
             answers.append(result)
-        elif isinstance(result, TimeoutError | EngineTimeout):
-            # The socket of a killed daemon refuses the connection, which is an OSError: there is no daemon
-            silent += not isinstance(result.__cause__, aiohttp.ClientConnectorError | OSError)
+        elif isinstance(result, TimeoutError) or not isinstance(result.__cause__ or result, OSError):
+            silent += 1  # otherwise it is the socket of a killed daemon, which refuses the connection
     return DaemonAnswers(answers, silent)
 
 
