@@ -30,12 +30,14 @@ from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
 from bridge.pipeline.source import SourcePipeline
+from bridge.pipeline.tracing import SourceTracing, Tracer, messaging_system
 from bridge.quarantine.stage import QuarantineStage
 from bridge.quarantine.store import QuarantineStore
 from bridge.routing import Router
 from bridge.routing.cel.expression import SOURCE, Compiler
 from bridge.routing.cel.scope import SourceScope
 from bridge.routing.cel.template import compile_template
+from bridge.sqlite_engine.options import TracingOptions
 from bridge.system.tls import TlsFiles
 
 if TYPE_CHECKING:
@@ -98,10 +100,11 @@ def own_packages(loaded: Loaded) -> frozenset[str]:
     return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
-def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
+def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptions | None = None) -> Engine:
     """Create an engine, not started.
 
     host: run an embedded engine in this process; else connect to the running one.
+    tracing: settings of the spans of workflows; None: none are made.
     Raises: ConfigError.
     """
     config = loaded.config.engines[name]
@@ -110,7 +113,7 @@ def build_engine(loaded: Loaded, name: str, *, host: bool) -> Engine:
     try:
         lineage = loaded.config.ops.lineage
         records = lineage.records if lineage.index == "embedded" else None
-        return create_engine(name, config, loaded.base, host, partial(read_keyring, loaded, name), records)
+        return create_engine(name, config, loaded.base, host, partial(read_keyring, loaded, name), records, tracing)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
@@ -122,6 +125,7 @@ def create_engine(
     host: bool,
     keys: keyrings.Keys = keyrings.no_keys,
     lineage_records: int | None = None,
+    tracing: TracingOptions | None = None,
 ) -> Engine:
     """Create an engine without starting it.
 
@@ -129,10 +133,11 @@ def create_engine(
     host: True when this process may host an embedded engine. A remote engine then reads its keys at the start.
     keys: keys of the engine's encryption.
     lineage_records: limit of the records in an embedded engine's lineage index; None: the engine keeps no index.
+    tracing: settings of the spans that an embedded engine makes.
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
-        return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records)
+        return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records, tracing)
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
 
@@ -289,6 +294,7 @@ def build_source(
     paces: PaceStore | None = None,
     registries: Mapping[str, Registry] | None = None,
     record: RecordDeadLetter | None = None,
+    tracer: Tracer | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -299,6 +305,7 @@ def build_source(
     paces: shared pace of its dead letters.
     registries: see `source_codec`.
     record: records written dead letters.
+    tracer: None where traces are off.
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
@@ -346,4 +353,12 @@ def build_source(
         paces=paces,
         prepare=decoder.prepare,
         record=record,
+        tracing=None
+        if tracer is None
+        else SourceTracing(
+            tracer,
+            settings,
+            messaging_system(loaded.config.brokers[config.broker].type),
+            links=loaded.config.ops.tracing.parent == "link",
+        ),
     )

@@ -175,8 +175,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
     ),
     "ops": (
-        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig, model.AuditConfig,
-        model.LineageConfig,
+        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig,
+        model.TracingConfig, model.AuditConfig, model.LineageConfig,
     ),
 }  # fmt: skip
 
@@ -200,7 +200,7 @@ _HEADINGS = {
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
     model.ControlConfig: "control",
-    model.LogConfig: "log", model.AuditConfig: "audit", model.LineageConfig: "lineage",
+    model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
 }  # fmt: skip
 
 

@@ -106,8 +106,21 @@ def inject_trace_context(request: Any) -> None:
         request.parentTraceContext.traceState.value = origin.tracestate
 
 
+def _leave_start_open(request: Any) -> None:
+    """Write the trace context without the span of the start, which a tracing engine then makes."""
+    origin = PARENT.get()
+    if origin is None or origin.traceparent is None or request.HasField("parentTraceContext"):
+        return
+    request.parentTraceContext.traceParent = origin.traceparent
+    if origin.tracestate is not None:
+        request.parentTraceContext.traceState.value = origin.tracestate
+
+
 BEFORE: Mapping[str, Callable[[Any], None]] = {"StartInstance": inject_trace_context}
 """Functions that modify a request of an in-process channel before it is sent, by method name."""
+
+BEFORE_TRACING: Mapping[str, Callable[[Any], None]] = {"StartInstance": _leave_start_open}
+"""BEFORE for an engine that makes spans."""
 
 
 class TraceInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]  # grpcio ships no type information

@@ -20,6 +20,7 @@ from durabletask.serialization import DataConverter, JsonDataConverter
 from durabletask.worker import TaskHubGrpcWorker
 
 from bridge.core.errors import EngineMisconfigured
+from bridge.system.log_context import INSTANCE
 
 _HELPERS = "durabletask.internal.helpers"
 _HEADERS = "durabletask.internal.grpc_interceptor"
@@ -186,7 +187,9 @@ class OpenWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
+        INSTANCE.set(req.instanceId)
         self.run_turn(req, stub, completionToken)
+        INSTANCE.set(None)
 
     def _execute_activity(
         self,
@@ -194,7 +197,9 @@ class OpenWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
+        INSTANCE.set(req.orchestrationInstance.instanceId)
         self.run_activity(req, stub, completionToken)
+        INSTANCE.set(None)
 
     def _execute_entity_batch(
         self,

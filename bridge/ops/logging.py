@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger, Processor
 
 from bridge.core.bytetext import escape_invisible
 from bridge.ops import tracebacks
+from bridge.system.log_context import current_fields
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
@@ -46,6 +47,7 @@ def configure(
     human = format == "human" or (format == "auto" and stream.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _add_context,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -54,7 +56,7 @@ def configure(
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
-            *shared[:3],
+            *shared[:4],
             _add_time,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -163,6 +165,12 @@ def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
 
 
 Fields = MutableMapping[str, Any]
+
+
+def _add_context(_: Any, __: str, fields: Fields) -> Fields:
+    for name, value in current_fields().items():
+        fields.setdefault(name, value)
+    return fields
 
 
 def _add_time(_: Any, __: str, fields: Fields) -> Fields:

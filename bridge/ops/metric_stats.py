@@ -286,3 +286,21 @@ class WaitingStats(Protocol):
     def waiting_bytes(self) -> int: ...
     @property
     def refused(self) -> int: ...
+
+
+class TraceStats(Protocol):
+    """Export of spans.
+
+    away: reason why the receiver takes none; None while it does.
+    waiting: spans in `memory`, and bytes of spans in the files of engines (`engine`).
+    losses: spans that were dropped, by reason.
+    """
+
+    @property
+    def away(self) -> str | None: ...
+    @property
+    def sent(self) -> int: ...
+    @property
+    def waiting(self) -> Mapping[str, int]: ...
+    @property
+    def losses(self) -> Mapping[str, int]: ...

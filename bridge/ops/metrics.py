@@ -25,6 +25,7 @@ from bridge.ops.metric_stats import (
     LimitStats,
     PublishStats,
     SourceStats,
+    TraceStats,
     WaitingStats,
     WorkflowStats,
 )
@@ -256,6 +257,16 @@ _READINESS: tuple[Row[Readiness], ...] = (
         "1 for the state of a component of /readyz, 0 for the other states of its kind.", ("kind", "name", "state"),
         _states),
 )  # fmt: skip
+_TRACES: tuple[Row[TraceStats], ...] = (
+    Row(_GAUGE, "bridge_trace_receiver_up", "1 while the receiver of traces takes spans.", (),
+        _one(lambda it: it.away is None)),
+    Row(_COUNTER, "bridge_spans_sent", "Spans that the receiver of traces has taken.", (), _one(lambda it: it.sent)),
+    Row(_COUNTER, "bridge_spans_dropped", "Spans that were dropped, by reason.", ("reason",),
+        _by_word(lambda it: it.losses)),
+    Row(_GAUGE, "bridge_spans_buffered", "Spans in memory.", (), _one(lambda it: it.waiting["memory"])),
+    Row(_GAUGE, "bridge_spans_backlog_bytes", "Bytes of spans in files of engines.", (),
+        _one(lambda it: it.waiting["engine"])),
+)  # fmt: skip
 _WORKFLOWS: tuple[Row[WorkflowStats], ...] = (
     Row(_COUNTER, "bridge_sagas", "Sagas that ended, by outcome.", ("saga", "outcome"), _by_words(lambda it: it.sagas)),
     Row(_HISTOGRAM, "bridge_orchestration_seconds", "From the creation of an instance to its end.",
@@ -306,6 +317,7 @@ class Metrics:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         workflows: Callable[[], WorkflowStats] | None = None,
         *,
+        traces: TraceStats | None = None,
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
@@ -322,6 +334,7 @@ class Metrics:
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
+        traces: export of spans; None where traces are off.
         budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
@@ -336,6 +349,7 @@ class Metrics:
         self._process = ProcessStats(
             publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config)
         )
+        self._traces = traces
         self._readiness = readiness
         self._collector = process
         self._scrape = asyncio.Lock()
@@ -350,14 +364,23 @@ class Metrics:
         The figures of one source belong to one moment. One thread turns the figures of all sources into text.
         """
         async with self._scrape:
-            figures = []
-            since = time.thread_time()
-            for source in list(self._sources()):
-                figures.append(_source(source))
-                if time.thread_time() - since > _SLICE:
-                    await asyncio.sleep(0)
-                    since = time.thread_time()
-            return await asyncio.to_thread(self._text, [*figures, *self._others()])
+            return await asyncio.to_thread(self._text, await self._figures())
+
+    async def families(self) -> Sequence[Metric]:
+        """Families, for other formats; lets the event loop go on as `scrape` does."""
+        async with self._scrape:
+            figures = await self._figures()
+            return await asyncio.to_thread(lambda: [*self._families(figures)])
+
+    async def _figures(self) -> list[_Figures]:
+        figures = []
+        since = time.thread_time()
+        for source in list(self._sources()):
+            figures.append(_source(source))
+            if time.thread_time() - since > _SLICE:
+                await asyncio.sleep(0)
+                since = time.thread_time()
+        return [*figures, *self._others()]
 
     def _others(self) -> Iterator[_Figures]:
         """Figures of everything but sources."""
@@ -373,11 +396,17 @@ class Metrics:
             yield _read(_WORKFLOWS, (), (), self._process.workflows())
         if self._readiness is not None:
             yield _read(_READINESS, (), (), self._readiness())
+        if self._traces is not None:
+            yield _read(_TRACES, (), (), self._traces)
         yield _read(_PROCESS, (), (), self._process)
 
+    def _families(self, figures: Sequence[_Figures]) -> Iterator[Metric]:
+        yield from _families(figures)
+        if self._collector is not None:
+            yield from self._collector.collect()
+
     def _text(self, figures: Sequence[_Figures]) -> bytes:
-        collected = () if self._collector is None else self._collector.collect()
-        return generate_latest(_Families([*_families(figures), *collected]))
+        return generate_latest(_Families(list(self._families(figures))))
 
 
 def _source(source: SourceStats) -> _Figures:
@@ -418,6 +447,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_LIMITS, ("route",)),
     (_READINESS, ()),
     (_WORKFLOWS, ()),
+    (_TRACES, ()),
     (_PROCESS, ()),
 )
 

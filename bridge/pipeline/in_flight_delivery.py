@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
 from bridge.core.envelope import Envelope
 from bridge.core.errors import BridgeError, MessageError
+from bridge.core.message_trace import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
 
@@ -50,6 +51,7 @@ class InFlightDelivery:
     due_at: monotonic time of the token that the next step has taken from its route's rate.
     value_due_at: monotonic time of the token from the rate of its value.
     waits_for: limit in whose queue it is.
+    trace: its span; None where traces are off, and before the first attempt.
     """
 
     __slots__ = (
@@ -75,6 +77,7 @@ class InFlightDelivery:
         "received_at",
         "size",
         "stored",
+        "trace",
         "value_due_at",
         "waited",
         "waits_for",
@@ -116,6 +119,7 @@ class InFlightDelivery:
         self.due_at: float | None = None
         self.value_due_at: float | None = None
         self.waits_for: Limit | None = None
+        self.trace: MessageTrace | None = None
         self._slot: Callable[[], None] | None = None
 
     # -- decoded form
@@ -123,6 +127,22 @@ class InFlightDelivery:
     def decoded(self, envelope: Envelope | None, error: Exception | None) -> None:
         """Set the decoded message, or the failure of decoding."""
         self.envelope, self.error = envelope, error
+
+    def traced(self, trace: MessageTrace) -> None:
+        """Set the span, which all attempts share."""
+        self.trace = trace
+
+    def log_fields(self) -> Mapping[str, str]:
+        """Fields of a log line about the delivery."""
+        found = {}
+        if self.envelope is not None:
+            found["message_id"] = self.envelope.message_id
+        if self.decision is not None and self.decision.steps:
+            steps = self.decision.steps
+            found["route"] = steps[min(self.next_step, len(steps) - 1)].route
+        if self.trace is not None:
+            found["trace_id"], found["span_id"] = self.trace.trace_id, self.trace.span_id
+        return found
 
     def drop_decoded(self) -> None:
         """Drop the decoded message and all that was made of it. A decided settlement keeps error and message id."""

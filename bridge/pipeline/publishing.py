@@ -16,6 +16,7 @@ from bridge.codecs.base import Codec, PreparedCodec
 from bridge.core.envelope import Event
 from bridge.core.errors import BrokerUnavailable, UnknownTarget
 from bridge.core.message import Message
+from bridge.pipeline.tracing import PublishTracing
 
 UNKNOWN = "(unknown)"
 """Metric label of all targets that the configuration does not have: their names are unbounded."""
@@ -38,6 +39,7 @@ class PublishTarget:
     source: the CloudEvents `source`.
     timeout: deadline of one publish in seconds.
     shape: function applied to a message before the broker gets it.
+    system: kind of the broker in the conventions of OpenTelemetry.
     """
 
     broker: Broker
@@ -46,6 +48,7 @@ class PublishTarget:
     source: str
     timeout: float = 30.0
     shape: Callable[[Message], Message] = _as_it_is
+    system: str = ""
 
 
 class Publishing:
@@ -56,11 +59,17 @@ class Publishing:
         targets: Mapping[str, PublishTarget],
         loop: asyncio.AbstractEventLoop,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
+        tracing: PublishTracing | None = None,
     ) -> None:
-        """Create the publisher. on_published: receives each request that a broker has accepted."""
+        """Create the publisher.
+
+        on_published: receives each request that a broker has accepted.
+        tracing: makes the spans of publications; None where traces are off.
+        """
         self._targets = targets
         self._on_published = on_published
         self._loop = loop
+        self._tracing = tracing
         self.published: Counter[str] = Counter()
         """Messages that the brokers accepted, by target."""
         self.failed: Counter[str] = Counter()
@@ -88,6 +97,7 @@ class Publishing:
             headers=request.get("headers") or {},
             key=request.get("key"),
         )
+        began = time.time_ns()
         end = time.monotonic() + target.timeout
         try:
             if isinstance(target.codec, PreparedCodec):
@@ -106,6 +116,8 @@ class Publishing:
             self.failed[name] += 1
             raise
         self.published[name] += 1
+        if self._tracing is not None:
+            self._tracing.sent(event, name, target.topic, target.system, began)
         if self._on_published is not None:
             self._on_published(request)
         return event.id

@@ -32,6 +32,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.route_limits import RouteLimit, Throttled
 from bridge.pipeline.settings import SLICE, EnginePort, Routes, SourceSettings
 from bridge.pipeline.stage import Stage
+from bridge.pipeline.tracing import SourceTracing
 
 log = structlog.get_logger("bridge.execution")
 
@@ -55,13 +56,16 @@ class Runner:
         limits: Mapping[str, RouteLimit],
         stage: Stage | None,
         budgets: Mapping[str, BudgetShare],
+        tracing: SourceTracing | None = None,
     ) -> None:
         """Create a runner.
 
         broker: name of the source's broker.
         limits: limits of the routes that have some, by route name.
         budgets: shares of routes in the budgets of their engines, by route name.
+        tracing: None where traces are off.
         """
+        self._tracing = tracing
         self._settings = settings
         self._broker = broker
         self._routes = routes
@@ -137,6 +141,10 @@ class Runner:
                 raise item.error
             envelope = item.envelope
             assert envelope is not None
+            trace = item.trace
+            if trace is None and self._tracing is not None:
+                trace = self._tracing.begin(envelope)
+                item.traced(trace)
             decision = item.decision
             if decision is None:
                 routes = self._routes
@@ -153,7 +161,10 @@ class Runner:
                 if step.route in item.executed:
                     item.pass_step(position, ends_route=False)
                     continue
-                origin = MessageOrigin.of(envelope, step.route, position - first)
+                if trace is None:
+                    origin = MessageOrigin.of(envelope, step.route, position - first)
+                else:
+                    origin = trace.origin(envelope.message_id, step.route, position - first)
                 settlement = await self._step(item, step, origin)
                 if settlement is not None:
                     return settlement, step

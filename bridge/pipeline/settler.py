@@ -24,6 +24,7 @@ from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import Throttled
 from bridge.pipeline.settings import RecordDeadLetter, SourceSettings
 from bridge.pipeline.stage import Stage
+from bridge.pipeline.tracing import ABANDONED, SourceTracing
 from bridge.pipeline.unloading import Unloading
 
 log = structlog.get_logger("bridge.settler")
@@ -52,11 +53,14 @@ class Settler:
         stage: Stage | None,
         stop_reason: Callable[[InFlightDelivery], str | None],
         record: RecordDeadLetter | None = None,
+        tracing: SourceTracing | None = None,
     ) -> None:
         """Create a settler.
 
         stop_reason: reason why an unsettled delivery cannot wait here for another attempt; None when it can.
+        tracing: None where traces are off.
         """
+        self._tracing = tracing
         self._settings = settings
         self._lanes = lanes
         self._ledger = ledger
@@ -133,6 +137,8 @@ class Settler:
                 if self._limit.active and end.outcome in _SUCCESSES:
                     self._limit.succeeded(set(item.executed), stops_others=self._stops_others(item.delivery.partition))
                 self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
+                if self._tracing is not None:
+                    self._tracing.end(item, end.outcome, route=route)
             self._outages.broker_recovered()
             self._lanes.settled(lane)
             self._leave(item)
@@ -152,6 +158,8 @@ class Settler:
         if paced:
             await self._limit.wrote(limited)
         self._ledger.dead_letter(item, end.reason, time.monotonic(), time.time())
+        if self._tracing is not None:
+            self._tracing.end(item, Outcome.DEAD_LETTERED, end.reason, route)
         log.warning(
             "dead-lettered",
             action="dead_letter",
@@ -267,6 +275,8 @@ class Settler:
         self._limit.tried(item)
         item.free_slot()
         self._ledger.abandon(item, reason)
+        if self._tracing is not None and item.trace is not None:
+            self._tracing.end(item, ABANDONED, reason)
         self._leave(item)
 
     def _leave(self, item: InFlightDelivery) -> None:

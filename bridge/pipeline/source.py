@@ -24,7 +24,9 @@ from bridge.pipeline.runner import Runner
 from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, RecordDeadLetter, Routes, SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Stage
+from bridge.pipeline.tracing import SourceTracing
 from bridge.pipeline.unloading import Unloading
+from bridge.system.log_context import SUBJECT
 
 log = structlog.get_logger("bridge.source")
 
@@ -53,6 +55,7 @@ class SourcePipeline:
         paces: PaceStore | None = None,
         prepare: Prepare | None = None,
         record: RecordDeadLetter | None = None,
+        tracing: SourceTracing | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
@@ -63,6 +66,7 @@ class SourcePipeline:
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
         record: records written dead letters; None: they are not recorded.
+        tracing: makes the spans of messages; None where traces are off.
         """
         limits = settings.limits
         self.settings = settings
@@ -93,7 +97,16 @@ class SourcePipeline:
         self._slice = time.monotonic()
         self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
         self.runner = Runner(
-            settings, broker.name, routes, engines, self.lanes, self.ledger, self.route_limits, self.stage, self.budgets
+            settings,
+            broker.name,
+            routes,
+            engines,
+            self.lanes,
+            self.ledger,
+            self.route_limits,
+            self.stage,
+            self.budgets,
+            tracing,
         )
         self._settler = Settler(
             settings,
@@ -109,6 +122,7 @@ class SourcePipeline:
             self.stage,
             self._stop_reason,
             record,
+            tracing,
         )
         self._intake = Intake(
             settings,
@@ -269,6 +283,7 @@ class SourcePipeline:
             lane = await self.lanes.take()
             item = lane.items[0]
             self._running.add(item)
+            SUBJECT.set(item)
             try:
                 await self._process(lane, item)
             except asyncio.CancelledError:
@@ -279,6 +294,7 @@ class SourcePipeline:
                 self.decoded.leave(item)
                 self.dead_letter_limit.tried(item)
                 self._finished.set()
+                SUBJECT.set(None)
             if time.monotonic() - self._slice > SLICE:
                 await self._pause()
 

@@ -15,6 +15,7 @@ from bridge.core.errors import EngineUnavailable
 from bridge.sqlite_engine.hub.calls import Calls
 from bridge.sqlite_engine.hub.completions import Completions
 from bridge.sqlite_engine.hub.hub import TaskHub
+from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import ACTIVITY, DRAINING, ENTITY, ORCHESTRATION, Lease, Stream
 from bridge.sqlite_engine.hub.recovery import recover
 from bridge.sqlite_engine.hub.removal import Purges, Retention
@@ -27,7 +28,7 @@ from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.counts import count_all, is_counted
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.query import IndexWarmup, Reader
-from bridge.sqlite_engine.storage.schema import check_keys, connect, prepare, record_key
+from bridge.sqlite_engine.storage.schema import SPANS, check_keys, connect, prepare, record_key
 from bridge.sqlite_engine.storage.store import Store
 from bridge.system import private
 
@@ -44,6 +45,8 @@ class Database:
         self.path = path
         self.options = options or DatabaseOptions()
         self._lock = FileLock(path)
+        self.spans: KeptSpans | None = None
+        """Spans that were not sent yet; None where traces are off."""
         self._connection: sqlite3.Connection | None = None
         self._open = False
         self.running: RunningItems | None = None
@@ -79,6 +82,8 @@ class Database:
         check_keys(connection, self.path, options.keyring)
         prepare(connection, self.path)
         record_key(connection, self.path, options.keyring)
+        if options.tracing is not None:
+            connection.execute(SPANS)
         payloads = Payloads(options.keyring)
         if not is_counted(connection):
             self._count(connection, payloads)
@@ -89,6 +94,7 @@ class Database:
         self._calls = Calls(self.hub)
         self._completions = Completions(self.hub, self._calls)
         self.writer = Writer(self.hub, self.path.stem, self._completions.lost)
+        self.spans = None if self.hub.tracing is None else KeptSpans(self.path, self.hub, self.writer.submit)
         self._purges = Purges(self.hub, self.writer.submit)
         self._retention = Retention(options.retention, self.hub, self._purges, self.writer.submit)
         self._reader = Reader(self.path, self.path.stem, payloads, options.rules.index)
@@ -157,6 +163,8 @@ class Database:
         self._warmup.stop()
         self.writer.stop()
         self._reader.stop()
+        if self.spans is not None:
+            self.spans.close()
         if self.running is not None:
             self.running.close()
         if self._connection is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bridge.encryption import Keyring
@@ -78,6 +78,10 @@ class HostRules:
         """True when both events come from the same message."""
         return False
 
+    def trace_of(self, event: str) -> str | None:
+        """`traceparent` of the sender of an event; None when the event's text names none."""
+        return None
+
     def saga_of(self, input_: str) -> str | None:
         """Name of the saga that an orchestration of `sagas` runs for the input; None when the input names none."""
         return None
@@ -127,6 +131,18 @@ MAX_REQUEST = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
+class TracingOptions:
+    """Settings of the spans that the engine makes of its histories.
+
+    samples: decides for an instance that begins a trace, by trace id and name of its span.
+    max_backlog: bytes of spans that the file keeps until they are sent; further ones are dropped.
+    """
+
+    samples: Callable[[str, str], bool]
+    max_backlog: int = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class DatabaseOptions:
     """Limits and settings of a task hub. Sizes are in bytes."""
 
@@ -158,3 +174,5 @@ class DatabaseOptions:
     """True to write the index that `HostRules.index` names."""
     index_records: int = 100_000
     """Records of each kind that the index keeps."""
+    tracing: TracingOptions | None = None
+    """Spans of workflows; None: none are made."""

@@ -43,6 +43,7 @@ from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.state import trails
+from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
 from bridge.brokers.base import Broker
 from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
@@ -52,6 +53,7 @@ from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.containment import ContainedWorker
+from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.finishes import Finishes
 from bridge.engines.pacing import EnginePaces
 from bridge.engines.source_pauses import SourcePauses
@@ -65,6 +67,7 @@ from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
+from bridge.pipeline.tracing import PublishTracing, messaging_system
 from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
 from bridge.workflow import DataConverter
 
@@ -100,8 +103,12 @@ class Daemon:
         config = loaded.config
         self.loaded = loaded
         self.workflows = load_workflows(loaded) if worker else Workflows()
+        self.tracing = build_tracing(loaded)
+        spans = None if self.tracing is None else span_options(loaded, self.tracing)
         self.engines: Mapping[str, Engine] = (
-            {name: build_engine(loaded, name, host=intake) for name in config.engines} if engines is None else engines
+            {name: build_engine(loaded, name, host=intake, tracing=spans) for name in config.engines}
+            if engines is None
+            else engines
         )
         self.brokers: Mapping[str, Broker] = (
             {name: build_broker(loaded, name) for name in config.brokers} if brokers is None else brokers
@@ -130,7 +137,11 @@ class Daemon:
         }
         targets = {
             name: replace(
-                target, execute=answers[name].execute, store_early=target.store_early and answers[name].store_early
+                target,
+                execute=answers[name].execute
+                if self.tracing is None or isinstance(self.engines[name], EmbeddedEngine)
+                else within_trace(answers[name].execute),
+                store_early=target.store_early and answers[name].store_early,
             )
             for name, target in inner.items()
         }
@@ -153,6 +164,7 @@ class Daemon:
                     paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
                     registries=self.registries,
                     record=recorder(loaded, name, self.engines[state_engine(loaded, name)]),
+                    tracer=self.tracing,
                 )
                 for name in config.sources
             ]
@@ -168,11 +180,13 @@ class Daemon:
                     target.source,
                     target.timeout,
                     message_shape(target),
+                    messaging_system(config.brokers[target.broker].type),
                 )
                 for name, target in config.targets.items()
             },
             loop,
             on_published,
+            None if self.tracing is None else PublishTracing(self.tracing),
         )
         self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
         self.monitors = {
@@ -213,6 +227,7 @@ class Daemon:
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
+            traces=self.tracing,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -257,11 +272,15 @@ class Daemon:
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
+            if self.tracing is not None and isinstance(engine, EmbeddedEngine) and engine.spans is not None:
+                self.tracing.add_store(engine.spans)
             finishes = self.finishes[engine.name]
             if not watch_finishes(engine, finishes.add):
                 self.monitors[engine.name].watch_end = finishes.add_one
             tell = log.info if engine.durable else log.warning
             tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
+        if self.tracing is not None:
+            self.tracing.start()
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
@@ -296,6 +315,9 @@ class Daemon:
             asyncio.create_task(self.figures.run(), name="instance counts"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
+        exported = build_metrics_export(self.loaded, self.watch.families)
+        if exported is not None:
+            self._reports.append(asyncio.create_task(exported.run(), name="metrics by OTLP"))
         if not self.watch.health().ready:
             log.info(f"started, not ready yet, health at {self.url}/readyz", action="start", url=self.url)
 
@@ -332,6 +354,9 @@ class Daemon:
         stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
         await _closed(self.admission.stop())
         await _closed(*(breaker.stop() for breaker in self.breakers.values()))
+        if self.tracing is not None:
+            # Before the engines: they keep the spans that are not sent
+            await _closed(asyncio.to_thread(self.tracing.stop, 5.0))
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()
@@ -458,6 +483,7 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
         # The end of a terminal sends it more than once: a further one forces nothing
         loop.add_signal_handler(hang_up, stop.set)
     daemon = Daemon(loaded, intake=intake, worker=worker)
+    flush = None if daemon.tracing is None else daemon.tracing.install_provider()
     await daemon.start()
     failure: Exception | None = None
     channel: Control | None = None
@@ -473,6 +499,8 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
         await _closed(channel.stop())
     log.info("draining", action="drain", deadline=loaded.config.ops.drain)
     clean = await daemon.stop(loaded.config.ops.drain)
+    if flush is not None:
+        await _closed(asyncio.to_thread(flush))
     log.info("stopped", action="stop", clean=clean)
     if failure is not None:
         if not clean:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 from prometheus_client import ProcessCollector
+from prometheus_client.core import Metric
 
 from bridge import __version__
 from bridge.app.serve.instances import InstanceFigures
@@ -24,7 +25,7 @@ from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
-from bridge.ops.metric_stats import WaitingStats
+from bridge.ops.metric_stats import TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import Rates
 from bridge.pipeline.action_budget import ActionBudget
@@ -291,6 +292,7 @@ class Watch:
         stuck: Callable[[str], Sequence[str]] | None = None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
+        traces: TraceStats | None = None,
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -320,6 +322,7 @@ class Watch:
             answers,
             refused,
             figures.workflows,
+            traces=traces,
             budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),
@@ -394,6 +397,10 @@ class Watch:
     def metrics(self) -> bytes:
         """Metrics text for `/metrics`."""
         return self._metrics.render()
+
+    async def families(self) -> Sequence[Metric]:
+        """Metrics for other formats."""
+        return await self._metrics.families()
 
     async def scrape(self) -> bytes:
         """For /metrics."""

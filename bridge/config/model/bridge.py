@@ -106,12 +106,52 @@ class LineageConfig(Model):
     )
 
 
+class TracingConfig(Model):
+    """Traces in OpenTelemetry's format (extra `otel`). The exporter's variables `OTEL_*` apply."""
+
+    enabled: Literal["auto"] | bool = Field(
+        "auto",
+        description="auto: when the extra is installed and `endpoint`, `OTEL_EXPORTER_OTLP_ENDPOINT` or "
+        "`OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` is set.",
+    )
+    endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s]+$",
+        description="Base URL of the receiver (OTLP over HTTP), without `/v1/traces`; null: of the variables.",
+    )
+    parent: Literal["message", "link"] = Field(
+        "message",
+        description="message: a message's span continues the trace of its sender. link: it begins a trace of its own "
+        "with a link to the sender's.",
+    )
+    sample: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Part of the traces that begin here and are sampled; others follow their sender. "
+        "null: `OTEL_TRACES_SAMPLER`.",
+    )
+    max_buffered: Integer = Field(
+        50_000, ge=100, description="Spans of messages in memory that are not sent yet; further ones are dropped."
+    )
+    max_backlog: Size = Field(
+        268435456,
+        ge=65536,
+        description="Bytes of spans of workflows that an engine's file keeps until they are sent; further ones are "
+        "dropped.",
+    )
+    max_backlog_age: Duration = Field(
+        3600.0, gt=0, description="Time for which an engine's file keeps spans that cannot be sent."
+    )
+
+
 class OpsConfig(Model):
     """Operation and monitoring of the daemon."""
 
     http: HttpConfig = Field(HttpConfig(), description="Health and metrics over HTTP.")
     control: ControlConfig = Field(ControlConfig(), description="The control socket.")
     log: LogConfig = Field(LogConfig(), description="Logging.")
+    tracing: TracingConfig = Field(TracingConfig(), description="Traces.")
     secrets_dir: str | None = Field(
         None, min_length=1, description="Directory of the files for `${file:NAME}`; null: such references are errors."
     )

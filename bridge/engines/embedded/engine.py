@@ -26,6 +26,7 @@ from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.grpc_channel import (
     BEFORE,
+    BEFORE_TRACING,
     RECONNECT_SECONDS,
     DeadlineInterceptor,
     OnStreams,
@@ -37,8 +38,15 @@ from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import DRAINING
-from bridge.sqlite_engine.options import MAX_REQUEST, PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
+from bridge.sqlite_engine.options import (
+    MAX_REQUEST,
+    PERIOD_SECONDS,
+    DatabaseOptions,
+    RetentionPolicy,
+    TracingOptions,
+)
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.sqlite_engine.storage import counts
@@ -55,6 +63,7 @@ class EmbeddedEngine:
     host: True in the one process that runs the engine, False in processes that attach to it.
     keys: keys of the file's encryption, read when the engine starts.
     lineage_records: limit of the records in the lineage index; None: no index is written.
+    tracing: settings of the spans of workflows; None: none are made.
     """
 
     durable = True
@@ -71,6 +80,7 @@ class EmbeddedEngine:
         host: bool,
         keys: Keys = no_keys,
         lineage_records: int | None = None,
+        tracing: TracingOptions | None = None,
     ) -> None:
         self.name = name
         self._config = config
@@ -78,6 +88,7 @@ class EmbeddedEngine:
         self._host = host
         self._keys = keys
         self._lineage_records = lineage_records
+        self._tracing = tracing
         self._database: Database | None = None
         self._servers: list[Server] = []
         self._address: Address | None = None
@@ -107,6 +118,11 @@ class EmbeddedEngine:
     @property
     def keeps_lineage(self) -> bool:
         return self._lineage_records is not None
+
+    @property
+    def spans(self) -> KeptSpans | None:
+        """Spans of workflows that were not sent yet; None where none are made."""
+        return None if self._database is None else self._database.spans
 
     async def instance_counts(self) -> InstanceCounts | None:
         """Counts in the engine's file, whichever process hosts the engine."""
@@ -138,9 +154,14 @@ class EmbeddedEngine:
             assert self._database is not None
             service = AioSidecarService(self._database)
             self._channel = AioChannel(
-                service, timeout=self._config.timeout, max_request=self._config.max_request, before=BEFORE
+                service,
+                timeout=self._config.timeout,
+                max_request=self._config.max_request,
+                before=BEFORE if self._tracing is None else BEFORE_TRACING,
             )
-            sdk = AsyncTaskHubGrpcClient(channel=self._channel, logger=quiet_logger(f"{self.name}.client"))
+            sdk = AsyncTaskHubGrpcClient(
+                channel=self._channel, logger=quiet_logger(f"{self.name}.client"), emit_trace_spans=False
+            )
             self._client = EngineClient(sdk)
         else:
             self._attach()
@@ -162,6 +183,7 @@ class EmbeddedEngine:
             rules=BridgeRules(),
             index=self._lineage_records is not None,
             index_records=self._lineage_records or 1,
+            tracing=self._tracing,
         )
         database = Database(self._directory / FILE, options)
         database.start()
@@ -210,6 +232,7 @@ class EmbeddedEngine:
             logger=quiet_logger(f"{self.name}.client"),
             interceptors=[deadline, TraceInterceptor(), OnStreams(deadline)],
             channel_options=channel_options(self._config.max_request, RECONNECT_SECONDS, proxy=False),
+            emit_trace_spans=False,
         )
         self._client = EngineClient(sdk)
 
@@ -285,7 +308,9 @@ class EmbeddedEngine:
                 return worker.add_workflows(workflows, monitor, stuck_after)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
-            worker_ = MonitoredWorker(channel=channel, running=self._database.running, **options)
+            worker_ = MonitoredWorker(
+                channel=channel, running=self._database.running, emit_trace_spans=False, **options
+            )
             return worker_.add_workflows(workflows, monitor, stuck_after)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
@@ -293,6 +318,7 @@ class EmbeddedEngine:
             host_address=self._address.target,
             channel_options=channel_options(None, RECONNECT_SECONDS, proxy=False),
             drain_mark=DRAINING,
+            emit_trace_spans=False,
             **options,
         )
         return attached.add_workflows(workflows, monitor, stuck_after)

@@ -56,6 +56,10 @@ class BridgeRules(HostRules):
         first, again = read_origin(earlier).origin, read_origin(later).origin
         return first is not None and again is not None and first.key == again.key
 
+    def trace_of(self, event: str) -> str | None:
+        origin = read_origin(event).origin
+        return None if origin is None or origin.trace is None else origin.trace.traceparent
+
     def __init__(self) -> None:
         self._sagas: set[str] = set()
 

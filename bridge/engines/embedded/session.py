@@ -8,20 +8,20 @@ used only when the history continues exactly where the session stopped, and is d
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from itertools import chain
 from typing import Any
 
 from durabletask.internal import helpers
 from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.internal.tracing import OTEL_AVAILABLE
+from durabletask.internal.tracing import suppress_span_emission
 from durabletask.task import CancellableTask
 from durabletask.worker import ExecutionResults, TaskHubGrpcWorker, _ActivityExecutor, _OrchestrationExecutor
 
 from bridge.engines.containment import close_quietly, keep_open
 from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
 from bridge.sqlite_engine.model.values import text
+from bridge.system.otel_context import context_of, entered
 
 MAX_SESSIONS = 1000
 MAX_SESSION_BYTES = 64 * 1024 * 1024
@@ -167,14 +167,14 @@ class Sessions:
 
 
 class SessionWorker(TaskHubGrpcWorker):
-    """Worker of the SDK that runs turns in sessions when they share the engine's history, and activities without spans.
+    """Worker of the SDK that runs turns in sessions when they share the engine's history.
 
-    All other turns, and turns that fail, run in the SDK's code. Where OpenTelemetry is installed the SDK runs all turns
-    and activities, because it makes a span of each.
+    All other turns, and turns that fail, run in the SDK's code. The worker makes no spans: the engine makes them of its
+    history. Activities run in OpenTelemetry's context of their span, where OpenTelemetry is installed.
     """
 
     def __init__(self, *, sessions: int = MAX_SESSIONS, session_bytes: int = MAX_SESSION_BYTES, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(emit_trace_spans=False, **options)
         self.sessions = Sessions(sessions, session_bytes)
 
     def count_session_replay(self) -> None:
@@ -187,7 +187,7 @@ class SessionWorker(TaskHubGrpcWorker):
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
         response = None
-        if isinstance(req, TurnRequest) and self.sessions.most and not OTEL_AVAILABLE:
+        if isinstance(req, TurnRequest) and self.sessions.most:
             response = self._turn(req, completionToken)
         if response is None:
             if req.pastEvents:
@@ -202,14 +202,15 @@ class SessionWorker(TaskHubGrpcWorker):
         stub: Any,
         completionToken: Any,  # noqa: N803 -- the SDK's name
     ) -> None:
-        if OTEL_AVAILABLE or self._payload_store is not None:
+        if self._payload_store is not None:
             super()._execute_activity(req, stub, completionToken)
             return
         instance_id, name, number = req.orchestrationInstance.instanceId, req.name, req.taskId
         response = pb.ActivityResponse(instanceId=instance_id, taskId=number, completionToken=completionToken)
         try:
             executor = _ActivityExecutor(self._registry, self._logger, self._data_converter)
-            result = executor.execute(instance_id, name, number, req.input.value)
+            with entered(context_of(req.parentTraceContext) if req.HasField("parentTraceContext") else None):
+                result = executor.execute(instance_id, name, number, req.input.value)
             if result is not None:
                 response.result.value = result
         except Exception as error:
@@ -235,7 +236,8 @@ class SessionWorker(TaskHubGrpcWorker):
                 exception_properties_provider=self._exception_properties_provider,
             )
         try:
-            result = session.run(request)
+            with suppress_span_emission():
+                result = session.run(request)
         except Exception:
             return None
         if is_new and request.pastEvents:
@@ -245,9 +247,4 @@ class SessionWorker(TaskHubGrpcWorker):
             # Before the response is sent: the next turn may start at once, in another thread
             self.sessions.keep(request.instanceId, session)
             keep_open()
-        # A trace context that is left out stays unchanged.
-        trace = None
-        if self._emit_trace_spans and not request.HasField("orchestrationTraceContext"):
-            trace = pb.OrchestrationTraceContext()
-            trace.spanStartTime.FromNanoseconds(time.time_ns())
-        return TurnResponse(request.instanceId, result.actions, token, status, trace, unread)
+        return TurnResponse(request.instanceId, result.actions, token, status, None, unread)

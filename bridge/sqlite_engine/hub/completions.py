@@ -74,6 +74,8 @@ class Completions:
         if instance.status != RUNNING:
             instance.status = RUNNING
         hub.touch(instance)
+        if hub.tracing is not None:
+            hub.tracing.turn(instance, outcome)
         if outcome.rewind is not None:
             take_over(hub, instance, outcome.rewind)
         else:

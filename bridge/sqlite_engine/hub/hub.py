@@ -15,13 +15,14 @@ from bridge.sqlite_engine.hub.index import Index
 from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Lease
 from bridge.sqlite_engine.hub.losses import Losses
 from bridge.sqlite_engine.hub.tokenless import Tokenless
+from bridge.sqlite_engine.hub.tracing import HistoryTracing
 from bridge.sqlite_engine.hub.waiting_calls import DeferredRaises, Waiters
 from bridge.sqlite_engine.hub.work_items import WorkItems
 from bridge.sqlite_engine.hub.working_set import Kind, Operation, Orchestration, Queued, Subject, WorkingSet
 from bridge.sqlite_engine.model import event as events
 from bridge.sqlite_engine.model.bounds import SCHEDULERS, Limits, check_id
 from bridge.sqlite_engine.model.failures import bound_event
-from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, Finish, Instance, UnreadLimits
+from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, PENDING, TERMINATED, Finish, Instance, UnreadLimits
 from bridge.sqlite_engine.model.reply import (
     Rejection,
     Reply,
@@ -60,6 +61,8 @@ class TaskHub(WorkingSet):
         super().__init__(store, options)
         self.limits = SCHEDULERS if options.strict else Limits()
         self.rules = options.rules
+        self.tracing = None if options.tracing is None else HistoryTracing(self, options.tracing)
+        """Makes spans of histories; None where traces are off."""
         self.unread = UnreadLimits(options.unread_events, options.unread_bytes, options.max_work_item)
         self.events_refused = 0
         """Number of events refused because their instance had too many unread ones."""
@@ -199,6 +202,8 @@ class TaskHub(WorkingSet):
             saga=self.rules.saga_of(spec.input.value) if spec.name in self.rules.sagas else None,
             history=[],
         )
+        if self.tracing is not None:
+            self.tracing.begin(instance)
         self.add(instance)
         self.index.started(instance, spec.input.value)
         if start_at is not None and start_at > self.now:
@@ -212,6 +217,8 @@ class TaskHub(WorkingSet):
     def replace(self, instance: Instance) -> None:
         """Delete the instance, which frees its id. The parent of a running instance sees it as terminated."""
         if not instance.finished:
+            if self.tracing is not None:
+                self.tracing.end(instance, TERMINATED, None)
             for each in self.deferred.take(instance.key):
                 self.settled.append((each.reply, instance_finished(instance.id)))
             if instance.parent is not None:
@@ -310,6 +317,8 @@ class TaskHub(WorkingSet):
     ) -> None:
         """End the instance without its worker, and void its work in flight."""
         self.void(instance)
+        if self.tracing is not None:
+            self.tracing.end(instance, status, failure)
         self.tx.clear(instance, "tasks")
         last = [instance.start] if instance.chunks == 0 else []
         if cause is not None:

@@ -272,6 +272,7 @@ class WorkingSet:
         self.tx.clear(instance, "history")
         self.instances.grow(instance, -instance.history_bytes)
         instance.history = []
+        instance.spans = None
         instance.chunks = 0
 
     # Work in flight

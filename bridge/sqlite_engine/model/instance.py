@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
@@ -109,6 +110,8 @@ class Instance:
     unread_bytes: int = 0
     shared: bool = False
     """True when the last turn ran in this process, where no message limits the size of the history."""
+    spans: Any = None
+    """Spans of this execution, kept by their maker; None while there are none."""
     waiting_start: bool = False
     """True until the scheduled start time."""
 

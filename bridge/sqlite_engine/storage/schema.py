@@ -174,6 +174,16 @@ KEYS = """
     ) WITHOUT ROWID
 """
 
+SPANS = """
+    -- Spans of workflows that were not sent yet, in the encoding of OTLP. Their table exists once traces were on.
+    CREATE TABLE IF NOT EXISTS spans (
+        seq    INTEGER PRIMARY KEY AUTOINCREMENT,
+        at     INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        spans  BLOB NOT NULL
+    )
+"""
+
 PAGE_BYTES = 16384
 """Page size of new files, in bytes.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -98,6 +99,7 @@ class Transaction:
         self._lineage_entities: list[tuple[int, str]] = []
         self._gone_by_key: dict[str, list[int]] = {}
         self._gone_by_seq: dict[str, list[int]] = {}
+        self._spans: list[bytes] = []
         self._dirty = False
 
     def touch(self) -> None:
@@ -221,6 +223,19 @@ class Transaction:
         self._gone_entities.add(entity.id)
         self._dirty = True
 
+    # Spans
+
+    def add_spans(self, spans: list[bytes]) -> None:
+        """Keep encoded spans until they are sent."""
+        self._spans += spans
+        self._dirty = True
+
+    def delete_spans(self, where: str, value: int) -> None:
+        """Delete kept spans. where: condition with one parameter."""
+        self._dirty = True
+        self.flush()
+        self._connection.execute(f"DELETE FROM spans WHERE {where}", (value,))  # noqa: S608 -- conditions are ours
+
     # Index
 
     def index_instance(self, instance: Instance, hashes: Iterable[int]) -> None:
@@ -310,6 +325,11 @@ class Transaction:
             _DELETE_LINEAGE_ENTITY.run(connection, self._gone_entities)
         if self._operations:
             _INSERT_OPERATION.run(connection, stored(self._operations, {2: OPERATION}))
+        if self._spans:
+            connection.execute(
+                "INSERT INTO spans (at, number, spans) VALUES (?, ?, ?)",
+                (time.time_ns() // 1000, len(self._spans), b"".join(self._spans)),
+            )
         for table, keys in gone.items():
             _DELETE_BY_KEY[table].run(connection, keys)
         for table, seqs in self._gone_by_seq.items():
