@@ -232,6 +232,20 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
         ),
     ),
     (
+        "Traces",
+        (
+            Panel("Spans", (
+                (_rate("bridge_spans_sent_total", "instance", "{I}"), "{{instance}} sent"),
+                (_rate("bridge_spans_dropped_total", "instance, reason", "{I}"), "{{instance}} dropped: {{reason}}"),
+            ), "ops", text="Only while traces are on."),
+            Panel("Receiver", (("bridge_trace_receiver_up{I}", "{{instance}}"),), text="1 while it takes spans."),
+            Panel("Spans that wait", (
+                ("sum by (instance) (bridge_spans_buffered{I})", "{{instance}} in memory"),
+                ("sum by (instance) (bridge_spans_backlog_bytes{I})", "{{instance}} bytes in files of engines"),
+            )),
+        ),
+    ),
+    (
         "Memory",
         (
             Panel("Memory of the processes", (

@@ -151,6 +151,15 @@ CASES = (
         | {'bridge_abandoned_total{source="orders", reason="revoked", instance="a:8099"}': "0 2x10"},
     ),
     fires(
+        "BridgeSpansDropped", "the receiver is away for an hour", "60m",
+        {'bridge_spans_dropped_total{reason="buffer", instance="a:8099"}': "0+5x60"},
+        "Spans are dropped: buffer", reason="buffer",
+    ),
+    quiet(
+        "BridgeSpansDropped", "once", "60m",
+        {'bridge_spans_dropped_total{reason="buffer", instance="a:8099"}': "0x5 5x55"},
+    ),
+    fires(
         "BridgeBug", "an attempt", "10m", {f"bridge_bugs_total{SOURCE}": "0x5 1x5"},
         "Unexpected failure in source orders", source="orders",
     ),

@@ -49,7 +49,7 @@ CONFIG: dict[str, Any] = {
             "schedule": {"orchestration": "fail", "instance_id": "s-{{ item.sku }}"},
         },
     ],
-    "ops": {"http": {"port": 0}},
+    "ops": {"http": {"port": 0}, "tracing": {"endpoint": "http://127.0.0.1:9"}},  # nothing listens there
 }  # fmt: skip
 for _name, _source in CONFIG["sources"].items():
     _source |= {"broker": "local", "topics": [_name], "no_match": "dead_letter"}
@@ -281,7 +281,7 @@ def test_panels_lie_side_by_side() -> None:
 
 def test_each_part_of_the_daemon_has_a_row() -> None:
     assert [row for row, _ in dashboard.ROWS] == [
-        "Health", "Flow", "Lag", "Latency", "Dead letters", "Early and quarantine", "Engines", "Memory",
+        "Health", "Flow", "Lag", "Latency", "Dead letters", "Early and quarantine", "Engines", "Traces", "Memory",
     ]  # fmt: skip
     assert {each["name"] for each in dashboard.dashboard()["templating"]["list"]} >= {"source", "engine"}
 

@@ -119,12 +119,19 @@ def metrics() -> list[str]:
         published = failed = events = quarantined = {"x": 1}  # noqa: RUF012
         waiting = expiring = waiting_messages = waiting_bytes = refused = delayed = 1
 
+    class Traces:
+        """Export of spans."""
+
+        away, sent = None, 1
+        waiting = {"memory": 1, "engine": 1}  # noqa: RUF012
+        losses = {"x": 1}  # noqa: RUF012
+
     everything: Any = Everything()
     text = Metrics(
         lambda: [stats], lambda: [Engine()], everything, lambda: {"x": 1}, [Limit()], lambda: [everything],
         lambda: {("orders", "x"): 1}, lambda: {"x": 1}, lambda: {"default": {"x": 1}},
         readiness=lambda: Readiness(DaemonState.RUNNING, (Check("engine", "default", EngineState.UP),)),
-        budgets=[everything], version="1", config="c",
+        budgets=[everything], traces=Traces(), version="1", config="c",
     ).render()  # fmt: skip
     return sorted(
         {
