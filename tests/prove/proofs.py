@@ -63,7 +63,10 @@ PROOFS: tuple[Proof, ...] = (
         )
         for kill in KILLS
     ),
-    _slow("kafka", (*_LINE, "bridge/brokers/kafka", *_WAITING), "tests/brokers/kafka", processes=2, kafka=True),
+    _slow(
+        "kafka", (*_LINE, "bridge/brokers/kafka", *_WAITING), "tests/brokers/kafka", "tests/app/test_doctor_kafka.py",
+        processes=2, kafka=True,
+    ),
     _slow(
         "servicebus", (*_LINE, "bridge/brokers/servicebus", *_WAITING), "tests/brokers/servicebus",
         "tests/servicebus", processes=2,

@@ -133,11 +133,11 @@ def test_what_is_covered_exists() -> None:
 
 
 def test_every_slow_test_belongs_to_a_proof() -> None:
-    folders = [part for proof in PROOFS for part in proof.tests if part.startswith("tests/")]
+    parts = [part for proof in PROOFS for part in proof.tests if part.startswith("tests/")]
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         name = path.relative_to(ROOT).as_posix()
         if "pytest.mark.prove" in path.read_text() and path != Path(__file__):
-            assert any(name.startswith(f"{folder}/") for folder in folders), name
+            assert any(name == part or name.startswith(f"{part}/") for part in parts), name
 
 
 def test_every_command_is_one_of_the_makefile_or_of_the_kills() -> None:
