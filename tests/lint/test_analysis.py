@@ -91,6 +91,7 @@ def test_the_samples_are_clean() -> None:
     assert lint([ROOT / "workflows", ROOT / "bridge" / "workflow"]) == []
 
 
+@pytest.mark.measured
 def test_ten_thousand_lines_in_two_seconds(tmp_path: Path) -> None:
     flow = "\n".join(
         f"def flow{n}(ctx: task.OrchestrationContext, value):\n"

@@ -103,6 +103,7 @@ def test_ordinary_expressions_over_large_messages_are_evaluated(text: str, paylo
 NUMBERS = list(range(9_900))
 
 
+@pytest.mark.measured
 @pytest.mark.parametrize(
     ("text", "payload"),
     [

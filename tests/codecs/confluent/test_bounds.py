@@ -42,6 +42,7 @@ def test_bombs_end_in_a_word_of_their_own(measured: dict[str, tuple[str, float, 
     assert {name for name in outcomes if " most " in name and outcomes[name] != "decoded"} == set()
 
 
+@pytest.mark.measured
 def test_nothing_takes_more_than_its_share_of_time_and_memory(measured: dict[str, tuple[str, float, int]]) -> None:
     assert {name: time for name, (_, time, _) in measured.items() if time > SECONDS} == {}
     assert {name: size for name, (_, _, size) in measured.items() if size > MEBIBYTES} == {}
