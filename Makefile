@@ -92,11 +92,12 @@ prove-schemas: .venv/dev ## a long fuzz of what a schema registry may answer
 prove-upgrade: .venv/dev ## a daemon of an older build beside one of today's; needs the history of the repository
 	$(BIN)/python -m tests.prove.dates run upgrade
 
-check: .venv/dev ## format, lint, types, layers, age of the proofs
+check: .venv/dev ## format, lint, types, layers, words, age of the proofs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.language
 	$(BIN)/python -m tests.prove.dates
 
 bench: .venv/dev ## all benchmarks, as JSON

@@ -34,7 +34,7 @@ _ONCE = RetryPolicy(in_memory=0.0, bug_attempts=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ExpectedOutcome:
     """Expected end of a dead letter if it were replayed now.
 
     outcome: as of a delivery; `dead_lettered` if it would fail again.
@@ -53,14 +53,14 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """Verdict in one line, equal for all dead letters of which the same would become."""
+        """ExpectedOutcome in one line, equal for all dead letters of which the same would become."""
         if self.outcome is Outcome.DEAD_LETTERED:
             again = "still fails" if self.same_cause else "fails for another reason"
             return f"{again}: {self.reason}" + (f", {self.where}" if self.where else "")
         return ", ".join(self.actions) if self.actions else self.outcome.value.replace("_", " ")
 
 
-class Check:
+class DryRun:
     """Dry run with one configuration, for dead letters in their order."""
 
     def __init__(
@@ -79,7 +79,7 @@ class Check:
         self._sources: dict[str, tuple[SourceDecoder, Router]] = {}
         self._engines = None if engines is None else {name: DryRunEngine(each) for name, each in engines.items()}
 
-    async def verdict(self, letter: DeadLetter, message: Message, source: str) -> Verdict:
+    async def verdict(self, letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
         """Decide about a dead letter. source: source that would read it. Raises: ConfigError, EngineOutage."""
         decoder, router = self._parts(source)
         origin = letter.origin
@@ -118,8 +118,8 @@ class Check:
                 actions.extend(engine.client.actions)
         for outcome in (Outcome.EARLY, Outcome.EXECUTED, Outcome.DUPLICATE):
             if outcome in outcomes:
-                return Verdict(outcome, tuple(dict.fromkeys(actions)))
-        return Verdict(Outcome.IGNORED)
+                return ExpectedOutcome(outcome, tuple(dict.fromkeys(actions)))
+        return ExpectedOutcome(Outcome.IGNORED)
 
     def _parts(self, source: str) -> tuple[SourceDecoder, Router]:
         found = self._sources.get(source)
@@ -130,7 +130,7 @@ class Check:
             )
         return found
 
-    def _failure(self, error: BridgeError, letter: DeadLetter, route: str | None) -> Verdict:
+    def _failure(self, error: BridgeError, letter: DeadLetter, route: str | None) -> ExpectedOutcome:
         where = None
         for index, each in enumerate(self._loaded.config.routes):
             if each.name == route:
@@ -138,14 +138,14 @@ class Check:
                 where = f"{problem.file}:{problem.line}"
         detail = detail_of(error)
         same = error.reason == letter.reason and general(detail) == general(letter.detail)
-        return Verdict(Outcome.DEAD_LETTERED, (), error.reason, detail, where, same)
+        return ExpectedOutcome(Outcome.DEAD_LETTERED, (), error.reason, detail, where, same)
 
 
-def _accepted(steps: Sequence[Step]) -> Verdict:
-    """Verdict if the engine accepts every command."""
+def _accepted(steps: Sequence[Step]) -> ExpectedOutcome:
+    """ExpectedOutcome if the engine accepts every command."""
     if not steps:
-        return Verdict(Outcome.IGNORED)
-    return Verdict(Outcome.EXECUTED, tuple(dict.fromkeys(_action(step.command) for step in steps)))
+        return ExpectedOutcome(Outcome.IGNORED)
+    return ExpectedOutcome(Outcome.EXECUTED, tuple(dict.fromkeys(_action(step.command) for step in steps)))
 
 
 def _action(command: Command) -> str:
@@ -174,7 +174,7 @@ class Line:
 
 
 @dataclass(slots=True)
-class Report:
+class DryRunReport:
     """Result of a check. lines: most numerous first."""
 
     lines: list[Line]
@@ -190,7 +190,7 @@ class Report:
         return sum(line.count for line in self.lines if line.outcome is Outcome.DEAD_LETTERED)
 
     def to_dict(self) -> dict[str, Any]:
-        """Report as JSON types."""
+        """DryRunReport as JSON types."""
         return {
             "total": self.total,
             "failing": self.failing,
@@ -209,8 +209,8 @@ class Report:
 
 async def checked(
     loaded: Loaded, rules: Loaded, selection: Selection, offline: bool, progress: Callable[[int], None]
-) -> Report:
-    """Check the selected dead letters.
+) -> DryRunReport:
+    """DryRun the selected dead letters.
 
     loaded: configuration whose sources have the dead letters.
     rules: configuration that decides. The engines of its names are asked, unless `offline`.
@@ -229,13 +229,15 @@ async def checked(
         registries = build_registries(rules)
         for registry in registries.values():
             opened.push_async_callback(registry.close)
-        check = Check(rules, engines, registries)
+        check = DryRun(rules, engines, registries)
         count = 0
         async for place, letter, message in visit(loaded, selection):
             stated = letter.source
             source = stated if stated is not None and stated in rules.config.sources else place.sources[0]
             if source not in rules.config.sources:
-                verdict = Verdict(Outcome.DEAD_LETTERED, (), "no_source", f"there is no source {source!r} any more")
+                verdict = ExpectedOutcome(
+                    Outcome.DEAD_LETTERED, (), "no_source", f"there is no source {source!r} any more"
+                )
             else:
                 verdict = await check.verdict(letter, message, source)
             detail = general(verdict.detail or "")
@@ -246,4 +248,4 @@ async def checked(
             line.count += 1
             count += 1
             progress(count)
-    return Report(sorted(lines.values(), key=lambda line: -line.count))
+    return DryRunReport(sorted(lines.values(), key=lambda line: -line.count))

@@ -21,9 +21,7 @@ from bridge.app.state import state_directory
 from bridge.brokers import factory
 from bridge.brokers.base import TopicBroker
 from bridge.config.insecure import insecure
-from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
-from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model.types import format_duration
 from bridge.config.source import Loaded
 from bridge.core.diagnosis import Answer, Verdict, not_checked, ok, problem, warning, worst
@@ -175,7 +173,7 @@ async def _broker(loaded: Loaded, name: str, examiner: _Examiner, kept: dict[str
 
 async def _one_cluster(loaded: Loaded, examiner: _Examiner) -> None:
     """Check that no two sources read one topic in one group of a cluster that two brokers name."""
-    names = [name for name, broker in loaded.config.brokers.items() if isinstance(broker, KafkaBrokerConfig)]
+    names = [name for name, broker in loaded.config.brokers.items() if factory.is_cluster(broker)]
     if len(names) < 2:
         return
 
@@ -299,10 +297,8 @@ def _extras(loaded: Loaded) -> set[str]:
     config = loaded.config
     found = set()
     for broker in config.brokers.values():
-        if isinstance(broker, KafkaBrokerConfig):
-            found.add("kafka")
-        elif isinstance(broker, ServiceBusBrokerConfig):
-            found.add("servicebus")
+        if (extra := factory.extra_of(broker)) is not None:
+            found.add(extra)
     encryptions = [engine.encryption for engine in config.engines.values() if engine.encryption is not None]
     if any(key.vault is not None for encryption in encryptions for key in encryption.keys):
         found.add("keyvault")

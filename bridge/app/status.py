@@ -103,7 +103,7 @@ async def _get(url: str, connector: aiohttp.BaseConnector) -> Document:
             raise ValueError(f"HTTP {response.status}; is this the ops port of a daemon of this version?")
         found = json.loads(text)
         if not isinstance(found, dict):
-            raise ValueError("the answer is no status")
+            raise ValueError("the answer is not a status; is this the ops port of a daemon of this version?")
         merge([found])  # fails where a member is missing or of another type
         return found
 
@@ -191,7 +191,9 @@ async def _backlogs(loaded: Loaded, name: str) -> Mapping[str, tuple[int | None,
         return {}
     broker = build_broker(loaded, name)
     if not isinstance(broker, BacklogBroker):
-        return dict.fromkeys(sources, (None, "this kind of broker tells nothing without receiving"))
+        return dict.fromkeys(
+            sources, (None, "a Service Bus lag is known only to a daemon that receives; start `bridge serve`")
+        )
     found: dict[str, tuple[int | None, str]] = {}
     try:
         async with asyncio.timeout(DIRECT_SECONDS):

@@ -69,6 +69,16 @@ async def diagnose(
             return await diagnose_servicebus(name, config, resolve, sources, targets, examiner)
 
 
+def extra_of(config: BrokerConfig) -> str | None:
+    """Extra of the package that has the client library of a broker; None if the broker needs none."""
+    return None if isinstance(config, LocalBrokerConfig) else config.type
+
+
+def is_cluster(config: BrokerConfig) -> bool:
+    """True for a broker that several entries of `brokers` may name, each with addresses of its own."""
+    return isinstance(config, KafkaBrokerConfig)
+
+
 def subscribe_options(broker: BrokerConfig, source: SourceConfig) -> SubscribeOptions:
     """Subscription options of a source."""
     match broker:

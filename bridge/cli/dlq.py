@@ -54,8 +54,18 @@ def command() -> None:
 def selection_options(function: F) -> F:
     """Add the options of a selection; see `_selection`."""
     for option in (
-        click.option("--until", type=SINCE, metavar="TIME", help="Only those written before: a time, or `2h` ago."),
-        click.option("--since", type=SINCE, metavar="TIME", help="Only those written since: a time, or `2h` ago."),
+        click.option(
+            "--until",
+            type=SINCE,
+            metavar="TIME",
+            help="Only dead letters written before this time: RFC 3339, or 2h for two hours ago.",
+        ),
+        click.option(
+            "--since",
+            type=SINCE,
+            metavar="TIME",
+            help="Only dead letters written since this time: RFC 3339, or 2h for two hours ago.",
+        ),
         click.option("--key", "keys", multiple=True, metavar="KEY", help="Only messages with this key; repeatable."),
         click.option(
             "--cause", "causes", multiple=True, metavar="REASON|GROUP", help="Only this reason or group; repeatable."
@@ -158,7 +168,11 @@ def groups(as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
 )
 @selection_options
 @click.option(
-    "--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Show at most so many; 0 for all."
+    "--limit",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Maximum number of dead letters; 0 for all.",
 )
 @json_option
 @config_options
@@ -294,13 +308,13 @@ def check(
     are skipped, as in a replay.
     """
     from bridge.app.composition import load_config
-    from bridge.app.dead_letter_check import Report, checked
+    from bridge.app.dead_letter_check import DryRunReport, checked
 
     loaded = load_config(config, overlay)
     rules = load_config(candidate, overlay) if candidate else loaded
     progress = Progress("dead letters checked")
     try:
-        report: Report = asyncio.run(checked(loaded, rules, _selection(chosen), offline, progress))
+        report: DryRunReport = asyncio.run(checked(loaded, rules, _selection(chosen), offline, progress))
     finally:
         progress.close()
     if as_json:

@@ -51,7 +51,7 @@ def command() -> None:
     """,
     exits=EXITS | {1: "the engine refused"},
 )
-@click.option("--prefix", metavar="TEXT", help="Only for instances whose ids begin so.")
+@click.option("--prefix", metavar="TEXT", help="Only for instances with this prefix of the id.")
 @click.option("--source", metavar="NAME", help="Only messages of this source.")
 @page_options
 @json_option
@@ -76,7 +76,7 @@ def list_(prefix: str | None, source: str | None, limit: int, offset: int, as_js
     examples="""
         bridge early release order-1001 order-1002
     """,
-    exits=CHANGES | {1: "nothing waits there"},
+    exits=CHANGES | {1: "the instance has no early messages"},
 )
 @click.argument("instances", nargs=-1, required=True, metavar="INSTANCE...")
 @reason_option

@@ -55,7 +55,7 @@ def command(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
-    """Show if the daemons are healthy, how far behind they are, what failed, and what waits for a person.
+    """Show whether the daemons are healthy, how far behind they are, what failed, and what waits for a person.
 
     Without --url, the command asks the daemons of the configuration on this machine through their control sockets.
     Without a daemon it shows what the engine and the broker know.

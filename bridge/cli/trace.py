@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     """,
     exits={
         0: "every id has an answer",
-        1: "an id is no instance, and no message with this id was found",
+        1: "an id names no instance and no known message",
         3: "the configuration is not valid, or the engine does not answer (is the daemon running?)",
     },
 )

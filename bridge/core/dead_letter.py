@@ -37,7 +37,7 @@ _Given = tuple[Mapping[str, str], Message, Position]
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class FailedPosition:
     """Place of the message that failed. Parts that the writer of the dead letter did not state are None."""
 
     topic: str | None = None
@@ -75,7 +75,7 @@ class DeadLetter:
     attempts: int | None = None
     config: str = ""
     message_id: str | None = None
-    origin: Origin = Origin()
+    origin: FailedPosition = FailedPosition()
     failed_at: float | None = None
     foreign_detail: str = ""
     expression: str = ""
@@ -134,7 +134,7 @@ def _own(texts: Mapping[str, str], message: Message, position: Position) -> Dead
         _number(texts.get(provenance.ATTEMPTS)),
         texts.get(provenance.CONFIG, ""),
         texts.get(provenance.MESSAGE_ID),
-        Origin(
+        FailedPosition(
             texts.get(provenance.TOPIC),
             _number(texts.get(provenance.PARTITION)),
             _number(texts.get(provenance.OFFSET)),
@@ -159,7 +159,7 @@ def _spring(headers: Mapping[str, bytes], texts: Mapping[str, str], message: Mes
         "spring",
         error.rpartition(".")[2] or "unknown",
         error=error,
-        origin=Origin(
+        origin=FailedPosition(
             texts.get(_SPRING + "original-topic"), whole.get("original-partition"), whole.get("original-offset")
         ),
         failed_at=message.timestamp,
@@ -175,7 +175,7 @@ def _kafka(format_: Format, prefix: str, error: str, route: str | None, detail: 
         error.rpartition(".")[2] or "unknown",
         error=error,
         route=route,
-        origin=Origin(
+        origin=FailedPosition(
             texts.get(prefix + "topic"), _number(texts.get(prefix + "partition")), _number(texts.get(prefix + "offset"))
         ),
         failed_at=message.timestamp,

@@ -144,7 +144,8 @@ class RunningInstances:
             except BridgeError as error:
                 if not failed:
                     log.warning(
-                        f"running instances {self.prefix}* cannot be counted; their route starts no more than before",
+                        f"running instances {self.prefix}* cannot be counted; the route "
+                        "starts no new ones until the engine answers",
                         action="count",
                         engine=self.engine,
                         prefix=self.prefix,

@@ -271,7 +271,12 @@ class QuarantinedKeys:
                 )
             except Exception as error:
                 # A bug must not end the loop: no key would ever be released
-                log.error("looking for releases failed unexpectedly", action="bug", source=self._source, exc_info=error)
+                log.error(
+                    "the check for released keys failed unexpectedly; the source tries again",
+                    action="bug",
+                    source=self._source,
+                    exc_info=error,
+                )
             if not self._keys:
                 self._some.clear()
 

@@ -194,7 +194,10 @@ class QuarantineStage:
                 gate.hold("quarantine", detail_of(error))
                 if not isinstance(error, EngineError):
                     log.error(
-                        "loading the quarantine failed unexpectedly", action="bug", source=settings.name, exc_info=error
+                        "the quarantined keys cannot be read; the source tries again",
+                        action="bug",
+                        source=settings.name,
+                        exc_info=error,
                     )
                 await asyncio.sleep(settings.retry.delay(attempt))
             else:

@@ -84,7 +84,7 @@ def access(directory: Path, path: str) -> Answer:
     except OSError as error:
         return problem(f"{directory}: {error.strerror}", f"name another `{path}`")
     if not stat.S_ISDIR(found.st_mode):
-        return problem(f"{directory} is no directory, or a link", f"name another `{path}`")
+        return problem(f"{directory} is a link or not a directory", f"name another `{path}`")
     if found.st_uid != os.geteuid():
         return problem(f"{directory} belongs to user {found.st_uid}", f"sudo chown -R $USER {directory}")
     if not os.access(directory, os.W_OK):
@@ -117,7 +117,7 @@ async def examine(subject: str, directory: Path, path: str, examiner: Examiner, 
             )
         if found in MEMORY:
             return warning(f"{found} is memory: a restart of the machine loses everything", f"`{path}` on a disk")
-        return ok(found) if found else not_checked("this system does not tell it")
+        return ok(found) if found else not_checked("the operating system does not report the file system")
 
     await examiner.check(subject, "free disk", lambda: in_thread(free))
     await examiner.check(subject, "file system", lambda: in_thread(kind))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core import dead_letter, provenance
-from bridge.core.dead_letter import Origin
+from bridge.core.dead_letter import FailedPosition
 from bridge.core.message import Headers, Message, Position
 from bridge.core.provenance import Cause
 
@@ -52,7 +52,7 @@ def test_a_reason_of_an_earlier_version_has_its_present_word() -> None:
             "spring",
             "IllegalStateException",
             "java.lang.IllegalStateException",
-            Origin("orders", 2, 41),
+            FailedPosition("orders", 2, 41),
             "bad order 17",
         ),
         (
@@ -66,7 +66,7 @@ def test_a_reason_of_an_earlier_version_has_its_present_word() -> None:
             "connect",
             "DataException",
             "org.apache.kafka.connect.errors.DataException",
-            Origin("orders", 0, 9),
+            FailedPosition("orders", 0, 9),
             "no",
         ),
         (
@@ -80,7 +80,7 @@ def test_a_reason_of_an_earlier_version_has_its_present_word() -> None:
             "streams",
             "NullPointerException",
             "java.lang.NullPointerException",
-            Origin("orders", 1, 2),
+            FailedPosition("orders", 1, 2),
             "null",
         ),
         (
@@ -93,7 +93,7 @@ def test_a_reason_of_an_earlier_version_has_its_present_word() -> None:
             "share_group",
             "Offset rejected by client",
             "Offset rejected by client",
-            Origin("orders", 1, 2),
+            FailedPosition("orders", 1, 2),
             "",
         ),
         (
@@ -101,14 +101,14 @@ def test_a_reason_of_an_earlier_version_has_its_present_word() -> None:
             "servicebus",
             "MaxDeliveryCountExceeded",
             "",
-            Origin(),
+            FailedPosition(),
             "10 times",
         ),
-        ((("other", b"1"),), "unknown", "unknown", "", Origin(), ""),
+        ((("other", b"1"),), "unknown", "unknown", "", FailedPosition(), ""),
     ],
 )
 def test_facts_of_other_programs(
-    headers: Headers, format_: str, reason: str, error: str, origin: Origin, text: str
+    headers: Headers, format_: str, reason: str, error: str, origin: FailedPosition, text: str
 ) -> None:
     letter = dead_letter.read(Message(b"", headers=headers), PLACE)
     assert (letter.format, letter.reason, letter.error, letter.origin) == (format_, reason, error, origin)

@@ -49,7 +49,9 @@ def count() -> Found:
             name = path.relative_to(ROOT).as_posix()
             if not name.startswith(_LEFT_OUT):
                 _module(found, room, name, path.read_text())
-    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+    pages = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "RELEASING.md")]
+    pages += sorted((ROOT / "bridge/app/scaffold").rglob("*.md*"))
+    for path in (*pages, *sorted((ROOT / "docs").rglob("*.md"))):
         # Code of documents is tested as code; lines keep their numbers
         text = _CODE.sub(lambda code: "\n" * code[0].count("\n"), path.read_text())
         _prose(found, path.relative_to(ROOT).as_posix(), text, 1)

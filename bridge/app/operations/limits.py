@@ -105,8 +105,8 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     if not limited:
         if paused:
             return True, []
-        what = f"no dead letters are limited for route {route}" if route else "neither paused nor limited"
-        raise InstanceNotFound(f"{source}: {what}")
+        what = f"has no limited dead letters of route {route}" if route else "is neither paused nor limited"
+        raise InstanceNotFound(f"source {source} {what}. Next: bridge sources list")
     await store.send("resume", {"route": route})
     try:
         await store.load(_PATIENCE)
@@ -117,7 +117,7 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
 
 def _check_engine(loaded: Loaded, engine: Engine, source: str) -> None:
     if engine.name != engine_name(loaded, source):
-        raise InvalidCommand(f"the state of {source} is on the engine {engine_name(loaded, source)}")
+        raise InvalidCommand(f"the state of source {source} is stored on the engine {engine_name(loaded, source)}")
 
 
 def _chosen(paces: Paces, route: str | None) -> list[str]:

@@ -54,7 +54,9 @@ class PauseWatch:
         except EngineError as error:
             if engine not in self._known:
                 for source in self._sources[engine]:
-                    source.gate.hold(_CAUSE, f"engine {engine} has its pauses and does not answer: {error}")
+                    source.gate.hold(
+                        _CAUSE, f"engine {engine} stores the pauses of the source and does not answer: {error}"
+                    )
             return
         if engine not in self._known:
             self._known.add(engine)

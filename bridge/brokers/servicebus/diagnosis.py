@@ -258,7 +258,7 @@ class _Checks:
                 "chronyc makestep    # or correct the clock with the NTP client of this machine",
             )
         if not self._peeked:
-            return not_checked("the service tells its time only with messages, and no message can be peeked at")
+            return not_checked("the service reports its time only with messages, and no message can be peeked at")
         return ok("no message is from the future")
 
 

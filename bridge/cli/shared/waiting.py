@@ -17,15 +17,17 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-CHANGES = EXITS | {3: "the configuration is broken, the engine does not answer, or no worker acts in time"}
+CHANGES = EXITS | {
+    3: "the configuration is not valid, the engine does not answer, or no worker has processed the request in time"
+}
 """Exit codes of commands that change waiting messages."""
 
 
 def page_options(function: F) -> F:
     """Add the options `limit` and `offset`."""
-    function = click.option("--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Skip so many.")(
-        function
-    )
+    function = click.option(
+        "--offset", type=click.IntRange(min=0), default=0, show_default=True, help="Number of messages to skip."
+    )(function)
     limit = click.option(
         "--limit", type=click.IntRange(min=0), default=100, show_default=True, help="Show only the oldest; 0 for all."
     )
@@ -48,7 +50,7 @@ def drop_options(function: F) -> F:
 def confirmed(ids: tuple[str, ...], forget: bool) -> bool:
     """Ask for the confirmation of a drop. Raises: UsageError without a terminal."""
     if not sys.stdin.isatty():
-        raise click.UsageError("there is no terminal to ask on: say --yes", click.get_current_context())
+        raise click.UsageError("standard input is not a terminal; confirm with --yes", click.get_current_context())
     what = plural(len(ids), "message") if ids else "all messages that wait there"
     return click.confirm(f"Drop {what}{' for good' if forget else ''}?", err=True)
 

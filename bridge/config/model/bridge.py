@@ -117,7 +117,8 @@ class TracingConfig(Model):
     endpoint: str | None = Field(
         None,
         pattern=r"^https?://[^\s]+$",
-        description="Base URL of the receiver (OTLP over HTTP), without `/v1/traces`; null: of the variables.",
+        description="Base URL of the receiver (OTLP over HTTP), without "
+        "`/v1/traces`; null: the endpoint in the variables.",
     )
     parent: Literal["message", "link"] = Field(
         "message",
@@ -128,7 +129,8 @@ class TracingConfig(Model):
         None,
         ge=0,
         le=1,
-        description="Part of the traces that begin here and are sampled; others follow their sender. "
+        description="Share of sampled traces among those that begin here; other "
+        "traces follow the decision of their sender. "
         "null: `OTEL_TRACES_SAMPLER`.",
     )
     max_buffered: Integer = Field(

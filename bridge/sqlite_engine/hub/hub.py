@@ -510,7 +510,7 @@ class TaskHub(WorkingSet):
             try:
                 tell(ends)
             except Exception:
-                logger.exception("A listener of ends failed")
+                logger.exception("A listener for finished instances failed")
         if replies:
             settle_all(replies)
         self.dispatcher.pump()
