@@ -3,7 +3,7 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
-WORKERS ?= 4
+WORKERS ?= 6
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 # One contract run per broker and engine, and one daemon end to end; the rest of QUICK are rooms without I/O.

@@ -83,7 +83,7 @@ class CompatibilityMonitor:
         self._tell_unknown = tell_unknown
         self.actions: Counter[str] = Counter()
         """Work that orchestrations caused in this process, by kind, as the scheduler bills it."""
-        self.watch_end: Callable[[Finish], None] | None = None
+        self._watch_end: Callable[[Finish], None] | None = None
         """Called with each end of an instance; None for an engine that reports the ends itself."""
         self._ended: OrderedDict[tuple[str, str, int], None] = OrderedDict()
         """Executions whose end was reported: a response that is lost is sent again."""
@@ -91,6 +91,10 @@ class CompatibilityMonitor:
         self._lock = threading.Lock()
         self._open: dict[str, IncompatibleInstance] = {}
         self.counts: Counter[str] = Counter()
+
+    def report_ends(self, watch: Callable[[Finish], None]) -> None:
+        """Call `watch`, from any thread, for each instance whose last turn runs here."""
+        self._watch_end = watch
 
     @property
     def open(self) -> list[IncompatibleInstance]:
@@ -108,8 +112,8 @@ class CompatibilityMonitor:
             with self._lock:
                 self.unknown[unknown.kind] += 1
             self._tell_unknown(unknown)
-        if self.watch_end is not None:
-            self._look_at_end(request, response, self.watch_end)
+        if self._watch_end is not None:
+            self._look_at_end(request, response, self._watch_end)
         found = _incompatible(request, response)
         if found is None:
             if self._open:

@@ -17,7 +17,7 @@ from bridge.engines.source_pauses import Pause, SourcePauses
 from bridge.quarantine.orphaned import state_engine
 
 _REASON_LIMIT = 500
-_PATIENCE = 30.0
+_WORKER_SECONDS = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
 
@@ -100,7 +100,7 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     store = EnginePaces(engine, source)
     paces, pending = await store.latest()
     if pending and not _chosen(paces, route):
-        paces = await store.load(_PATIENCE)
+        paces = await store.load(_WORKER_SECONDS)
     limited = _chosen(paces, route)
     if not limited:
         if paused:
@@ -109,7 +109,7 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
         raise InstanceNotFound(f"source {source} {what}. Next: bridge sources list")
     await store.send("resume", {"route": route})
     try:
-        await store.load(_PATIENCE)
+        await store.load(_WORKER_SECONDS)
     except EngineUnavailable as error:
         raise EngineUnavailable(f"{source}: the resume is stored on the engine, but {error}") from error
     return paused, limited

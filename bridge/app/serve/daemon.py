@@ -276,7 +276,7 @@ class Daemon:
                 self.tracing.add_store(engine.spans)
             finishes = self.finishes[engine.name]
             if not watch_finishes(engine, finishes.add):
-                self.monitors[engine.name].watch_end = finishes.add_one
+                self.monitors[engine.name].report_ends(finishes.add_one)
             tell = log.info if engine.durable else log.warning
             tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         if self.tracing is not None:

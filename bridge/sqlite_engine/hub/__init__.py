@@ -1,7 +1,8 @@
 """Decisions of a task hub, all of them in the writer's thread.
 
 Instances and entities (`model/instance.py`, `model/entity.py`) are records of this room: the storage builds them from
-rows, and the modules of this room alone change their fields, always together with the transaction that writes the row.
+rows, and the modules of this room alone change their fields, always together with the transaction that writes the row
+(`storage/counts.py` alone changes `counted`).
 Every other object is changed by its own methods only.
 
 From the bottom up: `leases`, `tokenless` and `dispatch` give work to workers; `working_set` holds the instances in

@@ -98,9 +98,9 @@ class KeptSpans:
     def _expire(self, before: int) -> None:
         connection = self._hub.store.connection
         row = connection.execute("SELECT coalesce(sum(number), 0) FROM spans WHERE at < ?", (before,)).fetchone()
-        self._tracing.dropped["age"] += int(row[0])
+        self._tracing.expired(int(row[0]))
         self._delete("at < ?", before)
 
     def _measure(self) -> None:
         row = self._hub.store.connection.execute("SELECT coalesce(sum(length(spans)), 0) FROM spans").fetchone()
-        self._tracing.waiting_bytes = int(row[0])
+        self._tracing.measured(int(row[0]))

@@ -78,6 +78,14 @@ class HistoryTracing:
         self.waiting_bytes = 0
         self.dropped: Counter[str] = Counter()
 
+    def expired(self, number: int) -> None:
+        """Count spans that were kept for too long."""
+        self.dropped["age"] += number
+
+    def measured(self, size: int) -> None:
+        """Set the bytes of the spans in the file."""
+        self.waiting_bytes = size
+
     def begin(self, instance: Instance) -> None:
         """Complete the trace context of a new instance."""
         started = instance.start.executionStarted
