@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from bridge.core.histogram import Histogram
+from bridge.core.histogram import LONG_SECONDS, Histogram
 from bridge.core.states import Outcome
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
@@ -26,7 +26,7 @@ class Ledger:
         self.bugs = 0
         self.locks_lost = 0
         self.processing = Histogram()
-        self.end_to_end = Histogram()
+        self.end_to_end = Histogram(LONG_SECONDS)
 
     def receive(self, item: InFlightDelivery) -> None:
         """Count a received delivery."""
