@@ -142,7 +142,7 @@ def list_(
                     one.outcome or "",
                     one.created_at,
                     one.last_updated_at,
-                    compact(one.custom_status, 80),
+                    compact(one.custom_status, 80 if sys.stdout.isatty() else None),
                 )
                 for one in shown
             ],

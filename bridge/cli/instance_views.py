@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -112,7 +113,8 @@ def print_history(events: Sequence[HistoryEvent]) -> None:
     from bridge.app.operations.timeline import timeline
 
     click.echo()
+    limit = 200 if sys.stdout.isatty() else None
     print_table(
         ("TIME", "AFTER", "EVENT", "DATA"),
-        [(entry.at, f"+{entry.after:.3f}s", entry.event, compact(entry.data, 200)) for entry in timeline(events)],
+        [(entry.at, f"+{entry.after:.3f}s", entry.event, compact(entry.data, limit)) for entry in timeline(events)],
     )

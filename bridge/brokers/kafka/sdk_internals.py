@@ -308,8 +308,11 @@ _EXPECTED = {
     "aiokafka.coordinator.assignors.roundrobin": ("No partition metadata for topic %s",),
 }
 """Messages of the client about such states, by logger."""
-_NORMAL = {"aiokafka.consumer.group_coordinator": ("Heartbeat failed for group %s because it is rebalancing",)}
-"""Messages of the client about the normal course of a group, by logger."""
+_NORMAL = {
+    "aiokafka": ('Unable connect to "%s:%s": %s', "Unable connect to node with id %s: %s"),
+    "aiokafka.consumer.group_coordinator": ("Heartbeat failed for group %s because it is rebalancing",),
+}
+"""Messages of the client about the normal course of a group, and about outages, which the bridge reports itself."""
 
 
 class _Expected(logging.Filter):
