@@ -121,13 +121,23 @@ async def _routed(loaded: Loaded, by: str, source: str, position: Position, mess
         return Reading(position, envelope.message_id, _with(answer, outcome=Outcome.DEAD_LETTERED, **why))
     routes = ", ".join(decision.routes) or None
     if not decision.steps:
-        why_not = "no route matches" if routes is None else f"route {routes} has the command `ignore`, or no items"
+        why_not = (
+            "no route matches" if routes is None else "; ".join(_why_ignored(loaded, each) for each in decision.routes)
+        )
         ignored = _with(answer, outcome=Outcome.IGNORED, route=routes, detail=f"{why_not}, by {by}")
         return Reading(position, envelope.message_id, ignored)
     ids = (getattr(step.command, "instance_id", None) for step in decision.steps)
     detail = f"route {routes} matches by {by}, but no engine and no daemon knows of it"
     todo = {"route": routes, "instance_id": next(filter(None, ids), None), "detail": detail}
     return Reading(position, envelope.message_id, _with(answer, outcome=NOT_PROCESSED, **todo))
+
+
+def _why_ignored(loaded: Loaded, route: str) -> str:
+    """Cause for which a matching route made no command."""
+    ignore = next((each.ignore for each in loaded.config.routes if each.name == route), None)
+    if ignore is None:
+        return f"the list in `for_each` of route {route} is empty"
+    return f"route {route} has the command `ignore`{f' ({ignore.reason})' if ignore.reason else ''}"
 
 
 async def _decoded(loaded: Loaded, source: str, position: Position, message: Message) -> Envelope:

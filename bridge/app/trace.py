@@ -42,7 +42,7 @@ async def _one(loaded: Loaded, tracer: Tracer, wanted: str, scope: Scope) -> Tra
     else:
         found = await tracer.find(wanted, scope)
     found = found.add(in_flight)
-    if found.by == "nothing" and scope.prefix is None:
+    if not found.answers and scope.prefix is None:
         for place in places(loaded, wanted):
             found = found.add(await _at(loaded, tracer, await read(loaded, place)))
     return Traced(wanted, found, silent)

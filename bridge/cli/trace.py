@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     exits={
         0: "every id has an answer",
         1: "an id names no instance and no known message",
+        2: "an id is empty, or the command is used wrongly",
         3: "the configuration is not valid, or the engine does not answer (is the daemon running?)",
     },
 )
@@ -78,6 +80,8 @@ def command(
     from bridge.app.operations.lineage import Scope
     from bridge.app.trace import trace
 
+    if not all(map(str.strip, ids)):
+        raise click.UsageError("an id is empty", click.get_current_context())
     wanted = list(_ids(ids, null))
     if not wanted:
         raise click.UsageError("standard input has no ids", click.get_current_context())
@@ -98,7 +102,7 @@ def _ids(given: Sequence[str], null: bool) -> Iterator[str]:
     for each in given:
         if each == "-":
             text = sys.stdin.buffer.read().decode("utf-8", "replace")
-            yield from filter(None, (one.strip("\r") for one in text.split("\0" if null else "\n")))
+            yield from filter(str.strip, (one.strip("\r") for one in text.split("\0" if null else "\n")))
         else:
             yield each
 
@@ -123,6 +127,7 @@ def _document(one: Traced) -> dict[str, Any]:
         "silent_daemons": one.silent,
         "more": found.more,
         "instances": [asdict(each) for each in found.instances],
+        "started_by": sorted(found.started_by),
         "upstream": [asdict(each) for each in found.upstream],
         "downstream": [asdict(each) for each in found.downstream],
         "undelivered": [asdict(each) for each in found.undelivered],
@@ -135,6 +140,8 @@ def _progress(done: int, of: int) -> None:
 
 
 def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: str | None) -> None:
+    from bridge.app.position import places
+
     found = one.found
     for answer in found.answers:
         say(f"{one.id}: {_sentence(answer)}")
@@ -145,18 +152,25 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
     if found.answers and found.instances:
         click.echo()
     _print_all(found.instances, one.id)
-    for title, others in (("published by", found.upstream), ("received by", found.downstream)):
-        for each in others:
-            click.echo(f"\n{title}")
-            _print_one(each, one.id)
+    for each in found.upstream:
+        click.echo("\nstarted by" if each.instance_id in found.started_by else "\npublished by")
+        _print_one(each, one.id)
+    for each in found.downstream:
+        click.echo("\nreceived by")
+        _print_one(each, one.id)
+    if found.instances and found.index == "none":
+        click.echo("\nthe instances above and below are not known without an index", err=True)
     if found.by == "nothing":
-        searched = ""
+        click.echo(f"{one.id!r} is not an instance, and no message with this id was found", err=True)
         if found.index != "complete":
             where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
             begin = f" with the prefix {prefix!r}" if prefix else ""
-            old = f" from before the index (since {found.index_since})" if found.index == "partial" else ""
-            searched = f" in {plural(found.searched, 'instance')}{begin}{where}{old}"
-        click.echo(f"{one.id!r} is not an instance, and no message with this id was found{searched}", err=True)
+            how = "without an index"
+            if found.index == "partial":
+                how = f"from before the index (since {found.index_since})"
+            click.echo(f"searched {plural(found.searched, 'instance')} {how}{begin}{where}", err=True)
+        if not places(loaded, one.id):
+            click.echo("an ignored message is found only by its position, like orders/3@17", err=True)
     elif found.searched:
         click.echo(f"\n(searched {plural(found.searched, 'instance')} without an index)", err=True)
     if one.silent:
@@ -212,9 +226,11 @@ def _next(loaded: Loaded, answer: Answer) -> str | None:
         case MessageState.QUARANTINED:
             return f"bridge quarantine release --source {answer.source} {answer.key}"
         case Outcome.DEAD_LETTERED:
-            source = loaded.config.sources.get(answer.source or "")
-            if source is not None and answer.topic is not None:
-                return f"bridge topic read {source.broker}/{answer.topic}"
+            # `dlq` knows positions without their cluster
+            place = (answer.position or "").partition("/")[2]
+            letter = answer.message_id if answer.message_id not in (None, answer.position) else place
+            if letter and answer.source in loaded.config.sources:
+                return f"bridge dlq show {shlex.quote(letter)}"
     return None
 
 

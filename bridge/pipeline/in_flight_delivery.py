@@ -15,6 +15,9 @@ from bridge.core.message_trace import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.stored_message import StoredMessage
 
+ID_LIMIT = 512
+"""Most characters of a message id that is kept without its message."""
+
 
 class Limit(Protocol):
     """Limit in whose queue a delivery may wait."""
@@ -39,6 +42,7 @@ class InFlightDelivery:
     size: bytes counted against the source's limit.
     received_at: monotonic seconds.
     error: failure of decoding; envelope is None then.
+    message_id: identity of the message; None before it is decoded, and for one of more than ID_LIMIT characters.
     stored: message as a stage keeps it outside its broker; None for a delivery of the broker.
     next_step: index of the first step not yet executed.
     executed: routes all of whose steps the engine has executed.
@@ -71,6 +75,7 @@ class InFlightDelivery:
         "failed_expression",
         "failed_route",
         "last_failure",
+        "message_id",
         "next_step",
         "pending",
         "pending_route",
@@ -96,8 +101,8 @@ class InFlightDelivery:
         size: int | None = None,
     ) -> None:
         self.delivery = delivery
-        self.envelope = envelope
-        self.error = error
+        self.message_id: str | None = None
+        self.decoded(envelope, error)
         self.size = delivery.message.size if size is None else size
         self.received_at = received_at
         self.stored = stored
@@ -127,6 +132,8 @@ class InFlightDelivery:
     def decoded(self, envelope: Envelope | None, error: Exception | None) -> None:
         """Set the decoded message, or the failure of decoding."""
         self.envelope, self.error = envelope, error
+        if envelope is not None and len(envelope.message_id) <= ID_LIMIT:
+            self.message_id = envelope.message_id
 
     def traced(self, trace: MessageTrace) -> None:
         """Set the span, which all attempts share."""
@@ -145,7 +152,10 @@ class InFlightDelivery:
         return found
 
     def drop_decoded(self) -> None:
-        """Drop the decoded message and all that was made of it. A decided settlement keeps error and message id."""
+        """Drop the decoded message and all that was made of it, except `message_id`.
+
+        A decided settlement keeps the error, too.
+        """
         self.decision = None
         if self.pending is None:
             self.envelope = self.error = None

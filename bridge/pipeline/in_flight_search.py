@@ -48,7 +48,7 @@ def find(source: SourcePipeline, wanted: str) -> Iterator[InFlightMessage]:
     for lane in source.lanes:
         by_key = _key(lane.key) == wanted
         for behind, item in enumerate(lane.items):
-            message_id = item.envelope.message_id if item.envelope is not None else None
+            message_id = item.message_id if item.envelope is None else item.envelope.message_id
             if by_key or is_named(message_id, str(item.delivery.position), wanted):
                 yield _described(source, lane, item, behind, message_id)
 

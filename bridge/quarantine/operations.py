@@ -97,8 +97,11 @@ class QuarantineOperations:
             return
         until = None if found.until is None else time_of(found.until) if found.until else RELEASED
         items = json.loads(entity.get_state() or "{}").get("held", ())
+        first = found.messages[0].message if found.messages else None
         for number, (each, item) in enumerate(zip(found.messages, items, strict=True)):
-            cause = found.cause if number == 0 else {}
+            cause = found.cause
+            if number and first is not None:
+                cause = {"reason": "follows", "detail": f"it follows {first.message_id or first.position}"}
             stored = each.message
             yield WaitingMessage(
                 None, found.source, shown_key(found.key), each.mark, stored.message_id, cause.get("route"),

@@ -65,7 +65,8 @@ def endless(ctx: task.OrchestrationContext, order):
 
 CONFIG = """
 targets: {results: {broker: local, topic: results}}
-sources: {orders: {broker: local, topics: [orders], codec: json, no_match: dead_letter}}
+sources:
+  orders: {broker: local, topics: [orders], codec: json, no_match: dead_letter}
 routes:
   - {name: pay, from: orders, when: has(payload.pay), raise_event: {instance_id: "{{ payload.pay }}", name: paid}}
   - {name: stop, from: orders, when: has(payload.stop), terminate: {instance_id: "{{ payload.stop }}"}}
@@ -247,3 +248,31 @@ async def test_kept_spans_are_bounded(tmp_path: Path, receiver: OtlpReceiver) ->
         it.daemon.tracing._max_age = 0.0
         await eventually(lambda: it.daemon.tracing.losses["age"] > 0)
         await eventually(lambda: it.daemon.tracing.waiting["engine"] == 0)
+
+
+async def test_the_span_of_a_saga_has_its_own_name(tmp_path: Path, receiver: OtlpReceiver) -> None:
+    config = CONFIG.replace(
+        "routes:\n",
+        """  answers: {broker: local, topics: [answers], codec: json, no_match: ignore}
+sagas:
+  shop_saga:
+    replies: answers
+    steps:
+      - name: goods
+        command: {target: results, type: goods.reserve, data: "{'id': input.id}"}
+        timeout: 5m
+routes:
+  - {name: answer, from: answers, reply: {}}
+  - name: saga
+    from: orders
+    when: has(payload.saga)
+    schedule: {saga: shop_saga, instance_id: "{{ payload.saga }}"}
+""",
+    )
+    async with running(tmp_path, config, FLOWS) as it:
+        await it.publish("orders", {"saga": "s-1"}, traceparent=PARENT)
+        await eventually(lambda: receiver.named("create_orchestration:bridge.saga"))
+        await it.publish("orders", {"stop": "s-1"})
+        await eventually(lambda: receiver.named("orchestration:bridge.saga"))
+    for title in ("create_orchestration:bridge.saga", "orchestration:bridge.saga"):
+        assert attributes(receiver.find(title))["bridge.saga"] == "shop_saga"

@@ -106,10 +106,15 @@ routes:
 
 @asynccontextmanager
 async def traced(
-    directory: Path, broker: str = "{type: local, partitions: 1}", *, config: str = CONFIG, **more: Any
+    directory: Path,
+    broker: str = "{type: local, partitions: 1}",
+    *,
+    config: str = CONFIG,
+    flows: str = FLOWS,
+    **more: Any,
 ) -> AsyncIterator[Bridge]:
     """Start a daemon with its control socket."""
-    async with running(directory, config, FLOWS, broker=broker, **more) as it:
+    async with running(directory, config, flows, broker=broker, **more) as it:
         channel = await _channel(it.daemon)
         assert channel is not None
         try:

@@ -33,8 +33,8 @@ def test_nothing(bridge: Bridge) -> None:
     result = bridge("trace", "shop none", "--prefix", "nobody-", "--since", "2h")
     assert result.exit_code == 1
     assert (
-        "'shop none' is not an instance, and no message with this id was found in 0 instances with the prefix "
-        "'nobody-' that changed since" in result.stderr
+        "'shop none' is not an instance, and no message with this id was found\n"
+        "searched 0 instances without an index with the prefix 'nobody-' that changed since" in result.stderr
     )
     result = bridge("trace", "shop none", "--prefix", "nobody-", "--json")
     assert (result.exit_code, json.loads(result.stdout)["instances"]) == (1, [])

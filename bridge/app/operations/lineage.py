@@ -19,8 +19,10 @@ from durabletask.client import OrchestrationQuery, OrchestrationState
 from bridge.app.connection import stamp
 from bridge.core.errors import InstanceNotFound
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, is_named, unwrap
+from bridge.core.system_names import SAGA
 from bridge.core.trace_context import trace_context
 from bridge.engines.base import Engine
+from bridge.engines.sagas import declared_name
 from bridge.workflow import PUBLISH_ACTIVITY
 
 _NEVER = datetime.fromtimestamp(0, UTC)
@@ -70,7 +72,11 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """Messages and publications of one instance. trace_id: the instance's W3C trace."""
+    """Messages and publications of one instance.
+
+    name: of its orchestration, or of its saga if the configuration declares that.
+    trace_id: its W3C trace.
+    """
 
     instance_id: str
     name: str
@@ -191,6 +197,7 @@ def lineage(state: OrchestrationState, events: Sequence[history.HistoryEvent]) -
     children: list[Lineage] = []
     parent: str | None = None
     trace_id: str | None = None
+    name = state.name
     now = _NEVER
     for event in events:
         # Some engines give times to turns only: an event without a time happened in the turn before it
@@ -198,25 +205,27 @@ def lineage(state: OrchestrationState, events: Sequence[history.HistoryEvent]) -
         match event:
             case history.ExecutionStartedEvent():
                 arrivals.append(_arrival(stamp(now), "start", event.input))
+                name = _shown_name(state.name, event.input)
                 above = event.parent_instance and event.parent_instance.orchestration_instance
                 parent = above.instance_id if above else None
                 trace_id = trace_id or _trace_id(arrivals[-1], event)
             case history.EventRaisedEvent():
                 arrivals.append(_arrival(stamp(now), f"event {event.name}", event.input))
-            case history.TaskScheduledEvent(name=name) if name == PUBLISH_ACTIVITY:
+            case history.TaskScheduledEvent(name=activity) if activity == PUBLISH_ACTIVITY:
                 _published(stamp(now), event, publications, tasks)
             case history.TaskCompletedEvent(task_scheduled_id=task) if task in tasks:
                 publications[tasks[task]] = replace(publications[tasks[task]], state="published", at=stamp(now))
             case history.TaskFailedEvent(task_scheduled_id=task) if task in tasks:
                 publications[tasks[task]] = replace(publications[tasks[task]], state="failed")
             case history.SubOrchestrationInstanceCreatedEvent():
-                child = Lineage(event.instance_id, event.name, "UNKNOWN", stamp(now), state.instance_id, None, (), ())
+                shown = _shown_name(event.name, event.input)
+                child = Lineage(event.instance_id, shown, "UNKNOWN", stamp(now), state.instance_id, None, (), ())
                 children.append(child)
             case _:
                 pass
     return Lineage(
         state.instance_id,
-        state.name,
+        name,
         state.runtime_status.name,
         stamp(state.created_at),
         parent,
@@ -225,6 +234,13 @@ def lineage(state: OrchestrationState, events: Sequence[history.HistoryEvent]) -
         tuple(publications.values()),
         tuple(children),
     )
+
+
+def _shown_name(orchestration: str, start_input: str | None) -> str:
+    """Own name of a declared saga, else the name of the orchestration."""
+    if orchestration != SAGA:
+        return orchestration
+    return declared_name(start_input or "") or orchestration
 
 
 def _arrival(at: str, what: str, serialized: str | None) -> Arrival:

@@ -81,6 +81,7 @@ class Found:
     undelivered: messages that wait or were dead-lettered after a wait.
     answers: ends and states of the message, one for each command of its rules.
     upstream, downstream: instances that published a message of `instances`, or received one, in order of distance.
+    started_by: ids of those `upstream` that are parents and published none of the messages.
     index: `complete`; `partial` when older instances have no rows; `none`.
     index_since: time since which all instances have rows.
     more: number of further instances that the index names, which were not read.
@@ -93,6 +94,7 @@ class Found:
     answers: tuple[Answer, ...] = ()
     upstream: tuple[Lineage, ...] = ()
     downstream: tuple[Lineage, ...] = ()
+    started_by: frozenset[str] = frozenset()
     index: Literal["complete", "partial", "none"] = "none"
     index_since: str | None = None
     more: int = 0
@@ -114,7 +116,7 @@ class Tracer:
         self._histories = Histories(engine)
 
     async def find(self, wanted: str, scope: Scope) -> Found:
-        """Find by instance id, in one call; else by the index, and in instances older than the index."""
+        """Find by instance id and by the index; if neither has it, in instances older than the index."""
         histories = self._histories
         one = await histories.find(wanted)
         hits = await self._client.search_lineage([search_ids(wanted)])
@@ -125,10 +127,11 @@ class Tracer:
             found = Found("nothing", index="partial", index_since=stamp(begin))
         else:
             found = Found("nothing", index="complete", index_since=stamp(begin))
-        if one is not None:
-            found = replace(found, by="instance", instances=(one,))
-        elif hits is not None:
+        if hits is not None:
             found = await self._by_index(found, wanted, hits.hits[0], scope)
+        if one is not None:
+            others = (each for each in found.instances if each.instance_id != one.instance_id)
+            found = replace(found, by="instance", instances=(one, *others))
         if found.by == "nothing" and found.index != "complete" and scope.search:
             found = await self._by_search(found, wanted, replace(scope, until=begin))
         if found.instances:
@@ -136,7 +139,13 @@ class Tracer:
             found = replace(found, instances=tuple(whole))
             if hits is not None:
                 up, down = await self._up(whole), await self._down(whole)
-                found = replace(found, upstream=tuple(up), downstream=tuple(down))
+                started = frozenset(one.instance_id for one, is_linked in up if not is_linked)
+                found = replace(
+                    found,
+                    upstream=tuple(one for one, _ in up),
+                    downstream=tuple(one for one, _ in down),
+                    started_by=started,
+                )
         return found
 
     async def identified(self, message_id: str, position: str) -> Sequence[Answer]:
@@ -218,11 +227,11 @@ class Tracer:
 
     # Up and down
 
-    async def _up(self, start: Sequence[Lineage]) -> list[Lineage]:
-        """Instances that published a message of these, or are their parents; the nearest first."""
+    async def _up(self, start: Sequence[Lineage]) -> list[tuple[Lineage, bool]]:
+        """Instances that published a message of these (True), or are only their parents; the nearest first."""
         return [each async for each in self._walk(start, _received, _has_published, parents=True)]
 
-    async def _down(self, start: Sequence[Lineage]) -> list[Lineage]:
+    async def _down(self, start: Sequence[Lineage]) -> list[tuple[Lineage, bool]]:
         """Instances that received a publication of these; the nearest first."""
         return [each async for each in self._walk(start, _sent, _has_received, parents=False)]
 
@@ -233,7 +242,8 @@ class Tracer:
         is_linked: Callable[[Lineage, Collection[str]], bool],
         *,
         parents: bool,
-    ) -> AsyncIterator[Lineage]:
+    ) -> AsyncIterator[tuple[Lineage, bool]]:
+        """Instances, each with True if a message links it. Children that were shown before are left out."""
         seen = {each.instance_id for one in start for each in _tree(one)}
         level, count = [each for one in start for each in _tree(one)], 0
         while level and count < NODES:
@@ -247,14 +257,20 @@ class Tracer:
                         linked.setdefault(each, set()).add(id_)
             new = [each for each in dict.fromkeys((*candidates, *linked)) if each not in seen][: NODES - count]
             seen.update(new)
-            level = [
-                one
-                for one in await self._histories.find_all(new)
-                if one.instance_id in candidates or is_linked(one, linked.get(one.instance_id, ()))
-            ]
-            count += len(level)
-            for one in level:
-                yield one
+            level = []
+            for one in await self._histories.find_all(new):
+                by_message = is_linked(one, linked.get(one.instance_id, ()))
+                if not by_message and one.instance_id not in candidates:
+                    continue
+                count += 1
+                own = [each for each in one.children if each.instance_id not in seen][: max(0, NODES - count)]
+                whole = await self._histories.with_children(replace(one, children=tuple(own)))
+                below = list(_tree(whole))[1:]
+                count += len(below)
+                seen.update(each.instance_id for each in below)
+                # Messages of children led to nothing above, but their publications lead on
+                level += [whole] if parents else [whole, *below]
+                yield whole, by_message
 
 
 def _tree(one: Lineage) -> Iterable[Lineage]:

@@ -342,7 +342,9 @@ class _Spans:
         context.spanID = own
 
     def _orchestration(self) -> bytes:
-        return _described("orchestration", self._instance.name, self._instance.version) + self._attributes
+        instance = self._instance
+        attributes = _described("orchestration", instance.name, instance.version) + self._attributes
+        return attributes if instance.saga is None else attributes + attribute("bridge.saga", instance.saga)
 
     def _add(
         self,
