@@ -19,7 +19,7 @@ from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
-from durabletask import task
+from datetime import timedelta; from durabletask import task
 
 from bridge.workflow import Saga, SagaAborted, Step
 
@@ -58,9 +58,11 @@ def parent(ctx: task.OrchestrationContext, order):
 
 def trip(ctx: task.OrchestrationContext, order):
     saga = Saga(ctx, "journey")
+    once = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=1), max_number_of_attempts=1)
 
     def body():
-        yield from saga.step(Step("stock", keep, 1, compensation="breaks" if order.get("stuck") else keep))
+        yield from saga.step(Step("stock", keep, 1, compensation="breaks" if order.get("stuck") else keep,
+                                  compensation_retry=once))
         if order.get("late"):
             saga.point_of_no_return()
         if order.get("refused"):

@@ -181,5 +181,5 @@ def test_keys_that_nobody_released_for_an_hour_are_counted_apart() -> None:
             "manual": 2,
             "manual_seconds": 2 * hour,
             "overdue": 1,
-        }  # fmt: skip
+        }
     ]
