@@ -51,7 +51,10 @@ async def by_configuration(loaded: Loaded) -> Document:
             pid = path.name.partition("-")[0]
             command = f"ps -p {pid} -o stat,etime,args"
             if isinstance(answer, TimeoutError) and _is_stopped(pid):
-                answer, command = ValueError(f"process {pid} is frozen by a signal"), f"kill -CONT {pid}"
+                answer, command = (
+                    ValueError(f"no answer within {FIND_SECONDS:g} s; process {pid} is frozen by a signal"),
+                    f"kill -CONT {pid}",
+                )
             asked.append((daemon_id(int(pid)) if pid.isdecimal() else path.name, command, answer))
     merged = _merged(asked)
     return merged if merged["answered"] else await _directly(loaded, merged["daemons"])
