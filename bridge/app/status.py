@@ -22,7 +22,7 @@ from bridge.core.errors import BridgeError, InvalidCommand
 from bridge.core.states import EngineState
 from bridge.engines.base import Engine, instance_counts
 from bridge.ops.control import PREFIX, near
-from bridge.ops.status import Document, merge
+from bridge.ops.status import Document, merge, problems
 from bridge.waiting.totals import WaitingTotals
 
 _LARGEST = 64 * 1024 * 1024
@@ -49,10 +49,22 @@ async def by_configuration(loaded: Loaded) -> Document:
     for path, answer in zip(found, answers, strict=True):
         if not isinstance(answer, ConnectionRefusedError):  # left by a killed daemon
             pid = path.name.partition("-")[0]
-            asked.append(
-                (daemon_id(int(pid)) if pid.isdecimal() else path.name, f"ps -p {pid} -o stat,etime,args", answer)
-            )
-    return _merged(asked) if asked else await _directly(loaded)
+            command = f"ps -p {pid} -o stat,etime,args"
+            if isinstance(answer, TimeoutError) and _is_stopped(pid):
+                answer, command = (
+                    ValueError(f"no answer within {FIND_SECONDS:g} s; process {pid} is frozen by a signal"),
+                    f"kill -CONT {pid}",
+                )
+            asked.append((daemon_id(int(pid)) if pid.isdecimal() else path.name, command, answer))
+    merged = _merged(asked)
+    return merged if merged["answered"] else await _directly(loaded, merged["daemons"])
+
+
+def _is_stopped(pid: str) -> bool:
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
+    except (OSError, IndexError):
+        return False
 
 
 def is_reachable(document: Document) -> bool:
@@ -119,24 +131,26 @@ def _reason(error: Exception) -> str:
 # -- without a daemon
 
 
-async def _directly(loaded: Loaded) -> Document:
-    """Facts that engines and brokers tell without a daemon."""
+async def _directly(loaded: Loaded, silent: Sequence[Document]) -> Document:
+    """Facts that engines and brokers tell without a daemon. silent: `daemons` entries of those that do not answer."""
+    seconds = FIND_SECONDS if silent else DIRECT_SECONDS
     engines, sources = await asyncio.gather(
-        asyncio.gather(*(_engine(loaded, name) for name in loaded.config.engines)),
-        asyncio.gather(*(_backlogs(loaded, name) for name in loaded.config.brokers)),
+        asyncio.gather(*(_engine(loaded, name, seconds) for name in loaded.config.engines)),
+        asyncio.gather(*(_backlogs(loaded, name, seconds) for name in loaded.config.brokers)),
     )
     lags: dict[str, tuple[int | None, str]] = {name: lag for each in sources for name, lag in each.items()}
     text = "no daemon of this configuration runs on this machine"
-    return {
+    document = {
         "time": time_of(time.time()),
-        "asked": 0,
+        "asked": len(silent),
         "answered": 0,
-        "daemons": [],
+        "daemons": [*silent],
         "engines": engines,
         "sources": [_source(name, *lags[name]) for name in loaded.config.sources],
         "components": [],
-        "problems": [{"subject": "daemon", "text": text, "next": "bridge serve"}],
     }
+    nobody = [] if silent else [{"subject": "daemon", "text": text, "next": "bridge serve"}]
+    return document | {"problems": nobody + problems(document)}
 
 
 def _part(name: str, detail: str) -> Document:
@@ -153,18 +167,18 @@ def _source(name: str, lag: int | None, detail: str) -> Document:
     }
 
 
-async def _engine(loaded: Loaded, name: str) -> Document:
+async def _engine(loaded: Loaded, name: str, limit: float) -> Document:
     engine, totals = build_engine(loaded, name, host=False), WaitingTotals(0, 0)
     detail, up, counts = "", False, None
     try:
-        async with asyncio.timeout(DIRECT_SECONDS):
+        async with asyncio.timeout(limit):
             counts = await instance_counts(engine)
             await engine.start()
             await engine.probe()
             up = True
             await totals.count(engine)
     except (BridgeError, TimeoutError) as error:
-        detail = str(error) or f"no answer within {DIRECT_SECONDS:g} s"
+        detail = str(error) or f"no answer within {limit:g} s"
     finally:
         await _stopped(engine)
     return _part(name, detail) | {
@@ -184,7 +198,7 @@ async def _stopped(engine: Engine) -> None:
         return
 
 
-async def _backlogs(loaded: Loaded, name: str) -> Mapping[str, tuple[int | None, str]]:
+async def _backlogs(loaded: Loaded, name: str, limit: float) -> Mapping[str, tuple[int | None, str]]:
     """Records behind, and the reason where they are not known, of the sources of one broker."""
     sources = [source for source, config in loaded.config.sources.items() if config.broker == name]
     if not sources:
@@ -196,12 +210,12 @@ async def _backlogs(loaded: Loaded, name: str) -> Mapping[str, tuple[int | None,
         )
     found: dict[str, tuple[int | None, str]] = {}
     try:
-        async with asyncio.timeout(DIRECT_SECONDS):
-            await broker.start()
+        async with asyncio.timeout(limit):
+            await broker.start_to_look()
             for source in sources:
                 found[source] = (sum((await broker.backlog(subscribe_options(loaded, source))).values()), "")
     except (BridgeError, TimeoutError) as error:
-        detail = str(error) or f"no answer within {DIRECT_SECONDS:g} s"
+        detail = str(error) or f"no answer within {limit:g} s"
         found = dict.fromkeys(sources, (None, detail)) | found
     finally:
         await broker.stop()

@@ -387,6 +387,13 @@ class TopicBroker(ListingBroker, Protocol):
 class BacklogBroker(Protocol):
     """A broker that knows the positions of consumer groups."""
 
+    async def start_to_look(self) -> None:
+        """Prepare for `backlog` alone, instead of `Broker.start`. Creates nothing. Stop the broker as usual.
+
+        Raises: BrokerUnavailable.
+        """
+        ...
+
     async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
         """Number of records at and after the position of the group, by topic and partition. Joins no group.
 

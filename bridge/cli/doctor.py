@@ -13,7 +13,7 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options
 from bridge.cli.shared.output import plural, print_json, print_table, say
-from bridge.cli.shared.parameters import DURATION
+from bridge.cli.shared.parameters import PAUSE
 
 if TYPE_CHECKING:
     from bridge.app.doctor import Diagnosis
@@ -36,7 +36,7 @@ _AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "rete
     },
 )
 @click.option("--only", metavar="AREAS", help=f"Areas to check, separated by commas: {', '.join(_AREAS)}.")
-@click.option("--timeout", type=DURATION, default="10s", show_default=True, help="Time limit of each check.")
+@click.option("--timeout", type=PAUSE, default="10s", show_default=True, help="Time limit of each check.")
 @click.option("--strict", is_flag=True, help="Warnings count as problems.")
 @click.option(
     "-o",

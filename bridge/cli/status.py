@@ -11,7 +11,7 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options
 from bridge.cli.shared.output import print_json
-from bridge.cli.shared.parameters import DURATION
+from bridge.cli.shared.parameters import PAUSE
 from bridge.cli.shared.screen import (
     Screen,
     problem_lines,
@@ -43,7 +43,7 @@ EXITS = {
 @url_option
 @click.option("--watch", is_flag=True, help="Show the status again every interval, until Ctrl-C.")
 @click.option(
-    "--interval", type=DURATION, default="2s", show_default=True, metavar="TIME", help="Pause between two screens."
+    "--interval", type=PAUSE, default="2s", show_default=True, metavar="TIME", help="Pause between two screens."
 )
 @click.option("-o", "--output", "form", type=click.Choice(("table", "json")), default="table", show_default=True)
 @config_options

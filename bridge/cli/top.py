@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options
-from bridge.cli.shared.parameters import DURATION
+from bridge.cli.shared.parameters import PAUSE
 from bridge.cli.shared.screen import (
     instance_table,
     problem_lines,
@@ -50,7 +50,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "--sort", type=click.Choice(tuple(_SORTS)), default="lag", show_default=True, help="Order of the sources."
 )
 @click.option(
-    "--interval", type=DURATION, default="2s", show_default=True, metavar="TIME", help="Pause between two screens."
+    "--interval", type=PAUSE, default="2s", show_default=True, metavar="TIME", help="Pause between two screens."
 )
 @click.option(
     "--count",

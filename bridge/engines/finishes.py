@@ -16,7 +16,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.core.frames import frames, own_frame
 from bridge.core.histogram import LONG_SECONDS, Histogram
 from bridge.core.system_names import PREFIX, SAGA
-from bridge.engines.sagas import declared_name, saga_end
+from bridge.engines.sagas import declared_name, is_name, saga_end
 from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, FAILED, Finish, last_failure
 
 OTHER = "other"
@@ -25,7 +25,7 @@ OTHER = "other"
 MAX_NAMES = 1000
 """Names that are counted apart. Further ones are counted as OTHER."""
 
-_LIKE_A_NAME = re.compile(r"[\w .:/@-]{1,100}")
+_LIKE_A_NAME = re.compile(r"[^\W\d_][\w .:/-]{0,99}")
 _LIKE_A_TYPE = re.compile(r"[A-Za-z_][\w.]{0,199}")
 _CAUSED = "TaskFailedError"
 
@@ -35,6 +35,7 @@ class InstanceFailure:
     """Failed instance, or instance whose saga was compensated, without anything that may be payload.
 
     outcome: of the saga; empty without a saga. step, reason: cause of the saga's failure.
+    compensation: step whose compensation failed; several with commas between them.
     error: type of the error. frame: place of the error in the user's code.
     parent: id of the orchestration that called this one.
     """
@@ -45,6 +46,7 @@ class InstanceFailure:
     outcome: str = ""
     step: str = ""
     reason: str = ""
+    compensation: str = ""
     error: str = ""
     frame: str = ""
     parent: str = ""
@@ -54,23 +56,31 @@ class InstanceFailure:
         return self.outcome == "compensated"
 
 
+def saga_name(end: Finish) -> str:
+    """Name of the saga of an end; empty without a saga, OTHER for a name from code that may contain payload."""
+    return end.saga if not end.saga or end.name == SAGA or is_name(end.saga) else OTHER
+
+
 def failure_of(end: Finish) -> InstanceFailure:
     """Describe a failure. Words from code that are not like names are left out: they may contain payload."""
     saga = saga_end(end.custom_status, end.status, end.saga or None)
+    compensations = () if saga is None else saga.failed_compensations
+    reasons = {why for _, why in compensations}
     details = end.failure if end.status == FAILED else None
-    reason = "" if saga is None else _name(saga.reason)
+    reason = saga.reason if saga is not None and saga.reason is not None and is_name(saga.reason) else ""
     caused = details is None or details.errorType.endswith(_CAUSED)
-    if caused and end.cause is not None and (details is not None or reason == "failed"):
+    if caused and end.cause is not None and (details is not None or reason == "failed" or "failed" in reasons):
         details = end.cause
     frame = None if details is None else own_frame(frames(details.stackTrace.value))
     error = "" if details is None else details.errorType.removeprefix("builtins.")
     return InstanceFailure(
         end.saga if end.name == SAGA and end.saga else end.name,
         end.instance_id,
-        end.saga,
+        saga_name(end),
         end.outcome,
         "" if saga is None else _name(saga.step),
         reason,
+        ", ".join(filter(None, (_name(step) for step, _ in compensations))),
         error if _LIKE_A_TYPE.fullmatch(error) else "",
         "" if frame is None else str(frame),
         end.parent or "",
@@ -87,12 +97,14 @@ class Finishes:
     finished: number of ends by orchestration and status.
     sagas: number of ends of sagas by name and outcome.
     seconds: durations from the creation of an instance to its end, by orchestration and status.
-    A declared saga has its own name. Names that neither the configuration nor a worker knows count as OTHER.
+    A declared saga has its own name. Names that neither the configuration nor a worker knows count as OTHER, and so do
+    names of sagas that may contain payload.
     """
 
     def __init__(self, names: Collection[str] = (), tell: Callable[[Finish], None] = lambda _: None) -> None:
         """Create the counts. names: orchestrations and sagas that are known. tell: called with each failure."""
         self._names = {*names}
+        self._sagas: set[str] = set()
         self._tell = tell
         self._lock = threading.Lock()
         self.finished: Counter[tuple[str, str]] = Counter()
@@ -110,7 +122,7 @@ class Finishes:
                     histogram = self.seconds[key] = Histogram(LONG_SECONDS)
                 histogram.observe(end.seconds if end.seconds > 0 else 0.0)
                 if end.outcome:
-                    self.sagas[end.saga, end.outcome] += 1
+                    self.sagas[self._saga(end), end.outcome] += 1
         for end in ends:
             if end.is_failure:
                 self._tell(end)
@@ -126,6 +138,14 @@ class Finishes:
             self._names.add(name)
             return name
         return OTHER
+
+    def _saga(self, end: Finish) -> str:
+        name = saga_name(end)
+        if name not in self._sagas:
+            if len(self._sagas) >= MAX_NAMES:
+                return OTHER
+            self._sagas.add(name)
+        return name
 
     def label(self, orchestration: str, has_run: bool) -> str:
         """Name of an orchestration as a label. has_run: an instance of it ran, so a worker knows the name."""

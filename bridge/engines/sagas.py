@@ -15,15 +15,22 @@ NAME_LIMIT = 100
 
 _DECLARED = re.compile(r'"definition":\s*\{\s*"name":\s*("(?:[^"\\]|\\.)*")')
 _SAGA = '{"saga":'
+_NAME = re.compile(r"[^\W\d]\w*(?:[.-][^\W\d]\w*)*")
 _FINAL = frozenset({"completed", "compensated", "compensation_failed", "failed"})
 _BY_STATUS: dict[int, str] = {COMPLETED: "completed", FAILED: "failed"}
+_REASONS = frozenset({"failed", "timeout", "refused", "cancelled", "expression"})
+MAX_COMPENSATIONS = 5
+"""Most failed compensations of a saga that are read."""
 OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 """Outcomes of sagas. `terminated`: a person or a rule ended the orchestration before the saga ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class SagaEnd:
-    """End of a saga. step, reason: cause of a failure; None where there is none.
+    """End of a saga.
+
+    step, reason: cause of a failure; None where there is none.
+    failed_compensations: the first ones, as pairs of step and reason.
 
     Words that are not like names are replaced: they come from code, which may put payload into them.
     """
@@ -32,6 +39,15 @@ class SagaEnd:
     outcome: str
     step: str | None = None
     reason: str | None = None
+    failed_compensations: tuple[tuple[str, str], ...] = ()
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text looks like an identifier, in one or several words with `.` or `-` between them.
+
+    Code may make a name from payload: addresses, numbers, and names with a number as a word are no names.
+    """
+    return len(text) <= NAME_LIMIT and _NAME.fullmatch(text) is not None
 
 
 def declared_name(start_input: str) -> str | None:
@@ -64,7 +80,20 @@ def saga_end(custom_status: str | None, status: int, saga: str | None = None) ->
         name, document = saga, {}
     reached = document.get("status")
     outcome = reached if isinstance(reached, str) and reached in _FINAL else _BY_STATUS.get(status, "terminated")
-    return SagaEnd(_word(name), outcome, _optional(document.get("step")), _optional(document.get("reason")))
+    step, reason = _optional(document.get("step")), _optional(document.get("reason"))
+    return SagaEnd(_word(name), outcome, step, reason, _failed_compensations(document))
+
+
+def _failed_compensations(document: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    listed = document.get("failed_compensations")
+    found = []
+    for each in listed[:MAX_COMPENSATIONS] if isinstance(listed, list) else ():
+        if isinstance(each, dict) and isinstance(step := each.get("step"), str):
+            error = each.get("error")
+            # The text is `REASON: DETAIL`, and only the reason cannot contain payload
+            reason = error.partition(":")[0] if isinstance(error, str) else ""
+            found.append((_word(step), reason if reason in _REASONS else ""))
+    return tuple(found)
 
 
 def _optional(value: Any) -> str | None:

@@ -27,7 +27,10 @@ OUTAGE_SECONDS = 60.0
 """Seconds of an outage after which it needs a person. A shorter one ends by itself."""
 
 OVERDUE_SECONDS = 3600.0
-"""Seconds in quarantine after which a key that only a person releases is reported."""
+"""Seconds in quarantine after which a key that only a person releases is overdue."""
+
+_FAILED = ("compensation_failed", "failed")
+"""Outcomes of failed sagas."""
 
 WINDOW = 60.0
 """Seconds over which rates are computed."""
@@ -98,26 +101,34 @@ def problems(document: Document) -> list[dict[str, Any]]:
             add(f"daemon {daemon['id']}", f"daemon {daemon['id']}: {daemon['detail']}", daemon["next"])
     for part in (*document["sources"], *document["components"]):
         kind, name = part.get("kind", "source"), part["name"]
-        if part["state"] in READY or not _needs_person(kind, part):
+        if part["state"] is None or part["state"] in READY or not _needs_person(kind, part):
             continue
         on = _named(document, part)
         detail = f": {part['detail']}" if part["detail"] else ""
-        add(f"{kind} {name}", f"{kind} {name} is {part['state']}{on}{detail}", _next_command(kind, part))
+        sentence = _SENTENCES.get((kind, part["state"]), "{kind} {name} is {state}")
+        text = sentence.format(kind=kind, name=name, state=part["state"])
+        add(f"{kind} {name}", f"{text}{on}{detail}", _next_command(kind, part))
     for engine in document["engines"]:
         name = engine["name"]
-        if engine["state"] == EngineState.AWAY and engine["seconds"] >= OUTAGE_SECONDS:
+        if engine["state"] == EngineState.AWAY and (engine["seconds"] or 0) >= OUTAGE_SECONDS:
             text = f"engine {name} is away{_named(document, engine)} for {age(engine['seconds'])}: {engine['detail']}"
             add(f"engine {name}", text, "bridge doctor --only engine")
         for keys in engine["quarantined"] or ():
-            if count := keys["overdue"]:
+            # A daemon of an earlier version counts only the overdue keys
+            if count := keys.get("manual", keys["overdue"]):
                 what = "1 key is" if count == 1 else f"{count:,} keys are"
-                source, since = keys["source"], age(OVERDUE_SECONDS)
-                text = f"{what} quarantined for longer than {since} (source {source}, engine {name})"
+                source, since = keys["source"], keys.get("manual_seconds", keys["oldest_seconds"])
+                oldest = "" if since is None else f", {'' if count == 1 else 'the oldest '}for {age(since)}"
+                text = f"{what} quarantined until a person decides{oldest} (source {source}, engine {name})"
                 add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
         for orchestration, count in _failed(engine).items():
             what = "1 instance" if count == 1 else f"{count:,} instances"
             text = f"{what} of {orchestration} failed today (engine {name})"
             add(f"engine {name}", text, f"bridge instances list --status failed --engine {name}")
+        for saga, count in _uncompensated(engine).items():
+            what = "1 saga" if count == 1 else f"{count:,} sagas"
+            text = f"{what} of {saga} could not be compensated today (engine {name})"
+            add(f"engine {name}", text, f"bridge instances list --outcome compensation_failed --engine {name}")
     return found
 
 
@@ -137,9 +148,17 @@ _NEXT: Mapping[tuple[str, str], Callable[[str], str]] = {
     ("source", SourceState.PROBING): lambda name: "bridge sources list",
     ("worker", WorkerState.STUCK): lambda name: f"bridge instances list --status running --engine {name}",
     ("workflows", WorkflowState.INCOMPATIBLE): lambda name: f"bridge instances list --status failed --engine {name}",
-    ("sagas", SagaState.FAILED): lambda name: f"bridge instances list --status failed --engine {name}",
     ("quarantine", QuarantineState.ORPHANED): lambda name: f"bridge quarantine list --engine {name}",
 }
+
+
+_SENTENCES: Mapping[tuple[str, str], str] = {
+    ("sagas", SagaState.FAILED): "sagas on engine {name} have failed",
+    ("workflows", WorkflowState.INCOMPATIBLE): "workflows on engine {name} are incompatible",
+    ("worker", WorkerState.STUCK): "worker of engine {name} is stuck",
+    ("quarantine", QuarantineState.ORPHANED): "quarantined keys on engine {name} are orphaned",
+}
+"""Sentences of states. Those of the other states name the kind, the part and the state."""
 
 
 def _needs_person(kind: str, part: Mapping[str, Any]) -> bool:
@@ -150,6 +169,11 @@ def _needs_person(kind: str, part: Mapping[str, Any]) -> bool:
 
 
 def _next_command(kind: str, part: Mapping[str, Any]) -> str:
+    if (kind, part["state"]) == ("sagas", SagaState.FAILED):
+        # The detail names the outcomes that the configuration asks for
+        outcomes = [each for each in _FAILED if f"--outcome {each}" in part["detail"]] or _FAILED
+        selected = " ".join(f"--outcome {each}" for each in outcomes)
+        return f"bridge instances list {selected} --engine {part['name']}"
     # A daemon of a later version may have other states
     command = _NEXT.get((kind, part["state"]))
     return "bridge instances list" if command is None else command(part["name"])
@@ -169,6 +193,19 @@ def _failed(engine: Mapping[str, Any]) -> dict[str, int]:
         return {}
     today = counts["failed_today"]
     return {name: count for name, failed in counts["failed"].items() if (count := min(failed, today.get(name, 0)))}
+
+
+def _uncompensated(engine: Mapping[str, Any]) -> dict[str, int]:
+    """Sagas by name whose compensation failed today and whose instances still exist."""
+    counts = engine["counts"]
+    if counts is None:
+        return {}
+
+    def by_name(member: str) -> dict[str, int]:
+        return {each["saga"]: each["count"] for each in counts[member] if each["outcome"] == "compensation_failed"}
+
+    today = by_name("sagas_today")
+    return {name: count for name, exist in by_name("sagas").items() if (count := min(exist, today.get(name, 0)))}
 
 
 # -- sums

@@ -19,7 +19,7 @@ from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
-from durabletask import task
+from datetime import timedelta; from durabletask import task
 
 from bridge.workflow import Saga, SagaAborted, Step
 
@@ -58,9 +58,11 @@ def parent(ctx: task.OrchestrationContext, order):
 
 def trip(ctx: task.OrchestrationContext, order):
     saga = Saga(ctx, "journey")
+    once = task.RetryPolicy(first_retry_interval=timedelta(milliseconds=1), max_number_of_attempts=1)
 
     def body():
-        yield from saga.step(Step("stock", keep, 1, compensation="breaks" if order.get("stuck") else keep))
+        yield from saga.step(Step("stock", keep, 1, compensation="breaks" if order.get("stuck") else keep,
+                                  compensation_retry=once))
         if order.get("late"):
             saga.point_of_no_return()
         if order.get("refused"):
@@ -122,6 +124,43 @@ async def test_words_that_may_be_payload_are_left_out(tmp_path: Path) -> None:
     [line] = [each for each in logs if each.get("action") == "compensated"]
     assert "reason" not in line
     assert "CARD-OF-ANNA" not in str(logs)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_failed_compensation_is_logged_with_step_and_type(tmp_path: Path, engine: str) -> None:
+    with capture_logs() as logs:
+        async with running(tmp_path, CONFIG, FLOWS, engine) as it:
+            await finish(it, "trip", stuck=True, refused=True)
+            await it.until(lambda: it.daemon.finishes["default"].finished, "the end")
+    [line] = [each for each in logs if each.get("action") == "failed"]
+    assert (line["outcome"], line["compensation"], line["error"]) == ("compensation_failed", "stock", "ValueError")
+    assert "compensation of stock failed, ValueError at " in line["event"]
+    assert "4111" not in str(logs), "a reason that is no name, and messages of errors"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_saga_named_by_payload_has_the_name_other(tmp_path: Path, engine: str) -> None:
+    flows = FLOWS.replace('Saga(ctx, "journey")', "Saga(ctx, f\"saga-of-{order['card']}\")")
+    with capture_logs() as logs:
+        async with running(tmp_path, CONFIG, flows, engine) as it:
+            await finish(it, "trip")
+            finishes = it.daemon.finishes["default"]
+            await it.until(lambda: finishes.sagas, "the end")
+            assert dict(finishes.sagas) == {("other", "compensated"): 1}
+            text = (await it.daemon.watch.scrape()).decode()
+            document = await it.daemon.status.document()
+    assert 'bridge_sagas_total{outcome="compensated",saga="other"} 1.0' in text
+    [line] = [each for each in logs if each.get("action") == "compensated"]
+    assert line["saga"] == "other"
+    assert "4111" not in text + str(logs) + str(document)
+
+
+def test_names_of_sagas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.engines.finishes.MAX_NAMES", 3)
+    finishes = Finishes()
+    for letter in "abcde":
+        finishes.add_one(end(1, saga=f"saga-of-{letter}", outcome="compensated"))
+    assert {name for name, _ in finishes.sagas} == {"saga-of-a", "saga-of-b", "saga-of-c", "other"}
 
 
 def test_a_worker_in_another_process_leaves_the_line_to_the_daemon(tmp_path: Path) -> None:

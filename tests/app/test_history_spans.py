@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from structlog.testing import capture_logs
 
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.sqlite_engine.options import TracingOptions
@@ -213,14 +214,13 @@ async def test_nothing_is_made_of_what_is_not_sampled(
     assert Counter(span.name for span in receiver.spans())["orchestration:order"] == 0
 
 
-async def test_spans_wait_for_a_receiver_that_is_away(
-    tmp_path: Path, receiver: OtlpReceiver, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_spans_wait_for_a_receiver_that_is_away(tmp_path: Path, receiver: OtlpReceiver) -> None:
     receiver.status = 503
-    async with running(tmp_path, CONFIG, FLOWS) as it:
-        await it.publish("orders", {"flow": "child", "id": "c-1"}, traceparent=PARENT)
-        await eventually(lambda: it.outcomes().get("executed") == 1 and it.daemon.tracing.away)
-        await eventually(lambda: it.daemon.tracing.waiting["engine"] > 0)
+    with capture_logs() as logs:
+        async with running(tmp_path, CONFIG, FLOWS) as it:
+            await it.publish("orders", {"flow": "child", "id": "c-1"}, traceparent=PARENT)
+            await eventually(lambda: it.outcomes().get("executed") == 1 and it.daemon.tracing.away)
+            await eventually(lambda: it.daemon.tracing.waiting["engine"] > 0)
     assert receiver.spans() == []
     receiver.status = 200
     async with running(tmp_path, CONFIG, FLOWS) as it:
@@ -231,7 +231,7 @@ async def test_spans_wait_for_a_receiver_that_is_away(
         "create_orchestration:child",
         "orchestration:child",
     ]
-    assert capsys.readouterr().out.count("traces cannot be sent") == 1
+    assert sum("traces cannot be sent" in each["event"] for each in logs) == 1
 
 
 async def test_kept_spans_are_bounded(tmp_path: Path, receiver: OtlpReceiver) -> None:

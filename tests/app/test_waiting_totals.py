@@ -173,5 +173,13 @@ def test_keys_that_nobody_released_for_an_hour_are_counted_apart() -> None:
     keys = QuarantinedCount(3, 4, now - 3 * hour, [now - 2 * hour, now - hour + 1])
     found = waiting_document(WaitingCount(quarantined={"orders": keys}, at=now), now)
     assert found["quarantined"] == [
-        {"source": "orders", "keys": 3, "messages": 4, "oldest_seconds": 3 * hour, "overdue": 1}
+        {
+            "source": "orders",
+            "keys": 3,
+            "messages": 4,
+            "oldest_seconds": 3 * hour,
+            "manual": 2,
+            "manual_seconds": 2 * hour,
+            "overdue": 1,
+        }
     ]

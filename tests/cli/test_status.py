@@ -94,7 +94,7 @@ def test_one_model_behind_port_socket_and_command(project: Path) -> None:
         code, mine = status(project)
         code_of_port, by_port = status(project, "--url", daemon.url)
         served = json.loads(daemon.get("/api/v1/status")[1])
-        assert code == code_of_port == 0
+        assert code == code_of_port == 1
         for each in (mine, by_port, served):
             assert_form(each)
             [source] = [source for source in each["sources"] if source["name"] == "orders"]
@@ -107,7 +107,10 @@ def test_one_model_behind_port_socket_and_command(project: Path) -> None:
             assert {"orchestration": "greet", "status": "COMPLETED", "count": 2} in engine["counts"]["instances"]
             assert each["daemons"][0]["config"]["version"] == mine["daemons"][0]["config"]["version"]
         text = run_bridge("status", cwd=project).stdout
-        assert "1 daemon; nothing needs a person" in text
+        assert "1 daemon; 1 problem" in text
+        [problem] = mine["problems"]
+        assert problem["text"].startswith("1 key is quarantined until a person decides, for ")
+        assert problem["next"] == "bridge quarantine list --source orders --engine default"
         assert re.search(r"^default +up +\d+[smh] +yes +0 +orders: 1 key, 1 message \(\d+s\)$", text, re.MULTILINE)
         assert re.search(r"^orders +idle +\d+s +0 +0s ", text, re.MULTILINE)
         assert re.search(r"^ORCHESTRATION +COMPLETED\ngreet +2$", text, re.MULTILINE)
@@ -147,6 +150,66 @@ def test_without_a_daemon_it_shows_what_remains_visible(project: Path) -> None:
     assert [each["next"] for each in found["problems"]] == ["bridge serve"]
     text = run_bridge("status", cwd=project).stdout
     assert "no daemon answers; this is what the engine and the broker know" in text
+
+
+def files(project: Path) -> set[Path]:
+    return set(project.rglob("*"))
+
+
+def test_without_a_daemon_no_file_is_created(project: Path) -> None:
+    before = files(project)
+    for command in (("status",), ("top", "--count", "1")):
+        shown = run_bridge(*command, cwd=project, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+        assert re.search(r"^orders +[?] +[?] +0 +[?] ", shown.stdout, re.MULTILINE), "ages are not known"
+    assert files(project) == before
+    publish(project, event(1))
+    before = files(project)
+    assert {each["name"]: each["lag"] for each in status(project)[1]["sources"]} == {"orders": 1, "plain": 0}
+    assert files(project) == before
+
+
+def test_failed_instances_need_a_person_without_a_daemon_too(project: Path) -> None:
+    with DaemonProcess(project) as daemon:
+        assert run_bridge("instances", "start", "breaks", "--id", "b1", cwd=project).returncode == 0
+        eventually_blocking(lambda: status(project)[1]["problems"])
+        daemon.stop()
+    code, found = status(project)
+    assert code == 1
+    assert [each["text"] for each in found["problems"]] == [
+        "no daemon of this configuration runs on this machine",
+        "1 instance of breaks failed today (engine default)",
+    ]
+
+
+def test_a_frozen_daemon_is_named_beside_the_facts_of_broker_and_engine(project: Path) -> None:
+    with DaemonProcess(project) as daemon:
+        publish(project, event(1))
+        daemon.wait(lambda: daemon.settled() == 1, "settled")
+        eventually_blocking(lambda: status(project)[1]["engines"][0]["counts"]["instances"])
+        pid = daemon.process.pid
+        daemon.process.send_signal(signal.SIGSTOP)
+        try:
+            code, found = status(project)
+        finally:
+            daemon.process.send_signal(signal.SIGCONT)
+        assert code == 1
+        assert (found["asked"], found["answered"]) == (1, 0)
+        assert found["problems"][0]["text"].endswith(f"process {pid} is frozen by a signal")
+        assert found["problems"][0]["next"] == f"kill -CONT {pid}"
+        assert {each["name"]: each["lag"] for each in found["sources"]} == {"orders": 0, "plain": 0}
+        assert found["engines"][0]["counts"]["instances"]
+        daemon.stop()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("status", "--watch", "--interval"), ("top", "--interval"), ("doctor", "--timeout")],
+)
+def test_a_pause_has_a_least_value(project: Path, words: tuple[str, ...]) -> None:
+    for value in ("0s", "99ms"):
+        done = run_bridge(*words, value, cwd=project)
+        assert done.returncode == 2
+        assert f"{value} is too short; the least value is 100ms" in done.stderr
 
 
 def test_nothing_that_can_be_reached_is_exit_code_3(project: Path) -> None:
@@ -220,7 +283,7 @@ def terminal(project: Path, *arguments: str, **options: Any) -> Iterator[Termina
 @pytest.mark.parametrize("command", [("status", "--watch"), ("top",)])
 def test_a_screen_is_redrawn_in_place_and_ends_with_ctrl_c(project: Path, command: tuple[str, ...]) -> None:
     with DaemonProcess(project) as daemon:
-        with terminal(project, *command, "--interval", "50ms") as screen:
+        with terminal(project, *command, "--interval", "100ms") as screen:
             screen.until("\x1b[H", 3)
             screen.process.send_signal(signal.SIGINT)
             assert screen.end() == 0
@@ -253,7 +316,7 @@ def test_no_color_where_none_is_wanted(project: Path, env: dict[str, str]) -> No
             assert screen.end() == 1
         assert not re.search(rb"\x1b\[[0-9;]*m", screen.output)
         if "TERM" in env:
-            with terminal(project, "top", "--count", "2", "--interval", "10ms", **env) as screen:
+            with terminal(project, "top", "--count", "2", "--interval", "100ms", **env) as screen:
                 assert screen.end() == 0
             assert b"\x1b" not in screen.output
         daemon.stop()
@@ -262,7 +325,7 @@ def test_no_color_where_none_is_wanted(project: Path, env: dict[str, str]) -> No
 def test_a_watch_in_a_pipe_is_one_document_a_line(project: Path) -> None:
     with DaemonProcess(project) as daemon, (project / "lines").open("wb") as out:
         process = fork_server().start(
-            ["status", "--watch", "-o", "json", "--interval", "10ms"], project, stdout=out, stderr=out
+            ["status", "--watch", "-o", "json", "--interval", "100ms"], project, stdout=out, stderr=out
         )
         eventually_blocking(lambda: len((project / "lines").read_text().splitlines()) > 3)
         process.send_signal(signal.SIGINT)

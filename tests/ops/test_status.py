@@ -10,7 +10,7 @@ import pytest
 
 from bridge.cli import root
 from bridge.core.states import READY, STATES
-from bridge.ops.status import _NEXT, OVERDUE_SECONDS, Rates, age, merge, problems
+from bridge.ops.status import _NEXT, _SENTENCES, Rates, age, merge, problems
 
 SOURCE: dict[str, Any] = {
     "name": "orders",
@@ -155,10 +155,19 @@ def test_an_engine_that_is_away_for_long_needs_a_person() -> None:
     assert_command(found["next"])
 
 
-def test_keys_that_only_a_person_releases_are_reported_after_an_hour() -> None:
-    keys = [{"source": "orders", "keys": 5, "messages": 9, "oldest_seconds": OVERDUE_SECONDS + 1, "overdue": 3}]
-    [found] = document(engine={"quarantined": keys})["problems"]
-    assert found["text"] == "3 keys are quarantined for longer than 1h (source orders, engine default)"
+@pytest.mark.parametrize(
+    ("manual", "text"),
+    [
+        ({"manual": 1, "manual_seconds": 2.0}, "1 key is quarantined until a person decides, for 2s"),
+        ({"manual": 3, "manual_seconds": 61.0}, "3 keys are quarantined until a person decides, the oldest for 1m"),
+        ({"manual": 1, "manual_seconds": None}, "1 key is quarantined until a person decides"),
+        ({}, "2 keys are quarantined until a person decides, the oldest for 2h"),
+    ],
+)
+def test_keys_that_only_a_person_releases_are_reported_at_once(manual: dict[str, Any], text: str) -> None:
+    keys = {"source": "orders", "keys": 5, "messages": 9, "oldest_seconds": 7200.0, "overdue": 0 if manual else 2}
+    [found] = document(engine={"quarantined": [keys | manual]})["problems"]
+    assert found["text"] == f"{text} (source orders, engine default)"
     assert found["next"] == "bridge quarantine list --source orders --engine default"
     assert_command(found["next"])
 
@@ -182,6 +191,33 @@ def test_failures_of_today_that_nobody_has_handled(
         assert_command(each["next"])
 
 
+@pytest.mark.parametrize(("today", "exist", "count"), [(2, 3, 2), (1, 1, 1), (2, 0, 0), (0, 2, 0)])
+def test_sagas_that_could_not_be_compensated_today(today: int, exist: int, count: int) -> None:
+    def rows(number: int) -> list[dict[str, Any]]:
+        bad = {"saga": "trip", "outcome": "compensation_failed", "count": number}
+        return [{"saga": "trip", "outcome": "compensated", "count": 9}, *([bad] if number else [])]
+
+    counts = ENGINE["counts"] | {"sagas": rows(exist), "sagas_today": rows(today)}
+    found = document(engine={"counts": counts})["problems"]
+    what = "1 saga" if count == 1 else f"{count} sagas"
+    expected = [f"{what} of trip could not be compensated today (engine default)"] if count else []
+    assert [each["text"] for each in found] == expected
+    for each in found:
+        assert each["next"] == "bridge instances list --outcome compensation_failed --engine default"
+        assert_command(each["next"])
+
+
+@pytest.mark.parametrize("outcomes", [["compensation_failed"], ["compensation_failed", "failed"]])
+def test_the_next_command_of_failed_sagas_selects_them(outcomes: list[str]) -> None:
+    options = " ".join(f"--outcome {each}" for each in outcomes)
+    detail = f"1 trip {outcomes[-1]}; `bridge instances list {options}` shows them"
+    part = {"kind": "sagas", "name": "default", "state": "failed", "seconds": 1.0, "detail": detail}
+    [found] = document(components=(part,))["problems"]
+    assert found["text"] == f"sagas on engine default have failed: {detail}"
+    assert found["next"] == f"bridge instances list {options} --engine default"
+    assert_command(found["next"])
+
+
 def test_every_unready_state_has_a_next_command() -> None:
     others = {"delivery", "message", "partition", "daemon", "source", "engine"}
     for kind in STATES.keys() - others:
@@ -189,9 +225,9 @@ def test_every_unready_state_has_a_next_command() -> None:
             if state in READY:
                 continue
             part = {"kind": kind, "name": "default", "state": str(state), "seconds": 1.0, "detail": "why"}
-            assert (kind, state) in _NEXT
+            assert (kind, state) in _NEXT or kind == "sagas"
             [found] = document(components=(part,))["problems"]
-            assert found["text"] == f"{kind} default is {state}: why"
+            assert found["text"] == f"{_SENTENCES[kind, state].format(name='default')}: why"
             assert_command(found["next"])
 
 

@@ -283,7 +283,10 @@ def test_a_worker_whose_token_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     engine = f'{{type: scheduler, endpoint: "http://127.0.0.1:{port}", token: "${{INNOCENT}}"}}'
     project(worker, "{type: local, path: ../host/.bridge/broker}", "topics: [t]", "topic: r", engine)
     monkeypatch.setenv("INNOCENT", SECRET)
-    with DaemonProcess(host, "--no-worker") as serve, DaemonProcess(worker, command="worker") as other:
+    with (
+        DaemonProcess(host, "--no-worker") as serve,
+        DaemonProcess(worker, command="worker", ready=False) as other,
+    ):
         bridge("publish", "b/t", "--jsonl", "-", cwd=host, text=messages())
         serve.wait(lambda: settled(serve) >= len(RULES) + 2, "all settled")
         other.wait(lambda: other.get("/readyz")[0] == 503, "the refusal")
@@ -313,7 +316,7 @@ def test_an_engine_that_is_away(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
     engine = f'{{type: scheduler, endpoint: "http://127.0.0.1:{port}", token: "{SECRET}", timeout: 1s}}'
     project(tmp_path, "{type: local}", "topics: [t]", "topic: r", engine)
-    with DaemonProcess(tmp_path) as serve:
+    with DaemonProcess(tmp_path, ready=False) as serve:
         bridge("publish", "b/t", "--jsonl", "-", cwd=tmp_path, text=messages())
         serve.wait(lambda: "does not answer" in serve.log.read_text() and "held" in serve.get("/readyz")[1], "the hold")
         judged(serve, tmp_path)

@@ -295,13 +295,23 @@ def test_names_that_code_makes_up_have_one_count(restartable: Restartable, monke
     worker = ProtocolClient(database)
     for number in range(9):
         start(database, "work", f"i-{number}")
-        worker.turn(worker.take(), complete(1), customStatus=saga_status(f"order-{number}", "completed"))
+        worker.turn(worker.take(), complete(1), customStatus=saga_status(f"order-{'abcdefghi'[number]}", "completed"))
     assert sorted(existing(database).items()) == [
         (("work", "(other)", "COMPLETED", "completed"), 6),
-        *((("work", f"order-{number}", "COMPLETED", "completed"), 1) for number in range(3)),
+        *((("work", f"order-{'abc'[number]}", "COMPLETED", "completed"), 1) for number in range(3)),
     ]
     assert sum(ended(database).values()) == 9
     assert len(ended(database)) == 4
+    assert kept(database) == by_query(database)
+
+
+@pytest.mark.parametrize("name", ["order-4711", "4711", "anna@example.org", "saga of anna", "order.2030-01-01", "a/b"])
+def test_names_that_may_be_payload_share_one_count(restartable: Restartable, name: str) -> None:
+    database = restartable.now
+    worker = ProtocolClient(database)
+    start(database, "work", "i-1")
+    worker.turn(worker.take(), complete(1), customStatus=saga_status(name, "completed"))
+    assert list(existing(database)) == [("work", "(other)", "COMPLETED", "completed")]
     assert kept(database) == by_query(database)
 
 

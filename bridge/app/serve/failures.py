@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from bridge.config.source import Loaded
-from bridge.engines.finishes import InstanceFailure, failure_of
+from bridge.engines.finishes import InstanceFailure, failure_of, saga_name
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
 
@@ -54,7 +54,7 @@ class FailureLog:
                 self._lines += 1
             else:
                 self.omitted += 1
-                name = end.saga or end.name
+                name = saga_name(end) or end.name
                 self._left[name if name in self._left or len(self._left) < MAX_NAMES else "others"] += 1
                 return
         failure = failure_of(end)
@@ -84,7 +84,7 @@ class FailureLog:
     def _write(self, found: InstanceFailure) -> None:
         fields = {
             name: value
-            for name in ("saga", "outcome", "step", "reason", "error", "frame", "parent")
+            for name in ("saga", "outcome", "step", "reason", "compensation", "error", "frame", "parent")
             if (value := getattr(found, name))
         }
         tell = log.warning if found.is_compensated else log.error
@@ -123,7 +123,8 @@ def sentence(found: InstanceFailure) -> str:
     cause = " ".join(filter(None, (found.error, f"at {found.frame}" if found.frame else "")))
     words = found.reason if found.reason != "failed" or not cause else ""
     step = f"step {found.step} failed" if found.step and not words else " ".join(filter(None, (found.step, words)))
-    why = ", ".join(filter(None, (step, cause)))
+    undone = f"compensation of {found.compensation} failed" if found.compensation else ""
+    why = ", ".join(filter(None, (step, undone, cause)))
     return (
         f"{found.orchestration} {found.instance_id} {ends.get(found.outcome, 'failed')}"
         f"{f': {why}' if why else ''}; see `bridge instances show {found.instance_id}`"

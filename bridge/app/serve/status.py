@@ -165,6 +165,8 @@ def waiting_document(count: WaitingCount, now: float) -> Document:
                 "keys": each.keys,
                 "messages": each.messages,
                 "oldest_seconds": _age(each.since, now),
+                "manual": len(each.manual),
+                "manual_seconds": _age(min(each.manual, default=None), now),
                 "overdue": sum(now - since > OVERDUE_SECONDS for since in each.manual),
             }
             for source, each in sorted(count.quarantined.items())

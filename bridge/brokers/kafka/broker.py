@@ -84,6 +84,10 @@ class KafkaBroker:
         """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
         await self._cluster.create_topic(name, partitions)
 
+    async def start_to_look(self) -> None:
+        """See `BacklogBroker.start_to_look`."""
+        await self.start()
+
     async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
         """See `BacklogBroker.backlog`. Records of open and aborted transactions count."""
         return await backlog(self._connection, self._cluster, options)

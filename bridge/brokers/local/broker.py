@@ -117,8 +117,14 @@ class LocalBroker:
         if existing != partitions:
             raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
 
+    async def start_to_look(self) -> None:
+        """See `BacklogBroker.start_to_look`. Without a log, no topic has records."""
+        self._reader.start(looks=True)
+
     async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
         """See `BacklogBroker.backlog`."""
+        if not await self._reader.has_log():
+            return {}
         return await self._reader.query(
             lambda log: log.backlog(options.group, options.topics, latest=options.start == "latest")
         )

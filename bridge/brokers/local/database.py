@@ -64,13 +64,47 @@ def open_database(directory: Path) -> sqlite3.Connection:
     return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> None:
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
+def readable_address(file: Path) -> str:
+    """Address under which SQLite reads an existing file and creates no file beside it."""
+    # SQLite would create the files of its write-ahead log; without them no process changes the file
+    beside = all(file.with_name(file.name + ending).exists() for ending in ("-wal", "-shm"))
+    return f"{file.absolute().as_uri()}?{'mode=ro' if beside else 'immutable=1'}"
+
+
+def open_to_look(directory: Path) -> sqlite3.Connection | None:
+    """Open a connection that only reads and creates nothing; None where there is no log yet.
+
+    Raises: BrokerError for a file of a newer version, sqlite3.Error.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    connection = sqlite3.connect(
+        readable_address(path), uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        _check_version(version, path)
+    except BaseException:
+        connection.close()
+        raise
+    if version == 0:
+        connection.close()
+        return None
+    return connection
+
+
+def _check_version(version: int, path: Path) -> None:
     if version > SCHEMA_VERSION:
         raise BrokerError(
             f"{path} was written by a newer version of the bridge (schema {version}, this one knows {SCHEMA_VERSION}); "
             "upgrade this installation or choose another `path`"
         )
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    _check_version(version, path)
     if version == 0:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
     connection.execute("PRAGMA journal_mode = WAL")

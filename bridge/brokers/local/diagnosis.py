@@ -9,7 +9,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from bridge.brokers.local.database import FILE, SCHEMA_VERSION
+from bridge.brokers.local.database import FILE, SCHEMA_VERSION, readable_address
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.types import format_duration
@@ -51,11 +51,8 @@ async def diagnose(
 def _file(file: Path, path: str) -> Answer:
     if not file.exists():
         return ok(f"{file} will be created at the first start or publish")
-    # SQLite would create the files of its write-ahead log; without them no process changes the file
-    beside = all(file.with_name(file.name + ending).exists() for ending in ("-wal", "-shm"))
-    address = f"{file.absolute().as_uri()}?{'mode=ro' if beside else 'immutable=1'}"
     try:
-        with closing(sqlite3.connect(address, uri=True)) as connection:
+        with closing(sqlite3.connect(readable_address(file), uri=True)) as connection:
             version = int(connection.execute("PRAGMA user_version").fetchone()[0])
             topics = connection.execute("SELECT count(*) FROM topics").fetchone()[0] if version else 0
     except sqlite3.Error as error:

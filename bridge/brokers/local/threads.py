@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bridge.brokers.local.database import open_database, translate
+from bridge.brokers.local.database import open_database, open_to_look, translate
 from bridge.brokers.local.log import Log
 from bridge.core.errors import BrokerUnavailable
 
@@ -161,9 +161,11 @@ class Reader:
         self._directory = directory
         self._pool: ThreadPoolExecutor | None = None
         self._open: Log | None = None
+        self._looks = False
 
-    def start(self) -> None:
-        """Prepare for running work."""
+    def start(self, *, looks: bool = False) -> None:
+        """Prepare for running work. looks: create no file; `has_log` is called before each query."""
+        self._looks = looks
         self._pool = ThreadPoolExecutor(1, "local-broker-reader")
 
     async def stop(self) -> None:
@@ -172,6 +174,10 @@ class Reader:
         if pool is not None:
             pool.submit(self._close)
             await asyncio.to_thread(pool.shutdown)
+
+    async def has_log(self) -> bool:
+        """False where the reader creates no file and finds none. Raises: BrokerError."""
+        return not self._looks or await self.run(self._look)
 
     async def query(self, work: Callable[[Log], T]) -> T:
         """Result of `work` on the log. Raises: BrokerUnavailable."""
@@ -192,6 +198,11 @@ class Reader:
             if known is None:
                 raise
             raise known from error
+
+    def _look(self) -> bool:
+        if self._open is None and (connection := open_to_look(self._directory)) is not None:
+            self._open = Log(connection)
+        return self._open is not None
 
     def _query(self, work: Callable[[Log], T]) -> T:
         if self._open is None:

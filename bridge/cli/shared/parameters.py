@@ -73,11 +73,17 @@ class Duration(click.ParamType[Any]):
 
     name = "duration"
 
+    def __init__(self, least: str = "0s") -> None:
+        self._least = least
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         try:
-            return _seconds(str(value))
+            seconds = _seconds(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
+        if seconds < _seconds(self._least):
+            self.fail(f"{value} is too short; the least value is {self._least}", param, ctx)
+        return seconds
 
 
 class RouteRate(click.ParamType[Any]):
@@ -187,6 +193,8 @@ ADDRESS = Address()
 SINCE = Time()
 AT = Time(ago=False)
 DURATION = Duration()
+PAUSE = Duration(least="100ms")
+"""Duration of a pause or of a time limit. Without a pause, a repeated command would use a whole processor."""
 RATES = RouteRate()
 SIZE = Size()
 HEADER = Pair("header")

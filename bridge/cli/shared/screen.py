@@ -68,10 +68,10 @@ def status_of(url: tuple[str, ...], config: tuple[Path, ...], overlay: tuple[Pat
 
 
 def age(seconds: float | None) -> str:
-    """Age for a person, empty where it is unknown."""
+    """Age for a person, `?` where it is unknown."""
     from bridge.ops.status import age
 
-    return "" if seconds is None else age(seconds)
+    return "?" if seconds is None else age(seconds)
 
 
 def summary_lines(document: Document) -> list[str]:
@@ -151,7 +151,7 @@ def source_table(sources: Sequence[Document]) -> list[str | Table]:
     rows = [
         (
             source["name"],
-            source["state"] or "",
+            source["state"] or "?",
             age(source["seconds"]),
             _number(source["lag"]),
             age(source["oldest_seconds"]),

@@ -13,7 +13,7 @@ from bridge.core.instance_protocol import may_replace, started_by
 from bridge.core.lineage import COMMAND_RECORD, DEAD_LETTER_RECORD, stored_ids
 from bridge.core.origin import ids_of, index_ids, read_origin
 from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
-from bridge.engines.sagas import declared_name, saga_end
+from bridge.engines.sagas import declared_name, is_name, saga_end
 from bridge.sqlite_engine.options import HostRules, Record
 from bridge.sqlite_engine.storage.counts import OTHER
 
@@ -69,7 +69,10 @@ class BridgeRules(HostRules):
 
     def saga_end(self, saga: str | None, custom_status: str | None, status: int) -> tuple[str, str] | None:
         end = saga_end(custom_status, status, saga)
-        return None if end is None else (self._bounded(end.saga), end.outcome)
+        if end is None:
+            return None
+        # Code may make a name from payload; the name of a declared saga comes from the configuration
+        return (self._bounded(end.saga) if end.saga == saga or is_name(end.saga) else OTHER), end.outcome
 
     def _bounded(self, saga: str) -> str:
         """Name under which a saga is counted: code may make a name for each instance."""
