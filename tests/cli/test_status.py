@@ -198,7 +198,7 @@ def test_a_frozen_daemon_is_named_beside_the_facts_of_broker_and_engine(project:
         assert found["problems"][0]["next"] == f"kill -CONT {pid}"
         lags = {each["name"]: each["lag"] for each in found["sources"]}
         # The commit of the message may be on its way when the daemon is stopped
-        assert (lags.keys(), lags["plain"], lags["orders"] <= 1) == ({"orders", "plain"}, 0, True)
+        assert (set(lags), lags["plain"], lags["orders"] <= 1) == ({"orders", "plain"}, 0, True)
         assert found["engines"][0]["counts"]["instances"]
         daemon.stop()
 
