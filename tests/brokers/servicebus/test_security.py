@@ -167,7 +167,7 @@ async def test_a_new_token_is_shown_while_nothing_is_read(
     queue = QueueConfig("orders", lock_duration=300, requires_session=sessions is not None)
     config = ServerConfig((queue,), keys=KEYS, verifier=issuer, certificate=authority.issue("server"))
     server = await serve(config)
-    monkeypatch.setattr(identity, "DefaultAzureCredential", lambda **given: issuer.credential("bridge", lifetime=10))
+    monkeypatch.setattr(identity, "DefaultAzureCredential", lambda **given: issuer.credential("bridge", lifetime=15))
     issuer.assign("bridge", RECEIVER, "orders")
     issuer.assign("bridge", SENDER, "orders")
     place = {"endpoint": f"localhost:{server.port}", "tls": {"ca": str(authority.file)}}
@@ -180,7 +180,7 @@ async def test_a_new_token_is_shown_while_nothing_is_read(
     subscription = await broker.subscribe(options, Assignments())
     deliveries = await take(subscription, 1)
     claims = server.counters.claims
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while server.counters.claims < claims + 2:
             await asyncio.sleep(0.1)
     assert (subscription.reconnects, subscription.stopped()) == (0, {})
