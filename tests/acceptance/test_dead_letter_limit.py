@@ -75,7 +75,7 @@ def test_the_limit_outlives_kills_and_ends_by_a_person(tmp_path: Path) -> None:
             written = dead(daemon)
             assert written <= 15
             daemon.kill()
-        with DaemonProcess(tmp_path) as daemon:
+        with DaemonProcess(tmp_path, ready=False) as daemon:
             daemon.wait(lambda: state(daemon)[0] == "probing", "probing after a restart")
             until = time.monotonic() + 3
             daemon.wait(lambda: time.monotonic() > until, "three seconds")
