@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -24,7 +25,7 @@ from bridge.core.settlement import DeadLetter as DeadLettered
 from bridge.core.states import Outcome
 from bridge.engines.base import Engine
 from bridge.engines.command_runner import CommandRunner
-from bridge.engines.dry_run import DryRunEngine
+from bridge.engines.dry_run import DryRunClient, DryRunEngine
 from bridge.routing.router import Router
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ class DryRun:
         self._loaded = replace(loaded, config=loaded.config.model_copy(update={"sources": sources}))
         self._registries = registries
         self._sources: dict[str, tuple[SourceDecoder, Router]] = {}
-        self._engines = None if engines is None else {name: DryRunEngine(each) for name, each in engines.items()}
+        self._engines: dict[str, tuple[DryRunClient, CommandRunner]] | None = None
+        if engines is not None:
+            dry = {name: DryRunEngine(each) for name, each in engines.items()}
+            self._engines = {name: (each.client, CommandRunner(cast(Engine, each))) for name, each in dry.items()}
 
     async def verdict(self, letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
         """Decide about a dead letter. source: source that would read it. Raises: ConfigError, EngineOutage."""
@@ -96,13 +100,14 @@ class DryRun:
             return _accepted(steps)
         actions: list[str] = []
         outcomes: set[Outcome] = set()
-        for index, step in enumerate(steps):
-            engine = self._engines[step.engine]
-            engine.client.actions.clear()
-            part = sum(each.route == step.route for each in steps[:index])
+        parts: Counter[str] = Counter()
+        for step in steps:
+            client, runner = self._engines[step.engine]
+            client.actions.clear()
+            command_origin = MessageOrigin.of(envelope, step.route, parts[step.route])
+            parts[step.route] += 1
             try:
-                runner = CommandRunner(cast(Engine, engine))
-                await runner.execute(step.command, MessageOrigin.of(envelope, step.route, part))
+                await runner.execute(step.command, command_origin)
             except EngineError as error:
                 settlement = decide(error, step.command, 1, 0.0, _ONCE)
                 if isinstance(settlement, Complete):
@@ -115,7 +120,7 @@ class DryRun:
                     raise
             else:
                 outcomes.add(Outcome.EXECUTED)
-                actions.extend(engine.client.actions)
+                actions.extend(client.actions)
         for outcome in (Outcome.EARLY, Outcome.EXECUTED, Outcome.DUPLICATE):
             if outcome in outcomes:
                 return ExpectedOutcome(outcome, tuple(dict.fromkeys(actions)))

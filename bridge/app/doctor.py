@@ -24,14 +24,11 @@ from bridge.config.insecure import insecure
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.types import format_duration
 from bridge.config.source import Loaded
-from bridge.core.diagnosis import Answer, Verdict, not_checked, ok, problem, warning, worst
+from bridge.core.diagnosis import AREAS, Answer, Verdict, not_checked, ok, problem, warning, worst
 from bridge.core.errors import BridgeError, BrokerUnavailable, ConfigError
 from bridge.engines import diagnosis
 from bridge.system import disk
 from bridge.system.threads import in_thread
-
-AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "retention")
-"""Areas of checks, in the order of the results."""
 
 SLOW = 1.0
 """Seconds after which a running check is announced."""

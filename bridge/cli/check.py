@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, json_option
+from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.parameters import RATES
 
@@ -52,14 +52,7 @@ if TYPE_CHECKING:
     metavar="[ROUTE=]RATE",
     help="With --cost: messages, like `100/s` of each route or `orders=5/m` of one, to add up; repeatable.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Form of the output.",
-)
+@output_option()
 @json_option
 @config_options
 def command(

@@ -11,14 +11,13 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import config_options
+from bridge.cli.shared.options import config_options, output_option
 from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import PAUSE
+from bridge.core.diagnosis import AREAS
 
 if TYPE_CHECKING:
     from bridge.app.doctor import Diagnosis
-
-_AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "retention")
 
 
 @make(
@@ -35,17 +34,10 @@ _AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "rete
         3: "the configuration is not valid",
     },
 )
-@click.option("--only", metavar="AREAS", help=f"Areas to check, separated by commas: {', '.join(_AREAS)}.")
+@click.option("--only", metavar="AREAS", help=f"Areas to check, separated by commas: {', '.join(AREAS)}.")
 @click.option("--timeout", type=PAUSE, default="10s", show_default=True, help="Time limit of each check.")
 @click.option("--strict", is_flag=True, help="Warnings count as problems.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Form of the output.",
-)
+@output_option()
 @config_options
 def command(
     only: str | None,
@@ -64,9 +56,9 @@ def command(
     from bridge.app.doctor import diagnose
     from bridge.core.diagnosis import Verdict
 
-    areas = _AREAS if only is None else tuple(part.strip() for part in only.split(","))
-    if unknown := [area for area in areas if area not in _AREAS]:
-        what = f"there is no area {unknown[0]!r} (known: {', '.join(_AREAS)})"
+    areas = AREAS if only is None else tuple(part.strip() for part in only.split(","))
+    if unknown := [area for area in areas if area not in AREAS]:
+        what = f"there is no area {unknown[0]!r} (known: {', '.join(AREAS)})"
         raise click.UsageError(what, click.get_current_context())
     loaded = load_config(config, overlay)
     found = asyncio.run(diagnose(loaded, areas, timeout, lambda text: say(text, err=True)))

@@ -14,7 +14,7 @@ import click
 
 from bridge.cli.shared import failure
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import config_options, message_options, reason_option
+from bridge.cli.shared.options import config_options, message_options, output_option, reason_option
 from bridge.cli.shared.output import Progress, plural, say
 from bridge.core.errors import BridgeError
 
@@ -52,14 +52,7 @@ _GIVE = "use one of --file, --data and --jsonl"
 @click.option("--jsonl", metavar="FILE", help="File with one message per line.  [default: standard input]")
 @message_options
 @click.option("--raw", is_flag=True, help="Send the data unchanged, even if the source cannot decode it.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Form of the output: json is one JSON object per message.",
-)
+@output_option(": json is one JSON object per message")
 @reason_option
 @config_options
 def command(

@@ -9,7 +9,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import config_options
+from bridge.cli.shared.options import config_options, output_option
 from bridge.cli.shared.output import print_json
 from bridge.cli.shared.parameters import PAUSE
 from bridge.cli.shared.screen import (
@@ -45,13 +45,13 @@ EXITS = {
 @click.option(
     "--interval", type=PAUSE, default="2s", show_default=True, metavar="TIME", help="Pause between two screens."
 )
-@click.option("-o", "--output", "form", type=click.Choice(("table", "json")), default="table", show_default=True)
+@output_option()
 @config_options
 def command(
     url: tuple[str, ...],
     watch: bool,
     interval: float,
-    form: str,
+    output: str,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -66,7 +66,7 @@ def command(
     ask = status_of(url, config, overlay)
     if not watch:
         document = ask()
-        if form == "json":
+        if output == "json":
             print_json(document)
         else:
             Screen().show([*summary_lines(document), *status_tables(document), *problem_lines(document)])
@@ -75,7 +75,7 @@ def command(
     def lines(document: dict[str, Any]) -> list[Any]:
         return [*summary_lines(document), *problem_lines(document), *status_tables(document)]
 
-    return refreshed(ask, lines, interval, count=0, as_json=form == "json")
+    return refreshed(ask, lines, interval, count=0, as_json=output == "json")
 
 
 def code_of(document: dict[str, Any]) -> int:

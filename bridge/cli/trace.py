@@ -14,7 +14,7 @@ import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_options
-from bridge.cli.shared.options import json_option
+from bridge.cli.shared.options import json_option, output_option
 from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import Time
 from bridge.core.states import MessageState, Outcome
@@ -49,14 +49,7 @@ if TYPE_CHECKING:
 @click.option(
     "-0", "--null", "null", is_flag=True, help="With `-`: ids end with a NUL character instead of a line end."
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="Form of the output.",
-)
+@output_option()
 @json_option
 @engine_options
 def command(

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+AREAS = ("settings", "machine", "engine", "kafka", "servicebus", "local", "retention")
+"""Areas of checks, in the order of the results."""
+
 
 class Verdict(StrEnum):
     """Verdict of a check."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 
-from bridge.core.errors import EngineUnavailable
 from bridge.core.pace import Paces
 from bridge.core.system_names import DEAD_LETTER_PACE
 from bridge.engines.base import Engine
+from bridge.engines.entity_state import latest, processed
 
 T = TypeVar("T")
 
-_LOOK_SECONDS = 0.05
 _TIMEOUT = 5.0
 
 
@@ -64,21 +61,13 @@ class EnginePaces:
         within: seconds for workers to process the operations.
         Raises: EngineError; EngineUnavailable when none has processed them in time.
         """
-        end = time.monotonic() + within
-        while True:
-            paces, pending = await self.latest()
-            if not pending:
-                return paces
-            if time.monotonic() > end:
-                raise EngineUnavailable("no worker has processed the dead-letter pace; is one running?")
-            await asyncio.sleep(_LOOK_SECONDS)
+        what, late = "read the dead-letter pace", "no worker has processed the dead-letter pace; is one running?"
+        return Paces(await processed(self._engine.client, self._entity, what, within, late))
 
     async def latest(self) -> tuple[Paces, bool]:
         """Load the current paces, with True when operations wait to be processed. Raises: EngineError."""
-        found = await self._engine.client.find_entity(self._entity, what="read the dead-letter pace")
-        if found is None:
-            return Paces(), False
-        return Paces(json.loads(found.get_state() or "null")), bool(found.backlog_queue_size)
+        state, pending = await latest(self._engine.client, self._entity, "read the dead-letter pace")
+        return Paces(state), pending
 
     async def send(self, operation: str, value: dict[str, Any]) -> None:
         """Send an operation; return when the engine has durably accepted it. Raises: EngineError."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,11 +10,10 @@ from typing import Any
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 
-from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import SOURCE_PAUSE
 from bridge.engines.base import Engine
+from bridge.engines.entity_state import latest, processed
 
-_LOOK_SECONDS = 0.05
 _WITHIN = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
@@ -63,8 +60,9 @@ class SourcePauses:
 
     async def of(self, source: str) -> Pause | None:
         """Pause of a source; None if it is not paused. Raises: EngineError."""
-        pause, _ = await self._latest(source)
-        return pause
+        entity = EntityInstanceId(SOURCE_PAUSE, source)
+        state, _ = await latest(self._engine.client, entity, f"read the pause of the source {source}")
+        return None if state is None else Pause(**state)
 
     async def pause(self, source: str, pause: Pause) -> None:
         """Pause a source. Raises: EngineError; EngineUnavailable when no worker has stored the pause in time."""
@@ -75,21 +73,7 @@ class SourcePauses:
         await self._send(source, "resume", None)
 
     async def _send(self, source: str, operation: str, value: Any) -> None:
-        entity = EntityInstanceId(SOURCE_PAUSE, source)
-        await self._engine.client.signal_entity(entity, operation, value, what=f"{operation} the source {source}")
-        end = time.monotonic() + _WITHIN
-        while (await self._latest(source))[1]:
-            if time.monotonic() > end:
-                raise EngineUnavailable(
-                    f"{source}: the engine has the {operation}, but no worker has processed it; is one running?"
-                )
-            await asyncio.sleep(_LOOK_SECONDS)
-
-    async def _latest(self, source: str) -> tuple[Pause | None, bool]:
-        """Pause of a source, with True when operations wait to be processed."""
-        entity = EntityInstanceId(SOURCE_PAUSE, source)
-        found = await self._engine.client.find_entity(entity, what=f"read the pause of the source {source}")
-        if found is None:
-            return None, False
-        state = json.loads(found.get_state() or "null")
-        return None if state is None else Pause(**state), bool(found.backlog_queue_size)
+        entity, what = EntityInstanceId(SOURCE_PAUSE, source), f"{operation} the source {source}"
+        await self._engine.client.signal_entity(entity, operation, value, what=what)
+        late = f"{source}: the engine has the {operation}, but no worker has processed it; is one running?"
+        await processed(self._engine.client, entity, what, _WITHIN, late)

@@ -27,9 +27,9 @@ from click.testing import CliRunner
 
 from bridge.app import doctor
 from bridge.app.composition import load_config
-from bridge.app.doctor import AREAS, CheckResult, diagnose
+from bridge.app.doctor import CheckResult, diagnose
 from bridge.cli import root
-from bridge.core.diagnosis import Verdict
+from bridge.core.diagnosis import AREAS, Verdict
 from bridge.core.errors import ConfigError
 from bridge.system import disk
 from tests.engines.sidecar import Sidecar

@@ -111,6 +111,14 @@ def reason_option(function: F) -> F:
     return click.option("--reason", metavar="TEXT", help="Reason, kept in the audit (`bridge audit`).")(function)
 
 
+def output_option(detail: str = "") -> Callable[[F], F]:
+    """Add the option `output`, `table` or `json`. detail: end of its help."""
+    choice = click.Choice(["table", "json"])
+    return click.option(
+        "-o", "--output", type=choice, default="table", show_default=True, help=f"Form of the output{detail}."
+    )
+
+
 def json_option(function: F) -> F:
     """Add the option `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
