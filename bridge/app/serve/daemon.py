@@ -318,7 +318,9 @@ class Daemon:
         exported = build_metrics_export(self.loaded, self.watch.families)
         if exported is not None:
             self._reports.append(asyncio.create_task(exported.run(), name="metrics by OTLP"))
-        if not self.watch.health().ready:
+        if self.watch.health().ready:
+            self.watch.was_ready.set()
+        else:
             log.info(f"started, not ready yet, health at {self.url}/readyz", action="start", url=self.url)
 
     async def wait(self, stop: asyncio.Event) -> None:
