@@ -11,6 +11,7 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_source, operate, source_states
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import print_json, print_table, say
+from bridge.cli.source_positions import lag, seek
 
 
 @click.group(
@@ -20,11 +21,15 @@ from bridge.cli.shared.output import print_json, print_table, say
         "list": "List sources, with the routes whose dead letters are limited.",
         "pause": "Pause a source on all its daemons.",
         "resume": "End the pause of a source and the limit of its dead letters.",
+        "lag": "Show how far sources are behind, by partition.",
+        "seek": "Move the position of a source.",
     },
     examples="""
         bridge sources list
         bridge sources pause orders --reason "the shop is down"
         bridge sources resume orders
+        bridge sources lag orders
+        bridge sources seek orders --to 2h-ago --dry-run
     """,
 )
 def command() -> None:
@@ -129,5 +134,5 @@ def resume(source: str, route: str | None, reason: str | None, **options: Any) -
         say(f"{source}: dead letters of {subject} are no longer limited")
 
 
-for each in (list_, pause, resume):
+for each in (list_, pause, resume, lag, seek):
     command.add_command(each)

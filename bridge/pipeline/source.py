@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 import structlog
 
 from bridge.brokers.base import Broker, Partition, Subscription
+from bridge.brokers.positions import MovableSubscription, Move, Moved, Place
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
 from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
@@ -242,6 +243,14 @@ class SourcePipeline:
     def resume(self) -> None:
         """End the pause."""
         self.gate.release(PERSON)
+
+    async def move(self, moves: Mapping[Place, Move]) -> dict[Place, Moved]:
+        """Move the position of partitions that this process has; see `MovableSubscription.move`.
+
+        Raises: BrokerUnavailable.
+        """
+        subscription: object = self.subscription
+        return await subscription.move(moves) if isinstance(subscription, MovableSubscription) else {}
 
     # -- intake
 

@@ -77,7 +77,7 @@ async def pause(loaded: Loaded, engine: Engine, source: str, by: str, reason: st
     by: name of the person.
     Raises: as `resume`, except InstanceNotFound.
     """
-    _check_engine(loaded, engine, source)
+    check_engine(loaded, engine, source)
     given = Pause(time.time(), by, reason[:_REASON_LIMIT])
     await SourcePauses(engine).pause(source, given)
     return given
@@ -92,7 +92,7 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     Raises: InvalidCommand when the source has another engine; LookupError when no such source is configured;
     InstanceNotFound when the source is neither paused nor limited; EngineError.
     """
-    _check_engine(loaded, engine, source)
+    check_engine(loaded, engine, source)
     pauses = SourcePauses(engine)
     paused = route is None and await pauses.of(source) is not None
     if paused:
@@ -115,7 +115,8 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     return paused, limited
 
 
-def _check_engine(loaded: Loaded, engine: Engine, source: str) -> None:
+def check_engine(loaded: Loaded, engine: Engine, source: str) -> None:
+    """Check that an engine stores the state of a source. Raises: InvalidCommand, LookupError."""
     if engine.name != engine_name(loaded, source):
         raise InvalidCommand(f"the state of source {source} is stored on the engine {engine_name(loaded, source)}")
 

@@ -56,7 +56,7 @@ from bridge.engines.containment import ContainedWorker
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.finishes import Finishes
 from bridge.engines.pacing import EnginePaces
-from bridge.engines.source_pauses import SourcePauses
+from bridge.engines.source_seeks import SourceSeeks
 from bridge.engines.worker import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.ops import logging
@@ -210,7 +210,7 @@ class Daemon:
         by_engine: dict[str, list[SourcePipeline]] = {}
         for source in self.sources:
             by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
+        self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
         self.watch = Watch(
             self.sources,
             self.engines,
