@@ -205,7 +205,9 @@ def seek(
         return exit_codes.OK
     if not yes:
         if not sys.stdin.isatty():
-            raise click.UsageError("standard input is not a terminal; look at --dry-run, then confirm with --yes", context)
+            raise click.UsageError(
+                "standard input is not a terminal; look at --dry-run, then confirm with --yes", context
+            )
         if not click.confirm(f"Move {plural(len(plan['partitions']), 'partition')} of {source}?", err=True):
             return exit_codes.FAILED
     positions = {_name(line): line["to"] for line in plan["partitions"]}

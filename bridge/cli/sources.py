@@ -55,8 +55,8 @@ def list_(as_json: bool, **options: Any) -> None:
     """List sources, with the routes whose dead letters are limited.
 
     With --json each line has source, route (null for messages without a route), state (`paused`, `probing`, or null),
-    pause (seconds between two dead letters, or null) and next (seconds until the next one). A paused source also has
-    since, by and reason.
+    pause (seconds between two dead letters, or null), next (seconds until the next one) and seek (partitions whose
+    position a daemon still has to move). A paused source also has since, by and reason.
     """
     lines = source_states(options)
     if as_json:
@@ -78,6 +78,9 @@ def list_(as_json: bool, **options: Any) -> None:
             why = f" ({line['reason']})" if line["reason"] else ""
             name = line["source"]
             say(f"{name} was paused by {line['by']}{why}. Next: bridge sources resume {name}", err=True)
+    for name, waiting in {line["source"]: line["seek"] for line in lines if line["seek"]}.items():
+        shown = ", ".join(waiting[:5]) + (f" and {len(waiting) - 5} more" if len(waiting) > 5 else "")
+        say(f"{name}: a seek waits for the daemons of {shown}. Next: bridge sources lag {name}", err=True)
     if any(line["pause"] is not None for line in lines):
         click.echo("fix the rule or the sender, then `bridge sources resume SOURCE`", err=True)
 

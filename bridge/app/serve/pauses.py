@@ -49,8 +49,8 @@ class PauseWatch:
         """Read and apply the pauses and moves again and again. Never returns."""
         try:
             while True:
-                await asyncio.sleep(LOOK_SECONDS)
                 await self.read()
+                await asyncio.sleep(LOOK_SECONDS)
         finally:
             for applier in self._seeks.values():
                 await applier.stop()

@@ -17,6 +17,9 @@ from bridge.pipeline.source import SourcePipeline
 
 log = structlog.get_logger("bridge.source")
 
+_SHOWN = 5
+"""Number of partitions that a log line names."""
+
 
 class SeekApplier:
     """Applies moves in the background: the drain of a partition must not delay the pauses of other sources."""
@@ -54,14 +57,16 @@ class SeekApplier:
             return
         if not moved:
             return
-        for place, done in moved.items():
-            if done.before is not None:
-                log.warning(
-                    f"{place_name(place)}: the position was moved from {done.before} to {done.to} by "
-                    f"{seeks[place_name(place)]['by']}",
-                    action="seek",
-                    source=name,
-                )
+        new = [
+            f"{place_name(place)} from {each.before} to {each.to}"
+            for place, each in moved.items()
+            if each.before is not None
+        ]
+        if new:
+            by = seeks[place_name(next(iter(moved)))]["by"]
+            more = f" and {len(new) - _SHOWN} more" if len(new) > _SHOWN else ""
+            text = f"the position of source {name} was moved by {by}: {', '.join(new[:_SHOWN])}{more}"
+            log.warning(text, action="seek", source=name)
         now, by = time.time(), daemon_id(os.getpid())
         report = {
             place_name(place): {"stamp": moves[place].stamp, "from": done.before, "by": by, "at": now}
