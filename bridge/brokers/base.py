@@ -189,6 +189,7 @@ class SubscribeOptions:
     unreadable: treatment of messages that cannot be parsed.
     max_hold: longest time in seconds for which a delivery may wait for a retry.
     prefetch_bytes: bytes that wait to be handed out, above which a broker that counts them requests no more.
+    paused: begin paused, where the subscription is a `PausableSubscription`.
 
     kafka, servicebus: options of one kind of broker, which other kinds ignore.
     sessions: how sessions are read; None for entities without sessions.
@@ -201,6 +202,7 @@ class SubscribeOptions:
     unreadable: UnreadablePolicy = UnreadablePolicy()
     max_hold: float = math.inf
     prefetch_bytes: int = 64 * 1024 * 1024
+    paused: bool = False
     kafka: KafkaSourceConfig = field(default_factory=KafkaSourceConfig)
     servicebus: ServiceBusSourceConfig = field(default_factory=ServiceBusSourceConfig)
     sessions: SessionsConfig | None = None
@@ -319,6 +321,24 @@ class LockingSubscription(Protocol):
     @property
     def renewals(self) -> int:
         """Number of renewed locks."""
+        ...
+
+
+@runtime_checkable
+class PausableSubscription(Protocol):
+    """A subscription that holds more than positions: a long pause has to let go of it.
+
+    Other subscriptions keep everything while their caller receives nothing.
+    """
+
+    def pause(self) -> None:
+        """Take no more messages, and hand none out. Give back those that were not handed out, without counting a
+        delivery. Close sessions as soon as their deliveries in flight are settled. Idempotent.
+        """
+        ...
+
+    def resume(self) -> None:
+        """Take messages again. Idempotent."""
         ...
 
 

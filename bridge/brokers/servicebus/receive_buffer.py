@@ -42,16 +42,18 @@ class ReceiveBuffer:
         self._measured = 0
         self._taken = 0.0
         self._changed = asyncio.Event()
+        self.paused = False
+        """True while nothing is taken from the buffer, and nothing is to be put in."""
 
     @property
     def room(self) -> bool:
         """True when the buffer accepts more messages."""
-        return len(self.deliveries) < self._high and self.bytes < self._high_bytes
+        return not self.paused and len(self.deliveries) < self._high and self.bytes < self._high_bytes
 
     @property
     def stuck(self) -> bool:
         """True when the buffer is full and nothing is taken from it."""
-        return not self.room and time.monotonic() - self._taken >= STUCK_SECONDS
+        return not (self.room or self.paused) and time.monotonic() - self._taken >= STUCK_SECONDS
 
     def credit(self, most: int) -> int:
         """Number of messages that one receiver may be sent, by the largest recent size; small while few messages have
@@ -73,12 +75,13 @@ class ReceiveBuffer:
         self.bytes += sum(each.size for each in deliveries)
         self.notify()
 
-    def drop(self, partition: ServiceBusPartition) -> None:
-        """Drop the buffered deliveries of a session that this process has lost."""
-        kept = [each for each in self.deliveries if each.partition is not partition]
-        if len(kept) < len(self.deliveries):
-            self.deliveries = deque(kept)
-            self.bytes = sum(each.size for each in kept)
+    def drop(self, partition: ServiceBusPartition) -> list[ServiceBusDelivery]:
+        """Remove the buffered deliveries of a partition, and return them."""
+        dropped = [each for each in self.deliveries if each.partition is partition]
+        if dropped:
+            self.deliveries = deque(each for each in self.deliveries if each.partition is not partition)
+            self.bytes = sum(each.size for each in self.deliveries)
+        return dropped
 
     def notify(self) -> None:
         """Wake `wait` because deliveries came or the state of a receiver changed."""
@@ -127,7 +130,7 @@ class ReceiveBuffer:
         """
         taken: list[ServiceBusDelivery] = []
         self._taken = time.monotonic()
-        while self.deliveries and len(taken) < limit:
+        while self.deliveries and not self.paused and len(taken) < limit:
             delivery = self.deliveries.popleft()
             self.bytes -= delivery.size
             if not delivery.partition.revoked:

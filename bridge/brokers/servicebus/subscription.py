@@ -27,8 +27,8 @@ TICK_SECONDS = 1.0
 
 
 class ServiceBusSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription` and
-    `LockingSubscription`.
+    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription`,
+    `PausableSubscription` and `LockingSubscription`.
     """
 
     commits = (0, 0.0)
@@ -59,6 +59,7 @@ class ServiceBusSubscription:
         self._clock = Clock()
         parts = settings.receivers if sessions is None else sessions.concurrent
         self._buffer = ReceiveBuffer(settings.prefetch, options.prefetch_bytes, parts * len(options.topics))
+        self._buffer.paused = options.paused
         self._sessions = sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -116,6 +117,17 @@ class ServiceBusSubscription:
     def _seated(self) -> list[Receiver]:
         """Receivers that may connect: at least one of each entity."""
         return [each for each in self._receivers if self._connection.seats.has(each)]
+
+    def pause(self) -> None:
+        """See `PausableSubscription.pause`."""
+        self._buffer.paused = True
+        self._wake()
+
+    def resume(self) -> None:
+        """See `PausableSubscription.resume`."""
+        self._buffer.paused = False
+        self._buffer.notify()
+        self._wake()
 
     async def flush(self) -> None:
         """See `Subscription.flush`: `complete` returns only after settlement, and nothing is left to flush."""
