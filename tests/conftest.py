@@ -58,6 +58,7 @@ LONG = (
     "tests/acceptance/test_kafka_shop.py",
     "tests/servicebus/test_queues.py",
     "tests/cli/test_audit.py",
+    "tests/acceptance/test_source_seeks.py",
     "tests/acceptance/test_source_pauses.py",
     "tests/acceptance/test_status.py",
     "tests/app/test_doctor.py",

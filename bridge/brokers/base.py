@@ -164,16 +164,21 @@ class UnreadablePolicy:
         return self.key_known if unreadable.key_known else self.key_unknown
 
 
-def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = "") -> str:
+def seek_command(topic: str, number: int, offset: int | str) -> str:
+    """Command that moves the position of a source in one partition."""
+    return f"`bridge sources seek SOURCE --topic {topic} --partition {number} --to {offset}`"
+
+
+def stop_reason(place: tuple[str, int], first: int, last: int, unreadable: Unreadable) -> str:
     """Sentence for a person about a partition that `stop_partition` has stopped.
 
-    first, last: offsets that the message stands for.
-    move: another remedy, where the broker has one.
+    place: topic and number of the partition. first, last: offsets that the message stands for.
     """
     which = f"offset {first}" if first == last else f"offsets {first} to {last}"
     return (
         f"the partition is {PartitionState.STOPPED} at {which}: {unreadable.detail}; later records wait, which keeps "
-        f"the order; set `on_unreadable: dead_letter` or `skip` on the source{move and f', or {move},'} and restart"
+        f"the order; set `on_unreadable: dead_letter` or `skip` on the source and restart, or skip it with "
+        f"{seek_command(*place, last + 1)}"
     )
 
 

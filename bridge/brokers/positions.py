@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from bridge.brokers.base import SubscribeOptions
-from bridge.core.errors import BrokerError
+from bridge.core.errors import BrokerError, wire_name
 from bridge.core.message import Message
 
 Place = tuple[str, int]
@@ -93,6 +93,7 @@ def kept_done(before: int, done: tuple[int, ...] | list[int], to: int) -> list[i
     return [offset for offset in done if offset >= to] if to >= before else []
 
 
+@wire_name("bridge.errors.GroupActive")
 class GroupActive(BrokerError):
     """The group has members, and only they can move its position."""
 

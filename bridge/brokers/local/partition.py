@@ -166,7 +166,7 @@ class LocalPartition(AssignedPartition):
         self._stopped_at = stamp
         self._batches.clear()
         self.buffered = self.buffered_bytes = self._row = self._at = 0
-        self.stopped = stop_reason(offset, offset, unreadable)
+        self.stopped = stop_reason((self.topic, self.number), offset, offset, unreadable)
         _log.error("%s/%d: %s", self.topic, self.number, self.stopped)
 
     def complete(self, offset: int) -> None:

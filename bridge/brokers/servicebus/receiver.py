@@ -257,11 +257,11 @@ class Receiver:
         if self._closing:
             self.partition.revoke()
         elif self._buffer.paused:
-            await self._give_back(link)
+            await self._return_buffered(link)
         await self._locks.close(link, final=self._closing)
         await self._connection.close(link.sdk)
 
-    async def _give_back(self, link: Link) -> None:
+    async def _return_buffered(self, link: Link) -> None:
         """Give back the messages that were not handed out. The SDK gives back its own when its receiver closes.
 
         A message that cannot be given back stays locked until its lock expires. It is handed out as lost after the

@@ -24,7 +24,7 @@ from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.brokers.kafka.test_positions import delete_before, transactional_topic
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 STAMP = 1_700_000_000_000
 
@@ -104,6 +104,14 @@ async def test_retention_before_the_position_is_named(tmp_path: Path, harness: K
     [line] = (await plan(loaded, "orders", "0"))["partitions"]
     assert (line["from"], line["to"], line["again"], line["skipped"]) == (6, 6, 0, 0)
     assert "only the offsets from 6 to 10" in line["note"]
+    # A position that the log no longer has stops the partition, and a move lets it continue without a restart
+    subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
+    receiving = asyncio.create_task(take(subscription, 4))
+    await eventually(lambda: "--to beginning" in "".join(subscription.stopped().values()), "stopped")
+    assert isinstance(subscription, MovableSubscription)
+    assert await subscription.move({(topic, 0): Move(6, STAMP + 1)}) == {(topic, 0): Moved(6, 2)}
+    assert numbers(await receiving) == [6, 7, 8, 9]
+    assert subscription.stopped() == {}
 
 
 async def test_a_source_of_several_topics_by_pattern(tmp_path: Path, harness: KafkaHarness) -> None:

@@ -77,7 +77,7 @@ async def test_a_source_that_starts_paused_accepts_no_session(tmp_path: Path, se
 
 
 async def test_messages_fetched_ahead_are_given_back(tmp_path: Path, server: ServiceBusServer) -> None:
-    """What is in flight keeps its lock, which ends after 2 s. The others are free for another consumer at once."""
+    """A message in flight keeps its lock, which ends after 2 s. The others are free for another consumer at once."""
     async with (
         bus_bench(tmp_path, server.connection_string, source=ONE_AT_A_TIME) as bench,
         ServiceBusClient.from_connection_string(server.connection_string) as client,
