@@ -6,6 +6,7 @@ import asyncio
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,7 +37,7 @@ _SHOWN = 5
     """,
     exits={
         0: "all lags are known",
-        1: "a broker does not state the lag of a source",
+        1: "a broker does not state the lag of a source, or one of several does not answer",
         3: "the configuration is not valid, or a broker does not answer",
     },
 )
@@ -94,10 +95,19 @@ def _watch(loaded: Loaded, names: Sequence[str], interval: float, screen: Screen
 
 def _lags(loaded: Loaded, names: Sequence[str]) -> list[dict[str, Any]]:
     from bridge.app.operations.positions import lag as lag_of
+    from bridge.app.operations.positions import unknown
+    from bridge.core.errors import BrokerError
+
+    async def ask_one(name: str) -> list[dict[str, Any]]:
+        try:
+            return await lag_of(loaded, name)
+        except BrokerError as error:
+            if len(names) == 1:
+                raise
+            return [unknown(name, None, str(error))]  # the other sources may have other brokers
 
     async def ask() -> list[dict[str, Any]]:
-        found = await asyncio.gather(*(lag_of(loaded, name) for name in names))
-        return [line for lines in found for line in lines]
+        return [line for lines in await asyncio.gather(*map(ask_one, names)) for line in lines]
 
     return asyncio.run(ask())
 
@@ -125,7 +135,7 @@ def _lag_screen(lines: Sequence[Mapping[str, Any]]) -> list[str | Table]:
 
 
 def _name(line: Mapping[str, Any]) -> str:
-    return line["topic"] if line["partition"] is None else f"{line['topic']}/{line['partition']}"
+    return line["topic"] or "-" if line["partition"] is None else f"{line['topic']}/{line['partition']}"
 
 
 def _number(value: int | None) -> str:
@@ -192,11 +202,13 @@ def seek(
         return _cancel(source, reason, options)
     assert to is not None
     _check_target(to, context)
+    from bridge.app.audit import refused
     from bridge.app.composition import load_config
     from bridge.app.operations.positions import plan as plan_of
 
     loaded = load_config(options["config"], options["overlay"])
-    plan = asyncio.run(plan_of(loaded, source, to, topic, partition))
+    with nullcontext() if dry_run else refused(loaded, "sources.seek", source, reason):
+        plan = asyncio.run(plan_of(loaded, source, to, topic, partition))
     if output == "json" and dry_run:
         print_json(plan)
     if output != "json":

@@ -168,6 +168,45 @@ def test_others_move_the_partitions_of_a_frozen_daemon_that_is_killed(
     others[0].wait(lambda: {each["lag"] for each in lags(tmp_path)} == {0}, "their commits")
 
 
+@pytest.mark.parametrize("broker", ["local"])
+@pytest.mark.timeout(120)
+def test_a_paused_source_moves_and_reads_after_the_pause(
+    tmp_path: Path, topic: Topic, broker: str, request: pytest.FixtureRequest
+) -> None:
+    configure(tmp_path, topic, broker, request)
+    topic.publish(SENT)
+    # Without a daemon the command moves the positions itself
+    assert "the command moves the positions itself" in bridge(
+        "sources", "seek", "orders", "--to", "5", "--yes", cwd=tmp_path
+    )
+    with DaemonProcess(tmp_path) as daemon:
+        daemon.wait(lambda: daemon.settled() == SENT - 5 * PARTITIONS, "what is behind the position")
+        bridge("sources", "pause", "orders", cwd=tmp_path)
+        daemon.wait(lambda: '"state":"paused"' in daemon.get("/readyz")[1].replace(" ", ""), "the pause")
+        shown = json.loads(
+            bridge("sources", "seek", "orders", "--to", "8", "--yes", "--reason", "again", "-o", "json", cwd=tmp_path)
+        )
+        assert (shown["again"], shown["skipped"], shown["active"], shown["waiting"]) == (2 * PARTITIONS, 0, True, [])
+        assert {each["from"] for each in shown["moved"].values()} == {EACH}
+        assert {(each["committed"], each["lag"]) for each in lags(tmp_path)} == {(8, 2)}
+        assert daemon.settled() == SENT - 5 * PARTITIONS
+        bridge("sources", "resume", "orders", cwd=tmp_path)
+        daemon.wait(lambda: daemon.settled() == SENT - 3 * PARTITIONS, "messages again")
+        daemon.wait(lambda: {each["lag"] for each in lags(tmp_path)} == {0}, "their commits")
+    trail = [
+        json.loads(each) for each in bridge("audit", "--action", "sources.seek", "--json", cwd=tmp_path).splitlines()
+    ]
+    assert [(each["target"], each["result"], each["via"], each["reason"]) for each in trail] == [
+        ("orders", "done", "cli", None), ("orders", "done", "socket", "again"),
+    ]  # fmt: skip
+    assert trail[1]["filter"]["positions"] == {f"{topic.name}/{number}": 8 for number in range(PARTITIONS)}
+    # A script never waits for an answer, and a plan changes nothing
+    refused = run_bridge("sources", "seek", "orders", "--to", "0", cwd=tmp_path, text="")
+    assert (refused.returncode, "--yes" in refused.stderr) == (2, True)
+    bridge("sources", "seek", "orders", "--to", "0", "--dry-run", cwd=tmp_path)
+    assert {each["committed"] for each in lags(tmp_path)} == {EACH}
+
+
 KILL = """
 import os, signal
 

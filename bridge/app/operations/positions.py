@@ -70,13 +70,15 @@ async def lag(loaded: Loaded, source: str) -> list[dict[str, Any]]:
     return lines
 
 
+def unknown(source: str, topic: str | None, note: str) -> dict[str, Any]:
+    """Line of `lag` without facts. note: the reason."""
+    facts = ("partition", "committed", "begin", "end", "done", "lag", "oldest", "oldest_seconds", "member")
+    return {"source": source, "topic": topic, **dict.fromkeys(facts), "note": note}
+
+
 async def _queue_lag(broker: Broker, source: str, topic: str) -> dict[str, Any]:
     """Line of an entity of Service Bus, which has no positions: only a peek at its oldest message."""
-    line: dict[str, Any] = {
-        "source": source, "topic": topic, "partition": None,
-        **dict.fromkeys(("committed", "begin", "end", "done", "lag", "oldest", "oldest_seconds", "member")),
-        "note": "Service Bus states the number of messages only to clients with manage rights",
-    }  # fmt: skip
+    line = unknown(source, topic, "Service Bus states the number of messages only to clients with manage rights")
     assert isinstance(broker, ReadableBroker)
     try:
         async with (

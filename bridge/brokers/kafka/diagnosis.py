@@ -332,7 +332,8 @@ class _Checks:
             return ok(f"{len(committed)} of {len(partitions)} partitions have a position, all still in the log")
         what = ", ".join(f"{tp.topic}/{tp.partition}" for tp in lost[:5]) + (" …" if len(lost) > 5 else "")
         reset = "\n".join(
-            f"bridge sources seek {name} --topic {tp.topic} --partition {tp.partition} --to beginning" for tp in lost[:5]
+            f"bridge sources seek {name} --topic {tp.topic} --partition {tp.partition} --to beginning"
+            for tp in lost[:5]
         )
         text = f"retention has deleted messages before the group read them: {what}"
         if source.kafka is not None and source.kafka.on_out_of_range != "stop":
