@@ -27,7 +27,7 @@ class ReceiveBuffer:
     receivers: number of receivers.
     """
 
-    def __init__(self, high: int, high_bytes: int, receivers: int) -> None:
+    def __init__(self, high: int, high_bytes: int, receivers: int, *, paused: bool = False) -> None:
         self.deliveries: deque[ServiceBusDelivery] = deque()
         self._held: dict[tuple[str, int], ServiceBusDelivery] = {}
         """Deliveries whose messages are locked for this process, by path and sequence number."""
@@ -42,7 +42,7 @@ class ReceiveBuffer:
         self._measured = 0
         self._taken = 0.0
         self._changed = asyncio.Event()
-        self.paused = False
+        self.paused = paused
         """True while nothing is taken from the buffer, and nothing is to be put in."""
 
     @property
@@ -82,6 +82,15 @@ class ReceiveBuffer:
             self.deliveries = deque(each for each in self.deliveries if each.partition is not partition)
             self.bytes = sum(each.size for each in self.deliveries)
         return dropped
+
+    def pause(self) -> None:
+        """Hand out nothing, and accept no more messages."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """End the pause."""
+        self.paused = False
+        self.notify()
 
     def notify(self) -> None:
         """Wake `wait` because deliveries came or the state of a receiver changed."""

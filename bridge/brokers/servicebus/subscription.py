@@ -58,8 +58,8 @@ class ServiceBusSubscription:
         self._closing: asyncio.Task[None] | None = None
         self._clock = Clock()
         parts = settings.receivers if sessions is None else sessions.concurrent
-        self._buffer = ReceiveBuffer(settings.prefetch, options.prefetch_bytes, parts * len(options.topics))
-        self._buffer.paused = options.paused
+        count = parts * len(options.topics)
+        self._buffer = ReceiveBuffer(settings.prefetch, options.prefetch_bytes, count, paused=options.paused)
         self._sessions = sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -120,13 +120,12 @@ class ServiceBusSubscription:
 
     def pause(self) -> None:
         """See `PausableSubscription.pause`."""
-        self._buffer.paused = True
+        self._buffer.pause()
         self._wake()
 
     def resume(self) -> None:
         """See `PausableSubscription.resume`."""
-        self._buffer.paused = False
-        self._buffer.notify()
+        self._buffer.resume()
         self._wake()
 
     async def flush(self) -> None:
