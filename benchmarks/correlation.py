@@ -31,8 +31,8 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import StartOrRaise
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
-from bridge.engines.worker import stop_worker
+from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import DataConverter, message_aware, wait_for_message
 

@@ -36,8 +36,8 @@ from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
 from bridge.engines.client import EngineClient
-from bridge.engines.command_runner import CommandRunner
-from bridge.engines.worker import stop_worker
+from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort

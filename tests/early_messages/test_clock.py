@@ -21,9 +21,9 @@ from bridge.early_messages.entity import EarlyMessageEntities
 from bridge.early_messages.executor import EarlyMessageExecutor
 from bridge.early_messages.state_machine import EarlyMessageLimits
 from bridge.early_messages.store import EarlyMessageStore
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.system.clock import SYSTEM
 from bridge.workflow import DataConverter

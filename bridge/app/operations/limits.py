@@ -12,8 +12,7 @@ from bridge.core.errors import EngineUnavailable, InstanceNotFound, InvalidComma
 from bridge.core.pace import Paces
 from bridge.core.states import SourceState
 from bridge.engines.base import Engine
-from bridge.engines.pacing import EnginePaces, limited_sources
-from bridge.engines.source_pauses import Pause, SourcePauses
+from bridge.engines.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
 from bridge.quarantine.orphaned import state_engine
 
 _REASON_LIMIT = 500

@@ -49,15 +49,14 @@ from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
-from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine, watch_finishes
-from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
-from bridge.engines.containment import ContainedWorker
+from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.finishes import Finishes
-from bridge.engines.pacing import EnginePaces
-from bridge.engines.source_pauses import SourcePauses
-from bridge.engines.worker import stop_worker
+from bridge.engines.source_entities import EnginePaces, SourcePauses
+from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.finishes import Finishes
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.ops import logging
 from bridge.ops.audit import settle

@@ -21,7 +21,7 @@ from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefix
 from bridge.early_messages.state_machine import EarlyMessageLimits
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities

@@ -23,7 +23,7 @@ from bridge.brokers.base import (
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
-from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
+from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metric_stats import TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics

@@ -18,7 +18,7 @@ from durabletask.internal.tracing import suppress_span_emission
 from durabletask.task import CancellableTask
 from durabletask.worker import ExecutionResults, TaskHubGrpcWorker, _ActivityExecutor, _OrchestrationExecutor
 
-from bridge.engines.containment import close_quietly, keep_open
+from bridge.engines.worker.containment import close_quietly, keep_open
 from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
 from bridge.sqlite_engine.model.values import text
 from bridge.system.otel_context import context_of, entered
