@@ -13,9 +13,8 @@ from bridge.codecs.cloudevents.attributes import check_name, check_time
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
 from bridge.codecs.schema import Schema
 from bridge.core import provenance
-from bridge.core.envelope import Envelope
 from bridge.core.errors import DecodeError, ExpressionError, UnreadableMessage
-from bridge.core.message import RESERVED_HEADER_PREFIX, Message, Position
+from bridge.core.message import RESERVED_HEADER_PREFIX, Envelope, Message, Position
 
 IDENTITY_LIMIT = 512
 """Longest identity in characters. A longer identity is replaced by its hash, to limit the size of deduplication

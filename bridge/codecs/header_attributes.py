@@ -8,9 +8,8 @@ from typing import Any
 
 from bridge.codecs.limits import Limits, check_size
 from bridge.core.bytetext import bytes_of, text_of
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Headers, Message, Position
+from bridge.core.message import Envelope, Event, Headers, Message, Position
 
 _LIKE_A_POSITION = re.compile(r"/*[0-9]+@[0-9]+")
 

@@ -8,8 +8,7 @@ from bridge.codecs.base import IN_BODY
 from bridge.codecs.cloudevents.binary import around, encode_binary
 from bridge.codecs.header_attributes import plain_message, read_plain, text_headers
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size, parse_json, write_json
-from bridge.core.envelope import Envelope, Event
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 _MEDIA = "application/json"
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from bridge.codecs.content_type import content_type_of, decode_text
 from bridge.codecs.header_attributes import binary_text, plain_message, read_plain
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 from bridge.codecs import registry
 from bridge.codecs.cloudevents import CloudEventsBinaryCodec, CloudEventsCodec
 from bridge.codecs.limits import Limits
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Headers, Message, Position
+from bridge.core.message import Envelope, Event, Headers, Message, Position
 
 POSITION = Position("local", "orders", 3, 42)
 EVENT = {"specversion": "1.0", "id": "A-1", "source": "/shop", "type": "order.created", "data": {"total": 5}}

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from bridge.codecs import registry
 from bridge.codecs.limits import Limits
-from bridge.core.envelope import Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Event, Message, Position
 
 POSITION = Position("local", "orders", 3, 42)
 

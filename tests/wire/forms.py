@@ -25,9 +25,8 @@ from bridge.core import system_names as names
 from bridge.core.answers import Key, Keyring, parse, reply_event
 from bridge.core.commands import RaiseEvent, WaitFor
 from bridge.core.deduplication import digest
-from bridge.core.envelope import Event
 from bridge.core.errors import EngineError, Problem
-from bridge.core.message import Message, Position, Unreadable
+from bridge.core.message import Event, Message, Position, Unreadable
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.core.pace import Paces
 from bridge.core.provenance import Cause, dead_letter

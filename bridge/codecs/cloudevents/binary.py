@@ -21,9 +21,8 @@ from bridge.codecs.content_type import decode_data, parse_content_type
 from bridge.codecs.header_attributes import binary_key, binary_text, plain_envelope, text_headers, text_key
 from bridge.codecs.limits import Limits, write_json
 from bridge.core.bytetext import MARK
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Headers, Message, Position
+from bridge.core.message import Envelope, Event, Headers, Message, Position
 
 PREFIXES = ("ce_", "cloudEvents:", "cloudEvents_")
 _JSON = "application/json"

@@ -9,9 +9,8 @@ from bridge.codecs.cloudevents.structured import decode_structured, encode_struc
 from bridge.codecs.content_type import content_type_of, parse_content_type
 from bridge.codecs.header_attributes import text_headers
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ from bridge.codecs.cloudevents.attributes import (
 from bridge.codecs.content_type import decode_data, parse_content_type
 from bridge.codecs.header_attributes import binary_key, binary_text, text_key
 from bridge.codecs.limits import Limits, parse_json, write_json
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 MEDIA = "application/cloudevents+json"
 

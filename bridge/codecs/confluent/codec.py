@@ -14,9 +14,8 @@ from bridge.codecs.confluent.registry import Registry
 from bridge.codecs.confluent.schemas import Schemas
 from bridge.codecs.confluent.writing import Writing
 from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 
 class RegistryCodec:
