@@ -31,7 +31,6 @@ from durabletask.task import OrchestrationContext
 from benchmarks._sidecar import sidecar
 from benchmarks.pipeline import message, payload
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.memory import tune_memory
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
@@ -42,6 +41,7 @@ from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
+from bridge.system.memory import tune_memory
 from tests.kafka.node import Node
 
 STARTS = 4000

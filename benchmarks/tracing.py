@@ -263,7 +263,7 @@ if __name__ == "__main__":
         sys.modules["opentelemetry"] = None  # type: ignore[assignment]  # an import of it fails, as without the extra
     import uvloop
 
-    from bridge.app.memory import tune_memory
+    from bridge.system.memory import tune_memory
 
     tune_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

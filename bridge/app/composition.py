@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -44,6 +45,15 @@ if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
+
+
+def require(kind: str, name: str, known: Collection[str], remedy: str = "") -> None:
+    """Check that a name given by a person is configured. Raises: LookupError with the known names or a similar one."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known) or 'none'})"
+    raise LookupError(f"there is no {kind} {name!r}{meant}{'; ' + remedy if remedy else ''}")
 
 
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bridge.app.composition import build_decoder, build_router
-from bridge.app.names import require
+from bridge.app.composition import build_decoder, build_router, require
 from bridge.config.source import Loaded
 from bridge.core.errors import MessageError
 from bridge.core.message import Envelope, Message, Position

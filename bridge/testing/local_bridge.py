@@ -21,7 +21,7 @@ from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
 from bridge.app.codecs import SCHEMA_CODECS
-from bridge.app.names import require
+from bridge.app.composition import require
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.local.broker import LocalBroker
 from bridge.codecs import registry as codecs

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bridge.app.composition import require
 from bridge.app.connection import attached
-from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces

@@ -29,7 +29,6 @@ from bridge.app.composition import (
     load_workflows,
     own_packages,
 )
-from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
@@ -68,6 +67,7 @@ from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing, messaging_system
 from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
+from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
