@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.app.codecs import body_limits, source_codec
+from bridge.app.codecs import source_codec
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
@@ -236,7 +236,6 @@ def build_decoder(
     Raises: ConfigError with all problems.
     """
     config = loaded.config.sources[source]
-    limits = body_limits(config.limits)
     compiler = Compiler(loaded.locate) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
@@ -261,7 +260,7 @@ def build_decoder(
         raise ConfigError(compiler.problems)
     return SourceDecoder(
         source_codec(loaded, source, registries),
-        limits,
+        config.limits,
         attributes=attributes,
         identity=identity,
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
