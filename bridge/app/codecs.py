@@ -78,7 +78,6 @@ def target_codec(loaded: Loaded, target: str, registries: Mapping[str, Registry]
             own=loaded.resolve(path, wanted.file) if wanted.file is not None else None,
             message=wanted.message,
             auto_register=wanted.auto_register,
-            latest_for=registry.latest_for,
             place=wanted.schema_id,
         )
     except DecodeError as error:

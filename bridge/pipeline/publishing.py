@@ -45,7 +45,7 @@ class PublishTarget:
     topic: str
     codec: Codec
     source: str
-    timeout: float = 30.0
+    timeout: float
     shape: Callable[[Message], Message] = _as_it_is
     system: str = ""
 

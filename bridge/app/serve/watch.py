@@ -20,6 +20,7 @@ from bridge.brokers.base import (
     StallingSubscription,
     StoppableSubscription,
 )
+from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
@@ -50,7 +51,7 @@ again, up to a second."""
 class SourceView:
     """Source pipeline as `bridge.ops.metrics.SourceStats`."""
 
-    def __init__(self, source: SourcePipeline, stuck_after: float = 60.0) -> None:
+    def __init__(self, source: SourcePipeline, stuck_after: float = OpsConfig().stuck_after) -> None:
         """Create a view. stuck_after: seconds after which a partition without progress is reported."""
         self._source = source
         self._stuck_after = stuck_after

@@ -38,10 +38,10 @@ from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.setup import MonitoredWorker, concurrency, quiet_logger, threads
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.defaults import MAX_REQUEST
 from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.sqlite_engine.options import (
-    MAX_REQUEST,
     PERIOD_SECONDS,
     DatabaseOptions,
     RetentionPolicy,
