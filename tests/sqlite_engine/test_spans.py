@@ -16,7 +16,7 @@ from tests.kit.waiting import eventually_blocking
 from tests.sqlite_engine.test_session import add, client_of
 from tests.sqlite_engine.test_worker import outcome, quiet
 
-TRACED = DatabaseOptions(tracing=TracingOptions(lambda trace_id, name: True))
+TRACED = DatabaseOptions(tracing=TracingOptions(lambda trace_id, name: True, 256 * 1024 * 1024))
 
 
 def waits(ctx: task.OrchestrationContext, value: int) -> Generator[task.Task[Any], Any, Any]:
