@@ -125,7 +125,12 @@ def _cost(
     summed = total(found, every[-1] if every else None, {route: rate for route, rate in rates if route is not None})
     if as_json:
         sums = {"rates": summed.rates, "per_second": summed.per_second, "per_minute": summed.per_minute}
-        sums |= {"per_30_days": summed.per_month, "fits": summed.fits, "left_out": list(summed.left_out)}
+        sums |= {
+            "indexed_per_second": summed.indexed,
+            "per_30_days": summed.per_month,
+            "fits": summed.fits,
+            "left_out": list(summed.left_out),
+        }
         print_json(asdict(found) | {"total": sums if rates else None})
         return exit_codes.OK
     for route in found.routes:
@@ -145,6 +150,8 @@ def _cost(
         each = "each other route" if own else "each route"
         say(f"at {', '.join(own + [f'{rate:g}/s of {each}' for rate in every[-1:]])}:")
         say(f"  {summed.per_second:,.1f} actions/s, {summed.per_minute:,.0f}/min, {summed.per_month:,.0f} in 30 days")
+        if summed.indexed:
+            say(f"  {summed.indexed:,.1f} of these actions/s for the lineage index, with one process")
         say(f"  {summed.fits}")
         if summed.left_out:
             say(f"  left out: {', '.join(summed.left_out)} (answers, counted with the workflow that awaits them)")

@@ -147,6 +147,15 @@ class EngineUsage(Protocol):
     def lineage_records(self) -> int: ...
 
 
+class LineageStats(Protocol):
+    """Lineage index that the bridge writes. events: rows by event. buffered: rows that wait for a write."""
+
+    @property
+    def events(self) -> Mapping[str, int]: ...
+    @property
+    def buffered(self) -> int: ...
+
+
 class EngineStats(Protocol):
     """State of an engine.
 
@@ -157,6 +166,7 @@ class EngineStats(Protocol):
     faults: operations that could not be applied and were given up, by kind.
     stuck: pools of worker threads of this process that cannot work.
     usage: memory of an engine that this process hosts; None of others.
+    lineage: lineage index that the bridge writes; None of others.
     instances: existing instances by orchestration and status; empty while they are not counted.
     finished: ends of instances that this process saw, by orchestration and status.
     failures_omitted: failed instances and compensated sagas without a line in the log.
@@ -180,6 +190,8 @@ class EngineStats(Protocol):
     def stuck(self) -> int: ...
     @property
     def usage(self) -> EngineUsage | None: ...
+    @property
+    def lineage(self) -> LineageStats | None: ...
     @property
     def instances(self) -> Mapping[tuple[str, str], int]: ...
     @property

@@ -21,7 +21,7 @@ from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefix
 from bridge.early_messages.state_machine import EarlyMessageLimits
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.command_runner import indexing_runner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities
@@ -74,7 +74,7 @@ def target(
 
     Without rules for missing instances, commands go to the engine directly.
     """
-    executor = CommandRunner(engine, now)
+    executor = indexing_runner(engine, now)
     prefixes = early_prefixes(loaded, engine.name)
     if prefixes is None:
         return EnginePort(executor.execute, breaker)
@@ -144,7 +144,7 @@ def waiting_entities(
     """Create the early-message and quarantine entities that this process hosts for one engine."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
-    executor = CommandRunner(engine, now)
+    executor = indexing_runner(engine, now)
     entities = EarlyMessageEntities(
         executor,
         loop,

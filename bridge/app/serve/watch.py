@@ -24,6 +24,7 @@ from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
+from bridge.engines.lineage_index import LineageIndex
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metric_stats import TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
@@ -264,6 +265,7 @@ class EngineView:
     faults: Mapping[str, int]
     stuck: int
     usage: EngineUsage | None
+    lineage: LineageIndex | None
     instances: Mapping[tuple[str, str], int]
     finished: Mapping[tuple[str, str], int]
     failures_omitted: int
@@ -423,6 +425,7 @@ class Watch:
                 engine.faults,
                 stuck,
                 usage,
+                engine.lineage,
                 figures.instances(name),
                 figures.finishes[name].finished.copy(),
                 self._omitted(name),
