@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
+from bridge.cli.shared.options import EXISTING, config_options, output_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.parameters import RATES
 
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     help="With --cost: messages, like `100/s` of each route or `orders=5/m` of one, to add up; repeatable.",
 )
 @output_option()
-@json_option
 @config_options
 def command(
     files: tuple[Path, ...],
@@ -64,7 +63,6 @@ def command(
     cost: bool,
     rates: tuple[tuple[str | None, float], ...],
     output: str,
-    as_json: bool,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -77,7 +75,7 @@ def command(
         raise click.UsageError("use one of --print, --schema and --cost", click.get_current_context())
     if rates and not cost:
         raise click.UsageError("--rate needs --cost", click.get_current_context())
-    as_json = as_json or output == "json"
+    as_json = output == "json"
     if schema:
         from bridge.config.json_schema import schema as make_schema
 

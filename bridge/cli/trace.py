@@ -14,7 +14,7 @@ import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_options
-from bridge.cli.shared.options import json_option, output_option
+from bridge.cli.shared.options import output_option
 from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import Time
 from bridge.core.states import MessageState, Outcome
@@ -50,7 +50,6 @@ if TYPE_CHECKING:
     "-0", "--null", "null", is_flag=True, help="With `-`: ids end with a NUL character instead of a line end."
 )
 @output_option()
-@json_option
 @engine_options
 def command(
     ids: tuple[str, ...],
@@ -59,7 +58,6 @@ def command(
     all_: bool,
     null: bool,
     output: Literal["table", "json"],
-    as_json: bool,
     **engine: Any,
 ) -> int:
     """Show what became of a message and why, and what led to it and followed from it.
@@ -80,7 +78,7 @@ def command(
         raise click.UsageError("standard input has no ids", click.get_current_context())
     loaded = load_config(engine["config"], engine["overlay"])
     traced = asyncio.run(trace(loaded, engine["engine"], wanted, Scope(since, prefix, all_, _progress)))
-    if as_json or output == "json":
+    if output == "json":
         documents = [_document(one) for one in traced]
         print_json(documents[0] if len(ids) == 1 and ids != ("-",) else documents)
     else:
