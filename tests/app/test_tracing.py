@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
+from bridge.app.operations.lineage import Scope
+from bridge.app.operations.trace import Tracer
 from tests.kit.daemon import headers, running
 from tests.kit.otlp import OtlpReceiver, attributes
 from tests.kit.waiting import eventually
@@ -153,3 +155,13 @@ async def test_traces_are_off(
         [published] = await it.read("results", 1)
     assert headers(published)["traceparent"].startswith(f"00-{TRACE}-")
     assert receiver.requests == 0
+
+
+async def test_a_position_is_found_with_traces_on(tmp_path: Path, receiver: OtlpReceiver) -> None:
+    async with running(tmp_path, CONFIG, FLOWS, broker="{type: local, partitions: 1}") as it:
+        await it.publish("orders", {"id": 7}, traceparent=PARENT)
+        await it.settled(1)
+        found = await Tracer(it.daemon.engines["default"]).find("orders/0@0", Scope())
+    assert [one.instance_id for one in found.instances] == ["order-7"]
+    [answer] = found.answers
+    assert (answer.position or "").endswith("/orders/0@0")
