@@ -23,6 +23,7 @@ from durabletask.serialization import DataConverter
 from bridge.engines.remote_limits import WorkItemFlow
 from bridge.engines.sdk_internals import OpenWorker, OutputNotEncodable, batch_of, new_failure_details
 from bridge.engines.worker_stats import WorkerStats
+from bridge.system.otel_context import current_sampled_trace
 
 logger = logging.getLogger(__name__)
 
@@ -224,9 +225,9 @@ def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Call
         try:
             result = function(*given, **named)
         except BaseException as error:
-            stats.run(name, "failed", time.perf_counter() - began)
+            stats.run(name, "failed", time.perf_counter() - began, current_sampled_trace())
             _reraise(error)
-        stats.run(name, "completed", time.perf_counter() - began)
+        stats.run(name, "completed", time.perf_counter() - began, current_sampled_trace())
         return result
 
     return run

@@ -19,13 +19,15 @@ class WorkerStats:
         self.replays = 0
         self._lock = threading.Lock()
 
-    def run(self, name: str, result: str, seconds: float) -> None:
-        """Count an activity."""
+    def run(self, name: str, result: str, seconds: float, trace_id: str | None = None) -> None:
+        """Count an activity. trace_id: its sampled trace; None without one."""
         with self._lock:
             histogram = self.activities.get((name, result))
             if histogram is None:
                 histogram = self.activities[name, result] = Histogram(LONG_SECONDS)
             histogram.observe(seconds)
+            if trace_id is not None:
+                histogram.example(seconds, trace_id)
 
     def replay(self) -> None:
         """Count a replay."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Protocol
 
+from bridge.core.histogram import Exemplar
+
 
 class HistogramLike(Protocol):
     """Protocol of a histogram.
 
     bounds: inclusive upper bounds in seconds.
     counts: number per bound and one above the last bound, not cumulative.
+    exemplars: newest example of a bucket by its index; None without any.
     """
 
     @property
@@ -19,6 +22,8 @@ class HistogramLike(Protocol):
     def counts(self) -> Sequence[int]: ...
     @property
     def total(self) -> float: ...
+    @property
+    def exemplars(self) -> Mapping[int, Exemplar] | None: ...
 
 
 class SourceStats(Protocol):

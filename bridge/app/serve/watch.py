@@ -404,10 +404,10 @@ class Watch:
         """Metrics for other formats."""
         return await self._metrics.families()
 
-    async def scrape(self) -> bytes:
+    async def scrape(self, *, openmetrics: bool = False) -> bytes:
         """For /metrics."""
         await self._figures.refresh()
-        return await self._metrics.scrape()
+        return await self._metrics.scrape(openmetrics=openmetrics)
 
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
