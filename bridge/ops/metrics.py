@@ -414,7 +414,10 @@ class Metrics:
 
     def _text(self, figures: Sequence[_Figures], openmetrics: bool) -> bytes:
         families = _Families(list(self._families(figures)))
-        return generate_openmetrics(families) if openmetrics else generate_latest(families)
+        if not openmetrics:
+            return generate_latest(families)
+        text: bytes = generate_openmetrics(families)  # type: ignore[no-untyped-call]  # the library has no types here
+        return text
 
 
 def chosen_type(accept: str) -> str:
