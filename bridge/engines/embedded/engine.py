@@ -67,6 +67,7 @@ class EmbeddedEngine:
     """
 
     durable = True
+    lineage = None
     notifies_instance_started = True
     messages = MessageSealer()
     """Sealer that leaves messages unchanged: the payloads of the file are encrypted by the engine."""
