@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from bridge.config.model.servicebus import ServiceBusSourceConfig, SessionsConfig
-from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, LimitsConfig, OnUnreadable
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
 from bridge.core.states import PartitionState
+
+Positions = Sequence[Position | None] | None
+"""Positions of published messages, in order; None where the broker does not return them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +209,7 @@ class SubscribeOptions:
     dead_letter: str | None = DEAD_LETTER_TOPIC
     unreadable: UnreadablePolicy = UnreadablePolicy()
     max_hold: float = math.inf
-    prefetch_bytes: int = 64 * 1024 * 1024
+    prefetch_bytes: int = LimitsConfig().max_in_flight_bytes
     paused: bool = False
     kafka: KafkaSourceConfig = field(default_factory=KafkaSourceConfig)
     servicebus: ServiceBusSourceConfig = field(default_factory=ServiceBusSourceConfig)
@@ -377,7 +380,7 @@ class Broker(Protocol):
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> Subscription: ...
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Positions:
         """Return when the broker has durably accepted all messages. Raises: BrokerUnavailable, PublishFailed."""
         ...
 

@@ -55,8 +55,7 @@ def lag(sources: tuple[str, ...], watch: bool, interval: float, output: str, **o
     lag counts offsets, which also stand for transaction markers and compacted records. Service Bus states only the
     time of its oldest message.
     """
-    from bridge.app.composition import load_config
-    from bridge.app.names import require
+    from bridge.app.composition import load_config, require
 
     loaded = load_config(options["config"], options["overlay"])
     for source in sources:

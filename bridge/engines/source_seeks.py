@@ -12,8 +12,7 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.system_names import SOURCE_PAUSE, SOURCE_SEEK
 from bridge.engines.base import Engine
-from bridge.engines.entity_state import latest, processed
-from bridge.engines.source_pauses import Pause
+from bridge.engines.source_entities import Pause, latest, processed
 
 _WITHIN = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""

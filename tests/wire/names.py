@@ -27,7 +27,7 @@ from bridge.core.answers import Key, Keyring
 from bridge.core.commands import Command
 from bridge.core.pace import Paces
 from bridge.engines import errors as engine_errors
-from bridge.engines.answers import AnswerKeys
+from bridge.engines.commands.answers import AnswerKeys
 from bridge.engines.workflows import Workflows
 from bridge.engines.workflows import load as load_workflows
 from bridge.pipeline.publishing import Publishing
@@ -128,6 +128,14 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
         "bridge.answers": [(keys.to_json(), "BBBB")],
         "bridge.dead_letter_pace": [
             (state, {"route": "r", "now": 1e9, "by": "x"}) for state in (None, paces.to_json())
+        ],
+        # The tick is due after the present time: neither operation sets another one
+        "bridge.lineage_index": [
+            (
+                {"rows": [["h", 1.0, 0, "i"], ["h", 4e9, 0, "j"]], "from": 1.0, "tick": 5e9},
+                {"ids": 2, "age": 60.0, "rows": [["g", 4e9, 0, "k"]]},
+            ),
+            ({"rows": [["h", 1.0, 0, "i"]], "from": 1.0, "tick": 5e9}, {"ids": 2, "age": 60.0}),
         ],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],

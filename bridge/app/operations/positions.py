@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, cast
 
-from bridge.app.composition import build_broker, subscribe_options
-from bridge.app.names import require
+from bridge.app.composition import build_broker, require, subscribe_options
 from bridge.app.operations.limits import check_engine
 from bridge.brokers.base import BacklogBroker, Broker, ReadableBroker, ReadOptions, SubscribeOptions
 from bridge.brokers.positions import GroupPosition, Move, Place, PositionedBroker, place_name, place_of

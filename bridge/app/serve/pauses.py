@@ -10,7 +10,7 @@ import structlog
 
 from bridge.app.serve.seeks import SeekApplier
 from bridge.core.errors import EngineError
-from bridge.engines.source_pauses import Pause
+from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.pipeline.source import SourcePipeline
 

@@ -20,10 +20,12 @@ from bridge.brokers.base import (
     StallingSubscription,
     StoppableSubscription,
 )
+from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
-from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
+from bridge.engines.lineage_index import LineageIndex
+from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metric_stats import TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
@@ -50,7 +52,7 @@ again, up to a second."""
 class SourceView:
     """Source pipeline as `bridge.ops.metrics.SourceStats`."""
 
-    def __init__(self, source: SourcePipeline, stuck_after: float = 60.0) -> None:
+    def __init__(self, source: SourcePipeline, stuck_after: float = OpsConfig().stuck_after) -> None:
         """Create a view. stuck_after: seconds after which a partition without progress is reported."""
         self._source = source
         self._stuck_after = stuck_after
@@ -264,6 +266,7 @@ class EngineView:
     faults: Mapping[str, int]
     stuck: int
     usage: EngineUsage | None
+    lineage: LineageIndex | None
     instances: Mapping[tuple[str, str], int]
     finished: Mapping[tuple[str, str], int]
     failures_omitted: int
@@ -402,10 +405,10 @@ class Watch:
         """Metrics for other formats."""
         return await self._metrics.families()
 
-    async def scrape(self) -> bytes:
+    async def scrape(self, *, openmetrics: bool = False) -> bytes:
         """For /metrics."""
         await self._figures.refresh()
-        return await self._metrics.scrape()
+        return await self._metrics.scrape(openmetrics=openmetrics)
 
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
@@ -423,6 +426,7 @@ class Watch:
                 engine.faults,
                 stuck,
                 usage,
+                engine.lineage,
                 figures.instances(name),
                 figures.finishes[name].finished.copy(),
                 self._omitted(name),

@@ -118,7 +118,7 @@ async def test_a_pause_over_a_lost_connection_and_a_second_pause(tmp_path: Path,
         await bench.until(lambda: server.queue("orders").contents().locked == 6, "all are locked")
         # Locks outlive their connection, but a message can be given back on its own connection only
         server.faults.drop("orders")
-        await bench.until(lambda: bench.source.subscription.reconnects == 1, "connected again")  # type: ignore[union-attr]  # of this broker
+        await bench.until(lambda: bench.source.subscription.reconnects == 1, "connected again")  # type: ignore[attr-defined]  # of this broker
         bench.source.pause("paused")
         bench.source.pause("paused again")
         blocked.go.set()

@@ -170,20 +170,19 @@ def describe_groups(state: State, reader: Reader, writer: Writer, version: int) 
     if version >= 1:
         writer.int32(0)
 
-    def write_member(member: Member) -> None:
-        writer.text(member.id).text("test-client").text("/127.0.0.1")
-        writer.bytes(member.protocols.get(group.protocol, b"")).bytes(member.assignment)
-
     def write(name: str) -> None:
-        nonlocal group
         group = state.groups.get(name) or Group(state.loop)
+
+        def write_member(member: Member) -> None:
+            writer.text(member.id).text("test-client").text("/127.0.0.1")
+            writer.bytes(member.protocols.get(group.protocol, b"")).bytes(member.assignment)
+
         known = "Dead" if name not in state.groups else group.state.value
         writer.int16(errors.NONE).text(name).text(known).text(group.kind).text(group.protocol)
         writer.array(group.members.values(), write_member)
         if version >= 3:
             writer.int32(-(2**31))
 
-    group = Group(state.loop)
     writer.array(names, write)
 
 
