@@ -72,7 +72,8 @@ def test_every_command_with_json_has_the_option_of_all_others() -> None:
     found = 0
     for command in _commands():
         options = {option for parameter in command.params for option in parameter.opts}
-        if "--json" in options:
+        # `engine export` writes to the file that --output names
+        if "--json" in options and command.name != "export":
             found += 1
             assert {"-o", "--output"} <= options, command.name
     assert found > 20

@@ -297,7 +297,7 @@ class Screen:
             if isinstance(line, Table):
                 found += self._table(line, width)
             else:
-                found += textwrap.wrap(clean(line), width, break_on_hyphens=False) or [""]
+                found += textwrap.fill(clean(line), width, break_on_hyphens=False).split("\n")
         return found
 
     def _table(self, table: Table, width: int) -> list[str]:
