@@ -101,11 +101,11 @@ class Finishes:
     names of sagas that may contain payload.
     """
 
-    def __init__(self, names: Collection[str] = (), tell: Callable[[Finish], None] = lambda _: None) -> None:
-        """Create the counts. names: orchestrations and sagas that are known. tell: called with each failure."""
+    def __init__(self, names: Collection[str] = (), on_failure: Callable[[Finish], None] = lambda _: None) -> None:
+        """Create the counts. names: orchestrations and sagas that are known. on_failure: called with each failure."""
         self._names = {*names}
         self._sagas: set[str] = set()
-        self._tell = tell
+        self._on_failure = on_failure
         self._lock = threading.Lock()
         self.finished: Counter[tuple[str, str]] = Counter()
         self.sagas: Counter[tuple[str, str]] = Counter()
@@ -125,7 +125,7 @@ class Finishes:
                     self.sagas[self._saga(end), end.outcome] += 1
         for end in ends:
             if end.is_failure:
-                self._tell(end)
+                self._on_failure(end)
 
     def add_one(self, end: Finish) -> None:
         self.add((end,))
