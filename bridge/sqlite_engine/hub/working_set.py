@@ -277,7 +277,7 @@ class WorkingSet:
 
     # Work in flight
 
-    def hold(self, lease: Lease) -> None:
+    def mark_in_flight(self, lease: Lease) -> None:
         """Record that the lease's turn or batch is in flight. Call it after the commit only."""
         self.in_flight[lease.subject] = lease
 
