@@ -73,7 +73,7 @@ class NextStep(StrEnum):
     """Start an instance in place of a finished one."""
     RAISE = "raise"
     CALL = "call"
-    LOOK = "look"
+    READ = "read"
     SEARCH = "search"
     DONE = "done"
     REPEATED = "repeated"
@@ -124,7 +124,7 @@ def _start(known: InstanceFacts, confirmed: bool, raises: bool, restarts: bool) 
     if said is CallResult.STARTED or (said is CallResult.RAISED and (confirmed or life is InstanceState.RUNNING)):
         return NextStep.DONE
     if life is None:
-        return NextStep.LOOK
+        return NextStep.READ
     if life is InstanceState.MISSING:
         return NextStep.UNSURE if said is CallResult.UNSURE else NextStep.START
     if known.started_by_it:
@@ -145,7 +145,7 @@ def _raise(known: InstanceFacts, confirmed: bool, restarts: bool) -> NextStep:
     if said is CallResult.MISSING or life is InstanceState.MISSING:
         return NextStep.MISSING
     if life is None:
-        return NextStep.LOOK
+        return NextStep.READ
     if life is InstanceState.RUNNING:
         return NextStep.RAISE
     return _late(known, restarts)
@@ -170,7 +170,7 @@ def _call(known: InstanceFacts) -> NextStep:
         return NextStep.MISSING
     match known.life:
         case None:
-            return NextStep.LOOK
+            return NextStep.READ
         case InstanceState.MISSING:
             return NextStep.MISSING
         case InstanceState.FINISHED:

@@ -199,7 +199,7 @@ class DeadLetterLimit:
         item.wait_in(self)
         self._wake.set()
 
-    def holds(self, item: InFlightDelivery) -> bool:
+    def blocks(self, item: InFlightDelivery) -> bool:
         """Return True: the item is in the queue of this limit."""
         return True
 

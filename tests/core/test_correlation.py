@@ -123,7 +123,7 @@ def test_on_finished(command: RaiseEvent | Cancel | StartOrRaise, said: CallResu
 @pytest.mark.parametrize("command", CONTROLS, ids=str)
 def test_control_verbs_look_before_they_call(command: Command) -> None:
     moves = {
-        UNKNOWN: NextStep.LOOK,
+        UNKNOWN: NextStep.READ,
         InstanceFacts(life=InstanceState.MISSING): NextStep.MISSING,
         InstanceFacts(life=InstanceState.FINISHED): NextStep.FINISHED,
         InstanceFacts(life=InstanceState.RUNNING): NextStep.CALL,
@@ -266,7 +266,7 @@ class Delivery:
             self.known = InstanceFacts(engine.start(key, True, self.found))
         elif move is NextStep.RAISE:
             self.known = InstanceFacts(engine.event(self.key))
-        elif move is NextStep.LOOK:
+        elif move is NextStep.READ:
             if run is None:
                 self.known = InstanceFacts(self.known.said, InstanceState.MISSING)
             else:

@@ -199,8 +199,8 @@ class _Run:
                 await self._raise()
             case NextStep.CALL:
                 await self._call()
-            case NextStep.LOOK:
-                await self._look()
+            case NextStep.READ:
+                await self._read_instance()
             case _:
                 await self._search()
 
@@ -288,9 +288,9 @@ class _Run:
         if not isinstance(error, EngineTimeout) and not leaves_outcome_unknown(error):
             return None
         self._trouble = error
-        looked = await self._reader.ask(f"start {self._id!r}", self._id, self._origin, error)
-        self._status = looked.status
-        return InstanceFacts(CallResult.UNSURE, looked.life, looked.started_by_it)
+        snapshot = await self._reader.ask(f"start {self._id!r}", self._id, self._origin, error)
+        self._status = snapshot.status
+        return InstanceFacts(CallResult.UNSURE, snapshot.life, snapshot.started_by_it)
 
     async def _raise(self) -> None:
         name, data = _event(self._command)
@@ -314,11 +314,11 @@ class _Run:
             said = CallResult.FINISHED
         self._known = InstanceFacts(said)
 
-    async def _look(self) -> None:
+    async def _read_instance(self) -> None:
         start = isinstance(self._command, _STARTS)
-        looked = await self._reader.look(self._what, self._id, self._origin, start=start)
-        self._status = looked.status
-        self._known = replace(self._known, life=looked.life, started_by_it=looked.started_by_it)
+        snapshot = await self._reader.read(self._what, self._id, self._origin, start=start)
+        self._status = snapshot.status
+        self._known = replace(self._known, life=snapshot.life, started_by_it=snapshot.started_by_it)
 
     async def _search(self) -> None:
         event = _event(self._command)

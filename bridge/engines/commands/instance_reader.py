@@ -57,7 +57,7 @@ class InstanceReader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def look(self, what: str, instance_id: str, origin: MessageOrigin | None, *, start: bool) -> InstanceSnapshot:
+    async def read(self, what: str, instance_id: str, origin: MessageOrigin | None, *, start: bool) -> InstanceSnapshot:
         """Current state of the instance. start: read its start input, to check whether `origin` started it."""
         state = await self._engine.client.find_instance(instance_id, fetch_payloads=start, what=what)
         if state is None:
@@ -117,7 +117,7 @@ class InstanceReader:
         EngineOutage.
         """
         try:
-            return await self.look(what, instance_id, origin, start=True)
+            return await self.read(what, instance_id, origin, start=True)
         except EngineOutage:
             raise
         except EngineError as error:
