@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from bridge.core.histogram import LONG_SECONDS, Histogram
 
@@ -27,7 +28,7 @@ class WorkerStats:
                 histogram = self.activities[name, result] = Histogram(LONG_SECONDS)
             histogram.observe(seconds)
             if trace_id is not None:
-                histogram.example(seconds, trace_id)
+                histogram.example(seconds, trace_id, time.time())
 
     def replay(self) -> None:
         """Count a replay."""
