@@ -40,7 +40,7 @@ class WorkerStats:
                 histogram = self.activities[name, result] = Histogram(LONG_SECONDS)
             histogram.observe(seconds)
             if trace_id is not None:
-                histogram.example(seconds, trace_id)
+                histogram.example(seconds, trace_id, time.time())
 
     def replay(self) -> None:
         """Count a replay."""

@@ -136,7 +136,7 @@ class Finishes:
                 seconds = end.seconds if end.seconds > 0 else 0.0
                 histogram.observe(seconds)
                 if self._traces and (trace_id := sampled_trace(end.traceparent)) is not None:
-                    histogram.example(seconds, trace_id)
+                    histogram.example(seconds, trace_id, time.time())
                 if end.outcome:
                     self.sagas[self._saga(end), end.outcome] += 1
         for end in ends:
