@@ -340,6 +340,7 @@ async def test_a_dead_letter_is_written_once_though_its_message_is_never_settled
     async with bus_bench(tmp_path, server.connection_string, entity, source="    dead_letter: letters") as bench:
         await bench.source.start()
         await bench.publish(fat(b"{no json"), *healthy(5), topic=queue_of(entity))
+        await bench.until(lambda: outcomes(bench).get("executed", 0) == 5, "the others are executed")
         await bench.until(lambda: server.counters.dead_letters, "the service ends it")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
         assert outcomes(bench) == {"executed": 5}
