@@ -21,7 +21,7 @@ from bridge.core.errors import BrokerUnavailable, LockLost
 from tests.brokers.consumer import Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.kit.pipeline import message
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.errors import refusal
@@ -169,9 +169,7 @@ async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer,
     server.faults.lose_locks("orders")
     # The frozen server may execute abandoned requests later
     assert set(await drain_all(server, subscription)) >= {1, 2, 3, 4}
-    async with asyncio.timeout(TIMEOUT):
-        while subscription.stopped():
-            await asyncio.sleep(0.05)
+    await eventually(lambda: not (subscription.stopped()))
 
 
 async def test_a_silent_connection_is_asked(
@@ -180,14 +178,11 @@ async def test_a_silent_connection_is_asked(
     monkeypatch.setattr("bridge.brokers.servicebus.receiver.QUIET_SECONDS", 0.5)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     async with asyncio.timeout(TIMEOUT):
-        while server.counters.operations["peek-message"] < 2:
-            await asyncio.sleep(0.05)
+        await eventually(lambda: server.counters.operations["peek-message"] >= 2)
         server.faults.freeze()
-        while not subscription.stopped():
-            await asyncio.sleep(0.05)
+        await eventually(lambda: subscription.stopped())
         server.faults.thaw()
-        while subscription.stopped():
-            await asyncio.sleep(0.05)
+        await eventually(lambda: not (subscription.stopped()))
 
 
 async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
@@ -279,8 +274,7 @@ async def test_a_service_that_renews_few_locks_at_once(
     async with asyncio.timeout(TIMEOUT):
         while len(taken) < 60:
             taken += await subscription.receive(60)
-        while sum(count for count in asked if count <= most) < 120:
-            await asyncio.sleep(0.05)
+        await eventually(lambda: sum(count for count in asked if count <= most) >= 120)
     assert max(asked) <= 60
     assert sum(count > most for count in asked) < 70  # not repeatedly
     for delivery in taken:
@@ -316,8 +310,7 @@ async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
             # A refused renewal may count as an outage for a moment: a source waits and asks again
             with suppress(BrokerUnavailable):
                 again += await subscription.receive(1)
-        while server.counters.renewed_locks["orders"] < 60:
-            await asyncio.sleep(0.05)
+        await eventually(lambda: server.counters.renewed_locks["orders"] >= 60)
     [refused] = [each for each in taken if each.lost]
     assert numbers([refused]) == numbers(again) == [3]
     with pytest.raises(LockLost):

@@ -7,10 +7,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from azure.servicebus.aio import ServiceBusClient
 
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.kit.pipeline import message, offsets_by_key
+from tests.kit.waiting import TIMEOUT
+from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, SubscriptionConfig, TopicConfig
 
 FOUR = "queue: by-session\n    sessions: {concurrent: 4}"
@@ -102,7 +103,7 @@ async def test_an_idle_session_is_given_up_for_another_process(tmp_path: Path, s
 
 
 async def test_the_state_of_a_session_is_left_alone(tmp_path: Path, server: ServiceBusServer) -> None:
-    async with ServiceBusClient.from_connection_string(server.connection_string) as client:
+    async with Client.from_connection_string(server.connection_string) as client:
         async with bus_bench(tmp_path, server.connection_string, FOUR) as bench:
             await bench.publish(message("start", "k-0", "k"), topic="by-session")
             async with client.get_queue_receiver("by-session", session_id="k") as receiver:
@@ -134,5 +135,5 @@ async def test_a_source_that_is_wrong_about_sessions_is_told(
 ) -> None:
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
         with pytest.raises(Exception, match="disagree about sessions"):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(TIMEOUT):
                 await bench.source.start()
