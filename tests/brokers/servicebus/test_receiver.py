@@ -152,7 +152,10 @@ async def _settled(settle: Callable[[], object]) -> None:
                 return
 
 
-async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
+async def test_a_frozen_server_is_left_and_found_again(
+    server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.brokers.servicebus.connection.CLOSE_SECONDS", 1.0)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(5))
     taken: list[Any] = []
@@ -190,8 +193,8 @@ async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
         await bench.source.start()
         await bench.publish(*(message("start", n) for n in range(50)))
         await bench.until(lambda: outcomes(bench), "under way")
-        server.faults.busy(8.0, "orders")
-        await asyncio.sleep(8.0)
+        server.faults.busy(4.0, "orders")  # longer than a request may take
+        await asyncio.sleep(4.0)
         # The source's count does not suffice: a completion whose answer is lost has no outcome, but took effect
         await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
@@ -201,6 +204,7 @@ async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
         )
 
 
+@pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 2}"])
 async def test_a_server_that_goes_and_comes_back(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
     async with bus_bench(tmp_path, server.connection_string, entity, request_timeout="3s") as bench:
