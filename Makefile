@@ -3,6 +3,9 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
+# Every process of the tests uses the compiled files of the first one
+export PYTHONDONTWRITEBYTECODE :=
+
 WORKERS ?= 6
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 

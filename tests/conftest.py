@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.kit.schedule import COSTS, Costs, Schedule, file_of
+from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of
 
 # Collection makes millions of objects that live to the end: without their garbage collections it takes 40 % less time.
 gc.disable()
@@ -63,6 +63,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_FromWorkers(config))
     if config.getoption("costs"):
         config.pluginmanager.register(Costs(config))
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    compile_part(session.config.rootpath)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:

@@ -65,7 +65,9 @@ def configure(project: Path, encryption: str | None) -> None:
     lines = [
         f"engine: {{type: embedded, path: .bridge/engine{more}}}" if line.startswith("engine:") else line
         for line in lines
+        if not line.startswith("ops:")
     ]
+    lines.append("ops: {http: {port: 0}}")
     config.write_text("\n".join(lines))
 
 

@@ -73,7 +73,7 @@ def code(call: Any, request: Any, **options: Any) -> grpc.StatusCode:
 def test_a_stranger_s_large_request_costs_nothing(engine: Engine, metadata: Any) -> None:
     before = engine.peak()
     with engine.stub() as stub:
-        assert code(stub.StartInstance, big(300 * MIB), metadata=metadata) is grpc.StatusCode.UNAUTHENTICATED
+        assert code(stub.StartInstance, big(100 * MIB), metadata=metadata) is grpc.StatusCode.UNAUTHENTICATED
     assert engine.peak() - before < 30 * MIB
 
 
@@ -81,13 +81,13 @@ def test_a_request_beyond_the_limit_is_refused_before_it_is_held(tmp_path: Path)
     with Engine(tmp_path, "--max-message", "8MiB") as engine:
         before = engine.peak()
         with engine.stub() as stub:
-            assert code(stub.StartInstance, big(300 * MIB), metadata=GOOD) is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert code(stub.StartInstance, big(100 * MIB), metadata=GOOD) is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert engine.peak() - before < 30 * MIB
             assert code(stub.StartInstance, big(7 * MIB), metadata=GOOD) is grpc.StatusCode.OK
         # Compressed it is small; its uncompressed size counts
         with engine.stub(compression=grpc.Compression.Gzip) as stub:
             before = engine.peak()
-            assert code(stub.StartInstance, big(300 * MIB), metadata=GOOD) is not grpc.StatusCode.OK
+            assert code(stub.StartInstance, big(100 * MIB), metadata=GOOD) is not grpc.StatusCode.OK
             assert engine.peak() - before < 60 * MIB
         engine.stop()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,6 @@ import pytest
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.test_embedded_listen import free_address
-from tests.kit.processes import ModuleProcess
 from tests.kit.waiting import TIMEOUT
 
 HOUR, YEAR = 3600.0, 365 * 86400.0
@@ -22,9 +23,13 @@ async def test_a_worker_with_a_wrong_clock(tmp_path: Path, ahead: float, caplog:
     config = EmbeddedEngineConfig(type="embedded", listen=address)
     engine = EmbeddedEngine("default", config, tmp_path, host=True)
     await engine.start()
-    worker = ModuleProcess("tests.engines.clock_worker", address, ahead)
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tests.engines.clock_worker", address, str(ahead),
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     try:
-        assert await worker.line() == "ready"
+        assert worker.stdout is not None
+        assert await worker.stdout.readline() == b"ready\n"
         client = engine.client
         ids = [f"flow-{number}" for number in range(10)]
         with caplog.at_level(logging.WARNING):
@@ -39,7 +44,7 @@ async def test_a_worker_with_a_wrong_clock(tmp_path: Path, ahead: float, caplog:
             assert (done, by_event, total) == (one, True, 1)
         assert "clock" not in caplog.text  # the engine's own clock is right
     finally:
-        worker.close_input()
-        await worker.ended()
-        worker.end()
+        assert worker.stdin is not None
+        worker.stdin.close()
+        await worker.wait()
         await engine.stop()

@@ -267,8 +267,8 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> int:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    if request["umask"] is not None:
-        os.umask(request["umask"])
+    if (umask := request.get("umask")) is not None:
+        os.umask(umask)
     arguments = request["arguments"]
     sys.argv = ["bridge", *arguments]
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ

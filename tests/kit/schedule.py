@@ -7,9 +7,12 @@ second or more. `make costs` renews it on a quiet machine.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import resource
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Collection, Iterator
@@ -29,6 +32,22 @@ SHARE = 3
 
 LEAST = 1.0
 """Least seconds of a file in `costs.json`."""
+
+
+def compile_part(root: Path) -> None:
+    """Import the part of the test files that is this process's, so that the processes compile each file once.
+
+    All of them import all files afterwards, and find the others compiled.
+    """
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if count == 1 or sys.dont_write_bytecode:
+        return
+    for file in sorted((root / "tests").rglob("test_*.py"))[number::count]:
+        if "corpus" not in file.parts:
+            # The collection reports what fails here
+            with contextlib.suppress(Exception, pytest.skip.Exception):
+                importlib.import_module(".".join(file.relative_to(root).with_suffix("").parts))
 
 
 def file_of(nodeid: str) -> str:
