@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from bridge.app.composition import load_config
 from bridge.ops.health import Check
 from bridge.quarantine.orphaned import QuarantineOrphaned, refuse_release
 from tests.app.test_quarantine import CONFIG, QuarantineFixture, ground, received
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 QUARANTINE = "    quarantine: {poll: 50ms, max_messages: 5}\n"
 WITHOUT = CONFIG.replace(QUARANTINE, "")
@@ -27,12 +26,12 @@ ELSEWHERE = CONFIG.replace("engine: {type: embedded, path: engine}", ENGINES).re
 
 async def quarantine(it: QuarantineFixture, *, there: bool) -> list[Check]:
     """Wait until readiness has quarantine checks, or has none, as `there` says; return the checks."""
-    async with asyncio.timeout(TIMEOUT):
-        while True:
-            found = [check for check in it.daemon.watch.health().checks if check.kind == "quarantine"]
-            if bool(found) is there:
-                return found
-            await asyncio.sleep(0.01)
+
+    def found() -> list[Check]:
+        return [check for check in it.daemon.watch.health().checks if check.kind == "quarantine"]
+
+    await eventually(lambda: bool(found()) is there)
+    return found()
 
 
 async def held(tmp_path: Path) -> None:
