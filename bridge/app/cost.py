@@ -73,7 +73,7 @@ class RouteCost:
 
     billed: False on an embedded engine, where nothing is billed.
     actions: of the command and its workflow, as far as known.
-    notes: what is not known, and why.
+    notes: unknown facts, with their reasons.
     """
 
     route: str

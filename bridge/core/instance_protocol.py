@@ -1,6 +1,6 @@
 """Decision table for one command: the next engine call that makes it take effect exactly once. Pure.
 
-Each engine call may race with other clients. After each call, `next_step` therefore decides anew from the facts known
+Each engine call may race with other clients. After each call, `next_step` therefore decides again from the facts known
 then.
 """
 
