@@ -17,6 +17,9 @@ from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
 from bridge.core.states import PartitionState
 
+Positions = Sequence[Position | None] | None
+"""Positions of published messages, in order; None where the broker does not return them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -352,7 +355,7 @@ class Broker(Protocol):
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> Subscription: ...
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Positions:
         """Return when the broker has durably accepted all messages. Raises: BrokerUnavailable, PublishFailed."""
         ...
 

@@ -305,6 +305,7 @@ class MessageTrace:
         self.traceparent = f"00-{trace_id}-{span_id}-{'01' if is_sampled else '00'}"
         self.tracestate = None if parent is None else parent.tracestate
 
-    def origin(self, message_id: str, route: str, part: int) -> MessageOrigin:
+    def origin(self, envelope: Envelope, route: str, part: int) -> MessageOrigin:
         """Origin of a command of the message: within the span."""
-        return MessageOrigin(message_id, route, part, self.traceparent, self.tracestate)
+        position = str(envelope.position)
+        return MessageOrigin(envelope.message_id, route, part, self.traceparent, self.tracestate, position)

@@ -28,6 +28,9 @@ SOURCE_PAUSE = "bridge.source_pause"
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
 
+LINEAGE_INDEX = "bridge.lineage_index"
+"""Entity: shard of the lineage index of a remote engine. Its key has the number of shards and the shard."""
+
 _LONGEST = 200
 """Most characters of a key: `@name@key` must fit into the 256 characters of the storage providers."""
 

@@ -129,6 +129,14 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
         "bridge.dead_letter_pace": [
             (state, {"route": "r", "now": 1e9, "by": "x"}) for state in (None, paces.to_json())
         ],
+        # The tick is due after the present time: neither operation sets another one
+        "bridge.lineage_index": [
+            (
+                {"rows": [["h", 1.0, 0, "i"], ["h", 4e9, 0, "j"]], "from": 1.0, "tick": 5e9},
+                {"ids": 2, "age": 60.0, "rows": [["g", 4e9, 0, "k"]]},
+            ),
+            ({"rows": [["h", 1.0, 0, "i"]], "from": 1.0, "tick": 5e9}, {"ids": 2, "age": 60.0}),
+        ],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
         "bridge.source_pause": [(None, {"since": 1.0, "by": "x", "reason": ""}), ({"since": 1.0, "by": "x"}, None)],

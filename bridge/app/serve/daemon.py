@@ -194,7 +194,10 @@ class Daemon:
         }
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
-        self.finishes = {name: Finishes(known, failures.add) for name, failures in self.failures.items()}
+        self.finishes = {
+            name: Finishes(known, failures.add, traces=self.tracing is not None)
+            for name, failures in self.failures.items()
+        }
         self._workers: list[tuple[str, ContainedWorker]] = []
         self.figures = InstanceFigures(
             self.engines,

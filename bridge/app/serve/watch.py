@@ -24,6 +24,7 @@ from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
+from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metric_stats import TraceStats, WaitingStats
@@ -265,6 +266,7 @@ class EngineView:
     faults: Mapping[str, int]
     stuck: int
     usage: EngineUsage | None
+    lineage: LineageIndex | None
     instances: Mapping[tuple[str, str], int]
     finished: Mapping[tuple[str, str], int]
     failures_omitted: int
@@ -403,10 +405,10 @@ class Watch:
         """Metrics for other formats."""
         return await self._metrics.families()
 
-    async def scrape(self) -> bytes:
+    async def scrape(self, *, openmetrics: bool = False) -> bytes:
         """For /metrics."""
         await self._figures.refresh()
-        return await self._metrics.scrape()
+        return await self._metrics.scrape(openmetrics=openmetrics)
 
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
@@ -424,6 +426,7 @@ class Watch:
                 engine.faults,
                 stuck,
                 usage,
+                engine.lineage,
                 figures.instances(name),
                 figures.finishes[name].finished.copy(),
                 self._omitted(name),

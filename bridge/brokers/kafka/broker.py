@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
-from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
+from bridge.brokers.base import Features, Listener, Positions, ReadOptions, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.producer import DeadLetters, Producer
@@ -48,13 +48,13 @@ class KafkaBroker:
         await self._producer.stop()
         await self._cluster.stop()
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Positions:
         """See `Broker.publish`. Records with one key go to one partition, the same that Java clients choose.
 
         Raises: BrokerUnavailable, PublishFailed.
         """
         if not messages:
-            return
+            return []
         try:
             await self._cluster.ensure({topic})
         except BrokerUnavailable:
@@ -62,10 +62,12 @@ class KafkaBroker:
         except BrokerError as error:
             raise PublishFailed(str(error)) from error
         try:
-            await self._producer.publish(topic, messages)
+            places = await self._producer.publish(topic, messages)
         except BrokerUnavailable:
             self._cluster.forget(topic)
             raise
+        # Without an offset the cluster had the record before: it acknowledged a repeat
+        return [Position(self.cluster, topic, *place) if place[1] >= 0 else None for place in places]
 
     @property
     def cluster(self) -> str:

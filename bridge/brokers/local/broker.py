@@ -97,15 +97,17 @@ class LocalBroker:
         await self._reader.stop()
         self._waker.stop()
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Sequence[Position]:
         """See `Broker.publish`. Either all messages are written, or none. A missing topic is created.
 
         Records with one key go to one partition, the same in every process; those without a key are distributed over
         all.
         """
         given, partitions = tuple(messages), self._config.partitions
-        if given:
-            await self._writer.submit(lambda log: log.append(topic, given, partitions))
+        if not given:
+            return []
+        places = await self._writer.submit(lambda log: log.append(topic, given, partitions))
+        return [Position(self._cluster, topic, partition, offset) for partition, offset in places]
 
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""

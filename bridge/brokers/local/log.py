@@ -183,19 +183,25 @@ class Log:
         self._topics[name] = [row[0] for row in ids]
         return self._topics[name]
 
-    def append(self, topic: str, messages: Sequence[Message], partitions: int) -> None:
-        """Append to a topic; a missing topic is created with `partitions`. Call only within a write transaction."""
+    def append(self, topic: str, messages: Sequence[Message], partitions: int) -> list[tuple[int, int]]:
+        """Append to a topic; return partition and offset of each message. Call only within a write transaction.
+
+        A missing topic is created with `partitions`.
+        """
         ids = self.topic(topic, partitions)
         ends = self.ends(ids)
         now = time.time()
         rows: list[tuple[int, int, int | None, int | None, int, int, int]] = []
         # SQLite passes an empty blob to its functions as NULL; the first byte is therefore never used
         parts, at = [b"\0"], 2
+        places: list[tuple[int, int]] = []
         for message in messages:
             key, body = message.key, message.body
             turn = next(self._turn) if key is None else zlib.crc32(key)
-            partition = ids[turn % len(ids)]
+            number = turn % len(ids)
+            partition = ids[number]
             offset = ends[partition]
+            places.append((number, offset))
             ends[partition] = offset + 1
             packed = encode_headers(message.headers) if message.headers else b""
             data = b"".join((key or b"", body or b"", packed))
@@ -212,6 +218,7 @@ class Log:
         self._insert(rows, parts, int(now))
         self.connection.execute(_ADVANCE, (orjson.dumps(list(ends.items())).decode(),))
         self.appended = True
+        return places
 
     def _insert(
         self, rows: list[tuple[int, int, int | None, int | None, int, int, int]], parts: list[bytes], now: int

@@ -49,6 +49,7 @@ from bridge.engines.commands.cancel_grace import start_cancel_grace
 from bridge.engines.commands.instance_reader import InstanceReader, PreviousRun
 from bridge.engines.errors import details_of, is_late, leaves_outcome_unknown
 from bridge.engines.grpc_channel import PARENT
+from bridge.engines.lineage_index import LineageIndex
 from bridge.sqlite_engine.model.reply import ANSWERED, Conflict, read_conflict
 
 _NEVER = pb.OrchestrationIdReusePolicy()
@@ -123,6 +124,29 @@ class CommandRunner:
             await start_cancel_grace(self._engine, self._reader, command, origin, due)
             raise
         await start_cancel_grace(self._engine, self._reader, command, origin, due)
+
+
+class IndexingRunner(CommandRunner):
+    """Runner that adds each executed command to the lineage index of its engine, where the bridge writes that."""
+
+    def __init__(self, engine: Engine, index: LineageIndex, now: Callable[[], datetime]) -> None:
+        super().__init__(engine, now)
+        self._index = index
+
+    async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
+        try:
+            await super().execute(command, origin)
+        except AlreadyTaken:
+            if origin is not None:
+                self._index.repeated(command, origin)
+            raise
+        if origin is not None:
+            self._index.executed(command, origin)
+
+
+def indexing_runner(engine: Engine, now: Callable[[], datetime]) -> CommandRunner:
+    """Create a runner for the messages of sources."""
+    return CommandRunner(engine, now) if engine.lineage is None else IndexingRunner(engine, engine.lineage, now)
 
 
 class _Run:
