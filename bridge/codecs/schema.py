@@ -114,15 +114,6 @@ class Schema:
         raise SchemaError(text.encode()[:_LIMIT].decode(errors="ignore"))
 
 
-def schema_problem(path: Path) -> str | None:
-    """Fault of the schema in `path`, for checking a configuration; None for a valid schema."""
-    try:
-        Schema(path)
-    except SchemaProblem as problem:
-        return str(problem)
-    return None
-
-
 def _load(path: Path) -> Any:
     try:
         return orjson.loads(read_file(path, MAX_SCHEMA))

@@ -57,7 +57,7 @@ _WITH_DETAILS = frozenset(
 )  # fmt: skip
 """Statuses whose details describe the connection or the service. Details of other statuses may quote payload."""
 
-_SAID = {
+_FIXED_TEXTS = {
     Code.NOT_FOUND: "no such instance",
     Code.ALREADY_EXISTS: "the instance already exists",
     Code.INVALID_ARGUMENT: "the engine refuses the request (INVALID_ARGUMENT)",
@@ -147,4 +147,4 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
     detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _WITH_DETAILS or is_bound_refusal(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
         return kind(f"{what}: the request exceeds the limit of the engine{detail}")
-    return kind(f"{what}: {_SAID.get(code, code.name)}{detail}")
+    return kind(f"{what}: {_FIXED_TEXTS.get(code, code.name)}{detail}")

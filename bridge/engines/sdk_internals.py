@@ -1,6 +1,6 @@
 """Private parts of the SDK that the engines use: each in one place, each with a way to do without it.
 
-A part that is missing costs what the docstring of its function says; the rest goes on. Tests fail when the SDK changes
+The docstring of each function says what a missing part costs. Tests fail when the SDK changes
 one of these parts, and when another module touches one (tests/engines/test_sdk_internals.py).
 """
 
@@ -116,7 +116,7 @@ def batch_of(request: Any) -> tuple[Any, list[pb.OperationInfo]]:
 
 
 class OpenWorker(TaskHubGrpcWorker):
-    """Worker of the SDK with public names for what a subclass changes.
+    """Worker of the SDK with public names for the members that a subclass changes.
 
     An SDK that calls other methods than the overridden ones runs work without the subclass's changes: user code is then
     not contained, and responses are not inspected.

@@ -51,7 +51,7 @@ class Answers:
 
 
 class AnswerRefused(ConnectionError):
-    """The peer announces an answer that is beyond the bounds, or that nobody asked for; the connection ends."""
+    """The peer announces an answer that is beyond the bounds, or without a request; the connection ends."""
 
 
 _bounds = Answers(0)
@@ -147,8 +147,8 @@ def _send(self: Any, request: Any, expect_response: bool = True) -> Any:
     """Send as the client does. Close the connection when the peer announced no usable version of the request, or when
     the answer is not about the partitions in the request.
 
-    A connection keeps the versions of its first answer. The client would try the same one for ever, also where the peer
-    has become another, or was wrong.
+    A connection keeps the versions of its first answer. The client would try the same one without end, also if the
+    peer is another by now, or was wrong.
     """
     try:
         sent = _send_at_once(self, request, expect_response)
@@ -228,7 +228,7 @@ async def _metadata_update(self: Any, cluster: Any, topics: Any) -> bool:
     configured servers. Close connections to addresses that the cluster no longer has.
 
     An exception would end the client's task that updates metadata. Its other tasks and its callers wait for that task
-    without a limit. The client alone would ask the nodes of the last answer for ever, and keep a connection for every
+    without a limit. The client alone would ask the nodes of the last answer without end, and keep a connection for each
     node that an answer ever named.
     """
     assert _find_nodes is not None

@@ -27,7 +27,7 @@ class InstanceSnapshot:
     started_by_it: True when the given message started the instance; known only when the start input was read.
     """
 
-    life: InstanceState
+    state: InstanceState
     status: str = ""
     started_by_it: bool = False
 
@@ -62,9 +62,9 @@ class InstanceReader:
         state = await self._engine.client.find_instance(instance_id, fetch_payloads=start, what=what)
         if state is None:
             return InstanceSnapshot(InstanceState.MISSING)
-        life = InstanceState.FINISHED if state.runtime_status.name in FINISHED else InstanceState.RUNNING
+        known = InstanceState.FINISHED if state.runtime_status.name in FINISHED else InstanceState.RUNNING
         text = state.serialized_input if start else None
-        return InstanceSnapshot(life, state.runtime_status.name, bool(text) and started_by(read_origin(text), origin))
+        return InstanceSnapshot(known, state.runtime_status.name, bool(text) and started_by(read_origin(text), origin))
 
     async def search(
         self, what: str, instance_id: str, origin: MessageOrigin | None, event: tuple[str, Any] | None

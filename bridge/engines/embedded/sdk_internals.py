@@ -111,7 +111,7 @@ def _nothing() -> None:
 
 
 class InProcessWorker(OpenWorker):
-    """Worker of the SDK with public names for what a worker in the engine's process does by itself."""
+    """Worker of the SDK with public names for the parts that a worker in the engine's process uses."""
 
     @property
     def can_have_sessions(self) -> bool:
