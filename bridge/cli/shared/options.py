@@ -131,5 +131,10 @@ def output_option(detail: str = "") -> Callable[[F], F]:
 
 
 def json_option(function: F) -> F:
-    """Add the option `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    """Add the option `as_json`: `-o json`, and its older form `--json`."""
+
+    @wraps(function)
+    def chosen(*args: Any, output: str, **others: Any) -> Any:
+        return function(*args, as_json=output == "json", **others)
+
+    return output_option()(cast(F, chosen))
