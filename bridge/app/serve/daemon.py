@@ -51,7 +51,8 @@ from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.source_entities import EnginePaces, SourcePauses
+from bridge.engines.source_entities import EnginePaces
+from bridge.engines.source_seeks import SourceSeeks
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.finishes import Finishes
@@ -212,7 +213,7 @@ class Daemon:
         by_engine: dict[str, list[SourcePipeline]] = {}
         for source in self.sources:
             by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
+        self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
         self.watch = Watch(
             self.sources,
             self.engines,

@@ -31,10 +31,7 @@ _SILENCES = 5
 """Number of answers without the records that exist there after which the partition reports trouble. A broker may
 throttle, so one such answer is normal."""
 
-_REMEDY = (
-    "restore the partition from a replica, or move the group past the damage with kafka-consumer-groups "
-    "--reset-offsets and restart"
-)
+_REMEDY = "restore the partition from a replica, or move the source past the damage with `bridge sources seek`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,8 +422,7 @@ class PartitionLog:
     def _stop_at(self, first: int, last: int, unreadable: Unreadable, time: float | None) -> None:
         self._stopped_time = time
         self._forget()
-        move = f"move the group to offset {last + 1} with kafka-consumer-groups --reset-offsets"
-        self.stopped = stop_reason(first, last, unreadable, move=move)
+        self.stopped = stop_reason((self.topic, self.number), first, last, unreadable)
 
     def _pass(self, offset: int, kind: str = "compacted") -> None:
         """Move the position up to `offset` over offsets without records."""
