@@ -71,7 +71,7 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
     for path in DEFAULT_CONFIGS:
         if path.exists():
             return [path]
-    looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
+    searched = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
         [
             Problem(
@@ -79,7 +79,7 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
                 0,
                 0,
                 "",
-                f"found neither {looked}; name a file with -c, or create a project with `bridge init NAME`",
+                f"found neither {searched}; name a file with -c, or create a project with `bridge init NAME`",
             )
         ]
     )
@@ -92,7 +92,7 @@ def load_workflows(loaded: Loaded) -> Workflows:
 
 
 def module_base(loaded: Loaded) -> Path:
-    """Directory in which modules named in the configuration are looked up.
+    """Directory in which modules named in the configuration are searched up.
 
     It is the directory of the configuration file, or its parent where only that has one of the modules:
     `config/bridge.yaml` can name the package `workflows` next to `config`.

@@ -415,7 +415,7 @@ class TopicBroker(ListingBroker, Protocol):
 class BacklogBroker(Protocol):
     """A broker that knows the positions of consumer groups."""
 
-    async def start_to_look(self) -> None:
+    async def start_reading(self) -> None:
         """Prepare for `backlog` alone, instead of `Broker.start`. Creates nothing. Stop the broker as usual.
 
         Raises: BrokerUnavailable.

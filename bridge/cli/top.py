@@ -80,7 +80,7 @@ def command(
         # The sources come first: a low terminal shows nothing else
         return [
             summary,
-            *source_table(sources)[1:],
+            *source_table(document, sources)[1:],
             *problem_lines(document),
             *instance_table(document["engines"]),
             "",

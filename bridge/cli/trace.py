@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_options
 from bridge.cli.shared.options import output_option
@@ -78,6 +79,7 @@ def command(
         raise click.UsageError("standard input has no ids", click.get_current_context())
     loaded = load_config(engine["config"], engine["overlay"])
     traced = asyncio.run(trace(loaded, engine["engine"], wanted, Scope(since, prefix, all_, _progress)))
+    away = next((one.away for one in traced if one.away is not None), None)
     if output == "json":
         documents = [_document(one) for one in traced]
         print_json(documents[0] if len(ids) == 1 and ids != ("-",) else documents)
@@ -86,6 +88,9 @@ def command(
             if number:
                 click.echo()
             _print_traced(loaded, one, since, prefix)
+    if away is not None:
+        say(f"only messages in flight are known: {away}", err=True)
+        return exit_codes.of(away) if not all(_is_answered(one) for one in traced) else 0
     return 0 if all(_is_answered(one) for one in traced) else 1
 
 
@@ -135,6 +140,9 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
     from bridge.app.position import places
 
     found = one.found
+    if one.away is not None and not found.answers:
+        say(f"{one.id}: not known while the engine does not answer", err=True)
+        return
     for answer in found.answers:
         say(f"{one.id}: {_sentence(answer)}")
         if (following := _next(loaded, answer)) is not None:

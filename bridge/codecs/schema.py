@@ -49,7 +49,7 @@ class Schema:
         self._steps = cost * 1e9
         schema = _load(path)
         self._names = set(_keys(schema))
-        self._looks_around = _looks_around(schema)
+        self._has_lookaround = _has_lookaround(schema)
         if not isinstance(schema, dict | bool):
             raise SchemaProblem(f"{path} holds no JSON Schema: it must be an object, true or false")
         refused: list[str] = []
@@ -61,7 +61,7 @@ class Schema:
                 refused.append(str(problem))
                 raise
             self._names |= set(_keys(found))
-            self._looks_around |= _looks_around(found)
+            self._has_lookaround |= _has_lookaround(found)
             return found
 
         try:
@@ -91,7 +91,7 @@ class Schema:
         The text of a SchemaError has at most 1 KB. It names no place in a payload with many values, nor where a schema
         may examine the payload in many ways.
         """
-        if self._looks_around and _steps(data) > self._steps:
+        if self._has_lookaround and _steps(data) > self._steps:
             raise SchemaCost(
                 f"the payload holds texts that may cost the patterns of {self.path.name} more than limits.schema_cost "
                 "allows"
@@ -102,25 +102,16 @@ class Schema:
             if not _tellable(data, self._names):
                 raise SchemaError(f"the payload breaks {self.path.name}, and is too large to say where")
             errors = self._validator.iter_errors(data)
-            problems = [_tell(error, self._names) for error in islice(errors, _SHOWN)]
+            problems = [_describe(error, self._names) for error in islice(errors, _SHOWN)]
             more = next(iter(errors), None) is not None
         except jsonschema_rs.ValidationError as error:
-            raise SchemaError(f"the payload breaks {self.path.name}: {_tell(error, self._names)}") from None
+            raise SchemaError(f"the payload breaks {self.path.name}: {_describe(error, self._names)}") from None
         except ValueError:
             raise SchemaError(
                 f"the payload is {type(data).__name__} or holds some, and {self.path.name} can check JSON values only"
             ) from None
         text = f"the payload breaks {self.path.name}: {'; '.join(problems)}{'; and more' if more else ''}"
         raise SchemaError(text.encode()[:_LIMIT].decode(errors="ignore"))
-
-
-def schema_problem(path: Path) -> str | None:
-    """Fault of the schema in `path`, for checking a configuration; None for a valid schema."""
-    try:
-        Schema(path)
-    except SchemaProblem as problem:
-        return str(problem)
-    return None
 
 
 def _load(path: Path) -> Any:
@@ -187,7 +178,7 @@ def _steps(data: Any) -> int:
     return cost
 
 
-def _looks_around(schema: Any) -> bool:
+def _has_lookaround(schema: Any) -> bool:
     """Return whether a pattern of the schema needs more than one pass over a text."""
     waiting = [schema]
     while waiting:
@@ -210,7 +201,7 @@ def _is_linear(pattern: str) -> bool:
     return True
 
 
-def _tell(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:
+def _describe(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:
     """Place and fault of an error. A property that the schema does not name appears as `*`, since the sender chose its
     name.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from bisect import bisect_left
 from typing import NamedTuple
 
@@ -49,11 +48,14 @@ class Histogram:
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
-    def example(self, seconds: float, trace_id: str) -> None:
-        """Keep the trace of a duration that was observed, as the newest example of its bucket."""
+    def example(self, seconds: float, trace_id: str, at: float) -> None:
+        """Keep the trace of a duration that was observed, as the newest example of its bucket.
+
+        at: seconds since the Unix epoch.
+        """
         if self.exemplars is None:
             self.exemplars = {}
-        self.exemplars[bisect_left(self.bounds, seconds)] = Exemplar(trace_id, seconds, time.time())
+        self.exemplars[bisect_left(self.bounds, seconds)] = Exemplar(trace_id, seconds, at)
 
     def add(self, other: Histogram) -> None:
         """Add the durations of another histogram with the same bounds, with the newer examples."""

@@ -281,7 +281,7 @@ def is_named(message_id: str | None, position: str | None, wanted: str) -> bool:
 
 
 class MessageTrace:
-    """Span of one delivery. It exists also when it is not sampled: what follows keeps the decision.
+    """Span of one delivery. It exists even if it is not sampled: later spans keep the decision.
 
     traceparent, tracestate: context for the commands of the message.
     parent: the span's parent. linked: message whose trace it does not continue.

@@ -74,9 +74,9 @@ class Ledger:
             self.end_to_end.observe(since)
         trace = item.trace
         if trace is not None and trace.is_sampled:
-            self.processing.example(took, trace.trace_id)
+            self.processing.example(took, trace.trace_id, wall)
             if since is not None:
-                self.end_to_end.example(since, trace.trace_id)
+                self.end_to_end.example(since, trace.trace_id, wall)
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """Count a delivery that was released unsettled and will be redelivered."""

@@ -322,7 +322,7 @@ class SourcePipeline:
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         limit = item.waits_for
-        if limit is not None and limit.holds(item):
+        if limit is not None and limit.blocks(item):
             self.lanes.hold(lane)  # the end of an outage freed the lane with all others
             return
         # A message that is being redelivered leaves its execution to that delivery

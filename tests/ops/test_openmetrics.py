@@ -76,7 +76,7 @@ def test_buckets_have_the_newest_trace_as_exemplar() -> None:
     stats = Stats()
     for seconds, trace in ((0.002, "a" * 32), (0.0021, TRACE), (9999.0, "b" * 32)):
         stats.processing.observe(seconds)
-        stats.processing.example(seconds, trace)
+        stats.processing.example(seconds, trace, 1_700_000_000.5)
     stats.processing.observe(0.2)
     found = parsed(everything(stats).render(openmetrics=True))
     assert exemplars(
@@ -92,7 +92,7 @@ def test_the_plain_format_does_not_change() -> None:
     with_traces, without = Stats(), Stats()
     for each in (with_traces, without):
         each.processing.observe(0.002)
-    with_traces.processing.example(0.002, TRACE)
+    with_traces.processing.example(0.002, TRACE, 1_700_000_000.5)
 
     def text(stats: Stats) -> bytes:
         return Metrics(lambda: [stats], list, version="1", config="c").render()
@@ -128,7 +128,7 @@ def test_the_accept_header_chooses(accept: str, expected: str) -> None:
 async def test_the_port_answers_what_is_asked_for() -> None:
     stats = Stats()
     stats.processing.observe(0.002)
-    stats.processing.example(0.002, TRACE)
+    stats.processing.example(0.002, TRACE, 1_700_000_000.5)
     metrics = Metrics(lambda: [stats], list, version="1", config="c")
     web = Web(HttpConfig(port=0), lambda: Readiness(DaemonState.RUNNING, ()), metrics.scrape)
     await web.start()

@@ -31,9 +31,10 @@ def test_bounds_ascend() -> None:
 
 def test_sums_keep_the_newest_example_of_each_bucket() -> None:
     first, second, total = Histogram(), Histogram(), Histogram()
-    for histogram, seconds, trace in ((first, 0.2, "a"), (second, 0.2, "b"), (first, 3.0, "c"), (second, 70.0, "d")):
+    given = ((first, 0.2, "a"), (second, 0.2, "b"), (first, 3.0, "c"), (second, 70.0, "d"))
+    for at, (histogram, seconds, trace) in enumerate(given):
         histogram.observe(seconds)
-        histogram.example(seconds, trace)
+        histogram.example(seconds, trace, at)
     for each in (second, first):
         total.add(each)
     assert (sum(total.counts), total.total) == (4, 73.4)

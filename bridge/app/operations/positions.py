@@ -369,7 +369,7 @@ async def _looking(loaded: Loaded, source: str) -> AsyncIterator[Broker]:
     """Broker of a source, prepared for reading alone. Raises: BrokerError, BrokerUnavailable."""
     broker = build_broker(loaded, loaded.config.sources[source].broker)
     if isinstance(broker, BacklogBroker):
-        await broker.start_to_look()
+        await broker.start_reading()
     else:
         await broker.start()
     try:

@@ -190,13 +190,13 @@ class Daemon:
         )
         self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
         self.monitors = {
-            name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
+            name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines
         }
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
         self.finishes = {
-            name: Finishes(known, failures.tell, traces=self.tracing is not None)
+            name: Finishes(known, failures.add, traces=self.tracing is not None)
             for name, failures in self.failures.items()
         }
         self._workers: list[tuple[str, ContainedWorker]] = []
@@ -280,8 +280,8 @@ class Daemon:
             finishes = self.finishes[engine.name]
             if not watch_finishes(engine, finishes.add):
                 self.monitors[engine.name].report_ends(finishes.add_one)
-            tell = log.info if engine.durable else log.warning
-            tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
+            write = log.info if engine.durable else log.warning
+            write(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         if self.tracing is not None:
             self.tracing.start()
         for broker in self.brokers.values():
@@ -397,7 +397,7 @@ class Daemon:
         )
 
 
-def _tell_unknown(engine: str, found: UnknownName) -> None:
+def _log_unknown_name(engine: str, found: UnknownName) -> None:
     if found.kind == "target":
         what, remedy = f"cannot publish: {found.detail}", "correct the name in the code, or add it under `targets`"
     else:
@@ -413,7 +413,7 @@ def _tell_unknown(engine: str, found: UnknownName) -> None:
     )
 
 
-def _tell_incompatible(engine: str, found: IncompatibleInstance) -> None:
+def _log_incompatible(engine: str, found: IncompatibleInstance) -> None:
     log.error(
         f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran; nothing was "
         f"compensated. Restore the previous code, then run `bridge instances rewind {found.instance_id}`",

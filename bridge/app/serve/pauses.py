@@ -12,15 +12,13 @@ from bridge.app.serve.seeks import SeekApplier
 from bridge.core.errors import EngineError
 from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
+from bridge.ops.status import PAUSES
 from bridge.pipeline.source import SourcePipeline
 
 log = structlog.get_logger("bridge.source")
 
 LOOK_SECONDS = 3.0
 """Seconds between two reads: a pause applies to all daemons within five seconds."""
-
-
-_CAUSE = "pauses"
 
 
 class PauseWatch:
@@ -62,13 +60,13 @@ class PauseWatch:
             if engine not in self._known:
                 for source in self._sources[engine]:
                     source.gate.hold(
-                        _CAUSE, f"engine {engine} stores the pauses of the source and does not answer: {error}"
+                        PAUSES, f"engine {engine} stores the pauses of the source and does not answer: {error}"
                     )
             return
         if engine not in self._known:
             self._known.add(engine)
             for source in self._sources[engine]:
-                source.gate.release(_CAUSE)
+                source.gate.release(PAUSES)
         for source in self._sources[engine]:
             name = source.settings.name
             pause = found.pauses.get(name)

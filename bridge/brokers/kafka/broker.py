@@ -88,8 +88,8 @@ class KafkaBroker:
         """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
         await self._cluster.create_topic(name, partitions)
 
-    async def start_to_look(self) -> None:
-        """See `BacklogBroker.start_to_look`."""
+    async def start_reading(self) -> None:
+        """See `BacklogBroker.start_reading`."""
         await self.start()
 
     async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:

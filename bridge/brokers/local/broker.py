@@ -121,9 +121,9 @@ class LocalBroker:
         if existing != partitions:
             raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
 
-    async def start_to_look(self) -> None:
-        """See `BacklogBroker.start_to_look`. Without a log, no topic has records."""
-        self._reader.start(looks=True)
+    async def start_reading(self) -> None:
+        """See `BacklogBroker.start_reading`. Without a log, no topic has records."""
+        self._reader.start(reads_only=True)
 
     async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
         """See `BacklogBroker.backlog`."""

@@ -133,7 +133,7 @@ def status_tables(document: Document) -> list[str | Table]:
     return [
         *engine_table(document["engines"]),
         *component_table(document["components"]),
-        *source_table(document["sources"]),
+        *source_table(document, document["sources"]),
         *instance_table(document["engines"]),
         *saga_table(document["engines"]),
     ]
@@ -166,8 +166,16 @@ def component_table(components: Sequence[Document]) -> list[str | Table]:
     return ["", Table(("PART", "ENGINE", "STATE", "FOR", "DETAIL"), rows)] if rows else []
 
 
-def source_table(sources: Sequence[Document]) -> list[str | Table]:
-    """Sources with their lag, rates and dead letters since the start."""
+def _source_detail(document: Document, source: Document) -> str:
+    from bridge.ops.status import away_engines
+
+    if engines := away_engines(document, source):
+        return f"by {', '.join(f'engine {each}' for each in engines)}"
+    return source["detail"] if source["state"] is None or source["state"] in _BAD else ""
+
+
+def source_table(document: Document, sources: Sequence[Document]) -> list[str | Table]:
+    """Sources with their lag, rates and dead letters since the start. document: has the engines that hold them."""
     rows = [
         (
             source["name"],
@@ -180,7 +188,7 @@ def source_table(sources: Sequence[Document]) -> list[str | Table]:
             _number(source["in_flight"]),
             _number(source["retrying"]),
             counted(source["dead_letters"]),
-            source["detail"] if source["state"] is None or source["state"] in _BAD else "",
+            _source_detail(document, source),
         )
         for source in sources
     ]

@@ -40,7 +40,7 @@ class WorkerStats:
                 histogram = self.activities[name, result] = Histogram(LONG_SECONDS)
             histogram.observe(seconds)
             if trace_id is not None:
-                histogram.example(seconds, trace_id)
+                histogram.example(seconds, trace_id, time.time())
 
     def replay(self) -> None:
         """Count a replay."""
@@ -97,7 +97,7 @@ def contained_orchestrator(function: Callable[..., Any], converter: DataConverte
     """Wrap an orchestrator to raise only exceptions that the SDK can report.
 
     The SDK then releases the orchestrator's locks and keeps its actions. The wrapper serializes the result itself,
-    because the SDK leaves an orchestration running for ever when its own serialization fails with anything but
+    because the SDK leaves an orchestration running without end when its own serialization fails with anything but
     ValueError or TypeError.
     """
 
