@@ -102,7 +102,7 @@ class GroupActive(BrokerError):
 
 @runtime_checkable
 class PositionedBroker(Protocol):
-    """A broker with positions of groups. `start_to_look` of `BacklogBroker` prepares for the reading methods."""
+    """A broker with positions of groups. `start_reading` of `BacklogBroker` prepares for the reading methods."""
 
     async def positions(self, options: SubscribeOptions) -> list[GroupPosition]:
         """Positions in all existing partitions of the topics. Joins no group, and changes nothing.
