@@ -3,6 +3,9 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
+# Every process of the tests uses the compiled files of the first one
+export PYTHONDONTWRITEBYTECODE :=
+
 WORKERS ?= 6
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
@@ -12,7 +15,7 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: sbom audit-deps demo test quick coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
+.PHONY: sbom audit-deps demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -36,6 +39,9 @@ test: .venv/dev ## the tests, in 5 minutes
 
 quick: .venv/dev ## the rooms without I/O, each contract once and one daemon, in a minute; Kafka is the small test server
 	KAFKA_TEST_SERVER=1 $(PYTEST) $(wildcard $(QUICK))
+
+costs: .venv/dev ## the tests, with a measurement of each file in tests/kit/costs.json, by which `make test` distributes them
+	$(PYTEST) --costs
 
 coverage: .venv/dev ## the tests with the share of lines and branches of bridge/ that they run; the floor is in pyproject.toml
 	@mkdir -p .cache/coverage

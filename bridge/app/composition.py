@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.app.codecs import body_limits, source_codec
+from bridge.app.codecs import source_codec
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
@@ -49,6 +50,15 @@ if TYPE_CHECKING:
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
 
+def require(kind: str, name: str, known: Collection[str], remedy: str = "") -> None:
+    """Check that a name given by a person is configured. Raises: LookupError with the known names or a similar one."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known) or 'none'})"
+    raise LookupError(f"there is no {kind} {name!r}{meant}{'; ' + remedy if remedy else ''}")
+
+
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
     """Load the configuration at `config`, or at the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
     return load(config_paths(config), overlays)
@@ -61,7 +71,7 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
     for path in DEFAULT_CONFIGS:
         if path.exists():
             return [path]
-    looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
+    searched = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
         [
             Problem(
@@ -69,7 +79,7 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
                 0,
                 0,
                 "",
-                f"found neither {looked}; name a file with -c, or create a project with `bridge init NAME`",
+                f"found neither {searched}; name a file with -c, or create a project with `bridge init NAME`",
             )
         ]
     )
@@ -82,7 +92,7 @@ def load_workflows(loaded: Loaded) -> Workflows:
 
 
 def module_base(loaded: Loaded) -> Path:
-    """Directory in which modules named in the configuration are looked up.
+    """Directory in which modules named in the configuration are searched up.
 
     It is the directory of the configuration file, or its parent where only that has one of the modules:
     `config/bridge.yaml` can name the package `workflows` next to `config`.
@@ -239,7 +249,6 @@ def build_decoder(
     Raises: ConfigError with all problems.
     """
     config = loaded.config.sources[source]
-    limits = body_limits(config.limits)
     compiler = Compiler(loaded.locate) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
@@ -264,7 +273,7 @@ def build_decoder(
         raise ConfigError(compiler.problems)
     return SourceDecoder(
         source_codec(loaded, source, registries),
-        limits,
+        config.limits,
         attributes=attributes,
         identity=identity,
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),

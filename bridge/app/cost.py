@@ -76,7 +76,7 @@ class RouteCost:
 
     billed: False on an embedded engine, where nothing is billed.
     actions: of the command and its workflow, as far as known, and of the lineage index.
-    notes: what is not known, and why.
+    notes: unknown facts, with their reasons.
     indexed: actions of the lineage index among them, where each row has its own write.
     """
 

@@ -205,7 +205,7 @@ async def _backlogs(loaded: Loaded, name: str, limit: float) -> Mapping[str, tup
     found: dict[str, tuple[int | None, str]] = {}
     try:
         async with asyncio.timeout(limit):
-            await broker.start_to_look()
+            await broker.start_reading()
             for source in sources:
                 found[source] = (sum((await broker.backlog(subscribe_options(loaded, source))).values()), "")
     except (BridgeError, TimeoutError) as error:

@@ -25,6 +25,9 @@ DEAD_LETTER_PACE = "bridge.dead_letter_pace"
 SOURCE_PAUSE = "bridge.source_pause"
 """Entity: pause of one source by a person. Its key is the name of the source."""
 
+SOURCE_SEEK = "bridge.source_seek"
+"""Entity: moves of the position of one source that its daemons apply. Its key is the name of the source."""
+
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
 

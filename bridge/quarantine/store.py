@@ -22,7 +22,7 @@ from bridge.waiting.totals import WaitingTotals
 
 _SETTLE = 0.05
 """Seconds between two reads while an entity has queued operations."""
-_LOOKS = 100
+_MOST_READS = 100
 
 
 class QuarantineStore(Protocol):
@@ -63,7 +63,7 @@ class EngineQuarantineStore:
         it.
         """
         found: Sequence[QuarantinedKey] = ()
-        for _ in range(_LOOKS):
+        for _ in range(_MOST_READS):
             found = await self.load()
             if not any(each.unsettled for each in found):
                 break

@@ -24,7 +24,7 @@ from bridge.core.message import Message
 from tests.brokers.kafka.conftest import bootstrap, harness
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kit.daemon import DaemonFixture, running
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 __all__ = ["bootstrap", "harness"]
 
@@ -148,12 +148,11 @@ class Bridge:
         return plain(answer)
 
     async def until(self, wanted: str, outcome: str) -> Answer:
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                for answer in (await self.find(wanted)).answers:
-                    if answer.outcome == outcome:
-                        return answer
-                await asyncio.sleep(0.02)
+        async def found() -> Answer | None:
+            return next((one for one in (await self.find(wanted)).answers if one.outcome == outcome), None)
+
+        answer: Answer = await eventually(found, f"{wanted} is {outcome}")
+        return answer
 
 
 def plain(answer: Answer) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from bridge.config.source import load
 from bridge.core.message import Message
 from tests.app.project import write_project
 from tests.app.test_publish import consume
+from tests.kit.waiting import TIMEOUT
 
 EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/test", "type": "go", "data": {"id": "1"}})
 Publish = Callable[..., Result]
@@ -197,7 +198,7 @@ def test_another_process_and_a_live_pipe(config: Path) -> None:
     process.stdin.flush()
     assert len(arrived(config, "plain", 1)) == 1
     assert process.poll() is None
-    output, _ = process.communicate(b'{"body": 2}', timeout=30)
+    output, _ = process.communicate(b'{"body": 2}', timeout=TIMEOUT)
     assert (process.returncode, ids(output)) == (0, "@\n@\n2 messages published to local/plain\n")
 
 
@@ -209,5 +210,5 @@ def test_ctrl_c_ends_the_wait_for_more(config: Path) -> None:
     process.stdin.flush()
     assert len(arrived(config, "plain", 1)) == 1
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, errors.lstrip()) == (130, b"error: interrupted\n")

@@ -18,7 +18,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.message import Message
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.kit.listener import NullListener
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 ENGINES = ("embedded", "behind a port")
 """Engine kinds. The daemon reaches the second one as it reaches the Durable Task Scheduler."""
@@ -55,12 +55,7 @@ class DaemonFixture:
         return found
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                while not condition():
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            raise AssertionError(f"never came: {what}") from None
+        await eventually(condition, what)
 
     async def settled(self, count: int) -> None:
         ledgers = [source.ledger for source in self.daemon.sources]

@@ -20,13 +20,14 @@ from bridge.core.system_names import (
     LINEAGE_INDEX,
     QUARANTINE,
     SOURCE_PAUSE,
+    SOURCE_SEEK,
 )
-from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
-from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
+from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.lineage_index import index_entity
-from bridge.engines.pacing import pace_entity
-from bridge.engines.source_pauses import pause_entity
+from bridge.engines.source_entities import pace_entity, pause_entity
+from bridge.engines.source_seeks import seek_entity
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.publishing import Publishing
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
@@ -92,6 +93,7 @@ class SystemWorkflows:
                 QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
                 SOURCE_PAUSE: pause_entity(),
+                SOURCE_SEEK: seek_entity(),
                 ANSWERS: keys_entity,
                 # Also without an index: rows of an earlier configuration end by their age
                 LINEAGE_INDEX: index_entity() if index is None else index_entity(index.count_removed),

@@ -23,7 +23,24 @@ Document = dict[str, Any]
 _STATUSES = ("RUNNING", "PENDING", "SUSPENDED", "COMPLETED", "FAILED", "TERMINATED")
 _OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 _NUMBERS = frozenset(
-    {"FOR", "LAG", "OLDEST", "IN/s", "OUT/s", "IN FLIGHT", "RETRYING", *_STATUSES}
+    {
+        "FOR",
+        "LAG",
+        "AGE",
+        "OLDEST",
+        "POSITION",
+        "END",
+        "FROM",
+        "TO",
+        "READ AGAIN",
+        "SKIPPED",
+        "OLDER",
+        "IN/s",
+        "OUT/s",
+        "IN FLIGHT",
+        "RETRYING",
+        *_STATUSES,
+    }
     | {outcome.upper().replace("_", " ") for outcome in _OUTCOMES}
 )
 """Columns whose cells are aligned to the right."""

@@ -103,18 +103,22 @@ class Finishes:
     """
 
     def __init__(
-        self, names: Collection[str] = (), tell: Callable[[Finish], None] = lambda _: None, *, traces: bool = False
+        self,
+        names: Collection[str] = (),
+        on_failure: Callable[[Finish], None] = lambda _: None,
+        *,
+        traces: bool = False,
     ) -> None:
         """Create the counts.
 
         names: orchestrations and sagas that are known.
-        tell: called with each failure.
+        on_failure: called with each failure.
         traces: keep the traces of instances as examples of durations.
         """
         self._traces = traces
         self._names = {*names}
         self._sagas: set[str] = set()
-        self._tell = tell
+        self._on_failure = on_failure
         self._lock = threading.Lock()
         self.finished: Counter[tuple[str, str]] = Counter()
         self.sagas: Counter[tuple[str, str]] = Counter()
@@ -137,7 +141,7 @@ class Finishes:
                     self.sagas[self._saga(end), end.outcome] += 1
         for end in ends:
             if end.is_failure:
-                self._tell(end)
+                self._on_failure(end)
 
     def add_one(self, end: Finish) -> None:
         self.add((end,))
