@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -17,6 +18,7 @@ from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
 from bridge.core.errors import ConfigError, Problem
+from bridge.core.problem_codes import coded
 from bridge.core.settlement import RetryPolicy
 from bridge.encryption import Keyring
 from bridge.engines import keyrings
@@ -67,6 +69,7 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
                 0,
                 "",
                 f"found neither {looked}; name a file with -c, or create a project with `bridge init NAME`",
+                code="C001",
             )
         ]
     )
@@ -188,7 +191,7 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
         return broker_factory.create(name, config, resolve)
     except ModuleNotFoundError as error:
         what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
-        raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
+        raise ConfigError([replace(loaded.locate(("brokers", name, "type"), what), code="C014")]) from error
 
 
 def build_router(loaded: Loaded, source: str) -> Router:
@@ -232,7 +235,7 @@ def build_decoder(
     for name, text in config.attributes.items():
         path: tuple[str | int, ...] = ("sources", source, "attributes", name)
         if (problem := attribute_problem(name)) is not None:
-            compiler.report(path, problem)
+            compiler.report(path, problem, "C005")
         expression = compiler.value(text, path, f"source {source!r}, attribute {name}", SOURCE)
         if expression is not None:
             attributes[name] = expression.value
@@ -271,7 +274,7 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: Limi
     try:
         return Schema(loaded.resolve(path, file), limits.schema_cost)
     except SchemaProblem as problem:
-        raise ConfigError([loaded.locate(path, str(problem))]) from None
+        raise ConfigError([coded("C012", loaded.locate(path, str(problem)))]) from None
 
 
 def build_domains(loaded: Loaded) -> Mapping[str, OrderingDomain]:

@@ -54,7 +54,7 @@ def unknown_names(loaded: Loaded, workflows: Workflows | None) -> list[Problem]:
             Kind.ENTITY.value: frozenset(workflows.entities),
         }
         found = unknown(imported, KnownNames(known, workflows.external))
-    return [Problem(one.file, one.line, one.column, "", f"{one.what}; {one.remedy}") for one in found]
+    return [Problem(one.file, one.line, one.column, "", f"{one.what}; {one.remedy}", code="W001") for one in found]
 
 
 def _beside(loaded: Loaded, module: str) -> Path | None:

@@ -129,6 +129,12 @@ def lines(
             raise DecodeError(f"{label}:{number + 1}: the line is longer than {LINE_LIMIT // 1024**2} MiB")
 
 
+def sample_line(line: bytes) -> tuple[str | None, Message]:
+    """Topic that a line of JSON Lines names, if any, and its message. Raises: DecodeError."""
+    topic, message = _line(line, MessageOptions(), by_line=True)
+    return (topic if isinstance(topic, str) else None), message
+
+
 def id_of(message: Message) -> str | None:
     """Id of a message: that of a CloudEvent, or the broker's own; None for a message that has none of its own."""
     for name, value in message.headers:

@@ -123,14 +123,23 @@ def _problem(root: MappingNode, path: Path, detail: ErrorDetails) -> Problem:
         mark = key_mark(parent, str(path[-1]))
     elif detail["type"] == "extra_forbidden" and isinstance(parent, MappingNode):
         mark = key_mark(parent, str(path[-1]))
-        return mark.problem(path, _unknown(parent, path))
+        return mark.problem(path, *_unknown(parent, path))
     what = _what(path, detail, node)
     if isinstance(node, ScalarNode) and node.variables:
         what = _discreet(what, node)
-    return mark.problem(path, what)
+    return mark.problem(path, what, _code(detail["type"], node))
 
 
-def _unknown(parent: MappingNode, path: Path) -> str:
+def _code(kind: str, node: Node | None) -> str:
+    """Code of a problem. kind: pydantic's name of it."""
+    if kind in ("missing", "union_tag_not_found"):
+        return "C004"
+    # Only a rule about several keys refuses a mapping with an error of its own
+    return "C006" if kind == "value_error" and isinstance(node, MappingNode) else "C005"
+
+
+def _unknown(parent: MappingNode, path: Path) -> tuple[str, str]:
+    """Error text and code for a key that its mapping cannot hold."""
     tag = parent.entries.get("type")
     chosen = tag.value if isinstance(tag, ScalarNode) and isinstance(tag.value, str) else None
     known = keys_at(path[:-1], chosen)
@@ -138,8 +147,8 @@ def _unknown(parent: MappingNode, path: Path) -> str:
         known += ["engine", "defaults"]
     if path[-1] in known:  # another form of this mapping has the key
         others = ", ".join(f"`{key}`" for key in parent.entries if key != path[-1])
-        return f"`{path[-1]}` cannot be combined with {others}"
-    return unknown_key(str(path[-1]), known)
+        return f"`{path[-1]}` cannot be combined with {others}", "C006"
+    return unknown_key(str(path[-1]), known), "C003"
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:

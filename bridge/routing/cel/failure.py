@@ -157,9 +157,50 @@ def compile_text(message: str, expression: str) -> str:
     line, column = int(found[1]), max(int(found[2]), 1)
     lines = expression.split("\n")
     shown = lines[min(line, len(lines)) - 1].replace("\t", " ")
-    what = found[3].replace(" (in container '')", "").removesuffix(" [INVALID_ARGUMENT]")
-    what = what[:1].lower() + what[1:]
-    return f"{_compile_sentence(what, shown, column - 1)}\n  {shown}\n  {' ' * (column - 1)}^"
+    what = _cause(found[3])
+    clause = _compile_sentence(what, shown, column - 1)
+    culprit = _culprit(what, shown, column - 1)
+    at = column - 1 if culprit is None else culprit[0]
+    return f"{clause}\n  {shown}\n  {' ' * at}^"
+
+
+def _cause(text: str) -> str:
+    """Error of the library without what follows the cause, in lower case."""
+    text = text.replace(" (in container '')", "").removesuffix(" [INVALID_ARGUMENT]")
+    return text[:1].lower() + text[1:]
+
+
+def misspelling(message: str, expression: str) -> tuple[int, int, str] | None:
+    """Start and end of a word of another language that caused a compile error, and the word of CEL in its place."""
+    found = _COMPILE.search(message)
+    if not found:
+        return None
+    lines = expression.split("\n")
+    number = min(int(found[1]), len(lines)) - 1
+    what = _cause(found[3])
+    culprit = _culprit(what, lines[number], max(int(found[2]), 1) - 1)
+    if culprit is None:
+        return None
+    before = sum(len(line) + 1 for line in lines[:number])
+    start, word = culprit
+    return before + start, before + start + len(word), _SPELLINGS[word]
+
+
+def _culprit(what: str, line: str, at: int) -> tuple[int, str] | None:
+    """Place and text of a word or operator of another language that an error is about."""
+    if found := re.match(r"undeclared reference to '(.+)'", what):
+        is_there = found[1] in _SPELLINGS and line.startswith(found[1], at)
+        return (at, found[1]) if is_there else None
+    if not what.startswith("syntax error: ") or f"'{_END}'" in what:
+        return None
+    before: re.Match[str] | None = None
+    for found in _WORD.finditer(line):
+        if found.start() <= at < found.end():
+            if found[0] in _SPELLINGS:
+                return found.start(), found[0]
+            return (before.start(), before[0]) if before is not None and before[0] in _SPELLINGS else None
+        before = found
+    return None
 
 
 def _compile_sentence(what: str, line: str, at: int) -> str:
@@ -198,13 +239,10 @@ def _arguments(text: str) -> list[str]:
 
 def _unexpected(line: str, at: int) -> str:
     """Clause for a part that cannot stand at its place."""
+    if (culprit := _culprit("syntax error: ", line, at)) is not None:
+        return f"write `{_SPELLINGS[culprit[1]]}` instead of `{culprit[1]}`"
     for found in _WORD.finditer(line):
-        before = line[: found.start()].split()[-1:]
         if found.start() <= at < found.end():
-            if found[0] in _SPELLINGS:
-                return f"write `{_SPELLINGS[found[0]]}` instead of `{found[0]}`"
-            if before and before[0] in _SPELLINGS:
-                return f"write `{_SPELLINGS[before[0]]}` instead of `{before[0]}`"
             if found[0] in "“”„‘’":
                 return "write straight quotes, ' or \""
             return f"`{found[0]}` is not expected here"
