@@ -75,7 +75,8 @@ def check(
     ran = [name for name, was_there in (("imports", imports), ("samples", samples)) if was_there]
     whole = found.whole and not any(problem.severity == "error" for problem in problems)
     kept = unsuppressed(found.loaded, _sorted(problems), ran, whole=whole)
-    return Report(tuple(_sorted(kept)), report.counts, found.loaded)
+    counts = report.counts if all(problem.severity == "warning" for problem in found.problems) else {}
+    return Report(tuple(_sorted(kept)), counts, found.loaded)
 
 
 def _place(problem: Problem) -> tuple[str, int, int]:

@@ -26,7 +26,7 @@ def sarif(report: Report) -> dict[str, Any]:
     return log("bridge check", rules, results, {"counts": dict(report.counts)})
 
 
-def annotations(report: Report) -> Iterator[str]:
+def github_annotations(report: Report) -> Iterator[str]:
     """Workflow commands of GitHub Actions, which become annotations of the lines of a change."""
     for problem in report.problems:
         place = f",line={problem.line},col={problem.column}" if problem.line else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -49,17 +50,22 @@ DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
 
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
-    """Load the configuration at `config`, or at the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
+    """Load the configuration at `config`, or the one that `config_paths` finds. Raises: ConfigError."""
     return load(config_paths(config), overlays)
 
 
 def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
-    """Return `config`, or the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
+    """Return `config`, or the first of DEFAULT_CONFIGS that exists here, or in a directory above of the same owner.
+
+    Raises: ConfigError.
+    """
     if config:
         return config
     for path in DEFAULT_CONFIGS:
         if path.exists():
             return [path]
+    if (above := _above(Path.cwd())) is not None:
+        return [above]
     looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
         [
@@ -73,6 +79,21 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
             )
         ]
     )
+
+
+def _above(directory: Path) -> Path | None:
+    """Configuration of the project around a directory. A configuration runs code, so it must have a trusted owner."""
+    trusted = {os.geteuid(), 0} if hasattr(os, "geteuid") else None
+    for parent in directory.parents:
+        for path in DEFAULT_CONFIGS:
+            found = parent / path
+            try:
+                owners = {found.stat().st_uid, found.parent.stat().st_uid}
+            except OSError:
+                continue
+            if trusted is None or owners <= trusted:
+                return Path(os.path.relpath(found, directory))
+    return None
 
 
 def load_workflows(loaded: Loaded) -> Workflows:

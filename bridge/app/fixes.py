@@ -38,8 +38,8 @@ class FixedFile:
 
     def diff(self) -> str:
         """Unified diff."""
-        lines = (text.splitlines(keepends=True) for text in (self.old, self.new))
-        return "".join(_ended(difflib.unified_diff(*lines, str(self.path), str(self.path))))
+        old, new = self.old.splitlines(keepends=True), self.new.splitlines(keepends=True)
+        return "".join(_ended(difflib.unified_diff(old, new, str(self.path), str(self.path))))
 
 
 @dataclass

@@ -18,6 +18,10 @@ from bridge.cli.shared.parameters import RATES
 if TYPE_CHECKING:
     from bridge.app.check import Report
     from bridge.app.cost import CostLine
+    from bridge.app.fixes import FixedFile
+
+_ROUNDS = 5
+"""Most rounds of corrections of `--fix`."""
 
 FORMATS = ("text", "table", "json", "sarif", "github")
 
@@ -122,9 +126,13 @@ def command(
     from bridge.app.check import check
 
     paths = (*config, *files)
-    report = _sampled(lambda: check(paths, overlay, imports=not no_import, samples=samples))
-    if fix and _fix(report, dry_run=dry_run, err=output not in ("text", "table")):
-        report = _sampled(lambda: check(paths, overlay, imports=not no_import, samples=samples))
+
+    def run() -> Report:
+        return _sampled(lambda: check(paths, overlay, imports=not no_import, samples=samples))
+
+    report = run()
+    if fix:
+        report = _fix(report, run, dry_run=dry_run, err=output not in ("text", "table"))
     if cost and not report.errors:
         return _cost(paths, overlay, rates, output == "json")
     wrong = report.errors + (report.warnings if strict else 0)
@@ -163,19 +171,34 @@ def _sampled(run: Callable[[], Report]) -> Report:
         raise click.UsageError(what, click.get_current_context()) from None
 
 
-def _fix(report: Report, *, dry_run: bool, err: bool) -> bool:
-    """Print the changes that correct mechanical mistakes, and make them. Returns True if files were changed."""
-    from bridge.app.fixes import fixes, write
+def _fix(report: Report, run: Callable[[], Report], *, dry_run: bool, err: bool) -> Report:
+    """Make the changes that correct mechanical mistakes, and print them. Returns the report of what is left.
 
-    found = [] if report.loaded is None else fixes(report.loaded, report.problems)
-    for fixed in found:
+    run: checks the configuration again. A mistake may come to light when another one is corrected.
+    """
+    from bridge.app.fixes import FixedFile, fixes, write
+
+    changed: dict[Path, FixedFile] = {}
+    for _ in range(1 if dry_run else _ROUNDS):
+        found = [] if report.loaded is None else fixes(report.loaded, report.problems)
+        if not found:
+            break
+        for fixed in found:
+            first = changed.get(fixed.path, fixed)
+            changed[fixed.path] = FixedFile(fixed.path, first.old, fixed.new)
+            if not dry_run:
+                _write(write, fixed)
+        report = report if dry_run else run()
+    for fixed in changed.values():
         say(fixed.diff().removesuffix("\n"), err=err)
-        if not dry_run:
-            try:
-                write(fixed)
-            except OSError as error:
-                raise click.FileError(str(fixed.path), error.strerror or type(error).__name__) from None
-    return bool(found) and not dry_run
+    return report
+
+
+def _write(write: Callable[[FixedFile], None], fixed: FixedFile) -> None:
+    try:
+        write(fixed)
+    except OSError as error:
+        raise click.FileError(str(fixed.path), error.strerror or type(error).__name__) from None
 
 
 def _print_codes(output: str) -> int:
@@ -201,7 +224,7 @@ def _print_report(report: Report, output: str, wrong: bool) -> None:
     elif output == "sarif":
         print_json(check_report.sarif(report))
     else:
-        for line in check_report.annotations(report) if output == "github" else report.problems:
+        for line in check_report.github_annotations(report) if output == "github" else report.problems:
             say(line)
         click.echo(_summary(report, wrong))
 

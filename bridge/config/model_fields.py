@@ -71,6 +71,27 @@ def _steps(kind: Any, part: str | int) -> Iterable[Any]:
         yield arguments[0]
 
 
+def settings_named(key: str) -> list[str]:
+    """Settings of the configuration with a key, shortest paths first: `ops.http.port`, `sources.NAME.group`."""
+    found: dict[str, None] = {}
+
+    def walk(kind: Any, path: str, seen: frozenset[Any]) -> None:
+        for member in members(kind):
+            if isinstance(member, type) and issubclass(member, BaseModel):
+                for name, annotation in fields(member).items() if member not in seen else ():
+                    here = f"{path}.{name}".lstrip(".")
+                    if name == key:
+                        found[here] = None
+                    walk(annotation, here, seen | {member})
+                continue
+            for part, inner in (("NAME", f"{path}.NAME"), (0, f"{path}[N]")):
+                for step in _steps(member, part):
+                    walk(step, inner, seen)
+
+    walk(BridgeConfig, "", frozenset())
+    return sorted(found, key=lambda path: (path.count("."), path))
+
+
 def models_in(value: Any, path: Path = ()) -> Iterator[tuple[Path, BaseModel]]:
     """Models of a configuration, each with its path in the words of the file."""
     if isinstance(value, BaseModel):

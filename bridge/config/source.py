@@ -24,6 +24,9 @@ from bridge.config.yaml.rendering import masked, render
 from bridge.config.yaml.scalars import FileSuppression
 from bridge.core.errors import ConfigError, Problem
 
+_HELP = "name a file or a directory, or create a project with `bridge init NAME`"
+_OVERLAY_HELP = "name the file of the overlay, relative to the current directory"
+
 SUFFIXES = (".yaml", ".yml")
 """Suffixes of the files that are read in a directory."""
 
@@ -128,7 +131,7 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     directories: dict[str, Path] = {}
     suppressions: list[FileSuppression] = []
     root = _joined(paths, directories, problems, suppressions)
-    tops = [(path, _joined([path], directories, problems, suppressions)) for path in overlays]
+    tops = [(path, _joined([path], directories, problems, suppressions, _OVERLAY_HELP)) for path in overlays]
     if root is None:
         return Survey(tuple(problems or [Problem("", 0, 0, "", f"no configuration is given; {_HELP}", code="C001")]))
     # A file that cannot be read may hold the sections that seem to be missing. Its problem has no path
@@ -156,17 +159,14 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     return Survey(found, Loaded(config, hashlib.sha256(content).hexdigest()[:12], base, warnings, document), whole)
 
 
-_HELP = "name a file or a directory, or create a project with `bridge init NAME`"
-
-
-def _files(path: Path, problems: list[Problem]) -> list[Path]:
+def _files(path: Path, problems: list[Problem], help_: str) -> list[Path]:
     if path.is_dir():
         files = sorted((file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()), key=str)
         if not files:
-            problems.append(Problem(str(path), 0, 0, "", f"holds no *.yaml or *.yml file; {_HELP}", code="C001"))
+            problems.append(Problem(str(path), 0, 0, "", f"holds no *.yaml or *.yml file; {help_}", code="C001"))
         return files
     if not path.exists():
-        problems.append(Problem(str(path), 0, 0, "", f"does not exist; {_HELP}", code="C001"))
+        problems.append(Problem(str(path), 0, 0, "", f"does not exist; {help_}", code="C001"))
         return []
     return [path]
 
@@ -176,10 +176,12 @@ def _joined(
     directories: dict[str, Path],
     problems: list[Problem],
     suppressions: list[FileSuppression],
+    help_: str = _HELP,
 ) -> MappingNode | None:
+    """Files at the paths as one document. help_: remedy for a path without a file."""
     joined: MappingNode | None = None
     for path in paths:
-        for file in _files(path, problems):
+        for file in _files(path, problems, help_):
             directories[str(file)] = file.absolute().parent
             document = read(file, problems, suppressions)
             if document is not None:

@@ -31,7 +31,7 @@ class Code:
     @property
     def title(self) -> str:
         """Heading of the section about this code."""
-        return f"{self.name} {self.summary}"
+        return f"{self.name}: {self.summary}"
 
     @property
     def anchor(self) -> str:

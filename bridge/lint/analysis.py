@@ -107,6 +107,13 @@ def unknown(paths: Sequence[Path], known: KnownNames) -> list[Finding]:
     return sorted(_kept(project, modules, set(unknown_names(project, modules, known))))
 
 
+@_collector_paused()
+def known_names(names: Names) -> KnownNames:
+    """Names that the workflow modules of a configuration register, and those that it declares. No code runs."""
+    project = Project()
+    return known_in(project, _read(project, names.files, set()), names.targets, names.external)
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """Names of a configuration.

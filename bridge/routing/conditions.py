@@ -90,8 +90,8 @@ class _Judge:
         try:
             value = self._known.value(source)
         except Unknown as unknown:
-            if not reads_vars and str(unknown) != "does not compile":
-                yield "R012", f"the condition always fails: {unknown}"
+            if not reads_vars and unknown.cause:
+                yield "R012", f"the condition always fails: {unknown.cause}"
             return
         if value is not True and value is not False:
             yield "R015", f"the condition is always {kind_name(value)}; compare it, like `payload.total > {source}`"

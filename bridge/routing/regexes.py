@@ -46,7 +46,7 @@ def _judged(argument: str, known: Known) -> tuple[str, str] | None:
     try:
         known.value(f"''.matches({argument})")
     except Unknown as unknown:
-        is_invalid = "regular expression" in str(unknown)
+        is_invalid = "regular expression" in unknown.cause
         return ("R014", f"the regular expression {argument} is not valid (RE2)") if is_invalid else None
     if matches_nothing(pattern):
         return "R013", f"the regular expression {argument} matches no text: it needs a character outside of ^ and $"

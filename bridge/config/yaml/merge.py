@@ -54,7 +54,10 @@ def join(first: MappingNode, second: MappingNode, problems: list[Problem], path:
         elif isinstance(mine, SequenceNode) and isinstance(value, SequenceNode) and here in CONCATENATED:
             entries[key] = SequenceNode(mine.items + value.items, mine.mark)
         elif mine is not value:
-            problems.append(mark.problem(here, f"is already set in {keys[key]}; keep one of the two", "C008"))
+            what = f"is already set in {keys[key]}; keep one of the two"
+            if mark.file != keys[key].file:
+                what += f", or, if {mark.file} is an overlay, move it to another directory and name it with --overlay"
+            problems.append(mark.problem(here, what, "C008"))
     return MappingNode(entries, keys, first.mark)
 
 

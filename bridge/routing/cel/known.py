@@ -24,7 +24,14 @@ Member = tuple[str, ...]
 
 
 class Unknown(Exception):
-    """The result of an expression depends on more than what is known, or its evaluation fails."""
+    """The result of an expression is not known.
+
+    cause: error of its evaluation; empty if it was not evaluated.
+    """
+
+    def __init__(self, cause: str = "") -> None:
+        self.cause = cause
+        super().__init__(cause)
 
 
 class Known:
@@ -46,10 +53,12 @@ class Known:
             self._compiled[source] = None if zoned else self._compiler.value(source, (), "", ROUTE)
         expression = self._compiled[source]
         if expression is None:
-            raise Unknown("does not compile")
+            raise Unknown
         try:
             return expression.value(self._scope(member, value))
-        except (ExpressionError, ExpressionCost) as error:
+        except ExpressionCost:
+            raise Unknown from None
+        except ExpressionError as error:
             raise Unknown(str(error).removeprefix(": ").rpartition(", in `")[0]) from None
 
     def _scope(self, member: Member, value: Any) -> RouteScope:
@@ -67,6 +76,6 @@ class Known:
         elif variable == "event" and len(path) == 2 and path[0] in ("headers", "extensions"):
             attributes[path[0]] = {path[1]: value}
         elif variable:
-            raise Unknown("an unknown variable")
+            raise Unknown
         envelope = Envelope(**attributes, position=Position("", **place))
         return RouteScope(envelope, envelope.data, self._variables, ALLOWED)
