@@ -13,7 +13,8 @@ from bridge.core.suppression import Suppression, parse_suppression
 
 LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_COMMENT = re.compile(r"(?:^|(?<=[\s]))#[^\r\n]*", re.MULTILINE)
+_BEGIN = re.compile(r"(?:^|(?<=\s))#", re.MULTILINE)
+_REST = re.compile(r"[^\r\n]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,16 @@ def comments(text: str) -> Iterator[tuple[int, str]]:
     """Offset and text of each comment, with its `#`."""
     scalars = [(_inside(text, span), span.end) for span in spans(text)]
     starts = [start for start, _ in scalars]
-    for found in _COMMENT.finditer(text):
-        at = bisect_right(starts, found.start()) - 1
-        if at < 0 or found.start() >= scalars[at][1]:
-            yield found.start(), found.group()
+    end = 0
+    for found in _BEGIN.finditer(text):
+        start = found.start()
+        at = bisect_right(starts, start) - 1
+        if start < end or (at >= 0 and start < scalars[at][1]):
+            continue
+        rest = _REST.match(text, start)
+        assert rest is not None
+        end = rest.end()
+        yield start, rest.group()
 
 
 def _inside(text: str, span: Span) -> int:
