@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -235,7 +235,7 @@ def split(source: str, sign: str) -> list[str]:
     return [*operands, source[start:].strip()]
 
 
-def _closing(found: list[Token]) -> int:
+def _closing(found: Sequence[Token]) -> int:
     depth = 0
     for at, token in enumerate(found):
         depth += (token.text in "([{") - (token.text in ")]}")

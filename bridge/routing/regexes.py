@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.routing.cel.expression import ROUTE, Expression
@@ -67,7 +67,7 @@ def _arguments(source: str) -> Iterator[str]:
             yield arguments[-1]
 
 
-def _split(source: str, found: list[Token], opening: int) -> list[str]:
+def _split(source: str, found: Sequence[Token], opening: int) -> list[str]:
     """Arguments of the call whose parenthesis is the token at `opening`."""
     arguments, depth, start = [], 0, found[opening].end
     for token in found[opening:]:

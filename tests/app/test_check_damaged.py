@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -87,16 +88,17 @@ def _damaged(draw: st.DrawFn) -> str:
             key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))
             parents.append((node, key))
             node = node[key]
+        parent: Any
         parent, key = draw(st.sampled_from(parents)) if parents else (value, "surprise")
         match draw(st.sampled_from(["replace", "remove", "add", "double"])):
             case "remove":
                 del parent[key]
             case "add" if isinstance(parent, dict):
-                parent[draw(st.sampled_from(["park", "when", "surprise", "a.b", "${Y}", "*"]))] = draw(_ODD)
+                parent[draw(st.sampled_from(["park", "when", "surprise", "a.b", "${Y}", "*"]))] = deepcopy(draw(_ODD))
             case "double" if isinstance(parent, list):
                 parent.append(parent[key])
             case _:
-                parent[key] = draw(_ODD)
+                parent[key] = deepcopy(draw(_ODD))
     text = yaml.safe_dump(
         value, allow_unicode=True, sort_keys=False, default_flow_style=draw(st.sampled_from([None, True]))
     )

@@ -24,10 +24,10 @@ routes:
 """
 
 
-def codes(tmp_path: Path, text: str, **options: bool) -> list[tuple[int, str, str]]:
+def codes(tmp_path: Path, text: str) -> list[tuple[int, str, str]]:
     file = tmp_path / "bridge.yaml"
     file.write_text(text)
-    return [(problem.line, problem.code, problem.what) for problem in check([file], **options).problems]
+    return [(problem.line, problem.code, problem.what) for problem in check([file]).problems]
 
 
 def commented(comment: str) -> str:

@@ -7,7 +7,7 @@ unchanged, including integers above 64 bits, at a fraction of the cost.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NoReturn
@@ -358,7 +358,7 @@ class Compiler:
             return ComparedExpression(source, where, program, projection, found[0], answer)
         return Expression(source, where, program, projection, {"vars": self.variables} if self.variables else _NONE)
 
-    def _unknown_member(self, source: str, found: list[Reading]) -> str | None:
+    def _unknown_member(self, source: str, found: Sequence[Reading]) -> str | None:
         for reading in found:
             known: Collection[str] | None = self.members.get(reading.variable)
             if known is None:
