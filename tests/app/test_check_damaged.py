@@ -81,6 +81,7 @@ _ODD = st.sampled_from(
 def _damaged(draw: st.DrawFn) -> str:
     """Text of a configuration in which values were replaced, removed or added."""
     value: Any = yaml.safe_load(SOUND)
+    key: Any
     for _ in range(draw(st.integers(1, 4))):
         node: Any = value
         parents: list[tuple[Any, Any]] = []

@@ -6,6 +6,7 @@ to other commands. Lists keep their order, at a fraction of a microsecond.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cel_expr_python import cel
