@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.app.codecs import body_limits, source_codec
+from bridge.app.codecs import source_codec
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
@@ -47,6 +48,15 @@ if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
+
+
+def require(kind: str, name: str, known: Collection[str], remedy: str = "") -> None:
+    """Check that a name given by a person is configured. Raises: LookupError with the known names or a similar one."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known) or 'none'})"
+    raise LookupError(f"there is no {kind} {name!r}{meant}{'; ' + remedy if remedy else ''}")
 
 
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
@@ -250,7 +260,6 @@ def build_decoder(
     Raises: ConfigError with all problems.
     """
     config = loaded.config.sources[source]
-    limits = body_limits(config.limits)
     compiler = Compiler(loaded.locate) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
@@ -275,7 +284,7 @@ def build_decoder(
         raise ConfigError(compiler.problems)
     return SourceDecoder(
         source_codec(loaded, source, registries),
-        limits,
+        config.limits,
         attributes=attributes,
         identity=identity,
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),

@@ -15,9 +15,8 @@ from bridge.app.composition import build_broker, build_decoder, build_router, su
 from bridge.app.operations.trace import NOT_KEPT, NOT_PROCESSED, Answer
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
-from bridge.core.envelope import Envelope
 from bridge.core.errors import BridgeError, ConfigError, MessageError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome
 from bridge.routing import explain
 from bridge.system.clock import stamp

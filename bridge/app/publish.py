@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bridge.app import state
-from bridge.app.composition import build_broker
-from bridge.app.names import require
+from bridge.app.composition import build_broker, require
 from bridge.brokers.factory import check_destination
 from bridge.config.source import Loaded
 from bridge.core.message import Message

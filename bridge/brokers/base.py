@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from bridge.config.model.servicebus import ServiceBusSourceConfig, SessionsConfig
-from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, LimitsConfig, OnUnreadable
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
 from bridge.core.states import PartitionState
@@ -200,7 +200,7 @@ class SubscribeOptions:
     dead_letter: str | None = DEAD_LETTER_TOPIC
     unreadable: UnreadablePolicy = UnreadablePolicy()
     max_hold: float = math.inf
-    prefetch_bytes: int = 64 * 1024 * 1024
+    prefetch_bytes: int = LimitsConfig().max_in_flight_bytes
     kafka: KafkaSourceConfig = field(default_factory=KafkaSourceConfig)
     servicebus: ServiceBusSourceConfig = field(default_factory=ServiceBusSourceConfig)
     sessions: SessionsConfig | None = None

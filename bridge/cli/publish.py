@@ -85,9 +85,9 @@ def command(
     _check(files, data, jsonl, type_, id_, raw)
     from bridge.app.composition import load_config
     from bridge.app.messages import MessageOptions, id_of
-    from bridge.app.names import near_topic
     from bridge.app.publish import destination as resolve
     from bridge.app.publish import publish
+    from bridge.app.topic import near_topic
 
     loaded = load_config(config, overlay)
     to = resolve(loaded, destination)

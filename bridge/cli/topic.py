@@ -94,8 +94,7 @@ def read(
     if start == "latest" and not follow:
         raise click.UsageError("--from latest shows only new messages: add --follow", click.get_current_context())
     from bridge.app.composition import load_config
-    from bridge.app.names import near_topic
-    from bridge.app.topic import read, resolve
+    from bridge.app.topic import near_topic, read, resolve
     from bridge.brokers.base import ReadOptions
 
     loaded = load_config(config, overlay)

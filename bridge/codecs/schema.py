@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import jsonschema_rs
 import orjson
 
+from bridge.codecs.limits import DEFAULT_LIMITS
 from bridge.config.schema_files import MAX_SCHEMA
 from bridge.core.errors import SchemaCost, SchemaError
 from bridge.system.files import read_file
@@ -22,15 +23,11 @@ _SHOWN = 3
 _PATH_LIMIT = 120
 _TEXT_LIMIT = 200
 _BACKTRACK_LIMIT = 100_000
-_TOLD = 500
+_NAMED_FAULTS = 500
 """Most values of a payload whose faults are named. The library gathers all faults, in all branches of the schema."""
 
 _SHALLOW = 4
 """Levels of a payload up to which its faults are named where a schema refers to definitions."""
-
-SCHEMA_COST = 0.1
-"""Default limit of the cost of a payload's texts for patterns with lookaround or backreferences, in seconds: a
-nanosecond for each step, and as many steps for a text as the square of its length."""
 
 _MASK = "the value"
 
@@ -42,11 +39,12 @@ class SchemaProblem(Exception):
 class Schema:
     """A compiled JSON Schema. Immutable; safe to share."""
 
-    def __init__(self, path: Path, cost: float = SCHEMA_COST) -> None:
+    def __init__(self, path: Path, cost: float = DEFAULT_LIMITS.schema_cost) -> None:
         """Compile the schema in `path` (draft 2020-12 unless its `$schema` says otherwise).
 
         `$ref` may point into the file and to other local files, relative to it; nothing is ever fetched.
-        cost: limit of the estimated seconds that patterns with lookaround may take for one payload.
+        cost: limit of the estimated seconds that patterns with lookaround or backreferences may take for one payload:
+        a nanosecond for each step, and as many steps for a text as the square of its length.
         Raises: SchemaProblem, whose text names the fault.
         """
         self.path = path
@@ -181,8 +179,8 @@ def _tellable(data: Any, names: Container[str]) -> bool:
     """Return whether naming the payload's faults costs little. Where definitions may refer to themselves, the cost
     doubles with each level.
     """
-    deepest = _SHALLOW if "$ref" in names or "$dynamicRef" in names or "$recursiveRef" in names else _TOLD
-    left, level = _TOLD, [data]
+    deepest = _SHALLOW if "$ref" in names or "$dynamicRef" in names or "$recursiveRef" in names else _NAMED_FAULTS
+    left, level = _NAMED_FAULTS, [data]
     for _ in range(deepest):
         level = [
             member

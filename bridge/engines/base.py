@@ -9,9 +9,9 @@ from typing import Protocol, runtime_checkable
 from durabletask.serialization import DataConverter
 
 from bridge.engines.client import EngineClient
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
 from bridge.engines.message_sealer import MessageSealer
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
 

@@ -23,8 +23,6 @@ from bridge.core.errors import EngineMisconfigured
 from bridge.engines.azure_access import Credentials, create_credentials, credential_kind
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
 from bridge.engines.grpc_channel import (
     RECONNECT_SECONDS,
     DeadlineInterceptor,
@@ -37,7 +35,9 @@ from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.remote_limits import TOTAL, ResponseLimits, WorkItemFlow
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
-from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.setup import MonitoredWorker, concurrency, quiet_logger
 from bridge.engines.workflows import Workflows
 from bridge.system.tls import TlsProblem, load_client
 

@@ -92,10 +92,7 @@ class Web:
         app.router.add_get("/metrics", self._render_metrics)
         if self._status is not None:
             app.router.add_get("/api/v1/status", self._render_status)
-        settings = self._settings
-        connections = Connections(
-            app, ask=settings.header_timeout, idle=settings.idle_timeout, most=settings.max_connections
-        )
+        connections = Connections(app, self._settings)
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
         except OSError as error:

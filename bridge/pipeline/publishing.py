@@ -13,9 +13,8 @@ from typing import Any
 
 from bridge.brokers.base import Broker
 from bridge.codecs.base import Codec, PreparedCodec
-from bridge.core.envelope import Event
 from bridge.core.errors import BrokerUnavailable, UnknownTarget
-from bridge.core.message import Message
+from bridge.core.message import Event, Message
 from bridge.pipeline.tracing import PublishTracing
 
 UNKNOWN = "(unknown)"
@@ -46,7 +45,7 @@ class PublishTarget:
     topic: str
     codec: Codec
     source: str
-    timeout: float = 30.0
+    timeout: float
     shape: Callable[[Message], Message] = _as_it_is
     system: str = ""
 

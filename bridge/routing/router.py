@@ -8,8 +8,8 @@ from typing import Any
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Decision, Step
-from bridge.core.envelope import Envelope
 from bridge.core.errors import ConfigError, Locate, MessageError, NoRoute
+from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template

@@ -8,8 +8,8 @@ from typing import Any
 
 from bridge.config.model.routes import RouteConfig
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise, Step
-from bridge.core.envelope import Envelope
 from bridge.core.errors import BridgeError, ExpressionError, TooManyCommands
+from bridge.core.message import Envelope
 from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template, constant_prefix

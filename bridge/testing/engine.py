@@ -11,12 +11,12 @@ from durabletask.serialization import DataConverter
 
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.grpc_channel import BEFORE
 from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.worker import MonitoredWorker, quiet_logger
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.setup import MonitoredWorker, quiet_logger
 from bridge.engines.workflows import Workflows
 from bridge.testing.sdk_internals import VirtualBackend
 

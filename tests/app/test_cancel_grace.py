@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
-from bridge.engines.cancel_grace import CANCEL_GRACE_IDS, PROBE_EVENT, CancelGrace, acknowledged
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE_IDS, PROBE_EVENT, CancelGrace, acknowledged
 from tests.kit.daemon import ENGINES, DaemonFixture, running
 from tests.kit.waiting import TIMEOUT
 

@@ -14,9 +14,9 @@ from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.config.source import Loaded
 from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE
 from bridge.early_messages.executor import EarlyMessageExecutor
-from bridge.engines.answers import ANSWERS, AnswerKeys
-from bridge.engines.cancel_grace import CANCEL_GRACE
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.answers import ANSWERS, AnswerKeys
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing

@@ -12,7 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from structlog.testing import capture_logs
 
 from bridge.app.serve.failures import FailureLog
-from bridge.engines.finishes import Finishes, InstanceFailure, failure_of
+from bridge.engines.worker.finishes import Finishes, InstanceFailure, failure_of
 from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, Finish
 from tests.kit.daemon import ENGINES, DaemonFixture, running
 from tests.kit.processes import DaemonProcess, bridge
@@ -156,7 +156,7 @@ async def test_a_saga_named_by_payload_has_the_name_other(tmp_path: Path, engine
 
 
 def test_names_of_sagas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.engines.finishes.MAX_NAMES", 3)
+    monkeypatch.setattr("bridge.engines.worker.finishes.MAX_NAMES", 3)
     finishes = Finishes()
     for letter in "abcde":
         finishes.add_one(end(1, saga=f"saga-of-{letter}", outcome="compensated"))

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.commands import Decision
-from bridge.core.envelope import Envelope
 from bridge.core.errors import CommandsTooLarge, ExpressionCost, ExpressionError
+from bridge.core.message import Envelope
 from bridge.routing import Router, explain
 from bridge.routing.cel.cost import EXPRESSION_COST, FREE, estimate, free_weight, weigh
 from bridge.routing.cel.expression import ITEM, Compiler, Expression, PathExpression

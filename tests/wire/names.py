@@ -27,7 +27,7 @@ from bridge.core.answers import Key, Keyring
 from bridge.core.commands import Command
 from bridge.core.pace import Paces
 from bridge.engines import errors as engine_errors
-from bridge.engines.answers import AnswerKeys
+from bridge.engines.commands.answers import AnswerKeys
 from bridge.engines.workflows import Workflows
 from bridge.engines.workflows import load as load_workflows
 from bridge.pipeline.publishing import Publishing

@@ -5,15 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bridge.app.composition import require
 from bridge.app.connection import attached
-from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
 from bridge.core.states import SourceState
 from bridge.engines.base import Engine
-from bridge.engines.pacing import EnginePaces, limited_sources
-from bridge.engines.source_pauses import Pause, SourcePauses
+from bridge.engines.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
 from bridge.quarantine.orphaned import state_engine
 
 _REASON_LIMIT = 500

@@ -29,7 +29,6 @@ from bridge.app.composition import (
     load_workflows,
     own_packages,
 )
-from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
@@ -49,15 +48,14 @@ from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
-from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine, watch_finishes
-from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
-from bridge.engines.containment import ContainedWorker
+from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.finishes import Finishes
-from bridge.engines.pacing import EnginePaces
-from bridge.engines.source_pauses import SourcePauses
-from bridge.engines.worker import stop_worker
+from bridge.engines.source_entities import EnginePaces, SourcePauses
+from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.finishes import Finishes
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.ops import logging
 from bridge.ops.audit import settle
@@ -69,6 +67,7 @@ from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing, messaging_system
 from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
+from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")

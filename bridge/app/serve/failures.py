@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from bridge.config.source import Loaded
-from bridge.engines.finishes import InstanceFailure, failure_of, saga_name
+from bridge.engines.worker.finishes import InstanceFailure, failure_of, saga_name
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
 

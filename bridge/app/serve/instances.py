@@ -12,9 +12,9 @@ import structlog
 from bridge.core.errors import BridgeError
 from bridge.core.histogram import Histogram
 from bridge.engines.base import Engine, InstanceCounts, instance_counts
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
-from bridge.engines.finishes import Finishes
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.finishes import Finishes
 from bridge.ops.health import PartReading
 from bridge.pipeline.source import SourcePipeline
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from bridge.core.errors import EngineError
-from bridge.engines.source_pauses import Pause, SourcePauses
+from bridge.engines.source_entities import Pause, SourcePauses
 from bridge.pipeline.source import SourcePipeline
 
 log = structlog.get_logger("bridge.source")

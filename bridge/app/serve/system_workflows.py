@@ -14,11 +14,10 @@ from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE
-from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
-from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
-from bridge.engines.pacing import pace_entity
-from bridge.engines.source_pauses import pause_entity
+from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
+from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.publishing import Publishing
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator

@@ -20,10 +20,11 @@ from bridge.brokers.base import (
     StallingSubscription,
     StoppableSubscription,
 )
+from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
-from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
+from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metric_stats import TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
@@ -50,7 +51,7 @@ again, up to a second."""
 class SourceView:
     """Source pipeline as `bridge.ops.metrics.SourceStats`."""
 
-    def __init__(self, source: SourcePipeline, stuck_after: float = 60.0) -> None:
+    def __init__(self, source: SourcePipeline, stuck_after: float = OpsConfig().stuck_after) -> None:
         """Create a view. stuck_after: seconds after which a partition without progress is reported."""
         self._source = source
         self._stuck_after = stuck_after

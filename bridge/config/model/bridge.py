@@ -15,6 +15,7 @@ from bridge.config.model.sagas import SagaConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.tls import ServerTlsConfig
 from bridge.config.model.types import Duration, Integer, Model, Name, Size
+from bridge.sqlite_engine.defaults import INDEX_RECORDS
 
 
 class ConnectionsConfig(Model):
@@ -93,7 +94,7 @@ class LineageConfig(Model):
         "these published. `off`: none; `bridge trace` then searches the instances.",
     )
     records: Integer = Field(
-        100_000,
+        INDEX_RECORDS,
         ge=1,
         description="Dead letters that the index of an engine keeps, and as many signals to entities; the oldest are "
         "removed.",

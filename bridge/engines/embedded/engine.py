@@ -18,8 +18,6 @@ from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
@@ -35,13 +33,15 @@ from bridge.engines.grpc_channel import (
 )
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.setup import MonitoredWorker, concurrency, quiet_logger, threads
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.defaults import MAX_REQUEST
 from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.sqlite_engine.options import (
-    MAX_REQUEST,
     PERIOD_SECONDS,
     DatabaseOptions,
     RetentionPolicy,

@@ -18,13 +18,13 @@ from durabletask.internal.tracing import suppress_span_emission
 from durabletask.task import CancellableTask
 from durabletask.worker import ExecutionResults, TaskHubGrpcWorker, _ActivityExecutor, _OrchestrationExecutor
 
-from bridge.engines.containment import close_quietly, keep_open
+from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.engines.worker.containment import close_quietly, keep_open
 from bridge.sqlite_engine.hub.work_items import TurnRequest, TurnResponse
 from bridge.sqlite_engine.model.values import text
 from bridge.system.otel_context import context_of, entered
 
-MAX_SESSIONS = 1000
-MAX_SESSION_BYTES = 64 * 1024 * 1024
+_DEFAULTS = EmbeddedEngineConfig(type="embedded")
 
 
 class Session(_OrchestrationExecutor):
@@ -173,7 +173,9 @@ class SessionWorker(TaskHubGrpcWorker):
     history. Activities run in OpenTelemetry's context of their span, where OpenTelemetry is installed.
     """
 
-    def __init__(self, *, sessions: int = MAX_SESSIONS, session_bytes: int = MAX_SESSION_BYTES, **options: Any) -> None:
+    def __init__(
+        self, *, sessions: int = _DEFAULTS.sessions, session_bytes: int = _DEFAULTS.session_bytes, **options: Any
+    ) -> None:
         super().__init__(emit_trace_spans=False, **options)
         self.sessions = Sessions(sessions, session_bytes)
 

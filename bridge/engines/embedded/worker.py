@@ -23,9 +23,10 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.worker import WorkItemFilters
 
 from bridge.core.kinds import Kind
-from bridge.engines.containment import Load, presentable, stuck_pool, type_name
 from bridge.engines.embedded.session import SessionWorker
-from bridge.engines.worker import MonitoredWorker
+from bridge.engines.worker.contained_worker import Load, stuck_pool
+from bridge.engines.worker.failures import presentable, type_name
+from bridge.engines.worker.setup import MonitoredWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Stream
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest

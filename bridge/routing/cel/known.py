@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from bridge.core.envelope import Envelope
 from bridge.core.errors import ExpressionCost, ExpressionError, Problem
-from bridge.core.message import Position
+from bridge.core.message import Envelope, Position
 from bridge.routing.cel.expression import ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.tokens import tokens

@@ -210,9 +210,9 @@ class UnreadLimits:
     message is reserved for the instance's own events.
     """
 
-    events: int = 10_000
-    bytes: int = 16 * 1024 * 1024
-    message_bytes: int = 4 * 1024 * 1024
+    events: int
+    bytes: int
+    message_bytes: int
 
     def refuses(self, instance: Instance, size: int) -> bool:
         """True when an event of this size is beyond the limits."""

@@ -37,7 +37,7 @@ LIMIT = 1 << 20
 
 def reader(start: int = 0, treatment: OnUnreadable = "dead_letter", gaps: Counter[str] | None = None) -> PartitionLog:
     return PartitionLog(
-        "t", 0, start, bounds=Bounds(LIMIT), low_water=1 << 20, treatment=lambda _: treatment, gaps=gaps
+        "t", 0, start, bounds=Bounds(LIMIT, 500_000, 1_000), low_water=1 << 20, treatment=lambda _: treatment, gaps=gaps
     )
 
 

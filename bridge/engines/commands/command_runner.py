@@ -45,10 +45,10 @@ from bridge.core.instance_protocol import (
 from bridge.core.lineage import command_record
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
-from bridge.engines.cancel_grace import start_cancel_grace
+from bridge.engines.commands.cancel_grace import start_cancel_grace
+from bridge.engines.commands.instance_reader import InstanceReader, PreviousRun
 from bridge.engines.errors import details_of, is_late, leaves_outcome_unknown
 from bridge.engines.grpc_channel import PARENT
-from bridge.engines.instance_reader import InstanceReader, PreviousRun
 from bridge.sqlite_engine.model.reply import ANSWERED, Conflict, read_conflict
 
 _NEVER = pb.OrchestrationIdReusePolicy()

@@ -19,8 +19,9 @@ from durabletask.worker import (
 
 from bridge.config.model.engines import WorkerConfig
 from bridge.core.errors import is_final_failure
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker, presentable
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.failures import presentable
 from bridge.engines.workflows import Workflows
 
 _NOBODY = "bridge.nobody"

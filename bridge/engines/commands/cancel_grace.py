@@ -29,7 +29,7 @@ from bridge.core.commands import Cancel
 from bridge.core.errors import EngineRejected, InstanceAlreadyExists, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
-from bridge.engines.instance_reader import InstanceReader
+from bridge.engines.commands.instance_reader import InstanceReader
 
 log = structlog.get_logger("bridge.cancel")
 

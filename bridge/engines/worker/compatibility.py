@@ -18,7 +18,7 @@ from durabletask.worker import OrchestratorNotRegisteredError
 
 from bridge.core.errors import UnknownTarget
 from bridge.core.kinds import Kind
-from bridge.engines.finishes import end_of_turn
+from bridge.engines.worker.finishes import end_of_turn
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
 
