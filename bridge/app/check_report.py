@@ -30,8 +30,9 @@ def github_annotations(report: Report) -> Iterator[str]:
     """Workflow commands of GitHub Actions, which become annotations of the lines of a change."""
     for problem in report.problems:
         place = f",line={problem.line},col={problem.column}" if problem.line else ""
-        title = _escaped(f"{problem.code} {CODES[problem.code].summary}").replace(":", "%3A").replace(",", "%2C")
-        file = _escaped(problem.file).replace(":", "%3A").replace(",", "%2C")
+        title, file = (
+            _escaped(text).replace(":", "%3A").replace(",", "%2C") for text in (CODES[problem.code].title, problem.file)
+        )
         yield f"::{problem.severity} file={file}{place},title={title}::{_escaped(_text(problem))}"
 
 

@@ -146,6 +146,9 @@ _SPELLINGS = {
     "is": "==", "AND": "&&", "OR": "||", "NOT": "!", "True": "true", "False": "false", "None": "null", "nil": "null",
 }  # fmt: skip
 """Operators and words of other languages, with those of CEL."""
+_OPTIONALS = {"?.": ".?", "??": ".orValue(...)"}
+_FOREIGN = re.compile(r"\?\.(?=[A-Za-z_])|\?\?")
+"""Operators for missing values in other languages, with those of CEL."""
 _WORD = re.compile(r"\w+|[=!<>&|]+|\S")
 
 
@@ -210,18 +213,24 @@ def _compile_sentence(what: str, line: str, at: int) -> str:
             return f"write `{_SPELLINGS[found[1]]}` instead of `{found[1]}`"
         if line[at : at + 1] == "(":
             return f"there is no function `{found[1]}` for these arguments"
+        if found[1].partition(".")[0] in ("item", "index"):
+            return f"there is no variable `{found[1]}`; only the command of a rule with `for_each` has item and index"
         return f"there is no variable `{found[1]}`"
     if found := re.match(r"found no matching overload for '(.+)' applied to '\((.*)\)'", what):
         return overload(found[1], _arguments(found[2]))
     if found := re.match(r"reserved identifier: (\w+)", what):
         return f"`{found[1]}` is a reserved word" + ("; write `CONDITION ? A : B`" if found[1] == "if" else "")
     if found := re.match(r"syntax error: token recognition error at: '(.+)'$", what):
+        if "\\" in found[1] and found[1][0] in "'\"":
+            return "a backslash begins no valid escape; write two, or a raw text like r'\\d'"
         if found[1][0] in "'\"" or found[1][:2] in ("r'", 'r"', "b'", 'b"'):
             return "the closing quote is missing"
         return _unexpected(line, at)
     if found := re.match(r"syntax error: missing '(.+)' at (.+)$", what):
         place = "at the end" if _END in found[2] else f"before `{found[2][1:-1]}`"
         return f"`{found[1]}` is missing {place}"
+    if what.startswith("syntax error: ") and (foreign := _FOREIGN.search(line)) is not None:
+        return f"`{foreign[0]}` is not CEL; write `{_OPTIONALS[foreign[0]]}`"
     if what.startswith("syntax error: "):
         if f"'{_END}'" in what:
             lacks = re.search(r"expecting '(.+)'$", what)
@@ -229,6 +238,12 @@ def _compile_sentence(what: str, line: str, at: int) -> str:
         return _unexpected(line, at)
     if what.startswith("has() argument"):
         return "has() needs a member, like `has(payload.id)`"
+    if found := re.match(r"(\w+)\(\) variable name must be a simple identifier", what):
+        return f"{found[1]}() needs a name for each item first, like `payload.lines.{found[1]}(line, line.price > 5)`"
+    if found := re.match(r"expression of type '(.+)' cannot be the operand of a select operation", what):
+        return f"{type_name(found[1])} has no members"
+    if what.startswith(("invalid int literal", "invalid uint literal")):
+        return "the number does not fit 64 bits"
     return what
 
 
