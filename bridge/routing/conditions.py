@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +31,9 @@ _OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
 _MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 TEXTS = ("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema", "message_id", "time")
 """Members of `event` that are text or null."""
+
+_LITERAL = re.compile(r"'(?P<text>[^'\\\n]*)'|(?P<number>-?\d{1,15}(?:\.\d{1,9})?)", re.ASCII)
+"""The most common constants, which need no evaluation."""
 
 _OTHER = "\U0010fffd other"
 """Text that no configuration compares with."""
@@ -202,7 +206,11 @@ class _Judge:
         left, sign, right = found
         if _is_member(right) and sign != "in":
             left, sign, right = right, _MIRRORED[sign], left
-        if not _is_member(left) or {reading.variable for reading in readings(right, ROUTE)} - {"vars"}:
+        if not _is_member(left):
+            return None
+        if (literal := _LITERAL.fullmatch(right)) is not None and sign != "in":
+            return sign, literal["text"] if literal["text"] is not None else float(literal["number"])
+        if {reading.variable for reading in readings(right, ROUTE)} - {"vars"}:
             return None
         try:
             value = self._known.value(right)

@@ -99,8 +99,8 @@ def referenced_entities(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
 def _unreachable(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     found: list[tuple[ConfigPath, str]] = []
     for source in config.sources:
-        # earlier rules that end the search: keys and condition, then values, to the rule's name
-        taken: dict[tuple[tuple[str, ...], str | None], dict[tuple[Any, ...], str]] = {}
+        # earlier rules that end the search: condition, keys, values, to the rule's name
+        taken: dict[str | None, dict[tuple[str, ...], dict[tuple[Any, ...], str]]] = {}
         for position, route in enumerate(config.routes):
             if source not in route.from_:
                 continue
@@ -116,20 +116,21 @@ def _unreachable(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
                     )
                 )
             elif not route.continue_ and _count(match, tuple(match)) <= _COMBINATIONS:
-                by_values = taken.setdefault((tuple(match), _condition(route.when)), {})
+                by_values = taken.setdefault(_condition(route.when), {}).setdefault(tuple(match), {})
                 for combination in product(*match.values()):
                     by_values.setdefault(combination, route.name)
     return found
 
 
 def _catcher(
-    taken: dict[tuple[tuple[str, ...], str | None], dict[tuple[Any, ...], str]],
+    taken: dict[str | None, dict[tuple[str, ...], dict[tuple[Any, ...], str]]],
     match: dict[str, tuple[Any, ...]],
     when: str | None,
 ) -> str | None:
     """Name of an earlier rule that takes all messages of this one, alone or together with others; None if absent."""
-    for (keys, condition), by_values in taken.items():
-        if condition not in (None, _condition(when)) or not all(key in match for key in keys):
+    conditions = dict.fromkeys((None, _condition(when)))
+    for keys, by_values in (each for condition in conditions for each in taken.get(condition, {}).items()):
+        if not all(key in match for key in keys):
             continue
         if _count(match, keys) > _COMBINATIONS:
             continue
