@@ -10,8 +10,8 @@ from itertools import pairwise
 from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
+from bridge.routing.cel.evaluator import Evaluator, Member, Unknown
 from bridge.routing.cel.expression import ROUTE
-from bridge.routing.cel.known import Known, Member, Unknown
 from bridge.routing.cel.tokens import Token, readings, tokens
 from bridge.routing.cel.value import kind_name
 
@@ -54,7 +54,7 @@ class _Part:
 
 def condition_findings(config: BridgeConfig) -> Iterator[Finding]:
     """Findings about the conditions of all rules."""
-    judge = _Judge(Known(config.vars))
+    judge = _Judge(Evaluator(config.vars))
     for position, route in enumerate(config.routes):
         if route.when is not None:
             path: ConfigPath = ("routes", position, "when")
@@ -65,7 +65,7 @@ def condition_findings(config: BridgeConfig) -> Iterator[Finding]:
 class _Judge:
     """Judge of conditions of one configuration."""
 
-    def __init__(self, known: Known) -> None:
+    def __init__(self, known: Evaluator) -> None:
         self._known = known
 
     def condition(self, source: str, match: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

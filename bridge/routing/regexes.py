@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from bridge.config.model.bridge import BridgeConfig
+from bridge.routing.cel.evaluator import Evaluator, Unknown
 from bridge.routing.cel.expression import ROUTE, Expression
-from bridge.routing.cel.known import Known, Unknown
 from bridge.routing.cel.pattern import TOKEN
 from bridge.routing.cel.tokens import Token, readings, tokens
 from bridge.routing.conditions import ConfigPath, Finding
@@ -23,7 +24,7 @@ _EMPTY = re.compile(r"\\[bBAzQE]")
 
 def regex_findings(config: BridgeConfig, compiled: Iterable[tuple[ConfigPath, Expression]]) -> Iterator[Finding]:
     """Findings about the constant regular expressions in compiled expressions."""
-    known = Known(config.vars)
+    known = Evaluator(config.vars)
     judged: dict[str, tuple[str, str] | None] = {}
     for path, expression in compiled:
         if "matches" not in expression.source or len(expression.source) > _LONGEST:
@@ -35,7 +36,7 @@ def regex_findings(config: BridgeConfig, compiled: Iterable[tuple[ConfigPath, Ex
                 yield found[0], path, f"{found[1]}\n  {expression.source}"
 
 
-def _judged(argument: str, known: Known) -> tuple[str, str] | None:
+def _judged(argument: str, known: Evaluator) -> tuple[str, str] | None:
     """Code and text of the problem of a constant pattern, given as an expression."""
     try:
         pattern = known.value(argument)
@@ -44,7 +45,7 @@ def _judged(argument: str, known: Known) -> tuple[str, str] | None:
     if not isinstance(pattern, str):
         return None
     try:
-        known.value(f"''.matches({argument})")
+        known.value(f"''.matches({json.dumps(pattern, ensure_ascii=False)})")
     except Unknown as unknown:
         is_invalid = "regular expression" in unknown.cause
         return ("R014", f"the regular expression {argument} is not valid (RE2)") if is_invalid else None

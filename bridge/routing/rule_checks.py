@@ -173,13 +173,13 @@ def _early_events(config: BridgeConfig) -> Iterator[Finding]:
         groups = {_order(config, name) for each in known for name in each.from_}
         if not known or groups & {_order(config, name) for name in route.from_}:
             continue
-        patience = min(
+        retried = min(
             (config.sources[name].retry.in_memory for name in route.from_ if name in config.sources), default=0.0
         )
         what = (
             f"messages of {' and '.join(route.from_)} have no common order with those of "
             f"{' and '.join(known[0].from_)}, which start the instance ({known[0].name}): one that comes earlier is "
-            f"tried again for retry.in_memory ({format_duration(patience)}) and then dead-lettered; write "
+            f"tried again for retry.in_memory ({format_duration(retried)}) and then dead-lettered; write "
             "`on_missing: {wait: 1h}`, or `on_missing: retry` if that is meant"
         )
         yield "R019", ("routes", position, route.command), what

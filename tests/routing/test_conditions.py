@@ -101,7 +101,7 @@ def test_an_expensive_constant_is_not_evaluated() -> None:
     loop, several = "a + b + c == -1", f"[{', '.join(map(str, range(60)))}]"
     for name in ("a", "b", "c"):
         loop = f"{several}.exists({name}, {loop})"
-    assert found(loop) == [("R012", "the condition always fails: the expression took more than 10,000 iterations")]
+    assert found(loop) == []
 
 
 def test_operands() -> None:

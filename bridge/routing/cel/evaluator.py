@@ -7,6 +7,7 @@ from typing import Any
 
 from bridge.core.errors import ExpressionCost, ExpressionError, Problem
 from bridge.core.message import Envelope, Position
+from bridge.routing.cel.cost import estimate_at
 from bridge.routing.cel.expression import ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.tokens import tokens
@@ -33,7 +34,7 @@ class Unknown(Exception):
         super().__init__(cause)
 
 
-class Known:
+class Evaluator:
     """Evaluator of the expressions of one configuration. Each is compiled once.
 
     variables: `vars` of the configuration.
@@ -51,7 +52,9 @@ class Known:
             zoned = any(token.text in METHODS for token in tokens(source))
             self._compiled[source] = None if zoned else self._compiler.value(source, (), "", ROUTE)
         expression = self._compiled[source]
-        if expression is None:
+        # A scope charges for what an expression reads, and a constant reads nothing
+        weight = 64 + len(value) * 4 if isinstance(value, str) else 64
+        if expression is None or estimate_at(expression.tree, weight, self._variables).cost > ALLOWED:
             raise Unknown
         try:
             return expression.value(self._scope(member, value))
