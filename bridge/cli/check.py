@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, json_option
+from bridge.cli.shared.options import EXISTING, config_options, output_option
 from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import RATES
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _ROUNDS = 5
 """Most rounds of corrections of `--fix`."""
 
-FORMATS = ("text", "table", "json", "sarif", "github")
+FORMATS = ("text", "sarif", "github")
+"""Forms of the output beside `table` and `json`."""
 
 
 @make(
@@ -73,18 +74,7 @@ FORMATS = ("text", "table", "json", "sarif", "github")
 @click.option("--fix", is_flag=True, help="Correct mechanical mistakes in the files, and print the changes.")
 @click.option("--dry-run", is_flag=True, help="With --fix: print the changes only.")
 @click.option("--codes", is_flag=True, help="Print every code.")
-@click.option(
-    "-o",
-    "--output",
-    "--format",
-    "output",
-    type=click.Choice(FORMATS),
-    default="text",
-    show_default=True,
-    help="Form of the output: text for people (`table` is the same), JSON, SARIF 2.1.0 for code hosts, or annotations "
-    "of GitHub.",
-)
-@json_option
+@output_option(": `text` is `table`, `sarif` is for code hosts, `github` makes annotations", FORMATS)
 @config_options
 def command(
     files: tuple[Path, ...],
@@ -99,7 +89,6 @@ def command(
     dry_run: bool,
     codes: bool,
     output: str,
-    as_json: bool,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -112,7 +101,6 @@ def command(
 
         instance_id: nightly-report  # bridge: ignore[R005] one report runs at a time
     """
-    output = "json" if as_json else output
     _check_options(print_, schema, cost, codes, fix, dry_run, bool(rates), output)
     if codes:
         return _print_codes(output)
@@ -253,7 +241,12 @@ def _cost(
     summed = total(found, every[-1] if every else None, {route: rate for route, rate in rates if route is not None})
     if as_json:
         sums = {"rates": summed.rates, "per_second": summed.per_second, "per_minute": summed.per_minute}
-        sums |= {"per_30_days": summed.per_month, "fits": summed.fits, "left_out": list(summed.left_out)}
+        sums |= {
+            "indexed_per_second": summed.indexed,
+            "per_30_days": summed.per_month,
+            "fits": summed.fits,
+            "left_out": list(summed.left_out),
+        }
         print_json(asdict(found) | {"total": sums if rates else None})
         return exit_codes.OK
     for route in found.routes:
@@ -273,6 +266,8 @@ def _cost(
         each = "each other route" if own else "each route"
         say(f"at {', '.join(own + [f'{rate:g}/s of {each}' for rate in every[-1:]])}:")
         say(f"  {summed.per_second:,.1f} actions/s, {summed.per_minute:,.0f}/min, {summed.per_month:,.0f} in 30 days")
+        if summed.indexed:
+            say(f"  {summed.indexed:,.1f} of these actions/s for the lineage index, with one process")
         say(f"  {summed.fits}")
         if summed.left_out:
             say(f"  left out: {', '.join(summed.left_out)} (answers, counted with the workflow that awaits them)")

@@ -78,7 +78,7 @@ def command(
         sources = sorted(document["sources"], key=lambda each: (_SORTS[sort](each), each["name"]))
         return [
             *summary_lines(document),
-            *source_table(sources),
+            *source_table(document, sources),
             *instance_table(document["engines"]),
             *problem_lines(document),
         ]

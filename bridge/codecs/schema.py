@@ -51,7 +51,7 @@ class Schema:
         self._steps = cost * 1e9
         schema = _load(path)
         self._names = set(_keys(schema))
-        self._looks_around = _looks_around(schema)
+        self._has_lookaround = _has_lookaround(schema)
         if not isinstance(schema, dict | bool):
             raise SchemaProblem(f"{path} holds no JSON Schema: it must be an object, true or false")
         refused: list[str] = []
@@ -63,7 +63,7 @@ class Schema:
                 refused.append(str(problem))
                 raise
             self._names |= set(_keys(found))
-            self._looks_around |= _looks_around(found)
+            self._has_lookaround |= _has_lookaround(found)
             return found
 
         try:
@@ -94,7 +94,7 @@ class Schema:
         The text of a SchemaError has at most 1 KB. It names no place in a payload with many values, nor where a schema
         may examine the payload in many ways.
         """
-        if self._looks_around and _steps(data) > self._steps:
+        if self._has_lookaround and _steps(data) > self._steps:
             raise SchemaCost(
                 f"the payload holds texts that may cost the patterns of {self.path.name} more than limits.schema_cost "
                 "allows"
@@ -105,10 +105,10 @@ class Schema:
             if not _tellable(data, self._names):
                 raise SchemaError(f"the payload breaks {self.path.name}, and is too large to say where")
             errors = self._validator.iter_errors(data)
-            problems = [_tell(error, self._names) for error in islice(errors, _SHOWN)]
+            problems = [_describe(error, self._names) for error in islice(errors, _SHOWN)]
             more = next(iter(errors), None) is not None
         except jsonschema_rs.ValidationError as error:
-            raise SchemaError(f"the payload breaks {self.path.name}: {_tell(error, self._names)}") from None
+            raise SchemaError(f"the payload breaks {self.path.name}: {_describe(error, self._names)}") from None
         except ValueError:
             raise SchemaError(
                 f"the payload is {type(data).__name__} or holds some, and {self.path.name} can check JSON values only"
@@ -134,15 +134,6 @@ def _wrong_word(schema: Any, path: list[Any], message: str) -> str:
         remedy = f'did you mean "{near[0]}"?' if near else f"write one of {', '.join(_TYPES)}"
         return f"{json.dumps(wrong)[:80]} is not a type; {remedy}"
     return message if isinstance(schema, dict | list) else message.replace(_MASK, json.dumps(schema)[:80])
-
-
-def schema_problem(path: Path) -> str | None:
-    """Fault of the schema in `path`, for checking a configuration; None for a valid schema."""
-    try:
-        Schema(path)
-    except SchemaProblem as problem:
-        return str(problem)
-    return None
 
 
 def _load(path: Path) -> Any:
@@ -209,7 +200,7 @@ def _steps(data: Any) -> int:
     return cost
 
 
-def _looks_around(schema: Any) -> bool:
+def _has_lookaround(schema: Any) -> bool:
     """Return whether a pattern of the schema needs more than one pass over a text."""
     waiting = [schema]
     while waiting:
@@ -232,7 +223,7 @@ def _is_linear(pattern: str) -> bool:
     return True
 
 
-def _tell(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:
+def _describe(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:
     """Place and fault of an error. A property that the schema does not name appears as `*`, since the sender chose its
     name.
     """

@@ -181,7 +181,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig,
-        model.TracingConfig, model.AuditConfig, model.LineageConfig,
+        model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
     ),
     "check": (check.CheckConfig, check.IgnoreWarningConfig),
 }  # fmt: skip
@@ -208,6 +208,7 @@ _HEADINGS = {
     model.ControlConfig: "control",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
     check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
+    model.LineageShardsConfig: "lineage.shards",
 }  # fmt: skip
 
 

@@ -281,7 +281,7 @@ def is_named(message_id: str | None, position: str | None, wanted: str) -> bool:
 
 
 class MessageTrace:
-    """Span of one delivery. It exists also when it is not sampled: what follows keeps the decision.
+    """Span of one delivery. It exists even if it is not sampled: later spans keep the decision.
 
     traceparent, tracestate: context for the commands of the message.
     parent: the span's parent. linked: message whose trace it does not continue.
@@ -305,6 +305,7 @@ class MessageTrace:
         self.traceparent = f"00-{trace_id}-{span_id}-{'01' if is_sampled else '00'}"
         self.tracestate = None if parent is None else parent.tracestate
 
-    def origin(self, message_id: str, route: str, part: int) -> MessageOrigin:
+    def origin(self, envelope: Envelope, route: str, part: int) -> MessageOrigin:
         """Origin of a command of the message: within the span."""
-        return MessageOrigin(message_id, route, part, self.traceparent, self.tracestate)
+        position = str(envelope.position)
+        return MessageOrigin(envelope.message_id, route, part, self.traceparent, self.tracestate, position)

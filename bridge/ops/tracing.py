@@ -413,7 +413,7 @@ def build(endpoint: str, sample: float | None, version: str, *, max_buffered: in
     # A provider reads OTEL_TRACES_SAMPLER, and has no other effect
     sampler = TracerProvider(resource=resource).sampler if sample is None else ParentBasedTraceIdRatio(sample)
     receiver = build_receiver("traces", endpoint)
-    return Tracing(receiver, sampler, resource, version, max_buffered=max_buffered, max_age=max_age)
+    return Tracing(receiver, sampler, resource, version, max_buffered=max_buffered, max_age=max_age, delay=DELAY)
 
 
 def _seconds(text: str) -> float:

@@ -27,7 +27,7 @@ class Limit(Protocol):
         """True when messages that wait here should not fill the memory of their source."""
         ...
 
-    def holds(self, item: InFlightDelivery) -> bool:
+    def blocks(self, item: InFlightDelivery) -> bool:
         """True while a delivery must not be processed, whatever made its lane ready."""
         ...
 

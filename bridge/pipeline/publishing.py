@@ -128,7 +128,7 @@ class Publishing:
         meant = f"did you mean {near[0]!r}?" if near else f"configured targets: {known}"
         return f"target {shown!r} is not configured; {meant}"
 
-    def _wait(self, work: Coroutine[Any, Any, None], end: float) -> None:
+    def _wait(self, work: Coroutine[Any, Any, object], end: float) -> None:
         """Run a coroutine on the event loop. Raises: TimeoutError at monotonic time `end`."""
         done = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:

@@ -164,7 +164,7 @@ class Runner:
                 if trace is None:
                     origin = MessageOrigin.of(envelope, step.route, position - first)
                 else:
-                    origin = trace.origin(envelope.message_id, step.route, position - first)
+                    origin = trace.origin(envelope, step.route, position - first)
                 settlement = await self._step(item, step, origin)
                 if settlement is not None:
                     return settlement, step

@@ -136,7 +136,7 @@ class Router:
         for position in self._index.candidates(envelope):
             rule = rules[position]
             try:
-                if not rule.holds(scope):
+                if not rule.applies(scope):
                     continue
                 names = (*names, rule.config.name)
                 if rule.for_each is not None:
@@ -162,7 +162,7 @@ class Router:
             rule = self.rules[position]
             yield
             try:
-                if not rule.holds(scope):
+                if not rule.applies(scope):
                     continue
                 names = (*names, rule.config.name)
                 for step in rule.steps(scope):

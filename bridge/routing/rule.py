@@ -38,7 +38,7 @@ class Rule:
     per: Template | None = None
     tagged: bool = False
 
-    def holds(self, scope: RouteScope) -> bool:
+    def applies(self, scope: RouteScope) -> bool:
         """True if `when` holds. `match` was checked before. Raises: ExpressionError unless `on_error: no_match`."""
         if self.when is None:
             return True

@@ -33,6 +33,7 @@ class VirtualEngine:
     faults: Mapping[str, int] = MappingProxyType({})
     confirms_event_delivery = False
     keeps_lineage = False
+    lineage = None
     description = "in memory, with virtual time, for tests"
 
     def __init__(self, name: str) -> None:

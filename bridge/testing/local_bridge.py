@@ -31,7 +31,7 @@ from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded, load
 from bridge.core.answers import CORRELATION_ID
 from bridge.core.instance_protocol import FINISHED
-from bridge.core.message import Event, Message
+from bridge.core.message import Event, Message, Position
 from bridge.engines.recording import Recording, record
 from bridge.testing.engine import VirtualEngine
 from bridge.workflow.publishing import REPLY_TO
@@ -68,9 +68,10 @@ class _CountingBroker(LocalBroker):
         super().__init__(name, directory, config)
         self.sent: Counter[str] = Counter()
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
-        await super().publish(topic, messages)
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Sequence[Position]:
+        positions = await super().publish(topic, messages)
         self.sent[topic] += len(messages)
+        return positions
 
 
 class LocalBridge:

@@ -52,7 +52,7 @@ class DataConverter(JsonDataConverter):
         if value is None:
             return None
         text = _ENCODER.encode(value)
-        if text.startswith(_LOOKS_WRAPPED) and type(value) is not Wrapped:
+        if text.startswith(_WRAPPED_PREFIX) and type(value) is not Wrapped:
             return json.dumps(wrap_payload(json.loads(text), None))
         return text
 
@@ -132,7 +132,7 @@ def _required(kind: Any) -> tuple[str, ...]:
     )
 
 
-_LOOKS_WRAPPED = f'{{"{KEY}"'
+_WRAPPED_PREFIX = f'{{"{KEY}"'
 
 
 def _loads(text: str) -> Any:

@@ -95,6 +95,7 @@ def test_every_changing_operation_is_tried_here() -> None:
     assert len({(operation.method, operation.path) for operation in OPERATIONS}) == len(OPERATIONS)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("operation", CHANGING, ids=lambda operation: operation.name)
 async def test_each_leaves_one_line(
     loaded: Loaded, operation: Operation[Any], caplog: pytest.LogCaptureFixture

@@ -196,7 +196,7 @@ async def test_lines_beyond_the_limit_are_counted() -> None:
     log = FailureLog("default", asyncio.get_running_loop(), 10, lambda: now)
     with capture_logs() as logs:
         for number in range(5000):
-            log.tell(end(number, name="order" if number % 2 else f"name-{number % 40}"))
+            log.add(end(number, name="order" if number % 2 else f"name-{number % 40}"))
         log.report()
         await asyncio.sleep(0)
         assert len(logs) == 10
@@ -204,7 +204,7 @@ async def test_lines_beyond_the_limit_are_counted() -> None:
         now = 60.0
         log.report()
         log.report()
-        log.tell(end(1))
+        log.add(end(1))
         await asyncio.sleep(0)
     assert len(logs) == 12
     assert logs[10]["count"] == 4990

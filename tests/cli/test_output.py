@@ -9,10 +9,14 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from bridge.cli import root
 from bridge.cli.shared.output import Progress, clean, compact, plural, print_fields, print_json, print_table
 
 
@@ -85,3 +89,33 @@ def test_progress_is_for_terminals(stream: io.StringIO, shown: str, monkeypatch:
     progress(12_345)
     progress.close()
     assert stream.getvalue() == shown
+
+
+def test_every_command_that_prints_json_takes_both_forms() -> None:
+    def commands(command: click.Command) -> Iterator[click.Command]:
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                yield from commands(inner)
+        else:
+            yield command
+
+    found = 0
+    for command in commands(root):
+        options = {opt: each for each in command.params if isinstance(each, click.Option) for opt in each.opts}
+        form = options.get("--output")
+        if "--json" in options and not (form and isinstance(form.type, click.Path)):  # a file has that name already
+            found += 1
+            assert form is not None, command.name
+            assert isinstance(form.type, click.Choice), command.name
+            assert "json" in form.type.choices
+    assert found > 20
+
+
+@pytest.mark.parametrize("form", [("-o", "json"), ("--json",), ("-o", "table", "--json"), ("--output=json",)])
+def test_both_forms_print_the_same(form: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(root, ["lint", "--rules", *form])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)

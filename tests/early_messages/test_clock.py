@@ -26,7 +26,7 @@ from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.system.clock import SYSTEM
 from bridge.workflow import DataConverter
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.waiting.sample import stored
 
 HOUR = 3600
@@ -67,13 +67,9 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
     try:
         command = RaiseEvent("order-1", "paid", "yes", WaitFor(30.0))
         await store.store(command, MessageOrigin("m-1", "paid"), stored(1), 30.0)
-        async with asyncio.timeout(TIMEOUT):
-            while not entities.events["stored"]:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: entities.events["stored"])
         offset = HOUR
-        async with asyncio.timeout(TIMEOUT):
-            while not ticks:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: ticks)
         offset = 0 if back else HOUR
         await stage.execute(ScheduleOrchestration("order", "order-1"), MessageOrigin("m-2", "start"))
         done = await engine.client.wait_for_orchestration_completion("order-1", timeout=int(TIMEOUT))

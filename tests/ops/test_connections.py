@@ -188,7 +188,7 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ca")
 
 
-async def no_metrics() -> bytes:
+async def no_metrics(*, openmetrics: bool) -> bytes:
     return b""
 
 

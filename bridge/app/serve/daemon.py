@@ -51,7 +51,8 @@ from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.source_entities import EnginePaces, SourcePauses
+from bridge.engines.source_entities import EnginePaces
+from bridge.engines.source_seeks import SourceSeeks
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.finishes import Finishes
@@ -189,12 +190,15 @@ class Daemon:
         )
         self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
         self.monitors = {
-            name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
+            name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines
         }
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
-        self.finishes = {name: Finishes(known, failures.tell) for name, failures in self.failures.items()}
+        self.finishes = {
+            name: Finishes(known, failures.add, traces=self.tracing is not None)
+            for name, failures in self.failures.items()
+        }
         self._workers: list[tuple[str, ContainedWorker]] = []
         self.figures = InstanceFigures(
             self.engines,
@@ -209,7 +213,7 @@ class Daemon:
         by_engine: dict[str, list[SourcePipeline]] = {}
         for source in self.sources:
             by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
+        self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
         self.watch = Watch(
             self.sources,
             self.engines,
@@ -284,8 +288,8 @@ class Daemon:
             finishes = self.finishes[engine.name]
             if not watch_finishes(engine, finishes.add):
                 self.monitors[engine.name].report_ends(finishes.add_one)
-            tell = log.info if engine.durable else log.warning
-            tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
+            write = log.info if engine.durable else log.warning
+            write(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         if self.tracing is not None:
             self.tracing.start()
         for broker in self.brokers.values():
@@ -401,7 +405,7 @@ class Daemon:
         )
 
 
-def _tell_unknown(engine: str, found: UnknownName) -> None:
+def _log_unknown_name(engine: str, found: UnknownName) -> None:
     if found.kind == "target":
         what, remedy = f"cannot publish: {found.detail}", "correct the name in the code, or add it under `targets`"
     else:
@@ -417,7 +421,7 @@ def _tell_unknown(engine: str, found: UnknownName) -> None:
     )
 
 
-def _tell_incompatible(engine: str, found: IncompatibleInstance) -> None:
+def _log_incompatible(engine: str, found: IncompatibleInstance) -> None:
     log.error(
         f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran; nothing was "
         f"compensated. Restore the previous code, then run `bridge instances rewind {found.instance_id}`",

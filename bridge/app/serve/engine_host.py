@@ -37,7 +37,7 @@ class EngineHost:
 
     listen: `host:port`; port 0 takes a free one.
     guard: authentication and limits of callers.
-    retention: seconds that finished instances are kept; None: for ever.
+    retention: seconds that finished instances are kept; None: without limit.
     strict: apply the scheduler's limits.
     """
 

@@ -141,7 +141,5 @@ def _added(tables: Iterable[Mapping[tuple[str, str], Histogram]]) -> Mapping[tup
     found: dict[tuple[str, str], Histogram] = {}
     for table in tables:
         for key, histogram in list(table.items()):
-            total = found.setdefault(key, Histogram(histogram.bounds))
-            total.counts = [one + two for one, two in zip(total.counts, histogram.counts, strict=True)]
-            total.total += histogram.total
+            found.setdefault(key, Histogram(histogram.bounds)).add(histogram)
     return found

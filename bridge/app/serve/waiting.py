@@ -20,7 +20,7 @@ from bridge.early_messages.entity import EarlyMessageEntities
 from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefixes
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
-from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import indexing_runner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities
@@ -73,7 +73,7 @@ def target(
 
     Without rules for missing instances, commands go to the engine directly.
     """
-    executor = CommandRunner(engine, now)
+    executor = indexing_runner(engine, now)
     prefixes = early_prefixes(loaded, engine.name)
     if prefixes is None:
         return EnginePort(executor.execute, breaker)
@@ -143,7 +143,7 @@ def waiting_entities(
     """Create the early-message and quarantine entities that this process hosts for one engine."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
-    executor = CommandRunner(engine, now)
+    executor = indexing_runner(engine, now)
     entities = EarlyMessageEntities(
         executor,
         loop,

@@ -23,7 +23,24 @@ Document = dict[str, Any]
 _STATUSES = ("RUNNING", "PENDING", "SUSPENDED", "COMPLETED", "FAILED", "TERMINATED")
 _OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 _NUMBERS = frozenset(
-    {"FOR", "LAG", "OLDEST", "IN/s", "OUT/s", "IN FLIGHT", "RETRYING", *_STATUSES}
+    {
+        "FOR",
+        "LAG",
+        "AGE",
+        "OLDEST",
+        "POSITION",
+        "END",
+        "FROM",
+        "TO",
+        "READ AGAIN",
+        "SKIPPED",
+        "OLDER",
+        "IN/s",
+        "OUT/s",
+        "IN FLIGHT",
+        "RETRYING",
+        *_STATUSES,
+    }
     | {outcome.upper().replace("_", " ") for outcome in _OUTCOMES}
 )
 """Columns whose cells are aligned to the right."""
@@ -113,7 +130,7 @@ def status_tables(document: Document) -> list[str | Table]:
     return [
         *engine_table(document["engines"]),
         *component_table(document["components"]),
-        *source_table(document["sources"]),
+        *source_table(document, document["sources"]),
         *instance_table(document["engines"]),
         *saga_table(document["engines"]),
     ]
@@ -146,8 +163,16 @@ def component_table(components: Sequence[Document]) -> list[str | Table]:
     return ["", Table(("PART", "ENGINE", "STATE", "FOR", "DETAIL"), rows)] if rows else []
 
 
-def source_table(sources: Sequence[Document]) -> list[str | Table]:
-    """Sources with their lag, rates and dead letters since the start."""
+def _source_detail(document: Document, source: Document) -> str:
+    from bridge.ops.status import away_engines
+
+    if engines := away_engines(document, source):
+        return f"by {', '.join(f'engine {each}' for each in engines)}"
+    return source["detail"] if source["state"] is None or source["state"] in _BAD else ""
+
+
+def source_table(document: Document, sources: Sequence[Document]) -> list[str | Table]:
+    """Sources with their lag, rates and dead letters since the start. document: has the engines that hold them."""
     rows = [
         (
             source["name"],
@@ -160,7 +185,7 @@ def source_table(sources: Sequence[Document]) -> list[str | Table]:
             _number(source["in_flight"]),
             _number(source["retrying"]),
             counted(source["dead_letters"]),
-            source["detail"] if source["state"] is None or source["state"] in _BAD else "",
+            _source_detail(document, source),
         )
         for source in sources
     ]

@@ -141,10 +141,10 @@ class ContainedWorker(OpenWorker):
             execute, cancel = _before(done, execute), _before(done, cancel)
         submit(execute, cancel, request, stub, token)
 
-    def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
+    def inspect_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
         """Inspect the response of a turn before it is sent."""
 
-    def look_at_activity(self, response: pb.ActivityResponse) -> None:
+    def inspect_activity(self, response: pb.ActivityResponse) -> None:
         """Inspect the failure of an activity before it is sent."""
 
     def _answers(self, request: Any, stub: Any, token: str) -> _Answers:
@@ -253,7 +253,7 @@ class ContainedWorker(OpenWorker):
             try:
                 super().run_entity_batch(alone, collected, token)
             except BaseException as error:
-                _tell(error, f"operation of entity {request.instanceId}")
+                _log_failure(error, f"operation of entity {request.instanceId}")
                 collected = _Collected()
                 failed = whole.results.add().failure
                 failed.failureDetails.CopyFrom(failure_details(error))
@@ -297,7 +297,7 @@ def stuck_pool(name: str, threads: int, waiting: int, after: float) -> str:
     return f"all {threads} threads for {name} have been busy for {after:g} s or more, and {waiting} items wait"
 
 
-def _tell(error: BaseException, what: str) -> None:
+def _log_failure(error: BaseException, what: str) -> None:
     logger.warning("%s failed: user code raised %s", what, type_name(error), extra={"action": "contained"})
 
 
@@ -323,7 +323,7 @@ class _Answers:
         self._is_answered = True
         if self.is_given_back:
             return None
-        self._worker.look_at_turn(self._request, response)
+        self._worker.inspect_turn(self._request, response)
         return self._stub.CompleteOrchestratorTask(response)
 
     def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
@@ -331,7 +331,7 @@ class _Answers:
         if self.is_given_back:
             return None
         if response.HasField("failureDetails"):
-            self._worker.look_at_activity(response)
+            self._worker.inspect_activity(response)
         return self._stub.CompleteActivityTask(response)
 
     def __getattr__(self, name: str) -> Any:
@@ -348,7 +348,7 @@ class _Answers:
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Send a response for an executor that raised, unless it has responded."""
-        _tell(error, what)
+        _log_failure(error, what)
         if self._is_answered:
             return
         try:

@@ -15,6 +15,7 @@ from durabletask.serialization import DataConverter
 from bridge.core.histogram import LONG_SECONDS, Histogram
 from bridge.engines.sdk_internals import OutputNotEncodable
 from bridge.engines.worker.failures import reraise, text_of, type_name
+from bridge.system.otel_context import current_sampled_trace
 
 logger = logging.getLogger("bridge.engines.containment")
 
@@ -31,13 +32,15 @@ class WorkerStats:
         self.replays = 0
         self._lock = threading.Lock()
 
-    def run(self, name: str, result: str, seconds: float) -> None:
-        """Count an activity."""
+    def run(self, name: str, result: str, seconds: float, trace_id: str | None = None) -> None:
+        """Count an activity. trace_id: its sampled trace; None without one."""
         with self._lock:
             histogram = self.activities.get((name, result))
             if histogram is None:
                 histogram = self.activities[name, result] = Histogram(LONG_SECONDS)
             histogram.observe(seconds)
+            if trace_id is not None:
+                histogram.example(seconds, trace_id, time.time())
 
     def replay(self) -> None:
         """Count a replay."""
@@ -94,7 +97,7 @@ def contained_orchestrator(function: Callable[..., Any], converter: DataConverte
     """Wrap an orchestrator to raise only exceptions that the SDK can report.
 
     The SDK then releases the orchestrator's locks and keeps its actions. The wrapper serializes the result itself,
-    because the SDK leaves an orchestration running for ever when its own serialization fails with anything but
+    because the SDK leaves an orchestration running without end when its own serialization fails with anything but
     ValueError or TypeError.
     """
 
@@ -123,9 +126,9 @@ def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Call
         try:
             result = function(*given, **named)
         except BaseException as error:
-            stats.run(name, "failed", time.perf_counter() - began)
+            stats.run(name, "failed", time.perf_counter() - began, current_sampled_trace())
             reraise(error)
-        stats.run(name, "completed", time.perf_counter() - began)
+        stats.run(name, "completed", time.perf_counter() - began, current_sampled_trace())
         return result
 
     return run

@@ -39,6 +39,7 @@ class Finish:
 
     has_run: an orchestrator ran, so a worker knows the name.
     seconds: since its creation.
+    traceparent: trace context of its start; empty without one.
     failure: of a failed instance. cause: last failure of one of its tasks, where the history is in memory.
     """
 
@@ -54,6 +55,7 @@ class Finish:
     failure: pb.TaskFailureDetails | None = None
     cause: pb.TaskFailureDetails | None = None
     parent: str | None = None
+    traceparent: str = ""
 
     @property
     def is_failure(self) -> bool:

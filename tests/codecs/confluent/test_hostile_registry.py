@@ -23,6 +23,7 @@ from bridge.config.model.registries import RegistryConfig
 from bridge.core.errors import DecodeError, MessageError, RegistryUnavailable
 from bridge.core.message import Message
 from tests.codecs.confluent.samples import ORDER, POSITION, event, proto, proto_text
+from tests.kit.waiting import TIMEOUT
 from tests.registry.hostile import Answer, HostileRegistry, answer, response
 
 LINE = '{"type": "record", "name": "shop.Line", "fields": [{"name": "sku", "type": "string"}]}'
@@ -158,11 +159,11 @@ async def test_a_slow_drip_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         *(part for _ in range(1000) for part in (b" ", 0.05)),
     ]
     with hostile(drip) as server:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             assert "no answer in time" in await outcome(server, timeout="300ms")
     slow: Answer = [0.2, schema('"long"')]
     with hostile(schema(LINE, references=refer(*(f"n{at}" for at in range(90)))), slow) as server:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             assert "no answer in time" in await outcome(server, timeout="300ms")
 
 
@@ -331,7 +332,7 @@ async def test_no_redirect_is_followed_to_another_host(
 async def test_a_storm_of_refusals_is_an_outage_at_once(status: int) -> None:
     refusal = response(b"{}", status, "Retry-After: 99999999999")
     with hostile(refusal, refusal) as server:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             assert (await outcome(server, timeout="60s")).startswith("away")
         # One for the message and one for the event: the pipeline's back-off decides when the next follows
         assert len(server.asked) == 2
