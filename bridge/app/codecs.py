@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from bridge.codecs.json import StandInCodec
 from bridge.config.model.brokers import TargetSchemaConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, DecodeError
+from bridge.core.problem_codes import coded
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
@@ -30,7 +32,7 @@ def build_registries(loaded: Loaded) -> dict[str, Registry]:
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[schemas]'"
-        raise ConfigError([loaded.locate(("registries",), what)]) from error
+        raise ConfigError([replace(loaded.locate(("registries",), what), code="C014")]) from error
 
     def resolve(name: str, field: str, value: str) -> Path:
         return loaded.resolve(("registries", name, "tls", field), value)
@@ -81,7 +83,7 @@ def target_codec(loaded: Loaded, target: str, registries: Mapping[str, Registry]
             place=wanted.schema_id,
         )
     except DecodeError as error:
-        raise ConfigError([loaded.locate(path, str(error))]) from None
+        raise ConfigError([coded("C012", loaded.locate(path, str(error)))]) from None
     return RegistryCodec(config.codec, form, registry, writing=writing)
 
 

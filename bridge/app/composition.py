@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -20,6 +22,7 @@ from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
 from bridge.core.errors import ConfigError, Problem
 from bridge.core.lineage_shards import ShardLimits
+from bridge.core.problem_codes import coded
 from bridge.core.settlement import RetryPolicy
 from bridge.encryption import Keyring
 from bridge.engines import keyrings
@@ -60,17 +63,22 @@ def require(kind: str, name: str, known: Collection[str], remedy: str = "") -> N
 
 
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
-    """Load the configuration at `config`, or at the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
+    """Load the configuration at `config`, or the one that `config_paths` finds. Raises: ConfigError."""
     return load(config_paths(config), overlays)
 
 
 def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
-    """Return `config`, or the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
+    """Return `config`, or the first of DEFAULT_CONFIGS that exists here, or in a directory above of the same owner.
+
+    Raises: ConfigError.
+    """
     if config:
         return config
     for path in DEFAULT_CONFIGS:
         if path.exists():
             return [path]
+    if (above := _above(Path.cwd())) is not None:
+        return [above]
     searched = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
         [
@@ -80,9 +88,25 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
                 0,
                 "",
                 f"found neither {searched}; name a file with -c, or create a project with `bridge init NAME`",
+                code="C001",
             )
         ]
     )
+
+
+def _above(directory: Path) -> Path | None:
+    """Configuration of the project around a directory. A configuration runs code, so it must have a trusted owner."""
+    trusted = {os.geteuid(), 0} if hasattr(os, "geteuid") else None
+    for parent in directory.parents:
+        for path in DEFAULT_CONFIGS:
+            found = parent / path
+            try:
+                owners = {found.stat().st_uid, found.parent.stat().st_uid}
+            except OSError:
+                continue
+            if trusted is None or owners <= trusted:
+                return Path(os.path.relpath(found, directory))
+    return None
 
 
 def load_workflows(loaded: Loaded) -> Workflows:
@@ -211,7 +235,7 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
         return broker_factory.create(name, config, resolve)
     except ModuleNotFoundError as error:
         what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
-        raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
+        raise ConfigError([replace(loaded.locate(("brokers", name, "type"), what), code="C014")]) from error
 
 
 def build_router(loaded: Loaded, source: str) -> Router:
@@ -254,7 +278,7 @@ def build_decoder(
     for name, text in config.attributes.items():
         path: tuple[str | int, ...] = ("sources", source, "attributes", name)
         if (problem := attribute_problem(name)) is not None:
-            compiler.report(path, problem)
+            compiler.report(path, problem, "C005")
         expression = compiler.value(text, path, f"source {source!r}, attribute {name}", SOURCE)
         if expression is not None:
             attributes[name] = expression.value
@@ -293,7 +317,7 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: Limi
     try:
         return Schema(loaded.resolve(path, file), limits.schema_cost)
     except SchemaProblem as problem:
-        raise ConfigError([loaded.locate(path, str(problem))]) from None
+        raise ConfigError([coded("C012", loaded.locate(path, str(problem)))]) from None
 
 
 def build_domains(loaded: Loaded) -> Mapping[str, OrderingDomain]:

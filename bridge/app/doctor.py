@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bridge.app.check import inspect
 from bridge.app.composition import build_broker, build_engine, read_keyring
+from bridge.app.extras import needed_extras
 from bridge.app.serve.topics import shared_topics
 from bridge.app.state import state_directory
 from bridge.brokers import factory
@@ -268,7 +269,7 @@ _SDKS = ("durabletask", "durabletask-azuremanaged", "aiokafka", "azure-servicebu
 def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
     """Installed versions of Python and of the SDKs that this configuration needs, compared with the tested ones."""
     yield "python", ok(".".join(map(str, sys.version_info[:3])))
-    extras = _extras(loaded)
+    extras = {each.extra for each in needed_extras(loaded.config)}
     try:
         requirements = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -287,19 +288,6 @@ def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
             continue
         seen.add(package)
         yield package, _version(package, matched[2], None if extra is None else extra[1])
-
-
-def _extras(loaded: Loaded) -> set[str]:
-    """Extras that a configuration needs."""
-    config = loaded.config
-    found = set()
-    for broker in config.brokers.values():
-        if (extra := factory.extra_of(broker)) is not None:
-            found.add(extra)
-    encryptions = [engine.encryption for engine in config.engines.values() if engine.encryption is not None]
-    if any(key.vault is not None for encryption in encryptions for key in encryption.keys):
-        found.add("keyvault")
-    return found
 
 
 def _version(package: str, tested: str, extra: str | None) -> Answer:

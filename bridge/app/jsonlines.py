@@ -117,6 +117,11 @@ def was_read(value: dict[str, Any]) -> bool:
     return "offset" in value
 
 
+def is_line(value: dict[str, Any]) -> bool:
+    """True for a line that `line_of` wrote, and not for a payload that has some of its members."""
+    return {"topic", *_ORIGIN, "timestamp", "headers"} <= value.keys() and not isinstance(value["headers"], list | str)
+
+
 def message_of(value: dict[str, Any], line: bytes) -> Message:
     """Message of a parsed line. line: its text, for a body that is JSON. Raises: DecodeError."""
     if "unreadable" in value:

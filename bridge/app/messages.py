@@ -128,6 +128,34 @@ def lines(
             raise DecodeError(f"{label}:{number + 1}: the line is longer than {LINE_LIMIT // 1024**2} MiB")
 
 
+def read_back(body: bytes, label: str) -> Message | None:
+    """Message of a line of `bridge topic read --json` or `bridge dlq export`; None for any other body.
+
+    Raises: DecodeError for several such lines, and for a message that cannot be parsed.
+    """
+    if b'"offset"' not in body:
+        return None
+    lines = [line for line in body.splitlines() if line.strip()]
+    try:
+        value = _parse(body if len(lines) == 1 else lines[0], label)
+    except DecodeError:
+        return None
+    if not isinstance(value, dict) or not jsonlines.is_line(value):
+        return None
+    if len(lines) > 1:
+        raise DecodeError(f"{label} holds {len(lines)} messages, and one is expected; take one with `head -n 1`")
+    try:
+        return jsonlines.message_of(value, body.strip())
+    except DecodeError as error:
+        raise DecodeError(f"{label}: {error}") from None
+
+
+def sample_line(line: bytes) -> tuple[str | None, Message]:
+    """Topic that a line of JSON Lines names, if any, and its message. Raises: DecodeError."""
+    topic, message = _line(line, MessageOptions(), by_line=True)
+    return (topic if isinstance(topic, str) else None), message
+
+
 def id_of(message: Message) -> str | None:
     """Id of a message: that of a CloudEvent, or the broker's own; None for a message that has none of its own."""
     for name, value in message.headers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
@@ -77,7 +79,8 @@ class Schema:
                 raise SchemaProblem(f"{path}: {refused[0]}") from None
             where = "".join(f"/{part}" for part in error.instance_path)
             raise SchemaProblem(
-                f"{path} is not a valid JSON Schema: {f'at {where}: ' if where else ''}{error.message}"
+                f"{path} is not a valid JSON Schema: {f'at {where}: ' if where else ''}"
+                f"{_wrong_word(schema, list(error.instance_path), error.message)}"
             ) from None
         except (jsonschema_rs.ReferencingError, ValueError) as error:
             raise SchemaProblem(f"{path} is not a valid JSON Schema: {refused[0] if refused else error}") from None
@@ -112,6 +115,25 @@ class Schema:
             ) from None
         text = f"the payload breaks {self.path.name}: {'; '.join(problems)}{'; and more' if more else ''}"
         raise SchemaError(text.encode()[:_LIMIT].decode(errors="ignore"))
+
+
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+
+
+def _wrong_word(schema: Any, path: list[Any], message: str) -> str:
+    """Text about the word at a path of an invalid schema, from the validator's masked one.
+
+    A schema is part of the configuration, and its words may be shown.
+    """
+    for part in path:
+        schema = schema[part]
+    if path[-1:] == ["type"] or (path[-2:-1] == ["type"] and isinstance(path[-1], int)):
+        words = schema if isinstance(schema, list) else [schema]
+        wrong = next((word for word in words if word not in _TYPES), schema)
+        near = difflib.get_close_matches(str(wrong).lower(), _TYPES, n=1, cutoff=0.5)
+        remedy = f'did you mean "{near[0]}"?' if near else f"write one of {', '.join(_TYPES)}"
+        return f"{json.dumps(wrong)[:80]} is not a type; {remedy}"
+    return message if isinstance(schema, dict | list) else message.replace(_MASK, json.dumps(schema)[:80])
 
 
 def _load(path: Path) -> Any:

@@ -91,7 +91,7 @@ class Web:
         try:
             context = None if self._tls is None else serve_current(self._tls)
         except TlsProblem as problem:
-            raise ConfigError([Problem("configuration", 0, 0, "ops.http.tls", str(problem))]) from None
+            raise ConfigError([Problem("configuration", 0, 0, "ops.http.tls", str(problem), code="C005")]) from None
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -109,7 +109,7 @@ class Web:
                 f"cannot listen on {self._settings.host}:{self._settings.port}: {why}; "
                 "choose another port, or 0 for a free port"
             )
-            raise ConfigError([Problem("configuration", 0, 0, "ops.http.port", what)]) from None
+            raise ConfigError([Problem("configuration", 0, 0, "ops.http.port", what, code="C005")]) from None
         self._connections = connections
 
     async def stop(self) -> None:

@@ -94,13 +94,13 @@ class Router:
                 try:
                     reader(key)
                 except ValueError as error:
-                    compiler.report(("routes", position, "match", key), str(error))
+                    compiler.report(("routes", position, "match", key), str(error), "C005")
             function = None
             if route.map is not None and functions is not None:
                 try:
                     function = functions(route.map)
                 except Exception as error:  # imports a module of the user, which may raise anything
-                    compiler.report(("routes", position, "map"), str(error))
+                    compiler.report(("routes", position, "map"), str(error), "C013")
             validate = (validators or {}).get(route.name)
             rules.append(compile_rule(route, position, compiler, function, validate, sagas, maximum))
         source = config.sources[source_name]
@@ -110,9 +110,8 @@ class Router:
             if "{{" in source.ordering:
                 ordering = compile_template(source.ordering, path, f"source {source_name}, ordering", compiler)
             else:
-                compiler.report(
-                    path, f"{source.ordering!r} is neither key, partition, none nor a template with {{{{ }}}}"
-                )
+                what = f"{source.ordering!r} is neither key, partition, none nor a template with {{{{ }}}}"
+                compiler.report(path, what, "C005")
         per = None
         if source.limits.per is not None:
             path = ("sources", source_name, "limits", "per", "value")

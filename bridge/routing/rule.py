@@ -164,10 +164,12 @@ def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compi
     """Check that the command starts instances with a constant id prefix, by which running instances are counted."""
     command = config.schedule or config.start_or_raise
     if command is None:
-        compiler.report(path, f"`{config.command}` starts nothing that could be counted; only a `rate` can limit it")
+        what = f"`{config.command}` starts nothing that could be counted; only a `rate` can limit it"
+        compiler.report(path, what, "C006")
     elif not constant_prefix(command.instance_id):
         compiler.report(
             path,
             "running orchestrations are counted by the constant prefix of the instance id, and it has none; "
             "begin it with a word of its own, like `order-{{ ... }}`",
+            "C006",
         )

@@ -51,6 +51,22 @@ def test_from_a_message_to_a_workflow(project: Path) -> None:
         assert "Traceback" not in second.stderr
 
 
+def test_a_second_daemon_is_told_about_the_engine_file_and_not_about_the_port(project: Path) -> None:
+    with running(project, "serve") as daemon:
+        address = str(daemon.ready["http"])
+        overlay = project / "port.json"
+        overlay.write_text(json.dumps({"ops": {"http": {"port": int(address.rpartition(":")[2])}}}))
+        second = bridge(project, "serve", "--overlay", "port.json")
+        assert second.returncode == 3
+        assert f"process {daemon.pid} has this engine file open" in second.stderr
+        assert "cannot listen" not in second.stderr
+        config = project / "bridge.yaml"
+        config.write_text(config.read_text().replace("path: .bridge/engine", "path: .bridge/other"))
+        other = bridge(project, "serve", "--overlay", "port.json")
+        assert other.returncode == 3
+        assert "address already in use; choose another port" in other.stderr
+
+
 def test_intake_and_workers_in_two_processes(project: Path) -> None:
     (project / "event.json").write_text(EVENT)
     with running(project, "serve", "--no-worker"):

@@ -271,7 +271,15 @@ class Daemon:
 
     async def _start(self) -> None:
         config = self.loaded.config
-        await self.web.start()
+        try:
+            await self.web.start()
+        except ConfigError:
+            # The port of a second daemon is taken too; the engine file names the process that has both
+            for engine in self.engines.values():
+                if isinstance(engine, EmbeddedEngine):
+                    await engine.start()
+                    self._opened.append(engine)
+            raise
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -112,9 +112,13 @@ def reason_option(function: F) -> F:
     return click.option("--reason", metavar="TEXT", help="Reason, kept in the audit (`bridge audit`).")(function)
 
 
-def output_option(detail: str = "") -> Callable[[F], F]:
-    """Add the option `output`, `table` or `json`, and its older form `--json`. detail: end of its help."""
-    choice = click.Choice(["table", "json"])
+def output_option(detail: str = "", more: Sequence[str] = ()) -> Callable[[F], F]:
+    """Add the option `output`, `table` or `json`, and its older form `--json`.
+
+    detail: end of its help. more: further forms; the option is then also named `--format`.
+    """
+    choice = click.Choice(["table", "json", *more])
+    names = ("-o", "--output", *(("--format", "output") if more else ()))
 
     def add(function: F) -> F:
         @wraps(function)
@@ -123,9 +127,7 @@ def output_option(detail: str = "") -> Callable[[F], F]:
 
         older = click.option("--json", "is_json", is_flag=True, help="Older form of -o json.")(chosen)
         form = f"Form of the output{detail}."
-        return cast(
-            F, click.option("-o", "--output", type=choice, default="table", show_default=True, help=form)(older)
-        )
+        return cast(F, click.option(*names, type=choice, default="table", show_default=True, help=form)(older))
 
     return add
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from bridge.config.model.brokers import BrokerConfig, TargetConfig
+from bridge.config.model.check import CheckConfig
 from bridge.config.model.engines import EngineConfig, WorkflowsConfig
 from bridge.config.model.registries import RegistryConfig
 from bridge.config.model.routes import RouteConfig
@@ -225,3 +226,4 @@ class BridgeConfig(Model):
         (), description="Rules in the order of their evaluation (file name, then position); the first match wins."
     )
     ops: OpsConfig = Field(OpsConfig(), description="Settings for the operation of the daemon.")
+    check: CheckConfig = Field(CheckConfig(), description="Settings of `bridge check`.")
