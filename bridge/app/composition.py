@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.app.codecs import body_limits, source_codec
+from bridge.app.codecs import source_codec
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.schema import Schema, SchemaProblem
+from bridge.config.model.bridge import LineageConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
 from bridge.core.errors import ConfigError, Problem
+from bridge.core.lineage_shards import ShardLimits
 from bridge.core.settlement import RetryPolicy
 from bridge.encryption import Keyring
 from bridge.engines import keyrings
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.lineage_index import LineageOptions
 from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
 from bridge.pipeline.action_budget import ActionBudget, BudgetShare
@@ -46,6 +50,15 @@ if TYPE_CHECKING:
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
 
+def require(kind: str, name: str, known: Collection[str], remedy: str = "") -> None:
+    """Check that a name given by a person is configured. Raises: LookupError with the known names or a similar one."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known) or 'none'})"
+    raise LookupError(f"there is no {kind} {name!r}{meant}{'; ' + remedy if remedy else ''}")
+
+
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
     """Load the configuration at `config`, or at the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
     return load(config_paths(config), overlays)
@@ -58,7 +71,7 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
     for path in DEFAULT_CONFIGS:
         if path.exists():
             return [path]
-    looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
+    searched = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
         [
             Problem(
@@ -66,7 +79,7 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
                 0,
                 0,
                 "",
-                f"found neither {looked}; name a file with -c, or create a project with `bridge init NAME`",
+                f"found neither {searched}; name a file with -c, or create a project with `bridge init NAME`",
             )
         ]
     )
@@ -79,7 +92,7 @@ def load_workflows(loaded: Loaded) -> Workflows:
 
 
 def module_base(loaded: Loaded) -> Path:
-    """Directory in which modules named in the configuration are looked up.
+    """Directory in which modules named in the configuration are searched up.
 
     It is the directory of the configuration file, or its parent where only that has one of the modules:
     `config/bridge.yaml` can name the package `workflows` next to `config`.
@@ -112,8 +125,10 @@ def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptio
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
         lineage = loaded.config.ops.lineage
-        records = lineage.records if lineage.index == "embedded" else None
-        return create_engine(name, config, loaded.base, host, partial(read_keyring, loaded, name), records, tracing)
+        records = None if lineage.index == "off" else lineage.records
+        index = lineage_options(lineage) if lineage.index == "all" else None
+        keys = partial(read_keyring, loaded, name)
+        return create_engine(name, config, loaded.base, host, keys, records, tracing, index)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
@@ -126,6 +141,7 @@ def create_engine(
     keys: keyrings.Keys = keyrings.no_keys,
     lineage_records: int | None = None,
     tracing: TracingOptions | None = None,
+    index: LineageOptions | None = None,
 ) -> Engine:
     """Create an engine without starting it.
 
@@ -134,6 +150,7 @@ def create_engine(
     keys: keys of the engine's encryption.
     lineage_records: limit of the records in an embedded engine's lineage index; None: the engine keeps no index.
     tracing: settings of the spans that an embedded engine makes.
+    index: settings of a remote engine's lineage index; None: it has none.
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
@@ -141,7 +158,13 @@ def create_engine(
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
 
-    return SchedulerEngine(name, config, keys, intake=host)
+    return SchedulerEngine(name, config, keys, intake=host, lineage=index)
+
+
+def lineage_options(config: LineageConfig) -> LineageOptions:
+    """Settings of the lineage index of a remote engine."""
+    shards = config.shards
+    return LineageOptions(shards.number, ShardLimits(shards.ids, shards.age), shards.pause, shards.buffer)
 
 
 def read_keyring(loaded: Loaded, name: str) -> Keyring | None:
@@ -226,7 +249,6 @@ def build_decoder(
     Raises: ConfigError with all problems.
     """
     config = loaded.config.sources[source]
-    limits = body_limits(config.limits)
     compiler = Compiler(loaded.locate) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
@@ -251,7 +273,7 @@ def build_decoder(
         raise ConfigError(compiler.problems)
     return SourceDecoder(
         source_codec(loaded, source, registries),
-        limits,
+        config.limits,
         attributes=attributes,
         identity=identity,
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),

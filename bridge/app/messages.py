@@ -15,9 +15,8 @@ from bridge.codecs import registry as codecs
 from bridge.codecs.cloudevents.structured import MEDIA
 from bridge.codecs.limits import parse_json, without_mark
 from bridge.config.model.types import check_topic
-from bridge.core.envelope import Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message
+from bridge.core.message import Event, Message
 
 CLI_SOURCE = "bridge-cli"
 """CloudEvents `source` of bodies that the CLI wraps."""

@@ -23,6 +23,7 @@ from bridge.core.states import EngineState
 from bridge.engines.base import Engine, instance_counts
 from bridge.ops.control import PREFIX, near
 from bridge.ops.status import Document, merge, problems
+from bridge.system.processes import is_stopped
 from bridge.waiting.totals import WaitingTotals
 
 _LARGEST = 64 * 1024 * 1024
@@ -50,7 +51,7 @@ async def by_configuration(loaded: Loaded) -> Document:
         if not isinstance(answer, ConnectionRefusedError):  # left by a killed daemon
             pid = path.name.partition("-")[0]
             command = f"ps -p {pid} -o stat,etime,args"
-            if isinstance(answer, TimeoutError) and _is_stopped(pid):
+            if isinstance(answer, TimeoutError) and is_stopped(pid):
                 answer, command = (
                     ValueError(f"no answer within {FIND_SECONDS:g} s; process {pid} is frozen by a signal"),
                     f"kill -CONT {pid}",
@@ -58,13 +59,6 @@ async def by_configuration(loaded: Loaded) -> Document:
             asked.append((daemon_id(int(pid)) if pid.isdecimal() else path.name, command, answer))
     merged = _merged(asked)
     return merged if merged["answered"] else await _directly(loaded, merged["daemons"])
-
-
-def _is_stopped(pid: str) -> bool:
-    try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
-    except (OSError, IndexError):
-        return False
 
 
 def is_reachable(document: Document) -> bool:
@@ -211,7 +205,7 @@ async def _backlogs(loaded: Loaded, name: str, limit: float) -> Mapping[str, tup
     found: dict[str, tuple[int | None, str]] = {}
     try:
         async with asyncio.timeout(limit):
-            await broker.start_to_look()
+            await broker.start_reading()
             for source in sources:
                 found[source] = (sum((await broker.backlog(subscribe_options(loaded, source))).values()), "")
     except (BridgeError, TimeoutError) as error:

@@ -7,8 +7,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, cast
 
-from bridge.app.composition import build_broker, subscribe_options
-from bridge.app.names import require
+from bridge.app.composition import build_broker, require, subscribe_options
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core.message import Message, Position

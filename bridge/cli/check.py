@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
+from bridge.cli.shared.options import EXISTING, config_options, output_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.parameters import RATES
 
@@ -53,7 +53,6 @@ if TYPE_CHECKING:
     help="With --cost: messages, like `100/s` of each route or `orders=5/m` of one, to add up; repeatable.",
 )
 @output_option()
-@json_option
 @config_options
 def command(
     files: tuple[Path, ...],
@@ -64,7 +63,6 @@ def command(
     cost: bool,
     rates: tuple[tuple[str | None, float], ...],
     output: str,
-    as_json: bool,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -77,7 +75,7 @@ def command(
         raise click.UsageError("use one of --print, --schema and --cost", click.get_current_context())
     if rates and not cost:
         raise click.UsageError("--rate needs --cost", click.get_current_context())
-    as_json = as_json or output == "json"
+    as_json = output == "json"
     if schema:
         from bridge.config.json_schema import schema as make_schema
 
@@ -125,7 +123,12 @@ def _cost(
     summed = total(found, every[-1] if every else None, {route: rate for route, rate in rates if route is not None})
     if as_json:
         sums = {"rates": summed.rates, "per_second": summed.per_second, "per_minute": summed.per_minute}
-        sums |= {"per_30_days": summed.per_month, "fits": summed.fits, "left_out": list(summed.left_out)}
+        sums |= {
+            "indexed_per_second": summed.indexed,
+            "per_30_days": summed.per_month,
+            "fits": summed.fits,
+            "left_out": list(summed.left_out),
+        }
         print_json(asdict(found) | {"total": sums if rates else None})
         return exit_codes.OK
     for route in found.routes:
@@ -145,6 +148,8 @@ def _cost(
         each = "each other route" if own else "each route"
         say(f"at {', '.join(own + [f'{rate:g}/s of {each}' for rate in every[-1:]])}:")
         say(f"  {summed.per_second:,.1f} actions/s, {summed.per_minute:,.0f}/min, {summed.per_month:,.0f} in 30 days")
+        if summed.indexed:
+            say(f"  {summed.indexed:,.1f} of these actions/s for the lineage index, with one process")
         say(f"  {summed.fits}")
         if summed.left_out:
             say(f"  left out: {', '.join(summed.left_out)} (answers, counted with the workflow that awaits them)")

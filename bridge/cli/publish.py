@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -21,7 +21,7 @@ from bridge.core.errors import BridgeError
 if TYPE_CHECKING:
     from bridge.app.messages import MessageOptions
     from bridge.app.publish import Destination
-    from bridge.core.message import Message
+    from bridge.core.message import Message, Position
 
 
 _GIVE = "use one of --file, --data and --jsonl"
@@ -75,8 +75,8 @@ def command(
     The name of a source stands for its broker and its first topic. With --type, data for a source that reads
     CloudEvents is wrapped as a CloudEvent. Data that is already a CloudEvent is sent unchanged.
 
-    The id of each message is printed when the broker has stored it; `bridge trace ID` then shows what became of it. A
-    message without an id of its own is found by its position.
+    The id of each message, and its position where the broker returns it, are printed when the broker has stored it;
+    `bridge trace` with one of them then shows what became of it.
     """
     piped = not files and data is None and jsonl is None and not sys.stdin.isatty()
     if piped:
@@ -100,16 +100,18 @@ def command(
             sent.extend((topic, id_of(message)) for topic, message in batch)
             yield batch
 
-    def count(total: int) -> None:
+    def count(positions: Sequence[Position | None]) -> None:
         nonlocal published
-        for _ in range(total - published):
+        for position in positions:
             topic, id_ = sent.popleft()
+            # `bridge trace` takes a position without its cluster
+            place = None if position is None else str(position).partition("/")[2]
             if output == "json":
-                say(json.dumps({"id": id_, "destination": f"{to.broker}/{topic}"}))
-            elif id_ is not None:
-                say(id_)
-        published = total
-        progress(total)
+                say(json.dumps({"id": id_, "destination": f"{to.broker}/{topic}", "position": place}))
+            elif found := "  ".join(filter(None, (id_, place))):
+                say(found)
+        published += len(positions)
+        progress(published)
 
     try:
         publish(loaded, to, noted(), count, reason)

@@ -67,10 +67,9 @@ def command(
         raise click.UsageError("--id needs --type, which makes a CloudEvent", click.get_current_context())
     if expect is not None and expect_dead_letter:
         raise click.UsageError("use either --expect or --expect-dead-letter", click.get_current_context())
-    from bridge.app.composition import load_config
+    from bridge.app.composition import load_config, require
     from bridge.app.explain import explain
     from bridge.app.messages import MessageOptions
-    from bridge.app.names import require
 
     loaded = load_config(config, overlay)
     require("source", source, loaded.config.sources)
@@ -111,7 +110,7 @@ def _read(name: str) -> bytes:
 
 
 def _print(answer: Answer) -> None:
-    from bridge.app.progress import given, outline
+    from bridge.cli.shared.saga_progress import given, outline
 
     if answer.envelope is not None:
         event = answer.envelope

@@ -142,7 +142,7 @@ class UnreadableMessage(MessageError):
 
 @wire_name("bridge.errors.DecodeError")
 class DecodeError(MessageError):
-    """The body is not what the codec expects."""
+    """The body does not have the form that the codec expects."""
 
     reason = "decode_error"
 

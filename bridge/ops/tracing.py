@@ -157,8 +157,8 @@ class Tracing:
         resource: Resource,
         version: str,
         *,
-        max_buffered: int = 50_000,
-        max_age: float = 3600.0,
+        max_buffered: int,
+        max_age: float,
         delay: float = DELAY,
     ) -> None:
         self.sampler = sampler

@@ -39,8 +39,8 @@ from bridge.core.commands import (
     Terminate,
     WaitFor,
 )
-from bridge.core.envelope import Envelope
 from bridge.core.errors import InvalidCommand, UnexpectedReply
+from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.cel.scope import RouteScope, Scope
 from bridge.routing.cel.template import Template, compile_template

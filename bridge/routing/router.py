@@ -8,8 +8,8 @@ from typing import Any
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Decision, Step
-from bridge.core.envelope import Envelope
 from bridge.core.errors import ConfigError, Locate, MessageError, NoRoute
+from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
@@ -137,7 +137,7 @@ class Router:
         for position in self._index.candidates(envelope):
             rule = rules[position]
             try:
-                if not rule.holds(scope):
+                if not rule.applies(scope):
                     continue
                 names = (*names, rule.config.name)
                 if rule.for_each is not None:
@@ -163,7 +163,7 @@ class Router:
             rule = self.rules[position]
             yield
             try:
-                if not rule.holds(scope):
+                if not rule.applies(scope):
                     continue
                 names = (*names, rule.config.name)
                 for step in rule.steps(scope):

@@ -52,7 +52,7 @@ class DataConverter(JsonDataConverter):
         if value is None:
             return None
         text = _ENCODER.encode(value)
-        if text.startswith(_LOOKS_WRAPPED) and type(value) is not Wrapped:
+        if text.startswith(_WRAPPED_PREFIX) and type(value) is not Wrapped:
             return json.dumps(wrap_payload(json.loads(text), None))
         return text
 
@@ -89,7 +89,7 @@ class DataConverter(JsonDataConverter):
         return _ours(target_type) or super().can_reconstruct(target_type)
 
 
-_LOOKS_WRAPPED = f'{{"{KEY}"'
+_WRAPPED_PREFIX = f'{{"{KEY}"'
 
 
 def _loads(text: str) -> Any:

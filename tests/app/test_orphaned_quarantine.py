@@ -39,7 +39,7 @@ async def held(tmp_path: Path) -> None:
         await it.publish(received("a", 0), received("b", 0))
         await it.settled(quarantined=2)
         await it.waiting(2)
-        await it.daemon.orphaned.look()
+        await it.daemon.orphaned.check()
         assert await quarantine(it, there=False) == []
 
 
@@ -59,7 +59,7 @@ async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, c
         assert said in check.detail
         for key in ("a", "b"):
             await it.quarantine.drop("orders", key, [], forget=False)
-        await it.daemon.orphaned.look()
+        await it.daemon.orphaned.check()
         assert await quarantine(it, there=False) == []
     with pytest.raises(QuarantineOrphaned, match=said):
         refuse_release(load_config([tmp_path / "bridge.yaml"]), "orders", "default")
@@ -71,7 +71,7 @@ async def test_keys_of_a_source_that_this_configuration_does_not_name(tmp_path: 
     with capture_logs() as logs:
         async with ground(tmp_path, RENAMED) as it:
             for _ in range(2):
-                await it.daemon.orphaned.look()
+                await it.daemon.orphaned.check()
             assert await quarantine(it, there=False) == []
     [line] = [line["event"] for line in logs if "keys in quarantine" in line["event"]]
     assert "2 quarantined keys" in line

@@ -51,6 +51,9 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("erase", "*", "done", ("--where", f"payload.marker == '{MARKER}'", "--yes")),
     ("publish", "local/plain", "done", ("plain", "--data", DATA)),
     ("publish", "local/plain", "failed", ("local/plain", "--jsonl", "LINES")),
+    ("sources seek", "plain", "done", ("plain", "--to", "end", "--yes")),
+    ("sources seek", "plain", "failed", ("plain", "--to", "end", "--partition", "99", "--yes")),
+    ("sources seek", "nowhere", "failed", ("nowhere", "--to", "end", "--yes")),
 )
 """Command, target, result, arguments."""
 

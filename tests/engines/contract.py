@@ -40,8 +40,8 @@ from bridge.core.errors import (
     InstanceNotFound,
 )
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
-from bridge.engines.worker import stop_worker
+from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows, load
 from bridge.workflow import DataConverter, message_aware
 from bridge.workflow.entity import bare_state

@@ -19,7 +19,7 @@ from bridge.core.commands import Command, OnExisting, OnFinished, RaiseEvent, Sc
 from bridge.core.errors import AlreadyTaken
 from bridge.core.origin import MessageOrigin
 from bridge.engines.client import EngineClient
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.contract import station
 from tests.engines.correlation import FIRST, SECOND, THIRD, fresh

@@ -20,9 +20,10 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines import sdk_internals
-from bridge.engines.containment import ContainedConverter, ContainedWorker
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.containment import ContainedConverter
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from tests.kit.waiting import TIMEOUT
 

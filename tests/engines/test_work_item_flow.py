@@ -14,7 +14,7 @@ from durabletask.task import ActivityContext
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.engines.remote_limits import BURST, PAUSE
 from bridge.engines.scheduler import SchedulerEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from tests.engines.hostile import HostileEngine
 from tests.kit.waiting import TIMEOUT, eventually

@@ -79,16 +79,20 @@ async def running(
     broker: str = "{type: local}",
     settings: str = "",
     lineage: str = "embedded",
+    endpoint: str | None = None,
 ) -> AsyncIterator[DaemonFixture]:
     """Start a daemon and stop it at the end.
 
     config: without `engine`, `brokers` (one called `local`) and `ops`. flows: source text of the workflow module.
     settings: of the engine, after a comma. lineage: index of messages.
+    endpoint: of a scheduler, instead of an engine behind a port.
     """
     async with AsyncExitStack() as stack:
         declared = f"{{type: embedded{settings}}}"
         host = None
-        if engine != "embedded":
+        if endpoint is not None:
+            declared = f'{{type: scheduler, endpoint: "{endpoint}"{settings}}}'
+        elif engine != "embedded":
             with socket.create_server(("127.0.0.1", 0)) as taken:
                 address = f"127.0.0.1:{taken.getsockname()[1]}"
             host = EmbeddedEngine("x", EmbeddedEngineConfig(type="embedded", listen=address), directory / "host", True)

@@ -32,10 +32,10 @@ class Answers:
     def health(self) -> Readiness:
         return self.readiness
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, openmetrics: bool) -> bytes:
         if not self.text:
             raise RuntimeError("SECRET")
-        return self.text
+        return self.text + b"# EOF\n" if openmetrics else self.text
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.commands import Decision
-from bridge.core.envelope import Envelope
 from bridge.core.errors import CommandsTooLarge, ExpressionCost, ExpressionError
+from bridge.core.message import Envelope
 from bridge.routing import Router, explain
 from bridge.routing.cel.cost import EXPRESSION_COST, FREE, estimate, free_weight, weigh
 from bridge.routing.cel.expression import ITEM, Compiler, Expression, PathExpression
@@ -346,14 +346,14 @@ def test_the_limits_are_documented_settings() -> None:
 def test_many_rules_are_tried_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each evaluation is too cheap to be counted; together they would block the loop. Each is a portion of its own."""
     evaluated = 0
-    holds = Rule.holds
+    applies = Rule.applies
 
     def counting(rule: Rule, scope: Any) -> bool:
         nonlocal evaluated
         evaluated += 1
-        return holds(rule, scope)
+        return applies(rule, scope)
 
-    monkeypatch.setattr(Rule, "holds", counting)
+    monkeypatch.setattr(Rule, "applies", counting)
     when = "payload.a.map(x, x + 'q').size() > 100"
     rules = [route(f"r{number}", when=when, on_error="no_match") for number in range(1_000)]
     several = router(*rules, route("last", ignore={}))

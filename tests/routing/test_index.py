@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.envelope import Envelope
-from bridge.core.message import Position
+from bridge.core.message import Envelope, Position
 from bridge.routing.index import Index, reader
 from tests.kit.examples import examples
 from tests.routing.config import envelope

@@ -42,7 +42,7 @@ from tests.kit.protocol_client import (
     start,
     state,
 )
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually_blocking
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.test_control import terminate
 from tests.sqlite_engine.test_entity import calling, locking, operations, unlocking
@@ -348,6 +348,7 @@ def test_a_first_turn_runs_again(database: Database) -> None:
 def test_code_that_is_brought_back_goes_on_behind_retries_and_handled_failures(restartable: Restartable) -> None:
     def order(ctx: task.OrchestrationContext, _: Any) -> Steps:
         yield from recovering(ctx, _)
+        ctx.set_custom_status("awaits the payment")
         return (yield ctx.wait_for_external_event("paid"))
 
     def changed(ctx: task.OrchestrationContext, _: Any) -> Steps:
@@ -358,8 +359,8 @@ def test_code_that_is_brought_back_goes_on_behind_retries_and_handled_failures(r
     ground = RewindFixture(restartable.now, order)
     ground.failures.update({"first": 1, "charge": 2, "instead": 1, "last": 2})
     ground.start("order")
-    while "last" not in ground.done:
-        assert ground.client.get_orchestration_state("i").runtime_status != OrchestrationStatus.FAILED
+    # A turn that is left for the changed code would end the instance before the event
+    eventually_blocking(lambda: ground.client.get_orchestration_state("i").serialized_custom_status is not None)
     ground.worker.stop()
     other = RewindFixture(restartable.again(), changed)
     other.client.raise_orchestration_event("i", "paid", data=1)

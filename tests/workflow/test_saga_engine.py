@@ -17,7 +17,7 @@ from durabletask import task
 from bridge.app.composition import create_engine
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.client import EngineClient
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import Child, CompensationInput, DataConverter, Saga, Step, StepInput
 from tests.kit.waiting import TIMEOUT, eventually

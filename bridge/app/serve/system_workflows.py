@@ -13,12 +13,21 @@ from durabletask.task import ActivityContext
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
-from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE
-from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
+from bridge.core.system_names import (
+    DEAD_LETTER,
+    DEAD_LETTER_PACE,
+    EARLY_MESSAGES,
+    LINEAGE_INDEX,
+    QUARANTINE,
+    SOURCE_PAUSE,
+    SOURCE_SEEK,
+)
 from bridge.engines.base import Engine
-from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
-from bridge.engines.pacing import pace_entity
-from bridge.engines.source_pauses import pause_entity
+from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
+from bridge.engines.lineage_index import index_entity
+from bridge.engines.source_entities import pace_entity, pause_entity
+from bridge.engines.source_seeks import seek_entity
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.publishing import Publishing
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
@@ -63,6 +72,7 @@ class SystemWorkflows:
         """
         grace = CancelGrace(self._engines[engine], self._loop)
         stores = self.waiting_entities[engine]
+        index = self._engines[engine].lineage
         orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
         together = replace(
             workflows,
@@ -75,7 +85,7 @@ class SystemWorkflows:
                 **workflows.activities,
                 **grace.activities(),
                 EVALUATE_ACTIVITY: evaluate,
-                DEAD_LETTER: dead_letter_activity(self.dead_letters, self._engines[engine].messages),
+                DEAD_LETTER: dead_letter_activity(self._write(engine), self._engines[engine].messages),
             },
             entities={
                 **workflows.entities,
@@ -83,18 +93,36 @@ class SystemWorkflows:
                 QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
                 SOURCE_PAUSE: pause_entity(),
+                SOURCE_SEEK: seek_entity(),
                 ANSWERS: keys_entity,
+                # Also without an index: rows of an earlier configuration end by their age
+                LINEAGE_INDEX: index_entity() if index is None else index_entity(index.count_removed),
             },
         )
         return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
 
+    def _write(self, engine: str) -> Callable[[dict[str, Any]], None]:
+        """Writer of dead letters that also adds them to the lineage index of the engine."""
+        write, index = self.dead_letters, self._engines[engine].lineage
+
+        def written(document: dict[str, Any]) -> None:
+            record = write(document)
+            if index is not None:
+                index.dead_letter(record)
+
+        return written
+
     def _publish(self, engine: str) -> Callable[..., str]:
         publishing = self.publishing
         signed = signing(self._keys[engine], publishing)
+        index = self._engines[engine].lineage
         signs = self._loaded.config.engines[engine].answers.signatures != "off"
 
         def publish(ctx: ActivityContext, request: dict[str, Any]) -> str:
-            return signed(request, ctx.orchestration_id) if signs else publishing(request)
+            published = signed(request, ctx.orchestration_id) if signs else publishing(request)
+            if index is not None:
+                index.published(request["id"], ctx.orchestration_id)
+            return published
 
         publish.__name__ = PUBLISH_ACTIVITY
         return publish

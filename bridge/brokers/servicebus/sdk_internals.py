@@ -395,8 +395,11 @@ def is_link_attached(receiver: ServiceBusReceiver) -> bool:
 async def release(receiver: ServiceBusReceiver, message: ServiceBusReceivedMessage) -> bool:
     """Give a message back without raising its delivery count; False when it stays locked until its lock expires.
 
-    The SDK does this only for buffered messages when a receiver closes. This message had already been received.
+    The SDK does this only for buffered messages when a receiver closes. This message had already been received. The
+    number of a delivery belongs to its receiver: on another one it would name another message.
     """
+    if getattr(message, "_receiver", receiver) is not receiver:
+        return False
     handler: Any = getattr(receiver, "_handler", None)
     try:
         await handler.settle_messages_async(message._delivery_id, message._delivery_tag, "released")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
 import click
@@ -112,13 +113,28 @@ def reason_option(function: F) -> F:
 
 
 def output_option(detail: str = "") -> Callable[[F], F]:
-    """Add the option `output`, `table` or `json`. detail: end of its help."""
+    """Add the option `output`, `table` or `json`, and its older form `--json`. detail: end of its help."""
     choice = click.Choice(["table", "json"])
-    return click.option(
-        "-o", "--output", type=choice, default="table", show_default=True, help=f"Form of the output{detail}."
-    )
+
+    def add(function: F) -> F:
+        @wraps(function)
+        def chosen(*args: Any, output: str, is_json: bool, **others: Any) -> Any:
+            return function(*args, output="json" if is_json else output, **others)
+
+        older = click.option("--json", "is_json", is_flag=True, help="Older form of -o json.")(chosen)
+        form = f"Form of the output{detail}."
+        return cast(
+            F, click.option("-o", "--output", type=choice, default="table", show_default=True, help=form)(older)
+        )
+
+    return add
 
 
 def json_option(function: F) -> F:
-    """Add the option `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    """Add the option `as_json`: `-o json`, and its older form `--json`."""
+
+    @wraps(function)
+    def chosen(*args: Any, output: str, **others: Any) -> Any:
+        return function(*args, as_json=output == "json", **others)
+
+    return output_option()(cast(F, chosen))

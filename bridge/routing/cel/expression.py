@@ -315,19 +315,6 @@ class Compiler:
         names: frozenset[str],
         refused: Callable[[str], str | None],
     ) -> Expression | None:
-        expression = self._expression(source, path, where, names, refused)
-        if expression is not None:
-            self.compiled.append((path, expression))
-        return expression
-
-    def _expression(
-        self,
-        source: str,
-        path: tuple[str | int, ...],
-        where: str,
-        names: frozenset[str],
-        refused: Callable[[str], str | None],
-    ) -> Expression | None:
         environment = _environment(names)
         try:
             program = environment.compile(source)
@@ -348,11 +335,16 @@ class Compiler:
             except RuntimeError:
                 self.report(path, f"is nested too deeply\n  {source}")
                 return None
+        expression: Expression
         if len(found) == 1 and found[0].alone:
-            return PathExpression(source, where, program, projection, found[0])
-        if len(found) == 1 and (answer := comparison(source)) is not None:
-            return ComparedExpression(source, where, program, projection, found[0], answer)
-        return Expression(source, where, program, projection, {"vars": self.variables} if self.variables else _NONE)
+            expression = PathExpression(source, where, program, projection, found[0])
+        elif len(found) == 1 and (answer := comparison(source)) is not None:
+            expression = ComparedExpression(source, where, program, projection, found[0], answer)
+        else:
+            variables = {"vars": self.variables} if self.variables else _NONE
+            expression = Expression(source, where, program, projection, variables)
+        self.compiled.append((path, expression))
+        return expression
 
     def _unknown_member(self, source: str, found: list[Reading]) -> str | None:
         for reading in found:

@@ -23,7 +23,7 @@ from durabletask import task
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import Cancel, ScheduleOrchestration
 from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.workflows import Workflows
 from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, StepInput

@@ -1,9 +1,4 @@
-"""Containment of user code: an orchestrator, activity, entity or data converter can fail its own instance only.
-
-The SDK's executors expect an Exception with a text. Any other exception (SystemExit, a `__str__` that raises, text that
-is not UTF-8) escapes from them: it ends a thread of a pool, or the event loop of the SDK's worker, or its work never
-ends.
-"""
+"""Worker of the SDK in which user code can fail only its own instance."""
 
 from __future__ import annotations
 
@@ -11,294 +6,25 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from types import GeneratorType
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.serialization import DataConverter
 
 from bridge.engines.remote_limits import WorkItemFlow
-from bridge.engines.sdk_internals import OpenWorker, OutputNotEncodable, batch_of, new_failure_details
-from bridge.engines.worker_stats import WorkerStats
+from bridge.engines.sdk_internals import OpenWorker, batch_of
+from bridge.engines.worker.containment import (
+    ContainedConverter,
+    WorkerStats,
+    contained_activity,
+    contained_orchestrator,
+    end_turn,
+)
+from bridge.engines.worker.failures import failure_details, shorten, type_name
 
-logger = logging.getLogger(__name__)
-
-MAX_MESSAGE = 16 * 1024
-"""Characters of an exception's text that a copied exception keeps."""
-MAX_DETAILS = 256 * 1024
-"""Bytes of failure details above which an exception is copied with shorter text and without stack trace."""
-MAX_CAUSES = 10
-"""Number of an exception's causes that its copy keeps, equal to the number that the SDK reports."""
-
-
-class CopiedFailure(Exception):
-    """Base of the exceptions that replace one that the SDK cannot report. Each copy has the original's type name."""
-
-
-def presentable(error: BaseException) -> Exception:
-    """Return the exception itself when the SDK can report it, otherwise a copy with its type name, text and causes."""
-    # The SDK treats a StopIteration as the end of an orchestrator.
-    kind = type(error)
-    if issubclass(kind, Exception) and not issubclass(kind, StopIteration) and _is_reportable(error):
-        assert isinstance(error, Exception)
-        return error
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and len(chain) < MAX_CAUSES and not any(cause is seen for seen in chain):
-        chain.append(cause)
-        cause = _cause(cause)
-    copy: Exception | None = None
-    for original in reversed(chain):
-        inner, copy = copy, _copied(original)
-        copy.__cause__ = inner
-    assert copy is not None
-    return copy
-
-
-def _reraise(error: BaseException) -> NoReturn:
-    """Raise the `presentable` form of the exception that is being handled."""
-    shown = presentable(error)
-    try:
-        if shown is error:
-            raise
-        raise shown
-    finally:
-        if shown is not error:
-            shown.__context__ = None
-        del shown, error  # otherwise exception and frame would keep each other alive
-
-
-def failure_details(error: BaseException) -> pb.TaskFailureDetails:
-    """Describe an exception that escaped from the SDK's executors. Never raises."""
-    # An Exception escapes only while the SDK reports another one: its `__str__` raised, or its text is not UTF-8.
-    reported = _cause(error) if issubclass(type(error), Exception) else None
-    return new_failure_details(presentable(reported if reported is not None else error))
-
-
-def shorten(details: pb.TaskFailureDetails) -> None:
-    """Shorten the texts of a failure that is too large."""
-    inner: pb.TaskFailureDetails | None = details
-    while inner is not None and details.ByteSize() > MAX_DETAILS:
-        if len(inner.errorMessage) > MAX_MESSAGE:
-            inner.errorMessage = _cut(inner.errorMessage)
-        inner.ClearField("stackTrace")
-        inner = inner.innerFailure if inner.HasField("innerFailure") else None
-
-
-def type_name(error: BaseException) -> str:
-    """Name of an exception's type, as printable text. Never raises."""
-    return _names(error)[1]
-
-
-def _is_reportable(error: Any) -> bool:
-    try:
-        size: int = new_failure_details(error).ByteSize()
-        return size <= MAX_DETAILS
-    except BaseException:
-        return False
-
-
-def _cause(error: BaseException) -> BaseException | None:
-    try:
-        cause = error.__cause__
-        return error.__context__ if cause is None else cause
-    except BaseException:  # a subclass may hide them behind properties that raise
-        return None
-
-
-def _copied(error: BaseException) -> Exception:
-    module, name = _names(error)
-    text = _text(error)
-    if not issubclass(type(error), Exception):
-        text = f"user code raised {name}" + (f": {text}" if text else "")
-    kind = type(name.rpartition(".")[2], (CopiedFailure,), {"__module__": module, "__qualname__": name})
-    copy: Exception = kind(text)
-    traced = copy.with_traceback(error.__traceback__)
-    return traced if _is_reportable(traced) else copy.with_traceback(None)
-
-
-def _names(error: BaseException) -> tuple[str, str]:
-    """Module and qualified name of an exception's type."""
-    try:
-        kind = type(error)
-        return _printable(str(kind.__module__))[:200], _printable(str(kind.__qualname__))[:200] or "Exception"
-    except BaseException:
-        return "builtins", "Exception"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        text = str.__str__(str(error))
-    except BaseException as raised:
-        return f"(no text: its __str__ raised {_names(raised)[1]})"
-    return _printable(_cut(text))
-
-
-def _cut(text: str) -> str:
-    return f"{text[:MAX_MESSAGE]}… ({len(text)} characters)" if len(text) > MAX_MESSAGE else text
-
-
-def _printable(text: str) -> str:
-    """Escape lone surrogates of a text, as protocol buffers require."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-class Encoded:
-    """Value that is already serialized."""
-
-    __slots__ = ("text",)
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-class ContainedConverter(DataConverter):
-    """Data converter that raises only exceptions that the SDK can report, and returns only text that can be sent."""
-
-    def __init__(self, inner: DataConverter) -> None:
-        self._inner = inner
-
-    def serialize(self, value: Any) -> str | None:
-        if type(value) is Encoded:
-            return value.text
-        try:
-            text = self._inner.serialize(value)
-            if text is not None and not text.isascii():
-                text.encode()  # lone surrogates
-        except BaseException as error:
-            _reraise(error)
-        return text
-
-    def deserialize(self, data: str | None, target_type: Any = None) -> Any:
-        try:
-            return self._inner.deserialize(data, target_type)
-        except BaseException as error:
-            _reraise(error)
-
-    def coerce(self, value: Any, target_type: Any = None) -> Any:
-        try:
-            return self._inner.coerce(value, target_type)
-        except BaseException as error:
-            _reraise(error)
-
-    def can_reconstruct(self, target_type: Any) -> bool:
-        try:
-            return self._inner.can_reconstruct(target_type)
-        except BaseException as error:
-            _reraise(error)
-
-
-def contained_orchestrator(function: Callable[..., Any], converter: DataConverter) -> Callable[..., Any]:
-    """Wrap an orchestrator to raise only exceptions that the SDK can report.
-
-    The SDK then releases the orchestrator's locks and keeps its actions. The wrapper serializes the result itself,
-    because the SDK leaves an orchestration running for ever when its own serialization fails with anything but
-    ValueError or TypeError.
-    """
-
-    @functools.wraps(function)
-    def run(*given: Any, **named: Any) -> Any:
-        try:
-            result = function(*given, **named)
-        except BaseException as error:
-            _reraise(error)
-        if not isinstance(result, GeneratorType):
-            return _encoded(result, converter)
-        driver = _driven(result, converter)
-        _turn.begun.append(driver)
-        return driver
-
-    return run
-
-
-def contained_activity(function: Callable[..., Any], stats: WorkerStats) -> Callable[..., Any]:
-    """Wrap an activity to raise only exceptions that the SDK can report, and measure it."""
-    name = getattr(function, "__name__", "activity")
-
-    @functools.wraps(function)
-    def run(*given: Any, **named: Any) -> Any:
-        began = time.perf_counter()
-        try:
-            result = function(*given, **named)
-        except BaseException as error:
-            stats.run(name, "failed", time.perf_counter() - began)
-            _reraise(error)
-        stats.run(name, "completed", time.perf_counter() - began)
-        return result
-
-    return run
-
-
-def _encoded(result: Any, converter: DataConverter) -> Encoded | None:
-    """Serialize a result. Raises: OutputNotEncodable, without the value."""
-    if result is None:
-        return None
-    try:
-        text = converter.serialize(result)
-    except Exception as error:
-        reason = f"{type_name(error)}: {_text(error)}"
-    else:
-        return None if text is None else Encoded(text)
-    raise OutputNotEncodable(reason)
-
-
-def _driven(inner: Generator[Any, Any, Any], converter: DataConverter) -> Generator[Any, Any, Any]:
-    """Run an orchestrator's generator. Raises: only exceptions that the SDK can report; GeneratorExit when closed."""
-    step: Callable[[Any], Any] = inner.send
-    given: Any = None
-    result: Any = None
-    while True:
-        try:
-            waits_for = step(given)
-        except StopIteration as stopped:
-            result = stopped.value
-            break
-        except BaseException as error:
-            _reraise(error)
-        finally:
-            given = None  # otherwise an exception that was thrown in and this frame would keep each other alive
-        try:
-            given = yield waits_for
-            step = inner.send
-        except GeneratorExit:
-            close_quietly(inner)
-            raise
-        except BaseException as thrown:
-            step, given = inner.throw, thrown
-    return _encoded(result, converter)
-
-
-class _Turn(threading.local):
-    """Turn that this thread runs. begun: generators that the turn began."""
-
-    def __init__(self) -> None:
-        self.begun: list[Generator[Any, Any, Any]] = []
-
-
-_turn = _Turn()
-
-
-def keep_open() -> None:
-    """Keep the orchestrator that this turn began open for its caller, which continues it in the next turn."""
-    _turn.begun.clear()
-
-
-def _end_turn() -> None:
-    """Close the generators of this turn: a garbage collector would run their `finally` clauses later, in any thread."""
-    for generator in _turn.begun:
-        close_quietly(generator)
-    _turn.begun.clear()
-
-
-def close_quietly(generator: Any) -> None:
-    """Close a generator, and drop any exception of its `finally` clauses."""
-    try:
-        generator.close()
-    except BaseException as error:
-        logger.debug("closing an orchestrator raised %s", type_name(error))
+logger = logging.getLogger("bridge.engines.containment")
 
 
 class Load:
@@ -415,10 +141,10 @@ class ContainedWorker(OpenWorker):
             execute, cancel = _before(done, execute), _before(done, cancel)
         submit(execute, cancel, request, stub, token)
 
-    def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
+    def inspect_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
         """Inspect the response of a turn before it is sent."""
 
-    def look_at_activity(self, response: pb.ActivityResponse) -> None:
+    def inspect_activity(self, response: pb.ActivityResponse) -> None:
         """Inspect the failure of an activity before it is sent."""
 
     def _answers(self, request: Any, stub: Any, token: str) -> _Answers:
@@ -483,8 +209,7 @@ class ContainedWorker(OpenWorker):
             self._end()
             if self._held:
                 self._release(token)
-            if _turn.begun:
-                _end_turn()
+            end_turn()
 
     def run_activity(self, request: Any, stub: Any, token: Any) -> None:
         answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
@@ -528,7 +253,7 @@ class ContainedWorker(OpenWorker):
             try:
                 super().run_entity_batch(alone, collected, token)
             except BaseException as error:
-                _tell(error, f"operation of entity {request.instanceId}")
+                _log_failure(error, f"operation of entity {request.instanceId}")
                 collected = _Collected()
                 failed = whole.results.add().failure
                 failed.failureDetails.CopyFrom(failure_details(error))
@@ -572,7 +297,7 @@ def stuck_pool(name: str, threads: int, waiting: int, after: float) -> str:
     return f"all {threads} threads for {name} have been busy for {after:g} s or more, and {waiting} items wait"
 
 
-def _tell(error: BaseException, what: str) -> None:
+def _log_failure(error: BaseException, what: str) -> None:
     logger.warning("%s failed: user code raised %s", what, type_name(error), extra={"action": "contained"})
 
 
@@ -598,7 +323,7 @@ class _Answers:
         self._is_answered = True
         if self.is_given_back:
             return None
-        self._worker.look_at_turn(self._request, response)
+        self._worker.inspect_turn(self._request, response)
         return self._stub.CompleteOrchestratorTask(response)
 
     def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
@@ -606,7 +331,7 @@ class _Answers:
         if self.is_given_back:
             return None
         if response.HasField("failureDetails"):
-            self._worker.look_at_activity(response)
+            self._worker.inspect_activity(response)
         return self._stub.CompleteActivityTask(response)
 
     def __getattr__(self, name: str) -> Any:
@@ -623,7 +348,7 @@ class _Answers:
 
     def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
         """Send a response for an executor that raised, unless it has responded."""
-        _tell(error, what)
+        _log_failure(error, what)
         if self._is_answered:
             return
         try:

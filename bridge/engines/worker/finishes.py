@@ -16,6 +16,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.core.frames import frames, own_frame
 from bridge.core.histogram import LONG_SECONDS, Histogram
 from bridge.core.system_names import PREFIX, SAGA
+from bridge.core.trace_context import sampled_trace
 from bridge.engines.sagas import declared_name, is_name, saga_end
 from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, FAILED, Finish, last_failure
 
@@ -101,11 +102,23 @@ class Finishes:
     names of sagas that may contain payload.
     """
 
-    def __init__(self, names: Collection[str] = (), tell: Callable[[Finish], None] = lambda _: None) -> None:
-        """Create the counts. names: orchestrations and sagas that are known. tell: called with each failure."""
+    def __init__(
+        self,
+        names: Collection[str] = (),
+        on_failure: Callable[[Finish], None] = lambda _: None,
+        *,
+        traces: bool = False,
+    ) -> None:
+        """Create the counts.
+
+        names: orchestrations and sagas that are known.
+        on_failure: called with each failure.
+        traces: keep the traces of instances as examples of durations.
+        """
+        self._traces = traces
         self._names = {*names}
         self._sagas: set[str] = set()
-        self._tell = tell
+        self._on_failure = on_failure
         self._lock = threading.Lock()
         self.finished: Counter[tuple[str, str]] = Counter()
         self.sagas: Counter[tuple[str, str]] = Counter()
@@ -120,12 +133,15 @@ class Finishes:
                 histogram = self.seconds.get(key)
                 if histogram is None:
                     histogram = self.seconds[key] = Histogram(LONG_SECONDS)
-                histogram.observe(end.seconds if end.seconds > 0 else 0.0)
+                seconds = end.seconds if end.seconds > 0 else 0.0
+                histogram.observe(seconds)
+                if self._traces and (trace_id := sampled_trace(end.traceparent)) is not None:
+                    histogram.example(seconds, trace_id, time.time())
                 if end.outcome:
                     self.sagas[self._saga(end), end.outcome] += 1
         for end in ends:
             if end.is_failure:
-                self._tell(end)
+                self._on_failure(end)
 
     def add_one(self, end: Finish) -> None:
         self.add((end,))
@@ -190,5 +206,6 @@ def end_of_turn(request: Any, response: pb.OrchestratorResponse) -> Finish | Non
         custom_status=custom_status,
         failure=completion.failureDetails if completion.HasField("failureDetails") else None,
         parent=start.parentInstance.orchestrationInstance.instanceId if start.HasField("parentInstance") else None,
+        traceparent=start.parentTraceContext.traceParent,
     )
     return replace(end, cause=last_failure(history)) if end.is_failure else end

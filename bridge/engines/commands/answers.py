@@ -60,7 +60,7 @@ _FRESH = 15.0
 _UNKNOWN = 1.0
 """Least seconds between two reads because of answers with unknown keys, which anybody can invent."""
 
-_LOOK = 0.05
+_POLL_SECONDS = 0.05
 _TIMEOUT = 10.0
 """Seconds within which a worker must process a change of the keys."""
 
@@ -151,10 +151,10 @@ class AnswerKeys:
     async def change(self, operation: str, value: Any, done: Callable[[Keyring], bool]) -> Keyring:
         """Send the entity an operation; return the keys after a worker has processed it. Raises: EngineError."""
         await self._engine.client.signal_entity(_ENTITY, operation, value, what=f"{operation} the keys of answers")
-        for _ in range(int(_TIMEOUT / _LOOK)):
+        for _ in range(int(_TIMEOUT / _POLL_SECONDS)):
             if done(ring := await self.ring(fresh=True)):
                 return ring
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_SECONDS)
         raise EngineTimeout(
             f"{operation} the keys of answers: no worker has processed the operation yet; is one running?"
         )
@@ -306,9 +306,9 @@ class AnswerExecutor:
         overdue = given.until is not None and self._now().timestamp() * 1000 > given.until
         # An engine that confirms event delivery detects by itself that a request was answered before
         if given.key_id is None or overdue or not self._engine.confirms_event_delivery:
-            await self._look(given, origin)
+            await self._check_request(given, origin)
 
-    async def _look(self, given: CorrelationId, origin: MessageOrigin) -> None:
+    async def _check_request(self, given: CorrelationId, origin: MessageOrigin) -> None:
         """Search the history of the instance for the request.
 
         Raises: UnexpectedReply, AlreadyTaken, InstanceFinished, EngineError.

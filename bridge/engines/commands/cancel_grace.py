@@ -29,7 +29,7 @@ from bridge.core.commands import Cancel
 from bridge.core.errors import EngineRejected, InstanceAlreadyExists, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
-from bridge.engines.instance_reader import InstanceReader
+from bridge.engines.commands.instance_reader import InstanceReader
 
 log = structlog.get_logger("bridge.cancel")
 
@@ -39,7 +39,7 @@ CANCEL_GRACE = "bridge.cancel"
 CANCEL_GRACE_IDS = "bridge:cancel:"
 """Prefix of its instance ids."""
 
-LOOK = "bridge.cancel.look"
+CHECK = "bridge.cancel.look"
 STOP = "bridge.cancel.stop"
 
 PROBE_EVENT = "bridge.cancel.probe"
@@ -83,7 +83,7 @@ def cancel_grace(ctx: task.OrchestrationContext, request: Mapping[str, Any]) -> 
     """
     if "suspended" not in request:
         yield ctx.create_timer(datetime.fromisoformat(request["due"]).replace(tzinfo=None))
-        seen = yield ctx.call_activity(LOOK, input=request, retry_policy=_RETRY)
+        seen = yield ctx.call_activity(CHECK, input=request, retry_policy=_RETRY)
         if seen["verdict"] is not None:
             return seen["verdict"]
         # An instance that another person or program has suspended stays suspended
@@ -109,7 +109,7 @@ class CancelGrace:
 
     def activities(self) -> dict[str, Callable[..., Any]]:
         """Activities by registered name."""
-        return {LOOK: self._activity(LOOK, self.look), STOP: self._activity(STOP, self.stop)}
+        return {CHECK: self._activity(CHECK, self.check), STOP: self._activity(STOP, self.stop)}
 
     def _activity(self, name: str, run: Callable[[Any], Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
         def activity(_: task.ActivityContext, request: dict[str, Any]) -> Any:
@@ -118,7 +118,7 @@ class CancelGrace:
         activity.__name__ = name
         return activity
 
-    async def look(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def check(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Check the instance: its verdict, and whether it is suspended. Raises: EngineError.
 
         The `verdict` is None while the request is not acknowledged.

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.progress import MARKS, given, outline, progress
+from bridge.cli.shared.saga_progress import MARKS, given, outline, progress
 from bridge.routing.saga import start_input
 from bridge.workflow import StepState
 

@@ -27,7 +27,7 @@ class InstanceSnapshot:
     started_by_it: True when the given message started the instance; known only when the start input was read.
     """
 
-    life: InstanceState
+    state: InstanceState
     status: str = ""
     started_by_it: bool = False
 
@@ -57,14 +57,14 @@ class InstanceReader:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    async def look(self, what: str, instance_id: str, origin: MessageOrigin | None, *, start: bool) -> InstanceSnapshot:
+    async def read(self, what: str, instance_id: str, origin: MessageOrigin | None, *, start: bool) -> InstanceSnapshot:
         """Current state of the instance. start: read its start input, to check whether `origin` started it."""
         state = await self._engine.client.find_instance(instance_id, fetch_payloads=start, what=what)
         if state is None:
             return InstanceSnapshot(InstanceState.MISSING)
-        life = InstanceState.FINISHED if state.runtime_status.name in FINISHED else InstanceState.RUNNING
+        known = InstanceState.FINISHED if state.runtime_status.name in FINISHED else InstanceState.RUNNING
         text = state.serialized_input if start else None
-        return InstanceSnapshot(life, state.runtime_status.name, bool(text) and started_by(read_origin(text), origin))
+        return InstanceSnapshot(known, state.runtime_status.name, bool(text) and started_by(read_origin(text), origin))
 
     async def search(
         self, what: str, instance_id: str, origin: MessageOrigin | None, event: tuple[str, Any] | None
@@ -117,7 +117,7 @@ class InstanceReader:
         EngineOutage.
         """
         try:
-            return await self.look(what, instance_id, origin, start=True)
+            return await self.read(what, instance_id, origin, start=True)
         except EngineOutage:
             raise
         except EngineError as error:

@@ -45,10 +45,11 @@ from bridge.core.instance_protocol import (
 from bridge.core.lineage import command_record
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
-from bridge.engines.cancel_grace import start_cancel_grace
+from bridge.engines.commands.cancel_grace import start_cancel_grace
+from bridge.engines.commands.instance_reader import InstanceReader, PreviousRun
 from bridge.engines.errors import details_of, is_late, leaves_outcome_unknown
 from bridge.engines.grpc_channel import PARENT
-from bridge.engines.instance_reader import InstanceReader, PreviousRun
+from bridge.engines.lineage_index import LineageIndex
 from bridge.sqlite_engine.model.reply import ANSWERED, Conflict, read_conflict
 
 _NEVER = pb.OrchestrationIdReusePolicy()
@@ -125,6 +126,29 @@ class CommandRunner:
         await start_cancel_grace(self._engine, self._reader, command, origin, due)
 
 
+class IndexingRunner(CommandRunner):
+    """Runner that adds each executed command to the lineage index of its engine, where the bridge writes that."""
+
+    def __init__(self, engine: Engine, index: LineageIndex, now: Callable[[], datetime]) -> None:
+        super().__init__(engine, now)
+        self._index = index
+
+    async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
+        try:
+            await super().execute(command, origin)
+        except AlreadyTaken:
+            if origin is not None:
+                self._index.repeated(command, origin)
+            raise
+        if origin is not None:
+            self._index.executed(command, origin)
+
+
+def indexing_runner(engine: Engine, now: Callable[[], datetime]) -> CommandRunner:
+    """Create a runner for the messages of sources."""
+    return CommandRunner(engine, now) if engine.lineage is None else IndexingRunner(engine, engine.lineage, now)
+
+
 class _Run:
     """Execution of one command."""
 
@@ -175,8 +199,8 @@ class _Run:
                 await self._raise()
             case NextStep.CALL:
                 await self._call()
-            case NextStep.LOOK:
-                await self._look()
+            case NextStep.READ:
+                await self._read_instance()
             case _:
                 await self._search()
 
@@ -246,7 +270,7 @@ class _Run:
             self._known = facts
         else:
             self._known = _STARTED
-        return self._known.said or CallResult.UNSURE
+        return self._known.result or CallResult.UNSURE
 
     async def _after_failed_start(self, error: EngineError) -> InstanceFacts | None:
         """Facts about the instance; None when the error stands."""
@@ -264,20 +288,20 @@ class _Run:
         if not isinstance(error, EngineTimeout) and not leaves_outcome_unknown(error):
             return None
         self._trouble = error
-        looked = await self._reader.ask(f"start {self._id!r}", self._id, self._origin, error)
-        self._status = looked.status
-        return InstanceFacts(CallResult.UNSURE, looked.life, looked.started_by_it)
+        snapshot = await self._reader.ask(f"start {self._id!r}", self._id, self._origin, error)
+        self._status = snapshot.status
+        return InstanceFacts(CallResult.UNSURE, snapshot.state, snapshot.started_by_it)
 
     async def _raise(self) -> None:
         name, data = _event(self._command)
         payload = data if self._origin is None else wrap_payload(data, self._origin)
         instance_id = self._id
-        said = CallResult.RAISED
+        result = CallResult.RAISED
         try:
             call = self._engine.client.raise_orchestration_event(instance_id, name, data=payload)
             await self._reader.call(self._what, instance_id, call)
         except InstanceNotFound:
-            said = CallResult.MISSING
+            result = CallResult.MISSING
         except InstanceAlreadyExists as error:
             # An engine refuses an event in this way only when it answers a request that has an answer
             if error.__cause__ and read_conflict(details_of(error.__cause__)) == Conflict(ANSWERED, is_repeat=True):
@@ -287,21 +311,21 @@ class _Run:
             self._refusals += 1
             if not is_late(error) or self._refusals > _REFUSALS:
                 raise
-            said = CallResult.FINISHED
-        self._known = InstanceFacts(said)
+            result = CallResult.FINISHED
+        self._known = InstanceFacts(result)
 
-    async def _look(self) -> None:
+    async def _read_instance(self) -> None:
         start = isinstance(self._command, _STARTS)
-        looked = await self._reader.look(self._what, self._id, self._origin, start=start)
-        self._status = looked.status
-        self._known = replace(self._known, life=looked.life, started_by_it=looked.started_by_it)
+        snapshot = await self._reader.read(self._what, self._id, self._origin, start=start)
+        self._status = snapshot.status
+        self._known = replace(self._known, state=snapshot.state, started_by_it=snapshot.started_by_it)
 
     async def _search(self) -> None:
         event = _event(self._command)
         past = self._past = await self._reader.search(self._what, self._id, self._origin, event)
         # An instance that is gone since the look is searched for again
         if past is None:
-            self._known = replace(self._known, life=None)
+            self._known = replace(self._known, state=None)
         else:
             self._known = replace(self._known, held=past.held, restarted=past.restarted)
 

@@ -19,8 +19,9 @@ from durabletask.worker import (
 
 from bridge.config.model.engines import WorkerConfig
 from bridge.core.errors import is_final_failure
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker, presentable
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.failures import presentable
 from bridge.engines.workflows import Workflows
 
 _NOBODY = "bridge.nobody"
@@ -114,11 +115,11 @@ class MonitoredWorker(ContainedWorker):
             self.use_work_item_filters()
         return self
 
-    def look_at_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
+    def inspect_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
         if self.monitor is not None:
-            self.monitor.look(request, response, self.known)
+            self.monitor.inspect_turn(request, response, self.known)
 
-    def look_at_activity(self, response: pb.ActivityResponse) -> None:
+    def inspect_activity(self, response: pb.ActivityResponse) -> None:
         """Mark final failures as non-retriable, for orchestrators of SDKs that respect the mark."""
         if is_final_failure(response.failureDetails.errorType):
             response.failureDetails.isNonRetriable = True
@@ -133,7 +134,7 @@ async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
     loop = asyncio.get_running_loop()
     stopped: asyncio.Future[BaseException | None] = loop.create_future()
 
-    def tell(error: BaseException | None) -> None:
+    def finish(error: BaseException | None) -> None:
         if not stopped.done():
             stopped.set_result(error)
 
@@ -144,7 +145,7 @@ async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
         except Exception as caught:
             error = caught
         try:
-            loop.call_soon_threadsafe(tell, error)
+            loop.call_soon_threadsafe(finish, error)
         except RuntimeError:
             return  # the loop was closed: no caller waits any more
 

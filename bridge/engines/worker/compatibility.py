@@ -18,7 +18,7 @@ from durabletask.worker import OrchestratorNotRegisteredError
 
 from bridge.core.errors import UnknownTarget
 from bridge.core.kinds import Kind
-from bridge.engines.finishes import end_of_turn
+from bridge.engines.worker.finishes import end_of_turn
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
 
@@ -69,18 +69,18 @@ class CompatibilityMonitor:
     rewind.
 
     counts: incompatible instances by orchestration, since the process started.
-    tell: called with each incompatible instance, once per failure.
+    on_incompatible: called with each incompatible instance, once per failure.
     unknown: unknown names by kind, since the process started.
-    tell_unknown: called with each unknown name.
+    on_unknown_name: called with each unknown name.
     """
 
     def __init__(
         self,
-        tell: Callable[[IncompatibleInstance], None] = lambda _: None,
-        tell_unknown: Callable[[UnknownName], None] = lambda _: None,
+        on_incompatible: Callable[[IncompatibleInstance], None] = lambda _: None,
+        on_unknown_name: Callable[[UnknownName], None] = lambda _: None,
     ) -> None:
-        self._tell = tell
-        self._tell_unknown = tell_unknown
+        self._on_incompatible = on_incompatible
+        self._on_unknown_name = on_unknown_name
         self.actions: Counter[str] = Counter()
         """Work that orchestrations caused in this process, by kind, as the scheduler bills it."""
         self._watch_end: Callable[[Finish], None] | None = None
@@ -102,7 +102,7 @@ class CompatibilityMonitor:
         with self._lock:
             return list(self._open.values())
 
-    def look(self, request: Any, response: pb.OrchestratorResponse, known: Workflows | None = None) -> None:
+    def inspect_turn(self, request: Any, response: pb.OrchestratorResponse, known: Workflows | None = None) -> None:
         """Inspect the response of one turn. known: names that the worker registers, and external ones."""
         for action in response.actions:
             kind = _ACTIONS.get(action.WhichOneof("orchestratorActionType"))
@@ -111,9 +111,9 @@ class CompatibilityMonitor:
         for unknown in _unknown(request, response, known):
             with self._lock:
                 self.unknown[unknown.kind] += 1
-            self._tell_unknown(unknown)
+            self._on_unknown_name(unknown)
         if self._watch_end is not None:
-            self._look_at_end(request, response, self._watch_end)
+            self._report_end(request, response, self._watch_end)
         found = _incompatible(request, response)
         if found is None:
             if self._open:
@@ -124,9 +124,9 @@ class CompatibilityMonitor:
             self.counts[found.orchestration] += 1
             if len(self._open) < REMEMBERED:
                 self._open[found.instance_id] = found
-        self._tell(found)
+        self._on_incompatible(found)
 
-    def _look_at_end(self, request: Any, response: pb.OrchestratorResponse, tell: Callable[[Finish], None]) -> None:
+    def _report_end(self, request: Any, response: pb.OrchestratorResponse, report: Callable[[Finish], None]) -> None:
         end = end_of_turn(request, response)
         if end is None:
             return
@@ -138,7 +138,7 @@ class CompatibilityMonitor:
             self._ended[key] = None
             if len(self._ended) > REMEMBERED:
                 self._ended.popitem(last=False)
-        tell(end)
+        report(end)
 
 
 def _incompatible(request: Any, response: pb.OrchestratorResponse) -> IncompatibleInstance | None:
