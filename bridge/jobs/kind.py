@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -126,12 +126,24 @@ class JobKind(Protocol):
         """
         ...
 
-    async def work(self, job: Job, page: int, items: Sequence[str]) -> Mapping[str, ItemResult]:
+    @property
+    def keeps_order(self) -> bool:
+        """True: `work` gets the items in the order of their selection, one page after the other.
+
+        False: several pages are worked at once.
+        """
+        ...
+
+    async def work(
+        self, job: Job, page: int, items: Sequence[str], repeated: Collection[str]
+    ) -> Mapping[str, ItemResult]:
         """Work on items of one page, and return the results that are known.
 
         Called at least once for each item, with some items of a page at a time. After a crash it is called again with
         the same items: it must be idempotent by job and item. Items without a result are in progress: their results
-        follow later by the operation RESULTS of the page's entity.
+        follow later by the operation JOB_RESULTS of the page's entity (`bridge.core.system_names`).
+
+        repeated: those of the items that an earlier call may have worked on.
 
         Raises: TryLater; EngineOutage and BrokerUnavailable, after which the job tries again without end; any other
         BridgeError stops the job, and a person resumes or aborts it.
