@@ -129,6 +129,7 @@ def job_record(state: str = "running", left: int = 1) -> Any:
     if state != "selecting":
         record.apply("selected", {"pages": 1, "items": 2}, NOW)
         record.apply("ordered", {"number": 1}, NOW)
+        record.apply("claim", {"token": "t"}, NOW)
         record.apply("moved", {"moves": {"left": left - 2, "early": 2 - left}, "at": NOW + 1}, NOW)
         control = {"aborted": "abort", "paused": "pause"}.get(state, "?")
         record.apply(control, {"id": "t", "by": "ada", "reason": "r"}, NOW)
@@ -139,7 +140,7 @@ def job_page() -> Any:
     """State of the entity with a page of a job."""
     page = JobPage()
     page.apply("fill", {"job": "key", "kind": "instances.terminate", "ids": ["a", "b", "c"]}, NOW)
-    page.apply("begin", ["a", "b"], NOW)
+    page.apply("begin", {"step": 1, "ids": ["a", "b"]}, NOW)
     page.apply("results", {"a": ["early", "why"]}, NOW)
     return copied(page.to_json())
 
