@@ -30,6 +30,8 @@ SPREAD = (
     "tests/cli/test_engine_backup.py",
     "tests/docs/test_commands.py",
     "tests/engines/test_port.py",
+    "tests/jobs/test_commands.py",
+    "tests/jobs/test_on_engine.py",
     "tests/secrets/test_files.py",
     "tests/secrets/test_rooms.py",
     "tests/sqlite_engine/test_backups.py",

@@ -28,6 +28,26 @@ SOURCE_PAUSE = "bridge.source_pause"
 SOURCE_SEEK = "bridge.source_seek"
 """Entity: moves of the position of one source that its daemons apply. Its key is the name of the source."""
 
+JOB = "bridge.job"
+"""Orchestration that runs one job, and the entity with the job's record. The key of the entity is the job's id."""
+
+JOB_STEP = "bridge.job.step"
+"""Activity: works on a job for some seconds."""
+
+JOB_PAGE = "bridge.job_page"
+"""Entity: items of one page of a job, with their results. Its key is the `job_page_key`."""
+
+JOBS = "bridge.jobs"
+"""Entity: registry of the jobs of an engine. Its only key is JOBS_KEY."""
+
+JOBS_KEY = "all"
+
+JOB_IDS = "bridge:job:"
+"""Prefix of the instance ids of the orchestrations that run jobs."""
+
+JOB_RESULTS = "results"
+"""Operation of a page's entity: results by item, `{item: [result, detail]}`. The first final result stays."""
+
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
 
@@ -80,6 +100,16 @@ def quarantine_prefix(source: str) -> str:
 def quarantine_source(key: str) -> str:
     """Source of a quarantine entity, from its key."""
     return key.partition("~")[0]
+
+
+def job_instance_id(job: str) -> str:
+    """Id of the orchestration that runs a job."""
+    return f"{JOB_IDS}{job}"
+
+
+def job_page_key(job: str, page: int) -> str:
+    """Key of the entity with one page of a job. Keys sort by page."""
+    return f"{job}~{page:06}"
 
 
 LETTER_IDS = "bridge:dead-letter:"

@@ -24,6 +24,7 @@ from bridge.ops.metric_stats import (
     EngineStats,
     EngineUsage,
     HistogramLike,
+    JobStats,
     LimitStats,
     PublishStats,
     SourceStats,
@@ -274,6 +275,10 @@ _TRACES: tuple[Row[TraceStats], ...] = (
     Row(_GAUGE, "bridge_spans_backlog_bytes", "Bytes of spans in files of engines.", (),
         _one(lambda it: it.waiting["engine"])),
 )  # fmt: skip
+_JOBS: tuple[Row[JobStats], ...] = (
+    Row(_GAUGE, "bridge_jobs", "Jobs by kind and state.", ("kind", "state"), _by_words(lambda it: it.jobs)),
+    Row(_COUNTER, "bridge_job_items", "Results of items of jobs.", ("kind", "result"), _by_words(lambda it: it.items)),
+)  # fmt: skip
 _WORKFLOWS: tuple[Row[WorkflowStats], ...] = (
     Row(_COUNTER, "bridge_sagas", "Sagas that ended, by outcome.", ("saga", "outcome"), _by_words(lambda it: it.sagas)),
     Row(_HISTOGRAM, "bridge_orchestration_seconds", "From the creation of an instance to its end.",
@@ -324,6 +329,7 @@ class Metrics:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         workflows: Callable[[], WorkflowStats] | None = None,
         *,
+        jobs: JobStats | None = None,
         traces: TraceStats | None = None,
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
@@ -341,6 +347,7 @@ class Metrics:
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
+        jobs: jobs of the engines; None where they are not read.
         traces: export of spans; None where traces are off.
         budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
@@ -356,6 +363,7 @@ class Metrics:
         self._process = ProcessStats(
             publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config)
         )
+        self._jobs = jobs
         self._traces = traces
         self._readiness = readiness
         self._collector = process
@@ -401,6 +409,8 @@ class Metrics:
             yield _read(_BUDGETS, ("engine",), (budget.engine,), budget)
         if self._process.workflows is not None:
             yield _read(_WORKFLOWS, (), (), self._process.workflows())
+        if self._jobs is not None:
+            yield _read(_JOBS, (), (), self._jobs)
         if self._readiness is not None:
             yield _read(_READINESS, (), (), self._readiness())
         if self._traces is not None:
@@ -475,6 +485,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_BUDGETS, ("engine",)),
     (_LIMITS, ("route",)),
     (_READINESS, ()),
+    (_JOBS, ()),
     (_WORKFLOWS, ()),
     (_TRACES, ()),
     (_PROCESS, ()),

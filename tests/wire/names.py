@@ -137,6 +137,21 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
             ),
             ({"rows": [["h", 1.0, 0, "i"]], "from": 1.0, "tick": 5e9}, {"ids": 2, "age": 60.0}),
         ],
+        "bridge.job": [
+            (None, {"request": {"kind": "x"}, "space": None}),
+            (forms.job_record("selecting"), {"pages": 1, "items": 2, "by": "x", "id": "t"}),
+            (forms.job_record(), {"number": 2, "moves": {"left": -1, "failed": 1}, "at": 1.0, "why": "x", "step": 1}),
+            (forms.job_record(), {"token": "other"}),
+            (forms.job_record(left=0), {}),
+            (forms.job_record("paused"), {}),
+            (forms.job_record("aborted"), {}),
+        ],
+        "bridge.job_page": [
+            (None, {"job": "key", "kind": "x", "ids": ["a"]}),
+            (forms.job_page(), {"step": 1, "ids": ["b", "c"], "results": {"c": ["skipped", "why"]}}),
+            (forms.job_page(), {"b": ["succeeded", ""]}),
+        ],
+        "bridge.jobs": [(forms.job_registry(), {"job": "a"}), (None, {"job": "b", "space": None})],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
         "bridge.source_seek": [

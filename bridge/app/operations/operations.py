@@ -7,13 +7,13 @@ more line in `OPERATIONS`.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from durabletask.client import OrchestrationStatus
-from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from bridge.app import state
 from bridge.app.connection import chosen
@@ -21,121 +21,16 @@ from bridge.app.operations import limits, positions
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instances import Filter, Instances, Start
+from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
 from bridge.app.operations.timeline import as_json as history_as_json
-from bridge.config.model.types import Model
-from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.early_messages.operations import EarlyMessageOperations
-from bridge.engines.base import Engine
 from bridge.engines.source_seeks import SourceSeeks, pending
-from bridge.ops.audit import Actor, Change, audited_async
-from bridge.ops.trail import Trail
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.quarantine.orphaned import refuse_release
-
-_NEW = "(new)"
-
-Role = Literal["reader", "operator", "admin"]
-
-
-class Parameters(Model):
-    """Parameters of every operation.
-
-    engine: None is `default`, or the only one.
-    reason: kept in the audit line.
-    """
-
-    engine: str | None = None
-    reason: str | None = None
-
-
-P = TypeVar("P", bound=Parameters)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Context of an operation.
-
-    engine: returns the running engine of the request.
-    actor: person that asks for it.
-    in_flight: returns messages in flight in a daemon; None outside of one.
-    """
-
-    loaded: Loaded
-    engine: Callable[[], Awaitable[Engine]]
-    actor: Actor
-    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Operation(Generic[P]):
-    """One operation.
-
-    name: action of its audit line.
-    path: path below /api/v1; `{names}` in it are parameters.
-    target, filter: members of the audit line, without payload.
-    run: function whose result can be written as JSON.
-    """
-
-    name: str
-    role: Role
-    path: str
-    parameters: type[P]
-    run: Callable[[Scene, P], Awaitable[Any]]
-    target: Callable[[P], str] = lambda given: "*"
-    filter: Callable[[P], Mapping[str, Any]] = lambda given: {}
-
-    @property
-    def changes(self) -> bool:
-        return self.role != "reader"
-
-    @property
-    def method(self) -> Literal["GET", "POST"]:
-        return "POST" if self.changes else "GET"
-
-    def parse(self, given: Mapping[str, Any]) -> P:
-        """Validate the parameters. Raises: InvalidCommand, without their values."""
-        try:
-            return self.parameters(**given)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            where = ".".join(str(part)[:100] for part in first["loc"])
-            raise InvalidCommand(f"{self.name}: `{where}`: {first['msg']}") from None
-
-
-async def perform(
-    operation: Operation[Any],
-    given: Mapping[str, Any],
-    actor: Actor,
-    loaded: Loaded,
-    engine: Callable[[], Awaitable[Engine]],
-    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None,
-) -> Any:
-    """Run an operation, and write the audit line of a change. engine, in_flight: see `Scene`.
-
-    Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
-    """
-    scene = Scene(loaded, engine, actor, in_flight)
-    if not operation.changes:
-        return await operation.run(scene, operation.parse(given))
-    trail, change = begun(operation, given, actor, loaded)
-    async with audited_async(trail, change):
-        parameters = operation.parse(given)
-        change.target, change.filter = operation.target(parameters), operation.filter(parameters)
-        result = await operation.run(scene, parameters)
-        if change.target == _NEW:
-            change.target = result["instance_id"]
-        return result
-
-
-def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loaded: Loaded) -> tuple[Trail, Change]:
-    """Audit line of a change whose parameters are not validated yet, and the copy for it."""
-    text = {name: value for name, value in given.items() if isinstance(value, str)}
-    parts = [text[name] for name in ("instance_id", "entity", "key", "source") if name in text]
-    change = Change(actor, operation.name, "@".join(parts) or "?", reason=text.get("reason"))
-    return state.trail(loaded, text.get("engine")), change
 
 
 class Message(Parameters):
@@ -567,7 +462,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("instances.history", "reader", f"{_ID}/history", OneInstance, _history),
     Operation(
         "instances.start", "operator", "instances", StartInstance, _start,
-        lambda given: given.instance_id or _NEW, lambda given: {"orchestration": given.orchestration},
+        lambda given: given.instance_id or NEW, lambda given: {"orchestration": given.orchestration},
     ),
     Operation(
         "instances.raise", "operator", f"{_ID}:raise", RaiseEvent, _raise, _instance,
@@ -645,5 +540,6 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         # The condition may name a person
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
+    *JOB_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

@@ -34,6 +34,7 @@ from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
+from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
 from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
@@ -214,6 +215,7 @@ class Daemon:
         for source in self.sources:
             by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
         self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
+        self.jobs = JobFigures(self.engines, self.own.job_entities)
         self.watch = Watch(
             self.sources,
             self.engines,
@@ -223,6 +225,7 @@ class Daemon:
             self.own.waiting_entities.values,
             lambda: dict(self.own.dead_letters.written),
             self.figures,
+            self.jobs,
             omitted=lambda name: self.failures[name].omitted,
             limits=tuple(self.admission.limits.values()),
             budgets=tuple(budgets.values()),
@@ -245,7 +248,7 @@ class Daemon:
         self._reports: list[asyncio.Task[None]] = []
         command = "worker" if not intake else "serve" if worker else "serve --no-worker"
         self.status = DaemonStatus(
-            loaded, self.watch, self.engines, self.breakers, self._early_message_counter, totals, command
+            loaded, self.watch, self.engines, self.breakers, self._early_message_counter, totals, self.jobs, command
         )
         self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
 
@@ -364,6 +367,7 @@ class Daemon:
             return max(0.0, end - time.monotonic())
 
         await _closed(*(source.drain(left() * 0.6) for source in self.sources))
+        self.own.stop_jobs()
         stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
         await _closed(self.admission.stop())
         await _closed(*(breaker.stop() for breaker in self.breakers.values()))

@@ -13,6 +13,7 @@ from typing import Any
 
 from bridge import __version__
 from bridge.app import state
+from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.waiting import WaitingCounter
 from bridge.app.serve.watch import Watch
 from bridge.config.source import Loaded
@@ -42,6 +43,7 @@ class DaemonStatus:
         breakers: Mapping[str, Breaker],
         counter: WaitingCounter,
         totals: Mapping[str, WaitingTotals],
+        jobs: JobFigures,
         command: str,
     ) -> None:
         """Create the status of this process.
@@ -55,6 +57,7 @@ class DaemonStatus:
         self._breakers = breakers
         self._counter = counter
         self._totals = totals
+        self._jobs = jobs
         self._command = command
         self._id = daemon_id(os.getpid())
         self._started = time.time()
@@ -113,6 +116,7 @@ class DaemonStatus:
             await engine.probe()
             self._counts[name] = await instance_counts(engine)
             await self._counter.refresh(name)
+            await self._jobs.refresh_engine(name)
         except EngineOutage as error:
             self._breakers[name].trip(error)
         except EngineError:
@@ -138,6 +142,7 @@ class DaemonStatus:
             "place": engine.description,
             "durable": engine.durable,
             "counts": counts_document(self._counts.get(name)),
+            "jobs": self._jobs.document(name),
             **waiting_document(self._totals[name].counted, now),
         }
 

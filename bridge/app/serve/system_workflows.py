@@ -10,6 +10,7 @@ from typing import Any
 
 from durabletask.task import ActivityContext
 
+from bridge.app.operations.instance_jobs import instance_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
@@ -17,6 +18,8 @@ from bridge.core.system_names import (
     DEAD_LETTER,
     DEAD_LETTER_PACE,
     EARLY_MESSAGES,
+    JOB,
+    JOB_STEP,
     LINEAGE_INDEX,
     QUARANTINE,
     SOURCE_PAUSE,
@@ -29,6 +32,10 @@ from bridge.engines.lineage_index import index_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
 from bridge.engines.workflows import Workflows
+from bridge.jobs.entities import JobEntities
+from bridge.jobs.kind import JobKind
+from bridge.jobs.orchestrator import job_orchestrator
+from bridge.jobs.steps import JobSteps
 from bridge.pipeline.publishing import Publishing
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
 from bridge.waiting.totals import WaitingTotals
@@ -64,12 +71,25 @@ class SystemWorkflows:
         self.waiting_entities: dict[str, WaitingEntities] = {
             name: waiting_entities(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
         }
+        self.job_entities = {name: JobEntities() for name in engines}
+        self._job_steps: list[JobSteps] = []
 
-    def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
-        """Workflows of the two workers of an engine: the user's with the bridge's own, and the publish activity.
+    def job_kinds(self, engine: str) -> list[JobKind]:
+        """Kinds of jobs that this process works on for an engine that runs."""
+        return instance_kinds(self._engines[engine])
 
-        Publishing has its own threads: a broker that hangs stops nothing else.
+    def stop_jobs(self) -> None:
+        """End the running steps of jobs soon, before the workers stop."""
+        for steps in self._job_steps:
+            steps.stop()
+
+    def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows, Workflows]:
+        """Workflows of the workers of an engine: the user's with the bridge's own, the publish activity, and jobs.
+
+        Publishing and jobs have their own threads: a broker that hangs, or a long job, stops nothing else.
         """
+        steps = JobSteps(self._engines[engine], self.job_kinds(engine), self._loop)
+        self._job_steps.append(steps)
         grace = CancelGrace(self._engines[engine], self._loop)
         stores = self.waiting_entities[engine]
         index = self._engines[engine].lineage
@@ -80,6 +100,7 @@ class SystemWorkflows:
                 **{name: message_aware(each) for name, each in orchestrators.items()},
                 CANCEL_GRACE: cancel_grace,
                 DEAD_LETTER: dead_letter_orchestrator(),
+                JOB: job_orchestrator(),
             },
             activities={
                 **workflows.activities,
@@ -97,9 +118,11 @@ class SystemWorkflows:
                 ANSWERS: keys_entity,
                 # Also without an index: rows of an earlier configuration end by their age
                 LINEAGE_INDEX: index_entity() if index is None else index_entity(index.count_removed),
+                **self.job_entities[engine].functions(),
             },
         )
-        return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
+        publishing = Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
+        return together, publishing, Workflows(activities={JOB_STEP: steps.activity()}, publishers=True)
 
     def _write(self, engine: str) -> Callable[[dict[str, Any]], None]:
         """Writer of dead letters that also adds them to the lineage index of the engine."""

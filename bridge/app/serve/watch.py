@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 
 from bridge import __version__
 from bridge.app.serve.instances import InstanceFigures
+from bridge.app.serve.jobs import JobFigures
 from bridge.brokers.base import (
     AgingSubscription,
     LockingSubscription,
@@ -287,6 +288,7 @@ class Watch:
         waiting: Callable[[], Iterable[WaitingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         figures: InstanceFigures,
+        jobs: JobFigures,
         *,
         omitted: Callable[[str], int] = lambda _: 0,
         limits: Sequence[RouteLimit] = (),
@@ -307,6 +309,7 @@ class Watch:
         self._breakers = breakers
         self._monitors = monitors
         self._figures = figures
+        self._jobs = jobs
         self._omitted = omitted
         self._orphaned = orphaned
         self._stuck = stuck
@@ -325,6 +328,7 @@ class Watch:
             answers,
             refused,
             figures.workflows,
+            jobs=jobs,
             traces=traces,
             budgets=budgets,
             readiness=self.health,
@@ -407,7 +411,7 @@ class Watch:
 
     async def scrape(self, *, openmetrics: bool = False) -> bytes:
         """For /metrics."""
-        await self._figures.refresh()
+        await asyncio.gather(self._figures.refresh(), self._jobs.refresh())
         return await self._metrics.scrape(openmetrics=openmetrics)
 
     def _engine_views(self) -> Iterator[EngineView]:

@@ -112,22 +112,30 @@ def reason_option(function: F) -> F:
     return click.option("--reason", metavar="TEXT", help="Reason, kept in the audit (`bridge audit`).")(function)
 
 
-def output_option(detail: str = "", more: Sequence[str] = ()) -> Callable[[F], F]:
+def output_option(
+    detail: str = "", more: Sequence[str] = (), *, ids: bool = False, older: bool = True
+) -> Callable[[F], F]:
     """Add the option `output`, `table` or `json`, and its older form `--json`.
 
-    detail: end of its help. more: further forms; the option is then also named `--format`.
+    detail: end of its help.
+    more: further forms; the option is then also named `--format`.
+    ids: it may also be `ids`.
+    older: the command had `--json` before.
     """
-    choice = click.Choice(["table", "json", *more])
+    choice = click.Choice(["table", "json", *(["ids"] if ids else ()), *more])
     names = ("-o", "--output", *(("--format", "output") if more else ()))
 
     def add(function: F) -> F:
+        form = f"Form of the output{detail}."
+        option = click.option(*names, type=choice, default="table", show_default=True, help=form)
+        if not older:
+            return option(function)
+
         @wraps(function)
         def chosen(*args: Any, output: str, is_json: bool, **others: Any) -> Any:
             return function(*args, output="json" if is_json else output, **others)
 
-        older = click.option("--json", "is_json", is_flag=True, help="Older form of -o json.")(chosen)
-        form = f"Form of the output{detail}."
-        return cast(F, click.option(*names, type=choice, default="table", show_default=True, help=form)(older))
+        return cast(F, option(click.option("--json", "is_json", is_flag=True, help="Older form of -o json.")(chosen)))
 
     return add
 
