@@ -32,6 +32,23 @@ DEAD_LETTER_STATES = "bridge.dead_letters"
 DEAD_LETTER_BLOCK = 8192
 """Offsets of a partition whose dead letters share one entity."""
 
+JOB = "bridge.job"
+"""Orchestration that runs one job, and the entity with the job's record. The key of the entity is the job's id."""
+
+JOB_PAGE = "bridge.job_page"
+"""Entity: items of one page of a job, with their results. Its key is the `job_page_key`."""
+
+JOBS = "bridge.jobs"
+"""Entity: registry of the jobs of an engine. Its only key is JOBS_KEY."""
+
+JOBS_KEY = "all"
+
+JOB_IDS = "bridge:job:"
+"""Prefix of the instance ids of the orchestrations that run jobs."""
+
+JOB_RESULTS = "results"
+"""Operation of a page's entity: results by item, `{item: [result, detail]}`. The first final result stays."""
+
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
 
@@ -106,6 +123,16 @@ def dead_letter_block(prefix: str, key: str) -> tuple[int, int] | None:
     """Partition and first offset of a state entity; None when the key belongs to another topic than the prefix."""
     found = re.fullmatch(r"([0-9]{1,10})~([0-9]{16})", key.removeprefix(prefix))
     return None if found is None else (int(found[1]), int(found[2]) * DEAD_LETTER_BLOCK)
+
+
+def job_instance_id(job: str) -> str:
+    """Id of the orchestration that runs a job."""
+    return f"{JOB_IDS}{job}"
+
+
+def job_page_key(job: str, page: int) -> str:
+    """Key of the entity with one page of a job. Keys sort by page."""
+    return f"{job}~{page:06}"
 
 
 LETTER_IDS = "bridge:dead-letter:"
