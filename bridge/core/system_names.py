@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 PREFIX = "bridge."
 """Prefix of the bridge's own entities, orchestrations and activities. Rules cannot name one."""
@@ -24,6 +25,12 @@ DEAD_LETTER_PACE = "bridge.dead_letter_pace"
 
 SOURCE_PAUSE = "bridge.source_pause"
 """Entity: pause of one source by a person. Its key is the name of the source."""
+
+DEAD_LETTER_STATES = "bridge.dead_letters"
+"""Entity: states of the dead letters of one block of offsets. Its key is the `dead_letter_block_key`."""
+
+DEAD_LETTER_BLOCK = 8192
+"""Offsets of a partition whose dead letters share one entity."""
 
 JOB = "bridge.job"
 """Orchestration that runs one job, and the entity with the job's record. The key of the entity is the job's id."""
@@ -91,6 +98,31 @@ def quarantine_prefix(source: str) -> str:
 def quarantine_source(key: str) -> str:
     """Source of a quarantine entity, from its key."""
     return key.partition("~")[0]
+
+
+def dead_letter_block_key(broker: str, topic: str, partition: int, offset: int) -> str:
+    """Key of the entity with the state of one dead letter, by its position in the dead-letter topic.
+
+    Keys of one partition sort by offset.
+    """
+    return f"{dead_letter_prefix(broker, topic)}{partition}~{offset // DEAD_LETTER_BLOCK:016d}"
+
+
+def dead_letter_prefix(broker: str, topic: str) -> str:
+    """Prefix of the keys of all state entities of a dead-letter topic. Names that are too long are hashed.
+
+    A key of another topic can have the same prefix; see `dead_letter_block`.
+    """
+    escaped = f"{key_prefix(broker)}~{key_prefix(topic)}"
+    if len(escaped) > _LONGEST - 32:
+        escaped = _HASHED + hashlib.sha256(f"{broker}\n{topic}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{escaped}~"
+
+
+def dead_letter_block(prefix: str, key: str) -> tuple[int, int] | None:
+    """Partition and first offset of a state entity; None when the key belongs to another topic than the prefix."""
+    found = re.fullmatch(r"([0-9]{1,10})~([0-9]{16})", key.removeprefix(prefix))
+    return None if found is None else (int(found[1]), int(found[2]) * DEAD_LETTER_BLOCK)
 
 
 def job_instance_id(job: str) -> str:

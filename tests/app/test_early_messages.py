@@ -12,7 +12,14 @@ from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.config.source import Loaded
-from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE
+from bridge.core.system_names import (
+    DEAD_LETTER,
+    DEAD_LETTER_PACE,
+    DEAD_LETTER_STATES,
+    EARLY_MESSAGES,
+    QUARANTINE,
+    SOURCE_PAUSE,
+)
 from bridge.early_messages.executor import EarlyMessageExecutor
 from bridge.engines.answers import ANSWERS, AnswerKeys
 from bridge.engines.cancel_grace import CANCEL_GRACE
@@ -103,7 +110,14 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         worker = engine.worker(workflows)
         assert worker._auto_generate_work_item_filters
         registry = worker._registry
-        assert set(registry.entities) == {ANSWERS, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE}
+        assert set(registry.entities) == {
+            ANSWERS,
+            DEAD_LETTER_PACE,
+            DEAD_LETTER_STATES,
+            EARLY_MESSAGES,
+            QUARANTINE,
+            SOURCE_PAUSE,
+        }
         assert {DEAD_LETTER, CANCEL_GRACE, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:

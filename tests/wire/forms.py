@@ -33,6 +33,7 @@ from bridge.core.pace import Paces
 from bridge.core.provenance import Cause, dead_letter
 from bridge.core.settlement import RetryPolicy
 from bridge.core.stored_message import StoredMessage, Undelivered
+from bridge.dead_letters.state_machine import BlockStates
 from bridge.early_messages import state_machine as early_message_queue
 from bridge.early_messages.state_machine import WaitingCommand
 from bridge.engines.recording import Recording
@@ -140,6 +141,27 @@ def quarantine_state() -> Any:
     return copied(kept.to_json())
 
 
+def dead_letter_changes() -> list[dict[str, Any]]:
+    """Return values of the operations on the states of dead letters, for which each operation has an effect."""
+    given = {"at": NOW, "by": "ann", "reason": "test"}
+    offsets = [0, 1, 2, 3, 4]
+    items = [(each, NOW) for each in offsets]
+    return [
+        {"job": "j", **given, "items": items, "offsets": offsets},
+        {"job": "k", **given, "items": items, "offsets": offsets, "states": ["replayed"], "below": 1},
+    ]
+
+
+def dead_letter_states() -> Any:
+    states = BlockStates()
+    given = {"job": "j", "at": NOW, "by": "ann", "reason": "test"}
+    states.apply("take", given | {"items": [(0, NOW), (1, NOW), (2, NOW)]})
+    states.apply("replayed", given | {"offsets": [1]})
+    states.apply("returned", given | {"offsets": [2]})
+    states.apply("drop", given | {"items": [(3, NOW)]})
+    return copied(states.to_json())
+
+
 def _states() -> Iterator[tuple[str, Any]]:
     paces = Paces()
     paces.limit("r", 0.0)
@@ -147,6 +169,7 @@ def _states() -> Iterator[tuple[str, Any]]:
     yield "early messages", early_state()
     yield "quarantine", quarantine_state()
     yield "dead-letter paces", paces.to_json()
+    yield "states of dead letters", dead_letter_states()
     yield "keys", Keyring((Key("AAAA", b"1" * 32, 2.0, 3.0),)).to_json()
 
 

@@ -129,6 +129,7 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
         "bridge.dead_letter_pace": [
             (state, {"route": "r", "now": 1e9, "by": "x"}) for state in (None, paces.to_json())
         ],
+        "bridge.dead_letters": [(forms.dead_letter_states(), each) for each in forms.dead_letter_changes()],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
         "bridge.source_pause": [(None, {"since": 1.0, "by": "x", "reason": ""}), ({"since": 1.0, "by": "x"}, None)],

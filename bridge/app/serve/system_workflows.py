@@ -13,7 +13,15 @@ from durabletask.task import ActivityContext
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
-from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE
+from bridge.core.system_names import (
+    DEAD_LETTER,
+    DEAD_LETTER_PACE,
+    DEAD_LETTER_STATES,
+    EARLY_MESSAGES,
+    QUARANTINE,
+    SOURCE_PAUSE,
+)
+from bridge.dead_letters.store import dead_letter_states_entity
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
@@ -82,6 +90,7 @@ class SystemWorkflows:
                 EARLY_MESSAGES: stores.early_messages.function(),
                 QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
+                DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(),
                 ANSWERS: keys_entity,
             },
