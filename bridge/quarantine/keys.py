@@ -18,12 +18,14 @@ from bridge.config.model.sources import QuarantineConfig
 from bridge.core.errors import BrokerUnavailable, EngineError
 from bridge.core.provenance import Cause
 from bridge.core.settlement import Keep, Wait
+from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.quarantine.quarantined_key import QuarantinedKey, QuarantinedMessage, decode_key, encode_key
 from bridge.quarantine.state_machine import delivery_id
 from bridge.quarantine.store import QuarantineStore
 from bridge.waiting.deliveries import StoredDelivery, look_again_and_again
+from bridge.waiting.replays import End, ReplayReports, result_of
 
 log = structlog.get_logger("bridge.quarantine")
 
@@ -51,12 +53,11 @@ class _Work:
 class QuarantinedDelivery(StoredDelivery):
     """Delivery of a quarantined message."""
 
-    __slots__ = ("_keys", "_returned", "key", "quarantined")
+    __slots__ = ("_keys", "key", "quarantined")
 
     def __init__(self, keys: QuarantinedKeys, key: Hashable, quarantined: QuarantinedMessage) -> None:
         super().__init__(quarantined.message)
         self._keys = keys
-        self._returned = False
         self.key = key
         self.quarantined = quarantined
 
@@ -64,14 +65,10 @@ class QuarantinedDelivery(StoredDelivery):
     def attempt(self) -> int:
         return self.quarantined.attempts
 
-    def return_to_quarantine(self) -> None:
-        """Note that the message failed again and is quarantined anew: nothing is left to settle."""
-        self._returned = True
-
     async def complete(self) -> None:
         """Remove the message from the quarantine. Raises: BrokerUnavailable when the engine is away; settle again."""
-        if not self._returned:
-            await self._keys.done(self.key, self.quarantined)
+        if not self.is_quarantined:
+            await self._keys.done(self.key, self.quarantined, self.outcome)
 
     async def dead_letter(self, cause: Cause) -> None:
         """Return the message to the quarantine. Raises: BrokerUnavailable."""
@@ -94,12 +91,14 @@ class QuarantinedKeys:
         assigned: Callable[[str, int], bool],
         read: Callable[[Hashable, Sequence[QuarantinedMessage]], Awaitable[Sequence[InFlightDelivery]]],
         bring_back: Callable[[Hashable, Sequence[InFlightDelivery]], bool],
+        reports: ReplayReports | None = None,
     ) -> None:
         """Create the keys of one source.
 
         assigned: True when this process has that partition of a topic.
         read: decodes quarantined messages.
         bring_back: puts messages at the head of their lane; False when the lane is busy, to be called again.
+        reports: informs the jobs that replay quarantined messages.
         """
         self.loaded = asyncio.Event()
         self.owner = uuid4().hex
@@ -109,6 +108,7 @@ class QuarantinedKeys:
         self._assigned = assigned
         self._read = read
         self._bring_back = bring_back
+        self._reports = reports
         self._keys: dict[Hashable, _State] = {}
         self._at_work: dict[Hashable, _Work] = {}
         self._joined: dict[Hashable, int] = {}
@@ -147,11 +147,12 @@ class QuarantinedKeys:
         if isinstance(delivery, QuarantinedDelivery):
             value = {"mark": delivery.quarantined.mark, "cause": cause, "until": until, "attempts": attempts}
             await self._signal(key, "again", value | {"executed": list(message.executed)})
-            delivery.return_to_quarantine()
             self._at_work.pop(key, None)
         else:
             value = self._value(key, item, message, route, attempts) | {"cause": cause, "until": until}
             await self._signal(key, "hold", value)
+        if isinstance(delivery, StoredDelivery):
+            delivery.join_quarantine()
         log.warning(
             "key quarantined" if keep.wait is Wait.PERSON else "message waits on the engine for its next attempt",
             action="quarantine", source=self._source, reason=keep.reason, detail=keep.detail,
@@ -163,11 +164,17 @@ class QuarantinedKeys:
     async def append(self, key: Hashable, item: InFlightDelivery, message: StoredMessage) -> None:
         """Add the item behind the quarantined ones. Return when that is durable. Raises: EngineError."""
         await self._signal(key, "follow", self._value(key, item, message, None, 1))
+        if isinstance(item.delivery, StoredDelivery):
+            item.delivery.join_quarantine()
         self._joined[key] = self._joined.get(key, 0) + 1
 
-    async def done(self, key: Hashable, quarantined: QuarantinedMessage) -> None:
+    async def done(self, key: Hashable, quarantined: QuarantinedMessage, outcome: Outcome) -> None:
         """Mark a message as settled. Raises: BrokerUnavailable when the engine does not accept it."""
+        replay = quarantined.message.replay
         try:
+            if replay is not None and self._reports is not None:
+                # Before the message leaves: after a crash in between, both are repeated
+                await self._reports.send([End(replay, result_of(outcome))])
             await self._signal(key, "done", {"mark": quarantined.mark})
         except EngineError as error:
             raise BrokerUnavailable(f"the quarantine of a key cannot be written: {error}") from error

@@ -36,6 +36,7 @@ from bridge.quarantine.quarantined_key import QuarantinedMessage
 from bridge.quarantine.state_machine import FULL
 from bridge.quarantine.store import QuarantineStore
 from bridge.waiting.deliveries import Assignment, decode
+from bridge.waiting.replays import ReplayReports
 
 log = structlog.get_logger("bridge.quarantine")
 
@@ -55,11 +56,13 @@ class QuarantineStage:
         settings: QuarantineConfig | None,
         decode: Decode,
         breaker: Breaker | None,
+        reports: ReplayReports | None = None,
     ) -> None:
         """Create the stage.
 
         settings: None: no key waits for a person, and messages wait only longer than their broker lets them.
         breaker: breaker of the engine with the quarantine; None when the source has no rule for that engine.
+        reports: informs the jobs that replay quarantined messages.
         """
         self.name = "quarantine"
         self.quarantines = settings is not None
@@ -71,6 +74,7 @@ class QuarantineStage:
             self._assignment.has,
             self._read,
             pipeline.bring_back,
+            reports,
         )
         self._pipeline = pipeline
         self._decode = decode
@@ -201,12 +205,7 @@ class QuarantineStage:
         items = []
         decoded = await decode(self._pipeline, self._decode, [each.message for each in messages])
         for each, found in zip(messages, decoded, strict=True):
-            message = each.message
             failed_at = now - each.failed - max(0.0, time.time() - each.since) if each.attempts > 1 else None
-            items.append(
-                InFlightDelivery(
-                    QuarantinedDelivery(self.keys, key, each), found.envelope, found.error, now, message.executed,
-                    message, max(1, each.attempts), failed_at,
-                )
-            )  # fmt: skip
+            delivery = QuarantinedDelivery(self.keys, key, each)
+            items.append(delivery.in_flight(found, now, max(1, each.attempts), failed_at))
         return items

@@ -124,6 +124,8 @@ class KeyQuarantine:
                 cause = self.cause if item in head else {}
                 detail = f"it was dropped from the quarantine of its key ({cause.get('reason', 'follows another')})"
                 result.refuse(item, DROPPED, detail, cause.get("error", ""))
+            else:
+                result.end(item, "failed", DROPPED)
         if self.held[:1] != head:
             self.cause = {}  # it belonged to the dropped head
         return result

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime
 
 from bridge.core import provenance
 from bridge.core.bytetext import own_text
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.message import Message, Position
 from bridge.core.stored_message import ReplayOf, StoredMessage
-
-_FIELDS = ("topic", "partition", "offset")
 
 
 def stored_original(
@@ -72,8 +69,7 @@ def original_position(letter: DeadLetter, message: Message) -> Position:
 def missing_parts(message: Message) -> tuple[str, ...]:
     """Parts of the original that its dead letter lacks, because it would have been too large."""
     text = _text(message, provenance.TRUNCATED) or ""
-    lost = {"payload", "headers", "key", provenance.TRUNCATED_TOMBSTONE}
-    return tuple(part for part in text.split(", ") if part in lost)
+    return tuple(part for part in text.split(", ") if part in ("payload", "headers", "key"))
 
 
 def _timestamp(letter: DeadLetter, message: Message) -> float | None:

@@ -42,7 +42,6 @@ class ReplayQueue:
     """Dead letters of one source and origin partition that wait for their execution, in order.
 
     items: JSON of stored messages, each with `mark`, `size`, `job` and `since`.
-    claim_: claim of the process that executes them.
     """
 
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
@@ -143,7 +142,7 @@ class ReplayQueue:
         return OperationResult()
 
     def tick(self, at: float, now: float) -> OperationResult:
-        """Forget jobs whose last message has left long ago. A call for another time than the planned one does nothing."""
+        """Forget jobs whose last message left long ago. A call for another time than the planned one does nothing."""
         result = OperationResult()
         if at == self._tick:
             self._tick = None

@@ -13,6 +13,8 @@ from bridge.brokers.base import Partition
 from bridge.core.envelope import Envelope
 from bridge.core.errors import EngineError, kept
 from bridge.core.message import Message, Position
+from bridge.core.provenance import Cause
+from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.settings import SLICE, Decode
@@ -41,10 +43,13 @@ class StoredPartition:
 class StoredDelivery:
     """Part of `bridge.brokers.base.Delivery` that all stored messages share; they are settled on the engine."""
 
-    __slots__ = ("partition", "stored")
+    __slots__ = ("_item", "is_quarantined", "partition", "stored")
 
     def __init__(self, stored: StoredMessage) -> None:
+        self._item: InFlightDelivery | None = None
         self.stored = stored
+        self.is_quarantined = False
+        """The message waits in the quarantine of its key: there is nothing to settle."""
         self.partition: Partition = StoredPartition(stored.position.topic, stored.position.partition)
 
     @property
@@ -68,6 +73,34 @@ class StoredDelivery:
     def settlement_unknown(self) -> bool:
         """False, as for `lost`."""
         return False
+
+    @property
+    def outcome(self) -> Outcome:
+        """Outcome of a delivery that is complete."""
+        assert self._item is not None
+        return Outcome.QUARANTINED if self.is_quarantined else self._item.outcome
+
+    def in_flight(
+        self, found: DecodedMessage, now: float, attempt: int = 1, failed_at: float | None = None
+    ) -> InFlightDelivery:
+        """Delivery for the lanes of its source. now, failed_at: monotonic seconds."""
+        stored = self.stored
+        self._item = InFlightDelivery(
+            self, found.envelope, found.error, now, stored.executed, stored, attempt, failed_at
+        )
+        return self._item
+
+    def join_quarantine(self) -> None:
+        """Note that the message was stored in the quarantine of its key."""
+        self.is_quarantined = True
+
+    async def complete(self) -> None:
+        """Report the end of the message."""
+        raise NotImplementedError
+
+    async def dead_letter(self, cause: Cause) -> None:
+        """Report the failure of the message."""
+        raise NotImplementedError
 
     async def abandon(self) -> None:
         """Do nothing: the engine still has the message."""

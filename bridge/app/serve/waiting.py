@@ -101,6 +101,7 @@ class WaitingEntities:
     name: str
     early_messages: EarlyMessageEntities
     quarantine: QuarantineEntities
+    replays: ReplayEntities
     totals: WaitingTotals
     waiting: int | None = None
 
@@ -154,8 +155,15 @@ def waiting_entities(
         slots,
         totals=totals,
         messages=engine.messages,
+        engine=engine.name,
     )
-    return WaitingEntities(engine.name, entities, QuarantineEntities(now, totals), totals)
+    return WaitingEntities(
+        engine.name,
+        entities,
+        QuarantineEntities(now, totals, engine.name),
+        ReplayEntities(engine.name, now),
+        totals,
+    )
 
 
 class WaitingCounter:

@@ -1,0 +1,85 @@
+"""Replay queues on an engine: client of their entities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from durabletask.client import EntityQuery
+from durabletask.entities import EntityInstanceId
+
+from bridge.core.stored_message import StoredMessage
+from bridge.core.system_names import REPLAY, replay_source
+from bridge.engines.base import Engine
+from bridge.engines.entity_state import latest
+from bridge.engines.message_sealer import MessageSealer
+from bridge.waiting.claim import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedReplay:
+    """One message in a replay queue. mark: its identity in the queue."""
+
+    mark: str
+    item: Mapping[str, Any]
+    sealer: MessageSealer
+
+    @property
+    def message(self) -> StoredMessage:
+        """Decrypted message. Raises: EngineError when it cannot be decrypted."""
+        return StoredMessage.from_json(self.sealer.open(self.item)["letter"])
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """Replay queue at one moment.
+
+    key: key of its entity.
+    topic, partition: origin of its messages; None if unknown.
+    messages: in order.
+    size: bytes of the messages as JSON.
+    """
+
+    key: str
+    topic: str | None = None
+    partition: int | None = None
+    messages: Sequence[QueuedReplay] = ()
+    size: int = 0
+    claim: Claim = field(default_factory=Claim)
+
+
+class ReplayStore:
+    """Replay queues on one engine. Raises: EngineError, in every method."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    async def keys(self) -> dict[str, list[str]]:
+        """Keys of all replay queues, by source."""
+        query = EntityQuery(f"@{REPLAY}@", include_state=False, include_transient=True)
+        found = await self.engine.client.get_all_entities(query, what="list replay queues")
+        keys: dict[str, list[str]] = {}
+        for each in found:
+            keys.setdefault(replay_source(each.id.key), []).append(each.id.key)
+        return keys
+
+    async def load(self, key: str) -> QueueState:
+        """Read a replay queue."""
+        state, _ = await latest(self.engine.client, EntityInstanceId(REPLAY, key), "read a replay queue")
+        if state is None:
+            return QueueState(key)
+        sealer = self.engine.messages
+        messages = [QueuedReplay(item["mark"], item, sealer) for item in state["items"]]
+        return QueueState(key, state["topic"], state["partition"], messages, state["size"], Claim.of(state))
+
+    async def send(self, key: str, operation: str, value: Mapping[str, Any]) -> None:
+        """Send an operation durably."""
+        entity = EntityInstanceId(REPLAY, key)
+        await self.engine.client.signal_entity(entity, operation, value, what=f"replay queue: {operation}")
+
+    def item(self, mark: str, message: StoredMessage) -> dict[str, Any]:
+        """Message as an item of a queue, encrypted where the engine does not encrypt."""
+        item = self.engine.messages.seal({"mark": mark, "letter": message.to_json()})
+        return item | {"size": len(json.dumps(item, separators=(",", ":")))}
