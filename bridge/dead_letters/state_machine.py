@@ -93,6 +93,10 @@ class BlockStates:
         for mark, bits in self._marks:
             yield mark, list(_indexes(bits))
 
+    def by_offset(self) -> dict[int, tuple[DeadLetterState, float]]:
+        """State, and time of the youngest dead letter with the mark, by the offset inside the block."""
+        return {each: (mark.state, mark.written) for mark, bits in self._marks for each in _indexes(bits)}
+
     def apply(self, operation: str, value: Mapping[str, Any]) -> None:
         """Apply an operation of the entity. Unknown operations of later versions change nothing.
 

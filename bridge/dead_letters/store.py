@@ -19,7 +19,7 @@ from bridge.core.system_names import (
     dead_letter_prefix,
 )
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
-from bridge.engines.base import Engine
+from bridge.engines.base import Engine, StoredEntities
 from bridge.engines.entity_state import latest, processed
 
 WITHIN = 30.0
@@ -102,16 +102,23 @@ class DeadLetterStates:
     """States of dead letters on one engine. Raises: EngineError, in every method."""
 
     def __init__(self, engine: Engine) -> None:
-        self._client = engine.client
+        self._engine = engine
 
     async def topic(self, broker: str, topic: str) -> TopicStates:
-        """Read all states of a topic."""
+        """Read all states of a topic. An embedded engine is read from its file, also while no process hosts it."""
         prefix = dead_letter_prefix(broker, topic)
-        query = EntityQuery(f"@{DEAD_LETTER_STATES}@{prefix}", include_state=True)
-        found = await self._client.get_all_entities(query, what=f"read the states of the dead letters of {topic}")
+        id_prefix = f"@{DEAD_LETTER_STATES}@{prefix}"
+        if isinstance(self._engine, StoredEntities):
+            stored = await self._engine.entity_states(id_prefix)
+            states = {id_.removeprefix(f"@{DEAD_LETTER_STATES}@"): state for id_, state in stored.items()}
+        else:
+            query = EntityQuery(id_prefix, include_state=True)
+            what = f"read the states of the dead letters of {topic}"
+            found = await self._engine.client.get_all_entities(query, what=what)
+            states = {each.id.key: each.get_state() or "null" for each in found}
         blocks = {}
-        for each in found:
-            where, state = dead_letter_block(prefix, each.id.key), json.loads(each.get_state() or "null")
+        for key, text in states.items():
+            where, state = dead_letter_block(prefix, key), json.loads(text)
             if where is not None and state is not None:
                 blocks[where] = BlockStates(state)
         return TopicStates(blocks)
@@ -152,7 +159,7 @@ class DeadLetterStates:
         async def send(key: str, given: dict[str, Any]) -> None:
             entity = EntityInstanceId(DEAD_LETTER_STATES, key)
             async with sending:
-                await self._client.signal_entity(entity, operation, given, what=f"dead letters: {operation}")
+                await self._engine.client.signal_entity(entity, operation, given, what=f"dead letters: {operation}")
 
         await asyncio.gather(*(send(*each) for each in signals(operation, refs, value)))
 
@@ -171,12 +178,12 @@ class DeadLetterStates:
         return {ref: mark for ref, mark in marks if mark is not None}
 
     async def _state(self, entity: EntityInstanceId) -> Any:
-        state, _ = await latest(self._client, entity, "read the states of dead letters")
+        state, _ = await latest(self._engine.client, entity, "read the states of dead letters")
         return state
 
     async def _settled(self, entity: EntityInstanceId) -> Any:
         late = "the engine has the change of the dead letters, but no worker has processed it; is one running?"
-        return await processed(self._client, entity, "read the states of dead letters", WITHIN, late)
+        return await processed(self._engine.client, entity, "read the states of dead letters", WITHIN, late)
 
 
 def _now(at: float | None) -> float:

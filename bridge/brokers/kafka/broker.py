@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
-from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
+from bridge.brokers.base import Features, Listener, LogRanges, ReadOptions, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.producer import DeadLetters, Producer
-from bridge.brokers.kafka.reading import backlog, read
+from bridge.brokers.kafka.reading import backlog, ranges, read
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
@@ -95,6 +95,10 @@ class KafkaBroker:
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""
         return read(self._connection, self._cluster, options)
+
+    async def ranges(self, topic: str) -> LogRanges:
+        """See `LogBroker.ranges`."""
+        return await ranges(self._connection, self._cluster, topic)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> KafkaSubscription:
         """See `Broker.subscribe`. Returns once the group has assigned partitions.

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError
 
-from bridge.brokers.base import ReadOptions, SubscribeOptions
+from bridge.brokers.base import LogRanges, ReadOptions, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import decode_metadata
 from bridge.brokers.kafka.compression import Inflation, Room
@@ -42,8 +43,13 @@ async def read(
         raise BrokerError(f"{connection.name}: there is no topic {topic}")
     if options.partition is not None and options.partition not in range(count):
         raise BrokerError(f"{connection.name}: {topic} has no partition {options.partition}; it has {count}, from 0")
-    partitions = [TopicPartition(topic, number) for number in range(count) if options.partition in (None, number)]
-    starts, ends = await _range(connection, partitions, options)
+    if options.ranges is None:
+        partitions = [TopicPartition(topic, number) for number in range(count) if options.partition in (None, number)]
+        starts, ends = await _range(connection, partitions, options)
+    else:
+        partitions = [TopicPartition(topic, number) for number in options.ranges if number < count]
+        starts = {tp: options.ranges[tp.partition][0] for tp in partitions}
+        ends = {tp: options.ranges[tp.partition][1] for tp in partitions}
     config = connection.config
     inflation = Inflation(config.max_batch)
     logs = {
@@ -114,6 +120,26 @@ async def _messages(
     stopped = [f"{log}: {log.stopped}" for log in logs.values() if log.stopped]
     if stopped:
         raise BrokerError(f"{connection.name}: {'; '.join(stopped)}")
+
+
+async def ranges(connection: Connection, cluster: Cluster, topic: str) -> LogRanges:
+    """See `LogBroker.ranges`. A topic whose settings this principal may not read counts as compacted."""
+    count = (await cluster.topics()).get(topic, 0)
+    if not count:
+        raise BrokerError(f"{connection.name}: there is no topic {topic}")
+    begin, end = await _ends(connection, [TopicPartition(topic, each) for each in range(count)], f"read {topic}")
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic)]
+    answers = await cluster.ask("read the settings of a topic", lambda admin: admin.describe_configs(resources))
+    policies = [
+        entry[1]
+        for answer in answers
+        for code, _, _, _, entries, *_ in answer.resources
+        if not code
+        for entry in entries
+        if entry[0] == "cleanup.policy"
+    ]
+    offsets = {tp.partition: (begin[tp], end[tp]) for tp in begin}
+    return LogRanges(cluster.id, offsets, whole=bool(policies) and "compact" not in policies[0])
 
 
 async def backlog(connection: Connection, cluster: Cluster, options: SubscribeOptions) -> dict[tuple[str, int], int]:

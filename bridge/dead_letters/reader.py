@@ -1,0 +1,183 @@
+"""Reading of the dead letters of a topic as rows: what the cache has is not read again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, cast
+
+from bridge.brokers.base import LogBroker, LogRanges, ReadableBroker, ReadOptions
+from bridge.core import dead_letter
+from bridge.core.dead_letter import DeadLetter
+from bridge.core.message import Message, Position
+from bridge.core.system_names import DEAD_LETTER_BLOCK
+from bridge.dead_letters.cache import RowCache
+from bridge.dead_letters.rows import Facts, Rows, block_of
+
+_REMEMBERED = 10_000
+"""Details whose fingerprint is kept: most details of a cause differ only in their values, or not at all."""
+
+
+class Fingerprints:
+    """Fingerprints of causes. That of a detail is computed once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str | None, str, str, str], str] = {}
+
+    def of(self, letter: DeadLetter) -> str:
+        """Fingerprint of the cause of a dead letter."""
+        facts = (letter.reason, letter.route, letter.error, letter.detail, letter.stated_fingerprint)
+        found = self._known.get(facts)
+        if found is None:
+            found = letter.fingerprint
+            if len(self._known) < _REMEMBERED:
+                self._known[facts] = found
+        return found
+
+
+@dataclass(slots=True)
+class TopicRows:
+    """Rows of the dead letters of a topic.
+
+    cluster: identity of the cluster.
+    partitions: blocks of each partition, oldest first.
+    ranges: first offset and end of each partition; None for a queue, whose messages can leave in any order.
+    is_cached: True if the rows can be kept: the topic loses its oldest messages only.
+    """
+
+    cluster: str
+    partitions: dict[int, list[Rows]]
+    ranges: Mapping[int, tuple[int, int]] | None
+    is_cached: bool
+
+    def __len__(self) -> int:
+        return sum(len(rows) for blocks in self.partitions.values() for rows in blocks)
+
+
+class TopicReader:
+    """Reads the dead letters of topics.
+
+    cache: keeps the rows between processes; None: everything is read each time.
+    progress: called with the number of dead letters read so far.
+    """
+
+    def __init__(self, cache: RowCache | None, progress: Callable[[int], None] = lambda count: None) -> None:
+        self._cache = cache
+        self._progress = progress
+        self._fingerprints = Fingerprints()
+        self._count = 0
+
+    async def read(self, broker: ReadableBroker, topic: str) -> TopicRows:
+        """Read the rows of a topic. Raises: BrokerError, BrokerUnavailable."""
+        ranges = await broker.ranges(topic) if isinstance(broker, LogBroker) else None
+        if ranges is None or not ranges.whole:
+            return await self._read_all(broker, topic, ranges)
+        known: dict[int, tuple[str, dict[int, Rows]]] = {}
+        for partition, (begin, end) in ranges.offsets.items():
+            known[partition] = self._known(ranges.cluster, topic, partition, begin, end)
+        found = TopicRows(ranges.cluster, {}, ranges.offsets, is_cached=True)
+        wrong = await self._read_on(broker, topic, ranges, known, found)
+        if wrong:
+            for partition in wrong:
+                known[partition] = ("", {})
+            part = replace(ranges, offsets={partition: ranges.offsets[partition] for partition in wrong})
+            await self._read_on(broker, topic, part, known, found)
+        return found
+
+    def _known(self, cluster: str, topic: str, partition: int, begin: int, end: int) -> tuple[str, dict[int, Rows]]:
+        """Generation and blocks of a partition that were read before. They end with a dead letter."""
+        if self._cache is None:
+            return "", {}
+        cached = self._cache.load(cluster, topic, partition, begin, end)
+        blocks = cached.blocks
+        while blocks and (last := next(reversed(blocks.values()))).anchor is None:
+            del blocks[last.first]
+        return (cached.generation, blocks) if blocks else ("", {})
+
+    async def _read_on(
+        self,
+        broker: ReadableBroker,
+        topic: str,
+        ranges: LogRanges,
+        known: Mapping[int, tuple[str, dict[int, Rows]]],
+        found: TopicRows,
+    ) -> set[int]:
+        """Add the rows behind the known ones to `found`; return the partitions that are another log than the known one.
+
+        The last known dead letter is read again. If it has changed, the topic was created anew or truncated.
+        """
+        anchors = {
+            partition: anchor
+            for partition, (_, blocks) in known.items()
+            if partition in ranges.offsets and blocks and (anchor := next(reversed(blocks.values())).anchor) is not None
+        }
+        starts = {
+            partition: (anchors[partition][0] if partition in anchors else begin, end)
+            for partition, (begin, end) in ranges.offsets.items()
+        }
+        wrong, changed = set[int](), dict[int, set[int]]()
+        options = ReadOptions(topic, ranges=starts)
+        async for position, message in _messages(broker, options):
+            partition, offset = position.partition, position.offset
+            if (anchor := anchors.pop(partition, None)) is not None:
+                if anchor != (offset, digest_of(message)):
+                    wrong.add(partition)
+                continue
+            if partition in wrong:
+                continue
+            self._add(known[partition][1], ranges.offsets[partition][0], position, message)
+            changed.setdefault(partition, set()).add(block_of(offset))
+        wrong |= anchors.keys()
+        for partition, (_, end) in ranges.offsets.items():
+            if partition in wrong:
+                continue
+            generation, blocks = known[partition]
+            ordered = list(blocks.values())
+            for rows, following in zip(ordered, [*ordered[1:], None], strict=True):
+                rows.end = end if following is None else rows.first + DEAD_LETTER_BLOCK
+            found.partitions[partition] = ordered
+            fresh = (
+                ordered if not generation else [rows for rows in ordered if rows.first in changed.get(partition, ())]
+            )
+            if self._cache is not None and fresh:
+                self._cache.save(found.cluster, topic, partition, generation, fresh)
+        return wrong
+
+    async def _read_all(self, broker: ReadableBroker, topic: str, ranges: LogRanges | None) -> TopicRows:
+        offsets = None if ranges is None else ranges.offsets
+        blocks: dict[int, dict[int, Rows]] = {}
+        cluster = "" if ranges is None else ranges.cluster
+        async for position, message in _messages(broker, ReadOptions(topic, ranges=offsets)):
+            cluster = position.cluster
+            self._add(blocks.setdefault(position.partition, {}), 0, position, message)
+        partitions = {partition: list(each.values()) for partition, each in blocks.items()}
+        return TopicRows(cluster, partitions, offsets, is_cached=False)
+
+    def _add(self, blocks: dict[int, Rows], begin: int, position: Position, message: Message) -> None:
+        letter = dead_letter.read(message, position)
+        first = block_of(position.offset)
+        rows = blocks.get(first)
+        if rows is None:
+            rows = blocks[first] = Rows(first, begin if not blocks else first, first)
+        facts = Facts.of(letter, self._fingerprints.of(letter))
+        rows.add(position.offset, letter.failed_at, facts, letter.detail, digest_of(message))
+        self._count += 1
+        self._progress(self._count)
+
+
+async def _messages(broker: ReadableBroker, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
+    if options.ranges is not None and all(begin >= end for begin, end in options.ranges.values()):
+        return
+    async with aclosing(cast(Any, broker.read(options))) as messages:
+        async for each in messages:
+            yield each
+
+
+def digest_of(message: Message) -> str:
+    """Digest of key, headers and time of a dead letter. The body is left out: it is payload."""
+    digest = blake2b(repr((message.key, message.timestamp)).encode(), digest_size=12)
+    for name, value in message.headers:
+        digest.update(repr((name, value)).encode())
+    return digest.hexdigest()
