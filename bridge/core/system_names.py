@@ -52,6 +52,9 @@ JOB_RESULTS = "results"
 REPLAY = "bridge.replay"
 """Entity: dead letters of one source and origin partition that are replayed. Its key is the `replay_key`."""
 
+REPLAY_EDIT = "bridge.replay_edit"
+"""Entity: body of a dead letter as a person has edited it, until its job has read it. Its key is random."""
+
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
 

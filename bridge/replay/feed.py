@@ -176,9 +176,14 @@ class ReplayFeed:
         """Number of replayed messages in flight."""
         return sum(queue.at_work for queue in self._queues.values())
 
-    def tell(self, keys: Sequence[str], changed: Collection[str]) -> None:
-        """Note the queues of the source. changed: keys of those that have changed."""
-        self._all = keys
+    def tell(self, keys: Sequence[str] | None, changed: Collection[str]) -> None:
+        """Note the queues of the source.
+
+        keys: of all; None: as before.
+        changed: keys of those that have changed.
+        """
+        if keys is not None:
+            self._all = keys
         if changed:
             self._look_at(changed)
 

@@ -33,7 +33,11 @@ def stored_original(
     added = {provenance.JOB: replay.job.encode()}
     if edited is not None:
         added[provenance.EDITED_FROM] = letter.id.encode("utf-8", "replace")
+        # The edited body may be whole where that of the dead letter was not
+        parts = ", ".join(part for part in _truncated(message) if part != "payload")
+        added[provenance.TRUNCATED] = parts.encode()
     kept = tuple(header for header in message.headers if header[0] not in added)
+    added = {name: value for name, value in added.items() if value}
     position = original_position(letter, message)
     return StoredMessage(
         replace(
@@ -68,8 +72,11 @@ def original_position(letter: DeadLetter, message: Message) -> Position:
 
 def missing_parts(message: Message) -> tuple[str, ...]:
     """Parts of the original that its dead letter lacks, because it would have been too large."""
-    text = _text(message, provenance.TRUNCATED) or ""
-    return tuple(part for part in text.split(", ") if part in ("payload", "headers", "key"))
+    return tuple(part for part in _truncated(message) if part in ("payload", "headers", "key"))
+
+
+def _truncated(message: Message) -> list[str]:
+    return (_text(message, provenance.TRUNCATED) or "").split(", ")
 
 
 def _timestamp(letter: DeadLetter, message: Message) -> float | None:

@@ -146,7 +146,7 @@ class ReplayQueue:
         result = OperationResult()
         if at == self._tick:
             self._tick = None
-            self._plan(result, max(now, at))
+            self._plan(result, now)
         return result
 
     def is_claimed(self, now: float) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityInstanceId
 
 from bridge.core.stored_message import StoredMessage
-from bridge.core.system_names import REPLAY, replay_source
+from bridge.core.system_names import REPLAY
 from bridge.engines.base import Engine
 from bridge.engines.entity_state import latest
 from bridge.engines.message_sealer import MessageSealer
@@ -56,14 +57,11 @@ class ReplayStore:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
-    async def keys(self) -> dict[str, list[str]]:
-        """Keys of all replay queues, by source."""
+    async def list(self) -> dict[str, datetime | None]:
+        """Times of the last change of all replay queues, by key; None for one with operations that wait."""
         query = EntityQuery(f"@{REPLAY}@", include_state=False, include_transient=True)
         found = await self.engine.client.get_all_entities(query, what="list replay queues")
-        keys: dict[str, list[str]] = {}
-        for each in found:
-            keys.setdefault(replay_source(each.id.key), []).append(each.id.key)
-        return keys
+        return {each.id.key: None if each.backlog_queue_size else each.last_modified for each in found}
 
     async def load(self, key: str) -> QueueState:
         """Read a replay queue."""

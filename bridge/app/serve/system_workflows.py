@@ -19,6 +19,8 @@ from bridge.core.system_names import (
     DEAD_LETTER_STATES,
     EARLY_MESSAGES,
     QUARANTINE,
+    REPLAY,
+    REPLAY_EDIT,
     SOURCE_PAUSE,
 )
 from bridge.dead_letters.store import dead_letter_states_entity
@@ -29,6 +31,7 @@ from bridge.engines.pacing import pace_entity
 from bridge.engines.source_pauses import pause_entity
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.publishing import Publishing
+from bridge.replay.edits import replay_edit_entity
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
 from bridge.waiting.totals import WaitingTotals
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
@@ -92,6 +95,8 @@ class SystemWorkflows:
                 DEAD_LETTER_PACE: pace_entity(),
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(),
+                REPLAY: stores.replays.function(),
+                REPLAY_EDIT: replay_edit_entity(),
                 ANSWERS: keys_entity,
             },
         )

@@ -27,6 +27,7 @@ from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities
 from bridge.quarantine.orphaned import quarantine_engine
 from bridge.quarantine.store import EngineQuarantineStore, QuarantineStore
+from bridge.replay.entity import ReplayEntities
 from bridge.routing.cel.template import constant_prefix
 from bridge.waiting.totals import WaitingTotals
 
