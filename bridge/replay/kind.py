@@ -263,7 +263,8 @@ def _problem(
     if parts := [part for part in missing_parts(message) if part != "payload" or not edited]:
         return f"its {' and '.join(parts)} did not fit into the dead-letter topic; send the message again"
     if letter.replays >= source.max_replays and not arguments.get("force"):
-        return f"{letter.replays} replays have failed (limits.max_replays {source.max_replays}); use --force"
+        failed = "1 replay has failed" if letter.replays == 1 else f"{letter.replays} replays have failed"
+        return f"{failed} (limits.max_replays {source.max_replays}); use --force"
     return None
 
 
