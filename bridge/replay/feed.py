@@ -253,7 +253,7 @@ class ReplayFeed:
         asked = time.time()
         state = await self._store.load(key)
         mine = state.topic is None or state.partition is None or self._assignment.has(state.topic, state.partition)
-        if not mine or not (state.messages or queue.results):
+        if not mine or not (state.messages or state.unsettled or queue.results):
             self._looked.discard(key)
             queue.lose()
             if not queue.results:

@@ -32,6 +32,8 @@ class _Reading:
         self._messages: AsyncIterator[tuple[Position, Message]] = broker.read(options)
         self._ahead: tuple[Position, Message] | None = None
         self.position = start
+        self.is_over = False
+        """The end of the topic, as of the start of the reading, is reached."""
         self.used_at = time.monotonic()
 
     async def take(self, offsets: Iterable[int]) -> dict[int, tuple[Position, Message]]:
@@ -42,6 +44,7 @@ class _Reading:
             while self._ahead is None or self._ahead[0].offset < offset:
                 self._ahead = await anext(self._messages, None)
                 if self._ahead is None:
+                    self.is_over = True
                     return found
             if self._ahead[0].offset == offset:
                 found[offset] = self._ahead
@@ -102,6 +105,7 @@ class LetterReader:
         if reading is not None and not reading.position <= offsets[0] <= reading.position + _GAP:
             await reading.close()
             reading = None
+        is_old = reading is not None
         if reading is None:
             reading = _Reading(broker, key[1], key[2], offsets[0])
         try:
@@ -109,10 +113,11 @@ class LetterReader:
         except BaseException:
             await reading.close()
             raise
-        if len(found) < len(offsets):
-            # The end as of its start may be reached: a later call starts anew
+        if reading.is_over:
             await reading.close()
-            return found
+            # The topic may have grown since the start of an old reading
+            left = [offset for offset in offsets if offset >= reading.position]
+            return found | await self._run(broker, key, left) if is_old and left else found
         self._open[key] = reading
         if len(self._open) > _OPEN:
             await self._open.pop(next(iter(self._open))).close()

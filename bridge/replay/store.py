@@ -41,6 +41,7 @@ class QueueState:
     topic, partition: origin of its messages; None if unknown.
     messages: in order.
     size: bytes of the messages as JSON.
+    unsettled: operations wait to be processed.
     """
 
     key: str
@@ -49,6 +50,7 @@ class QueueState:
     messages: Sequence[QueuedReplay] = ()
     size: int = 0
     claim: Claim = field(default_factory=Claim)
+    unsettled: bool = False
 
 
 class ReplayStore:
@@ -65,12 +67,12 @@ class ReplayStore:
 
     async def load(self, key: str) -> QueueState:
         """Read a replay queue."""
-        state, _ = await latest(self.engine.client, EntityInstanceId(REPLAY, key), "read a replay queue")
+        state, unsettled = await latest(self.engine.client, EntityInstanceId(REPLAY, key), "read a replay queue")
         if state is None:
-            return QueueState(key)
+            return QueueState(key, unsettled=unsettled)
         sealer = self.engine.messages
         messages = [QueuedReplay(item["mark"], item, sealer) for item in state["items"]]
-        return QueueState(key, state["topic"], state["partition"], messages, state["size"], Claim.of(state))
+        return QueueState(key, state["topic"], state["partition"], messages, state["size"], Claim.of(state), unsettled)
 
     async def send(self, key: str, operation: str, value: Mapping[str, Any]) -> None:
         """Send an operation durably."""
