@@ -18,10 +18,12 @@ from bridge.core.dead_letter import DeadLetter
 from bridge.core.message import Message
 from bridge.core.states import JobState
 from bridge.dead_letters.store import DeadLetterStates
+from bridge.engines.source_pauses import Pause, SourcePauses
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import JobItem, JobStore
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.replay.kind import REPLAY_KIND
+from bridge.replay.store import ReplayStore
 from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
@@ -81,6 +83,10 @@ class ReplayFixture:
     async def settled(self, **outcomes: int) -> None:
         await self.until(lambda: all(self.source.ledger.outcomes[name] >= count for name, count in outcomes.items()))
 
+    async def pause(self) -> None:
+        await SourcePauses(self.engine).pause("orders", Pause(0.0, "a person"))
+        await self.until(lambda: self.source.paused)
+
     async def start(self, id_: str, count: int) -> None:
         await self.client.schedule_new_orchestration("collect", input=count, instance_id=f"order-{id_}")
 
@@ -125,6 +131,11 @@ class ReplayFixture:
             while sum(each.status == status for each in await self.items(job)) < count:
                 await asyncio.sleep(0.02)
         return await self.items(job)
+
+    async def queued(self) -> int:
+        """Number of messages in all replay queues."""
+        store = ReplayStore(self.engine)
+        return sum([len((await store.load(key)).messages) for key in await store.list()])
 
     async def states(self) -> Counter[str]:
         topic = await DeadLetterStates(self.engine).topic("local", "orders.dlq")
@@ -309,17 +320,21 @@ async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Pa
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
         await it.start("a", 1)
-        it.source.pause("for a test")
+        await it.pause()
         job = await it.replay(by_origin(await it.letters()))
-        await it.with_status(job, "in_progress", 1)
+        async with asyncio.timeout(TIMEOUT):
+            while not await it.queued():
+                await asyncio.sleep(0.02)
         assert await it.states() == {"replaying": 1}
-        it.source.resume()
+        await SourcePauses(it.engine).resume("orders")
         [item] = await it.ended(job)
         assert item.status == "succeeded"
 
 
 async def test_a_full_queue_makes_the_job_wait(tmp_path: Path) -> None:
-    config = CONFIG.replace("    attributes:", "    limits: {max_queued_replays: 10}\n    attributes:")
+    config = CONFIG.replace(
+        "    attributes:", "    limits: {max_queued_replays: 10, dead_letter_limit: 1000}\n    attributes:"
+    )
     count = 230
     async with ground(tmp_path, config.replace("partitions: 4", "partitions: 1")) as it:
         await it.publish(*(received("a", number) for number in range(count)))
@@ -334,11 +349,14 @@ async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> N
     async with ground(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(3)))
         await it.settled(dead_lettered=3)
-        it.source.pause("for a test")
+        await it.pause()
         job = await it.replay(by_origin(await it.letters()))
-        await it.with_status(job, "in_progress", 3)
-    async with ground(tmp_path) as it:
+        async with asyncio.timeout(TIMEOUT):
+            while await it.queued() < 3:
+                await asyncio.sleep(0.02)
         await it.start("a", 3)
+    async with ground(tmp_path) as it:
+        await SourcePauses(it.engine).resume("orders")
         items = await it.ended(job)
-        # The first ones may run before their instance exists
-        assert {each.status for each in items} <= {"succeeded", "failed"}
+        assert {each.status for each in items} == {"succeeded"}
+        assert await it.result("a") == [0, 1, 2]
