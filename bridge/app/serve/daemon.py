@@ -194,7 +194,8 @@ class Daemon:
             on_published,
             None if self.tracing is None else PublishTracing(self.tracing),
         )
-        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
+        kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
+        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, kinds)
         self.monitors = {
             name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
             for name in self.engines
@@ -360,6 +361,7 @@ class Daemon:
             return max(0.0, end - time.monotonic())
 
         await _closed(*(source.drain(left() * 0.6) for source in self.sources))
+        self.own.stop_jobs()
         stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
         await _closed(self.admission.stop())
         await _closed(*(breaker.stop() for breaker in self.breakers.values()))
