@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bridge.app.codecs import build_registries
 from bridge.app.composition import build_decoder, build_router
 from bridge.app.connection import attached
-from bridge.app.dead_letters import Selection, visit
+from bridge.app.dead_letters import PlaceStates, Selection, visit
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.source import Loaded
 from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Step
@@ -236,7 +236,8 @@ async def checked(
             opened.push_async_callback(registry.close)
         check = DryRun(rules, engines, registries)
         count = 0
-        async for place, letter, message in visit(loaded, selection):
+        states = None if offline else PlaceStates(loaded, opened)
+        async for place, letter, message in visit(loaded, selection, states=states):
             stated = letter.source
             source = stated if stated is not None and stated in rules.config.sources else place.sources[0]
             if source not in rules.config.sources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from bridge.brokers.base import LogBroker, LogRanges, ReadableBroker, ReadOption
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.message import Message, Position
-from bridge.core.system_names import DEAD_LETTER_BLOCK
 from bridge.dead_letters.cache import RowCache
 from bridge.dead_letters.rows import Facts, Rows, block_of
 
@@ -135,12 +135,15 @@ class TopicReader:
                 continue
             generation, blocks = known[partition]
             ordered = list(blocks.values())
-            for rows, following in zip(ordered, [*ordered[1:], None], strict=True):
-                rows.end = end if following is None else rows.first + DEAD_LETTER_BLOCK
+            touched = changed.get(partition, set())
+            for rows, following in itertools.zip_longest(ordered, ordered[1:]):
+                # Between two blocks there is nothing
+                until = end if following is None else following.first
+                if rows.end != until:
+                    rows.end = until
+                    touched.add(rows.first)
             found.partitions[partition] = ordered
-            fresh = (
-                ordered if not generation else [rows for rows in ordered if rows.first in changed.get(partition, ())]
-            )
+            fresh = ordered if not generation else [rows for rows in ordered if rows.first in touched]
             if self._cache is not None and fresh:
                 self._cache.save(found.cluster, topic, partition, generation, fresh)
         return wrong

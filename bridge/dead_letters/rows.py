@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import zlib
@@ -9,8 +10,6 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
-
-import orjson
 
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.system_names import DEAD_LETTER_BLOCK
@@ -104,7 +103,11 @@ class Rows:
 
     def _texts(self) -> list[str]:
         if isinstance(self._details, bytes):
-            self._details = zlib.decompress(self._details).decode().split(_SEPARATOR) if self._details else []
+            self._details = (
+                zlib.decompress(self._details).decode("utf-8", "surrogatepass").split(_SEPARATOR)
+                if self._details
+                else []
+            )
         return self._details
 
     def rows(self) -> Iterator[tuple[int, float | None, Facts]]:
@@ -162,14 +165,14 @@ class Rows:
         """Rows for a file, with a checksum."""
         details = self._details
         if isinstance(details, list):
-            details = zlib.compress(_SEPARATOR.join(details).encode("utf-8", "replace"), 1) if details else b""
+            details = zlib.compress(_SEPARATOR.join(details).encode("utf-8", "surrogatepass"), 1) if details else b""
         columns = [self._offsets.tobytes(), self._times.tobytes(), self._facts.tobytes(), details]
         header = {
             "order": sys.byteorder, "first": self.first, "begin": self.begin, "end": self.end, "anchor": self.anchor,
-            "table": self.table, "sizes": [len(each) for each in columns],
+            "table": [list(each) for each in self.table], "sizes": [len(each) for each in columns],
             "summaries": [[each.count, each.first, each.last, each.offset, each.detail] for each in self.summaries],
         }  # fmt: skip
-        encoded = orjson.dumps(header)
+        encoded = json.dumps(header, separators=(",", ":")).encode()
         body = b"".join([len(encoded).to_bytes(4, "little"), encoded, *columns])
         return _MAGIC + zlib.crc32(body).to_bytes(4, "little") + body
 
@@ -181,7 +184,7 @@ class Rows:
             return None
         try:
             size = int.from_bytes(data[start : start + 4], "little")
-            header: dict[str, Any] = orjson.loads(data[start + 4 : start + 4 + size])
+            header: dict[str, Any] = json.loads(data[start + 4 : start + 4 + size])
             if header["order"] != sys.byteorder:
                 return None
             columns, at = [], start + 4 + size

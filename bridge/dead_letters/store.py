@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from bridge.engines.entity_state import latest, processed
 WITHIN = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
+_ID = re.compile(r"([^:]+):(.+)/([0-9]{1,10})@([0-9]{1,19})(?:~(-?[0-9.e+-]{1,30}))?", re.DOTALL)
+
 _AT_ONCE = 16
 """Entities that are read or signalled side by side."""
 
@@ -45,6 +48,21 @@ class DeadLetterRef(NamedTuple):
     def key(self) -> str:
         """Key of the entity with its state."""
         return dead_letter_block_key(self.broker, self.topic, self.partition, self.offset)
+
+    @property
+    def id(self) -> str:
+        """Id of the dead letter as an item of a job, like `kafka:orders.dlq/0@12~1764430000.5`."""
+        written = "" if self.written is None else f"~{self.written!r}"
+        return f"{self.broker}:{self.topic}/{self.partition}@{self.offset}{written}"
+
+    @classmethod
+    def parse(cls, id_: str) -> DeadLetterRef:
+        """Position of an `id`. Raises: ValueError."""
+        found = _ID.fullmatch(id_)
+        if found is None:
+            raise ValueError(f"{id_[:300]!r} is no id of a dead letter")
+        broker, topic, partition, offset, written = found.groups()
+        return cls(broker, topic, int(partition), int(offset), None if written is None else float(written))
 
 
 def dead_letter_states_entity() -> Callable[[EntityContext, Any], None]:
