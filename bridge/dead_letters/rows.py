@@ -208,8 +208,9 @@ class Rows:
                 header["first"], header["begin"], header["end"], None if anchor is None else (anchor[0], anchor[1]),
                 [Facts(*each) for each in header["table"]], [Summary(*each) for each in header["summaries"]],
             )  # fmt: skip
-            for column, content in zip((rows._offsets, rows._times, rows._facts), columns, strict=False):
-                column.frombytes(content)
+            rows._offsets.frombytes(columns[0])
+            rows._times.frombytes(columns[1])
+            rows._facts.frombytes(columns[2])
             rows._details = columns[3]
         except (ValueError, TypeError, KeyError, IndexError):
             return None

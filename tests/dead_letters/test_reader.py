@@ -214,9 +214,8 @@ def test_the_cache_is_bounded(tmp_path: Path) -> None:
     for _ in range(100):
         log.append(0)
     for number in range(5):
-        cache = RowCache(tmp_path, str(number), 10**9)
-        asyncio.run(TopicReader(cache).read(log, TOPIC))
-    size = cache.tidy()
+        asyncio.run(TopicReader(RowCache(tmp_path, str(number), 10**9)).read(log, TOPIC))
+    size = RowCache(tmp_path, "4", 10**9).tidy()
     bound = size * 3 // 5
     assert 0 < RowCache(tmp_path, "4", bound).tidy() <= bound
     assert len(list(tmp_path.iterdir())) <= 3

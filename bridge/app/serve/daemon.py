@@ -212,7 +212,9 @@ class Daemon:
         for source in self.sources:
             by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
         self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
-        self.dead_letters = DeadLetterCounter(loaded, self.brokers, self.engines) if intake else None
+        self.dead_letters = (
+            DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
+        )
         self.watch = Watch(
             self.sources,
             self.engines,

@@ -31,6 +31,8 @@ _SHARE = 0.2
 """Part of a processor's time for reading dead letters."""
 _PAUSES = 50.0
 """Factor between the duration of a count and the pause after it."""
+_AGAIN = 300.0
+"""Seconds until messages that could not be completed are tried again: each attempt locks the messages before them."""
 _REASONS = 100
 """Most reasons in labels; others are counted as `other`."""
 _OPEN = Selection(states=frozenset({DeadLetterState.OPEN}))
@@ -43,17 +45,22 @@ class DeadLetterCounter:
     A count reads only the dead letters that are new, and the states. Several daemons count the same dead letters.
     """
 
-    def __init__(self, loaded: Loaded, brokers: Mapping[str, Broker], engines: Mapping[str, Engine]) -> None:
+    def __init__(
+        self, loaded: Loaded, brokers: Mapping[str, Broker], engines: Mapping[str, Engine], *, keeps_files: bool = True
+    ) -> None:
+        """Create the counter. keeps_files: cache the facts of dead letters in the state directory."""
         self._loaded = loaded
         self._brokers = dict(brokers)
         self._engines = engines
-        self._cache = row_cache(loaded)
+        self._cache = row_cache(loaded) if keeps_files else None
         self._reader = TopicReader(self._cache, share=_SHARE)
         self._rows: dict[Place, TopicRows] = {}
         self._open: dict[Place, Counter[tuple[str, str, str]]] = {}
         self._oldest: dict[Place, dict[str, float]] = {}
         self._missing: dict[Place, set[tuple[str, DeadLetterRef]]] = {}
         """Dead letters of queues that have a state and were not found, with their engines."""
+        self._tried: dict[Place, tuple[frozenset[int], float]] = {}
+        """Messages that the last attempt was to complete, and its monotonic time."""
         self._counted: float | None = None
         self._reasons: set[str] = set()
         self.cache_bytes = 0
@@ -116,11 +123,12 @@ class DeadLetterCounter:
                     whole = False
                     log.info("dead letters cannot be counted", action="count", place=place.topic, detail=str(error))
         for gone in self._open.keys() - set(places):
-            for part in (self._rows, self._open, self._oldest, self._missing):
-                part.pop(gone, None)  # type: ignore[attr-defined]  # dictionaries with one type of key
+            for part in (self._rows, self._open, self._oldest, self._missing, self._tried):
+                part.pop(gone, None)
         if whole:
             self._counted = time.time()
-        self.cache_bytes = await asyncio.to_thread(self._cache.tidy)
+        if self._cache is not None:
+            self.cache_bytes = await asyncio.to_thread(self._cache.tidy)
 
     async def _count(self, place: Place, states: PlaceStates) -> None:
         broker = self._brokers[place.broker]
@@ -140,9 +148,9 @@ class DeadLetterCounter:
         await self._forget(place, rows, states)
         if isinstance(broker, CompletingBroker):
             await self._complete(broker, place, rows, states)
-        for block in (each for blocks in rows.partitions.values() for each in blocks):
-            block.unload()
-        if rows.is_cached:
+        if rows.is_cached and self._cache is not None:
+            for block in (each for blocks in rows.partitions.values() for each in blocks):
+                block.unload()
             self._rows[place] = rows
 
     def _sums(self, place: Place, rows: TopicRows, states: PlaceStates) -> list[tuple[Facts, Summary]]:
@@ -165,6 +173,7 @@ class DeadLetterCounter:
         """Block with its columns, if they are needed. Raises: BridgeError when the cache has lost them."""
         if block.is_loaded or block.is_summed(choice):
             return block
+        assert self._cache is not None, "rows without files are not unloaded"
         found = self._cache.block(rows.cluster, place.topic, partition, rows.generations[partition], block.first)
         if found is None or found.anchor != block.anchor:
             self._rows.pop(place, None)  # the next count reads all
@@ -236,9 +245,11 @@ class DeadLetterCounter:
                         mark.state in _ENDED or (mark.state is DeadLetterState.DROPPED and mark.at < dropped_before)
                     ):
                         due.append(offset)
-        if not due:
+        tried, at = self._tried.get(place, (frozenset[int](), -math.inf))
+        if not due or (tried.issuperset(due) and time.monotonic() < at + _AGAIN):
             return
         done = await broker.complete(place.topic, frozenset(due))
+        self._tried[place] = (frozenset(due), time.monotonic())
         log.info(
             f"completed {done:,} of {len(due):,} dead letters that were replayed or dropped",
             action="complete", place=place.topic, completed=done, due=len(due),
