@@ -109,6 +109,23 @@ class SagaState(StrEnum):
     """Sagas failed or could not be compensated, and still exist."""
 
 
+class JobState(StrEnum):
+    """State of a job."""
+
+    SELECTING = "selecting"
+    """The selection of its items is not complete."""
+    RUNNING = "running"
+    """Items are worked on, or the job follows waiting ones."""
+    PAUSED = "paused"
+    """A person has paused the job."""
+    STOPPED = "stopped"
+    """Too many items failed, or the work met an error: a person resumes or aborts the job."""
+    ABORTED = "aborted"
+    """A person has aborted the job, or its selection did not finish."""
+    DONE = "done"
+    """Every item has a result."""
+
+
 class DaemonState(StrEnum):
     """State of a daemon."""
 
@@ -127,6 +144,7 @@ STATES: dict[str, type[StrEnum]] = {
     "workflows": WorkflowState,
     "quarantine": QuarantineState,
     "sagas": SagaState,
+    "job": JobState,
     "daemon": DaemonState,
 }
 """States by their subject. `/readyz` has components of source, engine, worker, workflows, quarantine and sagas."""

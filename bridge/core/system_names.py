@@ -35,6 +35,9 @@ DEAD_LETTER_BLOCK = 8192
 JOB = "bridge.job"
 """Orchestration that runs one job, and the entity with the job's record. The key of the entity is the job's id."""
 
+JOB_STEP = "bridge.job.step"
+"""Activity: works on a job for some seconds."""
+
 JOB_PAGE = "bridge.job_page"
 """Entity: items of one page of a job, with their results. Its key is the `job_page_key`."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -30,6 +30,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from durabletask.history import HistoryEvent
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.empty_pb2 import Empty
+from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
@@ -46,6 +47,7 @@ PROBE_ID = "bridge:probe"
 """Instance id of a probe. The prefix is reserved for the bridge, and no instance has this id."""
 
 _ID_PAGE = 1000
+_PAYLOAD_PAGE = 100
 _SEARCHES = 500
 """Most searches of the lineage index in one call."""
 
@@ -318,6 +320,38 @@ class EngineClient:
         with one_response():
             return await self._call("list", read(), what)
 
+    async def instance_pages(
+        self,
+        statuses: Sequence[OrchestrationStatus] = (),
+        prefix: str = "",
+        created_from: datetime | None = None,
+        created_to: datetime | None = None,
+        *,
+        payloads: bool = False,
+        what: str = "select instances",
+    ) -> AsyncIterator[Sequence[pb.OrchestrationState]]:
+        """States of instances with their tags, page by page: a filter may select more than fit into memory.
+
+        payloads: include inputs and outputs.
+        """
+        token: StringValue | None = None
+        while True:
+            query = pb.InstanceQuery(
+                runtimeStatus=[status.value for status in statuses],
+                instanceIdPrefix=StringValue(value=prefix) if prefix else None,
+                createdTimeFrom=_timestamp(created_from),
+                createdTimeTo=_timestamp(created_to),
+                maxInstanceCount=_PAYLOAD_PAGE if payloads else _ID_PAGE,
+                fetchInputsAndOutputs=payloads,
+                continuationToken=token,
+            )
+            call = stub_of(self._sdk).QueryInstances(pb.QueryInstancesRequest(query=query))
+            page = await self._call("list", call, what)
+            yield page.orchestrationState
+            if not _has_more(page.continuationToken, token):
+                return
+            token = page.continuationToken
+
     async def list_instance_ids(
         self,
         runtime_status: list[OrchestrationStatus] | None = None,
@@ -446,6 +480,14 @@ class EngineClient:
                 self._sdk.clean_entity_storage(remove_empty_entities, release_orphaned_locks),
                 "clean entities",
             )
+
+
+def _timestamp(time: datetime | None) -> Timestamp | None:
+    if time is None:
+        return None
+    found = Timestamp()
+    found.FromDatetime(time)
+    return found
 
 
 def _has_more(token: StringValue, former: StringValue | None) -> bool:

@@ -103,7 +103,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         {"default": AnswerKeys(engine, loop)},
         {"default": waiting.totals(found, "default")},
     )
-    workflows, publishers = own.groups(Workflows(), "default")
+    workflows, publishers, _ = own.groups(Workflows(), "default")
     assert set(publishers.activities) == {PUBLISH_ACTIVITY}
     await engine.start()
     try:

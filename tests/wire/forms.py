@@ -37,6 +37,8 @@ from bridge.dead_letters.state_machine import BlockStates
 from bridge.early_messages import state_machine as early_message_queue
 from bridge.early_messages.state_machine import WaitingCommand
 from bridge.engines.recording import Recording
+from bridge.jobs.kind import JobRequest
+from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry
 from bridge.ops.audit import Actor, Change
 from bridge.ops.health import Check, Readiness
 from bridge.ops.trail import Trail
@@ -120,6 +122,36 @@ def early_state() -> Any:
     return copied(kept.to_json()) | {"target": "order-1"}
 
 
+def job_record(state: str = "running", left: int = 1) -> Any:
+    """State of the entity with the record of a job. left: items without a result, of two items."""
+    request = JobRequest("instances.terminate", {}, "all", NOW, 2.0, (1, 10), 1, 60.0, "why", "ada")
+    record = JobRecord("key")
+    record.apply("create", {"request": request.to_json(), "space": "instances"}, NOW)
+    if state != "selecting":
+        record.apply("selected", {"pages": 1, "items": 2}, NOW)
+        record.apply("ordered", {"number": 1}, NOW)
+        record.apply("moved", {"moves": {"left": left - 2, "early": 2 - left}, "at": NOW + 1}, NOW)
+        control = {"aborted": "abort", "paused": "pause"}.get(state, "?")
+        record.apply(control, {"id": "t", "by": "ada", "reason": "r"}, NOW)
+    return copied(record.to_json())
+
+
+def job_page() -> Any:
+    """State of the entity with a page of a job."""
+    page = JobPage()
+    page.apply("fill", {"job": "key", "kind": "instances.terminate", "ids": ["a", "b", "c"]}, NOW)
+    page.apply("begin", ["a", "b"], NOW)
+    page.apply("results", {"a": ["early", "why"]}, NOW)
+    return copied(page.to_json())
+
+
+def job_registry() -> Any:
+    """State of the entity with the unfinished jobs."""
+    registry = JobRegistry()
+    registry.apply("add", {"job": "a", "space": "instances"})
+    return copied(registry.to_json())
+
+
 def _away(command: Any, origin: Any) -> None:
     raise EngineError("it does not say why")
 
@@ -169,7 +201,13 @@ def _states() -> Iterator[tuple[str, Any]]:
     yield "early messages", early_state()
     yield "quarantine", quarantine_state()
     yield "dead-letter paces", paces.to_json()
+<<<<<<< HEAD
     yield "states of dead letters", dead_letter_states()
+=======
+    yield "job", job_record("paused")
+    yield "page of a job", job_page()
+    yield "registry of jobs", job_registry()
+>>>>>>> jobs
     yield "keys", Keyring((Key("AAAA", b"1" * 32, 2.0, 3.0),)).to_json()
 
 

@@ -130,6 +130,20 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
             (state, {"route": "r", "now": 1e9, "by": "x"}) for state in (None, paces.to_json())
         ],
         "bridge.dead_letters": [(forms.dead_letter_states(), each) for each in forms.dead_letter_changes()],
+        "bridge.job": [
+            (None, {"request": {"kind": "x"}, "space": None}),
+            (forms.job_record("selecting"), {"pages": 1, "items": 2, "by": "x", "id": "t"}),
+            (forms.job_record(), {"number": 2, "moves": {"left": -1, "failed": 1}, "at": 1.0, "why": "x"}),
+            (forms.job_record(left=0), {}),
+            (forms.job_record("paused"), {}),
+            (forms.job_record("aborted"), {}),
+        ],
+        "bridge.job_page": [
+            (None, {"job": "key", "kind": "x", "ids": ["a"]}),
+            (forms.job_page(), ["b", "c"]),
+            (forms.job_page(), {"b": ["succeeded", ""]}),
+        ],
+        "bridge.jobs": [(forms.job_registry(), {"job": "a"}), (None, {"job": "b", "space": None})],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
         "bridge.source_pause": [(None, {"since": 1.0, "by": "x", "reason": ""}), ({"since": 1.0, "by": "x"}, None)],

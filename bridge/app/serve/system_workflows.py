@@ -10,24 +10,38 @@ from typing import Any
 
 from durabletask.task import ActivityContext
 
+from bridge.app.operations.instance_jobs import instance_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.core.system_names import (
     DEAD_LETTER,
     DEAD_LETTER_PACE,
+<<<<<<< HEAD
     DEAD_LETTER_STATES,
     EARLY_MESSAGES,
     QUARANTINE,
     SOURCE_PAUSE,
 )
 from bridge.dead_letters.store import dead_letter_states_entity
+=======
+    EARLY_MESSAGES,
+    JOB,
+    JOB_STEP,
+    QUARANTINE,
+    SOURCE_PAUSE,
+)
+>>>>>>> jobs
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.pacing import pace_entity
 from bridge.engines.source_pauses import pause_entity
 from bridge.engines.workflows import Workflows
+from bridge.jobs.entities import JobEntities
+from bridge.jobs.kind import JobKind
+from bridge.jobs.orchestrator import job_orchestrator
+from bridge.jobs.steps import JobSteps
 from bridge.pipeline.publishing import Publishing
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
 from bridge.waiting.totals import WaitingTotals
@@ -63,12 +77,25 @@ class SystemWorkflows:
         self.waiting_entities: dict[str, WaitingEntities] = {
             name: waiting_entities(loaded, engine, now, loop, totals[name]) for name, engine in engines.items()
         }
+        self.job_entities = {name: JobEntities() for name in engines}
+        self._job_steps: list[JobSteps] = []
 
-    def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows]:
-        """Workflows of the two workers of an engine: the user's with the bridge's own, and the publish activity.
+    def job_kinds(self, engine: str) -> list[JobKind]:
+        """Kinds of jobs that this process works on for an engine that runs."""
+        return instance_kinds(self._engines[engine])
 
-        Publishing has its own threads: a broker that hangs stops nothing else.
+    def stop_jobs(self) -> None:
+        """End the running steps of jobs soon, before the workers stop."""
+        for steps in self._job_steps:
+            steps.stop()
+
+    def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows, Workflows]:
+        """Workflows of the workers of an engine: the user's with the bridge's own, the publish activity, and jobs.
+
+        Publishing and jobs have their own threads: a broker that hangs, or a long job, stops nothing else.
         """
+        steps = JobSteps(self._engines[engine], self.job_kinds(engine), self._loop)
+        self._job_steps.append(steps)
         grace = CancelGrace(self._engines[engine], self._loop)
         stores = self.waiting_entities[engine]
         orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
@@ -78,6 +105,7 @@ class SystemWorkflows:
                 **{name: message_aware(each) for name, each in orchestrators.items()},
                 CANCEL_GRACE: cancel_grace,
                 DEAD_LETTER: dead_letter_orchestrator(),
+                JOB: job_orchestrator(),
             },
             activities={
                 **workflows.activities,
@@ -93,9 +121,11 @@ class SystemWorkflows:
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(),
                 ANSWERS: keys_entity,
+                **self.job_entities[engine].functions(),
             },
         )
-        return together, Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
+        publishing = Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
+        return together, publishing, Workflows(activities={JOB_STEP: steps.activity()}, publishers=True)
 
     def _publish(self, engine: str) -> Callable[..., str]:
         publishing = self.publishing

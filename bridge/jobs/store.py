@@ -1,0 +1,271 @@
+"""Client of the jobs of one engine: submit, read and control them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from durabletask.client import EntityQuery
+from durabletask.entities import EntityInstanceId
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.core.errors import (
+    EngineError,
+    EngineRejected,
+    EngineUnavailable,
+    InstanceAlreadyExists,
+    InstanceNotFound,
+    InvalidCommand,
+)
+from bridge.core.states import JobState
+from bridge.core.system_names import JOB, JOB_PAGE, JOBS, JOBS_KEY, job_instance_id, job_page_key
+from bridge.engines.base import Engine
+from bridge.engines.entity_state import latest, processed
+from bridge.jobs.kind import ITEMS_PER_PAGE, JobRequest
+from bridge.jobs.orchestrator import CONTROL_EVENT
+from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry
+
+MAX_ITEMS = 1_000_000
+"""Most items of a job."""
+
+Action = Literal["pause", "resume", "abort"]
+
+_WITHIN = 30.0
+"""Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
+
+_LOOK_SECONDS = 0.05
+_AT_ONCE = 16
+_TOUCH_SECONDS = 30.0
+
+_NEEDS: Mapping[Action, tuple[JobState, ...]] = {
+    "pause": (JobState.RUNNING,),
+    "resume": (JobState.PAUSED, JobState.STOPPED),
+    "abort": (JobState.SELECTING, JobState.RUNNING, JobState.PAUSED, JobState.STOPPED),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class JobItem:
+    """Item of a job. status: a result, `in_progress` or `left`."""
+
+    id: str
+    status: str
+    detail: str
+
+
+class JobStore:
+    """Jobs of one engine. Raises: EngineError, in every method."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._client = engine.client
+
+    # Submission
+
+    async def submit(
+        self, request: JobRequest, items: AsyncIterable[str], item_space: str | None, job: str | None = None
+    ) -> tuple[str, int] | None:
+        """Submit a job with these items; return its id and their number. None, and no job, without an item.
+
+        items: distinct ids, in the order in which they are worked. A selection that fails aborts the job.
+        item_space: of the kind. job: id for the job; None for a random one.
+        Raises: InvalidCommand for more than MAX_ITEMS items.
+        """
+        id_ = job or secrets.token_hex(4)
+        page: list[str] = []
+        pages = count = 0
+        filling: set[asyncio.Task[None]] = set()
+        touched = time.monotonic()
+        try:
+            async for item in items:
+                if not count:
+                    await self._create(id_, request, item_space)
+                if count >= MAX_ITEMS:
+                    raise InvalidCommand(
+                        f"the filter selects more than {MAX_ITEMS:,} items, the limit of a job; use a narrower one"
+                    )
+                count += 1
+                page.append(item)
+                if len(page) == ITEMS_PER_PAGE:
+                    filling.add(asyncio.create_task(self._fill(id_, request.kind, pages, page)))
+                    page, pages = [], pages + 1
+                if len(filling) >= _AT_ONCE:
+                    filling = await _some_done(filling)
+                if time.monotonic() - touched > _TOUCH_SECONDS:
+                    await self._touch(id_)
+                    touched = time.monotonic()
+            if page:
+                filling.add(asyncio.create_task(self._fill(id_, request.kind, pages, page)))
+                pages += 1
+            while filling:
+                filling = await _some_done(filling)
+            if not count:
+                return None
+            await self.signal(id_, "selected", {"pages": pages, "items": count})
+        except BaseException:
+            for task in filling:
+                task.cancel()
+            await asyncio.gather(*filling, return_exceptions=True)
+            if count:
+                with suppress(EngineError):
+                    value = {"by": request.by, "reason": "the selection failed"}
+                    await self.signal(id_, "abort", value)
+            raise
+        return id_, count
+
+    async def _create(self, job: str, request: JobRequest, item_space: str | None) -> None:
+        await self.signal(job, "create", {"request": request.to_json(), "space": item_space})
+        with suppress(InstanceAlreadyExists):
+            await self._client.schedule_new_orchestration(
+                JOB,
+                input={"job": job},
+                instance_id=job_instance_id(job),
+                reuse_id_policy=pb.OrchestrationIdReusePolicy(),
+                what=f"start job {job}",
+            )
+
+    async def _touch(self, job: str) -> None:
+        """Report progress of a selection. Raises: EngineRejected when a person has aborted the job."""
+        await self.signal(job, "touch", {})
+        record, _ = await self.find(job)
+        if record is not None and not record.is_open:
+            raise EngineRejected(f"job {job} was aborted during its selection")
+
+    async def _fill(self, job: str, kind: str, page: int, ids: list[str]) -> None:
+        await self.signal_page(job, page, "fill", {"job": job, "kind": kind, "ids": ids})
+
+    # Operations
+
+    async def control(self, job: str, action: Action, by: str, reason: str | None) -> JobRecord:
+        """Pause, resume or abort a job; return its record after that.
+
+        Raises: InstanceNotFound; EngineRejected when its state does not allow the action; EngineUnavailable when no
+        worker has processed it in time.
+        """
+        self._check(action, await self.record(job))
+        token = secrets.token_hex(8)
+        await self.signal(job, action, {"id": token, "by": by, "reason": reason})
+        end = time.monotonic() + _WITHIN
+        while True:
+            record = await self.record(job)
+            if record.control.get("id") == token:
+                break
+            if time.monotonic() > end:
+                raise EngineUnavailable(
+                    f"job {job}: the engine has the {action}, but no worker has processed it; is one running?"
+                )
+            await asyncio.sleep(_LOOK_SECONDS)
+        before = JobState(record.control["before"])
+        if before not in _NEEDS[action]:
+            raise _refusal(action, job, before)
+        with suppress(EngineError):  # without the event the job looks a few minutes later
+            await self._client.raise_orchestration_event(job_instance_id(job), CONTROL_EVENT)
+        return record
+
+    def _check(self, action: Action, record: JobRecord) -> None:
+        if record.state not in _NEEDS[action]:
+            raise _refusal(action, record.id, record.state)
+
+    async def signal(self, job: str, operation: str, value: Any) -> None:
+        """Send an operation to the record of a job."""
+        await self._client.signal_entity(EntityInstanceId(JOB, job), operation, value, what=f"{operation} job {job}")
+
+    async def signal_page(self, job: str, page: int, operation: str, value: Any) -> None:
+        """Send an operation to a page."""
+        entity = EntityInstanceId(JOB_PAGE, job_page_key(job, page))
+        await self._client.signal_entity(entity, operation, value, what=f"job {job}: {operation}")
+
+    # Reads
+
+    async def find(self, job: str) -> tuple[JobRecord | None, bool]:
+        """Record of a job, None without one, and True when operations wait to be processed."""
+        state, pending = await latest(self._client, EntityInstanceId(JOB, job), f"read job {job}")
+        return (None if state is None else JobRecord(job, state)), pending
+
+    async def record(self, job: str) -> JobRecord:
+        """Record of a job. Raises: InstanceNotFound; EngineUnavailable when no worker has processed its creation."""
+        end = time.monotonic() + _WITHIN
+        while True:
+            record, pending = await self.find(job)
+            if record is not None:
+                return record
+            if not pending:
+                raise InstanceNotFound(f"there is no job {job}; `bridge jobs list` shows all")
+            if time.monotonic() > end:
+                raise EngineUnavailable(f"job {job}: no worker has processed its creation; is one running?")
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    async def records(self) -> list[JobRecord]:
+        """Records of all jobs, newest first."""
+        query = EntityQuery(f"@{JOB}@", include_state=True)
+        found = await self._client.get_all_entities(query, what="list jobs")
+        records = [
+            JobRecord(each.id.key, json.loads(each.get_state() or "null"))
+            for each in found
+            if each.id.entity == JOB and each.get_state()
+        ]
+        return sorted(records, key=lambda one: one.created, reverse=True)
+
+    async def page(self, job: str, page: int) -> JobPage:
+        """One page, after all operations sent so far. Raises: EngineUnavailable when no worker has processed them."""
+        entity = EntityInstanceId(JOB_PAGE, job_page_key(job, page))
+        what, late = f"read job {job}", f"job {job}: no worker has processed its items; is one running?"
+        return JobPage(await processed(self._client, entity, what, _WITHIN, late))
+
+    async def page_numbers(self, job: str) -> list[int]:
+        """Numbers of the existing pages of a job, those without processed operations included."""
+        prefix = f"@{JOB_PAGE}@{job}~"
+        query = EntityQuery(prefix, include_state=False, include_transient=True)
+        found = await self._client.get_all_entities(query, what=f"list the pages of job {job}")
+        return sorted(int(each.id.key.rpartition("~")[2]) for each in found)
+
+    async def items(self, job: str, statuses: Collection[str] = ()) -> AsyncIterator[JobItem]:
+        """Items of a job in order. statuses: only items with one of these; empty for all."""
+        number = 0
+        record = await self.record(job)
+        while number < record.pages:
+            until = min(number + _AT_ONCE, record.pages)
+            states = await asyncio.gather(
+                *(
+                    latest(self._client, EntityInstanceId(JOB_PAGE, job_page_key(job, each)), f"read job {job}")
+                    for each in range(number, until)
+                )
+            )
+            for state, _ in states:
+                for id_, status, detail in JobPage(state).items:
+                    if not statuses or status in statuses:
+                        yield JobItem(id_, status, detail)
+            number = until
+
+    async def registry(self) -> JobRegistry:
+        """Unfinished jobs of the engine, after all operations sent so far. Raises: EngineUnavailable."""
+        late = "no worker has processed the registry of jobs; is one running?"
+        entity = EntityInstanceId(JOBS, JOBS_KEY)
+        return JobRegistry(await processed(self._client, entity, "read the registry of jobs", _WITHIN, late))
+
+
+def _refusal(action: Action, job: str, state: JobState) -> EngineRejected:
+    allowed = " or ".join(_NEEDS[action]) if action != "abort" else "unfinished"
+    return EngineRejected(f"{action} job {job}: it is {state}; only a job that is {allowed} can be {_PAST[action]}")
+
+
+_PAST: Mapping[Action, str] = {"pause": "paused", "resume": "resumed", "abort": "aborted"}
+
+
+async def _some_done(tasks: set[asyncio.Task[None]]) -> set[asyncio.Task[None]]:
+    """Wait until some tasks are done; return the others. Raises: the error of a task."""
+    done, left = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        for task in done:
+            task.result()
+    except BaseException:
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        raise
+    return left

@@ -1,0 +1,1 @@
+"""Jobs: state machines, work on a running engine, commands."""
