@@ -212,8 +212,26 @@ class DryRunReport:
         }
 
 
+async def expected(loaded: Loaded, letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
+    """Decide about one dead letter. message: the message with its body, which may be an edited one.
+
+    Raises: ConfigError, EngineOutage.
+    """
+    async with AsyncExitStack() as opened:
+        engines = {name: await opened.enter_async_context(attached(loaded, name)) for name in loaded.config.engines}
+        registries = build_registries(loaded)
+        for registry in registries.values():
+            opened.push_async_callback(registry.close)
+        return await DryRun(loaded, engines, registries).verdict(letter, message, source)
+
+
 async def checked(
-    loaded: Loaded, rules: Loaded, selection: Selection, offline: bool, progress: Callable[[int], None]
+    loaded: Loaded,
+    rules: Loaded,
+    selection: Selection,
+    offline: bool,
+    progress: Callable[[int], None],
+    limit: int | None = None,
 ) -> DryRunReport:
     """DryRun the selected dead letters.
 
@@ -237,7 +255,7 @@ async def checked(
         check = DryRun(rules, engines, registries)
         count = 0
         states = None if offline else PlaceStates(loaded, opened)
-        async for place, letter, message in visit(loaded, selection, states=states):
+        async for place, letter, message in visit(loaded, selection, limit, states):
             stated = letter.source
             source = stated if stated is not None and stated in rules.config.sources else place.sources[0]
             if source not in rules.config.sources:

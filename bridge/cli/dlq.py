@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge.cli.dlq_replay import edit, replay
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
+from bridge.cli.shared.dead_letters import print_report, selection_of, selection_options
 from bridge.cli.shared.options import EXISTING, config_options, json_option
 from bridge.cli.shared.output import Progress, clean, plural, print_fields, print_json, print_table, say
-from bridge.cli.shared.parameters import SINCE
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters import Found, Selection
@@ -33,85 +34,29 @@ _EXITS = {0: "done", 1: "there is no such dead letter"}
         "show": "Show one dead letter.",
         "export": "Write dead letters as lines of JSON.",
         "check": "Show what would become of dead letters now, and change nothing.",
+        "replay": "Bring dead letters back into the running daemon.",
+        "edit": "Correct the payload of a dead letter, and replay it.",
     },
     examples="""
         bridge dlq groups
         bridge dlq list orders --cause expression_error --since 2h
         bridge dlq show orders.dlq/0@12
-        bridge dlq check --config fixed.yaml
+        bridge dlq check --candidate fixed.yaml
+        bridge dlq replay --cause 3f1c09a2b7de --ramp 1,10,100
     """,
 )
 def command() -> None:
-    """Read the dead letters of the configured sources: of the local broker, Kafka and Service Bus.
+    """Work on the dead letters of the configured sources: of the local broker, Kafka and Service Bus.
 
-    These commands join no group, commit no position and only peek at queues. They also read dead letters of Spring for
-    Apache Kafka, Kafka Connect, Kafka Streams, share groups and Service Bus.
+    Reading joins no group, commits no position and only peeks at queues. The commands also read dead letters of Spring
+    for Apache Kafka, Kafka Connect, Kafka Streams, share groups and Service Bus.
     """
-
-
-STATES = ("open", "replaying", "replayed", "dropped", "returned", "all")
 
 
 def offline_option(function: F) -> F:
     """Add the option --offline."""
     text = "Do not ask the engine for the states of dead letters; show all of them, without states."
     return click.option("--offline", is_flag=True, help=text)(function)
-
-
-def selection_options(function: F) -> F:
-    """Add the options of a selection; see `_selection`."""
-    for option in (
-        click.option(
-            "--state",
-            "states",
-            type=click.Choice(STATES),
-            multiple=True,
-            default=("open",),
-            show_default=True,
-            help="Only dead letters in this state; repeatable.",
-        ),
-        click.option(
-            "--until",
-            type=SINCE,
-            metavar="TIME",
-            help="Only dead letters written before this time: RFC 3339, or 2h for two hours ago.",
-        ),
-        click.option(
-            "--since",
-            type=SINCE,
-            metavar="TIME",
-            help="Only dead letters written since this time: RFC 3339, or 2h for two hours ago.",
-        ),
-        click.option("--key", "keys", multiple=True, metavar="KEY", help="Only messages with this key; repeatable."),
-        click.option(
-            "--cause", "causes", multiple=True, metavar="REASON|GROUP", help="Only this reason or group; repeatable."
-        ),
-        click.option("--route", "routes", multiple=True, metavar="NAME", help="Only this route; repeatable."),
-        click.argument("sources", nargs=-1, metavar="[SOURCE]..."),
-    ):
-        function = option(function)
-    return function
-
-
-def _selection(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection:
-    from bridge.app.dead_letters import Selection
-    from bridge.dead_letters.state_machine import DeadLetterState
-
-    states = chosen.get("states", ("all",))
-    return Selection(
-        tuple(chosen.get("sources", ())),
-        tuple(chosen.get("routes", ())),
-        tuple(chosen.get("causes", ())),
-        ids,
-        tuple(chosen.get("keys", ())),
-        _seconds(chosen.get("since")),
-        _seconds(chosen.get("until")),
-        frozenset() if "all" in states else frozenset(map(DeadLetterState, states)),
-    )
-
-
-def _seconds(time: datetime | None) -> float | None:
-    return None if time is None else time.timestamp()
 
 
 @make(
@@ -139,7 +84,7 @@ def groups(as_json: bool, offline: bool, config: tuple[Path, ...], overlay: tupl
     loaded = load_config(config, overlay)
     progress = Progress("dead letters read")
     try:
-        found = asyncio.run(grouped(loaded, _selection(chosen), offline, progress))
+        found = asyncio.run(grouped(loaded, selection_of(chosen), offline, progress))
     finally:
         progress.close()
     ordered = found.sorted()
@@ -196,7 +141,7 @@ def list_(
     limit: int, offline: bool, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any
 ) -> None:
     """List dead letters, in the order of their topics. No payload is shown."""
-    rows = _read(config, overlay, _selection(chosen), limit or None, offline)
+    rows = _read(config, overlay, selection_of(chosen), limit or None, offline)
     if as_json:
         print_json([_facts(each) for each in rows])
         return
@@ -242,7 +187,7 @@ def show(
 
     ID is its position (`TOPIC/PARTITION@OFFSET`), the position of the original message, or its message id.
     """
-    rows = _read(config, overlay, _selection({}, (id_,)), None, offline)
+    rows = _read(config, overlay, selection_of({}, (id_,)), None, offline)
     if not rows:
         say(_missing(config, overlay, id_, offline), err=True)
         return 1
@@ -284,7 +229,7 @@ def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
     loaded = load_config(config, overlay)
 
     async def write() -> None:
-        async for each in visited(loaded, _selection(chosen), offline=offline):
+        async for each in visited(loaded, selection_of(chosen), offline=offline):
             click.echo(line_of(each.letter.position, each.message).encode())
 
     asyncio.run(write())
@@ -337,7 +282,7 @@ def check(
     rules = load_config(candidate, overlay) if candidate else loaded
     progress = Progress("dead letters checked")
     try:
-        report: DryRunReport = asyncio.run(checked(loaded, rules, _selection(chosen), offline, progress))
+        report: DryRunReport = asyncio.run(checked(loaded, rules, selection_of(chosen), offline, progress))
     finally:
         progress.close()
     if as_json:
@@ -345,12 +290,7 @@ def check(
     elif not report.total:
         say("there are no dead letters", err=True)
     else:
-        print_table(
-            ("COUNT", "WOULD", "EXAMPLE", "DETAIL"),
-            [(f"{each.count:,}", each.text, each.example, each.detail) for each in report.lines],
-        )
-        asked = "; the engines were not asked" if offline else ""
-        say(f"{plural(report.total, 'dead letter')}, {report.failing:,} would fail again{asked}", err=True)
+        print_report(report, offline)
     return 1 if report.failing else 0
 
 
@@ -437,5 +377,5 @@ def _time(seconds: float | None) -> str:
         return ""
 
 
-for each in (groups, list_, show, export, check):
+for each in (groups, list_, show, export, check, replay, edit):
     command.add_command(each)

@@ -52,6 +52,12 @@ JOB_IDS = "bridge:job:"
 JOB_RESULTS = "results"
 """Operation of a page's entity: results by item, `{item: [result, detail]}`. The first final result stays."""
 
+REPLAY = "bridge.replay"
+"""Entity: dead letters of one source and origin partition that are replayed. Its key is the `replay_key`."""
+
+REPLAY_EDIT = "bridge.replay_edit"
+"""Entity: body of a dead letter as a person has edited it, until its job has read it. Its key is random."""
+
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
 
@@ -126,6 +132,26 @@ def dead_letter_block(prefix: str, key: str) -> tuple[int, int] | None:
     """Partition and first offset of a state entity; None when the key belongs to another topic than the prefix."""
     found = re.fullmatch(r"([0-9]{1,10})~([0-9]{16})", key.removeprefix(prefix))
     return None if found is None else (int(found[1]), int(found[2]) * DEAD_LETTER_BLOCK)
+
+
+def replay_key(source: str, topic: str | None, partition: int | None) -> str:
+    """Key of the replay queue of a source and an origin partition. topic, partition: None if unknown."""
+    if topic is None or partition is None:
+        return f"{replay_prefix(source)}-"
+    escaped = key_prefix(topic)
+    if len(source) + len(escaped) > _LONGEST - 16:
+        escaped = _HASHED + hashlib.sha256(topic.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    return f"{replay_prefix(source)}{partition}~{escaped}~e"
+
+
+def replay_prefix(source: str) -> str:
+    """Prefix of the keys of all replay queues of a source. Source names have no `~`."""
+    return f"{source}~"
+
+
+def replay_source(key: str) -> str:
+    """Source of a replay queue, from its key."""
+    return key.partition("~")[0]
 
 
 def job_instance_id(job: str) -> str:

@@ -39,7 +39,7 @@ log = structlog.get_logger("bridge.execution")
 _TURN = 32
 """Steps of one item before it yields to others: an engine in this process may execute a step without suspending."""
 
-_EXECUTED, _DUPLICATE, _IGNORED = map(Complete, (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED))
+_COMPLETE = {outcome: Complete(outcome) for outcome in Outcome}
 
 
 class Runner:
@@ -174,11 +174,7 @@ class Runner:
                     await asyncio.sleep(0)
         except Exception as error:
             return self._judge(error, item, None), step
-        if item.early:
-            return Complete(Outcome.EARLY), None
-        if item.effects:
-            return _EXECUTED, None
-        return _DUPLICATE if item.duplicates else _IGNORED, None
+        return _COMPLETE[item.outcome], None
 
     async def _route(self, envelope: Envelope) -> Decision:
         """Route a message, and yield to the event loop when that takes long."""

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bridge.core.message import Position
 from bridge.core.stored_message import OperationResult
-from bridge.quarantine.state_machine import LEASE, KeyQuarantine, QuarantineLimits, delivery_id
+from bridge.quarantine.state_machine import KeyQuarantine, QuarantineLimits, delivery_id
+from bridge.waiting.claim import LEASE
 
 CAUSE = {"reason": "engine_rejected", "detail": "no", "error": "EngineRejected", "route": "paid"}
 

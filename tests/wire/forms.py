@@ -201,13 +201,10 @@ def _states() -> Iterator[tuple[str, Any]]:
     yield "early messages", early_state()
     yield "quarantine", quarantine_state()
     yield "dead-letter paces", paces.to_json()
-<<<<<<< HEAD
     yield "states of dead letters", dead_letter_states()
-=======
     yield "job", job_record("paused")
     yield "page of a job", job_page()
     yield "registry of jobs", job_registry()
->>>>>>> jobs
     yield "keys", Keyring((Key("AAAA", b"1" * 32, 2.0, 3.0),)).to_json()
 
 

@@ -6,9 +6,10 @@ more line in `OPERATIONS`.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from uuid import uuid4
 
@@ -17,22 +18,27 @@ from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 
 from bridge.app import state
 from bridge.app.connection import chosen
+from bridge.app.dead_letters import Selection as DeadLetterSelection
 from bridge.app.operations import limits
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instances import Filter, Instances, Start
 from bridge.app.operations.keys import Keys
+from bridge.app.operations.replays import described, select, submit
 from bridge.app.operations.timeline import as_json as history_as_json
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
+from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
+from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
 from bridge.ops.audit import Actor, Change, audited_async
 from bridge.ops.trail import Trail
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.quarantine.orphaned import refuse_release
+from bridge.replay.kind import REPLAY_KIND
 
 _NEW = "(new)"
 
@@ -269,6 +275,55 @@ class OneMessage(Parameters):
     message: str
 
 
+class ReplayDeadLetters(Parameters):
+    """Dead letters to replay.
+
+    sources, routes, causes, ids, keys, since, until: see `bridge.app.dead_letters.Selection`.
+    all: replay all open dead letters; required without another condition.
+    ends: offsets after the last selected one, by broker, topic and partition.
+    force: also those of which `limits.max_replays` replays have failed.
+    rate, ramp, stop_after_failures, follow: see `bridge.jobs.kind.JobRequest`.
+    """
+
+    sources: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    all: bool = False
+    limit: int | None = Field(None, ge=1)
+    ends: Mapping[str, int] | None = None
+    force: bool = False
+    rate: float | None = Field(None, gt=0)
+    ramp: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    stop_after_failures: int | None = Field(None, ge=1)
+    follow: float = Field(DEFAULT_FOLLOW, ge=0)
+
+    @property
+    def selection(self) -> DeadLetterSelection:
+        return DeadLetterSelection(
+            self.sources, self.routes, self.causes, self.ids, self.keys, self.since, self.until,
+            frozenset({DeadLetterState.OPEN}),
+        )  # fmt: skip
+
+    @property
+    def audited(self) -> Mapping[str, Any]:
+        """Filter for the audit line. Keys may name persons."""
+        given = self.model_dump(mode="json", exclude={"engine", "reason", "ends", "keys"}, exclude_defaults=True)
+        return given | ({"keys": len(self.keys)} if self.keys else {})
+
+
+class EditDeadLetter(Parameters):
+    """Dead letter to replay with another body. body: as base64."""
+
+    id: str
+    body: str
+    force: bool = False
+    follow: float = Field(DEFAULT_FOLLOW, ge=0)
+
+
 class ListEarly(Parameters):
     prefix: str | None = None
     source: str | None = None
@@ -482,6 +537,44 @@ async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
     return [asdict(one) for one in await QuarantineOperations(await scene.engine()).list(given.source)]
 
 
+async def _replay(scene: Scene, given: ReplayDeadLetters) -> Any:
+    selection = given.selection
+    if replace(selection, states=frozenset()) == DeadLetterSelection() and not given.all:
+        raise InvalidCommand("no condition is given; `all` replays all open dead letters")
+    engine = await scene.engine()
+    found = await select(scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends)
+    request = JobRequest(
+        REPLAY_KIND,
+        {"force": True} if given.force else {},
+        described(selection, given.limit),
+        rate=given.rate, ramp=given.ramp, stop_after_failures=given.stop_after_failures, follow=given.follow,
+        reason=given.reason or "", by=scene.actor.name,
+    )  # fmt: skip
+    mine = [batch for batch in found.batches if batch.engine == engine.name]
+    return [asdict(each) for each in await submit(engine, mine, request)]
+
+
+async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
+    try:
+        body = base64.b64decode(given.body, validate=True)
+    except ValueError:
+        raise InvalidCommand("`body` is not base64") from None
+    engine = await scene.engine()
+    selection = DeadLetterSelection(ids=(given.id,), states=frozenset({DeadLetterState.OPEN}))
+    found = await select(scene.loaded, selection, engines={engine.name: engine})
+    mine = [batch for batch in found.batches if batch.engine == engine.name]
+    count = sum(len(batch.candidates) for batch in mine)
+    if count != 1:
+        raise InvalidCommand(f"{given.id!r} names {count or 'no'} open dead letters; give the id of one")
+    arguments = {"force": True} if given.force else {}
+    request = JobRequest(
+        REPLAY_KIND, arguments, f"id {given.id}, edited", follow=given.follow, reason=given.reason or "",
+        by=scene.actor.name,
+    )  # fmt: skip
+    [submitted] = await submit(engine, mine, request, body)
+    return asdict(submitted)
+
+
 async def _in_flight(scene: Scene, given: OneMessage) -> Any:
     return None if scene.in_flight is None else list(scene.in_flight(given.message))
 
@@ -562,6 +655,14 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
         "quarantine.drop", "admin", "quarantine:drop", DropQuarantined, _drop_quarantined,
         lambda given: f"{given.source} {given.key}", lambda given: {"ids": given.ids, "forget": given.forget},
+    ),
+    Operation(
+        "dead_letters.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay,
+        filter=lambda given: given.audited,
+    ),
+    Operation(
+        "dead_letters.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, lambda given: given.id,
+        lambda given: {"force": given.force},
     ),
     Operation("sources.list", "reader", "sources", Parameters, _sources),
     Operation(

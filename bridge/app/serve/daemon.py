@@ -39,6 +39,7 @@ from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.lineage import recorder
 from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
+from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
@@ -150,6 +151,7 @@ class Daemon:
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
         budgets, costs = build_budgets(loaded) if intake else ({}, {})
         domains = build_domains(loaded)
+        self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [
                 build_source(
@@ -166,12 +168,16 @@ class Daemon:
                     registries=self.registries,
                     record=recorder(loaded, name, self.engines[state_engine(loaded, name)]),
                     tracer=self.tracing,
+                    replays=self.replays.stores[state_engine(loaded, name)],
+                    replay_reports=self.replays.reports,
                 )
                 for name in config.sources
             ]
             if intake
             else []
         )
+        for source in self.sources:
+            self.replays.add(source)
         self.publishing = Publishing(
             {
                 name: PublishTarget(
@@ -189,7 +195,8 @@ class Daemon:
             on_published,
             None if self.tracing is None else PublishTracing(self.tracing),
         )
-        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
+        kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
+        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, kinds)
         self.monitors = {
             name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
             for name in self.engines
@@ -325,6 +332,7 @@ class Daemon:
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
             asyncio.create_task(self.pauses.run(), name="pauses of sources"),
             asyncio.create_task(self.figures.run(), name="instance counts"),
+            asyncio.create_task(self.replays.watch.run(), name="replay queues"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
         if self.dead_letters is not None:
@@ -374,6 +382,7 @@ class Daemon:
         if self.tracing is not None:
             # Before the engines: they keep the spans that are not sent
             await _closed(asyncio.to_thread(self.tracing.stop, 5.0))
+        await _closed(self.replays.stop())
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()

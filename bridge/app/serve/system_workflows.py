@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -17,21 +17,16 @@ from bridge.config.source import Loaded
 from bridge.core.system_names import (
     DEAD_LETTER,
     DEAD_LETTER_PACE,
-<<<<<<< HEAD
     DEAD_LETTER_STATES,
-    EARLY_MESSAGES,
-    QUARANTINE,
-    SOURCE_PAUSE,
-)
-from bridge.dead_letters.store import dead_letter_states_entity
-=======
     EARLY_MESSAGES,
     JOB,
     JOB_STEP,
     QUARANTINE,
+    REPLAY,
+    REPLAY_EDIT,
     SOURCE_PAUSE,
 )
->>>>>>> jobs
+from bridge.dead_letters.store import dead_letter_states_entity
 from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
 from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
@@ -43,6 +38,7 @@ from bridge.jobs.kind import JobKind
 from bridge.jobs.orchestrator import job_orchestrator
 from bridge.jobs.steps import JobSteps
 from bridge.pipeline.publishing import Publishing
+from bridge.replay.edits import replay_edit_entity
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
 from bridge.waiting.totals import WaitingTotals
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
@@ -62,12 +58,15 @@ class SystemWorkflows:
         loop: asyncio.AbstractEventLoop,
         keys: Mapping[str, AnswerKeys],
         totals: Mapping[str, WaitingTotals],
+        kinds: Mapping[str, Sequence[JobKind]] | None = None,
     ) -> None:
         """Create the entities of all engines.
 
         keys: keys that sign requests, by engine.
         totals: totals of waiting messages, by engine.
+        kinds: kinds of jobs beside those on instances, by engine.
         """
+        self._kinds = kinds or {}
         self._loaded = loaded
         self._engines = engines
         self._keys = keys
@@ -82,7 +81,7 @@ class SystemWorkflows:
 
     def job_kinds(self, engine: str) -> list[JobKind]:
         """Kinds of jobs that this process works on for an engine that runs."""
-        return instance_kinds(self._engines[engine])
+        return [*instance_kinds(self._engines[engine]), *self._kinds.get(engine, ())]
 
     def stop_jobs(self) -> None:
         """End the running steps of jobs soon, before the workers stop."""
@@ -120,6 +119,8 @@ class SystemWorkflows:
                 DEAD_LETTER_PACE: pace_entity(),
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(),
+                REPLAY: stores.replays.function(),
+                REPLAY_EDIT: replay_edit_entity(),
                 ANSWERS: keys_entity,
                 **self.job_entities[engine].functions(),
             },
