@@ -17,8 +17,6 @@ from bridge.dead_letters.cache import DIRECTORY, RowCache
 from bridge.dead_letters.reader import Fingerprints, TopicReader, TopicRows
 from bridge.dead_letters.rows import Choice, Facts, Summary
 from bridge.dead_letters.state_machine import DeadLetterState
-from bridge.dead_letters.store import DeadLetterRef
-from bridge.quarantine.orphaned import state_engine
 
 _SHOWN = 20
 """Names of one kind that a group keeps."""
@@ -130,31 +128,6 @@ async def grouped(
                         found.add(place.topic, partition, facts, summary)
             if states is not None:
                 found.gone += gone(place, rows, states)
-    return found
-
-
-async def selected(loaded: Loaded, selection: Selection) -> dict[str, list[DeadLetterRef]]:
-    """Positions of the selected dead letters, by the engine with their state.
-
-    Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
-    """
-    found: dict[str, list[DeadLetterRef]] = {}
-    async with AsyncExitStack() as opened:
-        states = PlaceStates(loaded, opened)
-        if not selection.in_columns:
-            async for place, letter, _ in visit(loaded, selection, states=states):
-                engine = state_engine(loaded, place.owner(letter.source))
-                found.setdefault(engine, []).append(PlaceStates.ref(place, letter))
-            return found
-        async for place, rows in read_rows(loaded, selection, states, opened):
-            choice = choice_of(place, selection, states)
-            for partition, blocks in rows.partitions.items():
-                here = replace(choice, states=at_partition(place, partition, states))
-                for block in blocks:
-                    for offset, time, facts in block.chosen(here):
-                        engine = state_engine(loaded, place.owner(facts.source))
-                        ref = DeadLetterRef(place.broker, place.topic, partition, offset, time)
-                        found.setdefault(engine, []).append(ref)
     return found
 
 

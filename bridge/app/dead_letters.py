@@ -276,8 +276,8 @@ async def found_places(
 ) -> list[Place]:
     """Existing places with dead letters, also of sources with a pattern.
 
-    brokers: receives the started brokers by name.
-    opened: stops them.
+    brokers: started brokers by name; receives the others that are needed.
+    opened: stops those.
     """
     chosen = tuple(sources)
     known = places(loaded, chosen)
@@ -289,10 +289,11 @@ async def found_places(
     wanted = {place.broker for place in known} | {loaded.config.sources[name].broker for name in patterns}
     existing: dict[str, Mapping[str, int] | None] = {}
     for name in sorted(wanted):
-        broker = build_broker(loaded, name)
-        await broker.start()
-        opened.push_async_callback(broker.stop)
-        brokers[name] = broker
+        broker = brokers.get(name)
+        if broker is None:
+            broker = brokers[name] = build_broker(loaded, name)
+            await broker.start()
+            opened.push_async_callback(broker.stop)
         existing[name] = await broker.topics() if isinstance(broker, ListingBroker) else None
     for name, pattern in patterns.items():
         config = loaded.config.sources[name]

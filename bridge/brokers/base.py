@@ -464,3 +464,16 @@ class LogBroker(ReadableBroker, Protocol):
     async def ranges(self, topic: str) -> LogRanges:
         """Offsets of a topic. Raises: BrokerError when there is no such topic, BrokerUnavailable."""
         ...
+
+
+@runtime_checkable
+class CompletingBroker(Protocol):
+    """A broker with queues, whose messages leave one by one."""
+
+    async def complete(self, topic: str, numbers: Collection[int]) -> int:
+        """Complete the messages with these sequence numbers, as far as they can be reached; return their number.
+
+        Messages before them are locked for a moment and abandoned, which other consumers of the queue see.
+        Raises: BrokerError, BrokerUnavailable.
+        """
+        ...

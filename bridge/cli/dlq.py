@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bridge.cli.dlq_replay import edit, replay
+from bridge.cli.dlq_states import drop, restore
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.dead_letters import print_report, selection_of, selection_options
@@ -35,6 +36,8 @@ _EXITS = {0: "done", 1: "there is no such dead letter"}
         "export": "Write dead letters as lines of JSON.",
         "check": "Show what would become of dead letters now, and change nothing.",
         "replay": "Bring dead letters back into the running daemon.",
+        "drop": "Drop dead letters; they can be restored.",
+        "restore": "Open dead letters again.",
         "edit": "Correct the payload of a dead letter, and replay it.",
     },
     examples="""
@@ -43,6 +46,7 @@ _EXITS = {0: "done", 1: "there is no such dead letter"}
         bridge dlq show orders.dlq/0@12
         bridge dlq check --candidate fixed.yaml
         bridge dlq replay --cause 3f1c09a2b7de --ramp 1,10,100
+        bridge dlq drop --cause 3f1c09a2b7de --reason "test data"
     """,
 )
 def command() -> None:
@@ -377,5 +381,5 @@ def _time(seconds: float | None) -> str:
         return ""
 
 
-for each in (groups, list_, show, export, check, replay, edit):
+for each in (groups, list_, show, export, check, replay, drop, restore, edit):
     command.add_command(each)

@@ -61,16 +61,25 @@ class RowCache:
                 os.utime(place)
             expected = begin
             for first in sorted(self._firsts(place, generation)):
-                rows = Rows.from_bytes(self._read(place / f"{first:020d}.{generation}{_BLOCK}"))
-                if rows is None or rows.first != first or rows.begin > expected or rows.end > end:
+                rows = self.block(cluster, topic, partition, generation, first)
+                if rows is None or rows.begin > expected or rows.end > end:
                     break
                 if rows.end > begin:
                     blocks[first] = rows.since(begin)
                     expected = rows.end
         return CachedPartition(generation, blocks)
 
-    def save(self, cluster: str, topic: str, partition: int, generation: str, blocks: Iterable[Rows]) -> None:
-        """Store blocks. generation: of the loaded partition; empty when the log is another one, or was not cached."""
+    def block(self, cluster: str, topic: str, partition: int, generation: str, first: int) -> Rows | None:
+        """Rows of one block; None if they are not cached, or damaged."""
+        place = self._place(cluster, topic, partition)
+        rows = Rows.from_bytes(self._read(place / f"{first:020d}.{generation}{_BLOCK}"))
+        return None if rows is None or rows.first != first else rows
+
+    def save(self, cluster: str, topic: str, partition: int, generation: str, blocks: Iterable[Rows]) -> str:
+        """Store blocks; return their generation.
+
+        generation: of the loaded partition; empty when the log is another one, or was not cached.
+        """
         place = self._place(cluster, topic, partition)
         try:
             private.directory(place)
@@ -85,6 +94,7 @@ class RowCache:
                     out.write(rows.to_bytes())
         except OSError as error:
             _log.debug("dead letters are not cached in %s: %s", place, error.strerror)
+        return generation
 
     def tidy(self) -> int:
         """Remove the partitions that were not used for the longest time; return the bytes that stay."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -18,6 +20,10 @@ from bridge.dead_letters.rows import Facts, Rows, block_of
 
 _REMEMBERED = 10_000
 """Details whose fingerprint is kept: most details of a cause differ only in their values, or not at all."""
+
+
+_AT_ONCE = 100
+"""Dead letters that are read without a pause."""
 
 
 class Fingerprints:
@@ -45,12 +51,14 @@ class TopicRows:
     partitions: blocks of each partition, oldest first.
     ranges: first offset and end of each partition; None for a queue, whose messages can leave in any order.
     is_cached: True if the rows can be kept: the topic loses its oldest messages only.
+    generations: of the files in the cache, by partition.
     """
 
     cluster: str
     partitions: dict[int, list[Rows]]
     ranges: Mapping[int, tuple[int, int]] | None
     is_cached: bool
+    generations: dict[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(len(rows) for blocks in self.partitions.values() for rows in blocks)
@@ -61,22 +69,30 @@ class TopicReader:
 
     cache: keeps the rows between processes; None: everything is read each time.
     progress: called with the number of dead letters read so far.
+    share: part of the time of a processor that reading may take.
     """
 
-    def __init__(self, cache: RowCache | None, progress: Callable[[int], None] = lambda count: None) -> None:
+    def __init__(
+        self, cache: RowCache | None, progress: Callable[[int], None] = lambda count: None, share: float = 1.0
+    ) -> None:
         self._cache = cache
+        self._pause = 1.0 / share - 1.0
         self._progress = progress
         self._fingerprints = Fingerprints()
         self._count = 0
 
-    async def read(self, broker: ReadableBroker, topic: str) -> TopicRows:
-        """Read the rows of a topic. Raises: BrokerError, BrokerUnavailable."""
+    async def read(self, broker: ReadableBroker, topic: str, before: TopicRows | None = None) -> TopicRows:
+        """Read the rows of a topic.
+
+        before: earlier result for the topic, whose rows may be unloaded. Only with a cache.
+        Raises: BrokerError, BrokerUnavailable.
+        """
         ranges = await broker.ranges(topic) if isinstance(broker, LogBroker) else None
         if ranges is None or not ranges.whole:
             return await self._read_all(broker, topic, ranges)
         known: dict[int, tuple[str, dict[int, Rows]]] = {}
         for partition, (begin, end) in ranges.offsets.items():
-            known[partition] = self._known(ranges.cluster, topic, partition, begin, end)
+            known[partition] = self._known(ranges.cluster, topic, partition, begin, end, before)
         found = TopicRows(ranges.cluster, {}, ranges.offsets, is_cached=True)
         wrong = await self._read_on(broker, topic, ranges, known, found)
         if wrong:
@@ -86,15 +102,42 @@ class TopicReader:
             await self._read_on(broker, topic, part, known, found)
         return found
 
-    def _known(self, cluster: str, topic: str, partition: int, begin: int, end: int) -> tuple[str, dict[int, Rows]]:
+    def _known(
+        self, cluster: str, topic: str, partition: int, begin: int, end: int, before: TopicRows | None
+    ) -> tuple[str, dict[int, Rows]]:
         """Generation and blocks of a partition that were read before. They end with a dead letter."""
         if self._cache is None:
             return "", {}
-        cached = self._cache.load(cluster, topic, partition, begin, end)
-        blocks = cached.blocks
+        generation, blocks = "", dict[int, Rows]()
+        if before is not None and before.cluster == cluster and partition in before.generations:
+            generation = before.generations[partition]
+            blocks = self._kept(cluster, topic, partition, begin, end, before)
+        if not blocks:
+            cached = self._cache.load(cluster, topic, partition, begin, end)
+            generation, blocks = cached.generation, cached.blocks
         while blocks and (last := next(reversed(blocks.values()))).anchor is None:
             del blocks[last.first]
-        return (cached.generation, blocks) if blocks else ("", {})
+        return (generation, blocks) if blocks else ("", {})
+
+    def _kept(
+        self, cluster: str, topic: str, partition: int, begin: int, end: int, before: TopicRows
+    ) -> dict[int, Rows]:
+        """Blocks of an earlier result. Those that change are loaded. Empty if one cannot be, or the log is shorter."""
+        assert self._cache is not None
+        kept = [rows for rows in before.partitions[partition] if rows.end > begin]
+        if any(rows.end > end for rows in kept):
+            return {}
+        for index, rows in enumerate(kept):
+            if rows.is_loaded:
+                kept[index] = rows.since(begin)
+                continue
+            if rows.begin >= begin and index < len(kept) - 1:
+                continue
+            loaded = self._cache.block(cluster, topic, partition, before.generations[partition], rows.first)
+            if loaded is None or loaded.anchor != rows.anchor or loaded.end != rows.end:
+                return {}
+            kept[index] = loaded.since(begin)
+        return {rows.first: rows for rows in kept}
 
     async def _read_on(
         self,
@@ -119,7 +162,7 @@ class TopicReader:
         }
         wrong, changed = set[int](), dict[int, set[int]]()
         options = ReadOptions(topic, ranges=starts)
-        async for position, message in _messages(broker, options):
+        async for position, message in self._messages(broker, options):
             partition, offset = position.partition, position.offset
             if (anchor := anchors.pop(partition, None)) is not None:
                 if anchor != (offset, digest_of(message)):
@@ -145,18 +188,33 @@ class TopicReader:
             found.partitions[partition] = ordered
             fresh = ordered if not generation else [rows for rows in ordered if rows.first in touched]
             if self._cache is not None and fresh:
-                self._cache.save(found.cluster, topic, partition, generation, fresh)
+                generation = self._cache.save(found.cluster, topic, partition, generation, fresh)
+            if ordered:
+                found.generations[partition] = generation
         return wrong
 
     async def _read_all(self, broker: ReadableBroker, topic: str, ranges: LogRanges | None) -> TopicRows:
         offsets = None if ranges is None else ranges.offsets
         blocks: dict[int, dict[int, Rows]] = {}
         cluster = "" if ranges is None else ranges.cluster
-        async for position, message in _messages(broker, ReadOptions(topic, ranges=offsets)):
+        async for position, message in self._messages(broker, ReadOptions(topic, ranges=offsets)):
             cluster = position.cluster
             self._add(blocks.setdefault(position.partition, {}), 0, position, message)
         partitions = {partition: list(each.values()) for partition, each in blocks.items()}
         return TopicRows(cluster, partitions, offsets, is_cached=False)
+
+    async def _messages(self, broker: ReadableBroker, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
+        if options.ranges is not None and all(begin >= end for begin, end in options.ranges.values()):
+            return
+        began = time.perf_counter()
+        async with aclosing(cast(Any, broker.read(options))) as messages:
+            number = 0
+            async for each in messages:
+                yield each
+                number += 1
+                if self._pause and number % _AT_ONCE == 0:
+                    await asyncio.sleep((time.perf_counter() - began) * self._pause)
+                    began = time.perf_counter()
 
     def _add(self, blocks: dict[int, Rows], begin: int, position: Position, message: Message) -> None:
         letter = dead_letter.read(message, position)
@@ -168,14 +226,6 @@ class TopicReader:
         rows.add(position.offset, letter.failed_at, facts, letter.detail, digest_of(message))
         self._count += 1
         self._progress(self._count)
-
-
-async def _messages(broker: ReadableBroker, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
-    if options.ranges is not None and all(begin >= end for begin, end in options.ranges.values()):
-        return
-    async with aclosing(cast(Any, broker.read(options))) as messages:
-        async for each in messages:
-            yield each
 
 
 def digest_of(message: Message) -> str:

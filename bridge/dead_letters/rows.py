@@ -81,7 +81,16 @@ class Rows:
     _known: dict[Facts, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return sum(each.count for each in self.summaries)
+
+    @property
+    def is_loaded(self) -> bool:
+        """False without the columns: only the sums are known."""
+        return len(self._offsets) == len(self)
+
+    def unload(self) -> None:
+        """Remove the columns from memory. Sums stay."""
+        self._offsets, self._times, self._facts, self._details = array("H"), array("d"), array("H"), []
 
     def add(self, offset: int, time: float | None, facts: Facts, detail: str, digest: str) -> None:
         """Add a dead letter behind the others."""
@@ -117,14 +126,8 @@ class Rows:
 
     def sums(self, choice: Choice) -> Iterator[tuple[Facts, Summary]]:
         """Sums of the chosen dead letters by their facts. Facts without one are left out."""
-        states: dict[int, Mapping[int, tuple[DeadLetterState, float]] | None] = {}
-        for index, facts in enumerate(self.table):
-            if choice.facts(facts):
-                block = choice.states(facts, self.first)
-                states[index] = None if block is None else block.by_offset()
-        if not states:
-            return
-        if not choice.has_times and all(each is None for each in states.values()):
+        states = self._states(choice)
+        if self.is_summed(choice):
             if DeadLetterState.OPEN in choice.wanted:
                 yield from ((self.table[index], self.summaries[index]) for index in states)
             return
@@ -136,18 +139,27 @@ class Rows:
                 found.setdefault(index, Summary()).add(self.first + offset, known, details[row])
         yield from ((self.table[index], summary) for index, summary in sorted(found.items()))
 
+    def is_summed(self, choice: Choice) -> bool:
+        """True if `sums` needs no columns: neither times nor states are asked for."""
+        return not choice.has_times and all(
+            choice.states(facts, self.first) is None for facts in self.table if choice.facts(facts)
+        )
+
     def chosen(self, choice: Choice) -> Iterator[tuple[int, float | None, Facts]]:
         """Offset, time and facts of the chosen dead letters."""
-        states: dict[int, Mapping[int, tuple[DeadLetterState, float]] | None] = {}
-        for index, facts in enumerate(self.table):
-            if choice.facts(facts):
-                block = choice.states(facts, self.first)
-                states[index] = None if block is None else block.by_offset()
-        if not states:
-            return
+        states = self._states(choice)
         for offset, time, index in zip(self._offsets, self._times, self._facts, strict=True):
             if index in states and choice.holds(time, states[index], offset):
                 yield self.first + offset, None if math.isnan(time) else time, self.table[index]
+
+    def _states(self, choice: Choice) -> dict[int, Mapping[int, tuple[DeadLetterState, float]] | None]:
+        """States by offset for the facts of the choice; None if all are open."""
+        found: dict[int, Mapping[int, tuple[DeadLetterState, float]] | None] = {}
+        for index, facts in enumerate(self.table):
+            if choice.facts(facts):
+                block = choice.states(facts, self.first)
+                found[index] = None if block is None else block.by_offset()
+        return found
 
     def since(self, begin: int) -> Rows:
         """Same block without the dead letters below an offset, which retention has removed."""
@@ -196,8 +208,9 @@ class Rows:
                 header["first"], header["begin"], header["end"], None if anchor is None else (anchor[0], anchor[1]),
                 [Facts(*each) for each in header["table"]], [Summary(*each) for each in header["summaries"]],
             )  # fmt: skip
-            for column, content in zip((rows._offsets, rows._times, rows._facts), columns, strict=False):
-                column.frombytes(content)
+            rows._offsets.frombytes(columns[0])
+            rows._times.frombytes(columns[1])
+            rows._facts.frombytes(columns[2])
             rows._details = columns[3]
         except (ValueError, TypeError, KeyError, IndexError):
             return None

@@ -26,7 +26,7 @@ from bridge.engines.entity_state import latest, processed
 WITHIN = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
-_ID = re.compile(r"([^:]+):(.+)/([0-9]{1,10})@([0-9]{1,19})(?:~(-?[0-9.e+-]{1,30}))?", re.DOTALL)
+_ID = re.compile(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
 
 _AT_ONCE = 16
 """Entities that are read or signalled side by side."""
@@ -51,18 +51,16 @@ class DeadLetterRef(NamedTuple):
 
     @property
     def id(self) -> str:
-        """Id of the dead letter as an item of a job, like `kafka:orders.dlq/0@12~1764430000.5`."""
-        written = "" if self.written is None else f"~{self.written!r}"
-        return f"{self.broker}:{self.topic}/{self.partition}@{self.offset}{written}"
+        """Id of the dead letter in lists and as an item of a job, like `orders.dlq/0@12`."""
+        return f"{self.topic}/{self.partition}@{self.offset}"
 
     @classmethod
-    def parse(cls, id_: str) -> DeadLetterRef:
+    def parse(cls, broker: str, id_: str, written: float | None = None) -> DeadLetterRef:
         """Position of an `id`. Raises: ValueError."""
         found = _ID.fullmatch(id_)
         if found is None:
             raise ValueError(f"{id_[:300]!r} is no id of a dead letter")
-        broker, topic, partition, offset, written = found.groups()
-        return cls(broker, topic, int(partition), int(offset), None if written is None else float(written))
+        return cls(broker, found[1], int(found[2]), int(found[3]), written)
 
 
 def dead_letter_states_entity() -> Callable[[EntityContext, Any], None]:

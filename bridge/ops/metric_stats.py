@@ -288,6 +288,22 @@ class WaitingStats(Protocol):
     def refused(self) -> int: ...
 
 
+class DeadLetterStats(Protocol):
+    """Open dead letters, whichever daemon has written them.
+
+    open: by source, reason and route.
+    oldest: age of the oldest in seconds, by source.
+    cache_bytes: bytes of the files that save reading them again.
+    """
+
+    @property
+    def open(self) -> Mapping[tuple[str, str, str], int]: ...
+    @property
+    def oldest(self) -> Mapping[str, float]: ...
+    @property
+    def cache_bytes(self) -> int: ...
+
+
 class TraceStats(Protocol):
     """Export of spans.
 

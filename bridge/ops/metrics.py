@@ -19,6 +19,7 @@ from bridge.core.states import STATES
 from bridge.ops.health import Readiness
 from bridge.ops.metric_stats import (
     BudgetStats,
+    DeadLetterStats,
     EngineStats,
     EngineUsage,
     HistogramLike,
@@ -257,6 +258,15 @@ _READINESS: tuple[Row[Readiness], ...] = (
         "1 for the state of a component of /readyz, 0 for the other states of its kind.", ("kind", "name", "state"),
         _states),
 )  # fmt: skip
+_DEAD_LETTERS: tuple[Row[DeadLetterStats], ...] = (
+    Row(_GAUGE, "bridge_dead_letters_open",
+        "Open dead letters of all daemons, by reason and route; route is empty for messages without one.",
+        ("source", "reason", "route"), lambda it: list(it.open.items())),
+    Row(_GAUGE, "bridge_dead_letter_oldest_seconds", "Age of the oldest open dead letter; 0 without one.", ("source",),
+        _by_word(lambda it: it.oldest)),
+    Row(_GAUGE, "bridge_dead_letter_cache_bytes", "Bytes of the cached facts of dead letters on this machine.", (),
+        _one(lambda it: it.cache_bytes)),
+)  # fmt: skip
 _TRACES: tuple[Row[TraceStats], ...] = (
     Row(_GAUGE, "bridge_trace_receiver_up", "1 while the receiver of traces takes spans.", (),
         _one(lambda it: it.away is None)),
@@ -318,6 +328,7 @@ class Metrics:
         workflows: Callable[[], WorkflowStats] | None = None,
         *,
         traces: TraceStats | None = None,
+        dead_letters: DeadLetterStats | None = None,
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
@@ -335,6 +346,7 @@ class Metrics:
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
         traces: export of spans; None where traces are off.
+        dead_letters: open dead letters; None where no source is consumed.
         budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
@@ -350,6 +362,7 @@ class Metrics:
             publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config)
         )
         self._traces = traces
+        self._dead_letters = dead_letters
         self._readiness = readiness
         self._collector = process
         self._scrape = asyncio.Lock()
@@ -396,6 +409,8 @@ class Metrics:
             yield _read(_WORKFLOWS, (), (), self._process.workflows())
         if self._readiness is not None:
             yield _read(_READINESS, (), (), self._readiness())
+        if self._dead_letters is not None:
+            yield _read(_DEAD_LETTERS, (), (), self._dead_letters)
         if self._traces is not None:
             yield _read(_TRACES, (), (), self._traces)
         yield _read(_PROCESS, (), (), self._process)
@@ -447,6 +462,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_LIMITS, ("route",)),
     (_READINESS, ()),
     (_WORKFLOWS, ()),
+    (_DEAD_LETTERS, ()),
     (_TRACES, ()),
     (_PROCESS, ()),
 )

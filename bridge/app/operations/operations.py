@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
 from bridge.app import state
 from bridge.app.connection import chosen
 from bridge.app.dead_letters import Selection as DeadLetterSelection
-from bridge.app.operations import limits
+from bridge.app.operations import dead_letter_jobs, limits
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instances import Filter, Instances, Start
@@ -275,14 +275,13 @@ class OneMessage(Parameters):
     message: str
 
 
-class ReplayDeadLetters(Parameters):
-    """Dead letters to replay.
+class DeadLetters(Parameters):
+    """Dead letters of a job.
 
-    sources, routes, causes, ids, keys, since, until: see `bridge.app.dead_letters.Selection`.
-    all: replay all open dead letters; required without another condition.
+    sources, routes, causes, ids, keys, since, until, states: see `bridge.app.dead_letters.Selection`.
+    all: all dead letters in these states; required without another condition.
     ends: offsets after the last selected one, by broker, topic and partition.
-    force: also those of which `limits.max_replays` replays have failed.
-    rate, ramp, stop_after_failures, follow: see `bridge.jobs.kind.JobRequest`.
+    rate: see `bridge.jobs.kind.JobRequest`.
     """
 
     sources: tuple[str, ...] = ()
@@ -295,24 +294,52 @@ class ReplayDeadLetters(Parameters):
     all: bool = False
     limit: int | None = Field(None, ge=1)
     ends: Mapping[str, int] | None = None
-    force: bool = False
     rate: float | None = Field(None, gt=0)
-    ramp: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    stop_after_failures: int | None = Field(None, ge=1)
-    follow: float = Field(DEFAULT_FOLLOW, ge=0)
+    states: tuple[DeadLetterState, ...] = (DeadLetterState.OPEN,)
 
     @property
     def selection(self) -> DeadLetterSelection:
-        return DeadLetterSelection(
-            self.sources, self.routes, self.causes, self.ids, self.keys, self.since, self.until,
-            frozenset({DeadLetterState.OPEN}),
-        )  # fmt: skip
+        """Selection of the conditions. Raises: InvalidCommand without one."""
+        found = DeadLetterSelection(self.sources, self.routes, self.causes, self.ids, self.keys, self.since, self.until)
+        if found == DeadLetterSelection() and not self.all:
+            raise InvalidCommand("no condition is given; `all` selects all dead letters")
+        return replace(found, states=frozenset(self.states))
 
     @property
     def audited(self) -> Mapping[str, Any]:
         """Filter for the audit line. Keys may name persons."""
         given = self.model_dump(mode="json", exclude={"engine", "reason", "ends", "keys"}, exclude_defaults=True)
         return given | ({"keys": len(self.keys)} if self.keys else {})
+
+
+class ReplayDeadLetters(DeadLetters):
+    """Dead letters to replay.
+
+    force: also those of which `limits.max_replays` replays have failed.
+    ramp, stop_after_failures, follow: see `bridge.jobs.kind.JobRequest`.
+    """
+
+    states: tuple[Literal[DeadLetterState.OPEN]] = (DeadLetterState.OPEN,)
+    force: bool = False
+    ramp: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    stop_after_failures: int | None = Field(None, ge=1)
+    follow: float = Field(DEFAULT_FOLLOW, ge=0)
+
+
+class DropDeadLetters(DeadLetters):
+    """Dead letters to drop."""
+
+    reason: str = Field(min_length=1)
+    states: tuple[Literal[DeadLetterState.OPEN]] = (DeadLetterState.OPEN,)
+
+
+class RestoreDeadLetters(DeadLetters):
+    """Dead letters to open again. states: those that end."""
+
+    states: tuple[
+        Literal[DeadLetterState.DROPPED, DeadLetterState.REPLAYED, DeadLetterState.RETURNED, DeadLetterState.REPLAYING],
+        ...,
+    ] = Field((DeadLetterState.DROPPED,), min_length=1)
 
 
 class EditDeadLetter(Parameters):
@@ -539,8 +566,6 @@ async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
 
 async def _replay(scene: Scene, given: ReplayDeadLetters) -> Any:
     selection = given.selection
-    if replace(selection, states=frozenset()) == DeadLetterSelection() and not given.all:
-        raise InvalidCommand("no condition is given; `all` replays all open dead letters")
     engine = await scene.engine()
     found = await select(scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends)
     request = JobRequest(
@@ -552,6 +577,26 @@ async def _replay(scene: Scene, given: ReplayDeadLetters) -> Any:
     )  # fmt: skip
     mine = [batch for batch in found.batches if batch.engine == engine.name]
     return [asdict(each) for each in await submit(engine, mine, request)]
+
+
+async def _drop_dead_letters(scene: Scene, given: DropDeadLetters) -> Any:
+    return await _change_dead_letters(scene, given, dead_letter_jobs.DROP_KIND, {})
+
+
+async def _restore_dead_letters(scene: Scene, given: RestoreDeadLetters) -> Any:
+    return await _change_dead_letters(scene, given, dead_letter_jobs.RESTORE_KIND, {"states": list(given.states)})
+
+
+async def _change_dead_letters(scene: Scene, given: DeadLetters, kind: str, arguments: Mapping[str, Any]) -> Any:
+    engine, selection = await scene.engine(), given.selection
+    found = await dead_letter_jobs.select(
+        scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends
+    )
+    request = JobRequest(
+        kind, arguments, described(selection, given.limit), rate=given.rate, reason=given.reason or "",
+        by=scene.actor.name,
+    )  # fmt: skip
+    return await dead_letter_jobs.submit(engine, found, request)
 
 
 async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
@@ -658,6 +703,14 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     ),
     Operation(
         "dead_letters.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay,
+        filter=lambda given: given.audited,
+    ),
+    Operation(
+        "dlq.drop", "operator", "dead-letters:drop", DropDeadLetters, _drop_dead_letters,
+        filter=lambda given: given.audited,
+    ),
+    Operation(
+        "dlq.restore", "operator", "dead-letters:restore", RestoreDeadLetters, _restore_dead_letters,
         filter=lambda given: given.audited,
     ),
     Operation(

@@ -33,6 +33,7 @@ from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
+from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.lineage import recorder
@@ -218,6 +219,9 @@ class Daemon:
         for source in self.sources:
             by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
         self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
+        self.dead_letters = (
+            DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
+        )
         self.watch = Watch(
             self.sources,
             self.engines,
@@ -235,6 +239,7 @@ class Daemon:
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
             traces=self.tracing,
+            dead_letters=self.dead_letters,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -249,7 +254,14 @@ class Daemon:
         self._reports: list[asyncio.Task[None]] = []
         command = "worker" if not intake else "serve" if worker else "serve --no-worker"
         self.status = DaemonStatus(
-            loaded, self.watch, self.engines, self.breakers, self._early_message_counter, totals, command
+            loaded,
+            self.watch,
+            self.engines,
+            self.breakers,
+            self._early_message_counter,
+            totals,
+            command,
+            self.dead_letters,
         )
         self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
 
@@ -323,6 +335,8 @@ class Daemon:
             asyncio.create_task(self.replays.watch.run(), name="replay queues"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
+        if self.dead_letters is not None:
+            self._reports.append(asyncio.create_task(self.dead_letters.run(), name="open dead letters"))
         exported = build_metrics_export(self.loaded, self.watch.families)
         if exported is not None:
             self._reports.append(asyncio.create_task(exported.run(), name="metrics by OTLP"))

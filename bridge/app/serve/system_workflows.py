@@ -10,6 +10,7 @@ from typing import Any
 
 from durabletask.task import ActivityContext
 
+from bridge.app.operations.dead_letter_jobs import dead_letter_kinds
 from bridge.app.operations.instance_jobs import instance_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
@@ -64,7 +65,7 @@ class SystemWorkflows:
 
         keys: keys that sign requests, by engine.
         totals: totals of waiting messages, by engine.
-        kinds: kinds of jobs beside those on instances, by engine.
+        kinds: further kinds of jobs, by engine.
         """
         self._kinds = kinds or {}
         self._loaded = loaded
@@ -81,7 +82,8 @@ class SystemWorkflows:
 
     def job_kinds(self, engine: str) -> list[JobKind]:
         """Kinds of jobs that this process works on for an engine that runs."""
-        return [*instance_kinds(self._engines[engine]), *self._kinds.get(engine, ())]
+        own = self._engines[engine]
+        return [*instance_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
 
     def stop_jobs(self) -> None:
         """End the running steps of jobs soon, before the workers stop."""

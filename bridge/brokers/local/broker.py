@@ -224,10 +224,8 @@ async def read(
         raise BrokerError(f"{name}: there is no topic {topic}")
     if options.partition is not None and options.partition not in range(len(ids)):
         raise BrokerError(f"{name}: {topic} has no partition {options.partition}; it has {len(ids)}, from 0")
-    wanted = range(len(ids)) if options.partition is None else (options.partition,)
-    if options.ranges is not None:
-        wanted = [number for number in options.ranges if number < len(ids)]
-    numbers = {ids[number]: number for number in wanted}
+    wanted = range(len(ids)) if options.ranges is None else options.ranges
+    numbers = {ids[number]: number for number in wanted if options.partition in (None, number) and number < len(ids)}
     if options.ranges is None:
         ends = await reader.query(lambda log: log.ends(list(numbers)))
         following = {key: options.first(0, end) for key, end in ends.items()}
