@@ -4,9 +4,9 @@
 a Kafka node. Kafka needs Java and Maven, or KAFKA_HOME (see tests/kafka); without them the small server of the tests
 takes its place, in a process of its own thread.
 
-`*_first_s`: `bridge dlq groups` without a cache. `*_again_s`: when nothing has changed. `*_inside_ms`: without the start
-of Python and the imports. `again`: nothing has changed. `one_more`: after one more dead letter. `marked`: with 10,000
-dropped dead letters. `start_s`: a command that does nothing. `file_bytes_per_letter`: size of the cache.
+`*_first_s`: `bridge dlq groups` without a cache. `*_again_s`: when nothing has changed. `*_inside_ms`: without the
+start of Python and the imports. `again`: nothing has changed. `one_more`: after one more dead letter. `marked`: with
+10,000 dropped ones. `start_s`: a command that does nothing. `file_bytes_per_letter`: size of the cache.
 """
 
 from __future__ import annotations
