@@ -1,4 +1,4 @@
-"""Dead letters: groups by cause over many of them, as the command of a person and inside a process.
+"""Dead letters: groups by cause over many of them, as the command of a person and inside a process, and replays.
 
 100,000 dead letters of three causes in four partitions (`DEAD_LETTERS` sets another number), on the local broker and on
 a Kafka node. Kafka needs Java and Maven, or KAFKA_HOME (see tests/kafka); without them the small server of the tests
@@ -7,6 +7,7 @@ takes its place, in a process of its own thread.
 `*_first_s`: `bridge dlq groups` without a cache. `*_again_s`: when nothing has changed. `*_inside_ms`: without the
 start of Python and the imports. `again`: nothing has changed. `one_more`: after one more dead letter. `marked`: with
 10,000 dropped ones. `start_s`: a command that does nothing. `file_bytes_per_letter`: size of the cache.
+`replayed_per_second_*`: see `_dead_letter_replays`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from benchmarks._dead_letter_replays import run as replays
 from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.app.dead_letter_groups import grouped
 from bridge.app.dead_letters import Selection
@@ -65,7 +67,7 @@ def run() -> dict[str, float]:
         with _kafka(Path(directory)) as bootstrap:
             broker = f'{{type: kafka, bootstrap_servers: "{bootstrap}", create_topics: true, partitions: 4}}'
             figures |= _measured(Path(directory) / "kafka", broker, "kafka", count)
-    return figures
+    return figures | replays()
 
 
 @contextmanager

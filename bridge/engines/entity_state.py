@@ -12,7 +12,8 @@ from durabletask.entities import EntityInstanceId
 from bridge.core.errors import EngineUnavailable
 from bridge.engines.client import EngineClient
 
-_LOOK_SECONDS = 0.05
+_LOOK_SECONDS = 0.002, 0.05
+"""Seconds between two looks at an entity with operations: the first, and the longest."""
 
 
 async def latest(client: EngineClient, entity: EntityInstanceId, what: str) -> tuple[Any, bool]:
@@ -31,10 +32,12 @@ async def processed(client: EngineClient, entity: EntityInstanceId, what: str, w
     Raises: EngineError; EngineUnavailable.
     """
     end = time.monotonic() + within
+    pause, longest = _LOOK_SECONDS
     while True:
         state, pending = await latest(client, entity, what)
         if not pending:
             return state
         if time.monotonic() > end:
             raise EngineUnavailable(otherwise)
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(pause)
+        pause = min(longest, 1.5 * pause)

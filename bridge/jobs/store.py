@@ -200,6 +200,11 @@ class JobStore:
                 raise EngineUnavailable(f"job {job}: no worker has processed its creation; is one running?")
             await asyncio.sleep(_LOOK_SECONDS)
 
+    async def settled(self, job: str) -> None:
+        """Wait until the record has processed all moves of its pages. Raises: EngineUnavailable."""
+        late = f"job {job}: no worker has processed its record; is one running?"
+        await processed(self._client, EntityInstanceId(JOB, job), f"read job {job}", _WITHIN, late)
+
     async def records(self) -> list[JobRecord]:
         """Records of all jobs, newest first."""
         query = EntityQuery(f"@{JOB}@", include_state=True)

@@ -19,8 +19,9 @@ from bridge.jobs.kind import Result
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.settings import Decode
 from bridge.pipeline.source import SourcePipeline
+from bridge.replay.state_machine import LEASE
 from bridge.replay.store import QueuedReplay, QueueState, ReplayStore
-from bridge.waiting.claim import LEASE, Claim
+from bridge.waiting.claim import Claim
 from bridge.waiting.deliveries import Assignment, StoredDelivery, decode, look_again_and_again
 from bridge.waiting.replays import result_of
 
@@ -267,7 +268,7 @@ class ReplayFeed:
                 return False
             await self._store.send(key, "claim", {"owner": self.owner})
             return True
-        if state.claim.is_old(asked):
+        if state.claim.is_old(asked, LEASE):
             await self._store.send(key, "claim", {"owner": self.owner})
         if claim is None:
             claim = queue.claim = _ClaimHere()

@@ -121,6 +121,8 @@ class ReplayKind:
         self._letters = letters
         self._sources = sources
         self._edits = edits
+        self._added: dict[str, tuple[int, int]] = {}
+        """Messages and bytes of each queue when it was read last, and those that were added since."""
         self._pages: OrderedDict[tuple[str, int, tuple[str, ...]], _Page] = OrderedDict()
 
     async def work(
@@ -201,12 +203,9 @@ class ReplayKind:
             source, topic, partition = prepared.origins[key]
             if not messages:
                 continue
-            state = await self._store.load(key)
-            count, size = len(state.messages), state.size
             value = {"source": source.name, "topic": topic, "partition": partition, "job": job.id, "page": page}
             while messages:
-                if count >= source.limits.max_messages or size >= source.limits.max_bytes:
-                    raise TryLater(f"{count:,} messages wait in the replay queue of {source.name}", _FULL_SECONDS)
+                await self._check_room(key, source)
                 items = self._portion(messages)
                 try:
                     await self._store.send(key, "add", value | {"items": items})
@@ -216,9 +215,21 @@ class ReplayKind:
                     await self._give_up(job, prepared, messages[0], str(error))
                 else:
                     self._filled(key)
-                    count, size = count + len(items), size + sum(item["size"] for item in items)
+                    count, size = self._added[key]
+                    self._added[key] = count + len(items), size + sum(item["size"] for item in items)
                 # A repetition of the call adds nothing twice
                 del messages[: len(items)]
+
+    async def _check_room(self, key: str, source: ReplaySource) -> None:
+        """Raises: TryLater while a queue is full. Its state is read when the messages added since would fill it."""
+        limits = source.limits
+        count, size = self._added.get(key, (limits.max_messages, 0))
+        if count < limits.max_messages and size < limits.max_bytes:
+            return
+        state = await self._store.load(key)
+        count, size = self._added[key] = len(state.messages), state.size
+        if count >= limits.max_messages or size >= limits.max_bytes:
+            raise TryLater(f"{count:,} messages wait in the replay queue of {source.name}", _FULL_SECONDS)
 
     def _portion(self, messages: Sequence[StoredMessage]) -> list[dict[str, Any]]:
         """First of the messages as items of a queue, for one operation. A large message has an operation of its own."""

@@ -17,6 +17,9 @@ from bridge.waiting.claim import Claim
 FORGET = 3600.0
 """Seconds after its last message for which the queue recognizes repeated additions of a job."""
 
+LEASE = 10.0
+"""Seconds that a claim of a process lasts. A killed daemon delays its queues for that long."""
+
 JOBS = 100
 """Most jobs without messages that a queue remembers, the latest ones."""
 
@@ -133,7 +136,7 @@ class ReplayQueue:
     def claim(self, owner: str, now: float) -> OperationResult:
         """Claim the queue for a process, or renew its claim."""
         if self.items:
-            self._claim.take(owner, now)
+            self._claim.take(owner, now, LEASE)
         return OperationResult()
 
     def unclaim(self, owner: str) -> OperationResult:

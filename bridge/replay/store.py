@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import orjson
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityInstanceId
 
 from bridge.core.stored_message import StoredMessage
 from bridge.core.system_names import REPLAY
 from bridge.engines.base import Engine
-from bridge.engines.entity_state import latest
 from bridge.engines.message_sealer import MessageSealer
 from bridge.waiting.claim import Claim
 
@@ -67,7 +67,10 @@ class ReplayStore:
 
     async def load(self, key: str) -> QueueState:
         """Read a replay queue."""
-        state, unsettled = await latest(self.engine.client, EntityInstanceId(REPLAY, key), "read a replay queue")
+        entity = EntityInstanceId(REPLAY, key)
+        found = await self.engine.client.find_entity(entity, what="read a replay queue")
+        text, unsettled = (None, False) if found is None else (found.get_state(), bool(found.backlog_queue_size))
+        state = _parsed(text or "null")
         if state is None:
             return QueueState(key, unsettled=unsettled)
         sealer = self.engine.messages
@@ -83,3 +86,11 @@ class ReplayStore:
         """Message as an item of a queue, encrypted where the engine does not encrypt."""
         item = self.engine.messages.seal({"mark": mark, "letter": message.to_json()})
         return item | {"size": len(json.dumps(item, separators=(",", ":")))}
+
+
+def _parsed(text: str) -> Any:
+    """JSON value of a state, which is large: orjson is faster, but refuses half of a surrogate pair."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(text)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 LEASE = 30.0
-"""Seconds that a claim of a process lasts after its last renewal."""
+"""Seconds that a claim of a process lasts after its last renewal, unless the room has a lease of its own."""
 
 
 class Claim:
@@ -36,14 +36,14 @@ class Claim:
         """True while this process holds the claim."""
         return self.owner == owner and self.lease > now
 
-    def is_old(self, now: float) -> bool:
+    def is_old(self, now: float, lease: float = LEASE) -> bool:
         """True when the claim should be renewed."""
-        return self.lease - now < LEASE / 2
+        return self.lease - now < lease / 2
 
-    def take(self, owner: str, now: float) -> None:
+    def take(self, owner: str, now: float, lease: float = LEASE) -> None:
         """Claim for a process, or renew its claim. Without effect while another process holds the claim."""
         if self.owner in (None, owner) or self.lease <= now:
-            self.owner, self.lease = owner, now + LEASE
+            self.owner, self.lease = owner, now + lease
 
     def end(self, owner: str | None = None) -> None:
         """End the claim of a process; None: of any."""

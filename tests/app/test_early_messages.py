@@ -17,7 +17,12 @@ from bridge.core.system_names import (
     DEAD_LETTER_PACE,
     DEAD_LETTER_STATES,
     EARLY_MESSAGES,
+    JOB,
+    JOB_PAGE,
+    JOBS,
     QUARANTINE,
+    REPLAY,
+    REPLAY_EDIT,
     SOURCE_PAUSE,
 )
 from bridge.early_messages.executor import EarlyMessageExecutor
@@ -115,10 +120,15 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
             DEAD_LETTER_PACE,
             DEAD_LETTER_STATES,
             EARLY_MESSAGES,
+            JOB,
+            JOB_PAGE,
+            JOBS,
             QUARANTINE,
+            REPLAY,
+            REPLAY_EDIT,
             SOURCE_PAUSE,
         }
-        assert {DEAD_LETTER, CANCEL_GRACE, SAGA_ORCHESTRATION} == set(registry.orchestrators)
+        assert {DEAD_LETTER, CANCEL_GRACE, JOB, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:
         await engine.stop()

@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from bridge.core.stored_message import OperationResult, ReplayOf
 from bridge.jobs.kind import Result
-from bridge.replay.state_machine import FORGET, JOBS, ReplayQueue
-from bridge.waiting.claim import LEASE
+from bridge.replay.state_machine import FORGET, JOBS, LEASE, ReplayQueue
 from bridge.waiting.replays import End, ends, signals
 from tests.waiting.sample import stored
 
