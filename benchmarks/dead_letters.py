@@ -75,8 +75,9 @@ def _kafka(directory: Path) -> Iterator[str]:
     try:
         java(), classpath()
     except KafkaMissing:
-        with ThreadedServer() as server:
-            yield server.bootstrap
+        server = ThreadedServer()
+        yield server.bootstrap
+        server.stop()
         return
     place = directory / "node"
     place.mkdir()
