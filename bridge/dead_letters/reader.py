@@ -160,7 +160,7 @@ class TopicReader:
             partition: (anchors[partition][0] if partition in anchors else begin, end)
             for partition, (begin, end) in ranges.offsets.items()
         }
-        wrong, changed = set[int](), dict[int, set[int]]()
+        wrong, last = set[int](), dict[tuple[int, int], Message]()
         options = ReadOptions(topic, ranges=starts)
         async for position, message in self._messages(broker, options):
             partition, offset = position.partition, position.offset
@@ -171,14 +171,17 @@ class TopicReader:
             if partition in wrong:
                 continue
             self._add(known[partition][1], ranges.offsets[partition][0], position, message)
-            changed.setdefault(partition, set()).add(block_of(offset))
+            last[partition, block_of(offset)] = message
         wrong |= anchors.keys()
+        for (partition, first), message in last.items():
+            rows = known[partition][1][first]
+            rows.anchor = (rows.last, digest_of(message))
         for partition, (_, end) in ranges.offsets.items():
             if partition in wrong:
                 continue
             generation, blocks = known[partition]
             ordered = list(blocks.values())
-            touched = changed.get(partition, set())
+            touched = {first for each, first in last if each == partition}
             for rows, following in itertools.zip_longest(ordered, ordered[1:]):
                 # Between two blocks there is nothing
                 until = end if following is None else following.first
@@ -223,7 +226,7 @@ class TopicReader:
         if rows is None:
             rows = blocks[first] = Rows(first, begin if not blocks else first, first)
         facts = Facts.of(letter, self._fingerprints.of(letter))
-        rows.add(position.offset, letter.failed_at, facts, letter.detail, digest_of(message))
+        rows.add(position.offset, letter.failed_at, facts, letter.detail)
         self._count += 1
         self._progress(self._count)
 

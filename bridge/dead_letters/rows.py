@@ -84,6 +84,11 @@ class Rows:
         return sum(each.count for each in self.summaries)
 
     @property
+    def last(self) -> int:
+        """Offset of the last dead letter. Only with the columns."""
+        return self.first + self._offsets[-1]
+
+    @property
     def is_loaded(self) -> bool:
         """False without the columns: only the sums are known."""
         return len(self._offsets) == len(self)
@@ -92,7 +97,7 @@ class Rows:
         """Remove the columns from memory. Sums stay."""
         self._offsets, self._times, self._facts, self._details = array("H"), array("d"), array("H"), []
 
-    def add(self, offset: int, time: float | None, facts: Facts, detail: str, digest: str) -> None:
+    def add(self, offset: int, time: float | None, facts: Facts, detail: str) -> None:
         """Add a dead letter behind the others."""
         index = self._known.get(facts)
         if index is None:
@@ -102,7 +107,6 @@ class Rows:
         detail = detail.replace(_SEPARATOR, " ")[:_DETAIL_LIMIT]
         self._append(offset, math.nan if time is None else time, index, detail)
         self.summaries[index].add(offset, time, detail)
-        self.anchor = (offset, digest)
 
     def _append(self, offset: int, time: float, index: int, detail: str) -> None:
         self._offsets.append(offset - self.first)
@@ -169,7 +173,7 @@ class Rows:
         details = self._texts()
         for row, (offset, time, facts) in enumerate(self.rows()):
             if offset >= begin:
-                kept.add(offset, time, facts, details[row], "")
+                kept.add(offset, time, facts, details[row])
         kept.anchor = self.anchor if len(kept) else None
         return kept
 

@@ -64,6 +64,8 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "sources.resume": {"source": "orders"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
+    "dlq.drop": {"causes": ["none"]},
+    "dlq.restore": {"causes": ["none"]},
     "erase": {"where": "payload == 'SECRET'"},
 }
 

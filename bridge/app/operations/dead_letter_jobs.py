@@ -103,7 +103,7 @@ class RestoreDeadLetters:
         return results
 
     async def _active(self, jobs: set[str]) -> set[str]:
-        """Those of the jobs that have not ended. Raises: EngineError."""
+        """Unfinished ones of these jobs. Raises: EngineError."""
         store = JobStore(self._jobs)
         found = await asyncio.gather(*(store.find(each) for each in jobs))
         return {job for job, (record, _) in zip(jobs, found, strict=True) if record is not None and record.is_open}

@@ -19,7 +19,7 @@ from bridge.brokers.kafka.connection import Connection, close
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.kafka.positions import look_up
-from bridge.core.errors import BrokerError
+from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message, Position
 
 _PING_SECONDS = 10.0
@@ -129,7 +129,12 @@ async def ranges(connection: Connection, cluster: Cluster, topic: str) -> LogRan
         raise BrokerError(f"{connection.name}: there is no topic {topic}")
     begin, end = await _ends(connection, [TopicPartition(topic, each) for each in range(count)], f"read {topic}")
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic)]
-    answers = await cluster.ask("read the settings of a topic", lambda admin: admin.describe_configs(resources))
+    try:
+        answers = await cluster.ask("read the settings of a topic", lambda admin: admin.describe_configs(resources))
+    except BrokerUnavailable:
+        raise
+    except BrokerError:  # a cluster without this request
+        answers = []
     policies = [
         entry[1]
         for answer in answers
