@@ -195,6 +195,18 @@ def states_of(project: Path, limit: int) -> dict[str, int]:
     return found
 
 
+def test_an_engine_that_is_away_needs_offline(project: Path) -> None:
+    away = '{type: scheduler, endpoint: "http://127.0.0.1:9", timeout: 1s}'
+    (project / "bridge.yaml").write_text(CONFIG.replace("{type: embedded}", away))
+    bridge("publish", "local/failed", "--data", "1", cwd=project)
+    for command in (("groups",), ("list",), ("export",), ("show", "failed/0@0")):
+        refused = run_bridge("dlq", *command, cwd=project)
+        assert (refused.returncode, refused.stdout) == (3, "")
+        assert "`--offline` shows dead letters without their states" in refused.stderr
+        assert bridge("dlq", *command, "--offline", cwd=project, expect=None) is not None
+    assert sum(each["count"] for each in read(project, "groups", "--offline")) == 1
+
+
 def test_what_is_gone_is_named(project: Path) -> None:
     (project / "bridge.yaml").write_text(CONFIG.replace("{type: local}", "{type: local, partitions: 1}"))
     with DaemonProcess(project) as daemon:
