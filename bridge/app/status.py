@@ -15,12 +15,15 @@ import aiohttp
 from bridge.app import state
 from bridge.app.composition import build_broker, build_engine, subscribe_options
 from bridge.app.serve.control import FIND_SECONDS, STATUS, sockets
+from bridge.app.serve.jobs import open_jobs
 from bridge.app.serve.status import counts_document, daemon_id, time_of, waiting_document
 from bridge.brokers.base import BacklogBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, InvalidCommand
 from bridge.core.states import EngineState
 from bridge.engines.base import Engine, instance_counts
+from bridge.jobs.state_machine import JobRecord
+from bridge.jobs.store import JobStore
 from bridge.ops.control import PREFIX, near
 from bridge.ops.status import Document, merge, problems
 from bridge.waiting.totals import WaitingTotals
@@ -172,6 +175,7 @@ def _source(name: str, lag: int | None, detail: str) -> Document:
 async def _engine(loaded: Loaded, name: str, limit: float) -> Document:
     engine, totals = build_engine(loaded, name, host=False), WaitingTotals(0, 0)
     detail, up, counts = "", False, None
+    jobs: list[JobRecord] = []
     try:
         async with asyncio.timeout(limit):
             counts = await instance_counts(engine)
@@ -179,6 +183,7 @@ async def _engine(loaded: Loaded, name: str, limit: float) -> Document:
             await engine.probe()
             up = True
             await totals.count(engine)
+            jobs = await JobStore(engine).records()
     except (BridgeError, TimeoutError) as error:
         detail = str(error) or f"no answer within {limit:g} s"
     finally:
@@ -189,6 +194,7 @@ async def _engine(loaded: Loaded, name: str, limit: float) -> Document:
         "place": engine.description,
         "durable": engine.durable,
         "counts": counts_document(counts),
+        "jobs": open_jobs(jobs),
         **waiting_document(totals.counted, time.time()),
     }
 

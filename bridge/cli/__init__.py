@@ -31,6 +31,7 @@ __all__ = ["main", "root"]
         "lint": "Find code that breaks the replay of orchestrations.",
         "route": "Show the commands that a message leads to, without a network.",
         "instances": "List, inspect and control orchestrations.",
+        "jobs": "Show and control actions on many instances or messages.",
         "entities": "List, inspect and signal durable entities.",
         "trace": "Show the outcome of a message, its cause and its results.",
         "dlq": "Group, show and check dead letters.",

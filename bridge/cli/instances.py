@@ -17,10 +17,18 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, on_instances, operate, operate_each
+from bridge.cli.shared.jobs import BULK_EXITS, bulk, filter_options, is_bulk, split
 from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.parameters import AT, DURATION, JSON, SINCE, STATUS, TAG
-from bridge.cli.shared.several import MEANING, ids_argument, is_one, on_each, print_errors, read_ids
+from bridge.cli.shared.several import (
+    ids_argument,
+    is_one,
+    on_each,
+    optional_ids_argument,
+    print_errors,
+    read_ids,
+)
 from bridge.core.errors import BridgeError
 from bridge.system import private
 
@@ -273,23 +281,32 @@ def start(
     examples="""
         bridge instances terminate order-1001
         bridge instances terminate order-1001 --output '{"reason": "fraud"}' --no-recursive
-        bridge instances list --name import --older 2d --status running -0 | bridge instances terminate -0 -
+        bridge instances terminate --orchestration import --older 2d --dry-run
+        bridge instances terminate --orchestration import --where "tags.tenant == 'a'" --ramp 1,10,100 --yes --watch
     """,
-    exits=EXITS | MEANING,
+    exits=EXITS | BULK_EXITS,
 )
-@ids_argument
+@optional_ids_argument
 @click.option("--output", type=JSON, metavar="JSON|@FILE", help="Output of the instance.")
 @click.option("--no-recursive", is_flag=True, help="Leave its child orchestrations running.")
+@filter_options
 @reason_option
 @engine_options
 def terminate(
-    ids: tuple[str, ...], separated: bool, output: Any, no_recursive: bool, reason: str | None, **engine: Any
+    ids: tuple[str, ...], separated: bool, output: Any, no_recursive: bool, reason: str | None, **options: Any
 ) -> int:
-    """Stop orchestrations at once, without compensation. To let them clean up, raise their cancel event instead."""
-    given = {"output": output, "recursive": not no_recursive, "reason": reason}
+    """Stop orchestrations at once, without compensation. To let them clean up, raise their cancel event instead.
+
+    With a filter instead of ids, the engine works on the instances as a job (`bridge jobs`).
+    """
+    chosen, engine = split(options)
+    given = {"output": output, "recursive": not no_recursive}
+    if is_bulk(ids, chosen):
+        return bulk(engine, "terminate", chosen, reason, given)
     return on_each(
-        engine, "instances.terminate", ids, separated, given, lambda name, _: f"{name}: termination requested"
-    )
+        engine, "instances.terminate", ids, separated, given | {"reason": reason},
+        lambda name, _: f"{name}: termination requested",
+    )  # fmt: skip
 
 
 @make(
@@ -299,32 +316,43 @@ def terminate(
         bridge instances raise order-1001 payment --data '{"approved": true}'
         bridge instances raise order-1001 cancel --data '{"reason": "customer asked"}'
         bridge instances raise order-1001 payment --data @payment.json --message-id payment-77
+        bridge instances raise cancel --orchestration order_saga --older 2d --rate 10/s --yes
     """,
-    exits=EXITS,
+    exits=EXITS | BULK_EXITS,
 )
-@click.argument("instance_id", metavar="ID")
-@click.argument("event")
+@click.argument("instance_id", metavar="[ID]")
+@click.argument("event", required=False, metavar="EVENT")
 @click.option("--data", type=JSON, metavar="JSON|@FILE", help="Data of the event.")
 @origin_options
 @json_option
+@filter_options
 @reason_option
 @engine_options
 def raise_(
     instance_id: str,
-    event: str,
+    event: str | None,
     data: Any,
     message_id: str | None,
     bare: bool,
     as_json: bool,
     reason: str | None,
-    **engine: Any,
-) -> None:
+    **options: Any,
+) -> int:
     """Raise an event to an orchestration.
 
     An orchestration that waits through an inbox drops a second event with the same --message-id. If the orchestration
     has finished and received the event before, the command succeeds. With --json: instance_id, event, message_id, and
     repeated.
+
+    With a filter instead of an id, the engine raises the event to the instances as a job (`bridge jobs`). Each event
+    has a message id of its own.
     """
+    chosen, engine = split(options)
+    context = click.get_current_context()
+    if is_bulk(() if event is None else (instance_id,), chosen):
+        if message_id is not None or bare or as_json:
+            raise click.UsageError("with a filter, use none of --message-id, --bare and --json", context)
+        return bulk(engine, "raise", chosen, reason, {"event": instance_id, "data": data})  # the only argument
     message = origin(message_id, bare, "bridge instances raise")
     given = {"instance_id": instance_id, "event": event, "data": data, "reason": reason}
     [result] = operate(engine, ("instances.raise", given | as_message(message)))
@@ -332,36 +360,49 @@ def raise_(
         print_json(result)
     else:
         say(f"{instance_id}: {event} {'was raised by this message before' if result['repeated'] else 'raised'}")
+    return exit_codes.OK
 
 
 @make(
     "suspend",
     effect="changes",
-    examples='bridge instances suspend order-1001 --reason "waiting for the customer"',
-    exits=EXITS | MEANING,
+    examples="""
+        bridge instances suspend order-1001 --reason "waiting for the customer"
+        bridge instances suspend --orchestration order_saga --tag country=de --yes
+    """,
+    exits=EXITS | BULK_EXITS,
 )
-@ids_argument
+@optional_ids_argument
+@filter_options
 @_history_reason
 @engine_options
-def suspend(ids: tuple[str, ...], separated: bool, reason: str | None, **engine: Any) -> int:
-    """Pause orchestrations: they keep arriving events and process none of them."""
-    return on_each(
-        engine, "instances.suspend", ids, separated, {"reason": reason}, lambda name, _: f"{name}: suspended"
-    )
+def suspend(ids: tuple[str, ...], separated: bool, reason: str | None, **options: Any) -> int:
+    """Pause orchestrations: they keep arriving events and process none of them.
+
+    With a filter instead of ids, the engine works on the instances as a job (`bridge jobs`).
+    """
+    return _each_or_bulk("suspend", ids, separated, reason, options, "suspended")
 
 
 @make(
     "resume",
     effect="changes",
-    examples='bridge instances resume order-1001 --reason "the customer called"',
-    exits=EXITS | MEANING,
+    examples="""
+        bridge instances resume order-1001 --reason "the customer called"
+        bridge instances resume --all --rate 20/s --yes
+    """,
+    exits=EXITS | BULK_EXITS,
 )
-@ids_argument
+@optional_ids_argument
+@filter_options
 @_history_reason
 @engine_options
-def resume(ids: tuple[str, ...], separated: bool, reason: str | None, **engine: Any) -> int:
-    """Resume suspended orchestrations."""
-    return on_each(engine, "instances.resume", ids, separated, {"reason": reason}, lambda name, _: f"{name}: resumed")
+def resume(ids: tuple[str, ...], separated: bool, reason: str | None, **options: Any) -> int:
+    """Resume suspended orchestrations.
+
+    With a filter instead of ids, the engine works on the instances as a job (`bridge jobs`).
+    """
+    return _each_or_bulk("resume", ids, separated, reason, options, "resumed")
 
 
 @make(
@@ -370,15 +411,25 @@ def resume(ids: tuple[str, ...], separated: bool, reason: str | None, **engine: 
     examples="""
         bridge instances restart order-1001
         bridge instances restart order-1001 --new-id
+        bridge instances restart --orchestration import --status failed --since 2h --yes --watch
     """,
-    exits=EXITS | MEANING | {0: "the engine has accepted the restart; the id of each new run is printed"},
+    exits=EXITS | BULK_EXITS | {0: "the engine has accepted the restart; the id of each new run, or job, is printed"},
 )
-@ids_argument
+@optional_ids_argument
 @click.option("--new-id", is_flag=True, help="Keep the old instance, and start the new one with a random id.")
+@filter_options
 @reason_option
 @engine_options
-def restart(ids: tuple[str, ...], separated: bool, new_id: bool, reason: str | None, **engine: Any) -> int:
-    """Run finished orchestrations again with the same input, and print their new instance ids."""
+def restart(ids: tuple[str, ...], separated: bool, new_id: bool, reason: str | None, **options: Any) -> int:
+    """Run finished orchestrations again with the same input, and print their new instance ids.
+
+    With a filter instead of ids, the engine works on the instances as a job (`bridge jobs`), under their ids.
+    """
+    chosen, engine = split(options)
+    if is_bulk(ids, chosen):
+        if new_id:
+            raise click.UsageError("--new-id needs ids, not a filter", click.get_current_context())
+        return bulk(engine, "restart", chosen, reason, {})
     given = {"new_id": new_id, "reason": reason}
     return on_each(engine, "instances.restart", ids, separated, given, lambda _, result: str(result["instance_id"]))
 
@@ -389,17 +440,29 @@ def restart(ids: tuple[str, ...], separated: bool, new_id: bool, reason: str | N
     examples="""
         bridge instances rewind order-1001 --reason "the carrier is back"
         bridge instances list --status failed --newer 1h --ids | bridge instances rewind -
+        bridge instances rewind --orchestration order_saga --since 1h --ramp 1,10,100 --yes --watch
     """,
-    exits=EXITS | MEANING,
+    exits=EXITS | BULK_EXITS,
 )
-@ids_argument
+@optional_ids_argument
+@filter_options
 @_history_reason
 @engine_options
-def rewind(ids: tuple[str, ...], separated: bool, reason: str | None, **engine: Any) -> int:
-    """Continue failed orchestrations from before their failure. Successful work is not repeated."""
-    return on_each(
-        engine, "instances.rewind", ids, separated, {"reason": reason}, lambda name, _: f"{name}: rewind requested"
-    )
+def rewind(ids: tuple[str, ...], separated: bool, reason: str | None, **options: Any) -> int:
+    """Continue failed orchestrations from before their failure. Successful work is not repeated.
+
+    With a filter instead of ids, the engine works on the instances as a job (`bridge jobs`).
+    """
+    return _each_or_bulk("rewind", ids, separated, reason, options, "rewind requested")
+
+
+def _each_or_bulk(
+    action: str, ids: tuple[str, ...], separated: bool, reason: str | None, options: dict[str, Any], done: str
+) -> int:
+    chosen, engine = split(options)
+    if is_bulk(ids, chosen):
+        return bulk(engine, action, chosen, reason, {})
+    return on_each(engine, f"instances.{action}", ids, separated, {"reason": reason}, lambda name, _: f"{name}: {done}")
 
 
 @make(

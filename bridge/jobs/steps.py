@@ -207,7 +207,7 @@ class _Run:
     async def _compare(self, record: JobRecord) -> None:
         """Skip the items that earlier jobs hold."""
         if not record.is_open:
-            raise _Moved("end")
+            raise _Moved("work")  # a step that was interrupted may have begun items
         if record.number is None:
             raise _Pause
         await self._sweep()
@@ -251,8 +251,9 @@ class _Run:
     # Work
 
     async def _work(self, record: JobRecord) -> None:
-        if record.state is JobState.ABORTED:
-            await self._finish_begun(record)
+        if not record.is_open:
+            if record.state is JobState.ABORTED:
+                await self._finish_begun(record)
             raise _Moved("end")
         if record.state is not JobState.RUNNING:
             raise _Pause(_CONTROL_SECONDS)
@@ -379,13 +380,15 @@ class _Run:
         kind = self._kinds.get(record.request.kind)
         if kind is None:
             return
-        job = Job(record.id, record.request)
-        for number in range(self.place.page, min(self.place.page + PAGES_AT_ONCE, record.pages)):
+        job, number, untouched = Job(record.id, record.request), self.place.page, 0
+        while number < record.pages and untouched < PAGES_AT_ONCE:
             page = await self._store.page(record.id, number)
             first = self.place.index if number == self.place.page else 0
             begun = [id_ for id_, status, _ in page.items[first:] if status == IN_PROGRESS]
             if begun:
                 await self._last_call(page, number, kind, job, begun)
+            untouched = 0 if begun else untouched + 1
+            number += 1
 
     async def _last_call(self, page: JobPage, number: int, kind: JobKind, job: Job, begun: Sequence[str]) -> None:
         try:

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal
 
 from durabletask.client import EntityQuery
@@ -205,9 +206,9 @@ class JobStore:
         late = f"job {job}: no worker has processed its record; is one running?"
         await processed(self._client, EntityInstanceId(JOB, job), f"read job {job}", _WITHIN, late)
 
-    async def records(self) -> list[JobRecord]:
-        """Records of all jobs, newest first."""
-        query = EntityQuery(f"@{JOB}@", include_state=True)
+    async def records(self, changed_since: datetime | None = None) -> list[JobRecord]:
+        """Records of all jobs, newest first. changed_since: only those that have changed since then."""
+        query = EntityQuery(f"@{JOB}@", last_modified_from=changed_since, include_state=True)
         found = await self._client.get_all_entities(query, what="list jobs")
         records = [
             JobRecord(each.id.key, json.loads(each.get_state() or "null"))

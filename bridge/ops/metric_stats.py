@@ -192,6 +192,19 @@ class EngineStats(Protocol):
     def actions(self) -> Mapping[tuple[str, str], int]: ...
 
 
+class JobStats(Protocol):
+    """Jobs of all engines of this process.
+
+    jobs: existing jobs by kind and state.
+    items: results of items by kind and result, since the process started.
+    """
+
+    @property
+    def jobs(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def items(self) -> Mapping[tuple[str, str], int]: ...
+
+
 class WorkflowStats(Protocol):
     """Ends of sagas and orchestrations, and work of the workers, of all engines in this process.
 

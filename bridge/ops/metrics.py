@@ -23,6 +23,7 @@ from bridge.ops.metric_stats import (
     EngineStats,
     EngineUsage,
     HistogramLike,
+    JobStats,
     LimitStats,
     PublishStats,
     SourceStats,
@@ -277,6 +278,10 @@ _TRACES: tuple[Row[TraceStats], ...] = (
     Row(_GAUGE, "bridge_spans_backlog_bytes", "Bytes of spans in files of engines.", (),
         _one(lambda it: it.waiting["engine"])),
 )  # fmt: skip
+_JOBS: tuple[Row[JobStats], ...] = (
+    Row(_GAUGE, "bridge_jobs", "Jobs by kind and state.", ("kind", "state"), _by_words(lambda it: it.jobs)),
+    Row(_COUNTER, "bridge_job_items", "Results of items of jobs.", ("kind", "result"), _by_words(lambda it: it.items)),
+)  # fmt: skip
 _WORKFLOWS: tuple[Row[WorkflowStats], ...] = (
     Row(_COUNTER, "bridge_sagas", "Sagas that ended, by outcome.", ("saga", "outcome"), _by_words(lambda it: it.sagas)),
     Row(_HISTOGRAM, "bridge_orchestration_seconds", "From the creation of an instance to its end.",
@@ -327,6 +332,7 @@ class Metrics:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         workflows: Callable[[], WorkflowStats] | None = None,
         *,
+        jobs: JobStats | None = None,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
         budgets: Sequence[BudgetStats] = (),
@@ -345,6 +351,7 @@ class Metrics:
         clock_jumps: steps of the wall clock, by direction.
         answers: answers to requests, by engine and result.
         refused: refused connections, by port and cause.
+        jobs: jobs of the engines; None where they are not read.
         traces: export of spans; None where traces are off.
         dead_letters: open dead letters; None where no source is consumed.
         budgets: limits of the actions of the engines that have one.
@@ -361,6 +368,7 @@ class Metrics:
         self._process = ProcessStats(
             publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config)
         )
+        self._jobs = jobs
         self._traces = traces
         self._dead_letters = dead_letters
         self._readiness = readiness
@@ -407,6 +415,8 @@ class Metrics:
             yield _read(_BUDGETS, ("engine",), (budget.engine,), budget)
         if self._process.workflows is not None:
             yield _read(_WORKFLOWS, (), (), self._process.workflows())
+        if self._jobs is not None:
+            yield _read(_JOBS, (), (), self._jobs)
         if self._readiness is not None:
             yield _read(_READINESS, (), (), self._readiness())
         if self._dead_letters is not None:
@@ -461,6 +471,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_BUDGETS, ("engine",)),
     (_LIMITS, ("route",)),
     (_READINESS, ()),
+    (_JOBS, ()),
     (_WORKFLOWS, ()),
     (_DEAD_LETTERS, ()),
     (_TRACES, ()),

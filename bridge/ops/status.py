@@ -13,6 +13,7 @@ from typing import Any
 from bridge.core.states import (
     READY,
     EngineState,
+    JobState,
     QuarantineState,
     SagaState,
     SourceState,
@@ -129,6 +130,10 @@ def problems(document: Document) -> list[dict[str, Any]]:
                 oldest = "" if since is None else f", {'' if count == 1 else 'the oldest '}for {age(since)}"
                 text = f"{what} quarantined until a person decides{oldest} (source {source}, engine {name})"
                 add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
+        for job in engine.get("jobs") or ():
+            if job["state"] == JobState.STOPPED:
+                text = f"job {job['job']} ({job['kind']}, engine {name}) is stopped: {job['why']}"
+                add(f"job {job['job']}", text, f"bridge jobs show {job['job']} --failed --engine {name}")
         for orchestration, count in _failed(engine).items():
             what = "1 instance" if count == 1 else f"{count:,} instances"
             text = f"{what} of {orchestration} failed today (engine {name})"
@@ -278,6 +283,7 @@ def _engine(parts: Sequence[Document]) -> Document:
         "durable": all(each["durable"] for each in parts),
         **{member: newest[member] for member in ("counted", "early", "quarantined")},
         "counts": counts[-1] if counts else None,
+        "jobs": next((each["jobs"] for each in (newest, *parts) if each.get("jobs")), []),
     }
 
 

@@ -89,8 +89,8 @@ def start_dead_letters(ctx: EntityContext, undelivered: Iterable[Undelivered]) -
 
 def has_topic(item: Mapping[str, Any]) -> bool:
     """False for the replay of a message that stays in the dead-letter queue of its broker until it succeeds."""
-    letter = item["letter"]
-    return bool(letter.get("of", letter)["topic"])
+    letter = item.get("letter", {})
+    return letter.get("of", letter).get("topic") != ""
 
 
 class DeadLetterWriter:

@@ -22,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.app.connection import attached
-from bridge.app.operations.operations import OPERATIONS, Operation, perform
+from bridge.app.operations.operation import Operation, perform
+from bridge.app.operations.operations import OPERATIONS
 from bridge.app.serve.control import control, operate
 from bridge.app.state import trail
 from bridge.cli.shared import exit_codes
@@ -44,6 +45,15 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "instances.rewind": {"instance_id": "n"},
     "instances.purge": {"instance_id": "n"},
     "instances.purge_by": {"statuses": ["FAILED"], "created_to": "2001-01-01T00:00:00Z"},
+    "instances.terminate_by": {"orchestration": "none", "output": "SECRET", "where": "name == 'SECRET'"},
+    "instances.raise_by": {"orchestration": "none", "event": "go", "data": "SECRET"},
+    "instances.suspend_by": {"orchestration": "none"},
+    "instances.resume_by": {"orchestration": "none"},
+    "instances.rewind_by": {"prefix": "none-"},
+    "instances.restart_by": {"until": "2001-01-01T00:00:00Z"},
+    "jobs.pause": {"job": "none"},
+    "jobs.resume": {"job": "none"},
+    "jobs.abort": {"job": "none"},
     "entities.signal": {"entity": "counter", "key": "k", "operation": "add", "input": 1},
     "entities.clean": {},
     "early.release": {"instance_id": "n"},
@@ -447,12 +457,20 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "messages/shop%20none": ({}, lambda found: found == []),
     "sources": ({}, lambda found: {None} == {one["state"] for one in found}),
     "keys": ({}, lambda found: isinstance(found, list)),
+    "instances:match": (
+        {"action": "terminate", "prefix": "read-", "tags": "{}", "statuses": "RUNNING,PENDING"},
+        lambda found: (found["count"], found["reads"]) == (2, 0),
+    ),
+    "jobs": ({}, lambda found: found == []),
+    "jobs/none": ({}, lambda found: found["reason"] == "instance_not_found"),
+    "jobs/none/items": ({"statuses": "failed,left", "limit": "10"}, lambda found: "there is no job" in found["detail"]),
 }
 
 
 async def test_every_look_has_its_place(loaded: Loaded) -> None:
     names = {"read-0": "{instance_id}", "counter/read": "{entity}/{key}", "shop%20none": "{message}"}
-    assert {re.sub("|".join(names), lambda found: names[found[0]], place) for place in READS} == {
+    places = {re.sub("|".join(names), lambda found: names[found[0]], place) for place in READS}
+    assert {place.replace("jobs/none", "jobs/{job}") for place in places} == {
         operation.path for operation in OPERATIONS if not operation.changes
     }
     calls = [
@@ -466,10 +484,13 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
                 while True:  # blocks the worker
                     async with session.get(f"/api/v1/{place}", params=query) as response:
                         found = json.loads(await response.read())
-                    if response.status == 200 and fits(found):
+                    if response.status == (404 if "none" in place and "jobs" in place else 200) and fits(found):
                         break
                     await asyncio.sleep(0.05)
         async with session.get("/api/v1/instances", params={"statuses": "SLEEPING"}) as response:
             assert response.status == 422
+        for query in ({}, {"statuses": "SLEEPING"}, {"tags": "{"}, {"tags": "[]"}, {"where": "nobody.knows("}):
+            async with session.get("/api/v1/instances:match", params={"action": "raise", **query}) as response:
+                assert response.status == 422
         async with session.post("/api/v1/payloads:erase", json={"where": "nobody.knows("}) as response:
             assert response.status == 422

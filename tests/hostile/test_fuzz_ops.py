@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bridge.app.operations.operations import OPERATIONS, Operation
+from bridge.app.operations.operation import Operation
+from bridge.app.operations.operations import OPERATIONS
 from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded, load
 from bridge.core.states import DaemonState

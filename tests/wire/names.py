@@ -146,6 +146,11 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
         "bridge.jobs": [(forms.job_registry(), {"job": "a"}), (None, {"job": "b", "space": None})],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
+        "bridge.replay": [
+            (forms.replay_state(), {"results": forms.replay_results(), "owner": "daemon", "at": forms.NOW + 3600.0}),
+            (None, {"source": "orders", "job": "j", "page": 0, "items": [], "at": 1.0, "owner": "x", "results": []}),
+        ],
+        "bridge.replay_edit": [({"letter": {"body": ""}}, None)],
         "bridge.source_pause": [(None, {"since": 1.0, "by": "x", "reason": ""}), ({"since": 1.0, "by": "x"}, None)],
     }
     entities = {name.removeprefix("entity "): each for name, each in functions.items() if name.startswith("entity ")}

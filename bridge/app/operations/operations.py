@@ -6,141 +6,31 @@ more line in `OPERATIONS`.
 
 from __future__ import annotations
 
-import base64
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
 from durabletask.client import OrchestrationStatus
-from pydantic import AwareDatetime, BeforeValidator, Field, ValidationError
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from bridge.app import state
 from bridge.app.connection import chosen
-from bridge.app.dead_letters import Selection as DeadLetterSelection
-from bridge.app.operations import dead_letter_jobs, limits
+from bridge.app.operations import limits
+from bridge.app.operations.dead_letter_operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instances import Filter, Instances, Start
+from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
-from bridge.app.operations.replays import described, select, submit
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
 from bridge.app.operations.timeline import as_json as history_as_json
-from bridge.config.model.types import Model
-from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
-from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.early_messages.operations import EarlyMessageOperations
-from bridge.engines.base import Engine
-from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
-from bridge.ops.audit import Actor, Change, audited_async
-from bridge.ops.trail import Trail
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.quarantine.orphaned import refuse_release
-from bridge.replay.kind import REPLAY_KIND
-
-_NEW = "(new)"
-
-Role = Literal["reader", "operator", "admin"]
-
-
-class Parameters(Model):
-    """Parameters of every operation.
-
-    engine: None is `default`, or the only one.
-    reason: kept in the audit line.
-    """
-
-    engine: str | None = None
-    reason: str | None = None
-
-
-P = TypeVar("P", bound=Parameters)
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """Context of an operation.
-
-    engine: returns the running engine of the request.
-    actor: person that asks for it.
-    in_flight: returns messages in flight in a daemon; None outside of one.
-    """
-
-    loaded: Loaded
-    engine: Callable[[], Awaitable[Engine]]
-    actor: Actor
-    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Operation(Generic[P]):
-    """One operation.
-
-    name: action of its audit line.
-    path: path below /api/v1; `{names}` in it are parameters.
-    target, filter: members of the audit line, without payload.
-    run: function whose result can be written as JSON.
-    """
-
-    name: str
-    role: Role
-    path: str
-    parameters: type[P]
-    run: Callable[[Scene, P], Awaitable[Any]]
-    target: Callable[[P], str] = lambda given: "*"
-    filter: Callable[[P], Mapping[str, Any]] = lambda given: {}
-
-    @property
-    def changes(self) -> bool:
-        return self.role != "reader"
-
-    @property
-    def method(self) -> Literal["GET", "POST"]:
-        return "POST" if self.changes else "GET"
-
-    def parse(self, given: Mapping[str, Any]) -> P:
-        """Validate the parameters. Raises: InvalidCommand, without their values."""
-        try:
-            return self.parameters(**given)
-        except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-            where = ".".join(str(part)[:100] for part in first["loc"])
-            raise InvalidCommand(f"{self.name}: `{where}`: {first['msg']}") from None
-
-
-async def perform(
-    operation: Operation[Any],
-    given: Mapping[str, Any],
-    actor: Actor,
-    loaded: Loaded,
-    engine: Callable[[], Awaitable[Engine]],
-    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None,
-) -> Any:
-    """Run an operation, and write the audit line of a change. engine, in_flight: see `Scene`.
-
-    Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
-    """
-    scene = Scene(loaded, engine, actor, in_flight)
-    if not operation.changes:
-        return await operation.run(scene, operation.parse(given))
-    trail, change = begun(operation, given, actor, loaded)
-    async with audited_async(trail, change):
-        parameters = operation.parse(given)
-        change.target, change.filter = operation.target(parameters), operation.filter(parameters)
-        result = await operation.run(scene, parameters)
-        if change.target == _NEW:
-            change.target = result["instance_id"]
-        return result
-
-
-def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loaded: Loaded) -> tuple[Trail, Change]:
-    """Audit line of a change whose parameters are not validated yet, and the copy for it."""
-    text = {name: value for name, value in given.items() if isinstance(value, str)}
-    parts = [text[name] for name in ("instance_id", "entity", "key", "source") if name in text]
-    change = Change(actor, operation.name, "@".join(parts) or "?", reason=text.get("reason"))
-    return state.trail(loaded, text.get("engine")), change
 
 
 class Message(Parameters):
@@ -273,82 +163,6 @@ class OneMessage(Parameters):
     """Identity, event id, position or ordering key of messages."""
 
     message: str
-
-
-class DeadLetters(Parameters):
-    """Dead letters of a job.
-
-    sources, routes, causes, ids, keys, since, until, states: see `bridge.app.dead_letters.Selection`.
-    all: all dead letters in these states; required without another condition.
-    ends: offsets after the last selected one, by broker, topic and partition.
-    rate: see `bridge.jobs.kind.JobRequest`.
-    """
-
-    sources: tuple[str, ...] = ()
-    routes: tuple[str, ...] = ()
-    causes: tuple[str, ...] = ()
-    ids: tuple[str, ...] = ()
-    keys: tuple[str, ...] = ()
-    since: float | None = None
-    until: float | None = None
-    all: bool = False
-    limit: int | None = Field(None, ge=1)
-    ends: Mapping[str, int] | None = None
-    rate: float | None = Field(None, gt=0)
-    states: tuple[DeadLetterState, ...] = (DeadLetterState.OPEN,)
-
-    @property
-    def selection(self) -> DeadLetterSelection:
-        """Selection of the conditions. Raises: InvalidCommand without one."""
-        found = DeadLetterSelection(self.sources, self.routes, self.causes, self.ids, self.keys, self.since, self.until)
-        if found == DeadLetterSelection() and not self.all:
-            raise InvalidCommand("no condition is given; `all` selects all dead letters")
-        return replace(found, states=frozenset(self.states))
-
-    @property
-    def audited(self) -> Mapping[str, Any]:
-        """Filter for the audit line. Keys may name persons."""
-        given = self.model_dump(mode="json", exclude={"engine", "reason", "ends", "keys"}, exclude_defaults=True)
-        return given | ({"keys": len(self.keys)} if self.keys else {})
-
-
-class ReplayDeadLetters(DeadLetters):
-    """Dead letters to replay.
-
-    force: also those of which `limits.max_replays` replays have failed.
-    ramp, stop_after_failures, follow: see `bridge.jobs.kind.JobRequest`.
-    """
-
-    states: tuple[Literal[DeadLetterState.OPEN]] = (DeadLetterState.OPEN,)
-    force: bool = False
-    ramp: tuple[Annotated[int, Field(ge=1)], ...] = ()
-    stop_after_failures: int | None = Field(None, ge=1)
-    follow: float = Field(DEFAULT_FOLLOW, ge=0)
-
-
-class DropDeadLetters(DeadLetters):
-    """Dead letters to drop."""
-
-    reason: str = Field(min_length=1)
-    states: tuple[Literal[DeadLetterState.OPEN]] = (DeadLetterState.OPEN,)
-
-
-class RestoreDeadLetters(DeadLetters):
-    """Dead letters to open again. states: those that end."""
-
-    states: tuple[
-        Literal[DeadLetterState.DROPPED, DeadLetterState.REPLAYED, DeadLetterState.RETURNED, DeadLetterState.REPLAYING],
-        ...,
-    ] = Field((DeadLetterState.DROPPED,), min_length=1)
-
-
-class EditDeadLetter(Parameters):
-    """Dead letter to replay with another body. body: as base64."""
-
-    id: str
-    body: str
-    force: bool = False
-    follow: float = Field(DEFAULT_FOLLOW, ge=0)
 
 
 class ListEarly(Parameters):
@@ -564,62 +378,6 @@ async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
     return [asdict(one) for one in await QuarantineOperations(await scene.engine()).list(given.source)]
 
 
-async def _replay(scene: Scene, given: ReplayDeadLetters) -> Any:
-    selection = given.selection
-    engine = await scene.engine()
-    found = await select(scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends)
-    request = JobRequest(
-        REPLAY_KIND,
-        {"force": True} if given.force else {},
-        described(selection, given.limit),
-        rate=given.rate, ramp=given.ramp, stop_after_failures=given.stop_after_failures, follow=given.follow,
-        reason=given.reason or "", by=scene.actor.name,
-    )  # fmt: skip
-    mine = [batch for batch in found.batches if batch.engine == engine.name]
-    return [asdict(each) for each in await submit(engine, mine, request)]
-
-
-async def _drop_dead_letters(scene: Scene, given: DropDeadLetters) -> Any:
-    return await _change_dead_letters(scene, given, dead_letter_jobs.DROP_KIND, {})
-
-
-async def _restore_dead_letters(scene: Scene, given: RestoreDeadLetters) -> Any:
-    return await _change_dead_letters(scene, given, dead_letter_jobs.RESTORE_KIND, {"states": list(given.states)})
-
-
-async def _change_dead_letters(scene: Scene, given: DeadLetters, kind: str, arguments: Mapping[str, Any]) -> Any:
-    engine, selection = await scene.engine(), given.selection
-    found = await dead_letter_jobs.select(
-        scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends
-    )
-    request = JobRequest(
-        kind, arguments, described(selection, given.limit), rate=given.rate, reason=given.reason or "",
-        by=scene.actor.name,
-    )  # fmt: skip
-    return await dead_letter_jobs.submit(engine, found, request)
-
-
-async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
-    try:
-        body = base64.b64decode(given.body, validate=True)
-    except ValueError:
-        raise InvalidCommand("`body` is not base64") from None
-    engine = await scene.engine()
-    selection = DeadLetterSelection(ids=(given.id,), states=frozenset({DeadLetterState.OPEN}))
-    found = await select(scene.loaded, selection, engines={engine.name: engine})
-    mine = [batch for batch in found.batches if batch.engine == engine.name]
-    count = sum(len(batch.candidates) for batch in mine)
-    if count != 1:
-        raise InvalidCommand(f"{given.id!r} names {count or 'no'} open dead letters; give the id of one")
-    arguments = {"force": True} if given.force else {}
-    request = JobRequest(
-        REPLAY_KIND, arguments, f"id {given.id}, edited", follow=given.follow, reason=given.reason or "",
-        by=scene.actor.name,
-    )  # fmt: skip
-    [submitted] = await submit(engine, mine, request, body)
-    return asdict(submitted)
-
-
 async def _in_flight(scene: Scene, given: OneMessage) -> Any:
     return None if scene.in_flight is None else list(scene.in_flight(given.message))
 
@@ -651,7 +409,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("instances.history", "reader", f"{_ID}/history", OneInstance, _history),
     Operation(
         "instances.start", "operator", "instances", StartInstance, _start,
-        lambda given: given.instance_id or _NEW, lambda given: {"orchestration": given.orchestration},
+        lambda given: given.instance_id or NEW, lambda given: {"orchestration": given.orchestration},
     ),
     Operation(
         "instances.raise", "operator", f"{_ID}:raise", RaiseEvent, _raise, _instance,
@@ -701,22 +459,6 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         "quarantine.drop", "admin", "quarantine:drop", DropQuarantined, _drop_quarantined,
         lambda given: f"{given.source} {given.key}", lambda given: {"ids": given.ids, "forget": given.forget},
     ),
-    Operation(
-        "dead_letters.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay,
-        filter=lambda given: given.audited,
-    ),
-    Operation(
-        "dlq.drop", "operator", "dead-letters:drop", DropDeadLetters, _drop_dead_letters,
-        filter=lambda given: given.audited,
-    ),
-    Operation(
-        "dlq.restore", "operator", "dead-letters:restore", RestoreDeadLetters, _restore_dead_letters,
-        filter=lambda given: given.audited,
-    ),
-    Operation(
-        "dead_letters.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, lambda given: given.id,
-        lambda given: {"force": given.force},
-    ),
     Operation("sources.list", "reader", "sources", Parameters, _sources),
     Operation(
         "sources.pause", "operator", "sources/{source}:pause", PauseSource, _pause_source, lambda given: given.source
@@ -734,5 +476,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         # The condition may name a person
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
+    *DEAD_LETTER_OPERATIONS,
+    *JOB_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

@@ -22,7 +22,8 @@ from yarl import URL
 
 from bridge.app import state
 from bridge.app.connection import attached, chosen
-from bridge.app.operations.operations import BY_NAME, OPERATIONS, Operation, begun, perform
+from bridge.app.operations.operation import Operation, begun, perform
+from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.lineage import in_flight
 from bridge.config.source import Loaded
 from bridge.core import errors
@@ -251,7 +252,9 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
             path = path.replace(f"{{{name}}}", quote(str(parameters.pop(name)), safe=""))
     sent = {name: value for name, value in parameters.items() if value is not None}
     body = None if operation.method == "GET" else json.dumps(sent, default=_json)
-    query = "" if body is not None else "&".join(f"{name}={quote(str(value), safe='')}" for name, value in sent.items())
+    query = (
+        "" if body is not None else "&".join(f"{name}={quote(_text(value), safe='')}" for name, value in sent.items())
+    )
     if len(path) > _LONGEST_PATH:
         raise InvalidCommand(f"{operation.name}: the id is too long")
     url = URL(f"http://localhost{path}{'?' if query else ''}{query}", encoded=True)
@@ -269,6 +272,13 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
     if response.status >= 400:
         raise _error(answer)
     return answer
+
+
+def _text(value: Any) -> str:
+    """Value of a query."""
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value))
+    return ",".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _json(value: Any) -> Any:

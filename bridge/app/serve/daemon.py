@@ -36,6 +36,7 @@ from bridge.app.serve.control import control
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
+from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
 from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
@@ -222,6 +223,7 @@ class Daemon:
         self.dead_letters = (
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )
+        self.jobs = JobFigures(self.engines, self.own.job_entities)
         self.watch = Watch(
             self.sources,
             self.engines,
@@ -231,6 +233,7 @@ class Daemon:
             self.own.waiting_entities.values,
             lambda: dict(self.own.dead_letters.written),
             self.figures,
+            self.jobs,
             omitted=lambda name: self.failures[name].omitted,
             limits=tuple(self.admission.limits.values()),
             budgets=tuple(budgets.values()),
@@ -260,6 +263,7 @@ class Daemon:
             self.breakers,
             self._early_message_counter,
             totals,
+            self.jobs,
             command,
             self.dead_letters,
         )

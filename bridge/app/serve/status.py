@@ -14,6 +14,7 @@ from typing import Any
 from bridge import __version__
 from bridge.app import state
 from bridge.app.serve.dead_letters import DeadLetterCounter
+from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.waiting import WaitingCounter
 from bridge.app.serve.watch import Watch
 from bridge.config.source import Loaded
@@ -43,6 +44,7 @@ class DaemonStatus:
         breakers: Mapping[str, Breaker],
         counter: WaitingCounter,
         totals: Mapping[str, WaitingTotals],
+        jobs: JobFigures,
         command: str,
         dead_letters: DeadLetterCounter | None = None,
     ) -> None:
@@ -58,6 +60,7 @@ class DaemonStatus:
         self._breakers = breakers
         self._counter = counter
         self._totals = totals
+        self._jobs = jobs
         self._command = command
         self._dead_letters = dead_letters
         self._id = daemon_id(os.getpid())
@@ -123,6 +126,7 @@ class DaemonStatus:
             await engine.probe()
             self._counts[name] = await instance_counts(engine)
             await self._counter.refresh(name)
+            await self._jobs.refresh_engine(name)
         except EngineOutage as error:
             self._breakers[name].trip(error)
         except EngineError:
@@ -148,6 +152,7 @@ class DaemonStatus:
             "place": engine.description,
             "durable": engine.durable,
             "counts": counts_document(self._counts.get(name)),
+            "jobs": self._jobs.document(name),
             **waiting_document(self._totals[name].counted, now),
         }
 

@@ -13,6 +13,7 @@ from prometheus_client.core import Metric
 
 from bridge import __version__
 from bridge.app.serve.instances import InstanceFigures
+from bridge.app.serve.jobs import JobFigures
 from bridge.brokers.base import (
     AgingSubscription,
     LockingSubscription,
@@ -284,6 +285,7 @@ class Watch:
         waiting: Callable[[], Iterable[WaitingStats]],
         late_letters: Callable[[], Mapping[tuple[str, str], int]],
         figures: InstanceFigures,
+        jobs: JobFigures,
         *,
         omitted: Callable[[str], int] = lambda _: 0,
         limits: Sequence[RouteLimit] = (),
@@ -305,6 +307,7 @@ class Watch:
         self._breakers = breakers
         self._monitors = monitors
         self._figures = figures
+        self._jobs = jobs
         self._omitted = omitted
         self._orphaned = orphaned
         self._stuck = stuck
@@ -323,6 +326,7 @@ class Watch:
             answers,
             refused,
             figures.workflows,
+            jobs=jobs,
             traces=traces,
             dead_letters=dead_letters,
             budgets=budgets,
@@ -406,7 +410,7 @@ class Watch:
 
     async def scrape(self) -> bytes:
         """For /metrics."""
-        await self._figures.refresh()
+        await asyncio.gather(self._figures.refresh(), self._jobs.refresh())
         return await self._metrics.scrape()
 
     def _engine_views(self) -> Iterator[EngineView]:

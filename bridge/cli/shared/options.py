@@ -111,9 +111,9 @@ def reason_option(function: F) -> F:
     return click.option("--reason", metavar="TEXT", help="Reason, kept in the audit (`bridge audit`).")(function)
 
 
-def output_option(detail: str = "") -> Callable[[F], F]:
-    """Add the option `output`, `table` or `json`. detail: end of its help."""
-    choice = click.Choice(["table", "json"])
+def output_option(detail: str = "", *, ids: bool = False) -> Callable[[F], F]:
+    """Add the option `output`, `table` or `json`. detail: end of its help. ids: it may also be `ids`."""
+    choice = click.Choice(["table", "json", *(["ids"] if ids else ())])
     return click.option(
         "-o", "--output", type=choice, default="table", show_default=True, help=f"Form of the output{detail}."
     )

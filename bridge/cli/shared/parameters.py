@@ -105,6 +105,35 @@ class RouteRate(click.ParamType[Any]):
             self.fail(str(error), param, ctx)
 
 
+class Rate(click.ParamType[Any]):
+    """Rate such as `100/s` or `6000/m`; a number alone is per second. Returns times a second."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from bridge.config.model.types import parse_rate
+
+        text = str(value)
+        try:
+            return parse_rate(text if "/" in text else f"{text}/s")
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Ramp(click.ParamType[Any]):
+    """Sizes of the first steps of a job, such as `1,10,100`. Returns a tuple."""
+
+    name = "ramp"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        if not all(part.isascii() and part.isdigit() and int(part) for part in parts) or len(parts) > 20:
+            self.fail(f"{value!r} must be at most 20 sizes of steps, like 1,10,100", param, ctx)
+        return tuple(map(int, parts))
+
+
 class Size(click.ParamType[Any]):
     """Size such as `4096`, `64KiB` or `1MiB`. Returns bytes."""
 
@@ -196,6 +225,8 @@ DURATION = Duration()
 PAUSE = Duration(least="100ms")
 """Duration of a pause or of a time limit. Without a pause, a repeated command would use a whole processor."""
 RATES = RouteRate()
+RATE = Rate()
+RAMP = Ramp()
 SIZE = Size()
 HEADER = Pair("header")
 TAG = Pair("tag")

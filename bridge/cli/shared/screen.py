@@ -112,6 +112,7 @@ def status_tables(document: Document) -> list[str | Table]:
     """Tables of a status."""
     return [
         *engine_table(document["engines"]),
+        *job_table(document["engines"]),
         *component_table(document["components"]),
         *source_table(document["sources"]),
         *instance_table(document["engines"]),
@@ -134,6 +135,19 @@ def engine_table(engines: Sequence[Document]) -> list[str | Table]:
         for engine in engines
     ]
     return ["", Table(("ENGINE", "STATE", "FOR", "DURABLE", "EARLY", "QUARANTINED", "DETAIL"), rows)] if rows else []
+
+
+def job_table(engines: Sequence[Document]) -> list[str | Table]:
+    """Unfinished jobs."""
+    rows = [
+        (
+            job["job"], job["kind"], job["state"], f"{job['ended']:,} of {job['selected']:,}", f"{job['failed']:,}",
+            job["why"],
+        )
+        for engine in engines
+        for job in engine.get("jobs") or ()
+    ]  # fmt: skip
+    return ["", Table(("JOB", "KIND", "STATE", "ITEMS", "FAILED", "DETAIL"), rows)] if rows else []
 
 
 def component_table(components: Sequence[Document]) -> list[str | Table]:

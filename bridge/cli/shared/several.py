@@ -25,6 +25,12 @@ def ids_argument(function: F) -> F:
     return click.argument("ids", nargs=-1, required=True, metavar="ID...")(null(function))
 
 
+def optional_ids_argument(function: F) -> F:
+    """Add the argument `ids`, which may be missing, and the option `separated`, for `read_ids`."""
+    null = click.option("-0", "--null", "separated", is_flag=True, help="Ids on standard input end with null bytes.")
+    return click.argument("ids", nargs=-1, metavar="[ID]...")(null(function))
+
+
 def read_ids(ids: Sequence[str], separated: bool) -> list[str]:
     """Ids without repetitions; `-` stands for the lines of standard input, or its texts between null bytes."""
     found: dict[str, None] = {}

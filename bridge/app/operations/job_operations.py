@@ -1,0 +1,245 @@
+"""Operations on jobs, and the bulk actions that are jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any, Literal
+
+from durabletask.client import OrchestrationStatus
+from pydantic import AwareDatetime, BeforeValidator, Field
+
+from bridge.app.operations.instance_jobs import SPACE
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
+from bridge.app.operations.selection import MAX_READS, InstanceFilter, Selection
+from bridge.core.errors import InstanceNotFound, InvalidCommand
+from bridge.core.origin import UnknownEnvelope, check
+from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
+from bridge.jobs.state_machine import COUNTS
+from bridge.jobs.store import Action, JobStore
+from bridge.jobs.view import document
+from bridge.routing.identifier import check_name
+
+
+def _words(value: Any) -> Any:
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+def _object(value: Any) -> Any:
+    """Object of a query, which has it as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+
+
+InstanceAction = Literal["terminate", "suspend", "resume", "rewind", "restart", "raise"]
+
+
+class OneJob(Parameters):
+    job: str
+
+
+class JobItems(OneJob):
+    """Items of a job.
+
+    statuses: results, `in_progress` or `left`, separated by commas in a query; empty for all.
+    limit: most items.
+    offset: items to leave out at the beginning.
+    """
+
+    statuses: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    limit: int = Field(100, ge=1, le=10_000)
+    offset: int = Field(0, ge=0)
+
+
+class FilterInstances(Parameters):
+    """Filter of instances. Parts that are left out mean any.
+
+    orchestration: name of the orchestration, or own name of a saga.
+    since, until: limits of the creation.
+    where: CEL over id, name, status, created, updated, tags, custom_status, input, output.
+    limit: most instances.
+    all: every instance that the action works on; required for a filter without another part.
+    yes: read more than 100,000 instances where the engine cannot answer the filter.
+    """
+
+    orchestration: str | None = None
+    statuses: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    prefix: str | None = None
+    tags: Annotated[Mapping[str, str], BeforeValidator(_object)] = Field(default_factory=dict)
+    since: AwareDatetime | None = None
+    until: AwareDatetime | None = None
+    where: str | None = None
+    limit: int | None = Field(None, ge=1)
+    all: bool = False
+    yes: bool = False
+
+    @property
+    def filter(self) -> InstanceFilter:
+        """Filter. Raises: InvalidCommand when it is empty without `all`, or names no status."""
+        for status in self.statuses:
+            if status not in OrchestrationStatus.__members__:
+                raise InvalidCommand(
+                    f"`statuses`: {status[:100]!r} is not one of {', '.join(OrchestrationStatus.__members__)}"
+                )
+        found = InstanceFilter(
+            self.orchestration, self.statuses, self.prefix, self.tags, self.since, self.until, self.where, self.limit
+        )
+        if found.is_empty and not self.all:
+            raise InvalidCommand("the filter is empty; `all` selects every instance")
+        return found
+
+    @property
+    def audited(self) -> dict[str, Any]:
+        """Filter for the audit line. The condition may name a person."""
+        given = self.model_dump(mode="json", exclude={"engine", "reason", "data", "output"}, exclude_defaults=True)
+        if self.where is not None:
+            given["where"] = hashlib.sha256(self.where.encode("utf-8", "surrogatepass")).hexdigest()
+        return given
+
+
+class MatchInstances(FilterInstances):
+    """Dry run of a bulk action."""
+
+    action: InstanceAction
+
+
+class BulkInstances(FilterInstances):
+    """Bulk action. rate, ramp, stop_after_failures: see `JobRequest`. job: id of the job; random when None."""
+
+    rate: float | None = Field(None, gt=0)
+    ramp: tuple[Annotated[int, Field(ge=1)], ...] = Field((), max_length=20)
+    stop_after_failures: int | None = Field(None, ge=0)
+    job: str | None = Field(None, pattern=r"^[0-9a-z]{1,32}$")
+
+    @property
+    def failures(self) -> int | None:
+        """Failed items at which the job stops: 1 with a ramp, unless stated otherwise; 0 is never."""
+        if self.stop_after_failures is None:
+            return 1 if self.ramp else None
+        return self.stop_after_failures or None
+
+
+class TerminateInstances(BulkInstances):
+    output: Any = None
+    recursive: bool = True
+
+
+class RaiseToInstances(BulkInstances):
+    event: str
+    data: Any = None
+
+
+async def _list(scene: Scene, given: Parameters) -> Any:
+    return [document(record) for record in await JobStore(await scene.engine()).records()]
+
+
+async def _show(scene: Scene, given: OneJob) -> Any:
+    return document(await JobStore(await scene.engine()).record(given.job))
+
+
+async def _items(scene: Scene, given: JobItems) -> Any:
+    if unknown := sorted(set(given.statuses) - set(COUNTS)):
+        raise InvalidCommand(f"`statuses`: {unknown[0][:100]!r} is not one of {', '.join(COUNTS)}")
+    found: list[Any] = []
+    skipped = 0
+    async for item in JobStore(await scene.engine()).items(given.job, given.statuses):
+        if skipped < given.offset:
+            skipped += 1
+            continue
+        if len(found) == given.limit:
+            break
+        found.append(asdict(item))
+    return found
+
+
+async def _control(action: Action, scene: Scene, given: OneJob) -> Any:
+    record = await JobStore(await scene.engine()).control(given.job, action, scene.actor.name, given.reason)
+    return document(record)
+
+
+async def _match(scene: Scene, given: MatchInstances) -> Any:
+    max_reads = None if given.yes else MAX_READS
+    cut_off = time.time()
+    selection = Selection(await scene.engine(), given.action, given.filter, cut_off, max_reads)
+    if not await selection.counted():
+        async for _ in selection.ids():
+            pass
+    return {"count": selection.count, "reads": selection.reads, "cut_off": cut_off}
+
+
+async def _bulk(action: InstanceAction, scene: Scene, given: BulkInstances, arguments: Mapping[str, Any]) -> Any:
+    engine, cut_off = await scene.engine(), time.time()
+    selection = Selection(engine, action, given.filter, cut_off, None if given.yes else MAX_READS)
+    request = JobRequest(
+        f"instances.{action}",
+        dict(arguments),
+        given.filter.text(),
+        cut_off,
+        given.rate,
+        given.ramp,
+        given.failures,
+        DEFAULT_FOLLOW,
+        given.reason or "",
+        scene.actor.name,
+    )
+    submitted = await JobStore(engine).submit(request, selection.ids(), SPACE, given.job)
+    if submitted is None:
+        raise InstanceNotFound("no instance matches the filter")
+    return {"job": submitted[0], "count": submitted[1], "reads": selection.reads}
+
+
+async def _terminate(scene: Scene, given: TerminateInstances) -> Any:
+    return await _bulk("terminate", scene, given, {"output": _checked(given.output), "recursive": given.recursive})
+
+
+async def _raise(scene: Scene, given: RaiseToInstances) -> Any:
+    event = check_name(given.event, "the event name")
+    return await _bulk("raise", scene, given, {"event": event, "data": _checked(given.data)})
+
+
+def _checked(value: Any) -> Any:
+    try:
+        check(value)
+    except UnknownEnvelope as error:
+        raise InvalidCommand(str(error)) from None
+    return value
+
+
+def _simple(action: InstanceAction) -> Operation[Any]:
+    async def run(scene: Scene, given: BulkInstances) -> Any:
+        return await _bulk(action, scene, given, {})
+
+    return _of_instances(action, BulkInstances, run)
+
+
+def _of_instances(action: InstanceAction, parameters: type[Any], run: Any) -> Operation[Any]:
+    return Operation(
+        f"instances.{action}_by", "operator", f"instances:{action}", parameters, run, lambda given: NEW,
+        lambda given: given.audited,
+    )  # fmt: skip
+
+
+def _controls(action: Action) -> Operation[Any]:
+    async def run(scene: Scene, given: OneJob) -> Any:
+        return await _control(action, scene, given)
+
+    return Operation(f"jobs.{action}", "operator", f"jobs/{{job}}:{action}", OneJob, run, lambda given: given.job)
+
+
+JOB_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("jobs.list", "reader", "jobs", Parameters, _list),
+    Operation("jobs.show", "reader", "jobs/{job}", OneJob, _show),
+    Operation("jobs.items", "reader", "jobs/{job}/items", JobItems, _items),
+    *(_controls(action) for action in ("pause", "resume", "abort")),
+    Operation("instances.match", "reader", "instances:match", MatchInstances, _match),
+    _of_instances("terminate", TerminateInstances, _terminate),
+    _of_instances("raise", RaiseToInstances, _raise),
+    *(_simple(action) for action in ("suspend", "resume", "rewind", "restart")),
+)
