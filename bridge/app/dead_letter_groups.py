@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge import __version__
 from bridge.app import state
-from bridge.app.dead_letters import Place, PlaceStates, Selection, found_places, visit
+from bridge.app.dead_letters import Place, PlaceStates, Selection, found_places, offline_hint, visit
 from bridge.brokers.base import Broker, ReadableBroker
 from bridge.config.source import Loaded
 from bridge.core.system_names import DEAD_LETTER_BLOCK
@@ -112,6 +112,7 @@ async def grouped(
     """
     found = Groups()
     async with AsyncExitStack() as opened:
+        opened.enter_context(offline_hint())
         states = None if offline else PlaceStates(loaded, opened)
         if not selection.in_columns:
             fingerprints = Fingerprints()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +15,7 @@ from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
 from bridge.config.source import Loaded
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
+from bridge.core.errors import EngineOutage
 from bridge.core.message import Message
 from bridge.dead_letters.rows import Facts
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
@@ -212,6 +213,15 @@ async def visit(
                         return
 
 
+@contextmanager
+def offline_hint() -> Iterator[None]:
+    """Add the next step to the error of an engine that cannot be asked for states."""
+    try:
+        yield
+    except EngineOutage as error:
+        raise type(error)(f"{error}; `--offline` shows dead letters without their states") from error
+
+
 class Found(NamedTuple):
     """Dead letter with its state. mark: None if it is open, or if its state was not asked for."""
 
@@ -231,6 +241,7 @@ async def visited(
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
     async with AsyncExitStack() as opened:
+        opened.enter_context(offline_hint())
         states = None if offline else PlaceStates(loaded, opened)
         async for place, letter, message in visit(loaded, selection, limit, states):
             mark = None if states is None else states.mark(place, letter)

@@ -81,15 +81,20 @@ class TopicReader:
         self._fingerprints = Fingerprints()
         self._count = 0
 
-    async def read(self, broker: ReadableBroker, topic: str, before: TopicRows | None = None) -> TopicRows:
+    async def read(
+        self, broker: ReadableBroker, topic: str, before: TopicRows | None = None, *, check: bool = True
+    ) -> TopicRows:
         """Read the rows of a topic.
 
         before: earlier result for the topic, whose rows may be unloaded. Only with a cache.
+        check: read the last known dead letter again. Otherwise a topic with the offsets of `before` has not changed.
         Raises: BrokerError, BrokerUnavailable.
         """
         ranges = await broker.ranges(topic) if isinstance(broker, LogBroker) else None
         if ranges is None or not ranges.whole:
             return await self._read_all(broker, topic, ranges)
+        if before is not None and not check and (before.cluster, before.ranges) == (ranges.cluster, ranges.offsets):
+            return before
         known: dict[int, tuple[str, dict[int, Rows]]] = {}
         for partition, (begin, end) in ranges.offsets.items():
             known[partition] = self._known(ranges.cluster, topic, partition, begin, end, before)

@@ -10,30 +10,15 @@ import base64
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any
 
+from bridge.core.states import DeadLetterState as DeadLetterState
 from bridge.core.system_names import DEAD_LETTER_BLOCK
 
 MOST_MARKS = 64
 """Marks of one block. Beyond it, ended marks with the same state become one, without job, person and reason."""
 
 LONGEST_REASON = 500
-
-
-class DeadLetterState(StrEnum):
-    """State of a dead letter."""
-
-    OPEN = "open"
-    """A person has to decide about it."""
-    REPLAYING = "replaying"
-    """A job has taken it and replays it."""
-    REPLAYED = "replayed"
-    """A job has replayed it; the bridge has executed it, or had executed it before."""
-    DROPPED = "dropped"
-    """A person has dropped it. It can be restored."""
-    RETURNED = "returned"
-    """A job has replayed it and it failed again: a new dead letter continues it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,55 @@ def states_of(project: Path, limit: int) -> dict[str, int]:
     for each in read(project, "list", "--state", "all", "--limit", str(limit)):
         found[each["state"]] = found.get(each["state"], 0) + 1
     return found
+
+
+def test_an_engine_that_is_away_needs_offline(project: Path) -> None:
+    away = '{type: scheduler, endpoint: "http://127.0.0.1:9", timeout: 1s}'
+    (project / "bridge.yaml").write_text(CONFIG.replace("{type: embedded}", away))
+    bridge("publish", "local/failed", "--data", "1", cwd=project)
+    for command in (("groups",), ("list",), ("export",), ("show", "failed/0@0")):
+        refused = run_bridge("dlq", *command, cwd=project)
+        assert (refused.returncode, refused.stdout) == (3, "")
+        assert "`--offline` shows dead letters without their states" in refused.stderr
+        assert bridge("dlq", *command, "--offline", cwd=project, expect=None) is not None
+    assert sum(each["count"] for each in read(project, "groups", "--offline")) == 1
+
+
+def test_what_is_gone_is_named(project: Path) -> None:
+    (project / "bridge.yaml").write_text(CONFIG.replace("{type: local}", "{type: local, partitions: 1}"))
+    with DaemonProcess(project) as daemon:
+        fill(project)
+        daemon.wait(lambda: sum(daemon.metrics("bridge_dead_letters_total").values()) == 6, "dead letters")
+        drop(project, "--all")
+        eventually_blocking(lambda: states(project) == {"dropped": 6})
+        daemon.kill()
+    expire(project, 4)
+    gone = run_bridge("dlq", "groups", "--state", "all", cwd=project)
+    assert "4 dead letters of failed with a state are gone: their retention has ended" in gone.stderr
+    assert states(project) == {"dropped": 2}
+    shown = run_bridge("dlq", "show", "failed/0@3", cwd=project)
+    assert (shown.returncode, shown.stderr) == (
+        1, "failed/0@3 is gone: its retention has ended; it was dropped\n",
+    )  # fmt: skip
+    assert (
+        "is gone: its retention has ended" in run_bridge("dlq", "show", "failed/0@3", "--offline", cwd=project).stderr
+    )
+    assert "there is no dead letter" in run_bridge("dlq", "show", "failed/0@6", cwd=project).stderr
+    with DaemonProcess(project) as daemon:
+        # The daemon removes the states, and the file of the engine has them no more
+        eventually_blocking(lambda: "are gone" not in run_bridge("dlq", "groups", cwd=project).stderr)
+        assert states(project) == {"dropped": 2}
+
+
+def expire(project: Path, count: int) -> None:
+    """Delete the oldest dead letters, as the retention of the local broker does."""
+    [file] = (project / ".bridge").rglob("log.db")
+    connection = sqlite3.connect(file, isolation_level=None)
+    [[partition]] = connection.execute(
+        "SELECT partitions.id FROM partitions JOIN topics ON topic = topics.id WHERE name = 'failed'"
+    )
+    connection.execute("DELETE FROM records WHERE id >= ? AND id < ?", (partition << 40, (partition << 40) + count))
+    connection.close()
 
 
 def test_metrics_and_status_follow_the_states(project: Path) -> None:

@@ -31,6 +31,8 @@ _SHARE = 0.2
 """Part of a processor's time for reading dead letters."""
 _PAUSES = 50.0
 """Factor between the duration of a count and the pause after it."""
+_CHECKED = 20
+"""Counts after which a topic whose offsets have not changed is checked to be the same."""
 _AGAIN = 300.0
 """Seconds until messages that could not be completed are tried again: each attempt locks the messages before them."""
 _REASONS = 100
@@ -62,6 +64,7 @@ class DeadLetterCounter:
         self._tried: dict[Place, tuple[frozenset[int], float]] = {}
         """Messages that the last attempt was to complete, and its monotonic time."""
         self._counted: float | None = None
+        self._counts = 0
         self._reasons: set[str] = set()
         self.cache_bytes = 0
 
@@ -115,6 +118,7 @@ class DeadLetterCounter:
                 log.info("dead letters cannot be counted", action="count", detail=str(error))
                 return
             whole = True
+            self._counts += 1
             for place in places:
                 states = PlaceStates(self._loaded, opened, self._engines)
                 try:
@@ -135,7 +139,8 @@ class DeadLetterCounter:
         assert isinstance(broker, ReadableBroker)
         # States first: a dead letter that has a state exists
         await states.load(place)
-        rows = await self._reader.read(broker, place.topic, self._rows.get(place))
+        check = self._counts % _CHECKED == 0
+        rows = await self._reader.read(broker, place.topic, self._rows.get(place), check=check)
         found: Counter[tuple[str, str, str]] = Counter()
         oldest: dict[str, float] = {}
         for facts, summary in await asyncio.to_thread(self._sums, place, rows, states):

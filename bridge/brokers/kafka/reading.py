@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError
 
 from bridge.brokers.base import LogRanges, ReadOptions, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.commits import decode_metadata
 from bridge.brokers.kafka.compression import Inflation, Room
-from bridge.brokers.kafka.connection import Connection, close
+from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.ends import Ends
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.partition_log import PartitionLog
-from bridge.brokers.kafka.positions import look_up
 from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message, Position
 
@@ -122,12 +120,12 @@ async def _messages(
         raise BrokerError(f"{connection.name}: {'; '.join(stopped)}")
 
 
-async def ranges(connection: Connection, cluster: Cluster, topic: str) -> LogRanges:
+async def ranges(connection: Connection, cluster: Cluster, ends: Ends, topic: str) -> LogRanges:
     """See `LogBroker.ranges`. A topic whose settings this principal may not read counts as compacted."""
     count = (await cluster.topics()).get(topic, 0)
     if not count:
         raise BrokerError(f"{connection.name}: there is no topic {topic}")
-    begin, end = await _ends(connection, [TopicPartition(topic, each) for each in range(count)], f"read {topic}")
+    begin, end = await ends.ask([TopicPartition(topic, each) for each in range(count)], f"read {topic}")
     resources = [ConfigResource(ConfigResourceType.TOPIC, topic)]
     try:
         answers = await cluster.ask("read the settings of a topic", lambda admin: admin.describe_configs(resources))
@@ -179,17 +177,8 @@ async def _ends(
     connection: Connection, partitions: list[TopicPartition], what: str
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     """First and end offsets of the partitions. what: for an error. Raises: BrokerUnavailable."""
-    consumer: Any = AIOKafkaConsumer(
-        **connection.arguments, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
-    )
+    ends = Ends(connection)
     try:
-        await connection.open(consumer.start)
-        # The client reads nothing
-        limit = connection.config.request_timeout
-        begin = await look_up(consumer.beginning_offsets, partitions, limit)
-        end = await look_up(consumer.end_offsets, partitions, limit)
-    except (KafkaError, TimeoutError) as error:
-        raise connection.translate(error, what) from error
+        return await ends.ask(partitions, what)
     finally:
-        await close(consumer)
-    return begin, end
+        await ends.stop()
