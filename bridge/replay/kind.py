@@ -179,7 +179,13 @@ class ReplayKind:
                 prepared.results[item] = _skipped(_held(mark))
                 continue
             replay = ReplayOf(
-                self._store.engine.name, job.id, page, item, broker, (ref.topic, ref.partition, ref.offset)
+                self._store.engine.name,
+                job.id,
+                page,
+                item,
+                broker,
+                (ref.topic, ref.partition, ref.offset),
+                letter.fingerprint,
             )
             stored = stored_original(
                 letter,
