@@ -40,12 +40,15 @@ from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import SourceTracing, Tracer, messaging_system
 from bridge.quarantine.stage import QuarantineStage
 from bridge.quarantine.store import QuarantineStore
+from bridge.replay.feed import ReplayFeed
+from bridge.replay.store import ReplayStore
 from bridge.routing import Router
 from bridge.routing.cel.expression import SOURCE, Compiler
 from bridge.routing.cel.scope import SourceScope
 from bridge.routing.cel.template import compile_template
 from bridge.sqlite_engine.options import TracingOptions
 from bridge.system.tls import TlsFiles
+from bridge.waiting.replays import ReplayReports
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
@@ -341,6 +344,8 @@ def build_source(
     registries: Mapping[str, Registry] | None = None,
     record: RecordDeadLetter | None = None,
     tracer: Tracer | None = None,
+    replays: ReplayStore | None = None,
+    replay_reports: ReplayReports | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -352,6 +357,8 @@ def build_source(
     registries: see `source_codec`.
     record: records written dead letters.
     tracer: None where traces are off.
+    replays: replay queues of its dead letters; None: the source brings none back.
+    replay_reports: informs the jobs that replay messages in quarantine.
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
@@ -374,7 +381,11 @@ def build_source(
         assert quarantine_store is not None
         engine, store = quarantine_store
         breaker = targets[engine].breaker if engine in targets else None
-        return QuarantineStage(pipeline, store, config.quarantine, decoder.decode, breaker)
+        return QuarantineStage(pipeline, store, config.quarantine, decoder.decode, breaker, replay_reports)
+
+    def feed(pipeline: SourcePipeline) -> ReplayFeed:
+        assert replays is not None
+        return ReplayFeed(pipeline, replays, decoder.decode)
 
     return SourcePipeline(
         settings,
@@ -396,6 +407,7 @@ def build_source(
         else None,
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         stage=None if quarantine_store is None else quarantine,
+        feed=None if replays is None else feed,
         paces=paces,
         prepare=decoder.prepare,
         record=record,

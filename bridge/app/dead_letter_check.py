@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from bridge.app.codecs import build_registries
 from bridge.app.composition import build_decoder, build_router
 from bridge.app.connection import attached
-from bridge.app.dead_letters import Selection, visit
+from bridge.app.dead_letters import PlaceStates, Selection, visit
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.source import Loaded
 from bridge.core.commands import Cancel, Command, RaiseEvent, ScheduleOrchestration, SignalEntity, StartOrRaise, Step
@@ -212,8 +212,26 @@ class DryRunReport:
         }
 
 
+async def expected(loaded: Loaded, letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
+    """Decide about one dead letter. message: the message with its body, which may be an edited one.
+
+    Raises: ConfigError, EngineOutage.
+    """
+    async with AsyncExitStack() as opened:
+        engines = {name: await opened.enter_async_context(attached(loaded, name)) for name in loaded.config.engines}
+        registries = build_registries(loaded)
+        for registry in registries.values():
+            opened.push_async_callback(registry.close)
+        return await DryRun(loaded, engines, registries).verdict(letter, message, source)
+
+
 async def checked(
-    loaded: Loaded, rules: Loaded, selection: Selection, offline: bool, progress: Callable[[int], None]
+    loaded: Loaded,
+    rules: Loaded,
+    selection: Selection,
+    offline: bool,
+    progress: Callable[[int], None],
+    limit: int | None = None,
 ) -> DryRunReport:
     """DryRun the selected dead letters.
 
@@ -236,7 +254,8 @@ async def checked(
             opened.push_async_callback(registry.close)
         check = DryRun(rules, engines, registries)
         count = 0
-        async for place, letter, message in visit(loaded, selection):
+        states = None if offline else PlaceStates(loaded, opened)
+        async for place, letter, message in visit(loaded, selection, limit, states):
             stated = letter.source
             source = stated if stated is not None and stated in rules.config.sources else place.sources[0]
             if source not in rules.config.sources:

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, aclosing, contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
 
-from bridge.app.composition import build_broker, require, subscribe_options
-from bridge.brokers.base import Broker, ListingBroker, ReadableBroker, ReadOptions
+from bridge.app.composition import build_broker, build_engine, require, subscribe_options
+from bridge.brokers.base import Broker, ListingBroker, LogBroker, ReadableBroker, ReadOptions
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
 from bridge.config.source import Loaded
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
+from bridge.core.errors import EngineOutage
 from bridge.core.message import Message
-
-_SHOWN = 20
-"""Names of one kind that a group keeps."""
+from bridge.dead_letters.rows import Facts
+from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
+from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, TopicStates
+from bridge.engines.base import Engine, StoredEntities
+from bridge.quarantine.orphaned import state_engine
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Topic or sub-queue with dead letters. sources: sources whose dead letters go there."""
+    """Topic or sub-queue with dead letters.
+
+    sources: chosen sources whose dead letters go there.
+    owners: all such sources.
+    """
 
     broker: str
     topic: str
     sources: tuple[str, ...]
+    owners: tuple[str, ...]
+
+    def owner(self, source: str | None) -> str:
+        """Source on whose engine the state of a dead letter is. source: as the dead letter states it."""
+        return source if source is not None and source in self.owners else self.owners[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +48,7 @@ class Selection:
     causes: reasons, or fingerprints of groups.
     since, until: seconds since the Unix epoch, of the time at which the dead letter was written.
     ids: positions (`orders.dlq/0@12`) or message ids.
+    states: empty means any state.
     """
 
     sources: tuple[str, ...] = ()
@@ -45,6 +58,20 @@ class Selection:
     keys: tuple[str, ...] = ()
     since: float | None = None
     until: float | None = None
+    states: frozenset[DeadLetterState] = frozenset()
+
+    @property
+    def in_columns(self) -> bool:
+        """True if the rows of dead letters decide about the conditions."""
+        return not self.ids and not self.keys
+
+    def facts(self, facts: Facts) -> bool:
+        """True if the conditions on the common facts hold."""
+        return (
+            (not self.sources or facts.source is None or facts.source in self.sources)
+            and (not self.routes or facts.route in self.routes)
+            and (not self.causes or facts.reason in self.causes or facts.fingerprint in self.causes)
+        )
 
     def holds(self, letter: DeadLetter, message: Message) -> bool:
         """True if all conditions hold for a dead letter."""
@@ -70,86 +97,6 @@ def _names(letter: DeadLetter, id_: str) -> bool:
     return id_ in (letter.id, message_id, str(letter.origin)) or message_id.endswith(f"/{id_}")
 
 
-@dataclass(slots=True)
-class Group:
-    """Dead letters of one cause.
-
-    detail: of the last one; empty for foreign formats.
-    example: id of the last one.
-    """
-
-    fingerprint: str
-    reason: str
-    error: str
-    format: str
-    count: int = 0
-    first: float | None = None
-    last: float | None = None
-    detail: str = ""
-    example: str = ""
-    sources: dict[str, int] = field(default_factory=dict)
-    routes: dict[str, int] = field(default_factory=dict)
-    configs: dict[str, int] = field(default_factory=dict)
-
-    def add(self, letter: DeadLetter) -> None:
-        """Count a dead letter."""
-        self.count += 1
-        if letter.failed_at is not None:
-            self.first = letter.failed_at if self.first is None else min(self.first, letter.failed_at)
-        if letter.failed_at is None or self.last is None or letter.failed_at >= self.last:
-            self.last = letter.failed_at if letter.failed_at is not None else self.last
-            self.detail, self.example = letter.detail, letter.id
-        for names, name in ((self.sources, letter.source), (self.routes, letter.route), (self.configs, letter.config)):
-            if name and (name in names or len(names) < _SHOWN):
-                names[name] = names.get(name, 0) + 1
-
-    def to_dict(self) -> dict[str, Any]:
-        """Group as JSON types."""
-        return {
-            "group": self.fingerprint,
-            "reason": self.reason,
-            "error": self.error,
-            "format": self.format,
-            "count": self.count,
-            "first": self.first,
-            "last": self.last,
-            "detail": self.detail,
-            "example": self.example,
-            "sources": self.sources,
-            "routes": self.routes,
-            "configs": self.configs,
-        }
-
-
-class Groups:
-    """Groups of dead letters by cause, most numerous first."""
-
-    def __init__(self) -> None:
-        self._groups: dict[str, Group] = {}
-        self._known: dict[tuple[str, str | None, str, str], str] = {}
-
-    def add(self, letter: DeadLetter) -> None:
-        """Count a dead letter."""
-        facts = (letter.reason, letter.route, letter.error, letter.detail)
-        name = self._known.get(facts)
-        if name is None:
-            name = letter.fingerprint
-            if len(self._known) < _REMEMBERED:
-                self._known[facts] = name
-        group = self._groups.get(name)
-        if group is None:
-            group = self._groups[name] = Group(name, letter.reason, letter.error, letter.format)
-        group.add(letter)
-
-    def sorted(self) -> list[Group]:
-        """All groups, most numerous first."""
-        return sorted(self._groups.values(), key=lambda group: (-group.count, group.reason, group.fingerprint))
-
-
-_REMEMBERED = 10_000
-"""Details whose fingerprint is kept: most details of a group differ only in their values, or not at all."""
-
-
 def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
     """Places with dead letters of these sources, or of all. Raises: LookupError for an unknown source.
 
@@ -160,8 +107,6 @@ def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
         require("source", name, loaded.config.sources)
     found: dict[tuple[str, str], list[str]] = {}
     for name, config in loaded.config.sources.items():
-        if chosen and name not in chosen:
-            continue
         template = subscribe_options(loaded, name).dead_letter
         for topic in config.origins:
             # A sub-queue has no dead letters of its own
@@ -172,16 +117,79 @@ def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
             else:
                 continue
             found.setdefault((config.broker, place), []).append(name)
-    return [Place(broker, topic, tuple(names)) for (broker, topic), names in found.items()]
+    return [
+        Place(broker, topic, of, tuple(names))
+        for (broker, topic), names in found.items()
+        if (of := tuple(name for name in names if not chosen or name in chosen))
+    ]
+
+
+class PlaceStates:
+    """States of the dead letters of places, each on the engine of its source.
+
+    engines: engines by name, which replace those of the configuration, for a process that has them open.
+    """
+
+    def __init__(self, loaded: Loaded, opened: AsyncExitStack, engines: Mapping[str, Engine] | None = None) -> None:
+        """Create the view; open nothing. opened: stops the engines."""
+        self._loaded = loaded
+        self._opened = opened
+        self._engines: dict[str, Engine] = dict(engines or {})
+        self._topics: dict[tuple[str, str, str], TopicStates] = {}
+        """States by engine, broker and topic."""
+
+    async def load(self, place: Place) -> None:
+        """Read the states of a place again. Raises: EngineError."""
+        for name in dict.fromkeys(state_engine(self._loaded, each) for each in place.owners):
+            states = DeadLetterStates(await self._engine(name))
+            self._topics[name, place.broker, place.topic] = await states.topic(place.broker, place.topic)
+
+    async def _engine(self, name: str) -> Engine:
+        engine = self._engines.get(name)
+        if engine is None:
+            engine = self._engines[name] = build_engine(self._loaded, name, host=False)
+            if not isinstance(engine, StoredEntities):  # which are read from their file
+                await engine.start()
+                self._opened.push_async_callback(engine.stop)
+                await engine.probe()
+        return engine
+
+    def topics(self, place: Place) -> Mapping[str, TopicStates]:
+        """States of a place by engine."""
+        names = dict.fromkeys(state_engine(self._loaded, each) for each in place.owners)
+        return {name: self._topics[name, place.broker, place.topic] for name in names}
+
+    def block(self, place: Place, source: str | None, partition: int, first: int) -> BlockStates | None:
+        """States of a block on the engine of a source; None if all are open there."""
+        name = state_engine(self._loaded, place.owner(source))
+        return self._topics[name, place.broker, place.topic].blocks.get((partition, first))
+
+    def mark(self, place: Place, letter: DeadLetter) -> Mark | None:
+        """Mark of a dead letter; None if it is open."""
+        at = letter.position
+        topic = self._topics[state_engine(self._loaded, place.owner(letter.source)), place.broker, place.topic]
+        return topic.mark(at.partition, at.offset, letter.failed_at)
+
+    def state(self, place: Place, letter: DeadLetter) -> DeadLetterState:
+        """State of a dead letter."""
+        mark = self.mark(place, letter)
+        return DeadLetterState.OPEN if mark is None else mark.state
+
+    @staticmethod
+    def ref(place: Place, letter: DeadLetter) -> DeadLetterRef:
+        """Position of a dead letter for the states of its engine."""
+        at = letter.position
+        return DeadLetterRef(place.broker, place.topic, at.partition, at.offset, letter.failed_at)
 
 
 async def visit(
-    loaded: Loaded, selection: Selection, limit: int | None = None
+    loaded: Loaded, selection: Selection, limit: int | None = None, states: PlaceStates | None = None
 ) -> AsyncIterator[tuple[Place, DeadLetter, Message]]:
     """Selected dead letters, place by place, in order within a partition.
 
     A place that does not exist yet has none.
-    Raises: LookupError, BrokerError, BrokerUnavailable.
+    states: states on the engines; None: all dead letters are selected, whatever `selection.states`.
+    Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
     count = 0
     async with AsyncExitStack() as opened:
@@ -189,10 +197,14 @@ async def visit(
         for place in await found_places(loaded, selection.sources, brokers, opened):
             broker = brokers[place.broker]
             assert isinstance(broker, ReadableBroker)
+            if states is not None:
+                await states.load(place)
             async with aclosing(cast(Any, broker.read(ReadOptions(place.topic)))) as messages:
                 async for position, message in messages:
                     letter = dead_letter.read(message, position)
                     if not selection.holds(letter, message):
+                        continue
+                    if states is not None and selection.states and states.state(place, letter) not in selection.states:
                         continue
                     yield place, letter, message
                     count += 1
@@ -200,13 +212,82 @@ async def visit(
                         return
 
 
+@contextmanager
+def offline_hint() -> Iterator[None]:
+    """Add the next step to the error of an engine that cannot be asked for states."""
+    try:
+        yield
+    except EngineOutage as error:
+        raise type(error)(f"{error}; `--offline` shows dead letters without their states") from error
+
+
+class Found(NamedTuple):
+    """Dead letter with its state. mark: None if it is open, or if its state was not asked for."""
+
+    place: Place
+    letter: DeadLetter
+    message: Message
+    state: DeadLetterState | None
+    mark: Mark | None
+
+
+async def visited(
+    loaded: Loaded, selection: Selection, limit: int | None = None, *, offline: bool = False
+) -> AsyncIterator[Found]:
+    """Selected dead letters with their states, as `visit`.
+
+    offline: do not ask the engines; dead letters of all states are selected, and their state is None.
+    Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
+    """
+    async with AsyncExitStack() as opened:
+        opened.enter_context(offline_hint())
+        states = None if offline else PlaceStates(loaded, opened)
+        async for place, letter, message in visit(loaded, selection, limit, states):
+            mark = None if states is None else states.mark(place, letter)
+            state = None if states is None else states.state(place, letter)
+            yield Found(place, letter, message, state, mark)
+
+
+async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | None:
+    """Sentence about a dead letter that its topic does not have any more; None if the id names none.
+
+    id_: like `orders.dlq/0@12`.
+    Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
+    """
+    named = re.fullmatch(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", id_, re.DOTALL)
+    if named is None:
+        return None
+    topic, partition, offset = named[1], int(named[2]), int(named[3])
+    async with AsyncExitStack() as opened:
+        brokers: dict[str, Broker] = {}
+        for place in await found_places(loaded, (), brokers, opened):
+            broker = brokers[place.broker]
+            if place.topic != topic:
+                continue
+            text = f"{id_} is gone: somebody has completed or received it"
+            if isinstance(broker, LogBroker):
+                ranges = await broker.ranges(topic)
+                begin, end = ranges.offsets.get(partition, (0, 0))
+                if offset >= end:
+                    return None
+                why = "its retention has ended" if offset < begin else "compaction has removed it"
+                text = f"{id_} is gone: {why}"
+            if offline:
+                return text
+            states = PlaceStates(loaded, opened)
+            await states.load(place)
+            marks = [mark for each in states.topics(place).values() if (mark := each.mark(partition, offset))]
+            return f"{text}; it was {marks[0].state}" if marks else text if isinstance(broker, LogBroker) else None
+    return None
+
+
 async def found_places(
     loaded: Loaded, sources: Iterable[str], brokers: dict[str, Broker], opened: AsyncExitStack
 ) -> list[Place]:
     """Existing places with dead letters, also of sources with a pattern.
 
-    brokers: receives the started brokers by name.
-    opened: stops them.
+    brokers: started brokers by name; receives the others that are needed.
+    opened: stops those.
     """
     chosen = tuple(sources)
     known = places(loaded, chosen)
@@ -218,10 +299,11 @@ async def found_places(
     wanted = {place.broker for place in known} | {loaded.config.sources[name].broker for name in patterns}
     existing: dict[str, Mapping[str, int] | None] = {}
     for name in sorted(wanted):
-        broker = build_broker(loaded, name)
-        await broker.start()
-        opened.push_async_callback(broker.stop)
-        brokers[name] = broker
+        broker = brokers.get(name)
+        if broker is None:
+            broker = brokers[name] = build_broker(loaded, name)
+            await broker.start()
+            opened.push_async_callback(broker.stop)
         existing[name] = await broker.topics() if isinstance(broker, ListingBroker) else None
     for name, pattern in patterns.items():
         config = loaded.config.sources[name]
@@ -229,5 +311,5 @@ async def found_places(
         for topic in existing[config.broker] or ():
             place = template.replace("{topic}", topic)
             if re.match(pattern, topic) and not any(each.topic == place for each in known):
-                known.append(Place(config.broker, place, (name,)))
+                known.append(Place(config.broker, place, (name,), (name,)))
     return [place for place in known if (topics := existing[place.broker]) is None or place.topic in topics]

@@ -161,6 +161,8 @@ def _source(name: str, lag: int | None, detail: str) -> Document:
         "held_by": [],
         "lag": lag,
         **dict.fromkeys((*unknown, "abandoned", "outcomes", "dead_letters")),
+        "dead_letters_open": None,
+        "dead_letters_counted": None,
     }
 
 

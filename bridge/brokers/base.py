@@ -439,12 +439,14 @@ class ReadOptions:
     partition: None for all.
     follow: continue with future messages. Without `follow`, a log ends with the messages that existed at the
     beginning, and a queue when no message is left.
+    ranges: first offset to read and end, by partition, instead of `start` and `partition`; only for a `LogBroker`.
     """
 
     topic: str
     start: Literal["earliest", "latest"] | int = "earliest"
     partition: int | None = None
     follow: bool = False
+    ranges: Mapping[int, tuple[int, int]] | None = None
 
     def first(self, begin: int, end: int) -> int:
         """First offset to read in a partition that has the offsets from `begin` up to `end`."""
@@ -465,5 +467,41 @@ class ReadableBroker(Protocol):
         """Messages with their positions, in order within a partition. Close the iterator when leaving it early.
 
         Raises: BrokerError when there is no such topic or partition, BrokerUnavailable.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogRanges:
+    """Offsets that a topic has.
+
+    cluster: as in positions.
+    offsets: first offset and end, by partition.
+    whole: False where messages between them can be missing, as after compaction.
+    """
+
+    cluster: str
+    offsets: Mapping[int, tuple[int, int]]
+    whole: bool
+
+
+@runtime_checkable
+class LogBroker(ReadableBroker, Protocol):
+    """A broker whose topics are logs: messages leave a partition in their order."""
+
+    async def ranges(self, topic: str) -> LogRanges:
+        """Offsets of a topic. Raises: BrokerError when there is no such topic, BrokerUnavailable."""
+        ...
+
+
+@runtime_checkable
+class CompletingBroker(Protocol):
+    """A broker with queues, whose messages leave one by one."""
+
+    async def complete(self, topic: str, numbers: Collection[int]) -> int:
+        """Complete the messages with these sequence numbers, as far as they can be reached; return their number.
+
+        Messages before them are locked for a moment and abandoned, which other consumers of the queue see.
+        Raises: BrokerError, BrokerUnavailable.
         """
         ...

@@ -9,12 +9,10 @@ from itertools import product
 from bridge.core import provenance
 from bridge.core.errors import BrokerUnavailable, PublishFailed, TargetRefused
 from bridge.core.message import RESERVED_HEADER_PREFIX, Message, Position
-from bridge.core.provenance import Cause
+from bridge.core.provenance import TOMBSTONE, Cause
 
 DETAIL_LIMIT = 128
 """Longest detail in bytes after shortening."""
-
-TOMBSTONE = "tombstone without a key"
 
 Send = Callable[[Message], Awaitable[object]]
 """Sends a dead letter and returns when the topic has accepted it. Raises: PublishFailed (the dead letter is refused),

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge.cli.dlq_replay import edit, replay
+from bridge.cli.dlq_states import drop, restore
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
+from bridge.cli.shared.dead_letters import print_report, selection_of, selection_options
 from bridge.cli.shared.options import EXISTING, config_options, json_option
 from bridge.cli.shared.output import Progress, clean, plural, print_fields, print_json, print_table, say
-from bridge.cli.shared.parameters import SINCE
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letters import Selection
-    from bridge.core.dead_letter import DeadLetter
-    from bridge.core.message import Message
+    from bridge.app.dead_letters import Found, Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -35,64 +35,32 @@ _EXITS = {0: "done", 1: "there is no such dead letter"}
         "show": "Show one dead letter.",
         "export": "Write dead letters as lines of JSON.",
         "check": "Show what would become of dead letters now, and change nothing.",
+        "replay": "Bring dead letters back into the running daemon.",
+        "drop": "Drop dead letters; they can be restored.",
+        "restore": "Open dead letters again.",
+        "edit": "Correct the payload of a dead letter, and replay it.",
     },
     examples="""
         bridge dlq groups
         bridge dlq list orders --cause expression_error --since 2h
         bridge dlq show orders.dlq/0@12
-        bridge dlq check --config fixed.yaml
+        bridge dlq check --candidate fixed.yaml
+        bridge dlq replay --cause 3f1c09a2b7de --ramp 1,10,100
+        bridge dlq drop --cause 3f1c09a2b7de --reason "test data"
     """,
 )
 def command() -> None:
-    """Read the dead letters of the configured sources: of the local broker, Kafka and Service Bus.
+    """Work on the dead letters of the configured sources: of the local broker, Kafka and Service Bus.
 
-    These commands join no group, commit no position and only peek at queues. They also read dead letters of Spring for
-    Apache Kafka, Kafka Connect, Kafka Streams, share groups and Service Bus.
+    Reading joins no group, commits no position and only peeks at queues. The commands also read dead letters of Spring
+    for Apache Kafka, Kafka Connect, Kafka Streams, share groups and Service Bus.
     """
 
 
-def selection_options(function: F) -> F:
-    """Add the options of a selection; see `_selection`."""
-    for option in (
-        click.option(
-            "--until",
-            type=SINCE,
-            metavar="TIME",
-            help="Only dead letters written before this time: RFC 3339, or 2h for two hours ago.",
-        ),
-        click.option(
-            "--since",
-            type=SINCE,
-            metavar="TIME",
-            help="Only dead letters written since this time: RFC 3339, or 2h for two hours ago.",
-        ),
-        click.option("--key", "keys", multiple=True, metavar="KEY", help="Only messages with this key; repeatable."),
-        click.option(
-            "--cause", "causes", multiple=True, metavar="REASON|GROUP", help="Only this reason or group; repeatable."
-        ),
-        click.option("--route", "routes", multiple=True, metavar="NAME", help="Only this route; repeatable."),
-        click.argument("sources", nargs=-1, metavar="[SOURCE]..."),
-    ):
-        function = option(function)
-    return function
-
-
-def _selection(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection:
-    from bridge.app.dead_letters import Selection
-
-    return Selection(
-        tuple(chosen.get("sources", ())),
-        tuple(chosen.get("routes", ())),
-        tuple(chosen.get("causes", ())),
-        ids,
-        tuple(chosen.get("keys", ())),
-        _seconds(chosen.get("since")),
-        _seconds(chosen.get("until")),
-    )
-
-
-def _seconds(time: datetime | None) -> float | None:
-    return None if time is None else time.timestamp()
+def offline_option(function: F) -> F:
+    """Add the option --offline."""
+    text = "Do not ask the engine for the states of dead letters; show all of them, without states."
+    return click.option("--offline", is_flag=True, help=text)(function)
 
 
 @make(
@@ -105,37 +73,32 @@ def _seconds(time: datetime | None) -> float | None:
     """,
 )
 @selection_options
+@offline_option
 @json_option
 @config_options
-def groups(as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
+def groups(as_json: bool, offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
     """Group dead letters by cause, the most numerous first.
 
     Dead letters of one group have the same reason, route, error and detail, apart from the values in the detail. The
     name of a group is a value for --cause.
     """
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters import Groups, visit
+    from bridge.app.dead_letter_groups import grouped
 
-    found = Groups()
     loaded = load_config(config, overlay)
-
-    async def read() -> None:
-        progress, count = Progress("dead letters read"), 0
-        try:
-            async for _, letter, _ in visit(loaded, _selection(chosen)):
-                found.add(letter)
-                count += 1
-                progress(count)
-        finally:
-            progress.close()
-
-    asyncio.run(read())
+    progress = Progress("dead letters read")
+    try:
+        found = asyncio.run(grouped(loaded, selection_of(chosen), offline, progress))
+    finally:
+        progress.close()
     ordered = found.sorted()
+    for sentence in found.gone:
+        say(sentence, err=True)
     if as_json:
         print_json([each.to_dict() for each in ordered])
         return
     if not ordered:
-        say("there are no dead letters", err=True)
+        say(_none(chosen, offline), err=True)
         return
     print_table(
         ("GROUP", "COUNT", "REASON", "ROUTE", "FIRST", "LAST", "EXAMPLE", "DETAIL"),
@@ -154,7 +117,8 @@ def groups(as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
         ],
     )
     total = sum(each.count for each in ordered)
-    say(f"{plural(total, 'dead letter')}. Next: bridge dlq check --cause {ordered[0].fingerprint}", err=True)
+    next_ = f"bridge dlq check --cause {ordered[0].fingerprint}"
+    say(f"{plural(total, 'dead letter')}{_which(chosen, offline)}. Next: {next_}", err=True)
 
 
 @make(
@@ -174,27 +138,31 @@ def groups(as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
     show_default=True,
     help="Maximum number of dead letters; 0 for all.",
 )
+@offline_option
 @json_option
 @config_options
-def list_(limit: int, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
+def list_(
+    limit: int, offline: bool, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any
+) -> None:
     """List dead letters, in the order of their topics. No payload is shown."""
-    rows = _read(config, overlay, _selection(chosen), limit or None)
+    rows = _read(config, overlay, selection_of(chosen), limit or None, offline)
     if as_json:
-        print_json([_facts(letter, message) for letter, message in rows])
+        print_json([_facts(each) for each in rows])
         return
     print_table(
-        ("ID", "TIME", "REASON", "ROUTE", "GROUP", "ORIGIN", "DETAIL"),
+        ("ID", "STATE", "TIME", "REASON", "ROUTE", "GROUP", "ORIGIN", "DETAIL"),
         [
             (
-                letter.id,
-                _time(letter.failed_at),
-                letter.reason,
-                letter.route or "-",
-                letter.fingerprint,
-                str(letter.origin) or "-",
-                letter.detail,
+                each.letter.id,
+                each.state or "-",
+                _time(each.letter.failed_at),
+                each.letter.reason,
+                each.letter.route or "-",
+                each.letter.fingerprint,
+                str(each.letter.origin) or "-",
+                each.letter.detail,
             )
-            for letter, _ in rows
+            for each in rows
         ],
     )
     if len(rows) == limit:
@@ -213,24 +181,27 @@ def list_(limit: int, as_json: bool, config: tuple[Path, ...], overlay: tuple[Pa
 )
 @click.argument("id_", metavar="ID")
 @click.option("--payload", is_flag=True, help="Also show headers and body, and the text of a foreign program's error.")
+@offline_option
 @json_option
 @config_options
-def show(id_: str, payload: bool, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int:
+def show(
+    id_: str, payload: bool, offline: bool, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...]
+) -> int:
     """Show the cause and the attributes of a dead letter.
 
     ID is its position (`TOPIC/PARTITION@OFFSET`), the position of the original message, or its message id.
     """
-    rows = _read(config, overlay, _selection({}, (id_,)), None)
+    rows = _read(config, overlay, selection_of({}, (id_,)), None, offline)
     if not rows:
-        say(f"there is no dead letter {id_!r}. Next: bridge dlq list", err=True)
+        say(_missing(config, overlay, id_, offline), err=True)
         return 1
     if as_json:
-        print_json([_facts(letter, message, payload) for letter, message in rows])
+        print_json([_facts(each, payload) for each in rows])
         return 0
-    for number, (letter, message) in enumerate(rows):
+    for number, each in enumerate(rows):
         if number:
             click.echo()
-        facts = _facts(letter, message, payload)
+        facts = _facts(each, payload)
         headers, body = facts.pop("headers", {}), facts.pop("body", None)
         print_fields(
             [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
@@ -251,18 +222,19 @@ def show(id_: str, payload: bool, as_json: bool, config: tuple[Path, ...], overl
     """,
 )
 @selection_options
+@offline_option
 @config_options
-def export(config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
+def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
     """Write dead letters as lines of JSON, in the form of `bridge topic read --json`, with their payloads."""
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters import visit
+    from bridge.app.dead_letters import visited
     from bridge.app.jsonlines import line_of
 
     loaded = load_config(config, overlay)
 
     async def write() -> None:
-        async for _, letter, message in visit(loaded, _selection(chosen)):
-            click.echo(line_of(letter.position, message).encode())
+        async for each in visited(loaded, selection_of(chosen), offline=offline):
+            click.echo(line_of(each.letter.position, each.message).encode())
 
     asyncio.run(write())
 
@@ -314,7 +286,7 @@ def check(
     rules = load_config(candidate, overlay) if candidate else loaded
     progress = Progress("dead letters checked")
     try:
-        report: DryRunReport = asyncio.run(checked(loaded, rules, _selection(chosen), offline, progress))
+        report: DryRunReport = asyncio.run(checked(loaded, rules, selection_of(chosen), offline, progress))
     finally:
         progress.close()
     if as_json:
@@ -322,32 +294,53 @@ def check(
     elif not report.total:
         say("there are no dead letters", err=True)
     else:
-        print_table(
-            ("COUNT", "WOULD", "EXAMPLE", "DETAIL"),
-            [(f"{each.count:,}", each.text, each.example, each.detail) for each in report.lines],
-        )
-        asked = "; the engines were not asked" if offline else ""
-        say(f"{plural(report.total, 'dead letter')}, {report.failing:,} would fail again{asked}", err=True)
+        print_report(report, offline)
     return 1 if report.failing else 0
 
 
 def _read(
-    config: tuple[Path, ...], overlay: tuple[Path, ...], selection: Selection, limit: int | None
-) -> list[tuple[DeadLetter, Message]]:
+    config: tuple[Path, ...], overlay: tuple[Path, ...], selection: Selection, limit: int | None, offline: bool
+) -> list[Found]:
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters import visit
+    from bridge.app.dead_letters import visited
 
     loaded = load_config(config, overlay)
 
-    async def read() -> list[tuple[DeadLetter, Message]]:
-        return [(letter, message) async for _, letter, message in visit(loaded, selection, limit)]
+    async def read() -> list[Found]:
+        return [each async for each in visited(loaded, selection, limit, offline=offline)]
 
     return asyncio.run(read())
 
 
-def _facts(letter: DeadLetter, message: Message, payload: bool = False) -> dict[str, Any]:
+def _missing(config: tuple[Path, ...], overlay: tuple[Path, ...], id_: str, offline: bool) -> str:
+    """Sentence about a dead letter that was not found."""
+    from bridge.app.composition import load_config
+    from bridge.app.dead_letters import why_gone
+
+    why = asyncio.run(why_gone(load_config(config, overlay), id_, offline=offline))
+    return why or f"there is no dead letter {id_!r}. Next: bridge dlq list --state all"
+
+
+def _which(chosen: dict[str, Any], offline: bool) -> str:
+    """Noun and relative clause for the dead letters of a selection."""
+    states = chosen["states"]
+    return "" if offline or "all" in states else f" that are {' or '.join(states)}"
+
+
+def _none(chosen: dict[str, Any], offline: bool) -> str:
+    which = _which(chosen, offline)
+    return f"there are no dead letters{which}" + ("; `--state all` shows the others" if which else "")
+
+
+def _facts(found: Found, payload: bool = False) -> dict[str, Any]:
+    letter, message, mark = found.letter, found.message, found.mark
     facts: dict[str, Any] = {
         "id": letter.id,
+        "state": found.state,
+        "state_since": None if mark is None else _time(mark.at),
+        "state_job": None if mark is None else mark.job or None,
+        "state_by": None if mark is None else mark.by or None,
+        "state_reason": None if mark is None else mark.reason or None,
         "time": _time(letter.failed_at),
         "reason": letter.reason,
         "detail": letter.detail,
@@ -388,5 +381,5 @@ def _time(seconds: float | None) -> str:
         return ""
 
 
-for each in (groups, list_, show, export, check):
+for each in (groups, list_, show, export, check, replay, drop, restore, edit):
     command.add_command(each)

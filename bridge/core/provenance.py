@@ -31,6 +31,10 @@ FIRST_FAILED_AT = RESERVED_HEADER_PREFIX + "first-failed-at"
 """Time of the first failure, RFC 3339; a replay that fails again keeps it."""
 REPLAYS = RESERVED_HEADER_PREFIX + "replays"
 """Number of replays that failed again."""
+JOB = RESERVED_HEADER_PREFIX + "job"
+"""Id of the job that replayed the message last."""
+EDITED_FROM = RESERVED_HEADER_PREFIX + "edited-from"
+"""Id of the dead letter with the body before a person edited it."""
 EXECUTED = RESERVED_HEADER_PREFIX + "executed"
 ATTEMPTS = RESERVED_HEADER_PREFIX + "attempts"
 DELIVERIES = RESERVED_HEADER_PREFIX + "deliveries"
@@ -38,7 +42,12 @@ CONFIG = RESERVED_HEADER_PREFIX + "config"
 TRUNCATED = RESERVED_HEADER_PREFIX + "truncated"
 """Parts left out, separated by commas; only in a dead letter that was too large for its topic."""
 
-ORIGIN = frozenset({CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP, TRUNCATED, FIRST_FAILED_AT})
+TOMBSTONE = "tombstone without a key"
+"""Part in TRUNCATED that stands for the missing body of a message without a key."""
+
+ORIGIN = frozenset(
+    {CLUSTER, TOPIC, PARTITION, OFFSET, LAST_OFFSET, TIMESTAMP, TRUNCATED, FIRST_FAILED_AT, JOB, EDITED_FROM}
+)
 ORIGIN_LIMIT = 1024
 """Bytes of the longest value that is kept as part of a first origin. No bridge has written a longer one."""
 

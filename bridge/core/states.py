@@ -109,6 +109,21 @@ class SagaState(StrEnum):
     """Sagas failed or could not be compensated, and still exist."""
 
 
+class DeadLetterState(StrEnum):
+    """State of a dead letter."""
+
+    OPEN = "open"
+    """A person has to decide about it."""
+    REPLAYING = "replaying"
+    """A job has taken it and replays it."""
+    REPLAYED = "replayed"
+    """A job has replayed it; the bridge has executed it, or had executed it before."""
+    DROPPED = "dropped"
+    """A person has dropped it. It can be restored."""
+    RETURNED = "returned"
+    """A job has replayed it and it failed again: a new dead letter continues it."""
+
+
 class JobState(StrEnum):
     """State of a job."""
 
@@ -136,6 +151,7 @@ class DaemonState(StrEnum):
 
 STATES: dict[str, type[StrEnum]] = {
     "delivery": Outcome,
+    "dead letter": DeadLetterState,
     "message": MessageState,
     "source": SourceState,
     "partition": PartitionState,

@@ -3,11 +3,47 @@
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bridge.core.message import Message, Position, Unreadable
+from bridge.core.message import Envelope, Message, Position, Unreadable
 from bridge.core.provenance import Cause
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOf:
+    """Dead letter that a job replays as a message.
+
+    engine: name of the engine that runs the job.
+    job, page, item: its place in the job. The item is the id of the dead letter in the job.
+    broker: name of the broker that has the dead letter.
+    place: position of the dead letter: topic, partition, offset.
+    cause: fingerprint of the dead letter.
+    """
+
+    engine: str
+    job: str
+    page: int
+    item: str
+    broker: str
+    place: tuple[str, int, int]
+    cause: str = ""
+
+    def to_json(self) -> list[Any]:
+        return [self.engine, self.job, self.page, self.item, self.broker, *self.place, self.cause]
+
+    @classmethod
+    def of(cls, stored: Sequence[Any]) -> ReplayOf:
+        engine, job, page, item, broker, topic, partition, offset, cause = stored
+        return cls(engine, job, page, item, broker, (topic, partition, offset), cause)
+
+    @classmethod
+    def of_item(cls, item: Mapping[str, Any]) -> ReplayOf | None:
+        """Dead letter behind a waiting message, also an encrypted one; None for an ordinary message."""
+        letter = item.get("letter", {})
+        stored = letter.get("of", letter).get("replay")
+        return None if stored is None else cls.of(stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +53,7 @@ class StoredMessage:
     broker: name of its broker in the configuration.
     dead_letter_topic: topic of its dead letter when it cannot be delivered.
     source, config, message_id, executed, replayed: as in `bridge.core.provenance.Cause`.
+    replay: dead letter that a job replays as this message.
     """
 
     message: Message
@@ -28,6 +65,7 @@ class StoredMessage:
     config: str = ""
     executed: tuple[str, ...] = ()
     replayed: bool = False
+    replay: ReplayOf | None = None
 
     def to_json(self) -> dict[str, Any]:
         message, position = self.message, self.position
@@ -53,6 +91,7 @@ class StoredMessage:
             "id": self.message_id,
             "executed": list(self.executed) or None,
             "replayed": self.replayed or None,
+            "replay": self.replay and self.replay.to_json(),
         }
         return document | {name: value for name, value in more.items() if value is not None}
 
@@ -77,7 +116,14 @@ class StoredMessage:
             document["config"],
             tuple(document.get("executed", ())),
             document.get("replayed", False),
+            ReplayOf.of(document["replay"]) if "replay" in document else None,
         )
+
+    def identified(self, envelope: Envelope) -> Envelope:
+        """Envelope of this message, with the identity that it had before it became a dead letter."""
+        if not self.replayed or self.message_id is None:
+            return envelope
+        return replace(envelope, message_id=self.message_id)
 
     def with_executed(self, routes: tuple[str, ...]) -> StoredMessage:
         """Copy with the routes executed so far."""
@@ -119,16 +165,22 @@ class OperationResult:
 
     events: events to count.
     undelivered: dead letters to be written.
+    ended: items that left without a dead letter, each with a result of `bridge.jobs.kind` and its detail.
     wake: time of the next timer, seconds since the Unix epoch; None when an earlier one is planned.
     """
 
     events: list[str] = field(default_factory=list)
     undelivered: list[Undelivered] = field(default_factory=list)
+    ended: list[tuple[dict[str, Any], str, str]] = field(default_factory=list)
     wake: float | None = None
 
     def refuse(self, item: dict[str, Any], reason: str, detail: str, error: str, attempts: int = 1) -> None:
         """Dead-letter a message."""
         self.undelivered.append(Undelivered(item, reason, detail, error, attempts))
+
+    def end(self, item: dict[str, Any], result: str, detail: str = "") -> None:
+        """Report the result of a message to the job that replays it, if there is one."""
+        self.ended.append((item, result, detail))
 
     def wake_at(self, at: float) -> None:
         """Plan a timer."""

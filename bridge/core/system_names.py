@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 PREFIX = "bridge."
 """Prefix of the bridge's own entities, orchestrations and activities. Rules cannot name one."""
@@ -28,6 +29,12 @@ SOURCE_PAUSE = "bridge.source_pause"
 SOURCE_SEEK = "bridge.source_seek"
 """Entity: moves of the position of one source that its daemons apply. Its key is the name of the source."""
 
+DEAD_LETTER_STATES = "bridge.dead_letters"
+"""Entity: states of the dead letters of one block of offsets. Its key is the `dead_letter_block_key`."""
+
+DEAD_LETTER_BLOCK = 8192
+"""Offsets of a partition whose dead letters share one entity."""
+
 JOB = "bridge.job"
 """Orchestration that runs one job, and the entity with the job's record. The key of the entity is the job's id."""
 
@@ -47,6 +54,12 @@ JOB_IDS = "bridge:job:"
 
 JOB_RESULTS = "results"
 """Operation of a page's entity: results by item, `{item: [result, detail]}`. The first final result stays."""
+
+REPLAY = "bridge.replay"
+"""Entity: dead letters of one source and origin partition that are replayed. Its key is the `replay_key`."""
+
+REPLAY_EDIT = "bridge.replay_edit"
+"""Entity: body of a dead letter as a person has edited it, until its job has read it. Its key is random."""
 
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
@@ -99,6 +112,51 @@ def quarantine_prefix(source: str) -> str:
 
 def quarantine_source(key: str) -> str:
     """Source of a quarantine entity, from its key."""
+    return key.partition("~")[0]
+
+
+def dead_letter_block_key(broker: str, topic: str, partition: int, offset: int) -> str:
+    """Key of the entity with the state of one dead letter, by its position in the dead-letter topic.
+
+    Keys of one partition sort by offset.
+    """
+    return f"{dead_letter_prefix(broker, topic)}{partition}~{offset // DEAD_LETTER_BLOCK:016d}"
+
+
+def dead_letter_prefix(broker: str, topic: str) -> str:
+    """Prefix of the keys of all state entities of a dead-letter topic. Names that are too long are hashed.
+
+    A key of another topic can have the same prefix; see `dead_letter_block`.
+    """
+    escaped = f"{key_prefix(broker)}~{key_prefix(topic)}"
+    if len(escaped) > _LONGEST - 32:
+        escaped = _HASHED + hashlib.sha256(f"{broker}\n{topic}".encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{escaped}~"
+
+
+def dead_letter_block(prefix: str, key: str) -> tuple[int, int] | None:
+    """Partition and first offset of a state entity; None when the key belongs to another topic than the prefix."""
+    found = re.fullmatch(r"([0-9]{1,10})~([0-9]{16})", key.removeprefix(prefix))
+    return None if found is None else (int(found[1]), int(found[2]) * DEAD_LETTER_BLOCK)
+
+
+def replay_key(source: str, topic: str | None, partition: int | None) -> str:
+    """Key of the replay queue of a source and an origin partition. topic, partition: None if unknown."""
+    if topic is None or partition is None:
+        return f"{replay_prefix(source)}-"
+    escaped = key_prefix(topic)
+    if len(source) + len(escaped) > _LONGEST - 16:
+        escaped = _HASHED + hashlib.sha256(topic.encode("utf-8", "surrogatepass")).hexdigest()[:40]
+    return f"{replay_prefix(source)}{partition}~{escaped}~e"
+
+
+def replay_prefix(source: str) -> str:
+    """Prefix of the keys of all replay queues of a source. Source names have no `~`."""
+    return f"{source}~"
+
+
+def replay_source(key: str) -> str:
+    """Source of a replay queue, from its key."""
     return key.partition("~")[0]
 
 

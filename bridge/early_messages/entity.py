@@ -31,6 +31,7 @@ from bridge.early_messages.state_machine import (
 from bridge.engines.message_sealer import MessageSealer
 from bridge.system.clock import ahead_seconds
 from bridge.waiting.dead_letters import start_dead_letters
+from bridge.waiting.replays import report
 from bridge.waiting.totals import WaitingTotals
 
 TIMEOUT = 60.0
@@ -69,7 +70,9 @@ class EarlyMessageEntities:
         ahead: Callable[[], float] = ahead_seconds,
         totals: WaitingTotals | None = None,
         messages: MessageSealer | None = None,
+        engine: str = "",
     ) -> None:
+        self._engine = engine
         self._totals = totals
         self._messages = messages or MessageSealer()
         self._executor = executor
@@ -122,6 +125,7 @@ class EarlyMessageEntities:
             document["target"] = target or (value or {}).get("target")
         ctx.set_state(document)
         start_dead_letters(ctx, result.undelivered)
+        report(ctx, self._engine, result)
         if result.wake is not None:
             due = datetime.fromtimestamp(result.wake + ahead if early else result.wake, UTC)
             ctx.signal_entity(ctx.entity_id, "tick", {"at": result.wake}, due)

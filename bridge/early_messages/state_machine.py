@@ -29,6 +29,7 @@ from bridge.core.commands import (
 )
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Retry, RetryPolicy, Settlement, decide
+from bridge.core.states import Outcome
 from bridge.core.stored_message import OperationResult, StoredMessage
 
 STARTED = "started"
@@ -181,6 +182,8 @@ class EarlyMessageQueue:
         item = item | {"mark": mark, "size": size}
         if mark in self.delivered or any(each["mark"] == mark for each in self.items):
             result.events.append("repeated")
+            if mark in self.delivered:
+                result.end(item, "duplicate")
             return result
         if len(self.items) >= self._limits.max_messages or self.size + size > self._limits.max_bytes:
             result.events.append("full")
@@ -231,6 +234,8 @@ class EarlyMessageQueue:
             result.events.append("dropped")
             if not forget:
                 result.refuse(item, DROPPED, "it was dropped from what waits for its instance", _ERROR)
+            else:
+                result.end(item, "failed", DROPPED)
         self._plan(result, now)
         return result
 
@@ -261,6 +266,7 @@ class EarlyMessageQueue:
                     return
                 if isinstance(end, Complete):
                     result.events.append(str(end.outcome))
+                    result.end(item, "duplicate" if end.outcome is Outcome.DUPLICATE else "succeeded")
                     self._remember(item)
                 elif isinstance(end, DeadLetter):
                     result.events.append("refused")
@@ -270,6 +276,7 @@ class EarlyMessageQueue:
                     return
             else:
                 result.events.append("delivered")
+                result.end(item, "succeeded")
                 self._remember(item)
             self._remove(item)
 

@@ -82,6 +82,20 @@ class CountingEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class StoredEntities(Protocol):
+    """Engine whose file this machine has: entities can be read while no process hosts it."""
+
+    async def entity_states(self, prefix: str) -> Mapping[str, str]:
+        """States of the entities whose ids begin so, by id. Operations that wait are not applied.
+
+        prefix: like `@name@`.
+        Raises: EngineUnavailable when the file cannot be read, EngineMisconfigured when a key of its encryption is
+        missing.
+        """
+        ...
+
+
 def watch_finishes(engine: Engine, listener: FinishListener) -> bool:
     """Report the ends of instances to the listener; False when the engine does not report them to any process."""
     if not isinstance(engine, CountingEngine):

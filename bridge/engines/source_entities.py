@@ -18,7 +18,8 @@ from bridge.core.system_names import DEAD_LETTER_PACE, SOURCE_PAUSE
 from bridge.engines.base import Engine
 from bridge.engines.client import EngineClient
 
-_POLL_SECONDS = 0.05
+_POLL_SECONDS = 0.002, 0.05
+"""Seconds between two reads of an entity with operations: the first pause, and the longest."""
 
 
 async def latest(client: EngineClient, entity: EntityInstanceId, what: str) -> tuple[Any, bool]:
@@ -37,13 +38,15 @@ async def processed(client: EngineClient, entity: EntityInstanceId, what: str, w
     Raises: EngineError; EngineUnavailable.
     """
     end = time.monotonic() + within
+    pause, longest = _POLL_SECONDS
     while True:
         state, pending = await latest(client, entity, what)
         if not pending:
             return state
         if time.monotonic() > end:
             raise EngineUnavailable(otherwise)
-        await asyncio.sleep(_POLL_SECONDS)
+        await asyncio.sleep(pause)
+        pause = min(longest, 1.5 * pause)
 
 
 _PACE_SECONDS = 5.0

@@ -294,6 +294,7 @@ class WaitingStats(Protocol):
 
     events: events of early messages in this process, by event.
     quarantined: events of quarantined messages in this process, by event.
+    replayed: events of dead letters in replay queues in this process, by event.
     waiting: early messages as last counted; None before the first count.
     expiring: those of them with less than a quarter of their wait left.
     waiting_messages, waiting_bytes: early and quarantined messages together.
@@ -307,6 +308,8 @@ class WaitingStats(Protocol):
     @property
     def quarantined(self) -> Mapping[str, int]: ...
     @property
+    def replayed(self) -> Mapping[str, int]: ...
+    @property
     def waiting(self) -> int | None: ...
     @property
     def expiring(self) -> int | None: ...
@@ -316,6 +319,22 @@ class WaitingStats(Protocol):
     def waiting_bytes(self) -> int: ...
     @property
     def refused(self) -> int: ...
+
+
+class DeadLetterStats(Protocol):
+    """Open dead letters, whichever daemon has written them.
+
+    open: by source, reason and route.
+    oldest: age of the oldest in seconds, by source.
+    cache_bytes: bytes of the files that save reading them again.
+    """
+
+    @property
+    def open(self) -> Mapping[tuple[str, str, str], int]: ...
+    @property
+    def oldest(self) -> Mapping[str, float]: ...
+    @property
+    def cache_bytes(self) -> int: ...
 
 
 class TraceStats(Protocol):

@@ -21,6 +21,7 @@ from bridge.core.states import STATES
 from bridge.ops.health import Readiness
 from bridge.ops.metric_stats import (
     BudgetStats,
+    DeadLetterStats,
     EngineStats,
     EngineUsage,
     HistogramLike,
@@ -223,6 +224,8 @@ _WAITING: tuple[Row[WaitingStats], ...] = (
         _by_word(lambda it: it.events)),
     Row(_COUNTER, "bridge_quarantine_events", "Events of quarantined messages in this process.", ("event",),
         _by_word(lambda it: it.quarantined)),
+    Row(_COUNTER, "bridge_replay_events", "Events of dead letters in replay queues in this process.", ("event",),
+        _by_word(lambda it: it.replayed)),
 )  # fmt: skip
 _BUDGETS: tuple[Row[BudgetStats], ...] = (
     Row(_GAUGE, "bridge_engine_starts_waiting", "Starts that wait for max_actions_per_minute.", (),
@@ -264,6 +267,15 @@ _READINESS: tuple[Row[Readiness], ...] = (
     Row(_GAUGE, "bridge_component_state",
         "1 for the state of a component of /readyz, 0 for the other states of its kind.", ("kind", "name", "state"),
         _states),
+)  # fmt: skip
+_DEAD_LETTERS: tuple[Row[DeadLetterStats], ...] = (
+    Row(_GAUGE, "bridge_dead_letters_open",
+        "Open dead letters of all daemons, by reason and route; route is empty for messages without one.",
+        ("source", "reason", "route"), lambda it: list(it.open.items())),
+    Row(_GAUGE, "bridge_dead_letter_oldest_seconds", "Age of the oldest open dead letter; 0 without one.", ("source",),
+        _by_word(lambda it: it.oldest)),
+    Row(_GAUGE, "bridge_dead_letter_cache_bytes", "Bytes of the cached facts of dead letters on this machine.", (),
+        _one(lambda it: it.cache_bytes)),
 )  # fmt: skip
 _TRACES: tuple[Row[TraceStats], ...] = (
     Row(_GAUGE, "bridge_trace_receiver_up", "1 while the receiver of traces takes spans.", (),
@@ -331,6 +343,7 @@ class Metrics:
         *,
         jobs: JobStats | None = None,
         traces: TraceStats | None = None,
+        dead_letters: DeadLetterStats | None = None,
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
@@ -349,6 +362,7 @@ class Metrics:
         refused: refused connections, by port and cause.
         jobs: jobs of the engines; None where they are not read.
         traces: export of spans; None where traces are off.
+        dead_letters: open dead letters; None where no source is consumed.
         budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
@@ -365,6 +379,7 @@ class Metrics:
         )
         self._jobs = jobs
         self._traces = traces
+        self._dead_letters = dead_letters
         self._readiness = readiness
         self._collector = process
         self._scrape = asyncio.Lock()
@@ -413,6 +428,8 @@ class Metrics:
             yield _read(_JOBS, (), (), self._jobs)
         if self._readiness is not None:
             yield _read(_READINESS, (), (), self._readiness())
+        if self._dead_letters is not None:
+            yield _read(_DEAD_LETTERS, (), (), self._dead_letters)
         if self._traces is not None:
             yield _read(_TRACES, (), (), self._traces)
         yield _read(_PROCESS, (), (), self._process)
@@ -487,6 +504,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_READINESS, ()),
     (_JOBS, ()),
     (_WORKFLOWS, ()),
+    (_DEAD_LETTERS, ()),
     (_TRACES, ()),
     (_PROCESS, ()),
 )

@@ -115,6 +115,14 @@ def problems(document: Document) -> list[dict[str, Any]]:
         sentence = _SENTENCES.get((kind, part["state"]), "{kind} {name} is {state}")
         text = sentence.format(kind=kind, name=name, state=part["state"])
         add(f"{kind} {name}", f"{text}{on}{detail}", _next_command(kind, part))
+    for source in document["sources"]:
+        # A daemon of an earlier version does not count them
+        if (letters := source.get("dead_letters_open")) and (count := letters["count"]):
+            oldest = letters["oldest_seconds"]
+            what = "1 dead letter is" if count == 1 else f"{count:,} dead letters are"
+            since = "" if oldest is None else f", {'' if count == 1 else 'the oldest '}for {age(oldest)}"
+            text = f"{what} open{since} (source {source['name']})"
+            add(f"source {source['name']}", text, f"bridge dlq groups {source['name']}")
     for engine in document["engines"]:
         name = engine["name"]
         if engine["state"] == EngineState.AWAY and (engine["seconds"] or 0) >= OUTAGE_SECONDS:
@@ -264,7 +272,10 @@ def _source(parts: Sequence[Document]) -> Document:
     def known(member: str) -> list[Any]:
         return [each[member] for each in parts if each[member] is not None]
 
+    newest = max(parts, key=lambda each: each.get("dead_letters_counted") or "")
     return _component(parts) | {
+        "dead_letters_open": newest.get("dead_letters_open"),
+        "dead_letters_counted": newest.get("dead_letters_counted"),
         "partitions": total("partitions"),
         "held_by": sorted({cause for part in parts for cause in part["held_by"]}),
         "lag": sum(known("lag")) if known("lag") else None,

@@ -74,6 +74,11 @@ class FlowControl:
         """True while a person has paused the source."""
         return PERSON in self.pause_reasons
 
+    @property
+    def closed(self) -> bool:
+        """True while intake may not continue."""
+        return not self._open.is_set()
+
     async def wait(self) -> None:
         """Return when intake may continue."""
         await self._open.wait()

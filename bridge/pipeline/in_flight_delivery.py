@@ -13,6 +13,7 @@ from bridge.core.errors import BridgeError, MessageError
 from bridge.core.message import Envelope
 from bridge.core.origin import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
+from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 
 ID_LIMIT = 512
@@ -161,6 +162,15 @@ class InFlightDelivery:
             self.envelope = self.error = None
         elif self.envelope is not None:
             self.envelope = replace(self.envelope, data=None, extensions={}, headers={})
+
+    @property
+    def outcome(self) -> Outcome:
+        """Outcome after the last step."""
+        if self.early:
+            return Outcome.EARLY
+        if self.effects:
+            return Outcome.EXECUTED
+        return Outcome.DUPLICATE if self.duplicates else Outcome.IGNORED
 
     # -- steps
 

@@ -77,6 +77,7 @@ class Intake:
         self._shares = shares
         self._revoked = revoked
         self._joined = joined
+        self._by_expression = settings.ordering not in ("key", "partition", "none")
 
     async def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
         """Count each delivery and put it into its lane; return the partitions. now: monotonic seconds.
@@ -85,7 +86,7 @@ class Intake:
         """
         partitions: set[Partition] = set()
         gone: set[Partition] = set()
-        by_expression = self._settings.ordering not in ("key", "partition", "none")
+        by_expression = self._by_expression
         every = by_expression or self._shares is not None
         since = time.monotonic()
         for delivery in deliveries:
@@ -123,17 +124,37 @@ class Intake:
                 # Received before the revocation, processed after it: another member may have it
                 self._ledger.abandon(item, "revoked")
                 continue
-            if self._domain is not None and key is not None:
-                key = domain_key(key)
-                self._domain.join(key, item)
-            if self._shares is not None:
-                self._shares.join(value, item)
-            lane = self._lanes.push(key, item)
-            if lane.state is LaneState.WAITING and self._lanes.is_crowded(lane):
-                self._lanes.hurry(lane)
-            elif lane.state is LaneState.HELD:
-                self._joined(lane, item)
+            self._enter(key, value, item)
         return partitions
+
+    def bring(self, item: InFlightDelivery) -> None:
+        """Count a stored delivery, which is decoded already, and put it behind the others of its key."""
+        key, value = self._place(item.delivery), SHARED
+        if item.envelope is not None:
+            try:
+                if self._by_expression:
+                    key = self._routes.ordering_key(item.envelope)
+                if self._shares is not None:
+                    value = self._routes.value(item.envelope)
+            except Exception as failure:
+                item.decoded(None, kept(failure))
+        if item.size > SMALL:
+            item.drop_decoded()  # decoded again when a worker takes it
+        self._ledger.receive(item)
+        self._enter(key, value, item)
+
+    def _enter(self, key: Hashable | None, value: str, item: InFlightDelivery) -> None:
+        """Put an item behind the others of its key. value: of `limits.per`."""
+        if self._domain is not None and key is not None:
+            key = domain_key(key)
+            self._domain.join(key, item)
+        if self._shares is not None:
+            self._shares.join(value, item)
+        lane = self._lanes.push(key, item)
+        if lane.state is LaneState.WAITING and self._lanes.is_crowded(lane):
+            self._lanes.hurry(lane)
+        elif lane.state is LaneState.HELD:
+            self._joined(lane, item)
 
     async def _pause(self, partitions: set[Partition], gone: set[Partition]) -> float:
         """Yield to the event loop, and update the sets: partitions may be revoked meanwhile."""

@@ -39,7 +39,7 @@ log = structlog.get_logger("bridge.execution")
 _TURN = 32
 """Steps of one item before it yields to others: an engine in this process may execute a step without suspending."""
 
-_EXECUTED, _DUPLICATE, _IGNORED = map(Complete, (Outcome.EXECUTED, Outcome.DUPLICATE, Outcome.IGNORED))
+_COMPLETE = {outcome: Complete(outcome) for outcome in Outcome}
 
 
 class Runner:
@@ -143,7 +143,7 @@ class Runner:
             assert envelope is not None
             trace = item.trace
             if trace is None and self._tracing is not None:
-                trace = self._tracing.begin(envelope)
+                trace = self._tracing.begin(envelope, replay=item.stored is not None and item.stored.replay is not None)
                 item.traced(trace)
             decision = item.decision
             if decision is None:
@@ -174,11 +174,7 @@ class Runner:
                     await asyncio.sleep(0)
         except Exception as error:
             return self._judge(error, item, None), step
-        if item.early:
-            return Complete(Outcome.EARLY), None
-        if item.effects:
-            return _EXECUTED, None
-        return _DUPLICATE if item.duplicates else _IGNORED, None
+        return _COMPLETE[item.outcome], None
 
     async def _route(self, envelope: Envelope) -> Decision:
         """Route a message, and yield to the event loop when that takes long."""

@@ -149,7 +149,9 @@ class Settler:
 
     async def _write_dead_letter(self, item: InFlightDelivery, end: DeadLetter, route: str | None) -> None:
         limited = NO_ROUTE if route is None else route
-        paced = item.pending is None and await self._limit.allow(limited, item.delivery.position)
+        # A replay must not slow the source: its job stops after failures
+        is_paced = item.pending is None and (item.stored is None or item.stored.replay is None)
+        paced = is_paced and await self._limit.allow(limited, item.delivery.position)
         item.settle_as(end, route)
         cause = self._cause(item, end, route)
         await item.delivery.dead_letter(cause)

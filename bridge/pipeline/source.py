@@ -12,6 +12,7 @@ import structlog
 from bridge.brokers.base import Broker, Partition, PausableSubscription, Subscription
 from bridge.brokers.positions import MovableSubscription, Move, Moved, Place
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
+from bridge.core.message import Message
 from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
 from bridge.pipeline.decoded import DecodedForms
@@ -25,7 +26,7 @@ from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.runner import Runner
 from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, RecordDeadLetter, Routes, SourceSettings
 from bridge.pipeline.settler import Settler
-from bridge.pipeline.stage import Stage
+from bridge.pipeline.stage import Part, Stage
 from bridge.pipeline.tracing import SourceTracing
 from bridge.pipeline.unloading import Unloading
 from bridge.system.log_context import SUBJECT
@@ -54,6 +55,7 @@ class SourcePipeline:
         budgets: Mapping[str, BudgetShare] | None = None,
         domain: OrderingDomain | None = None,
         stage: Callable[[SourcePipeline], Stage] | None = None,
+        feed: Callable[[SourcePipeline], Part] | None = None,
         paces: PaceStore | None = None,
         prepare: Prepare | None = None,
         record: RecordDeadLetter | None = None,
@@ -65,6 +67,7 @@ class SourcePipeline:
         budgets: shares of routes in the budgets of engines that have one, by route name.
         domain: ordering domain shared with other sources; None: no order across sources.
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
+        feed: creates the part that brings dead letters back; None: they are not brought back.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         prepare: awaited before `decode` of the same messages; None: no preparation.
         record: records written dead letters; None: they are not recorded.
@@ -85,6 +88,8 @@ class SourcePipeline:
         self.route_limits = route_limits or {}
         self.budgets = budgets or {}
         self.stage = None if stage is None else stage(self)
+        self.parts = [part for part in (self.stage, None if feed is None else feed(self)) if part is not None]
+        """Parts that bring stored deliveries."""
         self._decode = decode
         self._prepare = prepare
         self._engines = engines
@@ -142,8 +147,8 @@ class SourcePipeline:
         """Subscribe and start working. Raises: BrokerUnavailable."""
         name = self.settings.name
         self._outages.watch({name: engine.breaker for name, engine in self._engines.items()})
-        if self.stage is not None:
-            self.stage.start()
+        for part in self.parts:
+            part.start()
         options = replace(self.settings.subscribe, paused=self.gate.paused_by_person)
         self.subscription = await self.broker.subscribe(options, self)
         self.unloading.use(self.subscription)
@@ -153,8 +158,8 @@ class SourcePipeline:
         ]
         self._reading = asyncio.create_task(self._take_in(), name=f"{name}:intake")
         self._watches.append(asyncio.create_task(self.dead_letter_limit.run(), name=f"{name}:dead-letter-limit"))
-        if self.stage is not None:
-            self._watches.append(asyncio.create_task(self.stage.watch(), name=f"{name}:quarantine"))
+        for part in self.parts:
+            self._watches.append(asyncio.create_task(part.watch(), name=f"{name}:{part.name}"))
 
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
@@ -190,12 +195,36 @@ class SourcePipeline:
         for task in (*self._workers, *self._watches):
             task.cancel()
         await asyncio.gather(*self._workers, *self._watches, return_exceptions=True)
-        if self.stage is not None:
-            await self.stage.stop()
+        for part in self.parts:
+            await part.stop()
         if self.subscription is not None:
             await self.subscription.close()
 
-    # -- calls of the stage
+    # -- calls of the parts
+
+    @property
+    def is_stopping(self) -> bool:
+        """True when no delivery may be added."""
+        return self._stopping
+
+    @property
+    def room(self) -> int:
+        """Number of deliveries that fit into memory now; 0 while intake is closed."""
+        if self.gate.closed:
+            return 0
+        return max(0, self.settings.limits.max_in_flight - self.unloading.in_memory)
+
+    def append(self, items: Sequence[InFlightDelivery]) -> None:
+        """Put stored deliveries behind all others of their keys."""
+        for item in items:
+            self._intake.bring(item)
+        self._settler.measure()
+
+    async def prepare(self, messages: Sequence[Message]) -> None:
+        """Return when the messages can be decoded. Hold the source until then."""
+        if self._prepare is not None:
+            readable = [each for each in messages if each.unreadable is None]
+            await prepared(self._prepare, readable, self.settings.name, self.gate, self.settings.retry)
 
     def bring_back(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
         """Put stored deliveries before all others of their key; False, without effect, while one of it is running."""
@@ -210,8 +239,8 @@ class SourcePipeline:
 
     async def assigned(self, partitions: Sequence[Partition]) -> None:
         self.assignment.update(partitions)
-        if self.stage is not None:
-            self.stage.assigned()
+        for part in self.parts:
+            part.assigned()
 
     async def revoked(self, partitions: Sequence[Partition]) -> None:
         gone = set(partitions)
@@ -223,13 +252,12 @@ class SourcePipeline:
         lost = sum(partition.lost for partition in gone)
         self.ledger.lose_locks(lost)
         reason = LockLost.reason if lost else "revoked"
-        stage = self.stage
         running = self._settler.abandon_queued(
-            lambda item: item.delivery.partition in gone or (stage is not None and stage.leaves(item, gone)), reason
+            lambda item: item.delivery.partition in gone or any(part.leaves(item, gone) for part in self.parts), reason
         )
         await self._wait_for(running)
-        if stage is not None:
-            await stage.revoked(gone)
+        for part in self.parts:
+            await part.revoked(gone)
 
     # -- pauses by a person
 
@@ -286,8 +314,7 @@ class SourcePipeline:
             if self.gate.paused_by_person:
                 await self.gate.wait()
             if self._prepare is not None:
-                messages = [each.message for each in deliveries if each.message.unreadable is None]
-                await prepared(self._prepare, messages, self.settings.name, self.gate, self.settings.retry)
+                await self.prepare([each.message for each in deliveries])
             for partition in await self._intake.admit(deliveries, time.monotonic()):
                 self.gate.fetched(partition)
             self._settler.measure()
@@ -376,7 +403,8 @@ class SourcePipeline:
             self._settler.abandon_head(lane, item, reason)
             return False
         try:
-            item.decoded(self._decode(message, item.delivery.position), None)
+            envelope = self._decode(message, item.delivery.position)
+            item.decoded(envelope if item.stored is None else item.stored.identified(envelope), None)
         except Exception as failure:
             item.decoded(None, kept(failure))
         if time.monotonic() - self._slice > SLICE:

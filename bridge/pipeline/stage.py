@@ -1,4 +1,4 @@
-"""Stage of a source: keeps deliveries outside their broker, and brings them back to their lane."""
+"""Parts of a source that keep deliveries outside their broker, and bring them to their lanes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,46 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
 
 
-class Stage(Protocol):
+class Part(Protocol):
+    """Part of a source that brings stored deliveries to its lanes, such as `bridge.replay.feed.ReplayFeed`.
+
+    A source without parts runs none of this. A delivery that a part brings has `InFlightDelivery.stored`.
+    """
+
+    @property
+    def name(self) -> str:
+        """Word for its task in logs."""
+        ...
+
+    def start(self) -> None:
+        """Start, before the source subscribes."""
+        ...
+
+    async def watch(self) -> None:
+        """Bring stored deliveries when their time comes. Never returns."""
+        ...
+
+    def assigned(self) -> None:
+        """Note that the source got partitions."""
+        ...
+
+    def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
+        """True when a delivery that the part brought leaves with these revoked partitions."""
+        ...
+
+    async def revoked(self, partitions: Collection[Partition]) -> None:
+        """Leave the deliveries of revoked partitions to other processes. Called when no delivery is left here."""
+        ...
+
+    async def stop(self) -> None:
+        """Leave all stored deliveries to other processes."""
+        ...
+
+
+class Stage(Part, Protocol):
     """Part of a source between its lanes and the execution, such as `bridge.quarantine.stage.QuarantineStage`.
 
-    A source without a stage runs none of this. A delivery that the stage brings back has `InFlightDelivery.stored`.
+    A source without a stage runs none of this.
     """
 
     @property
@@ -50,30 +86,4 @@ class Stage(Protocol):
 
         Raises: DeadLetterLimited.
         """
-        ...
-
-    # -- life
-
-    def start(self) -> None:
-        """Start, before the source subscribes."""
-        ...
-
-    async def watch(self) -> None:
-        """Bring kept deliveries back when their time comes. Never returns."""
-        ...
-
-    def assigned(self) -> None:
-        """Note that the source got partitions."""
-        ...
-
-    def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
-        """True when a delivery that the stage brought back leaves with these revoked partitions."""
-        ...
-
-    async def revoked(self, partitions: Collection[Partition]) -> None:
-        """Leave the kept deliveries of revoked partitions to other processes. Called when no delivery is left here."""
-        ...
-
-    async def stop(self) -> None:
-        """Leave all kept deliveries to other processes."""
         ...

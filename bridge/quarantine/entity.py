@@ -15,6 +15,7 @@ from bridge.core.stored_message import OperationResult
 from bridge.core.system_names import QUARANTINE
 from bridge.quarantine.state_machine import ADDS, KeyQuarantine
 from bridge.waiting.dead_letters import start_dead_letters
+from bridge.waiting.replays import report
 from bridge.waiting.totals import WaitingTotals
 
 
@@ -22,8 +23,12 @@ class QuarantineEntities:
     """Quarantine entities that this process runs for one engine."""
 
     def __init__(
-        self, now: Callable[[], datetime] = lambda: datetime.now(UTC), totals: WaitingTotals | None = None
+        self,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        totals: WaitingTotals | None = None,
+        engine: str = "",
     ) -> None:
+        self._engine = engine
         self._totals = totals
         self._now = now
         self._lock = threading.Lock()
@@ -54,6 +59,7 @@ class QuarantineEntities:
             )
         ctx.set_state(quarantine.to_json())
         start_dead_letters(ctx, result.undelivered)
+        report(ctx, self._engine, result)
         with self._lock:
             self.events.update(result.events)
 

@@ -14,17 +14,18 @@ from uuid import uuid4
 
 import structlog
 
-from bridge.brokers.base import Partition
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.errors import BrokerUnavailable, EngineError
-from bridge.core.message import Message, Position
 from bridge.core.provenance import Cause
 from bridge.core.settlement import Keep, Wait
+from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.quarantine.quarantined_key import QuarantinedKey, QuarantinedMessage, decode_key, encode_key
-from bridge.quarantine.state_machine import LEASE, delivery_id
+from bridge.quarantine.state_machine import delivery_id
 from bridge.quarantine.store import QuarantineStore
+from bridge.waiting.deliveries import StoredDelivery, look_again_and_again
+from bridge.waiting.replays import End, ReplayReports, result_of
 
 log = structlog.get_logger("bridge.quarantine")
 
@@ -49,75 +50,29 @@ class _Work:
     partition: int
 
 
-class QuarantinedPartition:
-    """Partition that a quarantined message came from. The broker no longer keeps the message."""
+class QuarantinedDelivery(StoredDelivery):
+    """Delivery of a quarantined message."""
 
-    __slots__ = ("number", "topic")
-    revoked = False
-    lost = False
-    gap = 0
-
-    def __init__(self, topic: str, number: int) -> None:
-        self.topic = topic
-        self.number = number
-
-    def pause(self) -> None:
-        """Do nothing: there is nothing to fetch."""
-
-    def resume(self) -> None:
-        """Do nothing: there is nothing to fetch."""
-
-
-class QuarantinedDelivery:
-    """Delivery of a quarantined message, settled on the engine. Implements `bridge.brokers.base.Delivery`."""
-
-    __slots__ = ("_keys", "_returned", "key", "partition", "quarantined")
+    __slots__ = ("_keys", "key", "quarantined")
 
     def __init__(self, keys: QuarantinedKeys, key: Hashable, quarantined: QuarantinedMessage) -> None:
+        super().__init__(quarantined.message)
         self._keys = keys
-        self._returned = False
         self.key = key
         self.quarantined = quarantined
-        position = quarantined.message.position
-        self.partition: Partition = QuarantinedPartition(position.topic, position.partition)
-
-    @property
-    def message(self) -> Message:
-        return self.quarantined.message.message
-
-    @property
-    def position(self) -> Position:
-        return self.quarantined.message.position
 
     @property
     def attempt(self) -> int:
         return self.quarantined.attempts
 
-    @property
-    def lost(self) -> bool:
-        """False: no other process has the message while this process holds the claim."""
-        return False
-
-    @property
-    def settlement_unknown(self) -> bool:
-        """False, as for `lost`."""
-        return False
-
-    def return_to_quarantine(self) -> None:
-        """Note that the message failed again and is quarantined anew: nothing is left to settle."""
-        self._returned = True
-
     async def complete(self) -> None:
         """Remove the message from the quarantine. Raises: BrokerUnavailable when the engine is away; settle again."""
-        if not self._returned:
-            await self._keys.done(self.key, self.quarantined)
+        if not self.is_quarantined:
+            await self._keys.done(self.key, self.quarantined, self.outcome)
 
     async def dead_letter(self, cause: Cause) -> None:
         """Return the message to the quarantine. Raises: BrokerUnavailable."""
         await self._keys.requeue(self.key, self.quarantined, {"reason": cause.reason, "detail": cause.detail})
-
-    async def abandon(self) -> None:
-        """Do nothing: the message is still quarantined."""
 
 
 class QuarantinedKeys:
@@ -136,12 +91,14 @@ class QuarantinedKeys:
         assigned: Callable[[str, int], bool],
         read: Callable[[Hashable, Sequence[QuarantinedMessage]], Awaitable[Sequence[InFlightDelivery]]],
         bring_back: Callable[[Hashable, Sequence[InFlightDelivery]], bool],
+        reports: ReplayReports | None = None,
     ) -> None:
         """Create the keys of one source.
 
         assigned: True when this process has that partition of a topic.
         read: decodes quarantined messages.
         bring_back: puts messages at the head of their lane; False when the lane is busy, to be called again.
+        reports: informs the jobs that replay quarantined messages.
         """
         self.loaded = asyncio.Event()
         self.owner = uuid4().hex
@@ -151,6 +108,7 @@ class QuarantinedKeys:
         self._assigned = assigned
         self._read = read
         self._bring_back = bring_back
+        self._reports = reports
         self._keys: dict[Hashable, _State] = {}
         self._at_work: dict[Hashable, _Work] = {}
         self._joined: dict[Hashable, int] = {}
@@ -164,7 +122,7 @@ class QuarantinedKeys:
 
     def joins(self, key: Hashable, item: InFlightDelivery) -> bool:
         """True when the item, now being processed, belongs behind quarantined messages of its key."""
-        return item.stored is None and self._keys.get(key) is _State.HELD
+        return not isinstance(item.delivery, QuarantinedDelivery) and self._keys.get(key) is _State.HELD
 
     def lost(self, key: Hashable, item: InFlightDelivery) -> bool:
         """True when the item is a quarantined message that must not be processed now: an earlier one failed again."""
@@ -189,11 +147,12 @@ class QuarantinedKeys:
         if isinstance(delivery, QuarantinedDelivery):
             value = {"mark": delivery.quarantined.mark, "cause": cause, "until": until, "attempts": attempts}
             await self._signal(key, "again", value | {"executed": list(message.executed)})
-            delivery.return_to_quarantine()
             self._at_work.pop(key, None)
         else:
             value = self._value(key, item, message, route, attempts) | {"cause": cause, "until": until}
             await self._signal(key, "hold", value)
+        if isinstance(delivery, StoredDelivery):
+            delivery.join_quarantine()
         log.warning(
             "key quarantined" if keep.wait is Wait.PERSON else "message waits on the engine for its next attempt",
             action="quarantine", source=self._source, reason=keep.reason, detail=keep.detail,
@@ -205,11 +164,17 @@ class QuarantinedKeys:
     async def append(self, key: Hashable, item: InFlightDelivery, message: StoredMessage) -> None:
         """Add the item behind the quarantined ones. Return when that is durable. Raises: EngineError."""
         await self._signal(key, "follow", self._value(key, item, message, None, 1))
+        if isinstance(item.delivery, StoredDelivery):
+            item.delivery.join_quarantine()
         self._joined[key] = self._joined.get(key, 0) + 1
 
-    async def done(self, key: Hashable, quarantined: QuarantinedMessage) -> None:
+    async def done(self, key: Hashable, quarantined: QuarantinedMessage, outcome: Outcome) -> None:
         """Mark a message as settled. Raises: BrokerUnavailable when the engine does not accept it."""
+        replay = quarantined.message.replay
         try:
+            if replay is not None and self._reports is not None:
+                # Before the message leaves: after a crash in between, both are repeated
+                await self._reports.send([End(replay, result_of(outcome))])
             await self._signal(key, "done", {"mark": quarantined.mark})
         except EngineError as error:
             raise BrokerUnavailable(f"the quarantine of a key cannot be written: {error}") from error
@@ -257,28 +222,13 @@ class QuarantinedKeys:
 
     async def watch(self) -> None:
         """Check for releases while a key is quarantined. Never returns."""
-        while True:
-            await self._some.wait()
-            await asyncio.sleep(self._settings.poll)
-            try:
-                await self.check_releases()
-            except EngineError as error:
-                log.info(
-                    "the engine of the quarantine does not answer",
-                    action="hold",
-                    source=self._source,
-                    detail=str(error),
-                )
-            except Exception as error:
-                # A bug must not end the loop: no key would ever be released
-                log.error(
-                    "the check for released keys failed unexpectedly; the source tries again",
-                    action="bug",
-                    source=self._source,
-                    exc_info=error,
-                )
-            if not self._keys:
-                self._some.clear()
+        await look_again_and_again(self._time_to_look, self.check_releases, "quarantine", self._source)
+
+    async def _time_to_look(self) -> None:
+        if not self._keys:
+            self._some.clear()
+        await self._some.wait()
+        await asyncio.sleep(self._settings.poll)
 
     async def check_releases(self) -> None:
         """Check for releases once. Raises: EngineError."""
@@ -291,10 +241,10 @@ class QuarantinedKeys:
             if each.unsettled or self._joined.get(key) != joined.get(key):
                 continue
             if state is _State.RESUMING:
-                if each.lease - time.time() < LEASE / 2:
+                if each.claim.is_old(time.time()):
                     await self._signal(key, "claim", {"owner": self.owner})
             elif each.until is not None and each.until <= time.time() and self._mine(each):
-                if each.owner == self.owner and each.lease > time.time():
+                if each.claim.belongs_to(self.owner, time.time()):
                     await self._resume(key, each, joined.get(key))
                 else:
                     await self._signal(key, "claim", {"owner": self.owner})
@@ -332,7 +282,7 @@ class QuarantinedKeys:
     ) -> dict[str, Any]:
         failed = 0.0 if item.failed_at is None else time.monotonic() - item.failed_at
         quarantined = {
-            "mark": delivery_id(message.position),
+            "mark": delivery_id(message.position, message.replay),
             "letter": message.to_json(),
             "since": time.time(),
             "attempts": attempts,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.core.stored_message import StoredMessage
+from bridge.waiting.claim import Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class QuarantinedKey:
     """Quarantined key with its messages.
 
     key: bytes as of `encode_key`.
-    until, owner, lease: as in `bridge.quarantine.state_machine.KeyQuarantine`.
+    until: as in `bridge.quarantine.state_machine.KeyQuarantine`.
     unsettled: pending operations may change the key.
     """
 
@@ -51,8 +52,7 @@ class QuarantinedKey:
     messages: tuple[QuarantinedMessage, ...]
     cause: dict[str, Any]
     until: float | None
-    owner: str | None
-    lease: float
+    claim: Claim = field(default_factory=Claim)
     unsettled: bool = False
 
     @classmethod
@@ -63,8 +63,7 @@ class QuarantinedKey:
             tuple(QuarantinedMessage.of(each) for each in document["held"]),
             document["cause"],
             document["until"],
-            document["owner"],
-            document["lease"],
+            Claim.of(document),
             unsettled,
         )
 

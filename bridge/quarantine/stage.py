@@ -11,8 +11,7 @@ import structlog
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.commands import Step
-from bridge.core.errors import EngineError, EngineOutage, EngineRejected, kept
-from bridge.core.message import Envelope
+from bridge.core.errors import EngineError, EngineOutage, EngineRejected
 from bridge.core.pace import NO_ROUTE
 from bridge.core.settlement import (
     Complete,
@@ -30,12 +29,14 @@ from bridge.core.states import Outcome
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
-from bridge.pipeline.settings import SLICE, Decode
+from bridge.pipeline.settings import Decode
 from bridge.pipeline.source import SourcePipeline
 from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys
 from bridge.quarantine.quarantined_key import QuarantinedMessage
 from bridge.quarantine.state_machine import FULL
 from bridge.quarantine.store import QuarantineStore
+from bridge.waiting.deliveries import Assignment, decode
+from bridge.waiting.replays import ReplayReports
 
 log = structlog.get_logger("bridge.quarantine")
 
@@ -55,20 +56,25 @@ class QuarantineStage:
         settings: QuarantineConfig | None,
         decode: Decode,
         breaker: Breaker | None,
+        reports: ReplayReports | None = None,
     ) -> None:
         """Create the stage.
 
         settings: None: no key waits for a person, and messages wait only longer than their broker lets them.
         breaker: breaker of the engine with the quarantine; None when the source has no rule for that engine.
+        reports: informs the jobs that replay quarantined messages.
         """
+        self.name = "quarantine"
         self.quarantines = settings is not None
+        self._assignment = Assignment(pipeline)
         self.keys = QuarantinedKeys(
             pipeline.settings.name,
             store,
             settings or QuarantineConfig(),
-            self._has_partition,
+            self._assignment.has,
             self._read,
             pipeline.bring_back,
+            reports,
         )
         self._pipeline = pipeline
         self._decode = decode
@@ -141,7 +147,7 @@ class QuarantineStage:
 
     def start(self) -> None:
         """Load the quarantined keys of a broker without groups: its queue with sessions may be silent for long."""
-        if not self._has_groups:
+        if not self._assignment.has_groups:
             self.assigned()
 
     def assigned(self) -> None:
@@ -156,20 +162,12 @@ class QuarantineStage:
         await self.keys.watch()
 
     def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
-        """True when a quarantined item leaves with its original partition.
-
-        Never where a partition is a receiver: a quarantined message belongs to no current receiver.
-        """
-        at = item.delivery.partition
-        return (
-            item.stored is not None
-            and self._has_groups
-            and any(each.topic == at.topic and each.number == at.number for each in partitions)
-        )
+        """True when a quarantined item leaves with its original partition."""
+        return isinstance(item.delivery, QuarantinedDelivery) and self._assignment.leaves(item, partitions)
 
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """End the claims on keys of revoked partitions."""
-        gone = {(each.topic, each.number) for each in partitions} if self._has_groups else set()
+        gone = self._assignment.gone(partitions)
         await self.keys.unclaim(lambda topic, number: (topic, number) in gone)
 
     async def stop(self) -> None:
@@ -178,10 +176,6 @@ class QuarantineStage:
             self._loading.cancel()
             await asyncio.gather(self._loading, return_exceptions=True)
         await self.keys.unclaim(lambda topic, number: True)
-
-    @property
-    def _has_groups(self) -> bool:
-        return self._pipeline.broker.features.groups
 
     async def _load(self) -> None:
         settings, gate = self._pipeline.settings, self._pipeline.gate
@@ -205,31 +199,13 @@ class QuarantineStage:
                 self._pipeline.lanes.release()
                 return
 
-    def _has_partition(self, topic: str, number: int) -> bool:
-        return not self._has_groups or any(
-            partition.topic == topic and partition.number == number for partition in self._pipeline.assignment
-        )
-
     async def _read(self, key: Hashable, messages: Sequence[QuarantinedMessage]) -> Sequence[InFlightDelivery]:
-        """Decode quarantined messages. Yields to the event loop when decoding takes long."""
-        now = since = time.monotonic()
+        """Decode quarantined messages."""
+        now = time.monotonic()
         items = []
-        for each in messages:
-            if time.monotonic() - since > SLICE:
-                await asyncio.sleep(0)
-                since = time.monotonic()
-            message = each.message
-            envelope: Envelope | None = None
-            error: Exception | None = None
-            try:
-                envelope = self._decode(message.message, message.position)
-            except Exception as failure:
-                error = kept(failure)  # judged when the item is run
+        decoded = await decode(self._pipeline, self._decode, [each.message for each in messages])
+        for each, found in zip(messages, decoded, strict=True):
             failed_at = now - each.failed - max(0.0, time.time() - each.since) if each.attempts > 1 else None
             delivery = QuarantinedDelivery(self.keys, key, each)
-            items.append(
-                InFlightDelivery(
-                    delivery, envelope, error, now, message.executed, message, max(1, each.attempts), failed_at
-                )
-            )
+            items.append(delivery.in_flight(found, now, max(1, each.attempts), failed_at))
         return items

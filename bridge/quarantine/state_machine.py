@@ -8,16 +8,14 @@ from typing import Any
 
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.message import Position
-from bridge.core.stored_message import OperationResult
+from bridge.core.stored_message import OperationResult, ReplayOf
+from bridge.waiting.claim import Claim
 
 FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")
 """Reasons for dead-lettering a message of a quarantined key."""
 
 ADDS = frozenset({"hold", "follow"})
 """Operations of the entity that add a message."""
-
-LEASE = 30.0
-"""Seconds that a claim of a process lasts after its last renewal."""
 
 
 class KeyQuarantine:
@@ -26,7 +24,6 @@ class KeyQuarantine:
     held: JSON of stored messages, each with its `mark`, `size` and `since`.
     cause: failure of the oldest message.
     until: time of the automatic release; None: a person releases the key; 0: released.
-    owner, lease: process that works on the messages, and the end of its claim.
     """
 
     def __init__(self, limits: QuarantineConfig, document: dict[str, Any] | None = None) -> None:
@@ -37,8 +34,7 @@ class KeyQuarantine:
         self.held: list[dict[str, Any]] = list(document.get("held", ()))
         self.cause: dict[str, Any] = document.get("cause", {})
         self.until: float | None = document.get("until")
-        self.owner: str | None = document.get("owner")
-        self.lease: float = document.get("lease", 0.0)
+        self._claim = Claim.of(document)
         self.size: int = document.get("size", 0)
 
     def to_json(self) -> dict[str, Any] | None:
@@ -52,10 +48,14 @@ class KeyQuarantine:
             "held": self.held,
             "cause": self.cause,
             "until": self.until,
-            "owner": self.owner,
-            "lease": self.lease,
+            **self._claim.to_json(),
             "size": self.size,
         }
+
+    @property
+    def owner(self) -> str | None:
+        """Process that works on the messages."""
+        return self._claim.owner
 
     def hold(self, value: dict[str, Any]) -> OperationResult:
         """Quarantine a failed message of the key. value: `source`, `key`, `item`, `cause`, `until`."""
@@ -63,7 +63,7 @@ class KeyQuarantine:
         first = not self.held
         if self._append(result, value) and first:
             self.cause, self.until = value["cause"], value.get("until")
-            self.owner = None
+            self._claim.end()
         return result
 
     def append(self, value: dict[str, Any]) -> OperationResult:
@@ -86,7 +86,8 @@ class KeyQuarantine:
         if self.held and self.held[0]["mark"] == mark:
             letter = self.held[0].get("letter", {}) | ({"executed": list(executed)} if executed else {})
             self.held[0] = self.held[0] | {"attempts": attempts, "letter": letter}
-            self.cause, self.until, self.owner = cause, until, None
+            self.cause, self.until = cause, until
+            self._claim.end()
         return OperationResult()
 
     def release(self) -> OperationResult:
@@ -115,24 +116,25 @@ class KeyQuarantine:
                 cause = self.cause if item in head else {}
                 detail = f"it was dropped from the quarantine of its key ({cause.get('reason', 'follows another')})"
                 result.refuse(item, DROPPED, detail, cause.get("error", ""))
+            else:
+                result.end(item, "failed", DROPPED)
         if self.held[:1] != head:
             self.cause = {}  # it belonged to the dropped head
         return result
 
     def is_claimed(self, now: float) -> bool:
         """True when a process holds a claim on the key."""
-        return self.owner is not None and self.lease > now
+        return self._claim.is_held(now)
 
     def claim(self, owner: str, now: float) -> OperationResult:
         """Claim the key for a process, or renew its claim."""
-        if self.held and (self.owner in (None, owner) or self.lease <= now):
-            self.owner, self.lease = owner, now + LEASE
+        if self.held:
+            self._claim.take(owner, now)
         return OperationResult()
 
     def unclaim(self, owner: str) -> OperationResult:
         """End the claim of a process."""
-        if self.owner == owner:
-            self.owner, self.lease = None, 0.0
+        self._claim.end(owner)
         return OperationResult()
 
     def _append(self, result: OperationResult, value: dict[str, Any]) -> bool:
@@ -157,6 +159,10 @@ class KeyQuarantine:
             self.size -= item["size"]
 
 
-def delivery_id(position: Position) -> str:
-    """Identity of a message in the quarantine: a digest of its position, common to its deliveries."""
-    return hashlib.blake2b(str(position).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+def delivery_id(position: Position, replay: ReplayOf | None = None) -> str:
+    """Identity of a message in the quarantine: a digest of its position, common to its deliveries.
+
+    replay: dead letter that is replayed as this message. The message may have been in the quarantine before.
+    """
+    text = str(position) if replay is None else f"{position}\n{replay.job}\n{replay.item}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()

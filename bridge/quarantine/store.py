@@ -112,7 +112,7 @@ def quarantined_key(entity: EntityMetadata, messages: MessageSealer) -> Quaranti
     """
     state = json.loads(entity.get_state() or "null")
     if state is None:
-        return QuarantinedKey("", b"", (), {}, None, None, 0.0, unsettled=True) if entity.backlog_queue_size else None
+        return QuarantinedKey("", b"", (), {}, None, unsettled=True) if entity.backlog_queue_size else None
     state |= {
         "key": messages.open_key(state["key"], entity.id.key),
         "held": [messages.open(item) for item in state["held"]],

@@ -80,10 +80,18 @@ def start_dead_letters(ctx: EntityContext, undelivered: Iterable[Undelivered]) -
     """
     for each in undelivered:
         item = each.item
+        if not has_topic(item):
+            continue
         document: dict[str, Any] = {"item": item, "reason": each.reason, "detail": each.detail}
         document |= {"error": each.error, "attempts": each.attempts}
         instance_id = letter_id(ctx.entity_id.key, item["mark"], item["since"])
         ctx.schedule_new_orchestration(DEAD_LETTER, document, instance_id)
+
+
+def has_topic(item: Mapping[str, Any]) -> bool:
+    """False for the replay of a message that stays in the dead-letter queue of its broker until it succeeds."""
+    letter = item.get("letter", {})
+    return bool(letter.get("of", letter).get("topic") != "")
 
 
 class DeadLetterWriter:
@@ -111,6 +119,7 @@ class DeadLetterWriter:
                 document["reason"], document["detail"], document["error"], item.get("route"), document["attempts"]
             ),
             at=time.time(),
+            expression=item.get("expression", ""),
         )
         topic = message.dead_letter_topic
         writing = broker_dead_letter.write(

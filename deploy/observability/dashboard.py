@@ -159,6 +159,12 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Messages that cannot be parsed", (
                 (_rate("bridge_unreadable_messages_total", "source, topic, fault"), "{{source}} {{topic}} {{fault}}"),
             ), "mps", width=6),
+            Panel("Open dead letters", (
+                ("max by (source, reason, route) (bridge_dead_letters_open{S})", "{{source}} {{reason}} {{route}}"),
+            ), width=12, text="Dead letters that wait for a person. All daemons count the same ones."),
+            Panel("Age of the oldest open dead letter", (
+                ("max by (source) (bridge_dead_letter_oldest_seconds{S})", "{{source}}"),
+            ), "s", width=12),
         ),
     ),
     (

@@ -28,7 +28,7 @@ brokers:
   kafka: {{type: kafka, bootstrap_servers: "{kafka}", session_timeout: 60s, rebalance_timeout: 8s, create_topics: true}}
 sources:
   orders: {{broker: kafka, topics: [{topic}], group: {topic}, codec: json, no_match: dead_letter}}
-ops: {{http: {{port: 0}}}}
+ops: {{http: {{port: 0}}, dead_letters: {{interval: 1s}}}}
 """
 
 
@@ -85,9 +85,13 @@ def test_sums_over_daemons_of_which_one_is_frozen(
     urls = [word for each in daemons for word in ("--url", each.url)]
     topic[1].publish(SENT)
     lives.wait(lambda: sum(each.settled() for each in daemons) == SENT, "all settled")
+    for each in daemons:
+        each.wait(lambda each=each: sum(each.metrics("bridge_dead_letters_open").values()) == SENT, "open dead letters")  # type: ignore[misc]  # mypy cannot infer it
     for arguments in ([], urls):
         code, found = status(tmp_path, *arguments)
-        assert (code, found["asked"], found["answered"], found["problems"]) == (0, 3, 3, [])
+        assert (code, found["asked"], found["answered"]) == (1, 3, 3)
+        assert [each["next"] for each in found["problems"]] == ["bridge dlq groups orders"]
+        assert found["sources"][0]["dead_letters_open"]["count"] == SENT, "each daemon has counted the same"
         assert {each["id"].rpartition("/")[2] for each in found["daemons"]} == {str(each.pid) for each in daemons}
         [source] = found["sources"]
         assert (source["partitions"], source["received"], source["dead_letters"]) == (6, SENT, {"no_route": SENT})
@@ -97,7 +101,8 @@ def test_sums_over_daemons_of_which_one_is_frozen(
     for arguments, name in (([], f"/{frozen.pid}"), (urls, frozen.url)):
         code, found = status(tmp_path, *arguments)
         assert (code, found["asked"], found["answered"]) == (1, 3, 2)
-        [problem] = found["problems"]
+        problem, letters = found["problems"]
+        assert letters["next"] == "bridge dlq groups orders"
         assert problem["subject"].endswith(name)
         assert "no answer within 5 s" in problem["text"]
         assert problem["next"]

@@ -68,6 +68,8 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "sources.seek.cancel": {"source": "orders"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
+    "dlq.drop": {"causes": ["none"]},
+    "dlq.restore": {"causes": ["none"]},
     "erase": {"where": "payload == 'SECRET'"},
 }
 

@@ -15,9 +15,15 @@ from bridge.config.source import Loaded
 from bridge.core.system_names import (
     DEAD_LETTER,
     DEAD_LETTER_PACE,
+    DEAD_LETTER_STATES,
     EARLY_MESSAGES,
+    JOB,
+    JOB_PAGE,
+    JOBS,
     LINEAGE_INDEX,
     QUARANTINE,
+    REPLAY,
+    REPLAY_EDIT,
     SOURCE_PAUSE,
     SOURCE_SEEK,
 )
@@ -114,13 +120,19 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         assert set(registry.entities) == {
             ANSWERS,
             DEAD_LETTER_PACE,
+            DEAD_LETTER_STATES,
             EARLY_MESSAGES,
+            JOB,
+            JOB_PAGE,
+            JOBS,
             LINEAGE_INDEX,
             QUARANTINE,
+            REPLAY,
+            REPLAY_EDIT,
             SOURCE_PAUSE,
             SOURCE_SEEK,
         }
-        assert {DEAD_LETTER, CANCEL_GRACE, SAGA_ORCHESTRATION} == set(registry.orchestrators)
+        assert {DEAD_LETTER, CANCEL_GRACE, JOB, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:
         await engine.stop()

@@ -53,6 +53,8 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("sources resume", "orders", "failed", ("orders",)),
     ("keys rotate", "*", "failed", ()),
     ("keys retire", "none", "failed", ("none",)),
+    ("dlq drop", "*", "failed", ("--all", "--yes")),
+    ("dlq restore", "*", "failed", ("--all", "--yes")),
     ("erase", "*", "done", ("--where", f"payload.marker == '{MARKER}'", "--yes")),
     ("publish", "local/plain", "done", ("plain", "--data", DATA)),
     ("publish", "local/plain", "failed", ("local/plain", "--jsonl", "LINES")),

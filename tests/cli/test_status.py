@@ -65,7 +65,7 @@ MEMBERS = {
     "sources": {
         "name", "state", "since", "seconds", "detail", "daemons", "partitions", "held_by", "lag", "oldest_seconds",
         "received_per_second", "settled_per_second", "in_flight", "retrying", "received", "abandoned", "outcomes",
-        "dead_letters",
+        "dead_letters", "dead_letters_open", "dead_letters_counted",
     },
     "components": {"kind", "name", "state", "since", "seconds", "detail", "daemons"},
 }  # fmt: skip

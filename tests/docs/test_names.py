@@ -174,7 +174,7 @@ def test_every_header_of_a_dead_letter() -> None:
     )
     message = Message(
         b"",
-        headers=(("bridge.reason", b"r"),),
+        headers=(("bridge.reason", b"r"), ("bridge.job", b"j"), ("bridge.edited-from", b"t/0@1")),
         timestamp=1.0,
         unreadable=Unreadable("crc", "rotten", last=4),
     )
@@ -204,7 +204,7 @@ def test_every_state_outcome_and_exit_code() -> None:
     components = {tuple(row[:3]) for row in table("docs/operations.md", "Component")}
     kinds = ("source", *get_args(PartKind))
     assert components == {(kind, state, "yes" if state in READY else "no") for kind in kinds for state in STATES[kind]}
-    others = {row[0].split(" ")[0]: set(_CODE.findall(row[1])) for row in table("docs/operations.md", "Subject")}
+    others = {row[0].partition(" (")[0]: set(_CODE.findall(row[1])) for row in table("docs/operations.md", "Subject")}
     assert others == {name: set(STATES[name]) for name in STATES if name not in kinds}
     assert {row[0] for row in table("docs/operations.md", "Exit code")} == {str(code) for code in exit_codes.MEANINGS}
     outcomes = next(row[3] for row in table("docs/operations.md", "Metric") if row[0] == "bridge_outcomes_total")

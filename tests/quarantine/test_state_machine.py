@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.message import Position
 from bridge.core.stored_message import OperationResult
-from bridge.quarantine.state_machine import LEASE, KeyQuarantine, delivery_id
+from bridge.quarantine.state_machine import KeyQuarantine, delivery_id
+from bridge.waiting.claim import LEASE
 
 CAUSE = {"reason": "engine_rejected", "detail": "no", "error": "EngineRejected", "route": "paid"}
 

@@ -6,6 +6,7 @@ import json
 import sqlite3
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,7 +34,8 @@ from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.core.pace import Paces
 from bridge.core.provenance import Cause, dead_letter
 from bridge.core.settlement import RetryPolicy
-from bridge.core.stored_message import StoredMessage, Undelivered
+from bridge.core.stored_message import ReplayOf, StoredMessage, Undelivered
+from bridge.dead_letters.state_machine import BlockStates
 from bridge.early_messages import state_machine as early_message_queue
 from bridge.early_messages.state_machine import WaitingCommand
 from bridge.engines.recording import Recording
@@ -44,6 +46,7 @@ from bridge.ops.health import Check, Readiness
 from bridge.ops.trail import Trail
 from bridge.quarantine import quarantined_key as ordering_key
 from bridge.quarantine import state_machine as key_quarantine
+from bridge.replay.state_machine import ReplayQueue
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.saga import SagaCompiler, start_input
 from bridge.sqlite_engine.storage.schema import connect, prepare
@@ -174,6 +177,42 @@ def quarantine_state() -> Any:
     return copied(kept.to_json())
 
 
+def dead_letter_changes() -> list[dict[str, Any]]:
+    """Return values of the operations on the states of dead letters, for which each operation has an effect."""
+    given = {"at": NOW, "by": "ann", "reason": "test"}
+    offsets = [0, 1, 2, 3, 4]
+    items = [(each, NOW) for each in offsets]
+    return [
+        {"job": "j", **given, "items": items, "offsets": offsets},
+        {"job": "k", **given, "items": items, "offsets": offsets, "states": ["replayed"], "below": 1},
+    ]
+
+
+def replay_state() -> Any:
+    queue = ReplayQueue()
+    replay = ReplayOf("default", "j", 0, "orders.dlq/0@1", "local", ("orders.dlq", 0, 1))
+    item = {"mark": "local/orders.dlq/0@1", "letter": replace(LETTER, replay=replay).to_json(), "size": 5}
+    given = {"source": "orders", "topic": "orders", "partition": 0, "job": "j", "page": 0, "items": [item]}
+    queue.add(given, NOW)
+    queue.claim("daemon", NOW)
+    return copied(queue.to_json())
+
+
+def replay_results() -> Any:
+    done = {"mark": "local/orders.dlq/0@1", "result": "failed", "reason": "bug", "detail": "d", "error": "E"}
+    return [done | {"route": "r", "attempts": 1, "executed": ["q"], "expression": "route r, when"}]
+
+
+def dead_letter_states() -> Any:
+    states = BlockStates()
+    given = {"job": "j", "at": NOW, "by": "ann", "reason": "test"}
+    states.apply("take", given | {"items": [(0, NOW), (1, NOW), (2, NOW)]})
+    states.apply("replayed", given | {"offsets": [1]})
+    states.apply("returned", given | {"offsets": [2]})
+    states.apply("drop", given | {"items": [(3, NOW)]})
+    return copied(states.to_json())
+
+
 def _states() -> Iterator[tuple[str, Any]]:
     paces = Paces()
     paces.limit("r", 0.0)
@@ -181,6 +220,9 @@ def _states() -> Iterator[tuple[str, Any]]:
     yield "early messages", early_state()
     yield "quarantine", quarantine_state()
     yield "dead-letter paces", paces.to_json()
+    yield "states of dead letters", dead_letter_states()
+    yield "replay queue", replay_state()
+    yield "results of replays", replay_results()
     yield "job", job_record("paused")
     yield "page of a job", job_page()
     yield "registry of jobs", job_registry()

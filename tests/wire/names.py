@@ -137,6 +137,7 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
             ),
             ({"rows": [["h", 1.0, 0, "i"]], "from": 1.0, "tick": 5e9}, {"ids": 2, "age": 60.0}),
         ],
+        "bridge.dead_letters": [(forms.dead_letter_states(), each) for each in forms.dead_letter_changes()],
         "bridge.job": [
             (None, {"request": {"kind": "x"}, "space": None}),
             (forms.job_record("selecting"), {"pages": 1, "items": 2, "by": "x", "id": "t"}),
@@ -158,6 +159,11 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
             (None, {"orders/0": {"to": 1, "stamp": 2, "by": "x", "at": 1.0, "reason": ""}}),
             ({"orders/0": {"to": 1, "stamp": 2}}, {"orders/0": {"stamp": 2, "from": 3, "by": "h/1", "at": 2.0}}),
         ],
+        "bridge.replay": [
+            (forms.replay_state(), {"results": forms.replay_results(), "owner": "daemon", "at": forms.NOW + 3600.0}),
+            (None, {"source": "orders", "job": "j", "page": 0, "items": [], "at": 1.0, "owner": "x", "results": []}),
+        ],
+        "bridge.replay_edit": [({"letter": {"body": ""}}, None)],
         "bridge.source_pause": [(None, {"since": 1.0, "by": "x", "reason": ""}), ({"since": 1.0, "by": "x"}, None)],
     }
     entities = {name.removeprefix("entity "): each for name, each in functions.items() if name.startswith("entity ")}

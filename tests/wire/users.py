@@ -118,7 +118,7 @@ def metrics() -> list[str]:
         """Counts of publishing, and of early messages and quarantines on an engine."""
 
         name = engine = "default"
-        published = failed = events = quarantined = {"x": 1}  # noqa: RUF012
+        published = failed = events = quarantined = replayed = {"x": 1}  # noqa: RUF012
         waiting = expiring = waiting_messages = waiting_bytes = refused = delayed = 1
 
     class Traces:

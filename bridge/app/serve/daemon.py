@@ -32,12 +32,14 @@ from bridge.app.composition import (
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
+from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
 from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
+from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
@@ -150,6 +152,7 @@ class Daemon:
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
         budgets, costs = build_budgets(loaded) if intake else ({}, {})
         domains = build_domains(loaded)
+        self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [
                 build_source(
@@ -166,12 +169,16 @@ class Daemon:
                     registries=self.registries,
                     record=recorder(loaded, name, self.engines[state_engine(loaded, name)]),
                     tracer=self.tracing,
+                    replays=self.replays.stores[state_engine(loaded, name)],
+                    replay_reports=self.replays.reports,
                 )
                 for name in config.sources
             ]
             if intake
             else []
         )
+        for source in self.sources:
+            self.replays.add(source)
         self.publishing = Publishing(
             {
                 name: PublishTarget(
@@ -189,7 +196,8 @@ class Daemon:
             on_published,
             None if self.tracing is None else PublishTracing(self.tracing),
         )
-        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals)
+        kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
+        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, kinds)
         self.monitors = {
             name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines
@@ -215,6 +223,9 @@ class Daemon:
         for source in self.sources:
             by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
         self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
+        self.dead_letters = (
+            DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
+        )
         self.jobs = JobFigures(self.engines, self.own.job_entities)
         self.watch = Watch(
             self.sources,
@@ -234,6 +245,7 @@ class Daemon:
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
             traces=self.tracing,
+            dead_letters=self.dead_letters,
             stuck_after=config.ops.stuck_after,
             config_version=loaded.version,
         )
@@ -248,7 +260,15 @@ class Daemon:
         self._reports: list[asyncio.Task[None]] = []
         command = "worker" if not intake else "serve" if worker else "serve --no-worker"
         self.status = DaemonStatus(
-            loaded, self.watch, self.engines, self.breakers, self._early_message_counter, totals, self.jobs, command
+            loaded,
+            self.watch,
+            self.engines,
+            self.breakers,
+            self._early_message_counter,
+            totals,
+            self.jobs,
+            command,
+            self.dead_letters,
         )
         self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
 
@@ -327,8 +347,11 @@ class Daemon:
             asyncio.create_task(self.orphaned.run(), name="orphaned quarantine"),
             asyncio.create_task(self.pauses.run(), name="pauses of sources"),
             asyncio.create_task(self.figures.run(), name="instance counts"),
+            asyncio.create_task(self.replays.watch.run(), name="replay queues"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
+        if self.dead_letters is not None:
+            self._reports.append(asyncio.create_task(self.dead_letters.run(), name="open dead letters"))
         exported = build_metrics_export(self.loaded, self.watch.families)
         if exported is not None:
             self._reports.append(asyncio.create_task(exported.run(), name="metrics by OTLP"))
@@ -374,6 +397,7 @@ class Daemon:
         if self.tracing is not None:
             # Before the engines: they keep the spans that are not sent
             await _closed(asyncio.to_thread(self.tracing.stop, 5.0))
+        await _closed(self.replays.stop())
         for part in reversed(self._opened):
             await _closed(part.stop())
         self._opened.clear()

@@ -13,6 +13,7 @@ from typing import Any
 
 from bridge import __version__
 from bridge.app import state
+from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.waiting import WaitingCounter
 from bridge.app.serve.watch import Watch
@@ -45,11 +46,13 @@ class DaemonStatus:
         totals: Mapping[str, WaitingTotals],
         jobs: JobFigures,
         command: str,
+        dead_letters: DeadLetterCounter | None = None,
     ) -> None:
         """Create the status of this process.
 
         totals: waiting messages by engine.
         command: the command that runs this process, as of `bridge`.
+        dead_letters: open dead letters; None where no source is consumed.
         """
         self._loaded = loaded
         self._watch = watch
@@ -59,6 +62,7 @@ class DaemonStatus:
         self._totals = totals
         self._jobs = jobs
         self._command = command
+        self._dead_letters = dead_letters
         self._id = daemon_id(os.getpid())
         self._started = time.time()
         self._counts: dict[str, InstanceCounts | None] = {}
@@ -84,7 +88,7 @@ class DaemonStatus:
         sources = []
         for source in self._watch.sources:
             if (part := parts.get(("source", source.name))) is not None:
-                sources.append(part | source.figures())
+                sources.append(part | source.figures() | self._open(source.name))
                 await asyncio.sleep(0)  # a source may have thousands of partitions
         others = [part | {"kind": kind} for (kind, _), part in parts.items() if kind not in ("source", "engine")]
         daemon = {
@@ -101,6 +105,12 @@ class DaemonStatus:
         made = {"time": time_of(now), "daemons": [daemon], "engines": engines, "sources": sources, "components": others}
         self._made = time.monotonic()
         return merge([made])
+
+    def _open(self, source: str) -> Document:
+        counter = self._dead_letters
+        if counter is None or counter.counted is None:
+            return {"dead_letters_open": None, "dead_letters_counted": None}
+        return {"dead_letters_open": counter.document(source), "dead_letters_counted": time_of(counter.counted)}
 
     async def _ask(self, name: str) -> None:
         """Ask an engine for its facts."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from durabletask.task import ActivityContext
 
+from bridge.app.operations.dead_letter_jobs import dead_letter_kinds
 from bridge.app.operations.instance_jobs import instance_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
@@ -17,14 +18,18 @@ from bridge.config.source import Loaded
 from bridge.core.system_names import (
     DEAD_LETTER,
     DEAD_LETTER_PACE,
+    DEAD_LETTER_STATES,
     EARLY_MESSAGES,
     JOB,
     JOB_STEP,
     LINEAGE_INDEX,
     QUARANTINE,
+    REPLAY,
+    REPLAY_EDIT,
     SOURCE_PAUSE,
     SOURCE_SEEK,
 )
+from bridge.dead_letters.store import dead_letter_states_entity
 from bridge.engines.base import Engine
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
@@ -37,6 +42,7 @@ from bridge.jobs.kind import JobKind
 from bridge.jobs.orchestrator import job_orchestrator
 from bridge.jobs.steps import JobSteps
 from bridge.pipeline.publishing import Publishing
+from bridge.replay.edits import replay_edit_entity
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
 from bridge.waiting.totals import WaitingTotals
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
@@ -56,12 +62,15 @@ class SystemWorkflows:
         loop: asyncio.AbstractEventLoop,
         keys: Mapping[str, AnswerKeys],
         totals: Mapping[str, WaitingTotals],
+        kinds: Mapping[str, Sequence[JobKind]] | None = None,
     ) -> None:
         """Create the entities of all engines.
 
         keys: keys that sign requests, by engine.
         totals: totals of waiting messages, by engine.
+        kinds: further kinds of jobs, by engine.
         """
+        self._kinds = kinds or {}
         self._loaded = loaded
         self._engines = engines
         self._keys = keys
@@ -76,7 +85,8 @@ class SystemWorkflows:
 
     def job_kinds(self, engine: str) -> list[JobKind]:
         """Kinds of jobs that this process works on for an engine that runs."""
-        return instance_kinds(self._engines[engine])
+        own = self._engines[engine]
+        return [*instance_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
 
     def stop_jobs(self) -> None:
         """End the running steps of jobs soon, before the workers stop."""
@@ -113,8 +123,11 @@ class SystemWorkflows:
                 EARLY_MESSAGES: stores.early_messages.function(),
                 QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
+                DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(),
                 SOURCE_SEEK: seek_entity(),
+                REPLAY: stores.replays.function(),
+                REPLAY_EDIT: replay_edit_entity(),
                 ANSWERS: keys_entity,
                 # Also without an index: rows of an earlier configuration end by their age
                 LINEAGE_INDEX: index_entity() if index is None else index_entity(index.count_removed),

@@ -26,6 +26,7 @@ from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities
 from bridge.quarantine.orphaned import quarantine_engine
 from bridge.quarantine.store import EngineQuarantineStore, QuarantineStore
+from bridge.replay.entity import ReplayEntities
 from bridge.routing.cel.template import constant_prefix
 from bridge.waiting.totals import WaitingTotals
 
@@ -100,6 +101,7 @@ class WaitingEntities:
     name: str
     early_messages: EarlyMessageEntities
     quarantine: QuarantineEntities
+    replays: ReplayEntities
     totals: WaitingTotals
     waiting: int | None = None
 
@@ -132,6 +134,10 @@ class WaitingEntities:
     def quarantined(self) -> Mapping[str, int]:
         return dict(self.quarantine.events)
 
+    @property
+    def replayed(self) -> Mapping[str, int]:
+        return dict(self.replays.events)
+
 
 def waiting_entities(
     loaded: Loaded,
@@ -154,8 +160,15 @@ def waiting_entities(
         slots,
         totals=totals,
         messages=engine.messages,
+        engine=engine.name,
     )
-    return WaitingEntities(engine.name, entities, QuarantineEntities(now, totals), totals)
+    return WaitingEntities(
+        engine.name,
+        entities,
+        QuarantineEntities(now, totals, engine.name),
+        ReplayEntities(engine.name, now),
+        totals,
+    )
 
 
 class WaitingCounter:

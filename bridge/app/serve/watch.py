@@ -28,7 +28,7 @@ from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
-from bridge.ops.metric_stats import TraceStats, WaitingStats
+from bridge.ops.metric_stats import DeadLetterStats, TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import Rates
 from bridge.pipeline.action_budget import ActionBudget
@@ -298,6 +298,7 @@ class Watch:
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         traces: TraceStats | None = None,
+        dead_letters: DeadLetterStats | None = None,
         stuck_after: float,
         config_version: str,
     ) -> None:
@@ -330,6 +331,7 @@ class Watch:
             figures.workflows,
             jobs=jobs,
             traces=traces,
+            dead_letters=dead_letters,
             budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),

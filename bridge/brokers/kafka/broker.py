@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from bridge.brokers.base import Features, Listener, Positions, ReadOptions, SubscribeOptions
+from bridge.brokers.base import Features, Listener, LogRanges, Positions, ReadOptions, SubscribeOptions
 from bridge.brokers.kafka import group_positions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.ends import Ends
 from bridge.brokers.kafka.producer import DeadLetters, Producer
-from bridge.brokers.kafka.reading import read
+from bridge.brokers.kafka.reading import ranges, read
 from bridge.brokers.kafka.subscription import KafkaSubscription
 from bridge.brokers.positions import GroupPosition, Move, Place
 from bridge.config.model.brokers import KafkaBrokerConfig
@@ -37,6 +38,7 @@ class KafkaBroker:
         self._connection = Connection(name, config, resolve)
         self._cluster = Cluster(self._connection)
         self._producer = Producer(self._connection)
+        self._ends = Ends(self._connection)
         self._subscriptions: set[KafkaSubscription] = set()
 
     async def start(self) -> None:
@@ -48,6 +50,7 @@ class KafkaBroker:
         for subscription in tuple(self._subscriptions):
             await subscription.close()
         await self._producer.stop()
+        await self._ends.stop()
         await self._cluster.stop()
 
     async def publish(self, topic: str, messages: Sequence[Message]) -> Positions:
@@ -117,6 +120,10 @@ class KafkaBroker:
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""
         return read(self._connection, self._cluster, options)
+
+    async def ranges(self, topic: str) -> LogRanges:
+        """See `LogBroker.ranges`."""
+        return await ranges(self._connection, self._cluster, self._ends, topic)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> KafkaSubscription:
         """See `Broker.subscribe`. Returns once the group has assigned partitions.

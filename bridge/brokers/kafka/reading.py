@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka import TopicPartition
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from bridge.brokers.base import ReadOptions
+from bridge.brokers.base import LogRanges, ReadOptions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.compression import Inflation, Room
-from bridge.brokers.kafka.connection import Connection, close
+from bridge.brokers.kafka.connection import Connection
+from bridge.brokers.kafka.ends import Ends
 from bridge.brokers.kafka.fetcher import Fetcher
 from bridge.brokers.kafka.partition_log import PartitionLog
-from bridge.brokers.kafka.positions import look_up
-from bridge.core.errors import BrokerError
+from bridge.core.errors import BrokerError, BrokerUnavailable
 from bridge.core.message import Message, Position
 
 _PING_SECONDS = 10.0
@@ -40,8 +39,13 @@ async def read(
         raise BrokerError(f"{connection.name}: there is no topic {topic}")
     if options.partition is not None and options.partition not in range(count):
         raise BrokerError(f"{connection.name}: {topic} has no partition {options.partition}; it has {count}, from 0")
-    partitions = [TopicPartition(topic, number) for number in range(count) if options.partition in (None, number)]
-    starts, ends = await _range(connection, partitions, options)
+    if options.ranges is None:
+        partitions = [TopicPartition(topic, number) for number in range(count) if options.partition in (None, number)]
+        starts, ends = await _range(connection, partitions, options)
+    else:
+        partitions = [TopicPartition(topic, number) for number in options.ranges if number < count]
+        starts = {tp: options.ranges[tp.partition][0] for tp in partitions}
+        ends = {tp: options.ranges[tp.partition][1] for tp in partitions}
     async for found in scan(
         connection, cluster, starts, None if options.follow else ends, "read_committed", f"read {topic}"
     ):
@@ -132,6 +136,31 @@ async def _messages(
         raise BrokerError(f"{connection.name}: {'; '.join(stopped)}")
 
 
+async def ranges(connection: Connection, cluster: Cluster, ends: Ends, topic: str) -> LogRanges:
+    """See `LogBroker.ranges`. A topic whose settings this principal may not read counts as compacted."""
+    count = (await cluster.topics()).get(topic, 0)
+    if not count:
+        raise BrokerError(f"{connection.name}: there is no topic {topic}")
+    begin, end = await ends.ask([TopicPartition(topic, each) for each in range(count)], f"read {topic}")
+    resources = [ConfigResource(ConfigResourceType.TOPIC, topic)]
+    try:
+        answers = await cluster.ask("read the settings of a topic", lambda admin: admin.describe_configs(resources))
+    except BrokerUnavailable:
+        raise
+    except BrokerError:  # a cluster without this request
+        answers = []
+    policies = [
+        entry[1]
+        for answer in answers
+        for code, _, _, _, entries, *_ in answer.resources
+        if not code
+        for entry in entries
+        if entry[0] == "cleanup.policy"
+    ]
+    offsets = {tp.partition: (begin[tp], end[tp]) for tp in begin}
+    return LogRanges(cluster.id, offsets, whole=bool(policies) and "compact" not in policies[0])
+
+
 async def _range(
     connection: Connection, partitions: list[TopicPartition], options: ReadOptions
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
@@ -144,17 +173,8 @@ async def _ends(
     connection: Connection, partitions: list[TopicPartition], what: str
 ) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
     """First and end offsets of the partitions. what: for an error. Raises: BrokerUnavailable."""
-    consumer: Any = AIOKafkaConsumer(
-        **connection.arguments, group_id=None, enable_auto_commit=False, isolation_level="read_committed"
-    )
+    ends = Ends(connection)
     try:
-        await connection.open(consumer.start)
-        # The client reads nothing
-        limit = connection.config.request_timeout
-        begin = await look_up(consumer.beginning_offsets, partitions, limit)
-        end = await look_up(consumer.end_offsets, partitions, limit)
-    except (KafkaError, TimeoutError) as error:
-        raise connection.translate(error, what) from error
+        return await ends.ask(partitions, what)
     finally:
-        await close(consumer)
-    return begin, end
+        await ends.stop()

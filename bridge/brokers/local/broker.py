@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
+from bridge.brokers.base import Features, Listener, LogRanges, ReadOptions, SubscribeOptions
 from bridge.brokers.local import group_positions
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.database import translate
@@ -151,6 +151,14 @@ class LocalBroker:
         """See `ReadableBroker.read`."""
         return read(self.name, self._cluster, self._reader, options)
 
+    async def ranges(self, topic: str) -> LogRanges:
+        """See `LogBroker.ranges`."""
+        ids = await self._reader.query(lambda log: log.partitions(topic))
+        if not ids:
+            raise BrokerError(f"{self.name}: there is no topic {topic}")
+        found = await self._reader.query(lambda log: log.ranges(ids))
+        return LogRanges(self._cluster, {number: found[key] for number, key in enumerate(ids)}, whole=True)
+
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> LocalSubscription:
         """See `Broker.subscribe`. Missing topics are created. Raises: BrokerUnavailable."""
         latest, count = options.start == "latest", self._config.partitions
@@ -235,9 +243,14 @@ async def read(
         raise BrokerError(f"{name}: there is no topic {topic}")
     if options.partition is not None and options.partition not in range(len(ids)):
         raise BrokerError(f"{name}: {topic} has no partition {options.partition}; it has {len(ids)}, from 0")
-    numbers = {key: number for number, key in enumerate(ids) if options.partition in (None, number)}
-    ends = await reader.query(lambda log: log.ends(list(numbers)))
-    following = {key: options.first(0, end) for key, end in ends.items()}
+    wanted = range(len(ids)) if options.ranges is None else options.ranges
+    numbers = {ids[number]: number for number in wanted if options.partition in (None, number) and number < len(ids)}
+    if options.ranges is None:
+        ends = await reader.query(lambda log: log.ends(list(numbers)))
+        following = {key: options.first(0, end) for key, end in ends.items()}
+    else:
+        following = {key: options.ranges[number][0] for key, number in numbers.items()}
+        ends = {key: options.ranges[number][1] for key, number in numbers.items()}
     while True:
         fetches = [Fetch(key, offset, _RECORDS, _BYTES) for key, offset in following.items()]
         _, batches = await reader.query(partial(Log.fetch, partitions=list(numbers), fetches=fetches))

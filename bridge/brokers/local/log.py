@@ -247,6 +247,17 @@ class Log:
         """Next offset to be written, by partition id."""
         return dict(orjson.loads(self.connection.execute(_ENDS, (orjson.dumps(partitions).decode(),)).fetchone()[0]))
 
+    def ranges(self, partitions: Sequence[int]) -> dict[int, tuple[int, int]]:
+        """First offset and next offset to be written, by partition id. They are equal in an empty partition."""
+        ends = self.ends(partitions)
+        query = "SELECT min(id) FROM records WHERE id >= ? AND id < ?"
+        found = {}
+        for key, end in ends.items():
+            base = key << _OFFSET_BITS
+            [first] = self.connection.execute(query, (base, (key + 1) << _OFFSET_BITS)).fetchone()
+            found[key] = (end if first is None else first - base, end)
+        return found
+
     def fetch(self, partitions: Sequence[int], fetches: Sequence[Fetch]) -> tuple[dict[int, int], dict[int, Batch]]:
         """Ends of all `partitions`, and records for those fetches that have any, read in one transaction."""
         self.connection.execute("BEGIN")

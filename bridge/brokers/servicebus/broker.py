@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, ReadOptions, SubscribeOptions
 from bridge.brokers.servicebus import copies
+from bridge.brokers.servicebus.completing import complete
 from bridge.brokers.servicebus.connection import FOREIGN, Connection
 from bridge.brokers.servicebus.dead_letters import DeadLetterQueue
 from bridge.brokers.servicebus.entity import EntityPath
@@ -70,6 +71,11 @@ class ServiceBusBroker:
         """See `ReadableBroker.read`."""
         assert self._connection is not None, "the broker is not started"
         return read(self._connection, options)
+
+    async def complete(self, topic: str, numbers: Collection[int]) -> int:
+        """See `CompletingBroker.complete`."""
+        assert self._connection is not None, "the broker is not started"
+        return await complete(self._connection, topic, numbers)
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> ServiceBusSubscription:
         """See `Broker.subscribe`. Raises: BrokerUnavailable when the service is away or refuses the connection."""

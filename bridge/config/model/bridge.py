@@ -167,6 +167,26 @@ class TracingConfig(Model):
     )
 
 
+class DeadLettersConfig(Model):
+    """States of dead letters, and their counts."""
+
+    restore: Duration = Field(
+        604_800.0,
+        gt=0,
+        description="Time for which a dropped dead letter can be restored. Then the daemon completes it in its Service "
+        "Bus sub-queue; other brokers remove it by the retention of the topic.",
+    )
+    cache: Size = Field(
+        268_435_456,
+        ge=1_048_576,
+        description="Bytes of the files in the state directory that save reading the dead letters again; the "
+        "partitions that were not used for the longest time are removed.",
+    )
+    interval: Duration = Field(
+        15.0, ge=1, description="Shortest pause between two counts of the open dead letters by the daemon."
+    )
+
+
 class OpsConfig(Model):
     """Operation and monitoring of the daemon."""
 
@@ -182,6 +202,7 @@ class OpsConfig(Model):
     )
     audit: AuditConfig = Field(AuditConfig(), description="Audit of changes by people.")
     lineage: LineageConfig = Field(LineageConfig(), description="Index of messages, for `bridge trace`.")
+    dead_letters: DeadLettersConfig = Field(DeadLettersConfig(), description="States of dead letters.")
     drain: Duration = Field(20.0, description="Time for a stop before it is forced.")
     stuck_after: Duration = Field(
         60.0, gt=0, description="Time without progress after which a source with waiting records is unready."

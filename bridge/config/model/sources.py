@@ -167,6 +167,15 @@ class LimitsConfig(Model):
     dead_letter_limit: Integer = Field(
         100, ge=1, description="Dead letters per minute and route; beyond this limit the route writes one per pause."
     )
+    max_replays: Integer = Field(
+        5, ge=1, description="Failed replays of a message; a further one needs `bridge dlq replay --force`."
+    )
+    max_queued_replays: Integer = Field(
+        1000, ge=1, description="Dead letters of one partition that wait for their replay; a job waits with more."
+    )
+    max_queued_replay_bytes: Size = Field(
+        1048576, description="Bytes of dead letters of one partition that wait for their replay, as JSON."
+    )
     per: Annotated[SourcePerConfig | None, BeforeValidator(_per)] = Field(
         None,
         description="Limits for each value of a template, such as each tenant; a template alone is short for "

@@ -41,6 +41,7 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.defaults import MAX_REQUEST
 from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import DRAINING
+from bridge.sqlite_engine.maintenance.inspection import read_states
 from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.options import (
     PERIOD_SECONDS,
@@ -131,6 +132,16 @@ class EmbeddedEngine:
         """Counts in the engine's file, whichever process hosts the engine."""
         rows = await asyncio.to_thread(counts.read, self._directory / FILE)
         return None if rows is None else _summed(rows)
+
+    async def entity_states(self, prefix: str) -> Mapping[str, str]:
+        """See `StoredEntities.entity_states`."""
+        return await asyncio.to_thread(self._read_states, prefix)
+
+    def _read_states(self, prefix: str) -> Mapping[str, str]:
+        path = self._directory / FILE
+        if not path.exists():
+            return {}
+        return read_states(path, self._keys(), prefix)
 
     def watch_finishes(self, listener: FinishListener) -> None:
         if self._database is not None:

@@ -8,7 +8,11 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
+
+from bridge.core.errors import EngineUnavailable
 from bridge.encryption import Keyring
+from bridge.sqlite_engine.storage.payloads import STATE, Payloads
 from bridge.sqlite_engine.storage.schema import check_keys
 
 _LOCKS = Path("/proc/locks")
@@ -74,3 +78,21 @@ def inspect(path: Path, keyring: Keyring | None, seconds: float) -> list[str] | 
             if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
                 return None
             raise
+
+
+def read_states(path: Path, keyring: Keyring | None, prefix: str) -> dict[str, str]:
+    """States of the entities whose ids begin so, by id. Entities without a state are left out.
+
+    Raises: EngineMisconfigured (a key is missing), EngineUnavailable.
+    """
+    payloads = Payloads(keyring)
+    try:
+        with closing(opened(path)) as connection:
+            check_keys(connection, path, keyring)
+            rows = connection.execute(
+                "SELECT id, state FROM entities WHERE id >= ? AND id < ? AND state IS NOT NULL",
+                (prefix, prefix + "\U0010ffff"),
+            ).fetchall()
+        return {id_: payloads.text(state, STATE, id_) or "" for id_, state in rows}
+    except (sqlite3.Error, DecodeError) as error:
+        raise EngineUnavailable(f"cannot read {path}: {error}") from error

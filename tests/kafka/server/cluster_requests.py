@@ -6,6 +6,8 @@ from tests.kafka.server import errors
 from tests.kafka.server.state import NODE, State, Transaction
 from tests.kafka.server.wire import Reader, Writer
 
+TOPIC_RESOURCE = 2
+
 
 def metadata(state: State, reader: Reader, writer: Writer, version: int) -> None:
     topics = reader.maybe_array(reader.text)
@@ -131,3 +133,25 @@ def end_transaction(state: State, reader: Reader, writer: Writer, _: int) -> Non
     if code == errors.NONE:
         state.end(state.transactions[name], commit=bool(reader.int8()))
     writer.int32(0).int16(code)
+
+
+def describe_configs(state: State, reader: Reader, writer: Writer, version: int) -> None:
+    def wish() -> tuple[int, str]:
+        kind, name = reader.int8(), reader.text()
+        reader.maybe_array(reader.text)
+        return kind, name
+
+    wanted = reader.array(wish)
+    writer.int32(0)
+
+    def write(each: tuple[int, str]) -> None:
+        kind, name = each
+        topic = state.topics.get(name) if kind == TOPIC_RESOURCE else None
+        writer.int16(errors.NONE if topic else errors.UNKNOWN_TOPIC).text(None).int8(kind).text(name)
+        settings = {"cleanup.policy": "delete"} | (topic.settings if topic else {})
+        writer.array(settings.items() if topic else (), write_entry)
+
+    def write_entry(entry: tuple[str, str]) -> None:
+        writer.text(entry[0]).text(entry[1]).int8(0).int8(0).int8(0)
+
+    writer.array(wanted, write)

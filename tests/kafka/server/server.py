@@ -38,6 +38,7 @@ HANDLERS: dict[int, tuple[int, int, Handler]] = {
     22: (0, 1, cluster_requests.init_producer),
     24: (0, 1, cluster_requests.add_partitions),
     26: (0, 1, cluster_requests.end_transaction),
+    32: (0, 0, cluster_requests.describe_configs),
     37: (0, 1, cluster_requests.create_partitions),
     42: (0, 1, group_requests.delete_groups),
 }

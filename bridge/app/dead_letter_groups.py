@@ -1,0 +1,191 @@
+"""Groups of dead letters by cause, from rows that a cache in the state directory keeps."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bridge import __version__
+from bridge.app import state
+from bridge.app.dead_letters import Place, PlaceStates, Selection, found_places, offline_hint, visit
+from bridge.brokers.base import Broker, ReadableBroker
+from bridge.config.source import Loaded
+from bridge.core.system_names import DEAD_LETTER_BLOCK
+from bridge.dead_letters.cache import DIRECTORY, RowCache
+from bridge.dead_letters.reader import Fingerprints, TopicReader, TopicRows
+from bridge.dead_letters.rows import Choice, Facts, Summary
+from bridge.dead_letters.state_machine import DeadLetterState
+
+_SHOWN = 20
+"""Names of one kind that a group keeps."""
+
+
+@dataclass(slots=True)
+class Group:
+    """Dead letters of one cause.
+
+    detail: of the last one; empty for foreign formats.
+    example: id of the last one.
+    """
+
+    fingerprint: str
+    reason: str
+    error: str
+    format: str
+    count: int = 0
+    first: float | None = None
+    last: float | None = None
+    detail: str = ""
+    example: str = ""
+    sources: dict[str, int] = field(default_factory=dict)
+    routes: dict[str, int] = field(default_factory=dict)
+    configs: dict[str, int] = field(default_factory=dict)
+
+    def add(self, topic: str, partition: int, facts: Facts, summary: Summary) -> None:
+        """Add dead letters of one partition."""
+        self.count += summary.count
+        if summary.first is not None:
+            self.first = summary.first if self.first is None else min(self.first, summary.first)
+        if summary.last is None or self.last is None or summary.last >= self.last:
+            self.last = self.last if summary.last is None else summary.last
+            self.detail, self.example = summary.detail, f"{topic}/{partition}@{summary.offset}"
+        named = ((self.sources, facts.source), (self.routes, facts.route), (self.configs, facts.config))
+        for names, name in named:
+            if name and (name in names or len(names) < _SHOWN):
+                names[name] = names.get(name, 0) + summary.count
+
+    def to_dict(self) -> dict[str, Any]:
+        """Group as JSON types."""
+        return {
+            "group": self.fingerprint,
+            "reason": self.reason,
+            "error": self.error,
+            "format": self.format,
+            "count": self.count,
+            "first": self.first,
+            "last": self.last,
+            "detail": self.detail,
+            "example": self.example,
+            "sources": self.sources,
+            "routes": self.routes,
+            "configs": self.configs,
+        }
+
+
+@dataclass(slots=True)
+class Groups:
+    """Groups of dead letters by cause.
+
+    gone: sentences about dead letters that have a state, but are not in their topic any more.
+    """
+
+    gone: list[str] = field(default_factory=list)
+    _groups: dict[str, Group] = field(default_factory=dict)
+
+    def add(self, topic: str, partition: int, facts: Facts, summary: Summary) -> None:
+        """Add dead letters of one partition."""
+        group = self._groups.get(facts.fingerprint)
+        if group is None:
+            group = self._groups[facts.fingerprint] = Group(facts.fingerprint, facts.reason, facts.error, facts.format)
+        group.add(topic, partition, facts, summary)
+
+    def sorted(self) -> list[Group]:
+        """All groups, most numerous first."""
+        return sorted(self._groups.values(), key=lambda group: (-group.count, group.reason, group.fingerprint))
+
+
+def row_cache(loaded: Loaded) -> RowCache:
+    """Cache of a configuration on this machine."""
+    directory = state.state_directory(loaded) / DIRECTORY
+    return RowCache(directory, __version__, loaded.config.ops.dead_letters.cache)
+
+
+async def grouped(
+    loaded: Loaded, selection: Selection, offline: bool, progress: Callable[[int], None] = lambda count: None
+) -> Groups:
+    """Group the selected dead letters.
+
+    offline: do not ask the engines; dead letters of all states are selected then.
+    Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
+    """
+    found = Groups()
+    async with AsyncExitStack() as opened:
+        opened.enter_context(offline_hint())
+        states = None if offline else PlaceStates(loaded, opened)
+        if not selection.in_columns:
+            fingerprints = Fingerprints()
+            async for _, letter, _ in visit(loaded, selection, states=states):
+                at, summary = letter.position, Summary()
+                summary.add(at.offset, letter.failed_at, letter.detail)
+                found.add(at.topic, at.partition, Facts.of(letter, fingerprints.of(letter)), summary)
+            return found
+        async for place, rows in read_rows(loaded, selection, states, opened, progress):
+            choice = choice_of(place, selection, states)
+            for partition, blocks in rows.partitions.items():
+                for block in blocks:
+                    for facts, summary in block.sums(replace(choice, states=at_partition(place, partition, states))):
+                        found.add(place.topic, partition, facts, summary)
+            if states is not None:
+                found.gone += gone(place, rows, states)
+    return found
+
+
+async def read_rows(
+    loaded: Loaded,
+    selection: Selection,
+    states: PlaceStates | None,
+    opened: AsyncExitStack,
+    progress: Callable[[int], None] = lambda count: None,
+) -> AsyncIterator[tuple[Place, TopicRows]]:
+    """Rows of the places of the selected sources. The states of a place are read before its rows."""
+    brokers: dict[str, Broker] = {}
+    cache = row_cache(loaded)
+    reader = TopicReader(cache, progress)
+    for place in await found_places(loaded, selection.sources, brokers, opened):
+        broker = brokers[place.broker]
+        assert isinstance(broker, ReadableBroker)
+        if states is not None:
+            await states.load(place)
+        yield place, await reader.read(broker, place.topic)
+    cache.tidy()
+
+
+def choice_of(place: Place, selection: Selection, states: PlaceStates | None) -> Choice:
+    """Choice of rows, without the states of a partition."""
+    wanted = selection.states if states is not None and selection.states else frozenset(DeadLetterState)
+    return Choice(selection.facts, lambda facts, first: None, wanted, selection.since, selection.until)
+
+
+def at_partition(place: Place, partition: int, states: PlaceStates | None) -> Callable[[Facts, int], Any]:
+    """States of the blocks of a partition, for a `Choice`."""
+    if states is None:
+        return lambda facts, first: None
+    return lambda facts, first: states.block(place, facts.source, partition, first)
+
+
+def gone(place: Place, rows: TopicRows, states: PlaceStates) -> list[str]:
+    """Sentences about dead letters that have a state, but are not in their topic any more."""
+    retention = compaction = 0
+    for topic in states.topics(place).values():
+        for (partition, first), block in topic.blocks.items():
+            begin, end = (rows.ranges or {}).get(partition, (0, first + DEAD_LETTER_BLOCK))
+            present = {
+                offset for each in rows.partitions.get(partition, ()) if each.first == first
+                for offset, _, _ in each.rows()
+            }  # fmt: skip
+            for _, members in block.marks():
+                retention += sum(first + each < begin or first + each >= end for each in members)
+                compaction += sum(begin <= first + each < end and first + each not in present for each in members)
+    found = []
+    if retention:
+        found.append(f"{_many(retention)} of {place.topic} with a state are gone: their retention has ended")
+    if compaction:
+        why = "compaction has removed them" if rows.ranges is not None else "somebody has completed or received them"
+        found.append(f"{_many(compaction)} of {place.topic} with a state are gone: {why}")
+    return found
+
+
+def _many(count: int) -> str:
+    return "1 dead letter" if count == 1 else f"{count:,} dead letters"

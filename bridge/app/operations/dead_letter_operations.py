@@ -1,0 +1,171 @@
+"""Operations on dead letters: replay, edit, drop and restore, each as a job."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from bridge.app.dead_letters import Selection
+from bridge.app.operations import dead_letter_jobs
+from bridge.app.operations.operation import Operation, Parameters, Scene
+from bridge.app.operations.replays import described, select, submit
+from bridge.core.errors import InvalidCommand
+from bridge.dead_letters.state_machine import DeadLetterState
+from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
+from bridge.replay.kind import REPLAY_KIND
+
+
+class DeadLetters(Parameters):
+    """Dead letters of a job.
+
+    sources, routes, causes, ids, keys, since, until, states: see `bridge.app.dead_letters.Selection`.
+    all: all dead letters in these states; required without another condition.
+    ends: offsets after the last selected one, by broker, topic and partition.
+    rate: see `bridge.jobs.kind.JobRequest`.
+    """
+
+    sources: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    causes: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    all: bool = False
+    limit: int | None = Field(None, ge=1)
+    ends: Mapping[str, int] | None = None
+    rate: float | None = Field(None, gt=0)
+    states: tuple[DeadLetterState, ...] = (DeadLetterState.OPEN,)
+
+    @property
+    def selection(self) -> Selection:
+        """Selection of the conditions. Raises: InvalidCommand without one."""
+        found = Selection(self.sources, self.routes, self.causes, self.ids, self.keys, self.since, self.until)
+        if found == Selection() and not self.all:
+            raise InvalidCommand("no condition is given; `all` selects all dead letters")
+        return replace(found, states=frozenset(self.states))
+
+    @property
+    def audited(self) -> Mapping[str, Any]:
+        """Filter for the audit line. Keys may name persons."""
+        given = self.model_dump(mode="json", exclude={"engine", "reason", "ends", "keys"}, exclude_defaults=True)
+        return given | ({"keys": len(self.keys)} if self.keys else {})
+
+
+class ReplayDeadLetters(DeadLetters):
+    """Dead letters to replay.
+
+    force: also those of which `limits.max_replays` replays have failed.
+    ramp, stop_after_failures, follow: see `bridge.jobs.kind.JobRequest`.
+    """
+
+    states: tuple[Literal[DeadLetterState.OPEN]] = (DeadLetterState.OPEN,)
+    force: bool = False
+    ramp: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    stop_after_failures: int | None = Field(None, ge=1)
+    follow: float = Field(DEFAULT_FOLLOW, ge=0)
+
+
+class DropDeadLetters(DeadLetters):
+    """Dead letters to drop."""
+
+    reason: str = Field(min_length=1)
+    states: tuple[Literal[DeadLetterState.OPEN]] = (DeadLetterState.OPEN,)
+
+
+class RestoreDeadLetters(DeadLetters):
+    """Dead letters to open again. states: those that end."""
+
+    states: tuple[
+        Literal[DeadLetterState.DROPPED, DeadLetterState.REPLAYED, DeadLetterState.RETURNED, DeadLetterState.REPLAYING],
+        ...,
+    ] = Field((DeadLetterState.DROPPED,), min_length=1)
+
+
+class EditDeadLetter(Parameters):
+    """Dead letter to replay with another body. body: as base64."""
+
+    id: str
+    body: str
+    force: bool = False
+    follow: float = Field(DEFAULT_FOLLOW, ge=0)
+
+
+async def _replay(scene: Scene, given: ReplayDeadLetters) -> Any:
+    selection = given.selection
+    engine = await scene.engine()
+    found = await select(scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends)
+    request = JobRequest(
+        REPLAY_KIND,
+        {"force": True} if given.force else {},
+        described(selection, given.limit),
+        rate=given.rate, ramp=given.ramp, stop_after_failures=given.stop_after_failures, follow=given.follow,
+        reason=given.reason or "", by=scene.actor.name,
+    )  # fmt: skip
+    mine = [batch for batch in found.batches if batch.engine == engine.name]
+    return [asdict(each) for each in await submit(engine, mine, request)]
+
+
+async def _drop_dead_letters(scene: Scene, given: DropDeadLetters) -> Any:
+    return await _change_dead_letters(scene, given, dead_letter_jobs.DROP_KIND, {})
+
+
+async def _restore_dead_letters(scene: Scene, given: RestoreDeadLetters) -> Any:
+    return await _change_dead_letters(scene, given, dead_letter_jobs.RESTORE_KIND, {"states": list(given.states)})
+
+
+async def _change_dead_letters(scene: Scene, given: DeadLetters, kind: str, arguments: Mapping[str, Any]) -> Any:
+    engine, selection = await scene.engine(), given.selection
+    found = await dead_letter_jobs.select(
+        scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends
+    )
+    request = JobRequest(
+        kind, arguments, described(selection, given.limit), rate=given.rate, reason=given.reason or "",
+        by=scene.actor.name,
+    )  # fmt: skip
+    return await dead_letter_jobs.submit(engine, found, request)
+
+
+async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
+    try:
+        body = base64.b64decode(given.body, validate=True)
+    except ValueError:
+        raise InvalidCommand("`body` is not base64") from None
+    engine = await scene.engine()
+    selection = Selection(ids=(given.id,), states=frozenset({DeadLetterState.OPEN}))
+    found = await select(scene.loaded, selection, engines={engine.name: engine})
+    mine = [batch for batch in found.batches if batch.engine == engine.name]
+    count = sum(len(batch.candidates) for batch in mine)
+    if count != 1:
+        raise InvalidCommand(f"{given.id!r} names {count or 'no'} open dead letters; give the id of one")
+    arguments = {"force": True} if given.force else {}
+    request = JobRequest(
+        REPLAY_KIND, arguments, f"id {given.id}, edited", follow=given.follow, reason=given.reason or "",
+        by=scene.actor.name,
+    )  # fmt: skip
+    [submitted] = await submit(engine, mine, request, body)
+    return asdict(submitted)
+
+
+DEAD_LETTER_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation(
+        "dead_letters.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay,
+        filter=lambda given: given.audited,
+    ),
+    Operation(
+        "dlq.drop", "operator", "dead-letters:drop", DropDeadLetters, _drop_dead_letters,
+        filter=lambda given: given.audited,
+    ),
+    Operation(
+        "dlq.restore", "operator", "dead-letters:restore", RestoreDeadLetters, _restore_dead_letters,
+        filter=lambda given: given.audited,
+    ),
+    Operation(
+        "dead_letters.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, lambda given: given.id,
+        lambda given: {"force": given.force},
+    ),
+)  # fmt: skip

@@ -1,0 +1,261 @@
+"""Open dead letters of a daemon's sources: counts for metrics and status, and what ends with the dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from bridge.app.dead_letter_groups import at_partition, choice_of, row_cache
+from bridge.app.dead_letters import Place, PlaceStates, Selection, found_places
+from bridge.brokers.base import Broker, CompletingBroker, ReadableBroker
+from bridge.config.source import Loaded
+from bridge.core.errors import BridgeError
+from bridge.core.system_names import DEAD_LETTER_BLOCK
+from bridge.dead_letters.reader import TopicReader, TopicRows
+from bridge.dead_letters.rows import Choice, Facts, Rows, Summary
+from bridge.dead_letters.state_machine import BlockStates, DeadLetterState
+from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
+from bridge.engines.base import Engine
+
+log = structlog.get_logger("bridge.dead_letters")
+
+_SHARE = 0.2
+"""Part of a processor's time for reading dead letters."""
+_PAUSES = 50.0
+"""Factor between the duration of a count and the pause after it."""
+_CHECKED = 20
+"""Counts after which a topic whose offsets have not changed is checked to be the same."""
+_AGAIN = 300.0
+"""Seconds until messages that could not be completed are tried again: each attempt locks the messages before them."""
+_REASONS = 100
+"""Most reasons in labels; others are counted as `other`."""
+_OPEN = Selection(states=frozenset({DeadLetterState.OPEN}))
+_ENDED = (DeadLetterState.REPLAYED, DeadLetterState.RETURNED)
+
+
+class DeadLetterCounter:
+    """Counts the open dead letters of a daemon's sources. Implements `bridge.ops.metrics.DeadLetterStats`.
+
+    A count reads only the dead letters that are new, and the states. Several daemons count the same dead letters.
+    """
+
+    def __init__(
+        self, loaded: Loaded, brokers: Mapping[str, Broker], engines: Mapping[str, Engine], *, keeps_files: bool = True
+    ) -> None:
+        """Create the counter. keeps_files: cache the facts of dead letters in the state directory."""
+        self._loaded = loaded
+        self._brokers = dict(brokers)
+        self._engines = engines
+        self._cache = row_cache(loaded) if keeps_files else None
+        self._reader = TopicReader(self._cache, share=_SHARE)
+        self._rows: dict[Place, TopicRows] = {}
+        self._open: dict[Place, Counter[tuple[str, str, str]]] = {}
+        self._oldest: dict[Place, dict[str, float]] = {}
+        self._missing: dict[Place, set[tuple[str, DeadLetterRef]]] = {}
+        """Dead letters of queues that have a state and were not found, with their engines."""
+        self._tried: dict[Place, tuple[frozenset[int], float]] = {}
+        """Messages that the last attempt was to complete, and its monotonic time."""
+        self._counted: float | None = None
+        self._counts = 0
+        self._reasons: set[str] = set()
+        self.cache_bytes = 0
+
+    @property
+    def open(self) -> Mapping[tuple[str, str, str], int]:
+        """Number of open dead letters by source, reason and route; empty before the first count."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        for each in self._open.values():
+            found.update(each)
+        return found
+
+    @property
+    def oldest(self) -> Mapping[str, float]:
+        """Age in seconds of the oldest open dead letter, by source; 0 without one."""
+        if self._counted is None:
+            return {}
+        now = time.time()
+        return {name: max(0.0, now - self._first(name)) for name in self._loaded.config.sources}
+
+    def _first(self, source: str) -> float:
+        """Time of the oldest open dead letter of a source; infinity without one."""
+        return min((found.get(source, math.inf) for found in self._oldest.values()), default=math.inf)
+
+    def document(self, source: str) -> dict[str, Any] | None:
+        """Open dead letters of a source for the status, as JSON types; None before the first count."""
+        if self._counted is None:
+            return None
+        count = sum(number for (name, _, _), number in self.open.items() if name == source)
+        age = max(0.0, time.time() - self._first(source))
+        return {"count": count, "oldest_seconds": round(age, 1) if count and math.isfinite(age) else None}
+
+    @property
+    def counted(self) -> float | None:
+        """Time of the last count, seconds since the Unix epoch."""
+        return self._counted
+
+    async def run(self) -> None:
+        """Count again and again. Never returns."""
+        while True:
+            began = time.monotonic()
+            await self.count()
+            took = time.monotonic() - began
+            await asyncio.sleep(max(self._loaded.config.ops.dead_letters.interval, _PAUSES * took))
+
+    async def count(self) -> None:
+        """Count all dead letters once. A broker or engine that does not answer leaves its earlier counts."""
+        async with AsyncExitStack() as opened:
+            try:
+                places = await found_places(self._loaded, (), dict(self._brokers), opened)
+            except BridgeError as error:
+                log.info("dead letters cannot be counted", action="count", detail=str(error))
+                return
+            whole = True
+            self._counts += 1
+            for place in places:
+                states = PlaceStates(self._loaded, opened, self._engines)
+                try:
+                    await self._count(place, states)
+                except BridgeError as error:
+                    whole = False
+                    log.info("dead letters cannot be counted", action="count", place=place.topic, detail=str(error))
+        for gone in self._open.keys() - set(places):
+            for part in (self._rows, self._open, self._oldest, self._missing, self._tried):
+                part.pop(gone, None)
+        if whole:
+            self._counted = time.time()
+        if self._cache is not None:
+            self.cache_bytes = await asyncio.to_thread(self._cache.tidy)
+
+    async def _count(self, place: Place, states: PlaceStates) -> None:
+        broker = self._brokers[place.broker]
+        assert isinstance(broker, ReadableBroker)
+        # States first: a dead letter that has a state exists
+        await states.load(place)
+        check = self._counts % _CHECKED == 0
+        rows = await self._reader.read(broker, place.topic, self._rows.get(place), check=check)
+        found: Counter[tuple[str, str, str]] = Counter()
+        oldest: dict[str, float] = {}
+        for facts, summary in await asyncio.to_thread(self._sums, place, rows, states):
+            if (source := facts.source if facts.source is not None else place.owners[0]) not in place.owners:
+                continue  # another bridge shares the topic
+            found[source, self._reason(facts), self._route(facts)] += summary.count
+            if summary.first is not None:
+                oldest[source] = min(oldest.get(source, math.inf), summary.first)
+        self._open[place], self._oldest[place] = found, oldest
+        await self._forget(place, rows, states)
+        if isinstance(broker, CompletingBroker):
+            await self._complete(broker, place, rows, states)
+        if rows.is_cached and self._cache is not None:
+            for block in (each for blocks in rows.partitions.values() for each in blocks):
+                block.unload()
+            self._rows[place] = rows
+
+    def _sums(self, place: Place, rows: TopicRows, states: PlaceStates) -> list[tuple[Facts, Summary]]:
+        choice = choice_of(place, _OPEN, states)
+        return [
+            each
+            for partition, block, here in self._blocks(place, rows, states, choice)
+            for each in self._loaded_block(place, rows, partition, block, here).sums(here)
+        ]
+
+    def _blocks(
+        self, place: Place, rows: TopicRows, states: PlaceStates, choice: Choice
+    ) -> Iterator[tuple[int, Rows, Choice]]:
+        for partition, blocks in rows.partitions.items():
+            here = replace(choice, states=at_partition(place, partition, states))
+            for block in blocks:
+                yield partition, block, here
+
+    def _loaded_block(self, place: Place, rows: TopicRows, partition: int, block: Rows, choice: Choice) -> Rows:
+        """Block with its columns, if they are needed. Raises: BridgeError when the cache has lost them."""
+        if block.is_loaded or block.is_summed(choice):
+            return block
+        assert self._cache is not None, "rows without files are not unloaded"
+        found = self._cache.block(rows.cluster, place.topic, partition, rows.generations[partition], block.first)
+        if found is None or found.anchor != block.anchor:
+            self._rows.pop(place, None)  # the next count reads all
+            raise BridgeError(f"the cache of {place.topic} is damaged or was removed")
+        return found.since(block.begin)
+
+    def _reason(self, facts: Facts) -> str:
+        reason = facts.reason if facts.format == "bridge" else "foreign"
+        if reason in self._reasons or len(self._reasons) < _REASONS:
+            self._reasons.add(reason)
+            return reason
+        return "other"
+
+    def _route(self, facts: Facts) -> str:
+        known = any(route.name == facts.route for route in self._loaded.config.routes)
+        return facts.route if known and facts.route is not None else ""
+
+    # -- states of dead letters that do not exist any more
+
+    async def _forget(self, place: Place, rows: TopicRows, states: PlaceStates) -> None:
+        """Remove the states of dead letters that retention or compaction has removed, or somebody has completed."""
+        missing: set[tuple[str, DeadLetterRef]] = set()
+        for engine, topic in states.topics(place).items():
+            store = DeadLetterStates(self._engines[engine])
+            for (partition, first), block in topic.blocks.items():
+                begin, end = (rows.ranges or {}).get(partition, (0, first + DEAD_LETTER_BLOCK))
+                at = DeadLetterRef(place.broker, place.topic, partition, first)
+                if first + DEAD_LETTER_BLOCK <= begin or first >= end:
+                    await store.send("forget", [at], {"below": DEAD_LETTER_BLOCK})
+                    continue
+                present, before = await asyncio.to_thread(self._present, place, rows, partition, first)
+                if begin > first or any(mark.written < before for mark, _ in block.marks()):
+                    await store.send("forget", [at], {"below": max(0, begin - first), "before": before})
+                missing |= {
+                    (engine, at._replace(offset=first + each))
+                    for _, members in block.marks()
+                    for each in members
+                    if first + each >= begin and first + each not in present
+                }
+        # A queue may hide a message for a moment: it must be missing twice
+        sure = missing if rows.ranges is not None else missing & self._missing.get(place, set())
+        self._missing[place] = missing
+        for engine in {engine for engine, _ in sure}:
+            refs = [ref for name, ref in sure if name == engine]
+            await DeadLetterStates(self._engines[engine]).send("forget", refs, {})
+
+    def _present(self, place: Place, rows: TopicRows, partition: int, first: int) -> tuple[set[int], float]:
+        """Offsets of the dead letters of a block, and the time of the oldest; minus infinity if one has no time."""
+        needed = Choice(lambda facts: True, lambda facts, first: BlockStates(), frozenset())
+        for block in rows.partitions.get(partition, ()):
+            if block.first == first:
+                found = list(self._loaded_block(place, rows, partition, block, needed).rows())
+                times = [-math.inf if at is None else at for _, at, _ in found]
+                return {offset for offset, _, _ in found}, min(times, default=-math.inf)
+        return set(), -math.inf
+
+    # -- dead letters of queues
+
+    async def _complete(self, broker: CompletingBroker, place: Place, rows: TopicRows, states: PlaceStates) -> None:
+        """Complete the messages that were replayed, or dropped before the restore time."""
+        dropped_before = time.time() - self._loaded.config.ops.dead_letters.restore
+        due = []
+        for blocks in rows.partitions.values():
+            for block in blocks:
+                for offset, at, facts in block.rows():
+                    found = states.block(place, facts.source, 0, block.first)
+                    mark = None if found is None else found.mark(offset, at)
+                    if mark is not None and (
+                        mark.state in _ENDED or (mark.state is DeadLetterState.DROPPED and mark.at < dropped_before)
+                    ):
+                        due.append(offset)
+        tried, at = self._tried.get(place, (frozenset[int](), -math.inf))
+        if not due or (tried.issuperset(due) and time.monotonic() < at + _AGAIN):
+            return
+        done = await broker.complete(place.topic, frozenset(due))
+        self._tried[place] = (frozenset(due), time.monotonic())
+        log.info(
+            f"completed {done:,} of {len(due):,} dead letters that were replayed or dropped",
+            action="complete", place=place.topic, completed=done, due=len(due),
+        )  # fmt: skip

@@ -1,0 +1,303 @@
+"""`bridge dlq replay` and `bridge dlq edit`: dead letters back into the running daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.dead_letters import filter_options, print_report, selection_of
+from bridge.cli.shared.options import config_options, json_option, reason_option
+from bridge.cli.shared.output import Progress, plural, print_json, say
+from bridge.cli.shared.parameters import DURATION
+from bridge.cli.shared.several import read_ids
+
+if TYPE_CHECKING:
+    from bridge.app.dead_letters import Found, Selection
+    from bridge.app.editing import Document
+    from bridge.config.source import Loaded
+
+_EXITS = {
+    0: "the job was submitted, or the dry run found nothing that would fail again",
+    1: "no open dead letter is selected, or the dry run found some that would fail again",
+    3: "the configuration is not valid, or a broker or engine does not answer (is the daemon running?)",
+}
+
+
+def _ramp(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    parts = value.split(",")
+    if not all(part.isascii() and part.isdigit() and int(part) > 0 for part in parts):
+        raise click.BadParameter(f"{value!r} must be numbers from 1, separated by commas, like 1,10,100")
+    return tuple(map(int, parts))
+
+
+@make(
+    "replay",
+    effect="changes",
+    examples="""
+        bridge dlq replay --cause 3f1c09a2b7de --dry-run
+        bridge dlq replay --cause 3f1c09a2b7de --ramp 1,10,100 --reason "rule fixed"
+        bridge dlq replay orders --since 2h --rate 50
+        bridge dlq list --json | jq -r '.[].id' | bridge dlq replay --id - --yes
+    """,
+    exits=_EXITS,
+)
+@filter_options
+@click.option("--id", "ids", multiple=True, metavar="ID", help="Only this id; repeatable. `-` reads ids from a pipe.")
+@click.option("-0", "--null", "separated", is_flag=True, help="Ids on standard input end with null bytes.")
+@click.option("--all", "all_", is_flag=True, help="Replay all open dead letters; required without a filter.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Replay at most so many.")
+@click.option(
+    "--dry-run", is_flag=True, help="Show what would become of them, as `bridge dlq check`, and change nothing."
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="N",
+    help="Most dead letters per second.  [default: no limit]",
+)
+@click.option("--ramp", callback=_ramp, metavar="N,N,…", help="First steps; each begins when the one before has ended.")
+@click.option(
+    "--stop-after-failures",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop when so many have failed again.  [default: 1 with --ramp, else never]",
+)
+@click.option(
+    "--follow",
+    type=DURATION,
+    default="1h",
+    show_default=True,
+    help="Follow those that wait as early or quarantined messages so long.",
+)
+@click.option("--force", is_flag=True, help="Also replay messages whose replays failed `limits.max_replays` times.")
+@reason_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@json_option
+@config_options
+def replay(
+    ids: tuple[str, ...],
+    separated: bool,
+    all_: bool,
+    limit: int | None,
+    dry_run: bool,
+    ramp: tuple[int, ...],
+    stop_after_failures: int | None,
+    yes: bool,
+    as_json: bool,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    **chosen: Any,
+) -> int:
+    """Bring dead letters back into the running daemon, as durable jobs.
+
+    The daemon that has the key of a message now executes it, behind what is in flight. The message keeps its identity,
+    and rules that were executed before its failure are skipped. Nothing is written to the topic of the source. Among
+    the replayed messages of a key, the order is that of their first receipt.
+
+    Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results.
+    """
+    from bridge.app.composition import load_config
+    from bridge.app.dead_letters import Selection
+
+    names = tuple(read_ids(ids, separated)) if ids else ()
+    if selection_of({**chosen, "states": ("all",)}, names) == Selection() and not all_:
+        raise click.UsageError(
+            "no filter is given; name sources, --cause, --route, --key, --id, --since or --until, or use --all",
+            click.get_current_context(),
+        )
+    selection = selection_of({**chosen, "states": ("open",)}, names)
+    loaded = load_config(config, overlay)
+    if dry_run:
+        return _dry_run(loaded, selection, limit, as_json)
+    given = {
+        "limit": limit,
+        "all": all_,
+        "force": chosen["force"],
+        "rate": chosen["rate"],
+        "ramp": ramp,
+        "stop_after_failures": stop_after_failures if stop_after_failures is not None or not ramp else 1,
+        "follow": chosen["follow"],
+        "reason": chosen["reason"],
+    }
+    return _replay(loaded, selection, given, yes, as_json)
+
+
+def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: bool) -> int:
+    from bridge.app.dead_letter_check import checked
+
+    progress = Progress("dead letters checked")
+    try:
+        report = asyncio.run(checked(loaded, loaded, selection, False, progress, limit))
+    finally:
+        progress.close()
+    if as_json:
+        print_json(report.to_dict())
+    elif report.total:
+        print_report(report, offline=False)
+    else:
+        say("no open dead letter is selected", err=True)
+    return 1 if report.failing or not report.total else 0
+
+
+def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
+    from bridge.app.operations.replays import select
+    from bridge.app.serve.control import operate
+
+    found = asyncio.run(select(loaded, selection, given["limit"]))
+    if found.foreign:
+        say(f"{plural(found.foreign, 'dead letter')} of sources that are not configured here are left out", err=True)
+    if not found.count:
+        say("no open dead letter is selected. Next: bridge dlq groups", err=True)
+        return 1
+    if not yes and not click.confirm(f"Replay {plural(found.count, 'dead letter')}?", err=True):
+        return 1
+    parameters = {
+        **given,
+        "sources": selection.sources,
+        "routes": selection.routes,
+        "causes": selection.causes,
+        "ids": selection.ids,
+        "keys": selection.keys,
+        "since": selection.since,
+        "until": selection.until,
+        "ends": found.ends,
+    }
+    jobs: list[dict[str, Any]] = []
+    for engine in dict.fromkeys(batch.engine for batch in found.batches):
+        [submitted] = asyncio.run(operate(loaded, engine, [("dead_letters.replay", parameters)]))
+        jobs += submitted
+    if as_json:
+        print_json(jobs)
+        return 0
+    for each in jobs:
+        say(f"job {each['job']} replays {plural(each['count'], 'dead letter')}. Next: bridge jobs watch {each['job']}")
+    return 0
+
+
+@make(
+    "edit",
+    effect="changes",
+    examples="""
+        bridge dlq edit orders.dlq/0@12
+        bridge dlq edit orders.dlq/0@12 --set payload.total=12.5 --set payload.currency=EUR
+        bridge dlq edit orders.dlq/0@12 --patch fix.json --reason "typing error" --yes
+    """,
+    exits=_EXITS,
+)
+@click.argument("id_", metavar="ID")
+@click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Set a member of the payload; repeatable."
+)
+@click.option(
+    "--patch",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Apply a patch to the payload: RFC 6902 (a list of operations) or RFC 7396 (an object).",
+)
+@click.option("--dry-run", is_flag=True, help="Show what would become of the message, and change nothing.")
+@click.option("--force", is_flag=True, help="Replay the message although it would fail, or has failed too often.")
+@reason_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@config_options
+def edit(
+    id_: str,
+    assignments: tuple[str, ...],
+    patch: Path | None,
+    dry_run: bool,
+    force: bool,
+    reason: str | None,
+    yes: bool,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+) -> int:
+    """Correct the payload of an open dead letter, and replay it.
+
+    Without --set and --patch, your editor ($VISUAL, $EDITOR) opens the payload. The edited message is decoded and
+    routed first, with the schema and the rules: one that would fail is not replayed. The message keeps its identity;
+    the header `bridge.edited-from` names the dead letter. The payload must be JSON.
+    """
+    from bridge.app.composition import load_config
+
+    loaded = load_config(config, overlay)
+    found = _one(loaded, id_)
+    document = _edited(_document(loaded, found), assignments, patch)
+    if document is None:
+        say("nothing was changed; nothing is replayed", err=True)
+        return 1
+    fails = _fails(loaded, found, document)
+    if dry_run or (fails and not force):
+        return 1 if fails else 0
+    if not yes and not click.confirm(f"Replay {found.letter.id} with this payload?", err=True):
+        return 1
+    return _replay_edited(loaded, found, document, {"force": force, "reason": reason})
+
+
+def _one(loaded: Loaded, id_: str) -> Found:
+    from bridge.app.dead_letters import Selection, visited
+    from bridge.core.errors import InstanceNotFound
+    from bridge.dead_letters.state_machine import DeadLetterState
+
+    async def read() -> list[Found]:
+        selection = Selection(ids=(id_,), states=frozenset({DeadLetterState.OPEN}))
+        return [each async for each in visited(loaded, selection)]
+
+    found = asyncio.run(read())
+    if not found:
+        raise InstanceNotFound(f"there is no open dead letter {id_!r}; `bridge dlq show` tells its state")
+    if len(found) > 1:
+        ids = ", ".join(each.letter.id for each in found[:5])
+        raise click.UsageError(f"{id_!r} names {len(found)} dead letters ({ids}); give one of these ids")
+    return found[0]
+
+
+def _document(loaded: Loaded, found: Found) -> Document:
+    from bridge.app.editing import Document
+
+    codec = loaded.config.sources[found.place.owner(found.letter.source)].codec
+    body = found.message.body
+    return Document.of(body, codec == "cloudevents" and b'"specversion"' in (body or b""))
+
+
+def _edited(document: Document, assignments: tuple[str, ...], patch: Path | None) -> Document | None:
+    """Edited document; None if a person has changed nothing in the editor."""
+    if not assignments and patch is None:
+        text = click.edit(document.payload_text(), extension=".json")
+        return None if text is None else document.with_payload_text(text)
+    if patch is not None:
+        document = document.patched(patch.read_bytes())
+    for each in assignments:
+        document = document.set(each)
+    return document
+
+
+def _fails(loaded: Loaded, found: Found, document: Document) -> bool:
+    """True if the edited message would fail. The verdict is printed."""
+    from dataclasses import replace
+
+    from bridge.app.dead_letter_check import expected
+    from bridge.core.states import Outcome
+
+    message = replace(found.message, body=document.body)
+    verdict = asyncio.run(expected(loaded, found.letter, message, found.place.owner(found.letter.source)))
+    detail = f" ({verdict.detail})" if verdict.detail else ""
+    say(f"would: {verdict.text}{detail}", err=True)
+    return verdict.outcome is Outcome.DEAD_LETTERED
+
+
+def _replay_edited(loaded: Loaded, found: Found, document: Document, given: dict[str, Any]) -> int:
+    from bridge.app.serve.control import operate
+    from bridge.quarantine.orphaned import state_engine
+
+    engine = state_engine(loaded, found.place.owner(found.letter.source))
+    body = base64.b64encode(document.body).decode()
+    parameters = {**given, "id": found.letter.id, "body": body}
+    [job] = asyncio.run(operate(loaded, engine, [("dead_letters.edit", parameters)]))
+    say(f"job {job['job']} replays {found.letter.id}. Next: bridge jobs watch {job['job']}")
+    return 0

@@ -1,0 +1,93 @@
+"""Options and output that the commands on dead letters share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bridge.cli.shared.output import plural, print_table, say
+from bridge.cli.shared.parameters import SINCE
+
+if TYPE_CHECKING:
+    from bridge.app.dead_letter_check import DryRunReport
+    from bridge.app.dead_letters import Selection
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+STATES = ("open", "replaying", "replayed", "dropped", "returned", "all")
+
+
+def selection_options(function: F) -> F:
+    """Add the options of a filter, and the states of dead letters, for `selection_of`."""
+    return filter_options(
+        click.option(
+            "--state",
+            "states",
+            type=click.Choice(STATES),
+            multiple=True,
+            default=("open",),
+            show_default=True,
+            help="Only dead letters in this state; repeatable.",
+        )(function)
+    )
+
+
+def filter_options(function: F) -> F:
+    """Add the options of a filter, for `selection_of`."""
+    for option in (
+        click.option(
+            "--until",
+            type=SINCE,
+            metavar="TIME",
+            help="Only dead letters written before this time: RFC 3339, or 2h for two hours ago.",
+        ),
+        click.option(
+            "--since",
+            type=SINCE,
+            metavar="TIME",
+            help="Only dead letters written since this time: RFC 3339, or 2h for two hours ago.",
+        ),
+        click.option("--key", "keys", multiple=True, metavar="KEY", help="Only messages with this key; repeatable."),
+        click.option(
+            "--cause", "causes", multiple=True, metavar="REASON|GROUP", help="Only this reason or group; repeatable."
+        ),
+        click.option("--route", "routes", multiple=True, metavar="NAME", help="Only this route; repeatable."),
+        click.argument("sources", nargs=-1, metavar="[SOURCE]..."),
+    ):
+        function = option(function)
+    return function
+
+
+def selection_of(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection:
+    """Selection of the options. ids: of dead letters or messages."""
+    from bridge.app.dead_letters import Selection
+    from bridge.dead_letters.state_machine import DeadLetterState
+
+    states = chosen.get("states", ("all",))
+    return Selection(
+        tuple(chosen.get("sources", ())),
+        tuple(chosen.get("routes", ())),
+        tuple(chosen.get("causes", ())),
+        ids,
+        tuple(chosen.get("keys", ())),
+        _seconds(chosen.get("since")),
+        _seconds(chosen.get("until")),
+        frozenset() if "all" in states else frozenset(map(DeadLetterState, states)),
+    )
+
+
+def _seconds(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
+
+
+def print_report(report: DryRunReport, offline: bool) -> None:
+    """Print the result of a dry run, one line for all dead letters of which the same would become."""
+    print_table(
+        ("COUNT", "WOULD", "EXAMPLE", "DETAIL"),
+        [(f"{each.count:,}", each.text, each.example, each.detail) for each in report.lines],
+    )
+    asked = "; the engines were not asked" if offline else ""
+    say(f"{plural(report.total, 'dead letter')}, {report.failing:,} would fail again{asked}", err=True)

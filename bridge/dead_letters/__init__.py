@@ -1,0 +1,1 @@
+"""States of dead letters, like open, replayed and dropped, on an engine."""

@@ -1,0 +1,57 @@
+"""Edited bodies of dead letters on an engine, from their submission until their job has read them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+
+from durabletask.entities import EntityContext, EntityInstanceId
+
+from bridge.core.system_names import REPLAY_EDIT
+from bridge.engines.base import Engine
+from bridge.engines.source_entities import processed
+
+_WITHIN = 30.0
+"""Seconds for a worker to store a body."""
+
+
+def replay_edit_entity() -> Callable[[EntityContext, Any], None]:
+    """Create the entity function that a worker registers under the name REPLAY_EDIT."""
+
+    def edit(ctx: EntityContext, value: Any) -> None:
+        if ctx.operation == "set":
+            ctx.set_state(value)
+        elif ctx.operation == "clear":
+            ctx.set_state(None)
+
+    edit.__name__ = REPLAY_EDIT
+    return edit
+
+
+class ReplayEdits:
+    """Edited bodies on one engine. Raises: EngineError, in every method."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def store(self, name: str, body: bytes) -> None:
+        """Store a body. Raises: EngineUnavailable when no worker has stored it in time."""
+        entity = EntityInstanceId(REPLAY_EDIT, name)
+        item = self._engine.messages.seal({"letter": {"body": base64.b64encode(body).decode()}})
+        what = "store an edited message"
+        await self._engine.client.signal_entity(entity, "set", item, what=what)
+        late = "the engine has the edited message, but no worker has stored it; is one running?"
+        await processed(self._engine.client, entity, what, _WITHIN, late)
+
+    async def read(self, name: str) -> bytes | None:
+        """Read a body; None when it was cleared."""
+        entity = EntityInstanceId(REPLAY_EDIT, name)
+        late = "no worker has stored the edited message; is one running?"
+        state = await processed(self._engine.client, entity, "read an edited message", _WITHIN, late)
+        return None if state is None else base64.b64decode(self._engine.messages.open(state)["letter"]["body"])
+
+    async def clear(self, name: str) -> None:
+        """Remove a body."""
+        entity = EntityInstanceId(REPLAY_EDIT, name)
+        await self._engine.client.signal_entity(entity, "clear", None, what="remove an edited message")

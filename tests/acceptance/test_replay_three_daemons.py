@@ -1,0 +1,107 @@
+"""Replay with three daemons in one group on one engine, of which one is frozen in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]  # the test replaces what the module uses
+
+from bridge.app.composition import load_config
+from bridge.app.connection import attached
+from tests.acceptance.replays import items, letters, record
+from tests.kafka.server import ThreadedServer
+from tests.kit.processes import TIMEOUT, DaemonProcess, bridge
+
+PARTITIONS, COUNT = 6, 12
+
+FLOWS = """
+def collect(ctx, count):
+    got = []
+    for _ in range(count):
+        got.append((yield ctx.wait_for_external_event("noted")))
+    return got
+"""
+CONFIG = """
+engine: {{type: scheduler, endpoint: "{engine}"}}
+workflows: [replay_flows]
+brokers:
+  kafka: {{type: kafka, bootstrap_servers: "{kafka}", session_timeout: 6s, rebalance_timeout: 8s}}
+sources:
+  orders:
+    broker: kafka
+    topics: [orders]
+    group: orders
+    codec: json
+    no_match: dead_letter
+    limits: {{dead_letter_limit: 1000}}
+routes:
+  - name: tell
+    from: orders
+    raise_event:
+      {{instance_id: "order-{{{{ payload.id }}}}", name: noted, data: payload.number, on_missing: dead_letter}}
+ops: {{http: {{port: 0}}}}
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_frozen_daemon_delays_its_keys_only_until_another_one_has_them(tmp_path: Path) -> None:
+    server = ThreadedServer()
+    admin = AdminClient({"bootstrap.servers": server.bootstrap})
+    for made in admin.create_topics([NewTopic("orders", PARTITIONS, 1), NewTopic("orders.dlq", 2, 1)]).values():
+        made.result()
+    (tmp_path / "engine").mkdir()
+    (tmp_path / "replay_flows.py").write_text(FLOWS)
+    with ExitStack() as stack:
+        stack.callback(server.stop)
+        engine = stack.enter_context(
+            DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine")
+        )
+        (tmp_path / "bridge.yaml").write_text(CONFIG.format(engine=engine.url, kafka=server.bootstrap))
+        frozen, *others = daemons = [stack.enter_context(DaemonProcess(tmp_path)) for _ in range(3)]
+        for each in daemons:
+            each.wait(lambda each=each: len(each.metrics("bridge_uncommitted_records")) == PARTITIONS / 3, "partitions")  # type: ignore[misc]  # mypy cannot infer it
+        producer = Producer({"bootstrap.servers": server.bootstrap})
+        for number in range(COUNT):
+            for key in range(PARTITIONS):
+                body = json.dumps({"id": f"k{key}", "number": number})
+                producer.produce("orders", body.encode(), f"k{key}".encode(), partition=key)
+        producer.flush(TIMEOUT)
+        selected = PARTITIONS * COUNT
+        others[0].wait(lambda: sum(each.settled() for each in daemons) == selected, "all are dead letters")
+        asyncio.run(start(tmp_path))
+        [job] = json.loads(bridge("dlq", "replay", "--all", "--rate", "10", "--yes", "--json", cwd=tmp_path))
+        others[0].wait(
+            lambda: (now := record(tmp_path, job["job"])) is not None and now.finished >= 10, "some are done"
+        )
+        frozen.signal(signal.SIGSTOP)
+        others[0].wait(
+            lambda: (now := record(tmp_path, job["job"])) is not None and now.finished == selected, "all have a result"
+        )
+        frozen.signal(signal.SIGCONT)
+        frozen.wait(lambda: frozen.get("/readyz")[0] == 200, "ready again")
+        results = Counter(each.status for each in items(tmp_path, job["job"]))
+        assert set(results) <= {"succeeded", "duplicate"}, results
+        assert asyncio.run(outputs(tmp_path)) == [list(range(COUNT))] * PARTITIONS
+        assert letters(tmp_path) == {("replayed", "instance_not_found"): selected}
+
+
+async def start(directory: Path) -> None:
+    async with attached(load_config([directory / "bridge.yaml"])) as engine:
+        for key in range(PARTITIONS):
+            await engine.client.schedule_new_orchestration("collect", input=COUNT, instance_id=f"order-k{key}")
+
+
+async def outputs(directory: Path) -> list[object]:
+    async with attached(load_config([directory / "bridge.yaml"])) as engine:
+        states = [
+            await engine.client.wait_for_orchestration_completion(f"order-k{key}", timeout=TIMEOUT)
+            for key in range(PARTITIONS)
+        ]
+        return [None if state is None else state.get_output() for state in states]

@@ -1,0 +1,366 @@
+"""Dead letters replayed into daemons of this process, by jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from bridge.app.composition import load_config
+from bridge.app.operations.replays import why_waiting
+from bridge.app.serve.daemon import Daemon
+from bridge.brokers.base import ReadableBroker, ReadOptions
+from bridge.core import dead_letter
+from bridge.core.dead_letter import DeadLetter
+from bridge.core.message import Message
+from bridge.core.states import JobState
+from bridge.dead_letters.store import DeadLetterStates
+from bridge.engines.source_entities import Pause, SourcePauses
+from bridge.jobs.kind import JobRequest
+from bridge.jobs.store import JobItem, JobStore
+from bridge.quarantine.operations import QuarantineOperations
+from bridge.replay.kind import REPLAY_KIND
+from bridge.replay.store import ReplayStore
+from tests.kit.waiting import TIMEOUT
+
+FLOWS = """
+from durabletask import task
+
+
+def collect(ctx: task.OrchestrationContext, count):
+    got = []
+    for _ in range(count):
+        got.append((yield ctx.wait_for_external_event("noted")))
+    return got
+"""
+
+CONFIG = """
+engine: {type: embedded, path: engine}
+workflows: [replay_flows]
+brokers: {local: {type: local, path: broker, partitions: 4}}
+sources:
+  orders:
+    broker: local
+    topics: [orders]
+    codec: json
+    no_match: dead_letter
+    attributes: {type: "headers['type']"}
+routes:
+  - name: tell
+    from: orders
+    raise_event: {instance_id: "order-{{ payload.id }}", name: noted, data: payload.number, on_missing: dead_letter}
+ops: {http: {port: 0}}
+"""
+WAITS = CONFIG.replace("on_missing: dead_letter", "on_missing: {wait: 1h}")
+
+
+def received(id_: str, number: int) -> Message:
+    return Message(json.dumps({"id": id_, "number": number}).encode(), id_.encode(), (("type", b"noted"),))
+
+
+class ReplayFixture:
+    """Daemon with helpers for the tests."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self.daemon = daemon
+        self.source = daemon.sources[0]
+        self.engine = daemon.engines["default"]
+        self.client = self.engine.client
+        self.jobs = JobStore(self.engine)
+
+    async def publish(self, *messages: Message) -> None:
+        await self.daemon.brokers["local"].publish("orders", messages)
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        async with asyncio.timeout(TIMEOUT):
+            while not condition():
+                assert self.source.ledger.balanced()
+                await asyncio.sleep(0.01)
+
+    async def settled(self, **outcomes: int) -> None:
+        await self.until(lambda: all(self.source.ledger.outcomes[name] >= count for name, count in outcomes.items()))
+
+    async def pause(self) -> None:
+        await SourcePauses(self.engine).pause("orders", Pause(0.0, "a person"))
+        await self.until(lambda: self.source.paused)
+
+    async def start(self, id_: str, count: int) -> None:
+        await self.client.schedule_new_orchestration("collect", input=count, instance_id=f"order-{id_}")
+
+    async def result(self, id_: str) -> Any:
+        state = await self.client.wait_for_orchestration_completion(f"order-{id_}", timeout=TIMEOUT)
+        assert state is not None
+        return state.get_output()
+
+    async def letters(self) -> list[tuple[DeadLetter, Message]]:
+        broker = self.daemon.brokers["local"]
+        assert isinstance(broker, ReadableBroker)
+        return [
+            (dead_letter.read(message, at), message) async for at, message in broker.read(ReadOptions("orders.dlq"))
+        ]
+
+    async def replay(self, ids: Sequence[str], **options: Any) -> str:
+        """Submit a job that replays dead letters; return its id."""
+
+        async def items() -> AsyncIterator[str]:
+            for each in ids:
+                yield each
+
+        arguments = {"broker": "local", "sources": ["orders"]} | options.pop("arguments", {})
+        request = JobRequest(REPLAY_KIND, arguments, follow=options.pop("follow", 0.0), **options)
+        submitted = await self.jobs.submit(request, items(), None)
+        assert submitted is not None
+        return submitted[0]
+
+    async def ended(self, job: str) -> list[JobItem]:
+        """Items of a job after its end."""
+        async with asyncio.timeout(TIMEOUT):
+            while (await self.jobs.record(job)).state is not JobState.DONE:
+                await asyncio.sleep(0.02)
+        return await self.items(job)
+
+    async def items(self, job: str) -> list[JobItem]:
+        return [each async for each in self.jobs.items(job)]
+
+    async def with_status(self, job: str, status: str, count: int) -> list[JobItem]:
+        """Items of a job, once so many have this status."""
+        async with asyncio.timeout(TIMEOUT):
+            while sum(each.status == status for each in await self.items(job)) < count:
+                await asyncio.sleep(0.02)
+        return await self.items(job)
+
+    async def queued(self) -> int:
+        """Number of messages in all replay queues."""
+        store = ReplayStore(self.engine)
+        return sum([len((await store.load(key)).messages) for key in await store.list()])
+
+    async def states(self) -> Counter[str]:
+        topic = await DeadLetterStates(self.engine).topic("local", "orders.dlq")
+        return Counter(
+            topic.state(letter.position.partition, letter.position.offset).value for letter, _ in await self.letters()
+        )
+
+
+@asynccontextmanager
+async def ground(directory: Path, config: str = CONFIG, **options: Any) -> AsyncIterator[ReplayFixture]:
+    (directory / "replay_flows.py").write_text(FLOWS)
+    (directory / "bridge.yaml").write_text(config)
+    daemon = Daemon(load_config([directory / "bridge.yaml"]), **options)
+    await daemon.start()
+    try:
+        yield ReplayFixture(daemon)
+    finally:
+        await daemon.stop(10.0)
+
+
+def by_origin(letters: Sequence[tuple[DeadLetter, Message]]) -> list[str]:
+    """Ids of dead letters in the order of their originals."""
+    found = sorted((each for each, _ in letters), key=lambda each: (each.origin.partition, each.origin.offset))
+    return [each.id for each in found]
+
+
+async def test_dead_letters_are_executed_in_order_and_new_ones_are_untouched(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(*(received(id_, number) for number in range(3) for id_ in "ab"))
+        await it.settled(dead_lettered=6)
+        letters = await it.letters()
+        await it.publish(received("a", 7))
+        await it.settled(dead_lettered=7)
+        for id_ in "ab":
+            await it.start(id_, 3)
+        job = await it.replay(by_origin(letters))
+        items = await it.ended(job)
+        assert {each.status for each in items} == {"succeeded"}, items
+        assert [await it.result(id_) for id_ in "ab"] == [[0, 1, 2]] * 2
+        assert await it.states() == {"replayed": 6, "open": 1}
+        assert it.source.ledger.outcomes["executed"] == 6
+        again = await it.ended(await it.replay(by_origin(letters)))
+        assert {(each.status, each.detail) for each in again} == {("skipped", f"replayed by job {job}")}
+        assert it.source.ledger.balanced()
+
+
+async def test_a_message_that_fails_again_is_another_dead_letter(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        [(first, original)] = await it.letters()
+        job = await it.replay([first.id])
+        [item] = await it.ended(job)
+        assert item.status == "failed"
+        assert item.detail.startswith("same cause: instance_not_found: ")
+        async with asyncio.timeout(TIMEOUT):
+            while len(letters := await it.letters()) < 2:
+                await asyncio.sleep(0.02)
+        again, message = max(letters, key=lambda each: each[0].replays)
+        assert (again.replays, again.message_id, again.origin) == (1, first.message_id, first.origin)
+        assert (again.fingerprint, again.route, message.body) == (first.fingerprint, "tell", original.body)
+        headers, before = dict(message.headers), dict(original.headers)
+        assert headers["bridge.job"] == job.encode()
+        assert headers["bridge.first-failed-at"] == before["bridge.first-failed-at"]
+        assert await it.states() == {"returned": 1, "open": 1}
+
+
+async def test_the_guard_stops_loops_unless_a_person_insists(tmp_path: Path) -> None:
+    config = CONFIG.replace("    attributes:", "    limits: {max_replays: 1}\n    attributes:")
+    async with ground(tmp_path, config) as it:
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        [(first, _)] = await it.letters()
+        await it.ended(await it.replay([first.id]))
+        async with asyncio.timeout(TIMEOUT):
+            while len(letters := await it.letters()) < 2:
+                await asyncio.sleep(0.02)
+        second = max((each for each, _ in letters), key=lambda each: each.replays)
+        [item] = await it.ended(await it.replay([second.id]))
+        assert (item.status, item.detail) == ("skipped", "1 replay has failed (limits.max_replays 1); use --force")
+        await it.start("a", 1)
+        [item] = await it.ended(await it.replay([second.id], arguments={"force": True}))
+        assert item.status == "succeeded"
+        assert await it.result("a") == [0]
+
+
+async def test_what_is_gone_or_unknown_is_skipped_with_the_reason(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        [(first, message)] = await it.letters()
+        foreign = [(name, value) for name, value in message.headers if name != "bridge.source"]
+        await it.daemon.brokers["local"].publish(
+            "orders.dlq", [Message(message.body, message.key, (*foreign, ("bridge.source", b"other")))]
+        )
+        unknown = next(letter.id for letter, _ in await it.letters() if letter.source == "other")
+        gone = f"{first.id.rpartition('@')[0]}@99"
+        items = {each.id: each for each in await it.ended(await it.replay([gone, unknown]))}
+        assert items[gone].detail == "the topic has it no longer (retention, compaction or another program)"
+        assert items[unknown].detail == "there is no source 'other'"
+        assert {each.status for each in items.values()} == {"skipped"}
+        assert await it.states() == {"open": 2}
+
+
+async def test_executed_routes_are_skipped(tmp_path: Path) -> None:
+    config = CONFIG.replace(
+        "routes:",
+        "routes:\n  - name: first\n    from: orders\n    continue: true\n"
+        '    raise_event: {instance_id: "first-{{ payload.id }}", name: noted, data: payload.number}',
+    )
+    async with ground(tmp_path, config) as it:
+        await it.client.schedule_new_orchestration("collect", input=2, instance_id="first-a")
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        [(letter, _)] = await it.letters()
+        assert letter.executed == ("first",)
+        await it.start("a", 1)
+        [item] = await it.ended(await it.replay([letter.id]))
+        assert item.status == "succeeded"
+        assert await it.result("a") == [0]
+        await it.client.raise_orchestration_event("first-a", "noted", data="last")
+        state = await it.client.wait_for_orchestration_completion("first-a", timeout=TIMEOUT)
+        assert state is not None
+        assert state.get_output() == [0, "last"]
+
+
+async def test_early_messages_are_followed_until_they_are_delivered_or_expire(tmp_path: Path) -> None:
+    config = WAITS.replace("wait: 1h", "wait: 4s")
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0), received("b", 0))
+        await it.settled(dead_lettered=2)
+        ids = by_origin(await it.letters())
+    async with ground(tmp_path, config) as it:
+        job = await it.replay(ids, follow=600.0)
+        await it.with_status(job, "early", 2)
+        await it.start("a", 1)
+        items = {each.status: each.detail for each in await it.ended(job)}
+        assert items.keys() == {"succeeded", "failed"}
+        assert items["failed"].startswith("new cause: early_expired: ")
+        assert await it.result("a") == [0]
+        assert await it.states() == {"replayed": 1, "returned": 1, "open": 1}
+
+
+async def test_a_quarantined_key_is_joined_and_followed(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        ids = by_origin(await it.letters())
+    config = CONFIG.replace("    attributes:", "    quarantine: {poll: 50ms}\n    attributes:")
+    async with ground(tmp_path, config) as it:
+        await it.publish(received("a", 1))
+        await it.settled(quarantined=1)
+        job = await it.replay(ids, follow=600.0)
+        await it.with_status(job, "quarantined", 1)
+        quarantine = QuarantineOperations(it.engine)
+        assert [each.reason for each in await quarantine.list()] == ["instance_not_found", "follows"]
+        assert await it.states() == {"replaying": 1}
+        await it.start("a", 2)
+        await quarantine.release("orders", "a")
+        [item] = await it.ended(job)
+        assert item.status == "succeeded"
+        assert await it.result("a") == [1, 0]
+        assert await it.states() == {"replayed": 1}
+
+
+async def test_a_message_of_a_quarantined_key_that_is_dropped_fails(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        ids = by_origin(await it.letters())
+    config = CONFIG.replace("    attributes:", "    quarantine: {poll: 50ms}\n    attributes:")
+    async with ground(tmp_path, config) as it:
+        job = await it.replay(ids, follow=600.0)
+        await it.with_status(job, "quarantined", 1)
+        await QuarantineOperations(it.engine).drop("orders", "a", [], forget=True)
+        [item] = await it.ended(job)
+        assert (item.status, item.detail) == ("failed", "quarantine_dropped")
+        assert await it.states() == {"open": 1}, "the dead letter is the only copy"
+
+
+async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        await it.start("a", 1)
+        await it.pause()
+        job = await it.replay(by_origin(await it.letters()))
+        async with asyncio.timeout(TIMEOUT):
+            while not await it.queued():
+                await asyncio.sleep(0.02)
+        assert await it.states() == {"replaying": 1}
+        waits = "source orders is paused by a person: bridge sources resume orders"
+        assert await why_waiting(it.engine, await it.jobs.record(job)) == waits
+        await SourcePauses(it.engine).resume("orders")
+        [item] = await it.ended(job)
+        assert item.status == "succeeded"
+
+
+async def test_a_full_queue_makes_the_job_wait(tmp_path: Path) -> None:
+    config = CONFIG.replace(
+        "    attributes:", "    limits: {max_queued_replays: 10, dead_letter_limit: 1000}\n    attributes:"
+    )
+    count = 230
+    async with ground(tmp_path, config.replace("partitions: 4", "partitions: 1")) as it:
+        await it.publish(*(received("a", number) for number in range(count)))
+        await it.settled(dead_lettered=count)
+        await it.start("a", count)
+        items = await it.ended(await it.replay(by_origin(await it.letters())))
+        assert Counter(each.status for each in items) == {"succeeded": count}
+        assert await it.result("a") == list(range(count))
+
+
+async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(*(received("a", number) for number in range(3)))
+        await it.settled(dead_lettered=3)
+        await it.pause()
+        job = await it.replay(by_origin(await it.letters()))
+        async with asyncio.timeout(TIMEOUT):
+            while await it.queued() < 3:
+                await asyncio.sleep(0.02)
+        await it.start("a", 3)
+    async with ground(tmp_path) as it:
+        await SourcePauses(it.engine).resume("orders")
+        items = await it.ended(job)
+        assert {each.status for each in items} == {"succeeded"}
+        assert await it.result("a") == [0, 1, 2]

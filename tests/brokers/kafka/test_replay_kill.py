@@ -1,0 +1,15 @@
+"""SIGKILL on Kafka while dead letters are replayed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.replays import replayed_while_killed
+from tests.brokers.kafka.channel import KafkaChannel
+
+
+@pytest.mark.timeout(300)
+def test_killed_while_dead_letters_are_replayed(tmp_path: Path, bootstrap: str) -> None:
+    replayed_while_killed(tmp_path, KafkaChannel(bootstrap), kills=1)
