@@ -7,7 +7,7 @@ BIN := .venv/bin
 export PYTHONDONTWRITEBYTECODE :=
 
 WORKERS ?= 6
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS)
 
 # One contract run per broker and engine, and one daemon end to end; the rest of QUICK are rooms without I/O.
 QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test_contract.py \
@@ -37,6 +37,7 @@ demo: .venv/runtime ## the main job on embedded parts, ends with a table
 test: .venv/dev ## the tests, in 5 minutes
 	$(PYTEST)
 
+quick: WORKERS = 4
 quick: .venv/dev ## the rooms without I/O, each contract once and one daemon, in a minute; Kafka is the small test server
 	KAFKA_TEST_SERVER=1 $(PYTEST) $(wildcard $(QUICK))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,8 @@ def _watch(loaded: Loaded, names: Sequence[str], interval: float, screen: Screen
         while True:
             lines = _lags(loaded, names)
             if as_json:
-                print_json(lines)
+                click.echo(json.dumps(lines))
+                sys.stdout.flush()
             else:
                 screen.redraw([f"{time_of(time.time())}  (Ctrl-C ends)", *_lag_screen(lines)])
             time.sleep(interval)

@@ -122,6 +122,7 @@ def _document(one: Traced) -> dict[str, Any]:
         "index_since": found.index_since,
         "index_bounded": found.index_bounded,
         "silent_daemons": one.silent,
+        "behind": None if one.behind is None else asdict(one.behind),
         "more": found.more,
         "instances": [asdict(each) for each in found.instances],
         "started_by": sorted(found.started_by),
@@ -143,6 +144,9 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
     if one.away is not None and not found.answers:
         say(f"{one.id}: not known while the engine does not answer", err=True)
         return
+    if one.behind is not None:
+        of = "of " if one.behind.what == "dead letter" else ""
+        say(f"{one.id}: {one.behind.what} {of}{one.behind.id}")
     for answer in found.answers:
         say(f"{one.id}: {_sentence(answer)}")
         if (following := _next(loaded, answer)) is not None:
@@ -151,13 +155,14 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
         click.echo(f"{found.more} further instances; --all shows them")
     if found.answers and found.instances:
         click.echo()
-    _print_all(found.instances, one.id)
+    wanted = one.id if one.behind is None else one.behind.id
+    _print_all(found.instances, wanted)
     for each in found.upstream:
         click.echo("\nstarted by" if each.instance_id in found.started_by else "\npublished by")
-        _print_one(each, one.id)
+        _print_one(each, wanted)
     for each in found.downstream:
         click.echo("\nreceived by")
-        _print_one(each, one.id)
+        _print_one(each, wanted)
     if found.instances and found.index == "none":
         click.echo("\nthe instances above and below are not known without an index", err=True)
     if found.by == "nothing":

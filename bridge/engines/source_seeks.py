@@ -14,7 +14,7 @@ from bridge.core.system_names import SOURCE_PAUSE, SOURCE_SEEK
 from bridge.engines.base import Engine
 from bridge.engines.source_entities import Pause, latest, processed
 
-_WITHIN = 30.0
+_WORKER_SECONDS = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
 Seeks = Mapping[str, Mapping[str, Any]]
@@ -114,4 +114,4 @@ class SourceSeeks:
         entity, what = EntityInstanceId(SOURCE_SEEK, source), f"{operation} of the source {source}"
         await self._engine.client.signal_entity(entity, operation, value, what=what)
         late = f"{source}: the engine has the {operation}, but no worker has processed it; is one running?"
-        await processed(self._engine.client, entity, what, _WITHIN, late)
+        await processed(self._engine.client, entity, what, _WORKER_SECONDS, late)

@@ -19,6 +19,7 @@ from bridge.core.system_names import (
     LINEAGE_INDEX,
     QUARANTINE,
     SOURCE_PAUSE,
+    SOURCE_SEEK,
 )
 from bridge.early_messages.executor import EarlyMessageExecutor
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys
@@ -117,6 +118,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
             LINEAGE_INDEX,
             QUARANTINE,
             SOURCE_PAUSE,
+            SOURCE_SEEK,
         }
         assert {DEAD_LETTER, CANCEL_GRACE, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)

@@ -15,6 +15,7 @@ import pytest
 from bridge.app.composition import load_config
 from bridge.app.operations.lineage import Scope
 from bridge.app.operations.trace import Answer, Found
+from bridge.app.position import Behind
 from bridge.app.serve.daemon import Daemon, _channel
 from bridge.app.trace import trace
 from bridge.config.source import Loaded
@@ -260,6 +261,26 @@ async def test_dead_lettered_where_and_why(tmp_path: Path) -> None:
         assert "no such instance" in (answer.detail or "")
         unreadable = await it.answer("orders/0@1")
         assert (unreadable["outcome"], unreadable["reason"]) == ("dead_lettered", "decode_error")
+
+
+async def test_a_position_in_a_topic_that_no_source_reads(tmp_path: Path) -> None:
+    config = CONFIG.replace("topic: results}}", "topic: outcomes}}")
+    async with traced(tmp_path, config=config) as it:
+        await it.send("gone", "g-1", "1")
+        await it.send("created", "c-1", "2", count=2)
+        await it.send("paid", "p-1", "2", count=3)
+        await it.it.client.wait_for_orchestration_completion("order-2", timeout=TIMEOUT)
+        [letter, publication] = [
+            (await trace(it.loaded, None, [each], Scope()))[0] for each in ("orders.dlq/0@0", "outcomes/0@0")
+        ]
+        assert (letter.id, letter.behind) == ("orders.dlq/0@0", Behind("dead letter", "orders/0@0"))
+        assert [(each.outcome, each.message_id) for each in letter.found.answers] == [("dead_lettered", "/shop g-1")]
+        [answer] = publication.found.answers
+        assert (answer.outcome, answer.instance_id, answer.topic) == ("published", "order-2", "results")
+        assert publication.behind == Behind("publication", answer.message_id or "")
+        for unknown in ("orders.dlq/0@7", "outcomes/5@0", "elsewhere/0@0"):
+            [nothing] = await trace(it.loaded, None, [unknown], Scope())
+            assert (nothing.found.by, nothing.behind) == ("nothing", None)
 
 
 async def test_retrying_in_the_process_that_has_it(tmp_path: Path) -> None:

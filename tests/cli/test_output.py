@@ -26,10 +26,11 @@ def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixtur
     assert lines == ["ID       NAME", "a        " + "x" * 3000, "long id  [bold]markup[/bold] :smile:"]
 
 
-def test_a_table_on_a_terminal_fits_it() -> None:
-    code = "from bridge.cli.shared.output import print_table\nprint_table(('ID', 'NAME'), [('a', 'x' * 200)])"
+def on_terminal(code: str, columns: int) -> list[str]:
+    """Return the lines that a table leaves on a terminal."""
+    code = f"from bridge.cli.shared.output import print_table\n{code}"
     primary, secondary = pty.openpty()
-    environ = os.environ | {"COLUMNS": "60", "TERM": "xterm"}
+    environ = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
     with subprocess.Popen([sys.executable, "-c", code], stdout=secondary, stdin=secondary, env=environ) as process:
         os.close(secondary)
         output = b""
@@ -40,9 +41,22 @@ def test_a_table_on_a_terminal_fits_it() -> None:
             pass  # Linux reports a closed other side by this error
         assert process.wait(30) == 0
     os.close(primary)
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
+    return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
+
+
+def test_a_table_on_a_terminal_fits_it() -> None:
+    lines = on_terminal("print_table(('ID', 'NAME'), [('a', 'x' * 200)])", 60)
     assert max(map(len, lines)) <= 60
     assert sum(line.count("x") for line in lines) == 200
+
+
+@pytest.mark.parametrize(("columns", "whole"), [(80, True), (40, True), (20, False)])
+def test_words_stay_whole_while_ids_are_folded(columns: int, whole: bool) -> None:
+    code = "print_table(('ID', 'STATUS', 'CREATED'), [('i' * 100, 'COMPLETED', '3m')], folds=('ID',))"
+    lines = on_terminal(code, columns)
+    assert max(map(len, lines)) <= columns
+    assert sum(line.count("i") for line in lines) == 100
+    assert ("COMPLETED" in "\n".join(lines)) == whole
 
 
 @pytest.mark.parametrize("value", [{"a": 2**70}, "é", "\ud800", [None, 1.5], {"\x1b": "\x9b"}])

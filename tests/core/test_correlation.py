@@ -35,6 +35,7 @@ from bridge.core.instance_protocol import (
     started_by,
 )
 from bridge.core.origin import Key, MessageOrigin, Unwrapped
+from tests.kit.examples import examples
 
 SCHEDULES = [
     ScheduleOrchestration("o", "i", on_existing=policy, event="e", on_finished=late)
@@ -288,7 +289,7 @@ class Delivery:
 RACERS = [command for command in COMMANDS if isinstance(command, ScheduleOrchestration | StartOrRaise | RaiseEvent)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.booleans(),
     st.lists(st.sampled_from(RACERS), min_size=1, max_size=3),

@@ -20,6 +20,7 @@ from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
 from bridge.core.system_names import letter_id
 from bridge.early_messages.state_machine import DEDUPLICATION_WINDOW, EarlyMessageQueue, command_key
+from tests.kit.examples import examples
 from tests.waiting.sample import waiting
 
 LIMITS = EarlyMessagesConfig(max_messages=4)
@@ -230,6 +231,6 @@ class World(RuleBasedStateMachine):
 
 
 World.TestCase.settings = settings(
-    max_examples=500, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(500), stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestProtocol = World.TestCase

@@ -21,6 +21,7 @@ from bridge.routing.cel.expression import ITEM, Compiler, Expression, PathExpres
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.tree import Call, Const, Ident, Items, Loop, Select, read
 from bridge.routing.rule import Rule
+from tests.kit.examples import examples
 from tests.routing.config import config, envelope, locate, route, router
 
 MIB = 1024 * 1024
@@ -166,7 +167,7 @@ sizes = st.tuples(st.sampled_from([10, 100, 1000, 10_000, 60_000]), st.floats(0,
 members = st.sampled_from(MEMBERS)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(EXPENSIVE), members, members, sizes, sizes, st.integers(0, 4), sizes, st.integers(0, 4), sizes)
 def test_an_estimate_is_not_below_the_cost(
     text: str, one: Any, other: Any, many: int, more: int, kind: int, length: int, other_kind: int, width: int
@@ -186,7 +187,7 @@ def test_an_estimate_is_not_below_the_cost(
     assert any(spent(text, payload) < bound for _ in range(5))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.sampled_from(EXPENSIVE), members, st.integers(0, 40), st.text(max_size=40), st.text(max_size=10))
 def test_results_are_no_larger_than_estimated(text: str, one: Any, many: int, long: str, short: str) -> None:
     payload = {

@@ -33,6 +33,7 @@ from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.storage.lineage import hash_of
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.store import Store
+from tests.kit.examples import examples
 from tests.kit.protocol_client import ProtocolClient, activity, again, call, complete, raise_event, signal, start
 from tests.kit.waiting import eventually_blocking
 
@@ -157,7 +158,7 @@ class Calls:
                 self.hands.turn(item, *self._plans.pop(item.orchestratorRequest.instanceId, ()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(STEPS)
 def test_the_index_names_what_a_scan_finds(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as directory:

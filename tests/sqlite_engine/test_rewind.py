@@ -28,6 +28,7 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub import rewind as rewinding
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.protocol.service import SidecarService
+from tests.kit.examples import examples
 from tests.kit.protocol_client import (
     ProtocolClient,
     activity,
@@ -902,7 +903,9 @@ def programs(request: pytest.FixtureRequest, database: Database) -> Iterator[Rew
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=examples(60),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(program=PROGRAM, data=st.data())
 def test_random_histories(programs: RewindFixture, program: list[Any], data: st.DataObject) -> None:

@@ -80,10 +80,8 @@ async def move(
 ) -> None:
     """See `PositionedBroker.move`. Owns the partitions meanwhile: a member that joins waits for them."""
     membership = Membership(directory, options.group, options.topics)
-    active = GroupActive(f"group {options.group} has members, which alone can move its position")
+    active = GroupActive(f"group {options.group} has members with these partitions, which alone can move its position")
     await reader.run(membership.prepare)
-    if await reader.run(membership.others):
-        raise active
     ids = {place: (await reader.query(partial(Log.partitions, name=place[0])))[place[1]] for place in moves}
     try:
         for key in ids.values():

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bridge.cli.shared.output import WIDE, clean, plural
+from bridge.cli.shared.output import WIDE, clean, kept_whole, plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 Document = dict[str, Any]
@@ -44,6 +45,8 @@ _NUMBERS = frozenset(
     | {outcome.upper().replace("_", " ") for outcome in _OUTCOMES}
 )
 """Columns whose cells are aligned to the right."""
+_WHOLE = _NUMBERS | {"STATE", "POSITION"}
+"""Columns whose cells are folded last."""
 _BAD = frozenset({"dead", "stuck", "held", "probing", "away", "incompatible", "orphaned"})
 
 
@@ -302,8 +305,7 @@ class Screen:
             if isinstance(line, Table):
                 found += self._table(line, width)
             else:
-                text = clean(line)
-                found += [text[at : at + width] for at in range(0, len(text), width)] or [""]
+                found += textwrap.fill(clean(line), width, break_on_hyphens=False).split("\n")
         return found
 
     def _table(self, table: Table, width: int) -> list[str]:
@@ -315,9 +317,12 @@ class Screen:
             at for at, column in enumerate(table.columns) if column != "DETAIL" or any(row[at] for row in table.rows)
         ]
         drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for at in used:
-            column = table.columns[at]
-            drawn.add_column(column, overflow="fold", justify="right" if column in _NUMBERS else "left")
+        shown = [[clean(row[at]) for at in used] for row in table.rows]
+        names = [table.columns[at] for at in used]
+        whole = kept_whole(names, shown, set(names) - _WHOLE, width)
+        for column in names:
+            right = "right" if column in _NUMBERS else "left"
+            drawn.add_column(column, overflow="fold", justify=right, no_wrap=column in whole)  # type: ignore[arg-type]  # a literal
         for row in table.rows:
             drawn.add_row(*(Text(clean(row[at]), "bold red" if row[at] in _BAD else "") for at in used))
         target = io.StringIO()

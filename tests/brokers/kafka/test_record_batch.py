@@ -116,7 +116,7 @@ def test_a_length_that_leads_nowhere_stops_the_partition(length: int) -> None:
     assert given.take(10) == []
     given.distrust(suspect)
     assert "offset 0 and later ones cannot be read" in given.stopped
-    assert "kafka-consumer-groups" in given.stopped
+    assert "bridge sources seek" in given.stopped
 
 
 def test_an_incomplete_batch_behind_others_is_fetched_again() -> None:

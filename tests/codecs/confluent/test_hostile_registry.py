@@ -23,6 +23,7 @@ from bridge.config.model.registries import RegistryConfig
 from bridge.core.errors import DecodeError, MessageError, RegistryUnavailable
 from bridge.core.message import Message
 from tests.codecs.confluent.samples import ORDER, POSITION, event, proto, proto_text
+from tests.kit.examples import examples
 from tests.kit.waiting import TIMEOUT
 from tests.registry.hostile import Answer, HostileRegistry, answer, response
 
@@ -288,7 +289,7 @@ FUZZ = st.booleans().flatmap(
 )
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=examples(60))
 @given(FUZZ)
 def test_any_answer_is_an_outage_or_a_refusal(found: tuple[bytes, bytes, bool, bytes]) -> None:
     asyncio.run(_tried(*found))
