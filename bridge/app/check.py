@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,9 @@ from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.saga import SagaCompiler
 
 T = TypeVar("T")
+
+_PART = re.compile(r"[.\[]")
+"""Beginning of a further part of a path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,18 @@ def check(
     # Without the list of modules, unknown names cannot be found
     imports = imports and not any(problem.path.startswith("workflows") for problem in found.problems)
     report = inspect(found.loaded, imports=imports, whole=found.whole, samples=samples)
-    # A problem at a place that does not load is a consequence of that
-    known = {_place(problem) for problem in found.problems if problem.severity == "error"}
-    problems = [*found.problems, *(each for each in report.problems if _place(each) not in known)]
+    # A problem at a place that does not load, or a doubt about an entry with such a place, is a consequence of that
+    errors = [problem for problem in found.problems if problem.severity == "error"]
+    known = {_place(problem) for problem in errors}
+    entries = {problem.path[: end.start()] for problem in errors for end in _PART.finditer(problem.path)}
+    problems = [
+        *found.problems,
+        *(
+            each
+            for each in report.problems
+            if _place(each) not in known and (each.code[:1] != "R" or each.path not in entries)
+        ),
+    ]
     ran = [name for name, was_there in (("imports", imports), ("samples", samples)) if was_there]
     whole = found.whole and not any(problem.severity == "error" for problem in problems)
     kept = unsuppressed(found.loaded, _sorted(problems), ran, whole=whole)

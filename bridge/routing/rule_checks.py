@@ -149,8 +149,8 @@ def _shared_ids(config: BridgeConfig) -> Iterator[Finding]:
         name, earlier = first.setdefault((route.engine, form), (route.name, workflow))
         if earlier != workflow:
             what = (
-                f"{name} starts {earlier} under ids of the same form, and this rule {workflow}: if both ids are equal, "
-                "the later message does not start its own; begin the ids with different words"
+                f"rule {name} starts {earlier} under ids of the same form, and this rule {workflow}: if both ids "
+                "are equal, the later message starts nothing; begin the ids with different words"
             )
             yield "R017", ("routes", position, word, "instance_id"), what
 

@@ -114,6 +114,19 @@ def test_what_does_not_load_hides_nothing_of_the_rest(config: Path) -> None:
     assert "no constant prefix" in what
 
 
+def test_a_doubt_about_what_does_not_load_is_not_reported(config: Path) -> None:
+    late = """
+  - name: late
+    from: plain
+    match: {type: late}
+    raise_event: {instance_id: "greet-{{ payload.name }}", name: late, on_missing: {wait: 1}}
+"""
+    config.write_text(CONFIG + late)
+    assert [(path, what) for _, path, what in found(check([config]), "warning")] == []
+    config.write_text(CONFIG + late.replace(", on_missing: {wait: 1}", ""))
+    assert [path for _, path, _ in found(check([config]), "warning")] == ["routes[3].raise_event"]
+
+
 def test_a_broken_schema_hides_no_rule(config: Path) -> None:
     config.with_name("none.json").write_text('{"type": "nonsense"}')
     config.write_text(
