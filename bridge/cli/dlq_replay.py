@@ -171,7 +171,7 @@ def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bo
     }
     jobs: list[dict[str, Any]] = []
     for engine in dict.fromkeys(batch.engine for batch in found.batches):
-        [submitted] = asyncio.run(operate(loaded, engine, [("dead_letters.replay", parameters)]))
+        [submitted] = asyncio.run(operate(loaded, engine, [("dlq.replay", parameters)]))
         jobs += submitted
     if as_json:
         print_json(jobs)
@@ -298,6 +298,6 @@ def _replay_edited(loaded: Loaded, found: Found, document: Document, given: dict
     engine = state_engine(loaded, found.place.owner(found.letter.source))
     body = base64.b64encode(document.body).decode()
     parameters = {**given, "id": found.letter.id, "body": body}
-    [job] = asyncio.run(operate(loaded, engine, [("dead_letters.edit", parameters)]))
+    [job] = asyncio.run(operate(loaded, engine, [("dlq.edit", parameters)]))
     say(f"job {job['job']} replays {found.letter.id}. Next: bridge jobs watch {job['job']}")
     return 0

@@ -70,6 +70,8 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "keys.retire": {"key": "none"},
     "dlq.drop": {"causes": ["none"]},
     "dlq.restore": {"causes": ["none"]},
+    "dlq.replay": {"causes": ["none"]},
+    "dlq.edit": {"id": "orders.dlq/0@0", "body": "U0VDUkVU"},
     "erase": {"where": "payload == 'SECRET'"},
 }
 
