@@ -277,6 +277,7 @@ class WaitingStats(Protocol):
 
     events: events of early messages in this process, by event.
     quarantined: events of quarantined messages in this process, by event.
+    replayed: events of dead letters in replay queues in this process, by event.
     waiting: early messages as last counted; None before the first count.
     expiring: those of them with less than a quarter of their wait left.
     waiting_messages, waiting_bytes: early and quarantined messages together.
@@ -289,6 +290,8 @@ class WaitingStats(Protocol):
     def events(self) -> Mapping[str, int]: ...
     @property
     def quarantined(self) -> Mapping[str, int]: ...
+    @property
+    def replayed(self) -> Mapping[str, int]: ...
     @property
     def waiting(self) -> int | None: ...
     @property

@@ -217,6 +217,8 @@ _WAITING: tuple[Row[WaitingStats], ...] = (
         _by_word(lambda it: it.events)),
     Row(_COUNTER, "bridge_quarantine_events", "Events of quarantined messages in this process.", ("event",),
         _by_word(lambda it: it.quarantined)),
+    Row(_COUNTER, "bridge_replay_events", "Events of dead letters in replay queues in this process.", ("event",),
+        _by_word(lambda it: it.replayed)),
 )  # fmt: skip
 _BUDGETS: tuple[Row[BudgetStats], ...] = (
     Row(_GAUGE, "bridge_engine_starts_waiting", "Starts that wait for max_actions_per_minute.", (),

@@ -143,7 +143,7 @@ class Runner:
             assert envelope is not None
             trace = item.trace
             if trace is None and self._tracing is not None:
-                trace = self._tracing.begin(envelope)
+                trace = self._tracing.begin(envelope, replay=item.stored is not None and item.stored.replay is not None)
                 item.traced(trace)
             decision = item.decision
             if decision is None:

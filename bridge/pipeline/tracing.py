@@ -68,14 +68,14 @@ class SourceTracing:
             )
         )
 
-    def begin(self, envelope: Envelope) -> MessageTrace:
-        """Span of a decoded message, with its sampling decided."""
+    def begin(self, envelope: Envelope, *, replay: bool = False) -> MessageTrace:
+        """Span of a decoded message, with its sampling decided. replay: begin a trace with a link to the first one."""
         context = trace_context(envelope.headers, envelope.extensions)
-        return self._begin(context, envelope.position.topic)
+        return self._begin(context, envelope.position.topic, links=self._links or replay)
 
-    def _begin(self, context: TraceContext | None, topic: str) -> MessageTrace:
+    def _begin(self, context: TraceContext | None, topic: str, *, links: bool) -> MessageTrace:
         span_id = f"{random.getrandbits(64) or 1:016x}"
-        if context is not None and not self._links:
+        if context is not None and not links:
             trace_id = context.trace_id
             sampled = self._tracer.samples(trace_id, context.traceparent, self._name(topic))
             return MessageTrace(trace_id, span_id, sampled, parent=context)
@@ -92,7 +92,7 @@ class SourceTracing:
         position = delivery.position
         trace = item.trace
         if trace is None:
-            trace = self._begin(_context_of(delivery.message), position.topic)
+            trace = self._begin(_context_of(delivery.message), position.topic, links=self._links)
         if not trace.is_sampled:
             return
         now = time.time_ns()

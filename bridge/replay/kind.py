@@ -93,8 +93,9 @@ class ReplayKind:
     """Work of the jobs of kind `replay` on one engine. Implements `bridge.jobs.kind.JobKind`.
 
     Items are ids of dead letters (`orders.dlq/0@12`) of one broker.
-    Arguments of a job: `broker`; `sources`, the source for the dead letters of each topic that name none; `force`
-    replays beyond the limit of a source; `edit`, the name of an edited body (see `bridge.replay.edits`).
+    Arguments of a job: `broker`; `sources`, names of the sources of its dead letters; `owners`, the source for the
+    dead letters of each topic that name none; `force` replays beyond the limit of a source; `edit`, the name of an
+    edited body (see `bridge.replay.edits`).
     """
 
     name = REPLAY_KIND
@@ -164,7 +165,7 @@ class ReplayKind:
                 continue
             position, message = read
             letter = dead_letter.read(message, position)
-            name = letter.source if letter.source in self._sources else arguments.get("sources", {}).get(place[0])
+            name = letter.source if letter.source in self._sources else arguments.get("owners", {}).get(place[0])
             source = self._sources.get(name or "")
             problem = _problem(letter, message, source, arguments, edited=edited is not None)
             if problem is not None or source is None:

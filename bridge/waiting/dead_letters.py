@@ -90,7 +90,7 @@ def start_dead_letters(ctx: EntityContext, undelivered: Iterable[Undelivered]) -
 def has_topic(item: Mapping[str, Any]) -> bool:
     """False for the replay of a message that stays in the dead-letter queue of its broker until it succeeds."""
     letter = item.get("letter", {})
-    return letter.get("of", letter).get("topic") != ""
+    return bool(letter.get("of", letter).get("topic") != "")
 
 
 class DeadLetterWriter:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bridge.app.composition import load_config
+from bridge.app.operations.replays import why_waiting
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.core import dead_letter
@@ -109,7 +110,7 @@ class ReplayFixture:
             for each in ids:
                 yield each
 
-        arguments = {"broker": "local"} | options.pop("arguments", {})
+        arguments = {"broker": "local", "sources": ["orders"]} | options.pop("arguments", {})
         request = JobRequest(REPLAY_KIND, arguments, follow=options.pop("follow", 0.0), **options)
         submitted = await self.jobs.submit(request, items(), None)
         assert submitted is not None
@@ -326,6 +327,8 @@ async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Pa
             while not await it.queued():
                 await asyncio.sleep(0.02)
         assert await it.states() == {"replaying": 1}
+        waits = "source orders is paused by a person: bridge sources resume orders"
+        assert await why_waiting(it.engine, await it.jobs.record(job)) == waits
         await SourcePauses(it.engine).resume("orders")
         [item] = await it.ended(job)
         assert item.status == "succeeded"

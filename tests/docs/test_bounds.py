@@ -59,6 +59,7 @@ def test_a_setting_has_the_default_that_is_written(row: list[str]) -> None:
 def test_every_limit_of_a_message_is_written() -> None:
     of_the_source = {"concurrency", "dead_letter_limit", "per"}
     of_the_source |= {"max_in_flight", "max_in_flight_bytes", "max_key_backlog", "max_gap"}
+    of_the_source |= {"max_replays", "max_queued_replays", "max_queued_replay_bytes"}
     written = {row[2].removeprefix("limits.") for row in rows() if row[2].startswith("limits.")}
     assert written == set(LimitsConfig.model_fields) - of_the_source
 

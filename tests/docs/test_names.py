@@ -174,7 +174,7 @@ def test_every_header_of_a_dead_letter() -> None:
     )
     message = Message(
         b"",
-        headers=(("bridge.reason", b"r"),),
+        headers=(("bridge.reason", b"r"), ("bridge.job", b"j"), ("bridge.edited-from", b"t/0@1")),
         timestamp=1.0,
         unreadable=Unreadable("crc", "rotten", last=4),
     )

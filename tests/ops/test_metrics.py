@@ -326,6 +326,7 @@ class Waiting:
     waiting_messages: int = 5
     waiting_bytes: int = 600
     refused: int = 7
+    replayed: dict[str, int] = field(default_factory=lambda: {"succeeded": 6})
 
 
 def test_what_waits() -> None:
@@ -348,6 +349,7 @@ def test_what_waits() -> None:
     assert value("bridge_waiting_refused_total", engine="default") == 7
     assert value("bridge_early_message_events_total", engine="default", event="delivered") == 2
     assert value("bridge_quarantine_events_total", engine="default", event="stored") == 1
+    assert value("bridge_replay_events_total", engine="default", event="succeeded") == 6
     assert value("bridge_late_dead_letters_total", source="orders", reason="early_expired") == 5
     assert value("bridge_quarantined_keys", source="orders") == 4
 

@@ -14,11 +14,12 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 
 from bridge.app.operations.instance_jobs import SPACE
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
+from bridge.app.operations.replays import why_waiting
 from bridge.app.operations.selection import MAX_READS, InstanceFilter, Selection
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.origin import UnknownEnvelope, check
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
-from bridge.jobs.state_machine import COUNTS
+from bridge.jobs.state_machine import COUNTS, JobRecord
 from bridge.jobs.store import Action, JobStore
 from bridge.jobs.view import document
 from bridge.routing.identifier import check_name
@@ -137,11 +138,16 @@ class RaiseToInstances(BulkInstances):
 
 
 async def _list(scene: Scene, given: Parameters) -> Any:
-    return [document(record) for record in await JobStore(await scene.engine()).records()]
+    return [await _document(scene, record) for record in await JobStore(await scene.engine()).records()]
 
 
 async def _show(scene: Scene, given: OneJob) -> Any:
-    return document(await JobStore(await scene.engine()).record(given.job))
+    return await _document(scene, await JobStore(await scene.engine()).record(given.job))
+
+
+async def _document(scene: Scene, record: JobRecord) -> dict[str, Any]:
+    """Job as JSON types; `why` also names what its items in progress wait for."""
+    return document(record) | {"why": record.why or await why_waiting(await scene.engine(), record)}
 
 
 async def _items(scene: Scene, given: JobItems) -> Any:

@@ -12,11 +12,15 @@ from typing import NamedTuple
 from bridge.app.dead_letters import PlaceStates, Selection, visit
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
+from bridge.core.states import JobState
 from bridge.engines.base import Engine
+from bridge.engines.source_pauses import SourcePauses
 from bridge.jobs.kind import JobRequest
+from bridge.jobs.state_machine import IN_PROGRESS, JobRecord
 from bridge.jobs.store import MAX_ITEMS, JobStore
 from bridge.quarantine.orphaned import state_engine
 from bridge.replay.edits import ReplayEdits
+from bridge.replay.kind import REPLAY_KIND
 from bridge.replay.original import original_position
 
 LARGEST_EDIT = 4 * 1024 * 1024
@@ -131,7 +135,8 @@ async def submit(
     """Submit the jobs of an engine. edited: body for the only dead letter. Raises: EngineError, InvalidCommand."""
     found = []
     for batch in batches:
-        arguments = {"broker": batch.broker, "sources": batch.owners, **request.arguments}
+        names = sorted({each.source for each in batch.candidates})
+        arguments = {"broker": batch.broker, "sources": names, "owners": batch.owners, **request.arguments}
         if edited is not None:
             if len(edited) > LARGEST_EDIT:
                 raise InvalidCommand(
@@ -145,6 +150,16 @@ async def submit(
         if submitted is not None:
             found.append(Submitted(submitted[0], engine.name, batch.broker, submitted[1]))
     return found
+
+
+async def why_waiting(engine: Engine, record: JobRecord) -> str:
+    """Reason why the items in progress of a job wait; empty when none is known. Raises: EngineError."""
+    request = record.request
+    if request.kind != REPLAY_KIND or record.state is not JobState.RUNNING or not record.counts[IN_PROGRESS]:
+        return ""
+    pauses = await SourcePauses(engine).load()
+    paused = [name for name in request.arguments.get("sources", ()) if name in pauses]
+    return "; ".join(f"source {name} is paused by {pauses[name].by}: bridge sources resume {name}" for name in paused)
 
 
 def described(selection: Selection, limit: int | None = None) -> str:

@@ -135,6 +135,10 @@ class WaitingEntities:
     def quarantined(self) -> Mapping[str, int]:
         return dict(self.quarantine.events)
 
+    @property
+    def replayed(self) -> Mapping[str, int]:
+        return dict(self.replays.events)
+
 
 def waiting_entities(
     loaded: Loaded,
