@@ -176,7 +176,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig,
-        model.TracingConfig, model.AuditConfig, model.LineageConfig,
+        model.TracingConfig, model.AuditConfig, model.LineageConfig, model.DeadLettersConfig,
     ),
 }  # fmt: skip
 
@@ -201,6 +201,7 @@ _HEADINGS = {
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
     model.ControlConfig: "control",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
+    model.DeadLettersConfig: "dead_letters",
 }  # fmt: skip
 
 
