@@ -67,6 +67,14 @@ def overlay(directory: Path) -> dict[str, Any]:
     }
 
 
+FIX: dict[str, Any] = {
+    "routes": [
+        {"name": "order-teleported", "from": "orders", "match": {"type": "order.teleported"}, "ignore": {}},
+    ]
+}
+"""File of the configuration with the rule that was missing."""
+
+
 def body(line: dict[str, Any]) -> dict[str, Any]:
     """Line of the file in the form that `bridge publish --jsonl` accepts."""
     content = line["raw"] if "raw" in line else line["event"]
@@ -82,7 +90,8 @@ class Shop:
         self._ready = directory / "ready.json"
         overlay_file = directory / "overlay.yaml"
         overlay_file.write_text(json.dumps(overlay(directory)), encoding="utf-8")
-        self._configuration = ("-c", str(CONFIG), "--overlay", str(overlay_file))
+        self._fix = directory / "fix.yaml"
+        self._configuration: tuple[str, ...] = ("-c", str(CONFIG), "--overlay", str(overlay_file))
         self._daemon: subprocess.Popen[bytes] | None = None
         self._publisher: subprocess.Popen[bytes] | None = None
         self._http = ""
@@ -178,6 +187,34 @@ class Shop:
             of = ("--source", "shipments", key)
             self._bridge("quarantine", "drop", *of, "--id", id_, "--yes")
             self._bridge("quarantine", "release", *of)
+
+    def work(self, within: float) -> dict[str, int]:
+        """Group the dead letters, check them against a fixed rule, start the daemon with it, and replay them.
+
+        Returns numbers as `demo.oracle.expect_work`. Raises: ShopFailed.
+        """
+        groups = json.loads(self._bridge("dlq", "groups", "--json"))
+        self._fix.write_text(json.dumps(FIX), encoding="utf-8")
+        self._configuration = (*self._configuration, "-c", str(self._fix))
+        chosen = ("orders", "--cause", "no_route")
+        checked = json.loads(self._bridge("dlq", "check", *chosen, "--json"))
+        _stop(self._daemon)
+        self.open(within)
+        [job] = json.loads(self._bridge("dlq", "replay", *chosen, "--yes", "--json", "--reason", "rule added"))
+        ends = time.monotonic() + within
+        while (shown := json.loads(self._bridge("jobs", "show", job["job"], "-o", "json")))["state"] != "done":
+            if time.monotonic() > ends:
+                raise ShopFailed(
+                    f"the replay did not end within {within:.0f} s: {shown['counts']}; the log: {self.log}"
+                )
+            time.sleep(0.2)
+        left = json.loads(self._bridge("dlq", "list", *chosen, "--json"))
+        return {
+            "reasons (dlq groups)": len({each["reason"] for each in groups}),
+            "fixed rule: would pass (dlq check)": checked["total"] - checked["failing"],
+            "fixed rule: passed (dlq replay)": shown["counts"]["succeeded"],
+            "fixed rule: left": len(left),
+        }
 
     def metrics(self) -> str:
         """Text of the daemon's metrics. Raises: ShopFailed."""

@@ -19,6 +19,7 @@ class Tally:
     duplicates: repeated messages that were dropped.
     published: results that workflows published.
     waiting: messages that wait at the end.
+    work: numbers of the work on dead letters at the end; empty before it.
     """
 
     orders: Counter[str] = field(default_factory=Counter)
@@ -32,6 +33,7 @@ class Tally:
     duplicates: int = 0
     published: int = 0
     waiting: int = 0
+    work: dict[str, int] = field(default_factory=dict)
 
     def rows(self) -> dict[tuple[str, str], int]:
         """Counts by (what, which), in display order."""
@@ -46,6 +48,7 @@ class Tally:
         for (source, reason), count in sorted(self.dead_letters.items()):
             rows["dead letters", f"{source}: {reason}"] = count
         rows["dead letters", "replayed"] = self.replayed
+        rows |= {("dead letters", what): count for what, count in self.work.items()}
         rows["messages", "still waiting"] = self.waiting
         rows["results", "published"] = self.published
         return rows

@@ -20,6 +20,7 @@ class ReplayOf:
     job, page, item: its place in the job. The item is the id of the dead letter in the job.
     broker: name of the broker that has the dead letter.
     place: position of the dead letter: topic, partition, offset.
+    cause: fingerprint of the dead letter.
     """
 
     engine: str
@@ -28,14 +29,15 @@ class ReplayOf:
     item: str
     broker: str
     place: tuple[str, int, int]
+    cause: str = ""
 
     def to_json(self) -> list[Any]:
-        return [self.engine, self.job, self.page, self.item, self.broker, *self.place]
+        return [self.engine, self.job, self.page, self.item, self.broker, *self.place, self.cause]
 
     @classmethod
     def of(cls, stored: Sequence[Any]) -> ReplayOf:
-        engine, job, page, item, broker, topic, partition, offset = stored
-        return cls(engine, job, page, item, broker, (topic, partition, offset))
+        engine, job, page, item, broker, topic, partition, offset, cause = stored
+        return cls(engine, job, page, item, broker, (topic, partition, offset), cause)
 
     @classmethod
     def of_item(cls, item: Mapping[str, Any]) -> ReplayOf | None:

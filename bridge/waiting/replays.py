@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from durabletask.entities import EntityContext, EntityInstanceId
 
+from bridge.core.provenance import fingerprint
 from bridge.core.states import Outcome
 from bridge.core.stored_message import OperationResult, ReplayOf
 from bridge.core.system_names import DEAD_LETTER_STATES, JOB_PAGE, JOB_RESULTS, job_page_key
@@ -84,7 +85,9 @@ def ends(result: OperationResult) -> Iterator[End]:
             yield End(replay, ItemResult(Result(word), detail))
     for each in result.undelivered:
         if (replay := ReplayOf.of_item(each.item)) is not None:
-            detail = f"{each.reason}: {each.detail}" if each.detail else each.reason
+            cause = fingerprint(each.reason, each.item.get("route"), each.error, each.detail)
+            which = "same cause" if cause == replay.cause else "new cause"
+            detail = f"{which}: {each.reason}" + (f": {each.detail}" if each.detail else "")
             yield End(replay, ItemResult(Result.FAILED, detail), returned=has_topic(each.item))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from demo import generate
-from demo.oracle import expect
+from demo.oracle import expect, expect_work
 
 _numbers = iter(range(10**6))
 
@@ -148,3 +148,8 @@ def test_a_poisoned_key_waits_until_it_is_mended_and_others_go_on() -> None:
     tally = expect([*lines, MEND, received([])])
     assert tally.quarantine == {"stored": 2, "dropped": 1, "resumed": 1}
     assert (tally.settled, tally.dead_letters) == (5, {("shipments", "quarantine_dropped"): 1})
+
+
+def test_the_work_on_dead_letters_fixes_the_unknown_orders() -> None:
+    lines = [about("order.teleported"), created(total="ten"), line("payments", "payment.mislaid", order_id="nobody")]
+    assert list(expect_work(expect(lines)).values()) == [2, 1, 1, 0]

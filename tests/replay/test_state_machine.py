@@ -103,7 +103,11 @@ def test_a_failed_message_becomes_another_dead_letter_with_the_facts_of_its_fail
     assert (dead.reason, dead.detail, dead.attempts, dead.item["route"]) == ("no_route", "no rule", 2, "paid")
     assert (dead.item["letter"]["executed"], dead.item["expression"]) == (["first", "second"], "route paid, when")
     [end] = ends(result)
-    assert (end.result.result, end.result.detail, end.change) == (Result.FAILED, "no_route: no rule", "returned")
+    assert (end.result.result, end.result.detail, end.change) == (
+        Result.FAILED,
+        "new cause: no_route: no rule",
+        "returned",
+    )
 
 
 def test_a_failed_message_whose_dead_letter_stays_in_its_queue_is_open_again() -> None:
