@@ -173,9 +173,12 @@ class ReplayKind:
                 continue
             wanted.append((item, DeadLetterRef(broker, *place, letter.failed_at), letter, message, source))
         marks = await self._states.take(job.id, [each[1] for each in wanted], by=job.request.by)
+        if any(each[1] not in marks for each in wanted):
+            # An engine may not count the operation that its worker is processing
+            raise TryLater("the states of the dead letters are being stored", _FULL_SECONDS)
         for item, ref, letter, message, source in wanted:
-            mark = marks.get(ref)
-            if mark is None or mark.state is not DeadLetterState.REPLAYING or mark.job != job.id:
+            mark = marks[ref]
+            if mark.state is not DeadLetterState.REPLAYING or mark.job != job.id:
                 prepared.results[item] = _skipped(_held(mark))
                 continue
             replay = ReplayOf(
@@ -286,9 +289,7 @@ def _problem(
     return None
 
 
-def _held(mark: Mark | None) -> str:
-    if mark is None:
-        return "its state is unknown"
+def _held(mark: Mark) -> str:
     if mark.state is DeadLetterState.REPLAYING:
         return f"job {mark.job} is replaying it"
     return f"{mark.state.value}" + (f" by job {mark.job}" if mark.job else f" by {mark.by}" if mark.by else "")

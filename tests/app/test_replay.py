@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from durabletask.entities import EntityInstanceId
+
 from bridge.app.composition import load_config
 from bridge.app.operations.replays import why_waiting
 from bridge.app.serve.daemon import Daemon
@@ -18,6 +20,7 @@ from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.message import Message
 from bridge.core.states import JobState
+from bridge.core.system_names import REPLAY
 from bridge.dead_letters.store import DeadLetterStates
 from bridge.engines.source_entities import Pause, SourcePauses
 from bridge.jobs.kind import JobRequest
@@ -25,7 +28,9 @@ from bridge.jobs.store import JobItem, JobStore
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.replay.kind import REPLAY_KIND
 from bridge.replay.store import ReplayStore
+from tests.kit.processes import sidecar
 from tests.kit.waiting import TIMEOUT
+from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 FLOWS = """
 from durabletask import task
@@ -65,8 +70,9 @@ def received(id_: str, number: int) -> Message:
 class ReplayFixture:
     """Daemon with helpers for the tests."""
 
-    def __init__(self, daemon: Daemon) -> None:
+    def __init__(self, daemon: Daemon, letters: str = "orders.dlq") -> None:
         self.daemon = daemon
+        self.place = letters
         self.source = daemon.sources[0]
         self.engine = daemon.engines["default"]
         self.client = self.engine.client
@@ -99,9 +105,7 @@ class ReplayFixture:
     async def letters(self) -> list[tuple[DeadLetter, Message]]:
         broker = self.daemon.brokers["local"]
         assert isinstance(broker, ReadableBroker)
-        return [
-            (dead_letter.read(message, at), message) async for at, message in broker.read(ReadOptions("orders.dlq"))
-        ]
+        return [(dead_letter.read(message, at), message) async for at, message in broker.read(ReadOptions(self.place))]
 
     async def replay(self, ids: Sequence[str], **options: Any) -> str:
         """Submit a job that replays dead letters; return its id."""
@@ -139,7 +143,7 @@ class ReplayFixture:
         return sum([len((await store.load(key)).messages) for key in await store.list()])
 
     async def states(self) -> Counter[str]:
-        topic = await DeadLetterStates(self.engine).topic("local", "orders.dlq")
+        topic = await DeadLetterStates(self.engine).topic("local", self.place)
         return Counter(
             topic.state(letter.position.partition, letter.position.offset).value for letter, _ in await self.letters()
         )
@@ -364,3 +368,53 @@ async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> N
         items = await it.ended(job)
         assert {each.status for each in items} == {"succeeded"}
         assert await it.result("a") == [0, 1, 2]
+
+
+async def test_a_queue_of_service_bus_keeps_a_dead_letter_until_its_message_is_executed(tmp_path: Path) -> None:
+    async with ServiceBusServer(ServerConfig(queues=(QueueConfig("orders"),))) as server:
+        config = CONFIG.replace(
+            "{type: local, path: broker, partitions: 4}",
+            f'{{type: servicebus, connection_string: "{server.connection_string}"}}',
+        ).replace("topics: [orders]", "queue: orders")
+        async with ground(tmp_path, config) as it:
+            it.place = "orders/$DeadLetterQueue"
+            await it.publish(*(received("a", number) for number in range(3)))
+            await it.settled(dead_lettered=3)
+            ids = by_origin(await it.letters())
+            items = await it.ended(await it.replay(ids))
+            assert {(each.status, each.detail[:10]) for each in items} == {("failed", "same cause")}
+            assert await it.states() == {"open": 3}, "no other dead letter continues it"
+            await it.start("a", 3)
+            items = await it.ended(await it.replay(ids))
+            assert {each.status for each in items} == {"succeeded"}
+            assert await it.result("a") == [0, 1, 2]
+
+
+async def test_waiting_replays_are_encrypted_on_a_remote_engine(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=")
+    with sidecar() as endpoint:
+        engine = f'{{type: scheduler, endpoint: "http://{endpoint}", encryption: {{keys: [{{id: a, file: key}}]}}}}'
+        config = CONFIG.replace("{type: embedded, path: engine}", engine)
+        async with ground(tmp_path, config) as it:
+            await it.publish(received("a", 0), received("b", 0))
+            await it.settled(dead_lettered=2)
+            await it.pause()
+            job = await it.replay(by_origin(await it.letters()))
+            async with asyncio.timeout(TIMEOUT):
+                while await it.queued() < 2:
+                    await asyncio.sleep(0.02)
+            store = ReplayStore(it.engine)
+            [key, *_] = await store.list()
+            found = await it.client.get_entity(EntityInstanceId(REPLAY, key))
+            assert found is not None
+            assert "sealed" in (found.get_state() or "")
+            assert "number" not in (found.get_state() or "")
+            await it.start("a", 1)
+            await SourcePauses(it.engine).resume("orders")
+            items = await it.ended(job)
+            assert sorted(each.status for each in items) == ["failed", "succeeded"]
+            assert await it.result("a") == [0]
+            async with asyncio.timeout(TIMEOUT):
+                while len(await it.letters()) < 3:
+                    await asyncio.sleep(0.02)
+            assert {message.body for _, message in await it.letters()} == {received(id_, 0).body for id_ in "ab"}
