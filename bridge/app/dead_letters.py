@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from bridge.app.composition import build_broker, subscribe_options
-from bridge.app.names import require
+from bridge.app.composition import build_broker, require, subscribe_options
 from bridge.brokers.base import Broker, ListingBroker, ReadableBroker, ReadOptions
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
 from bridge.config.source import Loaded

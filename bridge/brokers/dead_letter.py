@@ -16,7 +16,7 @@ DETAIL_LIMIT = 128
 
 TOMBSTONE = "tombstone without a key"
 
-Send = Callable[[Message], Awaitable[None]]
+Send = Callable[[Message], Awaitable[object]]
 """Sends a dead letter and returns when the topic has accepted it. Raises: PublishFailed (the dead letter is refused),
 TargetRefused, BrokerUnavailable."""
 

@@ -25,6 +25,9 @@ DEAD_LETTER_PACE = "bridge.dead_letter_pace"
 SOURCE_PAUSE = "bridge.source_pause"
 """Entity: pause of one source by a person. Its key is the name of the source."""
 
+SOURCE_SEEK = "bridge.source_seek"
+"""Entity: moves of the position of one source that its daemons apply. Its key is the name of the source."""
+
 JOB = "bridge.job"
 """Orchestration that runs one job, and the entity with the job's record. The key of the entity is the job's id."""
 
@@ -47,6 +50,9 @@ JOB_RESULTS = "results"
 
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
+
+LINEAGE_INDEX = "bridge.lineage_index"
+"""Entity: shard of the lineage index of a remote engine. Its key has the number of shards and the shard."""
 
 _LONGEST = 200
 """Most characters of a key: `@name@key` must fit into the 256 characters of the storage providers."""

@@ -81,11 +81,17 @@ class LineageHit:
 
 @dataclass(frozen=True, slots=True)
 class LineageHits:
-    """Results of searches. last_key: 0 when every instance has rows; begin: time of the first row, microseconds."""
+    """Results of searches.
+
+    last_key: 0 when every instance has rows.
+    begin: time since which no row is missing, in microseconds; 0 when none is known.
+    bounded: rows may be missing at any time, beyond the bounds of the index.
+    """
 
     last_key: int
     begin: int
     hits: Sequence[LineageHit]
+    bounded: bool = False
 
 
 class EngineClient:

@@ -27,7 +27,7 @@ from bridge.core.errors import (
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB, JOB_PAGE, JOBS, JOBS_KEY, job_instance_id, job_page_key
 from bridge.engines.base import Engine
-from bridge.engines.entity_state import latest, processed
+from bridge.engines.source_entities import latest, processed
 from bridge.jobs.kind import ITEMS_PER_PAGE, JobRequest
 from bridge.jobs.orchestrator import CONTROL_EVENT
 from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry

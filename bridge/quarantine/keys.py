@@ -256,12 +256,12 @@ class QuarantinedKeys:
         self.loaded.set()
 
     async def watch(self) -> None:
-        """Look for releases while a key is quarantined. Never returns."""
+        """Check for releases while a key is quarantined. Never returns."""
         while True:
             await self._some.wait()
             await asyncio.sleep(self._settings.poll)
             try:
-                await self.look()
+                await self.check_releases()
             except EngineError as error:
                 log.info(
                     "the engine of the quarantine does not answer",
@@ -280,8 +280,8 @@ class QuarantinedKeys:
             if not self._keys:
                 self._some.clear()
 
-    async def look(self) -> None:
-        """Look for releases once. Raises: EngineError."""
+    async def check_releases(self) -> None:
+        """Check for releases once. Raises: EngineError."""
         known = [key for key, state in self._keys.items() if state is _State.HELD]
         joined = dict(self._joined)
         listed = await self._store.load()

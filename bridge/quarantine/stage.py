@@ -11,8 +11,8 @@ import structlog
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.commands import Step
-from bridge.core.envelope import Envelope
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, kept
+from bridge.core.message import Envelope
 from bridge.core.pace import NO_ROUTE
 from bridge.core.settlement import (
     Complete,

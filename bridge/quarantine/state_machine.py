@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.message import Position
 from bridge.core.stored_message import OperationResult
 
@@ -20,14 +20,6 @@ LEASE = 30.0
 """Seconds that a claim of a process lasts after its last renewal."""
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantineLimits:
-    """Limits per key: number of messages, and bytes of their JSON."""
-
-    max_messages: int = 1000
-    max_bytes: int = 512 * 1024
-
-
 class KeyQuarantine:
     """Messages of one quarantined key, oldest first.
 
@@ -37,7 +29,7 @@ class KeyQuarantine:
     owner, lease: process that works on the messages, and the end of its claim.
     """
 
-    def __init__(self, limits: QuarantineLimits, document: dict[str, Any] | None = None) -> None:
+    def __init__(self, limits: QuarantineConfig, document: dict[str, Any] | None = None) -> None:
         document = document or {}
         self._limits = limits
         self.source: str = document.get("source", "")

@@ -12,11 +12,19 @@ from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.config.source import Loaded
-from bridge.core.system_names import DEAD_LETTER, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE
+from bridge.core.system_names import (
+    DEAD_LETTER,
+    DEAD_LETTER_PACE,
+    EARLY_MESSAGES,
+    LINEAGE_INDEX,
+    QUARANTINE,
+    SOURCE_PAUSE,
+    SOURCE_SEEK,
+)
 from bridge.early_messages.executor import EarlyMessageExecutor
-from bridge.engines.answers import ANSWERS, AnswerKeys
-from bridge.engines.cancel_grace import CANCEL_GRACE
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.answers import ANSWERS, AnswerKeys
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing
@@ -103,7 +111,15 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         worker = engine.worker(workflows)
         assert worker._auto_generate_work_item_filters
         registry = worker._registry
-        assert set(registry.entities) == {ANSWERS, DEAD_LETTER_PACE, EARLY_MESSAGES, QUARANTINE, SOURCE_PAUSE}
+        assert set(registry.entities) == {
+            ANSWERS,
+            DEAD_LETTER_PACE,
+            EARLY_MESSAGES,
+            LINEAGE_INDEX,
+            QUARANTINE,
+            SOURCE_PAUSE,
+            SOURCE_SEEK,
+        }
         assert {DEAD_LETTER, CANCEL_GRACE, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:

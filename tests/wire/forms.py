@@ -20,14 +20,15 @@ from bridge.brokers.local.encoding import encode_headers
 from bridge.brokers.servicebus import dead_letters
 from bridge.codecs.cloudevents.binary import encode_binary
 from bridge.codecs.cloudevents.structured import encode_structured
+from bridge.config.model.engines import EarlyMessagesConfig
+from bridge.config.model.sources import QuarantineConfig
 from bridge.config.source import load
 from bridge.core import system_names as names
 from bridge.core.answers import Key, Keyring, parse, reply_event
 from bridge.core.commands import RaiseEvent, WaitFor
 from bridge.core.deduplication import digest
-from bridge.core.envelope import Event
 from bridge.core.errors import EngineError, Problem
-from bridge.core.message import Message, Position, Unreadable
+from bridge.core.message import Event, Message, Position, Unreadable
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.core.pace import Paces
 from bridge.core.provenance import Cause, dead_letter
@@ -105,7 +106,7 @@ def shape(value: Any, path: str = "") -> Iterator[str]:
 
 def early_state() -> Any:
     """State of an early-message entity: one message waits after a failure, one was delivered."""
-    kept = early_message_queue.EarlyMessageQueue(early_message_queue.EarlyMessageLimits(), RetryPolicy())
+    kept = early_message_queue.EarlyMessageQueue(EarlyMessagesConfig(), 60.0, RetryPolicy())
     first, second = (
         WaitingCommand(
             RaiseEvent("order-1", "paid", number, WaitFor(60.0)),
@@ -157,7 +158,7 @@ def _away(command: Any, origin: Any) -> None:
 
 
 def quarantine_state() -> Any:
-    kept = key_quarantine.KeyQuarantine(key_quarantine.QuarantineLimits())
+    kept = key_quarantine.KeyQuarantine(QuarantineConfig())
     item = {
         "mark": "m",
         "letter": LETTER.to_json(),

@@ -27,7 +27,7 @@ from bridge.core.answers import Key, Keyring
 from bridge.core.commands import Command
 from bridge.core.pace import Paces
 from bridge.engines import errors as engine_errors
-from bridge.engines.answers import AnswerKeys
+from bridge.engines.commands.answers import AnswerKeys
 from bridge.engines.workflows import Workflows
 from bridge.engines.workflows import load as load_workflows
 from bridge.pipeline.publishing import Publishing
@@ -144,8 +144,20 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
             (forms.job_page(), {"b": ["succeeded", ""]}),
         ],
         "bridge.jobs": [(forms.job_registry(), {"job": "a"}), (None, {"job": "b", "space": None})],
+        # The tick is due after the present time: neither operation sets another one
+        "bridge.lineage_index": [
+            (
+                {"rows": [["h", 1.0, 0, "i"], ["h", 4e9, 0, "j"]], "from": 1.0, "tick": 5e9},
+                {"ids": 2, "age": 60.0, "rows": [["g", 4e9, 0, "k"]]},
+            ),
+            ({"rows": [["h", 1.0, 0, "i"]], "from": 1.0, "tick": 5e9}, {"ids": 2, "age": 60.0}),
+        ],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
+        "bridge.source_seek": [
+            (None, {"orders/0": {"to": 1, "stamp": 2, "by": "x", "at": 1.0, "reason": ""}}),
+            ({"orders/0": {"to": 1, "stamp": 2}}, {"orders/0": {"stamp": 2, "from": 3, "by": "h/1", "at": 2.0}}),
+        ],
         "bridge.source_pause": [(None, {"since": 1.0, "by": "x", "reason": ""}), ({"since": 1.0, "by": "x"}, None)],
     }
     entities = {name.removeprefix("entity "): each for name, each in functions.items() if name.startswith("entity ")}
