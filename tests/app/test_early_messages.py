@@ -16,6 +16,9 @@ from bridge.core.system_names import (
     DEAD_LETTER,
     DEAD_LETTER_PACE,
     EARLY_MESSAGES,
+    JOB,
+    JOB_PAGE,
+    JOBS,
     LINEAGE_INDEX,
     QUARANTINE,
     SOURCE_PAUSE,
@@ -115,12 +118,15 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
             ANSWERS,
             DEAD_LETTER_PACE,
             EARLY_MESSAGES,
+            JOB,
+            JOB_PAGE,
+            JOBS,
             LINEAGE_INDEX,
             QUARANTINE,
             SOURCE_PAUSE,
             SOURCE_SEEK,
         }
-        assert {DEAD_LETTER, CANCEL_GRACE, SAGA_ORCHESTRATION} == set(registry.orchestrators)
+        assert {DEAD_LETTER, CANCEL_GRACE, SAGA_ORCHESTRATION, JOB} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)
     finally:
         await engine.stop()
