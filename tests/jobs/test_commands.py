@@ -127,8 +127,8 @@ def test_each_instance_gets_its_event_once_although_the_daemon_is_killed(project
     with ExitStack() as processes:
         process = processes.enter_context(DaemonProcess(project))
         start(project, 120, "collects", 2)
-        arguments = ("--orchestration", "collects", "--data", '"first"', "--rate", "40/s", "--yes", "-o", "ids")
-        job = bridge("instances", "raise", "item", *arguments, cwd=project).strip()
+        arguments = ("--orchestration", "collects", "--data", '"first"', "--rate", "40/s", "--yes", "-o", "json")
+        job = json.loads(bridge("instances", "raise", "item", *arguments, cwd=project))[0]["job"]
         last = 0
         for _ in range(3):
             eventually_blocking(lambda: _finished(project, job) > last, "progress")  # noqa: B023 -- called at once
@@ -187,8 +187,10 @@ def test_pause_resume_abort_and_the_lists(project: Path, daemon: DaemonProcess) 
     assert (watched.returncode, "aborted" in watched.stdout) == (1, True)
     left = bridge("jobs", "show", job, "--status", "left", "-o", "ids", "--limit", "1000", cwd=project).splitlines()
     assert len(left) == shown(project, job)["counts"]["left"] > 0
-    running = [name for name, status in statuses(project).items() if status == "RUNNING"]
-    assert sorted(running) == left
+    eventually_blocking(
+        lambda: sorted(name for name, status in statuses(project).items() if status == "RUNNING") == sorted(left),
+        "termination of the others",
+    )
     items = daemon.metrics("bridge_job_items_total")
     assert items['{kind="instances.terminate",result="succeeded"}'] == 200 - len(left)
     actions = [line["action"] for line in Trail(project / ".bridge" / "engine").read()]
@@ -246,7 +248,7 @@ def test_dry_run_counts_and_changes_nothing(project: Path, daemon: DaemonProcess
         (("rewind", "--status", "running", "--yes"), 1, "rewind works on instances that are failed, not running"),
         (("terminate", "--where", "tags.", "--yes"), 1, "`where`: "),
         (("restart", "--all", "--new-id", "--yes"), 2, "--new-id needs ids"),
-        (("raise", "go", "--all", "--bare", "--yes"), 2, "with a filter, use none of"),
+        (("raise", "go", "--all", "--bare", "--yes"), 2, "with a filter, use neither"),
         (("raise", "go"), 2, "name instances, or use a filter"),
         (("terminate", "--all", "--ramp", "1,x", "--yes"), 2, "sizes of steps"),
         (("terminate", "--all", "--rate", "fast", "--yes"), 2, "is not a rate"),
