@@ -3,16 +3,19 @@ PYTHON ?= python3
 REPEAT ?= 1
 BIN := .venv/bin
 
+# Every process of the tests uses the compiled files of the first one
+export PYTHONDONTWRITEBYTECODE :=
+
 WORKERS ?= 6
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS)
 
 # One contract run per broker and engine, and one daemon end to end; the rest of QUICK are rooms without I/O.
 QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test_contract.py \
-  tests/brokers/servicebus/test_contract.py tests/engines/test_embedded.py tests/engines/test_scheduler_contract.py
+  tests/brokers/servicebus/test_contract.py tests/engines/test_embedded.py tests/engines/test_scheduler_contract.py tests/app/test_lineage_index.py
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: sbom audit-deps demo test quick coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
+.PHONY: sbom audit-deps demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -37,6 +40,9 @@ test: .venv/dev ## the tests, in 5 minutes
 quick: .venv/dev ## the rooms without I/O, each contract once and one daemon, in a minute; Kafka is the small test server
 	KAFKA_TEST_SERVER=1 $(PYTEST) $(wildcard $(QUICK))
 
+costs: .venv/dev ## the tests, with a measurement of each file in tests/kit/costs.json, by which `make test` distributes them
+	$(PYTEST) --costs
+
 coverage: .venv/dev ## the tests with the share of lines and branches of bridge/ that they run; the floor is in pyproject.toml
 	@mkdir -p .cache/coverage
 	$(BIN)/python -m coverage erase
@@ -57,7 +63,7 @@ prove: .venv/dev ## the kills, which renew the table in docs/guarantees.md, and 
 prove-kafka: .venv/dev ## the slow proofs on a real Kafka broker
 	$(BIN)/python -m tests.prove.dates run kafka
 
-prove-scheduler: .venv/dev ## the engine contract on a real scheduler or its emulator: ENDPOINT=https://... [TASKHUB=default]; use an empty task hub
+prove-scheduler: .venv/dev ## the engine contract and the lineage index on a real scheduler or its emulator: ENDPOINT=https://... [TASKHUB=default]; use an empty task hub
 	@test -n "$(ENDPOINT)" || { echo "give ENDPOINT=https://NAME.REGION.durabletask.io, or http://127.0.0.1:8080 for the emulator"; exit 2; }
 	BRIDGE_SCHEDULER_ENDPOINT="$(ENDPOINT)" BRIDGE_SCHEDULER_TASKHUB="$(or $(TASKHUB),default)" $(BIN)/python -m pytest -v tests/engines/test_scheduler_contract.py
 

@@ -17,7 +17,6 @@ import uvloop
 from benchmarks.pipeline import message
 from bridge.app.composition import load_config
 from bridge.app.dead_letters import Selection
-from bridge.app.memory import tune_memory
 from bridge.app.operations.replays import select, submit
 from bridge.app.serve.daemon import Daemon
 from bridge.core.states import JobState
@@ -25,6 +24,7 @@ from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import JobStore
 from bridge.replay.kind import REPLAY_KIND
+from bridge.system.memory import tune_memory
 from tests.kafka.node import Node
 
 LETTERS = 10_000

@@ -22,7 +22,7 @@ from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.early_messages.executor import EarlyMessageExecutor, Executor
 from bridge.early_messages.store import EarlyMessageStore
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 
 EVENTS = 10_000
 BATCH = 500

@@ -26,14 +26,14 @@ from durabletask import task
 
 from benchmarks import _early_messages
 from bridge.app.composition import create_engine
-from bridge.app.memory import tune_memory
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import StartOrRaise
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
-from bridge.engines.worker import stop_worker
+from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
+from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter, message_aware, wait_for_message
 
 MESSAGES = 2000

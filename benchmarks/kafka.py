@@ -31,17 +31,17 @@ from durabletask.task import OrchestrationContext
 from benchmarks._sidecar import sidecar
 from benchmarks.pipeline import message, payload
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.memory import tune_memory
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
 from bridge.engines.client import EngineClient
-from bridge.engines.command_runner import CommandRunner
-from bridge.engines.worker import stop_worker
+from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
+from bridge.system.memory import tune_memory
 from tests.kafka.node import Node
 
 STARTS = 4000

@@ -25,14 +25,14 @@ from durabletask.client import AsyncTaskHubGrpcClient
 
 from benchmarks._sidecar import sidecar
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.memory import tune_memory
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.engines.base import Engine
 from bridge.engines.client import EngineClient
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
+from bridge.system.memory import tune_memory
 
 MESSAGES = 4000
 ROUNDS = 7

@@ -11,9 +11,8 @@ from typing import Any
 from cel_expr_python import cel
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.core.envelope import Envelope
 from bridge.core.errors import Problem
-from bridge.core.message import Position
+from bridge.core.message import Envelope, Position
 from bridge.routing import Router
 
 ROUNDS = 30

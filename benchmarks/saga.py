@@ -21,7 +21,7 @@ from durabletask import task
 from bridge.app.composition import create_engine
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.client import EngineClient
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.lint import lint
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput

@@ -27,12 +27,12 @@ from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from benchmarks.kafka import until
 from benchmarks.pipeline import message
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.app.memory import tune_memory
 from bridge.brokers.servicebus.messages import outgoing
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
+from bridge.system.memory import tune_memory
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 

@@ -57,7 +57,7 @@ async def orchestrations(directory: Path, settings: str, name: str, count: int) 
     from bridge.app.composition import build_engine, load_config
     from bridge.app.tracing import build_tracing, span_options
     from bridge.engines.embedded.engine import EmbeddedEngine
-    from bridge.engines.worker import stop_worker
+    from bridge.engines.worker.setup import stop_worker
     from bridge.engines.workflows import Workflows
     from bridge.workflow import DataConverter
 
@@ -100,7 +100,7 @@ async def messages(directory: Path, settings: str, broker_yaml: str, count: int)
     from benchmarks.pipeline import message
     from bridge.app.composition import build_broker, build_engine, build_source, load_config
     from bridge.app.tracing import build_tracing, span_options
-    from bridge.engines.command_runner import CommandRunner
+    from bridge.engines.commands.command_runner import CommandRunner
     from bridge.engines.embedded.engine import EmbeddedEngine
     from bridge.pipeline.breaker import Breaker
     from bridge.pipeline.settings import EnginePort
@@ -263,7 +263,7 @@ if __name__ == "__main__":
         sys.modules["opentelemetry"] = None  # type: ignore[assignment]  # an import of it fails, as without the extra
     import uvloop
 
-    from bridge.app.memory import tune_memory
+    from bridge.system.memory import tune_memory
 
     tune_memory()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -71,7 +71,7 @@ def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Ta
     with Progress(
         console, {"published": len(lines), "settled": expected.settled, "results": expected.published}
     ) as progress:
-        looked = 0.0
+        polled_at = 0.0
         for number, line in enumerate(lines, 1):
             if line.get("wait"):
                 _wait(shop, expect(lines[: number - 1]), progress, ends)
@@ -81,8 +81,8 @@ def _run(shop: Shop, lines: list[Line], expected: Tally, console: Console) -> Ta
                 shop.publish(line)
             progress.show(published=number)
             time.sleep(PACE)
-            if time.monotonic() - looked > POLL:
-                looked = time.monotonic()
+            if time.monotonic() - polled_at > POLL:
+                polled_at = time.monotonic()
                 _show(progress, observe(shop.metrics()))
         shop.published(within=ends - time.monotonic())
         observed = observe(shop.metrics())

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # it has no types
+
+from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of
 
 # Collection makes millions of objects that live to the end: without their garbage collections it takes 40 % less time.
 gc.disable()
@@ -29,6 +30,8 @@ SPREAD = (
     "tests/cli/test_engine_backup.py",
     "tests/docs/test_commands.py",
     "tests/engines/test_port.py",
+    "tests/jobs/test_commands.py",
+    "tests/jobs/test_on_engine.py",
     "tests/secrets/test_files.py",
     "tests/secrets/test_rooms.py",
     "tests/sqlite_engine/test_backups.py",
@@ -36,38 +39,6 @@ SPREAD = (
     "tests/workflow/kill/test_kill.py",
 )
 """Long files whose tests share nothing: they run one by one, on any process. Other files run on one process each."""
-
-LONG = (
-    "tests/brokers/servicebus/test_skew.py",
-    "tests/cli/test_private_on_disk.py",
-    "tests/acceptance/test_hostile_engine.py",
-    "tests/observability/test_alerts.py",
-    "tests/acceptance/test_lost_workers.py",
-    "tests/brokers/servicebus/test_copies.py",
-    "tests/hostile/test_fuzz_ops.py",
-    "tests/brokers/servicebus/test_processes.py",
-    "tests/acceptance/test_dead_letter_limit.py",
-    "tests/app/test_outage_of_commands.py",
-    "tests/servicebus/test_options.py",
-    "tests/brokers/servicebus/test_contract.py",
-    "tests/brokers/kafka/test_record_batch.py",
-    "tests/cli/test_status.py",
-    "tests/app/test_control.py",
-    "tests/brokers/servicebus/test_pipeline.py",
-    "tests/brokers/servicebus/test_security.py",
-    "tests/acceptance/test_kafka_shop.py",
-    "tests/servicebus/test_queues.py",
-    "tests/cli/test_audit.py",
-    "tests/acceptance/test_source_pauses.py",
-    "tests/acceptance/test_status.py",
-    "tests/app/test_doctor.py",
-    "tests/acceptance/test_outage.py",
-    "tests/servicebus/test_details.py",
-    "tests/brokers/servicebus/test_restraint.py",
-    "tests/cli/test_dlq.py",
-    "tests/acceptance/test_traces.py",
-)
-"""Files that take longest, most of it waiting. They start first: at the end a long file keeps one process alone."""
 
 KAFKA_SUBSTITUTE = pytest.StashKey[str]()
 """Reason for the use of the small Kafka protocol server."""
@@ -86,26 +57,26 @@ class _FromWorkers:
             self._config.stash[KAFKA_SUBSTITUTE] = why
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--costs", action="store_true", help="measure the files and renew tests/kit/costs.json")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_FromWorkers(config))
+    if config.getoption("costs"):
+        config.pluginmanager.register(Costs(config))
 
 
-class _ByFile(LoadScopeScheduling):
-    """Distribution over processes: a file stays whole, unless it is in SPREAD."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return nodeid if file in SPREAD else file
+def pytest_sessionstart(session: pytest.Session) -> None:
+    compile_part(session.config.rootpath)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    config.option.loadscopereorder = False  # by their number of tests; `LONG` knows better
-    return _ByFile(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Schedule:
+    return Schedule(config, log, SPREAD)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    first = {name: number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: first.get(item.nodeid.partition("::")[0], len(LONG)))
+    items.sort(key=lambda item: COSTS.get(file_of(item.nodeid), 0.0))
 
 
 def pytest_collection_finish() -> None:

@@ -79,4 +79,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["-n", "4", "--dist", "loadfile"]))
+    sys.exit(main(sys.argv[1:] or ["-n", "6"]))

@@ -9,16 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bridge.app.check_suppressions import unsuppressed
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
+from bridge.app.extras import needed_extras
 from bridge.app.lint import unknown_names
+from bridge.app.samples import reach, read_samples, unreached
+from bridge.codecs.decoder import SourceDecoder
 from bridge.config.insecure import insecure
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.source import Loaded, survey
 from bridge.core.errors import ConfigError, Problem
+from bridge.core.problem_codes import coded
 from bridge.engines.workflows import Workflows
-from bridge.routing import Router, costly, lint, referenced_entities, referenced_orchestrations
-from bridge.routing.cel.expression import Compiler
+from bridge.routing import Router, costly, lint, lint_patterns, referenced_entities, referenced_orchestrations
+from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.saga import SagaCompiler
 
 T = TypeVar("T")
@@ -26,10 +31,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Result of a check. counts: number of sources, routes and so on; empty when unknown."""
+    """Result of a check.
+
+    counts: number of sources, routes and so on; empty when unknown.
+    loaded: the configuration, with stand-ins for invalid parts; None if it cannot be read.
+    """
 
     problems: tuple[Problem, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    loaded: Loaded | None = field(default=None, repr=False)
 
     @property
     def errors(self) -> int:
@@ -40,11 +50,15 @@ class Report:
         return len(self.problems) - self.errors
 
 
-def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: bool = True) -> Report:
+def check(
+    config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: bool = True, samples: Sequence[Path] = ()
+) -> Report:
     """Load and compile the whole configuration; report all problems in the order of the files.
 
     imports: import the workflow modules and the functions of `map:`. Without it, no code of the project runs, and the
     names of orchestrations and entities in rules are not checked.
+    samples: files of messages; rules that none of them reaches are reported.
+    Raises: DecodeError or OSError for samples that cannot be read.
     """
     try:
         found = survey(config_paths(config), overlays)
@@ -54,46 +68,78 @@ def check(config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: boo
         return Report(found.problems)
     # Without the list of modules, unknown names cannot be found
     imports = imports and not any(problem.path.startswith("workflows") for problem in found.problems)
-    report = inspect(found.loaded, imports=imports, whole=found.whole)
-    if all(problem.severity == "warning" for problem in found.problems):
-        return report
+    report = inspect(found.loaded, imports=imports, whole=found.whole, samples=samples)
     # A problem at a place that does not load is a consequence of that
-    known = {(problem.file, problem.line, problem.column) for problem in found.problems}
-    more = [problem for problem in report.problems if (problem.file, problem.line, problem.column) not in known]
-    return Report(tuple(_sorted([*found.problems, *more])))
+    known = {_place(problem) for problem in found.problems if problem.severity == "error"}
+    problems = [*found.problems, *(each for each in report.problems if _place(each) not in known)]
+    ran = [name for name, was_there in (("imports", imports), ("samples", samples)) if was_there]
+    whole = found.whole and not any(problem.severity == "error" for problem in problems)
+    kept = unsuppressed(found.loaded, _sorted(problems), ran, whole=whole)
+    counts = report.counts if all(problem.severity == "warning" for problem in found.problems) else {}
+    return Report(tuple(_sorted(kept)), counts, found.loaded)
 
 
-def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True) -> Report:
-    """Check a loaded configuration. whole: False when it has stand-ins for invalid parts."""
+def _place(problem: Problem) -> tuple[str, int, int]:
+    return problem.file, problem.line, problem.column
+
+
+def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True, samples: Sequence[Path] = ()) -> Report:
+    """Check a loaded configuration. Suppressions do not apply.
+
+    whole: False when it has stand-ins for invalid parts.
+    """
     problems: list[Problem] = list(loaded.warnings)
     workflows = _collect(lambda: load_workflows(loaded), problems) if imports else None
     if workflows is not None:
         problems += _unknown(loaded, workflows)
     if whole and (workflows is not None or not imports):
         problems += unknown_names(loaded, workflows)
+    missing = [each for each in needed_extras(loaded.config) if each.missing is not None]
+    problems += (
+        coded("C014", loaded.locate(each.path, f"the package {each.missing} is missing; install it: {each.remedy}"))
+        for each in missing
+    )
     for engine in loaded.config.engines:
         _collect(partial(build_engine, loaded, engine, host=False), problems)
+    compiled: list[tuple[tuple[str | int, ...], Expression]] = []
+    decoders: dict[str, SourceDecoder] = {}
+    routers: dict[str, Router] = {}
     for source in loaded.config.sources:
         decoding = Compiler(loaded.locate)
-        _collect(partial(build_decoder, loaded, source, compiler=decoding), problems)
+        decoder = _collect(partial(build_decoder, loaded, source, compiler=decoding), problems)
         if imports:
             router = _collect(partial(build_router, loaded, source), problems)
         else:
             router = _collect(partial(Router.compile, source, loaded.config, loaded.locate), problems)
-        compiled = [*decoding.compiled, *(() if router is None else router.compiled)]
-        problems += costly(compiled, loaded.config.sources[source].limits, loaded.locate)
+        own = [*decoding.compiled, *(() if router is None else router.compiled)]
+        problems += costly(own, loaded.config.sources[source].limits, loaded.locate)
+        compiled += own
+        if decoder is not None and router is not None:
+            decoders[source], routers[source] = decoder, router
     compiler = Compiler(loaded.locate, loaded.config.vars)
     for saga in loaded.config.sagas:
         SagaCompiler(saga, loaded.config, loaded.locate).compile(compiler)
     problems += compiler.problems
     problems += costly(compiler.compiled, LimitsConfig(), loaded.locate)
-    registries = _collect(partial(build_registries, loaded), problems) if whole else None
+    problems += lint_patterns(loaded.config, [*compiled, *compiler.compiled], loaded.locate)
+    has_schemas = all(each.extra != "schemas" for each in missing)
+    registries = _collect(partial(build_registries, loaded), problems) if whole and has_schemas else None
     if registries is not None:
         for target in loaded.config.targets:
             _collect(partial(target_codec, loaded, target, registries), problems)
-    problems += lint(loaded.config, loaded.locate, whole=whole)
+    wrong = {_place(problem) for problem in problems if problem.severity == "error"}
+    # A doubt about a place with an error is a consequence of the error
+    doubts = lint(loaded.config, loaded.locate, whole=whole)
+    problems += (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
     problems += insecure(loaded.config, loaded.document.root, loaded.locate)
-    return Report(tuple(_sorted(problems)), _counts(loaded, workflows))
+    counts = _counts(loaded, workflows)
+    if samples and whole:
+        found = reach(loaded.config, read_samples(samples, loaded.config.sources), decoders, routers)
+        counts["sample"] = found.by_source.total()
+        counts["dead-lettered sample"] = found.dead_lettered
+        if len(routers) == len(loaded.config.sources):
+            problems += unreached(loaded.config, found, loaded.locate)
+    return Report(tuple(_sorted(problems)), counts)
 
 
 def _unknown(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:
@@ -106,10 +152,11 @@ def _unknown(loaded: Loaded, workflows: Workflows) -> Iterator[Problem]:
                     f"`{name}` is an activity, because its first parameter is not an OrchestrationContext; "
                     "annotate it as `ctx: task.OrchestrationContext` to make it an orchestration"
                 )
-            yield loaded.locate(path, what)
+            yield coded("R009", loaded.locate(path, what))
     for name, path in referenced_entities(loaded.config):
         if not workflows.knows_entity(name):
-            yield loaded.locate(path, _nobody("entity", name, workflows.entities, workflows.external))
+            what = _nobody("entity", name, workflows.entities, workflows.external)
+            yield coded("R009", loaded.locate(path, what))
 
 
 def _nobody(kind: str, name: str, known: Collection[str], external: Collection[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,10 @@ from typing import TYPE_CHECKING
 from bridge.codecs import registry as codecs
 from bridge.codecs.base import Codec
 from bridge.codecs.json import StandInCodec
-from bridge.codecs.limits import Limits
 from bridge.config.model.brokers import TargetSchemaConfig
-from bridge.config.model.sources import LimitsConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, DecodeError
+from bridge.core.problem_codes import coded
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
@@ -32,7 +32,7 @@ def build_registries(loaded: Loaded) -> dict[str, Registry]:
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         what = f"the package {package} is missing; install the extra: pip install 'durable-bridge[schemas]'"
-        raise ConfigError([loaded.locate(("registries",), what)]) from error
+        raise ConfigError([replace(loaded.locate(("registries",), what), code="C014")]) from error
 
     def resolve(name: str, field: str, value: str) -> Path:
         return loaded.resolve(("registries", name, "tls", field), value)
@@ -40,24 +40,18 @@ def build_registries(loaded: Loaded) -> dict[str, Registry]:
     return {name: Registry(name, config, partial(resolve, name)) for name, config in configs.items()}
 
 
-def body_limits(config: LimitsConfig) -> Limits:
-    """Limits of the bodies of one source."""
-    return Limits(config.max_payload, config.max_depth, config.max_values, config.max_decoded)
-
-
 def source_codec(loaded: Loaded, source: str, registries: Mapping[str, Registry] | None) -> Codec:
     """Codec that reads a source. registries: None uses a JSON stand-in for codecs that need one."""
     config = loaded.config.sources[source]
-    limits = body_limits(config.limits)
     if config.codec not in SCHEMA_CODECS:
-        return codecs.get(config.codec, limits)
+        return codecs.get(config.codec, config.limits)
     if registries is None:
-        return StandInCodec(limits)
+        return StandInCodec(config.limits)
     from bridge.codecs.confluent import AvroFormat, ProtobufFormat, RegistryCodec
 
     form = AvroFormat if config.codec == "avro" else ProtobufFormat
     registry = _registry(loaded, ("sources", source, "codec"), registries, config.registry)
-    return RegistryCodec(config.codec, form, registry, limits)
+    return RegistryCodec(config.codec, form, registry, config.limits)
 
 
 def target_codec(loaded: Loaded, target: str, registries: Mapping[str, Registry] | None) -> Codec:
@@ -86,11 +80,10 @@ def target_codec(loaded: Loaded, target: str, registries: Mapping[str, Registry]
             own=loaded.resolve(path, wanted.file) if wanted.file is not None else None,
             message=wanted.message,
             auto_register=wanted.auto_register,
-            latest_for=registry.latest_for,
             place=wanted.schema_id,
         )
     except DecodeError as error:
-        raise ConfigError([loaded.locate(path, str(error))]) from None
+        raise ConfigError([coded("C012", loaded.locate(path, str(error)))]) from None
     return RegistryCodec(config.codec, form, registry, writing=writing)
 
 

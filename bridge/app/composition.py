@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.app.codecs import body_limits, source_codec
+from bridge.app.codecs import source_codec
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
 from bridge.codecs.schema import Schema, SchemaProblem
+from bridge.config.model.bridge import LineageConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
 from bridge.core.errors import ConfigError, Problem
+from bridge.core.lineage_shards import ShardLimits
+from bridge.core.problem_codes import coded
 from bridge.core.settlement import RetryPolicy
 from bridge.encryption import Keyring
 from bridge.engines import keyrings
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.lineage_index import LineageOptions
 from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
 from bridge.pipeline.action_budget import ActionBudget, BudgetShare
@@ -49,19 +56,33 @@ if TYPE_CHECKING:
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
 
+def require(kind: str, name: str, known: Collection[str], remedy: str = "") -> None:
+    """Check that a name given by a person is configured. Raises: LookupError with the known names or a similar one."""
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(known) or 'none'})"
+    raise LookupError(f"there is no {kind} {name!r}{meant}{'; ' + remedy if remedy else ''}")
+
+
 def load_config(config: Sequence[Path] = (), overlays: Sequence[Path] = ()) -> Loaded:
-    """Load the configuration at `config`, or at the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
+    """Load the configuration at `config`, or the one that `config_paths` finds. Raises: ConfigError."""
     return load(config_paths(config), overlays)
 
 
 def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
-    """Return `config`, or the first of DEFAULT_CONFIGS that exists. Raises: ConfigError."""
+    """Return `config`, or the first of DEFAULT_CONFIGS that exists here, or in a directory above of the same owner.
+
+    Raises: ConfigError.
+    """
     if config:
         return config
     for path in DEFAULT_CONFIGS:
         if path.exists():
             return [path]
-    looked = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
+    if (above := _above(Path.cwd())) is not None:
+        return [above]
+    searched = " nor ".join(str(path) for path in DEFAULT_CONFIGS)
     raise ConfigError(
         [
             Problem(
@@ -69,10 +90,26 @@ def config_paths(config: Sequence[Path] = ()) -> Sequence[Path]:
                 0,
                 0,
                 "",
-                f"found neither {looked}; name a file with -c, or create a project with `bridge init NAME`",
+                f"found neither {searched}; name a file with -c, or create a project with `bridge init NAME`",
+                code="C001",
             )
         ]
     )
+
+
+def _above(directory: Path) -> Path | None:
+    """Configuration of the project around a directory. A configuration runs code, so it must have a trusted owner."""
+    trusted = {os.geteuid(), 0} if hasattr(os, "geteuid") else None
+    for parent in directory.parents:
+        for path in DEFAULT_CONFIGS:
+            found = parent / path
+            try:
+                owners = {found.stat().st_uid, found.parent.stat().st_uid}
+            except OSError:
+                continue
+            if trusted is None or owners <= trusted:
+                return Path(os.path.relpath(found, directory))
+    return None
 
 
 def load_workflows(loaded: Loaded) -> Workflows:
@@ -82,7 +119,7 @@ def load_workflows(loaded: Loaded) -> Workflows:
 
 
 def module_base(loaded: Loaded) -> Path:
-    """Directory in which modules named in the configuration are looked up.
+    """Directory in which modules named in the configuration are searched up.
 
     It is the directory of the configuration file, or its parent where only that has one of the modules:
     `config/bridge.yaml` can name the package `workflows` next to `config`.
@@ -115,8 +152,10 @@ def build_engine(loaded: Loaded, name: str, *, host: bool, tracing: TracingOptio
         config = config.model_copy(update={"tls": _resolved(loaded, ("engines", name, "tls"), config.tls)})
     try:
         lineage = loaded.config.ops.lineage
-        records = lineage.records if lineage.index == "embedded" else None
-        return create_engine(name, config, loaded.base, host, partial(read_keyring, loaded, name), records, tracing)
+        records = None if lineage.index == "off" else lineage.records
+        index = lineage_options(lineage) if lineage.index == "all" else None
+        keys = partial(read_keyring, loaded, name)
+        return create_engine(name, config, loaded.base, host, keys, records, tracing, index)
     except ValueError as error:
         raise ConfigError([loaded.locate(("engines", name, "endpoint"), str(error))]) from None
 
@@ -129,6 +168,7 @@ def create_engine(
     keys: keyrings.Keys = keyrings.no_keys,
     lineage_records: int | None = None,
     tracing: TracingOptions | None = None,
+    index: LineageOptions | None = None,
 ) -> Engine:
     """Create an engine without starting it.
 
@@ -137,6 +177,7 @@ def create_engine(
     keys: keys of the engine's encryption.
     lineage_records: limit of the records in an embedded engine's lineage index; None: the engine keeps no index.
     tracing: settings of the spans that an embedded engine makes.
+    index: settings of a remote engine's lineage index; None: it has none.
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
@@ -144,7 +185,13 @@ def create_engine(
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
 
-    return SchedulerEngine(name, config, keys, intake=host)
+    return SchedulerEngine(name, config, keys, intake=host, lineage=index)
+
+
+def lineage_options(config: LineageConfig) -> LineageOptions:
+    """Settings of the lineage index of a remote engine."""
+    shards = config.shards
+    return LineageOptions(shards.number, ShardLimits(shards.ids, shards.age), shards.pause, shards.buffer)
 
 
 def read_keyring(loaded: Loaded, name: str) -> Keyring | None:
@@ -191,7 +238,7 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
         return broker_factory.create(name, config, resolve)
     except ModuleNotFoundError as error:
         what = f"the package {error.name} is missing; install the extra: pip install 'durable-bridge[{config.type}]'"
-        raise ConfigError([loaded.locate(("brokers", name, "type"), what)]) from error
+        raise ConfigError([replace(loaded.locate(("brokers", name, "type"), what), code="C014")]) from error
 
 
 def build_router(loaded: Loaded, source: str) -> Router:
@@ -229,13 +276,12 @@ def build_decoder(
     Raises: ConfigError with all problems.
     """
     config = loaded.config.sources[source]
-    limits = body_limits(config.limits)
     compiler = Compiler(loaded.locate) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
         path: tuple[str | int, ...] = ("sources", source, "attributes", name)
         if (problem := attribute_problem(name)) is not None:
-            compiler.report(path, problem)
+            compiler.report(path, problem, "C005")
         expression = compiler.value(text, path, f"source {source!r}, attribute {name}", SOURCE)
         if expression is not None:
             attributes[name] = expression.value
@@ -254,7 +300,7 @@ def build_decoder(
         raise ConfigError(compiler.problems)
     return SourceDecoder(
         source_codec(loaded, source, registries),
-        limits,
+        config.limits,
         attributes=attributes,
         identity=identity,
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
@@ -274,7 +320,7 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: Limi
     try:
         return Schema(loaded.resolve(path, file), limits.schema_cost)
     except SchemaProblem as problem:
-        raise ConfigError([loaded.locate(path, str(problem))]) from None
+        raise ConfigError([coded("C012", loaded.locate(path, str(problem)))]) from None
 
 
 def build_domains(loaded: Loaded) -> Mapping[str, OrderingDomain]:

@@ -7,8 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-from bridge.app.composition import build_engine
-from bridge.app.names import require
+from bridge.app.composition import build_engine, require
 from bridge.config.source import Loaded
 from bridge.core.origin import unwrap
 from bridge.engines.base import Engine

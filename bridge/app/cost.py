@@ -8,7 +8,7 @@ of an activity, a call or lock of an entity, or a child. Queries, and timers tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bridge.app.lint import workflow_files
@@ -30,6 +30,7 @@ from bridge.lint.durable_calls import (
     DurableCalls,
     durable_calls,
 )
+from bridge.quarantine.orphaned import quarantine_engine, state_engine
 from bridge.routing.cel.template import constant_prefix
 
 _OF_CALL = {ACTIVITY: 2, ANSWER: 1, CHILD: 2, TIMER: 1, EVENT: 1, ENTITY_CALL: 2, SIGNAL: 1, LOCK: 2}
@@ -59,12 +60,14 @@ class SagaCost:
 
     success: every step succeeds at its first attempt.
     compensated: the last step that can be undone fails, and all are undone at their first attempt.
+    published: messages that it publishes when it succeeds.
     """
 
     saga: str
     success: int
     compensated: int
     lines: tuple[CostLine, ...]
+    published: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,9 @@ class RouteCost:
     """Actions of one message of a route, with the workflow that it starts.
 
     billed: False on an embedded engine, where nothing is billed.
-    actions: of the command and its workflow, as far as known.
-    notes: what is not known, and why.
+    actions: of the command and its workflow, as far as known, and of the lineage index.
+    notes: unknown facts, with their reasons.
+    indexed: actions of the lineage index among them, where each row has its own write.
     """
 
     route: str
@@ -84,15 +88,20 @@ class RouteCost:
     actions: int
     lines: tuple[CostLine, ...]
     notes: tuple[str, ...] = ()
+    indexed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Actions of all routes and sagas, and those of waiting messages."""
+    """Actions of all routes and sagas, and those of waiting messages.
+
+    indexed: most actions a second of the lineage index, by engine, for each process.
+    """
 
     routes: tuple[RouteCost, ...]
     sagas: tuple[SagaCost, ...]
     waiting: tuple[CostLine, ...]
+    indexed: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +110,13 @@ class Total:
 
     rates: messages a second by route.
     left_out: routes without a rate of their own whose messages are answers: the sagas that await them count them.
+    indexed: actions a second of the lineage index among them, with one process that writes it.
     """
 
     rates: Mapping[str, float]
     per_second: float
     left_out: tuple[str, ...]
+    indexed: float = 0.0
 
     @property
     def per_minute(self) -> float:
@@ -133,7 +144,9 @@ def cost(loaded: Loaded) -> Cost:
     code = _code(loaded)
     sagas = {name: _saga(name, saga) for name, saga in loaded.config.sagas.items()}
     routes = tuple(_route(loaded, route, sagas, code) for route in loaded.config.routes)
-    return Cost(routes, tuple(sagas.values()), tuple(_waiting(loaded)))
+    shards = loaded.config.ops.lineage.shards
+    indexed = {name: shards.number / shards.pause for name in loaded.config.engines if _is_indexed(loaded, name)}
+    return Cost(routes, tuple(sagas.values()), tuple(_waiting(loaded)), indexed)
 
 
 def total(found: Cost, rate: float | None, rates: Mapping[str, float]) -> Total:
@@ -155,7 +168,13 @@ def total(found: Cost, rate: float | None, rates: Mapping[str, float]) -> Total:
             left_out.append(route.route)
         elif rate is not None:
             used[route.route] = rate
-    return Total(used, sum(seconds * known[name].actions for name, seconds in used.items()), tuple(left_out))
+    rows: dict[str, float] = {}
+    for name, seconds in used.items():
+        rows[known[name].engine] = rows.get(known[name].engine, 0.0) + seconds * known[name].indexed
+    # A write takes all rows of an entity: the faster the messages, the more share one
+    indexed = sum(min(rows.get(name, 0.0), most) for name, most in found.indexed.items())
+    others = sum(seconds * (known[name].actions - known[name].indexed) for name, seconds in used.items())
+    return Total(used, others + indexed, tuple(left_out), indexed)
 
 
 def _code(loaded: Loaded) -> dict[str, DurableCalls]:
@@ -211,10 +230,39 @@ def _route(
         notes += _known(missing.start, code)[1]
     if route.for_each is not None:
         notes.append("per item of `for_each`: multiply by their number")
+    rows = [] if route.command == "ignore" else list(_rows(loaded, route, sagas, notes))
+    lines += rows
     sums = sum(line.actions for line in lines if not line.when)
     billed = not isinstance(loaded.config.engines[route.engine], EmbeddedEngineConfig)
     return RouteCost(
-        route.name, route.from_, route.engine, billed, route.command, sums, tuple(lines), tuple(dict.fromkeys(notes))
+        route.name, route.from_, route.engine, billed, route.command, sums, tuple(lines), tuple(dict.fromkeys(notes)),
+        sum(row.actions for row in rows if not row.when),
+    )  # fmt: skip
+
+
+def _is_indexed(loaded: Loaded, engine: str) -> bool:
+    """True when the bridge writes the lineage index of the engine as billed entities."""
+    remote = not isinstance(loaded.config.engines[engine], EmbeddedEngineConfig)
+    return remote and loaded.config.ops.lineage.index == "all"
+
+
+def _rows(loaded: Loaded, route: RouteConfig, sagas: Mapping[str, SagaCost], notes: list[str]) -> Iterator[CostLine]:
+    """Rows of the lineage index, each with a write of its own."""
+    if not _is_indexed(loaded, route.engine):
+        return
+    yield CostLine(2, "lineage index: the message's id and position")
+    start = route.schedule or route.start_or_raise
+    saga = sagas.get(getattr(start, "saga", None) or "")
+    if saga is not None:
+        yield CostLine(saga.published, f"lineage index: messages that saga {saga.saga} publishes")
+    elif start is not None:
+        yield CostLine(1, "lineage index", "per message that the workflow publishes")
+    if isinstance(getattr(getattr(route, route.command), "on_missing", None), WaitMissing):
+        yield CostLine(2, "lineage index: the message waits", "early")
+    shards = loaded.config.ops.lineage.shards
+    notes.append(
+        f"rows of the lineage index are written together: at most {shards.number} actions in "
+        f"{format_duration(shards.pause)} for each process"
     )
 
 
@@ -317,6 +365,8 @@ def _waiting(loaded: Loaded) -> Iterator[CostLine]:
             yield CostLine(
                 2, f"source {name}: operations that store and complete the message", "per quarantined message"
             )
+            if _is_indexed(loaded, quarantine_engine(loaded, name) or ""):
+                yield CostLine(3, f"source {name}: lineage index: id, position and key", "per quarantined message")
             yield CostLine(
                 1, f"source {name}: operation that claims a released key", "per release, and every 10 s of it"
             )
@@ -325,6 +375,13 @@ def _waiting(loaded: Loaded) -> Iterator[CostLine]:
             f"source {name}: operations on the shared pace",
             f"per dead letter beyond {source.limits.dead_letter_limit} a minute",
         )
+        if _is_indexed(loaded, state_engine(loaded, name)):
+            yield CostLine(2, f"source {name}: lineage index: id and position", "per dead letter")
+    lineage = loaded.config.ops.lineage.shards
+    for engine in loaded.config.engines:
+        if _is_indexed(loaded, engine):
+            most = f"at most {10 * lineage.number} per {format_duration(lineage.age)}"
+            yield CostLine(1, f"engine {engine}: lineage index: removal by age", most)
 
 
 # -- sagas
@@ -337,6 +394,7 @@ def _saga(name: str, saga: SagaConfig) -> SagaCost:
     forward: list[int] = []
     undo = 0
     undone = 0
+    published = 0
     before_return = True
     for step in steps:
         if step is None:
@@ -348,6 +406,7 @@ def _saga(name: str, saga: SagaConfig) -> SagaCost:
         actions = _exchange(awaited, judged)
         lines.append(CostLine(actions, f"step {step.name}: {_text(awaited, judged)}"))
         forward.append(actions)
+        published += 1
         if before_return:
             undone = len(forward)
         if before_return and step.compensation is not None:
@@ -366,7 +425,8 @@ def _saga(name: str, saga: SagaConfig) -> SagaCost:
         lines.append(CostLine(1, "timer", "a step's time ends"))
     success = sum(line.actions for line in lines if not line.when)
     outcome = 2 if saga.publish_outcome is not None else 0
-    return SagaCost(name, success, 1 + sum(forward[:undone]) + undo + outcome, tuple(lines))
+    published += saga.publish_outcome is not None
+    return SagaCost(name, success, 1 + sum(forward[:undone]) + undo + outcome, tuple(lines), published)
 
 
 def _commands(entries: Sequence[SagaStepConfig]) -> Iterator[SagaStepConfig | None]:

@@ -24,8 +24,8 @@ from bridge.core.settlement import Complete, Keep, RetryPolicy, decide, detail_o
 from bridge.core.settlement import DeadLetter as DeadLettered
 from bridge.core.states import Outcome
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
-from bridge.engines.dry_run import DryRunClient, DryRunEngine
+from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.commands.dry_run import DryRunClient, DryRunEngine
 from bridge.routing.router import Router
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from contextlib import AsyncExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
-from bridge.app.composition import build_broker, build_engine, subscribe_options
-from bridge.app.names import require
+from bridge.app.composition import build_broker, build_engine, require, subscribe_options
 from bridge.brokers.base import Broker, ListingBroker, LogBroker, ReadableBroker, ReadOptions
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
 from bridge.config.source import Loaded

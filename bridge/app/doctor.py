@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bridge.app.check import inspect
 from bridge.app.composition import build_broker, build_engine, read_keyring
+from bridge.app.extras import needed_extras
 from bridge.app.serve.topics import shared_topics
 from bridge.app.state import state_directory
 from bridge.brokers import factory
@@ -58,18 +59,18 @@ class Diagnosis:
         return sum(result.verdict is verdict for result in self.results)
 
 
-Tell = Callable[[str], None]
+Notify = Callable[[str], None]
 """Receiver of progress, for a person who waits."""
 
 
 class _Examiner:
     """Examiner of one area."""
 
-    def __init__(self, area: str, seconds: float, tell: Tell) -> None:
+    def __init__(self, area: str, seconds: float, notify: Notify) -> None:
         self.area = area
         self.seconds = seconds
         self.results: list[CheckResult] = []
-        self._tell = tell
+        self._notify = notify
 
     async def check(self, subject: str, name: str, run: Callable[[], Awaitable[Answer]]) -> Answer:
         answer = await self._answer(subject, name, run)
@@ -80,7 +81,7 @@ class _Examiner:
         self.results.append(CheckResult(self.area, subject, name, answer.verdict, answer.detail, answer.fix))
 
     async def _answer(self, subject: str, name: str, run: Callable[[], Awaitable[Answer]]) -> Answer:
-        announced = asyncio.get_running_loop().call_later(SLOW, self._tell, f"still checking {subject}: {name} …")
+        announced = asyncio.get_running_loop().call_later(SLOW, self._notify, f"still checking {subject}: {name} …")
         limit = asyncio.timeout(self.seconds)
         try:
             async with limit:
@@ -100,20 +101,20 @@ class _Examiner:
 
 
 async def diagnose(
-    loaded: Loaded, areas: Sequence[str] = AREAS, seconds: float = 10.0, tell: Tell = print
+    loaded: Loaded, areas: Sequence[str] = AREAS, seconds: float = 10.0, notify: Notify = print
 ) -> Diagnosis:
     """Check a configuration and everything that it names.
 
     areas: areas to check.
     seconds: time limit of each check.
-    tell: receives the progress of slow checks.
+    notify: receives the progress of slow checks.
     Raises: ConfigError when the configuration is not valid.
     """
     report = inspect(loaded, imports=False)
     errors = [problem for problem in report.problems if problem.severity == "error"]
     if errors:
         raise ConfigError(errors)
-    examiners = {area: [_Examiner(area, seconds, tell)] for area in AREAS}
+    examiners = {area: [_Examiner(area, seconds, notify)] for area in AREAS}
     kept: dict[str, float] = {}
     running: list[Awaitable[None]] = []
     if "settings" in areas:
@@ -122,12 +123,12 @@ async def diagnose(
         running.append(_machine(loaded, examiners["machine"][0]))
     if "engine" in areas:
         for name in loaded.config.engines:
-            examiner = _Examiner("engine", seconds, tell)
+            examiner = _Examiner("engine", seconds, notify)
             examiners["engine"].append(examiner)
             running.append(_engine(loaded, name, examiner))
     for name, broker in loaded.config.brokers.items():
         if broker.type in areas:
-            examiner = _Examiner(broker.type, seconds, tell)
+            examiner = _Examiner(broker.type, seconds, notify)
             examiners[broker.type].append(examiner)
             running.append(_broker(loaded, name, examiner, kept))
     await asyncio.gather(*running)
@@ -174,7 +175,7 @@ async def _one_cluster(loaded: Loaded, examiner: _Examiner) -> None:
     if len(names) < 2:
         return
 
-    async def look() -> Answer:
+    async def compare_clusters() -> Answer:
         brokers = {name: build_broker(loaded, name) for name in names}
         try:
             for broker in brokers.values():
@@ -189,7 +190,7 @@ async def _one_cluster(loaded: Loaded, examiner: _Examiner) -> None:
         answers = [problem(each.what, f"{each.path.partition('.topics')[0]}.group: another name") for each in found]
         return worst(answers, "no two sources share the messages of a topic")
 
-    await examiner.check(f"brokers {', '.join(names)}", "clusters", look)
+    await examiner.check(f"brokers {', '.join(names)}", "clusters", compare_clusters)
 
 
 def _plain(path: Path) -> Path:
@@ -268,7 +269,7 @@ _SDKS = ("durabletask", "durabletask-azuremanaged", "aiokafka", "azure-servicebu
 def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
     """Installed versions of Python and of the SDKs that this configuration needs, compared with the tested ones."""
     yield "python", ok(".".join(map(str, sys.version_info[:3])))
-    extras = _extras(loaded)
+    extras = {each.extra for each in needed_extras(loaded.config)}
     try:
         requirements = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
@@ -287,19 +288,6 @@ def _versions(loaded: Loaded) -> Iterator[tuple[str, Answer]]:
             continue
         seen.add(package)
         yield package, _version(package, matched[2], None if extra is None else extra[1])
-
-
-def _extras(loaded: Loaded) -> set[str]:
-    """Extras that a configuration needs."""
-    config = loaded.config
-    found = set()
-    for broker in config.brokers.values():
-        if (extra := factory.extra_of(broker)) is not None:
-            found.add(extra)
-    encryptions = [engine.encryption for engine in config.engines.values() if engine.encryption is not None]
-    if any(key.vault is not None for encryption in encryptions for key in encryption.keys):
-        found.add("keyvault")
-    return found
 
 
 def _version(package: str, tested: str, extra: str | None) -> Answer:

@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from bridge.app.composition import build_decoder, build_router
-from bridge.app.names import require
+from bridge.app.composition import build_decoder, build_router, require
 from bridge.config.source import Loaded
-from bridge.core.envelope import Envelope
 from bridge.core.errors import MessageError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome
 from bridge.routing import Explanation
 from bridge.routing import explain as explain_rules

@@ -19,23 +19,24 @@ import binascii
 import json
 import re
 from base64 import b64decode, b64encode
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import groupby
 from typing import Any
 
-from bridge.codecs.limits import Limits, parse_json
+from bridge.codecs.limits import parse_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 from bridge.core.message import EXACT_MS, Headers, Message, Position
 
-LIMITS = Limits(max_payload=64 * 1024 * 1024, max_depth=500, max_values=64 * 1024 * 1024)
+_MOST = 64 * 1024 * 1024
+LIMITS = LimitsConfig(max_payload=_MOST, max_depth=500, max_values=_MOST)
 """Limits of the JSON that is parsed here. Unparsed bodies are subject only to the receiving source's own limits."""
 
 LINE_LIMIT = 256 * 1024 * 1024
 """Most bytes of a line: base64 makes a body a third longer."""
 
-_INSIDE = replace(LIMITS, max_depth=LIMITS.max_depth - 1)
+_INSIDE = LimitsConfig(max_payload=_MOST, max_depth=LIMITS.max_depth - 1, max_values=_MOST)
 _ORIGIN = ("partition", "offset")
 _TAKEN = ("topic", "key", "headers", "body")
 MEMBERS = frozenset(
@@ -114,6 +115,11 @@ def timestamp_of(message: Message) -> str | int | None:
 def was_read(value: dict[str, Any]) -> bool:
     """True for a line with the position of its message. Its topic is not a destination then."""
     return "offset" in value
+
+
+def is_line(value: dict[str, Any]) -> bool:
+    """True for a line that `line_of` wrote, and not for a payload that has some of its members."""
+    return {"topic", *_ORIGIN, "timestamp", "headers"} <= value.keys() and not isinstance(value["headers"], list | str)
 
 
 def message_of(value: dict[str, Any], line: bytes) -> Message:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import Problem
 from bridge.core.kinds import Kind
 from bridge.engines.workflows import Workflows
-from bridge.lint import KnownNames, Names, examine, unknown
+from bridge.lint import KnownNames, Names, examine, known_names, unknown
 from bridge.lint.names import ORCHESTRATION, RULE, TARGET
 
 
@@ -37,6 +38,25 @@ def names(loaded: Loaded) -> Names:
     return Names(loaded.config.targets, loaded.config.workflows.external, files)
 
 
+def unknown_orchestration(loaded: Loaded, name: str) -> str | None:
+    """Warning about an orchestration that no worker of the configuration has; None if one has it or may have it.
+
+    The source of the workflow modules is read, and nothing is imported.
+    """
+    modules, external = loaded.config.workflows.modules, loaded.config.workflows.external
+    declared = names(loaded)
+    if len(declared.files) < len(modules) or not (modules or external):
+        return None  # other workers may have any name
+    known = known_names(declared)
+    if known.has(ORCHESTRATION, name):
+        return None
+    near = difflib.get_close_matches(name, [*known.names[ORCHESTRATION], *external], n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return (
+        f"no module under `workflows` has an orchestration {name}: {meant}The instance is PENDING until a worker has it"
+    )
+
+
 def unknown_names(loaded: Loaded, workflows: Workflows | None) -> list[Problem]:
     """Problems of constant names in the workflow modules that exist nowhere.
 
@@ -54,7 +74,7 @@ def unknown_names(loaded: Loaded, workflows: Workflows | None) -> list[Problem]:
             Kind.ENTITY.value: frozenset(workflows.entities),
         }
         found = unknown(imported, KnownNames(known, workflows.external))
-    return [Problem(one.file, one.line, one.column, "", f"{one.what}; {one.remedy}") for one in found]
+    return [Problem(one.file, one.line, one.column, "", f"{one.what}; {one.remedy}", code="W001") for one in found]
 
 
 def _beside(loaded: Loaded, module: str) -> Path | None:

@@ -15,9 +15,8 @@ from bridge.codecs import registry as codecs
 from bridge.codecs.cloudevents.structured import MEDIA
 from bridge.codecs.limits import parse_json, without_mark
 from bridge.config.model.types import check_topic
-from bridge.core.envelope import Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message
+from bridge.core.message import Event, Message
 
 CLI_SOURCE = "bridge-cli"
 """CloudEvents `source` of bodies that the CLI wraps."""
@@ -127,6 +126,34 @@ def lines(
             return
         if len(rest) > LINE_LIMIT:
             raise DecodeError(f"{label}:{number + 1}: the line is longer than {LINE_LIMIT // 1024**2} MiB")
+
+
+def read_back(body: bytes, label: str) -> Message | None:
+    """Message of a line of `bridge topic read --json` or `bridge dlq export`; None for any other body.
+
+    Raises: DecodeError for several such lines, and for a message that cannot be parsed.
+    """
+    if b'"offset"' not in body:
+        return None
+    lines = [line for line in body.splitlines() if line.strip()]
+    try:
+        value = _parse(body if len(lines) == 1 else lines[0], label)
+    except DecodeError:
+        return None
+    if not isinstance(value, dict) or not jsonlines.is_line(value):
+        return None
+    if len(lines) > 1:
+        raise DecodeError(f"{label} holds {len(lines)} messages, and one is expected; take one with `head -n 1`")
+    try:
+        return jsonlines.message_of(value, body.strip())
+    except DecodeError as error:
+        raise DecodeError(f"{label}: {error}") from None
+
+
+def sample_line(line: bytes) -> tuple[str | None, Message]:
+    """Topic that a line of JSON Lines names, if any, and its message. Raises: DecodeError."""
+    topic, message = _line(line, MessageOptions(), by_line=True)
+    return (topic if isinstance(topic, str) else None), message
 
 
 def id_of(message: Message) -> str | None:

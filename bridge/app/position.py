@@ -9,15 +9,16 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from bridge.app import configurations
+from bridge.app import configurations, dead_letters
 from bridge.app.codecs import build_registries
 from bridge.app.composition import build_broker, build_decoder, build_router, subscribe_options
+from bridge.app.messages import id_of
 from bridge.app.operations.trace import NOT_KEPT, NOT_PROCESSED, Answer
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
-from bridge.core.envelope import Envelope
+from bridge.core import dead_letter
 from bridge.core.errors import BridgeError, ConfigError, MessageError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome
 from bridge.routing import explain
 from bridge.system.clock import stamp
@@ -57,6 +58,45 @@ def places(loaded: Loaded, text: str) -> list[Place]:
         for (broker, topic), source in read.items()
         if topic in names or source == name
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Message behind a position in a topic that no source reads.
+
+    what: `dead letter`, or `publication`.
+    id: position of the message that was dead-lettered, or id of the published one.
+    """
+
+    what: str
+    id: str
+
+
+async def behind(loaded: Loaded, text: str) -> Behind | None:
+    """Message behind a position in a topic of dead letters or of a target; None for any other text."""
+    found = _POSITION.fullmatch(text)
+    if found is None or places(loaded, text):
+        return None
+    letters = {(each.broker, each.topic) for each in dead_letters.places(loaded)}
+    topics = letters | {(target.broker, target.address) for target in loaded.config.targets.values()}
+    for broker, topic in sorted(topics):
+        if topic not in (found[1], found[1].partition("/")[2]):
+            continue
+        try:
+            async with asyncio.timeout(_SECONDS):
+                read = await _message(loaded, Place(broker, topic, int(found[2]), int(found[3]), ""))
+        except (BridgeError, TimeoutError):
+            continue
+        if read is None:
+            continue
+        position, message = read
+        if (broker, topic) not in letters:
+            id_ = id_of(message)
+            return None if id_ is None else Behind("publication", id_)
+        letter = dead_letter.read(message, position)
+        origin = letter.message_id if letter.origin.offset is None else str(letter.origin)
+        return None if origin is None else Behind("dead letter", origin)
+    return None
 
 
 @dataclass(frozen=True, slots=True)

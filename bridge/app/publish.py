@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from bridge.app import state
-from bridge.app.composition import build_broker
-from bridge.app.names import require
+from bridge.app.composition import build_broker, require
 from bridge.brokers.factory import check_destination
 from bridge.config.source import Loaded
-from bridge.core.message import Message
+from bridge.core.message import Message, Position
 from bridge.ops.audit import Change, audited, user
 
 MAX_BATCH = 1000
@@ -66,12 +65,13 @@ def publish(
     loaded: Loaded,
     to: Destination,
     batches: Iterable[Sequence[tuple[str, Message]]],
-    progress: Callable[[int], None] = lambda count: None,
+    progress: Callable[[Sequence[Position | None]], None] = lambda positions: None,
     reason: str | None = None,
 ) -> int:
     """Publish batches of (topic, message) in order; return the number of messages.
 
-    progress: called after every step with the number of durably published messages.
+    progress: called after every step with the positions of the messages that it has durably published, None where the
+    broker does not return them.
     reason: reason for the audit.
     Raises: BrokerUnavailable, PublishFailed, and the errors of `batches`. The messages that `progress` reported stay
     published.
@@ -79,18 +79,18 @@ def publish(
     count = 0
     change = Change(user(), "publish", f"{to.broker}/{to.topic or '*'}", reason=reason)
     with audited(state.trail(loaded, ""), change), closing(_published(loaded, to.broker, batches)) as steps:
-        for count in steps:
+        for positions in steps:
+            count += len(positions)
             change.filter = {"messages": count}
-            progress(count)
+            progress(positions)
     return count
 
 
 def _published(
     loaded: Loaded, broker_name: str, batches: Iterable[Sequence[tuple[str, Message]]]
-) -> Generator[int, None, None]:
-    """Yield the number of durably published messages after every step."""
+) -> Generator[Sequence[Position | None], None, None]:
+    """Yield the positions of the durably published messages of every step."""
     broker = build_broker(loaded, broker_name)
-    count = 0
     # Batches may wait for standard input. They are read outside of the event loop, and Ctrl-C ends the wait
     with asyncio.Runner() as runner:
         try:
@@ -100,8 +100,7 @@ def _published(
                     messages = [message for _, message in run]
                     for start in range(0, len(messages), MAX_BATCH):
                         part = messages[start : start + MAX_BATCH]
-                        runner.run(broker.publish(topic, part))
-                        count += len(part)
-                        yield count
+                        positions = runner.run(broker.publish(topic, part))
+                        yield [None] * len(part) if positions is None else positions
         finally:
             runner.run(broker.stop())

@@ -26,6 +26,7 @@ from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
 from bridge.ops.control import PREFIX, near
 from bridge.ops.status import Document, merge, problems
+from bridge.system.processes import is_stopped
 from bridge.waiting.totals import WaitingTotals
 
 _LARGEST = 64 * 1024 * 1024
@@ -53,7 +54,7 @@ async def by_configuration(loaded: Loaded) -> Document:
         if not isinstance(answer, ConnectionRefusedError):  # left by a killed daemon
             pid = path.name.partition("-")[0]
             command = f"ps -p {pid} -o stat,etime,args"
-            if isinstance(answer, TimeoutError) and _is_stopped(pid):
+            if isinstance(answer, TimeoutError) and is_stopped(pid):
                 answer, command = (
                     ValueError(f"no answer within {FIND_SECONDS:g} s; process {pid} is frozen by a signal"),
                     f"kill -CONT {pid}",
@@ -61,13 +62,6 @@ async def by_configuration(loaded: Loaded) -> Document:
             asked.append((daemon_id(int(pid)) if pid.isdecimal() else path.name, command, answer))
     merged = _merged(asked)
     return merged if merged["answered"] else await _directly(loaded, merged["daemons"])
-
-
-def _is_stopped(pid: str) -> bool:
-    try:
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] in ("T", "t")
-    except (OSError, IndexError):
-        return False
 
 
 def is_reachable(document: Document) -> bool:
@@ -219,7 +213,7 @@ async def _backlogs(loaded: Loaded, name: str, limit: float) -> Mapping[str, tup
     found: dict[str, tuple[int | None, str]] = {}
     try:
         async with asyncio.timeout(limit):
-            await broker.start_to_look()
+            await broker.start_reading()
             for source in sources:
                 found[source] = (sum((await broker.backlog(subscribe_options(loaded, source))).values()), "")
     except (BridgeError, TimeoutError) as error:

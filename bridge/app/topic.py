@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, cast
 
-from bridge.app.composition import build_broker, subscribe_options
-from bridge.app.names import require
+from bridge.app.composition import build_broker, require, subscribe_options
 from bridge.brokers.base import ReadableBroker, ReadOptions
+from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.config.source import Loaded
 from bridge.core.message import Message, Position
 
@@ -30,6 +32,22 @@ def resolve(loaded: Loaded, text: str) -> tuple[str, str]:
         known = ", ".join(f"{broker}/{topic}" for topic in topics) or f"{broker}/TOPIC"
         raise LookupError(f"the source {name!r} reads several topics; choose one: {known}")
     return broker, topics[0]
+
+
+def near_topic(config: BridgeConfig, broker: str, topic: str) -> str | None:
+    """Topic or queue of the configuration that was probably meant; None for a known one, and if none is similar."""
+    known: set[str] = set()
+    for source in config.sources.values():
+        if source.broker == broker:
+            if source.kafka is not None and source.kafka.pattern is not None:
+                return None
+            names = {*source.origins, source.entrance or ""}
+            letters = source.dead_letter or DEAD_LETTER_TOPIC
+            known |= names | {letters.replace("{topic}", name) for name in names}
+    known |= {target.address for target in config.targets.values() if target.broker == broker}
+    if topic in known:
+        return None
+    return next(iter(difflib.get_close_matches(topic, known - {""}, n=1, cutoff=0.8)), None)
 
 
 def read(

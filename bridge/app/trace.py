@@ -8,33 +8,53 @@ from dataclasses import dataclass, replace
 from bridge.app.connection import attached
 from bridge.app.operations.lineage import Scope
 from bridge.app.operations.trace import Answer, Found, Tracer, of_in_flight
-from bridge.app.position import Reading, places, read
+from bridge.app.position import Behind, Reading, behind, places, read
 from bridge.app.serve.control import ask_daemons
 from bridge.config.source import Loaded
-from bridge.core.errors import InvalidCommand
+from bridge.core.errors import EngineOutage, InvalidCommand
 from bridge.core.states import Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Traced:
-    """Result for one id. silent: number of daemons that did not answer; their messages in flight are unknown."""
+    """Result for one id.
+
+    silent: number of daemons that did not answer; their messages in flight are unknown.
+    away: error of the engine, where only the daemons have answered.
+    behind: message that was traced instead of the dead letter or publication at this position.
+    """
 
     id: str
     found: Found
     silent: int = 0
+    away: EngineOutage | None = None
+    behind: Behind | None = None
 
 
 async def trace(loaded: Loaded, engine: str | None, ids: Sequence[str], scope: Scope) -> list[Traced]:
     """Trace each id. engine: None is `default`, or the only one.
 
-    Raises: LookupError for an unknown engine, EngineError.
+    While the engine does not answer, daemons still know their messages in flight.
+    Raises: LookupError for an unknown engine, EngineError; EngineOutage when no daemon knows any of the messages.
     """
-    async with attached(loaded, engine) as running:
-        tracer = Tracer(running)
-        return [await _one(loaded, tracer, each, scope) for each in ids]
+    try:
+        async with attached(loaded, engine) as running:
+            tracer = Tracer(running)
+            return [await _one(loaded, tracer, each, scope) for each in ids]
+    except EngineOutage as error:
+        traced = []
+        for each in ids:
+            answers, silent = await _in_flight(loaded, each)
+            traced.append(Traced(each, Found("nothing").add(answers), silent, error))
+        if not any(each.found.answers for each in traced):
+            raise
+        return traced
 
 
 async def _one(loaded: Loaded, tracer: Tracer, wanted: str, scope: Scope) -> Traced:
+    of = await behind(loaded, wanted)
+    if of is not None:
+        return replace(await _one(loaded, tracer, of.id, scope), id=wanted, behind=of)
     in_flight, silent = await _in_flight(loaded, wanted)
     if in_flight:
         # A message in flight that a person names need not be searched for in instances without index

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import structlog
 from prometheus_client.core import Metric
@@ -39,7 +40,7 @@ def build_tracing(loaded: Loaded) -> Tracing | None:
     if not _is_installed():
         if config.enabled is True or config.endpoint is not None:
             field = "enabled" if config.enabled is True else "endpoint"
-            raise ConfigError([loaded.locate(("ops", "tracing", field), _EXTRA)])
+            raise ConfigError([replace(loaded.locate(("ops", "tracing", field), _EXTRA), code="C014")])
         log.warning(f"a receiver of traces is set, but traces are off: {_EXTRA}", action="tracing")
         return None
     return tracing.build(

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from bridge.config.model.servicebus import ServiceBusSourceConfig, SessionsConfig
-from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, OnUnreadable
+from bridge.config.model.sources import DEAD_LETTER_TOPIC, KafkaSourceConfig, LimitsConfig, OnUnreadable
 from bridge.core.message import Message, Position, Unreadable
 from bridge.core.provenance import Cause
 from bridge.core.states import PartitionState
+
+Positions = Sequence[Position | None] | None
+"""Positions of published messages, in order; None where the broker does not return them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +167,21 @@ class UnreadablePolicy:
         return self.key_known if unreadable.key_known else self.key_unknown
 
 
-def stop_reason(first: int, last: int, unreadable: Unreadable, *, move: str = "") -> str:
+def seek_command(topic: str, number: int, offset: int | str) -> str:
+    """Command that moves the position of a source in one partition."""
+    return f"`bridge sources seek SOURCE --topic {topic} --partition {number} --to {offset}`"
+
+
+def stop_reason(place: tuple[str, int], first: int, last: int, unreadable: Unreadable) -> str:
     """Sentence for a person about a partition that `stop_partition` has stopped.
 
-    first, last: offsets that the message stands for.
-    move: another remedy, where the broker has one.
+    place: topic and number of the partition. first, last: offsets that the message stands for.
     """
     which = f"offset {first}" if first == last else f"offsets {first} to {last}"
     return (
         f"the partition is {PartitionState.STOPPED} at {which}: {unreadable.detail}; later records wait, which keeps "
-        f"the order; set `on_unreadable: dead_letter` or `skip` on the source{move and f', or {move},'} and restart"
+        f"the order; set `on_unreadable: dead_letter` or `skip` on the source and restart, or skip it with "
+        f"{seek_command(*place, last + 1)}"
     )
 
 
@@ -189,6 +197,7 @@ class SubscribeOptions:
     unreadable: treatment of messages that cannot be parsed.
     max_hold: longest time in seconds for which a delivery may wait for a retry.
     prefetch_bytes: bytes that wait to be handed out, above which a broker that counts them requests no more.
+    paused: begin paused, where the subscription is a `PausableSubscription`.
 
     kafka, servicebus: options of one kind of broker, which other kinds ignore.
     sessions: how sessions are read; None for entities without sessions.
@@ -200,7 +209,8 @@ class SubscribeOptions:
     dead_letter: str | None = DEAD_LETTER_TOPIC
     unreadable: UnreadablePolicy = UnreadablePolicy()
     max_hold: float = math.inf
-    prefetch_bytes: int = 64 * 1024 * 1024
+    prefetch_bytes: int = LimitsConfig().max_in_flight_bytes
+    paused: bool = False
     kafka: KafkaSourceConfig = field(default_factory=KafkaSourceConfig)
     servicebus: ServiceBusSourceConfig = field(default_factory=ServiceBusSourceConfig)
     sessions: SessionsConfig | None = None
@@ -323,6 +333,24 @@ class LockingSubscription(Protocol):
 
 
 @runtime_checkable
+class PausableSubscription(Protocol):
+    """A subscription that holds more than positions: a long pause has to let go of it.
+
+    Other subscriptions keep everything while their caller receives nothing.
+    """
+
+    def pause(self) -> None:
+        """Take no more messages, and hand none out. Give back those that were not handed out, without counting a
+        delivery. Close sessions as soon as their deliveries in flight are settled. Idempotent.
+        """
+        ...
+
+    def resume(self) -> None:
+        """Take messages again. Idempotent."""
+        ...
+
+
+@runtime_checkable
 class StallingSubscription(Protocol):
     """A subscription that detects partitions without progress."""
 
@@ -352,7 +380,7 @@ class Broker(Protocol):
 
     async def subscribe(self, options: SubscribeOptions, listener: Listener) -> Subscription: ...
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Positions:
         """Return when the broker has durably accepted all messages. Raises: BrokerUnavailable, PublishFailed."""
         ...
 
@@ -387,7 +415,7 @@ class TopicBroker(ListingBroker, Protocol):
 class BacklogBroker(Protocol):
     """A broker that knows the positions of consumer groups."""
 
-    async def start_to_look(self) -> None:
+    async def start_reading(self) -> None:
         """Prepare for `backlog` alone, instead of `Broker.start`. Creates nothing. Stop the broker as usual.
 
         Raises: BrokerUnavailable.

@@ -14,7 +14,7 @@ from bridge.core.provenance import TOMBSTONE, Cause
 DETAIL_LIMIT = 128
 """Longest detail in bytes after shortening."""
 
-Send = Callable[[Message], Awaitable[None]]
+Send = Callable[[Message], Awaitable[object]]
 """Sends a dead letter and returns when the topic has accepted it. Raises: PublishFailed (the dead letter is refused),
 TargetRefused, BrokerUnavailable."""
 

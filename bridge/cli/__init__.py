@@ -37,7 +37,7 @@ __all__ = ["main", "root"]
         "dlq": "Group, show and check dead letters.",
         "early": "List, release and drop early messages.",
         "quarantine": "List, release and drop quarantined messages.",
-        "sources": "List, pause and resume sources.",
+        "sources": "List, pause and resume sources; show their lag and move their positions.",
         "erase": "Erase a person's payloads from an engine.",
         "keys": "List, rotate and retire the keys that sign requests.",
         "audit": "Show changes made by people.",

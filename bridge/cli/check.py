@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +11,20 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, json_option, output_option
-from bridge.cli.shared.output import plural, print_json, say
+from bridge.cli.shared.options import EXISTING, config_options, output_option
+from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import RATES
 
 if TYPE_CHECKING:
     from bridge.app.check import Report
     from bridge.app.cost import CostLine
+    from bridge.app.fixes import FixedFile
+
+_ROUNDS = 5
+"""Most rounds of corrections of `--fix`."""
+
+FORMATS = ("text", "sarif", "github")
+"""Forms of the output beside `table` and `json`."""
 
 
 @make(
@@ -27,6 +34,10 @@ if TYPE_CHECKING:
         bridge check
         bridge check bridge.yaml --overlay prod.yaml --strict
         bridge check --no-import untrusted/bridge.yaml        # run none of its code
+        bridge check --samples samples                        # rules that no sample reaches
+        bridge check --fix                                    # correct what is mechanical
+        bridge check --format github                          # annotations in a workflow of GitHub
+        bridge check --codes                                  # all kinds of messages
         bridge check --print                                  # effective values and their origins
         bridge check --schema > bridge.schema.json            # for editors
         bridge check --cost --rate 100/s                      # actions that a scheduler bills
@@ -52,8 +63,18 @@ if TYPE_CHECKING:
     metavar="[ROUTE=]RATE",
     help="With --cost: messages, like `100/s` of each route or `orders=5/m` of one, to add up; repeatable.",
 )
-@output_option()
-@json_option
+@click.option(
+    "--samples",
+    type=EXISTING,
+    multiple=True,
+    metavar="FILE|DIR",
+    help="Messages as `bridge publish --jsonl` and `bridge topic read --json` have them; report rules that none of "
+    "them reaches. Repeatable.",
+)
+@click.option("--fix", is_flag=True, help="Correct mechanical mistakes in the files, and print the changes.")
+@click.option("--dry-run", is_flag=True, help="With --fix: print the changes only.")
+@click.option("--codes", is_flag=True, help="Print every code.")
+@output_option(": `text` is `table`, `sarif` is for code hosts, `github` makes annotations", FORMATS)
 @config_options
 def command(
     files: tuple[Path, ...],
@@ -63,21 +84,26 @@ def command(
     schema: bool,
     cost: bool,
     rates: tuple[tuple[str | None, float], ...],
+    samples: tuple[Path, ...],
+    fix: bool,
+    dry_run: bool,
+    codes: bool,
     output: str,
-    as_json: bool,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
     """Find every problem of a configuration at once, without a network.
 
-    Each problem is a line `file:line:column path: what`; the last line is a summary. The command compiles rules,
+    Each problem is a line `file:line:column CODE path: what`; the last line is a summary. The command compiles rules,
     reads schema files and imports workflow modules. It thus also finds orchestrations that no worker runs.
+
+    A comment with a reason on the line of a warning, or above it, suppresses the warning:
+
+        instance_id: nightly-report  # bridge: ignore[R005] one report runs at a time
     """
-    if print_ + schema + cost > 1:
-        raise click.UsageError("use one of --print, --schema and --cost", click.get_current_context())
-    if rates and not cost:
-        raise click.UsageError("--rate needs --cost", click.get_current_context())
-    as_json = as_json or output == "json"
+    _check_options(print_, schema, cost, codes, fix, dry_run, bool(rates), output)
+    if codes:
+        return _print_codes(output)
     if schema:
         from bridge.config.json_schema import schema as make_schema
 
@@ -87,18 +113,108 @@ def command(
         return _print_effective((*config, *files), overlay)
     from bridge.app.check import check
 
-    report = check((*config, *files), overlay, imports=not no_import)
+    paths = (*config, *files)
+
+    def run() -> Report:
+        return _sampled(lambda: check(paths, overlay, imports=not no_import, samples=samples))
+
+    report = run()
+    if fix:
+        report = _fix(report, run, dry_run=dry_run, err=output not in ("text", "table"))
     if cost and not report.errors:
-        return _cost((*config, *files), overlay, rates, as_json)
+        return _cost(paths, overlay, rates, output == "json")
     wrong = report.errors + (report.warnings if strict else 0)
-    if as_json:
-        problems = [asdict(problem) for problem in report.problems]
-        print_json({"ok": not wrong, "problems": problems, "counts": report.counts})
-    else:
-        for problem in report.problems:
-            say(problem)
-        click.echo(_summary(report, wrong > 0))
+    _print_report(report, output, wrong > 0)
     return exit_codes.FAILED if wrong else exit_codes.OK
+
+
+def _check_options(
+    print_: bool, schema: bool, cost: bool, codes: bool, fix: bool, dry_run: bool, rates: bool, output: str
+) -> None:
+    wrong = None
+    if print_ + schema + cost + codes > 1:
+        wrong = "use one of --print, --schema, --cost and --codes"
+    elif fix and (print_ or schema or cost or codes):
+        wrong = "--fix cannot be combined with --print, --schema, --cost and --codes"
+    elif rates and not cost:
+        wrong = "--rate needs --cost"
+    elif dry_run and not fix:
+        wrong = "--dry-run needs --fix"
+    elif output in ("sarif", "github") and (print_ or schema or cost or codes):
+        wrong = f"the form {output} is for problems only"
+    if wrong is not None:
+        raise click.UsageError(wrong, click.get_current_context())
+
+
+def _sampled(run: Callable[[], Report]) -> Report:
+    """Report of a check. A sample that cannot be read is a wrong use of the command."""
+    from bridge.core.errors import DecodeError
+
+    try:
+        return run()
+    except DecodeError as error:
+        raise click.UsageError(f"--samples: {error}", click.get_current_context()) from None
+    except OSError as error:
+        what = f"--samples: {error.filename}: {error.strerror or type(error).__name__}"
+        raise click.UsageError(what, click.get_current_context()) from None
+
+
+def _fix(report: Report, run: Callable[[], Report], *, dry_run: bool, err: bool) -> Report:
+    """Make the changes that correct mechanical mistakes, and print them. Returns the report of what is left.
+
+    run: checks the configuration again. A mistake may come to light when another one is corrected.
+    """
+    from bridge.app.fixes import FixedFile, fixes, write
+
+    changed: dict[Path, FixedFile] = {}
+    for _ in range(1 if dry_run else _ROUNDS):
+        found = [] if report.loaded is None else fixes(report.loaded, report.problems)
+        if not found:
+            break
+        for fixed in found:
+            first = changed.get(fixed.path, fixed)
+            changed[fixed.path] = FixedFile(fixed.path, first.old, fixed.new)
+            if not dry_run:
+                _write(write, fixed)
+        report = report if dry_run else run()
+    for fixed in changed.values():
+        say(fixed.diff().removesuffix("\n"), err=err)
+    return report
+
+
+def _write(write: Callable[[FixedFile], None], fixed: FixedFile) -> None:
+    try:
+        write(fixed)
+    except OSError as error:
+        raise click.FileError(str(fixed.path), error.strerror or type(error).__name__) from None
+
+
+def _print_codes(output: str) -> int:
+    from bridge.core.problem_codes import CODES
+
+    if output == "json":
+        print_json(
+            [
+                {"code": code.name, "severity": code.severity, "summary": code.summary, "page": code.anchor}
+                for code in CODES.values()
+            ]
+        )
+    else:
+        print_table(("CODE", "SEVERITY", "MEANING"), [(c.name, c.severity, c.summary) for c in CODES.values()])
+    return exit_codes.OK
+
+
+def _print_report(report: Report, output: str, wrong: bool) -> None:
+    from bridge.app import check_report
+
+    if output == "json":
+        print_json(check_report.document(report, ok=not wrong))
+    elif output == "sarif":
+        print_json(check_report.sarif(report))
+    else:
+        for line in check_report.github_annotations(report) if output == "github" else report.problems:
+            say(line)
+        click.echo(_summary(report, wrong))
 
 
 def _print_effective(config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int:
@@ -125,7 +241,12 @@ def _cost(
     summed = total(found, every[-1] if every else None, {route: rate for route, rate in rates if route is not None})
     if as_json:
         sums = {"rates": summed.rates, "per_second": summed.per_second, "per_minute": summed.per_minute}
-        sums |= {"per_30_days": summed.per_month, "fits": summed.fits, "left_out": list(summed.left_out)}
+        sums |= {
+            "indexed_per_second": summed.indexed,
+            "per_30_days": summed.per_month,
+            "fits": summed.fits,
+            "left_out": list(summed.left_out),
+        }
         print_json(asdict(found) | {"total": sums if rates else None})
         return exit_codes.OK
     for route in found.routes:
@@ -145,6 +266,8 @@ def _cost(
         each = "each other route" if own else "each route"
         say(f"at {', '.join(own + [f'{rate:g}/s of {each}' for rate in every[-1:]])}:")
         say(f"  {summed.per_second:,.1f} actions/s, {summed.per_minute:,.0f}/min, {summed.per_month:,.0f} in 30 days")
+        if summed.indexed:
+            say(f"  {summed.indexed:,.1f} of these actions/s for the lineage index, with one process")
         say(f"  {summed.fits}")
         if summed.left_out:
             say(f"  left out: {', '.join(summed.left_out)} (answers, counted with the workflow that awaits them)")

@@ -313,7 +313,7 @@ def compact(path: Path | None, as_json: bool, reason: str | None, **options: Any
     help="File for the instances; a summary is printed instead.",
 )
 @file_options
-@json_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def export(path: Path | None, output: Path | None, as_json: bool, **options: Any) -> None:
     """Write every instance of an embedded engine with its history, one JSON object per line.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Any
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,6 +15,9 @@ from bridge.cli.shared.connection import EXITS, engine_options, on_instances
 from bridge.cli.shared.options import json_option
 from bridge.cli.shared.output import clean, compact, print_json, print_table
 from bridge.cli.shared.parameters import SINCE, STATUS, TAG
+
+if TYPE_CHECKING:
+    from bridge.app.operations.instances import Instance
 
 OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 
@@ -95,7 +98,7 @@ def list_(
     With --json each has instance_id, name, status, created_at, last_updated_at, input, output, custom_status,
     failure, saga, outcome. The embedded engine counts by status, name and outcome without reading the instances.
     """
-    from bridge.app.operations.instances import Filter, Instance, Instances
+    from bridge.app.operations.instances import Filter, Instances
 
     if as_json + only_ids + separated > 1 or (only_count and (only_ids or separated)):
         raise click.UsageError("use one of --json, --ids, -0 and --count", click.get_current_context())
@@ -132,23 +135,39 @@ def list_(
     elif not count:
         click.echo("no instances", err=True)
     else:
-        print_table(
-            ("INSTANCE", "NAME", "STATUS", "OUTCOME", "CREATED", "UPDATED", "CUSTOM STATUS"),
-            [
-                (
-                    one.instance_id,
-                    one.shown_name,
-                    one.status,
-                    one.outcome or "",
-                    one.created_at,
-                    one.last_updated_at,
-                    compact(one.custom_status, 80 if sys.stdout.isatty() else None),
-                )
-                for one in shown
-            ],
-        )
+        _print_instances(shown)
     if len(shown) < count:
         click.echo(f"the newest {len(shown):,} of {count:,}; --limit 0 shows all", err=True)
+
+
+def _print_instances(shown: Sequence[Instance]) -> None:
+    """Print a table. On a terminal it has ages instead of times, and no empty column."""
+    terminal = sys.stdout.isatty()
+    columns = ("INSTANCE", "NAME", "STATUS", "OUTCOME", "CREATED", "UPDATED", "CUSTOM STATUS")
+    rows = [
+        (
+            one.instance_id,
+            one.shown_name,
+            one.status,
+            one.outcome or "",
+            _age(one.created_at) if terminal else one.created_at,
+            _age(one.last_updated_at) if terminal else one.last_updated_at,
+            compact(one.custom_status, 80 if terminal else None),
+        )
+        for one in shown
+    ]
+    used = [at for at, name in enumerate(columns) if not terminal or any(row[at] for row in rows)]
+    print_table(
+        [columns[at] for at in used],
+        [[row[at] for at in used] for row in rows],
+        folds=("INSTANCE", "NAME", "CUSTOM STATUS"),
+    )
+
+
+def _age(time: str) -> str:
+    from bridge.cli.shared.screen import age
+
+    return age(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds())) if time else ""
 
 
 def _print_separated(ids: list[str]) -> None:

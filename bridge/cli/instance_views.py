@@ -58,7 +58,7 @@ def document(shown: Shown) -> dict[str, Any]:
 
 def print_instance(shown: Shown) -> None:
     """Print an orchestration in lines: its failure from the inside out, frames of the bridge and of the SDK last."""
-    from bridge.app.progress import given, progress
+    from bridge.cli.shared.saga_progress import given, progress
 
     one, cause = shown.instance, shown.cause
     own = one.failure or {}

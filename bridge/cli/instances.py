@@ -267,12 +267,23 @@ def start(
         "reason": reason,
     }
     [result] = operate(engine, ("instances.start", given | as_message(message)))
+    _warn_of_unknown(engine, orchestration)
     if as_json:
         print_json(result)
         return
     if result["repeated"]:
         click.echo("this message started the instance before", err=True)
     say(result["instance_id"])
+
+
+def _warn_of_unknown(engine: dict[str, Any], orchestration: str) -> None:
+    """Write a warning if no worker of the configuration has an orchestration."""
+    from bridge.app.composition import load_config
+    from bridge.app.lint import unknown_orchestration
+
+    what = unknown_orchestration(load_config(engine["config"], engine["overlay"]), orchestration)
+    if what is not None:
+        say(f"warning: {what}", err=True)
 
 
 @make(

@@ -57,7 +57,7 @@ def command() -> None:
 @click.option(
     "--state", "states", type=click.Choice(_STATES), multiple=True, help="Only jobs with this state; repeatable."
 )
-@output_option(ids=True)
+@output_option(more=("ids",))
 @engine_options
 def list_(states: tuple[str, ...], output: str, **engine: Any) -> None:
     """List the jobs of all engines, the newest first. Ended ones are kept for 30 days."""
@@ -124,7 +124,7 @@ def list_(states: tuple[str, ...], output: str, **engine: Any) -> None:
     "--limit", type=click.IntRange(1, 10_000), default=100, show_default=True, metavar="N", help="Most items to list."
 )
 @click.option("--offset", type=click.IntRange(min=0), default=0, metavar="N", help="Number of items to skip.")
-@output_option(ids=True)
+@output_option(more=("ids",))
 @engine_options
 def show(
     job: str,

@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options
+from bridge.cli.shared.options import EXISTING, config_options, json_option
 from bridge.cli.shared.output import plural, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 )
 @click.argument("paths", nargs=-1, type=EXISTING, metavar="[FILE|DIR]...")
 @click.option("--rules", "list_rules", is_flag=True, help="Print every rule.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.option("--sarif", "as_sarif", is_flag=True, help="Print SARIF 2.1.0, for code hosts.")
 @config_options
 def command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal
@@ -16,12 +16,13 @@ from bridge.cli.shared import failure
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, message_options, output_option, reason_option
 from bridge.cli.shared.output import Progress, plural, say
-from bridge.core.errors import BridgeError
+from bridge.cli.shared.parameters import BODY
+from bridge.core.errors import BridgeError, DecodeError
 
 if TYPE_CHECKING:
     from bridge.app.messages import MessageOptions
     from bridge.app.publish import Destination
-    from bridge.core.message import Message
+    from bridge.core.message import Message, Position
 
 
 _GIVE = "use one of --file, --data and --jsonl"
@@ -48,7 +49,7 @@ _GIVE = "use one of --file, --data and --jsonl"
 @click.option(
     "--file", "files", multiple=True, metavar="FILE", help="File with one message; repeatable; - is standard input."
 )
-@click.option("--data", metavar="TEXT", help="Text of one message.")
+@click.option("--data", type=BODY, metavar="TEXT|@FILE", help="Text of one message.")
 @click.option("--jsonl", metavar="FILE", help="File with one message per line.  [default: standard input]")
 @message_options
 @click.option("--raw", is_flag=True, help="Send the data unchanged, even if the source cannot decode it.")
@@ -58,7 +59,7 @@ _GIVE = "use one of --file, --data and --jsonl"
 def command(
     destination: str,
     files: tuple[str, ...],
-    data: str | None,
+    data: bytes | None,
     jsonl: str | None,
     type_: str | None,
     key: str | None,
@@ -75,8 +76,8 @@ def command(
     The name of a source stands for its broker and its first topic. With --type, data for a source that reads
     CloudEvents is wrapped as a CloudEvent. Data that is already a CloudEvent is sent unchanged.
 
-    The id of each message is printed when the broker has stored it; `bridge trace ID` then shows what became of it. A
-    message without an id of its own is found by its position.
+    The id of each message, and its position where the broker returns it, are printed when the broker has stored it;
+    `bridge trace` with one of them then shows what became of it.
     """
     piped = not files and data is None and jsonl is None and not sys.stdin.isatty()
     if piped:
@@ -86,9 +87,12 @@ def command(
     from bridge.app.messages import MessageOptions, id_of
     from bridge.app.publish import destination as resolve
     from bridge.app.publish import publish
+    from bridge.app.topic import near_topic
 
     loaded = load_config(config, overlay)
     to = resolve(loaded, destination)
+    if to.topic is not None and (near := near_topic(loaded.config, to.broker, to.topic)) is not None:
+        say(f"note: no source or target has the topic {to.topic}; did you mean {to.broker}/{near}?", err=True)
     options = MessageOptions(type_, id_, key, headers, raw)
     batches = _lines(jsonl, to, options) if jsonl else _singles(files, data, to, options)
     progress = Progress("messages published")
@@ -100,16 +104,18 @@ def command(
             sent.extend((topic, id_of(message)) for topic, message in batch)
             yield batch
 
-    def count(total: int) -> None:
+    def count(positions: Sequence[Position | None]) -> None:
         nonlocal published
-        for _ in range(total - published):
+        for position in positions:
             topic, id_ = sent.popleft()
+            # `bridge trace` takes a position without its cluster
+            place = None if position is None else str(position).partition("/")[2]
             if output == "json":
-                say(json.dumps({"id": id_, "destination": f"{to.broker}/{topic}"}))
-            elif id_ is not None:
-                say(id_)
-        published = total
-        progress(total)
+                say(json.dumps({"id": id_, "destination": f"{to.broker}/{topic}", "position": place}))
+            elif found := "  ".join(filter(None, (id_, place))):
+                say(found)
+        published += len(positions)
+        progress(published)
 
     try:
         publish(loaded, to, noted(), count, reason)
@@ -128,7 +134,7 @@ def command(
 
 
 def _check(
-    files: tuple[str, ...], data: str | None, jsonl: str | None, type_: str | None, id_: str | None, raw: bool
+    files: tuple[str, ...], data: bytes | None, jsonl: str | None, type_: str | None, id_: str | None, raw: bool
 ) -> None:
     given = bool(files) + (data is not None) + (jsonl is not None)
     if given != 1:
@@ -149,13 +155,13 @@ def _check(
 
 
 def _singles(
-    files: tuple[str, ...], data: str | None, to: Destination, options: MessageOptions
+    files: tuple[str, ...], data: bytes | None, to: Destination, options: MessageOptions
 ) -> Iterator[list[tuple[str, Message]]]:
     from bridge.app.messages import build
 
     if to.topic is None:
         raise LookupError("add the topic, like BROKER/TOPIC; only lines of --jsonl can name their own")
-    bodies = [("--data", data.encode())] if data is not None else [(name, _read(name)) for name in files]
+    bodies = [("--data", data)] if data is not None else [(name, _read(name)) for name in files]
     yield [(to.topic, build(body, to.codec, options, label)) for label, body in bodies]
 
 
@@ -168,7 +174,13 @@ def _lines(name: str, to: Destination, options: MessageOptions) -> Iterator[list
     from bridge.app.messages import lines
 
     with _open(name) as stream:
-        yield from lines(stream, to.topic, options, "stdin" if name == "-" else name)
+        try:
+            yield from lines(stream, to.topic, options, "stdin" if name == "-" else name)
+        except DecodeError as error:
+            if name != "-" or not str(error).startswith("stdin:1: "):
+                raise
+            what = f"{error}; each line of standard input is a message, and `--file -` reads one message from it"
+            raise DecodeError(what) from None
 
 
 def _open(name: str) -> AbstractContextManager[BinaryIO]:

@@ -12,6 +12,7 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, json_option, message_options
 from bridge.cli.shared.output import clean, compact, print_fields, print_json, print_table, say
+from bridge.cli.shared.parameters import BODY
 
 if TYPE_CHECKING:
     from bridge.app.explain import Answer
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         bridge route orders --file order.json --expect start-order      # in tests of your rules
         bridge route orders --file broken.json --expect-dead-letter
         generate | bridge route orders --json
+        bridge topic read orders --limit 1 --json | bridge route orders
     """,
     exits={
         0: "a route matches the message, the expected one if one is given",
@@ -36,8 +38,8 @@ if TYPE_CHECKING:
     },
 )
 @click.argument("source")
-@click.option("--file", metavar="FILE", help="File with the message.  [default: standard input]")
-@click.option("--data", metavar="TEXT", help="Text of the message.")
+@click.option("--file", metavar="FILE", help="File with one message.  [default: standard input, as a whole]")
+@click.option("--data", type=BODY, metavar="TEXT|@FILE", help="Text of the message.")
 @message_options
 @click.option("--expect", metavar="ROUTE", help="Fail unless this route matches.")
 @click.option("--expect-dead-letter", is_flag=True, help="Fail unless the message would be dead-lettered.")
@@ -46,7 +48,7 @@ if TYPE_CHECKING:
 def command(
     source: str,
     file: str | None,
-    data: str | None,
+    data: bytes | None,
     type_: str | None,
     key: str | None,
     headers: tuple[tuple[str, str], ...],
@@ -59,7 +61,8 @@ def command(
 ) -> int:
     """Show what a message would lead to, without a network: the matching rule, every condition on the way, the calls.
 
-    The message is built as by `bridge publish`.
+    The message is built as by `bridge publish`. It may also be one line of `bridge topic read --json` or `bridge dlq
+    export`, which has its own key and headers.
     """
     if file is not None and data is not None:
         raise click.UsageError("use either --file or --data", click.get_current_context())
@@ -67,10 +70,9 @@ def command(
         raise click.UsageError("--id needs --type, which makes a CloudEvent", click.get_current_context())
     if expect is not None and expect_dead_letter:
         raise click.UsageError("use either --expect or --expect-dead-letter", click.get_current_context())
-    from bridge.app.composition import load_config
+    from bridge.app.composition import load_config, require
     from bridge.app.explain import explain
     from bridge.app.messages import MessageOptions
-    from bridge.app.names import require
 
     loaded = load_config(config, overlay)
     require("source", source, loaded.config.sources)
@@ -85,11 +87,21 @@ def command(
     return _verdict(answer, expect, expect_dead_letter)
 
 
-def _message(codec: str, file: str | None, data: str | None, options: MessageOptions) -> Message:
-    from bridge.app.messages import build
+def _message(codec: str, file: str | None, data: bytes | None, options: MessageOptions) -> Message:
+    from bridge.app.messages import build, read_back
     from bridge.core.errors import DecodeError
 
-    body = data.encode() if data is not None else _read(file or "-")
+    body = data if data is not None else _read(file or "-")
+    label = "--data" if data is not None else file or "standard input"
+    try:
+        read = read_back(body, label)
+    except DecodeError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+    if read is not None:
+        if options.type is not None or options.id is not None:
+            what = f"{label} is a message that was read from a topic: remove --type and --id"
+            raise click.UsageError(what, click.get_current_context())
+        return read
     try:
         return build(body, codec, options, "--data" if data is not None else file or "stdin")
     except DecodeError:
@@ -111,7 +123,7 @@ def _read(name: str) -> bytes:
 
 
 def _print(answer: Answer) -> None:
-    from bridge.app.progress import given, outline
+    from bridge.cli.shared.saga_progress import given, outline
 
     if answer.envelope is not None:
         event = answer.envelope

@@ -11,6 +11,7 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_source, operate, source_states
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import print_json, print_table, say
+from bridge.cli.source_positions import lag, seek
 
 
 @click.group(
@@ -20,11 +21,15 @@ from bridge.cli.shared.output import print_json, print_table, say
         "list": "List sources, with the routes whose dead letters are limited.",
         "pause": "Pause a source on all its daemons.",
         "resume": "End the pause of a source and the limit of its dead letters.",
+        "lag": "Show how far sources are behind, by partition.",
+        "seek": "Move the position of a source.",
     },
     examples="""
         bridge sources list
         bridge sources pause orders --reason "the shop is down"
         bridge sources resume orders
+        bridge sources lag orders
+        bridge sources seek orders --to 2h-ago --dry-run
     """,
 )
 def command() -> None:
@@ -50,8 +55,8 @@ def list_(as_json: bool, **options: Any) -> None:
     """List sources, with the routes whose dead letters are limited.
 
     With --json each line has source, route (null for messages without a route), state (`paused`, `probing`, or null),
-    pause (seconds between two dead letters, or null) and next (seconds until the next one). A paused source also has
-    since, by and reason.
+    pause (seconds between two dead letters, or null), next (seconds until the next one) and seek (partitions whose
+    position a daemon still has to move). A paused source also has since, by and reason.
     """
     lines = source_states(options)
     if as_json:
@@ -73,6 +78,9 @@ def list_(as_json: bool, **options: Any) -> None:
             why = f" ({line['reason']})" if line["reason"] else ""
             name = line["source"]
             say(f"{name} was paused by {line['by']}{why}. Next: bridge sources resume {name}", err=True)
+    for name, waiting in {line["source"]: line["seek"] for line in lines if line["seek"]}.items():
+        shown = ", ".join(waiting[:5]) + (f" and {len(waiting) - 5} more" if len(waiting) > 5 else "")
+        say(f"{name}: a seek waits for the daemons of {shown}. Next: bridge sources lag {name}", err=True)
     if any(line["pause"] is not None for line in lines):
         click.echo("fix the rule or the sender, then `bridge sources resume SOURCE`", err=True)
 
@@ -129,5 +137,5 @@ def resume(source: str, route: str | None, reason: str | None, **options: Any) -
         say(f"{source}: dead letters of {subject} are no longer limited")
 
 
-for each in (list_, pause, resume):
+for each in (list_, pause, resume, lag, seek):
     command.add_command(each)

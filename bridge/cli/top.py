@@ -76,11 +76,15 @@ def command(
 
     def lines(document: dict[str, Any]) -> list[Any]:
         sources = sorted(document["sources"], key=lambda each: (_SORTS[sort](each), each["name"]))
+        summary, *daemons = summary_lines(document)
+        # The sources come first: a low terminal shows nothing else
         return [
-            *summary_lines(document),
-            *source_table(sources),
-            *instance_table(document["engines"]),
+            summary,
+            *source_table(document, sources)[1:],
             *problem_lines(document),
+            *instance_table(document["engines"]),
+            "",
+            *daemons,
         ]
 
     return refreshed(status_of(url, config, overlay), lines, interval, count=count)

@@ -11,7 +11,7 @@ import click
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, json_option
-from bridge.cli.shared.output import clean
+from bridge.cli.shared.output import clean, say
 
 if TYPE_CHECKING:
     from bridge.core.message import Message, Position
@@ -94,11 +94,13 @@ def read(
     if start == "latest" and not follow:
         raise click.UsageError("--from latest shows only new messages: add --follow", click.get_current_context())
     from bridge.app.composition import load_config
-    from bridge.app.topic import read, resolve
+    from bridge.app.topic import near_topic, read, resolve
     from bridge.brokers.base import ReadOptions
 
     loaded = load_config(config, overlay)
     broker, topic = resolve(loaded, place)
+    if (near := near_topic(loaded.config, broker, topic)) is not None:
+        say(f"note: no source or target has the topic {topic}; did you mean {broker}/{near}?", err=True)
     count = read(loaded, broker, ReadOptions(topic, start, partition, follow), limit, _line if as_json else _print)
     if not count and not as_json:
         click.echo("no messages", err=True)

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import engine_options
-from bridge.cli.shared.options import json_option, output_option
+from bridge.cli.shared.options import output_option
 from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import Time
 from bridge.core.states import MessageState, Outcome
 
 if TYPE_CHECKING:
     from bridge.app.operations.lineage import Arrival, Lineage, Publication
-    from bridge.app.operations.trace import Answer
+    from bridge.app.operations.trace import Answer, Found
     from bridge.app.trace import Traced
     from bridge.config.source import Loaded
 
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     "-0", "--null", "null", is_flag=True, help="With `-`: ids end with a NUL character instead of a line end."
 )
 @output_option()
-@json_option
 @engine_options
 def command(
     ids: tuple[str, ...],
@@ -59,15 +59,14 @@ def command(
     all_: bool,
     null: bool,
     output: Literal["table", "json"],
-    as_json: bool,
     **engine: Any,
 ) -> int:
     """Show what became of a message and why, and what led to it and followed from it.
 
     ID is the identity of a message, the id of a CloudEvent, a position such as orders/3@1042, an ordering key, the id
     of an instance, or the id of a published event; - reads ids from standard input. The answer comes from the index of
-    an embedded engine, from the messages that daemons have in flight, and for a position from the broker. Instances
-    from before the index are searched.
+    the engine, from the messages that daemons have in flight, and for a position from the broker. Instances
+    that the index does not have are searched.
     """
     from bridge.app.composition import load_config
     from bridge.app.operations.lineage import Scope
@@ -80,7 +79,8 @@ def command(
         raise click.UsageError("standard input has no ids", click.get_current_context())
     loaded = load_config(engine["config"], engine["overlay"])
     traced = asyncio.run(trace(loaded, engine["engine"], wanted, Scope(since, prefix, all_, _progress)))
-    if as_json or output == "json":
+    away = next((one.away for one in traced if one.away is not None), None)
+    if output == "json":
         documents = [_document(one) for one in traced]
         print_json(documents[0] if len(ids) == 1 and ids != ("-",) else documents)
     else:
@@ -88,6 +88,9 @@ def command(
             if number:
                 click.echo()
             _print_traced(loaded, one, since, prefix)
+    if away is not None:
+        say(f"only messages in flight are known: {away}", err=True)
+        return exit_codes.of(away) if not all(_is_answered(one) for one in traced) else 0
     return 0 if all(_is_answered(one) for one in traced) else 1
 
 
@@ -117,7 +120,9 @@ def _document(one: Traced) -> dict[str, Any]:
         "searched": found.searched,
         "index": found.index,
         "index_since": found.index_since,
+        "index_bounded": found.index_bounded,
         "silent_daemons": one.silent,
+        "behind": None if one.behind is None else asdict(one.behind),
         "more": found.more,
         "instances": [asdict(each) for each in found.instances],
         "started_by": sorted(found.started_by),
@@ -136,6 +141,12 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
     from bridge.app.position import places
 
     found = one.found
+    if one.away is not None and not found.answers:
+        say(f"{one.id}: not known while the engine does not answer", err=True)
+        return
+    if one.behind is not None:
+        of = "of " if one.behind.what == "dead letter" else ""
+        say(f"{one.id}: {one.behind.what} {of}{one.behind.id}")
     for answer in found.answers:
         say(f"{one.id}: {_sentence(answer)}")
         if (following := _next(loaded, answer)) is not None:
@@ -144,13 +155,14 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
         click.echo(f"{found.more} further instances; --all shows them")
     if found.answers and found.instances:
         click.echo()
-    _print_all(found.instances, one.id)
+    wanted = one.id if one.behind is None else one.behind.id
+    _print_all(found.instances, wanted)
     for each in found.upstream:
         click.echo("\nstarted by" if each.instance_id in found.started_by else "\npublished by")
-        _print_one(each, one.id)
+        _print_one(each, wanted)
     for each in found.downstream:
         click.echo("\nreceived by")
-        _print_one(each, one.id)
+        _print_one(each, wanted)
     if found.instances and found.index == "none":
         click.echo("\nthe instances above and below are not known without an index", err=True)
     if found.by == "nothing":
@@ -159,15 +171,30 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
             where = f" that changed since {since:%Y-%m-%dT%H:%M:%SZ}" if since else ""
             begin = f" with the prefix {prefix!r}" if prefix else ""
             how = "without an index"
-            if found.index == "partial":
+            if found.index_bounded:
+                how = "because the index does not have it"
+                click.echo(_bound(found), err=True)
+            elif found.index == "partial":
                 how = f"from before the index (since {found.index_since})"
             click.echo(f"searched {plural(found.searched, 'instance')} {how}{begin}{where}", err=True)
+            if found.index == "none":
+                click.echo(
+                    f"the engine keeps no index (ops.lineage.index: {loaded.config.ops.lineage.index})", err=True
+                )
         if not places(loaded, one.id):
             click.echo("an ignored message is found only by its position, like orders/3@17", err=True)
     elif found.searched:
-        click.echo(f"\n(searched {plural(found.searched, 'instance')} without an index)", err=True)
+        how = "because the index does not have it" if found.index_bounded else "without an index"
+        click.echo(f"\n(searched {plural(found.searched, 'instance')} {how})", err=True)
     if one.silent:
         click.echo(f"partial: {plural(one.silent, 'daemon')} did not answer", err=True)
+
+
+def _bound(found: Found) -> str:
+    """Sentence about an index that does not name an id, which it may have lost."""
+    if found.index_since is None:
+        return "the index has no rows yet where it would name this id"
+    return f"the index would name this id since {found.index_since} at the earliest; older and dropped rows are missing"
 
 
 def _sentence(answer: Answer) -> str:

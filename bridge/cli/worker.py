@@ -33,7 +33,7 @@ def command(
     ready_file: Path | None,
     log_level: tuple[tuple[str, str], ...],
 ) -> int:
-    """Run only the workflows, next to one or more `bridge serve --no-worker`.
+    """Run only the workflows, beside one or more `bridge serve --no-worker`.
 
     Ctrl-C or SIGTERM lets running work finish within the deadline (`ops.drain`); a second signal forces the stop.
     """

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
-from bridge.core.envelope import Envelope, Event
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 RECORD_NAME, SCHEMA_ID = "recordname", "schemaid"
 """Extensions of an event: full name of its record or message, and the id of its schema, a number or a GUID."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-from bridge.codecs.limits import Limits, parse_json, without_mark
+from bridge.codecs.limits import parse_json, without_mark
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 from bridge.core.message import Message
 
@@ -74,7 +75,7 @@ def content_type_of(message: Message) -> str | None:
     return None
 
 
-def decode_data(body: bytes, content_type: ContentType, limits: Limits) -> Any:
+def decode_data(body: bytes, content_type: ContentType, limits: LimitsConfig) -> Any:
     """Decode a body by content type into JSON types, `str` or `bytes`. Raises: DecodeError."""
     if content_type.kind == "json":
         return parse_json(body, limits)

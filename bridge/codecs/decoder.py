@@ -10,12 +10,12 @@ from typing import Any, Literal
 from bridge.codecs.amqp_headers import decode_headers
 from bridge.codecs.base import Codec, PreparedCodec
 from bridge.codecs.cloudevents.attributes import check_name, check_time
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
+from bridge.codecs.limits import DEFAULT_LIMITS, check_size
 from bridge.codecs.schema import Schema
+from bridge.config.model.sources import LimitsConfig
 from bridge.core import provenance
-from bridge.core.envelope import Envelope
 from bridge.core.errors import DecodeError, ExpressionError, UnreadableMessage
-from bridge.core.message import RESERVED_HEADER_PREFIX, Message, Position
+from bridge.core.message import RESERVED_HEADER_PREFIX, Envelope, Message, Position
 
 IDENTITY_LIMIT = 512
 """Longest identity in characters. A longer identity is replaced by its hash, to limit the size of deduplication
@@ -31,7 +31,7 @@ class SourceDecoder:
     def __init__(
         self,
         codec: Codec,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: LimitsConfig = DEFAULT_LIMITS,
         *,
         attributes: Mapping[str, Callable[[Any], Any]] | None = None,
         identity: Callable[[Any], str] | None = None,

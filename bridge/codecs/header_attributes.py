@@ -6,11 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from bridge.codecs.limits import Limits, check_size
+from bridge.codecs.limits import check_size
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.bytetext import bytes_of, text_of
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Headers, Message, Position
+from bridge.core.message import Envelope, Event, Headers, Message, Position
 
 _LIKE_A_POSITION = re.compile(r"/*[0-9]+@[0-9]+")
 
@@ -45,7 +45,7 @@ def binary_text(text: str, what: str) -> bytes:
 
 
 def read_plain(
-    message: Message, position: Position, limits: Limits, read: Callable[[bytes], Any], media: str
+    message: Message, position: Position, limits: LimitsConfig, read: Callable[[bytes], Any], media: str
 ) -> Envelope:
     """Envelope with the result of `read` for the body; a tombstone has no data and no content type.
 

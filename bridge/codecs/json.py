@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from bridge.codecs.base import IN_BODY
 from bridge.codecs.cloudevents.binary import around, encode_binary
 from bridge.codecs.header_attributes import plain_message, read_plain, text_headers
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size, parse_json, write_json
-from bridge.core.envelope import Envelope, Event
-from bridge.core.message import Message, Position
+from bridge.codecs.limits import DEFAULT_LIMITS, check_size, parse_json, write_json
+from bridge.config.model.sources import LimitsConfig
+from bridge.core.message import Envelope, Event, Message, Position
 
 _MEDIA = "application/json"
 
@@ -20,7 +20,7 @@ class JsonCodec:
     set them.
     """
 
-    limits: Limits = DEFAULT_LIMITS
+    limits: LimitsConfig = DEFAULT_LIMITS
     name: str = "json"
 
     def decode(self, message: Message, position: Position) -> Envelope:
@@ -39,7 +39,7 @@ class StandInCodec:
     Attributes that the original codecs read from the body (`recordname`, `schemaid`) are headers here.
     """
 
-    limits: Limits = DEFAULT_LIMITS
+    limits: LimitsConfig = DEFAULT_LIMITS
     name: str = "stand-in"
 
     def decode(self, message: Message, position: Position) -> Envelope:

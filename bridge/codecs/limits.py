@@ -5,12 +5,12 @@ from __future__ import annotations
 import codecs
 import json
 import math
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
 import orjson
 
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodedTooLarge, DecodeError, PayloadTooDeep, PayloadTooLarge, TooManyValues
 
 _OPEN, _CLOSE = b"[{", b"]}"
@@ -24,23 +24,7 @@ _LONG = b"0" * 20
 _LONG_NEGATIVE = b"-" + b"0" * 19
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Limits of a message body.
-
-    max_payload: bytes.
-    max_depth: nested arrays and objects (1 is a flat one).
-    max_values: members and items of the payload, at any depth.
-    max_decoded: bytes of names and texts in the payload, for a format other than JSON.
-    """
-
-    max_payload: int = 1_048_576
-    max_depth: int = 100
-    max_values: int = 50_000
-    max_decoded: int = 16_777_216
-
-
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = LimitsConfig()
 
 
 class Budget:
@@ -48,7 +32,7 @@ class Budget:
 
     __slots__ = ("limits", "size", "values")
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: LimitsConfig) -> None:
         self.limits = limits
         self.values = limits.max_values
         self.size = limits.max_decoded
@@ -68,7 +52,7 @@ class Budget:
             )
 
 
-def too_many_values(limits: Limits) -> TooManyValues:
+def too_many_values(limits: LimitsConfig) -> TooManyValues:
     """Error for a body with more than `max_values` values."""
     return TooManyValues(f"the body has more than the {limits.max_values} values that limits.max_values allows")
 
@@ -78,7 +62,7 @@ def without_mark(body: bytes) -> bytes:
     return body.removeprefix(codecs.BOM_UTF8)
 
 
-def check_size(body: bytes, limits: Limits) -> None:
+def check_size(body: bytes, limits: LimitsConfig) -> None:
     """Check the size of a body. Raises: PayloadTooLarge."""
     if len(body) > limits.max_payload:
         raise PayloadTooLarge(
@@ -104,7 +88,7 @@ def check_depth(body: bytes, max_depth: int) -> None:
         raise PayloadTooDeep(f"the body nests deeper than the {max_depth} levels that limits.max_depth allows")
 
 
-def check_values(body: bytes, limits: Limits) -> None:
+def check_values(body: bytes, limits: LimitsConfig) -> None:
     """Count the values of a JSON text by its brackets and commas, without parsing it. Exact for well-formed JSON.
 
     Raises: TooManyValues.
@@ -120,7 +104,7 @@ def check_values(body: bytes, limits: Limits) -> None:
         raise too_many_values(limits)
 
 
-def parse_json(body: bytes, limits: Limits) -> Any:
+def parse_json(body: bytes, limits: LimitsConfig) -> Any:
     """Value of a JSON text in UTF-8, with or without a byte order mark.
 
     Integers are exact up to the range of a double (308 digits); the last value of a repeated key counts.

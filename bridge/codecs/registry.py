@@ -7,10 +7,11 @@ from collections.abc import Callable
 from bridge.codecs.base import Codec
 from bridge.codecs.cloudevents import CloudEventsBinaryCodec, CloudEventsCodec
 from bridge.codecs.json import JsonCodec
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits
+from bridge.codecs.limits import DEFAULT_LIMITS
 from bridge.codecs.text_and_bytes import BytesCodec, TextCodec
+from bridge.config.model.sources import LimitsConfig
 
-CodecFactory = Callable[[Limits], Codec]
+CodecFactory = Callable[[LimitsConfig], Codec]
 """Creates a codec that observes the given limits: only the codec knows which of its parts are recursive."""
 
 _factories: dict[str, CodecFactory] = {
@@ -22,7 +23,7 @@ _factories: dict[str, CodecFactory] = {
 }
 
 
-def get(name: str, limits: Limits = DEFAULT_LIMITS) -> Codec:
+def get(name: str, limits: LimitsConfig = DEFAULT_LIMITS) -> Codec:
     """The codec of this name. Raises: LookupError, listing the known names."""
     factory = _factories.get(name)
     if factory is None:

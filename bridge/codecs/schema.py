@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections.abc import Container, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 import jsonschema_rs
 import orjson
 
+from bridge.codecs.limits import DEFAULT_LIMITS
 from bridge.config.schema_files import MAX_SCHEMA
 from bridge.core.errors import SchemaCost, SchemaError
 from bridge.system.files import read_file
@@ -20,15 +23,11 @@ _SHOWN = 3
 _PATH_LIMIT = 120
 _TEXT_LIMIT = 200
 _BACKTRACK_LIMIT = 100_000
-_TOLD = 500
+_NAMED_FAULTS = 500
 """Most values of a payload whose faults are named. The library gathers all faults, in all branches of the schema."""
 
 _SHALLOW = 4
 """Levels of a payload up to which its faults are named where a schema refers to definitions."""
-
-SCHEMA_COST = 0.1
-"""Default limit of the cost of a payload's texts for patterns with lookaround or backreferences, in seconds: a
-nanosecond for each step, and as many steps for a text as the square of its length."""
 
 _MASK = "the value"
 
@@ -40,18 +39,19 @@ class SchemaProblem(Exception):
 class Schema:
     """A compiled JSON Schema. Immutable; safe to share."""
 
-    def __init__(self, path: Path, cost: float = SCHEMA_COST) -> None:
+    def __init__(self, path: Path, cost: float = DEFAULT_LIMITS.schema_cost) -> None:
         """Compile the schema in `path` (draft 2020-12 unless its `$schema` says otherwise).
 
         `$ref` may point into the file and to other local files, relative to it; nothing is ever fetched.
-        cost: limit of the estimated seconds that patterns with lookaround may take for one payload.
+        cost: limit of the estimated seconds that patterns with lookaround or backreferences may take for one payload:
+        a nanosecond for each step, and as many steps for a text as the square of its length.
         Raises: SchemaProblem, whose text names the fault.
         """
         self.path = path
         self._steps = cost * 1e9
         schema = _load(path)
         self._names = set(_keys(schema))
-        self._looks_around = _looks_around(schema)
+        self._has_lookaround = _has_lookaround(schema)
         if not isinstance(schema, dict | bool):
             raise SchemaProblem(f"{path} holds no JSON Schema: it must be an object, true or false")
         refused: list[str] = []
@@ -63,7 +63,7 @@ class Schema:
                 refused.append(str(problem))
                 raise
             self._names |= set(_keys(found))
-            self._looks_around |= _looks_around(found)
+            self._has_lookaround |= _has_lookaround(found)
             return found
 
         try:
@@ -79,7 +79,8 @@ class Schema:
                 raise SchemaProblem(f"{path}: {refused[0]}") from None
             where = "".join(f"/{part}" for part in error.instance_path)
             raise SchemaProblem(
-                f"{path} is not a valid JSON Schema: {f'at {where}: ' if where else ''}{error.message}"
+                f"{path} is not a valid JSON Schema: {f'at {where}: ' if where else ''}"
+                f"{_wrong_word(schema, list(error.instance_path), error.message)}"
             ) from None
         except (jsonschema_rs.ReferencingError, ValueError) as error:
             raise SchemaProblem(f"{path} is not a valid JSON Schema: {refused[0] if refused else error}") from None
@@ -93,7 +94,7 @@ class Schema:
         The text of a SchemaError has at most 1 KB. It names no place in a payload with many values, nor where a schema
         may examine the payload in many ways.
         """
-        if self._looks_around and _steps(data) > self._steps:
+        if self._has_lookaround and _steps(data) > self._steps:
             raise SchemaCost(
                 f"the payload holds texts that may cost the patterns of {self.path.name} more than limits.schema_cost "
                 "allows"
@@ -104,10 +105,10 @@ class Schema:
             if not _tellable(data, self._names):
                 raise SchemaError(f"the payload breaks {self.path.name}, and is too large to say where")
             errors = self._validator.iter_errors(data)
-            problems = [_tell(error, self._names) for error in islice(errors, _SHOWN)]
+            problems = [_describe(error, self._names) for error in islice(errors, _SHOWN)]
             more = next(iter(errors), None) is not None
         except jsonschema_rs.ValidationError as error:
-            raise SchemaError(f"the payload breaks {self.path.name}: {_tell(error, self._names)}") from None
+            raise SchemaError(f"the payload breaks {self.path.name}: {_describe(error, self._names)}") from None
         except ValueError:
             raise SchemaError(
                 f"the payload is {type(data).__name__} or holds some, and {self.path.name} can check JSON values only"
@@ -116,13 +117,23 @@ class Schema:
         raise SchemaError(text.encode()[:_LIMIT].decode(errors="ignore"))
 
 
-def schema_problem(path: Path) -> str | None:
-    """Fault of the schema in `path`, for checking a configuration; None for a valid schema."""
-    try:
-        Schema(path)
-    except SchemaProblem as problem:
-        return str(problem)
-    return None
+_TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+
+
+def _wrong_word(schema: Any, path: list[Any], message: str) -> str:
+    """Text about the word at a path of an invalid schema, from the validator's masked one.
+
+    A schema is part of the configuration, and its words may be shown.
+    """
+    for part in path:
+        schema = schema[part]
+    if path[-1:] == ["type"] or (path[-2:-1] == ["type"] and isinstance(path[-1], int)):
+        words = schema if isinstance(schema, list) else [schema]
+        wrong = next((word for word in words if word not in _TYPES), schema)
+        near = difflib.get_close_matches(str(wrong).lower(), _TYPES, n=1, cutoff=0.5)
+        remedy = f'did you mean "{near[0]}"?' if near else f"write one of {', '.join(_TYPES)}"
+        return f"{json.dumps(wrong)[:80]} is not a type; {remedy}"
+    return message if isinstance(schema, dict | list) else message.replace(_MASK, json.dumps(schema)[:80])
 
 
 def _load(path: Path) -> Any:
@@ -159,8 +170,8 @@ def _tellable(data: Any, names: Container[str]) -> bool:
     """Return whether naming the payload's faults costs little. Where definitions may refer to themselves, the cost
     doubles with each level.
     """
-    deepest = _SHALLOW if "$ref" in names or "$dynamicRef" in names or "$recursiveRef" in names else _TOLD
-    left, level = _TOLD, [data]
+    deepest = _SHALLOW if "$ref" in names or "$dynamicRef" in names or "$recursiveRef" in names else _NAMED_FAULTS
+    left, level = _NAMED_FAULTS, [data]
     for _ in range(deepest):
         level = [
             member
@@ -189,7 +200,7 @@ def _steps(data: Any) -> int:
     return cost
 
 
-def _looks_around(schema: Any) -> bool:
+def _has_lookaround(schema: Any) -> bool:
     """Return whether a pattern of the schema needs more than one pass over a text."""
     waiting = [schema]
     while waiting:
@@ -212,7 +223,7 @@ def _is_linear(pattern: str) -> bool:
     return True
 
 
-def _tell(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:
+def _describe(error: jsonschema_rs.ValidationError, names: Container[str]) -> str:
     """Place and fault of an error. A property that the schema does not name appears as `*`, since the sender chose its
     name.
     """

@@ -6,17 +6,17 @@ from dataclasses import dataclass
 
 from bridge.codecs.content_type import content_type_of, decode_text
 from bridge.codecs.header_attributes import binary_text, plain_message, read_plain
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits
-from bridge.core.envelope import Envelope, Event
+from bridge.codecs.limits import DEFAULT_LIMITS
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 
 @dataclass(frozen=True, slots=True)
 class TextCodec:
     """Codec for UTF-8 text."""
 
-    limits: Limits = DEFAULT_LIMITS
+    limits: LimitsConfig = DEFAULT_LIMITS
     name: str = "text"
 
     def decode(self, message: Message, position: Position) -> Envelope:
@@ -36,7 +36,7 @@ class TextCodec:
 class BytesCodec:
     """Codec for opaque bytes."""
 
-    limits: Limits = DEFAULT_LIMITS
+    limits: LimitsConfig = DEFAULT_LIMITS
     name: str = "bytes"
 
     def decode(self, message: Message, position: Position) -> Envelope:

@@ -17,6 +17,7 @@ from bridge.config.model.types import check_topic
 from bridge.config.partial_config import Partial
 from bridge.config.yaml.node import Path
 from bridge.core.errors import Locate, Problem
+from bridge.core.problem_codes import coded
 
 _BUS_KEYS = ("queue", "topic", "subscription", "sub_queue", "sessions", "servicebus")
 _LOG_KEYS = ("topics", "group", "start", "kafka")
@@ -50,9 +51,13 @@ class Checks:
         elif not config.routes:
             yield self.warning(("routes",), "there are no routes: messages start nothing")
 
-    def warning(self, path: Path, what: str) -> Problem:
+    def warning(self, path: Path, what: str, code: str = "C020") -> Problem:
         """Create a problem that does not prevent the use of the configuration."""
-        return replace(self.locate(path, what), severity="warning")
+        return coded(code, self.locate(path, what))
+
+    def clash(self, path: Path, what: str) -> Problem:
+        """Create a problem of keys or entries that do not fit together."""
+        return coded("C006", self.locate(path, what))
 
     def reference(self, path: Path, kind: str, name: str | None) -> list[Problem]:
         """Problem of a name at a path if no entry of its kind has the name."""
@@ -62,7 +67,7 @@ class Checks:
             return []
         near = difflib.get_close_matches(name, known, n=1)
         meant = f"; did you mean `{near[0]}`?" if near else f" (known: {', '.join(known) or 'none'})"
-        return [self.locate(path, f"there is no {kind} `{name}`{meant}")]
+        return [coded("C009", self.locate(path, f"there is no {kind} `{name}`{meant}"))]
 
     def _broker(self, path: Path, entry: SourceConfig | TargetConfig) -> BrokerConfig | None:
         return self.partial.config.brokers.get(entry.broker) if self.partial.is_given((*path, "broker")) else None
@@ -73,11 +78,11 @@ class Checks:
         queue, topic = (self.partial.has(target, path, key) for key in ("queue", "topic"))
         if isinstance(broker, ServiceBusBrokerConfig):
             if queue == topic:
-                yield self.locate(path, "write either `queue` or `topic`")
+                yield self.clash(path, "write either `queue` or `topic`")
         elif broker is not None:
             yield from self._foreign(path, target, broker, ("queue", "servicebus"))
             if not topic:
-                yield self.locate(path, "`topic` is missing")
+                yield coded("C004", self.locate(path, "`topic` is missing"))
             elif target.topic is not None:
                 yield from self._log_name((*path, "topic"), target.topic)
         yield from self._codec(path, target, "schemas")
@@ -104,16 +109,16 @@ class Checks:
                 lacks = f"not {key}" if key in ("kafka", "servicebus") else f"which has no `{key}`"
                 remedy = f"; write {own}" if own and key in _NAMES else ""
                 what = f"the broker `{entry.broker}` is of type {broker.type}, {lacks}{remedy}"
-                yield self.locate((*path, key), what)
+                yield self.clash((*path, key), what)
 
     def _log_source(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
         kafka = (*path, "kafka")
         pattern = source.kafka is not None and self.partial.has(source.kafka, kafka, "pattern")
         if source.topics and pattern:
-            yield self.locate((*kafka, "pattern"), "`pattern` selects the topics; write `topics: []`")
+            yield self.clash((*kafka, "pattern"), "`pattern` selects the topics; write `topics: []`")
         elif not source.topics and not pattern and self.partial.is_given(kafka):
             if not self.partial.has(source, path, "topics"):
-                yield self.locate(path, "`topics` is missing")
+                yield coded("C004", self.locate(path, "`topics` is missing"))
             elif self.partial.is_given((*path, "topics")):
                 yield self.locate((*path, "topics"), "must have at least one entry")
         if source.dead_letter is not None:
@@ -130,21 +135,21 @@ class Checks:
     def _bus_source(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
         queue, topic, subscription = (self.partial.has(source, path, key) for key in ("queue", "topic", "subscription"))
         if queue == topic:
-            yield self.locate(path, "write either `queue`, or `topic` and `subscription`")
+            yield self.clash(path, "write either `queue`, or `topic` and `subscription`")
         elif topic != subscription:
-            yield self.locate(path, "`topic` and `subscription` need each other")
+            yield self.clash(path, "`topic` and `subscription` need each other")
         if self.partial.has(source, path, "sub_queue"):
             if source.sessions is not None:
-                yield self.locate((*path, "sessions"), "a sub-queue has no sessions")
+                yield self.clash((*path, "sessions"), "a sub-queue has no sessions")
             if not self.partial.has(source, path, "dead_letter"):
                 what = (
                     "a sub-queue has no dead letters of its own: a message that cannot succeed is delivered "
                     "again without end; set `dead_letter` to a queue"
                 )
-                yield self.warning((*path, "sub_queue"), what)
+                yield self.warning((*path, "sub_queue"), what, "C021")
         if source.on_unreadable == "stop_partition":
             what = "Service Bus has no partitions to stop; write `dead_letter` or `skip`"
-            yield self.locate((*path, "on_unreadable"), what)
+            yield self.clash((*path, "on_unreadable"), what)
 
     def _codec(self, path: Path, entry: SourceConfig | TargetConfig, key: str) -> Iterator[Problem]:
         """Problems with schema registries. key: the one that only some codecs have."""
@@ -154,14 +159,14 @@ class Checks:
         if entry.codec not in ("avro", "protobuf"):
             if self.partial.has(entry, path, key):
                 what = "a registry" if key == "registry" else key
-                yield self.locate((*path, key), f"only the codecs avro and protobuf have {what}")
+                yield self.clash((*path, key), f"only the codecs avro and protobuf have {what}")
             return
         where, settings = (path, entry) if isinstance(entry, SourceConfig) else ((*path, key), entry.schemas)
         if settings is not None and self.partial.has(settings, where, "registry"):
             yield from self.reference((*where, "registry"), "registry", settings.registry)
         elif len(known) != 1 and self.partial.is_given((*path, key), ("registries",)):
             what = "name one of the registries with `registry:`" if known else "add one below `registries:`"
-            yield self.locate((*path, "codec"), f"{entry.codec} needs a schema registry: {what}")
+            yield self.clash((*path, "codec"), f"{entry.codec} needs a schema registry: {what}")
 
     def _quarantine(self, path: Path, source: SourceConfig) -> Iterator[Problem]:
         if source.quarantine is None:
@@ -169,13 +174,13 @@ class Checks:
         where = (*path, "quarantine")
         yield from self.reference((*where, "engine"), "engine", source.quarantine.engine)
         if source.ordering == "none":
-            yield self.locate(where, "`ordering: none` has no keys to quarantine")
+            yield self.clash(where, "`ordering: none` has no keys to quarantine")
         if source.ordering_domain is not None:
             what = (
                 f"`quarantine` and `ordering_domain` exclude each other: the other sources of "
                 f"`{source.ordering_domain}` would continue with a key that is quarantined here; remove one of the two"
             )
-            yield self.locate(where, what)
+            yield self.clash(where, what)
 
     def _consumers(self) -> Iterator[Problem]:
         """Problems of sources that read the same messages, or their own dead letters."""
@@ -191,7 +196,8 @@ class Checks:
                 if first != where:
                     other = "this source" if first[1] == name else f"the source `{first[1]}`"
                     group = f" in the same group `{source.group}` already; give one of them another group"
-                    yield self.locate(where, f"`{topic}` is read by {other}{' already' if bus else group}")
+                    what = f"`{topic}` is read by {other}{' already' if bus else group}"
+                    yield coded("C011", self.locate(where, what))
             letters = source.dead_letter or (None if bus else DEAD_LETTER_TOPIC)
             if letters is not None and self.partial.is_given((*path, "dead_letter")):
                 yield from self._dead_letters((*path, "dead_letter"), letters, list(reads.values()), bus)
@@ -209,7 +215,7 @@ class Checks:
         for topic in topics:
             target = template.replace("{topic}", topic)
             if target in topics:
-                yield self.locate(path, f"dead letters would go to `{target}`, which this source reads")
+                yield coded("C011", self.locate(path, f"dead letters would go to `{target}`, which this source reads"))
             elif len(target) > _LONGEST and not bus:
                 yield self.locate(path, f"`{target[:40]}…` is longer than {_LONGEST} characters")
 
@@ -222,7 +228,7 @@ class Checks:
             members.setdefault(source.ordering_domain, []).append(path)
             if source.ordering in ("none", "partition"):
                 what = f"`ordering: {source.ordering}` has no keys to share; write `key`, or a template with {{{{ }}}}"
-                yield self.locate(path, what)
+                yield self.clash(path, what)
         for domain, paths in members.items():
             if len(paths) == 1:
                 what = f"no other source is in the domain `{domain}`, so the domain has no effect"
@@ -245,13 +251,13 @@ class Checks:
             if bus and not self.partial.has(source, path, "dead_letter"):
                 nowhere.add(name)
                 if source.quarantine is not None:
-                    yield self.locate((*path, "quarantine"), f"the source {what}")
+                    yield self.clash((*path, "quarantine"), f"the source {what}")
         for index, route in enumerate(self.partial.config.routes if nowhere else ()):
             missing = getattr(getattr(route, route.command), "on_missing", None)
             for name in route.from_ if isinstance(missing, WaitMissing) else ():
                 if name in nowhere:
                     where = ("routes", index, route.command, "on_missing")
-                    yield self.locate(where, f"the source `{name}` {what}")
+                    yield self.clash(where, f"the source `{name}` {what}")
 
     def _routes(self) -> Iterator[Problem]:
         config, engines = self.partial.config, self.partial.names["engines"]
@@ -261,7 +267,8 @@ class Checks:
             where = (*path, "name")
             if self.partial.is_given(where) and (taken := first.setdefault(route.name, where)) != where:
                 at = self.locate(taken, "")
-                yield self.locate(where, f"the name `{route.name}` is taken by the route at {at.file}:{at.line}")
+                what = f"the name `{route.name}` is taken by the route at {at.file}:{at.line}"
+                yield coded("C010", self.locate(where, what))
             for position, source in enumerate(route.from_):
                 yield from self.reference((*path, "from", position), "source", source)
             for problem in self.reference((*path, "engine"), "engine", route.engine if engines else None):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,8 +14,10 @@ from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.registries import RegistryConfig
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
-from bridge.config.yaml.node import Node, Path, ScalarNode, find
+from bridge.config.model_fields import models_in
+from bridge.config.yaml.node import Node, ScalarNode, find
 from bridge.core.errors import Locate, Problem
+from bridge.core.problem_codes import coded
 from bridge.system.addresses import is_loopback
 
 SHORTEST_TOKEN = 32
@@ -33,6 +35,7 @@ _ALL_RIGHTS = "RootManageSharedAccessKey"
 class Rule:
     """One insecure setting.
 
+    code: code of the warning.
     name: stable identifier of the rule.
     kind: model that has the setting.
     field: path of the setting below the model, for the place of the warning.
@@ -40,6 +43,7 @@ class Rule:
     what: the danger and the remedy.
     """
 
+    code: str
     name: str
     kind: type[BaseModel]
     field: tuple[str, ...]
@@ -111,6 +115,7 @@ def _is_far_http(config: HttpConfig) -> bool:
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "S001",
         "sasl_without_tls",
         KafkaBrokerConfig,
         ("sasl",),
@@ -118,6 +123,7 @@ RULES: tuple[Rule, ...] = (
         "credentials and messages are sent unencrypted; set `tls`",
     ),
     Rule(
+        "S002",
         "kafka_without_tls",
         KafkaBrokerConfig,
         ("bootstrap_servers",),
@@ -125,6 +131,7 @@ RULES: tuple[Rule, ...] = (
         "messages are sent unencrypted, and the cluster does not ask for credentials; set `tls` and `sasl`",
     ),
     Rule(
+        "S003",
         "hostname_unchecked",
         KafkaBrokerConfig,
         ("tls", "check_hostname"),
@@ -133,6 +140,7 @@ RULES: tuple[Rule, ...] = (
         "certificates with the names of its nodes",
     ),
     Rule(
+        "S004",
         "emulator_without_tls",
         ServiceBusBrokerConfig,
         ("connection_string",),
@@ -140,6 +148,7 @@ RULES: tuple[Rule, ...] = (
         "an emulator on another machine is reached without TLS; use a namespace, or run the emulator here",
     ),
     Rule(
+        "S005",
         "key_with_all_rights",
         ServiceBusBrokerConfig,
         (),
@@ -147,6 +156,7 @@ RULES: tuple[Rule, ...] = (
         f"`{_ALL_RIGHTS}` may manage the whole namespace; use Entra ID, or a policy with Listen and Send",
     ),
     Rule(
+        "S006",
         "credentials_over_http",
         RegistryConfig,
         ("url",),
@@ -154,6 +164,7 @@ RULES: tuple[Rule, ...] = (
         "the registry's credentials are sent unencrypted; use https",
     ),
     Rule(
+        "S007",
         "registry_over_http",
         RegistryConfig,
         ("url",),
@@ -163,6 +174,7 @@ RULES: tuple[Rule, ...] = (
         "an attacker in the network can change schemas, and with them the meaning of messages; use https",
     ),
     Rule(
+        "S008",
         "token_over_http",
         SchedulerEngineConfig,
         ("endpoint",),
@@ -170,6 +182,7 @@ RULES: tuple[Rule, ...] = (
         "the token is sent unencrypted; use https",
     ),
     Rule(
+        "S009",
         "engine_over_http",
         SchedulerEngineConfig,
         ("endpoint",),
@@ -177,10 +190,11 @@ RULES: tuple[Rule, ...] = (
         "workflows and payloads are sent unencrypted, and the engine does not ask for credentials; use https",
     ),
     *(
-        Rule("short_token", kind, ("token",), lambda engine: _is_short(engine.token), _SHORT_TOKEN)
+        Rule("S010", "short_token", kind, ("token",), lambda engine: _is_short(engine.token), _SHORT_TOKEN)
         for kind in (SchedulerEngineConfig, EmbeddedEngineConfig)
     ),
     Rule(
+        "S011",
         "engine_port_open",
         EmbeddedEngineConfig,
         ("listen",),
@@ -188,6 +202,7 @@ RULES: tuple[Rule, ...] = (
         "every process on this machine has full access to the engine; set a `token`",
     ),
     Rule(
+        "S012",
         "engine_port_without_tls",
         EmbeddedEngineConfig,
         ("behind_tls_proxy",),
@@ -195,6 +210,7 @@ RULES: tuple[Rule, ...] = (
         _CLEAR_PORT,
     ),
     Rule(
+        "S013",
         "ops_port_without_tls",
         HttpConfig,
         ("host",),
@@ -203,6 +219,7 @@ RULES: tuple[Rule, ...] = (
         "`client_ca`, or restrict the port to probes and scrapers",
     ),
     Rule(
+        "S014",
         "ops_port_open",
         HttpConfig,
         ("host",),
@@ -221,31 +238,17 @@ def insecure(config: BridgeConfig, root: Node, locate: Locate) -> Iterator[Probl
 
     root: tree of the document, which shows the origin of secrets.
     """
-    for path, model in _models(config):
+    for path, model in models_in(config):
         for rule in RULES:
             if isinstance(model, rule.kind) and rule.applies(model):
-                yield replace(locate((*path, *rule.field), rule.what), severity="warning")
+                yield coded(rule.code, locate((*path, *rule.field), rule.what))
         for name, field in type(model).model_fields.items():
             here = (*path, field.alias or name)
             if isinstance(getattr(model, name), SecretStr) and _is_literal(find(root, here), model):
-                yield replace(locate(here, LITERAL_SECRET), severity="warning")
+                yield coded("S015", locate(here, LITERAL_SECRET))
 
 
 def _is_literal(node: Node | None, model: BaseModel) -> bool:
     if isinstance(model, ServiceBusBrokerConfig) and _is_emulator(model):
         return False  # the emulator's key is public
     return isinstance(node, ScalarNode) and not node.variables
-
-
-def _models(value: Any, path: Path = ()) -> Iterator[tuple[Path, BaseModel]]:
-    """Models of a configuration, each with its path in the words of the file."""
-    if isinstance(value, BaseModel):
-        yield path, value
-        for name, field in type(value).model_fields.items():
-            yield from _models(getattr(value, name), (*path, field.alias or name))
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from _models(part, (*path, key))
-    elif isinstance(value, tuple | list):
-        for index, part in enumerate(value):
-            yield from _models(part, (*path, index))

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 from bridge.config.model import bridge as model
 from bridge.config.model import (
     brokers,
+    check,
     encryption,
     engines,
     registries,
@@ -147,6 +148,10 @@ routes:
 ops:
   http: {port: 0}
   drain: 10s
+
+check:
+  ignore:
+    - {code: R007, at: routes.start-order, reason: the schema of the source restricts the ids}
 """
 """One example per section. Together they form a configuration."""
 
@@ -176,8 +181,9 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     ),
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig,
-        model.TracingConfig, model.AuditConfig, model.LineageConfig,
+        model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
     ),
+    "check": (check.CheckConfig, check.IgnoreWarningConfig),
 }  # fmt: skip
 
 _HEADINGS = {
@@ -201,6 +207,8 @@ _HEADINGS = {
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
     model.ControlConfig: "control",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
+    check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
+    model.LineageShardsConfig: "lineage.shards",
 }  # fmt: skip
 
 

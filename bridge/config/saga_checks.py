@@ -9,6 +9,7 @@ from bridge.config.checks import Checks
 from bridge.config.model.sagas import CommandConfig, SagaConfig, SagaStepConfig
 from bridge.config.yaml.node import Path
 from bridge.core.errors import Problem
+from bridge.core.problem_codes import coded
 
 REPLY_PREFIX = "reply:"
 """Prefix of the names of events that carry answers."""
@@ -34,7 +35,7 @@ def _saga(checks: Checks, path: Path, saga: SagaConfig) -> Iterator[Problem]:
     walk = _Walk(checks)
     yield from walk.steps(saga.steps, (*path, "steps"))
     if not walk.names and not walk.broken:
-        yield checks.locate((*path, "steps"), "this saga has no command")
+        yield _misfit(checks, (*path, "steps"), "this saga has no command")
     yield from _replies(checks, path, saga, walk)
 
 
@@ -43,7 +44,8 @@ def _replies(checks: Checks, path: Path, saga: SagaConfig, walk: _Walk) -> Itera
     config, replies, awaits = checks.partial.config, saga.replies, walk.awaits
     if replies is None:
         if awaits is not None and checks.partial.is_given(where):
-            yield checks.locate(
+            yield _misfit(
+                checks,
                 awaits,
                 "waits for an answer, but the saga has no source of answers; set `replies:` of the saga, or write "
                 "`reply: false`",
@@ -59,9 +61,10 @@ def _replies(checks: Checks, path: Path, saga: SagaConfig, walk: _Walk) -> Itera
     source, at = config.sources.get(replies), ("sources", replies, "topics")
     is_read = source is not None and "topics" in source.model_fields_set and checks.partial.is_given(at)
     if source is not None and is_read and len(source.topics) != 1:
-        yield checks.locate(where, f"the source `{replies}` must have exactly one topic for answers")
+        yield _misfit(checks, where, f"the source `{replies}` must have exactly one topic for answers")
     if not any(_brings_replies(checks, index, replies) for index in range(len(config.routes))):
-        yield checks.locate(
+        yield _misfit(
+            checks,
             where,
             f"no route from `{replies}` delivers the answers; add one: `- {{name: answers, from: {replies}, "
             "reply: {}}`",
@@ -74,6 +77,10 @@ def _brings_replies(checks: Checks, index: int, source: str) -> bool:
         return False
     event = "" if route.raise_event is None else route.raise_event.name
     return event.startswith(REPLY_PREFIX) or checks.partial.has(route, ("routes", index), "reply")
+
+
+def _misfit(checks: Checks, path: Path, what: str) -> Problem:
+    return coded("C022", checks.locate(path, what))
 
 
 @dataclass
@@ -103,16 +110,16 @@ class _Walk:
                 yield from self.steps(entry.parallel, (*where, "parallel"), "parallel")
             elif entry.steps is not None:
                 if inside != "parallel":
-                    yield self.checks.locate((*where, "steps"), "a branch of steps must be directly below `parallel`")
+                    yield _misfit(self.checks, (*where, "steps"), "a branch of steps must be directly below `parallel`")
                 yield from self.steps(entry.steps, (*where, "steps"), "steps")
             else:
                 yield from self._point((*where, "point_of_no_return"), inside, index == len(entries) - 1)
 
     def _point(self, where: Path, inside: str | None, last: bool) -> Iterator[Problem]:
         if inside is not None:
-            yield self.checks.locate(where, "the point of no return cannot be inside a parallel group")
+            yield _misfit(self.checks, where, "the point of no return cannot be inside a parallel group")
         elif self._pivot:
-            yield self.checks.locate(where, "the saga already has a point of no return")
+            yield _misfit(self.checks, where, "the saga already has a point of no return")
         elif last:
             yield self.checks.warning(where, "no step follows the point of no return; it has no effect")
         self._pivot = True
@@ -122,7 +129,8 @@ class _Walk:
         first = self.names.setdefault(step.name or "", name)
         if first != name and checks.partial.is_given(name):
             at = checks.locate(first, "")
-            yield checks.locate(name, f"the name `{step.name}` is taken by the step at {at.file}:{at.line}")
+            what = f"the name `{step.name}` is taken by the step at {at.file}:{at.line}"
+            yield coded("C010", checks.locate(name, what))
         refused, failed, detail = (checks.partial.has(step, path, key) for key in ("refused", "failed", "detail"))
         awaits = command.reply is not False
         is_known = checks.partial.is_given((*path, "command", "reply"))
@@ -131,9 +139,9 @@ class _Walk:
         if not awaits:
             for key in ("refused", "failed", "detail"):
                 if checks.partial.has(step, path, key):
-                    yield checks.locate((*path, key), "has no effect: the command waits for no answer")
+                    yield _misfit(checks, (*path, key), "has no effect: the command waits for no answer")
         elif detail and not refused and not failed:
-            yield checks.locate((*path, "detail"), "has no effect without `refused` or `failed`")
+            yield _misfit(checks, (*path, "detail"), "has no effect without `refused` or `failed`")
         yield from self._without_limit(step, path, "command", "timeout", awaits and is_known)
         yield from self._undo(step, path)
 
@@ -142,7 +150,7 @@ class _Walk:
         if step.compensation is None:
             for key in ("compensation_timeout", "compensation_retry"):
                 if checks.partial.has(step, path, key) and checks.partial.is_given(where):
-                    yield checks.locate((*path, key), "has no effect: the step has no `compensation`")
+                    yield _misfit(checks, (*path, key), "has no effect: the step has no `compensation`")
             return
         if self._pivot:
             yield checks.warning(where, "never runs: nothing is undone after the point of no return")
@@ -153,7 +161,7 @@ class _Walk:
     def _without_limit(self, step: SagaStepConfig, path: Path, key: str, limit: str, awaits: bool) -> Iterator[Problem]:
         if awaits and not self.checks.partial.has(step, path, limit):
             what = f"waits for its answer without limit; give the step a `{limit}`"
-            yield self.checks.warning((*path, key), what)
+            yield self.checks.warning((*path, key), what, "C023")
 
     def _message(self, command: CommandConfig, path: Path, awaits: bool) -> Iterator[Problem]:
         yield from self.checks.reference((*path, "target"), "target", command.target)

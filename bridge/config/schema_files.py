@@ -9,6 +9,7 @@ import orjson
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.core.errors import Locate, Problem
+from bridge.core.problem_codes import coded
 from bridge.system.files import FileProblem, read_file
 
 MAX_SCHEMA = 4 * 1024 * 1024
@@ -26,7 +27,7 @@ def check(
             seen[file] = _wrong(file)
         wrong = seen[file]
         if wrong is not None:
-            yield locate(path, f"the schema {file} {wrong}")
+            yield coded("C012", locate(path, f"the schema {file} {wrong}"))
 
 
 def _named(config: BridgeConfig) -> Iterator[tuple[tuple[str | int, ...], str]]:

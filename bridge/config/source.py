@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.config import schema_files
+from bridge.config import booleans, schema_files
 from bridge.config.checks import Checks
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model_fields import keys_at
@@ -21,7 +21,11 @@ from bridge.config.yaml.interpolation import interpolate
 from bridge.config.yaml.merge import DEFAULTS, apply_defaults, expand, join, overlay
 from bridge.config.yaml.node import ALIASES, MappingNode, Mark, ScalarNode, find, key_mark, place
 from bridge.config.yaml.rendering import masked, render
+from bridge.config.yaml.scalars import FileSuppression
 from bridge.core.errors import ConfigError, Problem
+
+_HELP = "name a file or a directory, or create a project with `bridge init NAME`"
+_OVERLAY_HELP = "name the file of the overlay, relative to the current directory"
 
 SUFFIXES = (".yaml", ".yml")
 """Suffixes of the files that are read in a directory."""
@@ -29,11 +33,15 @@ SUFFIXES = (".yaml", ".yml")
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """Merged document with the places of its values."""
+    """Merged document with the places of its values.
+
+    suppressions: comments of all files that suppress warnings of `bridge check`.
+    """
 
     root: MappingNode
     directories: Mapping[str, Path]
     base: Path
+    suppressions: tuple[FileSuppression, ...] = ()
 
     def locate(self, path: tuple[str | int, ...], what: str) -> Problem:
         """Create a problem at a path. Its place is that of the path, or of the nearest parent that is written."""
@@ -121,10 +129,11 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     """Read, merge and check a configuration like `load`, but continue after problems. Raises no ConfigError."""
     problems: list[Problem] = []
     directories: dict[str, Path] = {}
-    root = _joined(paths, directories, problems)
-    tops = [(path, _joined([path], directories, problems)) for path in overlays]
+    suppressions: list[FileSuppression] = []
+    root = _joined(paths, directories, problems, suppressions)
+    tops = [(path, _joined([path], directories, problems, suppressions, _OVERLAY_HELP)) for path in overlays]
     if root is None:
-        return Survey(tuple(problems or [Problem("", 0, 0, "", f"no configuration is given; {_HELP}")]))
+        return Survey(tuple(problems or [Problem("", 0, 0, "", f"no configuration is given; {_HELP}", code="C001")]))
     # A file that cannot be read may hold the sections that seem to be missing. Its problem has no path
     readable = all(problem.path for problem in problems)
     for _, top in tops:
@@ -135,39 +144,46 @@ def survey(paths: Sequence[Path], overlays: Sequence[Path] = (), *, environ: Map
     document = Document(apply_defaults(root), directories, base)
     environment = os.environ if environ is None else environ
     unset: list[Problem] = []
-    document = Document(interpolate(document.root, environment, document.beside, unset), directories, base)
+    root = interpolate(document.root, environment, document.beside, unset)
+    document = Document(root, directories, base, tuple(suppressions))
     problems += unset
     known = {(problem.file, problem.line, problem.column) for problem in unset}
     config, whole = _examine(document, problems, readable, known)
     found = tuple(_unique(problems, list(directories)))
     if not readable:
         return Survey(found)
-    content = json.dumps(masked(config, document.root), sort_keys=True).encode()
+    # Suppressions change nothing that runs
+    effective = {name: value for name, value in masked(config, document.root).items() if name != "check"}
+    content = json.dumps(effective, sort_keys=True).encode()
     warnings = tuple(problem for problem in found if problem.severity == "warning")
     return Survey(found, Loaded(config, hashlib.sha256(content).hexdigest()[:12], base, warnings, document), whole)
 
 
-_HELP = "name a file or a directory, or create a project with `bridge init NAME`"
-
-
-def _files(path: Path, problems: list[Problem]) -> list[Path]:
+def _files(path: Path, problems: list[Problem], help_: str) -> list[Path]:
     if path.is_dir():
         files = sorted((file for file in path.iterdir() if file.suffix in SUFFIXES and file.is_file()), key=str)
         if not files:
-            problems.append(Problem(str(path), 0, 0, "", f"holds no *.yaml or *.yml file; {_HELP}"))
+            problems.append(Problem(str(path), 0, 0, "", f"holds no *.yaml or *.yml file; {help_}", code="C001"))
         return files
     if not path.exists():
-        problems.append(Problem(str(path), 0, 0, "", f"does not exist; {_HELP}"))
+        problems.append(Problem(str(path), 0, 0, "", f"does not exist; {help_}", code="C001"))
         return []
     return [path]
 
 
-def _joined(paths: Sequence[Path], directories: dict[str, Path], problems: list[Problem]) -> MappingNode | None:
+def _joined(
+    paths: Sequence[Path],
+    directories: dict[str, Path],
+    problems: list[Problem],
+    suppressions: list[FileSuppression],
+    help_: str = _HELP,
+) -> MappingNode | None:
+    """Files at the paths as one document. help_: remedy for a path without a file."""
     joined: MappingNode | None = None
     for path in paths:
-        for file in _files(path, problems):
+        for file in _files(path, problems, help_):
             directories[str(file)] = file.absolute().parent
-            document = read(file, problems)
+            document = read(file, problems, suppressions)
             if document is not None:
                 document = expand(document, problems)
                 joined = document if joined is None else join(joined, document, problems)
@@ -186,7 +202,7 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
     for kind, mark, entry in defaults.items():
         if kind not in DEFAULTS:
             what = f"unknown kind `{kind}`{suggestion(kind, list(DEFAULTS))}"
-            problems.append(mark.problem(("defaults", kind), what))
+            problems.append(mark.problem(("defaults", kind), what, "C003"))
         elif not isinstance(entry, MappingNode):
             problems.append(mark.problem(("defaults", kind), "expected a mapping of keys and values"))
         else:
@@ -194,7 +210,7 @@ def _check_defaults(root: MappingNode, problems: list[Problem]) -> None:
             for key in entry.entries:
                 if key not in known:
                     what = unknown_key(key, known)
-                    problems.append(key_mark(entry, key).problem(("defaults", kind, key), what))
+                    problems.append(key_mark(entry, key).problem(("defaults", kind, key), what, "C003"))
 
 
 def _examine(
@@ -215,6 +231,7 @@ def _examine(
         checks = Checks(partial, document.locate)
         problems.extend(checks.all())
         problems.extend(check_sagas(checks))
+        problems.extend(booleans.check(partial.config, document.root, document.locate))
     problems.extend(schema_files.check(partial.config, document.locate, document.resolve))
     return partial.config if error is None else partial.compilable(), error is None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ _EXPECTED = {
     "list": "a list",
     "tuple": "a list",
 }
+_PLAIN = re.compile(r"[\w.]{1,60}")
 _BOUNDS = {
     "greater_than_equal": ("at least", "ge"),
     "greater_than": ("more than", "gt"),
@@ -52,6 +54,14 @@ RENAMED_KEYS = {"park": "wait", "parking": "early_messages"}
 """Keys of earlier versions, with the keys that replace them."""
 
 _FORMS = "; or `{wait: 1h}` to let the message wait, or `{start: ORCHESTRATION}` to start the instance"
+_MEANINGS = {
+    "no_match": "; write `dead_letter` or `ignore`, for messages that no rule matches",
+}
+"""Values of required keys, for the message about a missing one."""
+
+_EXPRESSIONS = ("when", "for_each", "input", "data", "output", "result", "refused", "failed")
+"""Keys whose value is an expression."""
+
 _LONGEST_SHOWN = 60
 _NAME_RULE = (
     "must begin with a letter or digit and hold only letters, digits, dots, dashes and underscores (at most 128)"
@@ -123,14 +133,23 @@ def _problem(root: MappingNode, path: Path, detail: ErrorDetails) -> Problem:
         mark = key_mark(parent, str(path[-1]))
     elif detail["type"] == "extra_forbidden" and isinstance(parent, MappingNode):
         mark = key_mark(parent, str(path[-1]))
-        return mark.problem(path, _unknown(parent, path))
+        return mark.problem(path, *_unknown(parent, path))
     what = _what(path, detail, node)
     if isinstance(node, ScalarNode) and node.variables:
         what = _discreet(what, node)
-    return mark.problem(path, what)
+    return mark.problem(path, what, _code(detail["type"], node))
 
 
-def _unknown(parent: MappingNode, path: Path) -> str:
+def _code(kind: str, node: Node | None) -> str:
+    """Code of a problem. kind: pydantic's name of it."""
+    if kind in ("missing", "union_tag_not_found"):
+        return "C004"
+    # Only a rule about several keys refuses a mapping with an error of its own
+    return "C006" if kind == "value_error" and isinstance(node, MappingNode) else "C005"
+
+
+def _unknown(parent: MappingNode, path: Path) -> tuple[str, str]:
+    """Error text and code for a key that its mapping cannot hold."""
     tag = parent.entries.get("type")
     chosen = tag.value if isinstance(tag, ScalarNode) and isinstance(tag.value, str) else None
     known = keys_at(path[:-1], chosen)
@@ -138,8 +157,8 @@ def _unknown(parent: MappingNode, path: Path) -> str:
         known += ["engine", "defaults"]
     if path[-1] in known:  # another form of this mapping has the key
         others = ", ".join(f"`{key}`" for key in parent.entries if key != path[-1])
-        return f"`{path[-1]}` cannot be combined with {others}"
-    return unknown_key(str(path[-1]), known)
+        return f"`{path[-1]}` cannot be combined with {others}", "C006"
+    return unknown_key(str(path[-1]), known), "C003"
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
@@ -164,7 +183,7 @@ def _what(path: Path, detail: ErrorDetails, node: Node | None) -> str:
     if code in ("missing", "too_short") and len(path) == 1 and path[0] in REQUIRED:
         return REQUIRED[str(path[0])]
     if code == "missing":
-        return f"the key `{path[-1]}` is missing"
+        return f"the key `{path[-1]}` is missing{_MEANINGS.get(str(path[-1]), '')}"
     if code == "union_tag_not_found":
         return "the key `type` is missing"
     if code in ("literal_error", "enum", "union_tag_invalid"):
@@ -180,10 +199,23 @@ def _what(path: Path, detail: ErrorDetails, node: Node | None) -> str:
         return f"must be {words} {_bound(context.get(key), node)}{_found(path, node)}"
     if base in _EXPECTED and code.endswith(("_type", "_parsing", "_from_float", "_size", "_not_finite")):
         hint = ""
-        if base == "string" and isinstance(node, ScalarNode) and node.value is not None:
+        if base == "string" and path[-1] in _EXPRESSIONS and isinstance(node, MappingNode | SequenceNode):
+            hint = "; it is CEL in quotes, like `" + _as_text(node) + "`"
+        elif base == "string" and isinstance(node, ScalarNode) and node.value is not None:
             hint = "; write a number with a unit, like `10s`" if path[-1] == "delay" else "; put it in quotes"
         return f"expected {_EXPECTED[base]}{_found(path, node)}{hint}"
     return detail["msg"][:1].lower() + detail["msg"][1:]
+
+
+def _as_text(node: MappingNode | SequenceNode) -> str:
+    """Mapping or list with plain text, written as an expression in quotes; an example for any other."""
+    if isinstance(node, SequenceNode):
+        return '"[payload.id]"'
+    parts = [(key, value.value) for key, value in node.entries.items() if isinstance(value, ScalarNode)]
+    texts = [f"'{key}': {value}" for key, value in parts if isinstance(value, str) and _PLAIN.fullmatch(value)]
+    whole = len(texts) == len(node.entries) and all(_PLAIN.fullmatch(key) for key, _ in parts)
+    shown = ", ".join(texts) if texts and whole else "'id': payload.id"
+    return f'"{{{shown}}}"'
 
 
 def _bound(limit: Any, node: Node | None) -> Any:

@@ -82,6 +82,7 @@ class Problem:
     """Problem of the configuration, with its position.
 
     `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`). A `warning` prevents nothing.
+    code: kind of problem in `bridge.core.problem_codes`; empty outside of configurations.
     """
 
     file: str
@@ -90,11 +91,12 @@ class Problem:
     path: str
     what: str
     severity: Literal["error", "warning"] = "error"
+    code: str = ""
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         what = self.what if self.severity == "error" else f"warning: {self.what}"
-        return f"{where} {self.path}: {what}" if self.path else f"{where}: {what}"
+        return f"{' '.join(filter(None, (where, self.code, self.path)))}: {what}"
 
 
 Locate = Callable[[tuple[str | int, ...], str], Problem]
@@ -142,7 +144,7 @@ class UnreadableMessage(MessageError):
 
 @wire_name("bridge.errors.DecodeError")
 class DecodeError(MessageError):
-    """The body is not what the codec expects."""
+    """The body does not have the form that the codec expects."""
 
     reason = "decode_error"
 

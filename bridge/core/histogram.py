@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import NamedTuple
 
 DELIVERY_SECONDS = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0,
@@ -16,23 +17,52 @@ LONG_SECONDS = (*SECONDS, 60.0, 600.0, 3600.0, 86_400.0)
 """Bounds of durations that may be long."""
 
 
+class Exemplar(NamedTuple):
+    """Example of a duration. trace_id: its sampled trace. at: seconds since the Unix epoch."""
+
+    trace_id: str
+    seconds: float
+    at: float
+
+
 class Histogram:
     """Histogram of durations, cheap enough for every message.
 
     bounds: inclusive upper bounds in seconds, ascending.
     counts: one per bound and one above the last, not cumulative.
     total: sum of all observed seconds.
+    exemplars: newest example of each bucket by its index; None while no duration had a trace.
     Not thread-safe.
     """
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[float, ...] = DELIVERY_SECONDS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] | None = None
 
     def observe(self, seconds: float) -> None:
         """Count one duration."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
+
+    def example(self, seconds: float, trace_id: str, at: float) -> None:
+        """Keep the trace of a duration that was observed, as the newest example of its bucket.
+
+        at: seconds since the Unix epoch.
+        """
+        if self.exemplars is None:
+            self.exemplars = {}
+        self.exemplars[bisect_left(self.bounds, seconds)] = Exemplar(trace_id, seconds, at)
+
+    def add(self, other: Histogram) -> None:
+        """Add the durations of another histogram with the same bounds, with the newer examples."""
+        self.counts = [one + two for one, two in zip(self.counts, other.counts, strict=True)]
+        self.total += other.total
+        examples = dict(self.exemplars or {})
+        for index, example in dict(other.exemplars or {}).items():
+            if index not in examples or example.at >= examples[index].at:
+                examples[index] = example
+        self.exemplars = examples or None

@@ -1,6 +1,6 @@
 """Decision table for one command: the next engine call that makes it take effect exactly once. Pure.
 
-Each engine call may race with other clients. After each call, `next_step` therefore decides anew from the facts known
+Each engine call may race with other clients. After each call, `next_step` therefore decides again from the facts known
 then.
 """
 
@@ -51,15 +51,15 @@ class CallResult(StrEnum):
 class InstanceFacts:
     """Facts known of one instance.
 
-    said: result of the last call; None before the first call.
-    life: state read after the last call; None when the state was not read.
+    result: result of the last call; None before the first call.
+    state: state read after the last call; None when the state was not read.
     started_by_it: this command, or a later command that remembers it, started the running instance.
     held: the instance's history contains this command; None when the history was not searched.
     restarted: the instance was run again for this event and ended without it.
     """
 
-    said: CallResult | None = None
-    life: InstanceState | None = None
+    result: CallResult | None = None
+    state: InstanceState | None = None
     started_by_it: bool = False
     held: bool | None = None
     restarted: bool = False
@@ -73,7 +73,7 @@ class NextStep(StrEnum):
     """Start an instance in place of a finished one."""
     RAISE = "raise"
     CALL = "call"
-    LOOK = "look"
+    READ = "read"
     SEARCH = "search"
     DONE = "done"
     REPEATED = "repeated"
@@ -107,7 +107,7 @@ def next_step(command: Command, known: InstanceFacts, confirmed: bool) -> NextSt
         case RaiseEvent() | Cancel():
             return _raise(known, confirmed, command.on_finished is OnFinished.RESTART)
         case SignalEntity():
-            return NextStep.CALL if known.said is None else NextStep.DONE
+            return NextStep.CALL if known.result is None else NextStep.DONE
         case _:
             return _call(known)
 
@@ -118,18 +118,18 @@ def _start(known: InstanceFacts, confirmed: bool, raises: bool, restarts: bool) 
     raises: a running instance gets the message as an event.
     restarts: a finished instance is replaced.
     """
-    said, life = known.said, known.life
-    if said is None:
+    result, state = known.result, known.state
+    if result is None:
         return NextStep.START
-    if said is CallResult.STARTED or (said is CallResult.RAISED and (confirmed or life is InstanceState.RUNNING)):
+    if result is CallResult.STARTED or (result is CallResult.RAISED and (confirmed or state is InstanceState.RUNNING)):
         return NextStep.DONE
-    if life is None:
-        return NextStep.LOOK
-    if life is InstanceState.MISSING:
-        return NextStep.UNSURE if said is CallResult.UNSURE else NextStep.START
+    if state is None:
+        return NextStep.READ
+    if state is InstanceState.MISSING:
+        return NextStep.UNSURE if result is CallResult.UNSURE else NextStep.START
     if known.started_by_it:
-        return NextStep.DONE if said is CallResult.UNSURE else NextStep.REPEATED
-    if life is InstanceState.RUNNING:
+        return NextStep.DONE if result is CallResult.UNSURE else NextStep.REPEATED
+    if state is InstanceState.RUNNING:
         return NextStep.RAISE if raises else NextStep.EXISTS
     if not raises and not restarts:
         return NextStep.EXISTS
@@ -137,16 +137,16 @@ def _start(known: InstanceFacts, confirmed: bool, raises: bool, restarts: bool) 
 
 
 def _raise(known: InstanceFacts, confirmed: bool, restarts: bool) -> NextStep:
-    said, life = known.said, known.life
-    if said is None or said is CallResult.STARTED:
+    result, state = known.result, known.state
+    if result is None or result is CallResult.STARTED:
         return NextStep.RAISE
-    if said is CallResult.RAISED and (confirmed or life is InstanceState.RUNNING):
+    if result is CallResult.RAISED and (confirmed or state is InstanceState.RUNNING):
         return NextStep.DONE
-    if said is CallResult.MISSING or life is InstanceState.MISSING:
+    if result is CallResult.MISSING or state is InstanceState.MISSING:
         return NextStep.MISSING
-    if life is None:
-        return NextStep.LOOK
-    if life is InstanceState.RUNNING:
+    if state is None:
+        return NextStep.READ
+    if state is InstanceState.RUNNING:
         return NextStep.RAISE
     return _late(known, restarts)
 
@@ -156,21 +156,21 @@ def _late(known: InstanceFacts, restarts: bool) -> NextStep:
     if known.held is None:
         return NextStep.SEARCH
     if known.held:
-        return NextStep.DONE if known.said is CallResult.RAISED else NextStep.REPEATED
+        return NextStep.DONE if known.result is CallResult.RAISED else NextStep.REPEATED
     if restarts and not known.restarted:
         # A replacement of unknown outcome is an engine failure, not a state of the instance
-        return NextStep.UNSURE if known.said is CallResult.UNSURE else NextStep.REPLACE
+        return NextStep.UNSURE if known.result is CallResult.UNSURE else NextStep.REPLACE
     return NextStep.FINISHED
 
 
 def _call(known: InstanceFacts) -> NextStep:
-    if known.said is CallResult.CALLED:
+    if known.result is CallResult.CALLED:
         return NextStep.DONE
-    if known.said is CallResult.MISSING:
+    if known.result is CallResult.MISSING:
         return NextStep.MISSING
-    match known.life:
+    match known.state:
         case None:
-            return NextStep.LOOK
+            return NextStep.READ
         case InstanceState.MISSING:
             return NextStep.MISSING
         case InstanceState.FINISHED:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bridge.core.commands import Command
@@ -19,6 +20,9 @@ COMMAND_RECORD = 2
 RECORD_OPERATION = "record"
 """Operation of the entity LINEAGE that adds a record."""
 
+DUPLICATE_RECORD = 3
+"""Kind of the record of a repeated command, under the position of its delivery; on a remote engine."""
+
 _LONGEST = 500
 """Most characters of a detail in a record."""
 
@@ -32,6 +36,19 @@ def stored_ids(item: Mapping[str, Any]) -> tuple[str, ...]:
     at = letter.get("at")
     position = str(Position(*at)) if isinstance(at, list) and len(at) == 4 else None
     return index_ids(message_id if isinstance(message_id, str) else None, position)
+
+
+def ordering_keys(value: Mapping[str, Any]) -> Iterator[str]:
+    """Text of the ordering key in the state, or an operation, of a quarantine entity, if it is text.
+
+    It is there as base64 of a letter and the key.
+    """
+    key = value.get("key")
+    if isinstance(key, str):
+        try:
+            yield base64.b64decode(key)[1:].decode()
+        except ValueError:
+            return
 
 
 def command_record(command: Command, origin: MessageOrigin) -> dict[str, Any]:

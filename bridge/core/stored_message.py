@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bridge.core.envelope import Envelope
-from bridge.core.message import Message, Position, Unreadable
+from bridge.core.message import Envelope, Message, Position, Unreadable
 from bridge.core.provenance import Cause
 
 

@@ -26,6 +26,9 @@ DEAD_LETTER_PACE = "bridge.dead_letter_pace"
 SOURCE_PAUSE = "bridge.source_pause"
 """Entity: pause of one source by a person. Its key is the name of the source."""
 
+SOURCE_SEEK = "bridge.source_seek"
+"""Entity: moves of the position of one source that its daemons apply. Its key is the name of the source."""
+
 DEAD_LETTER_STATES = "bridge.dead_letters"
 """Entity: states of the dead letters of one block of offsets. Its key is the `dead_letter_block_key`."""
 
@@ -60,6 +63,9 @@ REPLAY_EDIT = "bridge.replay_edit"
 
 LINEAGE = "bridge.lineage"
 """Entity through which the lineage index of an embedded engine is read, and gets records. It has no state."""
+
+LINEAGE_INDEX = "bridge.lineage_index"
+"""Entity: shard of the lineage index of a remote engine. Its key has the number of shards and the shard."""
 
 _LONGEST = 200
 """Most characters of a key: `@name@key` must fit into the 256 characters of the storage providers."""

@@ -10,6 +10,9 @@ from typing import Any
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 
+_SAMPLED = frozenset("13579bdf")
+"""Last digits of the flags of sampled traces."""
+
 _NAMES = (TRACEPARENT, "Diagnostic-Id")
 """Names of the header. Azure's messaging clients write the same value under the second name."""
 
@@ -67,6 +70,11 @@ def trace_context(*carriers: Mapping[str, Any]) -> TraceContext | None:
                 state = carrier.get(TRACESTATE)
                 return TraceContext(parent, state if isinstance(state, str) and is_tracestate(state) else None)
     return None
+
+
+def sampled_trace(traceparent: str) -> str | None:
+    """Trace id of a `traceparent` that is sampled; None of any other text."""
+    return traceparent[3:35] if traceparent[-1:] in _SAMPLED and is_traceparent(traceparent) else None
 
 
 def is_traceparent(text: str) -> bool:

@@ -21,7 +21,7 @@ from bridge.core.system_names import (
 )
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
 from bridge.engines.base import Engine, StoredEntities
-from bridge.engines.entity_state import latest, processed
+from bridge.engines.source_entities import latest, processed
 
 WITHIN = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from durabletask.entities import EntityContext
 
+from bridge.config.model.engines import EarlyMessagesConfig
 from bridge.core.commands import Command
 from bridge.core.errors import EngineTimeout, EngineUnavailable
 from bridge.core.origin import MessageOrigin
@@ -23,7 +24,6 @@ from bridge.early_messages.executor import Executor
 from bridge.early_messages.state_machine import (
     STARTED,
     Deliver,
-    EarlyMessageLimits,
     EarlyMessageQueue,
     RetryLater,
     WaitingCommand,
@@ -52,6 +52,7 @@ class EarlyMessageEntities:
     entity runs one operation at a time, which keeps the order of messages. An operation that did not finish is
     repeated.
 
+    poll: seconds between two checks for a missing instance.
     slots: number of concurrent deliveries. In the SDK's own worker, entities share threads with orchestrators. An event
     may wait for a turn that waits for a thread; deliveries must therefore not occupy all threads.
     messages: decrypts encrypted messages.
@@ -61,7 +62,8 @@ class EarlyMessageEntities:
         self,
         executor: Executor,
         loop: asyncio.AbstractEventLoop,
-        limits: EarlyMessageLimits,
+        limits: EarlyMessagesConfig,
+        poll: float,
         policy: RetryPolicy,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         slots: int = 4,
@@ -76,6 +78,7 @@ class EarlyMessageEntities:
         self._executor = executor
         self._loop = loop
         self._limits = limits
+        self._poll = poll
         self._policy = policy
         self._now = now
         self._ahead = ahead
@@ -104,7 +107,11 @@ class EarlyMessageEntities:
         early = ahead > 0 and ctx.operation == "tick" and now < value["at"] - _SKEW
         state = ctx.get_state() or {}
         queue = EarlyMessageQueue(
-            self._limits, self._policy, state, lambda item: WaitingCommand.from_json(self._messages.open(item))
+            self._limits,
+            self._poll,
+            self._policy,
+            state,
+            lambda item: WaitingCommand.from_json(self._messages.open(item)),
         )
         target = state.get("target")
         before = (len(queue.items), queue.size)

@@ -23,7 +23,7 @@ from bridge.early_messages.store import EarlyMessageStore
 
 
 class Executor(Protocol):
-    """Executor of commands for existing instances, such as `bridge.engines.command_runner.CommandRunner`."""
+    """Executor of commands for existing instances, such as `bridge.engines.commands.command_runner.CommandRunner`."""
 
     def execute(self, command: Command, origin: MessageOrigin | None = None) -> Awaitable[None]:
         """Execute a command. Raises: EngineError."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from bridge.config.model.engines import EarlyMessagesConfig
 from bridge.core.commands import (
     Cancel,
     Command,
@@ -124,18 +125,10 @@ def waiting_command(command: Command) -> InstanceCommand | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class EarlyMessageLimits:
-    """Limits per instance: messages, and bytes of their JSON. poll: seconds between two looks for the instance."""
-
-    max_messages: int = 100
-    max_bytes: int = 512 * 1024
-    poll: float = 60.0
-
-
 class EarlyMessageQueue:
     """Early messages of one instance, oldest first.
 
+    poll: seconds between two checks for the instance.
     items: JSON of `WaitingCommand`.
     delivered: command keys of messages that left, the latest last.
     tick_at: time of the next `on_timer` call.
@@ -145,13 +138,15 @@ class EarlyMessageQueue:
 
     def __init__(
         self,
-        limits: EarlyMessageLimits,
+        limits: EarlyMessagesConfig,
+        poll: float,
         policy: RetryPolicy,
         document: dict[str, Any] | None = None,
         read: Callable[[dict[str, Any]], WaitingCommand] = WaitingCommand.from_json,
     ) -> None:
         document = document or {}
         self._limits = limits
+        self._poll = poll
         self._policy = policy
         self._read = read
         self.items: list[dict[str, Any]] = list(document.get("items", ()))
@@ -314,7 +309,7 @@ class EarlyMessageQueue:
     def _plan(self, result: OperationResult, now: float) -> None:
         """Schedule the next `on_timer` call: for an expiry, a look at the instance, or the end of remembering."""
         if self.items:
-            self._wake(result, min(now + self._limits.poll, min(each["until"] for each in self.items)))
+            self._wake(result, min(now + self._poll, min(each["until"] for each in self.items)))
         elif self.delivered:
             if self.forget_at is None:
                 self.forget_at = now + DEDUPLICATION_WINDOW

@@ -12,6 +12,7 @@ from durabletask.entities import EntityInstanceId
 
 from bridge.core.commands import Command
 from bridge.core.errors import EngineRejected, InvalidCommand
+from bridge.core.lineage import stored_ids
 from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
 from bridge.core.system_names import EARLY_MESSAGES, target_id, target_key
@@ -77,6 +78,8 @@ class EarlyMessageStore:
         if self._totals is not None:
             self._totals.admit(size)
         await self._signal(waiting.instance_id, "park", item | {"target": waiting.instance_id, "size": size}, what)
+        if self._engine.lineage is not None:
+            self._engine.lineage.waits(stored_ids(plain), target_id(waiting.instance_id))
 
     async def read(self, instance_id: str) -> EarlyMessages | None:
         """Read the early messages of an instance; None when there is nothing. Raises: EngineError."""

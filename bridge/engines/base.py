@@ -9,9 +9,10 @@ from typing import Protocol, runtime_checkable
 from durabletask.serialization import DataConverter
 
 from bridge.engines.client import EngineClient
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
+from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.message_sealer import MessageSealer
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
 
@@ -139,7 +140,12 @@ class Engine(Protocol):
 
     @property
     def keeps_lineage(self) -> bool:
-        """True when the engine takes records of the lineage index (`EngineClient.record_lineage`)."""
+        """True when the engine itself keeps the lineage index, and takes records (`EngineClient.record_lineage`)."""
+        ...
+
+    @property
+    def lineage(self) -> LineageIndex | None:
+        """Lineage index that the bridge itself writes; None where the engine writes it, or there is none."""
         ...
 
     def has_no_early_messages(self, entity_id: str) -> bool:

@@ -81,11 +81,17 @@ class LineageHit:
 
 @dataclass(frozen=True, slots=True)
 class LineageHits:
-    """Results of searches. last_key: 0 when every instance has rows; begin: time of the first row, microseconds."""
+    """Results of searches.
+
+    last_key: 0 when every instance has rows.
+    begin: time since which no row is missing, in microseconds; 0 when none is known.
+    bounded: rows may be missing at any time, beyond the bounds of the index.
+    """
 
     last_key: int
     begin: int
     hits: Sequence[LineageHit]
+    bounded: bool = False
 
 
 class EngineClient:
@@ -470,6 +476,23 @@ class EngineClient:
 
         with one_response(keeps=False):
             await self._call("list_entities", read(), what)
+
+    async def entity_pages(self, prefix: str, *, what: str) -> AsyncIterator[Sequence[pb.EntityMetadata]]:
+        """Entities whose ids begin with a prefix, with their states, page by page in the order of their ids.
+
+        Entities without a state whose operations are queued are included.
+        """
+        token: StringValue | None = None
+        while True:
+            query = pb.EntityQuery(includeState=True, includeTransient=True, continuationToken=token)
+            query.instanceIdStartsWith.value = prefix
+            query.pageSize.value = _ENTITY_PAGE
+            call = stub_of(self._sdk).QueryEntities(pb.QueryEntitiesRequest(query=query))
+            page = await self._call("list_entities", call, what)
+            yield page.entities
+            if not _has_more(page.continuationToken, token):
+                return
+            token = page.continuationToken
 
     async def clean_entity_storage(
         self, remove_empty_entities: bool = True, release_orphaned_locks: bool = True

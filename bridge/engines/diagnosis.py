@@ -63,7 +63,7 @@ async def embedded(
 
 
 async def _file(file: Path, path: str, keys: Keys, seconds: float) -> Answer:
-    def look() -> Answer:
+    def examine() -> Answer:
         keyring = keys()
         if not file.exists():
             return ok(f"{file} will be created at the first start")
@@ -79,7 +79,7 @@ async def _file(file: Path, path: str, keys: Keys, seconds: float) -> Answer:
         return ok(f"{file}, {file.stat().st_size / (1 << 20):.1f} MiB, durable (synchronous=FULL), structure is sound")
 
     try:
-        return await in_thread(look)
+        return await in_thread(examine)
     except sqlite3.OperationalError as error:
         return not_checked(f"{file}: {error}", f"bridge engine check --path {file}")
     except sqlite3.Error as error:

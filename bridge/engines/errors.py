@@ -49,7 +49,7 @@ STATUS: dict[Any, type[EngineError]] = {
 QUESTIONS = frozenset({Code.UNKNOWN, Code.INTERNAL, Code.DATA_LOSS})
 """Statuses that leave outcome and cause unknown: the engine is asked about the instance before they are accepted."""
 
-_TOLD = frozenset(
+_WITH_DETAILS = frozenset(
     {
         Code.CANCELLED, Code.DEADLINE_EXCEEDED, Code.PERMISSION_DENIED, Code.UNAUTHENTICATED, Code.RESOURCE_EXHAUSTED,
         Code.ABORTED, Code.UNIMPLEMENTED, Code.UNAVAILABLE,
@@ -57,7 +57,7 @@ _TOLD = frozenset(
 )  # fmt: skip
 """Statuses whose details describe the connection or the service. Details of other statuses may quote payload."""
 
-_SAID = {
+_FIXED_TEXTS = {
     Code.NOT_FOUND: "no such instance",
     Code.ALREADY_EXISTS: "the instance already exists",
     Code.INVALID_ARGUMENT: "the engine refuses the request (INVALID_ARGUMENT)",
@@ -144,7 +144,7 @@ def _of_status(code: Any, details: str, what: str) -> EngineError:
     elif code is Code.NOT_FOUND and any(words in lowered for words in _TASK_HUB):
         kind = EngineMisconfigured
         return kind(f"{what}: the engine does not know the task hub")
-    detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _TOLD or is_bound_refusal(details)) else ""
+    detail = f": {details[:_DETAILS_LIMIT]}" if details and (code in _WITH_DETAILS or is_bound_refusal(details)) else ""
     if kind is EngineRejected and code is Code.RESOURCE_EXHAUSTED:
         return kind(f"{what}: the request exceeds the limit of the engine{detail}")
-    return kind(f"{what}: {_SAID.get(code, code.name)}{detail}")
+    return kind(f"{what}: {_FIXED_TEXTS.get(code, code.name)}{detail}")

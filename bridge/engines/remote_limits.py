@@ -49,8 +49,8 @@ _TOO_LARGE = "received message larger than max"
 PAUSE = 1.0
 """Seconds within which a worker opens at most `BURST` streams: the SDK reopens a closed one at once."""
 BURST = 5
-_LOOK = 0.25
-"""Seconds between two looks of a waiting reader at its stream, which may have been cancelled."""
+_CHECK_SECONDS = 0.25
+"""Seconds after which a waiting reader checks its stream again, which may have been cancelled."""
 
 
 class HeldBytes:
@@ -251,7 +251,7 @@ class WorkItemFlow(grpc.UnaryStreamClientInterceptor):  # type: ignore[misc]  # 
         """Wait until there is room for another item, or until the stream is no longer active."""
         with self._changed:
             while self._queued + self._working >= self._size and is_active():
-                self._changed.wait(_LOOK)
+                self._changed.wait(_CHECK_SECONDS)
 
 
 class _WorkItems:

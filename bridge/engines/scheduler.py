@@ -23,8 +23,6 @@ from bridge.core.errors import EngineMisconfigured
 from bridge.engines.azure_access import Credentials, create_credentials, credential_kind
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
 from bridge.engines.grpc_channel import (
     RECONNECT_SECONDS,
     DeadlineInterceptor,
@@ -34,10 +32,13 @@ from bridge.engines.grpc_channel import (
     worker_options,
 )
 from bridge.engines.keyrings import Keys, no_keys
+from bridge.engines.lineage_index import LineageIndex, LineageOptions
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.remote_limits import TOTAL, ResponseLimits, WorkItemFlow
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
-from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.setup import MonitoredWorker, concurrency, quiet_logger
 from bridge.engines.workflows import Workflows
 from bridge.system.tls import TlsProblem, load_client
 
@@ -70,15 +71,25 @@ class SchedulerEngine:
     faults: Mapping[str, int] = MappingProxyType({})
     confirms_event_delivery = False
 
-    def __init__(self, name: str, config: SchedulerEngineConfig, keys: Keys = no_keys, *, intake: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: SchedulerEngineConfig,
+        keys: Keys = no_keys,
+        *,
+        intake: bool = False,
+        lineage: LineageOptions | None = None,
+    ) -> None:
         """Create the engine without connecting.
 
         keys: encrypt waiting messages.
         intake: read the keys at the start instead of on first use.
+        lineage: settings of the lineage index; None: there is none, because each row is a billed action.
         Raises: ValueError when the endpoint is invalid.
         """
         self.name = name
         self.messages = MessageSealer(keys)
+        self.lineage = None if lineage is None else LineageIndex(lineage, self.messages)
         self._intake = intake
         self._config = config
         self._host_address, self._secure = parse_endpoint(config.endpoint)
@@ -98,7 +109,6 @@ class SchedulerEngine:
         return f"scheduler at {self._host_address} ({transport}), task hub {self._config.task_hub!r}, {with_what}"
 
     keeps_lineage = False
-    """No index is kept in a task hub of the scheduler: each row would be a billed action."""
 
     def has_no_early_messages(self, entity_id: str) -> bool:
         """Return False: a remote engine must be asked."""
@@ -149,6 +159,9 @@ class SchedulerEngine:
             )
         )
 
+        if self.lineage is not None:
+            self.lineage.start(self._client)
+
     def _load_certificates(self) -> Any:
         """Channel credentials with the configured certificates; None without. Raises: EngineMisconfigured."""
         tls = self._config.tls
@@ -166,6 +179,8 @@ class SchedulerEngine:
         return [("authorization", f"Bearer {self._config.token.get_secret_value()}")]
 
     async def stop(self) -> None:
+        if self.lineage is not None:
+            await self.lineage.stop()
         client, self._client = self._client, None
         if client is not None:
             await client.close()

@@ -1,6 +1,6 @@
 """Private parts of the SDK that the engines use: each in one place, each with a way to do without it.
 
-A part that is missing costs what the docstring of its function says; the rest goes on. Tests fail when the SDK changes
+The docstring of each function says what a missing part costs. Tests fail when the SDK changes
 one of these parts, and when another module touches one (tests/engines/test_sdk_internals.py).
 """
 
@@ -28,7 +28,7 @@ _TASK_HUB = "durabletask.azuremanaged.internal.durabletask_grpc_interceptor"
 _OUTPUT = "durabletask.internal.json_encode_output_exception"
 
 
-def _part(module: str, name: str) -> Any:
+def part(module: str, name: str) -> Any:
     """Member of a module of the SDK; None when either is missing."""
     try:
         return getattr(importlib.import_module(module), name, None)
@@ -38,7 +38,7 @@ def _part(module: str, name: str) -> Any:
 
 def _required(module: str, name: str, use: str) -> Any:
     """Part without which one feature cannot work. use: the feature. Raises: EngineMisconfigured."""
-    found = _part(module, name)
+    found = part(module, name)
     if found is None:
         raise EngineMisconfigured(f"the installed durabletask cannot {use}: it has no {module}.{name}")
     return found
@@ -87,17 +87,17 @@ def task_hub_interceptor(credential: Any, task_hub: str, worker_id: str | None =
 # Failures
 
 
-def _plain_failure(error: BaseException) -> pb.TaskFailureDetails:
+def _plain_failure(error: BaseException, *_: Any) -> pb.TaskFailureDetails:
     """Failure details without causes."""
     details = pb.TaskFailureDetails(errorType=type(error).__qualname__, errorMessage=str(error))
     details.stackTrace.value = "".join(traceback.format_exception(error))
     return details
 
 
-new_failure_details: Callable[[Any], pb.TaskFailureDetails] = _part(_HELPERS, "new_failure_details") or _plain_failure
+new_failure_details: Callable[..., pb.TaskFailureDetails] = part(_HELPERS, "new_failure_details") or _plain_failure
 """Failure details of an exception with its causes, as the SDK reports it; without the SDK's function, no causes."""
 
-OutputNotEncodable: type[Exception] = _part(_OUTPUT, "JsonEncodeOutputException") or TypeError
+OutputNotEncodable: type[Exception] = part(_OUTPUT, "JsonEncodeOutputException") or TypeError
 """Exception that fails an orchestration whose result has no JSON form. The SDK treats a TypeError in the same way."""
 
 
@@ -108,7 +108,7 @@ def batch_of(request: Any) -> tuple[Any, list[pb.OperationInfo]]:
     """
     if not isinstance(request, pb.EntityRequest):
         return request, []
-    converted: tuple[Any, list[pb.OperationInfo]] = _part(_HELPERS, "convert_to_entity_batch_request")(request)
+    converted: tuple[Any, list[pb.OperationInfo]] = part(_HELPERS, "convert_to_entity_batch_request")(request)
     return converted
 
 
@@ -116,7 +116,7 @@ def batch_of(request: Any) -> tuple[Any, list[pb.OperationInfo]]:
 
 
 class OpenWorker(TaskHubGrpcWorker):
-    """Worker of the SDK with public names for what a subclass changes.
+    """Worker of the SDK with public names for the members that a subclass changes.
 
     An SDK that calls other methods than the overridden ones runs work without the subclass's changes: user code is then
     not contained, and responses are not inspected.
@@ -135,6 +135,11 @@ class OpenWorker(TaskHubGrpcWorker):
     @property
     def sdk_logger(self) -> logging.Logger | None:
         return getattr(self, "_logger", None)
+
+    @property
+    def handlers(self) -> tuple[Callable[[Any, Any, Any], Any], ...]:
+        """Functions that run a turn, an activity and a batch of operations, and send the response to a stub."""
+        return self._execute_orchestrator, self._execute_activity, self._execute_entity_batch
 
     @property
     def is_running(self) -> bool:

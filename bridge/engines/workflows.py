@@ -26,6 +26,7 @@ from durabletask.task import ActivityContext, OrchestrationContext, get_entity_n
 
 from bridge.core.errors import ConfigError, Locate, Problem
 from bridge.core.kinds import CONTEXTS, Kind, Parameter, annotation_kind, kind_of
+from bridge.core.problem_codes import coded
 from bridge.core.system_names import PREFIX
 
 _imported: dict[str, Path] = {}
@@ -103,15 +104,14 @@ def load(
         try:
             members, wrong = _members(reference, base)
         except ImportFailed as error:
-            problems.append(locate(path, str(error)))
+            problems.append(coded("C013", locate(path, str(error))))
             continue
-        problems += [locate(path, what) for what in wrong]
+        problems += [coded("C013", locate(path, what)) for what in wrong]
         for kind, name, member in members:
             other = found[kind].setdefault(name, member)
             if other is not member:
-                problems.append(
-                    locate(path, f"{kind} {name!r} is defined twice: {location(other)} and {location(member)}")
-                )
+                what = f"{kind} {name!r} is defined twice: {location(other)} and {location(member)}"
+                problems.append(coded("C010", locate(path, what)))
     if problems:
         raise ConfigError(problems)
     return Workflows(

@@ -25,6 +25,7 @@ MAX_UNFINISHED = 100
 SELECTION_SECONDS = 600.0
 """Seconds without progress of a selection after which its job is aborted."""
 
+_CLAIMS = 10
 _SAMPLES = 13
 _SAMPLE_SECONDS = 5.0
 _OPEN = (JobState.SELECTING, JobState.RUNNING, JobState.PAUSED, JobState.STOPPED)
@@ -51,6 +52,8 @@ class JobRecord:
     followed: time since which only waiting items are left.
     failed_before: failed items at the last resume.
     control: last operation of a person.
+    claim: number of the step that works on the job, and the tokens of the last steps. The operations of a step carry
+    its number, and pages ignore those of an earlier step: its process was frozen, and another one went on.
     samples: pairs of time and number of ended items, oldest first.
     """
 
@@ -73,6 +76,7 @@ class JobRecord:
         self.counts: dict[str, int] = dict.fromkeys(COUNTS, 0) | stored.get("counts", {})
         self.failed_before: int = stored.get("failed_before", 0)
         self.control: dict[str, Any] = stored.get("control", {})
+        self.claim: dict[str, Any] = stored.get("claim", {"number": 0, "recent": []})
         self.samples: list[list[float]] = [list(each) for each in stored.get("samples", ())]
         self.is_released: bool = stored.get("released", False)
 
@@ -97,6 +101,7 @@ class JobRecord:
             "counts": self.counts,
             "failed_before": self.failed_before,
             "control": self.control,
+            "claim": self.claim,
             "samples": self.samples,
             "released": self.is_released,
         }
@@ -158,8 +163,13 @@ class JobRecord:
                 self._moved(value["moves"], value["at"])
             case "pause" | "resume" | "abort":
                 self._controlled(operation, value, now)
+            case "claim":
+                if value["token"] not in self.claim["recent"]:
+                    recent = [*self.claim["recent"], value["token"]]
+                    self.claim = {"number": self.claim["number"] + 1, "recent": recent[-_CLAIMS:]}
             case "stop":
-                self._stop(value["why"])
+                if value["step"] >= self.claim["number"]:
+                    self._stop(value["why"])
             case "expire":
                 if self.state is JobState.SELECTING and now - self.touched >= SELECTION_SECONDS:
                     self._end(JobState.ABORTED, now, "the selection did not finish")
@@ -252,6 +262,8 @@ class JobPage:
     """Items of one page of a job, in the order of their selection. An item is a list of id, status and detail.
 
     The status is a result, IN_PROGRESS or LEFT.
+    step: number of the latest step that has worked on the page.
+    begun: number of the step that has begun an item, for the items in progress.
     """
 
     def __init__(self, state: Mapping[str, Any] | None = None) -> None:
@@ -260,12 +272,18 @@ class JobPage:
         self.job: str = stored.get("job", "")
         self.kind: str = stored.get("kind", "")
         self.items: list[list[str]] = [list(item) for item in stored.get("items", ())]
+        self.step: int = stored.get("step", 0)
+        self.begun: dict[str, int] = dict(stored.get("begun", {}))
         self.results: list[Result] = []
         """Results that the last operation has set."""
 
     def to_json(self) -> dict[str, Any] | None:
         """State as JSON; None without items."""
-        return {"v": 1, "job": self.job, "kind": self.kind, "items": self.items} if self.exists else None
+        if not self.exists:
+            return None
+        return {
+            "v": 1, "job": self.job, "kind": self.kind, "items": self.items, "step": self.step, "begun": self.begun,
+        }  # fmt: skip
 
     def with_status(self, *statuses: str) -> list[str]:
         """Ids of the items with one of these statuses, in order."""
@@ -290,13 +308,16 @@ class JobPage:
         if not self.exists:
             return []
         moves: dict[str, int] = {}
-        if operation == "begin":
-            self._change(((id_, IN_PROGRESS, "") for id_ in value), (LEFT,), moves)
-        elif operation == "undo":
-            self._change(((id_, LEFT, "") for id_ in value), (IN_PROGRESS,), moves)
-        elif operation == JOB_RESULTS:
-            replaced = (LEFT, IN_PROGRESS, Result.EARLY.value, Result.QUARANTINED.value)
-            self._change(_read(value), replaced, moves)
+        if operation == JOB_RESULTS:
+            self._change(_read(value), _REPLACED, moves)
+        elif operation in ("begin", "undo", "settle") and value["step"] >= self.step:
+            self.step = value["step"]
+            if operation == "begin":
+                self._change(((id_, IN_PROGRESS, "") for id_ in value["ids"]), (LEFT,), moves)
+            elif operation == "undo":
+                self._change(((id_, LEFT, "") for id_ in value["ids"]), (IN_PROGRESS,), moves)
+            else:
+                self._change(_read(value["results"]), _REPLACED, moves)
         moves = {name: count for name, count in moves.items() if count}
         return [Signal(JOB, self.job, "moved", {"moves": moves, "at": now})] if moves else []
 
@@ -311,10 +332,15 @@ class JobPage:
             moves[status] = moves.get(status, 0) + 1
             if status != item[1] and status in _RESULTS:
                 self.results.append(Result(status))
+            if status == IN_PROGRESS:
+                self.begun[id_] = self.step
+            else:
+                self.begun.pop(id_, None)
             item[1:] = [status, detail]
 
 
 _RESULTS = frozenset(result.value for result in Result)
+_REPLACED = (LEFT, IN_PROGRESS, Result.EARLY.value, Result.QUARANTINED.value)
 
 
 def _read(value: Mapping[str, Sequence[str]]) -> Iterable[tuple[str, str, str]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
@@ -16,7 +17,7 @@ from durabletask import task
 
 from bridge.core.errors import BridgeError, BrokerUnavailable, EngineOutage
 from bridge.core.states import JobState
-from bridge.core.system_names import JOB_RESULTS, JOB_STEP
+from bridge.core.system_names import JOB_STEP
 from bridge.engines.base import Engine
 from bridge.jobs.kind import ITEMS_PER_PAGE, ItemResult, Job, JobKind, Result, TryLater
 from bridge.jobs.state_machine import IN_PROGRESS, LEFT, SELECTION_SECONDS, JobPage, JobRecord
@@ -41,6 +42,8 @@ _CONTROL_SECONDS = 300.0
 _FOLLOW_SECONDS = 30.0
 _PROGRESS_SECONDS = 30.0
 _FIRST_WAIT = 0.1
+_PASSING = EngineOutage | BrokerUnavailable | TryLater
+"""Errors that end by themselves."""
 _SHORT_WAIT = 1.0
 """Longest wait inside of a step."""
 _OUTSTANDING = 2 * ITEMS_PER_PAGE
@@ -91,6 +94,10 @@ class _Moved(Exception):
     def __init__(self, phase: str) -> None:
         super().__init__(phase)
         self.phase = phase
+
+
+class _Superseded(Exception):
+    """Raised when another process has gone on with the job meanwhile: this one was frozen."""
 
 
 class _Ended(Exception):
@@ -146,6 +153,9 @@ class JobSteps:
                 run.place = replace(run.place, wait=0.0)
             except _Moved as moved:
                 run.place = replace(run.place, phase=moved.phase, wait=0.0)
+            except _Superseded:
+                log.warning(f"job {run.place.job}: another process went on", action="job", job=run.place.job)
+                return {"place": asdict(run.place), "seconds": _SHORT_WAIT, "end": None}
             except _Ended as ended:
                 return {"place": None, "seconds": 0, "end": ended.result}
             except _Pause as pause:
@@ -177,6 +187,9 @@ class _Run:
         self._kinds = kinds
         self.place = place
         self._now = now
+        self._token = secrets.token_hex(8)
+        self._number: int | None = None
+        """Number of this step; None before its claim."""
         self._page: JobPage | None = None
         """Page of the place, as this step knows it."""
         self._ended_step: int | None = None
@@ -192,6 +205,8 @@ class _Run:
             if pending:
                 raise _Pause
             raise _Ended("removed")
+        if self._number is not None and record.claim["recent"][-1] != self._token:
+            raise _Superseded
         phase = {"select": self._select, "compare": self._compare, "work": self._work, "end": self._end}
         await phase[self.place.phase](record)
 
@@ -211,6 +226,7 @@ class _Run:
         if record.number is None:
             raise _Pause
         await self._sweep()
+        await self._claim(record.id)
         registry = await self._store.registry()
         for other in registry.holders(record.id):
             held = await self._held_by(other)
@@ -222,19 +238,18 @@ class _Run:
         """Digests of the items that a job holds, sorted."""
         holder = await self._store.record(job)
         held: array[int] = array("Q")
-        for number in range(holder.pages):
-            page = await self._store.page(job, number)
+        async for _, page in self._store.pages(job):
             ids = page.unfinished if holder.is_open else page.with_status(IN_PROGRESS)
             held.extend(map(_digest, ids))
         return array("Q", sorted(held))
 
     async def _skip(self, record: JobRecord, other: str, held: array[int]) -> None:
         result = ItemResult(Result.SKIPPED, f"job {other} holds it").to_json()
-        for number in range(record.pages):
-            page = await self._store.page(record.id, number)
+        async for number, page in self._store.pages(record.id):
             found = {id_: result for id_ in page.with_status(LEFT) if _contains(held, _digest(id_))}
             if found:
-                await self._store.signal_page(record.id, number, JOB_RESULTS, found)
+                value = {"step": self._number, "results": found}
+                await self._store.signal_page(record.id, number, "settle", value)
 
     async def _sweep(self) -> None:
         """Remove the records of jobs that ended long ago."""
@@ -263,6 +278,7 @@ class _Run:
         if kind is None:
             await self._stop(record, f"this version has no jobs of the kind {record.request.kind}")
             raise _Pause
+        await self._claim(record.id)
         job = Job(record.id, record.request)
         request = record.request
         plain = request.rate is None and not request.ramp and request.stop_after_failures is None
@@ -271,9 +287,10 @@ class _Run:
                 await self._work_pages(record, kind, job)
             else:
                 await self._work_items(record, kind, job)
-        except _Pause:
+        except (_Pause, _Superseded):
             raise
         except TryLater as later:
+            self._page = None
             raise _Pause(later.seconds) from later
         except (EngineOutage, BrokerUnavailable):
             self._page = None
@@ -285,7 +302,7 @@ class _Run:
 
     async def _stop(self, record: JobRecord, why: str) -> None:
         log.warning(f"job {record.id} is stopped: {why}", action="job", job=record.id, kind=record.request.kind)
-        await self._store.signal(record.id, "stop", {"why": why})
+        await self._store.signal(record.id, "stop", {"why": why, "step": await self._claim(record.id)})
 
     async def _work_pages(self, record: JobRecord, kind: JobKind, job: Job) -> None:
         """Work on several whole pages at once."""
@@ -296,7 +313,7 @@ class _Run:
         self.place = replace(self.place, page=first + done)
         errors = [result for result in results if result is not None]
         # A cause that needs a person comes before one that passes
-        errors.sort(key=lambda error: isinstance(error, EngineOutage | BrokerUnavailable | TryLater))
+        errors.sort(key=lambda error: (not isinstance(error, _Superseded), isinstance(error, _PASSING)))
         if errors:
             raise errors[0]
 
@@ -314,7 +331,7 @@ class _Run:
         ids = [id_ for id_, *_ in page.items[self.place.index : self.place.index + count]]
         held = set(page.unfinished)
         if wanted := [id_ for id_ in ids if id_ in held]:
-            await self._call(page, self.place.page, kind, job, wanted)
+            page = self._page = await self._call(page, self.place.page, kind, job, wanted)
         rate, due = record.request.rate, self.place.due
         if rate is not None:
             due = max(self._now(), due) + len(wanted) / rate
@@ -357,23 +374,44 @@ class _Run:
         self._ended_step = end
         raise _Pause(0.0)
 
-    async def _call(self, page: JobPage, number: int, kind: JobKind, job: Job, ids: Sequence[str]) -> None:
-        """Let the kind work on items, and store its results. The page is kept up to date."""
-        fresh, repeated = _apart(page, ids)
-        if fresh:
-            await self._tell(page, number, job, "begin", fresh)
+    async def _claim(self, job: str) -> int:
+        """Number of this step. Raises: _Superseded."""
+        if self._number is None:
+            claim = await self._store.claim(job, self._token)
+            if claim["recent"][-1] != self._token:
+                raise _Superseded
+            self._number = claim["number"]
+        return self._number
+
+    async def _call(self, page: JobPage, number: int, kind: JobKind, job: Job, ids: Sequence[str]) -> JobPage:
+        """Let the kind work on items, and store its results. Returns the page after that. Raises: _Superseded."""
+        step = await self._claim(job.id)
+        left = set(page.with_status(LEFT))
+        begun = [id_ for id_ in ids if id_ in left]
+        await self._store.signal_page(job.id, number, "begin", {"step": step, "ids": begun})
+        page = await self._store.page(job.id, number)
+        if page.step != step:
+            raise _Superseded
+        held = set(page.unfinished)
+        ids = [id_ for id_ in ids if id_ in held]
+        # Items that were in progress when this step began them belong to an earlier one, which may have worked on them
+        fresh = [id_ for id_ in begun if page.begun.get(id_) == step]
+        if not ids:
+            return page
         try:
-            results = await kind.work(job, number, ids, repeated)
+            results = await kind.work(job, number, ids, frozenset(ids).difference(fresh))
         except TryLater:
-            await self._tell(page, number, job, "undo", fresh)
+            await self._store.signal_page(job.id, number, "undo", {"step": step, "ids": fresh})
             raise
         found = {id_: result.to_json() for id_, result in results.items()}
         if found:
-            await self._tell(page, number, job, JOB_RESULTS, found)
+            await self._settle(page, number, job, found)
+        return page
 
-    async def _tell(self, page: JobPage, number: int, job: Job, operation: str, value: Any) -> None:
-        await self._store.signal_page(job.id, number, operation, value)
-        page.apply(operation, value, self._now())
+    async def _settle(self, page: JobPage, number: int, job: Job, results: Mapping[str, Sequence[str]]) -> None:
+        value = {"step": self._number, "results": results}
+        await self._store.signal_page(job.id, number, "settle", value)
+        page.apply("settle", value, self._now())
 
     async def _finish_begun(self, record: JobRecord) -> None:
         """Work once more on items that an aborted job has begun, where the outcome of the call is unknown."""
@@ -395,11 +433,11 @@ class _Run:
             await self._call(page, number, kind, job, begun)
         except TryLater as later:
             raise _Pause(later.seconds) from later
-        except (EngineOutage, BrokerUnavailable):
+        except (EngineOutage, BrokerUnavailable, _Superseded):
             raise
         except Exception as error:
             failed = ItemResult(Result.FAILED, f"aborted; the outcome is unknown: {_cause(error, None)}").to_json()
-            await self._tell(page, number, job, JOB_RESULTS, dict.fromkeys(begun, failed))
+            await self._settle(page, number, job, dict.fromkeys(begun, failed))
 
     # End
 
@@ -432,12 +470,6 @@ def _cause(error: Exception, record: JobRecord | None) -> str:
     job = None if record is None else record.id
     log.error("a job met a bug", action="job", job=job, exc_info=error)
     return f"unexpected {type(error).__name__}; the log of the daemon has its traceback"
-
-
-def _apart(page: JobPage, ids: Sequence[str]) -> tuple[list[str], Collection[str]]:
-    """Items that were never begun, and those that an earlier call may have worked on."""
-    begun = set(page.with_status(IN_PROGRESS))
-    return [id_ for id_ in ids if id_ not in begun], begun.intersection(ids)
 
 
 def _ends(ramp: Sequence[int]) -> Iterator[int]:

@@ -27,7 +27,7 @@ from bridge.core.errors import (
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB, JOB_PAGE, JOBS, JOBS_KEY, job_instance_id, job_page_key
 from bridge.engines.base import Engine
-from bridge.engines.entity_state import latest, processed
+from bridge.engines.source_entities import latest, processed
 from bridge.jobs.kind import ITEMS_PER_PAGE, JobRequest
 from bridge.jobs.orchestrator import CONTROL_EVENT
 from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry
@@ -41,6 +41,7 @@ _WITHIN = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
 _LOOK_SECONDS = 0.05
+_QUICK_SECONDS = 0.002
 _AT_ONCE = 16
 _TOUCH_SECONDS = 30.0
 
@@ -181,6 +182,19 @@ class JobStore:
         entity = EntityInstanceId(JOB_PAGE, job_page_key(job, page))
         await self._client.signal_entity(entity, operation, value, what=f"job {job}: {operation}")
 
+    async def claim(self, job: str, token: str) -> Mapping[str, Any]:
+        """Claim a job for one step; return the claims after that. Raises: EngineUnavailable."""
+        await self.signal(job, "claim", {"token": token})
+        end, pause = time.monotonic() + _WITHIN, _QUICK_SECONDS
+        while True:
+            claim = (await self.record(job)).claim
+            if token in claim["recent"]:
+                return claim
+            if time.monotonic() > end:
+                raise EngineUnavailable(f"job {job}: no worker has processed its claim; is one running?")
+            await asyncio.sleep(pause)
+            pause = min(_LOOK_SECONDS, pause * 2)
+
     # Reads
 
     async def find(self, job: str) -> tuple[JobRecord | None, bool]:
@@ -220,39 +234,51 @@ class JobStore:
     async def page(self, job: str, page: int) -> JobPage:
         """One page, after all operations sent so far. Raises: EngineUnavailable when no worker has processed them."""
         entity = EntityInstanceId(JOB_PAGE, job_page_key(job, page))
-        what, late = f"read job {job}", f"job {job}: no worker has processed its items; is one running?"
-        return JobPage(await processed(self._client, entity, what, _WITHIN, late))
+        end, pause = time.monotonic() + _WITHIN, _QUICK_SECONDS
+        while True:
+            state, pending = await latest(self._client, entity, f"read job {job}")
+            if not pending:
+                return JobPage(state)
+            if time.monotonic() > end:
+                raise EngineUnavailable(f"job {job}: no worker has processed its items; is one running?")
+            await asyncio.sleep(pause)
+            pause = min(_LOOK_SECONDS, pause * 2)
 
     async def page_numbers(self, job: str) -> list[int]:
         """Numbers of the existing pages of a job, those without processed operations included."""
-        prefix = f"@{JOB_PAGE}@{job}~"
-        query = EntityQuery(prefix, include_state=False, include_transient=True)
+        query = EntityQuery(_pages(job), include_state=False, include_transient=True)
         found = await self._client.get_all_entities(query, what=f"list the pages of job {job}")
         return sorted(int(each.id.key.rpartition("~")[2]) for each in found)
 
     async def items(self, job: str, statuses: Collection[str] = ()) -> AsyncIterator[JobItem]:
         """Items of a job in order. statuses: only items with one of these; empty for all."""
-        number = 0
-        record = await self.record(job)
-        while number < record.pages:
-            until = min(number + _AT_ONCE, record.pages)
-            states = await asyncio.gather(
-                *(
-                    latest(self._client, EntityInstanceId(JOB_PAGE, job_page_key(job, each)), f"read job {job}")
-                    for each in range(number, until)
-                )
-            )
-            for state, _ in states:
-                for id_, status, detail in JobPage(state).items:
+        await self.record(job)
+        async for entities in self._client.entity_pages(_pages(job), what=f"read job {job}"):
+            for entity in entities:
+                for id_, status, detail in JobPage(json.loads(entity.serializedState.value or "null")).items:
                     if not statuses or status in statuses:
                         yield JobItem(id_, status, detail)
-            number = until
+
+    async def pages(self, job: str) -> AsyncIterator[tuple[int, JobPage]]:
+        """All pages with their numbers, each after all operations sent so far."""
+        async for entities in self._client.entity_pages(_pages(job), what=f"read job {job}"):
+            for entity in entities:
+                number = int(entity.instanceId.rpartition("~")[2])
+                if entity.backlogQueueSize:
+                    yield number, await self.page(job, number)
+                else:
+                    yield number, JobPage(json.loads(entity.serializedState.value or "null"))
 
     async def registry(self) -> JobRegistry:
         """Unfinished jobs of the engine, after all operations sent so far. Raises: EngineUnavailable."""
         late = "no worker has processed the registry of jobs; is one running?"
         entity = EntityInstanceId(JOBS, JOBS_KEY)
         return JobRegistry(await processed(self._client, entity, "read the registry of jobs", _WITHIN, late))
+
+
+def _pages(job: str) -> str:
+    """Prefix of the ids of the pages of a job."""
+    return f"@{JOB_PAGE}@{job}~"
 
 
 def _refusal(action: Action, job: str, state: JobState) -> EngineRejected:

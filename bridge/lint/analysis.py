@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from bridge.core.suppression import UNUSED
 from bridge.lint.contexts import Orchestrator, orchestrators
 from bridge.lint.determinism import nondeterminism
 from bridge.lint.finding import RULES, Finding
@@ -104,6 +105,13 @@ def unknown(paths: Sequence[Path], known: KnownNames) -> list[Finding]:
     project = Project()
     modules = _read(project, paths, set())
     return sorted(_kept(project, modules, set(unknown_names(project, modules, known))))
+
+
+@_collector_paused()
+def known_names(names: Names) -> KnownNames:
+    """Names that the workflow modules of a configuration register, and those that it declares. No code runs."""
+    project = Project()
+    return known_in(project, _read(project, names.files, set()), names.targets, names.external)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,26 +214,16 @@ def _retry_policies(module: Module) -> Iterator[Finding]:
 
 def _suppressed(module: Module | None, finding: Finding) -> bool:
     suppression = None if module is None else module.suppressions.get(finding.line)
-    if suppression is None or finding.rule not in suppression.rules:
-        return False
-    suppression.used = True
-    return bool(suppression.reason)
+    return suppression is not None and suppression.suppresses(finding.rule)
 
 
 def _bad_suppressions(module: Module, unreached: set[int], *, everything: bool) -> Iterator[Finding]:
     """Findings for invalid or unused suppressions. everything: all rules ran, including the check of names."""
     for suppression in module.suppressions.values():
-        unknown = [rule for rule in suppression.rules if rule not in RULES]
-        if not suppression.rules:
-            what, remedy = "the suppression names no rule", "write `# bridge: ignore[rule] reason`"
-        elif unknown:
-            what, remedy = f"there is no rule {', '.join(unknown)}", "see `bridge lint --rules`"
-        elif not suppression.reason:
-            what, remedy = "the suppression has no reason", "write the reason after the bracket"
-        elif not everything and NAMES in suppression.rules:
-            continue
-        elif not suppression.used and suppression.line not in unreached:
-            what, remedy = "there is no finding here", "remove it"
-        else:
-            continue
+        defect = suppression.defect(RULES, "`bridge lint --rules`")
+        if defect is None:
+            if (not everything and NAMES in suppression.rules) or suppression.used or suppression.line in unreached:
+                continue
+            defect = UNUSED
+        what, remedy = defect
         yield Finding(str(module.path), suppression.line, 1, "suppression", what, remedy)

@@ -168,7 +168,7 @@ HARMLESS = frozenset({"asyncio.CancelledError", "asyncio.TimeoutError", "socket.
 """Permitted names below a forbidden prefix. A seeded Random is repeatable; one without a seed is reported."""
 
 
-_NOW_UNLESS_TOLD = {"time.ctime": 1, "time.gmtime": 1, "time.strftime": 2}
+_ARGUMENTS_WITH_TIME = {"time.ctime": 1, "time.gmtime": 1, "time.strftime": 2}
 """Number of arguments from which these functions format a given time. With fewer arguments they read the clock."""
 
 _CHANCE = ("random", "secrets", "numpy.random")
@@ -182,8 +182,8 @@ def forbidden_call(name: str, arguments: int = 0) -> tuple[str, str] | None:
     """Rule and remedy of a forbidden call, by dotted name; None for a permitted call."""
     if name in HARMLESS:
         return None
-    if name in _NOW_UNLESS_TOLD:
-        return None if arguments >= _NOW_UNLESS_TOLD[name] else ("clock", CLOCK)
+    if name in _ARGUMENTS_WITH_TIME:
+        return None if arguments >= _ARGUMENTS_WITH_TIME[name] else ("clock", CLOCK)
     found = _EXACT.get(name)
     if found is not None:
         return found

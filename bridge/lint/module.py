@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import builtins
 import io
-import re
 import tokenize
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
+from bridge.core.suppression import MARK, Suppression, parse_suppression
 from bridge.lint.forbidden import KEPT, forbidden_call, forbidden_name
 from bridge.lint.tree import nodes
 from bridge.system.files import read_file
@@ -22,10 +22,6 @@ _PARTIALS = ("functools.partial", "functools.partialmethod")
 
 MAX_SOURCE = 8 * 1024 * 1024
 """Maximum size of an analysed Python file, in bytes."""
-
-MARK = "bridge: ignore"
-
-SUPPRESSION = re.compile(r"#\s*bridge: ignore\s*(?:\[(?P<rules>[^\]]*)\])?\s*(?:--|:)?\s*(?P<reason>.*)$")
 
 Function: TypeAlias = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -51,16 +47,6 @@ MUTATORS = frozenset(
 
 
 CONTAINERS = frozenset(["Counter", "OrderedDict", "count", "defaultdict", "deque", "dict", "list", "set"])
-
-
-@dataclass(slots=True)
-class Suppression:
-    """A comment that disables rules for one line and gives the reason."""
-
-    line: int
-    rules: tuple[str, ...]
-    reason: str
-    used: bool = False
 
 
 @dataclass
@@ -257,13 +243,12 @@ class Module:
             return {}
         found = {}
         for token in tokenize.generate_tokens(io.StringIO(self.text).readline):
-            match = SUPPRESSION.search(token.string) if token.type == tokenize.COMMENT else None
-            if match:
-                rules = tuple(rule.strip() for rule in (match["rules"] or "").split(",") if rule.strip())
-                line = token.start[0]
-                if not token.line[: token.start[1]].strip():
-                    line += 1  # a comment on its own line applies to the line below
-                found[line] = Suppression(token.start[0], rules, match["reason"].strip())
+            if token.type != tokenize.COMMENT:
+                continue
+            alone = not token.line[: token.start[1]].strip()
+            suppression = parse_suppression(token.string, token.start[0], alone=alone)
+            if suppression is not None:
+                found[suppression.applies_to] = suppression
         return found
 
     @cached_property

@@ -13,9 +13,6 @@ from bridge.lint.finding import Finding
 from bridge.lint.module import Function, Module, constants, local_names, named
 from bridge.lint.tree import children, nodes
 
-TAKERS = ("get", "pop", "setdefault")
-"""Methods that take a member out of a table."""
-
 VIEWS = ("values", "items", "copy")
 """Methods that return a table's members, or all of it."""
 

@@ -27,14 +27,14 @@ def replaying(project: Project, reached: Reached) -> Iterator[Finding]:
         module.mentions_replaying for module in project.modules.values() if module is not None
     ):
         return
-    look = _Look(project, reached)
+    decisions = _Decisions(project, reached)
     for node in nodes(reached.function):
-        place = look.decision(node)
+        place = decisions.decision(node)
         if place is not None:
             yield found(reached, place, RULE, "a replay takes another path than the first run", REMEDY)
 
 
-class _Look:
+class _Decisions:
     def __init__(self, project: Project, reached: Reached) -> None:
         self._project = project
         self._reached = reached

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from bridge import __version__
 from bridge.lint.finding import RULES, Finding
@@ -12,12 +13,44 @@ from bridge.lint.finding import RULES, Finding
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of a tool. help: text for readers who want to know more; empty if there is none."""
+
+    text: str
+    help: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result of a tool. line and column start at 1; 0: unknown."""
+
+    rule: str
+    level: Literal["error", "warning"]
+    text: str
+    file: str
+    line: int
+    column: int
+
+
 def sarif(findings: Sequence[Finding], orchestrators: int | None = None) -> dict[str, Any]:
-    """SARIF log with one run that holds every finding. Paths below the current directory are relative to it.
+    """SARIF log of `bridge lint`.
 
     orchestrators: number of analysed functions, written as a property of the run.
     """
-    rules = list(RULES)
+    results = [
+        Result(each.rule, "error", f"{each.what}; {each.remedy}", each.file, each.line, each.column)
+        for each in findings
+    ]
+    properties = {} if orchestrators is None else {"orchestrators": orchestrators}
+    return log("bridge lint", {rule: Rule(text) for rule, text in RULES.items()}, results, properties)
+
+
+def log(
+    tool: str, rules: Mapping[str, Rule], results: Sequence[Result], properties: Mapping[str, Any]
+) -> dict[str, Any]:
+    """SARIF log with one run that holds every result. Paths below the current directory are relative to it."""
+    order = {rule: index for index, rule in enumerate(rules)}
     return {
         "$schema": SCHEMA,
         "version": "2.1.0",
@@ -25,32 +58,39 @@ def sarif(findings: Sequence[Finding], orchestrators: int | None = None) -> dict
             {
                 "tool": {
                     "driver": {
-                        "name": "bridge lint",
+                        "name": tool,
                         "version": __version__,
-                        "rules": [{"id": rule, "shortDescription": {"text": RULES[rule]}} for rule in rules],
+                        "rules": [
+                            {
+                                "id": name,
+                                "shortDescription": {"text": rule.text},
+                                **({"help": {"text": rule.help}} if rule.help else {}),
+                            }
+                            for name, rule in rules.items()
+                        ],
                     }
                 },
                 "results": [
                     {
-                        "ruleId": finding.rule,
-                        "ruleIndex": rules.index(finding.rule),
-                        "level": "error",
-                        "message": {"text": f"{finding.what}; {finding.remedy}"},
-                        "locations": [
-                            {
-                                "physicalLocation": {
-                                    "artifactLocation": {"uri": _uri(finding.file)},
-                                    "region": {"startLine": finding.line, "startColumn": finding.column},
-                                }
-                            }
-                        ],
+                        "ruleId": each.rule,
+                        "ruleIndex": order[each.rule],
+                        "level": each.level,
+                        "message": {"text": each.text},
+                        "locations": [{"physicalLocation": _location(each)}],
                     }
-                    for finding in findings
+                    for each in results
                 ],
-                **({} if orchestrators is None else {"properties": {"orchestrators": orchestrators}}),
+                **({"properties": dict(properties)} if properties else {}),
             }
         ],
     }
+
+
+def _location(result: Result) -> dict[str, Any]:
+    place: dict[str, Any] = {"artifactLocation": {"uri": _uri(result.file)}}
+    if result.line:
+        place["region"] = {"startLine": result.line, "startColumn": max(result.column, 1)}
+    return place
 
 
 def _uri(file: str) -> str:

@@ -1,4 +1,4 @@
-"""Values that outlive a run: globals that change, and globals that each program start creates anew."""
+"""Values that outlive a run: globals that change, and globals that each start of the program creates again."""
 
 from __future__ import annotations
 

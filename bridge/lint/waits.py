@@ -21,7 +21,7 @@ SAGA_METHODS = frozenset(["step", "sequence", "parallel", "run", "wait_for_event
 HEARING = frozenset({"bridge.workflow.Inbox", "bridge.workflow.wait_for_message"})
 COMPOSITES = ("CompositeTask", "WhenAnyTask", "WhenAllTask")
 
-LOOKS = frozenset(
+NOT_WAITING = frozenset(
     ["append", "extend", "get_exception", "get_result", "insert", "is_complete", "is_failed", "is_cancelled"]
 )
 """Attributes of a task, or of a list of tasks, that wait for nothing."""
@@ -187,7 +187,7 @@ class _Uses:
         if self.is_returned(node):
             return False
         if isinstance(parent, ast.Attribute):
-            return parent.attr not in LOOKS
+            return parent.attr not in NOT_WAITING
         if isinstance(parent, ast.keyword):
             parent = self._parents.get(parent)
         if isinstance(parent, ast.Call):

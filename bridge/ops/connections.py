@@ -12,12 +12,7 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-ASK_SECONDS = 10.0
-"""Seconds from the first byte of a request, or from the connection, to the end of its headers."""
-IDLE_SECONDS = 75.0
-"""Seconds between two requests of a connection. Scrapers send one every 15 to 60 s."""
-MOST = 256
-"""Most connections of one server. Beyond that, the longest idle connection is closed for a new one."""
+from bridge.config.model.bridge import ConnectionsConfig
 
 _log = logging.getLogger("bridge.sdk.http")
 _log.addFilter(
@@ -29,18 +24,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Connections:
-    """Serves an application. ask, idle, most: defaults are ASK_SECONDS, IDLE_SECONDS and MOST."""
+    """Serves an application."""
 
-    def __init__(
-        self, app: web.Application, *, ask: float = ASK_SECONDS, idle: float = IDLE_SECONDS, most: int = MOST
-    ) -> None:
+    def __init__(self, app: web.Application, limits: ConnectionsConfig) -> None:
         app.middlewares.insert(0, self._mark)
         self._runner = web.AppRunner(
-            app, access_log=None, handle_signals=False, shutdown_timeout=1.0, keepalive_timeout=idle, logger=_log
+            app,
+            access_log=None,
+            handle_signals=False,
+            shutdown_timeout=1.0,
+            keepalive_timeout=limits.idle_timeout,
+            logger=_log,
         )
-        self.ask = ask
-        self.idle = idle
-        self._most = most
+        self.limits = limits
         self._open: dict[Any, _Connection] = {}
         """Connections by aiohttp's protocol, in the order of their last request."""
         self._server: asyncio.Server | None = None
@@ -78,7 +74,7 @@ class Connections:
 
     def joined(self, connection: _Connection) -> bool:
         """Add a connection, in place of an idle one if needed; False when all are busy."""
-        if len(self._open) >= self._most:
+        if len(self._open) >= self.limits.max_connections:
             idle = next((each for each in self._open.values() if not each.busy), None)
             if idle is None:
                 self.refused["full"] += 1
@@ -125,7 +121,7 @@ class _Connection(asyncio.Protocol):
         if not self._all.joined(self):
             self._transport.abort()
             return
-        self._wait(self._all.ask)
+        self._wait(self._all.limits.header_timeout)
         if self._tls is None:
             self._begin(self._transport)
         else:
@@ -135,7 +131,7 @@ class _Connection(asyncio.Protocol):
     async def _begin_tls(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
         try:
             wrapped = await asyncio.get_running_loop().start_tls(
-                transport, self, tls, server_side=True, ssl_handshake_timeout=self._all.ask
+                transport, self, tls, server_side=True, ssl_handshake_timeout=self._all.limits.header_timeout
             )
         except (OSError, asyncio.CancelledError):  # ssl.SSLError is an OSError. Peers that speak no TLS are not logged
             self.abort()
@@ -167,7 +163,7 @@ class _Connection(asyncio.Protocol):
             return
         if not self.busy and not self._asking:
             self._asking = True
-            self._wait(self._all.ask)
+            self._wait(self._all.limits.header_timeout)
         self.inner.data_received(data)
 
     def eof_received(self) -> bool | None:
@@ -185,7 +181,7 @@ class _Connection(asyncio.Protocol):
 
     def ended(self) -> None:
         self.busy = False
-        self._wait(self._all.idle)
+        self._wait(self._all.limits.idle_timeout)
 
     def _late(self) -> None:
         self._all.refused["late"] += self._asking

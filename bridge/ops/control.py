@@ -87,10 +87,7 @@ class Control:
             # aiohttp's own pattern accepts no braces, which ids may have
             path = route.path.replace("}", ":[^/]+}")
             self._app.router.add_route(route.method, PREFIX + path, self._handler(route))
-        bounds = bounds or ControlConfig()
-        self._connections = Connections(
-            self._app, ask=bounds.header_timeout, idle=bounds.idle_timeout, most=bounds.max_connections
-        )
+        self._connections = Connections(self._app, bounds or ControlConfig())
         self._running = False
 
     @property

@@ -120,7 +120,7 @@ class Health:
         self._stuck_after = stuck_after
         self._seen: dict[str, tuple[int, float | None]] = {}
 
-    def look(
+    def assess(
         self,
         sources: Iterable[SourceReading],
         parts: Iterable[PartReading],

@@ -14,6 +14,7 @@ import orjson
 import structlog
 from structlog.typing import FilteringBoundLogger, Processor
 
+from bridge.config.model.bridge import LogConfig
 from bridge.core.bytetext import escape_invisible
 from bridge.ops import tracebacks
 from bridge.system.log_context import current_fields
@@ -21,17 +22,18 @@ from bridge.system.log_context import current_fields
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "human", "json"]
 
+_DEFAULTS = LogConfig()
 _SDK = "bridge.sdk"
 """Name of the loggers given to the SDK: a library's loggers, under a name of the bridge."""
 _LEADING = ("ts", "level", "logger", "action", "event")
 
 
 def configure(
-    level: Level = "info",
-    format: Format = "auto",  # noqa: A002 - the setting's name
+    level: Level = _DEFAULTS.level,
+    format: Format = _DEFAULTS.format,  # noqa: A002 - the setting's name
     stream: TextIO | None = None,
     *,
-    libraries: Level = "warning",
+    libraries: Level = _DEFAULTS.libraries,
     own: Collection[str] = (),
     levels: Mapping[str, Level] | None = None,
 ) -> None:

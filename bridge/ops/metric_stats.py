@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Protocol
 
+from bridge.core.histogram import Exemplar
+
 
 class HistogramLike(Protocol):
     """Protocol of a histogram.
 
     bounds: inclusive upper bounds in seconds.
     counts: number per bound and one above the last bound, not cumulative.
+    exemplars: newest example of a bucket by its index; None without any.
     """
 
     @property
@@ -19,6 +22,8 @@ class HistogramLike(Protocol):
     def counts(self) -> Sequence[int]: ...
     @property
     def total(self) -> float: ...
+    @property
+    def exemplars(self) -> Mapping[int, Exemplar] | None: ...
 
 
 class SourceStats(Protocol):
@@ -147,6 +152,15 @@ class EngineUsage(Protocol):
     def lineage_records(self) -> int: ...
 
 
+class LineageStats(Protocol):
+    """Lineage index that the bridge writes. events: rows by event. buffered: rows that wait for a write."""
+
+    @property
+    def events(self) -> Mapping[str, int]: ...
+    @property
+    def buffered(self) -> int: ...
+
+
 class EngineStats(Protocol):
     """State of an engine.
 
@@ -157,6 +171,7 @@ class EngineStats(Protocol):
     faults: operations that could not be applied and were given up, by kind.
     stuck: pools of worker threads of this process that cannot work.
     usage: memory of an engine that this process hosts; None of others.
+    lineage: lineage index that the bridge writes; None of others.
     instances: existing instances by orchestration and status; empty while they are not counted.
     finished: ends of instances that this process saw, by orchestration and status.
     failures_omitted: failed instances and compensated sagas without a line in the log.
@@ -180,6 +195,8 @@ class EngineStats(Protocol):
     def stuck(self) -> int: ...
     @property
     def usage(self) -> EngineUsage | None: ...
+    @property
+    def lineage(self) -> LineageStats | None: ...
     @property
     def instances(self) -> Mapping[tuple[str, str], int]: ...
     @property

@@ -13,7 +13,9 @@ from typing import Any, Generic, TypeVar
 
 from prometheus_client import generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 
 from bridge.core.states import STATES
 from bridge.ops.health import Readiness
@@ -33,6 +35,7 @@ from bridge.ops.metric_stats import (
 )
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
 
 _SLICE = 0.005
@@ -190,6 +193,10 @@ _ENGINES: tuple[Row[EngineStats], ...] = (
         _one(lambda it: _optional(it.usage, lambda usage: usage.events_refused))),
     Row(_GAUGE, "bridge_lineage_records", "Dead letters, signals and commands in the lineage index.", (),
         _one(lambda it: _optional(it.usage, lambda usage: usage.lineage_records))),
+    Row(_COUNTER, "bridge_lineage_rows", "Rows of the lineage index that the bridge writes to the engine, by event.",
+        ("event",), _by_word(lambda it: _optional(it.lineage, lambda index: index.events))),
+    Row(_GAUGE, "bridge_lineage_rows_buffered", "Rows of the lineage index that wait for a write.", (),
+        _one(lambda it: _optional(it.lineage, lambda index: index.buffered))),
     Row(_GAUGE, "bridge_instances", "Instances on the engine, by orchestration and status.",
         ("orchestration", "status"), _by_words(lambda it: it.instances)),
     Row(_COUNTER, "bridge_instances_finished", "Instances that ended, by orchestration and status.",
@@ -377,17 +384,17 @@ class Metrics:
         self._collector = process
         self._scrape = asyncio.Lock()
 
-    def render(self) -> bytes:
-        """Render the text exposition format (`CONTENT_TYPE`)."""
-        return self._text([*map(_source, self._sources()), *self._others()])
+    def render(self, *, openmetrics: bool = False) -> bytes:
+        """Render the text exposition format (`CONTENT_TYPE`), or OpenMetrics (`OPENMETRICS`), which has exemplars."""
+        return self._text([*map(_source, self._sources()), *self._others()], openmetrics)
 
-    async def scrape(self) -> bytes:
+    async def scrape(self, *, openmetrics: bool = False) -> bytes:
         """Render as `render` does, and let the event loop go on, however many sources and partitions there are.
 
         The figures of one source belong to one moment. One thread turns the figures of all sources into text.
         """
         async with self._scrape:
-            return await asyncio.to_thread(self._text, await self._figures())
+            return await asyncio.to_thread(self._text, await self._figures(), openmetrics)
 
     async def families(self) -> Sequence[Metric]:
         """Families, for other formats; lets the event loop go on as `scrape` does."""
@@ -432,8 +439,30 @@ class Metrics:
         if self._collector is not None:
             yield from self._collector.collect()
 
-    def _text(self, figures: Sequence[_Figures]) -> bytes:
-        return generate_latest(_Families(list(self._families(figures))))
+    def _text(self, figures: Sequence[_Figures], openmetrics: bool) -> bytes:
+        families = _Families(list(self._families(figures)))
+        if not openmetrics:
+            return generate_latest(families)
+        text: bytes = generate_openmetrics(families)  # type: ignore[no-untyped-call]  # the library has no types here
+        return text
+
+
+def chosen_type(accept: str) -> str:
+    """CONTENT_TYPE, or OPENMETRICS if an Accept header prefers that: by its weights, then by its order."""
+    best, weight = CONTENT_TYPE, 0.0
+    for each in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in each.split(";"))
+        values = dict(part.partition("=")[::2] for part in parameters)
+        try:
+            q = float(values.get("q", "1"))
+        except ValueError:
+            continue
+        found = {"application/openmetrics-text": OPENMETRICS, "text/plain": CONTENT_TYPE, "*/*": CONTENT_TYPE}.get(kind)
+        if found == OPENMETRICS and values.get("version", "1.0.0") != "1.0.0":
+            continue
+        if found is not None and q > weight:
+            best, weight = found, q
+    return best
 
 
 def _source(source: SourceStats) -> _Figures:
@@ -481,13 +510,18 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
 )
 
 
-def _buckets(histogram: HistogramLike) -> list[tuple[str, float]]:
-    """Cumulative bucket counts, as in the exposition format."""
-    buckets: list[tuple[str, float]] = []
+def _buckets(histogram: HistogramLike) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+    """Cumulative bucket counts, as in the exposition format, with the examples that OpenMetrics shows."""
+    buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = []
     running = 0
-    for bound, count in zip(
-        (*(repr(float(bound)) for bound in histogram.bounds), "+Inf"), histogram.counts, strict=True
-    ):
+    examples = dict(histogram.exemplars or {})
+    bounds = (*(repr(float(bound)) for bound in histogram.bounds), "+Inf")
+    for index, (bound, count) in enumerate(zip(bounds, histogram.counts, strict=True)):
         running += count
-        buckets.append((bound, running))
+        example = examples.get(index)
+        if example is None:
+            buckets.append((bound, running))
+        else:
+            shown = Exemplar({"trace_id": example.trace_id}, example.seconds, round(example.at, 3))
+            buckets.append((bound, running, shown))
     return buckets

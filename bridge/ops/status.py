@@ -24,6 +24,9 @@ from bridge.core.states import (
 Document = dict[str, Any]
 """Status as JSON types."""
 
+PAUSES = "pauses"
+"""Cause that holds a source while its engine does not tell whether a person has paused it."""
+
 OUTAGE_SECONDS = 60.0
 """Seconds of an outage after which it needs a person. A shorter one ends by itself."""
 
@@ -105,7 +108,10 @@ def problems(document: Document) -> list[dict[str, Any]]:
         if part["state"] is None or part["state"] in READY or not _needs_person(kind, part):
             continue
         on = _named(document, part)
+        engines = away_engines(document, part) if kind == "source" else []
         detail = f": {part['detail']}" if part["detail"] else ""
+        if engines:
+            detail = f" by {', '.join(f'engine {each}' for each in engines)}"
         sentence = _SENTENCES.get((kind, part["state"]), "{kind} {name} is {state}")
         text = sentence.format(kind=kind, name=name, state=part["state"])
         add(f"{kind} {name}", f"{text}{on}{detail}", _next_command(kind, part))
@@ -143,6 +149,16 @@ def problems(document: Document) -> list[dict[str, Any]]:
             text = f"{what} of {saga} could not be compensated today (engine {name})"
             add(f"engine {name}", text, f"bridge instances list --outcome compensation_failed --engine {name}")
     return found
+
+
+def away_engines(document: Document, source: Mapping[str, Any]) -> list[str]:
+    """Engines whose outage alone holds a source: what the status says of them explains the source."""
+    causes = source["held_by"] if source["state"] == SourceState.HELD else []
+    away = {f"engine {each['name']}" for each in document["engines"] if each["state"] == EngineState.AWAY}
+    # The pauses of a source are on its engine
+    if not causes or not away or not away.issuperset({*causes} - {PAUSES}):
+        return []
+    return sorted(each.removeprefix("engine ") for each in ({*causes} - {PAUSES} or away))
 
 
 def age(seconds: float) -> str:

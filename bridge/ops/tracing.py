@@ -157,8 +157,8 @@ class Tracing:
         resource: Resource,
         version: str,
         *,
-        max_buffered: int = 50_000,
-        max_age: float = 3600.0,
+        max_buffered: int,
+        max_age: float,
         delay: float = DELAY,
     ) -> None:
         self.sampler = sampler
@@ -413,7 +413,7 @@ def build(endpoint: str, sample: float | None, version: str, *, max_buffered: in
     # A provider reads OTEL_TRACES_SAMPLER, and has no other effect
     sampler = TracerProvider(resource=resource).sampler if sample is None else ParentBasedTraceIdRatio(sample)
     receiver = build_receiver("traces", endpoint)
-    return Tracing(receiver, sampler, resource, version, max_buffered=max_buffered, max_age=max_age)
+    return Tracing(receiver, sampler, resource, version, max_buffered=max_buffered, max_age=max_age, delay=DELAY)
 
 
 def _seconds(text: str) -> float:

@@ -18,18 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bridge.config.model.bridge import AuditConfig
 from bridge.system import private
 
 FILE = "audit.jsonl"
-MAX_BYTES = 4 * 1024 * 1024
-"""Most bytes of one file of the copy. A full file is rotated."""
-MAX_FILES = 8
-"""Most files of the copy, with the current one. The oldest is removed for a new one."""
 LOCK_SECONDS = 5.0
 """Seconds to wait for the lock of the copy: a process that froze with the lock must not block the others."""
 UNKNOWN = {"result": "unknown", "error": "killed"}
 """Fields of a change whose process was killed before it could report the result."""
 
+_DEFAULTS = AuditConfig()
 _LOCK = "audit.lock"
 _NOTES = "audit.pending"
 _TAIL = 1024 * 1024
@@ -52,7 +50,12 @@ class Trail:
     """Copy of the audit in one directory. own: the directory contains nothing else."""
 
     def __init__(
-        self, directory: Path, max_bytes: int = MAX_BYTES, max_files: int = MAX_FILES, *, own: bool = False
+        self,
+        directory: Path,
+        max_bytes: int = _DEFAULTS.max_bytes,
+        max_files: int = _DEFAULTS.files,
+        *,
+        own: bool = False,
     ) -> None:
         self.directory = directory
         self._make = private.directory if own else private.missing_directory

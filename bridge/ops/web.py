@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
 
 import orjson
 from aiohttp import web
@@ -15,7 +16,7 @@ from bridge.core.errors import ConfigError, Problem
 from bridge.core.states import DaemonState
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
-from bridge.ops.metrics import CONTENT_TYPE
+from bridge.ops.metrics import OPENMETRICS, chosen_type
 from bridge.ops.status import Document
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
@@ -31,6 +32,12 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 
 
+class Scrape(Protocol):
+    """Renderer of the metrics."""
+
+    def __call__(self, *, openmetrics: bool) -> Awaitable[bytes]: ...
+
+
 class Web:
     """Serves /healthz, /readyz, /startupz, /metrics and /api/v1/status on the event loop of `start`.
 
@@ -41,7 +48,7 @@ class Web:
         self,
         settings: HttpConfig,
         health: Callable[[], Readiness],
-        metrics: Callable[[], Awaitable[bytes]],
+        metrics: Scrape,
         tls: TlsFiles | None = None,
         status: Callable[[], Awaitable[Document]] | None = None,
     ) -> None:
@@ -84,7 +91,7 @@ class Web:
         try:
             context = None if self._tls is None else serve_current(self._tls)
         except TlsProblem as problem:
-            raise ConfigError([Problem("configuration", 0, 0, "ops.http.tls", str(problem))]) from None
+            raise ConfigError([Problem("configuration", 0, 0, "ops.http.tls", str(problem), code="C005")]) from None
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
@@ -92,10 +99,7 @@ class Web:
         app.router.add_get("/metrics", self._render_metrics)
         if self._status is not None:
             app.router.add_get("/api/v1/status", self._render_status)
-        settings = self._settings
-        connections = Connections(
-            app, ask=settings.header_timeout, idle=settings.idle_timeout, most=settings.max_connections
-        )
+        connections = Connections(app, self._settings)
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
         except OSError as error:
@@ -105,7 +109,7 @@ class Web:
                 f"cannot listen on {self._settings.host}:{self._settings.port}: {why}; "
                 "choose another port, or 0 for a free port"
             )
-            raise ConfigError([Problem("configuration", 0, 0, "ops.http.port", what)]) from None
+            raise ConfigError([Problem("configuration", 0, 0, "ops.http.port", what, code="C005")]) from None
         self._connections = connections
 
     async def stop(self) -> None:
@@ -149,8 +153,10 @@ class Web:
         assert self._status is not None
         return _json(200, await self._status())
 
-    async def _render_metrics(self, _: web.Request) -> web.Response:
-        return web.Response(body=await self._metrics(), headers={"Content-Type": CONTENT_TYPE})
+    async def _render_metrics(self, request: web.Request) -> web.Response:
+        kind = chosen_type(",".join(request.headers.getall("Accept", ())))
+        body = await self._metrics(openmetrics=kind == OPENMETRICS)
+        return web.Response(body=body, headers={"Content-Type": kind, "Vary": "Accept"})
 
 
 def _host_of(header: str) -> str:

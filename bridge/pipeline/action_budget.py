@@ -153,7 +153,7 @@ class BudgetShare:
         item.wait_in(self)
         self._budget.queue(self, item, wake)
 
-    def holds(self, item: InFlightDelivery) -> bool:
+    def blocks(self, item: InFlightDelivery) -> bool:
         """True while the item's start waits."""
         return self._budget.has_queued(self, item)
 

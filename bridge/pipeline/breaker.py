@@ -15,7 +15,7 @@ log = structlog.get_logger("bridge.breaker")
 _LONGEST_DELAY = 1.5
 
 _SILENT_AFTER = 0.35
-_LOOK = 0.1
+_CHECK_SECONDS = 0.1
 _FIRST_PROBE = 0.5
 """Seconds until a probe without an answer opens the breaker.
 
@@ -46,9 +46,9 @@ class Breaker:
         self._task: asyncio.Task[None] | None = None
         self._listeners: list[Callable[[], None]] = []
         self._calling = 0
-        self._heard_at = 0.0
-        self._look_at: asyncio.TimerHandle | None = None
-        self._asking: asyncio.Task[None] | None = None
+        self._answered_at = 0.0
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._probing: asyncio.Task[None] | None = None
 
     @property
     def open(self) -> bool:
@@ -65,21 +65,21 @@ class Breaker:
         self.error = error
         self.openings += 1
         self._task = asyncio.get_running_loop().create_task(self._recover(), name=f"breaker:{self.name}")
-        self._tell()
+        self._notify()
 
     def begin(self) -> None:
         """Note that a command is given to the engine. Call `end` when it is over, with any result."""
         self._calling += 1
         if self._calling == 1:
             loop = asyncio.get_running_loop()
-            self._heard_at = loop.time()
-            if self._look_at is None:
-                self._look_at = loop.call_later(_SILENT_AFTER, self._look)
+            self._answered_at = loop.time()
+            if self._check_timer is None:
+                self._check_timer = loop.call_later(_SILENT_AFTER, self._check_silence)
 
     def end(self) -> None:
         """Note that the engine answered a command, or that a call failed."""
         self._calling -= 1
-        self._heard_at = asyncio.get_running_loop().time()
+        self._answered_at = asyncio.get_running_loop().time()
 
     def succeed(self) -> None:
         """Reset the back-off: a command succeeded."""
@@ -87,32 +87,32 @@ class Breaker:
 
     async def stop(self) -> None:
         """Stop probing. Idempotent."""
-        if self._look_at is not None:
-            self._look_at.cancel()
-        tasks = [task for task in (self._task, self._asking) if task is not None]
-        self._task = self._asking = None
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+        tasks = [task for task in (self._task, self._probing) if task is not None]
+        self._task = self._probing = None
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _look(self) -> None:
+    def _check_silence(self) -> None:
         """Send a probe when the engine has been silent while calls wait for it."""
-        self._look_at = None
+        self._check_timer = None
         if not self._calling:
             return
         loop = asyncio.get_running_loop()
-        silent = loop.time() - self._heard_at >= _SILENT_AFTER
-        if silent and self.error is None and self._asking is None:
-            self._asking = loop.create_task(self._ask(), name=f"breaker:{self.name}:ask")
-        self._look_at = loop.call_later(_LOOK, self._look)
+        silent = loop.time() - self._answered_at >= _SILENT_AFTER
+        if silent and self.error is None and self._probing is None:
+            self._probing = loop.create_task(self._probe_once(), name=f"breaker:{self.name}:ask")
+        self._check_timer = loop.call_later(_CHECK_SECONDS, self._check_silence)
 
-    async def _ask(self) -> None:
+    async def _probe_once(self) -> None:
         asked_at = asyncio.get_running_loop().time()
         error = await self._probed(_FIRST_PROBE)
-        self._asking = None
+        self._probing = None
         if error is None:
-            self._heard_at = max(self._heard_at, asyncio.get_running_loop().time())
-        elif self._heard_at < asked_at:
+            self._answered_at = max(self._answered_at, asyncio.get_running_loop().time())
+        elif self._answered_at < asked_at:
             self.trip(error)
 
     async def _recover(self) -> None:
@@ -127,7 +127,7 @@ class Breaker:
             self.error = error
         self.error = None
         self._task = None
-        self._tell()
+        self._notify()
 
     async def _probed(self, limit: float) -> EngineOutage | None:
         """Probe the engine; None when it answered within `limit` seconds."""
@@ -146,6 +146,6 @@ class Breaker:
             return None if self.error is None else EngineTimeout(f"engine {self.name!r}: the probe failed, see the log")
         return None
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for listener in self._listeners:
             listener()

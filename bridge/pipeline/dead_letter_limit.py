@@ -20,7 +20,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 log = structlog.get_logger("bridge.source")
 
 REFRESH_SECONDS = 5.0
-"""Age in seconds after which the shared paces are read anew, before a dead letter and while a route is limited."""
+"""Age in seconds after which the shared paces are read again, before a dead letter and while a route is limited."""
 
 CREDIT = 4
 """Dead letters that one success of a limited route allows.
@@ -199,7 +199,7 @@ class DeadLetterLimit:
         item.wait_in(self)
         self._wake.set()
 
-    def holds(self, item: InFlightDelivery) -> bool:
+    def blocks(self, item: InFlightDelivery) -> bool:
         """Return True: the item is in the queue of this limit."""
         return True
 
@@ -311,7 +311,7 @@ class DeadLetterLimit:
         return True
 
     def _refresh_in(self) -> float:
-        """Seconds until the shared paces are read anew."""
+        """Seconds until the shared paces are read again."""
         return math.inf if self._store is None else self._read_at + REFRESH_SECONDS - time.monotonic()
 
     async def _refresh(self) -> None:

@@ -9,9 +9,9 @@ from typing import Protocol
 
 from bridge.brokers.base import Delivery
 from bridge.core.commands import Decision
-from bridge.core.envelope import Envelope
 from bridge.core.errors import BridgeError, MessageError
-from bridge.core.message_trace import MessageTrace
+from bridge.core.message import Envelope
+from bridge.core.origin import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
@@ -28,7 +28,7 @@ class Limit(Protocol):
         """True when messages that wait here should not fill the memory of their source."""
         ...
 
-    def holds(self, item: InFlightDelivery) -> bool:
+    def blocks(self, item: InFlightDelivery) -> bool:
         """True while a delivery must not be processed, whatever made its lane ready."""
         ...
 

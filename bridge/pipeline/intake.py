@@ -10,9 +10,8 @@ import structlog
 
 from bridge.brokers.base import Delivery, Partition
 from bridge.core import provenance
-from bridge.core.envelope import Envelope
 from bridge.core.errors import RegistryUnavailable, kept
-from bridge.core.message import Message
+from bridge.core.message import Envelope, Message
 from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.decoded import SMALL
 from bridge.pipeline.flow_control import REGISTRY, FlowControl

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from enum import Enum
 
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.bytetext import text_of
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 
@@ -46,7 +47,9 @@ class Lane:
 class Lanes:
     """Lanes of one source. Not thread-safe: one event loop."""
 
-    def __init__(self, waits: Callable[[Lane], bool] | None = None, max_backlog: int = 100) -> None:
+    def __init__(
+        self, waits: Callable[[Lane], bool] | None = None, max_backlog: int = LimitsConfig().max_key_backlog
+    ) -> None:
         """Create the lanes.
 
         waits: True when the head of a lane must wait; the callback then makes sure that `free` is called for the lane.

@@ -66,10 +66,17 @@ class Ledger:
         """
         self._leave(item)
         self.outcomes[outcome] += 1
-        self.processing.observe(now - item.received_at)
+        took = now - item.received_at
+        self.processing.observe(took)
         sent = item.delivery.message.timestamp
-        if sent is not None:
-            self.end_to_end.observe(wall - sent if wall > sent else 0.0)
+        since = None if sent is None else wall - sent if wall > sent else 0.0
+        if since is not None:
+            self.end_to_end.observe(since)
+        trace = item.trace
+        if trace is not None and trace.is_sampled:
+            self.processing.example(took, trace.trace_id, wall)
+            if since is not None:
+                self.end_to_end.example(since, trace.trace_id, wall)
 
     def abandon(self, item: InFlightDelivery, reason: str) -> None:
         """Count a delivery that was released unsettled and will be redelivered."""

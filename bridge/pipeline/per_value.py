@@ -21,7 +21,7 @@ KEEP = 60.0
 A flood of new values does not displace earlier values that send at least once in this time.
 """
 
-_LOOKS = 16
+_MOST_CHECKED = 16
 """Accounts that one new value checks for a free place: a constant cost, however many are in use."""
 
 
@@ -79,7 +79,7 @@ class Values(Generic[A]):
 
     def _make_room(self, now: float) -> bool:
         """Remove the first idle account of the least recently used ones; those in use become recent."""
-        for _ in range(min(_LOOKS, len(self._own))):
+        for _ in range(min(_MOST_CHECKED, len(self._own))):
             value, account = next(iter(self._own.items()))
             if account.used_at + KEEP > now:
                 return False  # all later ones are as recent

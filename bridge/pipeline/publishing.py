@@ -13,9 +13,8 @@ from typing import Any
 
 from bridge.brokers.base import Broker
 from bridge.codecs.base import Codec, PreparedCodec
-from bridge.core.envelope import Event
 from bridge.core.errors import BrokerUnavailable, UnknownTarget
-from bridge.core.message import Message
+from bridge.core.message import Event, Message
 from bridge.pipeline.tracing import PublishTracing
 
 UNKNOWN = "(unknown)"
@@ -46,7 +45,7 @@ class PublishTarget:
     topic: str
     codec: Codec
     source: str
-    timeout: float = 30.0
+    timeout: float
     shape: Callable[[Message], Message] = _as_it_is
     system: str = ""
 
@@ -129,7 +128,7 @@ class Publishing:
         meant = f"did you mean {near[0]!r}?" if near else f"configured targets: {known}"
         return f"target {shown!r} is not configured; {meant}"
 
-    def _wait(self, work: Coroutine[Any, Any, None], end: float) -> None:
+    def _wait(self, work: Coroutine[Any, Any, object], end: float) -> None:
         """Run a coroutine on the event loop. Raises: TimeoutError at monotonic time `end`."""
         done = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:

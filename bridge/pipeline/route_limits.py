@@ -162,7 +162,7 @@ class RouteLimit:
                 counted.queue()
         self.running_instances.request_recount()
 
-    def holds(self, item: InFlightDelivery) -> bool:
+    def blocks(self, item: InFlightDelivery) -> bool:
         """Return False: `check` makes the item wait again."""
         return False
 

@@ -11,7 +11,6 @@ import structlog
 
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.core.commands import Command, Decision, Step
-from bridge.core.envelope import Envelope
 from bridge.core.errors import (
     AlreadyTaken,
     BridgeError,
@@ -21,6 +20,7 @@ from bridge.core.errors import (
     InstanceFinished,
     frameless,
 )
+from bridge.core.message import Envelope
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import Complete, DeadLetter, Keep, Retry, Settlement, decide, outside
 from bridge.core.states import Outcome
@@ -164,7 +164,7 @@ class Runner:
                 if trace is None:
                     origin = MessageOrigin.of(envelope, step.route, position - first)
                 else:
-                    origin = trace.origin(envelope.message_id, step.route, position - first)
+                    origin = trace.origin(envelope, step.route, position - first)
                 settlement = await self._step(item, step, origin)
                 if settlement is not None:
                     return settlement, step

@@ -9,8 +9,7 @@ from typing import Protocol
 from bridge.brokers.base import SubscribeOptions
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Command, Decision
-from bridge.core.envelope import Envelope
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.provenance import Cause
 from bridge.core.settlement import RetryPolicy

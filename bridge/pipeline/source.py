@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
-from bridge.brokers.base import Broker, Partition, Subscription
+from bridge.brokers.base import Broker, Partition, PausableSubscription, Subscription
+from bridge.brokers.positions import MovableSubscription, Move, Moved, Place
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
 from bridge.core.message import Message
 from bridge.pipeline.action_budget import BudgetShare
@@ -147,7 +149,8 @@ class SourcePipeline:
         self._outages.watch({name: engine.breaker for name, engine in self._engines.items()})
         for part in self.parts:
             part.start()
-        self.subscription = await self.broker.subscribe(self.settings.subscribe, self)
+        options = replace(self.settings.subscribe, paused=self.gate.paused_by_person)
+        self.subscription = await self.broker.subscribe(options, self)
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
@@ -266,10 +269,24 @@ class SourcePipeline:
     def pause(self, sentence: str) -> None:
         """Take in no further message. Messages in flight are finished, and the group keeps its members."""
         self.gate.hold(PERSON, sentence)
+        subscription: object = self.subscription
+        if isinstance(subscription, PausableSubscription):
+            subscription.pause()
 
     def resume(self) -> None:
         """End the pause."""
+        subscription: object = self.subscription
+        if isinstance(subscription, PausableSubscription):
+            subscription.resume()
         self.gate.release(PERSON)
+
+    async def move(self, moves: Mapping[Place, Move]) -> dict[Place, Moved]:
+        """Move the position of partitions that this process has; see `MovableSubscription.move`.
+
+        Raises: BrokerUnavailable.
+        """
+        subscription: object = self.subscription
+        return await subscription.move(moves) if isinstance(subscription, MovableSubscription) else {}
 
     # -- intake
 
@@ -332,7 +349,7 @@ class SourcePipeline:
 
     async def _process(self, lane: Lane, item: InFlightDelivery) -> None:
         limit = item.waits_for
-        if limit is not None and limit.holds(item):
+        if limit is not None and limit.blocks(item):
             self.lanes.hold(lane)  # the end of an outage freed the lane with all others
             return
         # A message that is being redelivered leaves its execution to that delivery

@@ -11,9 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from bridge.core.envelope import Envelope, Event
-from bridge.core.message import Message
-from bridge.core.message_trace import MessageTrace
+from bridge.core.message import Envelope, Event, Message
+from bridge.core.origin import MessageTrace
 from bridge.core.trace_context import TRACEPARENT, TRACESTATE, TraceContext, trace_context
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.settings import SourceSettings

@@ -10,9 +10,10 @@ from typing import Any
 
 from durabletask.entities import EntityContext
 
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.stored_message import OperationResult
 from bridge.core.system_names import QUARANTINE
-from bridge.quarantine.state_machine import ADDS, KeyQuarantine, QuarantineLimits
+from bridge.quarantine.state_machine import ADDS, KeyQuarantine
 from bridge.waiting.dead_letters import start_dead_letters
 from bridge.waiting.replays import report
 from bridge.waiting.totals import WaitingTotals
@@ -45,7 +46,8 @@ class QuarantineEntities:
 
     def _operate(self, ctx: EntityContext, value: dict[str, Any]) -> None:
         # The limits travel with each message: they belong to the source, whose configuration this worker may not have
-        limits = QuarantineLimits(*value["bounds"]) if "bounds" in value else QuarantineLimits()
+        bounds = value.get("bounds")
+        limits = QuarantineConfig() if bounds is None else QuarantineConfig(max_messages=bounds[0], max_bytes=bounds[1])
         quarantine = KeyQuarantine(limits, ctx.get_state())
         before = (len(quarantine.held), quarantine.size)
         result = self._apply(quarantine, ctx.operation, value)

@@ -221,8 +221,8 @@ class QuarantinedKeys:
         self.loaded.set()
 
     async def watch(self) -> None:
-        """Look for releases while a key is quarantined. Never returns."""
-        await look_again_and_again(self._time_to_look, self.look, "quarantine", self._source)
+        """Check for releases while a key is quarantined. Never returns."""
+        await look_again_and_again(self._time_to_look, self.check_releases, "quarantine", self._source)
 
     async def _time_to_look(self) -> None:
         if not self._keys:
@@ -230,8 +230,8 @@ class QuarantinedKeys:
         await self._some.wait()
         await asyncio.sleep(self._settings.poll)
 
-    async def look(self) -> None:
-        """Look for releases once. Raises: EngineError."""
+    async def check_releases(self) -> None:
+        """Check for releases once. Raises: EngineError."""
         known = [key for key, state in self._keys.items() if state is _State.HELD]
         joined = dict(self._joined)
         listed = await self._store.load()

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 
 from durabletask.entities.entity_metadata import EntityMetadata
 
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.errors import EngineRejected, InstanceNotFound
 from bridge.core.message import Message
 from bridge.core.system_names import QUARANTINE, quarantine_key, quarantine_prefix
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import key_of
 from bridge.quarantine.quarantined_key import QuarantinedKey, raw_key, shown_key
-from bridge.quarantine.state_machine import KeyQuarantine, QuarantineLimits
+from bridge.quarantine.state_machine import KeyQuarantine
 from bridge.quarantine.store import quarantined_key
 from bridge.waiting.operations import Change, MessageEntities, WaitingMessage, drop_value, time_of
 
@@ -88,7 +89,7 @@ class QuarantineOperations:
     async def _is_claimed(self, entity_key: str) -> bool:
         state = await self._entities.state(entity_key)
         now = datetime.now(UTC).timestamp()
-        return state is not None and KeyQuarantine(QuarantineLimits(), state).is_claimed(now)
+        return state is not None and KeyQuarantine(QuarantineConfig(), state).is_claimed(now)
 
     def of(self, entity: EntityMetadata) -> Iterator[tuple[WaitingMessage, Message]]:
         """Messages of an entity, with their bodies."""

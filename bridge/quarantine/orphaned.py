@@ -88,17 +88,17 @@ class OrphanedQuarantine:
     async def run(self) -> None:
         """Check the engines periodically. Never returns."""
         while True:
-            sure = await self.look()
+            sure = await self.check()
             await asyncio.sleep(_LATER if sure and not any(self._known.values()) else _AGAIN)
 
-    async def look(self) -> bool:
+    async def check(self) -> bool:
         """Check each engine once; False when one did not answer."""
         # Side by side: an engine that does not answer delays no other
         return all(await asyncio.gather(*map(self._answers, self._engines)))
 
     async def _answers(self, engine: str) -> bool:
         try:
-            await self._look(engine)
+            await self._check_engine(engine)
         except EngineError as error:
             log.info(
                 "quarantined keys cannot be counted: the engine does not answer",
@@ -109,7 +109,7 @@ class OrphanedQuarantine:
             return False
         return True
 
-    async def _look(self, engine: str) -> None:
+    async def _check_engine(self, engine: str) -> None:
         query = EntityQuery(instance_id_starts_with=f"@{QUARANTINE}@", include_state=False)
         entities = await self._engines[engine].client.get_all_entities(query, what="look for quarantined keys")
         held = Counter(quarantine_source(each.id.key) for each in entities)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.message import Position
 from bridge.core.stored_message import OperationResult, ReplayOf
 from bridge.waiting.claim import Claim
@@ -18,14 +18,6 @@ ADDS = frozenset({"hold", "follow"})
 """Operations of the entity that add a message."""
 
 
-@dataclass(frozen=True, slots=True)
-class QuarantineLimits:
-    """Limits per key: number of messages, and bytes of their JSON."""
-
-    max_messages: int = 1000
-    max_bytes: int = 512 * 1024
-
-
 class KeyQuarantine:
     """Messages of one quarantined key, oldest first.
 
@@ -34,7 +26,7 @@ class KeyQuarantine:
     until: time of the automatic release; None: a person releases the key; 0: released.
     """
 
-    def __init__(self, limits: QuarantineLimits, document: dict[str, Any] | None = None) -> None:
+    def __init__(self, limits: QuarantineConfig, document: dict[str, Any] | None = None) -> None:
         document = document or {}
         self._limits = limits
         self.source: str = document.get("source", "")

@@ -12,6 +12,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.core.errors import EngineUnavailable
+from bridge.core.lineage import ordering_keys, stored_ids
 from bridge.core.system_names import QUARANTINE, quarantine_key, quarantine_prefix
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import MessageSealer, key_of
@@ -21,7 +22,7 @@ from bridge.waiting.totals import WaitingTotals
 
 _SETTLE = 0.05
 """Seconds between two reads while an entity has queued operations."""
-_LOOKS = 100
+_MOST_READS = 100
 
 
 class QuarantineStore(Protocol):
@@ -62,7 +63,7 @@ class EngineQuarantineStore:
         it.
         """
         found: Sequence[QuarantinedKey] = ()
-        for _ in range(_LOOKS):
+        for _ in range(_MOST_READS):
             found = await self.load()
             if not any(each.unsettled for each in found):
                 break
@@ -79,12 +80,16 @@ class EngineQuarantineStore:
 
     async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
         """Send an operation durably. Raises: EngineError; WaitingFull when a message exceeds the limits."""
+        ids: tuple[str, ...] = ()
         if operation in ADDS:
+            ids = (*stored_ids(value["item"]), *ordering_keys(value))
             value = self._sealed(key, value)
             if self._totals is not None:
                 self._totals.admit(value["item"]["size"])
         entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
         await self._engine.client.signal_entity(entity, operation, value, what=f"quarantine: {operation}")
+        if ids and self._engine.lineage is not None:
+            self._engine.lineage.waits(ids, str(entity))
 
     def _sealed(self, key: bytes, value: dict[str, Any]) -> dict[str, Any]:
         """Encrypt the value of an operation that adds a message.

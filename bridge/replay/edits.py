@@ -10,7 +10,7 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.system_names import REPLAY_EDIT
 from bridge.engines.base import Engine
-from bridge.engines.entity_state import processed
+from bridge.engines.source_entities import processed
 
 _WITHIN = 30.0
 """Seconds for a worker to store a body."""

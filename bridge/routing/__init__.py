@@ -1,7 +1,7 @@
 """Routing rules, which map messages to commands. Pure: needs no broker and no engine."""
 
 from bridge.routing.explain import Considered, Equality, Explanation, command_dict, explain
-from bridge.routing.lint import costly, lint, referenced_entities, referenced_orchestrations
+from bridge.routing.lint import costly, lint, lint_patterns, referenced_entities, referenced_orchestrations
 from bridge.routing.router import Router, Validate
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "costly",
     "explain",
     "lint",
+    "lint_patterns",
     "referenced_entities",
     "referenced_orchestrations",
 ]

@@ -39,8 +39,8 @@ from bridge.core.commands import (
     Terminate,
     WaitFor,
 )
-from bridge.core.envelope import Envelope
 from bridge.core.errors import InvalidCommand, UnexpectedReply
+from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.cel.scope import RouteScope, Scope
 from bridge.routing.cel.template import Template, compile_template
@@ -219,7 +219,7 @@ class CommandCompiler:
         try:
             check_orchestration(rule.start)
         except InvalidCommand as error:
-            self.compiler.report((*path, "start"), str(error))
+            self.compiler.report((*path, "start"), str(error), "R008")
         value = self.compiler.value(rule.input, (*path, "input"), self._where("on_missing.input"), self.names)
         if value is None:
             return _never
@@ -233,6 +233,7 @@ class CommandCompiler:
             self.compiler.report(
                 self._at("instance_id"),
                 "an instance id must not begin with '@' (kept for entities) or 'bridge:' (kept for the bridge)",
+                "R008",
             )
             return _never
         return self._checked(compiled, "instance_id", check_instance_id)
@@ -295,7 +296,7 @@ class CommandCompiler:
         try:
             return check()
         except InvalidCommand as error:
-            self.compiler.report(self._at(field), str(error))
+            self.compiler.report(self._at(field), str(error), "R008")
             return None
 
     def _at(self, field: str) -> tuple[str | int, ...]:

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from bridge.config.model.types import format_duration
 from bridge.core.commands import Command, Decision, StartFirst, WaitFor
-from bridge.core.envelope import Envelope
 from bridge.core.errors import ExpressionCost, ExpressionError, MessageError
+from bridge.core.message import Envelope
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.index import ATTRIBUTES, reader, values
 from bridge.routing.router import Router

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from bridge.core.envelope import Envelope
+from bridge.core.message import Envelope
 
 ATTRIBUTES: Mapping[str, Callable[[Envelope], Any]] = {
     "type": lambda envelope: envelope.type,

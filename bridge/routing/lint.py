@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,10 +11,14 @@ from bridge.config.model.routes import RouteConfig, StartMissing
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import format_duration, format_size
 from bridge.core.errors import Locate, Problem
+from bridge.core.problem_codes import coded
 from bridge.routing.cel.expression import Expression
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.cel.tokens import readings
+from bridge.routing.conditions import ConfigPath, Finding, condition_findings
 from bridge.routing.index import values
+from bridge.routing.regexes import regex_findings
+from bridge.routing.rule_checks import rule_findings
 
 _ORDINARY = 32 * 1024
 """Size of a message that every expression should be able to process, in bytes."""
@@ -23,28 +26,32 @@ _ORDINARY = 32 * 1024
 _COMBINATIONS = 256
 """Maximum number of value combinations of one rule that are examined. A rule with more is not judged."""
 
-ConfigPath = tuple[str | int, ...]
-
 
 def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Problem]:
-    """Warnings about rules that are valid but probably mistakes.
+    """Problems of rules that are valid but probably mistakes.
 
-    They concern rules that cannot be reached, ids without a constant prefix, too short retention, and commands of
-    `for_each` that each hold the whole message.
     whole: True if every rule is as written; otherwise unreachable rules are not reported.
     """
-    unreachable = _unreachable(config) if whole else []
-    return [
-        replace(locate(path, what), severity="warning")
-        for path, what in (
-            *unreachable,
-            *_open_ids(config),
-            *_short_retention(config),
-            *_waiting_starts(config),
-            *_multiplied(config),
-            *_held_by_one_value(config),
-        )
-    ]
+    found: list[Finding] = []
+    if whole:
+        found += [("R016", *each) for each in _unreachable(config)]
+    for code, check in (
+        ("R007", _open_ids),
+        ("R021", _short_retention),
+        ("R022", _waiting_starts),
+        ("R018", _multiplied),
+        ("R023", _held_by_one_value),
+    ):
+        found += [(code, *each) for each in check(config)]
+    found += [*rule_findings(config), *condition_findings(config)]
+    return [coded(code, locate(path, what)) for code, path, what in found]
+
+
+def lint_patterns(
+    config: BridgeConfig, compiled: Iterable[tuple[ConfigPath, Expression]], locate: Locate
+) -> list[Problem]:
+    """Problems of the constant regular expressions in compiled expressions."""
+    return [coded(code, locate(path, what)) for code, path, what in regex_findings(config, compiled)]
 
 
 def costly(compiled: Iterable[tuple[ConfigPath, Expression]], limits: LimitsConfig, locate: Locate) -> list[Problem]:
@@ -63,7 +70,7 @@ def costly(compiled: Iterable[tuple[ConfigPath, Expression]], limits: LimitsConf
                 f"({format_duration(limits.expression_cost)}) allows, and the message is then dead-lettered: its cost "
                 f"is a product of sizes that the sender chooses\n  {expression.source}"
             )
-            found.append(replace(locate(path, what), severity="warning"))
+            found.append(coded("R020", locate(path, what)))
     return found
 
 
@@ -92,8 +99,8 @@ def referenced_entities(config: BridgeConfig) -> list[tuple[str, ConfigPath]]:
 def _unreachable(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
     found: list[tuple[ConfigPath, str]] = []
     for source in config.sources:
-        # earlier rules that end the search: keys and condition, then values, to the rule's name
-        taken: dict[tuple[tuple[str, ...], str | None], dict[tuple[Any, ...], str]] = {}
+        # earlier rules that end the search: condition, keys, values, to the rule's name
+        taken: dict[str | None, dict[tuple[str, ...], dict[tuple[Any, ...], str]]] = {}
         for position, route in enumerate(config.routes):
             if source not in route.from_:
                 continue
@@ -109,20 +116,21 @@ def _unreachable(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
                     )
                 )
             elif not route.continue_ and _count(match, tuple(match)) <= _COMBINATIONS:
-                by_values = taken.setdefault((tuple(match), _condition(route.when)), {})
+                by_values = taken.setdefault(_condition(route.when), {}).setdefault(tuple(match), {})
                 for combination in product(*match.values()):
                     by_values.setdefault(combination, route.name)
     return found
 
 
 def _catcher(
-    taken: dict[tuple[tuple[str, ...], str | None], dict[tuple[Any, ...], str]],
+    taken: dict[str | None, dict[tuple[str, ...], dict[tuple[Any, ...], str]]],
     match: dict[str, tuple[Any, ...]],
     when: str | None,
 ) -> str | None:
     """Name of an earlier rule that takes all messages of this one, alone or together with others; None if absent."""
-    for (keys, condition), by_values in taken.items():
-        if condition not in (None, _condition(when)) or not all(key in match for key in keys):
+    conditions = dict.fromkeys((None, _condition(when)))
+    for keys, by_values in (each for condition in conditions for each in taken.get(condition, {}).items()):
+        if not all(key in match for key in keys):
             continue
         if _count(match, keys) > _COMBINATIONS:
             continue

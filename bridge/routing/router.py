@@ -8,8 +8,8 @@ from typing import Any
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.commands import Decision, Step
-from bridge.core.envelope import Envelope
 from bridge.core.errors import ConfigError, Locate, MessageError, NoRoute
+from bridge.core.message import Envelope
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template
@@ -94,13 +94,13 @@ class Router:
                 try:
                     reader(key)
                 except ValueError as error:
-                    compiler.report(("routes", position, "match", key), str(error))
+                    compiler.report(("routes", position, "match", key), str(error), "C005")
             function = None
             if route.map is not None and functions is not None:
                 try:
                     function = functions(route.map)
                 except Exception as error:  # imports a module of the user, which may raise anything
-                    compiler.report(("routes", position, "map"), str(error))
+                    compiler.report(("routes", position, "map"), str(error), "C013")
             validate = (validators or {}).get(route.name)
             rules.append(compile_rule(route, position, compiler, function, validate, sagas, maximum))
         source = config.sources[source_name]
@@ -110,9 +110,8 @@ class Router:
             if "{{" in source.ordering:
                 ordering = compile_template(source.ordering, path, f"source {source_name}, ordering", compiler)
             else:
-                compiler.report(
-                    path, f"{source.ordering!r} is neither key, partition, none nor a template with {{{{ }}}}"
-                )
+                what = f"{source.ordering!r} is neither key, partition, none nor a template with {{{{ }}}}"
+                compiler.report(path, what, "C005")
         per = None
         if source.limits.per is not None:
             path = ("sources", source_name, "limits", "per", "value")
@@ -137,7 +136,7 @@ class Router:
         for position in self._index.candidates(envelope):
             rule = rules[position]
             try:
-                if not rule.holds(scope):
+                if not rule.applies(scope):
                     continue
                 names = (*names, rule.config.name)
                 if rule.for_each is not None:
@@ -163,7 +162,7 @@ class Router:
             rule = self.rules[position]
             yield
             try:
-                if not rule.holds(scope):
+                if not rule.applies(scope):
                     continue
                 names = (*names, rule.config.name)
                 for step in rule.steps(scope):

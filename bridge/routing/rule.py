@@ -8,8 +8,8 @@ from typing import Any
 
 from bridge.config.model.routes import RouteConfig
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise, Step
-from bridge.core.envelope import Envelope
 from bridge.core.errors import BridgeError, ExpressionError, TooManyCommands
+from bridge.core.message import Envelope
 from bridge.routing.cel.expression import ITEM, ROUTE, Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.template import Template, compile_template, constant_prefix
@@ -38,7 +38,7 @@ class Rule:
     per: Template | None = None
     tagged: bool = False
 
-    def holds(self, scope: RouteScope) -> bool:
+    def applies(self, scope: RouteScope) -> bool:
         """True if `when` holds. `match` was checked before. Raises: ExpressionError unless `on_error: no_match`."""
         if self.when is None:
             return True
@@ -164,10 +164,12 @@ def _check_cap(config: RouteConfig, path: tuple[str | int, ...], compiler: Compi
     """Check that the command starts instances with a constant id prefix, by which running instances are counted."""
     command = config.schedule or config.start_or_raise
     if command is None:
-        compiler.report(path, f"`{config.command}` starts nothing that could be counted; only a `rate` can limit it")
+        what = f"`{config.command}` starts nothing that could be counted; only a `rate` can limit it"
+        compiler.report(path, what, "C006")
     elif not constant_prefix(command.instance_id):
         compiler.report(
             path,
             "running orchestrations are counted by the constant prefix of the instance id, and it has none; "
             "begin it with a word of its own, like `order-{{ ... }}`",
+            "C006",
         )

@@ -6,6 +6,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from bridge.encryption import Keyring
+from bridge.sqlite_engine.defaults import (
+    CACHED_BYTES,
+    INDEX_RECORDS,
+    LOST_WORKERS,
+    MAX_REQUEST,
+    UNREAD_BYTES,
+    UNREAD_EVENTS,
+)
 from bridge.system.clock import SYSTEM, Clock
 
 PERIOD_SECONDS = 60.0
@@ -126,10 +134,6 @@ class HostRules:
         return None
 
 
-MAX_REQUEST = 64 * 1024 * 1024
-"""Bytes of the largest request, unless a setting allows larger ones."""
-
-
 @dataclass(frozen=True, slots=True)
 class TracingOptions:
     """Settings of the spans that the engine makes of its histories.
@@ -139,7 +143,7 @@ class TracingOptions:
     """
 
     samples: Callable[[str, str], bool]
-    max_backlog: int = 256 * 1024 * 1024
+    max_backlog: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ class DatabaseOptions:
     """Limits and settings of a task hub. Sizes are in bytes."""
 
     max_cached_instances: int = 10_000
-    max_cached_bytes: int = 32 * 1024 * 1024
+    max_cached_bytes: int = CACHED_BYTES
     max_work_item: int = 4 * 1024 * 1024
     """Largest message that a remote worker accepts; an instance that needs a larger work item fails."""
     max_request: int = MAX_REQUEST
@@ -159,11 +163,11 @@ class DatabaseOptions:
     strict: bool = False
     """True when the scheduler's limits apply."""
     clock: Clock = SYSTEM
-    unread_events: int = 10_000
+    unread_events: int = UNREAD_EVENTS
     """Unread events that one instance may have; further events are refused."""
-    unread_bytes: int = 16 * 1024 * 1024
+    unread_bytes: int = UNREAD_BYTES
     retention: RetentionPolicy = field(default_factory=RetentionPolicy)
-    max_lost_workers: int = 5
+    max_lost_workers: int = LOST_WORKERS
     """Worker processes that may die while they run one work item and nothing else. 0 disables the limit."""
     keyring: Keyring | None = None
     """Keys that encrypt the payloads in the file. None leaves them unencrypted."""
@@ -172,7 +176,7 @@ class DatabaseOptions:
     rules: HostRules = field(default_factory=HostRules)
     index: bool = False
     """True to write the index that `HostRules.index` names."""
-    index_records: int = 100_000
+    index_records: int = INDEX_RECORDS
     """Records of each kind that the index keeps."""
     tracing: TracingOptions | None = None
     """Spans of workflows; None: none are made."""

@@ -71,6 +71,14 @@ def current_ids() -> tuple[str, str] | None:
     return (f"{found.trace_id:032x}", f"{found.span_id:016x}") if found.is_valid else None
 
 
+def current_sampled_trace() -> str | None:
+    """Id of the current trace, if it is sampled."""
+    if not IS_INSTALLED:
+        return None
+    found = api.get_current_span().get_span_context()
+    return f"{found.trace_id:032x}" if found.is_valid and found.trace_flags.sampled else None
+
+
 class _Entered(AbstractContextManager[None]):
     __slots__ = ("_context", "_token")
 

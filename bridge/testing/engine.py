@@ -11,12 +11,12 @@ from durabletask.serialization import DataConverter
 
 from bridge.engines.base import RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
 from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.grpc_channel import BEFORE
 from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.worker import MonitoredWorker, quiet_logger
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.setup import MonitoredWorker, quiet_logger
 from bridge.engines.workflows import Workflows
 from bridge.testing.sdk_internals import VirtualBackend
 
@@ -33,6 +33,7 @@ class VirtualEngine:
     faults: Mapping[str, int] = MappingProxyType({})
     confirms_event_delivery = False
     keeps_lineage = False
+    lineage = None
     description = "in memory, with virtual time, for tests"
 
     def __init__(self, name: str) -> None:

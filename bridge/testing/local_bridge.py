@@ -21,7 +21,7 @@ from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
 from bridge.app.codecs import SCHEMA_CODECS
-from bridge.app.names import require
+from bridge.app.composition import require
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.local.broker import LocalBroker
 from bridge.codecs import registry as codecs
@@ -30,9 +30,8 @@ from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded, load
 from bridge.core.answers import CORRELATION_ID
-from bridge.core.envelope import Event
 from bridge.core.instance_protocol import FINISHED
-from bridge.core.message import Message
+from bridge.core.message import Event, Message, Position
 from bridge.engines.recording import Recording, record
 from bridge.testing.engine import VirtualEngine
 from bridge.workflow.publishing import REPLY_TO
@@ -69,9 +68,10 @@ class _CountingBroker(LocalBroker):
         super().__init__(name, directory, config)
         self.sent: Counter[str] = Counter()
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
-        await super().publish(topic, messages)
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Sequence[Position]:
+        positions = await super().publish(topic, messages)
         self.sent[topic] += len(messages)
+        return positions
 
 
 class LocalBridge:

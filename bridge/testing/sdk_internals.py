@@ -200,7 +200,7 @@ class VirtualBackend(InMemoryOrchestrationBackend):
     ) -> pb.CompleteTaskResponse:
         with self._lock:
             response = super().CompleteOrchestratorTask(request, context)
-            self._tell_parent(request.instanceId)
+            self._notify_parent(request.instanceId)
         return response
 
     def _notify_waiters(self, instance_id: str) -> None:
@@ -214,7 +214,7 @@ class VirtualBackend(InMemoryOrchestrationBackend):
         # The backend waits for every child in a thread, whose progress `busy` could not see
         self._parents[sub_instance_id] = (parent_instance_id, task_id)
 
-    def _tell_parent(self, child_id: str) -> None:
+    def _notify_parent(self, child_id: str) -> None:
         child = self._instances.get(child_id)
         if child is None or child_id not in self._parents or not self._is_terminal_status(child.status):
             return

@@ -20,6 +20,7 @@ from durabletask.entities import EntityContext
 from bridge.brokers import dead_letter as broker_dead_letter
 from bridge.brokers.base import Broker
 from bridge.core.errors import BrokerUnavailable, PublishFailed
+from bridge.core.lineage import dead_letter_record
 from bridge.core.provenance import current_reason
 from bridge.core.stored_message import StoredMessage, Undelivered
 from bridge.core.system_names import DEAD_LETTER, letter_id
@@ -55,7 +56,7 @@ def dead_letter_orchestrator() -> Callable[..., Any]:
 
 
 def dead_letter_activity(
-    write: Callable[[dict[str, Any]], None], messages: MessageSealer | None = None
+    write: Callable[[dict[str, Any]], object], messages: MessageSealer | None = None
 ) -> Callable[..., Any]:
     """Create the activity that writes a dead letter.
 
@@ -102,8 +103,8 @@ class DeadLetterWriter:
         self.written: Counter[tuple[str, str]] = Counter()
         """Number of written dead letters by source and reason."""
 
-    def __call__(self, document: Mapping[str, Any]) -> None:
-        """Write one dead letter.
+    def __call__(self, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one dead letter; return its record for the lineage index.
 
         document: `item`, the JSON of a stored message, with `reason`, `detail`, `error` and `attempts`.
         Raises: PublishFailed, BrokerUnavailable; the engine tries again.
@@ -136,3 +137,4 @@ class DeadLetterWriter:
             done.cancel()
             raise BrokerUnavailable(f"the dead letter for {message.position} is not confirmed in time") from error
         self.written[message.source, document["reason"]] += 1
+        return dead_letter_record(cause, message.position, topic)

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import structlog
 
 from bridge.brokers.base import Partition
-from bridge.core.envelope import Envelope
 from bridge.core.errors import EngineError, kept
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Message, Position
 from bridge.core.provenance import Cause
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage

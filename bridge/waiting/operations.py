@@ -20,7 +20,7 @@ from bridge.system.clock import stamp
 TIMEOUT = 10.0
 """Seconds within which a worker must process an operation."""
 
-_LOOK = 0.05
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +98,11 @@ class MessageEntities:
                 raise EngineTimeout(f"{operation} {what}: no worker has processed what waits there; is one running?")
             raise InstanceNotFound(f"nothing waits for {what}")
         await self._client.signal_entity(entity, operation, value, what=f"{operation} {what}")
-        for _ in range(int(TIMEOUT / _LOOK)):
+        for _ in range(int(TIMEOUT / _POLL_SECONDS)):
             found = await self._client.get_entity(entity, include_state=False)
             if found is None or not found.backlog_queue_size:
                 break
-            await asyncio.sleep(_LOOK)
+            await asyncio.sleep(_POLL_SECONDS)
         else:
             raise EngineTimeout(f"{operation} {what}: no worker has done it yet; is one running?")
         return Change(what, before, await self._count(entity) if counted else before)

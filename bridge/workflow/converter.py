@@ -52,7 +52,7 @@ class DataConverter(JsonDataConverter):
         if value is None:
             return None
         text = _ENCODER.encode(value)
-        if text.startswith(_LOOKS_WRAPPED) and type(value) is not Wrapped:
+        if text.startswith(_WRAPPED_PREFIX) and type(value) is not Wrapped:
             return json.dumps(wrap_payload(json.loads(text), None))
         return text
 
@@ -76,20 +76,63 @@ class DataConverter(JsonDataConverter):
         if data and _is_carrier(target_type):
             return target_type.carry(None, super().deserialize(data), self)
         if not data or target_type is None or not _ours(target_type):
-            return super().deserialize(data, target_type)
+            return _explained(super().deserialize(data, target_type), target_type)
         return _validated(super().deserialize(data), target_type)
 
     def coerce(self, value: Any, target_type: Any = None) -> Any:
         """Convert a JSON value to a type. Raises: TypeError if the value does not fit a type added by this class."""
         if value is None or target_type is None or not _ours(target_type):
-            return super().coerce(value, target_type)
+            return _explained(super().coerce(value, target_type), target_type)
         return _validated(value, target_type)
 
     def can_reconstruct(self, target_type: Any) -> bool:
         return _ours(target_type) or super().can_reconstruct(target_type)
 
 
-_LOOKS_WRAPPED = f'{{"{KEY}"'
+class UnfitInput(dict[str, Any]):
+    """Mapping that lacks required fields of the dataclass it is meant for. The SDK passes such values as they are.
+
+    Reading an attribute raises an AttributeError that names the dataclass and the missing field.
+    """
+
+    __slots__ = ("_what",)
+
+    def __init__(self, value: dict[str, Any], what: str) -> None:
+        super().__init__(value)
+        self._what = what
+
+    def __getattr__(self, name: str) -> Any:
+        # Private names are asked for by copying and pickling, before there is a text
+        raise AttributeError(name if name.startswith("_") else self._what)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, (dict(self),)
+
+
+def _explained(value: Any, target_type: Any) -> Any:
+    """Value, or the same mapping as an UnfitInput if it lacks fields of a dataclass."""
+    if value.__class__ is not dict:
+        return value
+    for kind in (target_type, *get_args(target_type)):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            missing = [name for name in _required(kind) if name not in value]
+            if missing:
+                fields = f"the field {missing[0]} is" if len(missing) == 1 else f"the fields {', '.join(missing)} are"
+                return UnfitInput(value, f"input: {fields} missing, which {kind.__name__} needs")
+    return value
+
+
+@lru_cache(maxsize=2048)
+def _required(kind: Any) -> tuple[str, ...]:
+    """Fields that a dataclass cannot be created without."""
+    return tuple(
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+
+
+_WRAPPED_PREFIX = f'{{"{KEY}"'
 
 
 def _loads(text: str) -> Any:

@@ -316,17 +316,17 @@ class _State:
 def _wait(state: _State, queue: _EventQueue, timeout: timedelta | None, where: Where | None, data_type: Any) -> Steps:
     timer = None if timeout is None else state.ctx.create_timer(timeout)
     queue.begin_wait()
-    looked_at = 0
+    last_read = 0
     try:
         while True:
             arrival = queue.task
             if arrival is not None and arrival.is_complete:
                 state.collect(queue)
-            if queue.queue and queue.queue[-1][0] > looked_at:
-                message = _take(queue, looked_at, where, data_type)
+            if queue.queue and queue.queue[-1][0] > last_read:
+                message = _take(queue, last_read, where, data_type)
                 if message is not None:
                     return message
-                looked_at = queue.number
+                last_read = queue.number
             arrival = queue.arrival(state.ctx)
             if arrival.is_complete:
                 continue
@@ -344,9 +344,9 @@ def _wait(state: _State, queue: _EventQueue, timeout: timedelta | None, where: W
         queue.release()
 
 
-def _take(queue: _EventQueue, looked_at: int, where: Where | None, data_type: Any) -> Received | None:
+def _take(queue: _EventQueue, last_read: int, where: Where | None, data_type: Any) -> Received | None:
     """First message that the caller has not examined yet and that fits `where`; None if there is none."""
-    first = bisect_right(queue.queue, looked_at, key=itemgetter(0))
+    first = bisect_right(queue.queue, last_read, key=itemgetter(0))
     for position in range(first, len(queue.queue)):
         message = _typed(queue.queue[position][1], data_type)
         if where is None or where(message):

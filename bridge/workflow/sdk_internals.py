@@ -1,6 +1,6 @@
 """Private parts of the SDK that workflows use: each in one place, each with a way to do without it.
 
-A part that is missing costs what the docstring of its function says; the rest goes on. Tests fail when the SDK changes
+The docstring of each function says what a missing part costs. Tests fail when the SDK changes
 one of these parts, and when another module touches one (tests/workflow/test_sdk_internals.py).
 """
 

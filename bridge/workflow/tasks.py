@@ -51,9 +51,9 @@ class OnComplete(task.CompositeTask[None]):
     Never completes itself.
     """
 
-    def __init__(self, awaited: task.Task[Any], tell: Callable[[], None]) -> None:
-        self._tell = tell
+    def __init__(self, awaited: task.Task[Any], on_complete: Callable[[], None]) -> None:
+        self._on_complete = on_complete
         super().__init__([awaited])
 
     def on_child_completed(self, task: task.Task[Any]) -> None:
-        self._tell()
+        self._on_complete()

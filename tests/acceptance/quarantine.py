@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import time
 from collections import defaultdict
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from tests.acceptance.channel import Channel
 from tests.acceptance.correlation import FLOWS, instances
 from tests.acceptance.killing import killed, merged
 from tests.kit.processes import DaemonProcess, bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually_blocking
 
 CONFIG = """
 engine: {type: embedded, path: engine}
@@ -111,14 +110,9 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
             daemon.kill()
     with DaemonProcess(directory):
         await_told(directory, {f"noted-k{key}": everything for key in range(KEYS)})
-        end = time.monotonic() + TIMEOUT
-        while left := waiting(directory):
-            assert time.monotonic() < end, left
+        eventually_blocking(lambda: not waiting(directory), lambda: str(waiting(directory)))
         assert channel.letters() == []
 
 
 def await_told(directory: Path, expected: dict[str, object]) -> None:
-    end = time.monotonic() + TIMEOUT
-    while (found := received(directory)) != expected:
-        assert time.monotonic() < end, found
-        time.sleep(0.2)
+    eventually_blocking(lambda: received(directory) == expected, lambda: str(received(directory)), poll=0.2)

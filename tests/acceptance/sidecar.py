@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent import futures
@@ -15,6 +13,8 @@ import grpc
 from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSidecarServiceServicer_to_server
 from durabletask.testing import InMemoryOrchestrationBackend
 
+from tests.kit.processes import ModuleProcess
+
 
 class Sidecar:
     """Sidecar in a process of its own. State is in memory: a kill loses it."""
@@ -22,28 +22,25 @@ class Sidecar:
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:
             self.port = int(server.getsockname()[1])
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: ModuleProcess | None = None
 
     def start(self) -> None:
         """Start the process and return when it serves."""
-        command = [sys.executable, "-m", "tests.acceptance.sidecar", str(self.port)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"serving\n"
+        self._process = ModuleProcess("tests.acceptance.sidecar", self.port)
+        assert self._process.read() == "serving"
 
     def kill(self) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.kill()
-            process.communicate()
+            process.end()
 
     def freeze(self) -> None:
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
+        self._process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
+        self._process.signal(signal.SIGCONT)
 
 
 @contextmanager

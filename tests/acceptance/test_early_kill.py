@@ -13,7 +13,7 @@ import pytest
 from bridge.core.message import Message
 from tests.acceptance.broker import Log
 from tests.kit.processes import DaemonProcess, bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually_blocking
 
 FLOWS = """
 from bridge.workflow import wait_for_message
@@ -97,13 +97,8 @@ def test_killed_while_messages_wait(tmp_path: Path, apart: bool) -> None:
                 daemon.kill()
         with DaemonProcess(tmp_path) as daemon:
             daemon.wait(lambda: daemon.lag() == 0, "all settled")
-            end = time.monotonic() + TIMEOUT
             wanted = {f"order-{order}": list(range(EVENTS)) for order in range(ORDERS)}
-            while (found := outputs(tmp_path)) != wanted:
-                assert time.monotonic() < end, {
-                    name: found.get(name) for name in wanted if found.get(name) != wanted[name]
-                }
-                time.sleep(0.2)
+            eventually_blocking(lambda: outputs(tmp_path) == wanted, lambda: str(outputs(tmp_path)), poll=0.2)
             letters: dict[Any, Any] = {}
             while len(letters) < ORDERS:
                 for letter in log.read("orders.dlq", ORDERS - len(letters)):

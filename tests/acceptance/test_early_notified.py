@@ -12,7 +12,7 @@ from bridge.core.message import Message
 from tests.acceptance.broker import Log
 from tests.acceptance.sidecar import running
 from tests.kit.processes import DaemonProcess, bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually_blocking
 
 FLOWS = """
 from bridge.workflow import wait_for_message
@@ -71,10 +71,9 @@ def project(directory: Path, engine: str) -> None:
 
 def in_order(directory: Path, daemon: DaemonProcess) -> None:
     daemon.wait(lambda: daemon.lag() == 0, "all settled")
-    end = time.monotonic() + TIMEOUT
-    while result(directory) != ["paid", "noted", "asked"]:
-        assert time.monotonic() < end, result(directory)
-        time.sleep(0.1)
+    eventually_blocking(
+        lambda: result(directory) == ["paid", "noted", "asked"], lambda: str(result(directory)), poll=0.1
+    )
     assert counted(daemon, "dead_lettered") == 0
 
 

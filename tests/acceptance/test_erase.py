@@ -10,6 +10,7 @@ import pytest
 from bridge.core.message import Message
 from tests.acceptance.broker import Log
 from tests.kit.processes import DaemonProcess, bridge
+from tests.kit.waiting import TIMEOUT
 
 CONFIG = """
 engine: {type: embedded, path: engine}
@@ -116,6 +117,6 @@ def bridge_error(directory: Path, condition: str) -> str:
     import sys
 
     command = [sys.executable, "-m", "bridge", "erase", "--where", condition, "--dry-run"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 3
     return done.stderr

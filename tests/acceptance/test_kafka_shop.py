@@ -96,8 +96,10 @@ def test_orders_become_results(tmp_path: Path, bootstrap: str, monkeypatch: pyte
     shutil.copytree(ROOT / "workflows", tmp_path / "workflows", ignore=shutil.ignore_patterns("__pycache__"))
     prefix = unique("shop")
     rename_topics(tmp_path / "config", prefix)
-    (tmp_path / "port.yaml").write_text("ops: {http: {port: 0}}\n")
-    arguments = ("-c", "config/bridge.yaml", "--overlay", "config/overlays/kafka.yaml", "--overlay", "port.yaml")
+    # The group misses the killed daemon for this long
+    test = "ops: {http: {port: 0}}\nbrokers: {local: {session_timeout: 6s}}\n"
+    (tmp_path / "test.yaml").write_text(test)
+    arguments = ("-c", "config/bridge.yaml", "--overlay", "config/overlays/kafka.yaml", "--overlay", "test.yaml")
     shop = Shop(bootstrap, prefix)
     with DaemonProcess(tmp_path, *arguments) as serve:
         for number in range(ORDERS):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
+from tests.kit.forkserver import fork_server
 from tests.kit.processes import DaemonProcess, bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually_blocking
 
 CONFIG = """
 engine: {type: embedded, max_lost_workers: 1}
@@ -82,16 +80,19 @@ def found(directory: Path) -> dict[str, str]:
 
 def deaths_until(directory: Path, expected: dict[str, str], command: str) -> int:
     """Restart a process after each death until the instances are as expected. Returns the number of deaths."""
-    end = time.monotonic() + TIMEOUT
     deaths = 0
     while True:
         with (directory / "mortal.log").open("ab") as log:
-            process = subprocess.Popen([sys.executable, "-m", "bridge", command], cwd=directory, stdout=log, stderr=log)
+            process = fork_server().start([command], directory, stdout=log, stderr=log)
         try:
-            while process.poll() is None:
-                if found(directory) == expected:
-                    return deaths
-                assert time.monotonic() < end, (directory / "mortal.log").read_text()[-4000:]
+            # Each look is a process of its own
+            eventually_blocking(
+                lambda process=process: process.poll() is not None or found(directory) == expected,  # type: ignore[misc]  # mypy cannot infer it
+                lambda: (directory / "mortal.log").read_text()[-4000:],
+                poll=0.2,
+            )
+            if process.poll() is None:
+                return deaths
             assert process.returncode == 9, (directory / "mortal.log").read_text()[-4000:]
             deaths += 1
         finally:

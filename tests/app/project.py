@@ -13,7 +13,7 @@ import structlog
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.keyrings import Keys, no_keys
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from bridge.workflow import DataConverter, message_aware
 from tests.kit.waiting import TIMEOUT

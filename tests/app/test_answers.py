@@ -18,8 +18,8 @@ from bridge.app.operations.entities import Entities
 from bridge.app.operations.keys import Keys
 from bridge.core.answers import Key
 from bridge.core.errors import EngineMisconfigured, EngineRejected
-from bridge.engines import answers as answers_module
-from bridge.engines.answers import AnswerKeys
+from bridge.engines.commands import answers as answers_module
+from bridge.engines.commands.answers import AnswerKeys
 from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
 from tests.kit.waiting import TIMEOUT
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from azure.servicebus import ServiceBusMessage
-from azure.servicebus.aio import ServiceBusClient
 
 from bridge.app.composition import load_config
 from bridge.app.explain import explain
@@ -21,6 +20,7 @@ from bridge.core.origin import unwrap
 from tests.brokers.kafka.conftest import bootstrap, harness
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kit.daemon import DaemonFixture, running
+from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 __all__ = ["bootstrap", "harness"]
@@ -92,7 +92,7 @@ async def test_ids_of_service_bus(tmp_path: Path) -> None:
     names = [b"\xff\xfea", b"\xfe\xffa", "a-ü".encode(), str(uuid.UUID(int=7)).encode(), b"42"]
     async with (
         ServiceBusServer(ServerConfig((QueueConfig("customers"),))) as server,
-        ServiceBusClient.from_connection_string(server.connection_string) as client,
+        Client.from_connection_string(server.connection_string) as client,
         client.get_queue_sender("customers") as sender,
     ):
         broker = f'{{type: servicebus, connection_string: "{server.connection_string}"}}'

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
-from bridge.engines.cancel_grace import CANCEL_GRACE_IDS, PROBE_EVENT, CancelGrace, acknowledged
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE_IDS, PROBE_EVENT, CancelGrace, acknowledged
 from tests.kit.daemon import ENGINES, DaemonFixture, running
 from tests.kit.waiting import TIMEOUT
 
@@ -109,13 +109,13 @@ def racer(ctx: task.OrchestrationContext, order):
 def verdict_allowed(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Event that allows verdicts: on a busy machine the grace may end before the test has acted."""
     allowed = asyncio.Event()
-    look = CancelGrace.look
+    look = CancelGrace.check
 
     async def held(self: CancelGrace, request: Mapping[str, Any]) -> dict[str, Any]:
         await allowed.wait()
         return await look(self, request)
 
-    monkeypatch.setattr(CancelGrace, "look", held)
+    monkeypatch.setattr(CancelGrace, "check", held)
     return allowed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -215,3 +216,20 @@ def test_costly_expressions_of_sources_are_warned_of(config: Path) -> None:
             path for _, path, what in found(check([config], imports=imports), "warning") if "expression_cost" in what
         ]
         assert set(paths) == {f"sources.dear.{name}" for name in ("identity", "ordering", "attributes.type")}
+
+
+def test_a_thousand_rules_are_checked_quickly(config: Path) -> None:
+    rules = "".join(
+        f"""
+  - name: rule-{number}
+    from: orders
+    match: {{type: go.t{number}, payload.kind: [web, shop]}}
+    when: payload.total > 5.0 && payload.country == 'c{number}' && payload.total < {number + 10}.5
+    schedule: {{orchestration: greet, instance_id: "rule{number}-{{{{ payload.id }}}}", input: "{{'n': {number}}}"}}
+"""
+        for number in range(1000)
+    )
+    config.write_text(CONFIG + rules)
+    before = time.process_time()
+    assert check([config]).problems == ()
+    assert time.process_time() - before < 8  # a second on an idle machine; a check of all pairs takes minutes

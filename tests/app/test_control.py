@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bridge.app.composition import build_broker
 from bridge.app.connection import attached
 from bridge.app.operations.operation import Operation, perform
 from bridge.app.operations.operations import OPERATIONS
@@ -29,6 +30,7 @@ from bridge.app.state import trail
 from bridge.cli.shared import exit_codes
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, EngineTimeout, InstanceNotFound, InvalidCommand
+from bridge.core.message import Message
 from bridge.ops import control as served
 from bridge.ops.control import Control, near
 from tests.kit.waiting import TIMEOUT
@@ -62,6 +64,8 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "quarantine.drop": {"source": "orders", "key": "k"},
     "sources.pause": {"source": "orders"},
     "sources.resume": {"source": "orders"},
+    "sources.seek": {"source": "plain", "positions": {"plain/0": 0}},
+    "sources.seek.cancel": {"source": "orders"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
     "dlq.drop": {"causes": ["none"]},
@@ -107,6 +111,7 @@ def test_every_changing_operation_is_tried_here() -> None:
     assert len({(operation.method, operation.path) for operation in OPERATIONS}) == len(OPERATIONS)
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("operation", CHANGING, ids=lambda operation: operation.name)
 async def test_each_leaves_one_line(
     loaded: Loaded, operation: Operation[Any], caplog: pytest.LogCaptureFixture
@@ -456,6 +461,9 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "quarantine": ({}, lambda found: found == []),
     "messages/shop%20none": ({}, lambda found: found == []),
     "sources": ({}, lambda found: {None} == {one["state"] for one in found}),
+    "sources/plain/lag": ({}, lambda found: {one["topic"] for one in found} == {"plain"}),
+    "sources/plain/seek": ({}, lambda found: found == {}),
+    "sources/plain/seek:plan": ({"to": "end", "partition": "0"}, lambda found: len(found["partitions"]) == 1),
     "keys": ({}, lambda found: isinstance(found, list)),
     "instances:match": (
         {"action": "terminate", "prefix": "read-", "tags": "{}", "statuses": "RUNNING,PENDING"},
@@ -468,7 +476,12 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
 
 
 async def test_every_look_has_its_place(loaded: Loaded) -> None:
-    names = {"read-0": "{instance_id}", "counter/read": "{entity}/{key}", "shop%20none": "{message}"}
+    names = {
+        "read-0": "{instance_id}",
+        "counter/read": "{entity}/{key}",
+        "shop%20none": "{message}",
+        "plain": "{source}",
+    }
     places = {re.sub("|".join(names), lambda found: names[found[0]], place) for place in READS}
     assert {place.replace("jobs/none", "jobs/{job}") for place in places} == {
         operation.path for operation in OPERATIONS if not operation.changes
@@ -477,6 +490,10 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
         ("instances.start", {"orchestration": "waits", "instance_id": f"read-{n}", "input": {"n": n}}) for n in (0, 1)
     ]
     signal = {"entity": "counter", "key": "read", "operation": "add", "input": 1}
+    broker = build_broker(loaded, "local")
+    await broker.start()
+    await broker.publish("plain", [Message(b"{}")])
+    await broker.stop()
     async with serving(loaded) as channel, client(channel) as session:
         await operate(loaded, None, [*calls, ("entities.signal", signal)])
         for place, (query, fits) in READS.items():

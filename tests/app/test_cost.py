@@ -217,3 +217,38 @@ def test_an_embedded_engine_bills_nothing(project: Path) -> None:
     found = _routes(cost(load_config([project])))
     assert not any(route.billed for route in found.values())
     assert found["start"].actions == 24  # the engine itself reports starts
+
+
+@pytest.fixture
+def indexed(project: Path) -> Path:
+    project.write_text(CONFIG + SAGAS + "ops: {lineage: {index: all, shards: {number: 50}}}\n")
+    return project
+
+
+def test_the_index_of_a_scheduler_is_counted(indexed: Path) -> None:
+    with_index = _routes(cost(load_config([indexed])))
+    indexed.write_text(CONFIG + SAGAS)
+    without = _routes(cost(load_config([indexed])))
+    more = {name: with_index[name].actions - without[name].actions for name in without}
+    # Each message has two rows, and each message that the saga publishes has one
+    assert more == {
+        "start": 2 + 5, "code": 2, "event": 2, "stop": 2, "ends": 2, "count": 2, "nothing": 0, "answer": 2,
+    }  # fmt: skip
+    assert {name: each.indexed for name, each in with_index.items()} == more
+    assert not any(each.indexed for each in without.values())
+
+
+def test_rows_share_their_writes(indexed: Path) -> None:
+    found = cost(load_config([indexed]))
+    assert found.indexed == {"default": 5.0}
+    slow, fast = total(found, None, {"event": 1.0}), total(found, None, {"event": 1000.0})
+    assert (slow.per_second, slow.indexed) == (3.0, 2.0)
+    assert (fast.per_second, fast.indexed) == (1005.0, 5.0)
+
+
+def test_the_command_names_the_index(indexed: Path) -> None:
+    text = _run("-c", str(indexed), "--rate", "event=1000/s").output
+    assert "2  lineage index: the message's id and position" in text
+    assert "at most 50 actions in 10s for each process" in text
+    assert "5.0 of these actions/s for the lineage index, with one process" in text
+    assert "lineage index: removal by age (at most 500 per 7d)" in text

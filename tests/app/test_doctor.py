@@ -22,7 +22,6 @@ import yaml
 from aiohttp import web
 from azure.identity import aio as identity
 from azure.servicebus import ServiceBusMessage
-from azure.servicebus.aio import ServiceBusClient
 from click.testing import CliRunner
 
 from bridge.app import doctor
@@ -37,6 +36,7 @@ from tests.kafka.certificates import Authority
 from tests.kafka.server import ThreadedServer
 from tests.kit.processes import DaemonProcess
 from tests.servicebus.issuer import RECEIVER, SENDER, TokenIssuer
+from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.access.keys import AccessKey
 
@@ -334,7 +334,7 @@ def _bus(directory: Path, connection: str, **source: Any) -> Path:
 
 async def test_a_queue_is_peeked_at_and_no_message_delivered(tmp_path: Path) -> None:
     async with ServiceBusServer(SERVER) as server:
-        async with ServiceBusClient.from_connection_string(server.connection_string) as client:
+        async with Client.from_connection_string(server.connection_string) as client:
             async with client.get_queue_sender("orders") as sender:
                 await sender.send_messages([ServiceBusMessage("one"), ServiceBusMessage("two")])
             found = await _diagnose(_bus(tmp_path, server.connection_string), "servicebus")
@@ -392,7 +392,7 @@ async def test_missing_roles_are_named(tmp_path: Path, monkeypatch: pytest.Monke
 async def test_sessions_are_compared_without_taking_one(tmp_path: Path) -> None:
     async with (
         ServiceBusServer(SERVER) as server,
-        ServiceBusClient.from_connection_string(server.connection_string) as client,
+        Client.from_connection_string(server.connection_string) as client,
     ):
         async with client.get_queue_sender("by-session") as sender:
             await sender.send_messages(ServiceBusMessage("one", session_id="a"))

@@ -20,15 +20,17 @@ from bridge.core.system_names import (
     JOB,
     JOB_PAGE,
     JOBS,
+    LINEAGE_INDEX,
     QUARANTINE,
     REPLAY,
     REPLAY_EDIT,
     SOURCE_PAUSE,
+    SOURCE_SEEK,
 )
 from bridge.early_messages.executor import EarlyMessageExecutor
-from bridge.engines.answers import ANSWERS, AnswerKeys
-from bridge.engines.cancel_grace import CANCEL_GRACE
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.answers import ANSWERS, AnswerKeys
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.workflows import Workflows
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing
@@ -123,10 +125,12 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
             JOB,
             JOB_PAGE,
             JOBS,
+            LINEAGE_INDEX,
             QUARANTINE,
             REPLAY,
             REPLAY_EDIT,
             SOURCE_PAUSE,
+            SOURCE_SEEK,
         }
         assert {DEAD_LETTER, CANCEL_GRACE, JOB, SAGA_ORCHESTRATION} == set(registry.orchestrators)
         assert {DEAD_LETTER, EVALUATE_ACTIVITY} < set(registry.activities)

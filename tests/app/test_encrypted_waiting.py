@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.waiting.operations import WaitingMessage
 from tests.kit.daemon import DaemonFixture, headers, running
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 MARKER = "PLAINTEXT-OF-A-PAYLOAD"
 
@@ -82,9 +81,13 @@ def quarantine(it: DaemonFixture) -> QuarantineOperations:
 
 
 async def waiting(it: DaemonFixture, count: int) -> list[WaitingMessage]:
-    async with asyncio.timeout(TIMEOUT):
-        while len(found := [*await early(it).list(), *await quarantine(it).list()]) != count:
-            await asyncio.sleep(0.01)
+    found: list[WaitingMessage] = []
+
+    async def complete() -> bool:
+        found[:] = [*await early(it).list(), *await quarantine(it).list()]
+        return len(found) == count
+
+    await eventually(complete, lambda: f"{count} messages: {found}")
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
@@ -14,7 +14,7 @@ from bridge.app.operations.entities import Entities, Entity
 from bridge.config.source import Loaded
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from tests.app.project import EngineThread
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 
 @pytest.fixture
@@ -24,15 +24,14 @@ async def entities(loaded: Loaded, host: EngineThread) -> AsyncIterator[Entities
 
 
 async def reaches(entities: Entities, key: str, state: int) -> Entity:
-    async with asyncio.timeout(TIMEOUT):
-        while True:
-            try:
-                one = await entities.show("Counter", key)
-                if one.state == state:
-                    return one
-            except InstanceNotFound:
-                pass
-            await asyncio.sleep(0.02)
+    async def found() -> Entity | None:
+        with contextlib.suppress(InstanceNotFound):
+            one = await entities.show("Counter", key)
+            return one if one.state == state else None
+        return None
+
+    one: Entity = await eventually(found, f"Counter@{key} is {state}")
+    return one
 
 
 async def test_signal_show_and_list(entities: Entities) -> None:

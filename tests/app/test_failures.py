@@ -12,7 +12,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from structlog.testing import capture_logs
 
 from bridge.app.serve.failures import FailureLog
-from bridge.engines.finishes import Finishes, InstanceFailure, failure_of
+from bridge.engines.worker.finishes import Finishes, InstanceFailure, failure_of
 from bridge.sqlite_engine.model.instance import COMPLETED, FAILED, Finish
 from tests.kit.daemon import ENGINES, DaemonFixture, running
 from tests.kit.processes import DaemonProcess, bridge
@@ -156,7 +156,7 @@ async def test_a_saga_named_by_payload_has_the_name_other(tmp_path: Path, engine
 
 
 def test_names_of_sagas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bridge.engines.finishes.MAX_NAMES", 3)
+    monkeypatch.setattr("bridge.engines.worker.finishes.MAX_NAMES", 3)
     finishes = Finishes()
     for letter in "abcde":
         finishes.add_one(end(1, saga=f"saga-of-{letter}", outcome="compensated"))
@@ -196,7 +196,7 @@ async def test_lines_beyond_the_limit_are_counted() -> None:
     log = FailureLog("default", asyncio.get_running_loop(), 10, lambda: now)
     with capture_logs() as logs:
         for number in range(5000):
-            log.tell(end(number, name="order" if number % 2 else f"name-{number % 40}"))
+            log.add(end(number, name="order" if number % 2 else f"name-{number % 40}"))
         log.report()
         await asyncio.sleep(0)
         assert len(logs) == 10
@@ -204,7 +204,7 @@ async def test_lines_beyond_the_limit_are_counted() -> None:
         now = 60.0
         log.report()
         log.report()
-        log.tell(end(1))
+        log.add(end(1))
         await asyncio.sleep(0)
     assert len(logs) == 12
     assert logs[10]["count"] == 4990

@@ -86,6 +86,7 @@ routes:
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
     with OtlpReceiver() as found:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.url)
+        monkeypatch.setattr("bridge.ops.tracing.DELAY", 0.02)
         yield found
 
 

@@ -13,6 +13,7 @@ import pytest
 from bridge.app.operations.lineage import Arrival, Lineage, Scope
 from bridge.app.operations.trace import Found, Tracer
 from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
+from tests.kit.waiting import TIMEOUT
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -74,7 +75,7 @@ async def whole_day(it: DaemonFixture) -> str:
     await it.settled(2)
     await event(it, "order.paid", "p1", "1")
     await it.settled(3)
-    await it.client.wait_for_orchestration_completion("order-1", timeout=30)
+    await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
     published = [orjson.loads(message.body or b"") for message in await it.read("results", 2)]
     return str(next(one["id"] for one in published if one["type"] == "order.paid"))
 
@@ -154,7 +155,7 @@ async def test_repeats_attempts_and_strangers_are_told_apart(tmp_path: Path) -> 
         await event(it, "order.created", "c1", "1")
         await it.settled(1)
         await it.client.raise_orchestration_event("order-1", "PAID", data={"by": "hand"})
-        await it.client.wait_for_orchestration_completion("order-1", timeout=30)
+        await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
         tracer = Tracer(it.daemon.engines["default"])
         one = (await tracer.find("order-1", Scope())).instances[0]
         assert plain(one.arrivals)[1] == ("event PAID", None, None), "raised by another client"
@@ -180,11 +181,11 @@ async def test_what_is_under_way_is_told_as_that(tmp_path: Path) -> None:
         async def look() -> Lineage:
             return (await tracer.find("order-1", Scope())).instances[0]
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             while not (await look()).publications:
                 await asyncio.sleep(0.01)
         assert [out.state for out in (await look()).publications] == ["pending"]
         release.set()
-        await it.client.wait_for_orchestration_completion("order-1", timeout=30)
+        await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
         assert [out.state for out in (await look()).publications] == ["published"]
         assert headers((await it.read("results", 1))[0])["traceparent"] == (await look()).publications[0].traceparent

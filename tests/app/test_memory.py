@@ -10,7 +10,7 @@ import sys
 import psutil
 
 if sys.argv[1] == "tuned":
-    from bridge.app.memory import tune_memory
+    from bridge.system.memory import tune_memory
     tune_memory()
 
 process = psutil.Process()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from bridge.app.composition import load_config
 from bridge.ops.health import Check
 from bridge.quarantine.orphaned import QuarantineOrphaned, refuse_release
 from tests.app.test_quarantine import CONFIG, QuarantineFixture, ground, received
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 QUARANTINE = "    quarantine: {poll: 50ms, max_messages: 5}\n"
 WITHOUT = CONFIG.replace(QUARANTINE, "")
@@ -27,12 +26,12 @@ ELSEWHERE = CONFIG.replace("engine: {type: embedded, path: engine}", ENGINES).re
 
 async def quarantine(it: QuarantineFixture, *, there: bool) -> list[Check]:
     """Wait until readiness has quarantine checks, or has none, as `there` says; return the checks."""
-    async with asyncio.timeout(TIMEOUT):
-        while True:
-            found = [check for check in it.daemon.watch.health().checks if check.kind == "quarantine"]
-            if bool(found) is there:
-                return found
-            await asyncio.sleep(0.01)
+
+    def found() -> list[Check]:
+        return [check for check in it.daemon.watch.health().checks if check.kind == "quarantine"]
+
+    await eventually(lambda: bool(found()) is there)
+    return found()
 
 
 async def held(tmp_path: Path) -> None:
@@ -40,7 +39,7 @@ async def held(tmp_path: Path) -> None:
         await it.publish(received("a", 0), received("b", 0))
         await it.settled(quarantined=2)
         await it.waiting(2)
-        await it.daemon.orphaned.look()
+        await it.daemon.orphaned.check()
         assert await quarantine(it, there=False) == []
 
 
@@ -60,7 +59,7 @@ async def test_keys_of_a_source_that_keeps_none_there_any_more(tmp_path: Path, c
         assert said in check.detail
         for key in ("a", "b"):
             await it.quarantine.drop("orders", key, [], forget=False)
-        await it.daemon.orphaned.look()
+        await it.daemon.orphaned.check()
         assert await quarantine(it, there=False) == []
     with pytest.raises(QuarantineOrphaned, match=said):
         refuse_release(load_config([tmp_path / "bridge.yaml"]), "orders", "default")
@@ -72,7 +71,7 @@ async def test_keys_of_a_source_that_this_configuration_does_not_name(tmp_path: 
     with capture_logs() as logs:
         async with ground(tmp_path, RENAMED) as it:
             for _ in range(2):
-                await it.daemon.orphaned.look()
+                await it.daemon.orphaned.check()
             assert await quarantine(it, there=False) == []
     [line] = [line["event"] for line in logs if "keys in quarantine" in line["event"]]
     assert "2 quarantined keys" in line

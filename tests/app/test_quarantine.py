@@ -20,7 +20,7 @@ from bridge.core.message import Message
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.waiting.operations import WaitingMessage
 from tests.kit.listener import NullListener
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 FLOWS = """
 from durabletask import task
@@ -71,10 +71,12 @@ class QuarantineFixture:
         await self.daemon.brokers["local"].publish("orders", messages)
 
     async def until(self, condition: Callable[[], Any]) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while not condition():
-                assert self.source.ledger.balanced()
-                await asyncio.sleep(0.01)
+        def holds() -> Any:
+            found = condition()
+            assert self.source.ledger.balanced()
+            return found
+
+        await eventually(holds)
 
     async def settled(self, **outcomes: int) -> None:
         await self.until(lambda: all(self.source.ledger.outcomes[name] >= count for name, count in outcomes.items()))
@@ -89,9 +91,13 @@ class QuarantineFixture:
 
     async def waiting(self, count: int) -> list[WaitingMessage]:
         """Return the waiting messages once there are `count`: an accepted signal may be unprocessed."""
-        async with asyncio.timeout(TIMEOUT):
-            while len(found := await self.quarantine.list()) != count:
-                await asyncio.sleep(0.01)
+        found: list[WaitingMessage] = []
+
+        async def come() -> bool:
+            found[:] = await self.quarantine.list()
+            return len(found) == count
+
+        await eventually(come)
         return found
 
     async def letters(self, count: int) -> list[str]:
@@ -247,9 +253,7 @@ async def test_another_process_holds_the_key_when_it_gets_the_partition(tmp_path
                 lambda: second.source.assignment and second.source.stage is not None and second.source.stage.ready
             )
             await first.publish(*(received(key, 1) for key in keys))
-            async with asyncio.timeout(TIMEOUT):
-                while sum(g.source.ledger.outcomes["quarantined"] for g in (first, second)) < 8:
-                    await asyncio.sleep(0.01)
+            await eventually(lambda: sum(g.source.ledger.outcomes["quarantined"] for g in (first, second)) >= 8)
             assert second.source.ledger.outcomes["quarantined"] > 0
             for key in keys:
                 await first.start(key, 3)

@@ -22,7 +22,7 @@ from bridge.core.message import Message
 from bridge.core.states import JobState
 from bridge.core.system_names import REPLAY
 from bridge.dead_letters.store import DeadLetterStates
-from bridge.engines.source_pauses import Pause, SourcePauses
+from bridge.engines.source_entities import Pause, SourcePauses
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import JobItem, JobStore
 from bridge.quarantine.operations import QuarantineOperations

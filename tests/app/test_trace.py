@@ -15,14 +15,16 @@ import pytest
 from bridge.app.composition import load_config
 from bridge.app.operations.lineage import Scope
 from bridge.app.operations.trace import Answer, Found
+from bridge.app.position import Behind
 from bridge.app.serve.daemon import Daemon, _channel
 from bridge.app.trace import trace
 from bridge.config.source import Loaded
+from bridge.core.errors import EngineOutage
 from bridge.core.message import Message
 from tests.brokers.kafka.conftest import bootstrap, harness
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kit.daemon import DaemonFixture, running
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 __all__ = ["bootstrap", "harness"]
 
@@ -146,12 +148,11 @@ class Bridge:
         return plain(answer)
 
     async def until(self, wanted: str, outcome: str) -> Answer:
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                for answer in (await self.find(wanted)).answers:
-                    if answer.outcome == outcome:
-                        return answer
-                await asyncio.sleep(0.02)
+        async def found() -> Answer | None:
+            return next((one for one in (await self.find(wanted)).answers if one.outcome == outcome), None)
+
+        answer: Answer = await eventually(found, f"{wanted} is {outcome}")
+        return answer
 
 
 def plain(answer: Answer) -> dict[str, Any]:
@@ -262,6 +263,26 @@ async def test_dead_lettered_where_and_why(tmp_path: Path) -> None:
         assert (unreadable["outcome"], unreadable["reason"]) == ("dead_lettered", "decode_error")
 
 
+async def test_a_position_in_a_topic_that_no_source_reads(tmp_path: Path) -> None:
+    config = CONFIG.replace("topic: results}}", "topic: outcomes}}")
+    async with traced(tmp_path, config=config) as it:
+        await it.send("gone", "g-1", "1")
+        await it.send("created", "c-1", "2", count=2)
+        await it.send("paid", "p-1", "2", count=3)
+        await it.it.client.wait_for_orchestration_completion("order-2", timeout=TIMEOUT)
+        [letter, publication] = [
+            (await trace(it.loaded, None, [each], Scope()))[0] for each in ("orders.dlq/0@0", "outcomes/0@0")
+        ]
+        assert (letter.id, letter.behind) == ("orders.dlq/0@0", Behind("dead letter", "orders/0@0"))
+        assert [(each.outcome, each.message_id) for each in letter.found.answers] == [("dead_lettered", "/shop g-1")]
+        [answer] = publication.found.answers
+        assert (answer.outcome, answer.instance_id, answer.topic) == ("published", "order-2", "results")
+        assert publication.behind == Behind("publication", answer.message_id or "")
+        for unknown in ("orders.dlq/0@7", "outcomes/5@0", "elsewhere/0@0"):
+            [nothing] = await trace(it.loaded, None, [unknown], Scope())
+            assert (nothing.found.by, nothing.behind) == ("nothing", None)
+
+
 async def test_retrying_in_the_process_that_has_it(tmp_path: Path) -> None:
     async with traced(tmp_path) as it:
         event = {"specversion": "1.0", "id": "p-1", "source": "/shop", "type": "paid", "data": {"id": "9"}}
@@ -278,6 +299,26 @@ async def test_retrying_in_the_process_that_has_it(tmp_path: Path) -> None:
         assert behind.detail == "earlier messages of its key come first"
         assert {answer.message_id for answer in (await it.find("9")).answers} == {"/shop p-1", "/shop p-2"}
         await it.send("created", "c-1", "9", count=0)
+
+
+async def test_messages_in_flight_are_known_while_the_engine_is_away(tmp_path: Path) -> None:
+    async with traced(tmp_path, engine="behind a port") as it:
+        host = it.it.host
+        assert host is not None
+        await host.stop()
+        event = {"specversion": "1.0", "id": "a-1", "source": "/shop", "type": "created", "data": {"id": "1"}}
+        await it.it.publish("orders", event, "1", **{"content-type": "application/cloudevents+json"})
+        await it.it.until(lambda: sum(each.ledger.in_flight for each in it.it.daemon.sources), "received")
+        [one, other] = await trace(it.loaded, None, ["orders/0@0", "unknown"], Scope())
+        assert one.away is not None
+        [answer] = one.found.answers
+        assert answer.outcome in ("queued", "retrying")
+        assert answer.source == "orders"
+        assert other.found.answers == ()
+        with pytest.raises(EngineOutage):
+            await trace(it.loaded, None, ["unknown"], Scope())
+        await host.start()
+        assert (await it.until("a-1", "executed")).instance_id == "order-1"
 
 
 async def test_a_daemon_that_does_not_answer_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

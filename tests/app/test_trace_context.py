@@ -10,6 +10,7 @@ from durabletask.history import ExecutionStartedEvent, TaskScheduledEvent
 
 from bridge.core.trace_context import is_traceparent
 from tests.kit.daemon import ENGINES, headers, running
+from tests.kit.waiting import TIMEOUT
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -65,7 +66,7 @@ async def test_it_runs_from_the_message_to_everything_that_is_published(tmp_path
             assert found["tracestate"] == "shop=1"
         assert len({found["traceparent"] for found in published.values()}) == 4, "a span each"
         assert published["own"]["traceparent"] == "mine"
-        state = await it.client.wait_for_orchestration_completion("order-1", timeout=30)
+        state = await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
         assert state.get_output() == TRACE
         for instance in ("order-1", "order-1-child"):
             history = await it.client.get_orchestration_history(instance)
@@ -85,12 +86,12 @@ async def test_no_trace_and_one_that_is_not_valid_change_nothing_else(tmp_path: 
         await it.publish("orders", {"id": 2, "again": False}, key="a")
         await it.publish("orders", {"id": 3, "again": False}, key="a", traceparent="broken", tracestate="shop=1")
         for number in (2, 3):
-            state = await it.client.wait_for_orchestration_completion(f"order-{number}", timeout=30)
+            state = await it.client.wait_for_orchestration_completion(f"order-{number}", timeout=TIMEOUT)
             assert state.get_output() is None
             history = await it.client.get_orchestration_history(f"order-{number}")
             started = next(event for event in history if isinstance(event, ExecutionStartedEvent))
             assert started.parent_trace_context is None
-        await it.client.wait_for_orchestration_completion("order-1", timeout=30)
+        await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
         traced = [message for message in await it.read("results", 12) if TRACE in str(headers(message))]
         assert len(traced) == 3
         assert it.outcomes() == {"executed": 3}
@@ -102,5 +103,5 @@ async def test_the_next_generation_is_in_the_same_trace(tmp_path: Path, engine: 
         await it.publish("orders", {"id": 1, "again": True}, traceparent=PARENT)
         published = [headers(message) for message in await it.read("results", 8)]
         assert sum(found["traceparent"][3:35] == TRACE for found in published) == 6
-        state = await it.client.wait_for_orchestration_completion("order-1", timeout=30)
+        state = await it.client.wait_for_orchestration_completion("order-1", timeout=TIMEOUT)
         assert state.get_output() == TRACE

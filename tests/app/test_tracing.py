@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from tests.kit.daemon import headers, running
+from bridge.app.operations.lineage import Scope
+from bridge.app.operations.trace import Tracer
+from tests.kit.daemon import DaemonFixture, headers, running
+from tests.kit.openmetrics import families
 from tests.kit.otlp import OtlpReceiver, attributes
-from tests.kit.waiting import eventually
+from tests.kit.waiting import TIMEOUT, eventually
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = f"00-{TRACE}-b7ad6b7169203331-01"
@@ -41,6 +45,7 @@ routes:
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[OtlpReceiver]:
     with OtlpReceiver() as found:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.url)
+        monkeypatch.setattr("bridge.ops.tracing.DELAY", 0.02)
         yield found
 
 
@@ -153,3 +158,43 @@ async def test_traces_are_off(
         [published] = await it.read("results", 1)
     assert headers(published)["traceparent"].startswith(f"00-{TRACE}-")
     assert receiver.requests == 0
+
+
+async def test_a_position_is_found_with_traces_on(tmp_path: Path, receiver: OtlpReceiver) -> None:
+    async with running(tmp_path, CONFIG, FLOWS, broker="{type: local, partitions: 1}") as it:
+        await it.publish("orders", {"id": 7}, traceparent=PARENT)
+        await it.settled(1)
+        found = await Tracer(it.daemon.engines["default"]).find("orders/0@0", Scope())
+    assert [one.instance_id for one in found.instances] == ["order-7"]
+    [answer] = found.answers
+    assert (answer.position or "").endswith("/orders/0@0")
+
+
+async def test_durations_have_traces_as_exemplars(tmp_path: Path, receiver: OtlpReceiver) -> None:
+    async with running(tmp_path, CONFIG, FLOWS) as it:
+        await it.publish("orders", {"id": 8}, traceparent=UNSAMPLED)
+        await it.client.wait_for_orchestration_completion("order-8", timeout=TIMEOUT)
+        assert not await _exemplars(it), "a trace that is not sampled is no example"
+        await it.publish("orders", {"id": 9}, traceparent=PARENT)
+        await it.client.wait_for_orchestration_completion("order-9", timeout=TIMEOUT)
+        await it.settled(2)
+        found = await _exemplars(it)
+    assert found == {
+        "bridge_processing_seconds": {TRACE},
+        "bridge_end_to_end_seconds": {TRACE},
+        "bridge_orchestration_seconds": {TRACE},
+        "bridge_activity_seconds": {TRACE},
+    }
+
+
+async def _exemplars(it: DaemonFixture) -> dict[str, set[str]]:
+    async with aiohttp.ClientSession() as http:
+        accept = {"Accept": "application/openmetrics-text;version=1.0.0"}
+        async with http.get(f"{it.daemon.url}/metrics", headers=accept) as response:
+            text = await response.text()
+    found: dict[str, set[str]] = {}
+    for family in families(text):
+        for sample in family.samples:
+            if sample.exemplar:
+                found.setdefault(family.name, set()).add(sample.exemplar.labels["trace_id"])
+    return found

@@ -110,7 +110,8 @@ async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> No
         assert totals.messages == 3
 
 
-async def test_messages_near_the_end_of_their_wait_are_counted(tmp_path: Path) -> None:
+async def test_messages_near_the_end_of_their_wait_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bridge.app.serve.waiting._COUNT", 0.1)
     async with running(tmp_path, config(), FLOWS) as it:
         for number in range(2):
             await it.publish("orders", {"id": number}, kind="early")

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 from tests.kit.pipeline import Faults, PipelineFixture

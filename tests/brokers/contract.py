@@ -62,6 +62,18 @@ class BrokerContract:
         assert delivery.position.cluster
         assert delivery.attempt == 1
 
+    async def test_a_log_returns_the_positions_of_what_it_has_stored(self, harness: Harness) -> None:
+        broker = await harness.broker()
+        sent = [Message(b"%d" % n, b"k%d" % (n % 7)) for n in range(40)]
+        positions = await broker.publish("orders", sent)
+        assert (positions is not None) == harness.features.commits
+        if positions is None:
+            return
+        deliveries = await take(await broker.subscribe(ORDERS, Assignments()), 40)
+        lies = {delivery.position: delivery.message.body for delivery in deliveries}
+        assert [None if each is None else lies[each] for each in positions] == [each.body for each in sent]
+        assert await broker.publish("orders", []) == []
+
     async def test_a_tombstone_is_not_an_empty_body(self, harness: Harness) -> None:
         if not harness.features.tombstones:
             return

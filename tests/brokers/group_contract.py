@@ -11,7 +11,7 @@ from bridge.brokers.base import Delivery, SubscribeOptions, Subscription
 from bridge.core.errors import PartitionRevoked
 from bridge.core.message import Message
 from tests.brokers.consumer import CAUSE, ORDERS, Assignments, Harness, consume, nothing_more, numbered, numbers, take
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 
 class GroupContract:
@@ -71,9 +71,7 @@ class GroupContract:
         assert mine | theirs == {0, 1, 2, 3}
         seen: list[Delivery] = []
         tasks = [asyncio.create_task(_drain(each, seen)) for each in (one, two)]
-        async with asyncio.timeout(TIMEOUT):
-            while len(seen) < 100:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: len(seen) >= 100)
         for task in tasks:
             task.cancel()
         assert sorted(each.message.body or b"" for each in seen) == sorted(b"x" + key for key in keys)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -12,9 +11,9 @@ from pathlib import Path
 import orjson
 
 from bridge.engines.base import Engine
+from tests.kit.processes import ModuleProcess
 
 KEYS = 40
-START_SECONDS = 60.0
 
 
 class Members(ABC):
@@ -27,35 +26,30 @@ class Members(ABC):
 
     def __init__(self, directory: Path, module: str) -> None:
         self.config, self.effects_file = directory / "bridge.yaml", directory / "effects"
-        self.members: list[asyncio.subprocess.Process] = []
+        self.members: list[ModuleProcess] = []
         self.published = 0
         self._module = module
         self._sequence: Counter[int] = Counter()
 
-    async def join(self) -> asyncio.subprocess.Process:
+    async def join(self) -> ModuleProcess:
         """Start another member and return when it reads."""
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", self._module, str(self.config), str(self.effects_file),
-            stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
-        )  # fmt: skip
+        process = ModuleProcess(self._module, self.config, self.effects_file)
         self.members.append(process)
-        assert process.stdout is not None
-        async with asyncio.timeout(START_SECONDS):
-            assert await process.stdout.readline() == b"started\n"
+        assert await process.line() == "started"
         return process
 
-    async def end(self, member: asyncio.subprocess.Process, how: signal.Signals = signal.SIGKILL) -> None:
+    async def end(self, member: ModuleProcess, how: signal.Signals = signal.SIGKILL) -> None:
         """End a member with a signal and wait for its exit."""
         self.members.remove(member)
-        member.send_signal(how)
-        code = await member.wait()
+        member.signal(how)
+        code = await member.ended()
+        member.end()
         assert how is signal.SIGKILL or code == 0
 
     async def end_all(self) -> None:
         """Kill all members, including stopped ones."""
         for member in self.members:
-            member.kill()
-            await member.wait()
+            member.end()
 
     @abstractmethod
     async def publish(self, count: int) -> None:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.brokers import dead_letter
 from bridge.brokers.dead_letter import ladder, write
 from bridge.core import provenance
 from bridge.core.errors import BrokerUnavailable, PublishFailed, TargetRefused
@@ -83,7 +82,7 @@ async def test_the_most_complete_letter_that_fits_is_written_once(
     place = (provenance.CLUSTER, provenance.TOPIC, provenance.PARTITION, provenance.OFFSET)
     assert [received[name] for name in place] == [b"cluster", b"orders", b"3", b"42"]
     # Every part is present, or named as missing
-    assert letter.body == message.body or "payload" in missing or dead_letter.TOMBSTONE in missing
+    assert letter.body == message.body or "payload" in missing or provenance.TOMBSTONE in missing
     assert (letter.key == message.key) != ("key" in missing)
     own = tuple(each for each in letter.headers if not each[0].startswith("bridge."))
     assert (own == message.headers and letter.content_type == message.content_type) != ("headers" in missing)

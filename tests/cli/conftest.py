@@ -11,9 +11,9 @@ import structlog
 from click.testing import CliRunner, Result
 
 from bridge.cli import root
-from tests.app.conftest import host, loaded, project
+from tests.app.conftest import host, impatient, loaded, project
 
-__all__ = ["host", "loaded", "project"]
+__all__ = ["host", "impatient", "loaded", "project"]
 
 Bridge = Callable[..., Result]
 

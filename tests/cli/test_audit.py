@@ -17,7 +17,7 @@ from bridge.cli import root
 from bridge.cli.shared.command import Command
 from bridge.ops.trail import Trail
 from tests.cli.conftest import Bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT_OPTION
 
 pytestmark = pytest.mark.usefixtures("host")
 MARKER = "PAYLOAD-THAT-NOBODY-MAY-READ"
@@ -58,6 +58,9 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("erase", "*", "done", ("--where", f"payload.marker == '{MARKER}'", "--yes")),
     ("publish", "local/plain", "done", ("plain", "--data", DATA)),
     ("publish", "local/plain", "failed", ("local/plain", "--jsonl", "LINES")),
+    ("sources seek", "plain", "done", ("plain", "--to", "end", "--yes")),
+    ("sources seek", "plain", "failed", ("plain", "--to", "end", "--partition", "99", "--yes")),
+    ("sources seek", "nowhere", "failed", ("nowhere", "--to", "end", "--yes")),
 )
 """Command, target, result, arguments."""
 
@@ -93,6 +96,7 @@ def test_what_changes_nothing_says_so(name: str) -> None:
     assert COMMANDS[name].effect == ("serves" if name in ("serve", "worker") else "reads")
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     ("name", "target", "result", "arguments"), STEPS, ids=[f"{name} {result}" for name, _, result, _ in STEPS]
 )
@@ -144,7 +148,7 @@ def test_each_of_several_ids_has_its_line(bridge: Bridge, project: Path) -> None
     ids = [f"several-{uuid4().hex[:8]}" for _ in range(3)]
     for one in ids[:2]:
         bridge("instances", "start", "greet", "--id", one, "--input", '"x"')
-        bridge("instances", "wait", one, "--timeout", f"{TIMEOUT:g}s")
+        bridge("instances", "wait", one, "--timeout", TIMEOUT_OPTION)
     assert bridge("instances", "purge", *ids).exit_code == 1
     lines = [line for line in kept(project) if line["action"] == "instances.purge" and line["target"] in ids]
     assert [(line["target"], line["result"]) for line in lines] == [

@@ -134,6 +134,7 @@ def test_a_frozen_daemon_ends_a_command_with_an_error_in_time(project: Path) -> 
         received = bridge(project, "instances", "terminate", "one")
         assert received.returncode == 3
         assert "is it frozen?" in received.stderr
+        assert f"its process {process.pid} is frozen by a signal; `kill -CONT {process.pid}`" in received.stderr
         assert "Traceback" not in received.stderr
         process.signal(signal.SIGCONT)
     assert [line["result"] for line in kept(project)] == ["failed"]

@@ -21,7 +21,7 @@ from bridge.core.errors import EngineMisconfigured
 from tests.app import own_keys
 from tests.app.project import EngineThread, write_project
 from tests.cli.conftest import _log_apart
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT_OPTION
 
 __all__ = ["_log_apart"]
 
@@ -65,7 +65,9 @@ def configure(project: Path, encryption: str | None) -> None:
     lines = [
         f"engine: {{type: embedded, path: .bridge/engine{more}}}" if line.startswith("engine:") else line
         for line in lines
+        if not line.startswith("ops:")
     ]
+    lines.append("ops: {http: {port: 0}}")
     config.write_text("\n".join(lines))
 
 
@@ -109,7 +111,7 @@ def hosted(project: Path) -> Iterator[Callable[[], EngineThread]]:
 def fill(run: Run, suffix: str = "") -> None:
     for name, flow, given in (("g", "greet", MARKER), ("w", "waits", MARKER)):
         assert run("instances", "start", flow, "--id", name + suffix, "--input", json.dumps(given)).exit_code == 0
-    assert run("instances", "wait", "g" + suffix, "--timeout", f"{TIMEOUT:g}s").exit_code == 0
+    assert run("instances", "wait", "g" + suffix, "--timeout", TIMEOUT_OPTION).exit_code == 0
     assert run("entities", "signal", "counter@c", "add", "--input", "3").exit_code == 0
 
 

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import time
 from uuid import uuid4
 
 import pytest
 
 from tests.cli.conftest import Bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually_blocking
 
 pytestmark = pytest.mark.usefixtures("host")
 
 
 def reaches(bridge: Bridge, key: str, state: int, entity: str = "counter") -> None:
-    ends = time.monotonic() + TIMEOUT
-    while True:
+    def has_it() -> bool:
         result = bridge("entities", "show", f"{entity}@{key}", "--json")
-        if result.exit_code == 0 and json.loads(result.stdout)["state"] == state:
-            return
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+        return result.exit_code == 0 and json.loads(result.stdout)["state"] == state
+
+    eventually_blocking(has_it, f"{entity}@{key} is {state}")
 
 
 def test_signal_show_and_list(bridge: Bridge) -> None:

@@ -18,10 +18,10 @@ from click.testing import CliRunner
 from bridge.cli import root
 from tests.app.project import write_project
 from tests.cli.conftest import Bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.forkserver import fork_server
+from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION
 
 pytestmark = pytest.mark.usefixtures("host")
-TIMEOUT = f"{TIMEOUT:g}s"  # type: ignore[assignment]  # wider than its annotation, on purpose
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def started(bridge: Bridge, orchestration: str, name: str, *options: str) -> str
 
 
 def finished(bridge: Bridge, name: str, code: int = 0) -> None:
-    assert bridge("instances", "wait", name, "--timeout", TIMEOUT).exit_code == code
+    assert bridge("instances", "wait", name, "--timeout", TIMEOUT_OPTION).exit_code == code
 
 
 def shown(bridge: Bridge, name: str, *options: str) -> dict[str, object]:
@@ -50,7 +50,7 @@ def shown(bridge: Bridge, name: str, *options: str) -> dict[str, object]:
 
 def test_start_wait_show(bridge: Bridge, name: str) -> None:
     started(bridge, "greet", name, "--input", '"ada"', "--tag", "by=test", "--version", "1.0")
-    result = bridge("instances", "wait", name, "--timeout", TIMEOUT, "--json")
+    result = bridge("instances", "wait", name, "--timeout", TIMEOUT_OPTION, "--json")
     assert (result.exit_code, json.loads(result.stdout)["output"]) == (0, "hello ada")
     received = shown(bridge, name)
     assert list(received) == [
@@ -115,7 +115,7 @@ def test_rows_are_one_line_however_long(bridge: Bridge, name: str) -> None:
 
 def test_raise(bridge: Bridge, name: str) -> None:
     started(bridge, "waits", name)
-    assert bridge("instances", "wait", name, "--for", "start", "--timeout", TIMEOUT).exit_code == 0
+    assert bridge("instances", "wait", name, "--for", "start", "--timeout", TIMEOUT_OPTION).exit_code == 0
     result = bridge("instances", "raise", name, "go", "--data", '{"how": "fast"}')
     assert (result.exit_code, result.stdout) == (0, f"{name}: go raised\n")
     finished(bridge, name)
@@ -274,7 +274,7 @@ def test_a_person_is_asked_before_a_bulk_purge(
     primary, secondary = pty.openpty()
     with subprocess.Popen(command, stdin=secondary, stderr=subprocess.PIPE, cwd=project) as process:
         os.write(primary, answer)
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=TIMEOUT)
     os.close(primary)
     os.close(secondary)
     assert process.returncode == code
@@ -366,8 +366,8 @@ def test_ids_of_strangers_drive_no_terminal(bridge: Bridge, project: Path) -> No
         for command in (("show", each), ("show", each, "--json"), ("wait", each), ("terminate", each)):
             result = bridge("instances", *command)
             assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", result.output), command
-    command = [sys.executable, "-m", "bridge", "instances", "show", "-c", str(project / "bridge.yaml"), "--json"]  # type: ignore[assignment]  # wider than its annotation, on purpose
-    done = subprocess.run(["xargs", "-0", "-n1", *command], input=separated, capture_output=True, check=False)
+    show = [str(fork_server().command() / "bridge"), "instances", "show", "-c", str(project / "bridge.yaml"), "--json"]
+    done = subprocess.run(["xargs", "-0", "-n1", *show], input=separated, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(b'"instance_id"') == len(HOSTILE)
 

@@ -13,7 +13,7 @@ import pytest
 from bridge.engines.recording import Recording
 from bridge.testing import ReplayMismatch, replay
 from tests.cli.conftest import Bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT_OPTION
 
 pytestmark = pytest.mark.usefixtures("host")
 
@@ -23,7 +23,7 @@ def name(bridge: Bridge) -> str:
     """Finished instance."""
     name = f"x-{uuid4().hex[:8]}"
     assert bridge("instances", "start", "greet", "--id", name, "--input", '"ada"').exit_code == 0
-    assert bridge("instances", "wait", name, "--timeout", f"{TIMEOUT:g}s").exit_code == 0
+    assert bridge("instances", "wait", name, "--timeout", TIMEOUT_OPTION).exit_code == 0
     return name
 
 

@@ -9,10 +9,14 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
+from bridge.cli import root
 from bridge.cli.shared.output import Progress, clean, compact, plural, print_fields, print_json, print_table
 
 
@@ -22,10 +26,11 @@ def test_a_table_in_a_pipe_is_plain_and_never_wraps(capsys: pytest.CaptureFixtur
     assert lines == ["ID       NAME", "a        " + "x" * 3000, "long id  [bold]markup[/bold] :smile:"]
 
 
-def test_a_table_on_a_terminal_fits_it() -> None:
-    code = "from bridge.cli.shared.output import print_table\nprint_table(('ID', 'NAME'), [('a', 'x' * 200)])"
+def on_terminal(code: str, columns: int) -> list[str]:
+    """Return the lines that a table leaves on a terminal."""
+    code = f"from bridge.cli.shared.output import print_table\n{code}"
     primary, secondary = pty.openpty()
-    environ = os.environ | {"COLUMNS": "60", "TERM": "xterm"}
+    environ = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
     with subprocess.Popen([sys.executable, "-c", code], stdout=secondary, stdin=secondary, env=environ) as process:
         os.close(secondary)
         output = b""
@@ -36,9 +41,22 @@ def test_a_table_on_a_terminal_fits_it() -> None:
             pass  # Linux reports a closed other side by this error
         assert process.wait(30) == 0
     os.close(primary)
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
+    return re.sub(r"\x1b\[[0-9;]*m", "", output.decode()).splitlines()
+
+
+def test_a_table_on_a_terminal_fits_it() -> None:
+    lines = on_terminal("print_table(('ID', 'NAME'), [('a', 'x' * 200)])", 60)
     assert max(map(len, lines)) <= 60
     assert sum(line.count("x") for line in lines) == 200
+
+
+@pytest.mark.parametrize(("columns", "whole"), [(80, True), (40, True), (20, False)])
+def test_words_stay_whole_while_ids_are_folded(columns: int, whole: bool) -> None:
+    code = "print_table(('ID', 'STATUS', 'CREATED'), [('i' * 100, 'COMPLETED', '3m')], folds=('ID',))"
+    lines = on_terminal(code, columns)
+    assert max(map(len, lines)) <= columns
+    assert sum(line.count("i") for line in lines) == 100
+    assert ("COMPLETED" in "\n".join(lines)) == whole
 
 
 @pytest.mark.parametrize("value", [{"a": 2**70}, "é", "\ud800", [None, 1.5], {"\x1b": "\x9b"}])
@@ -85,3 +103,33 @@ def test_progress_is_for_terminals(stream: io.StringIO, shown: str, monkeypatch:
     progress(12_345)
     progress.close()
     assert stream.getvalue() == shown
+
+
+def test_every_command_that_prints_json_takes_both_forms() -> None:
+    def commands(command: click.Command) -> Iterator[click.Command]:
+        if isinstance(command, click.Group):
+            context = click.Context(command)
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
+                yield from commands(inner)
+        else:
+            yield command
+
+    found = 0
+    for command in commands(root):
+        options = {opt: each for each in command.params if isinstance(each, click.Option) for opt in each.opts}
+        form = options.get("--output")
+        if "--json" in options and not (form and isinstance(form.type, click.Path)):  # a file has that name already
+            found += 1
+            assert form is not None, command.name
+            assert isinstance(form.type, click.Choice), command.name
+            assert "json" in form.type.choices
+    assert found > 20
+
+
+@pytest.mark.parametrize("form", [("-o", "json"), ("--json",), ("-o", "table", "--json"), ("--output=json",)])
+def test_both_forms_print_the_same(form: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(root, ["lint", "--rules", *form])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)

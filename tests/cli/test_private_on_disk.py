@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import stat
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.app.project import CONFIG, write_project
-from tests.kit.waiting import TIMEOUT
+from tests.kit.processes import DaemonProcess, run_bridge
 
 
 @pytest.fixture
@@ -25,31 +19,9 @@ def project(tmp_path: Path) -> Path:
     return config.parent
 
 
-@contextmanager
-def serving(project: Path, ready: Path) -> Iterator[None]:
-    with (project / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bridge", "serve", "--ready-file", str(ready)],
-            cwd=project, stderr=log, stdout=log, umask=0,
-        )  # fmt: skip
-        try:
-            ends = time.monotonic() + TIMEOUT
-            while ready.is_symlink() or not ready.exists():
-                assert process.poll() is None, (project / "log").read_text()
-                assert time.monotonic() < ends
-                time.sleep(0.05)
-            yield
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(TIMEOUT) == 0
-        finally:
-            process.kill()
-            process.wait()
-
-
-def bridge(project: Path, *arguments: str) -> None:
-    command = [sys.executable, "-m", "bridge", *arguments]
-    received = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=60, umask=0, check=False)
-    assert received.returncode == 0, received.stderr
+def unmasked(project: Path, *arguments: str) -> None:
+    done = run_bridge(*arguments, cwd=project, umask=0)
+    assert done.returncode == 0, done.stderr
 
 
 def wide(*roots: Path) -> list[str]:
@@ -67,23 +39,25 @@ def use(project: Path) -> list[Path]:
     out.mkdir(exist_ok=True)
     ready = out / "ready.json"
     written = [out / "history.json", out / "backup.db", out / "all.jsonl"]
-    with serving(project, ready):
+    ready.unlink(missing_ok=True)
+    with DaemonProcess(project, ready_file=ready, umask=0) as daemon:
         assert wide(project / ".bridge") == []
         assert wide(ready) == []
-        bridge(project, "publish", "orders", "--type", "greeting.asked", "--data", '{"name": "ada"}')
-        bridge(project, "instances", "start", "greet", "--id", "one", "--message-id", "m")
-        bridge(project, "instances", "wait", "one")
-        bridge(project, "instances", "export", "one", "-o", str(written[0]))
-        bridge(project, "engine", "backup", "--force", str(written[1]))
-        bridge(project, "engine", "export", "--output", str(written[2]))
+        unmasked(project, "publish", "orders", "--type", "greeting.asked", "--data", '{"name": "ada"}')
+        unmasked(project, "instances", "start", "greet", "--id", "one", "--message-id", "m")
+        unmasked(project, "instances", "wait", "one")
+        unmasked(project, "instances", "export", "one", "-o", str(written[0]))
+        unmasked(project, "engine", "backup", "--force", str(written[1]))
+        unmasked(project, "engine", "export", "--output", str(written[2]))
         assert wide(project / ".bridge") == []
+        daemon.stop()
     return written
 
 
 def test_with_a_umask_of_0_and_with_what_an_earlier_release_left(project: Path) -> None:
     written = use(project)
     assert wide(project / ".bridge", *written) == []
-    bridge(project, "engine", "restore", str(written[1]))
+    unmasked(project, "engine", "restore", str(written[1]))
     for path in (project / ".bridge", *(project / ".bridge").rglob("*")):
         path.chmod(0o777 if path.is_dir() else 0o666)
     for path in written:
@@ -99,16 +73,15 @@ def test_links_in_the_way_are_refused(project: Path) -> None:
     ready = project / "ready.json"
     ready.symlink_to(victim)
     (project / f".{ready.name}.{os.getpid()}").symlink_to(victim)
-    with serving(project, ready):
-        assert not ready.is_symlink()
+    with DaemonProcess(project, ready=False, ready_file=ready, umask=0) as daemon:
+        daemon.wait(lambda: not ready.is_symlink() and ready.exists(), "the ready file")
+        daemon.stop()
     for name in ("engine/engine.db", "broker/log.db"):
         file = project / ".bridge" / name
         assert file.exists()
         file.rename(project / "aside")
         file.symlink_to(victim)
-        received = subprocess.run(
-            [sys.executable, "-m", "bridge", "serve"], cwd=project, capture_output=True, text=True, timeout=60
-        )
+        received = run_bridge("serve", cwd=project)
         assert (received.returncode, "is a link" in received.stderr) == (3, True), received.stderr
         assert "Traceback" not in received.stderr
         file.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,9 +20,16 @@ from bridge.config.source import load
 from bridge.core.message import Message
 from tests.app.project import write_project
 from tests.app.test_publish import consume
+from tests.kit.waiting import TIMEOUT
 
 EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/test", "type": "go", "data": {"id": "1"}})
 Publish = Callable[..., Result]
+PLACE = re.compile(r"[a-z]+/[01]@\d+$", re.MULTILINE)
+
+
+def ids(output: str | bytes) -> str:
+    """Output without the positions."""
+    return PLACE.sub("@", output if isinstance(output, str) else output.decode())
 
 
 @pytest.fixture
@@ -47,7 +55,11 @@ def arrived(config: Path, topic: str, count: int) -> list[Message]:
 def test_files_and_standard_input(publish: Publish, config: Path, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(EVENT)
     result = publish("orders", "--file", f"{tmp_path}/a.json", "--file", "-", "--key", "k", input=EVENT)
-    assert (result.exit_code, result.stdout, result.stderr) == (0, "1\n1\n2 messages published to local/orders\n", "")
+    assert (result.exit_code, ids(result.stdout), result.stderr) == (
+        0,
+        "1  @\n1  @\n2 messages published to local/orders\n",
+        "",
+    )
     assert [(message.body, message.key) for message in arrived(config, "orders", 2)] == [(EVENT.encode(), b"k")] * 2
 
 
@@ -83,16 +95,30 @@ def test_data_with_a_type_is_wrapped(publish: Publish, config: Path) -> None:
 
 def test_the_id_of_each_message_is_printed(publish: Publish, config: Path) -> None:
     made = publish("orders", "--type", "go", "--key", "k", "--data", "{}")
-    id_, summary = made.stdout.splitlines()
+    line, summary = made.stdout.splitlines()
     assert summary == "1 message published to local/orders"
     [message] = arrived(config, "orders", 1)
-    assert json.loads(message.body or b"")["id"] == id_
+    id_, place = line.split()
+    assert id_ == json.loads(message.body or b"")["id"]
+    assert PLACE.fullmatch(place)
     binary = '{"body": 1, "headers": {"ce_id": "b-1"}, "topic": "x"}\n{"body": 2, "topic": "y"}\n'
-    result = publish("local/", "--jsonl", "-", "-o", "json", input=binary)
-    assert [json.loads(line) for line in result.stdout.splitlines()] == [
-        {"id": "b-1", "destination": "local/x"},
-        {"id": None, "destination": "local/y"},
-    ]
+    for form in (("-o", "json"), ("--json",)):
+        result = publish("local/", "--jsonl", "-", *form, input=binary)
+        printed = [json.loads(line) for line in result.stdout.splitlines()]
+        for topic, each in zip("xy", printed, strict=True):
+            assert PLACE.fullmatch(each.pop("position"))[0].startswith(topic)
+        assert printed == [{"id": "b-1", "destination": "local/x"}, {"id": None, "destination": "local/y"}]
+
+
+def test_the_position_is_where_the_message_lies(publish: Publish, config: Path) -> None:
+    text = "".join(json.dumps({"body": {"n": n}, "key": f"k{n % 5}"}) + "\n" for n in range(50))
+    result = publish("local/many", "--jsonl", "-", "-o", "json", input=text)
+    places = [json.loads(line)["position"] for line in result.stdout.splitlines()]
+    read = CliRunner().invoke(root, ["topic", "read", "local/many", "--json", "-c", str(config)])
+    found = {}
+    for each in map(json.loads, read.stdout.splitlines()):
+        found[f"{each['topic']}/{each['partition']}@{each['offset']}"] = each["body"]["n"]
+    assert [found[place] for place in places] == list(range(50))
 
 
 def test_any_topic_of_a_broker(publish: Publish, config: Path) -> None:
@@ -103,14 +129,14 @@ def test_any_topic_of_a_broker(publish: Publish, config: Path) -> None:
 def test_json_lines(publish: Publish, config: Path) -> None:
     text = '{"body": {"n": 1}, "key": "k", "headers": {"a": "b"}}\n' + EVENT + '\n{"body": "{broken", "key": "k"}\n'
     result = publish("orders", "--jsonl", "-", input=text)
-    assert (result.exit_code, result.stdout) == (0, "1\n3 messages published to local/orders\n")
+    assert (result.exit_code, ids(result.stdout)) == (0, "@\n1  @\n@\n3 messages published to local/orders\n")
     messages = arrived(config, "orders", 3)
     assert {message.body for message in messages} == {b'{"n": 1}', EVENT.encode(), b"{broken"}
 
 
 def test_json_lines_on_standard_input(publish: Publish, config: Path) -> None:
     result = publish("orders", input=f"{EVENT}\n{EVENT}\n")
-    assert (result.exit_code, result.stdout) == (0, "1\n1\n2 messages published to local/orders\n")
+    assert (result.exit_code, ids(result.stdout)) == (0, "1  @\n1  @\n2 messages published to local/orders\n")
     assert [message.body for message in arrived(config, "orders", 2)] == [EVENT.encode()] * 2
 
 
@@ -118,14 +144,14 @@ def test_json_lines_name_their_topics(publish: Publish, config: Path, tmp_path: 
     lines = [json.dumps({"topic": topic, "body": number}) for number, topic in enumerate("aab")]
     (tmp_path / "lines.jsonl").write_text("\n".join(lines))
     result = publish("local/", "--jsonl", f"{tmp_path}/lines.jsonl")
-    assert (result.exit_code, result.stdout) == (0, "3 messages published to local/\n")
+    assert (result.exit_code, ids(result.stdout)) == (0, "@\n@\n@\n3 messages published to local/\n")
     assert len(arrived(config, "a", 2)) == 2
     assert len(arrived(config, "b", 1)) == 1
 
 
 def test_a_bad_line(publish: Publish, config: Path) -> None:
     result = publish("orders", "--jsonl", "-", input='{"body": 1}\n{"body": 2}\n{"boddy": 3}\n{"body": 4}\n')
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, ids(result.stdout)) == (1, "@\n@\n")
     first, second = result.stderr.splitlines()
     assert first.startswith("error: stdin:3: ")
     assert second == "2 messages published before that"
@@ -172,8 +198,8 @@ def test_another_process_and_a_live_pipe(config: Path) -> None:
     process.stdin.flush()
     assert len(arrived(config, "plain", 1)) == 1
     assert process.poll() is None
-    output, _ = process.communicate(b'{"body": 2}', timeout=30)
-    assert (process.returncode, output) == (0, b"2 messages published to local/plain\n")
+    output, _ = process.communicate(b'{"body": 2}', timeout=TIMEOUT)
+    assert (process.returncode, ids(output)) == (0, "@\n@\n2 messages published to local/plain\n")
 
 
 def test_ctrl_c_ends_the_wait_for_more(config: Path) -> None:
@@ -184,5 +210,5 @@ def test_ctrl_c_ends_the_wait_for_more(config: Path) -> None:
     process.stdin.flush()
     assert len(arrived(config, "plain", 1)) == 1
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, errors.lstrip()) == (130, b"error: interrupted\n")

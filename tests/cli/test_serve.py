@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from tests.app.project import CONFIG, write_project
 from tests.kit.forkserver import fork_server
 from tests.kit.processes import DaemonProcess, run_bridge
-from tests.kit.waiting import TIMEOUT, eventually_blocking
+from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION, eventually_blocking
 
 EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/t", "type": "greeting.asked", "data": {"name": "ada"}})
 
@@ -43,10 +42,8 @@ def test_from_a_message_to_a_workflow(project: Path) -> None:
     (project / "event.json").write_text(EVENT)
     with running(project, "serve"):
         assert bridge(project, "publish", "orders", "--file", "event.json").returncode == 0
-        wait = f"{TIMEOUT:g}s"
-        ends = time.monotonic() + TIMEOUT
-        while (result := bridge(project, "instances", "wait", "greet-ada", "--timeout", wait, "--json")).returncode:
-            assert time.monotonic() < ends, result.stderr
+        eventually_blocking(lambda: bridge(project, "instances", "list", "--ids").stdout)
+        result = bridge(project, "instances", "wait", "greet-ada", "--timeout", TIMEOUT_OPTION, "--json")
         assert json.loads(result.stdout)["output"] == "hello ada"
         second = bridge(project, "serve")
         assert second.returncode == 3
@@ -54,16 +51,30 @@ def test_from_a_message_to_a_workflow(project: Path) -> None:
         assert "Traceback" not in second.stderr
 
 
+def test_a_second_daemon_is_told_about_the_engine_file_and_not_about_the_port(project: Path) -> None:
+    with running(project, "serve") as daemon:
+        address = str(daemon.ready["http"])
+        overlay = project / "port.json"
+        overlay.write_text(json.dumps({"ops": {"http": {"port": int(address.rpartition(":")[2])}}}))
+        second = bridge(project, "serve", "--overlay", "port.json")
+        assert second.returncode == 3
+        assert f"process {daemon.pid} has this engine file open" in second.stderr
+        assert "cannot listen" not in second.stderr
+        config = project / "bridge.yaml"
+        config.write_text(config.read_text().replace("path: .bridge/engine", "path: .bridge/other"))
+        other = bridge(project, "serve", "--overlay", "port.json")
+        assert other.returncode == 3
+        assert "address already in use; choose another port" in other.stderr
+
+
 def test_intake_and_workers_in_two_processes(project: Path) -> None:
     (project / "event.json").write_text(EVENT)
     with running(project, "serve", "--no-worker"):
         assert bridge(project, "publish", "orders", "--file", "event.json").returncode == 0
-        ends = time.monotonic() + TIMEOUT
-        while bridge(project, "instances", "list", "--ids").stdout != "greet-ada\n":
-            assert time.monotonic() < ends
+        eventually_blocking(lambda: bridge(project, "instances", "list", "--ids").stdout == "greet-ada\n")
         assert json.loads(bridge(project, "instances", "show", "greet-ada", "--json").stdout)["status"] == "PENDING"
         with running(project, "worker"):
-            assert bridge(project, "instances", "wait", "greet-ada", "--timeout", f"{TIMEOUT:g}s").returncode == 0
+            assert bridge(project, "instances", "wait", "greet-ada", "--timeout", TIMEOUT_OPTION).returncode == 0
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])

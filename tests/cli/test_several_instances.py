@@ -10,10 +10,10 @@ import pytest
 
 from tests.app.project import EngineThread
 from tests.cli.conftest import Bridge
+from tests.kit.waiting import TIMEOUT_OPTION
 
 pytestmark = pytest.mark.usefixtures("host")
 
-TIMEOUT = "60s"
 SAGA = {"format": 1, "definition": {"name": "checkout", "steps": []}, "input": {"card": "4111"}}
 
 
@@ -33,7 +33,7 @@ def start(bridge: Bridge, orchestration: str, *ids: str, data: object = None, ta
 def test_several_ids_and_standard_input(bridge: Bridge, name: str) -> None:
     ids = [f"{name}-{number}" for number in range(3)]
     start(bridge, "greet", *ids, data="x")
-    result = bridge("instances", "wait", *ids, "--timeout", TIMEOUT, "--json")
+    result = bridge("instances", "wait", *ids, "--timeout", TIMEOUT_OPTION, "--json")
     assert result.exit_code == 0
     assert [one["output"] for one in json.loads(result.stdout)] == ["hello x"] * 3
     lines = "".join(f"{each}\n" for each in ids)
@@ -41,7 +41,7 @@ def test_several_ids_and_standard_input(bridge: Bridge, name: str) -> None:
     assert re.findall(r"^instance +(.+)$", shown, re.MULTILINE) == ids
     again = bridge("instances", "restart", "-", ids[0], input=lines)
     assert again.stdout.splitlines() == ids, "each once"
-    assert bridge("instances", "wait", *ids, "--timeout", TIMEOUT).exit_code == 0
+    assert bridge("instances", "wait", *ids, "--timeout", TIMEOUT_OPTION).exit_code == 0
     separated = "".join(f"{each}\0" for each in ids)
     assert bridge("instances", "purge", "-", "-0", input=separated).stdout == "3 instances purged\n"
     empty = bridge("instances", "terminate", "-", input="\n")
@@ -66,7 +66,7 @@ def test_one_of_several_fails(bridge: Bridge, name: str, command: str, done: str
 
 def test_show_wait_rewind_and_purge_report_each_failure(bridge: Bridge, name: str) -> None:
     start(bridge, "greet", f"{name}-0", f"{name}-1")
-    assert bridge("instances", "wait", f"{name}-0", f"{name}-1", "--timeout", TIMEOUT).exit_code == 0
+    assert bridge("instances", "wait", f"{name}-0", f"{name}-1", "--timeout", TIMEOUT_OPTION).exit_code == 0
     ids = (f"{name}-0", f"{name}-missing", f"{name}-1")
     for command, output in (("show", f"instance  {name}-1"), ("wait", f"instance  {name}-1")):
         result = bridge("instances", command, *ids)
@@ -91,7 +91,7 @@ def test_filters(bridge: Bridge, name: str) -> None:
     start(bridge, "greet", f"{name}-greet", data="x", tag="country=de")
     start(bridge, "greet", f"{name}-other", data="x", tag="country=fr")
     start(bridge, "bridge.saga", f"{name}-saga", data=SAGA)
-    bridge("instances", "wait", f"{name}-trip", f"{name}-greet", f"{name}-other", "--timeout", TIMEOUT)
+    bridge("instances", "wait", f"{name}-trip", f"{name}-greet", f"{name}-other", "--timeout", TIMEOUT_OPTION)
 
     def ids(*options: str) -> set[str]:
         listed = bridge("instances", "list", "--prefix", name, "--ids", *options)
@@ -116,7 +116,7 @@ def test_filters(bridge: Bridge, name: str) -> None:
 def test_counts_need_no_scan(bridge: Bridge, name: str, host: EngineThread, monkeypatch: pytest.MonkeyPatch) -> None:
     start(bridge, "journey", f"{name}-trip")
     start(bridge, "bridge.saga", f"{name}-saga", data=SAGA)
-    bridge("instances", "wait", f"{name}-trip", "--timeout", TIMEOUT)
+    bridge("instances", "wait", f"{name}-trip", "--timeout", TIMEOUT_OPTION)
     scanned = json.loads(bridge("instances", "list", "--count", "--json", "--prefix", name).stdout)
     assert scanned == [
         {"name": "checkout", "status": "PENDING", "count": 1}, {"name": "journey", "status": "COMPLETED", "count": 1},
@@ -138,7 +138,7 @@ def test_counts_need_no_scan(bridge: Bridge, name: str, host: EngineThread, monk
 def test_a_failed_activity_shows_the_own_frame_first(bridge: Bridge, name: str) -> None:
     for orchestration in ("breaks", "household", "journey"):
         start(bridge, orchestration, f"{name}-{orchestration}")
-        bridge("instances", "wait", f"{name}-{orchestration}", "--timeout", TIMEOUT)
+        bridge("instances", "wait", f"{name}-{orchestration}", "--timeout", TIMEOUT_OPTION)
         lines = bridge("instances", "show", f"{name}-{orchestration}").stdout.splitlines()
         [failure] = [line.split(maxsplit=1)[1] for line in lines if line.startswith("failure ")]
         assert re.fullmatch(

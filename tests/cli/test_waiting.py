@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.cli import root
 from bridge.core.message import Message
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION, eventually_blocking
 
 FLOWS = """
 from durabletask import task
@@ -92,10 +91,7 @@ class DaemonThread:
         ]
         publishing = self.daemon.brokers["local"].publish("orders", messages)
         asyncio.run_coroutine_threadsafe(publishing, self._loop).result(TIMEOUT)
-        ends = time.monotonic() + TIMEOUT
-        while sum(outcomes.values()) < before + len(ids):
-            assert time.monotonic() < ends
-            time.sleep(0.01)
+        eventually_blocking(lambda: sum(outcomes.values()) >= before + len(ids))
 
 
 @contextmanager
@@ -132,15 +128,16 @@ def run(tmp_path: Path) -> Callable[..., Result]:
 
 def listed(run: Callable[..., Result], group: str, *options: str, count: int | None = None) -> list[dict[str, Any]]:
     """Return the listed messages, once there are `count`."""
-    ends = time.monotonic() + TIMEOUT
-    while True:
+    found: list[dict[str, Any]] = []
+
+    def complete() -> bool:
         result = run(group, "list", "--json", *options)
         assert result.exit_code == 0, result.output
-        found: list[dict[str, Any]] = json.loads(result.stdout)
-        if count is None or len(found) == count:
-            return found
-        assert time.monotonic() < ends, found
-        time.sleep(0.02)
+        found[:] = json.loads(result.stdout)
+        return count is None or len(found) == count
+
+    eventually_blocking(complete, lambda: f"{count} messages: {found}")
+    return found
 
 
 def test_what_waits_for_an_instance(host: DaemonThread, run: Callable[..., Result]) -> None:
@@ -163,7 +160,7 @@ def test_what_waits_for_an_instance(host: DaemonThread, run: Callable[..., Resul
     result = run("early", "release", "order-1", "order-2")
     assert (result.exit_code, result.stdout.splitlines()[0]) == (0, "order-1: 0 messages delivered, 2 still wait")
     assert run("instances", "start", "order", "--id", "order-2").exit_code == 0
-    assert run("instances", "wait", "order-2", "--timeout", f"{TIMEOUT:g}s").exit_code == 0
+    assert run("instances", "wait", "order-2", "--timeout", TIMEOUT_OPTION).exit_code == 0
     listed(run, "early", count=3)
 
     chosen = listed(run, "early", "--prefix", "order-1")[1]["id"]
@@ -202,7 +199,7 @@ def test_a_key_in_quarantine(host: DaemonThread, run: Callable[..., Result]) -> 
     assert run("instances", "start", "order", "--id", "order-2").exit_code == 0
     result = run("quarantine", "release", "--source", "orders", "k")
     assert (result.exit_code, result.stdout) == (0, "orders k: 1 message released\n")
-    assert run("instances", "wait", "order-2", "--timeout", f"{TIMEOUT:g}s").exit_code == 0
+    assert run("instances", "wait", "order-2", "--timeout", TIMEOUT_OPTION).exit_code == 0
     assert run("instances", "start", "order", "--id", "order-3").exit_code == 0
     result = run("quarantine", "release", "--source", "orders", "--all")
     assert "orders other: 1 message released" in result.stdout

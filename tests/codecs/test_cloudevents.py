@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 
 from bridge.codecs import registry
 from bridge.codecs.cloudevents import CloudEventsBinaryCodec, CloudEventsCodec
-from bridge.codecs.limits import Limits
-from bridge.core.envelope import Envelope, Event
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
-from bridge.core.message import Headers, Message, Position
+from bridge.core.message import Envelope, Event, Headers, Message, Position
 
 POSITION = Position("local", "orders", 3, 42)
 EVENT = {"specversion": "1.0", "id": "A-1", "source": "/shop", "type": "order.created", "data": {"total": 5}}
@@ -246,7 +245,7 @@ def test_what_is_no_single_event_is_told(message: Message, said: str) -> None:
 
 def test_limits_hold_for_the_event_and_for_json_inside_base64() -> None:
     deep = b"[" * 200 + b"]" * 200
-    codec = CloudEventsCodec(Limits(max_payload=2000))
+    codec = CloudEventsCodec(LimitsConfig(max_payload=2000))
     with pytest.raises(DecodeError, match="max_payload"):
         codec.decode(Message(b"x" * 2001, headers=headers(**BINARY)), POSITION)
     with pytest.raises(DecodeError, match="max_depth"):

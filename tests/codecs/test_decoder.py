@@ -11,8 +11,8 @@ import pytest
 
 from bridge.codecs import registry
 from bridge.codecs.decoder import IDENTITY_LIMIT, SourceDecoder, attribute_problem
-from bridge.codecs.limits import Limits
 from bridge.codecs.schema import Schema
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError, ExpressionError, SchemaError
 from bridge.core.message import Message, Position
 
@@ -155,7 +155,7 @@ def test_headers_of_ours_are_believed_only_from_a_replay() -> None:
 
 def test_the_size_limit_holds_before_any_codec() -> None:
     with pytest.raises(DecodeError, match="max_payload"):
-        SourceDecoder(JSON, Limits(max_payload=1)).decode(Message(b"12"), POSITION)
+        SourceDecoder(JSON, LimitsConfig(max_payload=1)).decode(Message(b"12"), POSITION)
 
 
 def test_the_schema_is_kept(tmp_path: Path) -> None:

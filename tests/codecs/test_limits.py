@@ -11,10 +11,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from bridge.codecs.limits import Limits, check_depth, check_size, parse_json, write_json
+from bridge.codecs.limits import check_depth, check_size, parse_json, write_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 
-LIMITS = Limits()
+LIMITS = LimitsConfig()
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
@@ -86,15 +87,15 @@ def test_wide_is_not_deep() -> None:
 
 
 def test_the_deepest_allowed_parses() -> None:
-    limits = Limits(max_depth=1000)
+    limits = LimitsConfig(max_depth=1000)
     assert parse_json(b"[" * 1000 + b"]" * 1000, limits)
     assert parse_json(b"[" * 100 + b"1" + b"]" * 100, LIMITS)
 
 
 def test_size_limit_names_itself() -> None:
-    check_size(b"x" * 10, Limits(max_payload=10))
+    check_size(b"x" * 10, LimitsConfig(max_payload=10))
     with pytest.raises(DecodeError, match=r"11 bytes, more than the 10 that limits\.max_payload"):
-        check_size(b"x" * 11, Limits(max_payload=10))
+        check_size(b"x" * 11, LimitsConfig(max_payload=10))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_integers_stay_exact(number: int) -> None:
 def test_long_integers_deep_inside_end_in_a_sentence() -> None:
     body = b"[" * 1000 + b"1" * 30 + b"]" * 1000
     try:
-        parse_json(body, Limits(max_depth=1000))
+        parse_json(body, LimitsConfig(max_depth=1000))
     except DecodeError as error:
         assert "integers of more than 64 bits" in str(error)  # noqa: PT017 - either end is right, by Python version
 
@@ -163,7 +164,7 @@ def test_arbitrary_bytes_end_in_decode_error_or_a_value(body: bytes) -> None:
 def test_what_is_written_is_read_back(value: Any) -> None:
     if isinstance(value, int) and abs(value) > 10**300:
         return
-    assert parse_json(write_json(value), Limits(max_depth=1000)) == value
+    assert parse_json(write_json(value), LimitsConfig(max_depth=1000)) == value
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.codecs import registry
-from bridge.codecs.limits import Limits
-from bridge.core.envelope import Event
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Event, Message, Position
 
 POSITION = Position("local", "orders", 3, 42)
 
@@ -82,7 +81,7 @@ def test_a_body_of_another_kind_is_told(name: str, body: bytes, said: str) -> No
 @pytest.mark.parametrize("name", ["json", "text", "bytes", "cloudevents", "cloudevents-binary"])
 def test_every_codec_keeps_the_size_limit(name: str) -> None:
     with pytest.raises(DecodeError, match="max_payload"):
-        registry.get(name, Limits(max_payload=3)).decode(Message(b"1234"), POSITION)
+        registry.get(name, LimitsConfig(max_payload=3)).decode(Message(b"1234"), POSITION)
 
 
 @pytest.mark.parametrize(

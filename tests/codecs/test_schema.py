@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridge.codecs.schema import Schema, SchemaProblem, schema_problem
+from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.core.errors import SchemaCost, SchemaError
 
 ORDER = {
@@ -132,28 +132,22 @@ def test_an_older_draft_is_honoured(tmp_path: Path) -> None:
 )
 def test_what_is_wrong_with_a_schema_is_told(tmp_path: Path, schema: Any, said: str) -> None:
     path = write(tmp_path, schema)
-    problem = schema_problem(path)
-    assert problem is not None
-    assert str(path) in problem
-    with pytest.raises(SchemaProblem, match=said):
+    with pytest.raises(SchemaProblem, match=said) as problem:
         Schema(path)
+    assert str(path) in str(problem.value)
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    assert "No such file" in (schema_problem(tmp_path / "none.json") or "")
-
-
-def test_a_good_schema_has_no_problem(tmp_path: Path) -> None:
-    assert schema_problem(write(tmp_path, {"type": "object"})) is None
+    with pytest.raises(SchemaProblem, match="No such file"):
+        Schema(tmp_path / "none.json")
 
 
 def test_nothing_is_fetched_from_a_network(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.3)
         port = server.getsockname()[1]
-        problem = schema_problem(write(tmp_path, {"$ref": f"http://127.0.0.1:{port}/order.json"}))
-        assert problem is not None
-        assert "only local files are read" in problem
+        with pytest.raises(SchemaProblem, match="only local files are read"):
+            Schema(write(tmp_path, {"$ref": f"http://127.0.0.1:{port}/order.json"}))
         with pytest.raises(TimeoutError):
             server.accept()
 

@@ -18,6 +18,7 @@ from bridge.app.check import check
 from bridge.config.source import survey
 from bridge.config.yaml.node import Path as ConfigPath
 from bridge.core.errors import Problem
+from tests.kit.examples import examples
 
 VALID: dict[str, Any] = yaml.safe_load("""
 engines: {default: {type: embedded}, eu: {type: scheduler, task_hub: orders}}
@@ -146,7 +147,7 @@ def test_a_problem_between_entries_is_found(problem: tuple[str, Any, str, str]) 
 
 
 @given(problem=st.sampled_from(PLANTED), path=PATHS, wrong=VALUES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_no_invalid_value_elsewhere_hides_it(problem: tuple[str, Any, str, str], path: ConfigPath, wrong: Any) -> None:
     planted, value, dependencies, text = problem
     assume(not any(concerns(path, parsed(each)) for each in (planted, *dependencies.split())))
@@ -155,7 +156,7 @@ def test_no_invalid_value_elsewhere_hides_it(problem: tuple[str, Any, str, str],
 
 
 @given(path=PATHS, wrong=VALUES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_no_placeholder_is_reported(path: ConfigPath, wrong: Any) -> None:
     with tempfile.TemporaryDirectory() as directory:
         file = Path(directory, "bridge.yaml")

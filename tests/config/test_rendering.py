@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from bridge.config.source import load
 from tests.config.conftest import MINIMAL, Write, loaded
+from tests.kit.examples import examples
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)  # type: ignore[arg-type]  # wider than its annotation, on purpose
 VALUES = st.recursive(
@@ -33,7 +34,7 @@ def test_every_value_tells_its_origin(write: Write, tmp_path: Path) -> None:
     assert all("#" in line or line.rstrip().endswith((":", "-")) for line in lines)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=examples(60))
 @given(st.dictionaries(TEXT.filter(bool), VALUES, max_size=4))
 def test_the_rendering_reads_back_the_same(tmp_path: Path, values: dict[str, Any]) -> None:
     first = load([_written(tmp_path / "a.yaml", values)], environ={})

@@ -13,6 +13,7 @@ from bridge.config.source import Loaded, load
 from bridge.config.yaml.document import parse
 from bridge.core.errors import ConfigError, Problem
 from tests.config.conftest import MINIMAL, Write, loaded, problems
+from tests.kit.examples import examples
 
 DESIGN = """\
 engine: {type: embedded, path: .bridge/engine.db, retention: 7d}
@@ -315,7 +316,7 @@ SECTIONS = [
 ]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(200), deadline=None)
 @given(st.dictionaries(st.sampled_from(SECTIONS), PARTS, min_size=1))
 def test_whatever_is_written_loads_or_is_told_with_its_place(tmp_path: Path, document: dict[str, object]) -> None:
     file = tmp_path / "any.yaml"

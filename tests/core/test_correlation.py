@@ -35,6 +35,7 @@ from bridge.core.instance_protocol import (
     started_by,
 )
 from bridge.core.origin import Key, MessageOrigin, Unwrapped
+from tests.kit.examples import examples
 
 SCHEDULES = [
     ScheduleOrchestration("o", "i", on_existing=policy, event="e", on_finished=late)
@@ -49,8 +50,8 @@ COMMANDS: list[Command] = [*STARTS, *EVENTS, Cancel("i"), *CONTROLS, SignalEntit
 def every_knowledge() -> list[InstanceFacts]:
     lives = (None, *InstanceState)
     return [
-        InstanceFacts(said, life, started and life is not None, held if life is InstanceState.FINISHED else None)
-        for said, life, started, held in itertools.product(
+        InstanceFacts(result, state, started and state is not None, held if state is InstanceState.FINISHED else None)
+        for result, state, started, held in itertools.product(
             (None, *CallResult), lives, (False, True), (None, False, True)
         )
     ]
@@ -62,7 +63,7 @@ def test_every_state_has_a_move_that_is_safe(command: Command) -> None:
         move = next_step(command, known, confirms)
         if move is NextStep.REPLACE:
             # Only for an instance that was read and searched, and has not seen the command.
-            assert (known.life, known.held) == (InstanceState.FINISHED, False)
+            assert (known.state, known.held) == (InstanceState.FINISHED, False)
             assert _restarts(command)
         if move is NextStep.FINISHED and not isinstance(command, Terminate | Suspend | Resume):
             assert known.held is False
@@ -70,22 +71,22 @@ def test_every_state_has_a_move_that_is_safe(command: Command) -> None:
         if move in (NextStep.START, NextStep.EXISTS):
             assert isinstance(command, ScheduleOrchestration | StartOrRaise)
         if move is NextStep.START:
-            assert known.said is None or known.life is InstanceState.MISSING
+            assert known.result is None or known.state is InstanceState.MISSING
         if move is NextStep.UNSURE:
-            assert known.said is CallResult.UNSURE
+            assert known.result is CallResult.UNSURE
         if move is NextStep.RAISE:
             assert not isinstance(command, Terminate | Suspend | Resume | SignalEntity)
-            assert known.life is not InstanceState.FINISHED or known.said in (None, CallResult.STARTED)
+            assert known.state is not InstanceState.FINISHED or known.result in (None, CallResult.STARTED)
         if move is NextStep.DONE and not isinstance(command, SignalEntity):
-            assert known.said in (CallResult.STARTED, CallResult.RAISED, CallResult.CALLED, CallResult.UNSURE)
+            assert known.result in (CallResult.STARTED, CallResult.RAISED, CallResult.CALLED, CallResult.UNSURE)
 
 
 @pytest.mark.parametrize("command", STARTS, ids=str)
-@pytest.mark.parametrize("life", [InstanceState.RUNNING, InstanceState.FINISHED])
+@pytest.mark.parametrize("state", [InstanceState.RUNNING, InstanceState.FINISHED])
 @pytest.mark.parametrize("confirms", [False, True])
-def test_the_same_message_is_always_a_repeat(command: Command, life: InstanceState, confirms: bool) -> None:
-    assert next_step(command, InstanceFacts(CallResult.EXISTS, life, True), confirms) is NextStep.REPEATED
-    assert next_step(command, InstanceFacts(CallResult.UNSURE, life, True), confirms) is NextStep.DONE
+def test_the_same_message_is_always_a_repeat(command: Command, state: InstanceState, confirms: bool) -> None:
+    assert next_step(command, InstanceFacts(CallResult.EXISTS, state, True), confirms) is NextStep.REPEATED
+    assert next_step(command, InstanceFacts(CallResult.UNSURE, state, True), confirms) is NextStep.DONE
 
 
 OTHER_MESSAGE = {
@@ -102,31 +103,33 @@ OTHER_MESSAGE = {
 
 
 @pytest.mark.parametrize("command", SCHEDULES, ids=str)
-@pytest.mark.parametrize("life", [InstanceState.RUNNING, InstanceState.FINISHED])
-def test_on_existing(command: ScheduleOrchestration, life: InstanceState) -> None:
-    assert next_step(command, InstanceFacts(CallResult.EXISTS, life), True) is OTHER_MESSAGE[command.on_existing, life]
+@pytest.mark.parametrize("state", [InstanceState.RUNNING, InstanceState.FINISHED])
+def test_on_existing(command: ScheduleOrchestration, state: InstanceState) -> None:
+    assert (
+        next_step(command, InstanceFacts(CallResult.EXISTS, state), True) is OTHER_MESSAGE[command.on_existing, state]
+    )
 
 
 @pytest.mark.parametrize(
     "command", [*EVENTS, Cancel("i"), *(StartOrRaise("o", "i", "e", on_finished=o) for o in OnFinished)], ids=str
 )
-@pytest.mark.parametrize("said", [CallResult.RAISED, CallResult.FINISHED])
-def test_on_finished(command: RaiseEvent | Cancel | StartOrRaise, said: CallResult) -> None:
-    late = InstanceFacts(said, InstanceState.FINISHED)
+@pytest.mark.parametrize("result", [CallResult.RAISED, CallResult.FINISHED])
+def test_on_finished(command: RaiseEvent | Cancel | StartOrRaise, result: CallResult) -> None:
+    late = InstanceFacts(result, InstanceState.FINISHED)
     assert next_step(command, late, False) is NextStep.SEARCH
     end = NextStep.REPLACE if command.on_finished is OnFinished.RESTART else NextStep.FINISHED
-    assert next_step(command, InstanceFacts(said, InstanceState.FINISHED, held=False), False) is end
-    end = NextStep.DONE if said is CallResult.RAISED else NextStep.REPEATED
-    assert next_step(command, InstanceFacts(said, InstanceState.FINISHED, held=True), False) is end
+    assert next_step(command, InstanceFacts(result, InstanceState.FINISHED, held=False), False) is end
+    end = NextStep.DONE if result is CallResult.RAISED else NextStep.REPEATED
+    assert next_step(command, InstanceFacts(result, InstanceState.FINISHED, held=True), False) is end
 
 
 @pytest.mark.parametrize("command", CONTROLS, ids=str)
 def test_control_verbs_look_before_they_call(command: Command) -> None:
     moves = {
-        UNKNOWN: NextStep.LOOK,
-        InstanceFacts(life=InstanceState.MISSING): NextStep.MISSING,
-        InstanceFacts(life=InstanceState.FINISHED): NextStep.FINISHED,
-        InstanceFacts(life=InstanceState.RUNNING): NextStep.CALL,
+        UNKNOWN: NextStep.READ,
+        InstanceFacts(state=InstanceState.MISSING): NextStep.MISSING,
+        InstanceFacts(state=InstanceState.FINISHED): NextStep.FINISHED,
+        InstanceFacts(state=InstanceState.RUNNING): NextStep.CALL,
         InstanceFacts(CallResult.CALLED): NextStep.DONE,
         InstanceFacts(CallResult.MISSING): NextStep.MISSING,
     }
@@ -266,27 +269,27 @@ class Delivery:
             self.known = InstanceFacts(engine.start(key, True, self.found))
         elif move is NextStep.RAISE:
             self.known = InstanceFacts(engine.event(self.key))
-        elif move is NextStep.LOOK:
+        elif move is NextStep.READ:
             if run is None:
-                self.known = InstanceFacts(self.known.said, InstanceState.MISSING)
+                self.known = InstanceFacts(self.known.result, InstanceState.MISSING)
             else:
                 mine = run.start == self.key or self.key in run.memory
-                life = InstanceState.FINISHED if run.finished else InstanceState.RUNNING
+                state = InstanceState.FINISHED if run.finished else InstanceState.RUNNING
                 starts = isinstance(self.command, ScheduleOrchestration | StartOrRaise)
-                self.known = InstanceFacts(self.known.said, life, mine and starts)
+                self.known = InstanceFacts(self.known.result, state, mine and starts)
         elif run is None or not run.finished:
-            self.known = InstanceFacts(self.known.said)  # another run meanwhile, with another history
+            self.known = InstanceFacts(self.known.result)  # another run meanwhile, with another history
         else:
             assert move is NextStep.SEARCH
             self.found = run.memory | {run.start} | set(run.events)
             held, again = self.key in self.found, (self.key[0], self.key[1], -1) in self.found
-            self.known = InstanceFacts(self.known.said, InstanceState.FINISHED, self.known.started_by_it, held, again)
+            self.known = InstanceFacts(self.known.result, InstanceState.FINISHED, self.known.started_by_it, held, again)
 
 
 RACERS = [command for command in COMMANDS if isinstance(command, ScheduleOrchestration | StartOrRaise | RaiseEvent)]
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(
     st.booleans(),
     st.lists(st.sampled_from(RACERS), min_size=1, max_size=3),

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.envelope import Envelope
-from bridge.core.message import Position
+from bridge.core.message import Envelope, Position
 from bridge.core.origin import (
     KEY,
     MessageOrigin,

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.envelope import Envelope
-from bridge.core.message import Position
+from bridge.core.message import Envelope, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.trace_context import TraceContext, is_traceparent, is_tracestate, trace_context
 

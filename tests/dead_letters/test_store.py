@@ -16,7 +16,7 @@ from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, dead_letter_states_entity
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import DataConverter
 from tests.kit.waiting import TIMEOUT

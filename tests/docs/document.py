@@ -10,6 +10,7 @@ Conventions for writers of documentation:
 - ```sh does not run, but its `bridge` commands, their options and its `make` targets must exist.
 - A comment before a block, `<!-- file: NAME -->` or `<!-- append: NAME -->`, writes the block to a file.
 - ```yaml is a configuration, or some sections of one. `<!-- in: SECTION -->` puts the block below that section.
+  `<!-- wrong: CODE -->` and `<!-- right: CODE -->` mark a configuration with and without a message of `bridge check`.
   `<!-- overlay: NAME -->` writes the block as an overlay of bridge.yaml. `<!-- kubernetes -->` marks other YAML.
 - ```mermaid is a diagram. It contains no semicolon, because Mermaid ends a statement there.
 - ```python must compile. `<!-- from: PATH -->`: every part between lines of `...` must occur in that file.

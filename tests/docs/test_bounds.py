@@ -25,7 +25,7 @@ _PLACES: dict[str, type[BaseModel]] = {
     "of ops": OpsConfig,
     "": SourceConfig,
 }
-_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "ms": 0.001}
+_UNITS = {"": 1, "KiB": 1024, "MiB": 1024**2, "ms": 0.001, "d": 86_400}
 
 
 def rows() -> list[list[str]]:
@@ -36,9 +36,9 @@ def default_of(setting: str) -> object:
     name, _, place = setting.partition(" ")
     model = _PLACES[place]
     *parents, last = name.split(".")
-    for parent in parents:
+    for parent, inner in zip(parents, [*parents, last][1:], strict=True):
         field = model.model_fields[parent]
-        model = next(each for each in _models(field.annotation) if last in each.model_fields)
+        model = next(each for each in _models(field.annotation) if inner in each.model_fields)
     return model.model_fields[last].get_default(call_default_factory=True)
 
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from bridge.core.envelope import Envelope
 from bridge.core.errors import ExpressionError
-from bridge.core.message import Position
+from bridge.core.message import Envelope, Position
 from bridge.routing.cel.expression import Compiler
 from bridge.routing.cel.scope import RouteScope
 from tests.docs.document import read

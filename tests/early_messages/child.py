@@ -19,7 +19,7 @@ from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
 from bridge.early_messages.executor import EarlyMessageExecutor
 from bridge.early_messages.store import EarlyMessageStore
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 
 EVENTS = 3

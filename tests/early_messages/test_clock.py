@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from durabletask import task
 
-from bridge.config.model.engines import EmbeddedEngineConfig
+from bridge.config.model.engines import EarlyMessagesConfig, EmbeddedEngineConfig
 from bridge.core.commands import RaiseEvent, ScheduleOrchestration, WaitFor
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
@@ -19,15 +19,14 @@ from bridge.core.stored_message import OperationResult
 from bridge.core.system_names import EARLY_MESSAGES
 from bridge.early_messages.entity import EarlyMessageEntities
 from bridge.early_messages.executor import EarlyMessageExecutor
-from bridge.early_messages.state_machine import EarlyMessageLimits
 from bridge.early_messages.store import EarlyMessageStore
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.system.clock import SYSTEM
 from bridge.workflow import DataConverter
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.waiting.sample import stored
 
 HOUR = 3600
@@ -61,20 +60,16 @@ async def test_no_message_expires_by_a_clock_that_has_run_ahead(
     executor = CommandRunner(engine, now)
     store = EarlyMessageStore(engine, 4096, now)
     stage = EarlyMessageExecutor(store, executor, ("order-",), engine_notifies=engine.notifies_instance_started)
-    entities = Watched(executor, asyncio.get_running_loop(), EarlyMessageLimits(), RetryPolicy(), now)
+    entities = Watched(executor, asyncio.get_running_loop(), EarlyMessagesConfig(), 60.0, RetryPolicy(), now)
     workflows = Workflows(orchestrators={"order": order}, entities={EARLY_MESSAGES: entities.function()})
     worker = engine.worker(workflows, DataConverter())
     worker.start()
     try:
         command = RaiseEvent("order-1", "paid", "yes", WaitFor(30.0))
         await store.store(command, MessageOrigin("m-1", "paid"), stored(1), 30.0)
-        async with asyncio.timeout(TIMEOUT):
-            while not entities.events["stored"]:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: entities.events["stored"])
         offset = HOUR
-        async with asyncio.timeout(TIMEOUT):
-            while not ticks:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: ticks)
         offset = 0 if back else HOUR
         await stage.execute(ScheduleOrchestration("order", "order-1"), MessageOrigin("m-2", "start"))
         done = await engine.client.wait_for_orchestration_completion("order-1", timeout=int(TIMEOUT))

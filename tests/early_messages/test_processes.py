@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,8 @@ import pytest
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from tests.early_messages.child import EVENTS
+from tests.kit.processes import ModuleProcess
+from tests.kit.waiting import TIMEOUT
 
 FLOWS = """
 from bridge.workflow import wait_for_message
@@ -45,16 +45,15 @@ async def test_every_event_comes_once_and_in_the_order_of_its_sender(tmp_path: P
     await daemon.start()
     try:
         children = [
-            await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.early_messages.child",
-                str(tmp_path / "engine"), str(number), str(PROCESSES), str(INSTANCES),
-            )
+            ModuleProcess("tests.early_messages.child", tmp_path / "engine", number, PROCESSES, INSTANCES)
             for number in range(PROCESSES)
-        ]  # fmt: skip
-        assert [await child.wait() for child in children] == [0] * PROCESSES
+        ]
+        assert [await child.ended() for child in children] == [0] * PROCESSES
+        for child in children:
+            child.end()
         client = daemon.engines["default"].client
         for instance in range(INSTANCES):
-            state = await client.wait_for_orchestration_completion(f"order-{instance}", timeout=60)
+            state = await client.wait_for_orchestration_completion(f"order-{instance}", timeout=TIMEOUT)
             assert state is not None
             got = state.get_output()
             for number in range(PROCESSES):

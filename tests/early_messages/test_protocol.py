@@ -13,15 +13,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from bridge.config.model.engines import EarlyMessagesConfig
 from bridge.core.commands import Command
 from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
 from bridge.core.system_names import letter_id
-from bridge.early_messages.state_machine import DEDUPLICATION_WINDOW, EarlyMessageLimits, EarlyMessageQueue, command_key
+from bridge.early_messages.state_machine import DEDUPLICATION_WINDOW, EarlyMessageQueue, command_key
+from tests.kit.examples import examples
 from tests.waiting.sample import waiting
 
-BOUNDS = EarlyMessageLimits(max_messages=4, poll=30.0)
+LIMITS = EarlyMessagesConfig(max_messages=4)
 TTLS = (60.0, 20.0, 200.0)
 """Seconds that messages wait, in turn."""
 
@@ -52,7 +54,7 @@ class World(RuleBasedStateMachine):
 
     def early_messages(self) -> EarlyMessageQueue:
         return EarlyMessageQueue(
-            BOUNDS, RetryPolicy(), None if self.state is None else json.loads(json.dumps(self.state))
+            LIMITS, 30.0, RetryPolicy(), None if self.state is None else json.loads(json.dumps(self.state))
         )
 
     def tell(self, command: Command, origin: MessageOrigin | None) -> None:
@@ -229,6 +231,6 @@ class World(RuleBasedStateMachine):
 
 
 World.TestCase.settings = settings(
-    max_examples=500, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=examples(500), stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 TestProtocol = World.TestCase

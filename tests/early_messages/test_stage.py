@@ -38,7 +38,7 @@ from bridge.core.system_names import EARLY_MESSAGES, target_key
 from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefixes
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
 from tests.engines.sidecar import Sidecar

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from bridge.config.model.engines import EarlyMessagesConfig
 from bridge.core.commands import Command, OnFinished, RaiseEvent, WaitFor
 from bridge.core.errors import EngineRejected, EngineUnavailable, InstanceFinished, InstanceNotFound
 from bridge.core.origin import MessageOrigin
@@ -15,7 +16,6 @@ from bridge.core.stored_message import OperationResult
 from bridge.early_messages.state_machine import (
     DEDUPLICATION_WINDOW,
     REMEMBERED,
-    EarlyMessageLimits,
     EarlyMessageQueue,
     RetryLater,
 )
@@ -41,13 +41,14 @@ class Instance:
 class EarlyMessageFixture:
     """Queue of early messages that is serialized and restored between any two operations."""
 
-    def __init__(self, bounds: EarlyMessageLimits | None = None) -> None:
-        self.bounds = bounds or EarlyMessageLimits(poll=30.0)
+    def __init__(self, limits: EarlyMessagesConfig | None = None, poll: float = 30.0) -> None:
+        self.limits = limits or EarlyMessagesConfig()
+        self.poll = poll
         self.instance = Instance()
         self.state: Any = None
 
     def early_messages(self) -> EarlyMessageQueue:
-        return EarlyMessageQueue(self.bounds, POLICY, self.state)
+        return EarlyMessageQueue(self.limits, self.poll, POLICY, self.state)
 
     def do(self, operation: str, *arguments: Any) -> OperationResult:
         early_messages = self.early_messages()
@@ -183,10 +184,10 @@ def test_what_it_remembers_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bounds", "size"), [(EarlyMessageLimits(max_messages=2), 10), (EarlyMessageLimits(max_bytes=25), 10)]
+    ("limits", "size"), [(EarlyMessagesConfig(max_messages=2), 10), (EarlyMessagesConfig(max_bytes=25), 10)]
 )
-def test_a_full_lot_refuses_and_takes_again_when_there_is_room(bounds: EarlyMessageLimits, size: int) -> None:
-    bench = EarlyMessageFixture(bounds)
+def test_a_full_lot_refuses_and_takes_again_when_there_is_room(limits: EarlyMessagesConfig, size: int) -> None:
+    bench = EarlyMessageFixture(limits)
     bench.park(0, size=size)
     bench.park(1, size=size)
     turn = bench.park(2, size=size)
@@ -278,7 +279,7 @@ def test_dropping_makes_dead_letters_unless_they_are_to_be_forgotten() -> None:
 
 
 def test_a_tick_of_a_clock_that_has_run_ahead_lets_nothing_expire() -> None:
-    bench = EarlyMessageFixture(EarlyMessageLimits(poll=1000.0))
+    bench = EarlyMessageFixture(poll=1000.0)
     wake = bench.park(1, now=0.0, ttl=60.0).wake
     assert wake == 60.0
     early_messages = bench.early_messages()

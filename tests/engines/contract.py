@@ -40,13 +40,13 @@ from bridge.core.errors import (
     InstanceNotFound,
 )
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
-from bridge.engines.worker import stop_worker
+from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows, load
 from bridge.workflow import DataConverter, message_aware
 from bridge.workflow.entity import bare_state
 from tests.engines.correlation import FIRST, SECOND, CorrelationContract
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 
 @dataclass
@@ -75,30 +75,30 @@ class EngineFixture:
         await self.engine.client.wait_for_orchestration_start(instance_id, timeout=TIMEOUT)
 
     async def until(self, instance_id: str, status: OrchestrationStatus) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                state = await self.engine.client.get_orchestration_state(instance_id)
-                if state is not None and state.runtime_status is status:
-                    return
-                await asyncio.sleep(0.01)
+        async def is_reached() -> bool:
+            state = await self.engine.client.get_orchestration_state(instance_id)
+            return state is not None and state.runtime_status is status
+
+        await eventually(is_reached, f"{instance_id} is {status.name}")
 
     async def entity(self, entity: str, key: str, expected: Any) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                found = await self.engine.client.get_entity(EntityInstanceId(entity, key))
-                if found is not None and found.get_state() is not None and found.get_typed_state(int) == expected:
-                    return
-                await asyncio.sleep(0.01)
+        async def is_reached() -> bool:
+            found = await self.engine.client.get_entity(EntityInstanceId(entity, key))
+            return found is not None and found.get_state() is not None and found.get_typed_state(int) == expected
+
+        await eventually(is_reached, f"{entity}@{key} is {expected}")
 
     async def noted(self, count: int) -> list[str]:
         """Return the notes of all runs of `noted` once there are at least `count`."""
-        async with asyncio.timeout(TIMEOUT):
-            while True:
-                found = await self.engine.client.get_entity(EntityInstanceId("notes", "all"))
-                state = json.loads(found.get_state()) if found is not None and found.get_state() else []
-                if len(state) >= count:
-                    return list(state)
-                await asyncio.sleep(0.02)
+        noted: list[str] = []
+
+        async def complete() -> bool:
+            found = await self.engine.client.get_entity(EntityInstanceId("notes", "all"))
+            noted[:] = json.loads(found.get_state()) if found is not None and found.get_state() else []
+            return len(noted) >= count
+
+        await eventually(complete, lambda: f"{count} notes: {noted}")
+        return noted
 
     async def remembered(self, key: str) -> Any:
         """Return the state of the entity `remembering`, without the envelope that the bridge adds."""

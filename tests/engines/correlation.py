@@ -19,6 +19,7 @@ from bridge.core.commands import (
 )
 from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
 from bridge.core.origin import MessageOrigin
+from tests.kit.waiting import TIMEOUT
 
 FIRST, SECOND, THIRD, FOURTH = (MessageOrigin(f"m-{number}", "r") for number in range(1, 5))
 
@@ -170,7 +171,7 @@ class CorrelationContract:
         for each in (FIRST, SECOND, FIRST, SECOND):
             assert await deliver(station, SignalEntity("remembering", key, "add", 2), each) == "done"
         await station.executor.execute(SignalEntity("remembering", key, "add", 1))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             while await station.remembered(key) != 5:
                 await asyncio.sleep(0.01)
 

@@ -17,7 +17,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import OnExisting, ScheduleOrchestration, StartOrRaise
 from bridge.core.errors import AlreadyTaken, EngineOutage, InstanceAlreadyExists
 from bridge.core.origin import MessageOrigin
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 
 INSTANCES = 4

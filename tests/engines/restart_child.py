@@ -15,7 +15,7 @@ from typing import Any
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import Command, OnExisting, OnFinished, RaiseEvent, ScheduleOrchestration, StartOrRaise
 from bridge.core.origin import MessageOrigin
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.correlation import deliver
 

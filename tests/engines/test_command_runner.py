@@ -22,7 +22,7 @@ from bridge.core.errors import (
 )
 from bridge.core.origin import MessageOrigin
 from bridge.engines.client import EngineClient
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.inprocess import AioChannel
 from bridge.engines.embedded.inprocess.call import CallContext
 from bridge.sqlite_engine.protocol.service import SidecarService

@@ -11,8 +11,8 @@ import pytest
 from durabletask import task
 
 from bridge.engines.base import Engine
-from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import CompensationInput, DataConverter, Saga, Step, StepInput, message_aware
 from tests.kit.engine_modes import MODES, engine_of

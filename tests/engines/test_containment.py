@@ -16,8 +16,8 @@ from durabletask import task
 from durabletask.entities import DurableEntity, EntityInstanceId
 
 from bridge.engines.base import Engine
-from bridge.engines.containment import MAX_MESSAGE
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.failures import MAX_MESSAGE
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import DataConverter
 from tests.kit.engine_modes import MODES, engine_of

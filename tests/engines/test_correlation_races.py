@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import random
-import sys
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +19,13 @@ from bridge.core.commands import Command, OnExisting, OnFinished, RaiseEvent, Sc
 from bridge.core.errors import AlreadyTaken
 from bridge.core.origin import MessageOrigin
 from bridge.engines.client import EngineClient
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.contract import station
 from tests.engines.correlation import FIRST, SECOND, THIRD, fresh
 from tests.engines.correlation_child import INSTANCES, MESSAGES, commands, instance
+from tests.kit.processes import ModuleProcess
+from tests.kit.waiting import TIMEOUT
 
 PROCESSES = 3
 KILLS = 6
@@ -40,26 +42,21 @@ async def _hosted(tmp_path: Path) -> Any:
 
 async def member(directory: Path, seed: int, done: set[int], until: asyncio.Event) -> None:
     """Run a process that delivers all messages; kill it when `until` is set. The caller restarts it."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "tests.engines.correlation_child", str(directory), str(seed),
-        stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    assert process.stdout is not None
+    process = ModuleProcess("tests.engines.correlation_child", directory, seed)
 
     async def read() -> None:
-        assert process.stdout is not None
-        async for line in process.stdout:
+        while line := await process.line():
             done.add(int(line))
 
     reading = asyncio.create_task(read())
     waiting = asyncio.create_task(until.wait())
     await asyncio.wait((reading, waiting), return_when=asyncio.FIRST_COMPLETED)
-    if process.returncode is None and waiting.done() and not reading.done():
-        process.kill()
+    if waiting.done() and not reading.done():
+        process.signal(signal.SIGKILL)
     await reading
     waiting.cancel()
-    code = await process.wait()
-    assert code in (0, -9)
+    assert await process.ended() in (0, -9)
+    process.end()
 
 
 async def test_processes_that_are_killed_lose_and_double_nothing(hosted: Any) -> None:
@@ -83,11 +80,11 @@ async def test_processes_that_are_killed_lose_and_double_nothing(hosted: Any) ->
     for _ in range(KILLS):
         seen = [len(each) for each in done]
         wanted = chance.randint(1, 12)
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(TIMEOUT):
             while not all(finished) and sum(map(len, done)) < min(sum(seen) + wanted, PROCESSES * total):
                 await asyncio.sleep(0.005)
         stops[chance.randrange(PROCESSES)].set()
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(TIMEOUT):
         await asyncio.gather(*stores)
     for number in range(INSTANCES):
         first, *rest = await running.output(instance(number))

@@ -14,9 +14,9 @@ from durabletask import task
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import UnknownTarget
-from bridge.engines.compatibility import CompatibilityMonitor
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from tests.kit.waiting import TIMEOUT, eventually
 

@@ -19,11 +19,11 @@ from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineCon
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.errors import EngineMisconfigured, EngineTimeout, EngineUnavailable
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.address import FILE, SOCKET
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.scheduler import SchedulerEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.sqlite_engine.options import RetentionPolicy
 from tests.engines.contract import workflows
 from tests.kit.waiting import TIMEOUT, eventually

@@ -15,6 +15,7 @@ from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineError, EngineOutage
 from bridge.engines.scheduler import SchedulerEngine
 from bridge.pipeline.breaker import Breaker
+from tests.kit.waiting import TIMEOUT
 
 GARBAGE = b"\xff" * 50
 
@@ -94,6 +95,6 @@ async def test_an_engine_is_found_again_after_it_answered_nonsense(address: str,
     while breaker._failures < 3:
         await asyncio.sleep(0)
     hostile.answer = b""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         await back.wait()
     await engine.stop()

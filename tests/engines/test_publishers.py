@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from durabletask import task
 
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from tests.kit.engine_modes import MODES, engine_of
 from tests.kit.waiting import TIMEOUT, eventually

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.contract import station
 from tests.engines.correlation import deliver
 from tests.engines.restart_child import INSTANCE, command
-from tests.kit.waiting import TIMEOUT
+from tests.kit.processes import ModuleProcess
 
 MESSAGES = ("m-1", "m-2")
 
@@ -26,31 +25,18 @@ MESSAGES = ("m-1", "m-2")
 class Member:
     """Process that delivers one message."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._process = process
-        self._stdin = process.stdin
-        self._stdout = process.stdout
-
-    @classmethod
-    async def start(cls, directory: Path, verb: str, message: str) -> Member:
-        return cls(
-            await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "tests.engines.restart_child", str(directory), verb, message,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2],
-            )
-        )  # fmt: skip
+    def __init__(self, directory: Path, verb: str, message: str) -> None:
+        self._process = ModuleProcess("tests.engines.restart_child", directory, verb, message)
 
     async def says(self) -> str:
-        async with asyncio.timeout(TIMEOUT):
-            return (await self._stdout.readline()).decode().strip()
+        return await self._process.line()
 
     async def go_on(self) -> str:
         """Let the member continue. Returns the result of its delivery."""
-        self._stdin.write(b"\n")
+        self._process.write()
         said = await self.says()
-        assert await self._process.wait() == 0
+        assert await self._process.ended() == 0
+        self._process.end()
         return said
 
 
@@ -72,7 +58,7 @@ async def _held(hosted: Any, verb: str) -> list[Member]:
     if verb == "raise_event":
         assert await deliver(running, RaiseEvent(INSTANCE, "entry", "e-0"), MessageOrigin("e-0", "r")) == "done"
     await running.finished(INSTANCE)
-    members = await asyncio.gather(*(Member.start(directory, verb, message) for message in MESSAGES))
+    members = [Member(directory, verb, message) for message in MESSAGES]
     assert await asyncio.gather(*(member.says() for member in members)) == ["held"] * len(MESSAGES)
     return members
 

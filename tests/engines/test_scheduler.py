@@ -17,7 +17,7 @@ from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.errors import EngineDenied, EngineMisconfigured, EngineOutage, EngineTimeout, EngineUnavailable
 from bridge.engines.azure_access import create_credentials, credential_kind
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.scheduler import SchedulerEngine, parse_endpoint
 from tests.engines.contract import station
 from tests.engines.sidecar import Sidecar

@@ -20,10 +20,12 @@ from durabletask.worker import TaskHubGrpcWorker
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines import sdk_internals
-from bridge.engines.containment import ContainedConverter, ContainedWorker
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.containment import ContainedConverter
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
+from tests.kit.waiting import TIMEOUT
 
 MODULES = {
     "durabletask.internal.helpers": ("new_failure_details", "convert_to_entity_batch_request"),
@@ -144,7 +146,7 @@ async def test_a_worker_of_an_sdk_that_calls_other_methods(tmp_path: Path, monke
     worker.start()
     try:
         await engine.client.schedule_new_orchestration("order", instance_id="a")
-        state = await engine.client.wait_for_orchestration_completion("a", timeout=30)
+        state = await engine.client.wait_for_orchestration_completion("a", timeout=TIMEOUT)
     finally:
         await stop_worker(worker, 30)
         await engine.stop()

@@ -14,10 +14,10 @@ from durabletask.task import ActivityContext
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.engines.remote_limits import BURST, PAUSE
 from bridge.engines.scheduler import SchedulerEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from tests.engines.hostile import HostileEngine
-from tests.kit.waiting import eventually
+from tests.kit.waiting import TIMEOUT, eventually
 
 MAX_ANSWER = 65_536
 ITEM = 100_000
@@ -132,7 +132,7 @@ async def test_a_work_item_beyond_the_bound_ends_its_stream_only() -> None:
         }
         engine, worker = await start(hostile, work)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(TIMEOUT):
                 await done.wait()
         finally:
             assert await stop_worker(worker, 20)

@@ -12,6 +12,7 @@ import pytest
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.engines.test_embedded_listen import free_address
+from tests.kit.waiting import TIMEOUT
 
 HOUR, YEAR = 3600.0, 365 * 86400.0
 
@@ -35,7 +36,7 @@ async def test_a_worker_with_a_wrong_clock(tmp_path: Path, ahead: float, caplog:
             for one in ids:
                 await client.schedule_new_orchestration("flow", instance_id=one)
                 await client.raise_orchestration_event(one, "go")
-            states = [await client.wait_for_orchestration_completion(one, timeout=30) for one in ids]
+            states = [await client.wait_for_orchestration_completion(one, timeout=TIMEOUT) for one in ids]
         for one, state in zip(ids, states, strict=True):
             assert state is not None
             waited, done, by_event, total = state.get_output()

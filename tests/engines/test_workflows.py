@@ -163,7 +163,7 @@ def test_clashes_name_both_places(tmp_path: Path) -> None:
     (problem,) = problems(["flows_g", "flows_h"], tmp_path)
     assert f"{tmp_path / 'flows_g.py'}:1" in problem.what
     assert f"{tmp_path / 'flows_h.py'}:2" in problem.what
-    assert str(problem).startswith("bridge.yaml:7:3 workflows.modules.1: orchestrator 'saga' is defined twice")
+    assert str(problem).startswith("bridge.yaml:7:3 C010 workflows.modules.1: orchestrator 'saga' is defined twice")
 
 
 def test_import_errors_say_where(tmp_path: Path) -> None:

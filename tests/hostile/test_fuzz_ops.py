@@ -21,10 +21,12 @@ from bridge.core.states import DaemonState
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import Metrics
 from bridge.ops.web import Web
+from tests.app.conftest import impatient
 from tests.app.project import EngineThread, write_project
 from tests.app.test_control import GIVEN, serving
+from tests.kit.waiting import TIMEOUT
 
-TIMEOUT = 60.0
+__all__ = ["impatient"]
 
 TEXT = st.one_of(
     st.sampled_from([
@@ -168,6 +170,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
     host.stop()
 
 
+@pytest.mark.usefixtures("impatient")
 async def test_the_control_socket(loaded: Loaded) -> None:
     await _control(loaded, 200)
 
@@ -179,6 +182,7 @@ async def test_the_ops_port(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.mark.prove
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("impatient")
 async def test_both_for_long(loaded: Loaded) -> None:
     await _control(loaded, 5_000)
     await _port(3_000)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextvars import ContextVar
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,28 @@ from durabletask.client import EntityQuery
 from durabletask.entities import EntityInstanceId
 
 from bridge.jobs.entities import JobEntities
+
+
+class FrozenProcess:
+    """Process that is frozen after some calls until it is thawed, and then perhaps again."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.thawed = asyncio.Event()
+        self.then: FrozenProcess | None = None
+
+    async def call(self) -> None:
+        """Count a call; wait while the process is frozen."""
+        if not self.thawed.is_set():
+            self.left -= 1
+            if self.left < 0:
+                await self.thawed.wait()
+        elif self.then is not None:
+            await self.then.call()
+
+
+PROCESS: ContextVar[FrozenProcess | None] = ContextVar("process", default=None)
+"""Process of the caller; None for one that is never frozen."""
 
 
 class MemoryEngine:
@@ -34,7 +57,11 @@ class MemoryEngine:
         """Calls until the caller is interrupted; None: never."""
 
     async def interruption(self) -> None:
-        """Interrupt the caller when its number of calls is reached, as a crash of its process would."""
+        """Interrupt or freeze the caller when its number of calls is reached, as a crash of its process would."""
+        process = PROCESS.get()
+        if process is not None:
+            await process.call()
+            return
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
@@ -68,6 +95,16 @@ class MemoryEngine:
         ]
         self.process(3)
         return found
+
+    async def entity_pages(self, prefix: str, *, what: str) -> AsyncIterator[Any]:
+        query = EntityQuery(prefix, include_transient=True)
+        for each in await self.get_all_entities(query):
+            state = SimpleNamespace(value=each.get_state() or "")
+            yield [
+                SimpleNamespace(
+                    instanceId=str(each.id), backlogQueueSize=each.backlog_queue_size, serializedState=state
+                )
+            ]
 
     async def find_entity(self, entity: EntityInstanceId, *, what: str | None = None) -> Any:
         query = EntityQuery(str(entity), include_transient=True)

@@ -7,10 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from durabletask.entities import EntityInstanceId
+from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.app.operations.instances import Filter, Instances, Start
 from bridge.app.operations.selection import InstanceFilter, Selection
@@ -172,12 +174,24 @@ async def test_no_item_makes_no_job(jobs: JobsFixture) -> None:
 
 
 async def test_a_long_job_continues_as_new(jobs: JobsFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(orchestrator, "ROUNDS", 3)
+    """A history has at most ROUNDS rounds, here of one call and one wait each, however many items the job has."""
     monkeypatch.setattr(steps, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(steps, "_SHORT_WAIT", 0.0)
     jobs.kind.keeps_order = True
-    job = await jobs.submit(named(2000), rate=5000)
-    assert (await jobs.done(job)).counts["succeeded"] == 2000
-    assert jobs.kind.worked == named(2000)
+    job = await jobs.submit(named(6000), rate=5000.0)
+    sizes = []
+    while (await jobs.store.record(job)).is_open:
+        history = await jobs.daemon.client.get_protocol_history(job_instance_id(job))
+        sizes.append((sum(event.HasField("taskScheduled") for event in history), sum(map(_size, history))))
+    assert jobs.kind.worked == named(6000)
+    assert len(jobs.kind.calls) == 60
+    assert max(rounds for rounds, _ in sizes) <= orchestrator.ROUNDS
+    assert max(size for _, size in sizes) < 100_000
+    assert any(later < earlier for (earlier, _), (later, _) in pairwise(sizes)), "never began anew"
+
+
+def _size(event: pb.HistoryEvent) -> int:
+    return event.ByteSize()
 
 
 async def test_items_of_an_ordered_kind_come_in_the_order_of_their_selection(jobs: JobsFixture) -> None:

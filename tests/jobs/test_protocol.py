@@ -20,7 +20,7 @@ from bridge.jobs.kind import ItemResult, Job, JobRequest, Result, TryLater
 from bridge.jobs.state_machine import IN_PROGRESS, LEFT, JobPage, JobRecord
 from bridge.jobs.steps import JobSteps, Place
 from bridge.jobs.store import JobStore
-from tests.jobs.memory_engine import MemoryEngine
+from tests.jobs.memory_engine import PROCESS, FrozenProcess, MemoryEngine
 from tests.kit.virtual_time import VirtualTimeLoop
 
 PAGE = 4
@@ -37,6 +37,10 @@ requests = st.builds(
     stop_after_failures=st.none() | st.integers(1, 3),
     follow=st.sampled_from([0.0, 30.0]),
 )
+
+
+STALE = ItemResult(Result.SKIPPED, "it was done before")
+"""Result of a call that does not know that another one did the work. It must not count."""
 
 
 class World:
@@ -58,7 +62,8 @@ class World:
     ) -> Mapping[str, ItemResult]:
         machine = self._machine
         try:
-            self._check(job, page, items, repeated)
+            if PROCESS.get() is None:  # a process that was frozen may be late
+                self._check(job, page, items, repeated)
         except AssertionError as error:
             machine.failures.append(error)  # the job takes it for a bug of the kind
         self.order += [(job.id, item) for item in items if (job.id, item) not in self.order]
@@ -71,6 +76,9 @@ class World:
             raise obstacle
         results = {}
         for item in items:
+            if (job.id, item) in self.effects and item not in repeated:
+                results[item] = STALE
+                continue
             self.effects.add((job.id, item))
             await machine.engine.interruption()
             outcome = self.outcomes.get(item, "succeeded")
@@ -105,6 +113,7 @@ class JobMachine(RuleBasedStateMachine):
         self.offered: set[tuple[str, str]] = set()
         self.ended: dict[str, str] = {}
         self.finals: dict[tuple[str, str], list[str]] = {}
+        self.frozen: list[tuple[FrozenProcess, asyncio.Task[None]]] = []
         self.failures: list[AssertionError] = []
         self.patches = [mock.patch.object(module, "ITEMS_PER_PAGE", PAGE) for module in (steps, store)]
         for patch in self.patches:
@@ -217,6 +226,34 @@ class JobMachine(RuleBasedStateMachine):
             self.time += answer["seconds"]
             assert Place.of(answer["place"]).job == job
 
+    @rule(job=st.sampled_from(JOBS_OF_TEST), calls=st.integers(1, 40))
+    def freeze(self, job: str, calls: int) -> None:
+        """Begin a step in a process that freezes in it. The engine gives the step to another process."""
+        place = self.places.get(job)
+        if place is not None and len(self.frozen) < 3:
+            process = FrozenProcess(calls)
+            self.frozen.append((process, self.loop.create_task(self._frozen_step(process, place))))
+            self.run(asyncio.sleep(5.0), None)
+
+    async def _frozen_step(self, process: FrozenProcess, place: Mapping[str, Any]) -> None:
+        PROCESS.set(process)
+        await self.steps.step(place)
+
+    @precondition(lambda self: self.frozen)
+    @rule(place=st.integers(0, 2), calls=st.none() | st.integers(1, 20))
+    def thaw(self, place: int, calls: int | None) -> None:
+        """Let a frozen process go on. The engine ignores the result of its step. calls: until it freezes again."""
+        process, step = self.frozen.pop(place % len(self.frozen))
+        if calls is not None:
+            again = FrozenProcess(calls)
+            process.then = again
+            self.frozen.append((again, step))
+        process.thawed.set()
+        if calls is None:
+            self.loop.run_until_complete(step)
+        else:
+            self.run(asyncio.sleep(5.0), None)
+
     @rule(count=st.integers(1, 10))
     def process(self, count: int) -> None:
         self.engine.process(count)
@@ -315,6 +352,10 @@ class JobMachine(RuleBasedStateMachine):
         """Without further crashes every job comes to its end, and every item to one result."""
         self.no_call_was_wrong()
         self.world.obstacles.clear()
+        for process, _ in self.frozen:
+            process.thawed.set()
+        for _, step in self.frozen:
+            self.loop.run_until_complete(step)
         self.engine.process_all()
         for _ in range(400):
             for job in JOBS_OF_TEST:
@@ -344,6 +385,7 @@ class JobMachine(RuleBasedStateMachine):
                 assert record.counts[LEFT] == 0
                 for page in self.pages(job):
                     for id_, status, detail in page.items:
+                        assert detail != STALE.detail
                         was_done = (job, id_) in self.world.effects
                         assert was_done or detail.endswith("holds it"), (id_, status, detail)
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.kafka.node import STARTS_WITHIN, Node
 
-LOOK_SECONDS = 0.3
+POLL_SECONDS = 0.3
 
 
 def _place() -> Path:
@@ -74,7 +74,7 @@ def _keep(place: Path) -> None:
             except Exception as error:
                 ready.write_text(json.dumps({"error": str(error)}))
             while True:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break

@@ -18,7 +18,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.message import Message
 from bridge.engines.embedded.engine import EmbeddedEngine
 from tests.kit.listener import NullListener
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 ENGINES = ("embedded", "behind a port")
 """Engine kinds. The daemon reaches the second one as it reaches the Durable Task Scheduler."""
@@ -55,12 +55,7 @@ class DaemonFixture:
         return found
 
     async def until(self, condition: Callable[[], object], what: str) -> None:
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                while not condition():
-                    await asyncio.sleep(0.005)
-        except TimeoutError:
-            raise AssertionError(f"never came: {what}") from None
+        await eventually(condition, what)
 
     async def settled(self, count: int) -> None:
         ledgers = [source.ledger for source in self.daemon.sources]
@@ -84,16 +79,20 @@ async def running(
     broker: str = "{type: local}",
     settings: str = "",
     lineage: str = "embedded",
+    endpoint: str | None = None,
 ) -> AsyncIterator[DaemonFixture]:
     """Start a daemon and stop it at the end.
 
     config: without `engine`, `brokers` (one called `local`) and `ops`. flows: source text of the workflow module.
     settings: of the engine, after a comma. lineage: index of messages.
+    endpoint: of a scheduler, instead of an engine behind a port.
     """
     async with AsyncExitStack() as stack:
         declared = f"{{type: embedded{settings}}}"
         host = None
-        if engine != "embedded":
+        if endpoint is not None:
+            declared = f'{{type: scheduler, endpoint: "{endpoint}"{settings}}}'
+        elif engine != "embedded":
             with socket.create_server(("127.0.0.1", 0)) as taken:
                 address = f"127.0.0.1:{taken.getsockname()[1]}"
             host = EmbeddedEngine("x", EmbeddedEngineConfig(type="embedded", listen=address), directory / "host", True)

@@ -2,8 +2,8 @@
 
 `python -m bridge` spends most of a second of processor time on imports, and a test run starts hundreds of them. Each
 test process therefore keeps one server that has imported the command and forks it per start. A forked process runs the
-entry point of `bridge` with the arguments, directory, environment and standard streams of the request. It takes signals
-and ends like any other process.
+entry point of `bridge`, or after `-m` a module of the tests, with the arguments, directory, environment and standard
+streams of the request. It takes signals and ends like any other process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib
 import json
 import os
 import pkgutil
+import runpy
 import selectors
 import shutil
 import signal
@@ -106,9 +107,11 @@ class ForkServer:
         stdout: File,
         stderr: File,
         env: Mapping[str, str] | None = None,
+        umask: int | None = None,
     ) -> ForkedProcess:
-        """Start `bridge ARGUMENTS`."""
-        request = {"arguments": list(arguments), "cwd": str(cwd), "env": dict(os.environ if env is None else env)}
+        """Start `bridge ARGUMENTS`, or a module with its arguments after `-m`. umask: instead of that of the tests."""
+        environment = dict(os.environ if env is None else env)
+        request = {"arguments": list(arguments), "cwd": str(cwd), "env": environment, "umask": umask}
         body = json.dumps(request).encode()
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
@@ -252,8 +255,6 @@ def _preload() -> None:
 
 def _run(request: dict[str, Any], streams: Sequence[int]) -> int:
     """Run the command in the forked process. Returns the exit code."""
-    from bridge.cli import main
-
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, descriptor in enumerate(streams):
@@ -266,14 +267,23 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> int:
     os.environ.clear()
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
-    sys.argv = ["bridge", *request["arguments"]]
+    if (umask := request.get("umask")) is not None:
+        os.umask(umask)
+    arguments = request["arguments"]
+    sys.argv = ["bridge", *arguments]
     sys.dont_write_bytecode = "PYTHONDONTWRITEBYTECODE" in os.environ
     sys.path[0] = request["cwd"]
     added = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each and each not in sys.path]
     sys.path[1:1] = added
     code = 0
     try:
-        main()
+        if arguments[:1] == ["-m"]:
+            sys.argv = arguments[1:]
+            runpy.run_module(arguments[1], run_name="__main__", alter_sys=True)
+        else:
+            from bridge.cli import main
+
+            main()
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else int(left.code is not None)
     except KeyboardInterrupt:

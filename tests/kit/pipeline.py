@@ -19,14 +19,14 @@ from bridge.core.commands import Command
 from bridge.core.message import Message
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.route_limits import NO_LIMITS, Admission
 from bridge.pipeline.settings import EnginePort, Execute
 from bridge.pipeline.source import SourcePipeline
 from tests.kit.listener import NullListener
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 CONFIG = """
 engine: {{type: embedded}}
@@ -105,18 +105,20 @@ class PipelineFixture:
 
     async def until(self, condition: Callable[[], Any], what: str = "") -> None:
         """Wait for a condition; each check also asserts that the ledger is balanced."""
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                while not condition():
-                    assert self.source.ledger.balanced()
-                    await asyncio.sleep(0.002)
-        except TimeoutError:
-            ledger = self.source.ledger
-            raise AssertionError(
-                f"never came: {what}; {ledger.outcomes} {ledger.dead_letters} in flight {ledger.in_flight} "
+        ledger = self.source.ledger
+
+        def holds() -> Any:
+            found = condition()
+            assert ledger.balanced()
+            return found
+
+        def state() -> str:
+            return (
+                f"{what}; {ledger.outcomes} {ledger.dead_letters} in flight {ledger.in_flight} "
                 f"holds {self.source.gate.pause_reasons}"
-            ) from None
-        assert self.source.ledger.balanced()
+            )
+
+        await eventually(holds, state, poll=0.002)
 
     async def settled(self, count: int) -> None:
         await self.until(lambda: sum(self.source.ledger.outcomes.values()) >= count, f"{count} settled")

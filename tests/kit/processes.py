@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,25 +19,29 @@ from types import TracebackType
 from typing import Any, Self
 
 from benchmarks._sidecar import sidecar
-from tests.kit.forkserver import ForkedProcess, fork_server
-from tests.kit.waiting import TIMEOUT, eventually_blocking
+from tests.kit.forkserver import ROOT, ForkedProcess, fork_server
+from tests.kit.waiting import TIMEOUT, eventually, eventually_blocking
 
-__all__ = ["TIMEOUT", "DaemonProcess", "bridge", "events", "run_bridge", "sidecar"]
+__all__ = ["TIMEOUT", "DaemonProcess", "ModuleProcess", "bridge", "events", "run_bridge", "sidecar"]
 
 
 def run_bridge(
-    *arguments: str | Path, cwd: Path, text: str | None = None, env: Mapping[str, str] | None = None
+    *arguments: str | Path,
+    cwd: Path,
+    text: str | None = None,
+    env: Mapping[str, str] | None = None,
+    umask: int | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `bridge ...` to its end, in a process forked from one that has imported it.
 
-    text: standard input. env: instead of the environment of the tests.
+    text: standard input. env, umask: instead of those of the tests.
     """
     given = [str(each) for each in arguments]
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
         if text is not None:
             stdin.write(text.encode())
             stdin.seek(0)
-        process = fork_server().start(given, cwd, stdin=stdin, stdout=out, stderr=error, env=env)
+        process = fork_server().start(given, cwd, stdin=stdin, stdout=out, stderr=error, env=env, umask=umask)
         try:
             code = process.wait(TIMEOUT)
         finally:
@@ -57,6 +62,7 @@ class DaemonProcess:
     """`bridge serve`, or another command with a ready file; its log is in `log`.
 
     ready: wait until the process is ready; False: until it has started, also without its engine. `ready` is empty then.
+    ready_file: instead of a new one in the directory. umask: instead of that of the tests.
     fresh: start an interpreter of its own instead of a fork, for tests that measure the process. env, pass_fds, wrapper
     (a command that starts the rest of its line): settings of such an interpreter.
     """
@@ -67,6 +73,8 @@ class DaemonProcess:
         *arguments: str,
         command: str = "serve",
         ready: bool = True,
+        ready_file: Path | None = None,
+        umask: int | None = None,
         fresh: bool = False,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
@@ -74,7 +82,8 @@ class DaemonProcess:
         log: str = "daemon.log",
     ) -> None:
         self._directory = directory
-        self._ready = directory / f"ready-{time.monotonic_ns()}.json"
+        self._ready = ready_file or directory / f"ready-{time.monotonic_ns()}.json"
+        self._umask = umask
         self._arguments = [command, *arguments, "--ready-file", str(self._ready)]
         self._fresh = fresh or env is not None or bool(pass_fds or wrapper)
         self._command = [*wrapper, sys.executable, "-m", "bridge", *self._arguments]
@@ -94,7 +103,9 @@ class DaemonProcess:
                     self._command, cwd=self._directory, stdout=log, stderr=log, **self._options
                 )
             else:
-                self.process = fork_server().start(self._arguments, self._directory, stdout=log, stderr=log)
+                self.process = fork_server().start(
+                    self._arguments, self._directory, stdout=log, stderr=log, umask=self._umask
+                )
         if not self._awaits_ready:
             self.wait(self._started, "started")
             return self
@@ -186,6 +197,78 @@ class DaemonProcess:
             if found and found.keys() == self.metrics("bridge_uncommitted_records").keys()
             else -1
         )
+
+
+class ModuleProcess:
+    """`python -m MODULE ARGUMENTS` with pipes for standard input and output, forked from a process that has imported
+    the bridge.
+    """
+
+    def __init__(self, module: str, *arguments: object, cwd: Path = ROOT) -> None:
+        theirs, self._input = os.pipe()
+        output, ours = os.pipe()
+        self._output = os.fdopen(output, "rb")
+        self._stream: asyncio.StreamReader | None = None
+        self._transport: asyncio.BaseTransport | None = None
+        given = ["-m", module, *map(str, arguments)]
+        try:
+            self.process = fork_server().start(given, cwd, stdin=theirs, stdout=ours, stderr=2)
+        finally:
+            os.close(theirs)
+            os.close(ours)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def write(self, line: str = "") -> None:
+        os.write(self._input, line.encode() + b"\n")
+
+    def read(self) -> str:
+        """Wait for the next line of the output; empty at its end."""
+        return self._output.readline().decode().rstrip("\n")
+
+    async def line(self) -> str:
+        """Wait for the next line without blocking the event loop."""
+        if self._stream is None:
+            self._stream = reader = asyncio.StreamReader()
+            loop = asyncio.get_running_loop()
+            self._transport, _ = await loop.connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), self._output
+            )
+        async with asyncio.timeout(TIMEOUT):
+            return (await self._stream.readline()).decode().rstrip("\n")
+
+    async def ended(self) -> int:
+        """Wait for the end of the process. Returns the exit code."""
+        await eventually(lambda: not self.runs, f"the end of {self.process.args}")
+        return self.process.wait()
+
+    def close_input(self) -> None:
+        """End the standard input of the process. Idempotent."""
+        if self._input >= 0:
+            os.close(self._input)
+            self._input = -1
+
+    def end(self) -> None:
+        """Kill the process if it runs, and close the pipes. Idempotent."""
+        self.close_input()
+        self.process.kill()
+        self.process.wait()
+        (self._transport or self._output).close()
 
 
 @contextlib.contextmanager

@@ -11,16 +11,23 @@ from typing import Any
 TIMEOUT = 60
 """Seconds until a test gives up on an event. Events take milliseconds; the limit leaves room for a loaded machine."""
 
+TIMEOUT_OPTION = f"{TIMEOUT:g}s"
+"""The same, as an argument of `--timeout`."""
+
 POLL = 0.005
 """Seconds between two looks at a condition."""
 
 
 async def eventually(
-    condition: Callable[[], Awaitable[Any] | Any], what: str = "", *, within: float = TIMEOUT, poll: float = POLL
+    condition: Callable[[], Awaitable[Any] | Any],
+    what: str | Callable[[], str] = "",
+    *,
+    within: float = TIMEOUT,
+    poll: float = POLL,
 ) -> Any:
     """Poll a condition until it is true. Returns its value.
 
-    condition: a function or a coroutine function. what: description for the failure.
+    condition: a function or a coroutine function. what: description for the failure, or a function that makes it then.
     Raises: AssertionError when the time is over.
     """
     try:
@@ -33,23 +40,23 @@ async def eventually(
                     return value
                 await asyncio.sleep(poll)
     except TimeoutError:
-        raise AssertionError(f"not within {within:g} s: {what or _source(condition)}") from None
+        raise AssertionError(f"not within {within:g} s: {_text(what) or _source(condition)}") from None
 
 
 def eventually_blocking(
     condition: Callable[[], Any], what: str | Callable[[], str] = "", *, within: float = TIMEOUT, poll: float = POLL
 ) -> Any:
-    """Poll a condition like `eventually`, in a test without an event loop.
-
-    what: description for the failure, or a function that makes it then.
-    """
+    """Poll a condition like `eventually`, in a test without an event loop."""
     end = time.monotonic() + within
     while not (value := condition()):
         if time.monotonic() > end:
-            text = what() if callable(what) else what
-            raise AssertionError(f"not within {within:g} s: {text or _source(condition)}")
+            raise AssertionError(f"not within {within:g} s: {_text(what) or _source(condition)}")
         time.sleep(poll)
     return value
+
+
+def _text(what: str | Callable[[], str]) -> str:
+    return what() if callable(what) else what
 
 
 def _source(condition: Callable[[], Any]) -> str:

@@ -149,6 +149,6 @@ def test_check_and_lint_count_the_same(tmp_path: Path) -> None:
         "sources: {orders: {broker: local, topics: [orders], no_match: ignore}}\n"
         "routes: [{name: nothing, from: orders, ignore: {reason: a test}}]\n"
     )
-    looked = examine([package], names(load_config([config])))
-    assert check([config]).counts["orchestration"] == looked.orchestrators == 2
-    assert (looked.others, looked.findings) == (2, [])
+    examined = examine([package], names(load_config([config])))
+    assert check([config]).counts["orchestration"] == examined.orchestrators == 2
+    assert (examined.others, examined.findings) == (2, [])

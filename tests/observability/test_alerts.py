@@ -314,6 +314,9 @@ CASES = (
 )  # fmt: skip
 
 
+_BASE = "{{ with $externalLabels.runbooks }}{{ . }}{{ else }}docs/runbooks.md{{ end }}"
+
+
 @pytest.fixture(scope="module")
 def tool() -> Path:
     try:
@@ -322,16 +325,26 @@ def tool() -> Path:
         pytest.skip(f"{missing}: the alert rules did not run")
 
 
-def _document(case: Case) -> dict[str, Any]:
+def _group(alert: str, directory: Path) -> Path:
+    """Write a file with the group of an alert alone: the alert depends on no other, and promtool would evaluate all."""
+    file = directory / "rules.yaml"
+    file.write_text(json.dumps({"groups": [group for group in GROUPS if ALERTS[alert] in group["rules"]]}))
+    return file
+
+
+def _document(case: Case, directory: Path, runbooks: str | None = None) -> dict[str, Any]:
+    """Test of promtool. runbooks: base of the runbooks, as the external label of Prometheus names it."""
     rule = ALERTS[case.alert]
     annotations = {name: text for name, text in rule["annotations"].items() if name != "summary"}
+    annotations["runbook_url"] = annotations["runbook_url"].replace(_BASE, runbooks or "docs/runbooks.md")
     series = case.series if any(name.startswith("up{") for name in case.series) else case.series | UP
     return {
-        "rule_files": [str(RULES)],
+        "rule_files": [str(_group(case.alert, directory))],
         "evaluation_interval": "5m" if re.match(r"\d+d|\d\dh", case.at) else "1m",
         "tests": [
             {
                 "interval": "1m",
+                **({} if runbooks is None else {"external_labels": {"runbooks": runbooks}}),
                 "input_series": [{"series": name, "values": values} for name, values in series.items()],
                 "alert_rule_test": [
                     {
@@ -360,13 +373,20 @@ def _run(tool: Path, *arguments: str | Path) -> str:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.alert}: {case.name}")
 def test_alert(tool: Path, case: Case, tmp_path: Path) -> None:
     file = tmp_path / "case.yaml"
-    file.write_text(json.dumps(_document(case)))
+    file.write_text(json.dumps(_document(case, tmp_path)))
+    _run(tool, "test", "rules", file)
+
+
+def test_a_link_leads_to_where_the_team_reads_the_runbooks(tool: Path, tmp_path: Path) -> None:
+    case = next(case for case in CASES if case.fires)
+    file = tmp_path / "case.yaml"
+    file.write_text(json.dumps(_document(case, tmp_path, "https://wiki.example.com/bridge")))
     _run(tool, "test", "rules", file)
 
 
 def test_a_wrong_expectation_fails(tool: Path, tmp_path: Path) -> None:
     for case in (CASES[0], CASES[-1]):
-        document = _document(case)
+        document = _document(case, tmp_path)
         [expected] = document["tests"][0]["alert_rule_test"]
         alert = {"exp_labels": {"severity": "other"}, "exp_annotations": {}}
         expected["exp_alerts"] = [] if expected["exp_alerts"] else [alert]
@@ -395,7 +415,7 @@ def test_each_alert_has_a_case_of_each_kind() -> None:
 def test_each_alert_has_a_runbook() -> None:
     known = anchors("docs/runbooks.md")
     for name, rule in ALERTS.items():
-        assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{name.lower()}"
+        assert rule["annotations"]["runbook_url"] == f"{_BASE}#{name.lower()}"
         assert name.lower() in known
         assert rule["labels"]["severity"] in ("page", "ticket")
     text = (ROOT / "docs/runbooks.md").read_text()

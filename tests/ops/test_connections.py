@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from bridge.config.model.bridge import ControlConfig, HttpConfig
+from bridge.config.model.bridge import ConnectionsConfig, ControlConfig, HttpConfig
 from bridge.core.states import DaemonState
 from bridge.ops.connections import Connections
 from bridge.ops.control import Control, near
@@ -26,10 +26,10 @@ Open = Callable[[], Any]
 
 
 @asynccontextmanager
-async def serving(handler: Any, **bounds: Any) -> AsyncIterator[Open]:
+async def serving(handler: Any, **limits: Any) -> AsyncIterator[Open]:
     app = web.Application()
     app.router.add_get("/", handler)
-    server = Connections(app, **bounds)
+    server = Connections(app, ConnectionsConfig(**limits))
     port = await server.listen("127.0.0.1", 0)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.stop)
@@ -59,7 +59,7 @@ async def ended(reader: asyncio.StreamReader) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"G", ASK[:-2]], ids=["nothing", "a byte", "no end"])
 async def test_headers_that_do_not_end_are_not_waited_for(sent: bytes) -> None:
-    async with serving(plain, ask=0.1, idle=60) as connect:
+    async with serving(plain, header_timeout="0.1s", idle_timeout="60s") as connect:
         reader, writer = await connect()
         writer.write(sent)
         await ended(reader)
@@ -75,7 +75,7 @@ async def test_what_is_no_request_leaves_nothing_in_the_log(sent: bytes, caplog:
 
 
 async def test_a_byte_now_and_then_gains_no_time() -> None:
-    async with serving(plain, ask=0.3, idle=60) as connect:
+    async with serving(plain, header_timeout="0.3s", idle_timeout="60s") as connect:
         reader, writer = await connect()
 
         async def drip() -> None:
@@ -90,7 +90,7 @@ async def test_a_byte_now_and_then_gains_no_time() -> None:
 
 
 async def test_the_second_request_of_a_connection_is_bounded_too() -> None:
-    async with serving(plain, ask=0.2, idle=60) as connect:
+    async with serving(plain, header_timeout="0.2s", idle_timeout="60s") as connect:
         reader, writer = await connect()
         writer.write(ASK)
         await answered(reader)
@@ -99,7 +99,7 @@ async def test_the_second_request_of_a_connection_is_bounded_too() -> None:
 
 
 async def test_an_idle_connection_is_kept_for_its_time() -> None:
-    async with serving(plain, ask=60, idle=0.2) as connect:
+    async with serving(plain, header_timeout="60s", idle_timeout="0.2s") as connect:
         reader, writer = await connect()
         for _ in range(3):
             writer.write(ASK)
@@ -114,7 +114,7 @@ async def test_a_request_at_work_has_all_the_time_that_it_needs() -> None:
         await gate.wait()
         return web.Response(text="here")
 
-    async with serving(slow, ask=0.05, idle=60) as connect:
+    async with serving(slow, header_timeout="0.05s", idle_timeout="60s") as connect:
         reader, writer = await connect()
         writer.write(ASK)
         other, _ = await connect()
@@ -124,7 +124,7 @@ async def test_a_request_at_work_has_all_the_time_that_it_needs() -> None:
 
 
 async def test_idle_connections_make_room_for_a_new_one() -> None:
-    async with serving(plain, ask=60, idle=60, most=3) as connect:
+    async with serving(plain, header_timeout="60s", idle_timeout="60s", max_connections=3) as connect:
         hogs = [await connect() for _ in range(3)]
         reader, writer = await connect()
         writer.write(ASK)
@@ -140,7 +140,7 @@ async def test_busy_connections_are_not_closed_for_a_new_one() -> None:
         await gate.wait()
         return web.Response(text="here")
 
-    async with serving(slow, most=2) as connect:
+    async with serving(slow, max_connections=2) as connect:
         working = [await connect() for _ in range(2)]
         for _, writer in working:
             writer.write(ASK)
@@ -162,7 +162,7 @@ async def test_what_is_refused_is_counted() -> None:
 
     app = web.Application()
     app.router.add_get("/", slow)
-    server = Connections(app, ask=0.3, idle=60, most=1)
+    server = Connections(app, ConnectionsConfig(header_timeout="0.3s", idle_timeout="60s", max_connections=1))
     port = await server.listen("127.0.0.1", 0)
     try:
         late, _ = await asyncio.open_connection("127.0.0.1", port)
@@ -188,14 +188,14 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ca")
 
 
-async def no_metrics() -> bytes:
+async def no_metrics(*, openmetrics: bool) -> bytes:
     return b""
 
 
 @asynccontextmanager
-async def secure(authority: Authority, **bounds: Any) -> AsyncIterator[tuple[Web, ssl.SSLContext]]:
+async def secure(authority: Authority, **limits: Any) -> AsyncIterator[tuple[Web, ssl.SSLContext]]:
     files = TlsFiles(authority.issue("ops"))
-    port = Web(HttpConfig(port=0, **bounds), lambda: Readiness(DaemonState.RUNNING, ()), no_metrics, files)
+    port = Web(HttpConfig(port=0, **limits), lambda: Readiness(DaemonState.RUNNING, ()), no_metrics, files)
     await port.start()
     try:
         yield port, ssl.create_default_context(cafile=str(authority.file))

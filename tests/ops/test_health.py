@@ -10,7 +10,7 @@ from bridge.ops.health import Health, PartReading, Readiness, SourceReading
 
 
 def look(health: Health, now: float, settled: int = 0, waiting: int = 0, **rest: object) -> Readiness:
-    return health.look([SourceReading("orders", settled, waiting, **rest)], [], now)  # type: ignore[arg-type]  # fields by name
+    return health.assess([SourceReading("orders", settled, waiting, **rest)], [], now)  # type: ignore[arg-type]  # fields by name
 
 
 def state(readiness: Readiness) -> str:
@@ -89,19 +89,19 @@ def test_a_dead_source_is_unready_whatever_else_it_is() -> None:
 def test_sources_are_judged_apart() -> None:
     health = Health(60)
     for now in (0.0, 100.0):
-        found = health.look([SourceReading("a", 0, 1), SourceReading("b", int(now), 1)], [], now)
+        found = health.assess([SourceReading("a", 0, 1), SourceReading("b", int(now), 1)], [], now)
     assert [(check.name, check.state) for check in found.checks] == [("a", "stuck"), ("b", "consuming")]
     assert not found.ready
 
 
 @pytest.mark.parametrize("phase", DaemonState)
 def test_only_a_running_bridge_is_ready(phase: DaemonState) -> None:
-    assert Health(60).look([], [], 0.0, phase).ready is (phase is DaemonState.RUNNING)
+    assert Health(60).assess([], [], 0.0, phase).ready is (phase is DaemonState.RUNNING)
 
 
 def test_engines_and_their_workers_are_listed() -> None:
     parts = [PartReading("engine", "default", note="NOT DURABLE"), PartReading("worker", "default", away="no thread")]
-    found = Health(60).look([SourceReading("orders", 0, 0)], parts, 0.0)
+    found = Health(60).assess([SourceReading("orders", 0, 0)], parts, 0.0)
     assert orjson.loads(orjson.dumps(found.as_dict())) == {
         "ready": False,
         "phase": "running",

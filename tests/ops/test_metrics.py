@@ -16,6 +16,7 @@ from bridge.core.message import Message
 from bridge.core.states import DaemonState, EngineState, SourceState
 from bridge.engines.base import EngineUsage
 from bridge.ops.health import Check, Readiness
+from bridge.ops.metric_stats import LineageStats
 from bridge.ops.metrics import CONTENT_TYPE, Metrics
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.per_value import Shares
@@ -60,6 +61,12 @@ class Stats:
 
 
 @dataclass
+class Index:
+    events: Mapping[str, int] = field(default_factory=lambda: {"written": 3})
+    buffered: int = 4
+
+
+@dataclass
 class Engine:
     name: str = "default"
     up: bool = True
@@ -69,6 +76,7 @@ class Engine:
     faults: Mapping[str, int] = field(default_factory=lambda: {"turn": 4})
     stuck: int = 2
     usage: EngineUsage | None = field(default_factory=lambda: EngineUsage(1000, 2000, 3))
+    lineage: LineageStats | None = field(default_factory=lambda: Index())
     instances: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("order_saga", "running"): 7})
     finished: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("order_saga", "failed"): 8})
     failures_omitted: int = 9

@@ -155,6 +155,19 @@ def test_an_engine_that_is_away_for_long_needs_a_person() -> None:
     assert_command(found["next"])
 
 
+def test_a_source_that_its_engine_holds_names_the_engine_only() -> None:
+    """The trouble of the engine is said once, in its own line."""
+    held = {"state": "held", "seconds": 61.0, "detail": "list the pauses: refused; engine default: refused"}
+    away = {"state": "away", "seconds": 300.0, "detail": "refused"}
+    for causes in (["engine default"], ["engine default", "pauses"], ["pauses"]):
+        source, engine = document(source=held | {"held_by": causes}, engine=away)["problems"]
+        assert source["text"] == "source orders is held by engine default"
+        assert engine["text"] == "engine default is away for 5m: refused"
+    for causes in (["engine default", "broker"], ["engine other"], ["orders/3"], []):
+        source, _ = document(source=held | {"held_by": causes}, engine=away)["problems"]
+        assert source["text"] == f"source orders is held: {held['detail']}"
+
+
 @pytest.mark.parametrize(
     ("manual", "text"),
     [

@@ -103,7 +103,7 @@ def test_the_last_spans_are_sent_at_the_stop() -> None:
 def test_a_sampler_decides_as_in_the_sdk(sampler: Any, parent: str | None, expected: bool) -> None:
     with OtlpReceiver() as receiver:
         tracing = tracing_of(receiver)
-        other = Tracing(tracing._receiver, sampler, tracing.resource, "1")
+        other = Tracing(tracing._receiver, sampler, tracing.resource, "1", max_buffered=1000, max_age=60.0)
     assert other.samples(TRACE, parent, "process orders") is expected
 
 

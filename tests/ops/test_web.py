@@ -19,6 +19,7 @@ from bridge.ops.health import Check, Readiness
 from bridge.ops.web import Web
 from bridge.system.tls import TlsFiles
 from tests.kafka.certificates import Authority
+from tests.kit.waiting import TIMEOUT
 
 READY = Readiness(DaemonState.RUNNING, (Check("source", "orders", SourceState.IDLE),))
 UNREADY = Readiness(DaemonState.RUNNING, (Check("source", "orders", SourceState.HELD, "engine default: away"),))
@@ -31,10 +32,10 @@ class Answers:
     def health(self) -> Readiness:
         return self.readiness
 
-    async def metrics(self) -> bytes:
+    async def metrics(self, *, openmetrics: bool) -> bytes:
         if not self.text:
             raise RuntimeError("SECRET")
-        return self.text
+        return self.text + b"# EOF\n" if openmetrics else self.text
 
 
 @pytest.fixture
@@ -152,7 +153,7 @@ async def test_stopping_leaves_nothing_behind(answers: Answers) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", web.port)
         writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")  # never finished
         await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             await web.stop()
             await web.stop()
             assert await reader.read() == b""

@@ -8,6 +8,7 @@ import pytest
 from bridge.core.errors import EngineRejected, EngineTimeout, EngineUnavailable
 from bridge.pipeline.breaker import Breaker
 from tests.kit.virtual_time import in_virtual_time
+from tests.kit.waiting import TIMEOUT, eventually
 
 
 async def test_it_opens_probes_one_at_a_time_and_closes_when_the_engine_answers() -> None:
@@ -39,10 +40,9 @@ async def test_it_opens_probes_one_at_a_time_and_closes_when_the_engine_answers(
     breaker.trip(EngineUnavailable("away again"))
     assert breaker.open
     assert str(breaker.error) == "away"
-    while probes < 3:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: probes >= 3)
     alive = True
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         await closed.wait()
     assert changes == [True, False]
     assert breaker.openings == 1
@@ -56,7 +56,7 @@ async def test_an_engine_that_answers_unkindly_has_answered() -> None:
     breaker = Breaker("default", probe, first_delay=0.001)
     breaker.subscribe(lambda: breaker.open or closed.set())  # type: ignore[arg-type, func-returns-value]  # wider than its annotation, on purpose
     breaker.trip(EngineUnavailable("away"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         await closed.wait()
     assert not breaker.open
 
@@ -86,7 +86,7 @@ async def test_a_probe_that_fails_unexpectedly_is_not_the_last() -> None:
     breaker = Breaker("default", probe, first_delay=0.001)
     breaker.subscribe(lambda: breaker.open or closed.set())  # type: ignore[arg-type, func-returns-value]  # wider than its annotation, on purpose
     breaker.trip(EngineUnavailable("away"))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(TIMEOUT):
         await closed.wait()
     assert probes == 3
 
@@ -95,9 +95,7 @@ async def until(condition: Callable[[], bool]) -> float:
     """Return the seconds until the condition held."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
+    await eventually(condition)
     return loop.time() - began
 
 

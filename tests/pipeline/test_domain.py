@@ -16,7 +16,7 @@ from bridge.app.composition import build_broker, build_domains, build_engine, bu
 from bridge.brokers.base import Broker
 from bridge.core.commands import Command
 from bridge.core.errors import ConfigError, InstanceNotFound
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import OrderingDomain, domain_key

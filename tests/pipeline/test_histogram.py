@@ -27,3 +27,16 @@ def test_every_duration_is_in_the_first_bucket_that_holds_it(durations: list[flo
 
 def test_bounds_ascend() -> None:
     assert list(SECONDS) == sorted(set(SECONDS))
+
+
+def test_sums_keep_the_newest_example_of_each_bucket() -> None:
+    first, second, total = Histogram(), Histogram(), Histogram()
+    given = ((first, 0.2, "a"), (second, 0.2, "b"), (first, 3.0, "c"), (second, 70.0, "d"))
+    for at, (histogram, seconds, trace) in enumerate(given):
+        histogram.observe(seconds)
+        histogram.example(seconds, trace, at)
+    for each in (second, first):
+        total.add(each)
+    assert (sum(total.counts), total.total) == (4, 73.4)
+    assert {each.seconds: each.trace_id for each in (total.exemplars or {}).values()} == {0.2: "b", 3.0: "c", 70.0: "d"}
+    assert Histogram().exemplars is None

@@ -7,6 +7,7 @@ from collections import defaultdict
 import pytest
 
 from bridge.pipeline.lanes import Lanes, LaneState
+from tests.kit.waiting import TIMEOUT
 from tests.pipeline.deliveries import Part, item
 
 
@@ -66,7 +67,7 @@ async def test_random_traffic_keeps_order_and_leaves_nothing_behind() -> None:
         lanes.push(rng.choice("abcdefgh"), item(number))
         if number % 50 == 0:
             await asyncio.sleep(0)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         await done.wait()
     for task in workers:
         task.cancel()

@@ -485,7 +485,7 @@ async def test_each_command_of_a_list_counts_for_its_own_value(tmp_path: Path) -
         await it.publish(message("start", 1, items=items))
         await go(it)
         await it.until(lambda: it.source.route_limits["each"].waiting == 1, "the second of b waits")
-        assert running(it) == {"a": 1, "b": 1}
+        await it.until(lambda: running(it) == {"a": 1, "b": 1}, "the first of each runs")
         await it.engine.client.terminate_orchestration("order-b-1")
         await it.settled(1)
 

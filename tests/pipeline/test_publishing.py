@@ -46,7 +46,7 @@ async def test_a_schema_is_found_before_the_first_message_and_its_failure_is_the
     broker = build_broker(loaded, "local")
     await broker.start()
     targets = {
-        name: PublishTarget(broker, name, target_codec(loaded, name, registries), "/s")
+        name: PublishTarget(broker, name, target_codec(loaded, name, registries), "/s", 30.0)
         for name in ("results", "latest")
     }
     publishing = Publishing(targets, asyncio.get_running_loop())

@@ -14,6 +14,7 @@ from bridge.core.commands import Command
 from bridge.core.errors import InstanceNotFound
 from bridge.pipeline.settings import EnginePort
 from tests.kit.pipeline import message, offsets_by_key, running_pipeline
+from tests.kit.waiting import TIMEOUT
 
 
 async def test_a_member_that_joins_and_leaves_under_load(tmp_path: Path) -> None:
@@ -70,7 +71,7 @@ async def test_a_revoked_partition_gives_back_what_waits_and_waits_for_what_runs
         it.faults.before = slow
         await it.publish(*(message("start", f"a-{number}", "a") for number in range(5)))
         await it.source.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             await entered.wait()
         partitions = [partition for partition in it.source.assignment if partition.gap]
         assert len(partitions) == 1
@@ -79,7 +80,7 @@ async def test_a_revoked_partition_gives_back_what_waits_and_waits_for_what_runs
         await asyncio.sleep(0.02)
         assert not revoking.done(), "what runs is waited for"
         leave.set()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             await revoking
         assert it.source.ledger.outcomes["executed"] == 1
 
@@ -113,7 +114,7 @@ async def test_what_was_handed_out_before_a_revocation_and_seen_after_it_is_not_
         await it.publish(*(message("start", f"a-{number}", "a") for number in range(5)))
         await it.source.start()
         slow: Any = it.broker
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             await slow.fetched.wait()
             await it.source.revoked([partition for partition in it.source.assignment if partition.gap])
         slow.go.set()
@@ -160,7 +161,7 @@ async def test_what_follows_a_message_given_back_by_a_drain_is_not_executed(tmp_
         slow: Any = it.broker
         await it.publish(*(message("start", f"a-{number}", "a") for number in range(3)))
         await it.source.start()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             await entered.wait()
             draining = asyncio.create_task(it.source.drain(5))
             await slow.leaving.wait()

@@ -9,9 +9,8 @@ from typing import Any
 
 from bridge.brokers.base import Broker, Delivery, Listener, SubscribeOptions
 from bridge.core.commands import Command
-from bridge.core.envelope import Envelope
 from bridge.core.errors import BrokerUnavailable, EngineRejected, EngineUnavailable, InstanceNotFound
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Message, Position
 from bridge.core.provenance import Cause
 from tests.kit.pipeline import message, running_pipeline
 from tests.kit.waiting import TIMEOUT

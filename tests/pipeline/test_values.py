@@ -18,6 +18,7 @@ from bridge.pipeline.per_value import KEEP, Share, Values
 from bridge.pipeline.route_limits import Rate, RouteLimit
 from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED, digest
+from tests.kit.waiting import TIMEOUT
 from tests.pipeline.deliveries import shares_of
 
 
@@ -274,7 +275,7 @@ def test_lanes_shares_and_domains_never_wait_in_a_circle(
             reader.drop([one for at, (source, one) in enumerate(items) if source == number and at in gone])
         waits = [asyncio.create_task(reader.finished.wait()) for reader in readers if reader.left]
         if waits:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(TIMEOUT):
                 await asyncio.gather(*waits)
         broken = [task for task in workers if task.done()]
         for task in workers:
@@ -376,7 +377,7 @@ async def test_a_count_brings_values_along_and_takes_them_away() -> None:
     counted.subscribe(received.set)
     counted.start()
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(TIMEOUT):
             await received.wait()
             a, b = counted.values.of(digest("a"), 0.0), counted.values.of(digest("b"), 0.0)
             assert (len(counted), a.running, b.running) == (3, 2, 0)

@@ -14,7 +14,7 @@ import pytest
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.system_names import QUARANTINE
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.quarantine.entity import QuarantineEntities
 from bridge.quarantine.store import EngineQuarantineStore

@@ -8,21 +8,22 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.message import Position
 from bridge.core.stored_message import OperationResult
-from bridge.quarantine.state_machine import KeyQuarantine, QuarantineLimits, delivery_id
+from bridge.quarantine.state_machine import KeyQuarantine, delivery_id
 from bridge.waiting.claim import LEASE
 
 CAUSE = {"reason": "engine_rejected", "detail": "no", "error": "EngineRejected", "route": "paid"}
 
 
 class QuarantineFixture:
-    def __init__(self, bounds: QuarantineLimits | None = None) -> None:
-        self.bounds = bounds or QuarantineLimits()
+    def __init__(self, limits: QuarantineConfig | None = None) -> None:
+        self.limits = limits or QuarantineConfig()
         self.state: Any = None
 
     def quarantine(self) -> KeyQuarantine:
-        return KeyQuarantine(self.bounds, self.state)
+        return KeyQuarantine(self.limits, self.state)
 
     def do(self, operation: str, *arguments: Any) -> OperationResult:
         quarantine = self.quarantine()
@@ -115,8 +116,8 @@ def test_one_process_at_a_time_has_it_and_only_while_it_says_so() -> None:
 
 
 def test_what_is_too_much_is_dead_lettered() -> None:
-    for bounds in (QuarantineLimits(max_messages=2), QuarantineLimits(max_bytes=25)):
-        bench = QuarantineFixture(bounds)
+    for limits in (QuarantineConfig(max_messages=2), QuarantineConfig(max_bytes=25)):
+        bench = QuarantineFixture(limits)
         bench.hold(0)
         bench.follow(1)
         turn = bench.follow(2)
@@ -157,7 +158,7 @@ def test_nothing_is_dropped_while_a_process_works_on_it() -> None:
     )
 )
 def test_nothing_is_lost_and_sizes_add_up(steps: list[tuple[str, int]]) -> None:
-    bench = QuarantineFixture(QuarantineLimits(max_messages=3))
+    bench = QuarantineFixture(QuarantineConfig(max_messages=3))
     received = 0
     left = 0
     for operation, number in steps:

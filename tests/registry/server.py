@@ -77,7 +77,7 @@ class RegistryServer:
         return uuid.UUID(self._state.schemas[number - 1]["guid"])
 
     async def _start(self) -> None:
-        app = web.Application(middlewares=[self._look])
+        app = web.Application(middlewares=[self._inspect])
         app.add_routes(
             [
                 web.get("/schemas/ids/{id}", self._by_id),
@@ -98,7 +98,7 @@ class RegistryServer:
         self.port = self._runner.addresses[0][1]
 
     @web.middleware
-    async def _look(self, request: web.Request, handler: Any) -> web.StreamResponse:
+    async def _inspect(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
         if self.authorization is not None and request.headers.get("Authorization") != self.authorization:
             return _refused(401, 40101, "Unauthorized")

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from bridge.config.model.bridge import BridgeConfig
-from bridge.core.envelope import Envelope
 from bridge.core.errors import ConfigError, Problem
-from bridge.core.message import Position
+from bridge.core.message import Envelope, Position
 from bridge.routing import Router
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bridge.core.errors import ExpressionError
 from bridge.routing.cel.comparison import comparison
 from bridge.routing.cel.expression import ComparedExpression, Expression
+from tests.kit.examples import examples
 from tests.routing.test_expression import compiled, scope
 
 SIGNS = ["==", "!=", "<", "<=", ">", ">="]
@@ -36,7 +37,7 @@ def outcome(condition: Any, *arguments: Any) -> Any:
         return str(error)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(st.sampled_from(SIGNS), st.one_of(NUMBER_LITERALS, TEXT_LITERALS), VALUES, st.booleans())
 def test_it_is_what_cel_says(sign: str, literal: str, value: Any, there: bool) -> None:
     expression = compiled(f"payload.a.b {sign} {literal}", "condition")

@@ -13,14 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bridge.core.commands import Decision
-from bridge.core.envelope import Envelope
 from bridge.core.errors import CommandsTooLarge, ExpressionCost, ExpressionError
+from bridge.core.message import Envelope
 from bridge.routing import Router, explain
 from bridge.routing.cel.cost import EXPRESSION_COST, FREE, estimate, free_weight, weigh
 from bridge.routing.cel.expression import ITEM, Compiler, Expression, PathExpression
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.tree import Call, Const, Ident, Items, Loop, Select, read
 from bridge.routing.rule import Rule
+from tests.kit.examples import examples
 from tests.routing.config import config, envelope, locate, route, router
 
 MIB = 1024 * 1024
@@ -166,7 +167,7 @@ sizes = st.tuples(st.sampled_from([10, 100, 1000, 10_000, 60_000]), st.floats(0,
 members = st.sampled_from(MEMBERS)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from(EXPENSIVE), members, members, sizes, sizes, st.integers(0, 4), sizes, st.integers(0, 4), sizes)
 def test_an_estimate_is_not_below_the_cost(
     text: str, one: Any, other: Any, many: int, more: int, kind: int, length: int, other_kind: int, width: int
@@ -186,7 +187,7 @@ def test_an_estimate_is_not_below_the_cost(
     assert any(spent(text, payload) < bound for _ in range(5))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.sampled_from(EXPENSIVE), members, st.integers(0, 40), st.text(max_size=40), st.text(max_size=10))
 def test_results_are_no_larger_than_estimated(text: str, one: Any, many: int, long: str, short: str) -> None:
     payload = {
@@ -345,14 +346,14 @@ def test_the_limits_are_documented_settings() -> None:
 def test_many_rules_are_tried_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each evaluation is too cheap to be counted; together they would block the loop. Each is a portion of its own."""
     evaluated = 0
-    holds = Rule.holds
+    applies = Rule.applies
 
     def counting(rule: Rule, scope: Any) -> bool:
         nonlocal evaluated
         evaluated += 1
-        return holds(rule, scope)
+        return applies(rule, scope)
 
-    monkeypatch.setattr(Rule, "holds", counting)
+    monkeypatch.setattr(Rule, "applies", counting)
     when = "payload.a.map(x, x + 'q').size() > 100"
     rules = [route(f"r{number}", when=when, on_error="no_match") for number in range(1_000)]
     several = router(*rules, route("last", ignore={}))

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from bridge.core.errors import MessageError
 from bridge.routing import Equality, explain
+from tests.kit.examples import examples
 from tests.routing.config import envelope, route, router
 
 
@@ -73,7 +74,7 @@ rules_of = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(rules_of, st.sampled_from(["a", "b"]), st.sampled_from([None, "k"]), st.sampled_from([1, 2, "x"]))
 def test_what_is_told_is_what_is_done(drawn: list[Any], kind: str, key: str | None, n: Any) -> None:
     rules = router(

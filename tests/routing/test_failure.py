@@ -3,8 +3,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.core.errors import Problem
-from bridge.routing.cel.expression import ROUTE, Compiler
+from bridge.routing.cel.expression import ROUTE, Compiler, compile_error
 from bridge.routing.cel.failure import compile_text, sentence
+from bridge.routing.cel.respelling import respelled
+
+
+@pytest.mark.parametrize(
+    ("source", "culprit"),
+    [
+        ("payload.a = 1", "= 1"),
+        ("payload.a and payload.b", "and payload.b"),
+        ("payload.a == None", "None"),
+        ("a.b\n= 1", "= 1"),
+    ],
+)
+def test_the_mark_is_below_the_word_of_another_language(source: str, culprit: str) -> None:
+    error = compile_error(source.replace("a.b", "payload.b"), ROUTE)
+    assert error is not None
+    _, line, mark = compile_text(error, source.replace("a.b", "payload.b")).split("\n")
+    assert line[mark.index("^") :] == culprit
+
+
+@pytest.mark.parametrize(
+    ("source", "right"),
+    [
+        ("payload.a = 1 and not payload.b", "payload.a == 1 && ! payload.b"),
+        ("payload.a === 1 AND payload.b <> 2", "payload.a == 1 && payload.b != 2"),
+        ("payload.a == 'x = y and z' and payload.b is None", "payload.a == 'x = y and z' && payload.b == null"),
+        ("payload.a\n= True", "payload.a\n== true"),
+        ("payload.a == 1", None),
+        ("payload.a = ", None),
+        ("payload.a ~ 1", None),
+        ("a = 1", None),
+    ],
+)
+def test_respelling(source: str, right: str | None) -> None:
+    assert respelled(source) == right
 
 
 @pytest.mark.parametrize("message", ["UNKNOWN: s3cr3t", "", 'NOT_FOUND: Key not found in map : "s3cr3t"'])
@@ -54,6 +88,16 @@ def refused(source: str) -> list[str]:
         ("total > 1", "there is no variable `total`"),
         ("len(payload)", "there is no function `len` for these arguments"),
         ("has(payload)", "has() needs a member, like `has(payload.id)`"),
+        ("payload?.a == 1", "`?.` is not CEL; write `.?`"),
+        ("payload.a ?? false", "`??` is not CEL; write `.orValue(...)`"),
+        ("item.a == 1", "there is no variable `item.a`; only the command of a rule with `for_each` has item and index"),
+        ("'\\q' == payload.a", "a backslash begins no valid escape; write two, or a raw text like r'\\d'"),
+        ("null.a", "null has no members"),
+        ("payload.a == 99999999999999999999", "the number does not fit 64 bits"),
+        (
+            "payload.a.exists(1, 2)",
+            "exists() needs a name for each item first, like `payload.lines.exists(line, line.price > 5)`",
+        ),
         ("'a' > 1", "cannot compare text with a number; convert one with string(...) or double(...)"),
         ("1 == 1.0", "cannot compare an integer with a decimal number; convert one with double(...)"),
         ("1 + 'a'", "cannot add a number and text; convert one with string(...) or double(...)"),

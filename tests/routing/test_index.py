@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge.core.envelope import Envelope
-from bridge.core.message import Position
+from bridge.core.message import Envelope, Position
 from bridge.routing.index import Index, reader
+from tests.kit.examples import examples
 from tests.routing.config import envelope
 
 ATTRIBUTES = ["type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema"]
@@ -73,13 +73,13 @@ def naive(rules: list[dict[str, Any]], message: Envelope) -> list[int]:
     ]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(st.lists(matches, max_size=12), envelopes)
 def test_the_index_finds_what_a_scan_finds(rules: list[dict[str, Any]], message: Envelope) -> None:
     assert list(Index(rules).candidates(message)) == naive(rules, message)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.dictionaries(st.sampled_from(KEYS[:4]), texts, max_size=3), max_size=8), envelopes)
 def test_values_with_too_many_combinations_are_tested_one_by_one(
     rules: list[dict[str, Any]], message: Envelope

@@ -26,7 +26,7 @@ def found(*routes: dict[str, Any], **rest: Any) -> list[tuple[str, str]]:
     ],
 )
 def test_rules_that_are_never_reached(earlier: dict[str, Any], later: dict[str, Any]) -> None:
-    ((path, what),) = found(route("first", **earlier), route("second", **later))
+    *_, (path, what) = sorted(found(route("first", **earlier), route("second", **later)))
     assert path == "routes.1"
     assert "second is never reached from orders: first takes" in what
 

@@ -8,6 +8,7 @@ from bridge.routing.cel.expression import ROUTE, Compiler, Expression
 from bridge.routing.cel.projection import Projections, project
 from bridge.routing.cel.scope import RouteScope
 from bridge.routing.cel.tokens import readings
+from tests.kit.examples import examples
 from tests.routing.config import envelope, locate
 
 KEYS = ["a", "b", "c"]
@@ -74,7 +75,7 @@ def outcome(text: str, scope: RouteScope) -> Any:
         return f"error: {error}"
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(expressions, values, values)
 def test_reading_a_part_gives_what_reading_everything_gives(text: str, payload: Any, variables: Any) -> None:
     message = envelope()
@@ -84,7 +85,7 @@ def test_reading_a_part_gives_what_reading_everything_gives(text: str, payload: 
     assert repr(part) == repr(whole)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(selections(), values)
 def test_plain_access_gives_what_cel_gives(text: str, payload: Any) -> None:
     message = envelope()

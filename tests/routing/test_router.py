@@ -18,8 +18,8 @@ from bridge.core.commands import (
     Suspend,
     Terminate,
 )
-from bridge.core.envelope import Envelope
 from bridge.core.errors import ExpressionError, InvalidCommand, NoRoute, SchemaError, TooManyCommands
+from bridge.core.message import Envelope
 from tests.routing.config import envelope, problems, route, router
 
 ID = "order-{{ payload.id }}"

@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 import pytest
 from azure.servicebus.aio import ServiceBusClient
 
+from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 Serve = Callable[[ServerConfig], Awaitable[ServiceBusServer]]
@@ -38,6 +39,6 @@ async def server(serve: Serve) -> ServiceBusServer:
 
 @pytest.fixture
 async def client(server: ServiceBusServer) -> AsyncIterator[ServiceBusClient]:
-    """Unmodified SDK client without retries."""
-    async with ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client:
+    """SDK client without retries."""
+    async with Client.from_connection_string(server.connection_string, retry_total=0) as client:
         yield client

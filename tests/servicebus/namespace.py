@@ -20,8 +20,9 @@ from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage, Servi
 from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
 from azure.servicebus.exceptions import ServiceBusError
 
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.process import ServerProcess
-from tests.servicebus.sdk import take
+from tests.servicebus.sdk import Client, take
 from tests.servicebus.server import QueueConfig, SubscriptionConfig, TopicConfig
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +48,7 @@ Question = Callable[[ServiceBusClient], Awaitable[str]]
 async def missing(connection: str) -> list[str]:
     """Azure CLI commands that create the entities that cannot be opened; the check only needs the right to read."""
     found = []
-    async with ServiceBusClient.from_connection_string(connection, retry_total=0) as client:
+    async with Client.from_connection_string(connection, retry_total=0) as client:
         for queue in QUEUES:
             if not await _opens(client.get_queue_receiver(queue.name, session_id=_session(queue.requires_session))):
                 sessions = " --enable-session true" if queue.requires_session else ""
@@ -207,11 +208,11 @@ async def empty(client: ServiceBusClient) -> None:
 async def answers(connection: str) -> dict[str, str]:
     """Answers to all questions by name; the error for a question that fails."""
     found = {}
-    async with ServiceBusClient.from_connection_string(connection, retry_total=0) as client:
+    async with Client.from_connection_string(connection, retry_total=0) as client:
         for name, ask in QUESTIONS.items():
             await empty(client)
             try:
-                async with asyncio.timeout(60):
+                async with asyncio.timeout(TIMEOUT):
                     found[name] = await ask(client)
             except (ServiceBusError, TimeoutError) as problem:
                 found[name] = f"could not be asked: {type(problem).__name__}"

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from tests.kit.processes import ModuleProcess
 from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server import QueueConfig, TopicConfig, emulator
 from tests.servicebus.server.message import Message
-
-ROOT = Path(__file__).parents[2]
 
 
 class ServerProcess:
@@ -31,14 +31,8 @@ class ServerProcess:
         self._directory = tempfile.TemporaryDirectory(prefix="servicebus-")
         config = Path(self._directory.name) / "config.json"
         config.write_text(json.dumps(emulator.write(queues, topics)))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.servicebus.server", "--config", str(config), *options],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
+        self.process = ModuleProcess("tests.servicebus.server", "--config", config, *options)
+        line = self.process.read()
         if not line.startswith("ready "):
             self.stop()
             raise RuntimeError(f"the Service Bus test server did not start: {line!r}")
@@ -85,14 +79,10 @@ class ServerProcess:
 
     def stop(self) -> None:
         """Stop the process cleanly, or kill it when it does not stop."""
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-        for stream in (self.process.stdin, self.process.stdout, getattr(self, "_control", None)):
-            if stream is not None:
-                stream.close()
+        self.process.signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.process.wait(10)
+        self.process.end()
+        if (control := getattr(self, "_control", None)) is not None:
+            control.close()
         self._directory.cleanup()

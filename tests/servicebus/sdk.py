@@ -4,12 +4,47 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from azure.servicebus import ServiceBusMessage, ServiceBusReceivedMessage
-from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver
+from azure.servicebus.aio import ServiceBusClient, ServiceBusReceiver, ServiceBusSender
 
+from bridge.brokers.servicebus.sdk_internals import end_keep_alive, open_without_pauses
 from tests.kit.waiting import TIMEOUT
+
+_Part = TypeVar("_Part", ServiceBusSender, ServiceBusReceiver)
+
+
+class Client(ServiceBusClient):
+    """SDK client whose senders and receivers open and close without the SDK's pauses."""
+
+    def get_queue_sender(self, *path: Any, **options: Any) -> ServiceBusSender:
+        return _without_pauses(super().get_queue_sender(*path, **options))
+
+    def get_topic_sender(self, *path: Any, **options: Any) -> ServiceBusSender:
+        return _without_pauses(super().get_topic_sender(*path, **options))
+
+    def get_queue_receiver(self, *path: Any, **options: Any) -> ServiceBusReceiver:
+        return _without_pauses(super().get_queue_receiver(*path, **options))
+
+    def get_subscription_receiver(self, *path: Any, **options: Any) -> ServiceBusReceiver:
+        return _without_pauses(super().get_subscription_receiver(*path, **options))
+
+
+def _without_pauses(part: _Part) -> _Part:
+    create, close = part._create_handler, part.close
+
+    def create_handler(auth: Any) -> None:
+        create(auth)
+        open_without_pauses(part._handler)
+
+    async def close_at_once() -> None:
+        end_keep_alive(part)
+        await close()
+
+    part._create_handler = create_handler  # type: ignore[method-assign]  # of this part alone
+    part.close = close_at_once  # type: ignore[method-assign]  # of this part alone
+    return part
 
 
 def body(message: ServiceBusReceivedMessage) -> str:

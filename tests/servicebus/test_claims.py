@@ -22,7 +22,7 @@ from tests.kit.waiting import eventually
 from tests.servicebus.addresses import AMQPS, own_address
 from tests.servicebus.conftest import Serve
 from tests.servicebus.issuer import OWNER, RECEIVER, SENDER, TokenIssuer
-from tests.servicebus.sdk import body, send, take
+from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import (
     LISTEN,
     SEND,
@@ -44,7 +44,7 @@ TOPICS = (TopicConfig("events", (SubscriptionConfig("all"),)),)
 
 
 def _client(server: ServiceBusServer, key: AccessKey) -> ServiceBusClient:
-    return ServiceBusClient.from_connection_string(server.connection_string_with(key), retry_total=0)
+    return Client.from_connection_string(server.connection_string_with(key), retry_total=0)
 
 
 async def test_a_key_opens_what_it_has_rights_on(serve: Serve) -> None:
@@ -85,9 +85,9 @@ async def test_a_ready_made_signature_works_until_it_ends(serve: Serve) -> None:
     address = f"sb://{server.address}/orders"
     good, over = AccessKey.token(ROOT, address, 60), AccessKey.token(ROOT, address, -60)
     base = f"Endpoint=sb://{server.address};UseDevelopmentEmulator=true;SharedAccessSignature="
-    async with ServiceBusClient.from_connection_string(base + good, retry_total=0) as client:
+    async with Client.from_connection_string(base + good, retry_total=0) as client:
         await send(client, "orders", ["yes"])
-    async with ServiceBusClient.from_connection_string(base + over, retry_total=0) as client:
+    async with Client.from_connection_string(base + over, retry_total=0) as client:
         with pytest.raises(ServiceBusAuthenticationError):
             await send(client, "orders", ["never"])
 
@@ -111,7 +111,7 @@ async def _tls_server(serve: Serve, authority: Authority, **details: Any) -> Ser
 def _tls_client(
     server: ServiceBusServer, credential: Any, authority: Authority | None, retries: int = 0
 ) -> ServiceBusClient:
-    return ServiceBusClient(
+    return Client(
         "ns.servicebus.windows.net",
         credential,
         custom_endpoint_address=f"sb://{server.address}",
@@ -158,14 +158,14 @@ async def test_a_namespace_on_its_own_port_is_the_whole_truth(serve: Serve, tls:
     )
 
     def connect(credential: Any) -> ServiceBusClient:
-        return ServiceBusClient(address, credential, connection_verify=str(tls.file), retry_total=0)
+        return Client(address, credential, connection_verify=str(tls.file), retry_total=0)
 
     async with connect(issuer.credential("owner")) as client:
         await send(client, "orders", ["1"])
     async with connect(TokenIssuer().credential("owner")) as client:
         with pytest.raises(ServiceBusAuthenticationError):
             await send(client, "orders", ["never"])
-    by_key = ServiceBusClient.from_connection_string(
+    by_key = Client.from_connection_string(
         server.connection_string_with(ROOT), connection_verify=str(tls.file), retry_total=0
     )
     async with by_key as client:

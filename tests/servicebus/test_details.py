@@ -15,7 +15,7 @@ from azure.servicebus.amqp import AmqpAnnotatedMessage
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusAuthenticationError, SessionLockLostError
 
 from tests.servicebus.conftest import Serve
-from tests.servicebus.sdk import body, send, take
+from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import AccessKey, QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.amqp import encoder, performatives
 from tests.servicebus.server.amqp.encoder import NULL, TRUE, string, uint
@@ -52,11 +52,11 @@ def _signed(key: AccessKey, resource: str, quote: Any) -> str:
 async def test_a_signature_is_over_the_resource_as_it_was_sent(serve: Serve, quote: Any) -> None:
     server = await serve(ServerConfig((QueueConfig("orders"),)))
     token = _signed(server.config.keys[0], f"sb://{server.address}/orders", quote)
-    client = ServiceBusClient(server.address, AzureSasCredential(token), use_tls=False, retry_total=0)
+    client = Client(server.address, AzureSasCredential(token), use_tls=False, retry_total=0)
     async with client:
         await send(client, "orders", ["1"])
     other = token.replace("orders", "Orders")
-    client = ServiceBusClient(server.address, AzureSasCredential(other), use_tls=False, retry_total=0)
+    client = Client(server.address, AzureSasCredential(other), use_tls=False, retry_total=0)
     async with client:
         with pytest.raises(ServiceBusAuthenticationError):
             await send(client, "orders", ["2"])
@@ -67,7 +67,7 @@ async def test_a_claim_for_an_unknown_entity_is_refused_after_its_token_was_chec
     server = await serve(ServerConfig((QueueConfig("orders"),)))
     wrong = AccessKey(server.config.keys[0].name, "wrong")
     for key, status in ((server.config.keys[0], 404), (wrong, 401)):
-        async with ServiceBusClient.from_connection_string(server.connection_string_with(key), retry_total=0) as client:
+        async with Client.from_connection_string(server.connection_string_with(key), retry_total=0) as client:
             for path in ("nowhere", "orders/Subscriptions/none"):
                 with pytest.raises(ServiceBusAuthenticationError) as refused:
                     await send(client, path, ["1"])
@@ -171,7 +171,7 @@ async def _late(server: ServiceBusServer, path: str) -> None:
 
 async def test_a_lock_ends_at_its_millisecond_whenever_its_timer_runs(serve: Serve) -> None:
     server = await serve(ServerConfig((QueueConfig("orders", lock_duration=0.4),)))
-    client = ServiceBusClient.from_connection_string(server.connection_string, retry_total=0)
+    client = Client.from_connection_string(server.connection_string, retry_total=0)
     async with client:
         await send(client, "orders", ["1"])
         async with client.get_queue_receiver("orders") as receiver:
@@ -190,7 +190,7 @@ async def test_a_lock_ends_at_its_millisecond_whenever_its_timer_runs(serve: Ser
 
 async def test_a_session_s_lock_ends_at_its_millisecond_too(serve: Serve) -> None:
     server = await serve(ServerConfig((QueueConfig("by-session", lock_duration=0.4, requires_session=True),)))
-    client = ServiceBusClient.from_connection_string(server.connection_string, retry_total=0)
+    client = Client.from_connection_string(server.connection_string, retry_total=0)
     async with client:
         await send(client, "by-session", ["1"], session_id="a")
         async with client.get_queue_receiver("by-session", session_id="a") as receiver:

@@ -20,7 +20,7 @@ from azure.servicebus.exceptions import (
 
 from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve
-from tests.servicebus.sdk import body, send, take
+from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import Action, QueueConfig, ServerConfig, ServiceBusServer, Step
 from tests.servicebus.server.amqp import performatives
 from tests.servicebus.server.amqp.encoder import TRUE, uint
@@ -173,7 +173,7 @@ async def test_a_receiver_can_be_detached_with_any_condition(
 
 
 async def test_busy_is_busy_until_it_is_over(server: ServiceBusServer) -> None:
-    async with ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client:
+    async with Client.from_connection_string(server.connection_string, retry_total=0) as client:
         async with client.get_queue_sender("orders") as sender:
             server.faults.busy(1.5)
             with pytest.raises(ServiceBusServerBusyError):
@@ -188,7 +188,7 @@ async def test_busy_is_busy_until_it_is_over(server: ServiceBusServer) -> None:
 
 async def test_a_frozen_server_answers_nothing_and_loses_nothing(server: ServiceBusServer) -> None:
     async with (
-        ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client,
+        Client.from_connection_string(server.connection_string, retry_total=0) as client,
         client.get_queue_sender("orders") as sender,
     ):
         server.faults.freeze()

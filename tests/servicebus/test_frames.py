@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.kit.examples import examples
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.amqp import encoder, performatives
 from tests.servicebus.server.amqp.encoder import NULL, uint
@@ -203,7 +204,7 @@ def _mutated(drawn: st.DataObject) -> bytes:
 
 
 @settings(
-    max_examples=150,
+    max_examples=examples(150),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -14,7 +14,7 @@ from tests.kafka.certificates import Authority
 from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve
 from tests.servicebus.process import ServerProcess
-from tests.servicebus.sdk import body, send, take
+from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import (
     PropertyLimits,
     QueueConfig,
@@ -31,7 +31,7 @@ QUEUES = (QueueConfig("orders"), QueueConfig("by-session", requires_session=True
 
 
 def _client(server: ServiceBusServer | ServerProcess) -> ServiceBusClient:
-    return ServiceBusClient.from_connection_string(server.connection_string, retry_total=0)
+    return Client.from_connection_string(server.connection_string, retry_total=0)
 
 
 # Locks and their connection
@@ -63,7 +63,7 @@ async def test_a_connection_is_cut_in_the_middle_of_a_frame(serve: Serve) -> Non
 @pytest.mark.parametrize("ends", [False, True])
 async def test_a_lock_ends_with_its_connection_or_outlives_it(serve: Serve, ends: bool) -> None:
     server = await serve(ServerConfig(QUEUES, locks_end_with_connection=ends))
-    async with ServiceBusClient.from_connection_string(server.connection_string) as client:
+    async with Client.from_connection_string(server.connection_string) as client:
         await send(client, "orders", ["1", "2"])
         async with client.get_queue_receiver("orders") as receiver:
             first, second = await take(receiver, 2)
@@ -212,7 +212,7 @@ def _over_websocket(port: int, connection_string: str, tls: Authority, **options
 
     The service requires TLS; without TLS the SDK warns of its own aiohttp usage.
     """
-    return ServiceBusClient.from_connection_string(
+    return Client.from_connection_string(
         connection_string,
         transport_type=TransportType.AmqpOverWebsocket,
         custom_endpoint_address=f"sb://127.0.0.1:{port}",

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 
 import pytest
-from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import MessageLockLostError, ServiceBusConnectionError
 
 from tests.servicebus.process import ServerProcess
-from tests.servicebus.sdk import body, send, take
+from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import (
     CorrelationFilter,
     FalseFilter,
@@ -46,7 +44,7 @@ TOPICS = (
 
 async def test_faults_counters_and_contents_from_outside() -> None:
     with ServerProcess(QUEUES, TOPICS) as server:
-        async with ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client:
+        async with Client.from_connection_string(server.connection_string, retry_total=0) as client:
             await send(client, "plain", ["1", "2"])
             assert server.contents("plain") == {
                 "active": 2,
@@ -81,17 +79,16 @@ async def test_faults_counters_and_contents_from_outside() -> None:
             server.contents("nowhere")
 
 
-def test_it_ends_with_whoever_started_it() -> None:
+async def test_it_ends_with_whoever_started_it() -> None:
     with ServerProcess(QUEUES) as server:
-        assert server.process.stdin is not None
-        server.process.stdin.close()
-        assert server.process.wait(10) == 0
+        server.process.close_input()
+        assert await server.process.ended() == 0
 
 
-def test_it_ends_cleanly_on_a_signal() -> None:
+async def test_it_ends_cleanly_on_a_signal() -> None:
     with ServerProcess(QUEUES) as server:
-        os.kill(server.process.pid, signal.SIGTERM)
-        assert server.process.wait(10) == 0
+        server.process.signal(signal.SIGTERM)
+        assert await server.process.ended() == 0
 
 
 def test_a_configuration_is_read_as_it_was_written() -> None:
@@ -188,7 +185,7 @@ async def test_a_message_is_stored_as_it_is() -> None:
         assert server.contents("sessions")["active"] == 1
         assert server.store("plain", Message(stored.body)) == 1
         async with (
-            ServiceBusClient.from_connection_string(server.connection_string) as client,
+            Client.from_connection_string(server.connection_string) as client,
             client.get_queue_receiver("plain") as receiver,
         ):
             [message] = await take(receiver, 1)

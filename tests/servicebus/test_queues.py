@@ -18,14 +18,14 @@ from azure.servicebus.exceptions import (
 
 from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve
-from tests.servicebus.sdk import body, send, take
+from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 pytestmark = pytest.mark.timeout(60)
 
 
 def _client(server: ServiceBusServer) -> ServiceBusClient:
-    return ServiceBusClient.from_connection_string(server.connection_string)
+    return Client.from_connection_string(server.connection_string)
 
 
 async def test_a_message_arrives_with_all_it_was_sent_with(server: ServiceBusServer, client: ServiceBusClient) -> None:

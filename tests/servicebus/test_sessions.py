@@ -14,9 +14,9 @@ from azure.servicebus.exceptions import (
     SessionLockLostError,
 )
 
-from tests.kit.waiting import eventually
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.conftest import Serve
-from tests.servicebus.sdk import body, send, take
+from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 pytestmark = pytest.mark.timeout(60)
@@ -85,7 +85,7 @@ async def test_a_receiver_waits_for_a_session_to_come(server: ServiceBusServer, 
     waiting = asyncio.create_task(serve_next())
     await eventually(lambda: server.open_connections == 1)
     await send(client, "by-session", ["late"], session_id="late")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(TIMEOUT):
         assert await waiting == "late"
 
 
@@ -97,7 +97,7 @@ async def test_no_session_to_be_had_is_a_timeout(client: ServiceBusClient) -> No
 
 async def test_a_session_that_is_not_renewed_is_lost_and_its_messages_counted(serve: Serve) -> None:
     server = await serve(ServerConfig((QueueConfig("orders", lock_duration=1.0, requires_session=True),)))
-    async with ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client:
+    async with Client.from_connection_string(server.connection_string, retry_total=0) as client:
         await send(client, "orders", ["1", "2"], session_id="a")
         async with client.get_queue_receiver("orders", session_id="a") as receiver:
             [first] = await take(receiver, 1)

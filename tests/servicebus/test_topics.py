@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 from azure.servicebus import ServiceBusMessage, ServiceBusSubQueue
-from azure.servicebus.aio import ServiceBusClient
 from azure.servicebus.exceptions import ServiceBusError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.kit.waiting import eventually
 from tests.servicebus.conftest import Serve
-from tests.servicebus.sdk import body, send, take
+from tests.servicebus.sdk import Client, body, send, take
 from tests.servicebus.server import (
     CorrelationFilter,
     FalseFilter,
@@ -38,7 +37,7 @@ SUBSCRIPTIONS = (
 
 async def test_each_subscription_gets_what_its_rules_say_once(serve: Serve) -> None:
     server = await serve(ServerConfig(topics=(TopicConfig("events", SUBSCRIPTIONS, duplicate_detection=60),)))
-    async with ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client:
+    async with Client.from_connection_string(server.connection_string, retry_total=0) as client:
         messages = [
             ServiceBusMessage(
                 "1", message_id="1", subject="order", application_properties={"region": "eu", "total": 5}

@@ -6,12 +6,10 @@ import asyncio
 import struct
 from typing import Any
 
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.server.amqp import encoder, performatives
 from tests.servicebus.server.amqp.encoder import FALSE, NULL, TRUE, string, uint
 from tests.servicebus.server.amqp.frames import AMQP_HEADER, SASL, SASL_HEADER, frame
-
-TIMEOUT = 10.0
-"""Seconds for an answer."""
 
 SASL_INIT = frame(0, performatives.SASL_INIT, [encoder.symbol("ANONYMOUS"), NULL, NULL], kind=SASL)
 OPEN = frame(0, performatives.OPEN, [string("raw"), string("localhost"), uint(65_536)])

@@ -45,4 +45,5 @@ def main() -> None:
     reencryption.reencrypt(Path(sys.argv[2]), Keyring(keys))
 
 
-main()
+if __name__ == "__main__":
+    main()

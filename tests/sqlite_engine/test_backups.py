@@ -19,7 +19,9 @@ from bridge.sqlite_engine.maintenance import backups
 from bridge.sqlite_engine.maintenance.backups import TargetRefused, backup, restore
 from bridge.sqlite_engine.maintenance.process_files import record_of
 from bridge.sqlite_engine.maintenance.upkeep import check
+from tests.kit.processes import ModuleProcess
 from tests.kit.protocol_client import ProtocolClient, activity, call, complete, start, state
+from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
 
 
@@ -291,10 +293,10 @@ def test_what_ran_as_the_engine_died_is_not_held_against_what_is_restored(tmp_pa
 
 def died(number: int, *arguments: str | Path) -> bool:
     """Run the child. Returns whether it was killed before its end."""
-    command = [sys.executable, "-m", "tests.sqlite_engine.backup_child", str(number), *map(str, arguments)]
-    ran = subprocess.run(command, capture_output=True, text=True)
-    assert ran.returncode in (0, -signal.SIGKILL), ran.stderr
-    return ran.returncode != 0
+    with ModuleProcess("tests.sqlite_engine.backup_child", number, *arguments) as child:
+        code = child.process.wait(TIMEOUT)
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 @pytest.mark.timeout(180)

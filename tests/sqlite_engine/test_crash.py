@@ -17,6 +17,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.model.values import StringValue
+from tests.kit.waiting import eventually_blocking
 from tests.sqlite_engine import crash_child
 from tests.sqlite_engine.crash_child import EVENTS, call, expected, worker_for
 
@@ -60,12 +61,12 @@ class Acknowledged:
 
 
 def wait_for_mark(acknowledged: Acknowledged, mark: str, process: multiprocessing.process.BaseProcess) -> None:
-    deadline = time.monotonic() + 60
-    while mark not in acknowledged.marks:
-        assert time.monotonic() < deadline, f"no {mark}"
+    def is_marked() -> bool:
         assert process.is_alive()
-        time.sleep(0.005)
         acknowledged.read()
+        return mark in acknowledged.marks
+
+    eventually_blocking(is_marked, mark)
 
 
 @pytest.mark.timeout(180)

@@ -6,8 +6,6 @@ import io
 import shutil
 import signal as signals
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -28,6 +26,7 @@ from bridge.sqlite_engine.model.values import now, timestamp
 from bridge.sqlite_engine.options import DatabaseOptions, HostRules, Record
 from bridge.sqlite_engine.storage.payloads import COLUMNS
 from bridge.sqlite_engine.storage.schema import VERSION
+from tests.kit.processes import ModuleProcess
 from tests.kit.protocol_client import (
     ProtocolClient,
     activity,
@@ -44,6 +43,7 @@ from tests.kit.protocol_client import (
     text,
     timer,
 )
+from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
 from tests.sqlite_engine.test_entity import calling, entities
 
@@ -477,8 +477,8 @@ def test_rewriting_goes_on_after_it_was_killed(path: Path, tmp_path: Path) -> No
     for number in range(1, 200):
         work = tmp_path / f"work-{number}"
         shutil.copytree(path.parent, work)
-        child = [sys.executable, str(Path(__file__).with_name("reencrypt_child.py")), str(number), str(work / "hub.db")]
-        code = subprocess.run(child, check=False, timeout=60).returncode
+        with ModuleProcess("tests.sqlite_engine.reencrypt_child", number, work / "hub.db") as child:
+            code = child.process.wait(TIMEOUT)
         died += code == -signals.SIGKILL
         assert code in (0, -signals.SIGKILL)
         # Unchanged, with both keys; and after more work, with the new key

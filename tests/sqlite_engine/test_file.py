@@ -18,6 +18,7 @@ from bridge.sqlite_engine.model.instance import Instance
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
 from bridge.sqlite_engine.storage.schema import APPLICATION_ID, VERSION
 from tests.kit.protocol_client import ProtocolClient, activity, begin, call, complete, start, state
+from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
 
 
@@ -65,7 +66,7 @@ def test_one_process_at_a_time(restartable: Restartable) -> None:
         "except Exception as error: print(type(error).__name__, error)"
     )
     command = [sys.executable, "-c", code, str(restartable.path)]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    found = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True).stdout
     assert found.startswith("EngineUnavailable")
     assert "has this engine file open" in found
     with pytest.raises(EngineUnavailable, match="process"):

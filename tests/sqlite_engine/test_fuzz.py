@@ -16,6 +16,7 @@ from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.protocol.service import UNARY
+from tests.kit.examples import examples
 from tests.kit.protocol_client import ProtocolClient, call, complete, start, state
 
 SERVICE = pb.DESCRIPTOR.services_by_name["TaskHubSidecarService"]
@@ -112,7 +113,7 @@ def try_calls(database: Database, calls: list[tuple[str, Any]]) -> None:
     call(database, "Hello", None)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(calls=CALLS)
 def test_any_request_is_answered_or_refused(
     fuzzed: tuple[Database, ProtocolClient], calls: list[tuple[str, Any]]
@@ -128,7 +129,7 @@ def test_any_request_for_long(fuzzed: tuple[Database, ProtocolClient], calls: li
     try_calls(fuzzed[0], calls)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(fields=messages(pb.OrchestratorResponse.DESCRIPTOR))
 def test_any_answer_to_a_turn_ends_it_or_fails_its_instance(fuzzed_turns: Database, fields: dict[str, Any]) -> None:
     database = fuzzed_turns

@@ -33,7 +33,9 @@ from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.storage.lineage import hash_of
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.store import Store
+from tests.kit.examples import examples
 from tests.kit.protocol_client import ProtocolClient, activity, again, call, complete, raise_event, signal, start
+from tests.kit.waiting import eventually_blocking
 
 
 def options(*, index: bool = True, **more: Any) -> DatabaseOptions:
@@ -156,7 +158,7 @@ class Calls:
                 self.hands.turn(item, *self._plans.pop(item.orchestratorRequest.instanceId, ()))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(STEPS)
 def test_the_index_names_what_a_scan_finds(steps: list[Step]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -219,10 +221,9 @@ def test_rows_go_with_purge_and_retention(tmp_path: Path) -> None:
         for number in range(3):
             start(database, "work", f"i-{number}", message(number))
             hands.turn(hands.take(), complete(1))
-        deadline = time.monotonic() + 30
-        while [each["instances"] for each in hits(database, "m-0", "m-1", "m-2")] != [[], [], ["i-2"]]:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually_blocking(
+            lambda: [each["instances"] for each in hits(database, "m-0", "m-1", "m-2")] == [[], [], ["i-2"]]
+        )
         call(database, "PurgeInstances", pb.PurgeInstancesRequest(instanceId="i-2"))
         assert hits(database, "m-2") == [{"instances": [], "entities": [], "records": [], "more": False}]
     assert indexed(path) == {}

@@ -11,6 +11,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from tests.kit.protocol_client import ProtocolClient, call, complete, start
+from tests.kit.waiting import eventually_blocking
 
 
 def remaining(database: Database) -> list[str]:
@@ -36,10 +37,7 @@ def test_limits(tmp_path: Path, policy: RetentionPolicy, kept: list[str]) -> Non
         for number in range(250):
             start(database, "work", f"w-{number}")
             hands.turn(hands.take(), complete(1))
-        deadline = time.monotonic() + 20
-        while remaining(database) != kept:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        eventually_blocking(lambda: remaining(database) == kept)
         time.sleep(0.1)
         assert remaining(database) == kept
     finally:

@@ -24,6 +24,7 @@ from bridge.sqlite_engine.protocol.hubs import HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService
 from tests.kit.protocol_client import call
+from tests.kit.waiting import TIMEOUT
 
 
 def quiet() -> logging.Logger:
@@ -64,7 +65,7 @@ def test_scheduler_client_and_worker_work_and_hubs_are_kept_apart(hubs: TaskHubs
         green = DurableTaskSchedulerClient(taskhub="green", **options)
         done = blue.schedule_new_orchestration(work, input=21)
         waits = green.schedule_new_orchestration(work, input=1, instance_id=done)
-        found = blue.wait_for_orchestration_completion(done, timeout=30)
+        found = blue.wait_for_orchestration_completion(done, timeout=TIMEOUT)
         assert found is not None
         assert found.serialized_output == "42"
         other = green.get_orchestration_state(waits)

@@ -226,7 +226,7 @@ def test_a_session_goes_on_where_the_history_does() -> None:
     assert sessions.take(third) is session
     (done,) = session.run(third).actions
     assert done.completeOrchestration.result.value == '["x", "y"]'
-    assert session.over
+    assert session.is_over
 
 
 def test_a_turn_that_was_not_recorded_ends_the_session() -> None:
@@ -253,8 +253,8 @@ def test_what_is_let_go_is_freed_at_once() -> None:
     def kept(instance_id: str) -> list[weakref.ref[Any]]:
         session = begun(instance_id)[0]
         sessions.keep(instance_id, session)
-        (waits,) = session._context._pending_events.values()
-        return [weakref.ref(each) for each in (session, session._context, session._context._generator, *waits)]
+        (waits,) = session.context._pending_events.values()
+        return [weakref.ref(each) for each in (session, session.context, session.context._generator, *waits)]
 
     ENDED.clear()
     gc.disable()

@@ -16,7 +16,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.errors import EngineRejected
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection

@@ -22,6 +22,7 @@ from bridge.engines.embedded.inprocess import AioChannel, Channel
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
+from tests.kit.waiting import TIMEOUT
 
 Steps = Generator[task.Task[Any], Any, Any]
 MakeWorker = Callable[..., TaskHubGrpcWorker]
@@ -56,7 +57,7 @@ def client(database: Database) -> TaskHubGrpcClient:
 
 
 def outcome(client: TaskHubGrpcClient, instance_id: str) -> str | None:
-    found = client.wait_for_orchestration_completion(instance_id, timeout=30)
+    found = client.wait_for_orchestration_completion(instance_id, timeout=TIMEOUT)
     assert found is not None
     assert found.runtime_status == OrchestrationStatus.COMPLETED, found.failure_details
     return found.serialized_output
@@ -327,7 +328,7 @@ async def test_the_asynchronous_client_in_the_same_process(database: Database) -
     ids = await asyncio.gather(*[client.schedule_new_orchestration(work) for _ in range(50)])
     with pytest.raises(TimeoutError):
         await client.wait_for_orchestration_completion(ids[0], timeout=0.05)
-    waits = [asyncio.create_task(client.wait_for_orchestration_completion(each, timeout=30)) for each in ids]
+    waits = [asyncio.create_task(client.wait_for_orchestration_completion(each, timeout=TIMEOUT)) for each in ids]
     await asyncio.gather(*[client.raise_orchestration_event(each, "go", data=1) for each in ids])
     found = await asyncio.gather(*waits)
     assert {each.serialized_output for each in found if each is not None} == {"1"}

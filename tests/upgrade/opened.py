@@ -13,10 +13,11 @@ from click.testing import CliRunner
 
 from bridge.cli import root
 from tests.kit.processes import DaemonProcess
+from tests.kit.waiting import eventually_blocking
 
 RECORDINGS = sorted(path.parent for path in Path(__file__).parent.glob("v*/state.tar.xz"))
 
-TIMEOUT = 180.0
+FINISHED_WITHIN = 180.0
 """Seconds until everything must have finished; timers of a fresh recording are due after 150 s."""
 
 CLOUDEVENT = {"content-type": "application/cloudevents+json"}
@@ -64,11 +65,10 @@ class Opened:
 
     def until(self, what: str, condition: Callable[[], Any]) -> Any:
         """Wait for a true result and return it; the condition is evaluated repeatedly."""
-        end = time.monotonic() + TIMEOUT
-        while not (found := condition()):
-            assert time.monotonic() < end, f"never: {what}\n{(self.directory / 'daemon.log').read_text()[-4000:]}"
-            time.sleep(0.05)
-        return found
+        log = self.directory / "daemon.log"
+        return eventually_blocking(
+            condition, lambda: f"{what}\n{log.read_text()[-4000:]}", within=FINISHED_WITHIN, poll=0.05
+        )
 
     def open_gate(self) -> None:
         """Let the activities that wait for the file `open` finish."""

@@ -12,7 +12,6 @@ import pytest
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.structs import OffsetAndMetadata
 from azure.servicebus import ServiceBusMessage
-from azure.servicebus.aio import ServiceBusClient
 
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.kafka.commits import decode_metadata
@@ -23,6 +22,7 @@ from tests.brokers.consumer import Assignments, nothing_more, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.kafka.server import ThreadedServer
+from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.upgrade.opened import RECORDINGS
 
@@ -99,7 +99,7 @@ async def test_dead_letters_on_service_bus_can_be_replayed(recording: Path, tmp_
     letters = {each["name"]: each for each in recorded(recording, "servicebus.json")}
     queues = (QueueConfig("orders", lock_duration=30),)
     async with ServiceBusServer(ServerConfig(queues)) as server:
-        async with ServiceBusClient.from_connection_string(server.connection_string) as client:
+        async with Client.from_connection_string(server.connection_string) as client:
             async with client.get_queue_sender("orders") as sender:
                 for number, name in enumerate(letters):
                     body = json.dumps({"id": number, "name": name}).encode()

@@ -13,7 +13,7 @@ from bridge.app.operations.trace import Tracer
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.origin import MessageOrigin, read_origin
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.sqlite_engine.maintenance.upkeep import check
 from bridge.sqlite_engine.storage.payloads import Payloads

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from bridge.config.model.sources import QuarantineConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.core.stored_message import StoredMessage
 from bridge.early_messages.state_machine import WaitingCommand, command_key
 from bridge.encryption import Key, Keyring
 from bridge.engines.message_sealer import MessageSealer, key_of
-from bridge.quarantine.state_machine import KeyQuarantine, QuarantineLimits
+from bridge.quarantine.state_machine import KeyQuarantine
 from tests.waiting.sample import COMMANDS, stored, waiting
 
 OLD, NEW = Key("old", bytes(32)), Key("new", bytes([1]) * 32)
@@ -111,7 +112,7 @@ def test_a_version_without_encryption_fails_before_it_does_anything() -> None:
 
 def test_a_quarantined_message_that_failed_again_keeps_what_was_executed() -> None:
     item = {"mark": "m", "letter": stored(1).to_json(), "since": 0.0, "size": 10, "attempts": 1}
-    quarantine = KeyQuarantine(QuarantineLimits())
+    quarantine = KeyQuarantine(QuarantineConfig())
     quarantine.hold({"source": "s", "key": "k", "item": sealer(OLD).seal(item), "cause": {"reason": "r"}})
     quarantine.requeue("m", {"reason": "r"}, None, 2, ["first", "second"])
     state = quarantine.to_json()

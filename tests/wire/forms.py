@@ -21,14 +21,15 @@ from bridge.brokers.local.encoding import encode_headers
 from bridge.brokers.servicebus import dead_letters
 from bridge.codecs.cloudevents.binary import encode_binary
 from bridge.codecs.cloudevents.structured import encode_structured
+from bridge.config.model.engines import EarlyMessagesConfig
+from bridge.config.model.sources import QuarantineConfig
 from bridge.config.source import load
 from bridge.core import system_names as names
 from bridge.core.answers import Key, Keyring, parse, reply_event
 from bridge.core.commands import RaiseEvent, WaitFor
 from bridge.core.deduplication import digest
-from bridge.core.envelope import Event
 from bridge.core.errors import EngineError, Problem
-from bridge.core.message import Message, Position, Unreadable
+from bridge.core.message import Event, Message, Position, Unreadable
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.core.pace import Paces
 from bridge.core.provenance import Cause, dead_letter
@@ -108,7 +109,7 @@ def shape(value: Any, path: str = "") -> Iterator[str]:
 
 def early_state() -> Any:
     """State of an early-message entity: one message waits after a failure, one was delivered."""
-    kept = early_message_queue.EarlyMessageQueue(early_message_queue.EarlyMessageLimits(), RetryPolicy())
+    kept = early_message_queue.EarlyMessageQueue(EarlyMessagesConfig(), 60.0, RetryPolicy())
     first, second = (
         WaitingCommand(
             RaiseEvent("order-1", "paid", number, WaitFor(60.0)),
@@ -132,6 +133,7 @@ def job_record(state: str = "running", left: int = 1) -> Any:
     if state != "selecting":
         record.apply("selected", {"pages": 1, "items": 2}, NOW)
         record.apply("ordered", {"number": 1}, NOW)
+        record.apply("claim", {"token": "t"}, NOW)
         record.apply("moved", {"moves": {"left": left - 2, "early": 2 - left}, "at": NOW + 1}, NOW)
         control = {"aborted": "abort", "paused": "pause"}.get(state, "?")
         record.apply(control, {"id": "t", "by": "ada", "reason": "r"}, NOW)
@@ -142,7 +144,7 @@ def job_page() -> Any:
     """State of the entity with a page of a job."""
     page = JobPage()
     page.apply("fill", {"job": "key", "kind": "instances.terminate", "ids": ["a", "b", "c"]}, NOW)
-    page.apply("begin", ["a", "b"], NOW)
+    page.apply("begin", {"step": 1, "ids": ["a", "b"]}, NOW)
     page.apply("results", {"a": ["early", "why"]}, NOW)
     return copied(page.to_json())
 
@@ -159,7 +161,7 @@ def _away(command: Any, origin: Any) -> None:
 
 
 def quarantine_state() -> Any:
-    kept = key_quarantine.KeyQuarantine(key_quarantine.QuarantineLimits())
+    kept = key_quarantine.KeyQuarantine(QuarantineConfig())
     item = {
         "mark": "m",
         "letter": LETTER.to_json(),

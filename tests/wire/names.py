@@ -27,7 +27,7 @@ from bridge.core.answers import Key, Keyring
 from bridge.core.commands import Command
 from bridge.core.pace import Paces
 from bridge.engines import errors as engine_errors
-from bridge.engines.answers import AnswerKeys
+from bridge.engines.commands.answers import AnswerKeys
 from bridge.engines.workflows import Workflows
 from bridge.engines.workflows import load as load_workflows
 from bridge.pipeline.publishing import Publishing
@@ -133,17 +133,26 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
         "bridge.job": [
             (None, {"request": {"kind": "x"}, "space": None}),
             (forms.job_record("selecting"), {"pages": 1, "items": 2, "by": "x", "id": "t"}),
-            (forms.job_record(), {"number": 2, "moves": {"left": -1, "failed": 1}, "at": 1.0, "why": "x"}),
+            (forms.job_record(), {"number": 2, "moves": {"left": -1, "failed": 1}, "at": 1.0, "why": "x", "step": 1}),
+            (forms.job_record(), {"token": "other"}),
             (forms.job_record(left=0), {}),
             (forms.job_record("paused"), {}),
             (forms.job_record("aborted"), {}),
         ],
         "bridge.job_page": [
             (None, {"job": "key", "kind": "x", "ids": ["a"]}),
-            (forms.job_page(), ["b", "c"]),
+            (forms.job_page(), {"step": 1, "ids": ["b", "c"], "results": {"c": ["skipped", "why"]}}),
             (forms.job_page(), {"b": ["succeeded", ""]}),
         ],
         "bridge.jobs": [(forms.job_registry(), {"job": "a"}), (None, {"job": "b", "space": None})],
+        # The tick is due after the present time: neither operation sets another one
+        "bridge.lineage_index": [
+            (
+                {"rows": [["h", 1.0, 0, "i"], ["h", 4e9, 0, "j"]], "from": 1.0, "tick": 5e9},
+                {"ids": 2, "age": 60.0, "rows": [["g", 4e9, 0, "k"]]},
+            ),
+            ({"rows": [["h", 1.0, 0, "i"]], "from": 1.0, "tick": 5e9}, {"ids": 2, "age": 60.0}),
+        ],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
         "bridge.replay": [
@@ -151,6 +160,10 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
             (None, {"source": "orders", "job": "j", "page": 0, "items": [], "at": 1.0, "owner": "x", "results": []}),
         ],
         "bridge.replay_edit": [({"letter": {"body": ""}}, None)],
+        "bridge.source_seek": [
+            (None, {"orders/0": {"to": 1, "stamp": 2, "by": "x", "at": 1.0, "reason": ""}}),
+            ({"orders/0": {"to": 1, "stamp": 2}}, {"orders/0": {"stamp": 2, "from": 3, "by": "h/1", "at": 2.0}}),
+        ],
         "bridge.source_pause": [(None, {"since": 1.0, "by": "x", "reason": ""}), ({"since": 1.0, "by": "x"}, None)],
     }
     entities = {name.removeprefix("entity "): each for name, each in functions.items() if name.startswith("entity ")}

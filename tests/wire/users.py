@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bridge.testing
 import bridge.workflow
+from bridge.app import position
 from bridge.app.operations import entities, erase, instances, keys, lineage, undelivered
 from bridge.app.operations.operations import OPERATIONS
 from bridge.cli import root
@@ -88,6 +89,7 @@ def printed() -> list[str]:
         "early release, quarantine release": operations.Change,
         "keys": keys.KeyInfo,
         "trace": lineage.Lineage,
+        "trace, behind": position.Behind,
         "trace, undelivered": undelivered.Undelivered,
         "check": errors.Problem,
         "lint": finding.Finding,
@@ -116,7 +118,7 @@ def metrics() -> list[str]:
         """Counts of publishing, and of early messages and quarantines on an engine."""
 
         name = engine = "default"
-        published = failed = events = quarantined = {"x": 1}  # noqa: RUF012
+        published = failed = events = quarantined = replayed = {"x": 1}  # noqa: RUF012
         waiting = expiring = waiting_messages = waiting_bytes = refused = delayed = 1
 
     class Traces:

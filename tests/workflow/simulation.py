@@ -217,7 +217,7 @@ class Simulation:
             data = json.loads(action.sendEvent.data.value)
             self.history.append(helpers.new_event_sent_event(action.id, target, action.sendEvent.data.value, name=name))
             self.sent.append((target, name, data))
-            self._tell(target, name, data)
+            self._notify(target, name, data)
         elif action.HasField("createTimer"):
             due = action.createTimer.fireAt.ToDatetime()
             self.history.append(helpers.new_timer_created_event(action.id, due))
@@ -247,7 +247,7 @@ class Simulation:
         self._children[instance_id] = Running(scheduled, action, done)
         self._at(one.over, done)
 
-    def _tell(self, instance_id: str, name: str, data: Any) -> None:
+    def _notify(self, instance_id: str, name: str, data: Any) -> None:
         child = self._children[instance_id]
         waiting = [each for each in self._due if each[2] is not child.done]
         one = self.scheduled[child.scheduled]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -105,3 +108,24 @@ def test_it_claims_only_what_it_can_rebuild() -> None:
         assert CONVERTER.can_reconstruct(kind)
     for kind in (str, int, dict, Any, object, list[int], tuple):  # type: ignore[assignment]  # wider than its annotation, on purpose
         assert not CONVERTER.can_reconstruct(kind)
+
+
+def test_a_mapping_that_lacks_fields_of_a_dataclass_names_them_when_one_is_read() -> None:
+    @dataclass
+    class Expense:
+        id: str
+        amount: float
+        note: str = ""
+
+    for kind in (Expense, Expense | None):
+        found = DataConverter().deserialize('{"amount": 5}', kind)
+        assert found == {"amount": 5}
+        assert found["amount"] == 5
+        assert json.loads(DataConverter().serialize(found) or "") == {"amount": 5}
+        assert copy.deepcopy(found) == pickle.loads(pickle.dumps(found)) == found
+        with pytest.raises(AttributeError, match=r"^input: the field id is missing, which Expense needs$"):
+            _ = found.id
+    with pytest.raises(AttributeError, match="the fields id, amount are missing"):
+        _ = DataConverter().coerce({}, Expense).amount
+    assert DataConverter().deserialize('{"id": "1", "amount": 5}', Expense) == Expense("1", 5)
+    assert type(DataConverter().deserialize('{"amount": 5}', dict)) is dict

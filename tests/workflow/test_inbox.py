@@ -18,6 +18,7 @@ from bridge.core.origin import KEY, MessageOrigin, wrap_payload
 from bridge.workflow import Inbox, MessageTimedOut, Received, continue_as_new, origin, wait_for_message
 from bridge.workflow.messages import REPEATS
 from bridge.workflow.tasks import Steps, gather
+from tests.kit.examples import examples
 from tests.workflow.simulation import Simulation
 
 START = MessageOrigin("shop/start", "begin")
@@ -328,7 +329,7 @@ def test_a_new_version_goes_along() -> None:
     assert (found.output, found.generations[0].newVersion.value) == (1, "2.0")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 8), st.booleans()), max_size=30),
     st.sampled_from([0.0, 3.0, 1000.0]),

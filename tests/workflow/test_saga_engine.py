@@ -17,10 +17,10 @@ from durabletask import task
 from bridge.app.composition import create_engine
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.client import EngineClient
-from bridge.engines.worker import stop_worker
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.workflow import Child, CompensationInput, DataConverter, Saga, Step, StepInput
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -137,9 +137,7 @@ async def test_a_child_that_takes_too_long_is_told_so_and_undone(hub: SagaFixtur
     assert (outcome["status"], outcome["reason"], outcome["step"]) == ("compensated", "timeout", "child")
     erased = [one for one in received[instance_id] if one[0] == "erase"]
     assert [known for _, _, known in erased] == [False, True]
-    async with asyncio.timeout(TIMEOUT):
-        while ("note", "timeout") not in received[instance_id]:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: ("note", "timeout") in received[instance_id])
 
 
 async def test_one_key_for_a_step_and_its_compensation(hub: SagaFixture) -> None:

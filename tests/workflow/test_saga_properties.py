@@ -8,6 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kit.examples import examples
 from tests.workflow.invariants import check, decision, received
 from tests.workflow.simulation import Simulation
 from tests.workflow.trees import RESULTS, No, Plan, Wood, siblings, woods
@@ -60,7 +61,7 @@ def simulate(wood: Wood, together: float, lost_turns: list[float | None], lost_r
     return simulation.run()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(wood=woods, together=st.sampled_from([0.0, 0.0, 0.5]), lost_turns=crashes, lost_runs=crashes)
 def test_every_step_is_kept_or_undone_once_and_in_reverse(
     wood: Wood, together: float, lost_turns: list[float | None], lost_runs: list[float | None]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +18,7 @@ from durabletask.worker import TaskHubGrpcWorker
 
 import workflows
 from bridge.workflow import PUBLISH_ACTIVITY, message_aware
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually_blocking
 from workflows.purchase import Order
 
 CARRIER_IS_AWAY = "carrier-is-away"
@@ -62,14 +62,14 @@ class WorkflowFixture:
 
     def _answers(self) -> None:
         """Wait until the server answers; a gRPC server that has just started may cancel calls."""
-        ends = time.monotonic() + TIMEOUT
-        while True:
-            try:
+
+        def answers() -> bool:
+            with contextlib.suppress(grpc.RpcError):
                 self.client.get_orchestration_state("nobody")
-                return
-            except grpc.RpcError:
-                assert time.monotonic() < ends
-                time.sleep(0.02)
+                return True
+            return False
+
+        eventually_blocking(answers, "the server answers")
 
     def _publish(self, ctx: task.ActivityContext, event: dict[str, Any]) -> str:
         self.published.append(event)
@@ -99,10 +99,10 @@ class WorkflowFixture:
 
     def reaches(self, instance_id: str, wanted: str) -> None:
         """Wait until the custom status contains the text `wanted`."""
-        ends = time.monotonic() + TIMEOUT
-        while wanted not in (self.state(instance_id).serialized_custom_status or ""):
-            assert time.monotonic() < ends, f"{instance_id} never reached {wanted}: {self.state(instance_id)}"
-            time.sleep(0.02)
+        eventually_blocking(
+            lambda: wanted in self.state(instance_id).serialized_custom_status or "",
+            lambda: f"{instance_id} never reached {wanted}: {self.state(instance_id)}",
+        )
 
     def result(self, instance_id: str) -> dict[str, Any]:
         """Wait for the end and return the output; a failed orchestration fails the test."""

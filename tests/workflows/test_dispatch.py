@@ -15,7 +15,7 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.codecs import registry
 from bridge.config.model.servicebus import SessionsConfig
 from bridge.config.source import Loaded, load
-from bridge.core.envelope import Event
+from bridge.core.message import Event
 from bridge.testing import LocalBridge
 from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.conftest import bootstrap

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 from durabletask.entities import EntityInstanceId
 
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually_blocking
 from tests.workflows.conftest import WorkflowFixture
 
 
 def settled(hub: WorkflowFixture, entity: EntityInstanceId, field: str, wanted: Any) -> Any:
     """Wait until `field` of the state is `wanted`."""
-    ends = time.monotonic() + TIMEOUT
-    while True:
+    state: dict[str, Any] = {}
+
+    def is_wanted() -> bool:
         found = hub.client.get_entity(entity)
-        state = json.loads(found.get_state() or "{}") if found is not None else {}
-        if state.get(field) == wanted:
-            return state
-        assert time.monotonic() < ends, f"{entity} is {state}"
-        time.sleep(0.02)
+        state.update(json.loads(found.get_state() or "{}") if found is not None else {})
+        return state.get(field) == wanted
+
+    eventually_blocking(is_wanted, lambda: f"{entity} is {state}")
+    return state
 
 
 def test_a_payment_counts_once(hub: WorkflowFixture) -> None:

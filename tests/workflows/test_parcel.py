@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import time
-
 from bridge.core.origin import MessageOrigin, wrap_payload
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually_blocking
 from tests.workflows.conftest import WorkflowFixture
 from workflows import shipment_watch
 from workflows.parcel import Parcel
@@ -29,10 +27,7 @@ def test_a_parcel_that_is_lost_at_once_needs_no_scan(hub: WorkflowFixture) -> No
 
 def test_silence_is_reported_and_the_next_scan_is_not_swallowed(hub: WorkflowFixture) -> None:
     hub.start(shipment_watch, "parcel-t3", Parcel("t3", "o3", "dispatched", silent_after=0.3))
-    ends = time.monotonic() + TIMEOUT
-    while not hub.published_for("t3"):
-        assert time.monotonic() < ends
-        time.sleep(0.02)
+    eventually_blocking(lambda: hub.published_for("t3"))
     hub.tell("parcel-t3", "scan", {"status": "delivered"})
     result = hub.result("parcel-t3")
     assert result["status"] == "delivered"

@@ -17,9 +17,9 @@ from bridge.core.commands import SignalEntity
 from bridge.core.errors import InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import PREFIX
-from bridge.engines.answers import ANSWERS
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.answers import ANSWERS
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.sdk_internals import lock_holder
 from bridge.routing.identifier import check_entity, check_name
 from bridge.workflow.entity import bare_state

@@ -14,7 +14,7 @@ from bridge.app.operations.selection import STATUSES
 from bridge.core.errors import EngineError, EngineOutage, InstanceFinished, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine
-from bridge.engines.instance_reader import InstanceReader
+from bridge.engines.commands.instance_reader import InstanceReader
 from bridge.jobs.kind import ItemResult, Job, JobKind, Result
 
 SPACE = "instances"

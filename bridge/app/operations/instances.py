@@ -20,7 +20,7 @@ from bridge.core.instance_protocol import FINISHED as ENDED
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import SAGA
 from bridge.engines.base import Engine, instance_counts
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.errors import details_of
 from bridge.engines.recording import Recording, UnreadableRecording, record
 from bridge.engines.sagas import declared_name, saga_end

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from bridge.app.connection import stamp
 from bridge.core.answers import KEEPS, SPREAD, Key, Keyring
 from bridge.core.errors import EngineRejected, InstanceNotFound
-from bridge.engines.answers import AnswerKeys
 from bridge.engines.base import Engine
+from bridge.engines.commands.answers import AnswerKeys
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from bridge.app.composition import require
 from bridge.app.connection import attached
-from bridge.app.names import require
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
 from bridge.core.states import SourceState
 from bridge.engines.base import Engine
-from bridge.engines.pacing import EnginePaces, limited_sources
-from bridge.engines.source_pauses import Pause, SourcePauses
+from bridge.engines.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
+from bridge.engines.source_seeks import SourceSeeks
 from bridge.quarantine.orphaned import state_engine
 
 _REASON_LIMIT = 500
@@ -25,33 +25,38 @@ async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
     """State of the sources with limits on an engine, one line per limited route. Raises: EngineError.
 
     Each line has source, route (None for messages without a route), state (`paused` or `probing`; None otherwise),
-    pause (seconds between two dead letters) and next (seconds until the next one); a paused source also has since, by
-    and reason.
+    pause (seconds between two dead letters), next (seconds until the next one), and seek (partitions whose position a
+    daemon still has to move); a paused source also has since, by and reason.
     """
     now = time.time()
     limited = await limited_sources(engine)
-    paused = await SourcePauses(engine).load()
+    decisions = await SourceSeeks(engine).decisions()
     lines: list[dict[str, Any]] = []
     for source in loaded.config.sources:
         if state_engine(loaded, source) != engine.name:
             continue
-        if (found := paused.get(source)) is not None:
+        seek = sorted(decisions.seeks.get(source, ()))
+        if (found := decisions.pauses.get(source)) is not None:
             lines.append(
                 {
                     "source": source, "route": None, "state": SourceState.PAUSED, "pause": None, "next": None,
+                    "seek": seek,
                     "since": found.since, "by": found.by, "reason": found.reason,
                 }
             )  # fmt: skip
             continue
         paces = limited.get(source, Paces())
         if not len(paces):
-            lines.append({"source": source, "route": None, "state": None, "pause": None, "next": None})
+            lines.append({"source": source, "route": None, "state": None, "pause": None, "next": None, "seek": seek})
         for route in paces:
             wait = max(0.0, round(paces[route].due - now, 1))
             pause = paces[route].pause
             lines.append(
-                {"source": source, "route": route or None, "state": SourceState.PROBING, "pause": pause, "next": wait}
-            )
+                {
+                    "source": source, "route": route or None, "state": SourceState.PROBING, "pause": pause,
+                    "next": wait, "seek": seek,
+                }
+            )  # fmt: skip
     return lines
 
 
@@ -77,7 +82,7 @@ async def pause(loaded: Loaded, engine: Engine, source: str, by: str, reason: st
     by: name of the person.
     Raises: as `resume`, except InstanceNotFound.
     """
-    _check_engine(loaded, engine, source)
+    check_engine(loaded, engine, source)
     given = Pause(time.time(), by, reason[:_REASON_LIMIT])
     await SourcePauses(engine).pause(source, given)
     return given
@@ -92,7 +97,7 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     Raises: InvalidCommand when the source has another engine; LookupError when no such source is configured;
     InstanceNotFound when the source is neither paused nor limited; EngineError.
     """
-    _check_engine(loaded, engine, source)
+    check_engine(loaded, engine, source)
     pauses = SourcePauses(engine)
     paused = route is None and await pauses.of(source) is not None
     if paused:
@@ -115,7 +120,8 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     return paused, limited
 
 
-def _check_engine(loaded: Loaded, engine: Engine, source: str) -> None:
+def check_engine(loaded: Loaded, engine: Engine, source: str) -> None:
+    """Check that an engine stores the state of a source. Raises: InvalidCommand, LookupError."""
     if engine.name != engine_name(loaded, source):
         raise InvalidCommand(f"the state of source {source} is stored on the engine {engine_name(loaded, source)}")
 

@@ -17,7 +17,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 
 from bridge.app import state
 from bridge.app.connection import chosen
-from bridge.app.operations import limits
+from bridge.app.operations import limits, positions
 from bridge.app.operations.dead_letter_operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
@@ -29,6 +29,7 @@ from bridge.app.operations.timeline import as_json as history_as_json
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.early_messages.operations import EarlyMessageOperations
+from bridge.engines.source_seeks import SourceSeeks, pending
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.quarantine.orphaned import refuse_release
 
@@ -51,6 +52,10 @@ class Message(Parameters):
 
 def _apart(value: Any) -> Any:
     return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
 
 
 class OneInstance(Parameters):
@@ -149,6 +154,28 @@ class PauseSource(Parameters):
 class ResumeSource(Parameters):
     source: str
     route: str | None = None
+
+
+class OneSource(Parameters):
+    source: str
+
+
+class PlanSeek(OneSource):
+    """Move of a source's positions.
+
+    to: `beginning`, `end`, an offset, a time, or a duration like `2h-ago`.
+    topic, partition: only these; None: all.
+    """
+
+    to: str
+    topic: str | None = None
+    partition: Annotated[int | None, BeforeValidator(_number)] = None
+
+
+class SeekSource(OneSource):
+    """Moves of a source's positions. positions: offsets by partition, like `orders/0`."""
+
+    positions: Mapping[str, int]
 
 
 class OneKey(Parameters):
@@ -312,6 +339,33 @@ async def _resume_source(scene: Scene, given: ResumeSource) -> Any:
     return {"source": given.source, "paused": paused, "routes": routes}
 
 
+async def _lag(scene: Scene, given: OneSource) -> Any:
+    return await positions.lag(scene.loaded, given.source)
+
+
+async def _plan_seek(scene: Scene, given: PlanSeek) -> Any:
+    return await positions.plan(scene.loaded, given.source, given.to, given.topic, given.partition)
+
+
+async def _seeks(scene: Scene, given: OneSource) -> Any:
+    return await SourceSeeks(await scene.engine()).of(given.source)
+
+
+async def _seek_source(scene: Scene, given: SeekSource) -> Any:
+    return await positions.seek(
+        scene.loaded, await scene.engine(), given.source, given.positions, scene.actor.name, given.reason or ""
+    )
+
+
+async def _cancel_seek(scene: Scene, given: OneSource) -> Any:
+    engine = await scene.engine()
+    limits.check_engine(scene.loaded, engine, given.source)
+    seeks = SourceSeeks(engine)
+    left = pending(await seeks.of(given.source))
+    await seeks.cancel(given.source)
+    return {"cancelled": sorted(left)}
+
+
 async def _rotate(scene: Scene, given: Parameters) -> Any:
     return asdict(await Keys(await scene.engine()).rotate())
 
@@ -466,6 +520,17 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
         "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
         lambda given: given.source, lambda given: {"route": given.route},
+    ),
+    Operation("sources.lag", "reader", "sources/{source}/lag", OneSource, _lag),
+    Operation("sources.seek.plan", "reader", "sources/{source}/seek:plan", PlanSeek, _plan_seek),
+    Operation("sources.seek.show", "reader", "sources/{source}/seek", OneSource, _seeks),
+    Operation(
+        "sources.seek", "operator", "sources/{source}:seek", SeekSource, _seek_source, lambda given: given.source,
+        lambda given: {"positions": given.positions},
+    ),
+    Operation(
+        "sources.seek.cancel", "operator", "sources/{source}/seek:cancel", OneSource, _cancel_seek,
+        lambda given: given.source,
     ),
     Operation("messages.show", "reader", "messages/{message}", OneMessage, _in_flight),
     Operation("keys.list", "reader", "keys", Parameters, _keys),

@@ -14,7 +14,7 @@ from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
 from bridge.engines.base import Engine
-from bridge.engines.source_pauses import SourcePauses
+from bridge.engines.source_entities import SourcePauses
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.state_machine import IN_PROGRESS, JobRecord
 from bridge.jobs.store import MAX_ITEMS, JobStore

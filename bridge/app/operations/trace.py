@@ -9,13 +9,13 @@ from typing import Any, Literal
 
 from bridge.app.operations.lineage import Arrival, Histories, Lineage, Publication, Scope
 from bridge.app.operations.undelivered import Undelivered, dead_lettered, every, of_entity
-from bridge.core.lineage import DEAD_LETTER_RECORD
+from bridge.core.lineage import DEAD_LETTER_RECORD, DUPLICATE_RECORD
 from bridge.core.origin import event_id, index_ids, is_named, search_ids
 from bridge.core.provenance import current_reason
 from bridge.core.states import MessageState, Outcome
 from bridge.core.system_names import LETTER_IDS
 from bridge.engines.base import Engine
-from bridge.engines.client import LineageHit, LineageRecord
+from bridge.engines.client import LineageHit, LineageHits, LineageRecord
 from bridge.system.clock import stamp
 
 NODES = 100
@@ -84,6 +84,7 @@ class Found:
     started_by: ids of those `upstream` that are parents and published none of the messages.
     index: `complete`; `partial` when older instances have no rows; `none`.
     index_since: time since which all instances have rows.
+    index_bounded: rows may be missing at any time, beyond the bounds of the index.
     more: number of further instances that the index names, which were not read.
     """
 
@@ -97,6 +98,7 @@ class Found:
     started_by: frozenset[str] = frozenset()
     index: Literal["complete", "partial", "none"] = "none"
     index_since: str | None = None
+    index_bounded: bool = False
     more: int = 0
 
     def add(self, answers: Iterable[Answer]) -> Found:
@@ -119,10 +121,13 @@ class Tracer:
         """Find by instance id and by the index; if neither has it, in instances older than the index."""
         histories = self._histories
         one = await histories.find(wanted)
-        hits = await self._client.search_lineage([search_ids(wanted)])
-        begin = None if hits is None else datetime.fromtimestamp(hits.begin / 1e6, UTC)
-        if hits is None or begin is None:
+        hits = await self._search([search_ids(wanted)])
+        begin = None if hits is None or hits.bounded else datetime.fromtimestamp(hits.begin / 1e6, UTC)
+        if hits is None:
             found = Found("nothing")
+        elif begin is None:
+            since = stamp(datetime.fromtimestamp(hits.begin / 1e6, UTC)) if hits.begin else None
+            found = Found("nothing", index="partial", index_since=since, index_bounded=True)
         elif hits.last_key:
             found = Found("nothing", index="partial", index_since=stamp(begin))
         else:
@@ -147,6 +152,10 @@ class Tracer:
                     started_by=started,
                 )
         return found
+
+    async def _search(self, searches: Sequence[Collection[str]]) -> LineageHits | None:
+        index = self._engine.lineage
+        return await (self._client.search_lineage(searches) if index is None else index.search(searches))
 
     async def identified(self, message_id: str, position: str) -> Sequence[Answer]:
         """Answers for a message of this identity, whatever its position."""
@@ -186,7 +195,9 @@ class Tracer:
         for entity_id in hit.entities:
             undelivered += [one for one in await of_entity(self._engine, entity_id) if one.is_named(wanted)]
         answers += [_waits(one) for one in undelivered]
-        answers += [_recorded(one) for one in hit.records if _is_recorded(one, wanted)]
+        for record in hit.records:
+            if _is_recorded(record, wanted):
+                answers += await self._of_record(record, wanted)
         if scope.prefix:
             answers = [one for one in answers if (one.instance_id or "").startswith(scope.prefix)]
             undelivered = [one for one in undelivered if (one.instance_id or "").startswith(scope.prefix)]
@@ -202,6 +213,14 @@ class Tracer:
             answers=tuple(answers),
             more=len(candidates) - len(read),
         )
+
+    async def _of_record(self, record: LineageRecord, wanted: str) -> Sequence[Answer]:
+        """Answers for a record. That of a repeated command names only the position of the repeat."""
+        message_id, position = record.body.get("id"), record.body.get("position")
+        if record.kind == DUPLICATE_RECORD and message_id is not None and position is not None:
+            known = await self.identified(message_id, position) if wanted != message_id else ()
+            return known or [replace(_recorded(record), outcome=Outcome.DUPLICATE)]
+        return [_recorded(record)]
 
     async def _by_search(self, found: Found, wanted: str, scope: Scope) -> Found:
         instances: list[Lineage] = []
@@ -250,7 +269,7 @@ class Tracer:
             wanted = list(dict.fromkeys(id_ for one in level for id_ in ids(one)))[:_FOLLOWED]
             candidates = [one.parent for one in level if parents and one.parent is not None]
             linked: dict[str, set[str]] = {}
-            hits = await self._client.search_lineage([[id_] for id_ in wanted]) if wanted else None
+            hits = await self._search([[id_] for id_ in wanted]) if wanted else None
             for id_, hit in zip(wanted, hits.hits if hits is not None else (), strict=False):
                 if len(hit.instances) <= _FEW:
                     for each in hit.instances:

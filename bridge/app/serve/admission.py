@@ -98,14 +98,14 @@ def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
     for name, engine in engines.items():
         mine = [each for each in admission.running_instances if each.engine == name]
 
-        def tell(finished: Sequence[str], started: Sequence[str], mine: Sequence[RunningInstances] = mine) -> None:
+        def update(finished: Sequence[str], started: Sequence[str], mine: Sequence[RunningInstances] = mine) -> None:
             prefixes = tuple(each.prefix for each in mine)
             finished, started = _with(prefixes, finished), _with(prefixes, started)
             if finished or started:
                 with suppress(RuntimeError):  # the loop has ended, and its listeners with it
                     loop.call_soon_threadsafe(_apply, mine, finished, started)
 
-        if mine and engine.watch_runs(tell):
+        if mine and engine.watch_runs(update):
             for each in mine:
                 each.rely_on_notices()
 

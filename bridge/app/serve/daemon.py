@@ -29,7 +29,6 @@ from bridge.app.composition import (
     load_workflows,
     own_packages,
 )
-from bridge.app.memory import tune_memory
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.control import control
@@ -52,15 +51,15 @@ from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
-from bridge.engines.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.base import Engine, watch_finishes
-from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
-from bridge.engines.containment import ContainedWorker
+from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.finishes import Finishes
-from bridge.engines.pacing import EnginePaces
-from bridge.engines.source_pauses import SourcePauses
-from bridge.engines.worker import stop_worker
+from bridge.engines.source_entities import EnginePaces
+from bridge.engines.source_seeks import SourceSeeks
+from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.finishes import Finishes
+from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.ops import logging
 from bridge.ops.audit import settle
@@ -72,6 +71,7 @@ from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing, messaging_system
 from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
+from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
@@ -199,12 +199,15 @@ class Daemon:
         kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
         self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, kinds)
         self.monitors = {
-            name: CompatibilityMonitor(partial(_tell_incompatible, name), partial(_tell_unknown, name))
+            name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines
         }
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
-        self.finishes = {name: Finishes(known, failures.tell) for name, failures in self.failures.items()}
+        self.finishes = {
+            name: Finishes(known, failures.add, traces=self.tracing is not None)
+            for name, failures in self.failures.items()
+        }
         self._workers: list[tuple[str, ContainedWorker]] = []
         self.figures = InstanceFigures(
             self.engines,
@@ -219,7 +222,7 @@ class Daemon:
         by_engine: dict[str, list[SourcePipeline]] = {}
         for source in self.sources:
             by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, {name: SourcePauses(self.engines[name]) for name in by_engine})
+        self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
         self.dead_letters = (
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )
@@ -291,7 +294,15 @@ class Daemon:
 
     async def _start(self) -> None:
         config = self.loaded.config
-        await self.web.start()
+        try:
+            await self.web.start()
+        except ConfigError:
+            # The port of a second daemon is taken too; the engine file names the process that has both
+            for engine in self.engines.values():
+                if isinstance(engine, EmbeddedEngine):
+                    await engine.start()
+                    self._opened.append(engine)
+            raise
         for engine in self.engines.values():
             await engine.start()
             self._opened.append(engine)
@@ -300,8 +311,8 @@ class Daemon:
             finishes = self.finishes[engine.name]
             if not watch_finishes(engine, finishes.add):
                 self.monitors[engine.name].report_ends(finishes.add_one)
-            tell = log.info if engine.durable else log.warning
-            tell(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
+            write = log.info if engine.durable else log.warning
+            write(f"engine {engine.name}: {engine.description}", action="start", engine=engine.name)
         if self.tracing is not None:
             self.tracing.start()
         for broker in self.brokers.values():
@@ -422,7 +433,7 @@ class Daemon:
         )
 
 
-def _tell_unknown(engine: str, found: UnknownName) -> None:
+def _log_unknown_name(engine: str, found: UnknownName) -> None:
     if found.kind == "target":
         what, remedy = f"cannot publish: {found.detail}", "correct the name in the code, or add it under `targets`"
     else:
@@ -438,7 +449,7 @@ def _tell_unknown(engine: str, found: UnknownName) -> None:
     )
 
 
-def _tell_incompatible(engine: str, found: IncompatibleInstance) -> None:
+def _log_incompatible(engine: str, found: IncompatibleInstance) -> None:
     log.error(
         f"{found.orchestration} {found.instance_id} failed: its code was changed while it ran; nothing was "
         f"compensated. Restore the previous code, then run `bridge instances rewind {found.instance_id}`",

@@ -12,16 +12,17 @@ from types import FrameType
 
 import structlog
 
-from bridge.app.memory import tune_allocator
 from bridge.app.serve.readiness import write_ready
 from bridge.config.insecure import port_dangers
 from bridge.core.errors import EngineMisconfigured
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.ops import logging
 from bridge.ops.logging import Level
-from bridge.sqlite_engine.options import MAX_REQUEST, DatabaseOptions, RetentionPolicy
+from bridge.sqlite_engine.defaults import MAX_REQUEST
+from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
 from bridge.sqlite_engine.protocol.hubs import MAX_HUBS, HubsService, TaskHubs
 from bridge.sqlite_engine.protocol.server import Guard, Server
+from bridge.system.memory import tune_allocator
 from bridge.system.tls import TlsFiles
 
 log = structlog.get_logger("bridge.engine")
@@ -36,7 +37,7 @@ class EngineHost:
 
     listen: `host:port`; port 0 takes a free one.
     guard: authentication and limits of callers.
-    retention: seconds that finished instances are kept; None: for ever.
+    retention: seconds that finished instances are kept; None: without limit.
     strict: apply the scheduler's limits.
     """
 

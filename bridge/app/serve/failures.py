@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from bridge.config.source import Loaded
-from bridge.engines.finishes import InstanceFailure, failure_of, saga_name
+from bridge.engines.worker.finishes import InstanceFailure, failure_of, saga_name
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
 
@@ -47,7 +47,7 @@ class FailureLog:
         self.omitted = 0
         """Failures without a line since the process started."""
 
-    def tell(self, end: Finish) -> None:
+    def add(self, end: Finish) -> None:
         """Log a failure, from any thread. The line is written on the event loop's thread."""
         with self._lock:
             if self._lines < self._most:
@@ -87,8 +87,8 @@ class FailureLog:
             for name in ("saga", "outcome", "step", "reason", "compensation", "error", "frame", "parent")
             if (value := getattr(found, name))
         }
-        tell = log.warning if found.is_compensated else log.error
-        tell(
+        write = log.warning if found.is_compensated else log.error
+        write(
             sentence(found),
             action="compensated" if found.is_compensated else "failed",
             engine=self._engine,

@@ -12,9 +12,9 @@ import structlog
 from bridge.core.errors import BridgeError
 from bridge.core.histogram import Histogram
 from bridge.engines.base import Engine, InstanceCounts, instance_counts
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
-from bridge.engines.finishes import Finishes
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.finishes import Finishes
 from bridge.ops.health import PartReading
 from bridge.pipeline.source import SourcePipeline
 
@@ -141,7 +141,5 @@ def _added(tables: Iterable[Mapping[tuple[str, str], Histogram]]) -> Mapping[tup
     found: dict[tuple[str, str], Histogram] = {}
     for table in tables:
         for key, histogram in list(table.items()):
-            total = found.setdefault(key, Histogram(histogram.bounds))
-            total.counts = [one + two for one, two in zip(total.counts, histogram.counts, strict=True)]
-            total.total += histogram.total
+            found.setdefault(key, Histogram(histogram.bounds)).add(histogram)
     return found

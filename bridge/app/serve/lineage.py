@@ -27,15 +27,18 @@ MOST = 100
 
 def recorder(loaded: Loaded, source: str, engine: Engine) -> RecordDeadLetter | None:
     """Callback that records the dead letters of a source on an engine; None where that keeps no lineage."""
-    if not engine.keeps_lineage:
+    index = engine.lineage
+    if not engine.keeps_lineage and index is None:
         return None
     name = subscribe_options(loaded, source).dead_letter or "{topic}/$DeadLetterQueue"
 
     async def record(cause: Cause, position: Position) -> None:
+        found = dead_letter_record(cause, position, name.replace("{topic}", position.topic))
+        if index is not None:
+            index.dead_letter(found)
+            return
         try:
-            await engine.client.record_lineage(
-                dead_letter_record(cause, position, name.replace("{topic}", position.topic))
-            )
+            await engine.client.record_lineage(found)
         except EngineError as error:
             # The dead letter itself is written: `bridge trace` finds it in its topic
             log.warning(

@@ -1,4 +1,4 @@
-"""Pauses of sources by people, applied to the sources of this daemon."""
+"""Decisions of people about sources, applied to the sources of this daemon: pauses, and moves of positions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 
 import structlog
 
+from bridge.app.serve.seeks import SeekApplier
 from bridge.core.errors import EngineError
-from bridge.engines.source_pauses import Pause, SourcePauses
+from bridge.engines.source_entities import Pause
+from bridge.engines.source_seeks import SourceSeeks
+from bridge.ops.status import PAUSES
 from bridge.pipeline.source import SourcePipeline
 
 log = structlog.get_logger("bridge.source")
@@ -18,23 +21,21 @@ LOOK_SECONDS = 3.0
 """Seconds between two reads: a pause applies to all daemons within five seconds."""
 
 
-_CAUSE = "pauses"
-
-
 class PauseWatch:
-    """Applies the pauses that are stored on the engines.
+    """Applies the pauses and moves that are stored on the engines.
 
     A source whose pauses were not read yet does not start: it may be paused. A pause stays while its engine is away.
     """
 
-    def __init__(self, sources: Mapping[str, Sequence[SourcePipeline]], pauses: Mapping[str, SourcePauses]) -> None:
+    def __init__(self, sources: Mapping[str, Sequence[SourcePipeline]], decisions: Mapping[str, SourceSeeks]) -> None:
         """Create a watch.
 
         sources: sources by the engine with their state.
-        pauses: pauses by engine.
+        decisions: pauses and moves by engine.
         """
         self._sources = sources
-        self._pauses = pauses
+        self._decisions = decisions
+        self._seeks = {name: SeekApplier(decisions[name]) for name in sources}
         self._known: set[str] = set()
         """Engines whose pauses were read at least once."""
 
@@ -43,28 +44,32 @@ class PauseWatch:
         await asyncio.gather(*map(self._look, self._sources))
 
     async def run(self) -> None:
-        """Read and apply the pauses again and again. Never returns."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self.read()
+        """Read and apply the pauses and moves again and again. Never returns."""
+        try:
+            while True:
+                await self.read()
+                await asyncio.sleep(LOOK_SECONDS)
+        finally:
+            for applier in self._seeks.values():
+                await applier.stop()
 
     async def _look(self, engine: str) -> None:
         try:
-            found = await self._pauses[engine].load()
+            found = await self._decisions[engine].decisions()
         except EngineError as error:
             if engine not in self._known:
                 for source in self._sources[engine]:
                     source.gate.hold(
-                        _CAUSE, f"engine {engine} stores the pauses of the source and does not answer: {error}"
+                        PAUSES, f"engine {engine} stores the pauses of the source and does not answer: {error}"
                     )
             return
         if engine not in self._known:
             self._known.add(engine)
             for source in self._sources[engine]:
-                source.gate.release(_CAUSE)
+                source.gate.release(PAUSES)
         for source in self._sources[engine]:
             name = source.settings.name
-            pause = found.get(name)
+            pause = found.pauses.get(name)
             if pause is None:
                 if source.paused is not None:
                     source.resume()
@@ -72,6 +77,8 @@ class PauseWatch:
             elif source.paused != (text := sentence(name, pause)):
                 source.pause(text)
                 log.warning(text, action="pause", source=name)
+            if (seeks := found.seeks.get(name)) is not None:
+                self._seeks[engine].apply(source, seeks)
 
 
 def sentence(source: str, pause: Pause) -> str:

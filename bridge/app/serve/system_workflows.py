@@ -22,17 +22,20 @@ from bridge.core.system_names import (
     EARLY_MESSAGES,
     JOB,
     JOB_STEP,
+    LINEAGE_INDEX,
     QUARANTINE,
     REPLAY,
     REPLAY_EDIT,
     SOURCE_PAUSE,
+    SOURCE_SEEK,
 )
 from bridge.dead_letters.store import dead_letter_states_entity
-from bridge.engines.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.base import Engine
-from bridge.engines.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
-from bridge.engines.pacing import pace_entity
-from bridge.engines.source_pauses import pause_entity
+from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
+from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
+from bridge.engines.lineage_index import index_entity
+from bridge.engines.source_entities import pace_entity, pause_entity
+from bridge.engines.source_seeks import seek_entity
 from bridge.engines.workflows import Workflows
 from bridge.jobs.entities import JobEntities
 from bridge.jobs.kind import JobKind
@@ -99,6 +102,7 @@ class SystemWorkflows:
         self._job_steps.append(steps)
         grace = CancelGrace(self._engines[engine], self._loop)
         stores = self.waiting_entities[engine]
+        index = self._engines[engine].lineage
         orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
         together = replace(
             workflows,
@@ -112,7 +116,7 @@ class SystemWorkflows:
                 **workflows.activities,
                 **grace.activities(),
                 EVALUATE_ACTIVITY: evaluate,
-                DEAD_LETTER: dead_letter_activity(self.dead_letters, self._engines[engine].messages),
+                DEAD_LETTER: dead_letter_activity(self._write(engine), self._engines[engine].messages),
             },
             entities={
                 **workflows.entities,
@@ -123,20 +127,38 @@ class SystemWorkflows:
                 SOURCE_PAUSE: pause_entity(),
                 REPLAY: stores.replays.function(),
                 REPLAY_EDIT: replay_edit_entity(),
+                SOURCE_SEEK: seek_entity(),
                 ANSWERS: keys_entity,
+                # Also without an index: rows of an earlier configuration end by their age
+                LINEAGE_INDEX: index_entity() if index is None else index_entity(index.count_removed),
                 **self.job_entities[engine].functions(),
             },
         )
         publishing = Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
         return together, publishing, Workflows(activities={JOB_STEP: steps.activity()}, publishers=True)
 
+    def _write(self, engine: str) -> Callable[[dict[str, Any]], None]:
+        """Writer of dead letters that also adds them to the lineage index of the engine."""
+        write, index = self.dead_letters, self._engines[engine].lineage
+
+        def written(document: dict[str, Any]) -> None:
+            record = write(document)
+            if index is not None:
+                index.dead_letter(record)
+
+        return written
+
     def _publish(self, engine: str) -> Callable[..., str]:
         publishing = self.publishing
         signed = signing(self._keys[engine], publishing)
+        index = self._engines[engine].lineage
         signs = self._loaded.config.engines[engine].answers.signatures != "off"
 
         def publish(ctx: ActivityContext, request: dict[str, Any]) -> str:
-            return signed(request, ctx.orchestration_id) if signs else publishing(request)
+            published = signed(request, ctx.orchestration_id) if signs else publishing(request)
+            if index is not None:
+                index.published(request["id"], ctx.orchestration_id)
+            return published
 
         publish.__name__ = PUBLISH_ACTIVITY
         return publish

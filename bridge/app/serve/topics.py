@@ -9,6 +9,7 @@ from bridge.brokers.base import Broker, TopicBroker
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import BrokerError, BrokerUnavailable, ConfigError, Problem
+from bridge.core.problem_codes import coded
 
 
 async def check_topics(loaded: Loaded, brokers: Mapping[str, Broker], *, intake: bool, worker: bool) -> None:
@@ -70,7 +71,7 @@ async def shared_topics(loaded: Loaded, brokers: Mapping[str, TopicBroker]) -> l
                     f"brokers `{loaded.config.sources[first].broker}` and `{source.broker}` are one cluster; give one "
                     "of them another group"
                 )
-                problems.append(loaded.locate(("sources", name, "topics"), what))
+                problems.append(coded("C011", loaded.locate(("sources", name, "topics"), what)))
                 break
     return problems
 

@@ -18,10 +18,9 @@ from bridge.core.errors import EngineError
 from bridge.core.settlement import RetryPolicy
 from bridge.early_messages.entity import EarlyMessageEntities
 from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefixes
-from bridge.early_messages.state_machine import EarlyMessageLimits
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import indexing_runner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities
@@ -40,9 +39,9 @@ _CHANGED = 1.0
 _SHARE = 50.0
 """Factor between the duration of a count and the pause after it."""
 _POLL = 60.0
-"""Seconds between two looks for a missing instance where only the bridge reports its starts."""
+"""Seconds between two checks for a missing instance where only the bridge reports its starts."""
 _NOTIFIED_POLL = 600.0
-"""Seconds between two looks for a missing instance where the engine reports every start: only a safety net."""
+"""Seconds between two checks for a missing instance where the engine reports every start: only a safety net."""
 
 
 def early_prefixes(loaded: Loaded, engine: str) -> tuple[str, ...] | None:
@@ -75,7 +74,7 @@ def target(
 
     Without rules for missing instances, commands go to the engine directly.
     """
-    executor = CommandRunner(engine, now)
+    executor = indexing_runner(engine, now)
     prefixes = early_prefixes(loaded, engine.name)
     if prefixes is None:
         return EnginePort(executor.execute, breaker)
@@ -150,11 +149,12 @@ def waiting_entities(
     """Create the early-message and quarantine entities that this process hosts for one engine."""
     config = loaded.config.engines[engine.name]
     slots = max(1, config.worker.threads // 4)
-    executor = CommandRunner(engine, now)
+    executor = indexing_runner(engine, now)
     entities = EarlyMessageEntities(
         executor,
         loop,
-        _early_limits(config.early_messages, engine),
+        config.early_messages,
+        _poll_seconds(config.early_messages, engine),
         RetryPolicy(),
         now,
         slots,
@@ -232,6 +232,7 @@ class WaitingCounter:
                 self._took[name] = self._ended[name] - began
 
 
-def _early_limits(config: EarlyMessagesConfig, engine: Engine) -> EarlyMessageLimits:
-    poll = config.poll if config.poll is not None else _NOTIFIED_POLL if engine.notifies_instance_started else _POLL
-    return EarlyMessageLimits(config.max_messages, config.max_bytes, poll)
+def _poll_seconds(config: EarlyMessagesConfig, engine: Engine) -> float:
+    if config.poll is not None:
+        return config.poll
+    return _NOTIFIED_POLL if engine.notifies_instance_started else _POLL

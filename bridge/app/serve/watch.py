@@ -21,10 +21,12 @@ from bridge.brokers.base import (
     StallingSubscription,
     StoppableSubscription,
 )
+from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
-from bridge.engines.compatibility import CompatibilityMonitor, IncompatibleInstance
+from bridge.engines.lineage_index import LineageIndex
+from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
 from bridge.ops.metric_stats import DeadLetterStats, TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
@@ -41,9 +43,9 @@ from bridge.workflow.messages import REPEATS
 
 log = structlog.get_logger("bridge.watch")
 
-_LOOK = 5.0
+_CHECK_SECONDS = 5.0
 """Seconds between two checks of readiness."""
-_FIRST_LOOK = 0.02
+_FIRST_CHECK_SECONDS = 0.02
 """Seconds after the first check until the second one, while the daemon was never ready. Each pause is half as long
 again, up to a second."""
 
@@ -51,7 +53,7 @@ again, up to a second."""
 class SourceView:
     """Source pipeline as `bridge.ops.metrics.SourceStats`."""
 
-    def __init__(self, source: SourcePipeline, stuck_after: float = 60.0) -> None:
+    def __init__(self, source: SourcePipeline, stuck_after: float = OpsConfig().stuck_after) -> None:
         """Create a view. stuck_after: seconds after which a partition without progress is reported."""
         self._source = source
         self._stuck_after = stuck_after
@@ -265,6 +267,7 @@ class EngineView:
     faults: Mapping[str, int]
     stuck: int
     usage: EngineUsage | None
+    lineage: LineageIndex | None
     instances: Mapping[tuple[str, str], int]
     finished: Mapping[tuple[str, str], int]
     failures_omitted: int
@@ -356,7 +359,7 @@ class Watch:
         parts += self._orphaned()
         parts += self._figures.readings()
         readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
-        readiness = self._health.look(readings, parts, time.monotonic(), self.phase)
+        readiness = self._health.assess(readings, parts, time.monotonic(), self.phase)
         now, before = time.time(), self._since
         self._since = {}
         for check in readiness.checks:
@@ -377,7 +380,7 @@ class Watch:
     async def report(self) -> None:
         """Check readiness every few seconds, and log changes: a stuck source is found without a request."""
         troubles: dict[tuple[str, str], ComponentState] = {}
-        first = _FIRST_LOOK
+        first = _FIRST_CHECK_SECONDS
         while True:
             readiness = self.health()
             for source in self._sources:
@@ -395,9 +398,9 @@ class Watch:
                 else:
                     troubles[component] = trouble
                     what = f"{check.kind} {check.name} is {trouble}"
-                    tell = log.error if check.kind == "worker" else log.warning
-                    tell(what, action="readiness", state=trouble, detail=check.detail)
-            await asyncio.sleep(_LOOK if self.was_ready.is_set() else first)
+                    log_change = log.error if check.kind == "worker" else log.warning
+                    log_change(what, action="readiness", state=trouble, detail=check.detail)
+            await asyncio.sleep(_CHECK_SECONDS if self.was_ready.is_set() else first)
             first = min(1.0, first * 1.5)
 
     def metrics(self) -> bytes:
@@ -408,10 +411,10 @@ class Watch:
         """Metrics for other formats."""
         return await self._metrics.families()
 
-    async def scrape(self) -> bytes:
+    async def scrape(self, *, openmetrics: bool = False) -> bytes:
         """For /metrics."""
         await asyncio.gather(self._figures.refresh(), self._jobs.refresh())
-        return await self._metrics.scrape()
+        return await self._metrics.scrape(openmetrics=openmetrics)
 
     def _engine_views(self) -> Iterator[EngineView]:
         for name, engine in self._engines.items():
@@ -429,6 +432,7 @@ class Watch:
                 engine.faults,
                 stuck,
                 usage,
+                engine.lineage,
                 figures.instances(name),
                 figures.finishes[name].finished.copy(),
                 self._omitted(name),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from bridge.brokers.base import Features, Listener, LogRanges, ReadOptions, SubscribeOptions
+from bridge.brokers.base import Features, Listener, LogRanges, Positions, ReadOptions, SubscribeOptions
+from bridge.brokers.kafka import group_positions
 from bridge.brokers.kafka.cluster import Cluster
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.ends import Ends
 from bridge.brokers.kafka.producer import DeadLetters, Producer
-from bridge.brokers.kafka.reading import backlog, ranges, read
+from bridge.brokers.kafka.reading import ranges, read
 from bridge.brokers.kafka.subscription import KafkaSubscription
+from bridge.brokers.positions import GroupPosition, Move, Place
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.core.errors import BrokerError, BrokerUnavailable, PublishFailed
@@ -51,13 +53,13 @@ class KafkaBroker:
         await self._ends.stop()
         await self._cluster.stop()
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Positions:
         """See `Broker.publish`. Records with one key go to one partition, the same that Java clients choose.
 
         Raises: BrokerUnavailable, PublishFailed.
         """
         if not messages:
-            return
+            return []
         try:
             await self._cluster.ensure({topic})
         except BrokerUnavailable:
@@ -65,10 +67,12 @@ class KafkaBroker:
         except BrokerError as error:
             raise PublishFailed(str(error)) from error
         try:
-            await self._producer.publish(topic, messages)
+            places = await self._producer.publish(topic, messages)
         except BrokerUnavailable:
             self._cluster.forget(topic)
             raise
+        # Without an offset the cluster had the record before: it acknowledged a repeat
+        return [Position(self.cluster, topic, *place) if place[1] >= 0 else None for place in places]
 
     @property
     def cluster(self) -> str:
@@ -87,13 +91,31 @@ class KafkaBroker:
         """Create a topic. Raises: BrokerError when it exists with another number of partitions, BrokerUnavailable."""
         await self._cluster.create_topic(name, partitions)
 
-    async def start_to_look(self) -> None:
-        """See `BacklogBroker.start_to_look`."""
+    async def start_reading(self) -> None:
+        """See `BacklogBroker.start_reading`."""
         await self.start()
 
     async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
         """See `BacklogBroker.backlog`. Records of open and aborted transactions count."""
-        return await backlog(self._connection, self._cluster, options)
+        return {each.place: each.lag for each in await self.positions(options)}
+
+    async def positions(self, options: SubscribeOptions) -> list[GroupPosition]:
+        """See `PositionedBroker.positions`."""
+        return await group_positions.positions(self._connection, self._cluster, options)
+
+    async def offsets_at(self, places: Mapping[Place, GroupPosition], time: float) -> dict[Place, int]:
+        """See `PositionedBroker.offsets_at`."""
+        return await group_positions.offsets_at(self._connection, places, time)
+
+    def scan(
+        self, options: SubscribeOptions, ranges: dict[Place, tuple[int, int]]
+    ) -> AsyncIterator[tuple[Place, int, Message]]:
+        """See `PositionedBroker.scan`."""
+        return group_positions.scan(self._connection, self._cluster, options, ranges)
+
+    async def move(self, options: SubscribeOptions, moves: Mapping[Place, Move]) -> None:
+        """See `PositionedBroker.move`."""
+        await group_positions.move(self._connection, self._cluster, options, moves)
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""

@@ -53,7 +53,7 @@ class Cluster:
         return admin
 
     async def _renew(self) -> None:
-        """Begin anew at the configured servers: the client itself would ask the nodes that it knows for ever.
+        """Begin again at the configured servers: the client itself would ask the nodes that it knows without end.
 
         Raises: BrokerUnavailable.
         """

@@ -8,7 +8,7 @@ import binascii
 import logging
 import time
 import zlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from aiokafka.structs import OffsetAndMetadata
@@ -21,17 +21,22 @@ METADATA_LIMIT = 4000
 """Longest text; brokers refuse more than 4096 bytes (`offset.metadata.max.bytes`)."""
 
 _PREFIX = "bridge1:"
-_RAW_LIMIT = (METADATA_LIMIT - len(_PREFIX)) * 3 // 4
+_STAMP_BYTES = 8
+_RAW_LIMIT = (METADATA_LIMIT - len(_PREFIX)) * 3 // 4 - _STAMP_BYTES
 _FARTHEST = 1 << 20
 
 
-def encode_metadata(base: int, done: Sequence[int]) -> str:
+def encode_metadata(base: int, done: Sequence[int], stamp: int = 0) -> str:
     """Completed offsets above a committed position, as the metadata of its commit.
 
     done: offsets at or above `base`, ascending. When not all fit, the highest are left out and processed again.
+    stamp: of the last move of the position (`bridge.brokers.positions.Move`). It follows the compressed bits: versions
+    of the bridge without moves read the bits and ignore it.
     """
+    trailer = stamp.to_bytes(_STAMP_BYTES, "big") if stamp else b""
+    without = _encoded(zlib.compress(b"") + trailer) if trailer else ""
     if not done:
-        return ""
+        return without
     span = min(done[-1] - base + 1, _FARTHEST)
     while span:
         bits = bytearray((span + 7) // 8)
@@ -42,21 +47,37 @@ def encode_metadata(base: int, done: Sequence[int]) -> str:
             bits[distance >> 3] |= 1 << (distance & 7)
         packed = zlib.compress(bytes(bits), 6)
         if len(packed) <= _RAW_LIMIT:
-            return _PREFIX + base64.b64encode(packed).decode()
+            return _encoded(packed + trailer)
         span = span * 3 // 4
-    return ""
+    return without
+
+
+def _encoded(raw: bytes) -> str:
+    return _PREFIX + base64.b64encode(raw).decode()
 
 
 def decode_metadata(base: int, text: str) -> list[int]:
     """Completed offsets that were given to `encode_metadata`, ascending. Metadata of other programs is ignored."""
+    bits, _ = _decoded(text)
+    return [base + (at << 3 | bit) for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1]
+
+
+def decode_stamp(text: str) -> int:
+    """Stamp that was given to `encode_metadata`; 0 without one, and for metadata of other programs."""
+    _, trailer = _decoded(text)
+    return int.from_bytes(trailer, "big") if len(trailer) == _STAMP_BYTES else 0
+
+
+def _decoded(text: str) -> tuple[bytes, bytes]:
+    """Bits, and the bytes behind them."""
     if not text.startswith(_PREFIX):
-        return []
+        return b"", b""
     try:
         unpack = zlib.decompressobj()
         bits = unpack.decompress(base64.b64decode(text[len(_PREFIX) :], validate=True), _FARTHEST // 8 + 1)
     except (binascii.Error, ValueError, zlib.error):
-        return []
-    return [base + (at << 3 | bit) for at, byte in enumerate(bits) if byte for bit in range(8) if byte >> bit & 1]
+        return b"", b""
+    return bits, unpack.unused_data
 
 
 _log = logging.getLogger(__name__)
@@ -105,29 +126,40 @@ class Commits:
                 if partition.revoked:
                     continue
                 offset, done = partition.snapshot()
-                position = offset, encode_metadata(offset, done)
+                position = offset, encode_metadata(offset, done, partition.stamp)
                 if position != partition.committed and not partition.revoked:
                     offsets[partition.tp] = OffsetAndMetadata(*position)
                     sent.append((partition, position))
             if not offsets:
                 return
-            begun = time.monotonic()
-            self._sending = task = asyncio.create_task(consumer.commit(offsets))
-            try:
-                await asyncio.wait({task}, timeout=seconds)
-            finally:
-                self._sending = None
-                if not task.done():
-                    task.cancel()
-            if not task.done() or task.cancelled():
-                raise BrokerUnavailable(f"{self._connection.name}: group {self._group} could not commit in time")
-            error = task.exception()
-            if error is not None:
-                raise self._connection.translate(error, f"commit of group {self._group}") from error
+            await self._send(consumer, offsets, seconds)
             for partition, position in sent:
                 partition.note_committed(position)
-            self.count += 1
-            self.seconds += time.monotonic() - begun
+
+    async def move(self, consumer: Any, positions: Mapping[Any, tuple[int, str]]) -> None:
+        """Commit other positions in partitions of this consumer, with their metadata, after all earlier commits.
+
+        Raises: as `commit`. The outcome is then unknown.
+        """
+        async with self._turn:
+            await self._send(consumer, {tp: OffsetAndMetadata(*each) for tp, each in positions.items()}, COMMIT_SECONDS)
+
+    async def _send(self, consumer: Any, offsets: Mapping[Any, OffsetAndMetadata], seconds: float) -> None:
+        begun = time.monotonic()
+        self._sending = task = asyncio.create_task(consumer.commit(offsets))
+        try:
+            await asyncio.wait({task}, timeout=seconds)
+        finally:
+            self._sending = None
+            if not task.done():
+                task.cancel()
+        if not task.done() or task.cancelled():
+            raise BrokerUnavailable(f"{self._connection.name}: group {self._group} could not commit in time")
+        error = task.exception()
+        if error is not None:
+            raise self._connection.translate(error, f"commit of group {self._group}") from error
+        self.count += 1
+        self.seconds += time.monotonic() - begun
 
     def interrupt(self) -> None:
         """Cancel the commit in progress. The client would repeat it after a rebalance, and rewind a position that then

@@ -331,9 +331,9 @@ class _Checks:
         if not lost:
             return ok(f"{len(committed)} of {len(partitions)} partitions have a position, all still in the log")
         what = ", ".join(f"{tp.topic}/{tp.partition}" for tp in lost[:5]) + (" …" if len(lost) > 5 else "")
-        topics = " ".join(f"--topic {topic}" for topic in dict.fromkeys(tp.topic for tp in lost))
-        reset = (
-            f"kafka-consumer-groups {self._at} --group {source.group} --reset-offsets --to-earliest --execute {topics}"
+        reset = "\n".join(
+            f"bridge sources seek {name} --topic {tp.topic} --partition {tp.partition} --to beginning"
+            for tp in lost[:5]
         )
         text = f"retention has deleted messages before the group read them: {what}"
         if source.kafka is not None and source.kafka.on_out_of_range != "stop":

@@ -291,7 +291,7 @@ class Fetcher:
 
     def _refused(self, tp: TopicPartition, log: PartitionLog, offset: int, code: int) -> None:
         error = for_code(code)
-        if code == _OUT_OF_RANGE and log.look_ahead(offset):
+        if code == _OUT_OF_RANGE and log.search_ahead(offset):
             return  # the data before a batch was deleted meanwhile
         if code == _OUT_OF_RANGE:
             self._out_of_range(tp, offset)

@@ -6,10 +6,13 @@ these requests, whose answers do not have them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import contextlib
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from aiokafka.coordinator.protocol import ConsumerProtocol
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Array, Boolean, Bytes, Int16, Int32, Schema, String
 
@@ -46,13 +49,17 @@ class TopicFacts:
 
 @dataclass(frozen=True, slots=True)
 class GroupFacts:
-    """Facts about a group. error: error code of the cluster. state: `Stable`, `Empty`, `Dead` and so on."""
+    """Facts about a group. error: error code of the cluster. state: `Stable`, `Empty`, `Dead` and so on.
+
+    owners: member by topic and partition, as `member id (host)`.
+    """
 
     error: int
     state: str
     kind: str
     members: int
     allowed: Operations
+    owners: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
 class _MetadataResponse(Response):  # type: ignore[misc]  # aiokafka is not typed
@@ -188,6 +195,19 @@ def group_facts(answer: Any) -> dict[str, GroupFacts]:
             group["protocol_type"],
             len(group["members"]),
             operations(group["authorized_operations"]),
+            _owners(group["members"]) if group["protocol_type"] == ConsumerProtocol.PROTOCOL_TYPE else {},
         )
         for group in answer.to_object()["groups"]
     }
+
+
+def _owners(members: Sequence[Any]) -> dict[tuple[str, int], str]:
+    """Member by partition. Assignments that cannot be decoded are left out."""
+    found: dict[tuple[str, int], str] = {}
+    for member in members:
+        name = f"{member['member_id']} ({member['client_host'].lstrip('/')})"
+        with contextlib.suppress(ValueError, struct.error):
+            if member["member_assignment"]:
+                assignment = ConsumerProtocol.ASSIGNMENT.decode(member["member_assignment"])
+                found |= {(tp.topic, tp.partition): name for tp in assignment.partitions()}
+    return found

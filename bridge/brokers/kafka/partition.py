@@ -17,7 +17,7 @@ from bridge.core.provenance import Cause
 class KafkaPartition(AssignedPartition):
     """Implements `bridge.brokers.base.Partition`."""
 
-    __slots__ = ("committed", "dead_letters", "log", "tp")
+    __slots__ = ("committed", "dead_letters", "log", "stamp", "tp")
 
     def __init__(
         self,
@@ -29,18 +29,21 @@ class KafkaPartition(AssignedPartition):
         committed: tuple[int, str] | None,
         dead_letters: DeadLetters,
         changed: Callable[[], None],
+        stamp: int = 0,
     ) -> None:
         """Create a Kafka partition.
 
         log: reads the partition from the group's position on.
         done, changed: see `AssignedPartition`.
         committed: the group's present position and its metadata.
+        stamp: of the last move of the position, which every commit repeats; see `bridge.brokers.positions.Move`.
         """
         super().__init__(
             cluster=cluster, topic=tp.topic, number=tp.partition, start=log.position, done=done, changed=changed
         )
         self.tp = tp
         self.committed = committed
+        self.stamp = stamp
         self.dead_letters = dead_letters
         self.log = log
 

@@ -31,10 +31,7 @@ _SILENCES = 5
 """Number of answers without the records that exist there after which the partition reports trouble. A broker may
 throttle, so one such answer is normal."""
 
-_REMEDY = (
-    "restore the partition from a replica, or move the group past the damage with kafka-consumer-groups "
-    "--reset-offsets and restart"
-)
+_REMEDY = "restore the partition from a replica, or move the source past the damage with `bridge sources seek`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +186,7 @@ class PartitionLog:
         if not (unsent or self._silences):
             self.trouble = ""
         if self._unfollowed is not None:
-            self._look_behind(self._unfollowed, answer)
+            self._search_behind(self._unfollowed, answer)
             return
         data = answer.data
         if self._passed and (at := data.find(self._passed)) >= 0:
@@ -222,7 +219,7 @@ class PartitionLog:
             return
         self._unsent = unsent
         if offset < self._next and not self._deepest and self._landmark not in data:
-            self._look_elsewhere(offset, data)
+            self._search_elsewhere(offset, data)
             return
         if self._useless >= 0 and offset < self._next and self._landmark and not self._deepest:
             self._deepest = offset == self._useless + 1
@@ -242,7 +239,7 @@ class PartitionLog:
             verdict=self._verdict,
         )
         if answer.data and not batches:
-            self._look_elsewhere(offset, answer.data)
+            self._search_elsewhere(offset, answer.data)
         for batch in batches:
             if batch.doubtful:
                 ends = batch.unfollowed and batch.last is not None and batch.last < self._next
@@ -255,7 +252,7 @@ class PartitionLog:
                     self._unfollowed, self._resume = batch, offset
                     self.fetch_offset = batch.last
                 else:
-                    self._look_around(batch, answer)
+                    self._search_around(batch, answer)
                 return
             self._batches.append(batch)
             self._count += batch.count
@@ -280,7 +277,7 @@ class PartitionLog:
             self.trouble = ""
         self.extra = self._silences = 0
 
-    def _look_around(self, batch: Batch, answer: Answer) -> None:
+    def _search_around(self, batch: Batch, answer: Answer) -> None:
         """Fetch a doubtful batch again, together with its surroundings."""
         distance = max(self._next - min(batch.base, self._next) + 1, 2 * (self._next - self.fetch_offset))
         if self.fetch_offset < self._next:
@@ -293,14 +290,14 @@ class PartitionLog:
         self.extra = max(self.extra, self._size + 2 * len(batch.raw))
         self._settled = True
 
-    def _look_elsewhere(self, offset: int, data: bytes) -> None:
+    def _search_elsewhere(self, offset: int, data: bytes) -> None:
         """Continue after an answer that does not reach the batches seen from a later offset.
 
         Either the answer was cut, or a segment of the log ends there. In the second case, search for the lowest offset
         of the next segment.
         """
         if self._deepest:
-            self.look_ahead(offset)
+            self.search_ahead(offset)
         elif self.extra < _FAR and (is_cut(data) or len(data) >= 2 * self._low_water + self.extra - 1):
             self.extra = 2 * (self.extra + len(data))
         else:
@@ -309,7 +306,7 @@ class PartitionLog:
             self.fetch_offset = (offset + telling + 1) // 2
             self._deepest = self.fetch_offset == telling
 
-    def _look_behind(self, batch: Batch, answer: Answer) -> None:
+    def _search_behind(self, batch: Batch, answer: Answer) -> None:
         """Judge a batch by an answer from its last offset on, and fetch the batch again."""
         self._unfollowed = None
         self.fetch_offset = self._resume
@@ -319,7 +316,7 @@ class PartitionLog:
             self._verdict = None
             self.extra = 2 * (self.extra + len(answer.data))
 
-    def look_ahead(self, offset: int) -> bool:
+    def search_ahead(self, offset: int) -> bool:
         """Fetch from the next expected offset again; False when the answered fetch already began there. offset: see
         `accept`.
         """
@@ -425,8 +422,7 @@ class PartitionLog:
     def _stop_at(self, first: int, last: int, unreadable: Unreadable, time: float | None) -> None:
         self._stopped_time = time
         self._forget()
-        move = f"move the group to offset {last + 1} with kafka-consumer-groups --reset-offsets"
-        self.stopped = stop_reason(first, last, unreadable, move=move)
+        self.stopped = stop_reason((self.topic, self.number), first, last, unreadable)
 
     def _pass(self, offset: int, kind: str = "compacted") -> None:
         """Move the position up to `offset` over offsets without records."""

@@ -10,6 +10,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 
+from bridge.brokers.base import seek_command
 from bridge.brokers.kafka.partition import KafkaPartition
 
 
@@ -62,8 +63,8 @@ class OutOfRange:
             return
         partition.log.stop(
             f"offset {offset} is out of range: retention has deleted it, or the topic was created again; "
-            "set the group's position with kafka-consumer-groups --reset-offsets and restart, "
-            "or set `on_out_of_range`"
+            f"move the source with {seek_command(partition.topic, partition.number, 'beginning')}, "
+            "or set `on_out_of_range` and restart"
         )
         _log.error("%s/%d: %s", partition.topic, partition.number, partition.log.stopped)
         if self._policy != "stop":

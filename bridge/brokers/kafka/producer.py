@@ -52,8 +52,8 @@ class Producer:
         if self._retired:
             await asyncio.wait(tuple(self._retired))
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
-        """Return when all in-sync replicas have acknowledged all messages.
+    async def publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
+        """Return partition and offset of each message, when all in-sync replicas have acknowledged all.
 
         Raises: BrokerUnavailable (some may have been written), PublishFailed.
         """
@@ -63,8 +63,7 @@ class Producer:
                     self._together += 1
                     self._quiet.clear()
                 try:
-                    await self._publish(topic, messages)
-                    return
+                    return await self._publish(topic, messages)
                 except PublishFailed as error:
                     if len(messages) > 1 or not isinstance(error.__cause__, faults.TOO_LARGE):
                         raise
@@ -75,17 +74,17 @@ class Producer:
                 # A topic refuses a whole batch: only a record alone in its batch is judged by its own size
                 async with self._alone:
                     await self._quiet.wait()
-                    await self._publish(topic, messages)
+                    return await self._publish(topic, messages)
         except TimeoutError as error:
             raise BrokerUnavailable(
                 f"{self._connection.name}: {topic} did not confirm within {self._connection.config.publish_timeout:g} s"
             ) from error
 
-    async def _publish(self, topic: str, messages: Sequence[Message]) -> None:
+    async def _publish(self, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         for final in (False, True):
             producer = await self._open()
             try:
-                await self._send(producer, topic, messages)
+                return await self._send(producer, topic, messages)
             except (KafkaError, OSError) as error:
                 self._retire(producer)
                 if final or not isinstance(error, _DEAD):
@@ -94,10 +93,9 @@ class Producer:
                 # Deadline or cancellation: the result of the publish is unknown and may never arrive
                 self._retire(producer)
                 raise
-            else:
-                return
+        raise AssertionError
 
-    async def _send(self, producer: Any, topic: str, messages: Sequence[Message]) -> None:
+    async def _send(self, producer: Any, topic: str, messages: Sequence[Message]) -> list[tuple[int, int]]:
         pending = []
         # Checked before any is sent: the client accepts no record without key and value
         if any(message.body is None and message.key is None for message in messages):
@@ -113,8 +111,8 @@ class Producer:
                         headers=list(message.headers),
                     )
                 )
-            for each in pending:
-                await each
+            written = [await each for each in pending]
+            return [(each.partition, each.offset) for each in written]
         finally:
             for each in pending:
                 if each.done():

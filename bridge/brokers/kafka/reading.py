@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Mapping
 
 from aiokafka import TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from bridge.brokers.base import LogRanges, ReadOptions, SubscribeOptions
+from bridge.brokers.base import LogRanges, ReadOptions
 from bridge.brokers.kafka.cluster import Cluster
-from bridge.brokers.kafka.commits import decode_metadata
 from bridge.brokers.kafka.compression import Inflation, Room
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.ends import Ends
@@ -48,19 +46,38 @@ async def read(
         partitions = [TopicPartition(topic, number) for number in options.ranges if number < count]
         starts = {tp: options.ranges[tp.partition][0] for tp in partitions}
         ends = {tp: options.ranges[tp.partition][1] for tp in partitions}
+    async for found in scan(
+        connection, cluster, starts, None if options.follow else ends, "read_committed", f"read {topic}"
+    ):
+        yield found
+
+
+async def scan(
+    connection: Connection,
+    cluster: Cluster,
+    starts: Mapping[TopicPartition, int],
+    ends: Mapping[TopicPartition, int] | None,
+    isolation: str,
+    what: str,
+) -> AsyncIterator[tuple[Position, Message]]:
+    """Messages of several partitions, from offsets on.
+
+    ends: offsets before which reading ends, which the caller may lower meanwhile; None: never.
+    isolation: `read_committed` or `read_uncommitted`. what: for an error. Raises: BrokerError, BrokerUnavailable.
+    """
     config = connection.config
     inflation = Inflation(config.max_batch)
     logs = {
         tp: PartitionLog(
-            topic,
+            tp.topic,
             tp.partition,
-            starts[tp],
+            start,
             bounds=connection.bounds,
             low_water=config.fetch_partition_bytes // 2,
             treatment=lambda unreadable: "dead_letter",
             inflation=inflation,
         )
-        for tp in partitions
+        for tp, start in starts.items()
     }
     changed = asyncio.Event()
 
@@ -68,13 +85,11 @@ async def read(
         logs[tp].stop(f"offset {offset} is out of range: retention has deleted it meanwhile")
         changed.set()
 
-    fetcher = Fetcher(connection, isolation="read_committed", wake=changed.set, out_of_range=gone)
+    fetcher = Fetcher(connection, isolation=isolation, wake=changed.set, out_of_range=gone)
     await fetcher.start()
     try:
         fetcher.assign(logs)
-        async for position, message in _messages(
-            connection, cluster, fetcher, logs, None if options.follow else ends, changed, inflation
-        ):
+        async for position, message in _messages(connection, cluster, fetcher, logs, ends, changed, inflation, what):
             yield position, message
     finally:
         await fetcher.stop()
@@ -88,6 +103,7 @@ async def _messages(
     ends: Mapping[TopicPartition, int] | None,
     changed: asyncio.Event,
     inflation: Inflation,
+    what: str,
 ) -> AsyncIterator[tuple[Position, Message]]:
     """Messages up to `ends`, or without an end."""
     while True:
@@ -103,7 +119,7 @@ async def _messages(
                     found = True
                     yield Position(cluster.id, tp.topic, tp.partition, first), message
         if (error := fetcher.take_error()) is not None:
-            raise connection.translate(error, f"read {tp.topic}") from error
+            raise connection.translate(error, what) from error
         going = [log for tp, log in logs.items() if not log.stopped and (ends is None or log.position < ends[tp])]
         if not going:
             break
@@ -143,26 +159,6 @@ async def ranges(connection: Connection, cluster: Cluster, ends: Ends, topic: st
     ]
     offsets = {tp.partition: (begin[tp], end[tp]) for tp in begin}
     return LogRanges(cluster.id, offsets, whole=bool(policies) and "compact" not in policies[0])
-
-
-async def backlog(connection: Connection, cluster: Cluster, options: SubscribeOptions) -> dict[tuple[str, int], int]:
-    """See `BacklogBroker.backlog`."""
-    pattern = options.kafka.pattern
-    counts = await cluster.topics()
-    topics = [each for each in counts if each in options.topics or (pattern is not None and re.match(pattern, each))]
-    partitions = [TopicPartition(topic, number) for topic in topics for number in range(counts[topic])]
-    if not partitions:
-        return {}
-    committed = await cluster.committed(options.group, partitions)
-    begin, end = await _ends(connection, partitions, f"look up the ends of {', '.join(topics)}")
-    fresh = end if options.start == "latest" else begin
-    found = {}
-    for tp in partitions:
-        position = committed.get(tp)
-        start = fresh[tp] if position is None else position.offset
-        done = () if position is None else decode_metadata(start, position.metadata or "")
-        found[tp.topic, tp.partition] = max(0, end[tp] - max(start, begin[tp]) - len(done))
-    return found
 
 
 async def _range(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from aiokafka import ConsumerRebalanceListener, TopicPartition
@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError
 
 from bridge.brokers.base import Listener, SubscribeOptions
 from bridge.brokers.kafka.cluster import Cluster
-from bridge.brokers.kafka.commits import Commits, decode_metadata
+from bridge.brokers.kafka.commits import Commits, decode_metadata, decode_stamp, encode_metadata
 from bridge.brokers.kafka.compression import Inflation
 from bridge.brokers.kafka.connection import Connection
 from bridge.brokers.kafka.detectors import RebalanceStormDetector
@@ -22,7 +22,8 @@ from bridge.brokers.kafka.partition import KafkaPartition
 from bridge.brokers.kafka.partition_log import PartitionLog
 from bridge.brokers.kafka.positions import look_up
 from bridge.brokers.kafka.producer import DeadLetters
-from bridge.core.errors import BrokerError, BrokerUnavailable
+from bridge.brokers.positions import Move, Moved, kept_done
+from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         self._dead_letters = dead_letters
         self._changed = changed
         self._task: asyncio.Task[None] | None = None
+        self._moving: asyncio.Task[dict[TopicPartition, Moved]] | None = None
         self._consumer: Any = None
         self.partitions: dict[TopicPartition, KafkaPartition] = {}
         self.settled = asyncio.Event()
@@ -90,13 +92,13 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         """
         self.settled.clear()
         self._changed()
-        if self._task is not None:
+        for task in (self._task, self._moving):
             # `wait_for` may drop a cancellation that coincides with its result (Python 3.11): cancel until the task
             # ends
-            while not self._task.done():
-                self._task.cancel()
-                await asyncio.wait([self._task], timeout=1.0)
-            self._task = None
+            while task is not None and not task.done():
+                task.cancel()
+                await asyncio.wait([task], timeout=1.0)
+        self._task = self._moving = None
         gone = list(self.partitions.values())
         for partition in gone:
             partition.drain()
@@ -127,7 +129,56 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                 "group %s: the records of revoked partitions were not settled", self._options.group, exc_info=error
             )
 
+    async def move(self, moves: Mapping[TopicPartition, Move], limit: float) -> dict[TopicPartition, Moved]:
+        """See `MovableSubscription.move`. A rebalance ends it; its result then lacks the partitions.
+
+        limit: seconds for the listener to finish deliveries in flight. One call at a time.
+        """
+        if not self.settled.is_set():
+            return {}
+        self._moving = moving = asyncio.create_task(self._move(moves, limit))
+        try:
+            await asyncio.wait({moving})
+        finally:
+            moving.cancel()
+        return {} if moving.cancelled() else moving.result()
+
+    async def _move(self, moves: Mapping[TopicPartition, Move], limit: float) -> dict[TopicPartition, Moved]:
+        old = [each for tp, move in moves.items() if (each := self.partitions.get(tp)) and each.stamp < move.stamp]
+        before: dict[TopicPartition, int] = {}
+        if old:
+            for partition in old:
+                partition.drain()
+            await self._notify(old, limit)
+            positions: dict[TopicPartition, tuple[int, str]] = {}
+            for partition in old:
+                # Nothing is completed from here on, and no other commit includes the partition
+                partition.revoke()
+                offset, done = partition.snapshot()
+                move = moves[partition.tp]
+                metadata = encode_metadata(move.to, kept_done(offset, done, move.to), move.stamp)
+                before[partition.tp], positions[partition.tp] = offset, (move.to, metadata)
+            try:
+                await self._commits.move(self._consumer, positions)
+            except BridgeError as error:
+                _log.warning("group %s: moving its position failed: %s", self._options.group, error)
+            # The broker knows whether the commit was stored
+            await self._open([partition.tp for partition in old])
+        found = {}
+        for tp, move in moves.items():
+            now = self.partitions.get(tp)
+            if now is not None and now.stamp >= move.stamp:
+                found[tp] = Moved(move.to, before.get(tp))
+        return found
+
     async def _take(self, assigned: list[TopicPartition]) -> None:
+        self.partitions = {}
+        await self._open(assigned)
+        self.settled.set()
+        self._changed()
+
+    async def _open(self, assigned: list[TopicPartition]) -> None:
+        """Read the positions of assigned partitions and begin to read there. Repeats failures without end."""
         partitions: list[KafkaPartition] | None = None
         while partitions is None:
             try:
@@ -147,11 +198,10 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                 self._changed()
                 await asyncio.sleep(_RETRY_SECONDS)
         self.error = None
-        self.partitions = {partition.tp: partition for partition in partitions}
-        self._fetcher.assign({partition.tp: partition.log for partition in partitions})
+        self.partitions |= {partition.tp: partition for partition in partitions}
+        self._fetcher.assign({tp: partition.log for tp, partition in self.partitions.items()})
         if partitions:
             await self._listener.assigned(partitions)
-        self.settled.set()
         self._changed()
 
     async def _prepare(self, assigned: list[TopicPartition]) -> list[KafkaPartition]:
@@ -164,6 +214,7 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
         for tp in assigned:
             position = committed.get(tp)
             start = starts[tp] if position is None else position.offset
+            metadata = "" if position is None else position.metadata or ""
             # Without a position the client would look up one of its own
             self._consumer.seek(tp, start)
             log = PartitionLog(
@@ -181,10 +232,11 @@ class RebalanceListener(ConsumerRebalanceListener):  # type: ignore[misc]  # aio
                     tp,
                     cluster=self._cluster.id,
                     log=log,
-                    done=decode_metadata(start, position.metadata or "") if position is not None else (),
-                    committed=None if position is None else (position.offset, position.metadata or ""),
+                    done=decode_metadata(start, metadata),
+                    committed=None if position is None else (position.offset, metadata),
                     dead_letters=self._dead_letters,
                     changed=self._changed,
+                    stamp=decode_stamp(metadata),
                 )
             )
         if fresh:

@@ -43,7 +43,7 @@ _ATTRIBUTES_AT = 21
 _MINIMUM = 14
 """Bytes after the length field in the smallest message of magic 0."""
 
-_LOOK_BYTES, _CANDIDATE_COST = 256 << 20, 16 << 10
+_SEARCH_BYTES, _CANDIDATE_COST = 256 << 20, 16 << 10
 """Limit of the bytes whose checksums are computed to find a batch within a damaged one, and the bytes charged for each
 candidate."""
 
@@ -279,7 +279,7 @@ def split(
                 batch.fault = Fault("offsets", f"the batch claims to end at offset {batch.last}, before {start}")
             elif floor is not None and batch.base < floor:
                 batch.fault = Fault("offsets", f"the batch claims to begin at offset {batch.base}, before {floor}")
-        if batch.fault is None and not (floor == batch.base and _tells_base(raw)):
+        if batch.fault is None and not (floor == batch.base and _states_base(raw)):
             _corroborate(batch, data, at + size, floor, end if readable_end is None else readable_end)
             # A broker skips a batch whose offsets are too low; only an answer from the batch before shows it
             batch.doubtful |= at == 0 and not before and batch.base > position
@@ -361,7 +361,7 @@ def _corroborate(batch: Batch, data: bytes, at: int, floor: int | None, readable
         batch.doubtful = floor is None
     elif follows < behind:
         # Either this batch's offsets are too high, or the next one's too low: check for room elsewhere
-        room_before = floor is None or not _tells_base(batch.raw) or floor <= follows - (behind - batch.base)
+        room_before = floor is None or not _states_base(batch.raw) or floor <= follows - (behind - batch.base)
         next_end = _end_at(data, at, readable_end)
         room_behind = next_end is None or next_end[0] >= behind + next_end[1]
         if room_before == room_behind:
@@ -415,7 +415,7 @@ def _end_at(data: bytes, at: int, readable_end: int) -> tuple[int, int] | None:
     return None if header[3] != 2 or following is None else (following, header[6] + 1)
 
 
-def _tells_base(raw: bytes) -> bool:
+def _states_base(raw: bytes) -> bool:
     """Return whether the header states the offset of the first record. The header of an old compressed set states the
     last one.
     """
@@ -436,7 +436,7 @@ def hides_batch(raw: bytes, base: int, end: int) -> bool:
     varying = ((base ^ end).bit_length() + 7) // 8
     shared = re.escape(base.to_bytes(8)[: 8 - varying])
     pattern = rb"(?s)(?=%s.{%d}[\x00-\x7f].{7}%s)" % (shared, varying, formats)
-    budget = _LOOK_BYTES
+    budget = _SEARCH_BYTES
     for match in re.finditer(pattern, raw):
         at = match.start()
         size = _size(raw, at)

@@ -38,8 +38,8 @@ class Bounds:
     """
 
     size: int
-    records: int = 500_000
-    headers: int = 1_000
+    records: int
+    headers: int
 
     @property
     def crowded(self) -> int:

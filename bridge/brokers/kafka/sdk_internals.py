@@ -1,6 +1,6 @@
 """Private parts of aiokafka: how a connection reads its answers, how nodes are found, how a group fares, and log texts.
 
-The client works unchanged where they are not found. tests/brokers/kafka/test_hostile_broker.py fails then.
+The client works unchanged where they are not found; tests/brokers/kafka/test_sdk_internals.py fails then.
 """
 
 from __future__ import annotations
@@ -51,10 +51,25 @@ class Answers:
 
 
 class AnswerRefused(ConnectionError):
-    """The peer announces an answer that is beyond the bounds, or that nobody asked for; the connection ends."""
+    """The peer announces an answer that is beyond the bounds, or without a request; the connection ends."""
 
 
 _bounds = Answers(0)
+
+CONNECTION = ("_read", "_reader", "_requests", "_handle_frame")
+"""Members of a connection. Without one of them the client reads answers of any size."""
+CLIENT = ("_metadata_update", "_request_timeout_ms", "_conns")
+CLUSTER = ("_bootstrap_brokers", "_brokers")
+"""Members of the client and of its metadata. Without one of them an update of the metadata has no deadline, and the
+client does not return to the configured servers."""
+COORDINATOR = ("_do_heartbeat",)
+"""Members of a group's coordinator. Without them the time of its last heartbeat is unknown."""
+
+
+def has(kind: type, names: Iterable[str]) -> bool:
+    """True when a class has all these members: its own, or attributes that its `__init__` sets."""
+    known = {*dir(kind), *kind.__init__.__code__.co_names}  # type: ignore[misc]  # a function, not an overloaded slot
+    return known.issuperset(names)
 
 
 def bound_answers(bounds: Answers) -> None:
@@ -67,11 +82,11 @@ def bound_answers(bounds: Answers) -> None:
     AIOKafkaConnection.connect = _connect
     AIOKafkaConnection.send = _send
     ClusterMetadata.update_metadata = _update_metadata
-    if hasattr(AIOKafkaConnection, "_read"):
+    if has(AIOKafkaConnection, CONNECTION):
         AIOKafkaConnection._read = staticmethod(_read)
-    if _find_nodes is not None:
+    if has(AIOKafkaClient, CLIENT) and has(ClusterMetadata, CLUSTER):
         AIOKafkaClient._metadata_update = _metadata_update
-    if _beat is not None:
+    if has(GroupCoordinator, COORDINATOR):
         GroupCoordinator._do_heartbeat = _do_heartbeat
         GroupCoordinator.last_heartbeat = 0.0
 
@@ -132,8 +147,8 @@ def _send(self: Any, request: Any, expect_response: bool = True) -> Any:
     """Send as the client does. Close the connection when the peer announced no usable version of the request, or when
     the answer is not about the partitions in the request.
 
-    A connection keeps the versions of its first answer. The client would try the same one for ever, also where the peer
-    has become another, or was wrong.
+    A connection keeps the versions of its first answer. The client would try the same one without end, also if the
+    peer is another by now, or was wrong.
     """
     try:
         sent = _send_at_once(self, request, expect_response)
@@ -142,9 +157,10 @@ def _send(self: Any, request: Any, expect_response: bool = True) -> Any:
         if isinstance(error, IncompatibleBrokerVersion):
             raise
         raise IncompatibleBrokerVersion(str(error)) from error
-    if not expect_response or request.API_KEY not in _BY_PARTITION:
+    waiting = getattr(self, "_requests", None)
+    if not expect_response or request.API_KEY not in _BY_PARTITION or not waiting:
         return sent
-    return _checked(self, self._requests[-1][1], sent)
+    return _checked(self, waiting[-1][1], sent)
 
 
 async def _checked(self: Any, request: Any, sent: Any) -> Any:
@@ -212,7 +228,7 @@ async def _metadata_update(self: Any, cluster: Any, topics: Any) -> bool:
     configured servers. Close connections to addresses that the cluster no longer has.
 
     An exception would end the client's task that updates metadata. Its other tasks and its callers wait for that task
-    without a limit. The client alone would ask the nodes of the last answer for ever, and keep a connection for every
+    without a limit. The client alone would ask the nodes of the last answer without end, and keep a connection for each
     node that an answer ever named.
     """
     assert _find_nodes is not None

@@ -24,6 +24,7 @@ from bridge.brokers.kafka.positions import OutOfRange, look_up
 from bridge.brokers.kafka.producer import DeadLetters
 from bridge.brokers.kafka.rebalance_listener import RebalanceListener
 from bridge.brokers.kafka.sdk_internals import check_group, last_heartbeat
+from bridge.brokers.positions import Move, Moved, Place
 from bridge.core.errors import BridgeError, BrokerError, BrokerUnavailable, PartitionRevoked
 from bridge.core.message import Message
 
@@ -42,8 +43,8 @@ errors."""
 
 
 class KafkaSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription` and
-    `RereadableSubscription`.
+    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription`,
+    `RereadableSubscription` and `bridge.brokers.positions.MovableSubscription`.
     """
 
     def __init__(
@@ -228,6 +229,12 @@ class KafkaSubscription:
                 raise
             found = self._connection.translate(error, f"read {partition.topic}/{partition.number} again")
             raise BrokerUnavailable(str(found)) from error
+
+    async def move(self, moves: Mapping[Place, Move]) -> dict[Place, Moved]:
+        """See `MovableSubscription.move`."""
+        given = {TopicPartition(*place): move for place, move in moves.items()}
+        moved = await self._assignment.move(given, self._connection.config.rebalance_timeout / 2)
+        return {(tp.topic, tp.partition): each for tp, each in moved.items()}
 
     async def flush(self) -> None:
         """See `Subscription.flush`."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from bridge.brokers.base import Features, Listener, LogRanges, ReadOptions, SubscribeOptions
+from bridge.brokers.local import group_positions
 from bridge.brokers.local.commits import Commits
 from bridge.brokers.local.database import translate
 from bridge.brokers.local.encoding import CommittedPosition
@@ -20,6 +21,7 @@ from bridge.brokers.local.partition import LocalPartition
 from bridge.brokers.local.subscription import CHECK_SECONDS, LocalSubscription
 from bridge.brokers.local.threads import Reader, Writer
 from bridge.brokers.local.waker import Wake, Waker
+from bridge.brokers.positions import GroupPosition, Move, Place
 from bridge.config.model.brokers import LocalBrokerConfig
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.core.errors import BrokerError, BrokerUnavailable
@@ -97,15 +99,17 @@ class LocalBroker:
         await self._reader.stop()
         self._waker.stop()
 
-    async def publish(self, topic: str, messages: Sequence[Message]) -> None:
+    async def publish(self, topic: str, messages: Sequence[Message]) -> Sequence[Position]:
         """See `Broker.publish`. Either all messages are written, or none. A missing topic is created.
 
         Records with one key go to one partition, the same in every process; those without a key are distributed over
         all.
         """
         given, partitions = tuple(messages), self._config.partitions
-        if given:
-            await self._writer.submit(lambda log: log.append(topic, given, partitions))
+        if not given:
+            return []
+        places = await self._writer.submit(lambda log: log.append(topic, given, partitions))
+        return [Position(self._cluster, topic, partition, offset) for partition, offset in places]
 
     async def topics(self) -> dict[str, int]:
         """Number of partitions by topic. Raises: BrokerUnavailable."""
@@ -117,17 +121,31 @@ class LocalBroker:
         if existing != partitions:
             raise BrokerError(f"topic {name} has {existing} partitions; their number cannot be changed to {partitions}")
 
-    async def start_to_look(self) -> None:
-        """See `BacklogBroker.start_to_look`. Without a log, no topic has records."""
-        self._reader.start(looks=True)
+    async def start_reading(self) -> None:
+        """See `BacklogBroker.start_reading`. Without a log, no topic has records."""
+        self._reader.start(reads_only=True)
 
     async def backlog(self, options: SubscribeOptions) -> dict[tuple[str, int], int]:
         """See `BacklogBroker.backlog`."""
-        if not await self._reader.has_log():
-            return {}
-        return await self._reader.query(
-            lambda log: log.backlog(options.group, options.topics, latest=options.start == "latest")
-        )
+        return {each.place: each.lag for each in await self.positions(options)}
+
+    async def positions(self, options: SubscribeOptions) -> list[GroupPosition]:
+        """See `PositionedBroker.positions`."""
+        return await group_positions.positions(self._reader, self._directory, options)
+
+    async def offsets_at(self, places: Mapping[Place, GroupPosition], time: float) -> dict[Place, int]:
+        """See `PositionedBroker.offsets_at`."""
+        return await group_positions.offsets_at(self._reader, places, time)
+
+    def scan(
+        self, options: SubscribeOptions, ranges: dict[Place, tuple[int, int]]
+    ) -> AsyncIterator[tuple[Place, int, Message]]:
+        """See `PositionedBroker.scan`."""
+        return group_positions.scan(self._reader, ranges)
+
+    async def move(self, options: SubscribeOptions, moves: Mapping[Place, Move]) -> None:
+        """See `PositionedBroker.move`."""
+        await group_positions.move(self._reader, self._writer, self._directory, options, moves)
 
     def read(self, options: ReadOptions) -> AsyncIterator[tuple[Position, Message]]:
         """See `ReadableBroker.read`."""
@@ -148,7 +166,7 @@ class LocalBroker:
         self._waker.listen()
         commits = Commits(self._writer, options.group, self._config.commit_interval)
 
-        def make(key: int, topic: str, number: int, committed: CommittedPosition) -> LocalPartition:
+        def make(key: int, topic: str, number: int, committed: CommittedPosition, stamp: int) -> LocalPartition:
             return LocalPartition(
                 partition=key,
                 topic=topic,
@@ -160,6 +178,7 @@ class LocalBroker:
                 new_topic_partitions=count,
                 treatment=options.unreadable.of,
                 changed=subscription.changed,
+                stamp=stamp,
             )
 
         ownership = Ownership(

@@ -22,6 +22,11 @@ class Committable(Protocol):
     @property
     def id(self) -> int: ...
 
+    @property
+    def stamp(self) -> int:
+        """Stamp of the assignment; see `bridge.brokers.positions.Move`."""
+        ...
+
     def snapshot(self) -> CommittedPosition:
         """Position that may be committed now."""
         ...
@@ -93,4 +98,4 @@ class Commits:
 
 def _commit(log: Log, group: str, given: list[tuple[Committable, CommittedPosition]]) -> None:
     for partition, position in given:
-        log.commit(group, partition.id, position)
+        log.commit(group, partition.id, position, partition.stamp)

@@ -71,7 +71,7 @@ def readable_address(file: Path) -> str:
     return f"{file.absolute().as_uri()}?{'mode=ro' if beside else 'immutable=1'}"
 
 
-def open_to_look(directory: Path) -> sqlite3.Connection | None:
+def open_existing(directory: Path) -> sqlite3.Connection | None:
     """Open a connection that only reads and creates nothing; None where there is no log yet.
 
     Raises: BrokerError for a file of a newer version, sqlite3.Error.

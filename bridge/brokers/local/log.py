@@ -24,6 +24,7 @@ from bridge.brokers.local.encoding import (
     encode_headers,
     encode_offsets,
 )
+from bridge.brokers.positions import GroupPosition, Move, kept_done
 from bridge.core.errors import PublishFailed
 from bridge.core.message import EXACT_MS, Headers, Message, Unreadable
 
@@ -53,6 +54,17 @@ _ENDS = "SELECT json_group_array(json_array(id, next)) FROM partitions WHERE id 
 _EXPIRE = """
 DELETE FROM records WHERE id IN (SELECT id FROM records WHERE id >= ? AND id < ? ORDER BY id LIMIT ?) AND appended < ?
 """
+
+_FIRST = "SELECT min(id) FROM records WHERE id BETWEEN ? AND ?"
+_AT = "SELECT min(id) FROM records WHERE id BETWEEN ? AND ? AND timestamp >= ?"
+# Versions of the bridge without moves ignore the table
+_MOVES = """
+CREATE TABLE IF NOT EXISTS moves (
+  consumer_group TEXT NOT NULL, partition INTEGER NOT NULL REFERENCES partitions, stamp INTEGER NOT NULL,
+  PRIMARY KEY (consumer_group, partition)
+) STRICT, WITHOUT ROWID
+"""
+_HAS_MOVES = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'moves'"
 
 Row = tuple[int, int, int | None, int | None, int, int]
 """Offset, timestamp in microseconds, sizes of key, body and headers, and the size of all data; sizes in bytes."""
@@ -128,6 +140,10 @@ class Fetch:
     size: int
 
 
+def _last_id(partition: int) -> int:
+    return ((partition + 1) << _OFFSET_BITS) - 1
+
+
 class Log:
     """The log, seen through one connection. Only one thread at a time may use it."""
 
@@ -135,6 +151,7 @@ class Log:
         self.connection = connection
         self.appended = False
         """True when the present transaction has appended records."""
+        self._has_moves = False
         self._topics: dict[str, list[int]] = {}
         # Records without a key go to the partitions in turn, from a start that differs between processes
         self._turn = itertools.count(secrets.randbelow(1 << 16))
@@ -183,19 +200,25 @@ class Log:
         self._topics[name] = [row[0] for row in ids]
         return self._topics[name]
 
-    def append(self, topic: str, messages: Sequence[Message], partitions: int) -> None:
-        """Append to a topic; a missing topic is created with `partitions`. Call only within a write transaction."""
+    def append(self, topic: str, messages: Sequence[Message], partitions: int) -> list[tuple[int, int]]:
+        """Append to a topic; return partition and offset of each message. Call only within a write transaction.
+
+        A missing topic is created with `partitions`.
+        """
         ids = self.topic(topic, partitions)
         ends = self.ends(ids)
         now = time.time()
         rows: list[tuple[int, int, int | None, int | None, int, int, int]] = []
         # SQLite passes an empty blob to its functions as NULL; the first byte is therefore never used
         parts, at = [b"\0"], 2
+        places: list[tuple[int, int]] = []
         for message in messages:
             key, body = message.key, message.body
             turn = next(self._turn) if key is None else zlib.crc32(key)
-            partition = ids[turn % len(ids)]
+            number = turn % len(ids)
+            partition = ids[number]
             offset = ends[partition]
+            places.append((number, offset))
             ends[partition] = offset + 1
             packed = encode_headers(message.headers) if message.headers else b""
             data = b"".join((key or b"", body or b"", packed))
@@ -212,6 +235,7 @@ class Log:
         self._insert(rows, parts, int(now))
         self.connection.execute(_ADVANCE, (orjson.dumps(list(ends.items())).decode(),))
         self.appended = True
+        return places
 
     def _insert(
         self, rows: list[tuple[int, int, int | None, int | None, int, int, int]], parts: list[bytes], now: int
@@ -285,21 +309,31 @@ class Log:
         )
         return found
 
-    def backlog(self, group: str, topics: Sequence[str], *, latest: bool) -> dict[tuple[str, int], int]:
-        """Number of records at and after the group's position, by topic and partition number.
+    def group_positions(self, group: str, topics: Sequence[str], *, latest: bool) -> list[tuple[int, GroupPosition]]:
+        """Ids of the topics' partitions with the group's positions.
 
         latest: a group without a position begins at the end.
         """
-        found: dict[tuple[str, int], int] = {}
+        found: list[tuple[int, GroupPosition]] = []
         for topic in topics:
             ids = self.partitions(topic)
             ends = self.ends(ids)
             for number, partition in enumerate(ids):
-                position = self._committed(group, partition)
-                if position is None:
-                    position = CommittedPosition(ends[partition] if latest else 0)
-                found[topic, number] = max(0, ends[partition] - position.next - len(position.done))
+                end, position = ends[partition], self._committed(group, partition)
+                first = self.connection.execute(_FIRST, (partition << _OFFSET_BITS, _last_id(partition))).fetchone()[0]
+                begin = end if first is None else first - (partition << _OFFSET_BITS)
+                start = (end if latest else begin) if position is None else max(position.next, begin)
+                done = () if position is None else tuple(each for each in position.done if each >= start)
+                committed = None if position is None else position.next
+                stamp = self.stamp(group, partition)
+                found.append((partition, GroupPosition(topic, number, begin, end, committed, start, done, stamp=stamp)))
         return found
+
+    def offset_at(self, partition: int, time: float) -> int | None:
+        """First offset of a record with this time or a later one; None without one. time: seconds since the epoch."""
+        base = partition << _OFFSET_BITS
+        found = self.connection.execute(_AT, (base, _last_id(partition), int(time * 1_000_000))).fetchone()[0]
+        return None if found is None else int(found) - base
 
     def position(self, group: str, partition: int) -> CommittedPosition:
         """Committed position of the group."""
@@ -310,13 +344,42 @@ class Log:
         found = self.connection.execute(query, (group, partition)).fetchone()
         return None if found is None else CommittedPosition(found[0], decode_offsets(found[1]))
 
-    def commit(self, group: str, partition: int, given: CommittedPosition) -> None:
-        """Merge a position into the committed one. Call only within a write transaction."""
+    def commit(self, group: str, partition: int, given: CommittedPosition, stamp: int = 0) -> None:
+        """Merge a position into the committed one. Call only within a write transaction.
+
+        stamp: of the assignment. A commit from before a move of the position is ignored: it would undo the move.
+        """
+        if self.stamp(group, partition) != stamp:
+            return
         merged = self.position(group, partition).merge(given)
         self.connection.execute(
             "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)",
             (group, partition, merged.next, encode_offsets(merged.done)),
         )
+
+    def stamp(self, group: str, partition: int) -> int:
+        """Stamp of the last move of the group's position in a partition; 0 before the first."""
+        self._has_moves = self._has_moves or self.connection.execute(_HAS_MOVES).fetchone() is not None
+        if not self._has_moves:
+            return 0
+        query = "SELECT stamp FROM moves WHERE consumer_group = ? AND partition = ?"
+        found = self.connection.execute(query, (group, partition)).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def move(self, group: str, partition: int, move: Move) -> int:
+        """Move the group's position, unless it was moved by this stamp or a later one; return the position before.
+
+        Call only within a write transaction.
+        """
+        before = self.position(group, partition)
+        if self.stamp(group, partition) < move.stamp:
+            done = encode_offsets(kept_done(before.next, before.done, move.to))
+            self.connection.execute(
+                "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?)", (group, partition, move.to, done)
+            )
+            self.connection.execute(_MOVES)
+            self.connection.execute("INSERT OR REPLACE INTO moves VALUES (?, ?, ?)", (group, partition, move.stamp))
+        return before.next
 
     def expire(self, before: float, limit: int) -> int:
         """Delete the oldest records that were appended before a time, and return their number.

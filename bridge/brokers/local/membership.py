@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import secrets
+import socket
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,11 @@ class Member:
 
     id: str
     topics: tuple[str, ...]
+
+    @property
+    def process(self) -> str:
+        """Host and process id, as daemons are named."""
+        return f"{socket.gethostname()}/{self.id.split('-')[1]}"
 
 
 def assign(members: Sequence[Member], partitions: Mapping[str, int]) -> dict[tuple[str, int], str]:
@@ -75,8 +81,7 @@ class Membership:
 
     def join(self) -> None:
         """Become visible to the other members."""
-        for directory in (self._group.parent, self._group, self._members):
-            private.directory(directory)
+        self.prepare()
         # Including files of partitions that this member does not own yet
         private.narrow(self._group.glob("*.owner"))
         made = self._group / f"{self.member.id}.new"
@@ -106,6 +111,27 @@ class Membership:
                 else:
                     path.unlink()
         return found
+
+    def prepare(self) -> None:
+        """Create the group's directories."""
+        for directory in (self._group.parent, self._group, self._members):
+            private.directory(directory)
+
+    def others(self) -> list[Member]:
+        """Live members without this one, which need not have joined. Changes nothing."""
+        found = []
+        for path in self._members.iterdir() if self._members.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                if path.name != self.member.id and is_held(path):
+                    found.append(Member(path.name, tuple(orjson.loads(path.read_bytes()))))
+        return found
+
+    def is_owned(self, partition: int) -> bool:
+        """Return whether a member owns the partition with this id."""
+        try:
+            return is_held(self._group / f"{partition}.owner")
+        except FileNotFoundError:
+            return False
 
     def try_own(self, partition: int) -> bool:
         """Own the partition with this id; False while another member owns it."""

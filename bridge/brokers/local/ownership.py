@@ -13,12 +13,13 @@ from bridge.brokers.local.membership import Member, Membership, assign
 from bridge.brokers.local.partition import LocalPartition
 from bridge.brokers.local.threads import Reader
 from bridge.brokers.local.waker import Wake, Waker
+from bridge.brokers.positions import Move, Moved, Place
 from bridge.core.errors import BrokerError
 
 _log = logging.getLogger(__name__)
 
-Make = Callable[[int, str, int, CommittedPosition], LocalPartition]
-"""Creates a partition from its id, topic, number and the group's position."""
+Make = Callable[[int, str, int, CommittedPosition, int], LocalPartition]
+"""Creates a partition from its id, topic, number, and the group's position and stamp."""
 
 
 class Ownership:
@@ -52,6 +53,8 @@ class Ownership:
         self._commits = commits
         self._make = make
         self._revoke_timeout = revoke_timeout
+        self._turn = asyncio.Lock()
+        """Serializes changes of the partitions."""
         self._counts = {topic: len(ids) for topic, ids in places.items()}
 
     async def join(self) -> None:
@@ -63,6 +66,10 @@ class Ownership:
         """Release partitions of other members and take this member's; return whether any were taken. Raises:
         BrokerUnavailable.
         """
+        async with self._turn:
+            return await self._rebalance()
+
+    async def _rebalance(self) -> bool:
         members = await self._reader.run(self._membership.members)
         owners = assign(members, await self._known(members))
         me = self._membership.member.id
@@ -82,6 +89,14 @@ class Ownership:
     async def _revoke(self, lost: list[LocalPartition]) -> None:
         if not lost:
             return
+        await self._stop(lost)
+        for partition in lost:
+            del self.partitions[partition.id]
+        await self._reader.run(lambda: self._membership.disown([partition.id for partition in lost]))
+        self._waker.notify(Wake.MEMBERS)
+
+    async def _stop(self, lost: list[LocalPartition]) -> None:
+        """Finish deliveries in flight, and commit for the last time."""
         for partition in lost:
             partition.drain()
         try:
@@ -98,10 +113,34 @@ class Ownership:
             await self._commits.commit()
         except BrokerError as error:
             _log.warning("completed records of %s will be repeated by their new owner: %s", _names(lost), error)
-        for partition in lost:
-            del self.partitions[partition.id]
-        await self._reader.run(lambda: self._membership.disown([partition.id for partition in lost]))
-        self._waker.notify(Wake.MEMBERS)
+
+    async def move(self, moves: Mapping[Place, Move]) -> dict[Place, Moved]:
+        """See `MovableSubscription.move`. Raises: BrokerUnavailable."""
+        async with self._turn:
+            mine = {(each.topic, each.number): each for each in self.partitions.values() if not each.revoked}
+            old = [each for place, each in mine.items() if place in moves and each.stamp < moves[place].stamp]
+            before = await self._move(old, moves) if old else {}
+            return {
+                (each.topic, each.number): Moved(move.to, before.get(each.id))
+                for each in self.partitions.values()
+                if (move := moves.get((each.topic, each.number))) is not None and each.stamp >= move.stamp
+            }
+
+    async def _move(self, old: list[LocalPartition], moves: Mapping[Place, Move]) -> dict[int, int]:
+        """Move the position of owned partitions; return the positions before by partition id."""
+        await self._stop(old)
+        given = {each.id: moves[each.topic, each.number] for each in old}
+        group = self._commits.group
+        try:
+            # Behind the last commit: the writer keeps the order
+            return await self._commits.writer.submit(
+                lambda log: {key: log.move(group, key, move) for key, move in given.items()}
+            )
+        finally:
+            # The lock of the partition stays. Without an answer the next rebalance takes the partition again
+            for partition in old:
+                del self.partitions[partition.id]
+            await self._take({each.id: (each.topic, each.number) for each in old})
 
     async def _take(self, missing: dict[int, tuple[str, int]]) -> bool:
         free = await self._reader.run(lambda: [key for key in missing if self._membership.try_own(key)])
@@ -110,11 +149,13 @@ class Ownership:
         group = self._commits.group
         try:
             # Read while owned: the last owner's final commit is included
-            positions = await self._reader.query(lambda log: {key: log.position(group, key) for key in free})
+            positions = await self._reader.query(
+                lambda log: {key: (log.position(group, key), log.stamp(group, key)) for key in free}
+            )
         except BrokerError:
             await self._reader.run(lambda: self._membership.disown(free))
             raise
-        taken = [self._make(key, *missing[key], positions[key]) for key in free]
+        taken = [self._make(key, *missing[key], *positions[key]) for key in free]
         try:
             await self._listener.assigned(taken)
         except Exception:

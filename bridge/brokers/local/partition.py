@@ -28,8 +28,8 @@ class LocalPartition(AssignedPartition):
 
     __slots__ = (
         "_at", "_batches", "_row", "_share", "_stopped_at", "buffered", "buffered_bytes", "commits",
-        "dead_letter_topic", "end", "id", "is_end_known", "new_topic_partitions", "next_fetch", "skipped", "stopped",
-        "treatment",
+        "dead_letter_topic", "end", "id", "is_end_known", "new_topic_partitions", "next_fetch", "skipped", "stamp",
+        "stopped", "treatment",
     )  # fmt: skip
 
     def __init__(
@@ -45,9 +45,11 @@ class LocalPartition(AssignedPartition):
         new_topic_partitions: int,
         treatment: Callable[[Unreadable], OnUnreadable],
         changed: Callable[[], None],
+        stamp: int = 0,
     ) -> None:
         """Create a local partition.
 
+        stamp: of the last move of the position; see `bridge.brokers.positions.Move`.
         treatment: of messages that cannot be parsed.
         changed: called when there may be records to hand out, or space to read more.
         """
@@ -55,6 +57,7 @@ class LocalPartition(AssignedPartition):
             cluster=cluster, topic=topic, number=number, start=committed.next, done=committed.done, changed=changed
         )
         self.id = partition
+        self.stamp = stamp
         self.commits = commits
         self.dead_letter_topic = dead_letter_topic
         self.new_topic_partitions = new_topic_partitions
@@ -163,7 +166,7 @@ class LocalPartition(AssignedPartition):
         self._stopped_at = stamp
         self._batches.clear()
         self.buffered = self.buffered_bytes = self._row = self._at = 0
-        self.stopped = stop_reason(offset, offset, unreadable)
+        self.stopped = stop_reason((self.topic, self.number), offset, offset, unreadable)
         _log.error("%s/%d: %s", self.topic, self.number, self.stopped)
 
     def complete(self, offset: int) -> None:
@@ -194,7 +197,7 @@ class LocalDelivery(LogDelivery):
         async def send(letter: Message) -> None:
             def work(log: Log) -> None:
                 log.append(topic, (letter,), count)
-                log.commit(group, partition.id, done)
+                log.commit(group, partition.id, done, partition.stamp)
 
             written = partition.commits.writer.submit(work)
             written.add_done_callback(self._dead_lettered)

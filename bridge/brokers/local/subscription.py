@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from bridge.brokers.base import Partition
 from bridge.brokers.local.commits import Commits
@@ -14,6 +14,7 @@ from bridge.brokers.local.ownership import Ownership
 from bridge.brokers.local.partition import LocalDelivery
 from bridge.brokers.local.threads import Reader
 from bridge.brokers.local.waker import Wake
+from bridge.brokers.positions import Move, Moved, Place
 from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
 
@@ -30,7 +31,9 @@ BUFFER_BYTES = 32 * 1024 * 1024
 
 
 class LocalSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `AgingSubscription` and `RereadableSubscription`."""
+    """Implements `bridge.brokers.base.Subscription`, `AgingSubscription`, `RereadableSubscription` and
+    `bridge.brokers.positions.MovableSubscription`.
+    """
 
     def __init__(
         self, *, ownership: Ownership, commits: Commits, reader: Reader, check: float, closed: Callable[[], None]
@@ -112,6 +115,13 @@ class LocalSubscription:
         """See `RereadableSubscription.reread`."""
         topic, number = partition.topic, partition.number
         return await self._reader.query(lambda log: log.at(log.partitions(topic)[number], offsets, size))
+
+    async def move(self, moves: Mapping[Place, Move]) -> dict[Place, Moved]:
+        """See `MovableSubscription.move`. Raises: BrokerUnavailable."""
+        try:
+            return await self._ownership.move(moves)
+        finally:
+            self.changed()
 
     async def flush(self) -> None:
         """See `Subscription.flush`."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bridge.brokers.local.database import open_database, open_to_look, translate
+from bridge.brokers.local.database import open_database, open_existing, translate
 from bridge.brokers.local.log import Log
 from bridge.core.errors import BrokerUnavailable
 
@@ -161,11 +161,11 @@ class Reader:
         self._directory = directory
         self._pool: ThreadPoolExecutor | None = None
         self._open: Log | None = None
-        self._looks = False
+        self._reads_only = False
 
-    def start(self, *, looks: bool = False) -> None:
-        """Prepare for running work. looks: create no file; `has_log` is called before each query."""
-        self._looks = looks
+    def start(self, *, reads_only: bool = False) -> None:
+        """Prepare for running work. reads_only: create no file; `has_log` is called before each query."""
+        self._reads_only = reads_only
         self._pool = ThreadPoolExecutor(1, "local-broker-reader")
 
     async def stop(self) -> None:
@@ -177,7 +177,7 @@ class Reader:
 
     async def has_log(self) -> bool:
         """False where the reader creates no file and finds none. Raises: BrokerError."""
-        return not self._looks or await self.run(self._look)
+        return not self._reads_only or await self.run(self._open_existing)
 
     async def query(self, work: Callable[[Log], T]) -> T:
         """Result of `work` on the log. Raises: BrokerUnavailable."""
@@ -199,8 +199,8 @@ class Reader:
                 raise
             raise known from error
 
-    def _look(self) -> bool:
-        if self._open is None and (connection := open_to_look(self._directory)) is not None:
+    def _open_existing(self) -> bool:
+        if self._open is None and (connection := open_existing(self._directory)) is not None:
             self._open = Log(connection)
         return self._open is not None
 

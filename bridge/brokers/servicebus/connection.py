@@ -244,6 +244,7 @@ class Connection:
         SDK.
         """
         sdk_internals.set_read_timeout(part, CLOSE_READ)
+        sdk_internals.end_keep_alive(part)
         await self._bounded(part.close(), "close a link")
 
     async def _bounded(self, closing: Any, what: str) -> None:

@@ -28,7 +28,7 @@ _OF_THE_SERVICE = frozenset(
         decoding.LOCK_TOKEN,
     }
 )
-"""Annotations that the service sets anew on every message."""
+"""Annotations that the service sets again on every message."""
 
 
 class Raw(bytes):

@@ -27,7 +27,7 @@ class ReceiveBuffer:
     receivers: number of receivers.
     """
 
-    def __init__(self, high: int, high_bytes: int, receivers: int) -> None:
+    def __init__(self, high: int, high_bytes: int, receivers: int, *, paused: bool = False) -> None:
         self.deliveries: deque[ServiceBusDelivery] = deque()
         self._held: dict[tuple[str, int], ServiceBusDelivery] = {}
         """Deliveries whose messages are locked for this process, by path and sequence number."""
@@ -42,16 +42,18 @@ class ReceiveBuffer:
         self._measured = 0
         self._taken = 0.0
         self._changed = asyncio.Event()
+        self.paused = paused
+        """True while nothing is taken from the buffer, and nothing is to be put in."""
 
     @property
     def room(self) -> bool:
         """True when the buffer accepts more messages."""
-        return len(self.deliveries) < self._high and self.bytes < self._high_bytes
+        return not self.paused and len(self.deliveries) < self._high and self.bytes < self._high_bytes
 
     @property
     def stuck(self) -> bool:
         """True when the buffer is full and nothing is taken from it."""
-        return not self.room and time.monotonic() - self._taken >= STUCK_SECONDS
+        return not (self.room or self.paused) and time.monotonic() - self._taken >= STUCK_SECONDS
 
     def credit(self, most: int) -> int:
         """Number of messages that one receiver may be sent, by the largest recent size; small while few messages have
@@ -73,12 +75,22 @@ class ReceiveBuffer:
         self.bytes += sum(each.size for each in deliveries)
         self.notify()
 
-    def drop(self, partition: ServiceBusPartition) -> None:
-        """Drop the buffered deliveries of a session that this process has lost."""
-        kept = [each for each in self.deliveries if each.partition is not partition]
-        if len(kept) < len(self.deliveries):
-            self.deliveries = deque(kept)
-            self.bytes = sum(each.size for each in kept)
+    def drop(self, partition: ServiceBusPartition) -> list[ServiceBusDelivery]:
+        """Remove the buffered deliveries of a partition, and return them."""
+        dropped = [each for each in self.deliveries if each.partition is partition]
+        if dropped:
+            self.deliveries = deque(each for each in self.deliveries if each.partition is not partition)
+            self.bytes = sum(each.size for each in self.deliveries)
+        return dropped
+
+    def pause(self) -> None:
+        """Hand out nothing, and accept no more messages."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """End the pause."""
+        self.paused = False
+        self.notify()
 
     def notify(self) -> None:
         """Wake `wait` because deliveries came or the state of a receiver changed."""
@@ -127,7 +139,7 @@ class ReceiveBuffer:
         """
         taken: list[ServiceBusDelivery] = []
         self._taken = time.monotonic()
-        while self.deliveries and len(taken) < limit:
+        while self.deliveries and not self.paused and len(taken) < limit:
             delivery = self.deliveries.popleft()
             self.bytes -= delivery.size
             if not delivery.partition.revoked:

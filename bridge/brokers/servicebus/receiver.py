@@ -103,6 +103,8 @@ class Receiver:
             lock_lost=self._lock_lost_at_settlement,
         )
         self._closing = False
+        self._resting = False
+        """True when the present link was opened after a pause began, and gets no messages."""
         self._unsettleable: tuple[float, str] | None = None
         """Last message that came without a delivery id: its time in monotonic seconds, and a sentence about it."""
         self._waiting: int | None = None
@@ -254,15 +256,36 @@ class Receiver:
         """Close the SDK receiver. On shutdown, give messages in flight back first. sound: nothing has failed."""
         if self._closing:
             self.partition.revoke()
+        elif self._buffer.paused:
+            await self._return_buffered(link)
         await self._locks.close(link, final=self._closing)
         await self._connection.close(link.sdk)
+
+    async def _return_buffered(self, link: Link) -> None:
+        """Give back the messages that were not handed out. The SDK gives back its own when its receiver closes.
+
+        A message that cannot be given back stays locked until its lock expires. It is handed out as lost after the
+        pause, and counted.
+        """
+        kept = []
+        for delivery in self._buffer.drop(self.partition):
+            if not delivery.lost and await sdk_internals.release(link.sdk, delivery.raw):
+                delivery.finish()
+            else:
+                delivery.mark_lock_lost()
+                kept.append(delivery)
+        self._buffer.put(kept)
 
     async def _dispose(self) -> None:
         """Close the resources that `_close_link` keeps."""
 
     def _is_over(self) -> bool:
-        """Return whether this link has done its work and another takes its place."""
-        return False
+        """Return whether this link has done its work and another takes its place.
+
+        A pause ends the link, whose credit would fetch further messages. The next one only settles what is in flight.
+        """
+        rested, self._resting = self._resting, self._buffer.paused
+        return self._resting and not rested
 
     def _next_renewal(self) -> float | None:
         """Monotonic time at which `_renew` is due next, in seconds; None when no lock is to be renewed."""

@@ -175,6 +175,8 @@ class SessionReceiver(Receiver):
         if not seated:
             await self._dispose()
             self._is_back()
+        if self._buffer.paused:
+            self._is_back()
         if not seated or not self._buffer.room:
             # Without free space, messages of another session could not be read either
             await self._pause(ROOM_SECONDS)
@@ -259,6 +261,11 @@ class SessionReceiver(Receiver):
         if self._handing is not None:
             return self._handing.done()
         now = time.monotonic()
+        if self._buffer.paused:
+            for delivery in self._buffer.drop(self.partition):
+                delivery.finish()  # given back with the session
+            if not self.partition.gap:
+                return True
         if self._buffer.stuck:
             # The buffer is full: neither this session nor the next could deliver messages
             self._turn.busy(now)

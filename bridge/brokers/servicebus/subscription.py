@@ -27,8 +27,8 @@ TICK_SECONDS = 1.0
 
 
 class ServiceBusSubscription:
-    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription` and
-    `LockingSubscription`.
+    """Implements `bridge.brokers.base.Subscription`, `ObservedSubscription`, `AgingSubscription`,
+    `PausableSubscription` and `LockingSubscription`.
     """
 
     commits = (0, 0.0)
@@ -58,7 +58,8 @@ class ServiceBusSubscription:
         self._closing: asyncio.Task[None] | None = None
         self._clock = Clock()
         parts = settings.receivers if sessions is None else sessions.concurrent
-        self._buffer = ReceiveBuffer(settings.prefetch, options.prefetch_bytes, parts * len(options.topics))
+        count = parts * len(options.topics)
+        self._buffer = ReceiveBuffer(settings.prefetch, options.prefetch_bytes, count, paused=options.paused)
         self._sessions = sessions is not None
         self._receivers: list[Receiver] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -116,6 +117,16 @@ class ServiceBusSubscription:
     def _seated(self) -> list[Receiver]:
         """Receivers that may connect: at least one of each entity."""
         return [each for each in self._receivers if self._connection.seats.has(each)]
+
+    def pause(self) -> None:
+        """See `PausableSubscription.pause`."""
+        self._buffer.pause()
+        self._wake()
+
+    def resume(self) -> None:
+        """See `PausableSubscription.resume`."""
+        self._buffer.resume()
+        self._wake()
 
     async def flush(self) -> None:
         """See `Subscription.flush`: `complete` returns only after settlement, and nothing is left to flush."""

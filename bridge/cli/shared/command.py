@@ -90,8 +90,7 @@ class Group(click.Group):
         if name in self._replaced:
             raise click.UsageError(f"the command {name!r} is gone: use {self._replaced[name]}", ctx)
         if name not in self._members and not name.startswith("-") and not ctx.resilient_parsing:
-            near = difflib.get_close_matches(name, self._members, n=1)
-            meant = f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(self._members)})"
+            meant = _meant(name, self._members)
             raise click.UsageError(f"there is no command {name!r}{meant}", ctx)
         return super().resolve_command(ctx, args)
 
@@ -129,6 +128,24 @@ class Root(Group):
     def invoke(self, ctx: click.Context) -> Any:
         # Inside click's own main, which treats a broken pipe differently
         return failure.written(lambda: super(Root, self).invoke(ctx))
+
+
+_SYNONYMS = {
+    "start": "serve", "run": "serve", "up": "serve", "daemon": "serve", "validate": "check", "verify": "check",
+    "explain": "route", "produce": "publish", "send": "publish", "consume": "topic", "new": "init", "create": "init",
+    "list": "status", "ps": "status",
+}  # fmt: skip
+"""Commands of other tools, with those of this one."""
+
+
+def _meant(name: str, members: Mapping[str, str]) -> str:
+    """End of the error about an unknown command: the one that was probably meant, or all."""
+    synonyms = {word: own for word, own in _SYNONYMS.items() if own in members}
+    near = difflib.get_close_matches(name, [*synonyms, *members], n=1, cutoff=0.7)
+    near = near or difflib.get_close_matches(name, members, n=1)
+    if not near:
+        return f" (known: {', '.join(members)})"
+    return f"; did you mean {synonyms.get(near[0], near[0])!r}?"
 
 
 def command(

@@ -63,8 +63,18 @@ def _usage(error: click.ClickException) -> int:
         # Its message is the help of the group that was called without a command
         click.echo(error.format_message(), err=True)
         return error.exit_code
-    say(f"error: {error.format_message()}", err=True)
+    say(f"error: {error.format_message()}{_setting(error)}", err=True)
     context = error.ctx if isinstance(error, click.UsageError) else None
     if context is not None:
         click.echo(f"{context.get_usage()}\nmore: {context.command_path} --help", err=True)
     return error.exit_code
+
+
+def _setting(error: click.ClickException) -> str:
+    """End of the error about an unknown option: the settings of the configuration with its name."""
+    if not isinstance(error, click.NoSuchOption):
+        return ""
+    from bridge.config.model_fields import settings_named
+
+    found = settings_named(error.option_name.lstrip("-").replace("-", "_"))
+    return f" It is a setting of the configuration: {', '.join(f'`{each}`' for each in found[:3])}." if found else ""

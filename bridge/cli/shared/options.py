@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import uuid4
 
 import click
@@ -111,14 +112,31 @@ def reason_option(function: F) -> F:
     return click.option("--reason", metavar="TEXT", help="Reason, kept in the audit (`bridge audit`).")(function)
 
 
-def output_option(detail: str = "", *, ids: bool = False) -> Callable[[F], F]:
-    """Add the option `output`, `table` or `json`. detail: end of its help. ids: it may also be `ids`."""
-    choice = click.Choice(["table", "json", *(["ids"] if ids else ())])
-    return click.option(
-        "-o", "--output", type=choice, default="table", show_default=True, help=f"Form of the output{detail}."
-    )
+def output_option(detail: str = "", more: Sequence[str] = ()) -> Callable[[F], F]:
+    """Add the option `output`, `table` or `json`, and its older form `--json`.
+
+    detail: end of its help. more: further forms; the option is then also named `--format`.
+    """
+    choice = click.Choice(["table", "json", *more])
+    names = ("-o", "--output", *(("--format", "output") if more else ()))
+
+    def add(function: F) -> F:
+        @wraps(function)
+        def chosen(*args: Any, output: str, is_json: bool, **others: Any) -> Any:
+            return function(*args, output="json" if is_json else output, **others)
+
+        older = click.option("--json", "is_json", is_flag=True, help="Older form of -o json.")(chosen)
+        form = f"Form of the output{detail}."
+        return cast(F, click.option(*names, type=choice, default="table", show_default=True, help=form)(older))
+
+    return add
 
 
 def json_option(function: F) -> F:
-    """Add the option `as_json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    """Add the option `as_json`: `-o json`, and its older form `--json`."""
+
+    @wraps(function)
+    def chosen(*args: Any, output: str, **others: Any) -> Any:
+        return function(*args, as_json=output == "json", **others)
+
+    return output_option()(cast(F, chosen))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import click
@@ -61,17 +61,42 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun[:-1]}ies" if noun.endswith("y") else f"{count:,} {noun}s"
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard output. On a terminal long cells are folded; in a pipe every row is one line."""
+_GAP = 2
+"""Spaces between two columns."""
+_NARROWEST = 8
+"""Least width of a column whose cells are folded."""
+
+
+def kept_whole(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], folds: Collection[str] | None, width: int
+) -> frozenset[str]:
+    """Columns whose cells are not folded on a terminal of this width.
+
+    folds: columns whose cells may be folded; None: all. Where the others leave no room for them, all are folded.
+    """
+    if folds is None:
+        return frozenset()
+    whole = [at for at, column in enumerate(columns) if column not in folds]
+    widths = [max(len(columns[at]), *(len(row[at]) for row in rows), 0) + _GAP for at in whole]
+    room = width - sum(widths) - (_NARROWEST + _GAP) * (len(columns) - len(whole))
+    return frozenset(columns[at] for at in whole) if room >= 0 else frozenset()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, folds: Collection[str] | None = None) -> None:
+    """Print a table on standard output. On a terminal long cells are folded; in a pipe every row is one line.
+
+    folds: see `kept_whole`.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     terminal = sys.stdout.isatty()
     console = Console(file=sys.stdout, width=None if terminal else WIDE, highlight=False, emoji=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    whole = kept_whole(columns, [[clean(cell) for cell in row] for row in rows], folds, console.width)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column in whole)
     for row in rows:
         table.add_row(*(Text(clean(cell)) for cell in row))
     if terminal:

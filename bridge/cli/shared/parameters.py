@@ -42,6 +42,22 @@ class JsonValue(click.ParamType[Any]):
         return parsed
 
 
+class Body(click.ParamType[Any]):
+    """Text of a message, `@FILE`, or `@-` for standard input; `@@` begins a text with `@`. Returns bytes."""
+
+    name = "body"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        text = str(value)
+        if not text.startswith("@") or text.startswith("@@"):
+            return text.removeprefix("@").encode() if text.startswith("@@") else text.encode()
+        try:
+            return sys.stdin.buffer.read() if text == "@-" else Path(text[1:]).read_bytes()
+        except OSError as error:
+            what = f"{text[1:] or 'the file'}: {error.strerror}; a text that begins with @ is written @@"
+            self.fail(what, param, ctx)
+
+
 class Time(click.ParamType[Any]):
     """RFC 3339 time, or a duration before now. Returns an aware UTC time."""
 
@@ -218,6 +234,7 @@ class LogLevel(click.ParamType[Any]):
 
 
 JSON = JsonValue()
+BODY = Body()
 ADDRESS = Address()
 SINCE = Time()
 AT = Time(ago=False)

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import click
 
-from bridge.cli.shared.output import WIDE, clean, plural
+from bridge.cli.shared.output import WIDE, clean, kept_whole, plural
 
 F = TypeVar("F", bound=Callable[..., Any])
 Document = dict[str, Any]
@@ -23,10 +24,29 @@ Document = dict[str, Any]
 _STATUSES = ("RUNNING", "PENDING", "SUSPENDED", "COMPLETED", "FAILED", "TERMINATED")
 _OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 _NUMBERS = frozenset(
-    {"FOR", "LAG", "OLDEST", "IN/s", "OUT/s", "IN FLIGHT", "RETRYING", *_STATUSES}
+    {
+        "FOR",
+        "LAG",
+        "AGE",
+        "OLDEST",
+        "POSITION",
+        "END",
+        "FROM",
+        "TO",
+        "READ AGAIN",
+        "SKIPPED",
+        "OLDER",
+        "IN/s",
+        "OUT/s",
+        "IN FLIGHT",
+        "RETRYING",
+        *_STATUSES,
+    }
     | {outcome.upper().replace("_", " ") for outcome in _OUTCOMES}
 )
 """Columns whose cells are aligned to the right."""
+_WHOLE = _NUMBERS | {"STATE", "POSITION"}
+"""Columns whose cells are folded last."""
 _BAD = frozenset({"dead", "stuck", "held", "probing", "away", "incompatible", "orphaned"})
 
 
@@ -114,7 +134,7 @@ def status_tables(document: Document) -> list[str | Table]:
         *engine_table(document["engines"]),
         *job_table(document["engines"]),
         *component_table(document["components"]),
-        *source_table(document["sources"]),
+        *source_table(document, document["sources"]),
         *instance_table(document["engines"]),
         *saga_table(document["engines"]),
     ]
@@ -160,8 +180,16 @@ def component_table(components: Sequence[Document]) -> list[str | Table]:
     return ["", Table(("PART", "ENGINE", "STATE", "FOR", "DETAIL"), rows)] if rows else []
 
 
-def source_table(sources: Sequence[Document]) -> list[str | Table]:
-    """Sources with their lag, rates and dead letters since the start."""
+def _source_detail(document: Document, source: Document) -> str:
+    from bridge.ops.status import away_engines
+
+    if engines := away_engines(document, source):
+        return f"by {', '.join(f'engine {each}' for each in engines)}"
+    return source["detail"] if source["state"] is None or source["state"] in _BAD else ""
+
+
+def source_table(document: Document, sources: Sequence[Document]) -> list[str | Table]:
+    """Sources with their lag, rates and dead letters since the start. document: has the engines that hold them."""
     rows = [
         (
             source["name"],
@@ -174,7 +202,7 @@ def source_table(sources: Sequence[Document]) -> list[str | Table]:
             _number(source["in_flight"]),
             _number(source["retrying"]),
             counted(source["dead_letters"]),
-            source["detail"] if source["state"] is None or source["state"] in _BAD else "",
+            _source_detail(document, source),
         )
         for source in sources
     ]
@@ -291,8 +319,7 @@ class Screen:
             if isinstance(line, Table):
                 found += self._table(line, width)
             else:
-                text = clean(line)
-                found += [text[at : at + width] for at in range(0, len(text), width)] or [""]
+                found += textwrap.fill(clean(line), width, break_on_hyphens=False).split("\n")
         return found
 
     def _table(self, table: Table, width: int) -> list[str]:
@@ -304,9 +331,12 @@ class Screen:
             at for at, column in enumerate(table.columns) if column != "DETAIL" or any(row[at] for row in table.rows)
         ]
         drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for at in used:
-            column = table.columns[at]
-            drawn.add_column(column, overflow="fold", justify="right" if column in _NUMBERS else "left")
+        shown = [[clean(row[at]) for at in used] for row in table.rows]
+        names = [table.columns[at] for at in used]
+        whole = kept_whole(names, shown, set(names) - _WHOLE, width)
+        for column in names:
+            right = "right" if column in _NUMBERS else "left"
+            drawn.add_column(column, overflow="fold", justify=right, no_wrap=column in whole)  # type: ignore[arg-type]  # a literal
         for row in table.rows:
             drawn.add_row(*(Text(clean(row[at]), "bold red" if row[at] in _BAD else "") for at in used))
         target = io.StringIO()

@@ -8,8 +8,8 @@ from datetime import date
 from functools import lru_cache
 from typing import Any
 
-from bridge.core.envelope import Event
 from bridge.core.errors import DecodeError
+from bridge.core.message import Event
 
 CORE = frozenset({"specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema"})
 DATA = frozenset({"data", "data_base64"})

@@ -19,11 +19,11 @@ from bridge.codecs.cloudevents.attributes import (
 )
 from bridge.codecs.content_type import decode_data, parse_content_type
 from bridge.codecs.header_attributes import binary_key, binary_text, plain_envelope, text_headers, text_key
-from bridge.codecs.limits import Limits, write_json
+from bridge.codecs.limits import write_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.bytetext import MARK
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError
-from bridge.core.message import Headers, Message, Position
+from bridge.core.message import Envelope, Event, Headers, Message, Position
 
 PREFIXES = ("ce_", "cloudEvents:", "cloudEvents_")
 _JSON = "application/json"
@@ -62,7 +62,7 @@ def decode_binary(
     attributes: dict[str, str],
     content_type: str | None,
     headers: dict[str, str],
-    limits: Limits,
+    limits: LimitsConfig,
 ) -> Envelope:
     """Decode an event in binary mode. Without a content type the data is JSON, as in structured mode; an empty body is
     no data.
@@ -132,7 +132,7 @@ def _envelope(
     )
 
 
-def _data(body: bytes | None, content_type: str | None, limits: Limits) -> Any:
+def _data(body: bytes | None, content_type: str | None, limits: LimitsConfig) -> Any:
     if body is None:
         return None
     parsed = parse_content_type(content_type or _JSON)

@@ -8,17 +8,17 @@ from bridge.codecs.cloudevents.binary import attributes_of, decode_binary, encod
 from bridge.codecs.cloudevents.structured import decode_structured, encode_structured
 from bridge.codecs.content_type import content_type_of, parse_content_type
 from bridge.codecs.header_attributes import text_headers
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
-from bridge.core.envelope import Envelope, Event
+from bridge.codecs.limits import DEFAULT_LIMITS, check_size
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 
 @dataclass(frozen=True, slots=True)
 class CloudEventsCodec:
     """Reads both content modes, writes structured mode."""
 
-    limits: Limits = DEFAULT_LIMITS
+    limits: LimitsConfig = DEFAULT_LIMITS
     name: str = "cloudevents"
 
     def decode(self, message: Message, position: Position) -> Envelope:
@@ -34,7 +34,7 @@ class CloudEventsCodec:
 class CloudEventsBinaryCodec:
     """Reads both content modes, writes binary mode."""
 
-    limits: Limits = DEFAULT_LIMITS
+    limits: LimitsConfig = DEFAULT_LIMITS
     name: str = "cloudevents-binary"
 
     def decode(self, message: Message, position: Position) -> Envelope:
@@ -46,7 +46,7 @@ class CloudEventsBinaryCodec:
         return encode_binary(event)
 
 
-def _decode(message: Message, position: Position, limits: Limits) -> Envelope:
+def _decode(message: Message, position: Position, limits: LimitsConfig) -> Envelope:
     """Decode by mode. The content type decides the mode; without one of CloudEvents, `ce_` headers mean binary mode."""
     if message.body is not None:
         check_size(message.body, limits)

@@ -18,17 +18,17 @@ from bridge.codecs.cloudevents.attributes import (
 )
 from bridge.codecs.content_type import decode_data, parse_content_type
 from bridge.codecs.header_attributes import binary_key, binary_text, text_key
-from bridge.codecs.limits import Limits, parse_json, write_json
-from bridge.core.envelope import Envelope, Event
+from bridge.codecs.limits import parse_json, write_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 MEDIA = "application/cloudevents+json"
 
 _ABSENT = object()
 
 
-def decode_structured(message: Message, position: Position, headers: dict[str, str], limits: Limits) -> Envelope:
+def decode_structured(message: Message, position: Position, headers: dict[str, str], limits: LimitsConfig) -> Envelope:
     """Decode an event in structured mode. Raises: DecodeError."""
     if message.body is None:
         raise DecodeError("the message has neither a body nor ce_ headers, so it is no CloudEvent")
@@ -85,7 +85,7 @@ def decode_structured(message: Message, position: Position, headers: dict[str, s
     )
 
 
-def _decode_base64(text: Any, content_type: str | None, limits: Limits) -> Any:
+def _decode_base64(text: Any, content_type: str | None, limits: LimitsConfig) -> Any:
     if type(text) is not str:
         raise DecodeError("the CloudEvent member data_base64 is not a string")
     try:

@@ -12,7 +12,7 @@ from bridge.codecs.confluent.avro_schema import BRANCH, VALUE, parse, resolve
 from bridge.codecs.confluent.avro_writer import Writer
 from bridge.codecs.confluent.registry import RegisteredSchema
 from bridge.codecs.confluent.wire import read_zigzag
-from bridge.codecs.limits import Limits
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 
 
@@ -51,7 +51,7 @@ class AvroSchema:
         at = read_zigzag(data, 0)[0] if isinstance(self._schema, list) else 0
         return self._names()[at]
 
-    def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
+    def decode(self, data: bytes, indexes: tuple[int, ...], limits: LimitsConfig) -> Any:
         """See `Compiled.decode`."""
         return self._reader.read(data, limits)
 

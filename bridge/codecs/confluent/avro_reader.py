@@ -16,8 +16,9 @@ from typing import Any
 
 from bridge.codecs.confluent.avro_logical import Logical
 from bridge.codecs.confluent.avro_schema import BRANCH, LOGICAL, RECORDS, TYPE, VALUE, Schema, kind_of, resolve
-from bridge.codecs.limits import Budget, Limits
+from bridge.codecs.limits import Budget
 from bridge.codecs.numbers import float_to_json, single_to_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError, PayloadTooDeep
 
 _FLOAT, _DOUBLE = struct.Struct("<f"), struct.Struct("<d")
@@ -38,7 +39,7 @@ class _Body(Budget):
 
     __slots__ = ("at", "data")
 
-    def __init__(self, data: bytes, limits: Limits) -> None:
+    def __init__(self, data: bytes, limits: LimitsConfig) -> None:
         super().__init__(limits)
         self.data = data
         self.at = 0
@@ -57,7 +58,7 @@ class Reader:
         self._records: dict[str, Read] = {}
         self._read = self._union(schema, tagged=False) if isinstance(schema, list) else self._compile(schema)
 
-    def read(self, data: bytes, limits: Limits) -> Any:
+    def read(self, data: bytes, limits: LimitsConfig) -> Any:
         """Read data into JSON types. Raises: DecodeError, naming the place in the data and never a value."""
         body = _Body(data, limits)
         try:

@@ -13,10 +13,10 @@ from bridge.codecs.confluent.format import Format
 from bridge.codecs.confluent.registry import Registry
 from bridge.codecs.confluent.schemas import Schemas
 from bridge.codecs.confluent.writing import Writing
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_size
-from bridge.core.envelope import Envelope, Event
+from bridge.codecs.limits import DEFAULT_LIMITS, check_size
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 
 
 class RegistryCodec:
@@ -27,7 +27,7 @@ class RegistryCodec:
         name: str,
         format: Format,  # noqa: A002 -- the noun
         registry: Registry,
-        limits: Limits = DEFAULT_LIMITS,
+        limits: LimitsConfig = DEFAULT_LIMITS,
         writing: Writing | None = None,
     ) -> None:
         """Create a registry codec.

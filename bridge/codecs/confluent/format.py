@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import Limits
+from bridge.config.model.sources import LimitsConfig
 
 
 class Compiled(Protocol):
@@ -25,7 +25,7 @@ class Compiled(Protocol):
         """
         ...
 
-    def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
+    def decode(self, data: bytes, indexes: tuple[int, ...], limits: LimitsConfig) -> Any:
         """Decode data into JSON types. Raises: DecodeError."""
         ...
 

@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 
 from bridge.codecs.confluent.protobuf_values import Values
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import Limits
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 
 _MAIN = "bridge/main.proto"
@@ -65,7 +65,7 @@ class ProtobufSchema:
         """See `Compiled.record_of`."""
         return str(self._at(indexes).full_name)
 
-    def decode(self, data: bytes, indexes: tuple[int, ...], limits: Limits) -> Any:
+    def decode(self, data: bytes, indexes: tuple[int, ...], limits: LimitsConfig) -> Any:
         """See `Compiled.decode`."""
         return self._values.read(data, self._at(indexes), limits)
 

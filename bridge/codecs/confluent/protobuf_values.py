@@ -35,8 +35,9 @@ from google.protobuf.message import DecodeError as ProtobufError
 from google.protobuf.message import Message as ProtobufMessage
 
 from bridge.codecs.confluent.protobuf_scan import Scanner
-from bridge.codecs.limits import Budget, Limits
+from bridge.codecs.limits import Budget
 from bridge.codecs.numbers import double, float_to_json, single, single_to_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError, PayloadTooDeep
 
 TYPE, VALUE = "@type", "value"
@@ -80,7 +81,7 @@ class Values:
         self._shapes: dict[Descriptor, _Shape] = {}
         self._fields: dict[str, dict[str, FieldDescriptor]] = {}
 
-    def read(self, data: bytes, kind: Descriptor, limits: Limits) -> Any:
+    def read(self, data: bytes, kind: Descriptor, limits: LimitsConfig) -> Any:
         """Read data into JSON types. Raises: DecodeError."""
         return self._parsed(data, kind, limits.max_depth, Budget(limits))
 

@@ -31,7 +31,7 @@ class Writing:
     """Chooses the schema of one target.
 
     A schema from a file stays the same; it is looked up (or registered) once. The latest schema of a subject is looked
-    up again after `latest_for` seconds.
+    up again after `latest_for` seconds of the registry.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class Writing:
         own: Path | None = None,
         message: str | None = None,
         auto_register: bool = False,
-        latest_for: float = 300.0,
         place: Literal["prefix", "header"] = "prefix",
     ) -> None:
         """Create a writing.
@@ -61,7 +60,6 @@ class Writing:
         self._format = format
         self._message = message
         self._auto_register = auto_register
-        self._latest_for = latest_for
         self.in_header = place == "header"
         self._own = RegisteredSchema(read(own, format.kind), format.kind) if own is not None else None
         self._compiled = format.compile(self._own, message) if self._own is not None else None
@@ -91,7 +89,7 @@ class Writing:
                     raise SchemaError(f"{error}; register one, or give the target a `schema`") from None
                 if self._chosen is None or self._chosen.ids != ids:
                     self._chosen = Choice(ids, await asyncio.to_thread(self._format.compile, schema, self._message))
-                self._until = time.monotonic() + self._latest_for
+                self._until = time.monotonic() + self._registry.latest_for
                 return
             self._chosen = Choice(await self._ids(self._own.text), self._compiled)
             self._until = float("inf")

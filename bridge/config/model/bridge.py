@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from bridge.config.model.brokers import BrokerConfig, TargetConfig
+from bridge.config.model.check import CheckConfig
 from bridge.config.model.engines import EngineConfig, WorkflowsConfig
 from bridge.config.model.registries import RegistryConfig
 from bridge.config.model.routes import RouteConfig
@@ -14,6 +15,7 @@ from bridge.config.model.sagas import SagaConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.tls import ServerTlsConfig
 from bridge.config.model.types import Duration, Integer, Model, Name, Size
+from bridge.sqlite_engine.defaults import INDEX_RECORDS
 
 
 class ConnectionsConfig(Model):
@@ -83,16 +85,34 @@ class AuditConfig(Model):
     files: Integer = Field(8, ge=1, le=1000, description="Number of files that are kept; the oldest one is removed.")
 
 
+class LineageShardsConfig(Model):
+    """Index of messages on remote engines: entities of the task hub."""
+
+    number: Integer = Field(
+        64, ge=1, le=4096, description="Entities among which the ids are spread. Another number begins a new index."
+    )
+    ids: Integer = Field(2000, ge=1, le=10_000, description="Rows that one entity keeps; the oldest are removed.")
+    age: Duration = Field(604800.0, ge=60, description="Time for which rows are kept.")
+    pause: Duration = Field(
+        10.0, ge=0.05, le=3600, description="Time between two writes of a process. Each costs one action per entity."
+    )
+    buffer: Integer = Field(
+        20_000, ge=100, description="Rows in memory of a process that wait for a write; further ones are dropped."
+    )
+
+
 class LineageConfig(Model):
     """Index of messages, for `bridge trace`."""
 
-    index: Literal["off", "embedded"] = Field(
+    index: Literal["off", "embedded", "all"] = Field(
         "embedded",
         description="`embedded`: embedded engines keep an index of the messages that led to their instances and that "
-        "these published. `off`: none; `bridge trace` then searches the instances.",
+        "these published. `all`: remote engines too, where writes are billed. `off`: none. `bridge trace` searches the "
+        "instances of an engine without an index.",
     )
+    shards: LineageShardsConfig = Field(LineageShardsConfig(), description="Index on remote engines.")
     records: Integer = Field(
-        100_000,
+        INDEX_RECORDS,
         ge=1,
         description="Dead letters that the index of an engine keeps, and as many signals to entities; the oldest are "
         "removed.",
@@ -227,3 +247,4 @@ class BridgeConfig(Model):
         (), description="Rules in the order of their evaluation (file name, then position); the first match wins."
     )
     ops: OpsConfig = Field(OpsConfig(), description="Settings for the operation of the daemon.")
+    check: CheckConfig = Field(CheckConfig(), description="Settings of `bridge check`.")

@@ -10,6 +10,7 @@ from bridge.config.model.encryption import EncryptionConfig
 from bridge.config.model.tls import ClientTlsConfig, ServerTlsConfig
 from bridge.config.model.types import Address, Duration, Integer, Model, Size
 from bridge.core.system_names import PREFIX
+from bridge.sqlite_engine import defaults
 from bridge.system.addresses import is_loopback
 
 
@@ -120,16 +121,16 @@ class EmbeddedEngineConfig(EngineBase):
     )
     session_bytes: Size = Field(67108864, description="Bytes of history of all orchestrations that stay in memory.")
     cache_bytes: Size = Field(
-        33554432,
+        defaults.CACHED_BYTES,
         description="Bytes of instances that the engine keeps in memory, and as many of entities; it reads "
         "others from the file when needed.",
     )
     unread_events: Integer = Field(
-        10_000, ge=1, description="Unread events of one instance; further events are dead-lettered."
+        defaults.UNREAD_EVENTS, ge=1, description="Unread events of one instance; further events are dead-lettered."
     )
-    unread_bytes: Size = Field(16777216, description="Bytes of unread events of one instance.")
+    unread_bytes: Size = Field(defaults.UNREAD_BYTES, description="Bytes of unread events of one instance.")
     max_lost_workers: Integer = Field(
-        5,
+        defaults.LOST_WORKERS,
         ge=0,
         description="Worker processes that may die while they run the same work item alone, before the "
         "activity fails or the orchestration is suspended; 0: no limit.",
@@ -147,9 +148,11 @@ class EmbeddedEngineConfig(EngineBase):
     behind_tls_proxy: bool = Field(
         False, description="Another process ends TLS before `listen`, which then needs none of its own."
     )
-    max_message: Size = Field(67108864, ge=1024, description="Largest request that `listen` accepts.")
+    max_message: Size = Field(defaults.MAX_REQUEST, ge=1024, description="Largest request that `listen` accepts.")
     max_connections: Integer = Field(
-        256, ge=1, description="Maximum number of connections to `listen`; further ones are closed at once."
+        defaults.MAX_CONNECTIONS,
+        ge=1,
+        description="Maximum number of connections to `listen`; further ones are closed at once.",
     )
 
     @model_validator(mode="after")

@@ -14,7 +14,9 @@ from pathlib import Path
 import yaml
 
 from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode
+from bridge.config.yaml.scalars import LOADER, FileSuppression, suppressions_in
 from bridge.core.errors import Problem
+from bridge.core.suppression import MARK
 from bridge.system.files import FileTooLarge, read_file
 
 _NULL = frozenset(("", "~", "null", "Null", "NULL"))
@@ -58,7 +60,6 @@ MAX_DEPTH = 100
 MAX_NODES = 2_000_000
 """Maximum number of values in one file. Each use of an anchor counts its values."""
 
-_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TEXT_TAGS = ("tag:yaml.org,2002:str", "!")
 _MERGE = "<<"
 
@@ -67,28 +68,33 @@ class _Broken(Exception):
     """Parsing stops here; the rest of the file cannot be interpreted."""
 
     def __init__(self, mark: Mark, what: str) -> None:
-        self.problem = mark.problem((), what)
+        self.problem = mark.problem((), what, "C002")
 
 
-def read(path: Path, problems: list[Problem]) -> MappingNode | None:
-    """Parse a file and return its mapping, or None if it holds none. Problems are added to `problems`."""
+def read(path: Path, problems: list[Problem], suppressions: list[FileSuppression] | None = None) -> MappingNode | None:
+    """Parse a file and return its mapping, or None if it holds none. Problems and suppressions are added to lists."""
     file = str(path)
     try:
         raw = _raw(path)
     except FileTooLarge:
-        problems.append(Problem(file, 0, 0, "", f"is larger than {MAX_BYTES // 1024**2} MiB; split it into several"))
+        what = f"is larger than {MAX_BYTES // 1024**2} MiB; split it into several"
+        problems.append(Problem(file, 0, 0, "", what, code="C001"))
         return None
     except OSError as error:
-        problems.append(Problem(file, 0, 0, "", f"cannot be read: {error.strerror or type(error).__name__}"))
+        what = f"cannot be read: {error.strerror or type(error).__name__}"
+        problems.append(Problem(file, 0, 0, "", what, code="C001"))
         return None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         before = raw[: error.start]
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
-        problems.append(Problem(file, line, column, "", "is not UTF-8; save the file in that encoding"))
+        problems.append(Problem(file, line, column, "", "is not UTF-8; save the file in that encoding", code="C001"))
         return None
-    return parse(text, file, problems)
+    root = parse(text, file, problems)
+    if root is not None and suppressions is not None and MARK in text:
+        suppressions += (FileSuppression(file, found) for found in suppressions_in(text))
+    return root
 
 
 def _raw(path: Path) -> bytes:
@@ -109,7 +115,7 @@ def _raw(path: Path) -> bytes:
 def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:
     """Parse a text and return its mapping, or None if it holds none. Problems are added to `problems`."""
     try:
-        node = _Builder(file, problems).build(yaml.parse(text, Loader=_LOADER))
+        node = _Builder(file, problems).build(yaml.parse(text, Loader=LOADER))
     except _Broken as broken:
         problems.append(broken.problem)
         return None
@@ -117,19 +123,21 @@ def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:
         at = error.problem_mark or error.context_mark
         line, column = (at.line + 1, at.column + 1) if at else (1, 1)
         what = error.problem or error.context or "cannot be read"
-        problems.append(Problem(file, line, column, "", f"is not YAML: {what}{_remedy(what, text, line, column)}"))
+        what = f"is not YAML: {what}{_remedy(what, text, line, column)}"
+        problems.append(Problem(file, line, column, "", what, code="C002"))
         return None
     except yaml.reader.ReaderError as error:
         at_character = error.position if isinstance(error.position, int) else 0
         before = text[:at_character]
         line, column = before.count("\n") + 1, at_character - before.rfind("\n")
-        problems.append(Problem(file, line, column, "", "is not YAML: a control character is not allowed"))
+        problems.append(Problem(file, line, column, "", "is not YAML: a control character is not allowed", code="C002"))
         return None
     if node is None or (isinstance(node, ScalarNode) and node.value is None):
-        problems.append(Problem(file, 1, 1, "", "is empty; `bridge init NAME` creates a configuration"))
+        problems.append(Problem(file, 1, 1, "", "is empty; `bridge init NAME` creates a configuration", code="C001"))
         return None
     if not isinstance(node, MappingNode):
-        problems.append(node.mark.problem((), "must be a mapping of keys like `brokers:`, `sources:` and `routes:`"))
+        what = "must be a mapping of keys like `brokers:`, `sources:` and `routes:`"
+        problems.append(node.mark.problem((), what, "C002"))
         return None
     return node
 
@@ -212,13 +220,14 @@ class _Builder:
             self._stack[-1].merging = event.value == _MERGE and event.style in (None, "")
             return
         value: str | int | float | bool | None = event.value
-        if event.tag is None and event.style in (None, ""):
+        is_plain = event.style in (None, "")
+        if event.tag is None and is_plain:
             try:
                 value = plain_scalar(event.value)
             except ValueError as error:
                 self._problems.append(mark.problem((), str(error)))
         self._count(mark, 1)
-        node = ScalarNode(value, mark)
+        node = ScalarNode(value, mark, plain=is_plain)
         if event.anchor:
             self._anchors[event.anchor] = (node, 1, 0)
         self._add(node, 1, 0)
@@ -277,7 +286,7 @@ class _Builder:
             raise _Broken(mark, "a key must not be empty")
         earlier = frame.node.keys.get(key) if frame.node is not None else None
         if earlier is not None:
-            self._problems.append(mark.problem((key,), f"the key occurs twice, first in line {earlier.line}"))
+            self._problems.append(mark.problem((key,), f"the key occurs twice, first in line {earlier.line}", "C010"))
 
     def _add(self, node: Node, size: int, height: int) -> None:
         if not self._stack:

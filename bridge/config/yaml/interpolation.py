@@ -50,7 +50,8 @@ class _Interpolation:
         if "${" not in key:
             return key
         if any(token.group() != "$${" for token in _TOKEN.finditer(key)):
-            self.problems.append(mark.problem(path, "`${...}` is not replaced in keys; write `$${` for a literal `${`"))
+            what = "`${...}` is not replaced in keys; write `$${` for a literal `${`"
+            self.problems.append(mark.problem(path, what, "C007"))
         return key.replace("$${", "${")
 
     def _scalar(self, node: ScalarNode, text: str, path: Path, allowed: bool) -> ScalarNode:
@@ -65,14 +66,14 @@ class _Interpolation:
                 continue
             inner = token[1]
             if not allowed:
-                self.problems.append(node.mark.problem(path, _FORBIDDEN))
+                self.problems.append(node.mark.problem(path, _FORBIDDEN, "C007"))
                 return node
             try:
                 if token[2] is None:
                     raise ValueError("`${` is not closed by `}`; write `$${` for a literal `${`")
                 value = self._file(inner[5:]) if inner.startswith("file:") else self._variable(inner)
             except ValueError as error:
-                self.problems.append(node.mark.problem(path, str(error)))
+                self.problems.append(node.mark.problem(path, str(error), "C007"))
                 # The problem is reported; marking the value as secret keeps it out of later messages
                 return replace(node, variables=(inner,), secret=True)
             parts.append(value)

@@ -9,7 +9,9 @@ from bridge.core.errors import Problem
 NAMED = ("engines", "brokers", "registries", "targets", "sources", "sagas")
 """Sections of named entries. Each name belongs to one file."""
 
-CONCATENATED: frozenset[Path] = frozenset({("routes",), ("workflows", "modules"), ("workflows", "external")})
+CONCATENATED: frozenset[Path] = frozenset(
+    {("routes",), ("workflows", "modules"), ("workflows", "external"), ("check", "ignore")}
+)
 """Lists that are concatenated over all files."""
 
 DEFAULTS = {"source": "sources", "route": "routes", "target": "targets", "broker": "brokers", "engine": "engines"}
@@ -23,7 +25,7 @@ def expand(document: MappingNode, problems: list[Problem]) -> MappingNode:
         engines = document.entries.get("engines")
         if engines is not None:
             what = "`engine` is short for `engines: {default: ...}`; keep one of them"
-            problems.append(mark.problem(("engine",), what))
+            problems.append(mark.problem(("engine",), what, "C008"))
         if not isinstance(engines, MappingNode):
             engines = MappingNode({}, {}, engine.mark)
         if "default" not in engines:
@@ -52,7 +54,10 @@ def join(first: MappingNode, second: MappingNode, problems: list[Problem], path:
         elif isinstance(mine, SequenceNode) and isinstance(value, SequenceNode) and here in CONCATENATED:
             entries[key] = SequenceNode(mine.items + value.items, mine.mark)
         elif mine is not value:
-            problems.append(mark.problem(here, f"is already set in {keys[key]}; keep one of the two"))
+            what = f"is already set in {keys[key]}; keep one of the two"
+            if mark.file != keys[key].file:
+                what += f", or, if {mark.file} is an overlay, move it to another directory and name it with --overlay"
+            problems.append(mark.problem(here, what, "C008"))
     return MappingNode(entries, keys, first.mark)
 
 
@@ -74,13 +79,13 @@ def overlay(base: MappingNode, top: MappingNode, problems: list[Problem]) -> Map
         name = _name(item)
         if name is None or not isinstance(item, MappingNode):
             problems.append(
-                item.mark.problem(("routes", position), "a route of an overlay needs the `name` it changes")
+                item.mark.problem(("routes", position), "a route of an overlay needs the `name` it changes", "C008")
             )
         elif name not in places:
             known = ", ".join(places) or "none"
             mark = item["name"].mark
             what = f"there is no route `{name}`; an overlay changes routes and cannot add one (known: {known})"
-            problems.append(mark.problem(("routes", position, "name"), what))
+            problems.append(mark.problem(("routes", position, "name"), what, "C008"))
         else:
             items[places[name]] = _over_route(items[places[name]], item)
     mark = base.keys["routes"] if routes else top.keys["routes"]

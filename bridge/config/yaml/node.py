@@ -39,11 +39,11 @@ class Mark:
     def __str__(self) -> str:
         return f"{self.file}:{self.line}"
 
-    def problem(self, path: Path, what: str) -> Problem:
+    def problem(self, path: Path, what: str, code: str = "C005") -> Problem:
         """An error at this place. Credentials in an address that `what` quotes are masked."""
         if "@" in what:
             what = _PASSWORD.sub(f"{MASK}@", without_credentials(what))
-        return Problem(self.file, self.line, self.column, dotted(path), what)
+        return Problem(self.file, self.line, self.column, dotted(path), what, code=code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,14 @@ class ScalarNode:
 
     variables: names of the environment variables and secret files that were interpolated.
     secret: the value must never be shown.
+    plain: written without quotes.
     """
 
     value: str | int | float | bool | None
     mark: Mark
     variables: tuple[str, ...] = ()
     secret: bool = False
+    plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,6 @@ from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
-from bridge.engines.compatibility import CompatibilityMonitor
-from bridge.engines.containment import ContainedWorker
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
@@ -35,14 +33,17 @@ from bridge.engines.grpc_channel import (
 )
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.worker import MonitoredWorker, concurrency, quiet_logger, threads
+from bridge.engines.worker.compatibility import CompatibilityMonitor
+from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.setup import MonitoredWorker, concurrency, quiet_logger, threads
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.defaults import MAX_REQUEST
 from bridge.sqlite_engine.hub.kept_spans import KeptSpans
 from bridge.sqlite_engine.hub.leases import DRAINING
 from bridge.sqlite_engine.maintenance.inspection import read_states
+from bridge.sqlite_engine.maintenance.process_files import FileLock
 from bridge.sqlite_engine.options import (
-    MAX_REQUEST,
     PERIOD_SECONDS,
     DatabaseOptions,
     RetentionPolicy,
@@ -52,6 +53,7 @@ from bridge.sqlite_engine.protocol.server import Guard, Server
 from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.sqlite_engine.storage import counts
 from bridge.system import private
+from bridge.system.processes import is_stopped
 from bridge.system.tls import TlsFiles
 
 _DAY_SECONDS = 86_400
@@ -68,6 +70,7 @@ class EmbeddedEngine:
     """
 
     durable = True
+    lineage = None
     notifies_instance_started = True
     messages = MessageSealer()
     """Sealer that leaves messages unchanged: the payloads of the file are encrypted by the engine."""
@@ -272,6 +275,11 @@ class EmbeddedEngine:
         try:
             await self.client.probe(f"engine {self.name!r} at {self._directory / SOCKET}")
         except EngineUnavailable as error:
+            pid = FileLock(self._directory / FILE).holder()
+            if pid is not None and is_stopped(pid):
+                raise EngineUnavailable(
+                    f"engine {self.name!r} does not answer: its process {pid} is frozen by a signal; `kill -CONT {pid}`"
+                ) from error
             raise EngineUnavailable(
                 f"no daemon hosts engine {self.name!r} at {self._directory / SOCKET}; start `bridge serve` with this "
                 "configuration, or check the engine's `path`"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bridge.core.answers import PUBLISH_ACTIVITY, answered_by
 from bridge.core.instance_protocol import may_replace, started_by
-from bridge.core.lineage import COMMAND_RECORD, DEAD_LETTER_RECORD, stored_ids
+from bridge.core.lineage import COMMAND_RECORD, DEAD_LETTER_RECORD, ordering_keys, stored_ids
 from bridge.core.origin import ids_of, index_ids, read_origin
 from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
 from bridge.engines.sagas import declared_name, is_name, saga_end
@@ -106,14 +105,14 @@ class BridgeRules(HostRules):
             return ()
         value = _object(given)
         item = value.get("item")
-        return (*(stored_ids(item) if isinstance(item, dict) else ()), *_ordering_key(value))
+        return (*(stored_ids(item) if isinstance(item, dict) else ()), *ordering_keys(value))
 
     def ids_of_state(self, entity_name: str, state: str) -> Iterable[str]:
         member = _MEMBERS.get(entity_name)
         if member is None:
             return ()
         value = _object(state)
-        return (*(id_ for item in value.get(member, ()) for id_ in stored_ids(item)), *_ordering_key(value))
+        return (*(id_ for item in value.get(member, ()) for id_ in stored_ids(item)), *ordering_keys(value))
 
     def record_of_operation(self, entity_id: str, operation: str, given: str) -> Record | None:
         if entity_id.startswith(f"@{PREFIX}"):
@@ -154,13 +153,3 @@ def _object(text: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _ordering_key(value: Mapping[str, Any]) -> Iterator[str]:
-    """Text of the ordering key of a quarantine entity, which has base64 of a letter and the key."""
-    key = value.get("key")
-    if isinstance(key, str):
-        try:
-            yield base64.b64decode(key)[1:].decode()
-        except ValueError:
-            return

@@ -3,8 +3,7 @@
 The SDK's worker reads a stream in one thread, passes each item through an event loop, and runs orchestrators and
 activities in one pool. This detour costs more than the work itself, and a few blocked activities stop every
 orchestrator. Here turns, activities and entities have separate pools, and turns share the engine's history instead of a
-copy. The SDK's `_execute_orchestrator`, `_execute_activity` and `_execute_entity_batch` are used as its Functions host
-uses them, and its executor of turns for sessions.
+copy. The functions that the SDK's worker calls for its work items run them, as in the SDK's Functions host.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from queue import SimpleQueue
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
-from durabletask.worker import WorkItemFilters
 
 from bridge.core.kinds import Kind
-from bridge.engines.containment import Load, presentable, stuck_pool, type_name
 from bridge.engines.embedded.session import SessionWorker
-from bridge.engines.worker import MonitoredWorker
+from bridge.engines.worker.contained_worker import Load, stuck_pool
+from bridge.engines.worker.failures import presentable, type_name
+from bridge.engines.worker.setup import MonitoredWorker
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.hub.leases import ACTIVITY, ENTITY, ORCHESTRATION, Stream
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest
@@ -187,6 +186,9 @@ class DirectWorker(MonitoredWorker, SessionWorker):
         if self.running is not None:
             self._begin, self._end = self.running.begin, self.running.end
         self._sizes = (turn_threads, activity_threads, entity_threads)
+        self._runs = False
+        self._run_turn, self._run_activity, self._run_entity_batch = self.handlers
+        self._stub: DirectStub | None = None
         self._stream: Stream | None = None
         self._pools: list[Pool] = []
 
@@ -195,37 +197,36 @@ class DirectWorker(MonitoredWorker, SessionWorker):
 
         Raises: RuntimeError when the worker already runs; Rejection when the engine does not run.
         """
-        if self._is_running:
+        if self._runs:
             raise RuntimeError("The worker is already running.")
-        if self._auto_generate_work_item_filters:
-            self._work_item_filters = WorkItemFilters._from_registry(self._registry)
         stub = DirectStub(self._database, self._failed)
         names = ("turns", "activities", "entities")
         self._stub = stub
         self._pools = [Pool(name, size, stub) for name, size in zip(names, self._sizes, strict=True)]
         for pool in self._pools:
             pool.start()
-        limits = self._concurrency_options
+        limits = self.limits
         request = pb.GetWorkItemsRequest(
             maxConcurrentOrchestrationWorkItems=limits.maximum_concurrent_orchestration_work_items,
             maxConcurrentActivityWorkItems=limits.maximum_concurrent_activity_work_items,
             maxConcurrentEntityWorkItems=limits.maximum_concurrent_entity_work_items,
         )
-        if self._work_item_filters is not None:
-            request.workItemFilters.CopyFrom(self._work_item_filters._to_grpc())
+        if (filters := self.filters) is not None:
+            request.workItemFilters.CopyFrom(filters)
         # The SDK restores externalised payloads in the events in place. A worker with a payload store therefore needs
         # copies.
         self._stream = Stream(
             request,
             self._take,
-            shares=self._payload_store is None,
+            shares=not self.stores_payloads,
             knows=functools.lru_cache(4096)(self._knows) if self.known is not None else None,
             process=self._database,  # all streams of this process end with it
         )
         if self.running is not None:
             self.running.resume()
         self._database.connect(self._stream)
-        self._is_running = True
+        self._runs = True
+        self.set_running(True)
 
     @property
     def session_count(self) -> int:
@@ -238,7 +239,7 @@ class DirectWorker(MonitoredWorker, SessionWorker):
         self.stats.replay()
 
     def stuck(self) -> list[str]:
-        if not self._is_running:
+        if not self._runs:
             return []
         return [reason for pool in self._pools if (reason := pool.stuck(self.stuck_after)) is not None]
 
@@ -247,10 +248,12 @@ class DirectWorker(MonitoredWorker, SessionWorker):
 
     def stop(self) -> None:
         """Return the work that has not begun, and wait for the rest. Idempotent."""
-        if not self._is_running:
+        if not self._runs:
             return
-        self._is_running = False
-        self._stub.close()
+        self._runs = False
+        self.set_running(False)
+        if self._stub is not None:
+            self._stub.close()
         if self.running is not None:
             self.running.drain()
         for pool in self._pools:
@@ -263,22 +266,22 @@ class DirectWorker(MonitoredWorker, SessionWorker):
     def _take(self, item: TurnRequest | ActivityItem | pb.WorkItem) -> None:
         token = item.completionToken
         if isinstance(item, TurnRequest):
-            self._pools[0].submit((self._execute_orchestrator, item, token))
+            self._pools[0].submit((self._run_turn, item, token))
             return
         if isinstance(item, ActivityItem):
-            self._pools[1].submit((self._execute_activity, item.activityRequest, token))
+            self._pools[1].submit((self._run_activity, item.activityRequest, token))
             return
         kind = item.WhichOneof("request")
         if kind == "activityRequest":
-            self._pools[1].submit((self._execute_activity, item.activityRequest, token))
+            self._pools[1].submit((self._run_activity, item.activityRequest, token))
         elif kind == "orchestratorRequest":
-            self._pools[0].submit((self._execute_orchestrator, item.orchestratorRequest, token))
+            self._pools[0].submit((self._run_turn, item.orchestratorRequest, token))
         elif kind == "entityRequestV2":
-            self._pools[2].submit((self._execute_entity_batch, item.entityRequestV2, token))
+            self._pools[2].submit((self._run_entity_batch, item.entityRequestV2, token))
 
     def _failed(self, token: str, error: BaseException) -> None:
         """Return work whose executor raised unexpectedly; otherwise it would hang until the worker stops."""
-        self._logger.error("A work item failed outside user code", exc_info=presentable(error))
+        (self.sdk_logger or logger).error("A work item failed outside user code", exc_info=presentable(error))
         self._database.call(
             "AbandonTaskActivityWorkItem", pb.AbandonActivityTaskRequest(completionToken=token), _NO_REPLY
         )

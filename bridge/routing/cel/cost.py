@@ -138,10 +138,12 @@ def estimate_at(tree: Node, weight: int, constants: Mapping[str, Any]) -> Estima
 def affordable(tree: Node, constants: Mapping[str, Any], allowed: float, largest: int) -> int:
     """Size of an ordinary message up to which the expression costs at most `allowed`, in bytes.
 
-    The size is a power of two, at most `largest`. Each part of the message is assumed to be as large as the whole
+    The size is `largest`, or a power of two below it. Each part of the message is assumed to be as large as the whole
     message. A member read within a macro, like `payload.id`, is assumed to be short. The lists that macros build,
     which limit every `map` to some thousand items, are assumed to be free.
     """
+    if _Ordinary(largest, constants).total(tree, largest // _BYTES_PER_VALUE, largest).cost <= allowed:
+        return largest
     size = 1024
     while size <= largest and _Ordinary(size, constants).total(tree, size // _BYTES_PER_VALUE, size).cost <= allowed:
         size *= 2

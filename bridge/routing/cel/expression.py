@@ -7,7 +7,7 @@ unchanged, including integers above 64 bits, at a fraction of the cost.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, NoReturn
@@ -16,6 +16,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
 from bridge.core.errors import ExpressionCost, ExpressionError, Locate, Problem
+from bridge.core.problem_codes import coded
 from bridge.routing.cel import failure, zones
 from bridge.routing.cel import map_order as cel_map_order
 from bridge.routing.cel.comparison import Answer, comparison
@@ -23,7 +24,7 @@ from bridge.routing.cel.cost import FREE, affordable, estimate, free_weight, rea
 from bridge.routing.cel.nulls import LOSES_NULLS, recount
 from bridge.routing.cel.projection import Projection, Projections
 from bridge.routing.cel.scope import EVENT, Scope
-from bridge.routing.cel.tokens import Reading, readings, tokens
+from bridge.routing.cel.tokens import Reading, closing_braces, readings, tokens
 from bridge.routing.cel.tree import Node, read
 from bridge.routing.cel.value import json_value, kind_name, text
 
@@ -285,9 +286,9 @@ class Compiler:
     """Expressions without problems, each with its place."""
     _projections: Projections = field(default_factory=Projections)
 
-    def report(self, path: tuple[str | int, ...], what: str) -> None:
+    def report(self, path: tuple[str | int, ...], what: str, code: str = "R001") -> None:
         """Add a problem."""
-        self.problems.append(self.locate(path, what))
+        self.problems.append(coded(code, self.locate(path, what)))
 
     def condition(
         self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
@@ -315,27 +316,17 @@ class Compiler:
         names: frozenset[str],
         refused: Callable[[str], str | None],
     ) -> Expression | None:
-        expression = self._expression(source, path, where, names, refused)
-        if expression is not None:
-            self.compiled.append((path, expression))
-        return expression
-
-    def _expression(
-        self,
-        source: str,
-        path: tuple[str | int, ...],
-        where: str,
-        names: frozenset[str],
-        refused: Callable[[str], str | None],
-    ) -> Expression | None:
         environment = _environment(names)
         try:
             program = environment.compile(source)
         except RuntimeError as error:
-            self.report(path, failure.compile_text(str(error), source))
+            if (what := _braces(source)) is not None:
+                self.report(path, f"{what}\n  {source}", "R003")
+            else:
+                self.report(path, failure.compile_text(str(error), source))
             return None
         if what := refused(program.return_type().name()):
-            self.report(path, f"{what}\n  {source}")
+            self.report(path, f"{what}\n  {source}", "R015" if refused is _refused_as_condition else "R001")
             return None
         found = readings(source, names)
         if what := self._unknown_member(source, found):
@@ -348,13 +339,18 @@ class Compiler:
             except RuntimeError:
                 self.report(path, f"is nested too deeply\n  {source}")
                 return None
+        expression: Expression
         if len(found) == 1 and found[0].alone:
-            return PathExpression(source, where, program, projection, found[0])
-        if len(found) == 1 and (answer := comparison(source)) is not None:
-            return ComparedExpression(source, where, program, projection, found[0], answer)
-        return Expression(source, where, program, projection, {"vars": self.variables} if self.variables else _NONE)
+            expression = PathExpression(source, where, program, projection, found[0])
+        elif len(found) == 1 and (answer := comparison(source)) is not None:
+            expression = ComparedExpression(source, where, program, projection, found[0], answer)
+        else:
+            variables = {"vars": self.variables} if self.variables else _NONE
+            expression = Expression(source, where, program, projection, variables)
+        self.compiled.append((path, expression))
+        return expression
 
-    def _unknown_member(self, source: str, found: list[Reading]) -> str | None:
+    def _unknown_member(self, source: str, found: Sequence[Reading]) -> str | None:
         for reading in found:
             known: Collection[str] | None = self.members.get(reading.variable)
             if known is None:
@@ -368,6 +364,26 @@ class Compiler:
             shown = source[line_start:].split("\n", 1)[0]
             return f"{reading.variable} has no {member}; it has {names}\n  {shown}\n  {' ' * (column - line_start)}^"
         return None
+
+
+def compile_error(source: str, names: frozenset[str]) -> str | None:
+    """Error of the CEL library for an expression; None if it compiles."""
+    try:
+        _environment(names).compile(source)
+    except RuntimeError as error:
+        return str(error)
+    return None
+
+
+def _braces(source: str) -> str | None:
+    """Error text for an expression that is written as a template; None for any other."""
+    text = source.strip()
+    opening = text.find("{{")
+    if opening == 0 and (closing := closing_braces(text, 2)) == len(text) - 2 > 0:
+        return f"this key is CEL as a whole, without braces; write `{text[2:closing].strip()}`"
+    if opening < 0 or closing_braces(text, opening + 2) < 0:
+        return None
+    return "this key is CEL as a whole, and `{{ }}` belongs into templates; join text, like `'order-' + payload.id`"
 
 
 def _bound(source: str, variable: str) -> bool:

@@ -146,6 +146,9 @@ _SPELLINGS = {
     "is": "==", "AND": "&&", "OR": "||", "NOT": "!", "True": "true", "False": "false", "None": "null", "nil": "null",
 }  # fmt: skip
 """Operators and words of other languages, with those of CEL."""
+_OPTIONALS = {"?.": ".?", "??": ".orValue(...)"}
+_FOREIGN = re.compile(r"\?\.(?=[A-Za-z_])|\?\?")
+"""Operators for missing values in other languages, with those of CEL."""
 _WORD = re.compile(r"\w+|[=!<>&|]+|\S")
 
 
@@ -157,9 +160,50 @@ def compile_text(message: str, expression: str) -> str:
     line, column = int(found[1]), max(int(found[2]), 1)
     lines = expression.split("\n")
     shown = lines[min(line, len(lines)) - 1].replace("\t", " ")
-    what = found[3].replace(" (in container '')", "").removesuffix(" [INVALID_ARGUMENT]")
-    what = what[:1].lower() + what[1:]
-    return f"{_compile_sentence(what, shown, column - 1)}\n  {shown}\n  {' ' * (column - 1)}^"
+    what = _cause(found[3])
+    clause = _compile_sentence(what, shown, column - 1)
+    culprit = _culprit(what, shown, column - 1)
+    at = column - 1 if culprit is None else culprit[0]
+    return f"{clause}\n  {shown}\n  {' ' * at}^"
+
+
+def _cause(text: str) -> str:
+    """Error of the library without what follows the cause, in lower case."""
+    text = text.replace(" (in container '')", "").removesuffix(" [INVALID_ARGUMENT]")
+    return text[:1].lower() + text[1:]
+
+
+def misspelling(message: str, expression: str) -> tuple[int, int, str] | None:
+    """Start and end of a word of another language that caused a compile error, and the word of CEL in its place."""
+    found = _COMPILE.search(message)
+    if not found:
+        return None
+    lines = expression.split("\n")
+    number = min(int(found[1]), len(lines)) - 1
+    what = _cause(found[3])
+    culprit = _culprit(what, lines[number], max(int(found[2]), 1) - 1)
+    if culprit is None:
+        return None
+    before = sum(len(line) + 1 for line in lines[:number])
+    start, word = culprit
+    return before + start, before + start + len(word), _SPELLINGS[word]
+
+
+def _culprit(what: str, line: str, at: int) -> tuple[int, str] | None:
+    """Place and text of a word or operator of another language that an error is about."""
+    if found := re.match(r"undeclared reference to '(.+)'", what):
+        is_there = found[1] in _SPELLINGS and line.startswith(found[1], at)
+        return (at, found[1]) if is_there else None
+    if not what.startswith("syntax error: ") or f"'{_END}'" in what:
+        return None
+    before: re.Match[str] | None = None
+    for found in _WORD.finditer(line):
+        if found.start() <= at < found.end():
+            if found[0] in _SPELLINGS:
+                return found.start(), found[0]
+            return (before.start(), before[0]) if before is not None and before[0] in _SPELLINGS else None
+        before = found
+    return None
 
 
 def _compile_sentence(what: str, line: str, at: int) -> str:
@@ -169,18 +213,24 @@ def _compile_sentence(what: str, line: str, at: int) -> str:
             return f"write `{_SPELLINGS[found[1]]}` instead of `{found[1]}`"
         if line[at : at + 1] == "(":
             return f"there is no function `{found[1]}` for these arguments"
+        if found[1].partition(".")[0] in ("item", "index"):
+            return f"there is no variable `{found[1]}`; only the command of a rule with `for_each` has item and index"
         return f"there is no variable `{found[1]}`"
     if found := re.match(r"found no matching overload for '(.+)' applied to '\((.*)\)'", what):
         return overload(found[1], _arguments(found[2]))
     if found := re.match(r"reserved identifier: (\w+)", what):
         return f"`{found[1]}` is a reserved word" + ("; write `CONDITION ? A : B`" if found[1] == "if" else "")
     if found := re.match(r"syntax error: token recognition error at: '(.+)'$", what):
+        if "\\" in found[1] and found[1][0] in "'\"":
+            return "a backslash begins no valid escape; write two, or a raw text like r'\\d'"
         if found[1][0] in "'\"" or found[1][:2] in ("r'", 'r"', "b'", 'b"'):
             return "the closing quote is missing"
         return _unexpected(line, at)
     if found := re.match(r"syntax error: missing '(.+)' at (.+)$", what):
         place = "at the end" if _END in found[2] else f"before `{found[2][1:-1]}`"
         return f"`{found[1]}` is missing {place}"
+    if what.startswith("syntax error: ") and (foreign := _FOREIGN.search(line)) is not None:
+        return f"`{foreign[0]}` is not CEL; write `{_OPTIONALS[foreign[0]]}`"
     if what.startswith("syntax error: "):
         if f"'{_END}'" in what:
             lacks = re.search(r"expecting '(.+)'$", what)
@@ -188,6 +238,12 @@ def _compile_sentence(what: str, line: str, at: int) -> str:
         return _unexpected(line, at)
     if what.startswith("has() argument"):
         return "has() needs a member, like `has(payload.id)`"
+    if found := re.match(r"(\w+)\(\) variable name must be a simple identifier", what):
+        return f"{found[1]}() needs a name for each item first, like `payload.lines.{found[1]}(line, line.price > 5)`"
+    if found := re.match(r"expression of type '(.+)' cannot be the operand of a select operation", what):
+        return f"{type_name(found[1])} has no members"
+    if what.startswith(("invalid int literal", "invalid uint literal")):
+        return "the number does not fit 64 bits"
     return what
 
 
@@ -198,13 +254,10 @@ def _arguments(text: str) -> list[str]:
 
 def _unexpected(line: str, at: int) -> str:
     """Clause for a part that cannot stand at its place."""
+    if (culprit := _culprit("syntax error: ", line, at)) is not None:
+        return f"write `{_SPELLINGS[culprit[1]]}` instead of `{culprit[1]}`"
     for found in _WORD.finditer(line):
-        before = line[: found.start()].split()[-1:]
         if found.start() <= at < found.end():
-            if found[0] in _SPELLINGS:
-                return f"write `{_SPELLINGS[found[0]]}` instead of `{found[0]}`"
-            if before and before[0] in _SPELLINGS:
-                return f"write `{_SPELLINGS[before[0]]}` instead of `{before[0]}`"
             if found[0] in "“”„‘’":
                 return "write straight quotes, ' or \""
             return f"`{found[0]}` is not expected here"

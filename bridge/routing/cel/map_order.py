@@ -6,6 +6,7 @@ to other commands. Lists keep their order, at a fraction of a microsecond.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from cel_expr_python import cel
@@ -47,16 +48,16 @@ def in_order(text: str) -> str:
     return text
 
 
-def _is_macro(found: list[Token], dot: int) -> bool:
+def _is_macro(found: Sequence[Token], dot: int) -> bool:
     return found[dot].text == "." and found[dot + 1].text in _MACROS and found[dot + 2].text == "("
 
 
-def _gives_list(found: list[Token], last: int) -> bool:
+def _gives_list(found: Sequence[Token], last: int) -> bool:
     """True if the operand is itself the result of a macro. A chain of macros then nests no deeper."""
     return found[last].text == ")" and (opening := _opening(found, last)) > 2 and _is_macro(found, opening - 2)
 
 
-def _start(found: list[Token], last: int) -> int:
+def _start(found: Sequence[Token], last: int) -> int:
     """Index of the first token of the operand that ends with the token `last`."""
     at = last
     while True:
@@ -76,7 +77,7 @@ def _start(found: list[Token], last: int) -> int:
         at = dot - 1
 
 
-def _opening(found: list[Token], closing: int) -> int:
+def _opening(found: Sequence[Token], closing: int) -> int:
     depth = 0
     for at in range(closing, -1, -1):
         depth += (found[at].text in _BRACKETS) - (found[at].text in _BRACKETS.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-_TOKEN = re.compile(
+TOKEN = re.compile(
     r"""
       (?P<class>\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\])
     | (?P<unicode>\\[pP](?:\{[^}]*\}|.))
@@ -42,7 +42,7 @@ def measure(pattern: str) -> Pattern:
     total = wide_total = 0
     last = wide_last = 0  # size of the item that a repetition would repeat
     folds = bool(re.search(r"\(\?[msU]*i", pattern))
-    for found in _TOKEN.finditer(pattern):
+    for found in TOKEN.finditer(pattern):
         kind = found.lastgroup
         if kind == "repeat":
             times = max(int(found["least"][:8]), int((found["most"] or "0")[:8]), 1)

@@ -8,8 +8,7 @@ from typing import Any
 
 from cel_expr_python import cel
 
-from bridge.core.envelope import Envelope
-from bridge.core.message import Message
+from bridge.core.message import Envelope, Message
 from bridge.routing.cel.cost import EXPRESSION_COST
 from bridge.routing.cel.projection import Projection, Tree, project, weigh
 

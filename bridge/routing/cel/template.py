@@ -63,11 +63,11 @@ def compile_template(
             parts.append(text[position:opening])
         closing = closing_braces(text, opening + 2)
         if closing < 0:
-            compiler.report(path, f"a {{{{ is not closed by }}}}\n  {text}\n  {' ' * opening}^")
+            compiler.report(path, f"a {{{{ is not closed by }}}}\n  {text}\n  {' ' * opening}^", "R002")
             return None
         source = text[opening + 2 : closing].strip()
         if not source:
-            compiler.report(path, f"there is no expression between the braces\n  {text}\n  {' ' * opening}^")
+            compiler.report(path, f"there is no expression between the braces\n  {text}\n  {' ' * opening}^", "R002")
             return None
         expression = compiler.text(source, path, where, names)
         if expression is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 _TOKEN = re.compile(
     r"""
@@ -39,13 +41,14 @@ class Token:
         return self.text[1:-1] if self.kind == "string" and _PLAIN_STRING.fullmatch(self.text) else None
 
 
-def tokens(text: str) -> list[Token]:
+@lru_cache(maxsize=512)
+def tokens(text: str) -> tuple[Token, ...]:
     """Tokens without white space and comments. Never fails: an unclosed quote is a mark."""
-    return [
+    return tuple(
         Token(found.lastgroup or "mark", found.group(), found.start(), found.end())
         for found in _TOKEN.finditer(text)
         if found.lastgroup != "space"
-    ]
+    )
 
 
 def closing_braces(text: str, start: int) -> int:
@@ -82,7 +85,8 @@ class Reading:
     alone: bool
 
 
-def readings(text: str, variables: frozenset[str]) -> list[Reading]:
+@lru_cache(maxsize=512)
+def readings(text: str, variables: frozenset[str]) -> tuple[Reading, ...]:
     """Places where the expression may read one of the variables.
 
     The result never misses a read. A name after a dot counts as a read of the whole variable, and a name bound by a
@@ -108,10 +112,10 @@ def readings(text: str, variables: frozenset[str]) -> list[Reading]:
             position += width
         alone = start == 0 and position == len(found) and plain
         result.append(Reading(token.text, tuple(path), tuple(indexed), alone))
-    return result
+    return tuple(result)
 
 
-def _member(found: list[Token], position: int) -> tuple[str | None, int, bool]:
+def _member(found: Sequence[Token], position: int) -> tuple[str | None, int, bool]:
     """Member selected at `position` (`.x`, `.?x`, `['x']`, `[?'x']`), its number of tokens, and True without `?`."""
     mark = found[position].text if position < len(found) else ""
     if mark not in (".", "["):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bridge.routing.cel.tokens import tokens
 
-_METHODS = frozenset(
+METHODS = frozenset(
     (
         "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds",
         "getMinutes", "getMonth", "getSeconds",
@@ -27,7 +27,7 @@ def checked(text: str) -> str:
     found = tokens(text)
     pieces: list[tuple[int, str]] = []
     for at in range(1, len(found) - 2):
-        if found[at - 1].text != "." or found[at].text not in _METHODS or found[at + 1].text != "(":
+        if found[at - 1].text != "." or found[at].text not in METHODS or found[at + 1].text != "(":
             continue
         first, depth, last = at + 2, 1, at + 1
         while depth:

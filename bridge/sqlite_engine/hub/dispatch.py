@@ -153,7 +153,6 @@ class Dispatcher:
 
     def disconnect(self, stream: Stream) -> list[Lease]:
         """Remove the stream and return its leases. The caller queues their work again."""
-        stream.connected = False
         if stream in self.streams:
             self.streams.remove(stream)
         taken = [self.leases.take(token) for token in stream.leases]

@@ -506,9 +506,9 @@ class TaskHub(WorkingSet):
             except Exception:
                 logger.exception("A listener of runs failed")
         ends = self.tx.take_finished()
-        for tell in self._finish_listeners if ends else ():
+        for finish_listener in self._finish_listeners if ends else ():
             try:
-                tell(ends)
+                finish_listener(ends)
             except Exception:
                 logger.exception("A listener for finished instances failed")
         if replies:

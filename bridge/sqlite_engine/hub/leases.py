@@ -81,7 +81,6 @@ class Stream:
                 {entity.name.lower(): frozenset() for entity in chosen.entities},
             )
         self.leases: set[str] = set()
-        self.connected = True
         self.is_drained = False
         """True when the worker ends the stream in good order, with none of its leased work running."""
 

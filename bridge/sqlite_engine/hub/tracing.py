@@ -48,6 +48,8 @@ _STATUSES: dict[int, str] = {
     states.CONTINUED_AS_NEW: "ContinuedAsNew",
 }
 
+_COMPLETED = frozenset({"taskCompleted", "subOrchestrationInstanceCompleted"})
+_FAILED = frozenset({"taskFailed", "subOrchestrationInstanceFailed"})
 _START, _ACTIVITY, _CHILD, _TIMER, _EVENT, _WAIT, _SENT = range(1, 8)
 """Kinds of parts, in the ids of their spans. They stay as they are: a part keeps its id."""
 
@@ -192,19 +194,12 @@ class _Spans:
             kind = event.WhichOneof("eventType")
             if kind == "taskScheduled" or kind == "timerCreated" or kind == "subOrchestrationInstanceCreated":
                 waiting[event.eventId] = event
-            elif kind == "taskCompleted":
-                self._activity(waiting.pop(event.taskCompleted.taskScheduledId, None), _time(event))
-            elif kind == "taskFailed":
-                failed = event.taskFailed
-                self._activity(waiting.pop(failed.taskScheduledId, None), _time(event), failed.failureDetails)
+            elif kind in _COMPLETED or kind in _FAILED:
+                ended = getattr(event, str(kind))
+                failure = ended.failureDetails if kind in _FAILED else None
+                self._call(waiting.pop(ended.taskScheduledId, None), _time(event), failure)
             elif kind == "timerFired":
                 self._timer(waiting.pop(event.timerFired.timerId, None), _time(event))
-            elif kind == "subOrchestrationInstanceCompleted":
-                done = event.subOrchestrationInstanceCompleted
-                self._child(waiting.pop(done.taskScheduledId, None), _time(event))
-            elif kind == "subOrchestrationInstanceFailed":
-                ended = event.subOrchestrationInstanceFailed
-                self._child(waiting.pop(ended.taskScheduledId, None), _time(event), ended.failureDetails)
             elif kind == "eventRaised":
                 past = hub.load_history(self._instance)
                 self._wait(event, _time(past[-1]) if past else None, position, hub)
@@ -224,10 +219,7 @@ class _Spans:
     ) -> None:
         """Make the span of the instance, and those of its steps without a result."""
         for event in waiting.values():
-            if event.HasField("taskScheduled"):
-                self._activity(event, now, abandoned=True)
-            elif event.HasField("subOrchestrationInstanceCreated"):
-                self._child(event, now, abandoned=True)
+            self._call(event, now, abandoned=True)
         instance = self._instance
         self._add(
             self._own,
@@ -242,7 +234,7 @@ class _Spans:
             error=status == states.FAILED,
         )
 
-    def _activity(
+    def _call(
         self,
         scheduled: pb.HistoryEvent | None,
         end: int,
@@ -250,35 +242,17 @@ class _Spans:
         *,
         abandoned: bool = False,
     ) -> None:
-        if scheduled is not None:
-            task = scheduled.taskScheduled
-            version = task.version.value if task.HasField("version") else None
-            self._step(_ACTIVITY, "activity", scheduled, task.name, version, end, failure, abandoned)
-
-    def _child(
-        self,
-        scheduled: pb.HistoryEvent | None,
-        end: int,
-        failure: pb.TaskFailureDetails | None = None,
-        *,
-        abandoned: bool = False,
-    ) -> None:
-        if scheduled is not None:
-            child = scheduled.subOrchestrationInstanceCreated
-            version = child.version.value if child.HasField("version") else None
-            self._step(_CHILD, "orchestration", scheduled, child.name, version, end, failure, abandoned)
-
-    def _step(
-        self,
-        kind: int,
-        type_: str,
-        scheduled: pb.HistoryEvent,
-        name: str,
-        version: str | None,
-        end: int,
-        failure: pb.TaskFailureDetails | None,
-        abandoned: bool,
-    ) -> None:
+        """Make the span of an activity or a child orchestration; none for other events."""
+        call: pb.TaskScheduledEvent | pb.SubOrchestrationInstanceCreatedEvent
+        if scheduled is None:
+            return
+        if scheduled.HasField("taskScheduled"):
+            kind, type_, call = _ACTIVITY, "activity", scheduled.taskScheduled
+        elif scheduled.HasField("subOrchestrationInstanceCreated"):
+            kind, type_, call = _CHILD, "orchestration", scheduled.subOrchestrationInstanceCreated
+        else:
+            return
+        name, version = call.name, call.version.value if call.HasField("version") else None
         number = scheduled.eventId
         attributes = (
             _described(type_, name, version)

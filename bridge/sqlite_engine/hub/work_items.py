@@ -147,7 +147,7 @@ class WorkItems:
             token, ORCHESTRATION, key, instance.name, instance.version, stream, instance.id,
             turn=turn, turn_at=instance.turn_at, taken=tuple(instance.inbox),
         )  # fmt: skip
-        working.hold(lease)
+        working.mark_in_flight(lease)
         return lease, item
 
     def _remote_turn(self, instance: Instance, request: TurnRequest, stream: Stream) -> pb.WorkItem | None:
@@ -209,7 +209,7 @@ class WorkItems:
         entity.batch = batch
         entity.token = token
         lease = Lease(token, ENTITY, entity_id, entity.name, None, stream, entity_id, taken=batch)
-        self._working.hold(lease)
+        self._working.mark_in_flight(lease)
         request = pb.EntityRequest(
             instanceId=entity_id,
             executionId=token,

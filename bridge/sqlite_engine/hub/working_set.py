@@ -184,8 +184,8 @@ class WorkingSet:
 
     # Instances
 
-    def look_ahead(self, instance_ids: list[str]) -> None:
-        """Find the unused ids among many at once, because most ids of starts are new."""
+    def note_absent(self, instance_ids: list[str]) -> None:
+        """Note the unused ids among many with one read, because most ids of starts are new."""
         unknown = [each for each in instance_ids if each and self.instances.by_id(each) is None]
         if len(unknown) > 1:
             self._absent = set(unknown) - self.store.ids_present(unknown)
@@ -277,7 +277,7 @@ class WorkingSet:
 
     # Work in flight
 
-    def hold(self, lease: Lease) -> None:
+    def mark_in_flight(self, lease: Lease) -> None:
         """Record that the lease's turn or batch is in flight. Call it after the commit only."""
         self.in_flight[lease.subject] = lease
 

@@ -30,7 +30,7 @@ MAX_GROUP = 256
 MAX_DUE = 256
 """Largest number of timers that fire in one transaction."""
 
-LOOK_SECONDS = 1.0
+CHECK_SECONDS = 1.0
 """Longest sleep in seconds while something is due by the wall clock, which may be set meanwhile."""
 
 RETRY_SECONDS = 0.5
@@ -148,10 +148,10 @@ class Writer:
         wait = None
         if self._next_timer is not None:
             # At most one second, to notice a change of the wall clock.
-            wait = min(LOOK_SECONDS, max(0.0, (self._next_timer - self._hub.clock.wall()) / 1_000_000))
+            wait = min(CHECK_SECONDS, max(0.0, (self._next_timer - self._hub.clock.wall()) / 1_000_000))
         wake = self._hub.dispatcher.next_wake()
         if wake is not None:
-            wait = min(LOOK_SECONDS if wait is None else wait, max(0.0, wake - time.monotonic()))
+            wait = min(CHECK_SECONDS if wait is None else wait, max(0.0, wake - time.monotonic()))
         return wait
 
     def _transact(self, group: list[Operation]) -> None:
@@ -202,7 +202,7 @@ class Writer:
         try:
             if len(operations) > 1:
                 starts = [each.args[0] for each in operations if each.reply is not None and each.args]
-                hub.look_ahead([each.instanceId for each in starts if isinstance(each, pb.CreateInstanceRequest)])
+                hub.note_absent([each.instanceId for each in starts if isinstance(each, pb.CreateInstanceRequest)])
             for operation in operations:
                 try:
                     result = operation.run(*operation.args)

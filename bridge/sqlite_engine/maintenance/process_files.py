@@ -53,6 +53,14 @@ class FileLock:
         os.write(descriptor, str(os.getpid()).encode("ascii"))
         self._descriptor = descriptor
 
+    def holder(self) -> str | None:
+        """Id of the process that took the lock last, and may have ended since; None where it is unknown."""
+        try:
+            found = self._path.read_text("ascii")
+        except (OSError, ValueError):
+            return None
+        return found if found.isdecimal() else None
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the lock for a while. Raises: EngineUnavailable."""

@@ -39,6 +39,7 @@ class Finish:
 
     has_run: an orchestrator ran, so a worker knows the name.
     seconds: since its creation.
+    traceparent: trace context of its start; empty without one.
     failure: of a failed instance. cause: last failure of one of its tasks, where the history is in memory.
     """
 
@@ -54,6 +55,7 @@ class Finish:
     failure: pb.TaskFailureDetails | None = None
     cause: pb.TaskFailureDetails | None = None
     parent: str | None = None
+    traceparent: str = ""
 
     @property
     def is_failure(self) -> bool:
@@ -210,9 +212,9 @@ class UnreadLimits:
     message is reserved for the instance's own events.
     """
 
-    events: int = 10_000
-    bytes: int = 16 * 1024 * 1024
-    message_bytes: int = 4 * 1024 * 1024
+    events: int
+    bytes: int
+    message_bytes: int
 
     def refuses(self, instance: Instance, size: int) -> bool:
         """True when an event of this size is beyond the limits."""

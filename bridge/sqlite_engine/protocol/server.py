@@ -17,8 +17,8 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.internal.orchestrator_service_pb2_grpc import add_TaskHubSidecarServiceServicer_to_server
 
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
+from bridge.sqlite_engine.defaults import MAX_CONNECTIONS, MAX_REQUEST
 from bridge.sqlite_engine.model.failures import parse
-from bridge.sqlite_engine.options import MAX_REQUEST
 from bridge.sqlite_engine.protocol.service import AioSidecarService
 from bridge.system.addresses import is_loopback
 from bridge.system.tls import TlsFiles, TlsProblem
@@ -52,7 +52,7 @@ class Guard:
     tls: TlsFiles | None = None
     behind_tls_proxy: bool = False
     max_message: int = MAX_REQUEST
-    max_connections: int = 256
+    max_connections: int = MAX_CONNECTIONS
 
     def check(self, address: str) -> None:
         """Refuse an address that strangers could call, or whose traffic they could read.

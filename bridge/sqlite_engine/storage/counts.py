@@ -87,6 +87,7 @@ class Counts:
             status == COMPLETED or (before is not None and before[2] == RUNNING),
             (instance.finished_at - instance.created_at) / 1_000_000,
             instance.custom_status, instance.failure, None, instance.parent,
+            instance.start.executionStarted.parentTraceContext.traceParent,
         )  # fmt: skip
         if finish.is_failure and instance.history is not None:
             finish = replace(finish, cause=last_failure(instance.history))

@@ -29,7 +29,7 @@ def bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
         classpath()
     except KafkaMissing as missing:
         server = ThreadedServer()
-        _tell(pytestconfig, str(missing))
+        _note_substitute(pytestconfig, str(missing))
         yield server.bootstrap
         server.stop()
         return
@@ -37,7 +37,7 @@ def bootstrap(pytestconfig: pytest.Config) -> Iterator[str]:
         yield address
 
 
-def _tell(config: pytest.Config, why: str) -> None:
+def _note_substitute(config: pytest.Config, why: str) -> None:
     config.stash[KAFKA_SUBSTITUTE] = why
     output = getattr(config, "workeroutput", None)
     if output is not None:

@@ -74,6 +74,9 @@ class KafkaHarness:
             topic = NewTopic(name, partitions, 1, topic_configs={k.replace("_", "."): v for k, v in settings.items()})
             response = await admin.create_topics([topic])
             assert not any(code for _, code, *_ in response.topic_errors), response
+            # A node lists the topic some time after the controller has created it
+            while name not in await admin.list_topics():
+                await asyncio.sleep(0.02)
         finally:
             await admin.close()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.origin import MessageOrigin
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.settings import EnginePort
 

@@ -26,7 +26,7 @@ from tests.brokers.consumer import Assignments
 from tests.brokers.kafka.distortion import honest, rewritten
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.server.server import Server
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 PRODUCE, FETCH, LIST_OFFSETS, METADATA, OFFSET_COMMIT, OFFSET_FETCH, CREATE_TOPICS = 0, 1, 2, 3, 8, 9, 19
 PARTITIONS = 3
@@ -57,9 +57,7 @@ class Wrong:
         return rewritten(key, version, frame, self.change)
 
     async def happened(self, times: int) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while self.count < times:
-                await asyncio.sleep(0.01)
+        await eventually(lambda: self.count >= times)
 
 
 def _lists(change: Callable[[list[Any]], list[Any] | None]) -> Change:

@@ -122,7 +122,7 @@ async def test_a_topic_is_deleted_and_made_anew_under_a_live_consumer(harness: K
                 break
             except BrokerUnavailable:
                 await asyncio.sleep(0.2)
-    await eventually(lambda: set(seen) >= {100, 101, 102}, "the new ones", within=90)
+    await eventually(lambda: set(seen) >= {100, 101, 102}, "the new ones")
     async with asyncio.timeout(TIMEOUT):
         while True:  # and they are committed: the position of the old topic causes no loop
             found = await broker._cluster.committed(topic, [TopicPartition(topic, 0)])
@@ -172,7 +172,7 @@ async def test_two_processes_with_one_instance_id_are_found_out(harness: KafkaHa
     first = await (await harness.broker()).subscribe(options, Assignments())
     second = await (await harness.broker()).subscribe(options, Assignments())
     tasks = [asyncio.create_task(settle(each, [])) for each in (first, second)]
-    await eventually(lambda: "group" in first.stopped() or "group" in second.stopped(), "the sentence", within=60)
+    await eventually(lambda: "group" in first.stopped() or "group" in second.stopped(), "the sentence")
     received = first.stopped() | second.stopped()
     assert "another process with `instance_id: same`" in received["group"]
     for task in tasks:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.brokers.contract import BrokerContract
 from tests.brokers.group_contract import GroupContract
+from tests.brokers.position_contract import PositionContract
 from tests.brokers.reading_contract import ReadingContract
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -18,4 +19,8 @@ class TestKafkaGroups(GroupContract):
 
 
 class TestKafkaReading(ReadingContract):
+    pass
+
+
+class TestKafkaPositions(PositionContract):
     pass

@@ -24,7 +24,7 @@ from tests.brokers.consumer import Assignments
 from tests.brokers.kafka.distortion import Distortion, honest, rewritten
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.server.server import Server
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 JOIN_GROUP = 11
 SEED = "BRIDGE_HOSTILE_SEED"
@@ -78,8 +78,7 @@ async def survives(server: Server, seed: int, share: float = 0.4) -> None:
         async with asyncio.timeout(TIMEOUT):
             tasks.append(asyncio.create_task(publish(broker, topic)))
             subscribing = asyncio.create_task(subscribed(broker, options))
-            while distortion.count < WRONG // 2:
-                await asyncio.sleep(0.01)
+            await eventually(lambda: distortion.count >= WRONG // 2)
             server.distort = honest
             subscription = await subscribing
             subscription._out_of_range._policy = "latest"  # wrong positions need a person otherwise
@@ -196,11 +195,9 @@ async def test_a_client_whose_own_tasks_are_stuck_is_replaced(server: Server, pa
         if part == "coordination":
             coordinator.request_rejoin()
         coordinator.coordinator_dead()
-        while subscription._consumer is stuck or not subscription._assignment.settled.is_set():
-            await asyncio.sleep(0.01)
+        await eventually(lambda: not (subscription._consumer is stuck or not subscription._assignment.settled.is_set()))
         await broker.publish(topic, [Message(b"after", b"k")])
-        while b"after" not in found:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: b"after" in found)
     assert coordinator._coordination_task.done()
     assert not stuck._client._conns or not any(each.connected() for each in stuck._client._conns.values())
     assert len(server.state.group(topic).members) == 1

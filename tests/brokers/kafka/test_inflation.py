@@ -33,7 +33,7 @@ def logs(count: int, codec: int, inflation: Inflation) -> list[PartitionLog]:
             "t",
             number,
             0,
-            bounds=Bounds(LIMIT),
+            bounds=Bounds(LIMIT, 500_000, 1_000),
             low_water=LIMIT,
             treatment=lambda _: "dead_letter",
             inflation=inflation,

@@ -12,6 +12,7 @@ from bridge.config.model.sources import KafkaSourceConfig
 from bridge.core.errors import BrokerUnavailable, PartitionRevoked
 from tests.brokers.consumer import Assignments, nothing_more, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = pytest.mark.prove
 
@@ -145,7 +146,7 @@ async def test_a_client_that_is_broken_for_good_is_replaced(harness: KafkaHarnes
     coordinator._do_rejoin_group = fail
     coordinator.request_rejoin()
     again: list[int] = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(TIMEOUT):
         while again != [5, 6, 7, 8, 9]:
             try:
                 again += numbers(await subscription.receive(10))

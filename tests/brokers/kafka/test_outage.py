@@ -15,6 +15,7 @@ from bridge.core.message import Message
 from tests.brokers.consumer import CAUSE, Assignments, numbered, numbers, take
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kafka.node import Node
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(180)]
 
@@ -61,7 +62,7 @@ async def test_a_broker_restarted_under_load(node: Node, harness: KafkaHarness, 
     results = await asyncio.gather(*publishing, return_exceptions=True)
     acknowledged = {n for n, result in enumerate(results) if result is None}
     assert len(acknowledged) >= 390, [result for result in results if result]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         while not acknowledged <= set(seen):
             await asyncio.sleep(0.1)
         while True:
@@ -91,13 +92,13 @@ async def test_a_hanging_broker_bounds_every_call(node: Node, harness: KafkaHarn
         with pytest.raises(BrokerUnavailable):
             await subscription.flush()
         assert time.monotonic() - begun < 20
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             while "broker" not in subscription.stopped():
                 await asyncio.gather(_receive_once(subscription), return_exceptions=True)
     finally:
         node.resume()
     await broker.publish(topic, [Message(b"99", b"k")])
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         while True:
             try:
                 for delivery in await subscription.receive(10):

@@ -15,7 +15,7 @@ from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from tests.brokers.kafka.bench import kafka_bench
 from tests.brokers.kafka.harness import KafkaHarness, unique
 from tests.kit.pipeline import PipelineFixture, message, offsets_by_key
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = pytest.mark.prove
 
@@ -101,9 +101,7 @@ async def test_a_rebalance_in_the_middle_of_a_retry(tmp_path: Path, harness: Kaf
         # The second member joins: the first must release everything long before its retries are due
         async with asyncio.timeout(TIMEOUT):
             await two.source.start()
-        async with asyncio.timeout(TIMEOUT):
-            while len(one.faults.taken) + len(two.faults.taken) < 200:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: len(one.faults.taken) + len(two.faults.taken) >= 200)
         assert one.source.ledger.abandoned["revoked"] >= 20
         first, second = offsets_by_key(one.faults.taken), offsets_by_key(two.faults.taken)
         assert first.keys() | second.keys() == {str(key) for key in range(20)}
@@ -138,9 +136,7 @@ async def test_a_rebalance_does_not_lift_the_gap_limit(tmp_path: Path, harness: 
             assert 100 <= partition.gap <= 100 + 256  # one batch may exceed the limit
         assert not one.faults.taken + two.faults.taken
         blocked = False
-        async with asyncio.timeout(TIMEOUT):
-            while len(one.faults.taken) + len(two.faults.taken) < 2000:
-                await asyncio.sleep(0.05)
+        await eventually(lambda: len(one.faults.taken) + len(two.faults.taken) >= 2000)
         found = offsets_by_key(one.faults.taken) | offsets_by_key(two.faults.taken)
         assert all(numbers == list(range(50)) for numbers in found.values())
 

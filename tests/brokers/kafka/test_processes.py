@@ -44,9 +44,9 @@ async def test_a_member_stopped_past_its_session_changes_nothing(
         load = asyncio.create_task(bridges.load(stop, 400))
         for _ in range(2):
             await asyncio.sleep(1.0)
-            frozen.send_signal(signal.SIGSTOP)
+            frozen.signal(signal.SIGSTOP)
             await asyncio.sleep(5.0)
-            frozen.send_signal(signal.SIGCONT)
+            frozen.signal(signal.SIGCONT)
             await asyncio.sleep(2.0)
         stop.set()
         await load

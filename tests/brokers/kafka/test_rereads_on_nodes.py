@@ -20,6 +20,7 @@ from tests.brokers.kafka.test_unreadable import Entry, entry
 from tests.kafka.batches import Log, acceptable
 from tests.kafka.disk import overwrite, place
 from tests.kafka.node import Node
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(240)]
 
@@ -73,7 +74,7 @@ async def read(harness: KafkaHarness, topic: str, expected: list[Entry]) -> None
     policy = UnreadablePolicy("dead_letter", "dead_letter")
     broker = await harness.broker(commit_interval="200ms")
     subscription = await broker.subscribe(SubscribeOptions((topic,), topic, unreadable=policy), Assignments())
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(TIMEOUT):
         found: list[Entry] = []
         while len(found) < len(expected):
             try:
@@ -126,7 +127,7 @@ async def test_the_leader_changes_between_the_reads(
     topic = unique("leader")
     admin: Any = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
     await admin.start()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(TIMEOUT):
         while len((await admin.describe_cluster())["brokers"]) < 2:
             await asyncio.sleep(0.1)
     await admin.create_topics([NewTopic(topic, -1, -1, {0: [2, 1]})])

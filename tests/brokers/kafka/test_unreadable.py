@@ -25,7 +25,7 @@ from tests.brokers.consumer import CAUSE, Assignments, nothing_more, take
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.kafka.batches import DAMAGES, Log, healthy, mixed
 from tests.kafka.server.server import Server
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 PARTITIONS = 3
 Entry = tuple[int, int, bytes | None]
@@ -231,12 +231,12 @@ async def test_the_lag_of_a_stopped_partition_grows(harness: Bytes) -> None:
     subscription: Any = await broker.subscribe(options("stop_partition"), Assignments())
     await nothing_more(subscription)
     await broker.publish("orders", [Message(b"%d" % number) for number in range(30)])
-    await _until(lambda: subscription.lag() == {("orders", 0): 32})
+    await eventually(lambda: subscription.lag() == {("orders", 0): 32})
     # The record itself has no time that can be trusted: its age counts from the time at which it was found
     [first] = subscription.oldest().values()
     assert abs(time.time() - first) < TIMEOUT
     await broker.publish("orders", [Message(b"later")])
-    await _until(lambda: subscription.lag() == {("orders", 0): 33})
+    await eventually(lambda: subscription.lag() == {("orders", 0): 33})
     assert subscription.oldest() == {("orders", 0): first}
 
 
@@ -272,7 +272,7 @@ async def test_a_length_that_leads_nowhere_stops_its_partition_alone(harness: By
     subscription: Any = await (await harness.broker()).subscribe(options(policy), Assignments())
     found = await collect(subscription, 8, rng)
     assert dict(found) == {0: bad.entries[:2], 1: good.entries}
-    await _until(lambda: subscription.stopped())
+    await eventually(lambda: subscription.stopped())
     assert "offset 2 and later ones cannot be read" in subscription.stopped()["orders/0"]
     await subscription.flush()
     assert harness.committed("g", 0) == 2
@@ -288,7 +288,7 @@ async def test_a_partition_whose_records_are_not_sent_says_so_and_goes_on(harnes
     assert partition is not None
     partition.transform = lambda data: b""
     subscription: Any = await (await harness.broker()).subscribe(options(), Assignments())
-    await _until(lambda: subscription.stopped())
+    await eventually(lambda: subscription.stopped())
     assert "offset 0 cannot be read: the log ends at 4, and the broker sends" in subscription.stopped()["orders/0"]
     partition.transform = bytes
     assert [entry(each) for each in await take(subscription, 4)] == log.entries
@@ -435,12 +435,6 @@ async def test_reading_a_topic_tells_where_it_cannot_go_on_after_the_rest(harnes
 def _shown(position: Position, message: Message) -> Entry:
     last = position.offset if message.unreadable is None or message.unreadable.last is None else message.unreadable.last
     return position.offset, last, None if message.unreadable else message.body
-
-
-async def _until(condition: Any) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 @pytest.mark.prove

@@ -22,7 +22,7 @@ from tests.brokers.consumer import Assignments, take
 from tests.brokers.kafka.test_unreadable import Bytes
 from tests.kafka.batches import DAMAGES, Log, batch, record
 from tests.kafka.server.server import Server
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 CONFIG = """
 engine: {{type: embedded, path: engine}}
@@ -84,10 +84,12 @@ async def fill(harness: Bytes, *batches: bytes) -> None:
 
 
 async def until(daemon: Daemon, condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(TIMEOUT):
-        while not condition():
-            assert all(source.ledger.balanced() for source in daemon.sources)
-            await asyncio.sleep(0.01)
+    def holds() -> Any:
+        found = condition()
+        assert all(source.ledger.balanced() for source in daemon.sources)
+        return found
+
+    await eventually(holds)
 
 
 def outcomes(daemon: Daemon) -> dict[str, int]:
@@ -96,9 +98,13 @@ def outcomes(daemon: Daemon) -> dict[str, int]:
 
 async def quarantined(quarantine: QuarantineOperations, count: int) -> list[WaitingMessage]:
     """Return the waiting messages once the entity has processed `count`."""
-    async with asyncio.timeout(TIMEOUT):
-        while len(found := await quarantine.list()) != count:
-            await asyncio.sleep(0.02)
+    found: list[WaitingMessage] = []
+
+    async def complete() -> bool:
+        found[:] = await quarantine.list()
+        return len(found) == count
+
+    await eventually(complete, lambda: f"{count} messages: {found}")
     return found
 
 

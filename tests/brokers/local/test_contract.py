@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from tests.brokers.contract import BrokerContract
 from tests.brokers.group_contract import GroupContract
+from tests.brokers.position_contract import PositionContract
 from tests.brokers.reading_contract import ReadingContract
 
 
@@ -14,4 +15,8 @@ class TestLocalGroups(GroupContract):
 
 
 class TestLocalReading(ReadingContract):
+    pass
+
+
+class TestLocalPositions(PositionContract):
     pass

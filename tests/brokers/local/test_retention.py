@@ -9,7 +9,7 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments, numbered, numbers, take
 from tests.brokers.local.harness import LocalHarness
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import eventually
 
 ORDERS = SubscribeOptions(("orders",), "bridge")
 
@@ -23,9 +23,7 @@ async def age(harness: LocalHarness, seconds: int) -> None:
 
 async def until_records(harness: LocalHarness, count: int) -> None:
     connection = sqlite3.connect(harness.directory / "log.db")
-    async with asyncio.timeout(TIMEOUT):
-        while connection.execute("SELECT count(*) FROM records").fetchone()[0] != count:
-            await asyncio.sleep(0.02)
+    await eventually(lambda: connection.execute("SELECT count(*) FROM records").fetchone()[0] == count)
     connection.close()
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from bridge.brokers.servicebus import ServiceBusBroker
+from bridge.brokers.servicebus import ServiceBusBroker, subscription
 from tests.brokers.servicebus.harness import REAL, ServiceBusHarness, contract_queues
 from tests.servicebus.server import ServerConfig, ServiceBusServer
 
@@ -15,6 +15,12 @@ async def server(request: pytest.FixtureRequest) -> AsyncIterator[ServiceBusServ
     async with ServiceBusServer(request.module.SERVER) as server:
         yield server
     assert server.counters.crashes == []
+
+
+@pytest.fixture
+def quick_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a source with sessions start while there is none: its first session comes later."""
+    monkeypatch.setattr(subscription, "FIRST_SECONDS", 0.2)
 
 
 @pytest.fixture

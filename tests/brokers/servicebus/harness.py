@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from azure.servicebus import ServiceBusReceiveMode
-from azure.servicebus.aio import ServiceBusClient
 
 from bridge.brokers.base import Features
 from bridge.brokers.servicebus import ServiceBusBroker
 from bridge.brokers.servicebus.broker import FEATURES
 from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from tests.servicebus import namespace
+from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServiceBusServer, emulator
 
 QUEUES = namespace.CONTRACT
@@ -77,7 +77,7 @@ class ServiceBusHarness:
         """Empty the queues of the contract suite on an external namespace."""
         if self.server is not None:
             return
-        async with ServiceBusClient.from_connection_string(self.connection_string) as client:
+        async with Client.from_connection_string(self.connection_string) as client:
 
             async def empty(name: str) -> None:
                 async with client.get_queue_receiver(

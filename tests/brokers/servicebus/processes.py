@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from azure.servicebus import ServiceBusMessage
-from azure.servicebus.aio import ServiceBusClient, ServiceBusSender
+from azure.servicebus.aio import ServiceBusSender
 
 from bridge.app.composition import build_engine, load_config
 from bridge.engines.base import Engine
 from tests.brokers.members import Members
 from tests.servicebus.process import ServerProcess
+from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig
 
 CONFIG = """
@@ -90,7 +91,7 @@ async def fleet(directory: Path, queue: QueueConfig) -> AsyncIterator[ConsumerPr
         engine = build_engine(load_config([config]), "default", host=True)
         await engine.start()
         async with (
-            ServiceBusClient.from_connection_string(server.connection_string) as client,
+            Client.from_connection_string(server.connection_string) as client,
             client.get_queue_sender("orders") as sender,
         ):
             found = ConsumerProcesses(directory, server, engine, sender)

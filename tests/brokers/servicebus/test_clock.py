@@ -22,6 +22,7 @@ SERVER = ServerConfig(
 )
 
 
+@pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 1}"])
 async def test_a_clock_that_is_ahead_is_told(
     tmp_path: Path, server: ServiceBusServer, entity: str, monkeypatch: pytest.MonkeyPatch

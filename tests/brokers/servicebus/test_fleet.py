@@ -49,9 +49,9 @@ async def test_a_process_stopped_past_its_locks_changes_nothing(tmp_path: Path, 
         load = asyncio.create_task(bridges.load(stop, 200))
         for _ in range(2):
             await asyncio.sleep(1.0)
-            frozen.send_signal(signal.SIGSTOP)
+            frozen.signal(signal.SIGSTOP)
             await asyncio.sleep(LOCK + 3.0)
-            frozen.send_signal(signal.SIGCONT)
+            frozen.signal(signal.SIGCONT)
             await asyncio.sleep(2.0)
         stop.set()
         await load

@@ -20,9 +20,8 @@ from bridge.brokers.servicebus.messages import outgoing, received, runs
 from bridge.codecs import registry
 from bridge.core import provenance
 from bridge.core.bytetext import text_of
-from bridge.core.envelope import Envelope, Event
 from bridge.core.errors import DecodeError, PublishFailed
-from bridge.core.message import Message, Position
+from bridge.core.message import Envelope, Event, Message, Position
 from bridge.core.provenance import Cause
 
 POSITION = Position("shop.servicebus.windows.net", "orders", 0, 7)

@@ -31,6 +31,7 @@ SERVER = ServerConfig(
 )
 
 
+@pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session, sessions: {concurrent: 4}"])
 async def test_an_outage_longer_than_lock_times_delivery_count(
     tmp_path: Path, server: ServiceBusServer, entity: str

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +15,8 @@ import pytest
 
 from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.core.message import Message
+from tests.kit.processes import ModuleProcess
+from tests.kit.waiting import TIMEOUT
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig
 
@@ -50,24 +51,20 @@ class Members:
         loaded = load_config([self.config])
         self.engine = build_engine(loaded, "default", host=True)
         self.broker = build_broker(loaded, "bus")
-        self.running: list[asyncio.subprocess.Process] = []
+        self.running: list[ModuleProcess] = []
         self.sequence: dict[int, int] = defaultdict(int)
         self.published = 0
 
     async def join(self) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.brokers.servicebus.member", str(self.config), str(self.effects_file),
-            stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[3],
-        )  # fmt: skip
+        process = ModuleProcess("tests.brokers.servicebus.member", self.config, self.effects_file)
         self.running.append(process)
-        assert process.stdout is not None
-        async with asyncio.timeout(60):
-            assert await process.stdout.readline() == b"started\n"
+        assert await process.line() == "started"
 
     async def end(self, how: signal.Signals) -> None:
         member = self.running.pop(random.randrange(len(self.running)))
-        member.send_signal(how)
-        code = await member.wait()
+        member.signal(how)
+        code = await member.ended()
+        member.end()
         assert how is signal.SIGKILL or code == 0
 
     async def load(self, until: asyncio.Event) -> None:
@@ -84,7 +81,7 @@ class Members:
     async def check(self) -> None:
         """Assert that all messages are settled, none is dead-lettered, and every start was taken once, in order by
         key."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(TIMEOUT):
             while sum(self.server.contents("orders").values()):
                 await asyncio.sleep(0.2)
         assert self.server.counters()["dead_letters"] == []
@@ -111,8 +108,7 @@ async def members(directory: Path) -> AsyncIterator[Members]:
             yield found
         finally:
             for process in found.running:
-                process.kill()
-                await process.wait()
+                process.end()
             await found.broker.stop()
             await found.engine.stop()
 

@@ -21,7 +21,7 @@ from bridge.core.errors import BrokerUnavailable, LockLost
 from tests.brokers.consumer import Assignments, numbered, numbers
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.kit.pipeline import message
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 from tests.servicebus.server.entities.queue import Queue
 from tests.servicebus.server.errors import refusal
@@ -152,7 +152,10 @@ async def _settled(settle: Callable[[], object]) -> None:
                 return
 
 
-async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer, broker: ServiceBusBroker) -> None:
+async def test_a_frozen_server_is_left_and_found_again(
+    server: ServiceBusServer, broker: ServiceBusBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.brokers.servicebus.connection.CLOSE_SECONDS", 1.0)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     await broker.publish("orders", numbered(5))
     taken: list[Any] = []
@@ -169,9 +172,7 @@ async def test_a_frozen_server_is_left_and_found_again(server: ServiceBusServer,
     server.faults.lose_locks("orders")
     # The frozen server may execute abandoned requests later
     assert set(await drain_all(server, subscription)) >= {1, 2, 3, 4}
-    async with asyncio.timeout(TIMEOUT):
-        while subscription.stopped():
-            await asyncio.sleep(0.05)
+    await eventually(lambda: not (subscription.stopped()))
 
 
 async def test_a_silent_connection_is_asked(
@@ -180,14 +181,11 @@ async def test_a_silent_connection_is_asked(
     monkeypatch.setattr("bridge.brokers.servicebus.receiver.QUIET_SECONDS", 0.5)
     subscription = await broker.subscribe(OPTIONS, Assignments())
     async with asyncio.timeout(TIMEOUT):
-        while server.counters.operations["peek-message"] < 2:
-            await asyncio.sleep(0.05)
+        await eventually(lambda: server.counters.operations["peek-message"] >= 2)
         server.faults.freeze()
-        while not subscription.stopped():
-            await asyncio.sleep(0.05)
+        await eventually(lambda: subscription.stopped())
         server.faults.thaw()
-        while subscription.stopped():
-            await asyncio.sleep(0.05)
+        await eventually(lambda: not (subscription.stopped()))
 
 
 async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
@@ -195,8 +193,8 @@ async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
         await bench.source.start()
         await bench.publish(*(message("start", n) for n in range(50)))
         await bench.until(lambda: outcomes(bench), "under way")
-        server.faults.busy(8.0, "orders")
-        await asyncio.sleep(8.0)
+        server.faults.busy(4.0, "orders")  # longer than a request may take
+        await asyncio.sleep(4.0)
         # The source's count does not suffice: a completion whose answer is lost has no outcome, but took effect
         await bench.until(lambda: not server.queue("orders").contents().unsettled, "all settled")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")
@@ -206,6 +204,7 @@ async def test_a_busy_server(tmp_path: Path, server: ServiceBusServer) -> None:
         )
 
 
+@pytest.mark.usefixtures("quick_start")
 @pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 2}"])
 async def test_a_server_that_goes_and_comes_back(tmp_path: Path, server: ServiceBusServer, entity: str) -> None:
     async with bus_bench(tmp_path, server.connection_string, entity, request_timeout="3s") as bench:
@@ -279,8 +278,7 @@ async def test_a_service_that_renews_few_locks_at_once(
     async with asyncio.timeout(TIMEOUT):
         while len(taken) < 60:
             taken += await subscription.receive(60)
-        while sum(count for count in asked if count <= most) < 120:
-            await asyncio.sleep(0.05)
+        await eventually(lambda: sum(count for count in asked if count <= most) >= 120)
     assert max(asked) <= 60
     assert sum(count > most for count in asked) < 70  # not repeatedly
     for delivery in taken:
@@ -316,8 +314,7 @@ async def test_a_lock_that_the_service_does_not_renew_costs_no_other(
             # A refused renewal may count as an outage for a moment: a source waits and asks again
             with suppress(BrokerUnavailable):
                 again += await subscription.receive(1)
-        while server.counters.renewed_locks["orders"] < 60:
-            await asyncio.sleep(0.05)
+        await eventually(lambda: server.counters.renewed_locks["orders"] >= 60)
     [refused] = [each for each in taken if each.lost]
     assert numbers([refused]) == numbers(again) == [3]
     with pytest.raises(LockLost):

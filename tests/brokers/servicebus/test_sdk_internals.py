@@ -29,6 +29,7 @@ from bridge.core.errors import PublishFailed
 from bridge.core.message import Message
 from tests.brokers.consumer import Assignments
 from tests.kit.waiting import TIMEOUT
+from tests.servicebus.sdk import Client, send
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 BRIDGE = Path(__file__).parents[3] / "bridge"
@@ -43,9 +44,9 @@ async def server() -> AsyncIterator[ServiceBusServer]:
 
 @pytest.fixture
 async def client(server: ServiceBusServer) -> AsyncIterator[ServiceBusClient]:
+    async with Client.from_connection_string(server.connection_string) as sending:
+        await send(sending, "orders", ["0", "1", "2"])
     async with ServiceBusClient.from_connection_string(server.connection_string, retry_total=0) as client:
-        async with client.get_queue_sender("orders") as sender:
-            await sender.send_messages([ServiceBusMessage(b"%d" % n) for n in range(3)])
         yield client
 
 
@@ -58,6 +59,30 @@ async def test_patience_is_kept(client: ServiceBusClient) -> None:
         await receiver.receive_messages(1, max_wait_time=0.1)
         assert 0.5 < time.monotonic() - begun < 2
     assert not sdk_internals.set_read_timeout(object(), 1.0)
+
+
+async def test_a_sender_closes_without_its_keep_alive_task(client: ServiceBusClient) -> None:
+    sender = client.get_queue_sender("orders")
+    await sender.send_messages(ServiceBusMessage(b"3"))
+    keep_alive = sender._handler._keep_alive_thread
+    assert sdk_internals.end_keep_alive(sender)
+    await sender.close()
+    assert keep_alive.cancelled()
+    assert not sdk_internals.end_keep_alive(sender)
+    assert not sdk_internals.end_keep_alive(object())
+
+
+async def test_a_sender_opens_without_pauses(
+    server: ServiceBusServer, client: ServiceBusClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sdk_internals.install(client)
+    sender = client.get_queue_sender("orders")
+    monkeypatch.setattr("azure.servicebus.aio._servicebus_sender_async.asyncio.sleep", None)
+    async with sender:
+        monkeypatch.undo()
+        assert "client_ready_async" not in vars(sender._handler)
+        await sender.send_messages(ServiceBusMessage(b"3"))
+    assert server.counters.accepted["orders"] == 4
 
 
 async def test_a_detached_link_is_seen(server: ServiceBusServer, client: ServiceBusClient) -> None:

@@ -7,10 +7,11 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from azure.servicebus.aio import ServiceBusClient
 
 from tests.brokers.servicebus.bench import bus_bench, outcomes
 from tests.kit.pipeline import message, offsets_by_key
+from tests.kit.waiting import TIMEOUT
+from tests.servicebus.sdk import Client
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer, SubscriptionConfig, TopicConfig
 
 FOUR = "queue: by-session\n    sessions: {concurrent: 4}"
@@ -22,6 +23,7 @@ SERVER = ServerConfig(
 )
 
 
+@pytest.mark.usefixtures("quick_start")
 async def test_order_per_session_and_sessions_side_by_side(tmp_path: Path, server: ServiceBusServer) -> None:
     async with bus_bench(tmp_path, server.connection_string, FOUR) as bench:
         at_work = 0
@@ -45,6 +47,7 @@ async def test_order_per_session_and_sessions_side_by_side(tmp_path: Path, serve
         assert server.counters.granted_sessions["by-session"] >= 12
 
 
+@pytest.mark.usefixtures("quick_start")
 async def test_a_topic_s_subscription_with_sessions(tmp_path: Path, server: ServiceBusServer) -> None:
     entity = "topic: events\n    subscription: bridge\n    sessions: true"
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
@@ -54,6 +57,7 @@ async def test_a_topic_s_subscription_with_sessions(tmp_path: Path, server: Serv
         assert [each.instance_id for each in bench.faults.taken] == [f"order-k-{n}" for n in range(5)]  # type: ignore[union-attr]
 
 
+@pytest.mark.usefixtures("quick_start")
 async def test_a_busy_session_makes_room(tmp_path: Path, server: ServiceBusServer) -> None:
     """With one receiver and an endless session, another session gets its turn."""
     entity = "queue: by-session\n    sessions: {concurrent: 1, turn: 1s}"
@@ -86,6 +90,7 @@ async def test_a_busy_session_makes_room(tmp_path: Path, server: ServiceBusServe
         assert bench.source.ledger.locks_lost == 0
 
 
+@pytest.mark.usefixtures("quick_start")
 async def test_an_idle_session_is_given_up_for_another_process(tmp_path: Path, server: ServiceBusServer) -> None:
     one = "queue: by-session\n    sessions: {concurrent: 1, idle: 200ms}"
     async with (
@@ -101,8 +106,9 @@ async def test_an_idle_session_is_given_up_for_another_process(tmp_path: Path, s
         await second.settled(1)
 
 
+@pytest.mark.usefixtures("quick_start")
 async def test_the_state_of_a_session_is_left_alone(tmp_path: Path, server: ServiceBusServer) -> None:
-    async with ServiceBusClient.from_connection_string(server.connection_string) as client:
+    async with Client.from_connection_string(server.connection_string) as client:
         async with bus_bench(tmp_path, server.connection_string, FOUR) as bench:
             await bench.publish(message("start", "k-0", "k"), topic="by-session")
             async with client.get_queue_receiver("by-session", session_id="k") as receiver:
@@ -113,6 +119,7 @@ async def test_the_state_of_a_session_is_left_alone(tmp_path: Path, server: Serv
             assert await receiver.session.get_state() == b"theirs"
 
 
+@pytest.mark.usefixtures("quick_start")
 async def test_no_session_is_no_fault(
     tmp_path: Path, server: ServiceBusServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,5 +141,5 @@ async def test_a_source_that_is_wrong_about_sessions_is_told(
 ) -> None:
     async with bus_bench(tmp_path, server.connection_string, entity) as bench:
         with pytest.raises(Exception, match="disagree about sessions"):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(TIMEOUT):
                 await bench.source.start()

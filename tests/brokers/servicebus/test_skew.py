@@ -16,13 +16,19 @@ from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 LOCK = 5.0
 """Shortest lock duration of the service, in seconds."""
 
+DELIVERIES = 2
+"""Max delivery count."""
+
+TOO_LONG = LOCK * DELIVERIES + 1
+"""Seconds that the max delivery count would not allow without the bridge's care."""
+
 ENTITIES = pytest.mark.parametrize("entity", ["queue: orders", "queue: by-session\n    sessions: {concurrent: 4}"])
 
 
 SERVER = ServerConfig(
     (
-        QueueConfig("orders", lock_duration=LOCK, max_delivery_count=3),
-        QueueConfig("by-session", lock_duration=LOCK, max_delivery_count=3, requires_session=True),
+        QueueConfig("orders", lock_duration=LOCK, max_delivery_count=DELIVERIES),
+        QueueConfig("by-session", lock_duration=LOCK, max_delivery_count=DELIVERIES, requires_session=True),
     )
 )
 
@@ -41,7 +47,7 @@ async def test_a_clock_ahead_is_said_and_suffered_by_nobody(
         assert any("clock" in str(why) for why in bench.source.gate.pause_reasons.values()), (
             bench.source.gate.pause_reasons
         )
-        await asyncio.sleep(LOCK * 4)  # longer than the max delivery count would allow
+        await asyncio.sleep(TOO_LONG)
         assert outcomes(bench) == {}
         assert server.counters.dead_letters == []
         server.faults.skew(0)
@@ -66,7 +72,7 @@ async def test_a_clock_behind_is_said_and_suffered_once_at_most(
         bench.faults.outage = EngineUnavailable("away")
         await bench.source.start()
         await bench.until(lambda: bench.source.gate.pause_reasons, "held")
-        await asyncio.sleep(LOCK * 4)  # longer than the max delivery count would allow
+        await asyncio.sleep(TOO_LONG)
         bench.faults.outage = None
         await bench.until(lambda: not server.queue(queue).contents().unsettled, "all settled")
         await bench.until(lambda: not bench.source.ledger.in_flight, "all have ended")

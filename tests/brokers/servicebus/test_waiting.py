@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.core.states import Outcome
 from tests.kit.pipeline import message
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 CONFIG = """
@@ -67,9 +66,7 @@ async def test_a_retry_goes_on_on_the_engine(tmp_path: Path, server: ServiceBusS
     try:
         await daemon.brokers["bus"].publish("orders", [message("start", "1")])
         ledger = daemon.sources[0].ledger
-        async with asyncio.timeout(TIMEOUT):
-            while not ledger.outcomes[Outcome.QUARANTINED]:
-                await asyncio.sleep(0.02)
+        await eventually(lambda: ledger.outcomes[Outcome.QUARANTINED])
         contents = server.queue("orders").contents()
         assert (contents.active, contents.locked) == (0, 0)
         client = daemon.engines["default"].client

@@ -21,6 +21,8 @@ from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 ONE = "    sessions: {concurrent: 1, idle: 100ms}\n    dead_letter: letters\n    quarantine: {poll: 50ms}"
 
 
+pytestmark = pytest.mark.usefixtures("quick_start")
+
 SERVER = ServerConfig((QueueConfig("orders", lock_duration=5, requires_session=True), QueueConfig("letters")))
 
 

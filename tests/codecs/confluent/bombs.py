@@ -19,10 +19,11 @@ from google.protobuf import descriptor_pb2
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import Limits, parse_json
+from bridge.codecs.limits import parse_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 
-LIMITS = Limits()
+LIMITS = LimitsConfig()
 F = descriptor_pb2.FieldDescriptorProto
 Bomb = tuple[str, Callable[[], Any]]
 WELL_KNOWN = ("any", "duration", "empty", "field_mask", "struct", "timestamp", "wrappers")

@@ -8,8 +8,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2
 
-from bridge.core.envelope import Event
-from bridge.core.message import Position
+from bridge.core.message import Event, Position
 
 POSITION = Position("cluster", "orders", 0, 7)
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import Limits
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError, TooManyValues
 from tests.codecs.confluent.samples import ORDER, ORDER_DATA
 
-LIMITS = Limits()
+LIMITS = LimitsConfig()
 CHAIN = {"type": "record", "name": "Chain", "fields": [{"name": "next", "type": ["null", "Chain"]}]}
 
 DECIMAL = {"type": "bytes", "logicalType": "decimal"}
@@ -351,9 +351,9 @@ def test_a_deep_body_kills_nothing() -> None:
 )
 def test_items_without_bytes_are_read_within_bounds(items: Any, value: Any) -> None:
     one = schema({"type": "array", "items": items})
-    assert one.decode(b"\x06\x00", (), Limits()) == [value] * 3
+    assert one.decode(b"\x06\x00", (), LimitsConfig()) == [value] * 3
     with pytest.raises(TooManyValues, match=r"50000 values that limits\.max_values"):
-        one.decode(b"\xfe\xff\xff\xff\x0f\x00", (), Limits())
+        one.decode(b"\xfe\xff\xff\xff\x0f\x00", (), LimitsConfig())
 
 
 @pytest.mark.parametrize("depth", range(240, 480, 12))

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import Limits
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 from tests.codecs.confluent.avro_cases import Case, cases, scalars, utc
 
-LIMITS = Limits()
+LIMITS = LimitsConfig()
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 JSON_SCALARS: st.SearchStrategy[Any] = (
     st.none()

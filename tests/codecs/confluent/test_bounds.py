@@ -16,7 +16,8 @@ from bridge.codecs import registry
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import DEFAULT_LIMITS, Limits, check_values, parse_json
+from bridge.codecs.limits import DEFAULT_LIMITS, check_values, parse_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodedTooLarge, DecodeError, TooManyValues
 from bridge.core.message import Message
 from tests.codecs.confluent.samples import POSITION, PROTO_DATA, proto_text
@@ -68,10 +69,10 @@ VALUES = st.recursive(
 @given(VALUES, st.sampled_from([None, 2]))
 def test_values_of_json_are_counted_exactly(value: Any, indent: int | None) -> None:
     body, count = json.dumps(value, indent=indent).encode(), _count(value)
-    check_values(body, Limits(max_values=count))
+    check_values(body, LimitsConfig(max_values=count))
     if count > 1:
         with pytest.raises(TooManyValues):
-            check_values(body, Limits(max_values=count - 1))
+            check_values(body, LimitsConfig(max_values=count - 1))
 
 
 @settings(deadline=None)
@@ -92,25 +93,28 @@ def test_values_of_avro_are_counted_as_those_of_json(value: Any) -> None:
     data = read(DEFAULT_LIMITS)
     count = _count(data)
     if '"@type"' not in json.dumps(data):
-        assert read(Limits(max_values=count)) == data
+        assert read(LimitsConfig(max_values=count)) == data
         with pytest.raises(TooManyValues):
-            read(Limits(max_values=count - 1))
+            read(LimitsConfig(max_values=count - 1))
 
 
 def test_bytes_of_avro_and_protobuf_are_bounded() -> None:
     text = AvroSchema(RegisteredSchema('"string"', "AVRO"))
     with pytest.raises(DecodedTooLarge, match=r"more than the 9 bytes that limits\.max_decoded allows") as refusal:
-        text.decode(text.encode("a" * 10), (), Limits(max_decoded=9))
+        text.decode(text.encode("a" * 10), (), LimitsConfig(max_decoded=9))
     assert refusal.value.reason == "decoded_too_large"
-    assert text.decode(text.encode("a" * 10), (), Limits(max_decoded=10)) == "a" * 10
+    assert text.decode(text.encode("a" * 10), (), LimitsConfig(max_decoded=10)) == "a" * 10
     order = ProtobufSchema(RegisteredSchema(proto_text(), "PROTOBUF"), "shop.Order")
-    for limits, error in ((Limits(max_decoded=100), DecodedTooLarge), (Limits(max_values=8), TooManyValues)):
+    for limits, error in (
+        (LimitsConfig(max_decoded=100), DecodedTooLarge),
+        (LimitsConfig(max_values=8), TooManyValues),
+    ):
         with pytest.raises(error):
             order.decode(order.encode(PROTO_DATA), (1,), limits)
 
 
 def test_json_inside_a_cloud_event_is_bounded() -> None:
-    limits = Limits(max_values=20)
+    limits = LimitsConfig(max_values=20)
     attributes = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
     inner = "W" + "zAsMCwwLDAsMCwwLDAsMCwwLDAsMCwwLDAsMCwwLDAsMCwwLDAsMF0="
     event = attributes | {"datacontenttype": "application/json", "data_base64": inner}

@@ -23,6 +23,8 @@ from bridge.config.model.registries import RegistryConfig
 from bridge.core.errors import DecodeError, MessageError, RegistryUnavailable
 from bridge.core.message import Message
 from tests.codecs.confluent.samples import ORDER, POSITION, event, proto, proto_text
+from tests.kit.examples import examples
+from tests.kit.waiting import TIMEOUT
 from tests.registry.hostile import Answer, HostileRegistry, answer, response
 
 LINE = '{"type": "record", "name": "shop.Line", "fields": [{"name": "sku", "type": "string"}]}'
@@ -158,11 +160,11 @@ async def test_a_slow_drip_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         *(part for _ in range(1000) for part in (b" ", 0.05)),
     ]
     with hostile(drip) as server:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             assert "no answer in time" in await outcome(server, timeout="300ms")
     slow: Answer = [0.2, schema('"long"')]
     with hostile(schema(LINE, references=refer(*(f"n{at}" for at in range(90)))), slow) as server:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             assert "no answer in time" in await outcome(server, timeout="300ms")
 
 
@@ -287,7 +289,7 @@ FUZZ = st.booleans().flatmap(
 )
 
 
-@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=60)
+@settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=examples(60))
 @given(FUZZ)
 def test_any_answer_is_an_outage_or_a_refusal(found: tuple[bytes, bytes, bool, bytes]) -> None:
     asyncio.run(_tried(*found))
@@ -331,7 +333,7 @@ async def test_no_redirect_is_followed_to_another_host(
 async def test_a_storm_of_refusals_is_an_outage_at_once(status: int) -> None:
     refusal = response(b"{}", status, "Retry-After: 99999999999")
     with hostile(refusal, refusal) as server:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(TIMEOUT):
             assert (await outcome(server, timeout="60s")).startswith("away")
         # One for the message and one for the event: the pipeline's back-off decides when the next follows
         assert len(server.asked) == 2

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import Limits
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 from tests.codecs.confluent.samples import PROTO_DATA, F, proto, proto_text
 
-LIMITS = Limits()
+LIMITS = LimitsConfig()
 ORDER = (1,)
 
 
@@ -107,7 +107,7 @@ def test_deep_bodies_are_refused() -> None:
 
     assert schema().decode(nested(3), ORDER, LIMITS)["next"]["next"]["next"]["id"] == ""
     with pytest.raises(DecodeError, match=r"limits\.max_depth"):
-        schema().decode(nested(50), ORDER, Limits(max_depth=20))
+        schema().decode(nested(50), ORDER, LimitsConfig(max_depth=20))
     with pytest.raises(DecodeError, match=r"nests deeper than the 100 messages"):
         schema().decode(nested(5000), ORDER, LIMITS)
 
@@ -160,7 +160,7 @@ def test_any_holds_messages_of_the_same_schema_and_well_known_ones() -> None:
     with pytest.raises(DecodeError, match="that its schema does not have"):
         one.decode(b"\x0a\x03\x0a\x01x", (0,), LIMITS)
     with pytest.raises(DecodeError, match=r"limits\.max_depth"):
-        one.decode(one.encode({"f": {"@type": "x/shop.Item", "id": "a"}}), (0,), Limits(max_depth=1))
+        one.decode(one.encode({"f": {"@type": "x/shop.Item", "id": "a"}}), (0,), LimitsConfig(max_depth=1))
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import Limits
 from bridge.codecs.numbers import single_to_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 from tests.codecs.confluent.samples import F, proto_text
 
-LIMITS = Limits()
+LIMITS = LimitsConfig()
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 WELL_KNOWN = "google.protobuf."
 IMPORTS = [f"google/protobuf/{name}.proto" for name in (

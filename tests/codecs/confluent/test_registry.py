@@ -216,7 +216,8 @@ async def test_an_incompatible_schema_is_refused(server: RegistryServer, registr
 
 
 async def test_the_latest_of_the_subject(server: RegistryServer, registry: Registry) -> None:
-    writing = Writing(registry, AvroFormat, topic="orders", latest_for=0.0)
+    registry.latest_for = 0.0
+    writing = Writing(registry, AvroFormat, topic="orders")
     with pytest.raises(SchemaError, match="register one, or give the target a `schema`"):
         await write_one(writing, registry)
     first = server.register("orders-value", ORDER)

@@ -14,14 +14,15 @@ from bridge.codecs.confluent import wire
 from bridge.codecs.confluent.avro import AvroSchema
 from bridge.codecs.confluent.protobuf import ProtobufSchema
 from bridge.codecs.confluent.registry import RegisteredSchema
-from bridge.codecs.limits import Limits, parse_json, write_json
+from bridge.codecs.limits import parse_json, write_json
+from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import DecodeError
 from bridge.core.message import Message
 from tests.codecs.confluent import avro_cases, samples
 from tests.codecs.confluent import test_protobuf_properties as protobuf_cases
 from tests.codecs.confluent.samples import F, proto_text
 
-LIMITS = Limits()
+LIMITS = LimitsConfig()
 SLOW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

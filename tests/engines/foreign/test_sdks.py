@@ -15,10 +15,10 @@ from durabletask.azuremanaged.client import DurableTaskSchedulerClient
 from durabletask.client import OrchestrationQuery
 
 from tests.engines.foreign import toolchain
+from tests.kit.waiting import TIMEOUT
 
 pytestmark = [pytest.mark.prove, pytest.mark.timeout(600)]
 
-TIMEOUT = 60.0
 STATUS = "ORCHESTRATION_STATUS_"
 
 

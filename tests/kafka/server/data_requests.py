@@ -107,10 +107,11 @@ def _read(
 
 
 def list_offsets(state: State, reader: Reader, writer: Writer, version: int) -> None:
-    """Handle a list-offsets request for the beginning or the end; offsets by timestamp are not supported."""
+    """Handle a list-offsets request for the beginning, the end, or the first record of a time."""
     reader.int32()
+    isolated = False
     if version >= 2:
-        reader.int8()
+        isolated = bool(reader.int8())
         writer.int32(0)
 
     def wish() -> tuple[int, int]:
@@ -125,8 +126,14 @@ def list_offsets(state: State, reader: Reader, writer: Writer, version: int) -> 
     def write(wanted: tuple[int, int]) -> None:
         partition = state.partition(next(for_topic), wanted[0])
         code = errors.UNKNOWN_TOPIC if partition is None else errors.NONE
-        offset = -1 if partition is None else partition.start if wanted[1] == EARLIEST else partition.end
-        writer.int32(wanted[0]).int16(code).int64(-1).int64(offset)
+        stamp, offset = -1, -1
+        if partition is not None:
+            if wanted[1] >= 0:
+                stamp, offset = partition.at(wanted[1])
+            else:
+                end = partition.stable_end if isolated else partition.end
+                offset = partition.start if wanted[1] == EARLIEST else end
+        writer.int32(wanted[0]).int16(code).int64(stamp).int64(offset)
         if version >= 4:
             writer.int32(-1)
 

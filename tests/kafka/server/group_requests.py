@@ -163,6 +163,29 @@ def list_groups(state: State, _: Reader, writer: Writer, version: int) -> None:
     writer.int16(errors.NONE).array(state.groups.items(), lambda each: writer.text(each[0]).text(each[1].kind))
 
 
+def describe_groups(state: State, reader: Reader, writer: Writer, version: int) -> None:
+    names = reader.array(reader.text)
+    if version >= 3:
+        reader.int8()
+    if version >= 1:
+        writer.int32(0)
+
+    def write(name: str) -> None:
+        group = state.groups.get(name) or Group(state.loop)
+
+        def write_member(member: Member) -> None:
+            writer.text(member.id).text("test-client").text("/127.0.0.1")
+            writer.bytes(member.protocols.get(group.protocol, b"")).bytes(member.assignment)
+
+        known = "Dead" if name not in state.groups else group.state.value
+        writer.int16(errors.NONE).text(name).text(known).text(group.kind).text(group.protocol)
+        writer.array(group.members.values(), write_member)
+        if version >= 3:
+            writer.int32(-(2**31))
+
+    writer.array(names, write)
+
+
 def delete_groups(state: State, reader: Reader, writer: Writer, _: int) -> None:
     names = reader.array(reader.text)
     for name in names:

@@ -169,6 +169,16 @@ class Partition:
                 break
         return self.transform(b"".join(found)[: max(limit, len(found[0]))] if found else b"")
 
+    def at(self, milliseconds: int) -> tuple[int, int]:
+        """Return time and offset of the first record with this time or a later one; -1 and -1 without one."""
+        for batch in self._batches:
+            if batch.timestamp >= milliseconds:
+                for records in iter(MemoryRecords(batch.data).next_batch, None):
+                    for record in records:
+                        if record.timestamp >= milliseconds and record.offset >= self.start:
+                            return record.timestamp, record.offset
+        return -1, -1
+
     def truncate(self, offset: int) -> None:
         """Delete the records before `offset`; a negative offset deletes all."""
         self.start = self.end if offset < 0 else min(offset, self.end)

@@ -30,6 +30,7 @@ HANDLERS: dict[int, tuple[int, int, Handler]] = {
     12: (0, 2, group_requests.heartbeat),
     13: (0, 3, group_requests.leave_group),
     14: (0, 3, group_requests.sync_group),
+    15: (0, 3, group_requests.describe_groups),
     16: (0, 2, group_requests.list_groups),
     19: (0, 3, cluster_requests.create_topics),
     20: (0, 3, cluster_requests.delete_topics),

@@ -23,15 +23,14 @@ from durabletask import task
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import Cancel, ScheduleOrchestration
 from bridge.core.errors import AlreadyTaken, InstanceAlreadyExists, InstanceFinished
-from bridge.engines.command_runner import CommandRunner
+from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.workflows import Workflows
 from bridge.workflow import PUBLISH_ACTIVITY, CompensationInput, DataConverter, StepInput
+from tests.kit.waiting import TIMEOUT
 from tests.workflow.trees import RESULTS, No, Wood
 
 UNIT = 0.05
-TIMEOUT = 60
-"""Seconds until a saga must have ended."""
 
 
 def instance(number: int) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +14,9 @@ from durabletask import history
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
+from tests.kit.processes import ModuleProcess
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.workflow.kill.shop import STEPS
-
-TIMEOUT = 60.0
-ROOT = Path(__file__).parents[3]
 
 
 class Shop:
@@ -27,20 +24,15 @@ class Shop:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._process: subprocess.Popen[str] | None = None
+        self._process: ModuleProcess | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "tests.workflow.kill.shop", str(self.directory)]
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
+        self._process = ModuleProcess("tests.workflow.kill.shop", self.directory)
+        assert self._process.read() == "ready"
 
     def kill(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            assert self._process.stdout is not None
-            self._process.stdout.close()
+            self._process.end()
             self._process = None
 
     def hold(self, name: str) -> None:
@@ -60,9 +52,7 @@ class Shop:
         return lambda: any(one["name"] == name and one["moment"] == moment for one in self.log)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(TIMEOUT):
-            while not condition():
-                await asyncio.sleep(0.002)
+        await eventually(condition, poll=0.002)
 
 
 async def attached(shop: Shop) -> EmbeddedEngine:

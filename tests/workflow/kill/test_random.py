@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,10 @@ from hypothesis import strategies as st
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
+from tests.kit.processes import ModuleProcess
 from tests.workflow.invariants import Decision, check, decision, received
 from tests.workflow.kill.grove import instance
 from tests.workflow.trees import Wood, woods
-
-TIMEOUT = 120.0
-ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True, repr=False)
@@ -37,19 +34,14 @@ class Forest:
 async def run(directory: Path, kills: list[float]) -> None:
     """Run all sagas; kill the process each number of seconds after it was ready."""
     for lives in (*kills, None):
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tests.workflow.kill.grove", str(directory),
-            cwd=ROOT, stdout=asyncio.subprocess.PIPE,
-        )  # fmt: skip
-        assert process.stdout is not None
-        async with asyncio.timeout(TIMEOUT):
-            assert await process.stdout.readline() == b"ready\n"
+        with ModuleProcess("tests.workflow.kill.grove", directory) as process:
+            assert await process.line() == "ready"
             try:
                 async with asyncio.timeout(lives):
-                    assert await process.stdout.readline() == b"done\n"
+                    assert await process.line() == "done"
+                    await process.ended()
             except TimeoutError:
-                process.kill()
-            await process.wait()
+                assert lives is not None
 
 
 def decisions(events: Sequence[history.HistoryEvent]) -> tuple[list[Decision], list[dict[str, Any]]]:

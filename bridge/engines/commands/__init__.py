@@ -1,0 +1,1 @@
+"""Commands for instances: each takes effect once on the engine, or fails with a reason."""

@@ -1,0 +1,1 @@
+"""Workers that run user code: registration, containment of its failures, and their stop."""

@@ -1,0 +1,370 @@
+"""Worker of the SDK in which user code can fail only its own instance."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.engines.remote_limits import WorkItemFlow
+from bridge.engines.sdk_internals import OpenWorker, batch_of
+from bridge.engines.worker.containment import (
+    ContainedConverter,
+    WorkerStats,
+    contained_activity,
+    contained_orchestrator,
+    end_turn,
+)
+from bridge.engines.worker.failures import failure_details, shorten, type_name
+
+logger = logging.getLogger("bridge.engines.containment")
+
+
+class Load:
+    """Load of one pool of threads: start times of the items that its threads run. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.began: dict[int, float] = {}
+        """Start time by thread id, on the monotonic clock."""
+
+    def begin(self) -> None:
+        """Record that this thread begins an item."""
+        self.began[threading.get_ident()] = time.monotonic()
+
+    def end(self) -> None:
+        self.began.pop(threading.get_ident(), None)
+
+    def is_stuck(self, threads: int, waiting: int, after: float) -> bool:
+        """True when every thread has been busy with the same item for `after` seconds, and other items wait."""
+        began = list(self.began.values())
+        return waiting > 0 and len(began) >= threads and time.monotonic() - max(began) >= after
+
+
+class RunningRecord(Protocol):
+    """Record of the work items that threads of this process run."""
+
+    def begin(self, token: str) -> None: ...
+
+    def end(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+    def drain(self) -> None: ...
+
+
+class ContainedWorker(OpenWorker):
+    """Worker of the SDK in which user code can fail only its own instance."""
+
+    stuck_after: float | None = None
+    """Seconds after which work that waits behind busy threads counts as stuck; None disables the check."""
+
+    def __init__(
+        self,
+        *,
+        running: RunningRecord | None = None,
+        flow: WorkItemFlow | None = None,
+        drain_mark: str | None = None,
+        **options: Any,
+    ) -> None:
+        """Create the worker. options: those of the SDK's worker.
+
+        running: record of the running work items, in a process whose end is also the engine's end.
+        flow: flow of work items from a remote engine.
+        drain_mark: prefix of the tokens with which a stopping worker returns its work; None returns nothing. The
+        prefix is for engines that refuse the worker's responses from then on, and would count the worker as dead.
+        """
+        super().__init__(**options)
+        self.running = running
+        self.stats = WorkerStats()
+        self.flow = flow
+        self.drain_mark = drain_mark
+        self.replace_converter(ContainedConverter(self.converter))
+        self._load: Load | None = Load()
+        """Load of the single pool of the SDK's worker; None where a subclass has pools of its own."""
+        self._begin: Callable[[str], None] = self._begun
+        """Called when a thread begins a work item. An attribute, like `_end`, for subclasses that need less."""
+        self._end: Callable[[], None] = self._ended
+        self._held: dict[str, _Answers] = {}
+        """Unfinished work items of this worker by token, kept while `drain_mark` is set."""
+        self._is_draining = False
+        self.intercept_arrivals(self._arrived)
+
+    def add_orchestrator(self, fn: Any) -> str:
+        name: str = super().add_orchestrator(contained_orchestrator(fn, self.converter))
+        return name
+
+    def add_activity(self, fn: Any) -> str:
+        name: str = super().add_activity(contained_activity(fn, self.stats))
+        return name
+
+    def start(self) -> None:
+        if self.running is not None:
+            self.running.resume()
+        self._is_draining = False
+        super().start()  # type: ignore[no-untyped-call]  # the SDK leaves its result unannotated
+
+    def stop(self) -> None:
+        if self.running is not None:
+            self.running.drain()
+        if self.drain_mark is not None:
+            self._is_draining = True
+            for answers in list(self._held.values()):
+                answers.give_back()
+        super().stop()  # type: ignore[no-untyped-call]  # as above
+
+    def _arrived(
+        self,
+        submit: Callable[..., None],
+        give_back: Callable[[Any, Any, str], None],
+        execute: Any,
+        cancel: Any,
+        request: Any,
+        stub: Any,
+        token: str,
+    ) -> None:
+        """Take a work item from the stream, and keep it until `_release`."""
+        if self.drain_mark is not None:
+            mark = f"{self.drain_mark}{token}"
+            cancel_item = functools.partial(give_back, request, stub, mark)
+            self._held[token] = answers = _Answers(stub, self, request, cancel_item)
+            if self._is_draining:
+                answers.give_back()
+        if self.flow is not None:
+            done = self.flow.begin(request)
+            execute, cancel = _before(done, execute), _before(done, cancel)
+        submit(execute, cancel, request, stub, token)
+
+    def inspect_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
+        """Inspect the response of a turn before it is sent."""
+
+    def inspect_activity(self, response: pb.ActivityResponse) -> None:
+        """Inspect the failure of an activity before it is sent."""
+
+    def _answers(self, request: Any, stub: Any, token: str) -> _Answers:
+        found = self._held.get(token)
+        return _Answers(stub, self, request) if found is None else found
+
+    @property
+    def session_count(self) -> int:
+        """Number of orchestrations that stay in memory between their turns."""
+        return 0
+
+    def count_replay(self, request: Any) -> None:
+        """Count the turn when it runs the orchestrator again from its history."""
+        if request.pastEvents:
+            self.stats.replay()
+
+    def _release(self, token: str) -> None:
+        self._held.pop(token, None)
+
+    def _begun(self, token: str) -> None:
+        """Record that this thread begins a work item."""
+        if self._load is not None:
+            self._load.begin()
+        if self.running is not None:
+            self.running.begin(token)
+
+    def _ended(self) -> None:
+        if self.running is not None:
+            self.running.end()
+        if self._load is not None:
+            self._load.end()
+
+    def stuck(self) -> list[str]:
+        """Reasons why pools of threads cannot work; empty while all can, and when the worker is stopped."""
+        if not self.is_running:
+            return []
+        if self.has_lost_its_loop:
+            return ["the worker's event loop has ended; restart the process"]
+        if self.stuck_after is None or self._load is None:
+            return []
+        threads, waiting = self.queued_items
+        if not self._load.is_stuck(threads, waiting, self.stuck_after):
+            return []
+        return [stuck_pool("work", threads, waiting, self.stuck_after)]
+
+    def run_turn(self, request: Any, stub: Any, token: Any) -> None:
+        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
+        if answers.is_given_back:
+            self._release(token)
+            return
+        self._begin(token)
+        self.count_replay(request)
+        try:
+            super().run_turn(request, answers, token)
+        except BaseException as error:
+            failed = pb.OrchestratorAction(id=-1)
+            failed.completeOrchestration.orchestrationStatus = pb.ORCHESTRATION_STATUS_FAILED
+            failed.completeOrchestration.failureDetails.CopyFrom(failure_details(error))
+            response = pb.OrchestratorResponse(instanceId=request.instanceId, actions=[failed], completionToken=token)
+            answers.instead(error, "CompleteOrchestratorTask", response, f"orchestration {request.instanceId}")
+        finally:
+            self._end()
+            if self._held:
+                self._release(token)
+            end_turn()
+
+    def run_activity(self, request: Any, stub: Any, token: Any) -> None:
+        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
+        if answers.is_given_back:
+            self._release(token)
+            return
+        self._begin(token)
+        try:
+            super().run_activity(request, answers, token)
+        except BaseException as error:
+            instance_id = request.orchestrationInstance.instanceId
+            response = pb.ActivityResponse(
+                instanceId=instance_id,
+                taskId=request.taskId,
+                failureDetails=failure_details(error),
+                completionToken=token,
+            )
+            answers.instead(error, "CompleteActivityTask", response, f"activity {request.name} of {instance_id}")
+        finally:
+            self._end()
+            if self._held:
+                self._release(token)
+
+    def run_entity_batch(self, request: Any, stub: Any, token: Any) -> pb.EntityBatchResult:
+        """Run each operation as a batch of its own, which fails alone."""
+        answers = self._answers(request, stub, token) if self._held else _Answers(stub, self, request)
+        if answers.is_given_back:
+            self._release(token)
+            return pb.EntityBatchResult(completionToken=token)
+        request, infos = batch_of(request)
+        whole = pb.EntityBatchResult(completionToken=token, operationInfos=infos)
+        if request.HasField("entityState"):
+            whole.entityState.CopyFrom(request.entityState)
+        for operation in request.operations:
+            alone = pb.EntityBatchRequest(instanceId=request.instanceId, operations=[operation])
+            if whole.HasField("entityState"):
+                alone.entityState.CopyFrom(whole.entityState)
+            began = datetime.now(UTC)
+            collected = _Collected()
+            self._begin(token)
+            try:
+                super().run_entity_batch(alone, collected, token)
+            except BaseException as error:
+                _log_failure(error, f"operation of entity {request.instanceId}")
+                collected = _Collected()
+                failed = whole.results.add().failure
+                failed.failureDetails.CopyFrom(failure_details(error))
+                failed.startTimeUtc.FromDatetime(began)
+                failed.endTimeUtc.FromDatetime(datetime.now(UTC))
+            finally:
+                self._end()
+            if collected.result is not None:
+                for result in collected.result.results:
+                    if result.HasField("failure"):
+                        shorten(result.failure.failureDetails)
+                    whole.results.append(result)
+                whole.actions.extend(collected.result.actions)
+                whole.ClearField("entityState")
+                if collected.result.HasField("entityState"):
+                    whole.entityState.CopyFrom(collected.result.entityState)
+        try:
+            answers.CompleteEntityTask(whole)
+        except Exception as error:
+            (self.sdk_logger or logger).error(
+                "Failed to deliver the results of entity %s: %s", request.instanceId, type_name(error)
+            )
+        finally:
+            self._release(token)
+        return whole
+
+
+def _before(done: Callable[[], None], handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a handler of a work item: call `done` when it has ended."""
+
+    def run(*given: Any) -> Any:
+        try:
+            return handler(*given)
+        finally:
+            done()
+
+    return run
+
+
+def stuck_pool(name: str, threads: int, waiting: int, after: float) -> str:
+    return f"all {threads} threads for {name} have been busy for {after:g} s or more, and {waiting} items wait"
+
+
+def _log_failure(error: BaseException, what: str) -> None:
+    logger.warning("%s failed: user code raised %s", what, type_name(error), extra={"action": "contained"})
+
+
+class _Answers:
+    """Stub that shows responses to its worker before they are sent, and records that the work item was answered.
+
+    cancel: returns the work item, where that is possible.
+    """
+
+    is_given_back = False
+    _is_answered = False
+
+    def __init__(
+        self, stub: Any, worker: ContainedWorker, request: Any, cancel: Callable[[], None] | None = None
+    ) -> None:
+        self._cancel = cancel
+        self._stub = stub
+        self._worker = worker
+        self._request = request
+
+    # The two methods that every work item needs are defined explicitly, which is faster.
+    def CompleteOrchestratorTask(self, response: pb.OrchestratorResponse) -> Any:  # noqa: N802 -- the protocol's name
+        self._is_answered = True
+        if self.is_given_back:
+            return None
+        self._worker.inspect_turn(self._request, response)
+        return self._stub.CompleteOrchestratorTask(response)
+
+    def CompleteActivityTask(self, response: pb.ActivityResponse) -> Any:  # noqa: N802 -- the protocol's name
+        self._is_answered = True
+        if self.is_given_back:
+            return None
+        if response.HasField("failureDetails"):
+            self._worker.inspect_activity(response)
+        return self._stub.CompleteActivityTask(response)
+
+    def __getattr__(self, name: str) -> Any:
+        call = _unheard if self.is_given_back else getattr(self._stub, name)
+        self._is_answered = True
+        return call
+
+    def give_back(self) -> None:
+        """Return the work item for another worker; a later response of this worker is not sent."""
+        self.is_given_back = True
+        if self._cancel is not None:
+            with suppress(Exception):  # the engine may be gone and have nothing to take back
+                self._cancel()
+
+    def instead(self, error: BaseException, method: str, response: Any, what: str) -> None:
+        """Send a response for an executor that raised, unless it has responded."""
+        _log_failure(error, what)
+        if self._is_answered:
+            return
+        try:
+            getattr(self, method)(response)
+        except Exception as refused:
+            logger.error("%s: its failure could not be delivered: %s", what, type_name(refused))
+
+
+def _unheard(response: Any) -> None:
+    """Discard a response to a work item that was returned."""
+
+
+class _Collected:
+    """Stub that keeps the result of an entity batch."""
+
+    result: pb.EntityBatchResult | None = None
+
+    def CompleteEntityTask(self, result: pb.EntityBatchResult) -> None:  # noqa: N802 -- the protocol's name
+        self.result = result

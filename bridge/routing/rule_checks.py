@@ -1,0 +1,252 @@
+"""Valid rules that probably do not mean what they say: templates, instance ids and equalities."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from bridge.config.model.bridge import BridgeConfig
+from bridge.config.model.routes import RouteConfig, ScheduleConfig, StartOrRaiseConfig
+from bridge.config.model.types import format_duration
+from bridge.config.model_fields import texts_in
+from bridge.core.commands import OnExisting
+from bridge.routing.cel.expression import ITEM
+from bridge.routing.cel.scope import EVENT
+from bridge.routing.cel.template import constant_prefix
+from bridge.routing.cel.tokens import closing_braces, readings
+from bridge.routing.conditions import ConfigPath, Finding
+
+_SINGLE = re.compile(r"(?<!\{)\{\s*((?:payload|event|vars|item|input|steps|reply)\b[^{}]*?|index)\s*\}(?!\})")
+_BARE = re.compile(r"(payload|item|event|vars)((?:\.[A-Za-z_]\w*|\[[^\]]*\])+)")
+_TEXTS = frozenset(("type", "source", "subject", "id", "topic", "key", "datacontenttype", "dataschema"))
+"""Keys of `match` whose values are text in every message."""
+
+_WAITING = frozenset(("raise_event", "cancel", "terminate", "suspend", "resume"))
+"""Commands that need an instance."""
+
+_REPLY = "reply:"
+
+
+def rule_findings(config: BridgeConfig) -> Iterator[Finding]:
+    """Findings about all rules, and about the templates of the whole configuration."""
+    suspects = dict(_literal_templates(config))
+    yield from (("R004", path, what) for path, what in suspects.items())
+    for position, route in enumerate(config.routes):
+        path: ConfigPath = ("routes", position)
+        if (*path, route.command, "instance_id") not in suspects:
+            yield from _fixed_ids(route, path)
+        yield from _equalities(config, route, path)
+    yield from _shared_ids(config)
+    yield from _early_events(config)
+
+
+# -- templates
+
+
+def _literal_templates(config: BridgeConfig) -> Iterator[tuple[ConfigPath, str]]:
+    """Templates with an expression in single braces, or in none."""
+    for path, text in texts_in(config, "cel-template"):
+        if "{" not in text:
+            found = _BARE.fullmatch(text.strip())
+            member = found[2].lstrip(".").partition(".")[0] if found is not None else ""
+            if found is not None and (found[1] != "event" or member in EVENT):
+                yield path, f"`{text}` is literal text here; write an expression as `{{{{ {text.strip()} }}}}`"
+        elif (single := next(filter(None, map(_SINGLE.search, literals(text))), None)) is not None:
+            expression = f"{{{{ {single[1]} }}}}"
+            yield path, f"`{single[0]}` is literal text here; write an expression as `{expression}`"
+
+
+def with_double_braces(template: str) -> str | None:
+    """Template with double braces around its expressions in single braces or in none; None if there are none."""
+    if "{" not in template:
+        return f"{{{{ {template.strip()} }}}}" if _BARE.fullmatch(template.strip()) else None
+    changed, position = "", 0
+    for literal in literals(template):
+        end = position + len(literal)
+        changed += _SINGLE.sub(lambda found: f"{{{{ {found[1].strip()} }}}}", literal)
+        closing = closing_braces(template, end + 2) if template.startswith("{{", end) else end - 2
+        changed += template[end : closing + 2]
+        position = closing + 2
+    return changed if changed != template else None
+
+
+def literals(template: str) -> list[str]:
+    """Literal parts of a template, outside of its expressions."""
+    parts, position = [], 0
+    while (opening := template.find("{{", position)) >= 0:
+        parts.append(template[position:opening])
+        closing = closing_braces(template, opening + 2)
+        if closing < 0:
+            return parts
+        position = closing + 2
+    return [*parts, template[position:]]
+
+
+def _expressions(template: str) -> list[str]:
+    found, position = [], 0
+    while (opening := template.find("{{", position)) >= 0:
+        closing = closing_braces(template, opening + 2)
+        if closing < 0:
+            break
+        found.append(template[opening + 2 : closing].strip())
+        position = closing + 2
+    return found
+
+
+def _variables(template: str) -> set[str]:
+    """Variables that the expressions of a template read."""
+    return {reading.variable for source in _expressions(template) for reading in readings(source, ITEM)}
+
+
+# -- instance ids
+
+
+def _fixed_ids(route: RouteConfig, path: ConfigPath) -> Iterator[Finding]:
+    """Findings about ids that do not differ where a new instance is meant."""
+    start = route.schedule
+    if start is None or start.on_existing not in (OnExisting.IGNORE, OnExisting.DEAD_LETTER):
+        return
+    fate = "is a duplicate" if start.on_existing is OnExisting.IGNORE else "is dead-lettered"
+    reads, here = _variables(start.instance_id), (*path, "schedule", "instance_id")
+    if reads <= {"vars"}:
+        what = (
+            f"every message has the same instance id: the first one starts the orchestration, and every later one "
+            f"{fate}; name the message in it, like `order-{{{{ payload.id }}}}`"
+        )
+        yield "R005", here, what
+    elif route.for_each is not None and not reads & {"item", "index"}:
+        what = (
+            f"every item of `for_each` has the same instance id: the first one starts the orchestration, and every "
+            f"later one {fate}; name the item in it, like `line-{{{{ payload.id }}}}-{{{{ index }}}}`"
+        )
+        yield "R006", here, what
+
+
+def _starts(route: RouteConfig) -> tuple[ScheduleConfig | StartOrRaiseConfig, str, str] | None:
+    """Command of a route that starts instances, its name, and the name of its workflow; None for other routes."""
+    if route.schedule is not None:
+        saga = route.schedule.saga
+        name = f"saga {saga}" if saga is not None else route.schedule.orchestration
+        return (route.schedule, "schedule", name) if name is not None else None
+    if route.start_or_raise is not None:
+        return route.start_or_raise, "start_or_raise", route.start_or_raise.orchestration
+    return None
+
+
+def _shared_ids(config: BridgeConfig) -> Iterator[Finding]:
+    """Findings about rules that start different orchestrations under ids of one form."""
+    first: dict[tuple[str, str], tuple[str, str]] = {}
+    for position, route in enumerate(config.routes):
+        starts = _starts(route)
+        if starts is None:
+            continue
+        command, word, workflow = starts
+        template = command.instance_id
+        if not _variables(template) - {"vars"}:
+            continue
+        form = "{}".join(literals(template)) if constant_prefix(template) else " ".join(_expressions(template))
+        name, earlier = first.setdefault((route.engine, form), (route.name, workflow))
+        if earlier != workflow:
+            what = (
+                f"{name} starts {earlier} under ids of the same form, and this rule {workflow}: if both ids are equal, "
+                "the later message does not start its own; begin the ids with different words"
+            )
+            yield "R017", ("routes", position, word, "instance_id"), what
+
+
+def _early_events(config: BridgeConfig) -> Iterator[Finding]:
+    """Findings about rules whose message may come before the one that starts the instance."""
+    starters: dict[tuple[str, str], list[RouteConfig]] = {}
+    for route in config.routes:
+        starts = _starts(route)
+        if starts is not None and (prefix := constant_prefix(starts[0].instance_id)):
+            starters.setdefault((route.engine, prefix), []).append(route)
+    for position, route in enumerate(config.routes):
+        if route.command not in _WAITING:
+            continue
+        command: Any = getattr(route, route.command)
+        prefix = constant_prefix(command.instance_id)
+        if not prefix or "on_missing" in command.model_fields_set or getattr(command, "name", "").startswith(_REPLY):
+            continue
+        known = starters.get((route.engine, prefix), ())
+        groups = {_order(config, name) for each in known for name in each.from_}
+        if not known or groups & {_order(config, name) for name in route.from_}:
+            continue
+        retried = min(
+            (config.sources[name].retry.in_memory for name in route.from_ if name in config.sources), default=0.0
+        )
+        what = (
+            f"messages of {' and '.join(route.from_)} have no common order with those of "
+            f"{' and '.join(known[0].from_)}, which start the instance ({known[0].name}): one that comes earlier is "
+            f"tried again for retry.in_memory ({format_duration(retried)}) and then dead-lettered; write "
+            "`on_missing: {wait: 1h}`, or `on_missing: retry` if that is meant"
+        )
+        yield "R019", ("routes", position, route.command), what
+
+
+def _order(config: BridgeConfig, source: str) -> str:
+    """Sources with the same result share the order of equal keys."""
+    known = config.sources.get(source)
+    return source if known is None or known.ordering_domain is None else f"domain {known.ordering_domain}"
+
+
+# -- equalities
+
+
+def _equalities(config: BridgeConfig, route: RouteConfig, path: ConfigPath) -> Iterator[Finding]:
+    for key, wanted in route.match.items():
+        here = (*path, "match", key)
+        if "*" in key or "[" in key:
+            what = f"`{key}` is the name of a member, not a pattern; use `when`, like `payload.lines[0].sku == 'tea'`"
+            yield "R010", here, what
+        values = wanted if isinstance(wanted, tuple) else (wanted,)
+        for index, value in enumerate(values):
+            at = (*here, index) if isinstance(wanted, tuple) else here
+            if isinstance(value, str) and _is_pattern(value):
+                yield "R010", at, _without_pattern(key, value)
+            elif not isinstance(value, str) and (key in _TEXTS or key.startswith("headers.")):
+                shown = str(value).lower() if isinstance(value, bool) else value
+                yield "R011", at, f'{key} is text, and never equals {shown} without quotes; write `"{shown}"`'
+        yield from _impossible(config, route, key, values, here)
+
+
+def _impossible(
+    config: BridgeConfig, route: RouteConfig, key: str, values: tuple[Any, ...], here: ConfigPath
+) -> Iterator[Finding]:
+    """Findings about an equality that no message of the sources of a rule fulfils."""
+    sources = [config.sources[name] for name in route.from_ if name in config.sources]
+    if not sources:
+        return
+    if key.startswith("payload.") and all(source.codec in ("text", "bytes") for source in sources) and not route.map:
+        codec = sources[0].codec
+        yield "R011", here, f"the payload is {codec} (codec of {route.from_[0]}) and has no members; use `when`"
+    if key == "topic" and all(source.origins and _has_fixed_topics(source) for source in sources):
+        topics = {topic for source in sources for topic in source.origins}
+        missing = [value for value in values if isinstance(value, str) and value not in topics and "*" not in value]
+        if missing:
+            what = f"no source of this rule reads the topic `{missing[0]}` (topics: {', '.join(sorted(topics))})"
+            yield "R011", here, what
+
+
+def _has_fixed_topics(source: Any) -> bool:
+    return source.kafka is None or source.kafka.pattern is None
+
+
+def _is_pattern(value: str) -> bool:
+    return "*" in value or value.startswith("^") or (value.endswith("$") and len(value) > 1)
+
+
+def _without_pattern(key: str, value: str) -> str:
+    member = key if key.startswith("payload.") else f"event.{key}"
+    room, _, name = key.partition(".")
+    if room in ("headers", "extensions"):
+        member = f"event.{room}['{name}']"
+    beginning = value.rstrip("*")
+    if value == "*":
+        remedy = f"for any value write `when: has({member})`, or remove it" if "." in member else "remove it"
+    elif value.endswith("*") and "*" not in beginning and not value.startswith("^"):
+        remedy = f"list the values, or write `when: {member}.startsWith('{beginning}')`"
+    else:
+        remedy = f"list the values, or write `when: {member}.matches('...')`"
+    return f"`match` compares the whole value, and `{value}` stands for itself; {remedy}"

@@ -1,0 +1,24 @@
+"""Defaults of the settings of a task hub, for the engine and for programs that offer these settings. Pure."""
+
+from __future__ import annotations
+
+MAX_REQUEST = 64 * 1024 * 1024
+"""Bytes of the largest request, unless a setting allows larger ones."""
+
+MAX_CONNECTIONS = 256
+"""Connections to a port."""
+
+CACHED_BYTES = 32 * 1024 * 1024
+"""Bytes of instances in memory, and as many of entities."""
+
+UNREAD_EVENTS = 10_000
+"""Unread events of one instance."""
+
+UNREAD_BYTES = 16 * 1024 * 1024
+"""Bytes of unread events of one instance."""
+
+LOST_WORKERS = 5
+"""Worker processes that may die while they run one work item and nothing else."""
+
+INDEX_RECORDS = 100_000
+"""Records of each kind in the index."""

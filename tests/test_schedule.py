@@ -1,0 +1,54 @@
+"""Distribution of test files over processes."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from tests.kit.schedule import COSTS, ROOT, Schedule
+
+
+class Node:
+    """A process that runs tests."""
+
+    def __init__(self, number: int) -> None:
+        self.gateway = SimpleNamespace(id=f"gw{number}")
+        self.shutting_down = False
+        self.given: list[int] = []
+
+    def send_runtest_some(self, indices: list[int]) -> None:
+        self.given += indices
+
+    def shutdown(self) -> None:
+        self.shutting_down = True
+
+
+def scheduled(collection: list[str], count: int) -> tuple[Any, list[Node]]:
+    config: Any = SimpleNamespace(option=SimpleNamespace(), getvalue=lambda name: [f"{count}*popen"])
+    schedule = Schedule(config, None, ("spread.py",))
+    nodes = [Node(number) for number in range(count)]
+    for node in nodes:
+        schedule.add_node(node)
+        schedule.add_node_collection(node, collection)
+    schedule.schedule()
+    return schedule, nodes
+
+
+def test_one_process_begins_with_files_that_compute() -> None:
+    collection = ["wait.py::a", "wait.py::b", "spread.py::a", "spread.py::b", "c.py::a", "d.py::a", "d.py::b"]
+    schedule, (computing, waiting) = scheduled(collection, 2)
+    assert (computing.given, waiting.given) == ([5, 6], [0, 1])
+    schedule.mark_test_complete(computing, 5)
+    assert computing.given == [5, 6, 4]
+    schedule.mark_test_complete(waiting, 0)
+    schedule.mark_test_complete(waiting, 1)
+    assert waiting.given == [0, 1, 2, 3]
+    assert not waiting.shutting_down
+    schedule.mark_test_complete(waiting, 2)
+    assert waiting.shutting_down
+    schedule.mark_test_complete(computing, 6)
+    assert schedule.tests_finished
+
+
+def test_measured_files_exist() -> None:
+    assert [name for name in COSTS if not (ROOT / name).exists()] == []
