@@ -182,6 +182,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "ops": (
         model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig,
         model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
+        model.DeadLettersConfig,
     ),
     "check": (check.CheckConfig, check.IgnoreWarningConfig),
 }  # fmt: skip
@@ -209,6 +210,7 @@ _HEADINGS = {
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
     check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
     model.LineageShardsConfig: "lineage.shards",
+    model.DeadLettersConfig: "dead_letters",
 }  # fmt: skip
 
 

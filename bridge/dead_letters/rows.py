@@ -7,7 +7,7 @@ import math
 import sys
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -257,8 +257,3 @@ class Choice:
 def block_of(offset: int) -> int:
     """First offset of the block of an offset."""
     return offset - offset % DEAD_LETTER_BLOCK
-
-
-def total(sums: Iterable[tuple[Facts, Summary]]) -> int:
-    """Number of dead letters in sums."""
-    return sum(summary.count for _, summary in sums)

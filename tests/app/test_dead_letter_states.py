@@ -10,9 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
+from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.brokers.base import ReadableBroker, ReadOptions
+from bridge.core.errors import BrokerUnavailable
 from bridge.core.message import Message
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
 from tests.kit.waiting import TIMEOUT, eventually
@@ -113,6 +117,29 @@ async def test_the_files_of_a_count_may_be_lost(tmp_path: Path) -> None:
         assert daemon.dead_letters is not None
         await daemon.dead_letters.count()
         assert await count(daemon) == 15
+
+
+async def test_a_topic_that_cannot_be_read_has_no_figures_and_then_the_last_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(tmp_path, *LOCAL) as daemon:
+        await fill(daemon, 3)
+        broker = daemon.brokers["broker"]
+        fresh = DeadLetterCounter(daemon.loaded, daemon.brokers, daemon.engines)
+        with monkeypatch.context() as broken:
+
+            async def away(topic: str) -> None:
+                raise BrokerUnavailable("the disk is away")
+
+            broken.setattr(broker, "ranges", away)
+            await fresh.count()
+            assert (fresh.document("orders"), dict(fresh.open), dict(fresh.oldest)) == (None, {}, {})
+        await fresh.count()
+        assert fresh.document("orders") is not None
+        with monkeypatch.context() as broken:
+            broken.setattr(broker, "ranges", away)
+            await fresh.count()
+            assert sum(fresh.open.values()) == 3
 
 
 async def test_states_leave_with_their_dead_letters(tmp_path: Path) -> None:

@@ -64,6 +64,10 @@ class DeadLetterCounter:
         self._tried: dict[Place, tuple[frozenset[int], float]] = {}
         """Messages that the last attempt was to complete, and its monotonic time."""
         self._counted: float | None = None
+        self._known: set[str] = set()
+        """Sources whose dead letters were all counted."""
+        self._told: dict[str, str] = {}
+        """Error of the last count, by topic."""
         self._counts = 0
         self._reasons: set[str] = set()
         self.cache_bytes = 0
@@ -79,10 +83,8 @@ class DeadLetterCounter:
     @property
     def oldest(self) -> Mapping[str, float]:
         """Age in seconds of the oldest open dead letter, by source; 0 without one."""
-        if self._counted is None:
-            return {}
         now = time.time()
-        return {name: max(0.0, now - self._first(name)) for name in self._loaded.config.sources}
+        return {name: max(0.0, now - self._first(name)) for name in self._known}
 
     def _first(self, source: str) -> float:
         """Time of the oldest open dead letter of a source; infinity without one."""
@@ -90,7 +92,7 @@ class DeadLetterCounter:
 
     def document(self, source: str) -> dict[str, Any] | None:
         """Open dead letters of a source for the status, as JSON types; None before the first count."""
-        if self._counted is None:
+        if source not in self._known:
             return None
         count = sum(number for (name, _, _), number in self.open.items() if name == source)
         age = max(0.0, time.time() - self._first(source))
@@ -115,24 +117,35 @@ class DeadLetterCounter:
             try:
                 places = await found_places(self._loaded, (), dict(self._brokers), opened)
             except BridgeError as error:
-                log.info("dead letters cannot be counted", action="count", detail=str(error))
+                self._tell("*", str(error))
                 return
-            whole = True
+            self._told.pop("*", None)
             self._counts += 1
             for place in places:
                 states = PlaceStates(self._loaded, opened, self._engines)
                 try:
                     await self._count(place, states)
                 except BridgeError as error:
-                    whole = False
-                    log.info("dead letters cannot be counted", action="count", place=place.topic, detail=str(error))
+                    self._tell(place.topic, str(error))
+                else:
+                    self._told.pop(place.topic, None)
         for gone in self._open.keys() - set(places):
             for part in (self._rows, self._open, self._oldest, self._missing, self._tried):
                 part.pop(gone, None)
-        if whole:
-            self._counted = time.time()
+        self._counted = time.time()
+        self._known = {
+            name
+            for name in self._loaded.config.sources
+            if all(place in self._open for place in places if name in place.owners)
+        }
         if self._cache is not None:
             self.cache_bytes = await asyncio.to_thread(self._cache.tidy)
+
+    def _tell(self, place: str, detail: str) -> None:
+        """Log an error, once while it lasts."""
+        if self._told.get(place) != detail:
+            self._told[place] = detail
+            log.info("dead letters cannot be counted", action="count", place=place, detail=detail)
 
     async def _count(self, place: Place, states: PlaceStates) -> None:
         broker = self._brokers[place.broker]
