@@ -1,4 +1,4 @@
-"""Replay of dead letters in the daemon: sources as jobs see them, and the watch over the replay queues of its engines."""
+"""Replay of dead letters in the daemon: sources as jobs see them, and the watch over the replay queues."""
 
 from __future__ import annotations
 
