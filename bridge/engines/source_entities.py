@@ -19,7 +19,7 @@ from bridge.engines.base import Engine
 from bridge.engines.client import EngineClient
 
 _POLL_SECONDS = 0.002, 0.05
-"""Seconds between two reads of an entity with operations: the first pause, and the longest."""
+"""Seconds between two reads of an entity with operations: the first, and the longest."""
 
 
 async def latest(client: EngineClient, entity: EntityInstanceId, what: str) -> tuple[Any, bool]:

@@ -24,7 +24,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.quarantine.quarantined_key import QuarantinedKey, QuarantinedMessage, decode_key, encode_key
 from bridge.quarantine.state_machine import delivery_id
 from bridge.quarantine.store import QuarantineStore
-from bridge.waiting.deliveries import StoredDelivery, look_again_and_again
+from bridge.waiting.deliveries import StoredDelivery, check_again_and_again
 from bridge.waiting.replays import End, ReplayReports, result_of
 
 log = structlog.get_logger("bridge.quarantine")
@@ -222,9 +222,9 @@ class QuarantinedKeys:
 
     async def watch(self) -> None:
         """Check for releases while a key is quarantined. Never returns."""
-        await look_again_and_again(self._time_to_look, self.check_releases, "quarantine", self._source)
+        await check_again_and_again(self._time_to_check, self.check_releases, "quarantine", self._source)
 
-    async def _time_to_look(self) -> None:
+    async def _time_to_check(self) -> None:
         if not self._keys:
             self._some.clear()
         await self._some.wait()

@@ -22,7 +22,7 @@ from bridge.pipeline.source import SourcePipeline
 from bridge.replay.state_machine import LEASE
 from bridge.replay.store import QueuedReplay, QueueState, ReplayStore
 from bridge.waiting.claim import Claim
-from bridge.waiting.deliveries import Assignment, StoredDelivery, decode, look_again_and_again
+from bridge.waiting.deliveries import Assignment, StoredDelivery, check_again_and_again, decode
 from bridge.waiting.replays import result_of
 
 log = structlog.get_logger("bridge.replay")
@@ -31,7 +31,7 @@ WINDOW = 500
 """Most replayed messages of a source in flight."""
 
 _SOON, _LATER = 0.02, 1.0
-"""Seconds between two looks at a queue with messages: the shortest and the longest."""
+"""Seconds between two checks of a queue with messages: the shortest and the longest."""
 
 _BATCH = 500
 """Most results in one operation."""
@@ -164,7 +164,7 @@ class ReplayFeed:
         self._source = pipeline.settings.name
         self._all: Sequence[str] = ()
         """Keys of all queues of the source."""
-        self._looked: set[str] = set()
+        self._inspected: set[str] = set()
         """Keys of the queues that may have messages for this process."""
         self._queues: dict[str, _QueueHere] = {}
         self._wake = asyncio.Event()
@@ -186,7 +186,7 @@ class ReplayFeed:
         if keys is not None:
             self._all = keys
         if changed:
-            self._request_check(changed)
+            self._inspect_soon(changed)
 
     # -- life
 
@@ -196,11 +196,11 @@ class ReplayFeed:
 
     async def watch(self) -> None:
         """Bring messages while there are queues. Never returns."""
-        await look_again_and_again(self._time_to_look, self.look, "replay", self._source)
+        await check_again_and_again(self._time_to_inspect, self.inspect, "replay", self._source)
 
     def assigned(self) -> None:
         """Look for the queues of the new partitions."""
-        self._request_check(self._all)
+        self._inspect_soon(self._all)
 
     def leaves(self, item: InFlightDelivery, partitions: Collection[Partition]) -> bool:
         """True when a replayed item leaves with its original partition."""
@@ -210,7 +210,7 @@ class ReplayFeed:
         """Report all results, and leave the queues of partitions that this process has no longer to other processes."""
         if self._assignment.has_groups:
             await self._leave([key for key, queue in self._queues.items() if queue.claim is not None])
-            self._request_check(self._all)
+            self._inspect_soon(self._all)
 
     async def stop(self) -> None:
         """Report all results, and leave the queues to other processes."""
@@ -221,29 +221,29 @@ class ReplayFeed:
 
     # -- work
 
-    def _request_check(self, keys: Collection[str]) -> None:
-        self._looked.update(keys)
+    def _inspect_soon(self, keys: Collection[str]) -> None:
+        self._inspected.update(keys)
         self._pause = _SOON
         if keys:
             self._wake.set()
 
-    async def _time_to_look(self) -> None:
+    async def _time_to_inspect(self) -> None:
         self._wake.clear()
-        if not self._looked:
+        if not self._inspected:
             await self._wake.wait()
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(self._pause):
                 await self._wake.wait()
 
-    async def look(self) -> None:
+    async def inspect(self) -> None:
         """Look at the queues once: claim them, renew the claims, bring messages. Raises: EngineError."""
         moves = False
-        for key in sorted(self._looked):
-            moves = await self._look(key) or moves
+        for key in sorted(self._inspected):
+            moves = await self._inspect(key) or moves
         self._pause = _SOON if moves else min(_LATER, 2 * self._pause)
 
-    async def _look(self, key: str) -> bool:
+    async def _inspect(self, key: str) -> bool:
         """Look at one queue; True when it moves."""
         queue = self._queues.get(key)
         if queue is None:
@@ -255,7 +255,7 @@ class ReplayFeed:
         state = await self._store.load(key)
         mine = state.topic is None or state.partition is None or self._assignment.has(state.topic, state.partition)
         if not mine or not (state.messages or state.unsettled or queue.results):
-            self._looked.discard(key)
+            self._inspected.discard(key)
             queue.lose()
             if not queue.results:
                 del self._queues[key]

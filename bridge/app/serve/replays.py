@@ -1,4 +1,4 @@
-"""Replay of dead letters in the daemon: sources as jobs see them, and the look at the replay queues of its engines."""
+"""Replay of dead letters in the daemon: sources as jobs see them, and the watch over the replay queues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bridge.waiting.replays import ReplayReports
 log = structlog.get_logger("bridge.replay")
 
 LOOK_SECONDS = 3.0
-"""Seconds between two looks for replay queues that other processes have filled."""
+"""Seconds between two checks for replay queues that other processes have filled."""
 
 
 def replay_sources(loaded: Loaded, brokers: Mapping[str, Broker]) -> dict[str, ReplaySource]:
@@ -123,10 +123,10 @@ class ReplayWatch:
         """Look again and again. Never returns."""
         while True:
             # Side by side: an engine that does not answer delays no other
-            await asyncio.gather(*(self._look(name) for name in self._stores))
+            await asyncio.gather(*(self._inspect(name) for name in self._stores))
             await asyncio.sleep(LOOK_SECONDS)
 
-    async def _look(self, engine: str) -> None:
+    async def _inspect(self, engine: str) -> None:
         try:
             found = await self._stores[engine].list()
         except EngineError as error:
