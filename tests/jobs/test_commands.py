@@ -14,6 +14,7 @@ import pytest
 from bridge.app.connection import attached
 from bridge.app.operations.instances import Filter, Instance, Instances, Start
 from bridge.config.source import load
+from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import job_instance_id
 from bridge.ops.trail import Trail
 from tests.app.project import CONFIG, write_project
@@ -47,13 +48,20 @@ def started(project: Path, out: Path, *arguments: str) -> ForkedProcess:
 
 
 def on_engine(project: Path, work: Any) -> Any:
-    """Run `work(instances)` on the engine of the running daemon."""
+    """Run `work(instances)` on the engine of the running daemon, as soon as it answers on a busy machine."""
 
     async def run() -> Any:
         async with attached(load([project / "bridge.yaml"], environ={})) as engine:
             return await work(Instances(engine))
 
-    return asyncio.run(run())
+    def attempt() -> list[Any]:
+        try:
+            return [asyncio.run(run())]
+        except EngineUnavailable:
+            return []
+
+    [result] = eventually_blocking(attempt, "an answer of the engine")
+    return result
 
 
 def start(project: Path, count: int, orchestration: str = "waits", given: Any = None, **tags: str) -> list[str]:
