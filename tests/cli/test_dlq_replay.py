@@ -75,7 +75,8 @@ def test_a_cause_is_replayed_into_the_running_daemon(fixed: Path) -> None:
         1,
         "error: no open dead letter is selected. Next: bridge dlq groups",
     )
-    [line] = [each for each in audit(fixed) if each["action"] == "dlq.replay"]
+    line, refused = [each for each in audit(fixed) if each["action"] == "dlq.replay"]
+    assert (refused["result"], refused["error"]) == ("failed", "instance_not_found")
     assert (line["reason"], line["filter"], line["result"]) == ("rule fixed", {"causes": [group["group"]]}, "done")
 
 
