@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,15 +148,18 @@ def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: b
 
 
 def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
+    from bridge.app.audit import refused
     from bridge.app.operations.replays import select
     from bridge.app.serve.control import operate
+    from bridge.core.errors import InstanceNotFound
 
-    found = asyncio.run(select(loaded, selection, given["limit"]))
-    if found.foreign:
-        say(f"{plural(found.foreign, 'dead letter')} of sources that are not configured here are left out", err=True)
-    if not found.count:
-        say("no open dead letter is selected. Next: bridge dlq groups", err=True)
-        return 1
+    with refused(loaded, "dlq.replay", "*", given["reason"]):
+        found = asyncio.run(select(loaded, selection, given["limit"]))
+        if found.foreign:
+            what = plural(found.foreign, "dead letter")
+            say(f"{what} of sources that are not configured here are left out", err=True)
+        if not found.count:
+            raise InstanceNotFound("no open dead letter is selected. Next: bridge dlq groups")
     if not yes and not click.confirm(f"Replay {plural(found.count, 'dead letter')}?", err=True):
         return 1
     parameters = {
@@ -171,7 +175,7 @@ def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bo
     }
     jobs: list[dict[str, Any]] = []
     for engine in dict.fromkeys(batch.engine for batch in found.batches):
-        [submitted] = asyncio.run(operate(loaded, engine, [("dead_letters.replay", parameters)]))
+        [submitted] = asyncio.run(operate(loaded, engine, [("dlq.replay", parameters)]))
         jobs += submitted
     if as_json:
         print_json(jobs)
@@ -223,15 +227,17 @@ def edit(
     routed first, with the schema and the rules: one that would fail is not replayed. The message keeps its identity;
     the header `bridge.edited-from` names the dead letter. The payload must be JSON.
     """
+    from bridge.app.audit import refused
     from bridge.app.composition import load_config
 
     loaded = load_config(config, overlay)
-    found = _one(loaded, id_)
-    document = _edited(_document(loaded, found), assignments, patch)
-    if document is None:
-        say("nothing was changed; nothing is replayed", err=True)
-        return 1
-    fails = _fails(loaded, found, document)
+    with nullcontext() if dry_run else refused(loaded, "dlq.edit", id_, reason):
+        found = _one(loaded, id_)
+        document = _edited(_document(loaded, found), assignments, patch)
+        if document is None:
+            say("nothing was changed; nothing is replayed", err=True)
+            return 1
+        fails = _fails(loaded, found, document)
     if dry_run or (fails and not force):
         return 1 if fails else 0
     if not yes and not click.confirm(f"Replay {found.letter.id} with this payload?", err=True):
@@ -298,6 +304,6 @@ def _replay_edited(loaded: Loaded, found: Found, document: Document, given: dict
     engine = state_engine(loaded, found.place.owner(found.letter.source))
     body = base64.b64encode(document.body).decode()
     parameters = {**given, "id": found.letter.id, "body": body}
-    [job] = asyncio.run(operate(loaded, engine, [("dead_letters.edit", parameters)]))
+    [job] = asyncio.run(operate(loaded, engine, [("dlq.edit", parameters)]))
     say(f"job {job['job']} replays {found.letter.id}. Next: bridge jobs watch {job['job']}")
     return 0

@@ -17,7 +17,7 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, on_instances, operate, operate_each
-from bridge.cli.shared.jobs import BULK_EXITS, bulk, filter_options, is_bulk, split
+from bridge.cli.shared.jobs import BULK_EXITS, bulk, filter_options, form_option, is_bulk, split
 from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.parameters import AT, DURATION, JSON, SINCE, STATUS, TAG
@@ -301,6 +301,7 @@ def _warn_of_unknown(engine: dict[str, Any], orchestration: str) -> None:
 @click.option("--output", type=JSON, metavar="JSON|@FILE", help="Output of the instance.")
 @click.option("--no-recursive", is_flag=True, help="Leave its child orchestrations running.")
 @filter_options
+@form_option
 @reason_option
 @engine_options
 def terminate(
@@ -361,8 +362,9 @@ def raise_(
     chosen, engine = split(options)
     context = click.get_current_context()
     if is_bulk(() if event is None else (instance_id,), chosen):
-        if message_id is not None or bare or as_json:
-            raise click.UsageError("with a filter, use none of --message-id, --bare and --json", context)
+        if message_id is not None or bare:
+            raise click.UsageError("with a filter, use neither --message-id nor --bare", context)
+        chosen["form"] = "json" if as_json else "table"
         return bulk(engine, "raise", chosen, reason, {"event": instance_id, "data": data})  # the only argument
     message = origin(message_id, bare, "bridge instances raise")
     given = {"instance_id": instance_id, "event": event, "data": data, "reason": reason}
@@ -385,6 +387,7 @@ def raise_(
 )
 @optional_ids_argument
 @filter_options
+@form_option
 @_history_reason
 @engine_options
 def suspend(ids: tuple[str, ...], separated: bool, reason: str | None, **options: Any) -> int:
@@ -406,6 +409,7 @@ def suspend(ids: tuple[str, ...], separated: bool, reason: str | None, **options
 )
 @optional_ids_argument
 @filter_options
+@form_option
 @_history_reason
 @engine_options
 def resume(ids: tuple[str, ...], separated: bool, reason: str | None, **options: Any) -> int:
@@ -429,6 +433,7 @@ def resume(ids: tuple[str, ...], separated: bool, reason: str | None, **options:
 @optional_ids_argument
 @click.option("--new-id", is_flag=True, help="Keep the old instance, and start the new one with a random id.")
 @filter_options
+@form_option
 @reason_option
 @engine_options
 def restart(ids: tuple[str, ...], separated: bool, new_id: bool, reason: str | None, **options: Any) -> int:
@@ -457,6 +462,7 @@ def restart(ids: tuple[str, ...], separated: bool, new_id: bool, reason: str | N
 )
 @optional_ids_argument
 @filter_options
+@form_option
 @_history_reason
 @engine_options
 def rewind(ids: tuple[str, ...], separated: bool, reason: str | None, **options: Any) -> int:

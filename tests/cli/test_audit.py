@@ -55,6 +55,8 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("keys retire", "none", "failed", ("none",)),
     ("dlq drop", "*", "failed", ("--all", "--yes")),
     ("dlq restore", "*", "failed", ("--all", "--yes")),
+    ("dlq replay", "*", "failed", ("--all", "--yes")),
+    ("dlq edit", "nothing", "failed", ("nothing", "--set", f"payload.marker={MARKER}", "--yes")),
     ("erase", "*", "done", ("--where", f"payload.marker == '{MARKER}'", "--yes")),
     ("publish", "local/plain", "done", ("plain", "--data", DATA)),
     ("publish", "local/plain", "failed", ("local/plain", "--jsonl", "LINES")),

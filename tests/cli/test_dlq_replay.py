@@ -73,9 +73,9 @@ def test_a_cause_is_replayed_into_the_running_daemon(fixed: Path) -> None:
     again = run_bridge("dlq", "replay", "--cause", group["group"], "--yes", cwd=fixed)
     assert (again.returncode, again.stderr.splitlines()[0]) == (
         1,
-        "no open dead letter is selected. Next: bridge dlq groups",
+        "error: no open dead letter is selected. Next: bridge dlq groups",
     )
-    [line] = [each for each in audit(fixed) if each["action"] == "dead_letters.replay"]
+    [line] = [each for each in audit(fixed) if (each["action"], each["result"]) == ("dlq.replay", "done")]
     assert (line["reason"], line["filter"], line["result"]) == ("rule fixed", {"causes": [group["group"]]}, "done")
 
 

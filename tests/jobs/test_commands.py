@@ -14,6 +14,7 @@ import pytest
 from bridge.app.connection import attached
 from bridge.app.operations.instances import Filter, Instance, Instances, Start
 from bridge.config.source import load
+from bridge.core.errors import EngineUnavailable
 from bridge.core.system_names import job_instance_id
 from bridge.ops.trail import Trail
 from tests.app.project import CONFIG, write_project
@@ -47,13 +48,20 @@ def started(project: Path, out: Path, *arguments: str) -> ForkedProcess:
 
 
 def on_engine(project: Path, work: Any) -> Any:
-    """Run `work(instances)` on the engine of the running daemon."""
+    """Run `work(instances)` on the engine of the running daemon, as soon as it answers on a busy machine."""
 
     async def run() -> Any:
         async with attached(load([project / "bridge.yaml"], environ={})) as engine:
             return await work(Instances(engine))
 
-    return asyncio.run(run())
+    def attempt() -> list[Any]:
+        try:
+            return [asyncio.run(run())]
+        except EngineUnavailable:
+            return []
+
+    [result] = eventually_blocking(attempt, "an answer of the engine")
+    return result
 
 
 def start(project: Path, count: int, orchestration: str = "waits", given: Any = None, **tags: str) -> list[str]:
@@ -127,8 +135,8 @@ def test_each_instance_gets_its_event_once_although_the_daemon_is_killed(project
     with ExitStack() as processes:
         process = processes.enter_context(DaemonProcess(project))
         start(project, 120, "collects", 2)
-        arguments = ("--orchestration", "collects", "--data", '"first"', "--rate", "40/s", "--yes", "-o", "ids")
-        job = bridge("instances", "raise", "item", *arguments, cwd=project).strip()
+        arguments = ("--orchestration", "collects", "--data", '"first"', "--rate", "40/s", "--yes", "-o", "json")
+        job = json.loads(bridge("instances", "raise", "item", *arguments, cwd=project))[0]["job"]
         last = 0
         for _ in range(3):
             eventually_blocking(lambda: _finished(project, job) > last, "progress")  # noqa: B023 -- called at once
@@ -187,8 +195,10 @@ def test_pause_resume_abort_and_the_lists(project: Path, daemon: DaemonProcess) 
     assert (watched.returncode, "aborted" in watched.stdout) == (1, True)
     left = bridge("jobs", "show", job, "--status", "left", "-o", "ids", "--limit", "1000", cwd=project).splitlines()
     assert len(left) == shown(project, job)["counts"]["left"] > 0
-    running = [name for name, status in statuses(project).items() if status == "RUNNING"]
-    assert sorted(running) == left
+    eventually_blocking(
+        lambda: sorted(name for name, status in statuses(project).items() if status == "RUNNING") == sorted(left),
+        "termination of the others",
+    )
     items = daemon.metrics("bridge_job_items_total")
     assert items['{kind="instances.terminate",result="succeeded"}'] == 200 - len(left)
     actions = [line["action"] for line in Trail(project / ".bridge" / "engine").read()]
@@ -246,7 +256,7 @@ def test_dry_run_counts_and_changes_nothing(project: Path, daemon: DaemonProcess
         (("rewind", "--status", "running", "--yes"), 1, "rewind works on instances that are failed, not running"),
         (("terminate", "--where", "tags.", "--yes"), 1, "`where`: "),
         (("restart", "--all", "--new-id", "--yes"), 2, "--new-id needs ids"),
-        (("raise", "go", "--all", "--bare", "--yes"), 2, "with a filter, use none of"),
+        (("raise", "go", "--all", "--bare", "--yes"), 2, "with a filter, use neither"),
         (("raise", "go"), 2, "name instances, or use a filter"),
         (("terminate", "--all", "--ramp", "1,x", "--yes"), 2, "sizes of steps"),
         (("terminate", "--all", "--rate", "fast", "--yes"), 2, "is not a rate"),

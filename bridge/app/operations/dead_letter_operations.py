@@ -153,7 +153,7 @@ async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
 
 DEAD_LETTER_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation(
-        "dead_letters.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay,
+        "dlq.replay", "operator", "dead-letters:replay", ReplayDeadLetters, _replay,
         filter=lambda given: given.audited,
     ),
     Operation(
@@ -165,7 +165,7 @@ DEAD_LETTER_OPERATIONS: tuple[Operation[Any], ...] = (
         filter=lambda given: given.audited,
     ),
     Operation(
-        "dead_letters.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, lambda given: given.id,
+        "dlq.edit", "operator", "dead-letters:edit", EditDeadLetter, _edit, lambda given: given.id,
         lambda given: {"force": given.force},
     ),
 )  # fmt: skip

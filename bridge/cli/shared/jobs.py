@@ -38,16 +38,8 @@ _WORDS = ("succeeded", "duplicate", "failed", "skipped", "early", "quarantined")
 
 
 def job_options(function: F) -> F:
-    """Add the options of a new job: `rate`, `ramp`, `stop_after_failures`, `yes`, `watch`, `form`."""
+    """Add the options of a new job: `rate`, `ramp`, `stop_after_failures`, `yes`, `watch`."""
     for option in (
-        click.option(
-            "-o",
-            "form",
-            type=click.Choice(["table", "json", "ids"]),
-            default="table",
-            show_default=True,
-            help="Form of the output about a job.",
-        ),
         click.option("--watch", is_flag=True, help="Show the progress of the job until its end."),
         click.option("--yes", is_flag=True, help="Do not ask for confirmation, and allow more than 100,000 reads."),
         click.option(
@@ -67,6 +59,18 @@ def job_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def form_option(function: F) -> F:
+    """Add the option `form`, for commands without another form of output."""
+    return click.option(
+        "-o",
+        "form",
+        type=click.Choice(["table", "json", "ids"]),
+        default="table",
+        show_default=True,
+        help="Form of the output about a job.",
+    )(function)
 
 
 def filter_options(function: F) -> F:
@@ -101,7 +105,7 @@ def filter_options(function: F) -> F:
 _PARTS = ("orchestration", "statuses", "prefix", "since", "until", "tags", "where")
 _FILTER = (*_PARTS, "limit")
 _JOB = ("rate", "ramp", "stop_after_failures")
-_OTHER = ("all_", "dry_run", "yes", "watch", "form")
+_OTHER = ("all_", "dry_run", "yes", "watch")
 
 
 def is_bulk(ids: Sequence[str], given: Mapping[str, Any]) -> bool:
@@ -124,9 +128,9 @@ def is_bulk(ids: Sequence[str], given: Mapping[str, Any]) -> bool:
 
 
 def split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Values of `filter_options`, and the others, which are those of `engine_options`."""
+    """Values of `filter_options` and `form_option`, and the others, which are those of `engine_options`."""
     own = {name: given.pop(name) for name in (*_FILTER, *_JOB, *_OTHER)}
-    return own, given
+    return own | {"form": given.pop("form", "table")}, given
 
 
 # Submission
