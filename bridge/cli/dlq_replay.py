@@ -156,8 +156,8 @@ def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bo
     with refused(loaded, "dlq.replay", "*", given["reason"]):
         found = asyncio.run(select(loaded, selection, given["limit"]))
         if found.foreign:
-            left_out = plural(found.foreign, "dead letter")
-            say(f"{left_out} of sources that are not configured here are left out", err=True)
+            what = plural(found.foreign, "dead letter")
+            say(f"{what} of sources that are not configured here are left out", err=True)
         if not found.count:
             raise InstanceNotFound("no open dead letter is selected. Next: bridge dlq groups")
     if not yes and not click.confirm(f"Replay {plural(found.count, 'dead letter')}?", err=True):
@@ -231,13 +231,13 @@ def edit(
     from bridge.app.composition import load_config
 
     loaded = load_config(config, overlay)
-    with refused(loaded, "dlq.edit", id_, reason) if not dry_run else nullcontext():
+    with nullcontext() if dry_run else refused(loaded, "dlq.edit", id_, reason):
         found = _one(loaded, id_)
         document = _edited(_document(loaded, found), assignments, patch)
-    if document is None:
-        say("nothing was changed; nothing is replayed", err=True)
-        return 1
-    fails = _fails(loaded, found, document)
+        if document is None:
+            say("nothing was changed; nothing is replayed", err=True)
+            return 1
+        fails = _fails(loaded, found, document)
     if dry_run or (fails and not force):
         return 1 if fails else 0
     if not yes and not click.confirm(f"Replay {found.letter.id} with this payload?", err=True):

@@ -56,7 +56,7 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("dlq drop", "*", "failed", ("--all", "--yes")),
     ("dlq restore", "*", "failed", ("--all", "--yes")),
     ("dlq replay", "*", "failed", ("--all", "--yes")),
-    ("dlq edit", "plain.dlq/0@0", "failed", ("plain.dlq/0@0", "--set", f"note={MARKER}", "--yes")),
+    ("dlq edit", "nothing", "failed", ("nothing", "--set", f"payload.marker={MARKER}", "--yes")),
     ("erase", "*", "done", ("--where", f"payload.marker == '{MARKER}'", "--yes")),
     ("publish", "local/plain", "done", ("plain", "--data", DATA)),
     ("publish", "local/plain", "failed", ("local/plain", "--jsonl", "LINES")),
