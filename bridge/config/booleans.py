@@ -26,7 +26,8 @@ def check(config: BridgeConfig, root: Node, locate: Locate) -> Iterator[Problem]
             here = (*path, field.alias or name)
             node = find(root, here)
             written = node.value if isinstance(node, ScalarNode) and not node.variables else value
-            if written is value or (isinstance(written, str) and written.strip().lower() in ("true", "false")):
+            # In an invalid part the model has a default instead of the value that is written
+            if isinstance(written, bool) or (isinstance(written, str) and written.strip().lower() in ("true", "false")):
                 continue
             word = str(value).lower()
             shown = f"`{written}` is not a boolean" if str(written).lower() in TRUE + FALSE else "not a boolean"

@@ -201,9 +201,10 @@ def test_a_quarantined_key_is_still_held_released_in_order_and_counted(finished:
     assert outcome(finished.outcomes, "keyed") == {"quarantined": 1, "executed": 4}
     dropped = finished.it.topic("keyed.dlq")
     assert [each["headers"]["bridge.reason"] for each in dropped] == ["quarantine_dropped"] * 2
-    assert [each["headers"]["bridge.offset"] for each in dropped] == [
+    # Each is written by an orchestration of its own
+    assert {each["headers"]["bridge.offset"] for each in dropped} == {
         each["position"].rpartition("@")[2] for each in finished.waiting if each["key"] == "held-2"
-    ]
+    }
 
 
 def test_dead_letters_are_read_and_can_be_replayed(finished: Finished) -> None:

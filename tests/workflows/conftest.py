@@ -100,7 +100,7 @@ class WorkflowFixture:
     def reaches(self, instance_id: str, wanted: str) -> None:
         """Wait until the custom status contains the text `wanted`."""
         eventually_blocking(
-            lambda: wanted in self.state(instance_id).serialized_custom_status or "",
+            lambda: wanted in (self.state(instance_id).serialized_custom_status or ""),
             lambda: f"{instance_id} never reached {wanted}: {self.state(instance_id)}",
         )
 

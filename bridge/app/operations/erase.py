@@ -68,7 +68,8 @@ def condition_of(text: str) -> Expression:
     compiler = Compiler(lambda path, what: Problem("--where", 0, 0, "", what))
     found = compiler.condition(text, (), "--where", VARIABLES)
     if found is None:
-        raise ConfigError(compiler.problems)
+        # The codes of `bridge check` are those of configurations
+        raise ConfigError([replace(problem, code="") for problem in compiler.problems])
     return found
 
 
