@@ -1,0 +1,120 @@
+"""`bridge test`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.command import command as make
+from bridge.cli.shared.options import EXISTING, config_options, output_option
+from bridge.cli.shared.output import clean, plural, print_json, say
+
+if TYPE_CHECKING:
+    from bridge.testing.fixtures.document import Fixture
+    from bridge.testing.fixtures.runner import Result
+
+
+@make(
+    "test",
+    effect="reads",
+    examples="""
+        bridge test
+        bridge test tests/orders.yaml -k "large order"
+        bridge test -o json
+        bridge test --schema > bridge.tests.schema.json       # for editors
+    """,
+    exits={0: "all tests pass", 1: "a test fails", 2: "a fixture or the command line is not valid"},
+)
+@click.argument("paths", nargs=-1, type=EXISTING, metavar="[PATH]...")
+@click.option("-k", "word", metavar="TEXT", help="Run only tests whose file or name contains the text.")
+@click.option("--schema", is_flag=True, help="Print the JSON Schema of fixture files.")
+@output_option(": `text` is `table`", ("text",))
+@config_options
+def command(
+    paths: tuple[Path, ...],
+    word: str | None,
+    schema: bool,
+    output: str,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+) -> int:
+    """Run the tests of the rules: fixtures in YAML, each a message with the expected decision, or several steps.
+
+    Everything runs in this process: the rules and workflows of the configuration, local brokers, and an engine with
+    virtual time. PATH is a file, or a directory whose *.yaml files are read.  [default: the directory tests of the
+    project]
+    """
+    if schema:
+        from bridge.testing.fixtures.model import schema as make_schema
+
+        print_json(make_schema())
+        return exit_codes.OK
+    from bridge.app.composition import load_config
+    from bridge.ops import logging
+    from bridge.testing.fixtures.document import InvalidFixtures, default_paths, read_fixtures
+    from bridge.testing.fixtures.runner import Runner
+
+    loaded = load_config(config, overlay)
+    try:
+        fixtures = read_fixtures(paths or default_paths(loaded.base), loaded.config)
+    except InvalidFixtures as error:
+        for problem in error.problems:
+            say(problem, err=True)
+        return exit_codes.USAGE
+    chosen = [fixture for fixture in fixtures if fixture.matches(word)]
+    if not chosen:
+        raise click.UsageError(f"no test contains {word!r} in its file or name", click.get_current_context())
+    logging.configure("error", libraries="error")
+    results = []
+    for result in Runner(loaded).run(chosen):
+        results.append(result)
+        if output != "json" and not result.passed:
+            _print_failure(result)
+    failed = sum(not result.passed for result in results)
+    if output == "json":
+        print_json(_document(results))
+    else:
+        say(_summary(results, failed, left_out=len(fixtures) - len(chosen)))
+    return exit_codes.FAILED if failed else exit_codes.OK
+
+
+def _print_failure(result: Result) -> None:
+    from bridge.cli.route import verdict_row
+
+    say(f"FAIL {result.fixture.place} {result.fixture.name}")
+    for line in result.lines():
+        say(f"  {line}")
+    rows = [verdict_row(rule) for rule in result.rules if rule.verdict != "not considered"]
+    width = max((len(name) for name, _, _ in rows), default=0)
+    for name, verdict, why in rows:
+        say(f"    {name:<{width}}  {verdict:<7}  {clean(why)}".rstrip())
+
+
+def _summary(results: Sequence[Result], failed: int, left_out: int) -> str:
+    seconds = sum(result.seconds for result in results)
+    words = [f"{len(results) - failed:,} passed", *([f"{failed:,} failed"] if failed else [])]
+    others = f", {plural(left_out, 'other test')} not run" if left_out else ""
+    return f"{', '.join(words)} in {seconds:.2f} s{others}"
+
+
+def _document(results: Sequence[Result]) -> dict[str, object]:
+    return {
+        "ok": all(result.passed for result in results),
+        "passed": sum(result.passed for result in results),
+        "failed": sum(not result.passed for result in results),
+        "tests": [_entry(result.fixture, result) for result in results],
+    }
+
+
+def _entry(fixture: Fixture, result: Result) -> dict[str, object]:
+    return {
+        "name": fixture.name,
+        "place": fixture.place,
+        "passed": result.passed,
+        "seconds": round(result.seconds, 6),
+        "differences": [{"place": fixture.at(each.path), **each.to_dict()} for each in result.differences],
+    }
