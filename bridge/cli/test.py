@@ -14,6 +14,7 @@ from bridge.cli.shared.options import EXISTING, config_options, output_option
 from bridge.cli.shared.output import clean, plural, print_json, say
 
 if TYPE_CHECKING:
+    from bridge.testing.fixtures.coverage import Coverage
     from bridge.testing.fixtures.document import Fixture
     from bridge.testing.fixtures.runner import Result
 
@@ -24,19 +25,33 @@ if TYPE_CHECKING:
     examples="""
         bridge test
         bridge test tests/orders.yaml -k "large order"
+        bridge test --coverage --fail-under 90
         bridge test -o json
         bridge test --schema > bridge.tests.schema.json       # for editors
     """,
-    exits={0: "all tests pass", 1: "a test fails", 2: "a fixture or the command line is not valid"},
+    exits={
+        0: "all tests pass",
+        1: "a test fails, or the coverage is too low",
+        2: "a fixture or the command line is not valid",
+    },
 )
 @click.argument("paths", nargs=-1, type=EXISTING, metavar="[PATH]...")
 @click.option("-k", "word", metavar="TEXT", help="Run only tests whose file or name contains the text.")
+@click.option("--coverage", is_flag=True, help="Report the parts of rules that no test reaches.")
+@click.option(
+    "--fail-under",
+    type=click.FloatRange(0, 100),
+    metavar="PERCENT",
+    help="Fail if the coverage is lower. Implies --coverage.",
+)
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of fixture files.")
 @output_option(": `text` is `table`", ("text",))
 @config_options
 def command(
     paths: tuple[Path, ...],
     word: str | None,
+    coverage: bool,
+    fail_under: float | None,
     schema: bool,
     output: str,
     config: tuple[Path, ...],
@@ -55,6 +70,7 @@ def command(
         return exit_codes.OK
     from bridge.app.composition import load_config
     from bridge.ops import logging
+    from bridge.testing.fixtures.coverage import Coverage
     from bridge.testing.fixtures.document import InvalidFixtures, default_paths, read_fixtures
     from bridge.testing.fixtures.runner import Runner
 
@@ -69,17 +85,35 @@ def command(
     if not chosen:
         raise click.UsageError(f"no test contains {word!r} in its file or name", click.get_current_context())
     logging.configure("error", libraries="error")
+    measured = Coverage(loaded) if coverage or fail_under is not None else None
+    runner = Runner(loaded) if measured is None else Runner(loaded, measured.observe)
     results = []
-    for result in Runner(loaded).run(chosen):
+    for result in runner.run(chosen):
         results.append(result)
         if output != "json" and not result.passed:
             _print_failure(result)
     failed = sum(not result.passed for result in results)
+    too_low = measured is not None and fail_under is not None and measured.percent < fail_under
     if output == "json":
-        print_json(_document(results))
+        print_json(_document(results) | ({} if measured is None else {"coverage": measured.to_dict()}))
     else:
         say(_summary(results, failed, left_out=len(fixtures) - len(chosen)))
-    return exit_codes.FAILED if failed else exit_codes.OK
+        if measured is not None:
+            _print_coverage(measured)
+    if measured is not None and too_low:
+        click.echo(f"error: the coverage is {_percent(measured)}, less than {fail_under:g} %", err=True)
+    return exit_codes.FAILED if failed or too_low else exit_codes.OK
+
+
+def _print_coverage(coverage: Coverage) -> None:
+    for point in coverage.uncovered:
+        say(point)
+    say(f"coverage {_percent(coverage)}, {coverage.covered:,} of {len(coverage.points):,}")
+
+
+def _percent(coverage: Coverage) -> str:
+    """Coverage as text, rounded down: 100 % means that nothing is missing."""
+    return f"{int(coverage.percent * 10) / 10:g} %"
 
 
 def _print_failure(result: Result) -> None:
