@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from bridge.testing.fixtures.runner import Result
 
 
+OUTPUT = click.Path(path_type=Path, dir_okay=False)
+"""File that is written."""
+
+
 @make(
     "test",
     effect="reads",
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
         bridge test
         bridge test tests/orders.yaml -k "large order"
         bridge test --coverage --fail-under 90
+        bridge test --junit results.xml --html coverage.html
         bridge test -o json
         bridge test --schema > bridge.tests.schema.json       # for editors
     """,
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
     metavar="PERCENT",
     help="Fail if the coverage is lower. Implies --coverage.",
 )
+@click.option("--html", type=OUTPUT, metavar="FILE", help="Write the coverage as an HTML page. Implies --coverage.")
+@click.option("--junit", type=OUTPUT, metavar="FILE", help="Write the results as JUnit XML.")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of fixture files.")
 @output_option(": `text` is `table`", ("text",))
 @config_options
@@ -52,6 +59,8 @@ def command(
     word: str | None,
     coverage: bool,
     fail_under: float | None,
+    html: Path | None,
+    junit: Path | None,
     schema: bool,
     output: str,
     config: tuple[Path, ...],
@@ -85,7 +94,7 @@ def command(
     if not chosen:
         raise click.UsageError(f"no test contains {word!r} in its file or name", click.get_current_context())
     logging.configure("error", libraries="error")
-    measured = Coverage(loaded) if coverage or fail_under is not None else None
+    measured = Coverage(loaded) if coverage or html is not None or fail_under is not None else None
     runner = Runner(loaded) if measured is None else Runner(loaded, measured.observe)
     results = []
     for result in runner.run(chosen):
@@ -100,9 +109,26 @@ def command(
         say(_summary(results, failed, left_out=len(fixtures) - len(chosen)))
         if measured is not None:
             _print_coverage(measured)
+    _write_reports(results, measured, junit, html)
     if measured is not None and too_low:
         click.echo(f"error: the coverage is {_percent(measured)}, less than {fail_under:g} %", err=True)
     return exit_codes.FAILED if failed or too_low else exit_codes.OK
+
+
+def _write_reports(results: Sequence[Result], measured: Coverage | None, junit: Path | None, html: Path | None) -> None:
+    from bridge.testing.fixtures import report
+
+    if junit is not None:
+        _write(junit, report.junit(results))
+    if html is not None and measured is not None:
+        _write(html, report.coverage_html(measured, _percent(measured)))
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise click.FileError(str(file), error.strerror or type(error).__name__) from None
 
 
 def _print_coverage(coverage: Coverage) -> None:

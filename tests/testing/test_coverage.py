@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner, Result
@@ -83,7 +84,7 @@ def test_every_point_has_its_place(loaded: Loaded) -> None:
         "bridge.yaml:19:23 first: no test evaluates schedule.tags.who `payload.who`",
         "bridge.yaml:20:11 second: no test matches this rule",
         "bridge.yaml:22:15 second: no test evaluates for_each `payload.items`",
-        "bridge.yaml:23:42 second: no test evaluates signal_entity.key `item`",
+        "bridge.yaml:23:44 second: no test evaluates signal_entity.key `item`",
     ]
 
 
@@ -131,6 +132,18 @@ def test_the_command(loaded: Loaded) -> None:
     assert (document["percent"], document["covered"], document["total"]) == (22.73, 5, 22)
     assert document["uncovered"][0]["place"] == "bridge.yaml:8:11"
     assert run("--fail-under", "22.7").exit_code == 0
+
+
+def test_the_page(loaded: Loaded) -> None:
+    Path("tests/a.yaml").write_text("tests:\n- {name: a, message: {body: {items: [x]}}, expect: {route: second}}\n")
+    assert run("--html", "page.html").exit_code == 0
+    page = Path("page.html").read_text()
+    assert "<h1>Coverage of rules: 22.7 %</h1>" in page
+    assert '<tr class="covered"><td>second</td><td>3</td><td>3</td></tr>' in page
+    assert "payload.n &gt; 5 &amp;&amp; (payload.n &lt; 9 ||" in page
+    assert "<script" not in page
+    ElementTree.fromstring(page.partition("\n")[2].replace('<meta charset="utf-8">', ""))
+    assert "page.html" in run("--html", "nowhere/page.html").stderr
 
 
 LEAVES = st.sampled_from(["payload.n > 5", "payload.m == 'x'", "has(payload.free)", "payload.b", "!payload.b", "true"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import jsonschema_rs
 import pytest
@@ -186,6 +187,19 @@ def test_json_and_choice(project: Path) -> None:
     assert ", 7 other tests not run" in run(PASSING, "-k", "a large").stdout
     nothing = run(PASSING, "-k", "nowhere")
     assert (nothing.exit_code, nothing.stdout) == (2, "")
+
+
+def test_junit(project: Path) -> None:
+    failing = '  - {name: "b\\u0001<", message: {type: x}, expect: {dead_letter: "<&\\u0000"}}\n'
+    assert run(PASSING + failing, "--junit", "out.xml").exit_code == 1
+    document = ElementTree.parse("out.xml").getroot()
+    assert (document.tag, document.get("tests"), document.get("failures")) == ("testsuites", "9", "1")
+    (suite,) = document
+    assert suite.get("name") == "tests/rules.yaml"
+    last = suite[-1]
+    assert (last.get("name"), last.get("line")) == ("b\ufffd<", "45")
+    assert (last[0].text or "").startswith("tests/rules.yaml:45:")
+    assert not list(suite[0])
 
 
 STEPS = """

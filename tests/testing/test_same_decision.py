@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.app.explain import explain
 from bridge.config.source import Loaded, load
+from bridge.core.commands import ScheduleOrchestration, SignalEntity
 from bridge.core.message import Message
 from bridge.testing import LocalBridge
 from bridge.testing.fixtures.decision import decision_of, expectation_of
@@ -32,7 +33,7 @@ MATCHES = st.dictionaries(
 )
 IDS = st.sampled_from(["c-{{ payload.s }}", "c-{{ payload.n }}", "constant", "{{ payload.s }}", "c-{{ payload.l }}"])
 INPUTS = st.sampled_from(["payload", "{'n': payload.n}", "payload.?s.orValue('none')", "[payload.s, payload.n]"])
-COMMANDS = (
+COMMANDS: st.SearchStrategy[dict[str, Any]] = (
     st.fixed_dictionaries(
         {"schedule": st.fixed_dictionaries({"orchestration": st.just("work"), "instance_id": IDS, "input": INPUTS})}
     )
@@ -140,8 +141,8 @@ def test_route_and_the_running_bridge(
             expected = answer.outcome.value
             if answer.reason is None and answer.explanation is not None and answer.explanation.decision is not None:
                 commands = [step.command for step in answer.explanation.decision.steps]
-                starts = [command for command in commands if hasattr(command, "orchestration")]
-                signals = [command for command in commands if hasattr(command, "entity")]
+                starts = [command for command in commands if isinstance(command, ScheduleOrchestration)]
+                signals = [command for command in commands if isinstance(command, SignalEntity)]
                 new = {command.instance_id for command in starts} - started
                 started |= new
                 expected = "executed" if new or signals else "ignored"
