@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from bridge.cli.shared.options import EXISTING, config_options, output_option
 from bridge.cli.shared.output import clean, plural, print_json, say
 
 if TYPE_CHECKING:
+    from bridge.config.source import Loaded
     from bridge.testing.fixtures.coverage import Coverage
     from bridge.testing.fixtures.document import Fixture
     from bridge.testing.fixtures.runner import Result
@@ -31,12 +33,13 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
         bridge test tests/orders.yaml -k "large order"
         bridge test --coverage --fail-under 90
         bridge test --junit results.xml --html coverage.html
+        bridge topic read orders --json | bridge test --record tests/recorded.yaml --mask payload.customer.name
         bridge test -o json
         bridge test --schema > bridge.tests.schema.json       # for editors
     """,
     exits={
         0: "all tests pass",
-        1: "a test fails, or the coverage is too low",
+        1: "a test fails, the coverage is too low, or messages are left out",
         2: "a fixture or the command line is not valid",
     },
 )
@@ -51,6 +54,11 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--html", type=OUTPUT, metavar="FILE", help="Write the coverage as an HTML page. Implies --coverage.")
 @click.option("--junit", type=OUTPUT, metavar="FILE", help="Write the results as JUnit XML.")
+@click.option("--record", type=OUTPUT, metavar="FILE", help="Make tests of the messages on standard input.")
+@click.option(
+    "--mask", "masks", multiple=True, metavar="MEMBER", help="With --record: replace these values; repeatable."
+)
+@click.option("--source", metavar="SOURCE", help="With --record: source of the messages.  [default: by their topic]")
 @click.option("--schema", is_flag=True, help="Print the JSON Schema of fixture files.")
 @output_option(": `text` is `table`", ("text",))
 @config_options
@@ -61,6 +69,9 @@ def command(
     fail_under: float | None,
     html: Path | None,
     junit: Path | None,
+    record: Path | None,
+    masks: tuple[str, ...],
+    source: str | None,
     schema: bool,
     output: str,
     config: tuple[Path, ...],
@@ -83,7 +94,11 @@ def command(
     from bridge.testing.fixtures.document import InvalidFixtures, default_paths, read_fixtures
     from bridge.testing.fixtures.runner import Runner
 
+    if record is None and (masks or source):
+        raise click.UsageError("--mask and --source need --record", click.get_current_context())
     loaded = load_config(config, overlay)
+    if record is not None:
+        return _record(loaded, record, source, masks)
     try:
         fixtures = read_fixtures(paths or default_paths(loaded.base), loaded.config)
     except InvalidFixtures as error:
@@ -113,6 +128,31 @@ def command(
     if measured is not None and too_low:
         click.echo(f"error: the coverage is {_percent(measured)}, less than {fail_under:g} %", err=True)
     return exit_codes.FAILED if failed or too_low else exit_codes.OK
+
+
+def _record(loaded: Loaded, file: Path, source: str | None, masks: Sequence[str]) -> int:
+    from bridge.app.composition import require
+    from bridge.core.errors import DecodeError
+    from bridge.testing.fixtures.record import InvalidMask, record
+
+    if source is not None:
+        require("source", source, loaded.config.sources)
+    if file.exists():
+        raise click.UsageError(f"{file} exists; name a new file", click.get_current_context())
+    try:
+        found = record(sys.stdin.buffer, loaded, source, masks, "standard input")
+    except InvalidMask as error:
+        raise click.UsageError(f"--mask: {error}", click.get_current_context()) from None
+    except DecodeError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from None
+    if found.count:
+        _write(file, found.text)
+        say(f"{file}: {plural(found.count, 'test')}. Check that they are what you expect")
+    for reason, count in found.left_out.most_common():
+        say(f"{plural(count, 'message')} left out: {reason}", err=True)
+    if not found.count:
+        click.echo("error: no message is recorded", err=True)
+    return exit_codes.OK if found.count and not found.left_out else exit_codes.FAILED
 
 
 def _write_reports(results: Sequence[Result], measured: Coverage | None, junit: Path | None, html: Path | None) -> None:
