@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bridge.config.source import Loaded
     from bridge.testing.fixtures.coverage import Coverage
     from bridge.testing.fixtures.document import Fixture
-    from bridge.testing.fixtures.runner import Result
+    from bridge.testing.fixtures.runner import Result, Runner
 
 
 OUTPUT = click.Path(path_type=Path, dir_okay=False)
@@ -34,6 +34,7 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
         bridge test --coverage --fail-under 90
         bridge test --junit results.xml --html coverage.html
         bridge topic read orders --json | bridge test --record tests/recorded.yaml --mask payload.customer.name
+        bridge test --update                                  # then look at the changes
         bridge test -o json
         bridge test --schema > bridge.tests.schema.json       # for editors
     """,
@@ -54,6 +55,7 @@ OUTPUT = click.Path(path_type=Path, dir_okay=False)
 )
 @click.option("--html", type=OUTPUT, metavar="FILE", help="Write the coverage as an HTML page. Implies --coverage.")
 @click.option("--junit", type=OUTPUT, metavar="FILE", help="Write the results as JUnit XML.")
+@click.option("--update", is_flag=True, help="Rewrite the expectations that differ. Comments stay.")
 @click.option("--record", type=OUTPUT, metavar="FILE", help="Make tests of the messages on standard input.")
 @click.option(
     "--mask", "masks", multiple=True, metavar="MEMBER", help="With --record: replace these values; repeatable."
@@ -69,6 +71,7 @@ def command(
     fail_under: float | None,
     html: Path | None,
     junit: Path | None,
+    update: bool,
     record: Path | None,
     masks: tuple[str, ...],
     source: str | None,
@@ -114,8 +117,10 @@ def command(
     results = []
     for result in runner.run(chosen):
         results.append(result)
-        if output != "json" and not result.passed:
+        if output != "json" and not result.passed and not update:
             _print_failure(result)
+    if update:
+        results = _update(runner, loaded, results, output)
     failed = sum(not result.passed for result in results)
     too_low = measured is not None and fail_under is not None and measured.percent < fail_under
     if output == "json":
@@ -128,6 +133,22 @@ def command(
     if measured is not None and too_low:
         click.echo(f"error: the coverage is {_percent(measured)}, less than {fail_under:g} %", err=True)
     return exit_codes.FAILED if failed or too_low else exit_codes.OK
+
+
+def _update(runner: Runner, loaded: Loaded, results: Sequence[Result], output: str) -> list[Result]:
+    from bridge.testing.fixtures.update import update
+
+    before = {result.fixture.name for result in results if not result.passed}
+    try:
+        found = update(runner, loaded.config, results)
+    except OSError as error:
+        raise click.FileError(error.filename or "", error.strerror or type(error).__name__) from None
+    for result in found:
+        if not result.passed and output != "json":
+            _print_failure(result)
+        elif result.fixture.name in before and output != "json":
+            say(f"UPDATED {result.fixture.place} {result.fixture.name}")
+    return found
 
 
 def _record(loaded: Loaded, file: Path, source: str | None, masks: Sequence[str]) -> int:
