@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 from bridge.app.composition import build_decoder, build_router, require
+from bridge.codecs.decoder import SourceDecoder
 from bridge.config.source import Loaded
 from bridge.core.errors import MessageError
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome
-from bridge.routing import Explanation
+from bridge.routing import Explanation, Router
 from bridge.routing import explain as explain_rules
+from bridge.routing.explain import decided
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Answer:
     def to_dict(self) -> dict[str, Any]:
         """Answer as JSON types; bytes of a payload are base64 under the key `base64`."""
         document = self.explanation.to_dict() if self.explanation is not None else {}
-        plain: dict[str, Any] = _plain(
+        plain: dict[str, Any] = json_form(
             {
                 "source": self.source,
                 "outcome": self.outcome.value,
@@ -55,23 +57,54 @@ class Answer:
         return plain
 
 
+@dataclass(frozen=True, slots=True)
+class SourceRules:
+    """Decoder and rules of one source, for many messages.
+
+    position: position of a message that has none.
+    """
+
+    source: str
+    decoder: SourceDecoder
+    router: Router
+    position: Position
+
+    @classmethod
+    def build(cls, loaded: Loaded, source: str) -> SourceRules:
+        """Compile the rules of a configured source. Raises: ConfigError with all problems."""
+        config = loaded.config.sources[source]
+        position = Position(config.broker, next(iter(config.origins), source), 0, 0)
+        return cls(source, build_decoder(loaded, source), build_router(loaded, source), position)
+
+    def explain(self, message: Message, position: Position | None = None) -> Answer:
+        """Explain what the source does with a message, with the verdict of every rule."""
+        return self._answer(message, position, explain_rules)
+
+    def decide(self, message: Message, position: Position | None = None) -> Answer:
+        """Decide as `explain`, faster and without the verdicts."""
+        return self._answer(message, position, decided)
+
+    def _answer(
+        self, message: Message, position: Position | None, decide: Callable[[Router, Envelope], Explanation]
+    ) -> Answer:
+        try:
+            envelope = self.decoder.decode(message, position or self.position)
+        except MessageError as error:
+            return Answer(self.source, Outcome.DEAD_LETTERED, None, None, error.reason, str(error))
+        found = decide(self.router, envelope)
+        if found.decision is None:
+            return Answer(self.source, Outcome.DEAD_LETTERED, envelope, found, found.reason, found.error)
+        outcome = Outcome.EXECUTED if found.decision.steps else Outcome.IGNORED
+        return Answer(self.source, outcome, envelope, found)
+
+
 def explain(loaded: Loaded, source: str, message: Message) -> Answer:
     """Explain what the source does with the message, as if received from its first topic.
 
     Raises: LookupError for an unknown source, ConfigError when its rules do not compile.
     """
     require("source", source, loaded.config.sources)
-    config = loaded.config.sources[source]
-    decoder, router = build_decoder(loaded, source), build_router(loaded, source)
-    try:
-        envelope = decoder.decode(message, Position(config.broker, next(iter(config.origins), source), 0, 0))
-    except MessageError as error:
-        return Answer(source, Outcome.DEAD_LETTERED, None, None, error.reason, str(error))
-    explanation = explain_rules(router, envelope)
-    if explanation.decision is None:
-        return Answer(source, Outcome.DEAD_LETTERED, envelope, explanation, explanation.reason, explanation.error)
-    outcome = Outcome.EXECUTED if explanation.decision.steps else Outcome.IGNORED
-    return Answer(source, outcome, envelope, explanation)
+    return SourceRules.build(loaded, source).explain(message)
 
 
 def _envelope(envelope: Envelope) -> dict[str, Any]:
@@ -80,11 +113,12 @@ def _envelope(envelope: Envelope) -> dict[str, Any]:
     return members | {"topic": envelope.position.topic}
 
 
-def _plain(value: Any) -> Any:
+def json_form(value: Any) -> Any:
+    """Value in JSON types. Bytes are base64 under the key `base64`."""
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, Mapping):
-        return {key: _plain(part) for key, part in value.items()}
+        return {key: json_form(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [json_form(part) for part in value]
     return value

@@ -51,7 +51,7 @@ def read_samples(paths: Sequence[Path], sources: Mapping[str, SourceConfig]) -> 
     for path in paths:
         for file in _files(path):
             source = file.stem if file.stem in sources else None
-            topic = file.stem if source is None and _readers(sources, file.stem) else None
+            topic = file.stem if source is None and readers(sources, file.stem) else None
             if file.suffix == ".json":
                 yield _single(file, topic, source)
                 continue
@@ -87,7 +87,7 @@ def _line(line: bytes, label: str, topic: str | None, source: str | None) -> Sam
     return Sample(message, topic, source) if own is None else Sample(message, own)
 
 
-def _readers(sources: Mapping[str, SourceConfig], topic: str) -> list[str]:
+def readers(sources: Mapping[str, SourceConfig], topic: str) -> list[str]:
     """Sources that read a topic."""
     return [name for name, source in sources.items() if _reads(source, topic)]
 
@@ -109,7 +109,7 @@ def reach(
         if sample.source is not None:
             names = [sample.source]
         elif sample.topic is not None:
-            names = _readers(config.sources, sample.topic)
+            names = readers(config.sources, sample.topic)
         else:
             names = list(config.sources)
         outcomes = [

@@ -29,6 +29,7 @@ __all__ = ["main", "root"]
         "check": "Check a configuration, without a network.",
         "doctor": "Check everything that the bridge needs, on the network and on this machine.",
         "lint": "Find code that breaks the replay of orchestrations.",
+        "test": "Run the tests of the rules, without a network.",
         "route": "Show the commands that a message leads to, without a network.",
         "instances": "List, inspect and control orchestrations.",
         "jobs": "Show and control actions on many instances or messages.",

@@ -139,7 +139,7 @@ def _print(answer: Answer) -> None:
         )
         click.echo()
     if answer.explanation is not None:
-        print_table(("RULE", "VERDICT", "WHY"), [_row(rule) for rule in answer.explanation.rules])
+        print_table(("RULE", "VERDICT", "WHY"), [verdict_row(rule) for rule in answer.explanation.rules])
         click.echo()
     for step in answer.to_dict()["steps"]:
         command = dict(step["command"])
@@ -154,7 +154,8 @@ def _print(answer: Answer) -> None:
     say(f"outcome: {answer.outcome.value.replace('_', '-')}{by}{why}")
 
 
-def _row(rule: Considered) -> tuple[str, str, str]:
+def verdict_row(rule: Considered) -> tuple[str, str, str]:
+    """Name of a rule, its verdict, and the cause of the verdict."""
     if rule.failed:
         return rule.route, "no", "; ".join(_inequality(each) for each in rule.failed)
     condition = f"when: {rule.condition}" if rule.condition else ""

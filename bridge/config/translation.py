@@ -77,7 +77,7 @@ def translate(error: ValidationError, root: MappingNode) -> list[Problem]:
         _problem(root, path, detail)
         for path, detail in details
         # Without a known type, the other keys of an engine or broker cannot be checked
-        if (path[:2] not in untyped or _is_about_type(path, detail)) and not _is_echo(root, path, detail)
+        if (path[:2] not in untyped or _is_about_type(path, detail)) and not is_echo(root, path, detail)
     ]
 
 
@@ -87,7 +87,7 @@ def paths(error: ValidationError, root: Node, entry: Path) -> list[tuple[Path, b
     return [(_path(root, (*entry, *detail["loc"])), detail["type"] == "missing") for detail in details]
 
 
-def _is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:
+def is_echo(root: Node, path: Path, detail: ErrorDetails) -> bool:
     """True for a problem that only repeats another one.
 
     Pydantic counts a list as too short when its entries are invalid, and a renamed key as missing.
@@ -134,7 +134,7 @@ def _problem(root: MappingNode, path: Path, detail: ErrorDetails) -> Problem:
     elif detail["type"] == "extra_forbidden" and isinstance(parent, MappingNode):
         mark = key_mark(parent, str(path[-1]))
         return mark.problem(path, *_unknown(parent, path))
-    what = _what(path, detail, node)
+    what = describe(path, detail, node)
     if isinstance(node, ScalarNode) and node.variables:
         what = _discreet(what, node)
     return mark.problem(path, what, _code(detail["type"], node))
@@ -177,7 +177,8 @@ def suggestion(word: str, known: Sequence[str]) -> str:
     return f"; known: {', '.join(known)}" if known else ""
 
 
-def _what(path: Path, detail: ErrorDetails, node: Node | None) -> str:
+def describe(path: Path, detail: ErrorDetails, node: Node | None) -> str:
+    """Text about a problem of a validation, without its place. node: written value, if there is one."""
     code, context = detail["type"], detail.get("ctx", {})
     base = code.split("_")[0]
     if code in ("missing", "too_short") and len(path) == 1 and path[0] in REQUIRED:

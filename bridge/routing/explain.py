@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -97,20 +97,25 @@ def explain(router: Router, envelope: Envelope) -> Explanation:
     """Explain the decision for a message, with the verdict of every rule. An error of the rules is part of it."""
     scope = router.scope(envelope)
     rules: list[Considered] = []
-    decided = False
+    is_decided = False
     for rule in router.rules:
-        if decided:
+        if is_decided:
             rules.append(Considered(rule.config.name, "not considered"))
             continue
         considered = _considered(rule, envelope, scope)
         rules.append(considered)
-        decided = (considered.verdict == "matched" and not rule.config.continue_) or (
+        is_decided = (considered.verdict == "matched" and not rule.config.continue_) or (
             considered.verdict == "when failed" and rule.config.on_error == "dead_letter"
         )
+    return replace(decided(router, envelope), rules=tuple(rules))
+
+
+def decided(router: Router, envelope: Envelope) -> Explanation:
+    """Decision for a message, without the verdicts of the rules. An error of the rules is part of it."""
     try:
-        return Explanation(router.source, tuple(rules), router.route(envelope))
+        return Explanation(router.source, (), router.route(envelope))
     except MessageError as error:
-        return Explanation(router.source, tuple(rules), None, error.reason, str(error))
+        return Explanation(router.source, (), None, error.reason, str(error))
 
 
 def _considered(rule: Rule, envelope: Envelope, scope: RouteScope) -> Considered:

@@ -77,15 +77,25 @@ class Rule:
             return
         if self.validate is not None:
             self.validate(scope.payload)
-        if config.map is not None:
-            scope = self._mapped(scope)
-        for index, item in enumerate(self._items(self.for_each, scope)):
-            inner = scope.for_item(item, index)
+        for inner in self.scopes(scope):
             command = build(inner)
             if self.per is None:
                 yield Step(config.name, command, config.engine)
             else:
                 yield self._of_value(command, inner)
+
+    def scopes(self, scope: RouteScope) -> Iterator[RouteScope]:
+        """Variables of each command of a matching message, with the result of `map` and the item of `for_each`.
+
+        Raises: ExpressionError, ExpressionCost, TooManyCommands.
+        """
+        if self.config.map is not None:
+            scope = self._mapped(scope)
+        if self.for_each is None:
+            yield scope
+            return
+        for index, item in enumerate(self._items(self.for_each, scope)):
+            yield scope.for_item(item, index)
 
     def _of_value(self, command: Command, scope: RouteScope) -> Step:
         """Step of a command, with the value by which limits count it."""

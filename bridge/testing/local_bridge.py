@@ -21,7 +21,7 @@ from durabletask.client import OrchestrationState
 from durabletask.entities import EntityInstanceId
 
 from bridge.app.codecs import SCHEMA_CODECS
-from bridge.app.composition import require
+from bridge.app.composition import load_workflows, require
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.local.broker import LocalBroker
 from bridge.codecs import registry as codecs
@@ -34,6 +34,7 @@ from bridge.core.instance_protocol import FINISHED
 from bridge.core.message import Event, Message, Position
 from bridge.engines.recording import Recording, record
 from bridge.testing.engine import VirtualEngine
+from bridge.testing.stand_ins import FINISH, with_stand_ins
 from bridge.workflow.publishing import REPLY_TO
 
 T = TypeVar("T")
@@ -83,8 +84,9 @@ class LocalBridge:
           assert bridge.result("order-1")["reason"] == "payment_timeout"
           assert [event.type for event in bridge.published("order-results")] == ["order.compensated"]
 
-    config, overlays: paths of the configuration. All its brokers and engines are replaced by the test's own, in a
-    temporary directory.
+    config, overlays: paths of the configuration, or a loaded one. All its brokers and engines are replaced by the
+    test's own, in a temporary directory. Stand-ins run in place of the orchestrations and entities that the
+    configuration lists as external; `finish` ends a stand-in.
     environ: values for `${VAR}`; the process's environment if None.
 
     Every method returns when all work that is possible at the present moment is done. Time advances only with
@@ -95,14 +97,17 @@ class LocalBridge:
 
     def __init__(
         self,
-        config: str | Path | Sequence[str | Path],
+        config: str | Path | Sequence[str | Path] | Loaded,
         overlays: Sequence[str | Path] = (),
         *,
         environ: Mapping[str, str] | None = None,
     ) -> None:
         """Load the configuration. Raises: ConfigError."""
-        paths = [config] if isinstance(config, str | Path) else config
-        self._loaded = load([Path(path) for path in paths], [Path(path) for path in overlays], environ=environ)
+        if isinstance(config, Loaded):
+            self._loaded = config
+        else:
+            paths = [config] if isinstance(config, str | Path) else config
+            self._loaded = load([Path(path) for path in paths], [Path(path) for path in overlays], environ=environ)
         self._closing = ExitStack()
         self._loop = asyncio.new_event_loop()
         self._published: dict[str, list[Published]] = {}
@@ -137,6 +142,7 @@ class LocalBridge:
             loaded,
             engines=self._engines,
             brokers=self._brokers,
+            workflows=with_stand_ins(load_workflows(loaded), loaded.config),
             on_published=self._record,
             now=lambda: self.now,
         )
@@ -181,10 +187,10 @@ class LocalBridge:
         message = codec.encode(event)
         self.send(source, message)
 
-    def send(self, source: str, message: Message) -> None:
-        """Publish a message unchanged to the first topic of a source. Raises: LookupError."""
+    def send(self, source: str, message: Message, topic: str | None = None) -> None:
+        """Publish a message unchanged to a topic of a source, by default its first. Raises: LookupError."""
         config = self._source(source)
-        entrance = config.entrance
+        entrance = topic or config.entrance
         if entrance is None:
             raise LookupError(f"the source {source!r} names no topic or queue to publish to")
         self._run(self._brokers[config.broker].publish(entrance, [message]))
@@ -220,6 +226,10 @@ class LocalBridge:
         )
         self.settle()
         return started
+
+    def finish(self, instance_id: str, output: Any = None) -> None:
+        """Complete an instance of an external orchestration, in place of its worker."""
+        self.raise_event(instance_id, FINISH, output)
 
     def advance(self, duration: timedelta | None = None, **parts: float) -> None:
         """Advance time: `advance(minutes=5)`. Due work runs in order, each part at its own time."""

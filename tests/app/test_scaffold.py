@@ -20,7 +20,8 @@ def test_the_project_is_complete_and_has_no_problems(tmp_path: Path) -> None:
     assert {str(file.relative_to(project)) for file in files} == {
         ".gitignore", "README.md", "bridge.schema.json", "bridge.yaml", "pytest.ini", "requirements.txt",
         "samples/decided.json", "samples/requested.json", "samples/small.json",
-        "tests/test_routes.py", "tests/test_workflow.py", "workflows/__init__.py", "workflows/approval.py",
+        "tests/rules.yaml", "tests/test_routes.py", "tests/test_workflow.py",
+        "workflows/__init__.py", "workflows/approval.py",
     }  # fmt: skip
     assert all(file.is_file() for file in files)
     assert not [file for file in files if "@@" in file.read_text()]

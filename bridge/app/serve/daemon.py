@@ -92,6 +92,7 @@ class Daemon:
         worker: bool = True,
         engines: Mapping[str, Engine] | None = None,
         brokers: Mapping[str, Broker] | None = None,
+        workflows: Workflows | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -100,12 +101,13 @@ class Daemon:
         engines: replacements for the configured engines, under the same names. Schema registries are not used then:
         JSON replaces Avro and Protobuf.
         brokers: replacements for the configured brokers, under the same names.
+        workflows: replacement for the workflows of the configured modules.
         on_published: receives each publish request of a workflow that a broker has accepted.
         now: clock of these engines.
         """
         config = loaded.config
         self.loaded = loaded
-        self.workflows = load_workflows(loaded) if worker else Workflows()
+        self.workflows = workflows or (load_workflows(loaded) if worker else Workflows())
         self.tracing = build_tracing(loaded)
         spans = None if self.tracing is None else span_options(loaded, self.tracing)
         self.engines: Mapping[str, Engine] = (

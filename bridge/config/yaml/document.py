@@ -71,8 +71,16 @@ class _Broken(Exception):
         self.problem = mark.problem((), what, "C002")
 
 
-def read(path: Path, problems: list[Problem], suppressions: list[FileSuppression] | None = None) -> MappingNode | None:
-    """Parse a file and return its mapping, or None if it holds none. Problems and suppressions are added to lists."""
+_SHAPE = "must be a mapping of keys like `brokers:`, `sources:` and `routes:`"
+
+
+def read(
+    path: Path, problems: list[Problem], suppressions: list[FileSuppression] | None = None, shape: str = _SHAPE
+) -> MappingNode | None:
+    """Parse a file and return its mapping, or None if it holds none. Problems and suppressions are added to lists.
+
+    shape: text about a file that holds no mapping.
+    """
     file = str(path)
     try:
         raw = _raw(path)
@@ -91,7 +99,7 @@ def read(path: Path, problems: list[Problem], suppressions: list[FileSuppression
         line, column = before.count(b"\n") + 1, error.start - before.rfind(b"\n")
         problems.append(Problem(file, line, column, "", "is not UTF-8; save the file in that encoding", code="C001"))
         return None
-    root = parse(text, file, problems)
+    root = parse(text, file, problems, shape)
     if root is not None and suppressions is not None and MARK in text:
         suppressions += (FileSuppression(file, found) for found in suppressions_in(text))
     return root
@@ -112,7 +120,7 @@ def _raw(path: Path) -> bytes:
     return raw
 
 
-def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:
+def parse(text: str, file: str, problems: list[Problem], shape: str = _SHAPE) -> MappingNode | None:
     """Parse a text and return its mapping, or None if it holds none. Problems are added to `problems`."""
     try:
         node = _Builder(file, problems).build(yaml.parse(text, Loader=LOADER))
@@ -133,11 +141,11 @@ def parse(text: str, file: str, problems: list[Problem]) -> MappingNode | None:
         problems.append(Problem(file, line, column, "", "is not YAML: a control character is not allowed", code="C002"))
         return None
     if node is None or (isinstance(node, ScalarNode) and node.value is None):
-        problems.append(Problem(file, 1, 1, "", "is empty; `bridge init NAME` creates a configuration", code="C001"))
+        what = "is empty; `bridge init NAME` creates a configuration" if shape is _SHAPE else f"is empty; {shape}"
+        problems.append(Problem(file, 1, 1, "", what, code="C001"))
         return None
     if not isinstance(node, MappingNode):
-        what = "must be a mapping of keys like `brokers:`, `sources:` and `routes:`"
-        problems.append(node.mark.problem((), what, "C002"))
+        problems.append(node.mark.problem((), shape, "C002"))
         return None
     return node
 

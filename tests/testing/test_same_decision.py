@@ -1,0 +1,150 @@
+"""`bridge route`, `bridge test` and a running bridge decide the same, for random rules and messages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bridge.app.explain import explain
+from bridge.config.source import Loaded, load
+from bridge.core.commands import ScheduleOrchestration, SignalEntity
+from bridge.core.message import Message
+from bridge.testing import LocalBridge
+from bridge.testing.fixtures.decision import decision_of, expectation_of
+from bridge.testing.fixtures.document import read_fixtures
+from bridge.testing.fixtures.runner import Runner
+from tests.kit.examples import examples
+
+CONDITIONS = st.sampled_from([
+    "payload.n > 1", "payload.s == 'x'", "has(payload.n) && payload.n < 3", "payload.l.exists(i, i == 'x')",
+    "payload.n", "true", "false", "payload.s.startsWith(payload.t)", "event.key == 'k' || payload.n == 2",
+])  # fmt: skip
+MATCHES = st.dictionaries(
+    st.sampled_from(["payload.s", "payload.n", "key", "topic", "headers.h"]),
+    st.sampled_from(["x", "y", 1, 2, "k", "in", True, ["x", "y"], [1, 2]]),
+    max_size=2,
+)
+IDS = st.sampled_from(["c-{{ payload.s }}", "c-{{ payload.n }}", "constant", "{{ payload.s }}", "c-{{ payload.l }}"])
+INPUTS = st.sampled_from(["payload", "{'n': payload.n}", "payload.?s.orValue('none')", "[payload.s, payload.n]"])
+COMMANDS: st.SearchStrategy[dict[str, Any]] = (
+    st.fixed_dictionaries(
+        {"schedule": st.fixed_dictionaries({"orchestration": st.just("work"), "instance_id": IDS, "input": INPUTS})}
+    )
+    | st.fixed_dictionaries(
+        {
+            "signal_entity": st.fixed_dictionaries(
+                {"entity": st.just("stock"), "key": IDS, "operation": st.just("add"), "input": INPUTS}
+            )
+        }
+    )
+    | st.just({"ignore": {}})
+    | st.just({"raise_event": {"instance_id": "none", "name": "e", "on_missing": "ignore"}})
+)
+RULES = st.lists(
+    st.builds(
+        lambda match, options, command: {"from": "in", "match": match, **options, **command},
+        MATCHES,
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "when": CONDITIONS,
+                "continue": st.booleans(),
+                "on_error": st.sampled_from(["dead_letter", "no_match"]),
+                "for_each": st.just("payload.l"),
+            },
+        ),
+        COMMANDS,
+    ),
+    max_size=5,
+)
+MESSAGES = st.lists(
+    st.tuples(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "n": st.integers(0, 3) | st.just(1.5) | st.booleans(),
+                "s": st.sampled_from(["x", "y", "a/b", ""]),
+                "l": st.lists(st.sampled_from(["x", "y"]), max_size=2),
+            },
+        )
+        | st.just("{"),
+        st.none() | st.sampled_from(["k", "x"]),
+        st.dictionaries(st.just("h"), st.sampled_from("xy")),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def configured(rules: list[dict[str, Any]], no_match: str, directory: Path) -> Loaded:
+    file = directory / "bridge.yaml"
+    document = {
+        "engine": {"type": "embedded"},
+        "workflows": {"external": ["work", "stock"]},
+        "brokers": {"local": {"type": "local"}},
+        "sources": {"in": {"broker": "local", "topics": ["in"], "codec": "json", "no_match": no_match}},
+        "routes": [{"name": f"r{at}", **rule} for at, rule in enumerate(rules)],
+    }
+    file.write_text(json.dumps(document))
+    return load([file], environ={})
+
+
+def lines(messages: list[tuple[Any, str | None, dict[str, str]]]) -> Iterator[tuple[dict[str, Any], Message]]:
+    for body, key, headers in messages:
+        text = body if isinstance(body, str) else json.dumps(body)
+        encoded = tuple((name, value.encode()) for name, value in headers.items())
+        yield (
+            {"body": text, "key": key, "headers": headers},
+            Message(text.encode(), None if key is None else key.encode(), encoded),
+        )
+
+
+@given(rules=RULES, no_match=st.sampled_from(["ignore", "dead_letter"]), messages=MESSAGES)
+@settings(max_examples=examples(300))
+def test_route_and_test(
+    rules: list[dict[str, Any]], no_match: str, messages: list[Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    directory = tmp_path_factory.getbasetemp()
+    loaded = configured(rules, no_match, directory)
+    tests = []
+    for at, (line, message) in enumerate(lines(messages)):
+        decision = decision_of(explain(loaded, "in", message), loaded.config)
+        tests.append({"name": f"t{at}", "message": line, "expect": expectation_of(decision)})
+    file = directory / "tests.yaml"
+    file.write_text(yaml.safe_dump({"tests": tests}))
+    results = list(Runner(loaded).run(read_fixtures([file], loaded.config)))
+    assert [result.lines() for result in results] == [[]] * len(tests)
+
+
+@given(rules=RULES, no_match=st.sampled_from(["ignore", "dead_letter"]), messages=MESSAGES)
+@settings(max_examples=examples(20))
+def test_route_and_the_running_bridge(
+    rules: list[dict[str, Any]], no_match: str, messages: list[Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The engine starts without instances: a start is executed once, and an event finds nothing."""
+    loaded = configured(rules, no_match, tmp_path_factory.getbasetemp())
+    with LocalBridge(loaded) as bridge:
+        started: set[str] = set()
+        for _, message in lines(messages):
+            answer = explain(loaded, "in", message)
+            before, reasons = bridge.outcomes("in"), bridge.dead_letters("in")
+            bridge.send("in", message)
+            outcomes = {name: count - before.get(name, 0) for name, count in bridge.outcomes("in").items()}
+            dead = {name: count - reasons.get(name, 0) for name, count in bridge.dead_letters("in").items()}
+            expected = answer.outcome.value
+            if answer.reason is None and answer.explanation is not None and answer.explanation.decision is not None:
+                commands = [step.command for step in answer.explanation.decision.steps]
+                starts = [command for command in commands if isinstance(command, ScheduleOrchestration)]
+                signals = [command for command in commands if isinstance(command, SignalEntity)]
+                new = {command.instance_id for command in starts} - started
+                started |= new
+                expected = "executed" if new or signals else "ignored"
+            assert {name for name, count in outcomes.items() if count} == {expected}
+            assert {name for name, count in dead.items() if count} == ({answer.reason} if answer.reason else set())
