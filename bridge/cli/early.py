@@ -63,10 +63,10 @@ def list_(prefix: str | None, source: str | None, limit: int, offset: int, as_js
     """
     from bridge.early_messages.operations import EarlyMessageOperations
 
-    async def look(early: EarlyMessageOperations) -> tuple[list[WaitingMessage], int]:
+    async def read(early: EarlyMessageOperations) -> tuple[list[WaitingMessage], int]:
         return await early.list(prefix, source), await early.unprocessed()
 
-    found, unprocessed = on_engine(engine, EarlyMessageOperations, look)
+    found, unprocessed = on_engine(engine, EarlyMessageOperations, read)
     show(found, unprocessed, engine, source, limit, offset, as_json, "instance_id")
 
 

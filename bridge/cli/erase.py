@@ -73,11 +73,11 @@ def _erase(
     options: dict[str, Any], where: str, dry_run: bool, reason: str | None, progress: Progress
 ) -> tuple[list[Finding], list[str]]:
     from bridge.app.composition import load_config
-    from bridge.app.operations.erase import Finding, condition_of, elsewhere, look
+    from bridge.app.operations.erase import Finding, condition_of, elsewhere, preview
 
     loaded = load_config(options["config"], options["overlay"])
     if dry_run:
-        found = asyncio.run(look(loaded, options["engine"], where, progress))
+        found = asyncio.run(preview(loaded, options["engine"], where, progress))
     else:
         condition_of(where)
         [erased] = operate(options, ("erase", {"where": where, "reason": reason}))

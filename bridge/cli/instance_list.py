@@ -119,12 +119,12 @@ def list_(
             print_table(columns, [(one.name, one.status, f"{one.count}") for one in counts])
         return
 
-    async def look(instances: Instances) -> tuple[Sequence[Instance], int]:
+    async def read(instances: Instances) -> tuple[Sequence[Instance], int]:
         found = await instances.list(filter_, payloads=as_json)
         shown = found[:limit] if limit else found
         return (shown if only_ids or separated else await instances.named(shown)), len(found)
 
-    shown, count = on_instances(engine, look)
+    shown, count = on_instances(engine, read)
     if as_json:
         print_json([in_json(one) for one in shown])
     elif separated:

@@ -31,12 +31,12 @@ class Shown:
     history: Sequence[HistoryEvent] | None = None
 
 
-async def each_of(names: Sequence[str], look: Callable[[str], Awaitable[T]]) -> list[T | BridgeError]:
+async def each_of(names: Sequence[str], read: Callable[[str], Awaitable[T]]) -> list[T | BridgeError]:
     """Results or errors of several instances. An outage ends the list."""
     found: list[T | BridgeError] = []
     for name in names:
         try:
-            found.append(await look(name))
+            found.append(await read(name))
         except BridgeError as error:
             found.append(error)
             if isinstance(error, EngineOutage | ConfigError):

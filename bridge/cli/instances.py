@@ -95,12 +95,12 @@ def show(ids: tuple[str, ...], separated: bool, history: bool, as_json: bool, **
     """
     from bridge.app.operations.timeline import as_json as history_as_json
 
-    async def look(instances: Instances, instance_id: str) -> Shown:
+    async def read(instances: Instances, instance_id: str) -> Shown:
         one = await instances.show(instance_id)
         return Shown(one, await instances.cause(one), await instances.history(instance_id) if history else None)
 
     names = read_ids(ids, separated)
-    results = on_instances(engine, lambda instances: each_of(names, lambda name: look(instances, name)))
+    results = on_instances(engine, lambda instances: each_of(names, lambda name: read(instances, name)))
     found = [result for result in results if isinstance(result, Shown)]
     if as_json:
         documents = [
@@ -136,10 +136,10 @@ def export(instance_id: str, output: Path | None, **engine: Any) -> None:
     The file contains the instance's inputs and results unchanged. Review it before you add it to a repository.
     """
 
-    async def look(instances: Instances) -> Recording:
+    async def read(instances: Instances) -> Recording:
         return await instances.recording(instance_id)
 
-    document = on_instances(engine, look).to_json()
+    document = on_instances(engine, read).to_json()
     if output is None:
         print_json(document)
         return
@@ -188,12 +188,12 @@ def wait(
     """Wait until orchestrations have started or finished, and show them."""
     end = time.monotonic() + timeout
 
-    async def look(instances: Instances, instance_id: str) -> Shown | None:
+    async def read(instances: Instances, instance_id: str) -> Shown | None:
         one = await instances.wait(instance_id, until, max(0.0, end - time.monotonic()))
         return None if one is None else Shown(one, await instances.cause(one))
 
     names = read_ids(ids, separated)
-    results = on_instances(engine, lambda instances: each_of(names, lambda name: look(instances, name)))
+    results = on_instances(engine, lambda instances: each_of(names, lambda name: read(instances, name)))
     found = [result for result in results if isinstance(result, Shown)]
     if as_json:
         if found or not is_one(ids):

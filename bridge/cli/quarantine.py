@@ -61,10 +61,10 @@ def list_(source: str | None, limit: int, offset: int, as_json: bool, **engine: 
     """
     from bridge.quarantine.operations import QuarantineOperations
 
-    async def look(quarantine: QuarantineOperations) -> tuple[list[WaitingMessage], int]:
+    async def read(quarantine: QuarantineOperations) -> tuple[list[WaitingMessage], int]:
         return await quarantine.list(source), await quarantine.unprocessed()
 
-    found, unprocessed = on_engine(engine, QuarantineOperations, look)
+    found, unprocessed = on_engine(engine, QuarantineOperations, read)
     show(found, unprocessed, engine, source, limit, offset, as_json, "key")
 
 

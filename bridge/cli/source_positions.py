@@ -23,7 +23,7 @@ from bridge.cli.shared.screen import Screen, Table, age
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 _SHOWN = 5
 """Number of partitions that a line names."""
 
@@ -289,7 +289,7 @@ def _apply(
         left = sorted(name for name, each in mine.items() if "moved" not in each)
         if not left or time.monotonic() > end:
             return moved, left
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -102,7 +102,7 @@ class Schema:
         try:
             if self._validator.is_valid(data):
                 return
-            if not _tellable(data, self._names):
+            if not _is_known(data, self._names):
                 raise SchemaError(f"the payload breaks {self.path.name}, and is too large to say where")
             errors = self._validator.iter_errors(data)
             problems = [_describe(error, self._names) for error in islice(errors, _SHOWN)]
@@ -166,7 +166,7 @@ def _keys(schema: Any) -> Iterator[str]:
             waiting += part
 
 
-def _tellable(data: Any, names: Container[str]) -> bool:
+def _is_known(data: Any, names: Container[str]) -> bool:
     """Return whether naming the payload's faults costs little. Where definitions may refer to themselves, the cost
     doubles with each level.
     """

@@ -40,7 +40,7 @@ Action = Literal["pause", "resume", "abort"]
 _WITHIN = 30.0
 """Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 _QUICK_SECONDS = 0.002
 _AT_ONCE = 16
 _TOUCH_SECONDS = 30.0
@@ -161,7 +161,7 @@ class JobStore:
                 raise EngineUnavailable(
                     f"job {job}: the engine has the {action}, but no worker has processed it; is one running?"
                 )
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         before = JobState(record.control["before"])
         if before not in _NEEDS[action]:
             raise _refusal(action, job, before)
@@ -193,7 +193,7 @@ class JobStore:
             if time.monotonic() > end:
                 raise EngineUnavailable(f"job {job}: no worker has processed its claim; is one running?")
             await asyncio.sleep(pause)
-            pause = min(_LOOK_SECONDS, pause * 2)
+            pause = min(_POLL_SECONDS, pause * 2)
 
     # Reads
 
@@ -213,7 +213,7 @@ class JobStore:
                 raise InstanceNotFound(f"there is no job {job}; `bridge jobs list` shows all")
             if time.monotonic() > end:
                 raise EngineUnavailable(f"job {job}: no worker has processed its creation; is one running?")
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def settled(self, job: str) -> None:
         """Wait until the record has processed all moves of its pages. Raises: EngineUnavailable."""
@@ -242,7 +242,7 @@ class JobStore:
             if time.monotonic() > end:
                 raise EngineUnavailable(f"job {job}: no worker has processed its items; is one running?")
             await asyncio.sleep(pause)
-            pause = min(_LOOK_SECONDS, pause * 2)
+            pause = min(_POLL_SECONDS, pause * 2)
 
     async def page_numbers(self, job: str) -> list[int]:
         """Numbers of the existing pages of a job, those without processed operations included."""

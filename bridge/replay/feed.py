@@ -177,7 +177,7 @@ class ReplayFeed:
         """Number of replayed messages in flight."""
         return sum(queue.at_work for queue in self._queues.values())
 
-    def tell(self, keys: Sequence[str] | None, changed: Collection[str]) -> None:
+    def notify(self, keys: Sequence[str] | None, changed: Collection[str]) -> None:
         """Note the queues of the source.
 
         keys: of all; None: as before.

@@ -179,7 +179,7 @@ def _bodies(message: Message) -> Iterator[Any]:
         yield body.get("data")
 
 
-async def look(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[Finding]:
+async def preview(loaded: Loaded, engine: str | None, where: str, progress: Progress) -> list[Finding]:
     """Findings of an erasure, as a dry run. Raises: ConfigError, LookupError, EngineError."""
     condition = condition_of(where)
     async with attached(loaded, engine) as running:

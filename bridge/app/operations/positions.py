@@ -41,7 +41,7 @@ async def lag(loaded: Loaded, source: str) -> list[dict[str, Any]]:
     """
     require("source", source, loaded.config.sources)
     options = subscribe_options(loaded, source)
-    async with _looking(loaded, source) as broker:
+    async with _reading(loaded, source) as broker:
         if not isinstance(broker, PositionedBroker):
             return [await _queue_lag(broker, source, topic) for topic in options.topics]
         found = await broker.positions(options)
@@ -169,7 +169,7 @@ async def plan(
     options = subscribe_options(loaded, source)
     kept = _retention(loaded, source)
     before = min((each["seconds"] for each in kept if each["seconds"] is not None), default=None)
-    async with _looking(loaded, source) as broker:
+    async with _reading(loaded, source) as broker:
         positioned = _positioned(broker, source)
         found = await positioned.positions(options)
         active = any(each.member for each in found)
@@ -337,7 +337,7 @@ async def _moves(
         wanted = {place_of(name): offset for name, offset in positions.items()}
     except ValueError as error:
         raise InvalidCommand(f"`positions`: {error}") from None
-    async with _looking(loaded, source) as broker:
+    async with _reading(loaded, source) as broker:
         found = {
             each.place: each for each in await _positioned(broker, source).positions(subscribe_options(loaded, source))
         }
@@ -365,7 +365,7 @@ def _positioned(broker: Broker, source: str) -> PositionedBroker:
 
 
 @asynccontextmanager
-async def _looking(loaded: Loaded, source: str) -> AsyncIterator[Broker]:
+async def _reading(loaded: Loaded, source: str) -> AsyncIterator[Broker]:
     """Broker of a source, prepared for reading alone. Raises: BrokerError, BrokerUnavailable."""
     broker = build_broker(loaded, loaded.config.sources[source].broker)
     if isinstance(broker, BacklogBroker):

@@ -66,7 +66,7 @@ class DeadLetterCounter:
         self._counted: float | None = None
         self._known: set[str] = set()
         """Sources whose dead letters were all counted."""
-        self._told: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
         """Error of the last count, by topic."""
         self._counts = 0
         self._reasons: set[str] = set()
@@ -117,18 +117,18 @@ class DeadLetterCounter:
             try:
                 places = await found_places(self._loaded, (), dict(self._brokers), opened)
             except BridgeError as error:
-                self._tell("*", str(error))
+                self._report("*", str(error))
                 return
-            self._told.pop("*", None)
+            self._reported.pop("*", None)
             self._counts += 1
             for place in places:
                 states = PlaceStates(self._loaded, opened, self._engines)
                 try:
                     await self._count(place, states)
                 except BridgeError as error:
-                    self._tell(place.topic, str(error))
+                    self._report(place.topic, str(error))
                 else:
-                    self._told.pop(place.topic, None)
+                    self._reported.pop(place.topic, None)
         for gone in self._open.keys() - set(places):
             for part in (self._rows, self._open, self._oldest, self._missing, self._tried):
                 part.pop(gone, None)
@@ -141,10 +141,10 @@ class DeadLetterCounter:
         if self._cache is not None:
             self.cache_bytes = await asyncio.to_thread(self._cache.tidy)
 
-    def _tell(self, place: str, detail: str) -> None:
+    def _report(self, place: str, detail: str) -> None:
         """Log an error, once while it lasts."""
-        if self._told.get(place) != detail:
-            self._told[place] = detail
+        if self._reported.get(place) != detail:
+            self._reported[place] = detail
             log.info("dead letters cannot be counted", action="count", place=place, detail=detail)
 
     async def _count(self, place: Place, states: PlaceStates) -> None:

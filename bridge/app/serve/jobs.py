@@ -35,7 +35,7 @@ class JobFigures:
         self._engines = engines
         self._entities = entities
         self._records: dict[str, dict[str, JobRecord]] = {name: {} for name in engines}
-        self._looked = dict.fromkeys(engines, 0.0)
+        self._read_at = dict.fromkeys(engines, 0.0)
         self._read_whole = dict.fromkeys(engines, 0.0)
 
     async def refresh(self) -> None:
@@ -49,13 +49,13 @@ class JobFigures:
     async def refresh_engine(self, name: str) -> None:
         """Read the changed records of one engine. Raises: EngineError."""
         now = time.time()
-        if now - self._looked[name] < _PERIOD:
+        if now - self._read_at[name] < _PERIOD:
             return
         whole = now - self._read_whole[name] > _WHOLE
-        since = None if whole else datetime.fromtimestamp(self._looked[name] - _OVERLAP, UTC)
+        since = None if whole else datetime.fromtimestamp(self._read_at[name] - _OVERLAP, UTC)
         found = {record.id: record for record in await JobStore(self._engines[name]).records(since)}
         self._records[name] = found if whole else self._records[name] | found
-        self._looked[name] = now
+        self._read_at[name] = now
         if whole:
             self._read_whole[name] = now
 

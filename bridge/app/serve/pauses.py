@@ -17,7 +17,7 @@ from bridge.pipeline.source import SourcePipeline
 
 log = structlog.get_logger("bridge.source")
 
-LOOK_SECONDS = 3.0
+READ_SECONDS = 3.0
 """Seconds between two reads: a pause applies to all daemons within five seconds."""
 
 
@@ -41,19 +41,19 @@ class PauseWatch:
 
     async def read(self) -> None:
         """Read and apply all pauses once. Sources of an engine that does not answer wait for its answer."""
-        await asyncio.gather(*map(self._look, self._sources))
+        await asyncio.gather(*map(self._apply, self._sources))
 
     async def run(self) -> None:
         """Read and apply the pauses and moves again and again. Never returns."""
         try:
             while True:
                 await self.read()
-                await asyncio.sleep(LOOK_SECONDS)
+                await asyncio.sleep(READ_SECONDS)
         finally:
             for applier in self._seeks.values():
                 await applier.stop()
 
-    async def _look(self, engine: str) -> None:
+    async def _apply(self, engine: str) -> None:
         try:
             found = await self._decisions[engine].decisions()
         except EngineError as error:

@@ -29,7 +29,7 @@ from bridge.waiting.replays import ReplayReports
 
 log = structlog.get_logger("bridge.replay")
 
-LOOK_SECONDS = 3.0
+READ_SECONDS = 3.0
 """Seconds between two checks for replay queues that other processes have filled."""
 
 
@@ -117,14 +117,14 @@ class ReplayWatch:
         """Look at a queue soon, which this process has filled."""
         feed = self._feeds.get(replay_source(key))
         if feed is not None:
-            feed.tell(None, (key,))
+            feed.notify(None, (key,))
 
     async def run(self) -> None:
         """Look again and again. Never returns."""
         while True:
             # Side by side: an engine that does not answer delays no other
             await asyncio.gather(*(self._inspect(name) for name in self._stores))
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(READ_SECONDS)
 
     async def _inspect(self, engine: str) -> None:
         try:
@@ -138,4 +138,4 @@ class ReplayWatch:
             keys[replay_source(key)].append(key)
         for source, feed in self._feeds.items():
             mine = keys.get(source, ())
-            feed.tell(mine, [key for key in mine if found[key] is None or found[key] != known.get(key)])
+            feed.notify(mine, [key for key in mine if found[key] is None or found[key] != known.get(key)])

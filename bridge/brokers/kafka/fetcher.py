@@ -135,7 +135,7 @@ class Fetcher:
         self._follow_topics()
         self._kick.set()
 
-    def look(self, log: PartitionLog) -> None:
+    def probe(self, log: PartitionLog) -> None:
         """Check a partition from which records were taken: it may need more, or hold damage."""
         if log not in self._asked and log not in self._resting and (log.wants or log.suspect is not None):
             self._kick.set()

@@ -115,7 +115,7 @@ class PartitionLog:
         self._resume = start
         """Offset of the fetch that returned this batch."""
         self._verdict: Verdict | None = None
-        self._telling: int | None = None
+        self._probe_offset: int | None = None
         """Lowest offset before the next expected one from which a fetch showed something doubtful."""
         self._deepest = False
         """True when no fetch from a lower offset can show more."""
@@ -224,7 +224,7 @@ class PartitionLog:
         if self._useless >= 0 and offset < self._next and self._landmark and not self._deepest:
             self._deepest = offset == self._useless + 1
             if not self._deepest:
-                self._telling, self.fetch_offset = offset, (offset + self._useless) // 2
+                self._probe_offset, self.fetch_offset = offset, (offset + self._useless) // 2
                 return
         batches = split(
             data,
@@ -269,7 +269,7 @@ class PartitionLog:
         self._next = self.fetch_offset = offset
         self._boundary = boundary
         self._settled = False
-        self._unfollowed = self._verdict = self._telling = None
+        self._unfollowed = self._verdict = self._probe_offset = None
         self._deepest = False
         self._useless = self._under = self._above = -1
         self._landmark = b""
@@ -281,7 +281,7 @@ class PartitionLog:
         """Fetch a doubtful batch again, together with its surroundings."""
         distance = max(self._next - min(batch.base, self._next) + 1, 2 * (self._next - self.fetch_offset))
         if self.fetch_offset < self._next:
-            self._telling = self.fetch_offset
+            self._probe_offset = self.fetch_offset
         lower = min(self._next, max(self._next - distance, answer.start, self._useless + 1, 0))
         self._deepest |= self._settled and lower >= self.fetch_offset
         self.fetch_offset = lower
@@ -302,9 +302,9 @@ class PartitionLog:
             self.extra = 2 * (self.extra + len(data))
         else:
             self._useless = offset
-            telling = self._next if self._telling is None else self._telling
-            self.fetch_offset = (offset + telling + 1) // 2
-            self._deepest = self.fetch_offset == telling
+            probed = self._next if self._probe_offset is None else self._probe_offset
+            self.fetch_offset = (offset + probed + 1) // 2
+            self._deepest = self.fetch_offset == probed
 
     def _search_behind(self, batch: Batch, answer: Answer) -> None:
         """Judge a batch by an answer from its last offset on, and fetch the batch again."""

@@ -41,7 +41,7 @@ async def look_up(
 
 _log = logging.getLogger(__name__)
 
-_LOOK_SECONDS = 10.0
+_REQUEST_SECONDS = 10.0
 
 
 class OutOfRange:
@@ -82,7 +82,7 @@ class OutOfRange:
             # The bridge's position moves only after the answer
             look = consumer.beginning_offsets if self._policy == "earliest" else consumer.end_offsets
             try:
-                target = (await look_up(look, [tp], _LOOK_SECONDS))[tp]
+                target = (await look_up(look, [tp], _REQUEST_SECONDS))[tp]
             except (KafkaError, TimeoutError) as error:
                 _log.warning("%s/%d: cannot look for a new position: %s", partition.topic, partition.number, error)
                 continue

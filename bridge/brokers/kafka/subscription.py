@@ -191,7 +191,7 @@ class KafkaSubscription:
                 inflation.reset()
                 for partition in partitions[self._turn :] + partitions[: self._turn]:
                     partition.take(limit, taken, room)
-                    self._fetcher.look(partition.log)
+                    self._fetcher.probe(partition.log)
                     if len(taken) >= limit or room.left <= 0:
                         break
                 # The open batch that blocked a partition may have held nothing more
@@ -269,7 +269,7 @@ class KafkaSubscription:
         while not self._closed:
             await asyncio.sleep(WATCH_SECONDS)
             try:
-                await self._look(loop.time())
+                await self._check(loop.time())
             except BrokerError as error:
                 self._group_error = error
                 self._wake()
@@ -279,7 +279,7 @@ class KafkaSubscription:
                 self._group_error = error
                 self._wake()
 
-    async def _look(self, now: float) -> None:
+    async def _check(self, now: float) -> None:
         """Raises: BrokerError."""
         if self._out_of_range.lost:
             await self._out_of_range.settle(self._consumer, self._assignment.partitions)
@@ -307,7 +307,7 @@ class KafkaSubscription:
             else:
                 await self._replace(f"{self._patience:g} s without progress of the group")
                 return
-        await self._look_at_stopped()
+        await self._check_stopped()
         if now - self._read > PING_SECONDS:
             await self._ping()
 
@@ -356,7 +356,7 @@ class KafkaSubscription:
         else:
             self._failures = 0
 
-    async def _look_at_stopped(self) -> None:
+    async def _check_stopped(self) -> None:
         """Update the lag of stopped partitions, from which no fetch reports the end."""
         stopped = {tp: each.log for tp, each in self._assignment.partitions.items() if each.log.stopped}
         if not stopped:

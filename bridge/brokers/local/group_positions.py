@@ -49,14 +49,14 @@ async def offsets_at(reader: Reader, places: Mapping[Place, GroupPosition], time
     if not places or not await reader.has_log():
         return {}
 
-    def look(log: Log) -> dict[Place, int]:
+    def count(log: Log) -> dict[Place, int]:
         found = {}
         for place, position in places.items():
             at = log.offset_at(log.partitions(place[0])[place[1]], time)
             found[place] = position.end if at is None else min(at, position.end)
         return found
 
-    return await reader.query(look)
+    return await reader.query(count)
 
 
 async def scan(reader: Reader, ranges: dict[Place, tuple[int, int]]) -> AsyncIterator[tuple[Place, int, Message]]:
