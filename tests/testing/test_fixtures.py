@@ -268,6 +268,24 @@ ONE = "{name: a, message: {body: 1}, expect: "
 IGNORED = "expect: {outcome: ignored}}"
 
 
+def test_a_quarantined_key(project: Path) -> None:
+    limited = "topics: [orders, orders-eu], no_match: dead_letter"
+    (project / "bridge.yaml").write_text(CONFIG.replace(limited, f"{limited}, quarantine: {{max_messages: 10}}"))
+    result = run("""
+source: orders
+tests:
+  - name: a
+    steps:
+      - message: {type: order.created, key: k, data: {id: a}}
+        expect: {outcome: quarantined}
+      - message: {type: order.created, key: k, data: {id: a, total: 5}}
+        expect: {outcome: quarantined, instances: {order-a: {status: MISSING}}}
+      - message: {type: order.created, key: l, data: {id: b, total: 5}}
+        expect: {outcome: executed}
+""")
+    assert result.exit_code == 0, result.stdout
+
+
 SAGAS = """
 tests:
   - name: a declined payment releases the stock
