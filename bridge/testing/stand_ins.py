@@ -11,19 +11,22 @@ from durabletask.task import OrchestrationContext, Task
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.engines.workflows import Workflows
-from bridge.routing import referenced_entities, referenced_orchestrations
+from bridge.routing import referenced_entities
 
 FINISH = "bridge.test.finish"
 """Event that completes a stand-in. Its data is the output."""
 
 
 def with_stand_ins(workflows: Workflows, config: BridgeConfig) -> Workflows:
-    """Workflows with a stand-in for each external orchestration and entity that a rule names."""
-    orchestrations = {name for name, _ in referenced_orchestrations(config)} & workflows.external
+    """Workflows with stand-ins for the external entities that a rule names, and for all other external names.
+
+    The latter may be orchestrations that workflows call. For an activity, a stand-in orchestration has no effect.
+    """
     entities = {name for name, _ in referenced_entities(config)} & workflows.external
+    others = workflows.external - entities
     return replace(
         workflows,
-        orchestrators={**{name: _orchestration(name) for name in orchestrations}, **workflows.orchestrators},
+        orchestrators={**{name: _orchestration(name) for name in others}, **workflows.orchestrators},
         entities={**{name.lower(): _entity(name) for name in entities}, **workflows.entities},
     )
 

@@ -160,10 +160,15 @@ BODIES = st.fixed_dictionaries(
 )
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
 @given(when=CONDITIONS, body=BODIES)
-def test_covered_operands_explain_the_result(when: str, body: dict[str, Any], tmp_path_factory: Any) -> None:
+def test_covered_operands_explain_the_result(when: str, body: dict[str, Any], directory: Path) -> None:
     """A condition whose operands all have a value has the value that the router gives it."""
-    file = tmp_path_factory.getbasetemp() / "when.yaml"
+    file = directory / "when.yaml"
     file.write_text(
         CONFIG.partition("  - name: first")[0] + f'  - {{name: r, from: in, when: "{when}", ignore: {{}}}}\n'
     )

@@ -259,13 +259,72 @@ tests:
     assert result.exit_code == 1
     assert 'tests/rules.yaml:7:48 order-1 status: expected "COMPLETED", found "RUNNING"' in result.stdout
     assert "order-1 output: expected 1, found nothing (order-1 is RUNNING" in result.stdout
-    assert "order-2: expected" in result.stdout
+    assert "order-2 status: expected" in result.stdout
     assert "tests/rules.yaml:8" not in result.stdout
     assert "tests/rules.yaml:10:13 step: expected" in result.stdout
 
 
 ONE = "{name: a, message: {body: 1}, expect: "
 IGNORED = "expect: {outcome: ignored}}"
+
+
+def test_a_quarantined_key(project: Path) -> None:
+    limited = "topics: [orders, orders-eu], no_match: dead_letter"
+    (project / "bridge.yaml").write_text(CONFIG.replace(limited, f"{limited}, quarantine: {{max_messages: 10}}"))
+    result = run("""
+source: orders
+tests:
+  - name: a
+    steps:
+      - message: {type: order.created, key: k, data: {id: a}}
+        expect: {outcome: quarantined}
+      - message: {type: order.created, key: k, data: {id: a, total: 5}}
+        expect: {outcome: quarantined, instances: {order-a: {status: MISSING}}}
+      - message: {type: order.created, key: l, data: {id: b, total: 5}}
+        expect: {outcome: executed}
+""")
+    assert result.exit_code == 0, result.stdout
+
+
+SAGAS = """
+tests:
+  - name: a declined payment releases the stock
+    source: purchases
+    steps:
+      - message: {type: purchase.requested, data: {id: p-1, lines: [], total: 5}}
+        expect: {saga: purchase, instance_id: purchase-p-1, instances: {purchase-p-1: {status: RUNNING}}}
+      - answer: {target: stock, data: {status: reserved, id: s-1}}
+      - answer: {target: payments, data: {status: declined}}
+        expect:
+          published:
+            stock: [{type: stock.reserve}, {type: stock.release, data: {order: p-1}}]
+            results: [{type: purchase.compensated}]
+  - name: nobody answers
+    source: purchases
+    steps:
+      - message: {type: purchase.requested, data: {id: p-1, lines: [], total: 5}}
+      - answer: {target: payments, data: {status: authorised, id: a-1}}
+      - advance: 2m
+        expect: {published: {payments: [{type: payment.authorise}, {type: payment.void}]}}
+  - name: the input of a saga
+    source: purchases
+    message: {type: purchase.requested, data: {id: p-1}}
+    expect: {command: schedule, saga: purchase, input: {id: p-1}}
+"""
+
+
+def test_sagas(tmp_path: Path) -> None:
+    file = tmp_path / "sagas.yaml"
+    file.write_text(SAGAS)
+    config = Path(__file__).parents[2] / "config" / "sagas.yaml"
+    result = CliRunner().invoke(root, ["test", str(file), "-c", str(config)])
+    assert result.exit_code == 0, result.stdout + result.stderr
+    assert result.stdout.startswith("3 passed")
+
+
+def test_an_action_that_fails(project: Path) -> None:
+    result = run("source: orders\ntests:\n- {name: a, steps: [{finish: {instance_id: nowhere}}]}\n")
+    assert (result.exit_code, "tests/rules.yaml:3:21 step: expected" in result.stdout) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,11 @@ MESSAGES = st.lists(
 )
 
 
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
 def configured(rules: list[dict[str, Any]], no_match: str, directory: Path) -> Loaded:
     file = directory / "bridge.yaml"
     document = {
@@ -108,10 +113,7 @@ def lines(messages: list[tuple[Any, str | None, dict[str, str]]]) -> Iterator[tu
 
 @given(rules=RULES, no_match=st.sampled_from(["ignore", "dead_letter"]), messages=MESSAGES)
 @settings(max_examples=examples(300))
-def test_route_and_test(
-    rules: list[dict[str, Any]], no_match: str, messages: list[Any], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    directory = tmp_path_factory.getbasetemp()
+def test_route_and_test(rules: list[dict[str, Any]], no_match: str, messages: list[Any], directory: Path) -> None:
     loaded = configured(rules, no_match, directory)
     tests = []
     for at, (line, message) in enumerate(lines(messages)):
@@ -126,10 +128,10 @@ def test_route_and_test(
 @given(rules=RULES, no_match=st.sampled_from(["ignore", "dead_letter"]), messages=MESSAGES)
 @settings(max_examples=examples(20))
 def test_route_and_the_running_bridge(
-    rules: list[dict[str, Any]], no_match: str, messages: list[Any], tmp_path_factory: pytest.TempPathFactory
+    rules: list[dict[str, Any]], no_match: str, messages: list[Any], directory: Path
 ) -> None:
     """The engine starts without instances: a start is executed once, and an event finds nothing."""
-    loaded = configured(rules, no_match, tmp_path_factory.getbasetemp())
+    loaded = configured(rules, no_match, directory)
     with LocalBridge(loaded) as bridge:
         started: set[str] = set()
         for _, message in lines(messages):
