@@ -31,6 +31,8 @@ _SHARE = 0.2
 """Part of a processor's time for reading dead letters."""
 _PAUSES = 50.0
 """Factor between the duration of a count and the pause after it."""
+_LONGEST = 10.0
+"""Longest pause, in intervals: a count takes long because it reads much, or because the process was frozen."""
 _CHECKED = 20
 """Counts after which a topic whose offsets have not changed is checked to be the same."""
 _AGAIN = 300.0
@@ -109,7 +111,8 @@ class DeadLetterCounter:
             began = time.monotonic()
             await self.count()
             took = time.monotonic() - began
-            await asyncio.sleep(max(self._loaded.config.ops.dead_letters.interval, _PAUSES * took))
+            interval = self._loaded.config.ops.dead_letters.interval
+            await asyncio.sleep(min(max(interval, _PAUSES * took), _LONGEST * interval))
 
     async def count(self) -> None:
         """Count all dead letters once. A broker or engine that does not answer leaves its earlier counts."""
