@@ -50,6 +50,7 @@ ops: {{http: {{port: 0}}}}
 """
 
 
+@pytest.mark.prove
 @pytest.mark.timeout(300)
 def test_a_frozen_daemon_delays_its_keys_only_until_another_one_has_them(tmp_path: Path) -> None:
     server = ThreadedServer()
@@ -87,8 +88,8 @@ def test_a_frozen_daemon_delays_its_keys_only_until_another_one_has_them(tmp_pat
         frozen.signal(signal.SIGCONT)
         frozen.wait(lambda: frozen.get("/readyz")[0] == 200, "ready again")
         results = Counter((each.status, each.detail) for each in items(tmp_path, job["job"]))
+        assert asyncio.run(outputs(tmp_path)) == [list(range(COUNT))] * PARTITIONS, results
         assert {status for status, _ in results} <= {"succeeded", "duplicate"}, results
-        assert asyncio.run(outputs(tmp_path)) == [list(range(COUNT))] * PARTITIONS
         assert letters(tmp_path) == {("replayed", "instance_not_found"): selected}
 
 
