@@ -22,7 +22,10 @@ _LINE = (
 )  # fmt: skip
 """Code on the path of every delivery, for any broker and engine."""
 
-_WAITING = ("bridge/waiting", "bridge/early_messages", "bridge/quarantine")
+_WAITING = (
+    "bridge/waiting", "bridge/early_messages", "bridge/quarantine", "bridge/replay", "bridge/jobs",
+    "bridge/dead_letters",
+)  # fmt: skip
 
 _KILLED = (
     "bridge/engines", "bridge/sqlite_engine", *_WAITING, "bridge/workflow", "tests/prove/kills.py",
