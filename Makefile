@@ -34,7 +34,7 @@ help: ## this text
 demo: .venv/runtime ## the main job on embedded parts, ends with a table
 	$(BIN)/python -m demo
 
-test: .venv/dev ## the tests, in 5 minutes
+test: .venv/dev ## the tests, in about 10 minutes on 2 processors
 	$(PYTEST)
 
 quick: WORKERS = 4
