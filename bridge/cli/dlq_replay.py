@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.dead_letters import filter_options, print_report, selection_of
+from bridge.cli.shared.dead_letters import filter_options, print_report, selection_of, submit_jobs
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import Progress, plural, print_json, say
 from bridge.cli.shared.parameters import DURATION
@@ -150,7 +150,6 @@ def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: b
 def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
     from bridge.app.audit import refused
     from bridge.app.operations.replays import select
-    from bridge.app.serve.control import operate
     from bridge.core.errors import InstanceNotFound
 
     with refused(loaded, "dlq.replay", "*", given["reason"]):
@@ -162,27 +161,8 @@ def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bo
             raise InstanceNotFound("no open dead letter is selected. Next: bridge dlq groups")
     if not yes and not click.confirm(f"Replay {plural(found.count, 'dead letter')}?", err=True):
         return 1
-    parameters = {
-        **given,
-        "sources": selection.sources,
-        "routes": selection.routes,
-        "causes": selection.causes,
-        "ids": selection.ids,
-        "keys": selection.keys,
-        "since": selection.since,
-        "until": selection.until,
-        "ends": found.ends,
-    }
-    jobs: list[dict[str, Any]] = []
-    for engine in dict.fromkeys(batch.engine for batch in found.batches):
-        [submitted] = asyncio.run(operate(loaded, engine, [("dlq.replay", parameters)]))
-        jobs += submitted
-    if as_json:
-        print_json(jobs)
-        return 0
-    for each in jobs:
-        say(f"job {each['job']} replays {plural(each['count'], 'dead letter')}. Next: bridge jobs watch {each['job']}")
-    return 0
+    engines = dict.fromkeys(batch.engine for batch in found.batches)
+    return submit_jobs(loaded, "dlq.replay", engines, selection, given | {"ends": found.ends}, "replays", as_json)
 
 
 @make(

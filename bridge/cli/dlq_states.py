@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.dead_letters import filter_options, selection_of
+from bridge.cli.shared.dead_letters import filter_options, selection_of, submit_jobs
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.several import read_ids
@@ -117,7 +117,6 @@ def _submit(
     from bridge.app.composition import load_config
     from bridge.app.dead_letters import Selection
     from bridge.app.operations.dead_letter_jobs import select
-    from bridge.app.serve.control import operate
     from bridge.core.errors import InstanceNotFound
 
     ids = tuple(read_ids(given["ids"], given["separated"])) if given["ids"] else ()
@@ -143,13 +142,6 @@ def _submit(
     if not given["yes"] and not click.confirm(f"{action.capitalize()} {what}?", err=True):
         return 1
     parameters = {
-        "sources": selection.sources,
-        "routes": selection.routes,
-        "causes": selection.causes,
-        "ids": selection.ids,
-        "keys": selection.keys,
-        "since": selection.since,
-        "until": selection.until,
         "states": states,
         "all": given["all_"],
         "limit": given["limit"],
@@ -157,14 +149,4 @@ def _submit(
         "rate": given["rate"],
         "reason": given["reason"],
     }
-    jobs: list[dict[str, Any]] = []
-    for engine in found.engines:
-        [submitted] = asyncio.run(operate(loaded, engine, [(f"dlq.{action}", parameters)]))
-        jobs += submitted
-    if given["as_json"]:
-        print_json(jobs)
-        return 0
-    for each in jobs:
-        count = plural(each["count"], "dead letter")
-        say(f"job {each['job']} {_DONE[action]} {count}. Next: bridge jobs watch {each['job']}")
-    return 0
+    return submit_jobs(loaded, f"dlq.{action}", found.engines, selection, parameters, _DONE[action], given["as_json"])

@@ -24,14 +24,6 @@ from bridge.quarantine.orphaned import state_engine
 DROP_KIND = "drop"
 RESTORE_KIND = "restore"
 
-RESTORABLE = (
-    DeadLetterState.DROPPED,
-    DeadLetterState.REPLAYED,
-    DeadLetterState.RETURNED,
-    DeadLetterState.REPLAYING,
-)
-"""States that a job can end. A dead letter that an unfinished job replays is skipped."""
-
 _SUCCEEDED = ItemResult(Result.SUCCEEDED)
 
 

@@ -18,7 +18,7 @@ from bridge.pipeline.source import SourcePipeline
 log = structlog.get_logger("bridge.source")
 
 READ_SECONDS = 3.0
-"""Seconds between two reads: a pause applies to all daemons within five seconds."""
+"""Seconds between two reads of changes by people and other processes: all daemons apply one within five seconds."""
 
 
 class PauseWatch:

@@ -11,6 +11,7 @@ from datetime import datetime
 import structlog
 
 from bridge.app.composition import subscribe_options
+from bridge.app.serve.pauses import READ_SECONDS
 from bridge.brokers.base import Broker
 from bridge.config.model.sources import SourceConfig
 from bridge.config.source import Loaded
@@ -28,9 +29,6 @@ from bridge.replay.store import ReplayStore
 from bridge.waiting.replays import ReplayReports
 
 log = structlog.get_logger("bridge.replay")
-
-READ_SECONDS = 3.0
-"""Seconds between two checks for replay queues that other processes have filled."""
 
 
 def replay_sources(loaded: Loaded, brokers: Mapping[str, Broker]) -> dict[str, ReplaySource]:
@@ -89,7 +87,7 @@ class Replays:
         }
 
     def add(self, source: SourcePipeline) -> None:
-        """Tell a source of this daemon about its replay queues."""
+        """Notify a source of this daemon of its replay queues."""
         for part in source.parts:
             if isinstance(part, ReplayFeed):
                 self.watch.add(source.settings.name, part)
@@ -100,7 +98,7 @@ class Replays:
 
 
 class ReplayWatch:
-    """Looks for replay queues, and tells the feeds of the sources of this daemon."""
+    """Lists the replay queues of the engines, and notifies the feeds of the sources of this daemon."""
 
     def __init__(self, stores: Mapping[str, ReplayStore]) -> None:
         """Create a watch. stores: by engine."""
@@ -114,13 +112,13 @@ class ReplayWatch:
         self._feeds[source] = feed
 
     def filled(self, key: str) -> None:
-        """Look at a queue soon, which this process has filled."""
+        """Notify the feed of a queue that this process has filled."""
         feed = self._feeds.get(replay_source(key))
         if feed is not None:
             feed.notify(None, (key,))
 
     async def run(self) -> None:
-        """Look again and again. Never returns."""
+        """List the queues again and again. Never returns."""
         while True:
             # Side by side: an engine that does not answer delays no other
             await asyncio.gather(*(self._inspect(name) for name in self._stores))

@@ -29,7 +29,7 @@ class SeekApplier:
         self._running: dict[str, asyncio.Task[None]] = {}
 
     def apply(self, source: SourcePipeline, seeks: Seeks) -> None:
-        """Begin to apply moves, unless earlier ones of the source are in progress: the next look repeats them."""
+        """Begin to apply moves, unless earlier ones of the source are in progress: the next read repeats them."""
         name = source.settings.name
         running = self._running.get(name)
         if running is None or running.done():
@@ -72,6 +72,6 @@ class SeekApplier:
             place_name(place): {"stamp": moves[place].stamp, "from": done.before, "by": by, "at": now}
             for place, done in moved.items()
         }
-        # Without an answer the next look finds the positions moved, and reports again
+        # Without an answer the next read finds the positions moved, and reports again
         with suppress(EngineError):
             await self._seeks.moved(name, report)

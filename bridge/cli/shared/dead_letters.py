@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.shared.output import plural, print_table, say
+from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
 
 if TYPE_CHECKING:
     from bridge.app.dead_letter_check import DryRunReport
     from bridge.app.dead_letters import Selection
+    from bridge.config.source import Loaded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -81,6 +83,46 @@ def selection_of(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection
 
 def _seconds(time: datetime | None) -> float | None:
     return None if time is None else time.timestamp()
+
+
+def submit_jobs(
+    loaded: Loaded,
+    action: str,
+    engines: Iterable[str],
+    selection: Selection,
+    given: dict[str, Any],
+    verb: str,
+    as_json: bool,
+) -> int:
+    """Submit the jobs of an operation on dead letters, one or more for each engine, and print them.
+
+    action: operation, like `dlq.drop`.
+    given: parameters beside the selection.
+    verb: of the printed line, like `drops`.
+    Raises: as `bridge.app.serve.control.operate`.
+    """
+    from bridge.app.serve.control import operate
+
+    parameters = {
+        **given,
+        "sources": selection.sources,
+        "routes": selection.routes,
+        "causes": selection.causes,
+        "ids": selection.ids,
+        "keys": selection.keys,
+        "since": selection.since,
+        "until": selection.until,
+    }
+    jobs: list[dict[str, Any]] = []
+    for engine in engines:
+        [submitted] = asyncio.run(operate(loaded, engine, [(action, parameters)]))
+        jobs += submitted
+    if as_json:
+        print_json(jobs)
+        return 0
+    for each in jobs:
+        say(f"job {each['job']} {verb} {plural(each['count'], 'dead letter')}. Next: bridge jobs watch {each['job']}")
+    return 0
 
 
 def print_report(report: DryRunReport, offline: bool) -> None:
