@@ -16,7 +16,7 @@ import uvloop
 
 from benchmarks.pipeline import message
 from bridge.app.composition import load_config
-from bridge.app.dead_letters import Selection
+from bridge.app.dead_letters.reading import Selection
 from bridge.app.operations.replays import select, submit
 from bridge.app.serve.daemon import Daemon
 from bridge.core.states import JobState

@@ -26,8 +26,8 @@ from pathlib import Path
 
 from benchmarks._dead_letter_replays import run as replays
 from bridge.app.composition import build_broker, build_engine, load_config
-from bridge.app.dead_letter_groups import grouped
-from bridge.app.dead_letters import Selection
+from bridge.app.dead_letters.groups import grouped
+from bridge.app.dead_letters.reading import Selection
 from bridge.brokers.base import TopicBroker
 from bridge.config.source import Loaded
 from bridge.core.message import Message, Position

@@ -14,7 +14,7 @@ from bridge.codecs.json import StandInCodec
 from bridge.config.model.brokers import TargetSchemaConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, DecodeError
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry

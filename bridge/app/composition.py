@@ -21,8 +21,8 @@ from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded, load
 from bridge.core.errors import ConfigError, Problem
-from bridge.core.lineage_shards import ShardLimits
-from bridge.core.problem_codes import coded
+from bridge.core.lineage.shards import ShardLimits
+from bridge.core.problems.codes import coded
 from bridge.core.settlement import RetryPolicy
 from bridge.encryption import Keyring
 from bridge.engines import keyrings

@@ -14,7 +14,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
-from bridge.app.check import inspect
+from bridge.app.check.configuration import inspect
 from bridge.app.composition import build_broker, build_engine, read_keyring
 from bridge.app.extras import needed_extras
 from bridge.app.serve.topics import shared_topics

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bridge.app.connection import attached
+from bridge.app.messages.position import Behind, Reading, behind, places, read
 from bridge.app.operations.lineage import Scope
 from bridge.app.operations.trace import Answer, Found, Tracer, of_in_flight
-from bridge.app.position import Behind, Reading, behind, places, read
 from bridge.app.serve.control import ask_daemons
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineOutage, InvalidCommand

@@ -1,4 +1,4 @@
-"""Command line, one file per command or group of commands.
+"""Command line, one file per command and one room per large group of commands.
 
 Each command parses, calls one plain function and maps its result to an exit code.
 """
@@ -44,6 +44,15 @@ __all__ = ["main", "root"]
         "audit": "Show changes made by people.",
         "engine": "Serve the embedded engine alone, or maintain its file.",
         "init": "Create a project that runs at once.",
+    },
+    modules={
+        "check": "rules.check",
+        "lint": "rules.lint",
+        "test": "rules.test",
+        "route": "rules.route",
+        "instances": "instances.commands",
+        "dlq": "dlq.commands",
+        "sources": "sources.commands",
     },
     replaced={"parked": "`bridge early` or `bridge quarantine`"},
     examples="""

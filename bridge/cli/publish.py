@@ -20,8 +20,8 @@ from bridge.cli.shared.parameters import BODY
 from bridge.core.errors import BridgeError, DecodeError
 
 if TYPE_CHECKING:
-    from bridge.app.messages import MessageOptions
-    from bridge.app.publish import Destination
+    from bridge.app.messages.publish import Destination
+    from bridge.app.messages.reading import MessageOptions
     from bridge.core.message import Message, Position
 
 
@@ -84,10 +84,10 @@ def command(
         jsonl = "-"
     _check(files, data, jsonl, type_, id_, raw)
     from bridge.app.composition import load_config
-    from bridge.app.messages import MessageOptions, id_of
-    from bridge.app.publish import destination as resolve
-    from bridge.app.publish import publish
-    from bridge.app.topic import near_topic
+    from bridge.app.messages.publish import destination as resolve
+    from bridge.app.messages.publish import publish
+    from bridge.app.messages.reading import MessageOptions, id_of
+    from bridge.app.messages.topic import near_topic
 
     loaded = load_config(config, overlay)
     to = resolve(loaded, destination)
@@ -157,7 +157,7 @@ def _check(
 def _singles(
     files: tuple[str, ...], data: bytes | None, to: Destination, options: MessageOptions
 ) -> Iterator[list[tuple[str, Message]]]:
-    from bridge.app.messages import build
+    from bridge.app.messages.reading import build
 
     if to.topic is None:
         raise LookupError("add the topic, like BROKER/TOPIC; only lines of --jsonl can name their own")
@@ -171,7 +171,7 @@ def _read(name: str) -> bytes:
 
 
 def _lines(name: str, to: Destination, options: MessageOptions) -> Iterator[list[tuple[str, Message]]]:
-    from bridge.app.messages import lines
+    from bridge.app.messages.reading import lines
 
     with _open(name) as stream:
         try:

@@ -94,7 +94,7 @@ def read(
     if start == "latest" and not follow:
         raise click.UsageError("--from latest shows only new messages: add --follow", click.get_current_context())
     from bridge.app.composition import load_config
-    from bridge.app.topic import near_topic, read, resolve
+    from bridge.app.messages.topic import near_topic, read, resolve
     from bridge.brokers.base import ReadOptions
 
     loaded = load_config(config, overlay)
@@ -107,7 +107,7 @@ def read(
 
 
 def _line(position: Position, message: Message) -> None:
-    from bridge.app.jsonlines import line_of
+    from bridge.app.messages.jsonlines import line_of
 
     # JSON is UTF-8 regardless of the locale; a terminal with another encoding gets only ASCII
     ascii_only = (sys.stdout.encoding or "utf-8").lower().replace("-", "") != "utf8"
@@ -115,7 +115,7 @@ def _line(position: Position, message: Message) -> None:
 
 
 def _print(position: Position, message: Message) -> None:
-    from bridge.app.jsonlines import timestamp_of
+    from bridge.app.messages.jsonlines import timestamp_of
 
     time = timestamp_of(message)
     stamp = f"{time}ms" if isinstance(time, int) else time or ""

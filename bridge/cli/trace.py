@@ -138,7 +138,7 @@ def _progress(done: int, of: int) -> None:
 
 
 def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: str | None) -> None:
-    from bridge.app.position import places
+    from bridge.app.messages.position import places
 
     found = one.found
     if one.away is not None and not found.answers:

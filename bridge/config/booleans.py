@@ -8,7 +8,7 @@ from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model_fields import models_in
 from bridge.config.yaml.node import Node, ScalarNode, find
 from bridge.core.errors import Locate, Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 
 _WORDS = ("yes", "no", "on", "off")
 

@@ -17,7 +17,7 @@ from bridge.config.model.types import check_topic
 from bridge.config.partial_config import Partial
 from bridge.config.yaml.node import Path
 from bridge.core.errors import Locate, Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 
 _BUS_KEYS = ("queue", "topic", "subscription", "sub_queue", "sessions", "servicebus")
 _LOG_KEYS = ("topics", "group", "start", "kafka")

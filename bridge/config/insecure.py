@@ -17,7 +17,7 @@ from bridge.config.model.servicebus import ServiceBusBrokerConfig
 from bridge.config.model_fields import models_in
 from bridge.config.yaml.node import Node, ScalarNode, find
 from bridge.core.errors import Locate, Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 from bridge.system.addresses import is_loopback
 
 SHORTEST_TOKEN = 32

@@ -9,7 +9,7 @@ from bridge.config.checks import Checks
 from bridge.config.model.sagas import CommandConfig, SagaConfig, SagaStepConfig
 from bridge.config.yaml.node import Path
 from bridge.core.errors import Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 
 REPLY_PREFIX = "reply:"
 """Prefix of the names of events that carry answers."""

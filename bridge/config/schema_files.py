@@ -9,7 +9,7 @@ import orjson
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.core.errors import Locate, Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 from bridge.system.files import FileProblem, read_file
 
 MAX_SCHEMA = 4 * 1024 * 1024

@@ -82,7 +82,7 @@ class Problem:
     """Problem of the configuration, with its position.
 
     `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`). A `warning` prevents nothing.
-    code: kind of problem in `bridge.core.problem_codes`; empty outside of configurations.
+    code: kind of problem in `bridge.core.problems.codes`; empty outside of configurations.
     """
 
     file: str

@@ -12,7 +12,7 @@ from durabletask.entities import EntityInstanceId
 
 from bridge.core.commands import Command
 from bridge.core.errors import EngineRejected, InvalidCommand
-from bridge.core.lineage import stored_ids
+from bridge.core.lineage.records import stored_ids
 from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
 from bridge.core.system_names import EARLY_MESSAGES, target_id, target_key

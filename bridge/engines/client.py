@@ -35,7 +35,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from bridge.core.errors import EngineError, InstanceNotFound
 from bridge.core.histogram import SECONDS, Histogram
-from bridge.core.lineage import RECORD_OPERATION
+from bridge.core.lineage.records import RECORD_OPERATION
 from bridge.core.system_names import LINEAGE
 from bridge.engines.errors import translate
 from bridge.engines.remote_limits import one_response
@@ -57,7 +57,7 @@ _ENTITY_PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class LineageRecord:
-    """Record of the index. at: seconds since the Unix epoch. kind, body: see `bridge.core.lineage`."""
+    """Record of the index. at: seconds since the Unix epoch. kind, body: see `bridge.core.lineage.records`."""
 
     at: float
     kind: int

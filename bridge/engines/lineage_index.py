@@ -21,8 +21,8 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.commands import Command, Resume, SignalEntity, Suspend, Terminate
 from bridge.core.errors import EngineError, EngineOutage
-from bridge.core.lineage import COMMAND_RECORD, DEAD_LETTER_RECORD, DUPLICATE_RECORD, command_record
-from bridge.core.lineage_shards import (
+from bridge.core.lineage.records import COMMAND_RECORD, DEAD_LETTER_RECORD, DUPLICATE_RECORD, command_record
+from bridge.core.lineage.shards import (
     ENTITY_ROW,
     INSTANCE_ROW,
     Row,
@@ -154,7 +154,7 @@ class LineageIndex:
         self.add([message_id], INSTANCE_ROW, instance_id)
 
     def dead_letter(self, record: Mapping[str, Any]) -> None:
-        """Add a dead letter. record: see `bridge.core.lineage.dead_letter_record`."""
+        """Add a dead letter. record: see `bridge.core.lineage.records.dead_letter_record`."""
         self._record(index_ids(record["id"], record["position"]), DEAD_LETTER_RECORD, record)
 
     def _record(self, ids: Collection[str], kind: int, record: Mapping[str, Any]) -> None:

@@ -25,9 +25,9 @@ from durabletask.entities import DurableEntity, EntityContext, EntityInstanceId
 from durabletask.task import ActivityContext, OrchestrationContext, get_entity_name
 
 from bridge.core.errors import ConfigError, Locate, Problem
-from bridge.core.kinds import CONTEXTS, Kind, Parameter, annotation_kind, kind_of
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 from bridge.core.system_names import PREFIX
+from bridge.core.user_code.kinds import CONTEXTS, Kind, Parameter, annotation_kind, kind_of
 
 _imported: dict[str, Path] = {}
 """Top-level modules that were imported for a configuration, with the directory in which they were looked up."""

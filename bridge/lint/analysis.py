@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bridge.core.suppression import UNUSED
+from bridge.core.problems.suppression import UNUSED
 from bridge.lint.contexts import Orchestrator, orchestrators
 from bridge.lint.determinism import nondeterminism
 from bridge.lint.finding import RULES, Finding

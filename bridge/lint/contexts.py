@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
-from bridge.core.kinds import CONTEXT_NAMES, CONTEXTS, Kind, Parameter, annotation_kind, kind_of
+from bridge.core.user_code.kinds import CONTEXT_NAMES, CONTEXTS, Kind, Parameter, annotation_kind, kind_of
 from bridge.lint.module import Function, Module, named
 from bridge.lint.tree import children, nodes, walk
 

@@ -12,7 +12,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TypeAlias
 
-from bridge.core.suppression import MARK, Suppression, parse_suppression
+from bridge.core.problems.suppression import MARK, Suppression, parse_suppression
 from bridge.lint.forbidden import KEPT, forbidden_call, forbidden_name
 from bridge.lint.tree import nodes
 from bridge.system.files import read_file

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from bridge.core.kinds import Kind
 from bridge.core.system_names import PREFIX
+from bridge.core.user_code.kinds import Kind
 from bridge.lint.contexts import registered
 from bridge.lint.finding import Finding
 from bridge.lint.module import Function, Module, local_names

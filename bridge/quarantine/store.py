@@ -12,7 +12,7 @@ from durabletask.entities import EntityInstanceId
 from durabletask.entities.entity_metadata import EntityMetadata
 
 from bridge.core.errors import EngineUnavailable
-from bridge.core.lineage import ordering_keys, stored_ids
+from bridge.core.lineage.records import ordering_keys, stored_ids
 from bridge.core.system_names import QUARANTINE, quarantine_key, quarantine_prefix
 from bridge.engines.base import Engine
 from bridge.engines.message_sealer import MessageSealer, key_of

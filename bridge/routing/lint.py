@@ -11,7 +11,7 @@ from bridge.config.model.routes import RouteConfig, StartMissing
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.model.types import format_duration, format_size
 from bridge.core.errors import Locate, Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 from bridge.routing.cel.expression import Expression
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.cel.tokens import readings

@@ -20,7 +20,7 @@ from durabletask.entities import EntityContext
 from bridge.brokers import dead_letter as broker_dead_letter
 from bridge.brokers.base import Broker
 from bridge.core.errors import BrokerUnavailable, PublishFailed
-from bridge.core.lineage import dead_letter_record
+from bridge.core.lineage.records import dead_letter_record
 from bridge.core.provenance import current_reason
 from bridge.core.stored_message import StoredMessage, Undelivered
 from bridge.core.system_names import DEAD_LETTER, letter_id

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.check import Report, check
+from bridge.app.check.configuration import Report, check
 from tests.app.project import CONFIG, write_project
 
 

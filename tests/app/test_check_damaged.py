@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.app.check import check
-from bridge.app.check_report import github_annotations, sarif
-from bridge.app.fixes import fixes, write
-from bridge.core.problem_codes import CODES
+from bridge.app.check.configuration import check
+from bridge.app.check.fixes import fixes, write
+from bridge.app.check.report import github_annotations, sarif
+from bridge.core.problems.codes import CODES
 from tests.docs.document import ROOT
 
 SOUND = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
 from bridge.config.source import load
 from bridge.config.yaml.scalars import comments, suppressions_in
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
 from bridge.app.codecs import source_codec, target_codec
 from bridge.app.composition import build_decoder, load_config
 from bridge.app.explain import explain
-from bridge.app.messages import MessageOptions, build
+from bridge.app.messages.reading import MessageOptions, build
 from bridge.codecs.json import StandInCodec
 from bridge.core.errors import DecodeError
 from bridge.core.message import Message

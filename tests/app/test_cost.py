@@ -10,8 +10,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from bridge.app.check.cost import Cost, cost, total
 from bridge.app.composition import load_config
-from bridge.app.cost import Cost, cost, total
 from bridge.cli import root
 from bridge.testing import LocalBridge
 

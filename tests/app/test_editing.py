@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.app.editing import Document
+from bridge.app.dead_letters.editing import Document
 from bridge.core.errors import InvalidCommand
 
 ORDER = (

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bridge.app.explain import explain
-from bridge.app.messages import MessageOptions, build
+from bridge.app.messages.reading import MessageOptions, build
 from bridge.config.source import Loaded
 from bridge.core.message import Message
 from bridge.core.states import Outcome

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.check import check
-from bridge.app.fixes import fixes, write
+from bridge.app.check.configuration import check
+from bridge.app.check.fixes import fixes, write
 from bridge.config.yaml.edits import rewrite
 
 HEAD = """\

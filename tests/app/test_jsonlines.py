@@ -17,8 +17,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bridge.app.composition import build_broker, load_config
-from bridge.app.jsonlines import line_of
-from bridge.app.messages import MessageOptions, lines
+from bridge.app.messages.jsonlines import line_of
+from bridge.app.messages.reading import MessageOptions, lines
 from bridge.brokers.base import Broker, ReadableBroker, ReadOptions
 from bridge.core.errors import DecodeError, PublishFailed
 from bridge.core.message import Message, Position, Unreadable

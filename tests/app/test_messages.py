@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.messages import MessageOptions, build, lines
+from bridge.app.messages.reading import MessageOptions, build, lines
 from bridge.codecs import registry as codecs
 from bridge.core.errors import DecodeError
 from bridge.core.message import Message, Position

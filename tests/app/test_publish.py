@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bridge.app.composition import build_broker
-from bridge.app.publish import MAX_BATCH, Destination, destination, publish
+from bridge.app.messages.publish import MAX_BATCH, Destination, destination, publish
 from bridge.brokers.base import SubscribeOptions
 from bridge.config.source import Loaded, load
 from bridge.core.errors import BrokerUnavailable, DecodeError

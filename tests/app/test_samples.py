@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.check import Report, check
+from bridge.app.check.configuration import Report, check
 from bridge.core.errors import DecodeError
 
 CONFIG = """\

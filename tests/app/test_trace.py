@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from bridge.app.composition import load_config
+from bridge.app.messages.position import Behind
 from bridge.app.operations.lineage import Scope
 from bridge.app.operations.trace import Answer, Found
-from bridge.app.position import Behind
 from bridge.app.serve.daemon import Daemon, _channel
 from bridge.app.trace import trace
 from bridge.config.source import Loaded

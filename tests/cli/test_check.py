@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from bridge.cli import root
-from bridge.core.problem_codes import CODES
+from bridge.core.problems.codes import CODES
 from tests.app.project import CONFIG, write_project
 
 WARNING = CONFIG.replace('"waits-{{ payload.id }}"', '"{{ payload.id }}"')

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
 from bridge.config.source import survey
 from bridge.config.yaml.node import Path as ConfigPath
 from bridge.core.errors import Problem

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from bridge.app.composition import load_config, subscribe_options
-from bridge.app.publish import destination
+from bridge.app.messages.publish import destination
 from bridge.brokers.base import SubscribeOptions
 from bridge.brokers.factory import message_shape
 from bridge.config.model.servicebus import SessionsConfig

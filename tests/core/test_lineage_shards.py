@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.core.lineage_shards import (
+from bridge.core.lineage.shards import (
     INSTANCE_ROW,
     MAX_SHARD_BYTES,
     ShardLimits,

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
 from bridge.core.errors import Problem
-from bridge.core.problem_codes import CODES
+from bridge.core.problems.codes import CODES
 from tests.docs.document import ROOT, anchors, blocks, read
 
 PAGE = "docs/check.md"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
 from bridge.app.scaffold import create
 from tests.docs.document import DOCUMENTS, ROOT, Block, blocks
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
+from bridge.app.check.workflows import names
 from bridge.app.composition import load_config
-from bridge.app.lint import names
-from bridge.core.kinds import Kind
+from bridge.core.user_code.kinds import Kind
 from bridge.engines.workflows import load
 from bridge.lint import examine, lint
 from bridge.lint.contexts import registered

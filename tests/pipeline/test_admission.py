@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.check import inspect
+from bridge.app.check.configuration import inspect
 from bridge.app.composition import build_router, load_config
 from bridge.core.commands import Command, ScheduleOrchestration
 from bridge.core.errors import ConfigError, EngineRejected, EngineUnavailable

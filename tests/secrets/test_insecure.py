@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
 from bridge.config.insecure import LITERAL_SECRET, RULES
 from bridge.config.model.bridge import BridgeConfig
 from tests.kit.processes import bridge

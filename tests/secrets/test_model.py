@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.source import load, survey
 from bridge.core.errors import ConfigError

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.answers import PUBLISH_ACTIVITY
-from bridge.core.lineage import RECORD_OPERATION
+from bridge.core.lineage.records import RECORD_OPERATION
 from bridge.core.origin import KEY, MessageOrigin, index_ids, search_ids, unwrap, wrap_payload
 from bridge.core.system_names import EARLY_MESSAGES, LINEAGE, target_id
 from bridge.engines.embedded.host_rules import BridgeRules

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge.app.jsonlines import line_of
+from bridge.app.messages.jsonlines import line_of
 from bridge.cli import root
 from bridge.config.source import Loaded, load
 from bridge.core.message import Message, Position

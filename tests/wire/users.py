@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import bridge.testing
 import bridge.workflow
-from bridge.app import position
+from bridge.app.messages import position
 from bridge.app.operations import entities, erase, instances, keys, lineage, undelivered
 from bridge.app.operations.operations import OPERATIONS
 from bridge.cli import root

@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, aclosing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from bridge.app.dead_letter_groups import at_partition, choice_of, read_rows
-from bridge.app.dead_letters import PlaceStates, Selection, visit
+from bridge.app.dead_letters.groups import at_partition, choice_of, read_rows
+from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.dead_letters.state_machine import DeadLetterState, Mark

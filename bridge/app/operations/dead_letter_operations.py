@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from bridge.app.dead_letters import Selection
+from bridge.app.dead_letters.reading import Selection
 from bridge.app.operations import dead_letter_jobs
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.app.operations.replays import described, select, submit
@@ -22,7 +22,7 @@ from bridge.replay.kind import REPLAY_KIND
 class DeadLetters(Parameters):
     """Dead letters of a job.
 
-    sources, routes, causes, ids, keys, since, until, states: see `bridge.app.dead_letters.Selection`.
+    sources, routes, causes, ids, keys, since, until, states: see `bridge.app.dead_letters.reading.Selection`.
     all: all dead letters in these states; required without another condition.
     ends: offsets after the last selected one, by broker, topic and partition.
     rate: see `bridge.jobs.kind.JobRequest`.

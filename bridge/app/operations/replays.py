@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from bridge.app.dead_letters import PlaceStates, Selection, visit
+from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from bridge.app.operations.lineage import Arrival, Histories, Lineage, Publication, Scope
 from bridge.app.operations.undelivered import Undelivered, dead_lettered, every, of_entity
-from bridge.core.lineage import DEAD_LETTER_RECORD, DUPLICATE_RECORD
+from bridge.core.lineage.records import DEAD_LETTER_RECORD, DUPLICATE_RECORD
 from bridge.core.origin import event_id, index_ids, is_named, search_ids
 from bridge.core.provenance import current_reason
 from bridge.core.states import MessageState, Outcome

@@ -9,7 +9,7 @@ from functools import partial
 
 from durabletask.client import OrchestrationQuery, OrchestrationStatus
 
-from bridge.app.cost import cost
+from bridge.app.check.cost import cost
 from bridge.config.model.routes import RouteConfig
 from bridge.config.source import Loaded
 from bridge.engines.base import Engine

@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import structlog
 
 from bridge.app import configurations
-from bridge.app.check import inspect
+from bridge.app.check.configuration import inspect
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import (
     build_broker,

@@ -13,8 +13,8 @@ from typing import Any
 
 import structlog
 
-from bridge.app.dead_letter_groups import at_partition, choice_of, row_cache
-from bridge.app.dead_letters import Place, PlaceStates, Selection, found_places
+from bridge.app.dead_letters.groups import at_partition, choice_of, row_cache
+from bridge.app.dead_letters.reading import Place, PlaceStates, Selection, found_places
 from bridge.brokers.base import Broker, CompletingBroker, ReadableBroker
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError

@@ -11,7 +11,7 @@ import structlog
 from bridge.app.composition import subscribe_options
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
-from bridge.core.lineage import dead_letter_record
+from bridge.core.lineage.records import dead_letter_record
 from bridge.core.message import Position
 from bridge.core.provenance import Cause
 from bridge.engines.base import Engine

@@ -9,7 +9,7 @@ from bridge.brokers.base import Broker, TopicBroker
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SourceConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import BrokerError, BrokerUnavailable, ConfigError, Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 
 
 async def check_topics(loaded: Loaded, brokers: Mapping[str, Broker], *, intake: bool, worker: bool) -> None:

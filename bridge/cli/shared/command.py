@@ -49,6 +49,7 @@ class Group(click.Group):
     """A group of commands, each a module below `package` with the attribute `command`.
 
     members: one line of help per command, which allows listing the commands without importing them.
+    modules: modules of commands that are not named as their command, below `package`.
     replaced: commands that are gone, and the commands to use instead.
     A command in the file of its group is added with `add_command`.
     """
@@ -60,6 +61,7 @@ class Group(click.Group):
         *arguments: Any,
         package: str = "",
         members: Mapping[str, str],
+        modules: Mapping[str, str] | None = None,
         replaced: Mapping[str, str] | None = None,
         examples: str = "",
         **options: Any,
@@ -67,6 +69,7 @@ class Group(click.Group):
         super().__init__(*arguments, **options)
         self._package = package
         self._members = members
+        self._modules = modules or {}
         self._replaced = replaced or {}
         self._examples = cleandoc(examples)
 
@@ -78,7 +81,7 @@ class Group(click.Group):
             return None
         if cmd_name in self.commands:
             return self.commands[cmd_name]
-        module = import_module(f"{self._package}.{cmd_name}")
+        module = import_module(f"{self._package}.{self._modules.get(cmd_name, cmd_name)}")
         command = module.command
         assert isinstance(command, click.Command)
         return command

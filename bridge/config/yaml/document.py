@@ -16,7 +16,7 @@ import yaml
 from bridge.config.yaml.node import MappingNode, Mark, Node, ScalarNode, SequenceNode
 from bridge.config.yaml.scalars import LOADER, FileSuppression, suppressions_in
 from bridge.core.errors import Problem
-from bridge.core.suppression import MARK
+from bridge.core.problems.suppression import MARK
 from bridge.system.files import FileTooLarge, read_file
 
 _NULL = frozenset(("", "~", "null", "Null", "NULL"))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from bridge.core.suppression import Suppression, parse_suppression
+from bridge.core.problems.suppression import Suppression, parse_suppression
 
 LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

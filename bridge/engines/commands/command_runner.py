@@ -42,7 +42,7 @@ from bridge.core.instance_protocol import (
     next_step,
     restart_of,
 )
-from bridge.core.lineage import command_record
+from bridge.core.lineage.records import command_record
 from bridge.core.origin import MessageOrigin, wrap_payload
 from bridge.engines.base import Engine
 from bridge.engines.commands.cancel_grace import start_cancel_grace

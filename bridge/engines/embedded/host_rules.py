@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge.core.answers import PUBLISH_ACTIVITY, answered_by
 from bridge.core.instance_protocol import may_replace, started_by
-from bridge.core.lineage import COMMAND_RECORD, DEAD_LETTER_RECORD, ordering_keys, stored_ids
+from bridge.core.lineage.records import COMMAND_RECORD, DEAD_LETTER_RECORD, ordering_keys, stored_ids
 from bridge.core.origin import ids_of, index_ids, read_origin
 from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
 from bridge.engines.sagas import declared_name, is_name, saga_end

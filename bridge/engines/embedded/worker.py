@@ -20,7 +20,7 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.core.kinds import Kind
+from bridge.core.user_code.kinds import Kind
 from bridge.engines.embedded.session import SessionWorker
 from bridge.engines.worker.contained_worker import Load, stuck_pool
 from bridge.engines.worker.failures import presentable, type_name

@@ -17,7 +17,7 @@ from durabletask.task import NonDeterminismError
 from durabletask.worker import OrchestratorNotRegisteredError
 
 from bridge.core.errors import UnknownTarget
-from bridge.core.kinds import Kind
+from bridge.core.user_code.kinds import Kind
 from bridge.engines.worker.finishes import end_of_turn
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish

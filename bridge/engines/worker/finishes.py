@@ -13,10 +13,10 @@ from typing import Any
 from durabletask.client import OrchestrationStatus
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.core.frames import frames, own_frame
 from bridge.core.histogram import LONG_SECONDS, Histogram
 from bridge.core.system_names import PREFIX, SAGA
 from bridge.core.trace_context import sampled_trace
+from bridge.core.user_code.frames import frames, own_frame
 from bridge.engines.sagas import declared_name, is_name, saga_end
 from bridge.sqlite_engine.model.instance import CONTINUED_AS_NEW, FAILED, Finish, last_failure
 

@@ -16,7 +16,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_bindings, ext_encoders, ext_math, ext_optional, ext_strings
 
 from bridge.core.errors import ExpressionCost, ExpressionError, Locate, Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 from bridge.routing.cel import failure, zones
 from bridge.routing.cel import map_order as cel_map_order
 from bridge.routing.cel.comparison import Answer, comparison

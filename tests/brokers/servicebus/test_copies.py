@@ -16,7 +16,7 @@ from azure.servicebus import ServiceBusReceivedMessage
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from bridge.app.jsonlines import line_of
+from bridge.app.messages.jsonlines import line_of
 from bridge.brokers.servicebus import copies, decoding, encoding, sdk_internals
 from bridge.brokers.servicebus.messages import outgoing
 from bridge.core.errors import PublishFailed

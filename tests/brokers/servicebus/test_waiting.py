@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.check import check
+from bridge.app.check.configuration import check
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
 from bridge.core.states import Outcome

@@ -19,8 +19,8 @@ from bridge.config.yaml.document import MAX_BYTES
 from bridge.config.yaml.edits import rewrite
 from bridge.config.yaml.node import MappingNode, Node, ScalarNode, SequenceNode
 from bridge.core.errors import Problem
-from bridge.core.problem_codes import SUPPRESSION
-from bridge.core.suppression import UNUSED
+from bridge.core.problems.codes import SUPPRESSION
+from bridge.core.problems.suppression import UNUSED
 from bridge.routing.cel.respelling import inner_expression, respelled
 from bridge.routing.rule_checks import with_double_braces
 from bridge.system.files import read_file

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.app.lint import workflow_files
+from bridge.app.check.workflows import workflow_files
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.config.model.routes import RouteConfig, StartMissing, WaitMissing
 from bridge.config.model.sagas import SagaConfig, SagaStepConfig

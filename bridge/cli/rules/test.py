@@ -204,7 +204,7 @@ def _percent(coverage: Coverage) -> str:
 
 
 def _print_failure(result: Result) -> None:
-    from bridge.cli.route import verdict_row
+    from bridge.cli.rules.route import verdict_row
 
     say(f"FAIL {result.fixture.place} {result.fixture.name}")
     for line in result.lines():

@@ -64,8 +64,8 @@ def command(
     loaded = _configuration(config, overlay, required=not paths or bool(config))
     names = None
     if loaded is not None:
-        from bridge.app.lint import names as names_of
-        from bridge.app.lint import workflow_files
+        from bridge.app.check.workflows import names as names_of
+        from bridge.app.check.workflows import workflow_files
 
         names = names_of(loaded)
         paths = paths or tuple(workflow_files(loaded))

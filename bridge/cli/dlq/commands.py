@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bridge.cli.dlq_replay import edit, replay
-from bridge.cli.dlq_states import drop, restore
+from bridge.cli.dlq.replay import edit, replay
+from bridge.cli.dlq.selection import print_report, selection_of, selection_options
+from bridge.cli.dlq.states import drop, restore
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.dead_letters import print_report, selection_of, selection_options
 from bridge.cli.shared.options import EXISTING, config_options, json_option
 from bridge.cli.shared.output import Progress, clean, plural, print_fields, print_json, print_table, say
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letters import Found, Selection
+    from bridge.app.dead_letters.reading import Found, Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -83,7 +83,7 @@ def groups(as_json: bool, offline: bool, config: tuple[Path, ...], overlay: tupl
     name of a group is a value for --cause.
     """
     from bridge.app.composition import load_config
-    from bridge.app.dead_letter_groups import grouped
+    from bridge.app.dead_letters.groups import grouped
 
     loaded = load_config(config, overlay)
     progress = Progress("dead letters read")
@@ -227,8 +227,8 @@ def show(
 def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
     """Write dead letters as lines of JSON, in the form of `bridge topic read --json`, with their payloads."""
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters import visited
-    from bridge.app.jsonlines import line_of
+    from bridge.app.dead_letters.reading import visited
+    from bridge.app.messages.jsonlines import line_of
 
     loaded = load_config(config, overlay)
 
@@ -280,7 +280,7 @@ def check(
     are skipped, as in a replay.
     """
     from bridge.app.composition import load_config
-    from bridge.app.dead_letter_check import DryRunReport, checked
+    from bridge.app.dead_letters.check import DryRunReport, checked
 
     loaded = load_config(config, overlay)
     rules = load_config(candidate, overlay) if candidate else loaded
@@ -302,7 +302,7 @@ def _read(
     config: tuple[Path, ...], overlay: tuple[Path, ...], selection: Selection, limit: int | None, offline: bool
 ) -> list[Found]:
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters import visited
+    from bridge.app.dead_letters.reading import visited
 
     loaded = load_config(config, overlay)
 
@@ -315,7 +315,7 @@ def _read(
 def _missing(config: tuple[Path, ...], overlay: tuple[Path, ...], id_: str, offline: bool) -> str:
     """Sentence about a dead letter that was not found."""
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters import why_gone
+    from bridge.app.dead_letters.reading import why_gone
 
     why = asyncio.run(why_gone(load_config(config, overlay), id_, offline=offline))
     return why or f"there is no dead letter {id_!r}. Next: bridge dlq list --state all"

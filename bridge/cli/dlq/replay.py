@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge.cli.dlq.selection import filter_options, print_report, selection_of, submit_jobs
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.dead_letters import filter_options, print_report, selection_of, submit_jobs
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import Progress, plural, print_json, say
 from bridge.cli.shared.parameters import DURATION
 from bridge.cli.shared.several import read_ids
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letters import Found, Selection
-    from bridge.app.editing import Document
+    from bridge.app.dead_letters.editing import Document
+    from bridge.app.dead_letters.reading import Found, Selection
     from bridge.config.source import Loaded
 
 _EXITS = {
@@ -105,7 +105,7 @@ def replay(
     Dead letters that are written later are not touched. `bridge jobs watch` shows the progress and the results.
     """
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters import Selection
+    from bridge.app.dead_letters.reading import Selection
 
     names = tuple(read_ids(ids, separated)) if ids else ()
     if selection_of({**chosen, "states": ("all",)}, names) == Selection() and not all_:
@@ -131,7 +131,7 @@ def replay(
 
 
 def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: bool) -> int:
-    from bridge.app.dead_letter_check import checked
+    from bridge.app.dead_letters.check import checked
 
     progress = Progress("dead letters checked")
     try:
@@ -226,7 +226,7 @@ def edit(
 
 
 def _one(loaded: Loaded, id_: str) -> Found:
-    from bridge.app.dead_letters import Selection, visited
+    from bridge.app.dead_letters.reading import Selection, visited
     from bridge.core.errors import InstanceNotFound
     from bridge.dead_letters.state_machine import DeadLetterState
 
@@ -244,7 +244,7 @@ def _one(loaded: Loaded, id_: str) -> Found:
 
 
 def _document(loaded: Loaded, found: Found) -> Document:
-    from bridge.app.editing import Document
+    from bridge.app.dead_letters.editing import Document
 
     codec = loaded.config.sources[found.place.owner(found.letter.source)].codec
     body = found.message.body
@@ -267,7 +267,7 @@ def _fails(loaded: Loaded, found: Found, document: Document) -> bool:
     """True if the edited message would fail. The verdict is printed."""
     from dataclasses import replace
 
-    from bridge.app.dead_letter_check import expected
+    from bridge.app.dead_letters.check import expected
     from bridge.core.states import Outcome
 
     message = replace(found.message, body=document.body)

@@ -11,7 +11,7 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_of_source, operate, source_states
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import print_json, print_table, say
-from bridge.cli.source_positions import lag, seek
+from bridge.cli.sources.positions import lag, seek
 
 
 @click.group(

@@ -16,7 +16,7 @@ from bridge.cli.shared.parameters import BODY
 
 if TYPE_CHECKING:
     from bridge.app.explain import Answer
-    from bridge.app.messages import MessageOptions
+    from bridge.app.messages.reading import MessageOptions
     from bridge.core.message import Message
     from bridge.routing import Considered, Equality
 
@@ -72,7 +72,7 @@ def command(
         raise click.UsageError("use either --expect or --expect-dead-letter", click.get_current_context())
     from bridge.app.composition import load_config, require
     from bridge.app.explain import explain
-    from bridge.app.messages import MessageOptions
+    from bridge.app.messages.reading import MessageOptions
 
     loaded = load_config(config, overlay)
     require("source", source, loaded.config.sources)
@@ -88,7 +88,7 @@ def command(
 
 
 def _message(codec: str, file: str | None, data: bytes | None, options: MessageOptions) -> Message:
-    from bridge.app.messages import build, read_back
+    from bridge.app.messages.reading import build, read_back
     from bridge.core.errors import DecodeError
 
     body = data if data is not None else _read(file or "-")

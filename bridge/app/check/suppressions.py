@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterator, Sequence
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.source import Loaded
 from bridge.core.errors import Problem
-from bridge.core.problem_codes import CODES, PAGE, SUPPRESSION, coded
-from bridge.core.suppression import UNUSED, Suppression
+from bridge.core.problems.codes import CODES, PAGE, SUPPRESSION, coded
+from bridge.core.problems.suppression import UNUSED, Suppression
 
 _INDEX = re.compile(r"routes\[(\d+)\]")
 

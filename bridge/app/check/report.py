@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from bridge.app.check import Report
+from bridge.app.check.configuration import Report
 from bridge.core.errors import Problem
-from bridge.core.problem_codes import CODES
+from bridge.core.problems.codes import CODES
 from bridge.lint.sarif import Result, Rule, log
 
 

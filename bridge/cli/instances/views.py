@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.shared.output import clean, compact, print_fields, print_table
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
-from bridge.core.frames import Frame, frames
+from bridge.core.user_code.frames import Frame, frames
 
 if TYPE_CHECKING:
     from durabletask.history import HistoryEvent

@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge import __version__
 from bridge.app import state
-from bridge.app.dead_letters import Place, PlaceStates, Selection, found_places, offline_hint, visit
+from bridge.app.dead_letters.reading import Place, PlaceStates, Selection, found_places, offline_hint, visit
 from bridge.brokers.base import Broker, ReadableBroker
 from bridge.config.source import Loaded
 from bridge.core.system_names import DEAD_LETTER_BLOCK

@@ -16,9 +16,9 @@ from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import RATES
 
 if TYPE_CHECKING:
-    from bridge.app.check import Report
-    from bridge.app.cost import CostLine
-    from bridge.app.fixes import FixedFile
+    from bridge.app.check.configuration import Report
+    from bridge.app.check.cost import CostLine
+    from bridge.app.check.fixes import FixedFile
 
 _ROUNDS = 5
 """Most rounds of corrections of `--fix`."""
@@ -111,7 +111,7 @@ def command(
         return exit_codes.OK
     if print_:
         return _print_effective((*config, *files), overlay)
-    from bridge.app.check import check
+    from bridge.app.check.configuration import check
 
     paths = (*config, *files)
 
@@ -164,7 +164,7 @@ def _fix(report: Report, run: Callable[[], Report], *, dry_run: bool, err: bool)
 
     run: checks the configuration again. A mistake may come to light when another one is corrected.
     """
-    from bridge.app.fixes import FixedFile, fixes, write
+    from bridge.app.check.fixes import FixedFile, fixes, write
 
     changed: dict[Path, FixedFile] = {}
     for _ in range(1 if dry_run else _ROUNDS):
@@ -190,7 +190,7 @@ def _write(write: Callable[[FixedFile], None], fixed: FixedFile) -> None:
 
 
 def _print_codes(output: str) -> int:
-    from bridge.core.problem_codes import CODES
+    from bridge.core.problems.codes import CODES
 
     if output == "json":
         print_json(
@@ -205,7 +205,7 @@ def _print_codes(output: str) -> int:
 
 
 def _print_report(report: Report, output: str, wrong: bool) -> None:
-    from bridge.app import check_report
+    from bridge.app.check import report as check_report
 
     if output == "json":
         print_json(check_report.document(report, ok=not wrong))
@@ -233,8 +233,8 @@ def _print_effective(config: tuple[Path, ...], overlay: tuple[Path, ...]) -> int
 def _cost(
     config: tuple[Path, ...], overlay: tuple[Path, ...], rates: tuple[tuple[str | None, float], ...], as_json: bool
 ) -> int:
+    from bridge.app.check.cost import cost, total
     from bridge.app.composition import load_config
-    from bridge.app.cost import cost, total
 
     found = cost(load_config(config, overlay))
     every = [rate for route, rate in rates if route is None]

@@ -9,7 +9,7 @@ from pathlib import Path
 from bridge.app.composition import module_base
 from bridge.config.source import Loaded
 from bridge.core.errors import Problem
-from bridge.core.kinds import Kind
+from bridge.core.user_code.kinds import Kind
 from bridge.engines.workflows import Workflows
 from bridge.lint import KnownNames, Names, examine, known_names, unknown
 from bridge.lint.names import ORCHESTRATION, RULE, TARGET

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.instance_views import in_json
+from bridge.cli.instances.views import in_json
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, on_instances
 from bridge.cli.shared.options import json_option

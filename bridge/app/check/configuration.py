@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from bridge.app.check_suppressions import unsuppressed
+from bridge.app.check.samples import reach, read_samples, unreached
+from bridge.app.check.suppressions import unsuppressed
+from bridge.app.check.workflows import unknown_names
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
 from bridge.app.extras import needed_extras
-from bridge.app.lint import unknown_names
-from bridge.app.samples import reach, read_samples, unreached
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.insecure import insecure
 from bridge.config.model.sources import LimitsConfig
 from bridge.config.source import Loaded, survey
 from bridge.core.errors import ConfigError, Problem
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 from bridge.engines.workflows import Workflows
 from bridge.routing import Router, costly, lint, lint_patterns, referenced_entities, referenced_orchestrations
 from bridge.routing.cel.expression import Compiler, Expression

@@ -13,8 +13,8 @@ from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import SINCE
 
 if TYPE_CHECKING:
-    from bridge.app.dead_letter_check import DryRunReport
-    from bridge.app.dead_letters import Selection
+    from bridge.app.dead_letters.check import DryRunReport
+    from bridge.app.dead_letters.reading import Selection
     from bridge.config.source import Loaded
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,7 +65,7 @@ def filter_options(function: F) -> F:
 
 def selection_of(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection:
     """Selection of the options. ids: of dead letters or messages."""
-    from bridge.app.dead_letters import Selection
+    from bridge.app.dead_letters.reading import Selection
     from bridge.dead_letters.state_machine import DeadLetterState
 
     states = chosen.get("states", ("all",))

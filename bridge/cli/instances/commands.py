@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from bridge.cli.instance_list import list_
-from bridge.cli.instance_views import Shown, document, each_of, print_history, print_instance
+from bridge.cli.instances.listing import list_
+from bridge.cli.instances.views import Shown, document, each_of, print_history, print_instance
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
@@ -278,8 +278,8 @@ def start(
 
 def _warn_of_unknown(engine: dict[str, Any], orchestration: str) -> None:
     """Write a warning if no worker of the configuration has an orchestration."""
+    from bridge.app.check.workflows import unknown_orchestration
     from bridge.app.composition import load_config
-    from bridge.app.lint import unknown_orchestration
 
     what = unknown_orchestration(load_config(engine["config"], engine["overlay"]), orchestration)
     if what is not None:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from bridge.app import configurations, dead_letters
+from bridge.app import configurations
 from bridge.app.codecs import build_registries
 from bridge.app.composition import build_broker, build_decoder, build_router, subscribe_options
-from bridge.app.messages import id_of
+from bridge.app.dead_letters import reading as dead_letters
+from bridge.app.messages.reading import id_of
 from bridge.app.operations.trace import NOT_KEPT, NOT_PROCESSED, Answer
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 from uuid import uuid4
 
-from bridge.app import jsonlines
 from bridge.app.codecs import SCHEMA_CODECS
-from bridge.app.jsonlines import LIMITS, LINE_LIMIT
+from bridge.app.messages import jsonlines
+from bridge.app.messages.jsonlines import LIMITS, LINE_LIMIT
 from bridge.codecs import registry as codecs
 from bridge.codecs.cloudevents.structured import MEDIA
 from bridge.codecs.limits import parse_json, without_mark
@@ -87,8 +87,8 @@ def lines(
 ) -> Iterator[list[tuple[str, Message]]]:
     """Yield batches of (topic, message) of JSON Lines, in order. A batch is read without waiting for more input.
 
-    A line is a CloudEvent, or an object as `bridge.app.jsonlines` describes it, which must have a body. Blank lines are
-    skipped.
+    A line is a CloudEvent, or an object as `bridge.app.messages.jsonlines` describes it, which must have a body. Blank
+    lines are skipped.
     topic: topic of every line; None: each line names its own.
     options: defaults for lines that give no value of their own.
     Raises: DecodeError with label and line, after all earlier messages were yielded.

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bridge.app.messages import MessageOptions, sample_line
+from bridge.app.messages.reading import MessageOptions, sample_line
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.core.errors import DecodeError, Locate, MessageError, Problem
 from bridge.core.message import Message, Position
-from bridge.core.problem_codes import coded
+from bridge.core.problems.codes import coded
 from bridge.routing import Router
 
 SUFFIXES = (".jsonl", ".ndjson", ".json")

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 
 import click
 
+from bridge.cli.dlq.selection import filter_options, selection_of, submit_jobs
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.dead_letters import filter_options, selection_of, submit_jobs
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.several import read_ids
@@ -115,7 +115,7 @@ def _submit(
     """Select dead letters, and submit the jobs. states: of the selected ones."""
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
-    from bridge.app.dead_letters import Selection
+    from bridge.app.dead_letters.reading import Selection
     from bridge.app.operations.dead_letter_jobs import select
     from bridge.core.errors import InstanceNotFound
 

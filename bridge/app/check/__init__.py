@@ -1,0 +1,1 @@
+"""Check of a configuration: problems, suppressions, fixes, samples, cost."""

@@ -1,0 +1,1 @@
+"""Dead letters as brokers hold them: read, grouped, checked and edited."""

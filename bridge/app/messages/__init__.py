@@ -1,0 +1,1 @@
+"""Messages from files and topics: read, written, published, or found by position."""

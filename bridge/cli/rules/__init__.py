@@ -1,0 +1,1 @@
+"""Commands on configurations and rules: check, lint, route and test."""

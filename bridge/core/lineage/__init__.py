@@ -1,0 +1,1 @@
+"""Records and shards of the lineage index."""

@@ -1,0 +1,1 @@
+"""Functions and stack frames of users' code."""
