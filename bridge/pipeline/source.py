@@ -15,6 +15,7 @@ from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryU
 from bridge.core.message import Message
 from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
@@ -60,6 +61,7 @@ class SourcePipeline:
         prepare: Prepare | None = None,
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
+        decisions: DecisionListeners | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
@@ -72,6 +74,7 @@ class SourcePipeline:
         prepare: awaited before `decode` of the same messages; None: no preparation.
         record: records written dead letters; None: they are not recorded.
         tracing: makes the spans of messages; None where traces are off.
+        decisions: listeners of settled deliveries, shared by the sources of a daemon; None: of this source alone.
         """
         limits = settings.limits
         self.settings = settings
@@ -83,6 +86,7 @@ class SourcePipeline:
         self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
         self.decoded = DecodedForms(limits.max_in_flight_bytes)
         self.gate = FlowControl(settings.name, limits)
+        self.decisions = DecisionListeners() if decisions is None else decisions
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
         self.route_limits = route_limits or {}
@@ -130,6 +134,7 @@ class SourcePipeline:
             self._stop_reason,
             record,
             tracing,
+            self.decisions,
         )
         self._intake = Intake(
             settings,
