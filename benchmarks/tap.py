@@ -54,7 +54,7 @@ async def pipeline(number: int, options: str | None) -> AsyncIterator[Batch]:
         await source.start()
 
         async def read(text: str) -> None:
-            async for _ in Taps(loaded, decisions).events({"options": text}):
+            async for _ in Taps(lambda: loaded, decisions).events({"options": text}):
                 pass
 
         reader = None if options is None else asyncio.create_task(read(options))

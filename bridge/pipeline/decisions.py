@@ -75,7 +75,7 @@ class DecisionListeners:
         self._listeners = tuple(each for each in self._listeners if each is not listener)
 
     def offer(
-        self, source: str, rules: str, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None, now: float
+        self, source: str, item: InFlightDelivery, end: Complete | DeadLetter, route: str | None, now: float
     ) -> None:
         """Offer a delivery that has just been settled. Call this only while there are listeners.
 
@@ -105,7 +105,7 @@ class DecisionListeners:
             now - item.received_at,
             item.attempt,
             item.stored is not None,
-            rules,
+            item.rules.version,
         )
         for listener in self._listeners:
             try:

@@ -145,8 +145,7 @@ class Settler:
                 if self._tracing is not None:
                     self._tracing.end(item, end.outcome, route=route)
                 if self._decisions:
-                    settings = self._settings
-                    self._decisions.offer(settings.name, settings.config_version, item, end, route, now)
+                    self._decisions.offer(self._settings.name, item, end, route, now)
             self._outages.broker_recovered()
             self._lanes.settled(lane)
             self._leave(item)
@@ -172,7 +171,7 @@ class Settler:
         if self._tracing is not None:
             self._tracing.end(item, Outcome.DEAD_LETTERED, end.reason, route)
         if self._decisions:
-            self._decisions.offer(self._settings.name, self._settings.config_version, item, end, route, now)
+            self._decisions.offer(self._settings.name, item, end, route, now)
         log.warning(
             "dead-lettered",
             action="dead_letter",
@@ -184,6 +183,7 @@ class Settler:
             position=str(item.delivery.position),
             attempts=item.attempt,
             deliveries=item.delivery.attempt,
+            config=item.rules.version,
             at=time.time(),
         )
 
@@ -197,7 +197,7 @@ class Settler:
             expression=item.failed_expression,
             executed=tuple(dict.fromkeys(item.executed)),
             attempts=item.attempt,
-            config=self._settings.config_version,
+            config=item.rules.version,
             message_id=item.envelope.message_id if item.envelope else None,
             replayed=self._settings.trusted_replay,
             deliveries=item.delivery.attempt,

@@ -52,7 +52,7 @@ async def test_each_settled_delivery_is_offered_once_with_its_decision(tmp_path:
         assert (executed.source, executed.routes, executed.reason, executed.route) == ("orders", ("start",), None, None)
         assert executed.envelope is not None
         assert executed.envelope.data == {"id": 1}
-        assert executed.rules == it.source.settings.config_version
+        assert executed.rules == it.source.rules.current.version
         assert executed.duration > 0
         assert (executed.attempts, executed.is_stored) == (1, False)
         assert (repeated.outcome, repeated.reason) == (Outcome.IGNORED, None), "another message started this instance"

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -81,8 +81,9 @@ def condition(text: str, variables: Mapping[str, Any]) -> Expression:
 class Taps:
     """Taps of one daemon."""
 
-    def __init__(self, loaded: Loaded, decisions: DecisionListeners) -> None:
-        self._loaded = loaded
+    def __init__(self, current: Callable[[], Loaded], decisions: DecisionListeners) -> None:
+        """Create the taps. current: returns the configuration in use."""
+        self._current = current
         self._decisions = decisions
         self._open = 0
 
@@ -91,7 +92,7 @@ class Taps:
         options = TapOptions.parse(str(given.get("options", "{}")))
         if self._open >= MOST_TAPS:
             raise InvalidCommand(f"tap: {MOST_TAPS} readers watch this daemon already; end one of them")
-        tap = Tap(options, self._loaded.config.vars, daemon_id(os.getpid()))
+        tap = Tap(options, self._current().config.vars, daemon_id(os.getpid()))
         self._open += 1
         remove = self._decisions.add(tap.take)
         try:
