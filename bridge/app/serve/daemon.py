@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -19,6 +19,7 @@ from bridge.app.composition import (
     build_source,
     build_targets,
     build_tls,
+    limits_of,
     load_workflows,
 )
 from bridge.app.reload.stats import Reloads
@@ -33,6 +34,7 @@ from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
@@ -58,6 +60,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import Admission, RouteLimit
 from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.running_instances import RunningInstances
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
@@ -191,6 +194,7 @@ class Daemon:
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )
         self.jobs = JobFigures(self.engines, self.own.job_entities)
+        self.temporary = TemporaryLimitWatch(self.engines, lambda: self.loaded, self.change_limits)
         self.limits = list(self.admission.limits.values())
         """Limits of routes, as metrics have them."""
         self.reloads = Reloads(loaded.version)
@@ -239,6 +243,7 @@ class Daemon:
             command,
             self.dead_letters,
             self.reloads,
+            self.temporary.document,
         )
         self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
 
@@ -299,6 +304,8 @@ class Daemon:
         await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
+        if self.is_intake:
+            await self.temporary.read()
         for source in self.sources:
             await self.start_source(source)
         await self.figures.refresh()
@@ -312,6 +319,8 @@ class Daemon:
             asyncio.create_task(self.replays.watch.run(), name="replay queues"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
+        if self.is_intake:
+            self._reports.append(asyncio.create_task(self.temporary.run(), name="temporary limits"))
         if self.dead_letters is not None:
             self._reports.append(asyncio.create_task(self.dead_letters.run(), name="open dead letters"))
         exported = build_metrics_export(self.loaded, self.watch.families)
@@ -348,6 +357,26 @@ class Daemon:
         return {*(task for source in self.sources for task in source.tasks), *self.admission.tasks}
 
     # -- parts that a reload changes
+
+    def build_limits(self) -> Sequence[RunningInstances]:
+        """Use the limits of the configuration and the temporary ones of people. Sources take them by `use_limits`.
+
+        Return the running instances that nothing counts any more; the caller stops them.
+        """
+        temporary = self.temporary.limits(self.loaded)
+        left = self.admission.take_over(build_admission(self.loaded, self.engines, self.admission, temporary))
+        listen(self.admission, self.engines)
+        self.admission.start()
+        self.limits[:] = self.admission.limits.values()
+        self._sources_changed.set()
+        return left
+
+    async def change_limits(self) -> None:
+        """Apply changed temporary limits to all sources."""
+        left = self.build_limits()
+        for source in self.sources:
+            source.use_limits(limits_of(self.loaded, source.settings.name, self.admission.limits))
+        await closed(*(each.stop() for each in left))
 
     def use(self, loaded: Loaded) -> None:
         """Use another configuration of the same engines, brokers and workflows for all that does not run messages."""
