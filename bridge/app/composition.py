@@ -229,10 +229,10 @@ def build_access(loaded: Loaded) -> Access:
     try:
         tokens = None if access.tokens is None else TokenFile(loaded.resolve(path, access.tokens))
     except OSError as error:
-        problem = loaded.locate(path, f"{access.tokens}: {(error.strerror or 'it cannot be read').lower()}")
-        raise ConfigError([problem]) from None
+        what = f"{access.tokens}: {(error.strerror or 'it cannot be read').lower()}; see `bridge tokens new --help`"
+        raise ConfigError([replace(loaded.locate(path, what), code="C024")]) from None
     except ValueError as error:
-        raise ConfigError([loaded.locate(path, f"{access.tokens}: {error}")]) from None
+        raise ConfigError([replace(loaded.locate(path, f"{access.tokens}: {error}"), code="C024")]) from None
     return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
 
 

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ KEY_HEADER = "Idempotency-Key"
 PROBLEM = "application/problem+json"
 
 _LONGEST_KEY = 255
+KEY = re.compile(rf"[!-~]{{1,{_LONGEST_KEY}}}")
 _LONGEST_DETAIL = 2_000
 """Characters: the detail may name what was asked for."""
 _JSON = "application/json"
@@ -170,8 +172,8 @@ def _handler(
 
 def _key(request: web.Request) -> str | None:
     key = request.headers.get(KEY_HEADER) if request.method == "POST" else None
-    if key is not None and not 0 < len(key) <= _LONGEST_KEY:
-        raise InvalidCommand(f"{KEY_HEADER}: 1 to {_LONGEST_KEY} characters")
+    if key is not None and KEY.fullmatch(key) is None:
+        raise InvalidCommand(f"{KEY_HEADER}: 1 to {_LONGEST_KEY} visible ASCII characters")
     return key
 
 

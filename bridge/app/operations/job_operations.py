@@ -35,11 +35,14 @@ def _object(value: Any) -> Any:
         raise ValueError("it is not JSON") from None
 
 
+_JOB = r"^[0-9a-z]{1,32}$"
+"""Id of a job."""
+
 InstanceAction = Literal["terminate", "suspend", "resume", "rewind", "restart", "raise"]
 
 
 class OneJob(Parameters):
-    job: str
+    job: str = Field(pattern=_JOB)
 
 
 class JobItems(OneJob):
@@ -113,7 +116,7 @@ class BulkInstances(FilterInstances):
     rate: float | None = Field(None, gt=0)
     ramp: tuple[Annotated[int, Field(ge=1)], ...] = Field((), max_length=20)
     stop_after_failures: int | None = Field(None, ge=0)
-    job: str | None = Field(None, pattern=r"^[0-9a-z]{1,32}$")
+    job: str | None = Field(None, pattern=_JOB)
 
     @property
     def failures(self) -> int | None:

@@ -33,11 +33,12 @@ class Parameters(Model):
     reason: str | None = None
 
 
-def _words(value: Any) -> Any:
+def words(value: Any) -> Any:
+    """Words of a query, which are separated by commas."""
     return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
 
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Words = Annotated[tuple[str, ...], BeforeValidator(words)]
 """Words, separated by commas in a query."""
 
 P = TypeVar("P", bound=Parameters)
@@ -72,7 +73,6 @@ class Operation(Generic[P]):
     path: path below /api/v1; `{names}` in it are parameters.
     target, filter: members of the audit line, without payload.
     run: function whose result can be written as JSON.
-    result: type of the result, for the API's description.
     payloads: members of the result that are payload, at any depth; a caller without the right gets null.
     reads_payloads: True for parameters whose answer says something about payloads.
     only_reads: changes nothing although it needs a higher role than reader.
@@ -85,7 +85,6 @@ class Operation(Generic[P]):
     run: Callable[[Scene, P], Awaitable[Any]]
     target: Callable[[P], str] = lambda given: "*"
     filter: Callable[[P], Mapping[str, Any]] = lambda given: {}
-    result: Any = Any
     payloads: frozenset[str] = frozenset()
     reads_payloads: Callable[[P], bool] = lambda given: False
     only_reads: bool = False

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, BeforeValidator, Field
 
 from bridge.app import audit, state
 from bridge.app.dead_letters.groups import grouped
 from bridge.app.dead_letters.reading import Selection, visited
 from bridge.app.dead_letters.view import facts_of
 from bridge.app.operations.lineage import Scope
-from bridge.app.operations.operation import Operation, Parameters, Scene, Words
+from bridge.app.operations.operation import Operation, Parameters, Scene, Words, words
 from bridge.app.operations.trace import Tracer, of_in_flight
 from bridge.core.errors import InstanceNotFound
 from bridge.dead_letters.state_machine import DeadLetterState
@@ -34,13 +34,12 @@ class ListDeadLetters(Parameters):
     keys: Words = ()
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
-    states: Words = (DeadLetterState.OPEN,)
+    states: Annotated[tuple[DeadLetterState, ...], BeforeValidator(words)] = (DeadLetterState.OPEN,)
 
     @property
     def selection(self) -> Selection:
         since, until = (None if each is None else each.timestamp() for each in (self.since, self.until))
-        states = frozenset(DeadLetterState(each) for each in self.states)
-        return Selection(self.sources, self.routes, self.causes, (), self.keys, since, until, states)
+        return Selection(self.sources, self.routes, self.causes, (), self.keys, since, until, frozenset(self.states))
 
 
 class PageOfDeadLetters(ListDeadLetters):

@@ -23,6 +23,7 @@ from yarl import URL
 from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
+from bridge.app.operations import openapi
 from bridge.app.operations.operation import Operation, Scene, begun, keyed, perform
 from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.lineage import in_flight
@@ -81,7 +82,7 @@ def routes(
     found = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
     if status is not None:
         found.append(Route("GET", STATUS, partial(_status, status), _no_audit))
-    return found
+    return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
 
 
 def largest_body(loaded: Loaded) -> int:
@@ -104,6 +105,10 @@ async def _status(
     status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], caller: Caller, key: str | None
 ) -> Document:
     return await status()
+
+
+async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
+    return openapi.document(OPERATIONS)
 
 
 async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:

@@ -13,13 +13,13 @@ class OidcConfig(Model):
     """Tokens of an OpenID Connect provider, for example Microsoft Entra ID."""
 
     issuer: str = Field(
-        pattern=r"^https?://[^\s]+$",
+        pattern=r"^https?://[^\s,@]+$",
         description="Issuer of the tokens (`iss`), for example `https://login.microsoftonline.com/TENANT/v2.0`.",
     )
     audience: str = Field(min_length=1, description="Audience of the tokens (`aud`): the id of this application.")
     jwks_url: str | None = Field(
         None,
-        pattern=r"^https?://[^\s]+$",
+        pattern=r"^https?://[^\s,@]+$",
         description="Address of the provider's keys; null: as the issuer's `/.well-known/openid-configuration` states.",
     )
     roles_claim: str = Field("roles", min_length=1, description="Claim with the names of roles, as a list or a text.")
