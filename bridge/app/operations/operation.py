@@ -21,6 +21,9 @@ from bridge.ops.trail import Trail
 NEW = "(new)"
 """Target of an operation whose result names what it has made."""
 
+Reload = Callable[[bool, str], Awaitable[Mapping[str, Any]]]
+"""Reload of a daemon's configuration: True only plans it. The text is the name of the person. Returns the answer."""
+
 
 class Parameters(Model):
     """Parameters of every operation.
@@ -52,6 +55,8 @@ class Scene:
     caller: asks for it.
     in_flight: returns messages in flight in a daemon; None outside of one.
     problems: checks the configuration; imports no code.
+    reload: reloads the configuration of a daemon, or with True plans it only, for a person of this name; None outside
+    of one.
     """
 
     loaded: Loaded
@@ -59,6 +64,7 @@ class Scene:
     caller: Caller
     in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
     problems: Callable[[], Sequence[Problem]] = tuple
+    reload: Reload | None = None
 
     @property
     def actor(self) -> Actor:
@@ -76,6 +82,7 @@ class Operation(Generic[P]):
     payloads: members of the result that are payload, at any depth; a caller without the right gets null.
     reads_payloads: True for parameters whose answer says something about payloads.
     only_reads: changes nothing although it needs a higher role than reader.
+    failure: reason of a failure that the result reports, for the audit line; None for success.
     """
 
     name: str
@@ -88,6 +95,7 @@ class Operation(Generic[P]):
     payloads: frozenset[str] = frozenset()
     reads_payloads: Callable[[P], bool] = lambda given: False
     only_reads: bool = False
+    failure: Callable[[Any], str | None] = lambda result: None
 
     @property
     def changes(self) -> bool:
@@ -118,6 +126,8 @@ async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Sc
     trail, change = begun(operation, given, scene.actor, scene.loaded)
     async with audited_async(trail, change):
         result = await _permitted(operation, given, scene, change)
+        if (failure := operation.failure(result)) is not None:
+            change.result, change.error = "failed", failure
         if change.target == NEW:
             change.target = result["instance_id"] if "instance_id" in result else f"job {result['job']}"
         return result

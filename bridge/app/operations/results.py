@@ -229,6 +229,8 @@ RESULTS: Mapping[str, Any] = {
     "jobs.abort": Job,
     "audit.list": _Rows,
     "config.show": Configuration,
+    "reload": dict[str, Any],
+    "reload.plan": dict[str, Any],
     "config.problems": list[Problem],
     "routes.list": _Rows,
     "targets.list": dict[str, dict[str, Any]],

@@ -24,9 +24,10 @@ from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
 from bridge.app.operations import openapi
-from bridge.app.operations.operation import Operation, Scene, begun, keyed, perform
+from bridge.app.operations.operation import Operation, Reload, Scene, begun, keyed, perform
 from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.lineage import in_flight
+from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
@@ -58,11 +59,17 @@ def routes(
     engines: Mapping[str, Engine],
     status: Callable[[], Awaitable[Document]] | None = None,
     sources: Sequence[SourcePipeline] = (),
+    current: Callable[[], Loaded] | None = None,
+    reload: Callable[[], Reload | None] = lambda: None,
 ) -> list[Route]:
     """Routes of the API of a daemon.
 
     status: status of the daemon; None: the API has none. sources: of the daemon.
+    current: configuration in use; None: always `loaded`. reload: returns the reload of the daemon, see `Scene`.
     """
+
+    def in_use() -> Loaded:
+        return loaded if current is None else current()
 
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
@@ -70,7 +77,8 @@ def routes(
     async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
         name = given.get("engine")
         opened = partial(engine, name if isinstance(name, str) else None)
-        scene = Scene(loaded, opened, caller, partial(in_flight, sources), partial(_problems, loaded))
+        now = in_use()
+        scene = Scene(now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload())
         return await perform(operation, keyed(operation, given, caller.actor, key), scene)
 
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
@@ -192,6 +200,32 @@ async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> Da
         elif isinstance(result, TimeoutError) or not isinstance(result.__cause__ or result, OSError):
             silent += 1  # otherwise it is the socket of a killed daemon, which refuses the connection
     return DaemonAnswers(answers, silent)
+
+
+async def ask_each(loaded: Loaded, name: str, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Ask every running daemon of the state directory; return its id with its answer or error.
+
+    Each is waited for while it lives. An EngineTimeout stands for a daemon that does not answer.
+    """
+
+    async def asked(path: Path) -> tuple[str, Any] | None:
+        pid = path.name.partition("-")[0]
+        daemon = daemon_id(int(pid)) if pid.isdecimal() else path.name
+        try:
+            async with asyncio.timeout(FIND_SECONDS):
+                await _ask(path, BY_NAME["engines.list"], {})
+            return daemon, await _watched(path, BY_NAME[name], given)
+        except TimeoutError:
+            return daemon, EngineTimeout(f"no answer within {FIND_SECONDS:g} s; is it frozen?")
+        except BridgeError as error:
+            if isinstance(error.__cause__, ConnectionRefusedError | aiohttp.ClientConnectorError):
+                return None  # the socket of a killed daemon
+            return daemon, error
+        except OSError as error:
+            return daemon, EngineTimeout(f"cannot connect: {error.strerror}")
+
+    found = await asyncio.gather(*map(asked, sockets(state.state_directory(loaded) / DIRECTORY)))
+    return [each for each in found if each is not None]
 
 
 async def _find(loaded: Loaded, engine: str | None) -> Path | None:
