@@ -34,6 +34,7 @@ from bridge.engines.workflows import load as load_modules
 from bridge.ops.access import Access, Oidc, TokenFile
 from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.publishing import PublishTarget
@@ -407,6 +408,7 @@ def build_source(
     tracer: Tracer | None = None,
     replays: ReplayStore | None = None,
     replay_reports: ReplayReports | None = None,
+    decisions: DecisionListeners | None = None,
     ledger: Ledger | None = None,
     rules: RuleSet | None = None,
 ) -> SourcePipeline:
@@ -422,6 +424,7 @@ def build_source(
     tracer: None where traces are off.
     replays: replay queues of its dead letters; None: the source brings none back.
     replay_reports: informs the jobs that replay messages in quarantine.
+    decisions: listeners of the settled deliveries of all sources.
     ledger: see `SourcePipeline`.
     rules: its rule set; None compiles it.
     Raises: ConfigError.
@@ -464,6 +467,7 @@ def build_source(
             messaging_system(loaded.config.brokers[config.broker].type),
             links=loaded.config.ops.tracing.parent == "link",
         ),
+        decisions=decisions,
         ledger=ledger,
     )
 

@@ -11,7 +11,8 @@ import json
 import logging
 import re
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ from bridge.ops.connections import Handler
 PREFIX = "/api/v1/"
 BODY_SECONDS = 30.0
 """Seconds for the body of a request."""
+WRITE_SECONDS = 30.0
+"""Seconds for the reader of a stream to take one part. A stream whose reader takes longer is closed."""
 KEY_HEADER = "Idempotency-Key"
 """Header of a request that the client may repeat (draft-ietf-httpapi-idempotency-key-header)."""
 PROBLEM = "application/problem+json"
@@ -43,6 +46,7 @@ KEY = re.compile(rf"[!-~]{{1,{_LONGEST_KEY}}}")
 _LONGEST_DETAIL = 2_000
 """Characters: the detail may name what was asked for."""
 _JSON = "application/json"
+_EVENTS = "text/event-stream"
 _NOBODY = Actor("anonymous", None, "http")
 
 
@@ -99,6 +103,61 @@ class Route:
     path: str
     answer: Callable[[Mapping[str, Any], Caller, str | None], Awaitable[Any]]
     refused: Callable[[Mapping[str, Any], Actor], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Place of the API that answers with server-sent events until its reader leaves or the daemon stops.
+
+    open: called with the parameters and the caller; yields the data of the events, each JSON in one line. Errors before
+    the first event are answers.
+    """
+
+    path: str
+    open: Callable[[Mapping[str, Any], Caller], AsyncGenerator[bytes, None]]
+
+
+class Streams:
+    """Streams of an application."""
+
+    def __init__(self, app: web.Application, streams: Sequence[Stream], authenticate: Authenticate) -> None:
+        self._authenticate = authenticate
+        self._running: set[asyncio.Task[Any]] = set()
+        for stream in streams:
+            app.router.add_get(PREFIX + stream.path, self._handler(stream))
+
+    def stop(self) -> None:
+        """End all streams."""
+        for task in self._running:
+            task.cancel()
+
+    def _handler(self, stream: Stream) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            caller = await self._authenticate(request)
+            task = asyncio.current_task()
+            assert task is not None
+            self._running.add(task)
+            response = web.StreamResponse(headers={"Content-Type": _EVENTS, "Cache-Control": "no-store"})
+            try:
+                async with aclosing(stream.open(dict(request.query), caller)) as events:
+                    first = await anext(events)
+                    await response.prepare(request)
+                    await _send(response, first)
+                    async for event in events:
+                        await _send(response, event)
+            except (ConnectionError, TimeoutError):  # the reader has gone, or takes nothing
+                if request.transport is not None:
+                    request.transport.abort()
+            finally:
+                self._running.discard(task)
+            return response
+
+        return handle
+
+
+async def _send(response: web.StreamResponse, event: bytes) -> None:
+    async with asyncio.timeout(WRITE_SECONDS):
+        await response.write(b"data: " + event + b"\n\n")
 
 
 class Answers:
@@ -220,7 +279,8 @@ async def problems(request: web.Request, handler: Handler) -> web.StreamResponse
                 response.headers["Retry-After"] = str(max(1, round(error.seconds + 0.5)))
     except Exception:
         response = _bug(request)
-    response.headers["Cache-Control"] = "no-store"
+    if not response.prepared:
+        response.headers["Cache-Control"] = "no-store"
     return response
 
 

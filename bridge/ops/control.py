@@ -14,7 +14,7 @@ from aiohttp import web
 
 from bridge.config.model.bridge import ControlConfig
 from bridge.ops.access import Caller
-from bridge.ops.api import Route, add_routes, problems
+from bridge.ops.api import Route, Stream, Streams, add_routes, problems
 from bridge.ops.audit import Denied, user
 from bridge.ops.connections import Connections
 from bridge.system import private
@@ -24,7 +24,7 @@ DIRECTORY = "control"
 
 
 class Control:
-    """Serves routes on a socket in `directory`. admitted: user ids; None: root and this process's user."""
+    """Serves routes and streams on a socket in `directory`. admitted: user ids; None: root and this process's user."""
 
     def __init__(
         self,
@@ -33,11 +33,13 @@ class Control:
         max_body: int,
         admitted: frozenset[int] | None = None,
         bounds: ControlConfig | None = None,
+        streams: Sequence[Stream] = (),
     ) -> None:
         self.path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._admitted = frozenset((0, os.geteuid())) if admitted is None else admitted
         self._app = web.Application(middlewares=[problems], client_max_size=max_body)
         add_routes(self._app, routes, self._caller)
+        self._streams = Streams(self._app, streams, self._caller)
         self._connections = Connections(self._app, bounds or ControlConfig())
         self._running = False
 
@@ -69,6 +71,7 @@ class Control:
         """Close all connections and remove the socket. Idempotent."""
         if self._running:
             self._running = False
+            self._streams.stop()
             await self._connections.stop()
             self.path.unlink(missing_ok=True)
 

@@ -16,7 +16,7 @@ from bridge.config.model.bridge import HttpConfig
 from bridge.core.errors import ConfigError, Problem
 from bridge.core.states import DaemonState
 from bridge.ops.access import Access, Caller, Rate
-from bridge.ops.api import PREFIX, Route, TooManyRequests, add_routes, problem, problems
+from bridge.ops.api import PREFIX, Route, Stream, Streams, TooManyRequests, add_routes, problem, problems
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import OPENMETRICS, chosen_type
@@ -53,6 +53,7 @@ class Web:
         metrics: Scrape,
         tls: TlsFiles | None = None,
         routes: Sequence[Route] = (),
+        streams: Sequence[Stream] = (),
         access: Access | None = None,
         max_body: int = 1024 * 1024,
     ) -> None:
@@ -60,10 +61,12 @@ class Web:
 
         health, metrics: called on the event loop at every request; they must not block.
         tls: files of the settings.
-        routes: the API, for callers that `access` admits.
+        routes, streams: the API, for callers that `access` admits.
         max_body: bytes of the largest body of a request.
         """
         self._routes = routes
+        self._stream_places = streams
+        self._streams: Streams | None = None
         self._access = access or Access()
         self._rate = Rate(settings.access.rate, settings.access.burst)
         self._max_body = max_body
@@ -106,6 +109,7 @@ class Web:
         app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/metrics", self._render_metrics)
         add_routes(app, self._routes, self._caller)
+        self._streams = Streams(app, self._stream_places, self._caller)
         connections = Connections(app, self._settings)
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
@@ -122,6 +126,8 @@ class Web:
     async def stop(self) -> None:
         """Close all connections. Idempotent."""
         connections, self._connections = self._connections, None
+        if self._streams is not None:
+            self._streams.stop()
         if connections is not None:
             await connections.stop()
 
@@ -136,7 +142,8 @@ class Web:
         except Exception:
             logging.getLogger("bridge.web").exception("request failed", extra={"action": "http", "path": request.path})
             response = _text(500, "the bridge could not answer; see its log")
-        response.headers.update(_SECURITY)
+        if not response.prepared:
+            response.headers.update(_SECURITY)
         return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:

@@ -67,6 +67,7 @@ async def served(
             _metrics,
             None,
             routes(loaded, {"default": engine}),
+            (),
             access,
             largest_body(loaded),
         )

@@ -33,7 +33,7 @@ from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.ops.access import Caller
-from bridge.ops.api import PREFIX, Route
+from bridge.ops.api import PREFIX, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, Control, near
 from bridge.ops.status import Document
@@ -98,10 +98,15 @@ def largest_body(loaded: Loaded) -> int:
     return 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
 
 
-def control(loaded: Loaded, served: Sequence[Route], admitted: frozenset[int] | None = None) -> Control:
-    """Create the control channel of a daemon, not started. served: routes of the daemon. admitted: see `Control`."""
+def control(
+    loaded: Loaded, served: Sequence[Route], admitted: frozenset[int] | None = None, streams: Sequence[Stream] = ()
+) -> Control:
+    """Create the control channel of a daemon, not started.
+
+    served, streams: places of the daemon. admitted: see `Control`.
+    """
     directory = state.state_directory(loaded) / DIRECTORY
-    return Control(directory, served, largest_body(loaded), admitted, loaded.config.ops.control)
+    return Control(directory, served, largest_body(loaded), admitted, loaded.config.ops.control, streams)
 
 
 def _problems(loaded: Loaded) -> Sequence[errors.Problem]:

@@ -36,6 +36,7 @@ from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
@@ -52,9 +53,11 @@ from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
+from bridge.ops.api import Stream
 from bridge.ops.control import Control
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.publishing import Publishing
@@ -145,6 +148,8 @@ class Daemon:
         self.admission = build_admission(loaded, self.engines) if intake else Admission({}, ())
         self.budgets, costs = build_budgets(loaded) if intake else ({}, {})
         self.domains = dict(build_domains(loaded))
+        self.decisions = DecisionListeners()
+        """Listeners of the settled deliveries of all sources."""
         self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [self.build_source(loaded, name, self.domains, self.admission.limits, costs) for name in config.sources]
@@ -244,12 +249,14 @@ class Daemon:
         self.routes = routes(
             loaded, self.engines, self.status.document, self.sources, lambda: self.loaded, lambda: self._reload
         )
+        self.streams = [Stream(TAP, Taps(lambda: self.loaded, self.decisions).events)]
         self.web = Web(
             http,
             self.watch.health,
             self.watch.scrape,
             build_tls(loaded),
             self.routes,
+            self.streams,
             build_access(loaded),
             largest_body(loaded),
         )
@@ -409,6 +416,7 @@ class Daemon:
             tracer=self.tracing,
             replays=self.replays.stores[engine],
             replay_reports=self.replays.reports,
+            decisions=self.decisions,
             ledger=ledger,
             rules=rules,
         )

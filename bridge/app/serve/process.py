@@ -171,7 +171,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.routes)
+    channel = control(loaded, daemon.routes, streams=daemon.streams)
     try:
         for trail in trails(loaded):
             trail.narrow()
