@@ -4,8 +4,20 @@ No analysed code runs.
 """
 
 from bridge.lint.analysis import Examined, Names, examine, known_names, lint, unknown
+from bridge.lint.code_hosts import github, sarif
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.names import KnownNames
-from bridge.lint.sarif import sarif
 
-__all__ = ["RULES", "Examined", "Finding", "KnownNames", "Names", "examine", "known_names", "lint", "sarif", "unknown"]
+__all__ = [
+    "RULES",
+    "Examined",
+    "Finding",
+    "KnownNames",
+    "Names",
+    "examine",
+    "github",
+    "known_names",
+    "lint",
+    "sarif",
+    "unknown",
+]
