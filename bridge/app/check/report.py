@@ -18,10 +18,7 @@ _RULES = {code.name: Rule(code.summary, code.title, f"See {code.anchor}") for co
 
 def document(report: Report, *, ok: bool) -> dict[str, Any]:
     """JSON document of a report."""
-    problems = [asdict(problem) for problem in report.problems]
-    for each in problems:
-        del each["offset"]
-    return {"ok": ok, "problems": problems, "counts": dict(report.counts)}
+    return {"ok": ok, "problems": [asdict(problem) for problem in report.problems], "counts": dict(report.counts)}
 
 
 def sarif(report: Report) -> dict[str, Any]:
