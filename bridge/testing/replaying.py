@@ -69,7 +69,8 @@ def replay(
     orchestrator: the function, or functions by registered name.
 
     The comparison covers activities, sub-orchestrations, timers, sent events and entity calls with their names,
-    inputs and times, and the end with its status and output. The last turn of an unfinished instance may decide more
+    inputs and times, and the end with its status and output. It leaves out the versions of sub-orchestrations, which
+    the worker may add. The last turn of an unfinished instance may decide more
     than was recorded.
     Raises: ReplayMismatch, which names the turn and both decisions; UnreadableRecording; LookupError if the recording
     is of another orchestration.
@@ -126,7 +127,6 @@ def decision_of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
             event.eventId,
             "sub-orchestration",
             detail.name,
-            detail.version.value,
             detail.instanceId,
             detail.input.value,
         )
@@ -152,7 +152,6 @@ def decision_of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
             action.id,
             "sub-orchestration",
             detail.name,
-            detail.version.value,
             detail.instanceId,
             detail.input.value,
         )

@@ -86,7 +86,8 @@ def check(
         return await check_histories(
             Instances(own), own.client, code,
             sample=None if all_running else sample or _SAMPLE,
-            only=only, external=frozenset(loaded.config.workflows.external), progress=progress,
+            only=only, external=frozenset(loaded.config.workflows.external),
+            versions=loaded.config.engines[own.name].worker.versions, progress=progress,
         )  # fmt: skip
 
     try:
@@ -155,6 +156,7 @@ def _counts(each: Checked) -> list[tuple[str, int]]:
         ("compatible", each.compatible),
         ("changed", each.changed),
         ("broken", each.broken),
+        ("of another version", each.other_versions),
         ("without result", each.unchecked.total()),
     ]
 

@@ -48,10 +48,11 @@ class Found:
 
 @dataclass
 class Checked:
-    """Result for one orchestration: running = compatible + changed + broken + unchecked + not selected.
+    """Result for one orchestration. selected = compatible + changed + broken + unchecked + other versions.
 
     changed: instances that go on, although the new code would have decided something differently.
     broken: instances that fail when the new code continues them.
+    other_versions: instances of versions that the worker leaves to others.
     unchecked: instances whose history was not replayed, by reason. reasons: text of the first instance of each.
     """
 
@@ -61,6 +62,7 @@ class Checked:
     compatible: int = 0
     changed: int = 0
     broken: int = 0
+    other_versions: int = 0
     unchecked: Counter[str] = field(default_factory=Counter)
     reasons: dict[str, str] = field(default_factory=dict)
     found: dict[tuple[Any, ...], Found] = field(default_factory=dict)
@@ -90,7 +92,7 @@ class Checked:
         ]
         unchecked = [{"reason": self.reasons[each], "count": count} for each, count in self.unchecked.items()]
         counts = {"running": self.running, "selected": self.selected, "compatible": self.compatible}
-        counts |= {"changed": self.changed, "broken": self.broken}
+        counts |= {"changed": self.changed, "broken": self.broken, "other_versions": self.other_versions}
         return {
             "orchestration": self.orchestration,
             **counts,
@@ -107,6 +109,7 @@ async def check_histories(
     sample: int | None,
     only: Sequence[str] = (),
     external: frozenset[str] = frozenset(),
+    versions: Sequence[str] = (),
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[Checked]:
     """Replay histories of running instances through new code, without effects, in a process of its own.
@@ -114,6 +117,7 @@ async def check_histories(
     sample: instances of each orchestration, spread over their times of creation; None: all.
     only: orchestrations; empty: all. Those of the bridge, except declared sagas, are left out.
     external: orchestrations that other workers run, which are left out.
+    versions: versions that the worker runs; empty: all.
     Raises: BridgeError if the code cannot be imported; EngineError.
     """
     found: defaultdict[str, list[Instance]] = defaultdict(list)
@@ -129,7 +133,7 @@ async def check_histories(
             checked = Checked(name, len(running), len(chosen))
             results.append(checked)
             for one in chosen:
-                await _check(client, one, replayer, checked)
+                await _check(client, one, replayer, versions, checked)
                 done += 1
                 progress(done)
     return results
@@ -143,11 +147,9 @@ def _spread(running: Sequence[Instance], count: int) -> list[Instance]:
     return [running[at * (len(running) - 1) // steps] for at in range(count)]
 
 
-async def _check(client: EngineClient, one: Instance, replayer: _Replayer, checked: Checked) -> None:
-    if one.name not in replayer.orchestrators:
-        what = f"the modules have no orchestrator `{one.name}`"
-        checked.add(one.instance_id, Difference(True, 1, "the instance goes on", what, ""))
-        return
+async def _check(
+    client: EngineClient, one: Instance, replayer: _Replayer, versions: Sequence[str], checked: Checked
+) -> None:
     try:
         recording = await record(client, one.instance_id)
     except EngineOutage:
@@ -159,11 +161,24 @@ async def _check(client: EngineClient, one: Instance, replayer: _Replayer, check
         checked.leave_out("the instance has finished meanwhile")
     elif len(recording.events) > MAX_EVENTS:
         checked.leave_out(f"the history has more than {MAX_EVENTS:,} events")
+    elif versions and not one.name.startswith(PREFIX) and _version(recording) not in versions:
+        checked.other_versions += 1
+    elif one.name not in replayer.orchestrators:
+        what = f"the modules have no orchestrator `{one.name}`"
+        checked.add(one.instance_id, Difference(True, 1, "the instance goes on", what, ""))
     else:
         try:
             checked.add(one.instance_id, await replayer.replay(recording))
         except _ReplayFailed as failed:
             checked.leave_out(str(failed))
+
+
+def _version(recording: Recording) -> str:
+    """Version of an instance; empty for none."""
+    version: str = next(
+        event.executionStarted.version.value for event in recording.events if event.HasField("executionStarted")
+    )
+    return version
 
 
 class _ReplayFailed(Exception):
