@@ -137,7 +137,7 @@ class QuarantineStage:
         except EngineError as error:
             if isinstance(error, EngineOutage) and self._breaker is not None:
                 self._breaker.trip(error)
-                return Hold(reason_of(error), detail_of(error))
+                return Hold(reason_of(error), detail_of(error), self._breaker.name)
             if isinstance(error, EngineRejected):
                 return DeadLetter(reason_of(error), detail_of(error))
             return Retry(self._pipeline.settings.retry.max_delay, reason_of(error))
