@@ -182,8 +182,8 @@ class EngineQueue:
 class Outages:
     """Hold a source's flow control during outages, and release its held lanes afterwards.
 
-    An outage of one engine holds the lanes whose head needs it. Only when no engine of the source answers, or its broker
-    or schema registry does not, intake stops.
+    An outage of one engine holds the lanes whose head needs it. Intake stops only when no engine of the source answers,
+    or its broker or schema registry does not.
     """
 
     def __init__(self, source: str, retry: RetryPolicy, gate: FlowControl, lanes: Lanes) -> None:
