@@ -118,8 +118,8 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True, samples
     decoders: dict[str, SourceDecoder] = {}
     routers: dict[str, Router] = {}
     for source in loaded.config.sources:
-        decoding = Compiler(loaded.locate)
-        decoder = _collect(partial(build_decoder, loaded, source, compiler=decoding), problems)
+        decoding = Compiler(loaded.locate, loaded.config.vars)
+        decoder = _collect(partial(build_decoder, loaded, source, compiler=decoding, imports=imports), problems)
         if imports:
             router = _collect(partial(build_router, loaded, source), problems)
         else:

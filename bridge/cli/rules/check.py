@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, output_option
+from bridge.cli.shared.options import CODE_HOSTS, EXISTING, config_options, output_option
 from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import RATES
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _ROUNDS = 5
 """Most rounds of corrections of `--fix`."""
-
-FORMATS = ("text", "sarif", "github")
-"""Forms of the output beside `table` and `json`."""
 
 
 @make(
@@ -74,7 +71,7 @@ FORMATS = ("text", "sarif", "github")
 @click.option("--fix", is_flag=True, help="Correct mechanical mistakes in the files, and print the changes.")
 @click.option("--dry-run", is_flag=True, help="With --fix: print the changes only.")
 @click.option("--codes", is_flag=True, help="Print every code.")
-@output_option(": `text` is `table`, `sarif` is for code hosts, `github` makes annotations", FORMATS)
+@output_option(CODE_HOSTS, ("text", "sarif", "github"))
 @config_options
 def command(
     files: tuple[Path, ...],

@@ -91,6 +91,7 @@ _TABLE = (
     Code("R023", "warning", "a limit under which one value delays all others"),
     Code("R024", "warning", "a rule that no sample reaches", needs="samples"),
     Code("R025", "warning", "yes or no as text"),
+    Code("R030", "warning", "a version that the worker leaves to others"),
     # Insecure settings
     Code("S001", "warning", "credentials without TLS on Kafka"),
     Code("S002", "warning", "Kafka without TLS and credentials"),
