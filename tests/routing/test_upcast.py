@@ -160,8 +160,9 @@ def daemon(tmp_path: Path, rules: SourceRules) -> Iterator[DaemonProcess]:
 
 
 def test_through_the_daemon(tmp_path: Path, daemon: DaemonProcess) -> None:
-    line = {"topic": "orders", "body": event({"orderId": "o-1", "amount": 500}, "/order/v1").body.decode()}  # type: ignore[union-attr]
-    line |= {"headers": {"content-type": "application/cloudevents+json"}}
+    body = event({"orderId": "o-1", "amount": 500}, "/order/v1").body or b""
+    headers = {"content-type": "application/cloudevents+json"}
+    line: dict[str, Any] = {"topic": "orders", "body": body.decode(), "headers": headers}
     bridge("publish", "orders", "--jsonl", "-", cwd=tmp_path, text=json.dumps(line) + "\n")
     daemon.wait(lambda: daemon.settled() == 1, "the message")
     shown = json.loads(bridge("instances", "show", "order-o-1", "--json", cwd=tmp_path))
