@@ -317,7 +317,7 @@ def build_decoder(
     resolve = functions(module_base(loaded)) if imports else None
     upcast = compile_upcasts(source, config.upcast, compiler, resolve, config.limits.expression_nanoseconds)
     schema = None
-    if config.schema_file is not None:
+    if config.schema_file is not None and not config.only_types:
         try:
             schema = _schema(loaded, ("sources", source, "schema"), config.schema_file, config.limits)
         except ConfigError as error:

@@ -305,7 +305,12 @@ class SourceConfig(Model):
     ordering_domain: Name | None = Field(
         None, description="Sources of one domain share the order of equal keys, within one process."
     )
-    schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this source.")
+    schema_file: str | None = Field(
+        None,
+        alias="schema",
+        description="JSON Schema file for messages of this source. With `codec: avro`, an Avro schema (`.avsc`), "
+        "which validates nothing: `bridge check` compares its types with the rules.",
+    )
     upcast: tuple[UpcastConfig, ...] = Field(
         (),
         description="Conversions of older versions of a payload, tried in this order before `schema` and the rules; "
@@ -336,6 +341,11 @@ class SourceConfig(Model):
     )
     kafka: KafkaSourceConfig | None = Field(None, description="Settings of Kafka sources.")
     servicebus: ServiceBusSourceConfig | None = Field(None, description="Settings of Service Bus sources.")
+
+    @property
+    def only_types(self) -> bool:
+        """True if the schema is an Avro schema, which validates nothing."""
+        return self.codec == "avro" and (self.schema_file or "").endswith(".avsc")
 
     @property
     def origins(self) -> tuple[str, ...]:

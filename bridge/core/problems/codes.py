@@ -20,13 +20,14 @@ PAGE = "docs/check.md"
 class Code:
     """One kind of message.
 
-    needs: input without which the check does not run: imported workflow modules, or sample messages.
+    needs: input without which the check does not run: imported workflow modules, sample messages, or two versions of a
+    schema.
     """
 
     name: str
     severity: Literal["error", "warning"]
     summary: str
-    needs: Literal["", "imports", "samples"] = ""
+    needs: Literal["", "imports", "samples", "schemas"] = ""
 
     @property
     def title(self) -> str:
@@ -92,6 +93,9 @@ _TABLE = (
     Code("R024", "warning", "a rule that no sample reaches", needs="samples"),
     Code("R025", "warning", "yes or no as text"),
     Code("R030", "warning", "a version that the worker leaves to others"),
+    Code("R031", "warning", "a member that the schema does not have"),
+    Code("R032", "warning", "a type that does not fit the schema"),
+    Code("R033", "warning", "an expression that does not fit a version of a schema", needs="schemas"),
     # Insecure settings
     Code("S001", "warning", "credentials without TLS on Kafka"),
     Code("S002", "warning", "Kafka without TLS and credentials"),

@@ -42,8 +42,12 @@ SOURCE |= {"key_base64", "headers_base64", "data_base64"}
 
 @cache
 def _environment(variables: frozenset[str]) -> cel.Env:
+    return _typed_environment(dict.fromkeys(sorted(variables), cel.Type.DYN))
+
+
+def _typed_environment(variables: Mapping[str, Any]) -> cel.Env:
     return cel.NewEnv(
-        variables=dict.fromkeys(sorted(variables), cel.Type.DYN),
+        variables=dict(variables),
         extensions=[
             ext_optional.ExtOptional(),
             ext_strings.ExtStrings(),
@@ -368,6 +372,19 @@ class Compiler:
             mark = " " * (column - line_start) + "^"
             return f"{reading.variable} has no {member}; it has {names}\n  {shown}\n  {mark}", column
         return None
+
+
+def typed_error(source: str, names: frozenset[str], types: Mapping[str, Any]) -> str | None:
+    """Error of the CEL library for an expression with variables of known types; None if it compiles.
+
+    names: variables of any type. types: further variables, with their types.
+    """
+    variables = dict.fromkeys(sorted(names), cel.Type.DYN) | dict(types)
+    try:
+        _typed_environment(variables).compile(source)
+    except RuntimeError as error:
+        return str(error)
+    return None
 
 
 def compile_error(source: str, names: frozenset[str]) -> str | None:
