@@ -166,7 +166,23 @@ class DeadLetterStates:
         """Apply an operation, wait for it, and return the marks that the dead letters have then. Raises: as `take`."""
         wanted = list(refs)
         await self.send(operation, wanted, value)
-        return await self._marks(wanted, self._settled)
+        blocks: dict[str, list[DeadLetterRef]] = {}
+        for ref in wanted:
+            blocks.setdefault(ref.key, []).append(ref)
+
+        async def settled(entity: EntityInstanceId) -> Any:
+            members = blocks[entity.key]
+            late = "the engine has the change of the dead letters, but no worker has processed it; is one running?"
+            return await processed(
+                self._engine.client,
+                entity,
+                "read the states of dead letters",
+                WITHIN,
+                late,
+                lambda state: _is_applied(operation, value, BlockStates(state), members),
+            )
+
+        return await self._marks(wanted, settled)
 
     async def send(self, operation: str, refs: Iterable[DeadLetterRef], value: Mapping[str, Any]) -> None:
         """Send an operation; return when the engine has durably accepted it."""
@@ -197,9 +213,19 @@ class DeadLetterStates:
         state, _ = await latest(self._engine.client, entity, "read the states of dead letters")
         return state
 
-    async def _settled(self, entity: EntityInstanceId) -> Any:
-        late = "the engine has the change of the dead letters, but no worker has processed it; is one running?"
-        return await processed(self._engine.client, entity, "read the states of dead letters", WITHIN, late)
+
+def _is_applied(operation: str, value: Mapping[str, Any], block: BlockStates, refs: Iterable[DeadLetterRef]) -> bool:
+    """True if a block has the effect of an operation on dead letters."""
+    marks = [block.mark(each.offset, each.written) for each in refs]
+    if operation == "restore":
+        ended = value.get("states", (DeadLetterState.DROPPED,))
+        return not any(mark is not None and mark.state in ended for mark in marks)
+    if operation == "open":
+        return not any(
+            mark is not None and (mark.state, mark.job) == (DeadLetterState.REPLAYING, value.get("job", ""))
+            for mark in marks
+        )
+    return None not in marks
 
 
 def _now(at: float | None) -> float:

@@ -30,18 +30,27 @@ async def latest(client: EngineClient, entity: EntityInstanceId, what: str) -> t
     return json.loads(found.get_state() or "null"), bool(found.backlog_queue_size)
 
 
-async def processed(client: EngineClient, entity: EntityInstanceId, what: str, within: float, otherwise: str) -> Any:
-    """Read the JSON state of an entity after all operations sent so far.
+async def processed(
+    client: EngineClient,
+    entity: EntityInstanceId,
+    what: str,
+    within: float,
+    otherwise: str,
+    applied: Callable[[Any], bool] | None = None,
+) -> Any:
+    """Read the JSON state of an entity after an operation.
 
-    within: seconds for workers to process the operations.
-    otherwise: text of the error when none has processed them in time.
+    within: seconds for workers to process the operation.
+    otherwise: text of the error when none has processed it in time.
+    applied: True of a state that has the effect of the operation. Some engines do not count the operations that a
+    worker is processing: without `applied`, a read on such an engine may come before their effect.
     Raises: EngineError; EngineUnavailable.
     """
     end = time.monotonic() + within
     pause, longest = _POLL_SECONDS
     while True:
         state, pending = await latest(client, entity, what)
-        if not pending:
+        if applied(state) if applied is not None else not pending:
             return state
         if time.monotonic() > end:
             raise EngineUnavailable(otherwise)
@@ -169,14 +178,15 @@ class SourcePauses:
 
     async def pause(self, source: str, pause: Pause) -> None:
         """Pause a source. Raises: EngineError; EngineUnavailable when no worker has stored the pause in time."""
-        await self._send(source, "pause", asdict(pause))
+        await self._send(source, "pause", asdict(pause), lambda state: bool(state) and state["since"] >= pause.since)
 
     async def resume(self, source: str) -> None:
         """End the pause of a source. Raises: as `pause`."""
-        await self._send(source, "resume", None)
+        sent = time.time()
+        await self._send(source, "resume", None, lambda state: not state or state["since"] >= sent)
 
-    async def _send(self, source: str, operation: str, value: Any) -> None:
+    async def _send(self, source: str, operation: str, value: Any, applied: Callable[[Any], bool]) -> None:
         entity, what = EntityInstanceId(SOURCE_PAUSE, source), f"{operation} the source {source}"
         await self._engine.client.signal_entity(entity, operation, value, what=what)
         late = f"{source}: the engine has the {operation}, but no worker has processed it; is one running?"
-        await processed(self._engine.client, entity, what, _PAUSE_SECONDS, late)
+        await processed(self._engine.client, entity, what, _PAUSE_SECONDS, late, applied)

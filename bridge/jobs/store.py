@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,10 +24,11 @@ from bridge.core.errors import (
     InstanceNotFound,
     InvalidCommand,
 )
+from bridge.core.instance_protocol import FINISHED
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB, JOB_PAGE, JOBS, JOBS_KEY, job_instance_id, job_page_key
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import latest, processed
+from bridge.engines.source_entities import latest
 from bridge.jobs.kind import ITEMS_PER_PAGE, JobRequest
 from bridge.jobs.orchestrator import CONTROL_EVENT
 from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry
@@ -209,16 +210,16 @@ class JobStore:
             record, pending = await self.find(job)
             if record is not None:
                 return record
-            if not pending:
+            # Its orchestration is started after its creation was sent
+            if not pending and not await self._has_orchestration(job):
                 raise InstanceNotFound(f"there is no job {job}; `bridge jobs list` shows all")
             if time.monotonic() > end:
                 raise EngineUnavailable(f"job {job}: no worker has processed its creation; is one running?")
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def settled(self, job: str) -> None:
-        """Wait until the record has processed all moves of its pages. Raises: EngineUnavailable."""
-        late = f"job {job}: no worker has processed its record; is one running?"
-        await processed(self._client, EntityInstanceId(JOB, job), f"read job {job}", _WITHIN, late)
+    async def _has_orchestration(self, job: str) -> bool:
+        found = await self._client.find_instance(job_instance_id(job), fetch_payloads=False, what=f"read job {job}")
+        return found is not None and found.runtime_status.name not in FINISHED
 
     async def records(self, changed_since: datetime | None = None) -> list[JobRecord]:
         """Records of all jobs, newest first. changed_since: only those that have changed since then."""
@@ -231,14 +232,19 @@ class JobStore:
         ]
         return sorted(records, key=lambda one: one.created, reverse=True)
 
-    async def page(self, job: str, page: int) -> JobPage:
-        """One page, after all operations sent so far. Raises: EngineUnavailable when no worker has processed them."""
+    async def page(self, job: str, page: int, applied: Callable[[JobPage], bool] = lambda page: True) -> JobPage:
+        """One page of a complete selection, with its items.
+
+        applied: True of a page that has the effect of an operation.
+        Raises: EngineUnavailable when no worker has processed the operation in time.
+        """
         entity = EntityInstanceId(JOB_PAGE, job_page_key(job, page))
         end, pause = time.monotonic() + _WITHIN, _QUICK_SECONDS
         while True:
-            state, pending = await latest(self._client, entity, f"read job {job}")
-            if not pending:
-                return JobPage(state)
+            state, _ = await latest(self._client, entity, f"read job {job}")
+            found = JobPage(state)
+            if found.exists and applied(found):
+                return found
             if time.monotonic() > end:
                 raise EngineUnavailable(f"job {job}: no worker has processed its items; is one running?")
             await asyncio.sleep(pause)
@@ -259,21 +265,23 @@ class JobStore:
                     if not statuses or status in statuses:
                         yield JobItem(id_, status, detail)
 
-    async def pages(self, job: str) -> AsyncIterator[tuple[int, JobPage]]:
-        """All pages with their numbers, each after all operations sent so far."""
-        async for entities in self._client.entity_pages(_pages(job), what=f"read job {job}"):
+    async def pages(self, record: JobRecord) -> AsyncIterator[tuple[int, JobPage]]:
+        """All pages of a complete selection with their numbers. Raises: as `page`."""
+        missing = set(range(record.pages))
+        async for entities in self._client.entity_pages(_pages(record.id), what=f"read job {record.id}"):
             for entity in entities:
                 number = int(entity.instanceId.rpartition("~")[2])
-                if entity.backlogQueueSize:
-                    yield number, await self.page(job, number)
-                else:
-                    yield number, JobPage(json.loads(entity.serializedState.value or "null"))
+                page = JobPage(json.loads(entity.serializedState.value or "null"))
+                if page.exists and number in missing:
+                    missing.remove(number)
+                    yield number, page
+        for number in sorted(missing):
+            yield number, await self.page(record.id, number)
 
     async def registry(self) -> JobRegistry:
-        """Unfinished jobs of the engine, after all operations sent so far. Raises: EngineUnavailable."""
-        late = "no worker has processed the registry of jobs; is one running?"
-        entity = EntityInstanceId(JOBS, JOBS_KEY)
-        return JobRegistry(await processed(self._client, entity, "read the registry of jobs", _WITHIN, late))
+        """Unfinished jobs of the engine."""
+        state, _ = await latest(self._client, EntityInstanceId(JOBS, JOBS_KEY), "read the registry of jobs")
+        return JobRegistry(state)
 
 
 def _pages(job: str) -> str:

@@ -173,9 +173,6 @@ class ReplayKind:
                 continue
             wanted.append((item, DeadLetterRef(broker, *place, letter.failed_at), letter, message, source))
         marks = await self._states.take(job.id, [each[1] for each in wanted], by=job.request.by)
-        if any(each[1] not in marks for each in wanted):
-            # An engine may not count the operation that its worker is processing
-            raise TryLater("the states of the dead letters are being stored", _FULL_SECONDS)
         for item, ref, letter, message, source in wanted:
             mark = marks[ref]
             if mark.state is not DeadLetterState.REPLAYING or mark.job != job.id:

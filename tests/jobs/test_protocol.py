@@ -100,11 +100,14 @@ class World:
 class JobMachine(RuleBasedStateMachine):
     """Two jobs, their orchestrations, and the people who control them."""
 
+    counts = True
+    """The engine counts the operations that wait, and has processed those sent before a step."""
+
     def __init__(self) -> None:
         super().__init__()
         self.time = 1000.0
         self.loop = VirtualTimeLoop()
-        self.engine = MemoryEngine(self.now)
+        self.engine = MemoryEngine(self.now, counts=self.counts)
         self.store = JobStore(self.engine)  # type: ignore[arg-type]  # as far as jobs use it
         self.world = World(self)
         self.steps = JobSteps(self.engine, [self.world], self.loop, self.now)  # type: ignore[arg-type]  # as above
@@ -209,11 +212,13 @@ class JobMachine(RuleBasedStateMachine):
         place = self.places.get(job)
         if place is None:
             return
-        self.engine.process_all()
+        if self.counts:
+            self.engine.process_all()
         record, before = self.record(job), len(self.world.order)
         begun = {id_ for page in self.pages(job) for id_ in page.with_status(IN_PROGRESS)}
         answer = self.run(self.steps.step(place), crash)
-        if record is not None and record.state in (JobState.PAUSED, JobState.STOPPED, JobState.ABORTED):
+        stands = (JobState.PAUSED, JobState.STOPPED, *([JobState.ABORTED] if self.counts else []))
+        if record is not None and record.state in stands:
             # A crash may lie between the mark of an item and its work
             new = {item for _, item in self.world.order[before:]}
             assert new <= (begun if record.state is JobState.ABORTED else set()), "work although the job does not run"
@@ -396,3 +401,13 @@ async def _listed(jobs: JobStore, job: str) -> list[store.JobItem]:
 
 TestJobs = JobMachine.TestCase
 TestJobs.settings = settings(stateful_step_count=40, deadline=None)
+
+
+class DelayedJobMachine(JobMachine):
+    """The same on an engine that processes operations late, and does not count them meanwhile."""
+
+    counts = False
+
+
+TestDelayedJobs = DelayedJobMachine.TestCase
+TestDelayedJobs.settings = settings(stateful_step_count=40, deadline=None)
