@@ -80,6 +80,14 @@ async def test_a_change_of_dead_letters_returns_their_states(engine: Engine) -> 
     assert await states.apply("restore", REFS[2:], {"job": "c", "states": (DeadLetterState.DROPPED,)}) == {}
 
 
+async def test_a_job_gets_dead_letters_that_another_one_has_just_left(engine: Engine) -> None:
+    states = DeadLetterStates(engine)
+    await states.take("a", REFS)
+    await states.send("open", REFS, {"job": "a"})
+    taken = await states.take("b", REFS)
+    assert {(mark.state, mark.job) for mark in taken.values()} == {(DeadLetterState.REPLAYING, "b")}
+
+
 async def test_a_pause_and_an_edit_are_stored(engine: Engine) -> None:
     pauses, edits = SourcePauses(engine), ReplayEdits(engine)
     await pauses.pause("orders", Pause(time.time(), "ada"))
