@@ -128,14 +128,18 @@ class Pause:
     reason: str = ""
 
 
-def pause_entity() -> Callable[[EntityContext, Any], None]:
-    """Create the entity function that a worker registers under the name SOURCE_PAUSE."""
+def pause_entity(changed: Callable[[], None] = lambda: None) -> Callable[[EntityContext, Any], None]:
+    """Create the entity function that a worker registers under the name SOURCE_PAUSE.
+
+    changed: called in the worker's thread after an operation, before the engine has stored its effect.
+    """
 
     def pause(ctx: EntityContext, value: Any) -> None:
         if ctx.operation == "pause":
             ctx.set_state(value)
         elif ctx.operation == "resume":
             ctx.set_state(None)
+        changed()
 
     pause.__name__ = SOURCE_PAUSE
     return pause

@@ -49,11 +49,16 @@ def apply(state: dict[str, Any] | None, operation: str, value: Any) -> dict[str,
     return found or None
 
 
-def seek_entity() -> Callable[[EntityContext, Any], None]:
-    """Create the entity function that a worker registers under the name SOURCE_SEEK."""
+def seek_entity(changed: Callable[[], None] = lambda: None) -> Callable[[EntityContext, Any], None]:
+    """Create the entity function that a worker registers under the name SOURCE_SEEK.
+
+    changed: as of `bridge.engines.source_entities.pause_entity`, for operations of people.
+    """
 
     def seek(ctx: EntityContext, value: Any) -> None:
         ctx.set_state(apply(ctx.get_state(), ctx.operation, value))
+        if ctx.operation != "moved":
+            changed()
 
     seek.__name__ = SOURCE_SEEK
     return seek

@@ -199,7 +199,22 @@ class Daemon:
             None if self.tracing is None else PublishTracing(self.tracing),
         )
         kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
-        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, kinds)
+        by_engine: dict[str, list[SourcePipeline]] = {}
+        for source in self.sources:
+            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
+        self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
+        self.own = SystemWorkflows(
+            loaded,
+            self.engines,
+            self.brokers,
+            self.publishing,
+            now,
+            loop,
+            keys,
+            totals,
+            kinds,
+            self.pauses.read_soon,
+        )
         self.monitors = {
             name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines
@@ -221,10 +236,6 @@ class Daemon:
             config.ops.unready_on,
         )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
-        by_engine: dict[str, list[SourcePipeline]] = {}
-        for source in self.sources:
-            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
         self.dead_letters = (
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )

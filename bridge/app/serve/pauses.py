@@ -20,11 +20,17 @@ log = structlog.get_logger("bridge.source")
 READ_SECONDS = 3.0
 """Seconds between two reads of changes by people and other processes: all daemons apply one within five seconds."""
 
+_SOON_SECONDS = 0.05
+"""Seconds until the second read after a worker of this process has processed a change: the engine stores it then. Each
+later pause is twice as long, up to READ_SECONDS.
+"""
+
 
 class PauseWatch:
     """Applies the pauses and moves that are stored on the engines.
 
-    A source whose pauses were not read yet does not start: it may be paused. A pause stays while its engine is away.
+    A daemon whose worker has processed a change applies it at once, others at their next read. A source whose pauses
+    were not read yet does not start: it may be paused. A pause stays while its engine is away.
     """
 
     def __init__(self, sources: Mapping[str, Sequence[SourcePipeline]], decisions: Mapping[str, SourceSeeks]) -> None:
@@ -38,6 +44,11 @@ class PauseWatch:
         self._seeks = {name: SeekApplier(decisions[name]) for name in sources}
         self._known: set[str] = set()
         """Engines whose pauses were read at least once."""
+        self._changed = asyncio.Event()
+
+    def read_soon(self) -> None:
+        """Read again: a worker of this process has processed a change. Call in the event loop."""
+        self._changed.set()
 
     async def read(self) -> None:
         """Read and apply all pauses once. Sources of an engine that does not answer wait for its answer."""
@@ -45,10 +56,18 @@ class PauseWatch:
 
     async def run(self) -> None:
         """Read and apply the pauses and moves again and again. Never returns."""
+        pause = READ_SECONDS
         try:
             while True:
                 await self.read()
-                await asyncio.sleep(READ_SECONDS)
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pause = min(READ_SECONDS, 2 * pause)
+                else:
+                    self._changed.clear()
+                    pause = _SOON_SECONDS
         finally:
             for applier in self._seeks.values():
                 await applier.stop()
