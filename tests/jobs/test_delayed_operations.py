@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 
-from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.core.states import DeadLetterState
 from bridge.dead_letters.state_machine import BlockStates
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
 from bridge.engines.base import Engine
 from bridge.engines.source_entities import Pause, SourcePauses
 from bridge.jobs.entities import JobEntities
-from bridge.jobs.kind import JobKind
 from bridge.replay.edits import ReplayEdits
 from tests.jobs.test_on_engine import CONFIG, FLOWS, JobsFixture, ScriptedKind, named
 from tests.kit.daemon import running
@@ -39,17 +37,11 @@ def _late(operate: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture
 async def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[JobsFixture]:
     kind = ScriptedKind()
-    own = SystemWorkflows.job_kinds
-
-    def kinds(self: SystemWorkflows, engine: str) -> list[JobKind]:
-        return [*own(self, engine), kind]
-
-    monkeypatch.setattr(SystemWorkflows, "job_kinds", kinds)
     for name in ("_record", "_page", "_registry"):
         monkeypatch.setattr(JobEntities, name, _late(getattr(JobEntities, name)))
     monkeypatch.setattr(BlockStates, "apply", _late(BlockStates.apply))
     with sidecar() as endpoint:
-        async with running(tmp_path, CONFIG, FLOWS, endpoint=f"http://{endpoint}") as daemon:
+        async with running(tmp_path, CONFIG, FLOWS, endpoint=f"http://{endpoint}", kinds=[kind]) as daemon:
             yield JobsFixture(daemon, kind)
 
 

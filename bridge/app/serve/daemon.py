@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -37,7 +37,7 @@ from bridge.app.serve.failures import FailureLog, known_orchestrations, report_o
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
-from bridge.app.serve.pauses import PauseWatch
+from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
@@ -55,12 +55,12 @@ from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.source_entities import EnginePaces
-from bridge.engines.source_seeks import SourceSeeks
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
+from bridge.jobs.kind import JobKind
 from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
@@ -94,6 +94,7 @@ class Daemon:
         brokers: Mapping[str, Broker] | None = None,
         workflows: Workflows | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
+        kinds: Sequence[JobKind] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
@@ -103,6 +104,7 @@ class Daemon:
         brokers: replacements for the configured brokers, under the same names.
         workflows: replacement for the workflows of the configured modules.
         on_published: receives each publish request of a workflow that a broker has accepted.
+        kinds: further kinds of jobs, on every engine.
         now: clock of these engines.
         """
         config = loaded.config
@@ -198,23 +200,12 @@ class Daemon:
             on_published,
             None if self.tracing is None else PublishTracing(self.tracing),
         )
-        kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
-        by_engine: dict[str, list[SourcePipeline]] = {}
-        for source in self.sources:
-            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
+        all_kinds = {name: [kind, *kinds] for name, kind in self.replays.kinds.items()}
+        self.pauses = pause_watch(loaded, self.sources, self.engines)
         self.own = SystemWorkflows(
-            loaded,
-            self.engines,
-            self.brokers,
-            self.publishing,
-            now,
-            loop,
-            keys,
-            totals,
-            kinds,
+            loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, all_kinds,
             self.pauses.read_soon,
-        )
+        )  # fmt: skip
         self.monitors = {
             name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines

@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 import structlog
 
 from bridge.app.serve.seeks import SeekApplier
+from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
+from bridge.engines.base import Engine
 from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.ops.status import PAUSES
 from bridge.pipeline.source import SourcePipeline
+from bridge.quarantine.orphaned import state_engine
 
 log = structlog.get_logger("bridge.source")
 
@@ -98,6 +101,14 @@ class PauseWatch:
                 log.warning(text, action="pause", source=name)
             if (seeks := found.seeks.get(name)) is not None:
                 self._seeks[engine].apply(source, seeks)
+
+
+def pause_watch(loaded: Loaded, sources: Sequence[SourcePipeline], engines: Mapping[str, Engine]) -> PauseWatch:
+    """Create the watch of these sources. engines: all of the configuration, by name."""
+    by_engine: dict[str, list[SourcePipeline]] = {}
+    for source in sources:
+        by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
+    return PauseWatch(by_engine, {name: SourceSeeks(engines[name]) for name in by_engine})
 
 
 def sentence(source: str, pause: Pause) -> str:
