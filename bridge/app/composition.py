@@ -31,6 +31,7 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.lineage_index import LineageOptions
 from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
+from bridge.ops.access import Access, Oidc, TokenFile
 from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.lanes import OrderingDomain
@@ -219,6 +220,20 @@ def build_tls(loaded: Loaded) -> TlsFiles | None:
     tls = _resolved(loaded, ("ops", "http", "tls"), loaded.config.ops.http.tls)
     key, client_ca = (None if file is None else Path(file) for file in (tls.key, tls.client_ca))
     return TlsFiles(Path(tls.certificate), key, client_ca)
+
+
+def build_access(loaded: Loaded) -> Access:
+    """Access to the API. Raises: ConfigError when the file of tokens cannot be read."""
+    access = loaded.config.ops.http.access
+    path = ("ops", "http", "access", "tokens")
+    try:
+        tokens = None if access.tokens is None else TokenFile(loaded.resolve(path, access.tokens))
+    except OSError as error:
+        what = f"{access.tokens}: {(error.strerror or 'it cannot be read').lower()}; see `bridge tokens new --help`"
+        raise ConfigError([replace(loaded.locate(path, what), code="C024")]) from None
+    except ValueError as error:
+        raise ConfigError([replace(loaded.locate(path, f"{access.tokens}: {error}"), code="C024")]) from None
+    return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
 
 
 def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:

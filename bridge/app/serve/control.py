@@ -21,16 +21,20 @@ import aiohttp
 from yarl import URL
 
 from bridge.app import state
+from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
-from bridge.app.operations.operation import Operation, begun, perform
+from bridge.app.operations import openapi
+from bridge.app.operations.operation import Operation, Scene, begun, keyed, perform
 from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.lineage import in_flight
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
+from bridge.ops.access import Caller
+from bridge.ops.api import PREFIX, Route
 from bridge.ops.audit import Actor, Denied, record, user
-from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
+from bridge.ops.control import DIRECTORY, Control, near
 from bridge.ops.status import Document
 from bridge.pipeline.source import SourcePipeline
 
@@ -49,31 +53,25 @@ WAIT_SECONDS = 6 * 3600.0
 """Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
 
 
-def control(
+def routes(
     loaded: Loaded,
     engines: Mapping[str, Engine],
-    admitted: frozenset[int] | None = None,
     status: Callable[[], Awaitable[Document]] | None = None,
     sources: Sequence[SourcePipeline] = (),
-) -> Control:
-    """Create the control channel of a daemon, not started.
+) -> list[Route]:
+    """Routes of the API of a daemon.
 
-    admitted: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
+    status: status of the daemon; None: the API has none. sources: of the daemon.
     """
 
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
 
-    async def answer(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> Any:
+    async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
         name = given.get("engine")
-        return await perform(
-            operation,
-            given,
-            actor,
-            loaded,
-            partial(engine, name if isinstance(name, str) else None),
-            partial(in_flight, sources),
-        )
+        opened = partial(engine, name if isinstance(name, str) else None)
+        scene = Scene(loaded, opened, caller, partial(in_flight, sources), partial(_problems, loaded))
+        return await perform(operation, keyed(operation, given, caller.actor, key), scene)
 
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
         if operation.changes:
@@ -81,16 +79,36 @@ def control(
             change.result, change.error = "denied", Denied.reason
             await asyncio.to_thread(record, trail, change)
 
-    # A character of a payload takes up to six bytes in JSON for two in UTF-8
-    largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
-    routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
+    found = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
     if status is not None:
-        routes.append(Route("GET", STATUS, partial(_status, status), _no_audit))
-    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted, loaded.config.ops.control)
+        found.append(Route("GET", STATUS, partial(_status, status), _no_audit))
+    return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
 
 
-async def _status(status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], actor: Actor) -> Document:
+def largest_body(loaded: Loaded) -> int:
+    """Bytes of the largest body of a request. A character of a payload takes up to six bytes in JSON for two."""
+    return 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
+
+
+def control(loaded: Loaded, served: Sequence[Route], admitted: frozenset[int] | None = None) -> Control:
+    """Create the control channel of a daemon, not started. served: routes of the daemon. admitted: see `Control`."""
+    directory = state.state_directory(loaded) / DIRECTORY
+    return Control(directory, served, largest_body(loaded), admitted, loaded.config.ops.control)
+
+
+def _problems(loaded: Loaded) -> Sequence[errors.Problem]:
+    # The modules of workflows are imported already: another import, in another thread, could run their code twice
+    return inspect(loaded, imports=False).problems
+
+
+async def _status(
+    status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], caller: Caller, key: str | None
+) -> Document:
     return await status()
+
+
+async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
+    return openapi.document(OPERATIONS)
 
 
 async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
@@ -141,9 +159,9 @@ async def _results(
                 opened.append(await stack.enter_async_context(attached(loaded, engine)))
             return opened[0]
 
-        actor = user()
+        scene = Scene(loaded, direct, Caller(user(), "admin", True))
         for name, given in calls:
-            yield await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct)
+            yield await perform(BY_NAME[name], {"engine": engine, **given}, scene)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from bridge.app import configurations
 from bridge.app.check.configuration import inspect
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import (
+    build_access,
     build_broker,
     build_domains,
     build_engine,
@@ -31,7 +32,7 @@ from bridge.app.composition import (
 )
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
-from bridge.app.serve.control import control
+from bridge.app.serve.control import control, largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
@@ -274,7 +275,16 @@ class Daemon:
             command,
             self.dead_letters,
         )
-        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
+        self.routes = routes(loaded, self.engines, self.status.document, self.sources)
+        self.web = Web(
+            http,
+            self.watch.health,
+            self.watch.scrape,
+            build_tls(loaded),
+            self.routes,
+            build_access(loaded),
+            largest_body(loaded),
+        )
 
     @property
     def url(self) -> str:
@@ -587,7 +597,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.engines, status=daemon.status.document, sources=daemon.sources)
+    channel = control(loaded, daemon.routes)
     try:
         for trail in trails(loaded):
             trail.narrow()
