@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -32,7 +32,7 @@ from bridge.app.serve.failures import FailureLog, known_orchestrations, report_o
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
-from bridge.app.serve.pauses import PauseWatch
+from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
@@ -53,6 +53,7 @@ from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
+from bridge.jobs.kind import JobKind
 from bridge.ops.api import Stream
 from bridge.ops.control import Control
 from bridge.ops.web import Web
@@ -89,6 +90,7 @@ class Daemon:
         brokers: Mapping[str, Broker] | None = None,
         workflows: Workflows | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
+        kinds: Sequence[JobKind] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
@@ -98,6 +100,7 @@ class Daemon:
         brokers: replacements for the configured brokers, under the same names.
         workflows: replacement for the workflows of the configured modules.
         on_published: receives each publish request of a workflow that a broker has accepted.
+        kinds: further kinds of jobs, on every engine.
         now: clock of these engines.
         """
         config = loaded.config
@@ -164,8 +167,12 @@ class Daemon:
             on_published,
             None if self.tracing is None else PublishTracing(self.tracing),
         )
-        kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
-        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, kinds)
+        all_kinds = {name: [kind, *kinds] for name, kind in self.replays.kinds.items()}
+        self.pauses = pause_watch(loaded, self.sources, self.engines)
+        self.own = SystemWorkflows(
+            loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, all_kinds,
+            self.pauses.read_soon,
+        )  # fmt: skip
         self.monitors = {
             name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines
@@ -188,10 +195,6 @@ class Daemon:
             config.ops.unready_on,
         )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
-        by_engine: dict[str, list[SourcePipeline]] = {}
-        for source in self.sources:
-            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, self.engines)
         self.dead_letters = (
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )
