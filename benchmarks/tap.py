@@ -25,6 +25,8 @@ from benchmarks.pipeline import CONFIG, message
 from bridge.app.composition import build_broker, build_engine, build_source, load_config
 from bridge.app.serve.tap import Taps
 from bridge.engines.commands.command_runner import CommandRunner
+from bridge.ops.access import Caller
+from bridge.ops.audit import user
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.settings import EnginePort
@@ -54,7 +56,7 @@ async def pipeline(number: int, options: str | None) -> AsyncIterator[Batch]:
         await source.start()
 
         async def read(text: str) -> None:
-            async for _ in Taps(lambda: loaded, decisions).events({"options": text}):
+            async for _ in Taps(lambda: loaded, decisions).events({"options": text}, Caller(user(), "admin", True)):
                 pass
 
         reader = None if options is None else asyncio.create_task(read(options))

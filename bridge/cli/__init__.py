@@ -45,6 +45,7 @@ __all__ = ["main", "root"]
         "limits": "Limit routes for a time.",
         "erase": "Erase a person's payloads from an engine.",
         "keys": "List, rotate and retire the keys that sign requests.",
+        "tokens": "Make tokens for the API.",
         "audit": "Show changes made by people.",
         "engine": "Serve the embedded engine alone, or maintain its file.",
         "init": "Create a project that runs at once.",

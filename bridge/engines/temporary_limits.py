@@ -12,15 +12,12 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.system_names import ROUTE_LIMIT
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import latest, processed
+from bridge.engines.entity_reads import change, latest
 
 MOST_DAEMONS = 1000
 """Most daemons that sign in at one limit. Further ones take their share without being counted."""
 FORGET_SECONDS = 600.0
 """Seconds after which a daemon that did not sign in again is removed from the state."""
-
-_WORKER_SECONDS = 30.0
-"""Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +62,16 @@ def apply(state: dict[str, Any] | None, operation: str, value: Any) -> dict[str,
     return {**state, "daemons": daemons}
 
 
-def limit_entity() -> Callable[[EntityContext, Any], None]:
-    """Create the entity function that a worker registers under the name ROUTE_LIMIT."""
+def limit_entity(changed: Callable[[], None] = lambda: None) -> Callable[[EntityContext, Any], None]:
+    """Create the entity function that a worker registers under the name ROUTE_LIMIT.
+
+    changed: called in the worker's thread after a decision of a person, before the engine has stored its effect.
+    """
 
     def limit(ctx: EntityContext, value: Any) -> None:
         ctx.set_state(apply(ctx.get_state(), ctx.operation, value))
+        if ctx.operation in ("set", "clear"):
+            changed()
 
     limit.__name__ = ROUTE_LIMIT
     return limit
@@ -99,19 +101,20 @@ class TemporaryLimits:
 
         Raises: EngineError; EngineUnavailable when no worker has stored it in time.
         """
-        await self._send(route, "set", dict(limit))
+        await self._change(
+            route, "set", dict(limit), lambda state: state is not None and limit.items() <= state.items()
+        )
 
     async def clear(self, route: str) -> None:
         """Remove a limit. Raises: as `set`."""
-        await self._send(route, "clear", None)
+        await self._change(route, "clear", None, lambda state: state is None)
 
     async def report(self, route: str, operation: str, daemon: str, at: float) -> None:
         """Send `present`, `left` or `end`; return when the engine has durably accepted it. Raises: EngineError."""
         entity, what = EntityInstanceId(ROUTE_LIMIT, route), f"report to the temporary limit of the route {route}"
         await self._engine.client.signal_entity(entity, operation, {"daemon": daemon, "at": at}, what=what)
 
-    async def _send(self, route: str, operation: str, value: Any) -> None:
+    async def _change(self, route: str, operation: str, value: Any, is_stored: Callable[[Any], bool]) -> None:
         entity, what = EntityInstanceId(ROUTE_LIMIT, route), f"{operation} the temporary limit of the route {route}"
-        await self._engine.client.signal_entity(entity, operation, value, what=what)
         late = f"{route}: the engine has the change of the limit, but no worker has processed it; is one running?"
-        await processed(self._engine.client, entity, what, _WORKER_SECONDS, late)
+        await change(self._engine.client, entity, operation, value, what, late, is_stored)

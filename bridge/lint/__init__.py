@@ -4,10 +4,10 @@ No analysed code runs.
 """
 
 from bridge.lint.analysis import Examined, Names, examine, known_names, lint, published, unknown
+from bridge.lint.code_hosts import github, sarif
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.names import KnownNames
 from bridge.lint.publications import Publication
-from bridge.lint.sarif import sarif
 
 __all__ = [
     "RULES",
@@ -17,6 +17,7 @@ __all__ = [
     "Names",
     "Publication",
     "examine",
+    "github",
     "known_names",
     "lint",
     "published",

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from bridge.app.serve.pauses import READ_SECONDS, SOON_SECONDS
 from bridge.app.serve.status import daemon_id, time_of
 from bridge.config.model.routes import RouteConfig, RouteLimitsConfig
 from bridge.config.source import Loaded
@@ -22,8 +23,6 @@ from bridge.pipeline.route_limits import TemporaryRouteLimit
 
 log = structlog.get_logger("bridge.admission")
 
-READ_SECONDS = 3.0
-"""Seconds between two reads of the limits: all daemons apply a change within five seconds."""
 PRESENT_SECONDS = 10.0
 """Seconds between two sign-ins of a daemon at a limit with a rate."""
 ABSENT_SECONDS = 30.0
@@ -43,6 +42,7 @@ class _Sight:
 class TemporaryLimitWatch:
     """Reads the temporary limits, signs in at those with a rate, and reports changes of this daemon's share.
 
+    A daemon whose worker has processed a change applies it at once, others at their next read.
     Sign-ins are compared with earlier ones of the same daemon, never with this machine's clock. A limit that was read
     stays while its engine is away, until its time is over.
     """
@@ -63,6 +63,11 @@ class TemporaryLimitWatch:
         self._present: dict[tuple[str, str], float] = {}
         """Monotonic times of this daemon's sign-ins by engine and route."""
         self._applied: Mapping[str, TemporaryRouteLimit] = {}
+        self._decided = asyncio.Event()
+
+    def read_soon(self) -> None:
+        """Read again: a worker of this process has processed a change. Call in the event loop."""
+        self._decided.set()
 
     def limits(self, loaded: Loaded) -> dict[str, TemporaryRouteLimit]:
         """Limits that hold now instead of those of the configuration, by route, with this daemon's share of rates."""
@@ -100,10 +105,18 @@ class TemporaryLimitWatch:
 
     async def run(self) -> None:
         """Read again and again. Never returns."""
+        pause = READ_SECONDS
         try:
             while True:
-                soon = min((each.until - time.time() for each in self._applied.values()), default=READ_SECONDS)
-                await asyncio.sleep(min(READ_SECONDS, max(0.05, soon)))
+                ends = min((each.until - time.time() for each in self._applied.values()), default=READ_SECONDS)
+                try:
+                    async with asyncio.timeout(min(pause, max(SOON_SECONDS, ends))):
+                        await self._decided.wait()
+                except TimeoutError:
+                    pause = min(READ_SECONDS, 2 * pause)
+                else:
+                    self._decided.clear()
+                    pause = SOON_SECONDS
                 await self.read()
         finally:
             with suppress(TimeoutError, EngineError):
