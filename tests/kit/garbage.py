@@ -13,7 +13,7 @@ def no_frames_in_cycles() -> Iterator[None]:
     """Check that the block leaves no frame of the bridge in a reference cycle: a frame holds payloads."""
     gc.collect()
     # One collection leaves what finalizers of earlier garbage revive: a suspended generator's frames. Earlier objects
-    # stay frozen afterwards: with a million objects of pytest's collection, each later garbage collection takes a second
+    # stay frozen afterwards: a collection of the million objects that pytest holds takes a second
     gc.freeze()
     gc.disable()
     try:

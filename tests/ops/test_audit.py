@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import structlog
 
 from bridge.core.errors import InstanceNotFound
 from bridge.ops.audit import Actor, Change, Denied, audited, audited_async, settle, user
@@ -260,15 +259,9 @@ def test_nothing_that_a_person_writes_begins_a_line_of_its_own(tmp_path: Path, f
     stream = io.StringIO()
     evil = "x\r\n2030-01-01 [info     ] instances.purge done\x1b[2J\x85\u2028\u202e"
     configure("info", form, stream)  # type: ignore[arg-type]  # one of the two
-    try:
-        given = Change(ADA, "instances.terminate", evil, {evil: [evil]}, evil)
-        with audited(Trail(tmp_path), given):
-            pass
-    finally:
-        logging.getLogger().handlers[:] = [
-            each for each in logging.getLogger().handlers if getattr(each, "stream", None) is not stream
-        ]
-        structlog.reset_defaults()
+    given = Change(ADA, "instances.terminate", evil, {evil: [evil]}, evil)
+    with audited(Trail(tmp_path), given):
+        pass
     for text in (stream.getvalue(), (tmp_path / FILE).read_text()):
         assert len(text.splitlines()) == 1
         assert text.rstrip("\n").isprintable()
