@@ -22,7 +22,6 @@ from tests.app import own_keys
 from tests.app.project import EngineThread, write_project
 from tests.kit.waiting import TIMEOUT_OPTION
 
-
 MARKER = "PLAINTEXT-OF-A-PAYLOAD"
 Run = Callable[..., Result]
 
