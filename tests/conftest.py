@@ -89,9 +89,14 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol() -> Iterator[None]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     with logs.restored():
-        return (yield)
+        result = yield
+    if nextitem is not None and file_of(nextitem.nodeid) != file_of(item.nodeid):
+        # What a file leaves behind, such as modules and syntax trees, would take a second of each later collection
+        gc.collect()
+        gc.freeze()
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
