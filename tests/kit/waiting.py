@@ -18,8 +18,8 @@ POLL = 0.005
 """Least seconds between two checks of a condition."""
 SHARE = 0.05
 """Part of the time waited so far that is the pause before the next check: a long wait costs few checks."""
-MOST = 0.2
-"""Most seconds between two checks, if the test does not ask for more."""
+MOST = 0.1
+"""Most seconds between two checks."""
 
 
 async def eventually(
@@ -27,11 +27,12 @@ async def eventually(
     what: str | Callable[[], str] = "",
     *,
     within: float = TIMEOUT,
-    poll: float = POLL,
+    poll: float | None = None,
 ) -> Any:
     """Poll a condition until it is true, less often the longer it takes. Returns its value.
 
     condition: a function or a coroutine function. what: description for the failure, or a function that makes it then.
+    poll: fixed seconds between two checks, for a state that passes or a check that is costly.
     Raises: AssertionError when the time is over.
     """
     began = time.monotonic()
@@ -49,7 +50,11 @@ async def eventually(
 
 
 def eventually_blocking(
-    condition: Callable[[], Any], what: str | Callable[[], str] = "", *, within: float = TIMEOUT, poll: float = POLL
+    condition: Callable[[], Any],
+    what: str | Callable[[], str] = "",
+    *,
+    within: float = TIMEOUT,
+    poll: float | None = None,
 ) -> Any:
     """Poll a condition like `eventually`, in a test without an event loop."""
     began = time.monotonic()
@@ -60,8 +65,8 @@ def eventually_blocking(
     return value
 
 
-def _pause(began: float, poll: float) -> float:
-    return max(poll, min((time.monotonic() - began) * SHARE, MOST))
+def _pause(began: float, poll: float | None) -> float:
+    return max(POLL, min((time.monotonic() - began) * SHARE, MOST)) if poll is None else poll
 
 
 def _text(what: str | Callable[[], str]) -> str:
