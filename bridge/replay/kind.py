@@ -51,7 +51,7 @@ class Edits(Protocol):
     async def clear(self, name: str) -> None: ...
 
 
-class DeadLetterReading(Protocol):
+class Letters(Protocol):
     """Reader of dead letters; see `bridge.replay.reading.LetterReader`."""
 
     async def read(self, broker: str, places: Sequence[Place]) -> Mapping[Place, tuple[Position, Message]]: ...
@@ -106,7 +106,7 @@ class ReplayKind:
         self,
         store: ReplayStore,
         states: States,
-        dead_letters: DeadLetterReading,
+        letters: Letters,
         sources: Mapping[str, ReplaySource],
         edits: Edits,
         filled: Callable[[str], None] = lambda key: None,
@@ -119,7 +119,7 @@ class ReplayKind:
         self._filled = filled
         self._store = store
         self._states = states
-        self._dead_letters = dead_letters
+        self._letters = letters
         self._sources = sources
         self._edits = edits
         self._added: dict[str, tuple[int, int]] = {}
@@ -154,7 +154,7 @@ class ReplayKind:
         broker: str = arguments["broker"]
         prepared = _Page()
         places = {item: place_of(item) for item in items}
-        found = await self._dead_letters.read(broker, [place for place in places.values() if place is not None])
+        found = await self._letters.read(broker, [place for place in places.values() if place is not None])
         wanted: list[tuple[str, DeadLetterRef, DeadLetter, Message, ReplaySource]] = []
         for item, place in places.items():
             read = None if place is None else found.get(place)
@@ -164,19 +164,19 @@ class ReplayKind:
                 )
                 continue
             position, message = read
-            entry = dead_letter.read(message, position)
-            name = entry.source if entry.source in self._sources else arguments.get("owners", {}).get(place[0])
+            letter = dead_letter.read(message, position)
+            name = letter.source if letter.source in self._sources else arguments.get("owners", {}).get(place[0])
             source = self._sources.get(name or "")
-            problem = _problem(entry, message, source, arguments, edited=edited is not None)
+            problem = _problem(letter, message, source, arguments, edited=edited is not None)
             if problem is not None or source is None:
-                prepared.results[item] = _skipped(problem or f"there is no source {entry.source!r}")
+                prepared.results[item] = _skipped(problem or f"there is no source {letter.source!r}")
                 continue
-            wanted.append((item, DeadLetterRef(broker, *place, entry.failed_at), entry, message, source))
+            wanted.append((item, DeadLetterRef(broker, *place, letter.failed_at), letter, message, source))
         marks = await self._states.take(job.id, [each[1] for each in wanted], by=job.request.by)
         if any(each[1] not in marks for each in wanted):
             # An engine may not count the operation that its worker is processing
             raise TryLater("the states of the dead letters are being stored", _FULL_SECONDS)
-        for item, ref, entry, message, source in wanted:
+        for item, ref, letter, message, source in wanted:
             mark = marks[ref]
             if mark.state is not DeadLetterState.REPLAYING or mark.job != job.id:
                 prepared.results[item] = _skipped(_held(mark))
@@ -188,10 +188,10 @@ class ReplayKind:
                 item,
                 broker,
                 (ref.topic, ref.partition, ref.offset),
-                entry.fingerprint,
+                letter.fingerprint,
             )
             stored = stored_original(
-                entry,
+                letter,
                 message,
                 source=source.name,
                 broker=source.broker,
@@ -199,7 +199,7 @@ class ReplayKind:
                 replay=replay,
                 edited=edited,
             )
-            origin = original_position(entry, message)
+            origin = original_position(letter, message)
             has = source.has(origin.topic, origin.partition)
             topic, partition = (origin.topic, origin.partition) if has else (None, None)
             key = replay_key(source.name, topic, partition)
@@ -274,17 +274,17 @@ def place_of(item: str) -> Place | None:
 
 
 def _problem(
-    entry: DeadLetter, message: Message, source: ReplaySource | None, arguments: Mapping[str, Any], *, edited: bool
+    letter: DeadLetter, message: Message, source: ReplaySource | None, arguments: Mapping[str, Any], *, edited: bool
 ) -> str | None:
     """Reason why a dead letter cannot be replayed; None when it can."""
     if source is None:
-        return f"there is no source {entry.source!r}" if entry.source else "its source is unknown"
+        return f"there is no source {letter.source!r}" if letter.source else "its source is unknown"
     if message.unreadable is not None:
         return "the dead letter itself cannot be read"
     if parts := [part for part in missing_parts(message) if part != "payload" or not edited]:
         return f"its {' and '.join(parts)} did not fit into the dead-letter topic; send the message again"
-    if entry.replays >= source.max_replays and not arguments.get("force"):
-        failed = "1 replay has failed" if entry.replays == 1 else f"{entry.replays} replays have failed"
+    if letter.replays >= source.max_replays and not arguments.get("force"):
+        failed = "1 replay has failed" if letter.replays == 1 else f"{letter.replays} replays have failed"
         return f"{failed} (limits.max_replays {source.max_replays}); use --force"
     return None
 

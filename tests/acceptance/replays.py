@@ -84,7 +84,7 @@ def items(directory: Path, job: str) -> list[JobItem]:
     return asyncio.run(read())
 
 
-def dead_letters(directory: Path) -> Counter[tuple[str, str]]:
+def letters(directory: Path) -> Counter[tuple[str, str]]:
     """Numbers of messages with dead letters, by state and reason.
 
     A kill between a dead letter and its commit repeats the dead letter.
@@ -112,7 +112,7 @@ def replayed_while_killed(directory: Path, channel: Channel, *, kills: int, rate
         daemon.stop()  # which commits all
     configure(directory, channel, FIXED)
     with DaemonProcess(directory) as daemon:
-        states = dead_letters(directory)
+        states = letters(directory)
         assert states == {("open", "expression_error"): selected, ("open", "no_route"): 7}, states
         out = bridge(
             "dlq", "replay", "--cause", "expression_error", "--rate", str(rate), "--yes", "--json", cwd=directory
@@ -146,7 +146,7 @@ def replayed_while_killed(directory: Path, channel: Channel, *, kills: int, rate
         while (found := {each["instance_id"]: each["output"] for each in instances(directory, "noted-")}) != expected:
             assert time.monotonic() < end, found
             time.sleep(0.2)
-        states = dead_letters(directory)
+        states = letters(directory)
         assert states == {
             ("replayed", "expression_error"): selected,
             ("open", "expression_error"): newcomers,

@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from bridge.app.composition import load_config
 from bridge.app.connection import attached
-from tests.acceptance.replays import dead_letters, items, record
+from tests.acceptance.replays import items, letters, record
 from tests.kafka.server import ThreadedServer
 from tests.kit.processes import TIMEOUT, DaemonProcess, bridge
 
@@ -90,7 +90,7 @@ def test_a_frozen_daemon_delays_its_keys_only_until_another_one_has_them(tmp_pat
         results = Counter((each.status, each.detail) for each in items(tmp_path, job["job"]))
         assert asyncio.run(outputs(tmp_path)) == [list(range(COUNT))] * PARTITIONS, results
         assert {status for status, _ in results} <= {"succeeded", "duplicate"}, results
-        assert dead_letters(tmp_path) == {("replayed", "instance_not_found"): selected}
+        assert letters(tmp_path) == {("replayed", "instance_not_found"): selected}
 
 
 async def start(directory: Path) -> None:

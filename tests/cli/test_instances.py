@@ -270,15 +270,7 @@ def test_a_person_is_asked_before_a_bulk_purge(
     started(bridge, "waits", name)
     bridge("instances", "terminate", name)
     finished(bridge, name, code=1)
-    command = [
-        str(fork_server().command() / "bridge"),
-        "instances",
-        "purge",
-        "--status",
-        "terminated",
-        "-c",
-        "bridge.yaml",
-    ]
+    command = [fork_server().command() / "bridge", "instances", "purge", "--status", "terminated", "-c", "bridge.yaml"]
     primary, secondary = pty.openpty()
     with subprocess.Popen(command, stdin=secondary, stderr=subprocess.PIPE, cwd=project) as process:
         os.write(primary, answer)

@@ -191,7 +191,7 @@ def test_a_broker_that_cannot_be_reached(publish: Publish, config: Path) -> None
 
 def test_another_process_and_a_live_pipe(config: Path) -> None:
     """Lines in a pipe are published while the pipe is still open."""
-    command = [str(fork_server().command() / "bridge"), "publish", "plain", "--jsonl", "-", "-c", str(config)]
+    command = [fork_server().command() / "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
     assert process.stdin is not None
     process.stdin.write(b'{"body": 1}\n')
@@ -203,7 +203,7 @@ def test_another_process_and_a_live_pipe(config: Path) -> None:
 
 
 def test_ctrl_c_ends_the_wait_for_more(config: Path) -> None:
-    command = [str(fork_server().command() / "bridge"), "publish", "plain", "--jsonl", "-", "-c", str(config)]
+    command = [fork_server().command() / "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(b'{"body": 1}\n')

@@ -78,8 +78,8 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
     found = _POSITION.fullmatch(text)
     if found is None or places(loaded, text):
         return None
-    entries = {(each.broker, each.topic) for each in dead_letters.places(loaded)}
-    topics = entries | {(target.broker, target.address) for target in loaded.config.targets.values()}
+    letters = {(each.broker, each.topic) for each in dead_letters.places(loaded)}
+    topics = letters | {(target.broker, target.address) for target in loaded.config.targets.values()}
     for broker, topic in sorted(topics):
         if topic not in (found[1], found[1].partition("/")[2]):
             continue
@@ -91,11 +91,11 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
         if read is None:
             continue
         position, message = read
-        if (broker, topic) not in entries:
+        if (broker, topic) not in letters:
             id_ = id_of(message)
             return None if id_ is None else Behind("publication", id_)
-        entry = dead_letter.read(message, position)
-        origin = entry.message_id if entry.origin.offset is None else str(entry.origin)
+        letter = dead_letter.read(message, position)
+        origin = letter.message_id if letter.origin.offset is None else str(letter.origin)
         return None if origin is None else Behind("dead letter", origin)
     return None
 

@@ -210,8 +210,8 @@ async def _selected(
 ) -> AsyncGenerator[tuple[str, DeadLetterRef], None]:
     """Engine and position of each selected dead letter."""
     if not selection.in_columns:
-        async for place, dead_letter, _ in visit(loaded, selection, states=states):
-            yield state_engine(loaded, place.owner(dead_letter.source)), PlaceStates.ref(place, dead_letter)
+        async for place, letter, _ in visit(loaded, selection, states=states):
+            yield state_engine(loaded, place.owner(letter.source)), PlaceStates.ref(place, letter)
         return
     async for place, rows in read_rows(loaded, selection, states, opened):
         choice = choice_of(place, selection, states)

@@ -96,20 +96,20 @@ async def select(
     foreign = 0
     async with AsyncExitStack() as opened:
         states = PlaceStates(loaded, opened, engines)
-        async for place, dead_letter, message in visit(loaded, selection, limit, states):
-            at = dead_letter.position
+        async for place, letter, message in visit(loaded, selection, limit, states):
+            at = letter.position
             partition = f"{at.topic}/{at.partition}"
             if ends is not None and at.offset >= ends.get(f"{place.broker}:{partition}", 0):
                 continue
-            if dead_letter.source is not None and dead_letter.source not in loaded.config.sources:
+            if letter.source is not None and letter.source not in loaded.config.sources:
                 foreign += 1
                 continue
-            source = place.owner(dead_letter.source)
+            source = place.owner(letter.source)
             engine = state_engine(loaded, source)
             batch = batches.setdefault((engine, place.broker), Batch(engine, place.broker))
-            origin = original_position(dead_letter, message)
-            batch.candidates.append(Candidate(source, origin.topic, origin.partition, origin.offset, dead_letter.id))
-            batch.owners[at.topic] = source if dead_letter.source is None else batch.owners.get(at.topic, source)
+            origin = original_position(letter, message)
+            batch.candidates.append(Candidate(source, origin.topic, origin.partition, origin.offset, letter.id))
+            batch.owners[at.topic] = source if letter.source is None else batch.owners.get(at.topic, source)
             batch.ends[partition] = max(at.offset + 1, batch.ends.get(partition, 0))
             if len(batch.candidates) > MAX_ITEMS:
                 raise InvalidCommand(

@@ -23,7 +23,7 @@ from bridge.pipeline.source import SourcePipeline
 from bridge.replay.edits import ReplayEdits
 from bridge.replay.feed import ReplayFeed
 from bridge.replay.kind import ReplayKind, ReplaySource
-from bridge.replay.reading import DeadLetterReader
+from bridge.replay.reading import LetterReader
 from bridge.replay.state_machine import ReplayLimits
 from bridge.replay.store import ReplayStore
 from bridge.waiting.replays import ReplayReports
@@ -72,7 +72,7 @@ class Replays:
         self.stores = {name: ReplayStore(engine) for name, engine in engines.items()}
         self.reports = ReplayReports(engines)
         self.watch = ReplayWatch(self.stores)
-        self._reader = DeadLetterReader(brokers)
+        self._reader = LetterReader(brokers)
         sources = replay_sources(loaded, brokers)
         self.kinds = {
             name: ReplayKind(

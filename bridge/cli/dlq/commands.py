@@ -153,14 +153,14 @@ def list_(
         ("ID", "STATE", "TIME", "REASON", "ROUTE", "GROUP", "ORIGIN", "DETAIL"),
         [
             (
-                each.dead_letter.id,
+                each.letter.id,
                 each.state or "-",
-                _time(each.dead_letter.failed_at),
-                each.dead_letter.reason,
-                each.dead_letter.route or "-",
-                each.dead_letter.fingerprint,
-                str(each.dead_letter.origin) or "-",
-                each.dead_letter.detail,
+                _time(each.letter.failed_at),
+                each.letter.reason,
+                each.letter.route or "-",
+                each.letter.fingerprint,
+                str(each.letter.origin) or "-",
+                each.letter.detail,
             )
             for each in rows
         ],
@@ -234,7 +234,7 @@ def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
 
     async def write() -> None:
         async for each in visited(loaded, selection_of(chosen), offline=offline):
-            click.echo(line_of(each.dead_letter.position, each.message).encode())
+            click.echo(line_of(each.letter.position, each.message).encode())
 
     asyncio.run(write())
 
@@ -333,34 +333,34 @@ def _none(chosen: dict[str, Any], offline: bool) -> str:
 
 
 def _facts(found: Found, payload: bool = False) -> dict[str, Any]:
-    dead_letter, message, mark = found.dead_letter, found.message, found.mark
+    letter, message, mark = found.letter, found.message, found.mark
     facts: dict[str, Any] = {
-        "id": dead_letter.id,
+        "id": letter.id,
         "state": found.state,
         "state_since": None if mark is None else _time(mark.at),
         "state_job": None if mark is None else mark.job or None,
         "state_by": None if mark is None else mark.by or None,
         "state_reason": None if mark is None else mark.reason or None,
-        "time": _time(dead_letter.failed_at),
-        "reason": dead_letter.reason,
-        "detail": dead_letter.detail,
-        "expression": dead_letter.expression,
-        "error": dead_letter.error,
-        "source": dead_letter.source,
-        "route": dead_letter.route,
-        "executed": list(dead_letter.executed),
-        "attempts": dead_letter.attempts,
-        "replays": dead_letter.replays or None,
-        "config": dead_letter.config,
-        "message_id": dead_letter.message_id,
+        "time": _time(letter.failed_at),
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "expression": letter.expression,
+        "error": letter.error,
+        "source": letter.source,
+        "route": letter.route,
+        "executed": list(letter.executed),
+        "attempts": letter.attempts,
+        "replays": letter.replays or None,
+        "config": letter.config,
+        "message_id": letter.message_id,
         "key": None if message.key is None else message.key.decode("utf-8", "backslashreplace"),
-        "origin": str(dead_letter.origin),
-        "group": dead_letter.fingerprint,
-        "format": dead_letter.format,
+        "origin": str(letter.origin),
+        "group": letter.fingerprint,
+        "format": letter.format,
         "size": message.size,
     }
     if payload:
-        facts["foreign_detail"] = dead_letter.foreign_detail
+        facts["foreign_detail"] = letter.foreign_detail
         facts["headers"] = {
             name: "" if value is None else value.decode("utf-8", "backslashreplace") for name, value in message.headers
         }

@@ -50,7 +50,7 @@ class BusChannel:
     def left(self, daemon: DaemonProcess) -> int:
         return sum(self._server.contents("orders").values())
 
-    def dead_letters(self) -> list[Message]:
+    def letters(self) -> list[Message]:
         assert self._server.counters()["dead_letters"] == [], "the queue's own stay empty"
         count = self._server.contents("letters")["active"]
         found: list[Any] = []
