@@ -14,12 +14,13 @@ import aiohttp
 
 from bridge.app import state
 from bridge.app.composition import build_broker, build_engine, subscribe_options
+from bridge.app.remote import TOKEN_HINT, Address, not_trusted
 from bridge.app.serve.control import FIND_SECONDS, STATUS, sockets
 from bridge.app.serve.jobs import open_jobs
 from bridge.app.serve.status import counts_document, daemon_id, time_of, waiting_document
 from bridge.brokers.base import BacklogBroker
 from bridge.config.source import Loaded
-from bridge.core.errors import BridgeError, InvalidCommand
+from bridge.core.errors import BridgeError
 from bridge.core.states import EngineState
 from bridge.engines.base import Engine, instance_counts
 from bridge.jobs.state_machine import JobRecord
@@ -36,20 +37,17 @@ DIRECT_SECONDS = 15.0
 """Seconds for an engine or a broker that is asked directly."""
 
 
-async def by_address(urls: Sequence[str]) -> Document:
-    """Status of the daemons behind these addresses of ops ports. Raises: InvalidCommand for one that is no address."""
-    for url in urls:
-        if not url.startswith(("http://", "https://")):
-            raise InvalidCommand(f"{url!r} is not an address like http://127.0.0.1:8099")
-    answers = await asyncio.gather(*(_ask(url.rstrip("/"), None) for url in urls))
-    found = zip(urls, answers, strict=True)
-    return _merged((url, f"curl --max-time 5 {url.rstrip('/')}/healthz", answer) for url, answer in found)
+async def by_address(places: Sequence[Address]) -> Document:
+    """Status of the daemons behind these addresses of ops ports. Raises: InvalidCommand for an unreadable `ca`."""
+    answers = await asyncio.gather(*(_ask(place) for place in places))
+    found = zip(places, answers, strict=True)
+    return _merged((place.url, f"curl --max-time 5 {place.url}/healthz", answer) for place, answer in found)
 
 
 async def by_configuration(loaded: Loaded) -> Document:
     """Status of the daemons whose control sockets are in the state directory; without one, of engines and brokers."""
     found = sockets(state.state_directory(loaded) / "control")
-    answers = await asyncio.gather(*(_ask("http://localhost", path) for path in found))
+    answers = await asyncio.gather(*(_ask(path) for path in found))
     asked = []
     for path, answer in zip(found, answers, strict=True):
         if not isinstance(answer, ConnectionRefusedError):  # left by a killed daemon
@@ -86,14 +84,16 @@ def _merged(asked: Any) -> Document:
     return merge(documents, silent)
 
 
-async def _ask(base: str, path: Path | None) -> Document | Exception:
-    """Answer of one daemon, or the reason for none. path: socket of a daemon on this machine."""
+async def _ask(place: Address | Path) -> Document | Exception:
+    """Answer of one daemon, or the reason for none. place: address, or socket of a daemon on this machine."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
-            if path is None:
-                return await _get(f"{base}{PREFIX}{STATUS}", aiohttp.TCPConnector())
-            with near(path) as short:
-                return await _get(f"{base}{PREFIX}{STATUS}", aiohttp.UnixConnector(short))
+            if isinstance(place, Address):
+                return await _get(place.url, place.connector, place.headers)
+            with near(place) as short:
+                return await _get("http://localhost", aiohttp.UnixConnector(short), {})
+    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+        return ValueError(not_trusted(error))
     except aiohttp.ClientConnectorError as error:
         return error.os_error
     except (OSError, aiohttp.ClientError, ValueError) as error:  # TimeoutError is an OSError
@@ -102,13 +102,15 @@ async def _ask(base: str, path: Path | None) -> Document | Exception:
         return ValueError("the answer is not a status of this version")
 
 
-async def _get(url: str, connector: aiohttp.BaseConnector) -> Document:
+async def _get(base: str, connector: aiohttp.BaseConnector, headers: Mapping[str, str]) -> Document:
     """Raises: OSError, ClientError; ValueError for an answer that is no status."""
     async with (
-        aiohttp.ClientSession(connector=connector, trust_env=False) as session,
-        session.get(url, allow_redirects=False) as response,
+        aiohttp.ClientSession(connector=connector, headers=headers, trust_env=False) as session,
+        session.get(f"{base}{PREFIX}{STATUS}", allow_redirects=False) as response,
     ):
         text = await response.content.read(_LARGEST)
+        if response.status in (401, 403):
+            raise ValueError(f"HTTP {response.status}: the daemon does not accept the token. {TOKEN_HINT}")
         if response.status != 200:
             raise ValueError(f"HTTP {response.status}; is this the ops port of a daemon of this version?")
         found = json.loads(text)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import EXITS, engine_options, on_engine, operate
+from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
 from bridge.cli.shared.output import plural, say
 from bridge.cli.shared.waiting import CHANGES, confirmed, drop_options, dropped, page_options, show
-
-if TYPE_CHECKING:
-    from bridge.waiting.operations import WaitingMessage
 
 
 @click.group(
@@ -61,13 +58,10 @@ def list_(prefix: str | None, source: str | None, limit: int, offset: int, as_js
 
     With --json each has instance_id, source, id, message_id, route, since, until, reason, detail, position and size.
     """
-    from bridge.early_messages.operations import EarlyMessageOperations
-
-    async def read(early: EarlyMessageOperations) -> tuple[list[WaitingMessage], int]:
-        return await early.list(prefix, source), await early.unprocessed()
-
-    found, unprocessed = on_engine(engine, EarlyMessageOperations, read)
-    show(found, unprocessed, engine, source, limit, offset, as_json, "instance_id")
+    found, unprocessed = operate(
+        engine, ("early.list", {"prefix": prefix, "source": source}), ("early.unprocessed", {})
+    )
+    show(found, unprocessed["count"], engine, source, limit, offset, as_json, "instance_id")
 
 
 @make(

@@ -13,7 +13,7 @@ import click
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import engine_options
+from bridge.cli.shared.connection import local_engine_options
 from bridge.cli.shared.options import json_option, log_level_option, log_levels, reason_option
 from bridge.cli.shared.output import clean, plural, print_json
 from bridge.cli.shared.parameters import ADDRESS, DURATION, SIZE
@@ -157,14 +157,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def file_options(function: F) -> F:
-    """Add the option `path` and those of `engine_options`."""
+    """Add the option `path` and those of `local_engine_options`."""
     path = click.option(
         "--path",
         type=click.Path(path_type=Path),
         metavar="FILE",
         help="File of any engine, instead of the configured engine.",
     )
-    return path(engine_options(function))
+    return path(local_engine_options(function))
 
 
 def to_change(path: Path | None, options: dict[str, Any], action: str, reason: str | None) -> Path:

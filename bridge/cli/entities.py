@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import EXITS, engine_options, on_entities, operate
+from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
 from bridge.cli.shared.output import compact, plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import AT, DURATION, ENTITY, JSON, SINCE
@@ -69,14 +68,17 @@ def list_(
     """List durable entities."""
     if key_prefix and name is None:
         raise click.UsageError("--key-prefix needs NAME", click.get_current_context())
-    found = on_entities(
-        engine,
-        lambda entities: entities.list(
-            name, key_prefix, modified_from, modified_to, state=not no_state, transient=transient
-        ),
-    )
+    given = {
+        "entity": name,
+        "key_prefix": key_prefix,
+        "modified_from": modified_from,
+        "modified_to": modified_to,
+        "state": not no_state,
+        "transient": transient,
+    }
+    [found] = operate(engine, ("entities.list", given))
     if as_json:
-        print_json([asdict(one) for one in found])
+        print_json(found)
     elif not found:
         click.echo("no entities", err=True)
     else:
@@ -84,11 +86,11 @@ def list_(
             ("ENTITY", "MODIFIED", "BACKLOG", "LOCKED BY", "STATE"),
             [
                 (
-                    f"{one.entity}@{one.key}",
-                    one.last_modified_at,
-                    str(one.backlog),
-                    one.locked_by or "",
-                    compact(one.state, 80),
+                    f"{one['entity']}@{one['key']}",
+                    one["last_modified_at"],
+                    str(one["backlog"]),
+                    one["locked_by"] or "",
+                    compact(one["state"], 80),
                 )
                 for one in found
             ],
@@ -109,17 +111,17 @@ def list_(
 @engine_options
 def show(entity: tuple[str, str], as_json: bool, **engine: Any) -> None:
     """Show a durable entity and its state."""
-    one = on_entities(engine, lambda entities: entities.show(*entity))
+    [one] = operate(engine, ("entities.show", {"entity": entity[0], "key": entity[1]}))
     if as_json:
-        print_json(asdict(one))
+        print_json(one)
         return
     print_fields(
         (
-            ("entity", f"{one.entity}@{one.key}"),
-            ("modified", one.last_modified_at),
-            ("backlog", str(one.backlog)),
-            ("locked by", one.locked_by or ""),
-            ("state", compact(one.state)),
+            ("entity", f"{one['entity']}@{one['key']}"),
+            ("modified", one["last_modified_at"]),
+            ("backlog", str(one["backlog"])),
+            ("locked by", one["locked_by"] or ""),
+            ("state", compact(one["state"])),
         )
     )
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import click
 
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import EXITS, engine_options, on_engine, operate
+from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
 from bridge.cli.shared.output import print_json, print_table, say
 
@@ -41,13 +40,11 @@ def command() -> None:
 @engine_options
 def list_(as_json: bool, **engine: Any) -> None:
     """List the keys that sign requests, the newest first. The first request creates the first key."""
-    from bridge.app.operations.keys import Keys
-
-    keys = on_engine(engine, Keys, Keys.list)
+    [keys] = operate(engine, ("keys.list", {}))
     if as_json:
-        print_json([asdict(key) for key in keys])
+        print_json(keys)
     elif keys:
-        print_table(("KEY", "MADE", "SIGNS"), [(key.id, key.made, "yes" if key.signs else "") for key in keys])
+        print_table(("KEY", "MADE", "SIGNS"), [(key["id"], key["made"], "yes" if key["signs"] else "") for key in keys])
     else:
         click.echo("no keys: no request has been sent yet")
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import EXITS, engine_options, on_engine, operate
+from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
 from bridge.cli.shared.output import plural, say
 from bridge.cli.shared.waiting import CHANGES, confirmed, drop_options, dropped, is_unknown, page_options, show
-
-if TYPE_CHECKING:
-    from bridge.waiting.operations import WaitingMessage
 
 
 @click.group(
@@ -59,13 +56,8 @@ def list_(source: str | None, limit: int, offset: int, as_json: bool, **engine: 
 
     With --json each has source, key, id, message_id, route, since, until, reason, detail, position and size.
     """
-    from bridge.quarantine.operations import QuarantineOperations
-
-    async def read(quarantine: QuarantineOperations) -> tuple[list[WaitingMessage], int]:
-        return await quarantine.list(source), await quarantine.unprocessed()
-
-    found, unprocessed = on_engine(engine, QuarantineOperations, read)
-    show(found, unprocessed, engine, source, limit, offset, as_json, "key")
+    found, unprocessed = operate(engine, ("quarantine.list", {"source": source}), ("quarantine.unprocessed", {}))
+    show(found, unprocessed["count"], engine, source, limit, offset, as_json, "key")
 
 
 @make(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,6 +13,7 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, output_option
 from bridge.cli.shared.output import print_json
 from bridge.cli.shared.parameters import PAUSE
+from bridge.cli.shared.remote import remotes_options
 from bridge.cli.shared.screen import (
     Screen,
     problem_lines,
@@ -19,8 +21,10 @@ from bridge.cli.shared.screen import (
     status_of,
     status_tables,
     summary_lines,
-    url_option,
 )
+
+if TYPE_CHECKING:
+    from bridge.app.remote import Address
 
 EXITS = {
     0: "nothing needs a person",
@@ -40,7 +44,7 @@ EXITS = {
     """,
     exits=EXITS,
 )
-@url_option
+@remotes_options
 @click.option("--watch", is_flag=True, help="Show the status again every interval, until Ctrl-C.")
 @click.option(
     "--interval", type=PAUSE, default="2s", show_default=True, metavar="TIME", help="Pause between two screens."
@@ -48,7 +52,7 @@ EXITS = {
 @output_option()
 @config_options
 def command(
-    url: tuple[str, ...],
+    remotes: Sequence[Address],
     watch: bool,
     interval: float,
     output: str,
@@ -63,7 +67,7 @@ def command(
     Each line that needs a person names its next command. With -o json, the output has the form of
     `GET /api/v1/status`; with --watch, one line for each interval.
     """
-    ask = status_of(url, config, overlay)
+    ask = status_of(remotes, config, overlay)
     if not watch:
         document = ask()
         if output == "json":

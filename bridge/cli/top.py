@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options
 from bridge.cli.shared.parameters import PAUSE
+from bridge.cli.shared.remote import remotes_options
 from bridge.cli.shared.screen import (
     instance_table,
     problem_lines,
@@ -18,8 +19,10 @@ from bridge.cli.shared.screen import (
     source_table,
     status_of,
     summary_lines,
-    url_option,
 )
+
+if TYPE_CHECKING:
+    from bridge.app.remote import Address
 
 _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "lag": lambda source: -(source["lag"] or 0),
@@ -45,7 +48,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
         3: "the configuration is not valid",
     },
 )
-@url_option
+@remotes_options
 @click.option(
     "--sort", type=click.Choice(tuple(_SORTS)), default="lag", show_default=True, help="Order of the sources."
 )
@@ -62,7 +65,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
 )
 @config_options
 def command(
-    url: tuple[str, ...],
+    remotes: Sequence[Address],
     sort: str,
     interval: float,
     count: int,
@@ -87,4 +90,4 @@ def command(
             *daemons,
         ]
 
-    return refreshed(status_of(url, config, overlay), lines, interval, count=count)
+    return refreshed(status_of(remotes, config, overlay), lines, interval, count=count)

@@ -14,7 +14,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import engine_options
+from bridge.cli.shared.connection import local_engine_options
 from bridge.cli.shared.options import output_option
 from bridge.cli.shared.output import plural, print_fields, print_json, print_table, say
 from bridge.cli.shared.parameters import Time
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     "-0", "--null", "null", is_flag=True, help="With `-`: ids end with a NUL character instead of a line end."
 )
 @output_option()
-@engine_options
+@local_engine_options
 def command(
     ids: tuple[str, ...],
     since: datetime | None,

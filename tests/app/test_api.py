@@ -37,6 +37,10 @@ ROLES: tuple[Role, ...] = ("reader", "operator", "admin")
 READ: Mapping[str, Mapping[str, Any]] = {
     "instances.show": {"instance_id": "n"},
     "instances.history": {"instance_id": "n"},
+    "instances.cause": {"instance_id": "n"},
+    "instances.timeline": {"instance_id": "n"},
+    "instances.recording": {"instance_id": "n"},
+    "instances.wait": {"instance_id": "n", "seconds": 0},
     "instances.match": {"action": "terminate", "prefix": "none-"},
     "entities.show": {"entity": "counter", "key": "k"},
     "sources.lag": {"source": "plain"},
@@ -149,7 +153,7 @@ async def test_an_operation_admits_its_role_and_those_above(
         if operation.changes:
             assert [*lines(loaded)][-1] == ("anonymous", "http", operation.name, "denied")
         for role in (ROLES[least], "admin"):
-            needs_payloads = "where" in given and operation.name != "erase"
+            needs_payloads = operation.name == "instances.recording" or ("where" in given and operation.name != "erase")
             status, answer = await send(http, url, operation, given, tokens.header(role, needs_payloads))
             assert status not in (401, 403, 500), answer
 
@@ -167,10 +171,13 @@ async def test_payloads_need_a_right_of_their_own(loaded: Loaded, tokens: Tokens
         await operate(loaded, None, calls)
         for id_ in ("done", "failed"):
             await eventually_finished(http, url, tokens, id_)
-        reads = [
+        ids = ("done", "waits", "failed")
+        reads: list[tuple[str, Mapping[str, Any]]] = [
             ("instances.list", {}),
-            *(("instances.show", {"instance_id": id_}) for id_ in ("done", "waits", "failed")),
-            *(("instances.history", {"instance_id": id_}) for id_ in ("done", "waits", "failed")),
+            *(("instances.show", {"instance_id": id_}) for id_ in ids),
+            *((f"instances.{each}", {"instance_id": id_}) for each in ("history", "timeline") for id_ in ids),
+            ("instances.cause", {"instance_id": "failed"}),
+            ("instances.wait", {"instance_id": "done", "seconds": 5}),
             ("entities.list", {}),
             ("entities.show", {"entity": "counter", "key": "k"}),
             ("messages.trace", {"message": "done"}),
@@ -186,6 +193,7 @@ async def test_payloads_need_a_right_of_their_own(loaded: Loaded, tokens: Tokens
         assert seen.count(secret) >= 6
         for name, given in (
             ("instances.list", {"payloads": "true"}),
+            ("instances.recording", {"instance_id": "done"}),
             ("entities.list", {"state": "true"}),
             ("dlq.show", {"id": "plain/0@0", "payload": "true"}),
             ("instances.match", {"action": "terminate", "where": f"input == '{secret}'", "prefix": "done"}),

@@ -266,13 +266,13 @@ async def test_any_id_finds_its_place(loaded: Loaded) -> None:
     async with serving(loaded) as channel, client(channel) as session:
 
         async def lands(instance_id: str) -> None:
+            from bridge.app.operations import client as ours
             from bridge.app.operations.operations import BY_NAME
-            from bridge.app.serve import control as ours
 
             operation = BY_NAME["instances.terminate"]
             before = len(kept(loaded))
             with pytest.raises((InstanceNotFound, InvalidCommand)):
-                await ours._ask_over(session, operation, {"instance_id": instance_id})
+                await ours.ask_over(session, operation, {"instance_id": instance_id})
             [line] = kept(loaded)[before:]
             assert line["target"] == instance_id
 
@@ -464,6 +464,13 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     ),
     "instances/read-0": ({}, lambda found: found["instance_id"] == "read-0"),
     "instances/read-0/history": ({}, lambda found: any("ExecutionStarted" in json.dumps(event) for event in found)),
+    "instances/read-0/timeline": ({}, lambda found: found[0]["data"] == {"n": 0}),
+    "instances/read-0/cause": ({}, lambda found: found is None),
+    "instances/read-0/recording": ({}, lambda found: found["orchestration"] == "waits"),
+    "instances/read-0/wait": ({"until": "start", "seconds": "5"}, lambda found: found["name"] == "waits"),
+    "instances:count": ({"name": "waits", "tags": "{}"}, lambda found: sum(each["count"] for each in found) >= 2),
+    "early:unprocessed": ({}, lambda found: found == {"count": 0}),
+    "quarantine:unprocessed": ({}, lambda found: found == {"count": 0}),
     "entities": ({"entity": "counter", "state": "1"}, lambda found: "read" in {one["key"] for one in found}),
     "entities/counter/read": ({}, lambda found: found["entity"] == "counter"),
     "early": ({}, lambda found: found == []),
@@ -522,7 +529,7 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
             async def answered(place: str = place, query: Mapping[str, str] = query, fits: Any = fits) -> bool:
                 async with session.get(f"/api/v1/{place}", params=query) as response:
                     found = json.loads(await response.read())
-                return response.status == (404 if "reason" in found else 200) and bool(fits(found))
+                return response.status == (404 if "reason" in (found or ()) else 200) and bool(fits(found))
 
             await eventually(answered, place)
         async with session.get("/api/v1/instances", params={"statuses": "SLEEPING"}) as response:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from bridge.app.operations.instance_jobs import SPACE
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words, json_object
 from bridge.app.operations.replays import why_waiting
 from bridge.app.operations.selection import MAX_READS, InstanceFilter, Selection
 from bridge.core.errors import InstanceNotFound, InvalidCommand
@@ -23,17 +22,6 @@ from bridge.jobs.state_machine import COUNTS, JobRecord
 from bridge.jobs.store import Action, JobStore
 from bridge.jobs.view import document
 from bridge.routing.identifier import check_name
-
-
-def _object(value: Any) -> Any:
-    """Object of a query, which has it as JSON text."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return json.loads(value)
-    except (ValueError, RecursionError):
-        raise ValueError("it is not JSON") from None
-
 
 _JOB = r"^[0-9a-z]{1,32}$"
 """Id of a job."""
@@ -72,7 +60,7 @@ class FilterInstances(Parameters):
     orchestration: str | None = None
     statuses: Words = ()
     prefix: str | None = None
-    tags: Annotated[Mapping[str, str], BeforeValidator(_object)] = Field(default_factory=dict)
+    tags: Annotated[Mapping[str, str], BeforeValidator(json_object)] = Field(default_factory=dict)
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     where: str | None = None

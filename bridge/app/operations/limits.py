@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from bridge.app.composition import require
-from bridge.app.connection import attached
 from bridge.config.source import Loaded
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
@@ -61,14 +61,18 @@ async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
     return lines
 
 
-async def states_of_all(loaded: Loaded) -> list[dict[str, Any]]:
-    """Lines of `states` for every configured source, in the configuration's order. Raises: EngineError."""
+async def states_on(loaded: Loaded, engines: Mapping[str, Engine]) -> list[dict[str, Any]]:
+    """Lines of `states` for the sources of several engines, in the configuration's order. Raises: EngineError."""
     order = list(loaded.config.sources)
-    lines: list[dict[str, Any]] = []
-    for name in dict.fromkeys(state_engine(loaded, source) for source in order):
-        async with attached(loaded, name) as engine:
-            lines += await states(loaded, engine)
+    used = dict.fromkeys(state_engine(loaded, source) for source in order)
+    lines = [line for name in used if name in engines for line in await states(loaded, engines[name])]
     return sorted(lines, key=lambda line: order.index(line["source"]))
+
+
+def place(loaded: Loaded, given: Mapping[str, Any]) -> str | None:
+    """Engine with the state of the source that a request names; None for an unknown source."""
+    source = given.get("source")
+    return state_engine(loaded, source) if source in loaded.config.sources else None
 
 
 def engine_name(loaded: Loaded, source: str) -> str:

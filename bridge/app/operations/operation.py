@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -39,8 +40,25 @@ class Parameters(Model):
 
 
 def words(value: Any) -> Any:
-    """Words of a query, which are separated by commas."""
-    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+    """Words of a query: separated by commas, or a JSON list, for words that have commas."""
+    if not isinstance(value, str):
+        return value
+    if value.startswith("["):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError("it is not a JSON list") from None
+    return tuple(filter(None, value.split(",")))
+
+
+def json_object(value: Any) -> Any:
+    """Object of a query, which is JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
 
 
 Words = Annotated[tuple[str, ...], BeforeValidator(words)]
@@ -54,6 +72,7 @@ class Scene:
     """Context of an operation.
 
     engine: returns the running engine of the request.
+    open: returns the running engine of a name.
     caller: asks for it.
     in_flight: returns messages in flight in a daemon; None outside of one.
     problems: checks the configuration; imports no code.
@@ -67,6 +86,14 @@ class Scene:
     in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
     problems: Callable[[], Sequence[Problem]] = tuple
     reload: Reload | None = None
+    open: Callable[[str], Awaitable[Engine]] | None = None
+
+    async def engines(self, named: str | None) -> dict[str, Engine]:
+        """Running engines by name: the one of the request if it names one, else all of the configuration."""
+        if named is not None or self.open is None:
+            engine = await self.engine()
+            return {engine.name: engine}
+        return {name: await self.open(name) for name in self.loaded.config.engines}
 
     @property
     def actor(self) -> Actor:
@@ -84,6 +111,7 @@ class Operation(Generic[P]):
     payloads: members of the result that are payload, at any depth; a caller without the right gets null.
     reads_payloads: True for parameters whose answer says something about payloads.
     only_reads: changes nothing although it needs a higher role than reader.
+    place: engine of a request that names none; None: `default`, or the only one.
     failure: reason of a failure that the result reports, for the audit line; None for success.
     """
 
@@ -98,6 +126,12 @@ class Operation(Generic[P]):
     reads_payloads: Callable[[P], bool] = lambda given: False
     only_reads: bool = False
     failure: Callable[[Any], str | None] = lambda result: None
+    place: Callable[[Loaded, Mapping[str, Any]], str | None] = lambda loaded, given: None
+
+    def engine_of(self, loaded: Loaded, given: Mapping[str, Any]) -> str | None:
+        """Name of the engine of a request. given: its parameters, not validated."""
+        name = given.get("engine")
+        return name if isinstance(name, str) else self.place(loaded, given)
 
     @property
     def changes(self) -> bool:
@@ -189,4 +223,4 @@ def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loa
     text = {name: value for name, value in given.items() if isinstance(value, str)}
     parts = [text[name] for name in ("instance_id", "entity", "key", "source") if name in text]
     change = Change(actor, operation.name, "@".join(parts) or "?", reason=text.get("reason"))
-    return state.trail(loaded, text.get("engine")), change
+    return state.trail(loaded, operation.engine_of(loaded, given)), change

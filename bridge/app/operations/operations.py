@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from bridge.app import state
@@ -22,13 +21,13 @@ from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letter_operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
+from bridge.app.operations.instance_reads import INSTANCE, INSTANCE_READS, OneInstance
 from bridge.app.operations.instances import Filter, Instances, Start
 from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
 from bridge.app.operations.read_operations import READ_OPERATIONS
 from bridge.app.operations.route_limits import LIMIT_OPERATIONS
-from bridge.app.operations.timeline import as_json as history_as_json
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.early_messages.operations import EarlyMessageOperations
@@ -55,10 +54,6 @@ class Message(Parameters):
 
 def _number(value: Any) -> Any:
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else value
-
-
-class OneInstance(Parameters):
-    instance_id: str
 
 
 class StartInstance(Message):
@@ -198,24 +193,6 @@ class ListEarly(Parameters):
 
 class ListQuarantined(Parameters):
     source: str | None = None
-
-
-class ListInstances(Parameters):
-    """Instances to list.
-
-    statuses: separated by commas in a query.
-    limit: 0 is all.
-    payloads: include payloads.
-    """
-
-    statuses: Words = ()
-    prefix: str | None = None
-    created_from: AwareDatetime | None = None
-    created_to: AwareDatetime | None = None
-    completed_from: AwareDatetime | None = None
-    completed_to: AwareDatetime | None = None
-    limit: int = Field(100, ge=0)
-    payloads: bool = False
 
 
 class ListEntities(Parameters):
@@ -374,26 +351,6 @@ async def _retire(scene: Scene, given: OneKey) -> Any:
     return {"id": given.key}
 
 
-async def _show(scene: Scene, given: OneInstance) -> Any:
-    return asdict(await Instances(await scene.engine()).show(given.instance_id))
-
-
-async def _instances(scene: Scene, given: ListInstances) -> Any:
-    if unknown := sorted(set(given.statuses) - set(OrchestrationStatus.__members__)):
-        raise InvalidCommand(
-            f"`statuses`: {unknown[0][:100]!r} is not one of {', '.join(OrchestrationStatus.__members__)}"
-        )
-    filter_ = Filter(
-        given.statuses, given.prefix, given.created_from, given.created_to, given.completed_from, given.completed_to
-    )
-    found = await Instances(await scene.engine()).list(filter_, payloads=given.payloads)
-    return {"all": len(found), "instances": [asdict(one) for one in (found[: given.limit] if given.limit else found)]}
-
-
-async def _history(scene: Scene, given: OneInstance) -> Any:
-    return history_as_json(await Instances(await scene.engine()).history(given.instance_id))
-
-
 async def _entities(scene: Scene, given: ListEntities) -> Any:
     found = await Entities(await scene.engine()).list(
         given.entity, given.key_prefix, given.modified_from, given.modified_to,
@@ -407,7 +364,7 @@ async def _entity(scene: Scene, given: OneEntity) -> Any:
 
 
 async def _sources(scene: Scene, given: Parameters) -> Any:
-    return await limits.states(scene.loaded, await scene.engine())
+    return await limits.states_on(scene.loaded, await scene.engines(given.engine))
 
 
 async def _keys(scene: Scene, given: Parameters) -> Any:
@@ -429,6 +386,14 @@ async def _early(scene: Scene, given: ListEarly) -> Any:
 
 async def _quarantined(scene: Scene, given: ListQuarantined) -> Any:
     return [asdict(one) for one in await QuarantineOperations(await scene.engine()).list(given.source)]
+
+
+async def _unprocessed_early(scene: Scene, given: Parameters) -> Any:
+    return {"count": await EarlyMessageOperations(await scene.engine()).unprocessed()}
+
+
+async def _unprocessed_quarantined(scene: Scene, given: Parameters) -> Any:
+    return {"count": await QuarantineOperations(await scene.engine()).unprocessed()}
 
 
 async def _in_flight(scene: Scene, given: OneMessage) -> Any:
@@ -454,42 +419,30 @@ def _instance(given: OneInstance) -> str:
     return given.instance_id
 
 
-_ID = "instances/{instance_id}"
-_OF_INSTANCE = frozenset({"input", "output", "custom_status", "message", "stack_trace"})
-"""Members of an instance, and of its failure, that may be payload."""
-_OF_HISTORY = frozenset(
-    {"input", "result", "output", "data", "reason", "failure_details", "carryover_events", "error_message"}
-)
 _OF_ENTITY = frozenset({"state"})
 OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("engines.list", "reader", "engines", Parameters, _engines),
-    Operation(
-        "instances.list", "reader", "instances", ListInstances, _instances, payloads=_OF_INSTANCE,
-        reads_payloads=lambda given: given.payloads,
-    ),
-    Operation("instances.show", "reader", _ID, OneInstance, _show, payloads=_OF_INSTANCE),
-    Operation("instances.history", "reader", f"{_ID}/history", OneInstance, _history, payloads=_OF_HISTORY),
     Operation(
         "instances.start", "operator", "instances", StartInstance, _start,
         lambda given: given.instance_id or NEW, lambda given: {"orchestration": given.orchestration},
     ),
     Operation(
-        "instances.raise", "operator", f"{_ID}:raise", RaiseEvent, _raise, _instance,
+        "instances.raise", "operator", f"{INSTANCE}:raise", RaiseEvent, _raise, _instance,
         lambda given: {"event": given.event},
     ),
-    Operation("instances.suspend", "operator", f"{_ID}:suspend", OneInstance, _suspend, _instance),
-    Operation("instances.resume", "operator", f"{_ID}:resume", OneInstance, _resume, _instance),
+    Operation("instances.suspend", "operator", f"{INSTANCE}:suspend", OneInstance, _suspend, _instance),
+    Operation("instances.resume", "operator", f"{INSTANCE}:resume", OneInstance, _resume, _instance),
     Operation(
-        "instances.terminate", "operator", f"{_ID}:terminate", TerminateInstance, _terminate, _instance,
+        "instances.terminate", "operator", f"{INSTANCE}:terminate", TerminateInstance, _terminate, _instance,
         lambda given: {"recursive": given.recursive},
     ),
     Operation(
-        "instances.restart", "operator", f"{_ID}:restart", RestartInstance, _restart, _instance,
+        "instances.restart", "operator", f"{INSTANCE}:restart", RestartInstance, _restart, _instance,
         lambda given: {"new_id": given.new_id},
     ),
-    Operation("instances.rewind", "operator", f"{_ID}:rewind", OneInstance, _rewind, _instance),
+    Operation("instances.rewind", "operator", f"{INSTANCE}:rewind", OneInstance, _rewind, _instance),
     Operation(
-        "instances.purge", "admin", f"{_ID}:purge", PurgeInstance, _purge, _instance,
+        "instances.purge", "admin", f"{INSTANCE}:purge", PurgeInstance, _purge, _instance,
         lambda given: {"recursive": given.recursive},
     ),
     Operation(
@@ -510,12 +463,14 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         filter=lambda given: {"empty": given.empty, "locks": given.locks},
     ),
     Operation("early.list", "reader", "early", ListEarly, _early),
+    Operation("early.unprocessed", "reader", "early:unprocessed", Parameters, _unprocessed_early),
     Operation("early.release", "operator", "early/{instance_id}:release", OneInstance, _release_early, _instance),
     Operation(
         "early.drop", "admin", "early/{instance_id}:drop", DropEarly, _drop_early, _instance,
         lambda given: {"ids": given.ids, "forget": given.forget},
     ),
     Operation("quarantine.list", "reader", "quarantine", ListQuarantined, _quarantined),
+    Operation("quarantine.unprocessed", "reader", "quarantine:unprocessed", Parameters, _unprocessed_quarantined),
     Operation(
         "quarantine.release", "operator", "quarantine:release", QuarantinedKeys, _release_quarantined,
         lambda given: given.target,
@@ -526,22 +481,23 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     ),
     Operation("sources.list", "reader", "sources", Parameters, _sources),
     Operation(
-        "sources.pause", "operator", "sources/{source}:pause", PauseSource, _pause_source, lambda given: given.source
+        "sources.pause", "operator", "sources/{source}:pause", PauseSource, _pause_source, lambda given: given.source,
+        place=limits.place,
     ),
     Operation(
         "sources.resume", "operator", "sources/{source}:resume", ResumeSource, _resume_source,
-        lambda given: given.source, lambda given: {"route": given.route},
+        lambda given: given.source, lambda given: {"route": given.route}, place=limits.place,
     ),
     Operation("sources.lag", "reader", "sources/{source}/lag", OneSource, _lag),
     Operation("sources.seek.plan", "reader", "sources/{source}/seek:plan", PlanSeek, _plan_seek),
-    Operation("sources.seek.show", "reader", "sources/{source}/seek", OneSource, _seeks),
+    Operation("sources.seek.show", "reader", "sources/{source}/seek", OneSource, _seeks, place=limits.place),
     Operation(
         "sources.seek", "operator", "sources/{source}:seek", SeekSource, _seek_source, lambda given: given.source,
-        lambda given: {"positions": given.positions},
+        lambda given: {"positions": given.positions}, place=limits.place,
     ),
     Operation(
         "sources.seek.cancel", "operator", "sources/{source}/seek:cancel", OneSource, _cancel_seek,
-        lambda given: given.source,
+        lambda given: given.source, place=limits.place,
     ),
     Operation("messages.show", "reader", "messages/{message}", OneMessage, _in_flight),
     Operation("keys.list", "reader", "keys", Parameters, _keys),
@@ -552,6 +508,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         # The condition may name a person
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
+    *INSTANCE_READS,
     *CONFIGURATION_OPERATIONS,
     *LIMIT_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,

@@ -74,20 +74,17 @@ class TraceMessage(Parameters):
 
 
 async def _groups(scene: Scene, given: ListDeadLetters) -> Any:
-    engine = await scene.engine()
-    found = await grouped(scene.loaded, given.selection, offline=False, engines={engine.name: engine})
+    found = await grouped(scene.loaded, given.selection, offline=False, engines=await scene.engines(given.engine))
     return {"groups": [each.to_dict() for each in found.sorted()], "gone": found.gone}
 
 
 async def _dead_letters(scene: Scene, given: PageOfDeadLetters) -> Any:
-    engine = await scene.engine()
-    opened = {engine.name: engine}
+    opened = await scene.engines(given.engine)
     return [facts_of(each) async for each in visited(scene.loaded, given.selection, given.limit, engines=opened)]
 
 
 async def _dead_letter(scene: Scene, given: OneDeadLetter) -> Any:
-    engine = await scene.engine()
-    selection, opened = Selection(ids=(given.id,)), {engine.name: engine}
+    selection, opened = Selection(ids=(given.id,)), await scene.engines(given.engine)
     found = [facts_of(each, given.payload) async for each in visited(scene.loaded, selection, engines=opened)]
     if not found:
         raise InstanceNotFound(f"there is no dead letter {given.id[:200]!r}")

@@ -30,6 +30,46 @@ class InstanceList(TypedDict):
     instances: list[Instance]
 
 
+class CountOfInstances(TypedDict):
+    """Number of instances of one name and status, or of one saga and outcome."""
+
+    name: str
+    status: str
+    count: int
+
+
+class CauseOfFailure(TypedDict):
+    """Failure that ended an instance. instance_id: of the instance whose code or activity failed."""
+
+    instance_id: str
+    document: dict[str, Any]
+
+
+class TimelineEntry(TypedDict):
+    """Line of a timeline. after: seconds since the first event."""
+
+    at: str
+    after: float
+    event: str
+    data: Any
+
+
+class RecordedHistory(TypedDict):
+    """History in the form of `bridge instances export`. events: in the JSON form of protobuf."""
+
+    format: str
+    version: int
+    instance_id: str
+    orchestration: str
+    events: list[dict[str, Any]]
+
+
+class Unprocessed(TypedDict):
+    """Number of entities with operations that no worker has processed."""
+
+    count: int
+
+
 class Started(TypedDict):
     instance_id: str
     message_id: str | None
@@ -176,6 +216,11 @@ RESULTS: Mapping[str, Any] = {
     "instances.list": InstanceList,
     "instances.show": Instance,
     "instances.history": _Rows,
+    "instances.count": list[CountOfInstances],
+    "instances.cause": CauseOfFailure | None,
+    "instances.timeline": list[TimelineEntry],
+    "instances.recording": RecordedHistory,
+    "instances.wait": Instance | None,
     "instances.start": Started,
     "instances.raise": Raised,
     "instances.suspend": OneId,
@@ -195,9 +240,11 @@ RESULTS: Mapping[str, Any] = {
     "entities.signal": Signalled,
     "entities.clean": Cleaned,
     "early.list": list[WaitingMessage],
+    "early.unprocessed": Unprocessed,
     "early.release": Change,
     "early.drop": Change,
     "quarantine.list": list[WaitingMessage],
+    "quarantine.unprocessed": Unprocessed,
     "quarantine.release": list[Change],
     "quarantine.drop": Change,
     "sources.list": list[SourceLine],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -82,6 +83,11 @@ async def _list(scene: Scene, given: Parameters) -> Any:
     return [_line(scene.loaded, engine.name, route, limit) for route, limit in found.items() if limit.until > now]
 
 
+def _place(loaded: Loaded, given: Mapping[str, Any]) -> str | None:
+    """Engine of the route that a request names; None for an unknown route."""
+    return next((each.engine for each in loaded.config.routes if each.name == given.get("route")), None)
+
+
 def _line(loaded: Loaded, engine: str, route: str, limit: TemporaryLimit) -> dict[str, Any]:
     config = next((each.limits for each in loaded.config.routes if each.name == route), None)
     return {
@@ -114,7 +120,9 @@ LIMIT_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("limits.list", "reader", "limits", Parameters, _list),
     Operation(
         "limits.set", "operator", "limits/{route}:set", SetLimit, _set, lambda given: given.route,
-        lambda given: {"running": given.running, "rate": given.rate, "seconds": given.seconds},
+        lambda given: {"running": given.running, "rate": given.rate, "seconds": given.seconds}, place=_place,
     ),
-    Operation("limits.clear", "operator", "limits/{route}:clear", OneRoute, _clear, lambda given: given.route),
+    Operation(
+        "limits.clear", "operator", "limits/{route}:clear", OneRoute, _clear, lambda given: given.route, place=_place
+    ),
 )  # fmt: skip

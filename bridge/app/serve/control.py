@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import stat
@@ -11,29 +10,27 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import aiohttp
-from yarl import URL
 
 from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
 from bridge.app.operations import openapi
+from bridge.app.operations.client import Call, ask_over, each_of
 from bridge.app.operations.operation import Operation, Reload, Scene, begun, keyed, perform
 from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.lineage import in_flight
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core import errors
-from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
+from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.ops.access import Caller
-from bridge.ops.api import PREFIX, Route, Stream
+from bridge.ops.api import Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, Control, near
 from bridge.ops.status import Document
@@ -43,15 +40,11 @@ log = logging.getLogger("bridge.control")
 
 STATUS = "status"
 """Path of a daemon's status below /api/v1/."""
-_LONGEST_PATH = 4000
-"""Most characters of a path, below the limit of the server. The longest id, of 256 characters, needs 3,072."""
 FIND_SECONDS = 5.0
 """Seconds for a daemon to list its engines. A slower daemon is skipped.
 
 During an operation the daemon is asked at the same interval, which detects a frozen one.
 """
-WAIT_SECONDS = 6 * 3600.0
-"""Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
 
 
 def routes(
@@ -75,10 +68,9 @@ def routes(
         return engines[chosen(loaded, name)]
 
     async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
-        name = given.get("engine")
-        opened = partial(engine, name if isinstance(name, str) else None)
         now = in_use()
-        scene = Scene(now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload())
+        opened = partial(engine, operation.engine_of(now, given))
+        scene = Scene(now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload(), engine)
         return await perform(operation, keyed(operation, given, caller.actor, key), scene)
 
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
@@ -128,7 +120,7 @@ async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
     """Write no audit line: reading leaves none."""
 
 
-async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+async def operate(loaded: Loaded, engine: str | None, calls: Sequence[Call]) -> list[Any]:
     """Run operations one after the other, by a running daemon or else on the engine itself; return their results.
 
     calls: names and parameters. Raises: LookupError for an unknown engine, BridgeError.
@@ -136,45 +128,34 @@ async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str,
     return [result async for result in _results(loaded, engine, calls)]
 
 
-async def operate_each(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
+async def operate_each(loaded: Loaded, engine: str | None, calls: Sequence[Call]) -> list[Any]:
     """Run operations as `operate` does, and return their results or errors. An outage ends the list.
 
     Raises: LookupError for an unknown engine.
     """
-    found: list[Any] = []
-    left = list(calls)
-    while left:
-        try:
-            async for result in _results(loaded, engine, left):
-                found.append(result)  # noqa: PERF401 -- results before an error count
-            return found
-        except BridgeError as error:
-            found.append(error)
-            if isinstance(error, EngineOutage | ConfigError):
-                return found
-            left = list(calls[len(found) :])
-    return found
+    return await each_of(partial(_results, loaded, engine), calls)
 
 
-async def _results(
-    loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]
-) -> AsyncIterator[Any]:
+async def _results(loaded: Loaded, engine: str | None, calls: Sequence[Call]) -> AsyncIterator[Any]:
     daemon = await _find(loaded, engine)
     if daemon is not None:
         for name, given in calls:
             yield await _watched(daemon, BY_NAME[name], {"engine": engine, **given})
         return
     async with AsyncExitStack() as stack:
-        opened: list[Engine] = []
+        opened: dict[str, Engine] = {}
 
-        async def direct() -> Engine:
-            if not opened:
-                opened.append(await stack.enter_async_context(attached(loaded, engine)))
-            return opened[0]
+        async def direct(name: str | None) -> Engine:
+            name = chosen(loaded, name)
+            if name not in opened:
+                opened[name] = await stack.enter_async_context(attached(loaded, name))
+            return opened[name]
 
-        scene = Scene(loaded, direct, Caller(user(), "admin", True))
         for name, given in calls:
-            yield await perform(BY_NAME[name], {"engine": engine, **given}, scene)
+            operation, sent = BY_NAME[name], {"engine": engine, **given}
+            of_request = partial(direct, operation.engine_of(loaded, sent))
+            scene = Scene(loaded, of_request, Caller(user(), "admin", True), open=direct)
+            yield await perform(operation, sent, scene)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,62 +279,4 @@ async def _ask(path: Path, operation: Operation[Any], given: Mapping[str, Any]) 
         async with aiohttp.ClientSession(
             "http://localhost", connector=aiohttp.UnixConnector(short, limit=1), raise_for_status=False
         ) as session:
-            return await _ask_over(session, operation, given)
-
-
-async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], given: Mapping[str, Any]) -> Any:
-    parameters = operation.parse(given).model_dump()
-    path = PREFIX + operation.path
-    for name in list(parameters):
-        if f"{{{name}}}" in path:
-            path = path.replace(f"{{{name}}}", quote(str(parameters.pop(name)), safe=""))
-    sent = {name: value for name, value in parameters.items() if value is not None}
-    body = None if operation.method == "GET" else json.dumps(sent, default=_json)
-    query = (
-        "" if body is not None else "&".join(f"{name}={quote(_text(value), safe='')}" for name, value in sent.items())
-    )
-    if len(path) > _LONGEST_PATH:
-        raise InvalidCommand(f"{operation.name}: the id is too long")
-    url = URL(f"http://localhost{path}{'?' if query else ''}{query}", encoded=True)
-    try:
-        async with session.request(
-            operation.method,
-            url,
-            data=body,
-            headers={"Content-Type": "application/json"} if body is not None else None,
-            timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS),
-        ) as response:
-            answer = json.loads(await response.read())
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise EngineTimeout(f"{operation.name}: the daemon did not answer; the outcome is unknown") from error
-    if response.status >= 400:
-        raise _error(answer)
-    return answer
-
-
-def _text(value: Any) -> str:
-    """Value of a query."""
-    if isinstance(value, Mapping):
-        return json.dumps(dict(value))
-    return ",".join(value) if isinstance(value, tuple) else str(value)
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.isoformat()
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(type(value).__name__)
-
-
-def _error(problem: Mapping[str, Any]) -> Exception:
-    """Make the error that the daemon reported, which leads to the same text and exit code."""
-    reason, detail = problem.get("reason"), str(problem.get("detail"))
-    if reason == "unknown_name":
-        return LookupError(detail)
-    kinds = [errors.BridgeError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-        if kind.reason == reason and kind is not errors.ConfigError:
-            return kind(detail)
-    return BridgeError(detail)
+            return await ask_over(session, operation, given)

@@ -11,18 +11,23 @@ import click
 
 from bridge.app.dead_letters.view import facts_of, shown_time
 from bridge.cli.dlq.replay import edit, replay
-from bridge.cli.dlq.selection import print_report, selection_of, selection_options
+from bridge.cli.dlq.selection import parameters_of, print_report, selection_of, selection_options
 from bridge.cli.dlq.states import drop, restore
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
+from bridge.cli.shared.connection import operate
 from bridge.cli.shared.options import EXISTING, config_options, json_option
 from bridge.cli.shared.output import Progress, clean, plural, print_fields, print_json, print_table, say
+from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
     from bridge.app.dead_letters.reading import Found, Selection
+    from bridge.app.remote import Address
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_MOST = 10_000
+"""Most dead letters that a daemon lists."""
 _EXITS = {0: "done", 1: "there is no such dead letter"}
 
 
@@ -75,27 +80,26 @@ def offline_option(function: F) -> F:
 @selection_options
 @offline_option
 @json_option
+@remote_options
 @config_options
-def groups(as_json: bool, offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any) -> None:
+def groups(
+    as_json: bool,
+    offline: bool,
+    remote: Address | None,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    **chosen: Any,
+) -> None:
     """Group dead letters by cause, the most numerous first.
 
     Dead letters of one group have the same reason, route, error and detail, apart from the values in the detail. The
     name of a group is a value for --cause.
     """
-    from bridge.app.composition import load_config
-    from bridge.app.dead_letters.groups import grouped
-
-    loaded = load_config(config, overlay)
-    progress = Progress("dead letters read")
-    try:
-        found = asyncio.run(grouped(loaded, selection_of(chosen), offline, progress))
-    finally:
-        progress.close()
-    ordered = found.sorted()
-    for sentence in found.gone:
+    ordered, gone = _grouped(remote, config, overlay, chosen, offline)
+    for sentence in gone:
         say(sentence, err=True)
     if as_json:
-        print_json([each.to_dict() for each in ordered])
+        print_json(ordered)
         return
     if not ordered:
         say(_none(chosen, offline), err=True)
@@ -104,20 +108,20 @@ def groups(as_json: bool, offline: bool, config: tuple[Path, ...], overlay: tupl
         ("GROUP", "COUNT", "REASON", "ROUTE", "FIRST", "LAST", "EXAMPLE", "DETAIL"),
         [
             (
-                each.fingerprint,
-                f"{each.count:,}",
-                each.reason if each.format == "bridge" else f"{each.reason} ({each.format})",
-                ", ".join(each.routes) or "-",
-                shown_time(each.first),
-                shown_time(each.last),
-                each.example,
-                each.detail,
+                each["group"],
+                f"{each['count']:,}",
+                each["reason"] if each["format"] == "bridge" else f"{each['reason']} ({each['format']})",
+                ", ".join(each["routes"]) or "-",
+                shown_time(each["first"]),
+                shown_time(each["last"]),
+                each["example"],
+                each["detail"],
             )
             for each in ordered
         ],
     )
-    total = sum(each.count for each in ordered)
-    next_ = f"bridge dlq check --cause {ordered[0].fingerprint}"
+    total = sum(each["count"] for each in ordered)
+    next_ = f"bridge dlq check --cause {ordered[0]['group']}"
     say(f"{plural(total, 'dead letter')}{_which(chosen, offline)}. Next: {next_}", err=True)
 
 
@@ -140,33 +144,45 @@ def groups(as_json: bool, offline: bool, config: tuple[Path, ...], overlay: tupl
 )
 @offline_option
 @json_option
+@remote_options
 @config_options
 def list_(
-    limit: int, offline: bool, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], **chosen: Any
+    limit: int,
+    offline: bool,
+    as_json: bool,
+    remote: Address | None,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
+    **chosen: Any,
 ) -> None:
     """List dead letters, in the order of their topics. No payload is shown."""
-    rows = _read(config, overlay, selection_of(chosen), limit or None, offline)
+    if remote is not None:
+        limit = min(limit or _MOST, _MOST)
+        rows = _asked(remote, offline, "dlq.list", parameters_of(chosen) | {"limit": limit})
+    else:
+        rows = [facts_of(each) for each in _read(config, overlay, selection_of(chosen), limit or None, offline)]
     if as_json:
-        print_json([facts_of(each) for each in rows])
+        print_json(rows)
         return
     print_table(
         ("ID", "STATE", "TIME", "REASON", "ROUTE", "GROUP", "ORIGIN", "DETAIL"),
         [
             (
-                each.letter.id,
-                each.state or "-",
-                shown_time(each.letter.failed_at),
-                each.letter.reason,
-                each.letter.route or "-",
-                each.letter.fingerprint,
-                str(each.letter.origin) or "-",
-                each.letter.detail,
+                each["id"],
+                each["state"] or "-",
+                each["time"],
+                each["reason"],
+                each["route"] or "-",
+                each["group"],
+                each["origin"] or "-",
+                each["detail"],
             )
             for each in rows
         ],
     )
     if len(rows) == limit:
-        say(f"the first {limit:,} are shown; --limit 0 shows all", err=True)
+        more = "filters show others" if limit == _MOST and remote is not None else "--limit 0 shows all"
+        say(f"the first {limit:,} are shown; {more}", err=True)
 
 
 @make(
@@ -183,25 +199,35 @@ def list_(
 @click.option("--payload", is_flag=True, help="Also show headers and body, and the text of a foreign program's error.")
 @offline_option
 @json_option
+@remote_options
 @config_options
 def show(
-    id_: str, payload: bool, offline: bool, as_json: bool, config: tuple[Path, ...], overlay: tuple[Path, ...]
+    id_: str,
+    payload: bool,
+    offline: bool,
+    as_json: bool,
+    remote: Address | None,
+    config: tuple[Path, ...],
+    overlay: tuple[Path, ...],
 ) -> int:
     """Show the cause and the attributes of a dead letter.
 
     ID is its position (`TOPIC/PARTITION@OFFSET`), the position of the original message, or its message id.
     """
-    rows = _read(config, overlay, selection_of({}, (id_,)), None, offline)
+    if remote is not None:
+        rows = _asked(remote, offline, "dlq.show", {"id": id_, "payload": payload})
+    else:
+        read = _read(config, overlay, selection_of({}, (id_,)), None, offline)
+        rows = [facts_of(each, payload) for each in read]
     if not rows:
         say(_missing(config, overlay, id_, offline), err=True)
         return 1
     if as_json:
-        print_json([facts_of(each, payload) for each in rows])
+        print_json(rows)
         return 0
-    for number, each in enumerate(rows):
+    for number, facts in enumerate(rows):
         if number:
             click.echo()
-        facts = facts_of(each, payload)
         headers, body = facts.pop("headers", {}), facts.pop("body", None)
         print_fields(
             [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
@@ -296,6 +322,33 @@ def check(
     else:
         print_report(report, offline)
     return 1 if report.failing else 0
+
+
+def _grouped(
+    remote: Address | None, config: tuple[Path, ...], overlay: tuple[Path, ...], chosen: dict[str, Any], offline: bool
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Groups, the most numerous first, and sentences about dead letters that are gone."""
+    if remote is not None:
+        answer = _asked(remote, offline, "dlq.groups", parameters_of(chosen))
+        return answer["groups"], answer["gone"]
+    from bridge.app.composition import load_config
+    from bridge.app.dead_letters.groups import grouped
+
+    loaded = load_config(config, overlay)
+    progress = Progress("dead letters read")
+    try:
+        found = asyncio.run(grouped(loaded, selection_of(chosen), offline, progress))
+    finally:
+        progress.close()
+    return [each.to_dict() for each in found.sorted()], found.gone
+
+
+def _asked(remote: Address, offline: bool, operation: str, given: dict[str, Any]) -> Any:
+    """Answer of a remote daemon. Raises: UsageError for `offline`."""
+    if offline:
+        raise click.UsageError("--offline needs a configuration, not --url", click.get_current_context())
+    [answer] = operate({"remote": remote, "engine": None}, (operation, given))
+    return answer
 
 
 def _read(

@@ -81,6 +81,13 @@ def selection_of(chosen: dict[str, Any], ids: tuple[str, ...] = ()) -> Selection
     )
 
 
+def parameters_of(chosen: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of an operation on the dead letters that the options select."""
+    names = ("sources", "routes", "causes", "keys", "since", "until")
+    states = () if "all" in chosen["states"] else chosen["states"]
+    return {name: chosen[name] for name in names} | {"states": states}
+
+
 def _seconds(time: datetime | None) -> float | None:
     return None if time is None else time.timestamp()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,13 +10,12 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import engine_options, on_engine
+from bridge.cli.shared.connection import local_engine_options
 from bridge.cli.shared.options import json_option
 from bridge.cli.shared.output import Progress, plural, print_json, say
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
-    from bridge.engines.base import Engine
     from bridge.testing.histories.check import Checked
     from bridge.testing.histories.child import Code
 
@@ -55,7 +55,7 @@ _SAMPLE = 20
 @click.option("--orchestration", "only", multiple=True, metavar="NAME", help="Only this orchestration; repeatable.")
 @click.option("--strict", is_flag=True, help="Other decisions in the past, and instances without result, fail too.")
 @json_option
-@engine_options
+@local_engine_options
 def check(
     workflows: str,
     sample: int | None,
@@ -73,6 +73,7 @@ def check(
     with the recorded one.
     """
     from bridge.app.composition import load_config
+    from bridge.app.connection import attached
     from bridge.app.operations.instances import Instances
     from bridge.testing.histories.check import check_histories
 
@@ -82,16 +83,17 @@ def check(
     code = _code(loaded, workflows)
     progress = Progress("histories replayed")
 
-    async def run(own: Engine) -> list[Checked]:
-        return await check_histories(
-            Instances(own), own.client, code,
-            sample=None if all_running else sample or _SAMPLE,
-            only=only, external=frozenset(loaded.config.workflows.external),
-            versions=loaded.config.engines[own.name].worker.versions, progress=progress,
-        )  # fmt: skip
+    async def run() -> list[Checked]:
+        async with attached(loaded, engine["engine"]) as own:
+            return await check_histories(
+                Instances(own), own.client, code,
+                sample=None if all_running else sample or _SAMPLE,
+                only=only, external=frozenset(loaded.config.workflows.external),
+                versions=loaded.config.engines[own.name].worker.versions, progress=progress,
+            )  # fmt: skip
 
     try:
-        results = on_engine(engine, lambda own: own, run)
+        results = asyncio.run(run())
     finally:
         progress.close()
     broken = sum(each.broken for each in results)

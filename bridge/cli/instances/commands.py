@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 
 from bridge.cli.instances.check import check
 from bridge.cli.instances.listing import list_
-from bridge.cli.instances.views import Shown, document, each_of, print_history, print_instance
+from bridge.cli.instances.views import Shown, document, instance_of, print_history, print_instance, shown, with_causes
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import EXITS, engine_options, on_instances, operate, operate_each
+from bridge.cli.shared.connection import EXITS, engine_options, operate, operate_each
 from bridge.cli.shared.jobs import BULK_EXITS, bulk, filter_options, form_option, is_bulk, split
 from bridge.cli.shared.options import as_message, json_option, origin, origin_options, reason_option
 from bridge.cli.shared.output import plural, print_json, say
@@ -30,13 +31,8 @@ from bridge.cli.shared.several import (
     print_errors,
     read_ids,
 )
-from bridge.core.errors import BridgeError
+from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.system import private
-
-if TYPE_CHECKING:
-    from bridge.app.operations.instances import Instances
-    from bridge.engines.recording import Recording
-
 
 _history_reason = click.option("--reason", metavar="TEXT", help="Reason, shown in the history and in the audit.")
 
@@ -95,19 +91,12 @@ def show(ids: tuple[str, ...], separated: bool, history: bool, as_json: bool, **
     A failure begins with the place in your code that raised it, also if that is in an activity or in a child. Frames of
     the bridge and of the SDK come last.
     """
-    from bridge.app.operations.timeline import as_json as history_as_json
-
-    async def read(instances: Instances, instance_id: str) -> Shown:
-        one = await instances.show(instance_id)
-        return Shown(one, await instances.cause(one), await instances.history(instance_id) if history else None)
-
     names = read_ids(ids, separated)
-    results = on_instances(engine, lambda instances: each_of(names, lambda name: read(instances, name)))
+    wanted = ("instances.history" if as_json else "instances.timeline") if history else None
+    results = shown(engine, names, wanted)
     found = [result for result in results if isinstance(result, Shown)]
     if as_json:
-        documents = [
-            document(one) | ({} if one.history is None else {"history": history_as_json(one.history)}) for one in found
-        ]
+        documents = [document(one) | ({} if one.history is None else {"history": one.history}) for one in found]
         if documents or not is_one(ids):
             print_json(documents[0] if is_one(ids) else documents)
     else:
@@ -138,10 +127,7 @@ def export(instance_id: str, output: Path | None, **engine: Any) -> None:
     The file contains the instance's inputs and results unchanged. Review it before you add it to a repository.
     """
 
-    async def read(instances: Instances) -> Recording:
-        return await instances.recording(instance_id)
-
-    document = on_instances(engine, read).to_json()
+    [document] = operate(engine, ("instances.recording", {"instance_id": instance_id}))
     if output is None:
         print_json(document)
         return
@@ -188,14 +174,8 @@ def wait(
     **engine: Any,
 ) -> int:
     """Wait until orchestrations have started or finished, and show them."""
-    end = time.monotonic() + timeout
-
-    async def read(instances: Instances, instance_id: str) -> Shown | None:
-        one = await instances.wait(instance_id, until, max(0.0, end - time.monotonic()))
-        return None if one is None else Shown(one, await instances.cause(one))
-
     names = read_ids(ids, separated)
-    results = on_instances(engine, lambda instances: each_of(names, lambda name: read(instances, name)))
+    results = with_causes(engine, _waited(engine, names, until, time.monotonic() + timeout))
     found = [result for result in results if isinstance(result, Shown)]
     if as_json:
         if found or not is_one(ids):
@@ -211,6 +191,25 @@ def wait(
             say(f"error: {name} has not {word} after {timeout:g}s", err=True)
     wrong = None in results or any(until == "completion" and one.instance.status != "COMPLETED" for one in found)
     return max(print_errors(names, results), exit_codes.FAILED if wrong else exit_codes.OK)
+
+
+def _waited(engine: dict[str, Any], names: Sequence[str], until: str, end: float) -> list[Any]:
+    """Instances, None for those that are late, or errors. An outage ends the list. end: on the monotonic clock."""
+    from bridge.app.operations.instance_reads import MAX_WAIT
+
+    found: list[Any] = []
+    for name in names:
+        while True:
+            seconds = min(MAX_WAIT, max(0.0, end - time.monotonic()))
+            [one] = operate_each(
+                engine, [("instances.wait", {"instance_id": name, "until": until, "seconds": seconds})]
+            )
+            if one is not None or time.monotonic() >= end:
+                break
+        found.append(one if one is None or isinstance(one, BridgeError) else instance_of(one))
+        if isinstance(one, EngineOutage | ConfigError):
+            break
+    return found
 
 
 @make(
@@ -269,7 +268,8 @@ def start(
         "reason": reason,
     }
     [result] = operate(engine, ("instances.start", given | as_message(message)))
-    _warn_of_unknown(engine, orchestration)
+    if engine["remote"] is None:
+        _warn_of_unknown(engine, orchestration)
     if as_json:
         print_json(result)
         return
@@ -530,7 +530,7 @@ def purge(
 
     With a filter, the command asks for confirmation.
     """
-    from bridge.app.operations.instances import FINISHED, Filter
+    from bridge.app.operations.instances import FINISHED
 
     context = click.get_current_context()
     filtered = bool(statuses or created_from or created_to)
@@ -546,18 +546,19 @@ def purge(
         if purged:
             click.echo(f"{plural(sum(purged), 'instance')} purged")
         return print_errors(names, results)
-    filter_ = Filter(statuses or tuple(sorted(FINISHED)), None, created_from, created_to)
+    statuses = statuses or tuple(sorted(FINISHED))
     if not yes:
         if not sys.stdin.isatty():
             raise click.UsageError("no terminal to confirm on: use --yes to purge with a filter", context)
-        found = on_instances(engine, lambda instances: instances.list(filter_, payloads=False))
-        if not found:
+        filter_ = {"statuses": statuses, "created_from": created_from, "created_to": created_to, "limit": 1}
+        [found] = operate(engine, ("instances.list", filter_))
+        if not found["all"]:
             click.echo("nothing to purge")
             return 0
-        if not click.confirm(f"Remove {plural(len(found), 'instance')} permanently?", err=True):
+        if not click.confirm(f"Remove {plural(found['all'], 'instance')} permanently?", err=True):
             return 1
     selection = {
-        "statuses": filter_.statuses,
+        "statuses": statuses,
         "created_from": created_from,
         "created_to": created_to,
         "recursive": not no_recursive,

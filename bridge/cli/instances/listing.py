@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bridge.cli.instances.views import in_json
+from bridge.cli.instances.views import in_json, instance_of
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import EXITS, engine_options, on_instances
+from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option
 from bridge.cli.shared.output import clean, compact, print_json, print_table
 from bridge.cli.shared.parameters import SINCE, STATUS, TAG
@@ -74,6 +74,7 @@ OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "termin
 @click.option(
     "-0", "--null", "separated", is_flag=True, help="Print ids only, each terminated by a null byte, for `xargs -0`."
 )
+@click.option("--no-payloads", is_flag=True, help="With --json: leave out input and output.")
 @json_option
 @engine_options
 def list_(
@@ -90,6 +91,7 @@ def list_(
     only_count: bool,
     only_ids: bool,
     separated: bool,
+    no_payloads: bool,
     as_json: bool,
     **engine: Any,
 ) -> None:
@@ -98,33 +100,36 @@ def list_(
     With --json each has instance_id, name, status, created_at, last_updated_at, input, output, custom_status,
     failure, saga, outcome. The embedded engine counts by status, name and outcome without reading the instances.
     """
-    from bridge.app.operations.instances import Filter, Instances
-
     if as_json + only_ids + separated > 1 or (only_count and (only_ids or separated)):
         raise click.UsageError("use one of --json, --ids, -0 and --count", click.get_current_context())
-    filter_ = Filter(
-        statuses, prefix, created_from, created_to, completed_from, completed_to, name, outcomes, dict(tags)
-    )
+    filter_ = {
+        "statuses": statuses,
+        "prefix": prefix,
+        "created_from": created_from,
+        "created_to": created_to,
+        "completed_from": completed_from,
+        "completed_to": completed_to,
+        "name": name,
+        "outcomes": outcomes,
+        "tags": dict(tags),
+    }
     if only_count:
-        counts = on_instances(engine, lambda instances: instances.count(filter_))
+        [counts] = operate(engine, ("instances.count", filter_))
         if as_json:
             print_json(
                 [
-                    {"name": one.name, "outcome" if outcomes else "status": one.status, "count": one.count}
+                    {"name": one["name"], "outcome" if outcomes else "status": one["status"], "count": one["count"]}
                     for one in counts
                 ]
             )
         else:
             columns = ("NAME", "OUTCOME" if outcomes else "STATUS", "COUNT")
-            print_table(columns, [(one.name, one.status, f"{one.count}") for one in counts])
+            print_table(columns, [(one["name"], one["status"], f"{one['count']}") for one in counts])
         return
 
-    async def read(instances: Instances) -> tuple[Sequence[Instance], int]:
-        found = await instances.list(filter_, payloads=as_json)
-        shown = found[:limit] if limit else found
-        return (shown if only_ids or separated else await instances.named(shown)), len(found)
-
-    shown, count = on_instances(engine, read)
+    given = {"limit": limit, "payloads": as_json and not no_payloads, "named": not (only_ids or separated)}
+    [found] = operate(engine, ("instances.list", filter_ | given))
+    shown, count = [instance_of(one) for one in found["instances"]], found["all"]
     if as_json:
         print_json([in_json(one) for one in shown])
     elif separated:

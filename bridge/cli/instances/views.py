@@ -3,45 +3,81 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from bridge.cli.shared.connection import operate_each
 from bridge.cli.shared.output import clean, compact, print_fields, print_table
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.user_code.frames import Frame, frames
 
 if TYPE_CHECKING:
-    from durabletask.history import HistoryEvent
-
     from bridge.app.operations.causes import Cause
     from bridge.app.operations.instances import Instance
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Orchestration with the cause of its failure, and its history if that is wanted."""
+    """Orchestration with the cause of its failure, and its history if that is wanted.
+
+    history: result of `instances.history` or `instances.timeline`.
+    """
 
     instance: Instance
     cause: Cause | None = None
-    history: Sequence[HistoryEvent] | None = None
+    history: Sequence[Mapping[str, Any]] | None = None
 
 
-async def each_of(names: Sequence[str], read: Callable[[str], Awaitable[T]]) -> list[T | BridgeError]:
-    """Results or errors of several instances. An outage ends the list."""
-    found: list[T | BridgeError] = []
-    for name in names:
-        try:
-            found.append(await read(name))
-        except BridgeError as error:
-            found.append(error)
+def instance_of(document: Mapping[str, Any]) -> Instance:
+    """Instance of a result of an operation."""
+    from bridge.app.operations.instances import Instance
+
+    return Instance(**document)
+
+
+def shown(options: dict[str, Any], names: Sequence[str], history: str | None = None) -> list[Any]:
+    """Instances as `Shown`, or errors. An outage ends the list.
+
+    options: values of `engine_options`. history: operation that reads the history; None: it is not wanted.
+    """
+    found = operate_each(options, [("instances.show", {"instance_id": name}) for name in names])
+    return with_causes(
+        options, [each if isinstance(each, BridgeError) else instance_of(each) for each in found], history
+    )
+
+
+def with_causes(options: dict[str, Any], found: Sequence[Any], history: str | None = None) -> list[Any]:
+    """Replace each `Instance` by a `Shown` with its cause and history, or by the error that this met.
+
+    An outage ends the list.
+    """
+    from bridge.app.operations.causes import Cause
+    from bridge.app.operations.instances import Instance
+
+    at = [position for position, one in enumerate(found) if isinstance(one, Instance)]
+    calls = []
+    for position in at:
+        one = found[position]
+        id_ = {"instance_id": one.instance_id}
+        calls += [("instances.cause", id_)] if one.failure is not None or one.saga is not None else []
+        calls += [(history, id_)] if history is not None else []
+    answers = iter(operate_each(options, calls) if calls else ())
+    results = list(found)
+    for position in at:
+        one = found[position]
+        has_cause = one.failure is not None or one.saga is not None
+        got = [next(answers, None) for _ in range(has_cause + (history is not None))]
+        if error := next((each for each in got if isinstance(each, BridgeError)), None):
+            results[position] = error
             if isinstance(error, EngineOutage | ConfigError):
-                break
-    return found
+                return results[: position + 1]
+            continue
+        cause = got[0] if has_cause else None
+        results[position] = Shown(one, cause and Cause(**cause), got[-1] if history is not None else None)
+    return results
 
 
 def in_json(one: Instance) -> dict[str, Any]:
@@ -66,7 +102,7 @@ def print_instance(shown: Shown) -> None:
     failed = "" if cause is None else f"{cause.document['type']}: {cause.document['message']}"
     if cause is not None and cause.frame:
         failed = f"{cause.frame}: {failed}"
-    is_caused = cause is not None and cause.document is not own
+    is_caused = cause is not None and cause.document != own
     print_fields(
         (
             ("instance", one.instance_id),
@@ -109,12 +145,11 @@ def _lines(found: Sequence[Frame]) -> list[str]:
     return [line for frame in found for line in frame.lines]
 
 
-def print_history(events: Sequence[HistoryEvent]) -> None:
-    from bridge.app.operations.timeline import timeline
-
+def print_history(entries: Sequence[Mapping[str, Any]]) -> None:
+    """Print a timeline."""
     click.echo()
     limit = 200 if sys.stdout.isatty() else None
     print_table(
         ("TIME", "AFTER", "EVENT", "DATA"),
-        [(entry.at, f"+{entry.after:.3f}s", entry.event, compact(entry.data, limit)) for entry in timeline(events)],
+        [(each["at"], f"+{each['after']:.3f}s", each["event"], compact(each["data"], limit)) for each in entries],
     )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bridge.cli.shared.options import config_options
+from bridge.cli.shared.remote import remote_options
 
 if TYPE_CHECKING:
-    from bridge.app.operations.entities import Entities
-    from bridge.app.operations.instances import Instances
     from bridge.config.source import Loaded
 
-T = TypeVar("T")
-M = TypeVar("M")
 F = TypeVar("F", bound=Callable[..., Any])
+Call = tuple[str, Mapping[str, Any]]
 
 EXITS = {
     0: "done",
@@ -26,69 +24,67 @@ EXITS = {
 }
 
 
-def engine_options(function: F) -> F:
+def local_engine_options(function: F) -> F:
     """Add the options `config`, `overlay` and `engine`."""
     engine = click.option("--engine", metavar="NAME", help="Name of an engine of `engines`.  [default: default]")
     return engine(config_options(function))
 
 
-def operate(options: dict[str, Any], *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+def engine_options(function: F) -> F:
+    """Add the options `config`, `overlay`, `engine` and `remote`."""
+    return remote_options(local_engine_options(function))
+
+
+def operate(options: dict[str, Any], *calls: Call) -> list[Any]:
     """Run operations of `bridge.app.operations.operations`, in the daemon where one runs, and return their results.
 
     calls: names and parameters.
     options: values of `engine_options`.
     """
-    from bridge.app.composition import load_config
+    if options.get("remote") is not None:
+        from bridge.app import remote
+
+        return asyncio.run(remote.operate(options["remote"], options["engine"], calls))
     from bridge.app.serve.control import operate as run
 
-    return asyncio.run(run(load_config(options["config"], options["overlay"]), options["engine"], calls))
+    return asyncio.run(run(_loaded(options), options["engine"], calls))
 
 
-def operate_each(options: dict[str, Any], calls: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
+def operate_each(options: dict[str, Any], calls: Sequence[Call]) -> list[Any]:
     """Run operations as `operate` does; return their results or errors. An outage ends the list."""
-    from bridge.app.composition import load_config
+    if options.get("remote") is not None:
+        from bridge.app import remote
+
+        return asyncio.run(remote.operate_each(options["remote"], options["engine"], calls))
     from bridge.app.serve.control import operate_each as run
 
-    return asyncio.run(run(load_config(options["config"], options["overlay"]), options["engine"], calls))
+    return asyncio.run(run(_loaded(options), options["engine"], calls))
 
 
-def on_instances(options: dict[str, Any], operation: Callable[[Instances], Awaitable[T]]) -> T:
-    """Run an operation on orchestrations and return its result. options: values of `engine_options`."""
-    from bridge.app.operations.instances import Instances
-
-    return _run(options, Instances, operation)
-
-
-def on_entities(options: dict[str, Any], operation: Callable[[Entities], Awaitable[T]]) -> T:
-    """Run an operation on entities and return its result. options: values of `engine_options`."""
-    from bridge.app.operations.entities import Entities
-
-    return _run(options, Entities, operation)
+def engine_names(options: dict[str, Any]) -> list[str]:
+    """Names of all engines. options: values of `engine_options`."""
+    if options.get("remote") is not None:
+        [found] = operate(options | {"engine": None}, ("engines.list", {}))
+        return [each["name"] for each in found]
+    return list(_loaded(options).config.engines)
 
 
-def on_engine(options: dict[str, Any], make: Callable[[Any], M], operation: Callable[[M], Awaitable[T]]) -> T:
-    """Run an operation on the object that `make` creates for the running engine, and return its result.
-
-    options: values of `engine_options`.
-    """
-    return _run(options, make, operation)
-
-
-def source_states(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """States of all configured sources, in the form of `bridge.app.operations.limits.states`.
-
-    options: values of `config_options`.
-    """
-    from bridge.app.operations.limits import states_of_all
-
-    return asyncio.run(states_of_all(_loaded(options)))
+def source_names(options: dict[str, Any]) -> list[str]:
+    """Names of all sources, in order. options: values of `engine_options`."""
+    if options.get("remote") is not None:
+        [found] = operate(options | {"engine": None}, ("sources.list", {}))
+        return sorted({each["source"] for each in found})
+    return sorted(_loaded(options).config.sources)
 
 
-def engine_of_source(options: dict[str, Any], action: str, source: str, reason: str | None) -> str:
+def engine_of_source(options: dict[str, Any], action: str, source: str, reason: str | None) -> str | None:
     """Name of the engine that stores the limits of a source. Raises: LookupError if no such source is configured.
 
+    None for a remote daemon, which finds it.
     action, reason: for the audit line of that failure.
     """
+    if options["remote"] is not None:
+        return None
     from bridge.app.audit import refused
     from bridge.app.operations.limits import engine_name
 
@@ -130,16 +126,3 @@ def _loaded(options: dict[str, Any]) -> Loaded:
     from bridge.app.composition import load_config
 
     return load_config(options["config"], options["overlay"])
-
-
-def _run(options: dict[str, Any], make: Callable[[Any], Any], operation: Callable[[Any], Awaitable[T]]) -> T:
-    from bridge.app.connection import attached
-
-    name: str | None = options["engine"]
-    loaded = _loaded(options)
-
-    async def visit() -> T:
-        async with attached(loaded, name) as engine:
-            return await operation(make(engine))
-
-    return asyncio.run(visit())

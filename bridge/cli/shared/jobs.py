@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from bridge.cli.shared import exit_codes
-from bridge.cli.shared.connection import operate
+from bridge.cli.shared.connection import engine_names, operate
 from bridge.cli.shared.output import clean, plural, print_json, say
 from bridge.cli.shared.parameters import RAMP, RATE, SINCE, STATUS, TAG
 from bridge.core.errors import EngineOutage, InstanceNotFound
@@ -198,10 +198,7 @@ def submitted(options: dict[str, Any], results: Sequence[Document], noun: str, o
 
 def engines(options: dict[str, Any]) -> list[str]:
     """Names of the engines whose jobs are meant: the chosen one, or all. options: values of `engine_options`."""
-    from bridge.app.composition import load_config
-
-    known = load_config(options["config"], options["overlay"]).config.engines
-    return list(known) if options["engine"] is None else [options["engine"]]
+    return engine_names(options) if options["engine"] is None else [options["engine"]]
 
 
 def on_its_engine(options: dict[str, Any], job: str) -> dict[str, Any]:

@@ -12,13 +12,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bridge.cli.shared.output import WIDE, clean, kept_whole, plural
 
-F = TypeVar("F", bound=Callable[..., Any])
+if TYPE_CHECKING:
+    from bridge.app.remote import Address
+
 Document = dict[str, Any]
 
 _STATUSES = ("RUNNING", "PENDING", "SUSPENDED", "COMPLETED", "FAILED", "TERMINATED")
@@ -61,25 +63,17 @@ class Table:
 Lines = Sequence[str | Table]
 
 
-def url_option(function: F) -> F:
-    """Add the option `url`, a tuple of addresses."""
-    return click.option(
-        "--url",
-        multiple=True,
-        metavar="URL",
-        help="Address of the ops port of a daemon, instead of the daemons on this machine; repeatable.",
-    )(function)
-
-
-def status_of(url: tuple[str, ...], config: tuple[Path, ...], overlay: tuple[Path, ...]) -> Callable[[], Document]:
+def status_of(
+    remotes: Sequence[Address], config: tuple[Path, ...], overlay: tuple[Path, ...]
+) -> Callable[[], Document]:
     """Function that asks for the status. Raises: ConfigError, for a configuration that is not valid."""
     import asyncio
 
     from bridge.app.composition import load_config
     from bridge.app.status import by_address, by_configuration
 
-    if url:
-        return lambda: asyncio.run(by_address(url))
+    if remotes:
+        return lambda: asyncio.run(by_address(remotes))
     loaded = load_config(config, overlay)
     return lambda: asyncio.run(by_configuration(loaded))
 

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import click
 
-from bridge.cli.shared.connection import EXITS
+from bridge.cli.shared.connection import EXITS, source_names
 from bridge.cli.shared.output import plural, print_json, print_table, say
-
-if TYPE_CHECKING:
-    from bridge.waiting.operations import WaitingMessage
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -64,7 +60,7 @@ def dropped(change: dict[str, Any]) -> int:
 
 
 def show(
-    found: list[WaitingMessage],
+    found: Sequence[Mapping[str, Any]],
     unprocessed: int,
     options: dict[str, Any],
     source: str | None,
@@ -82,7 +78,7 @@ def show(
     shown = found[offset : offset + limit] if limit else found[offset:]
     if as_json:
         other = {"instance_id": "key", "key": "instance_id"}[member]
-        print_json([{name: value for name, value in asdict(one).items() if name != other} for one in shown])
+        print_json([{name: value for name, value in one.items() if name != other} for one in shown])
     elif not found:
         if not is_unknown(options, source):
             click.echo("no message waits", err=True)
@@ -91,14 +87,14 @@ def show(
             (member.removesuffix("_id").upper(), "SOURCE", "ROUTE", "MESSAGE", "SINCE", "UNTIL", "REASON", "ID"),
             [
                 (
-                    getattr(one, member),
-                    one.source,
-                    one.route or "",
-                    one.message_id or one.position,
-                    one.since,
-                    one.until or "a release",
-                    one.reason,
-                    one.id,
+                    one[member],
+                    one["source"],
+                    one["route"] or "",
+                    one["message_id"] or one["position"],
+                    one["since"],
+                    one["until"] or "a release",
+                    one["reason"],
+                    one["id"],
                 )
                 for one in shown
             ],
@@ -116,12 +112,7 @@ def is_unknown(options: dict[str, Any], source: str | None) -> bool:
     dropped.
     options: values of `engine_options`.
     """
-    from bridge.app.composition import load_config
-
-    if source is None:
+    if source is None or source in (known := source_names(options)):
         return False
-    known = load_config(options["config"], options["overlay"]).config.sources
-    if source in known:
-        return False
-    click.echo(f"there is no source `{source}`; the configuration has {', '.join(sorted(known))}", err=True)
+    click.echo(f"there is no source `{source}`; the configuration has {', '.join(known)}", err=True)
     return True

@@ -8,9 +8,10 @@ import click
 
 from bridge.cli.shared.command import Group
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.connection import EXITS, engine_of_source, operate, source_states
+from bridge.cli.shared.connection import EXITS, engine_of_source, operate
 from bridge.cli.shared.options import config_options, json_option, reason_option
 from bridge.cli.shared.output import print_json, print_table, say
+from bridge.cli.shared.remote import remote_options
 from bridge.cli.sources.positions import lag, seek
 
 
@@ -50,6 +51,7 @@ def command() -> None:
     exits=EXITS | {1: "the engine refused"},
 )
 @json_option
+@remote_options
 @config_options
 def list_(as_json: bool, **options: Any) -> None:
     """List sources, with the routes whose dead letters are limited.
@@ -58,7 +60,7 @@ def list_(as_json: bool, **options: Any) -> None:
     pause (seconds between two dead letters, or null), next (seconds until the next one) and seek (partitions whose
     position a daemon still has to move). A paused source also has since, by and reason.
     """
-    lines = source_states(options)
+    [lines] = operate({**options, "engine": None}, ("sources.list", {}))
     if as_json:
         print_json(lines)
         return
@@ -95,6 +97,7 @@ def list_(as_json: bool, **options: Any) -> None:
 )
 @click.argument("source", metavar="NAME")
 @reason_option
+@remote_options
 @config_options
 def pause(source: str, reason: str | None, **options: Any) -> None:
     """Pause a source, on all its daemons within five seconds and across restarts.
@@ -119,6 +122,7 @@ def pause(source: str, reason: str | None, **options: Any) -> None:
 @click.argument("source", metavar="NAME")
 @click.option("--route", metavar="NAME", help="Only the limit of this route.")
 @reason_option
+@remote_options
 @config_options
 def resume(source: str, route: str | None, reason: str | None, **options: Any) -> None:
     """End the pause of a source and the limit of its dead letters, on all its daemons within five seconds.

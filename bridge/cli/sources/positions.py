@@ -18,6 +18,7 @@ from bridge.cli.shared.connection import EXITS, engine_of_source, operate
 from bridge.cli.shared.options import config_options, output_option, reason_option
 from bridge.cli.shared.output import plural, print_json, say
 from bridge.cli.shared.parameters import DURATION, PAUSE
+from bridge.cli.shared.remote import remote_options
 from bridge.cli.shared.screen import Screen, Table, age
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def _number(value: int | None) -> str:
 @click.option("--cancel", is_flag=True, help="Take back moves that no daemon has applied yet.")
 @reason_option
 @output_option()
+@remote_options
 @config_options
 def seek(
     source: str,
@@ -203,17 +205,11 @@ def seek(
         return _cancel(source, reason, options)
     assert to is not None
     _check_target(to, context)
-    from bridge.app.audit import refused
-    from bridge.app.composition import load_config
-    from bridge.app.operations.positions import plan as plan_of
-
-    loaded = load_config(options["config"], options["overlay"])
-    with nullcontext() if dry_run else refused(loaded, "sources.seek", source, reason):
-        plan = asyncio.run(plan_of(loaded, source, to, topic, partition))
+    plan = _planned(source, {"to": to, "topic": topic, "partition": partition}, reason, options, dry_run=dry_run)
     if output == "json" and dry_run:
         print_json(plan)
     if output != "json":
-        Screen().show(_plan_screen(plan))
+        Screen().show(_plan_screen(plan, direct=options["remote"] is None))
     if dry_run:
         return exit_codes.OK
     if not yes:
@@ -224,7 +220,7 @@ def seek(
         if not click.confirm(f"Move {plural(len(plan['partitions']), 'partition')} of {source}?", err=True):
             return exit_codes.FAILED
     positions = {_name(line): line["to"] for line in plan["partitions"]}
-    moved, left = _apply(loaded, source, positions, reason, wait, options, active=plan["active"])
+    moved, left = _apply(source, positions, reason, wait, options, active=plan["active"])
     if output == "json":
         print_json({**plan, "moved": moved, "waiting": left})
     elif moved:
@@ -257,8 +253,24 @@ def _cancel(source: str, reason: str | None, options: dict[str, Any]) -> int:
     return exit_codes.OK
 
 
+def _planned(
+    source: str, target: Mapping[str, Any], reason: str | None, options: dict[str, Any], *, dry_run: bool
+) -> dict[str, Any]:
+    """Plan of a seek. target: parameters of `sources.seek.plan`."""
+    if options["remote"] is not None:
+        [plan] = operate({**options, "engine": None}, ("sources.seek.plan", {"source": source, **target}))
+        found: dict[str, Any] = plan
+        return found
+    from bridge.app.audit import refused
+    from bridge.app.composition import load_config
+    from bridge.app.operations.positions import plan as plan_of
+
+    loaded = load_config(options["config"], options["overlay"])
+    with nullcontext() if dry_run else refused(loaded, "sources.seek", source, reason):
+        return asyncio.run(plan_of(loaded, source, target["to"], target["topic"], target["partition"]))
+
+
 def _apply(
-    loaded: Loaded,
     source: str,
     positions: Mapping[str, int],
     reason: str | None,
@@ -268,10 +280,12 @@ def _apply(
     active: bool,
 ) -> tuple[dict[str, Any], list[str]]:
     """Move the positions; return the moves, and the partitions that wait for a daemon."""
-    from bridge.app.operations.directly import seek as seek_directly
-    from bridge.brokers.positions import GroupActive
+    if not active and options["remote"] is None:
+        from bridge.app.composition import load_config
+        from bridge.app.operations.directly import seek as seek_directly
+        from bridge.brokers.positions import GroupActive
 
-    if not active:
+        loaded = load_config(options["config"], options["overlay"])
         try:
             asyncio.run(seek_directly(loaded, source, positions, reason))
         except GroupActive:
@@ -297,7 +311,7 @@ def _listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:_SHOWN])}{more}"
 
 
-def _plan_screen(plan: Mapping[str, Any]) -> list[str | Table]:
+def _plan_screen(plan: Mapping[str, Any], *, direct: bool) -> list[str | Table]:
     lines = plan["partitions"]
     rows = [
         (
@@ -313,14 +327,14 @@ def _plan_screen(plan: Mapping[str, Any]) -> list[str | Table]:
         for line in lines
     ]
     columns = ("PARTITION", "FROM", "TO", "READ AGAIN", "SKIPPED", "OLDER", "MEMBER", "DETAIL")
-    return [Table(columns, rows), "", *_sums(plan)]
+    return [Table(columns, rows), "", *_sums(plan, direct=direct)]
 
 
 def _count(line: Mapping[str, Any], name: str) -> str:
     return f"{line[name]:,}" if line["exact"] else f"at most {line[name]:,}"
 
 
-def _sums(plan: Mapping[str, Any]) -> list[str]:
+def _sums(plan: Mapping[str, Any], *, direct: bool) -> list[str]:
     about = "" if all(line["exact"] for line in plan["partitions"]) else "at most "
     found = []
     if plan["skipped"]:
@@ -332,8 +346,10 @@ def _sums(plan: Mapping[str, Any]) -> list[str]:
         found.append("the positions would not change")
     if plan["active"]:
         found.append("daemons have the partitions: each moves its own within seconds, in-flight messages are finished")
-    else:
+    elif direct:
         found.append("no daemon has the partitions: the command moves the positions itself")
+    else:
+        found.append("no daemon has the partitions: the first one that gets them moves the positions")
     return found
 
 

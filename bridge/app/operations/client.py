@@ -1,0 +1,138 @@
+"""One request to a daemon: an operation over HTTP, and the errors of its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from bridge.app.operations.operation import Operation
+from bridge.core import errors
+from bridge.core.errors import (
+    BridgeError,
+    ConfigError,
+    EngineOutage,
+    EngineTimeout,
+    EngineUnavailable,
+    InvalidCommand,
+)
+from bridge.ops.api import PREFIX, TooManyRequests
+
+_LONGEST_PATH = 4000
+"""Most characters of a path, below the limit of the server. The longest id, of 256 characters, needs 3,072."""
+CONNECT_SECONDS = 10.0
+WAIT_SECONDS = 6 * 3600.0
+"""Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
+
+
+Call = tuple[str, Mapping[str, Any]]
+"""Name and parameters of an operation."""
+
+
+async def each_of(run: Callable[[Sequence[Call]], AsyncIterator[Any]], calls: Sequence[Call]) -> list[Any]:
+    """Results or errors of operations, in order. An outage ends the list.
+
+    run: performs operations one after the other, and yields their results until one fails.
+    """
+    found: list[Any] = []
+    left = list(calls)
+    while left:
+        try:
+            async for result in run(left):
+                found.append(result)  # noqa: PERF401 -- results before an error count
+            return found
+        except BridgeError as error:
+            found.append(error)
+            if isinstance(error, EngineOutage | ConfigError):
+                return found
+            left = list(calls[len(found) :])
+    return found
+
+
+async def ask_over(
+    session: aiohttp.ClientSession, operation: Operation[Any], given: Mapping[str, Any], base: str = "http://localhost"
+) -> Any:
+    """Answer of a daemon to one operation. base: address of the daemon, without a slash at its end.
+
+    Raises: the error that the daemon reports; EngineTimeout without an answer, caused by the error of the connection;
+    EngineUnavailable for the answer of something else; TooManyRequests.
+    """
+    parameters = operation.parse(given).model_dump()
+    path = PREFIX + operation.path
+    for name in list(parameters):
+        if f"{{{name}}}" in path:
+            path = path.replace(f"{{{name}}}", quote(str(parameters.pop(name)), safe=""))
+    sent = {name: value for name, value in parameters.items() if value is not None}
+    body = None if operation.method == "GET" else json.dumps(sent, default=_json)
+    query = (
+        "" if body is not None else "&".join(f"{name}={quote(_text(value), safe='')}" for name, value in sent.items())
+    )
+    if len(path) > _LONGEST_PATH:
+        raise InvalidCommand(f"{operation.name}: the id is too long")
+    url = URL(f"{base}{path}{'?' if query else ''}{query}", encoded=True)
+    try:
+        async with session.request(
+            operation.method,
+            url,
+            data=body,
+            headers={"Content-Type": "application/json"} if body is not None else None,
+            timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS, sock_connect=CONNECT_SECONDS),
+            allow_redirects=False,
+        ) as response:
+            status, text = response.status, await response.read()
+            if status == 429:
+                raise TooManyRequests(_seconds(response.headers.get("Retry-After")))
+    except (aiohttp.ClientError, OSError) as error:
+        raise EngineTimeout(f"{operation.name}: the daemon did not answer; the outcome is unknown") from error
+    try:
+        answer = json.loads(text)
+        if status != 200:
+            raise _error(answer["reason"], str(answer["detail"]))
+    except (ValueError, TypeError, KeyError):
+        if status >= 500:
+            raise EngineTimeout(
+                f"{operation.name}: HTTP {status}, not from the daemon; the outcome is unknown"
+            ) from None
+        raise EngineUnavailable(
+            f"{operation.name}: HTTP {status}, not from a daemon; is this the address of its ops port?"
+        ) from None
+    return answer
+
+
+def _seconds(header: str | None) -> float:
+    return float(header) if header is not None and header.isdecimal() else 1.0
+
+
+def _text(value: Any) -> str:
+    """Value of a query."""
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value))
+    if isinstance(value, tuple):
+        words = [str(each) for each in value]
+        return json.dumps(words) if any("," in each or each[:1] in ("", "[") for each in words) else ",".join(words)
+    return str(value)
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(type(value).__name__)
+
+
+def _error(reason: Any, detail: str) -> Exception:
+    """Make the error that the daemon reported, which leads to the same text and exit code."""
+    if reason == "unknown_name":
+        return LookupError(detail)
+    kinds = [errors.BridgeError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if kind.reason == reason and kind is not errors.ConfigError:
+            return kind(detail)
+    return BridgeError(detail)

@@ -1,0 +1,230 @@
+"""Commands with --url, from a directory without a configuration, to a daemon with tokens. Real executables."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.kafka.certificates import Authority
+from tests.kit.processes import DaemonProcess, bridge, run_bridge
+from tests.kit.waiting import TIMEOUT_OPTION
+
+FLOWS = """
+from datetime import timedelta
+
+
+def waits(ctx, _):
+    data = yield ctx.wait_for_external_event("go")
+    return data
+
+
+def fails(ctx, _):
+    yield ctx.create_timer(timedelta(0))
+    raise ValueError("SECRET-4711")
+"""
+CONFIG = """
+engines: {default: {type: embedded}, other: {type: embedded, path: other.db}}
+workflows: [remote_flows]
+brokers: {local: {type: local}}
+sources: {orders: {broker: local, topics: [orders], codec: json, no_match: dead_letter}}
+routes:
+  - {name: start, from: orders, schedule: {orchestration: waits, instance_id: "order-{{ payload.id }}"}}
+ops: {http: {port: 0, %saccess: {tokens: tokens, rate: 10000, burst: 100000}}}
+"""
+ROLES = ("reader", "operator", "admin")
+
+
+class Remote:
+    """A daemon, and a directory without a configuration from which commands reach it."""
+
+    def __init__(self, daemon: DaemonProcess, tokens: Mapping[str, str], elsewhere: Path) -> None:
+        self.daemon, self.tokens, self.elsewhere = daemon, tokens, elsewhere
+
+    def __call__(
+        self, *arguments: str, role: str | None = "admin", env: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        given = {name: value for name, value in os.environ.items() if not name.startswith("BRIDGE_")}
+        given |= {"BRIDGE_URL": self.daemon.url}
+        given |= {} if role is None else {"BRIDGE_TOKEN": self.tokens[role]}
+        return run_bridge(*arguments, cwd=self.elsewhere, env=given | dict(env or {}))
+
+    def ok(self, *arguments: str, role: str = "admin") -> str:
+        done = self(*arguments, role=role)
+        assert done.returncode == 0, (arguments, done.stdout, done.stderr)
+        return done.stdout
+
+
+def project(directory: Path, tls: str = "") -> dict[str, str]:
+    """Write a project; return the tokens by role."""
+    directory.mkdir()
+    (directory / "remote_flows.py").write_text(FLOWS)
+    (directory / "bridge.yaml").write_text(CONFIG % tls)
+    tokens, lines = {}, ""
+    for role in ROLES:
+        rights = ["--payloads"] if role == "admin" else []
+        done = run_bridge("tokens", "new", role, "--role", role, *rights, cwd=directory)
+        tokens[role], lines = done.stderr.strip(), lines + done.stdout
+    (directory / "tokens").write_text(lines)
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
+    base = tmp_path_factory.mktemp("remote")
+    tokens = project(base / "project")
+    elsewhere = base / "elsewhere"
+    elsewhere.mkdir()
+    with DaemonProcess(base / "project") as daemon:
+        for id_ in ("one", "two"):
+            bridge("instances", "start", "waits", "--id", id_, "--input", '{"n": 1}', cwd=base / "project")
+        bridge("instances", "start", "fails", "--id", "failed", cwd=base / "project")
+        bridge("instances", "wait", "failed", cwd=base / "project", expect=1)
+        (base / "message").write_text('{"nothing": 1}')
+        bridge("publish", "orders", "--data", '{"nothing": 1}', cwd=base / "project")
+        daemon.wait(lambda: daemon.settled() == 1, "the dead letter")
+        yield Remote(daemon, tokens, elsewhere)
+
+
+def test_what_is_read_is_the_same_as_beside_the_daemon(remote: Remote) -> None:
+    for arguments in (
+        ("instances", "list", "--json"),
+        ("instances", "list", "--ids", "--prefix", "o"),
+        ("instances", "list", "--count"),
+        ("instances", "list", "--count", "--name", "fails", "--status", "failed", "--json"),
+        ("instances", "show", "one", "failed"),
+        ("instances", "show", "one", "--history", "--json"),
+        ("instances", "export", "one"),
+        ("entities", "list", "--json"),
+        ("early", "list", "--json"),
+        ("quarantine", "list"),
+        ("keys", "list", "--json"),
+        ("jobs", "list", "-o", "json"),
+        ("sources", "list", "--json"),
+        ("dlq", "list", "--json"),
+        ("dlq", "list"),
+        ("dlq", "groups", "--json"),
+        ("dlq", "groups", "--state", "all", "--cause", "expression_error"),
+    ):
+        here = run_bridge(*arguments, cwd=remote.daemon.log.parent)
+        there = remote(*arguments)
+        assert (there.returncode, there.stdout) == (here.returncode, here.stdout), (arguments, there.stderr)
+        assert there.returncode == 0, there.stderr
+    assert "orders" in remote.ok("dlq", "list")
+    [row] = json.loads(remote.ok("dlq", "list", "--json"))
+    assert row["id"] in remote.ok("dlq", "show", row["id"], "--payload")
+    assert remote("dlq", "show", "orders.dlq/0@99").returncode == 1
+    assert remote("dlq", "list", "--offline").returncode == 2
+
+
+def test_sources_instances_and_jobs_are_changed(remote: Remote) -> None:
+    remote.ok("instances", "start", "waits", "--id", "here")
+    remote.ok("instances", "raise", "here", "go", "--data", "7")
+    assert "COMPLETED" in remote.ok("instances", "wait", "here", "--timeout", TIMEOUT_OPTION)
+    late = remote("instances", "wait", "one", "--timeout", "1s")
+    assert (late.returncode, late.stderr) == (1, "error: one has not finished after 1s\n")
+    remote.ok("sources", "pause", "orders", "--reason", "test", role="operator")
+    assert '"paused"' in remote.ok("sources", "list", "--json", role="reader")
+    remote.ok("sources", "resume", "orders", role="operator")
+    assert remote("sources", "resume", "orders", role="operator").returncode == 1
+    assert json.loads(remote.ok("sources", "seek", "orders", "--to", "end", "--dry-run", "-o", "json"))["partitions"]
+    assert "partitions moved" in remote.ok("sources", "seek", "orders", "--to", "end", "--yes")
+    [job] = remote.ok("instances", "terminate", "--prefix", "two", "--yes", "-o", "ids").split()
+    assert "done" in remote.ok("jobs", "watch", job)
+    assert "terminate" in remote.ok("jobs", "show", job, role="reader")
+    unknown = remote("sources", "pause", "nowhere")
+    assert (unknown.returncode, "nowhere" in unknown.stderr) == (2, True)
+    [line] = [
+        line
+        for line in bridge("audit", "--json", cwd=remote.daemon.log.parent).splitlines()
+        if "sources.pause" in line and "done" in line
+    ]
+    assert json.loads(line)["actor"] == "operator"
+
+
+def test_a_role_that_does_not_allow_it(remote: Remote) -> None:
+    for role, arguments in (
+        ("reader", ("sources", "pause", "orders")),
+        ("reader", ("instances", "terminate", "one")),
+        ("operator", ("keys", "rotate")),
+        ("reader", ("instances", "export", "one")),
+        ("reader", ("instances", "list", "--json")),
+    ):
+        done = remote(*arguments, role=role)
+        assert done.returncode == 1, arguments
+        assert "Next: use a token with this right" in done.stderr
+    shown = remote.ok("instances", "show", "failed", "--history", role="reader")
+    assert "ValueError" in shown
+    assert "4711" not in shown
+    assert "4711" not in remote.ok("instances", "list", "--json", "--no-payloads", role="reader")
+
+
+@pytest.mark.parametrize("token", ["wrong", None])
+def test_a_wrong_token_and_none(remote: Remote, token: str | None) -> None:
+    done = remote("instances", "list", role=None, env={} if token is None else {"BRIDGE_TOKEN": token})
+    assert done.returncode == 1
+    assert "Next: set BRIDGE_TOKEN, or name a file with --token-file" in done.stderr
+    status = remote("status", role=None, env={} if token is None else {"BRIDGE_TOKEN": token})
+    assert status.returncode == 3
+    assert "Next: set BRIDGE_TOKEN" in " ".join(status.stdout.split())
+
+
+def test_the_token_comes_from_a_file_and_never_from_the_command_line(remote: Remote) -> None:
+    path = remote.elsewhere / "token"
+    path.write_text(remote.tokens["reader"] + "\n")
+    url = ("--url", remote.daemon.url)
+    assert remote("keys", "list", *url, "--token-file", str(path), role=None).returncode == 0
+    missing = remote("keys", "list", "--token-file", "nowhere", role=None)
+    assert (missing.returncode, "nowhere cannot be read" in missing.stderr) == (2, True)
+    assert remote("keys", "list", "--token", "x", role=None).returncode == 2
+    plain = remote("keys", "list", "--url", "http://bridge.example:8099")
+    assert (plain.returncode, "https only" in plain.stderr) == (2, True)
+
+
+def test_a_configuration_and_an_address(remote: Remote) -> None:
+    config = str(remote.daemon.log.parent / "bridge.yaml")
+    both = remote("keys", "list", "-c", config, "--url", remote.daemon.url)
+    assert (both.returncode, "use either --url or --config" in both.stderr) == (2, True)
+    # One of the environment gives way to a configuration on the command line
+    assert remote("keys", "list", "-c", config, env={"BRIDGE_URL": "http://127.0.0.1:1"}).returncode == 0
+
+
+def test_status_and_top_of_several_daemons(remote: Remote) -> None:
+    found = json.loads(remote("status", "--url", remote.daemon.url, "--url", "http://127.0.0.1:1", "-o", "json").stdout)
+    assert (found["asked"], found["answered"]) == (2, 1)
+    assert "orders" in remote.ok("top", "--count", "1")
+
+
+def test_a_daemon_that_is_away(remote: Remote) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        for arguments in (("instances", "list"), ("sources", "pause", "orders"), ("dlq", "groups")):
+            done = remote(*arguments, "--url", url)
+            assert (done.returncode, "is the daemon running?" in done.stderr) == (3, True)
+    wrong = remote("instances", "list", "--url", f"{remote.daemon.url}/elsewhere")
+    assert (wrong.returncode, "is this the address of its ops port?" in wrong.stderr) == (3, True)
+
+
+def test_tls_with_an_own_authority(tmp_path: Path) -> None:
+    ours, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other")
+    tokens = project(tmp_path / "project", f"tls: {{certificate: {ours.issue('ops')}}}, ")
+    with DaemonProcess(tmp_path / "project") as daemon:
+        remote = Remote(daemon, tokens, tmp_path)
+        assert daemon.url.startswith("https://")
+        assert remote("keys", "list", "--ca", str(ours.file)).returncode == 0
+        assert remote("status", env={"BRIDGE_CA": str(ours.file)}).returncode == 0
+        for ca in ((), ("--ca", str(other.file))):
+            done = remote("keys", "list", *ca)
+            assert (done.returncode, "Next: name the certificate of its authority with --ca" in done.stderr) == (
+                3,
+                True,
+            )
+            assert "the certificate is not trusted" in " ".join(remote("status", *ca).stdout.split())
+        broken = remote("keys", "list", "--ca", str(tmp_path / "project" / "bridge.yaml"))
+        assert (broken.returncode, "has no readable certificates" in broken.stderr) == (1, True)
