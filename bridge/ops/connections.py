@@ -110,7 +110,7 @@ class _Connection(asyncio.Protocol):
         self._tls = tls
         self._handshake: asyncio.Task[None] | None = None
         self._early = b""
-        """Bytes received with the end of the handshake."""
+        """Bytes received before the handshake begins, and later with its end."""
         self._asking = True
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -129,11 +129,22 @@ class _Connection(asyncio.Protocol):
             self._handshake = asyncio.ensure_future(self._begin_tls(self._transport, self._tls))
 
     async def _begin_tls(self, transport: asyncio.Transport, tls: ssl.SSLContext) -> None:
-        try:
-            wrapped = await asyncio.get_running_loop().start_tls(
+        # uvloop starts to read after `connection_made`, although it paused the reading: what came since is passed on
+        transport.pause_reading()
+        hello, self._early = self._early, b""
+        loop = asyncio.get_running_loop()
+        starting = asyncio.ensure_future(
+            loop.start_tls(
                 transport, self, tls, server_side=True, ssl_handshake_timeout=self._all.limits.header_timeout
             )
+        )
+        try:
+            if hello:
+                await asyncio.sleep(0)  # `starting` sets the protocol, whose `connection_made` runs before the call
+                loop.call_soon(_receive, transport, hello)
+            wrapped = await starting
         except (OSError, asyncio.CancelledError):  # ssl.SSLError is an OSError. Peers that speak no TLS are not logged
+            starting.cancel()
             self.abort()
             return
         if wrapped is None or self._transport is None:
@@ -196,3 +207,14 @@ class _Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._timer = None if seconds is None else asyncio.get_running_loop().call_later(seconds, self._late)
+
+
+def _receive(transport: asyncio.Transport, data: bytes) -> None:
+    """Give bytes to the protocol of a transport, as if they had arrived now."""
+    protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())  # that of uvloop is no subclass
+    while data:
+        buffer = protocol.get_buffer(len(data))
+        count = min(len(buffer), len(data))
+        buffer[:count] = data[:count]
+        protocol.buffer_updated(count)
+        data = data[count:]
