@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import socket
+import ssl
 import subprocess
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.kafka.certificates import Authority
 from tests.kit.processes import DaemonProcess, bridge, run_bridge
-from tests.kit.waiting import TIMEOUT_OPTION
+from tests.kit.waiting import TIMEOUT, TIMEOUT_OPTION
 
 FLOWS = """
 from datetime import timedelta
@@ -111,7 +113,7 @@ def test_what_is_read_is_the_same_as_beside_the_daemon(remote: Remote) -> None:
         ("dlq", "groups", "--json"),
         ("dlq", "groups", "--state", "all", "--cause", "expression_error"),
     ):
-        here = run_bridge(*arguments, cwd=remote.daemon.log.parent)
+        here = run_bridge(*arguments, "-c", str(remote.daemon.log.parent / "bridge.yaml"), cwd=remote.elsewhere)
         there = remote(*arguments)
         assert (there.returncode, there.stdout) == (here.returncode, here.stdout), (arguments, there.stderr)
         assert there.returncode == 0, there.stderr
@@ -226,5 +228,9 @@ def test_tls_with_an_own_authority(tmp_path: Path) -> None:
                 True,
             )
             assert "the certificate is not trusted" in " ".join(remote("status", *ca).stdout.split())
+        context = ssl.create_default_context(cafile=ours.file)
+        for _ in range(60):  # also where the client sends before the server begins TLS
+            with urllib.request.urlopen(f"{daemon.url}/healthz", timeout=TIMEOUT, context=context) as answer:
+                assert answer.status == 200
         broken = remote("keys", "list", "--ca", str(tmp_path / "project" / "bridge.yaml"))
         assert (broken.returncode, "has no readable certificates" in broken.stderr) == (1, True)
