@@ -118,7 +118,7 @@ def partition_of(message: str) -> int:
 def stopped_by_load(daemon: DaemonProcess) -> set[int]:
     """Partitions of queues that a daemon had in a call for longer than its claim or its assignment, as a frozen one."""
     lines = [json.loads(line) for line in daemon.log.read_bytes().splitlines() if line.startswith(b"{")]
-    if any("were not settled" in line["event"] for line in lines):
+    if any("records in flight were not settled" in line["event"] for line in lines):
         return set(range(PARTITIONS))
     return {int(line["queue"].split("~")[1]) for line in lines if "claim on a replay queue was lost" in line["event"]}
 

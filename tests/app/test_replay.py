@@ -443,7 +443,8 @@ async def test_a_result_that_comes_while_another_is_sent_is_sent_too(
         [feed] = [part for part in it.source.parts if isinstance(part, ReplayFeed)]
         queue = feed._queues["orders~-"] = _QueueHere("orders~-", asyncio.Event())
         gates = [asyncio.Event(), asyncio.Event()]
-        waiting, sent = list(gates), []
+        waiting = list(gates)
+        sent: list[str] = []
 
         async def slow(store: ReplayStore, key: str, operation: str, value: Any) -> None:
             if waiting:
