@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,6 +49,7 @@ class DaemonStatus:
         command: str,
         dead_letters: DeadLetterCounter | None = None,
         reloads: Reloads | None = None,
+        limits: Callable[[], list[Document]] = list,
     ) -> None:
         """Create the status of this process.
 
@@ -56,6 +57,7 @@ class DaemonStatus:
         command: the command that runs this process, as of `bridge`.
         dead_letters: open dead letters; None where no source is consumed.
         reloads: reloads of this process.
+        limits: returns the temporary limits of routes.
         """
         self._loaded = loaded
         self._watch = watch
@@ -67,6 +69,7 @@ class DaemonStatus:
         self._command = command
         self._dead_letters = dead_letters
         self._reloads = Reloads(loaded.version) if reloads is None else reloads
+        self._limits = limits
         self._id = daemon_id(os.getpid())
         self._started = time.time()
         self._counts: dict[str, InstanceCounts | None] = {}
@@ -116,6 +119,7 @@ class DaemonStatus:
             },
         }
         made = {"time": time_of(now), "daemons": [daemon], "engines": engines, "sources": sources, "components": others}
+        made["limits"] = self._limits()
         self._made = time.monotonic()
         return merge([made])
 

@@ -27,6 +27,7 @@ from bridge.core.system_names import (
     QUARANTINE,
     REPLAY,
     REPLAY_EDIT,
+    ROUTE_LIMIT,
     SOURCE_PAUSE,
     SOURCE_SEEK,
 )
@@ -37,6 +38,7 @@ from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, canc
 from bridge.engines.lineage_index import index_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
+from bridge.engines.temporary_limits import limit_entity
 from bridge.engines.workflows import Workflows
 from bridge.jobs.entities import JobEntities
 from bridge.jobs.kind import JobKind
@@ -130,6 +132,7 @@ class SystemWorkflows:
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(self._on_decision),
                 SOURCE_SEEK: seek_entity(self._on_decision),
+                ROUTE_LIMIT: limit_entity(self._on_decision),
                 REPLAY: stores.replays.function(),
                 REPLAY_EDIT: replay_edit_entity(),
                 ANSWERS: keys_entity,
