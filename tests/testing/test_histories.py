@@ -27,6 +27,7 @@ workflows: {modules: [flows], external: [elsewhere]}
 brokers: {local: {type: local}}
 sources: {orders: {broker: local, topics: [orders], no_match: ignore}}
 routes: [{name: nothing, from: orders, ignore: {reason: a test}}]
+ops: {http: {port: 0}}
 """
 
 FLOWS = """\
