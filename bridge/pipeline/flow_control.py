@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -12,10 +12,10 @@ import structlog
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import BridgeError, RegistryUnavailable
-from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lanes
+from bridge.pipeline.rule_set import RuleChooser
 
 log = structlog.get_logger("bridge.gate")
 _log_source = structlog.get_logger("bridge.source")
@@ -186,28 +186,38 @@ class Outages:
     or its broker or schema registry does not.
     """
 
-    def __init__(self, source: str, retry: RetryPolicy, gate: FlowControl, lanes: Lanes) -> None:
+    def __init__(self, source: str, rules: RuleChooser, gate: FlowControl, lanes: Lanes) -> None:
+        """Create the outages of one source. rules: their current retry gives the delays."""
         self._source = source
-        self._retry = retry
+        self._rules = rules
         self._gate = gate
         self._lanes = lanes
         self._failures = 0
-        self._breakers: Mapping[str, Breaker] = {}
+        self._watched: dict[str, tuple[Breaker, Callable[[], None]]] = {}
+        """Breaker and listener of each engine."""
         self._queues: dict[str, EngineQueue] = {}
 
     def watch(self, breakers: Mapping[str, Breaker]) -> None:
-        """Subscribe to each engine's outages."""
-        self._breakers = breakers
-        self._queues = {name: EngineQueue(name, breaker) for name, breaker in breakers.items()}
-        for breaker in breakers.values():
-            breaker.subscribe(partial(self._engine_changed, breaker))
+        """Subscribe to the outages of engines that are not watched yet."""
+        for name, breaker in breakers.items():
+            if name not in self._watched:
+                listener = partial(self._engine_changed, breaker)
+                self._watched[name] = breaker, listener
+                self._queues[name] = EngineQueue(name, breaker)
+                breaker.subscribe(listener)
         self._hold_without_engine()
+
+    def stop(self) -> None:
+        """Unsubscribe from all engines."""
+        for breaker, listener in self._watched.values():
+            breaker.unsubscribe(listener)
+        self._watched.clear()
 
     @property
     def partial(self) -> dict[str, EngineQueue]:
         """Queues of the engines that are away while another one answers, by name."""
-        away = [name for name, breaker in self._breakers.items() if breaker.error is not None]
-        return {} if len(away) == len(self._breakers) else {name: self._queues[name] for name in away}
+        away = [name for name, (breaker, _) in self._watched.items() if breaker.error is not None]
+        return {} if len(away) == len(self._watched) else {name: self._queues[name] for name in away}
 
     @property
     def waiting(self) -> dict[str, int]:
@@ -221,7 +231,7 @@ class Outages:
             self._failures += 1
             self._gate.hold(cause, str(error))
             _log_source.warning(f"the {cause} does not answer", action="hold", source=self._source, detail=str(error))
-            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.resume, cause)
+            asyncio.get_running_loop().call_later(self._rules.current.retry.delay(self._failures), self.resume, cause)
 
     def resume(self, cause: str) -> None:
         """Release one cause, and continue the lanes that waited for it."""
@@ -247,8 +257,8 @@ class Outages:
 
     def _hold_without_engine(self) -> None:
         """Stop intake while no engine answers."""
-        without = bool(self._breakers) and all(breaker.error is not None for breaker in self._breakers.values())
-        for name, breaker in self._breakers.items():
+        without = bool(self._watched) and all(breaker.error is not None for breaker, _ in self._watched.values())
+        for name, (breaker, _) in self._watched.items():
             if without:
                 self._gate.hold(f"engine {name}", str(breaker.error))
             else:

@@ -29,7 +29,7 @@ def check(*arguments: object) -> Result:
 def test_a_sound_configuration(config: Path) -> None:
     result = check(config)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == "ok: 2 sources, 3 routes, 8 orchestrations, 2 activities, 2 entities\n"
+    assert result.stdout == "ok: 2 sources, 3 routes, 9 orchestrations, 2 activities, 2 entities\n"
 
 
 def test_files_may_be_given_either_way(config: Path) -> None:

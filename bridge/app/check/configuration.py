@@ -15,7 +15,7 @@ from bridge.app.check.schemas import SchemaVersions, changed, fitting
 from bridge.app.check.suppressions import unsuppressed
 from bridge.app.check.workflows import unknown_names
 from bridge.app.codecs import build_registries, target_codec
-from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
+from bridge.app.composition import build_access, build_decoder, build_engine, build_router, config_paths, load_workflows
 from bridge.app.extras import needed_extras
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.insecure import insecure
@@ -143,6 +143,9 @@ def inspect(
         compiled += own
         if decoder is not None and router is not None:
             decoders[source], routers[source] = decoder, router
+    unread: list[Problem] = []
+    _collect(partial(build_access, loaded), unread)
+    problems += (coded("C024", each) for each in unread)
     compiler = Compiler(loaded.locate, loaded.config.vars)
     for saga in loaded.config.sagas:
         SagaCompiler(saga, loaded.config, loaded.locate).compile(compiler)

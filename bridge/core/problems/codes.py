@@ -64,6 +64,7 @@ _TABLE = (
     Code("C021", "warning", "a sub-queue without dead letters"),
     Code("C022", "error", "parts of a saga that do not fit together"),
     Code("C023", "warning", "a saga step that waits without limit"),
+    Code("C024", "warning", "a file of tokens that cannot be read"),
     Code(SUPPRESSION, "warning", "a suppression that is not valid"),
     # Rules
     Code("R001", "error", "an expression that does not compile"),
@@ -111,6 +112,8 @@ _TABLE = (
     Code("S013", "warning", "an ops port without TLS"),
     Code("S014", "warning", "an ops port for every client"),
     Code("S015", "warning", "a secret in a file"),
+    Code("S016", "warning", "tokens over HTTP"),
+    Code("S017", "warning", "an identity provider over HTTP"),
     # Workflow code
     Code("W001", "error", "a name that workflow code uses and nothing has"),
 )
