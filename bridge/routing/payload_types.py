@@ -130,7 +130,7 @@ def misfits(source: str, schema: SchemaView) -> Iterator[Misfit]:
             if place.guarded or not (known.sure or known.similar):
                 continue
             yield Misfit(place.start, place.path[: known.lacking + 1], _lacks(place.path, known), missing=True)
-        elif known.view is not None and known.view.kinds:
+        elif known.view is not None and known.view.kinds and not _tests_type(source, place):
             typed.append((place, known.view))
     for place, view in typed:
         if (error := _error(source, [(place, view)])) is not None:
@@ -150,6 +150,11 @@ def misfits(source: str, schema: SchemaView) -> Iterator[Misfit]:
             clause = text.partition("\n")[0]
             yield Misfit(one[0].start if at is None else at, other[0].path, f"{names}: {clause}", missing=False)
             return
+
+
+def _tests_type(source: str, place: _Place) -> bool:
+    """True if the expression examines the type of the member itself."""
+    return re.search(rf"\btype\(\s*{re.escape(source[place.start : place.end])}\s*\)", source) is not None
 
 
 def value_misfit(value: Any, view: SchemaView) -> bool:
