@@ -33,6 +33,10 @@ WINDOW = 500
 _SOON, _LATER = 0.02, 1.0
 """Seconds between two checks of a queue with messages: the shortest and the longest."""
 
+_IDLE = 0.25
+"""Longest time between two checks while a queue of this process is empty: its job may run in another process, which
+cannot notify this one."""
+
 _BATCH = 500
 """Most results in one operation."""
 
@@ -65,12 +69,14 @@ class _QueueHere:
     """Replay queue as known to this process.
 
     results: results that the engine does not have yet.
+    is_awaited: the queue is empty, and while the claim lasts only this process can execute its next messages.
     """
 
     def __init__(self, key: str, changed: asyncio.Event) -> None:
         self.key = key
         self.claim: _ClaimHere | None = None
         self.results: list[dict[str, Any]] = []
+        self.is_awaited = False
         self._changed = changed
         self._at_work: set[str] = set()
         self._settled: set[str] = set()
@@ -241,7 +247,8 @@ class ReplayFeed:
         moves = False
         for key in sorted(self._inspected):
             moves = await self._inspect(key) or moves
-        self._pause = _SOON if moves else min(_LATER, 2 * self._pause)
+        awaited = any(queue.is_awaited for queue in self._queues.values())
+        self._pause = _SOON if moves else min(_IDLE if awaited else _LATER, 2 * self._pause)
 
     async def _inspect(self, key: str) -> bool:
         """Look at one queue; True when it moves."""
@@ -254,7 +261,11 @@ class ReplayFeed:
         asked = time.time()
         state = await self._store.load(key)
         mine = state.topic is None or state.partition is None or self._assignment.has(state.topic, state.partition)
-        if not mine or not (state.messages or state.unsettled or queue.results):
+        is_empty = not (state.messages or state.unsettled or queue.results)
+        queue.is_awaited = mine and is_empty and claim is not None and claim.is_valid
+        if queue.is_awaited:
+            return False
+        if not mine or is_empty:
             self._inspected.discard(key)
             queue.lose()
             if not queue.results:
