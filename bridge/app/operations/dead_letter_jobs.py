@@ -12,14 +12,13 @@ from typing import Any
 
 from bridge.app.dead_letters.groups import at_partition, choice_of, read_rows
 from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import InvalidCommand
 from bridge.dead_letters.state_machine import DeadLetterState, Mark
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
 from bridge.engines.base import Engine
 from bridge.jobs.kind import ItemResult, Job, JobKind, JobRequest, Result
 from bridge.jobs.store import MAX_ITEMS, JobStore
-from bridge.quarantine.orphaned import state_engine
 
 DROP_KIND = "drop"
 RESTORE_KIND = "restore"

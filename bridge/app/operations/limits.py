@@ -7,14 +7,13 @@ from typing import Any
 
 from bridge.app.composition import require
 from bridge.app.connection import attached
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
 from bridge.core.states import SourceState
 from bridge.engines.base import Engine
 from bridge.engines.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
 from bridge.engines.source_seeks import SourceSeeks
-from bridge.quarantine.orphaned import state_engine
 
 _REASON_LIMIT = 500
 _WORKER_SECONDS = 30.0

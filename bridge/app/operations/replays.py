@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
 from bridge.engines.base import Engine
@@ -18,7 +18,6 @@ from bridge.engines.source_entities import SourcePauses
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.state_machine import IN_PROGRESS, JobRecord
 from bridge.jobs.store import MAX_ITEMS, JobStore
-from bridge.quarantine.orphaned import state_engine
 from bridge.replay.edits import ReplayEdits
 from bridge.replay.kind import REPLAY_KIND
 from bridge.replay.original import original_position

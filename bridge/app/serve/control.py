@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiohttp
@@ -23,8 +23,6 @@ from yarl import URL
 from bridge.app import state
 from bridge.app.connection import attached, chosen
 from bridge.app.operations.operation import Operation, begun, perform
-from bridge.app.operations.operations import BY_NAME, OPERATIONS
-from bridge.app.serve.lineage import in_flight
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
@@ -32,7 +30,9 @@ from bridge.engines.base import Engine
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
 from bridge.ops.status import Document
-from bridge.pipeline.source import SourcePipeline
+
+if TYPE_CHECKING:
+    from bridge.pipeline.source import SourcePipeline
 
 log = logging.getLogger("bridge.control")
 
@@ -60,6 +60,8 @@ def control(
 
     admitted: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
     """
+    from bridge.app.operations.operations import OPERATIONS
+    from bridge.app.serve.lineage import in_flight
 
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
@@ -97,6 +99,13 @@ async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
     """Write no audit line: reading leaves none."""
 
 
+def _operation(name: str) -> Operation[Any]:
+    # All operations take half a second to import. `bridge status` uses none
+    from bridge.app.operations.operations import BY_NAME
+
+    return BY_NAME[name]
+
+
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
     """Run operations one after the other, by a running daemon or else on the engine itself; return their results.
 
@@ -131,7 +140,7 @@ async def _results(
     daemon = await _find(loaded, engine)
     if daemon is not None:
         for name, given in calls:
-            yield await _watched(daemon, BY_NAME[name], {"engine": engine, **given})
+            yield await _watched(daemon, _operation(name), {"engine": engine, **given})
         return
     async with AsyncExitStack() as stack:
         opened: list[Engine] = []
@@ -143,7 +152,7 @@ async def _results(
 
         actor = user()
         for name, given in calls:
-            yield await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct)
+            yield await perform(_operation(name), {"engine": engine, **given}, actor, loaded, direct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,7 @@ class DaemonAnswers:
 
 async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> DaemonAnswers:
     """Ask every running daemon of the state directory. Raises: InvalidCommand."""
-    operation = BY_NAME[name]
+    operation = _operation(name)
 
     async def asked(path: Path) -> Any:
         async with asyncio.timeout(FIND_SECONDS):
@@ -200,7 +209,7 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
     """Engines of the daemon behind a socket; None when it does not answer."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
-            known: Sequence[Mapping[str, Any]] = await _ask(path, BY_NAME["engines.list"], {})
+            known: Sequence[Mapping[str, Any]] = await _ask(path, _operation("engines.list"), {})
     except TimeoutError:
         log.warning("the daemon at %s does not answer and is skipped; is it frozen?", path.name)
         return None

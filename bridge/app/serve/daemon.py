@@ -48,7 +48,7 @@ from bridge.app.state import trails
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
 from bridge.brokers.base import Broker
 from bridge.brokers.factory import message_shape
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
@@ -70,7 +70,7 @@ from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing, messaging_system
-from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
+from bridge.quarantine.orphaned import OrphanedQuarantine
 from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter
 
