@@ -99,11 +99,11 @@ async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
     """Write no audit line: reading leaves none."""
 
 
-def _operation(name: str) -> Operation[Any]:
-    # All operations take half a second to import. `bridge status` uses none
+def _operations() -> Mapping[str, Operation[Any]]:
+    """All operations by name. Their import takes long, and `bridge status` uses none."""
     from bridge.app.operations.operations import BY_NAME
 
-    return BY_NAME[name]
+    return BY_NAME
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
@@ -140,7 +140,7 @@ async def _results(
     daemon = await _find(loaded, engine)
     if daemon is not None:
         for name, given in calls:
-            yield await _watched(daemon, _operation(name), {"engine": engine, **given})
+            yield await _watched(daemon, _operations()[name], {"engine": engine, **given})
         return
     async with AsyncExitStack() as stack:
         opened: list[Engine] = []
@@ -152,7 +152,7 @@ async def _results(
 
         actor = user()
         for name, given in calls:
-            yield await perform(_operation(name), {"engine": engine, **given}, actor, loaded, direct)
+            yield await perform(_operations()[name], {"engine": engine, **given}, actor, loaded, direct)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +165,7 @@ class DaemonAnswers:
 
 async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> DaemonAnswers:
     """Ask every running daemon of the state directory. Raises: InvalidCommand."""
-    operation = _operation(name)
+    operation = _operations()[name]
 
     async def asked(path: Path) -> Any:
         async with asyncio.timeout(FIND_SECONDS):
@@ -209,7 +209,7 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
     """Engines of the daemon behind a socket; None when it does not answer."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
-            known: Sequence[Mapping[str, Any]] = await _ask(path, _operation("engines.list"), {})
+            known: Sequence[Mapping[str, Any]] = await _ask(path, _operations()["engines.list"], {})
     except TimeoutError:
         log.warning("the daemon at %s does not answer and is skipped; is it frozen?", path.name)
         return None

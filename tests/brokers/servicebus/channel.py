@@ -26,6 +26,7 @@ class BusChannel:
     Dead letters go to a separate queue, which messages that wait on the engine require.
     """
 
+    completes = True
     source = "queue: orders, sessions: {concurrent: 12, idle: 300ms}, dead_letter: letters"
 
     def __init__(self, server: ServerProcess, client: ServiceBusClient, sender: ServiceBusSender) -> None:
