@@ -26,6 +26,7 @@ from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
 from bridge.app.operations.timeline import as_json as history_as_json
+from bridge.app.operations.waiting_jobs import WAITING_OPERATIONS
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.early_messages.operations import EarlyMessageOperations
@@ -543,5 +544,6 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     ),
     *DEAD_LETTER_OPERATIONS,
     *JOB_OPERATIONS,
+    *WAITING_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}
