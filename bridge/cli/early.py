@@ -91,7 +91,7 @@ def list_(prefix: str | None, source: str | None, limit: int, offset: int, as_js
     exits=CHANGES
     | {1: "the instance has no early messages; with a filter: nothing matches, or the job did not end well"},
 )
-@click.argument("instances", nargs=-1, metavar="[INSTANCE]...")
+@click.argument("instances", nargs=-1, metavar="INSTANCE...")
 @click.option("--prefix", metavar="TEXT", help="Only for instances with this prefix of the id.")
 @click.option("--source", metavar="NAME", help="Only messages of this source.")
 @filter_options
