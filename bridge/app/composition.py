@@ -31,10 +31,15 @@ if TYPE_CHECKING:
     from bridge.encryption import Keyring
     from bridge.engines.lineage_index import LineageOptions
     from bridge.engines.workflows import Workflows
-    from bridge.pipeline.action_budget import ActionBudget
+    from bridge.ops.access import Access
+    from bridge.pipeline.action_budget import ActionBudget, BudgetShare
     from bridge.pipeline.dead_letter_limit import PaceStore
+    from bridge.pipeline.decisions import DecisionListeners
     from bridge.pipeline.lanes import OrderingDomain
+    from bridge.pipeline.ledger import Ledger
+    from bridge.pipeline.publishing import PublishTarget
     from bridge.pipeline.route_limits import RouteLimit
+    from bridge.pipeline.rule_set import RuleSet
     from bridge.pipeline.settings import EnginePort, RecordDeadLetter
     from bridge.pipeline.source import SourcePipeline
     from bridge.pipeline.tracing import Tracer
@@ -135,7 +140,8 @@ def own_packages(loaded: Loaded) -> frozenset[str]:
     encryptions = (engine.encryption for engine in loaded.config.engines.values())
     providers = (each.provider for each in encryptions if each is not None)
     maps = (route.map for route in loaded.config.routes)
-    references = [*loaded.config.workflows.modules, *filter(None, (*maps, *providers))]
+    upcasts = (each.map for source in loaded.config.sources.values() for each in source.upcast)
+    references = [*loaded.config.workflows.modules, *filter(None, (*maps, *upcasts, *providers))]
     return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
@@ -226,6 +232,22 @@ def build_tls(loaded: Loaded) -> TlsFiles | None:
     return TlsFiles(Path(tls.certificate), key, client_ca)
 
 
+def build_access(loaded: Loaded) -> Access:
+    """Access to the API. Raises: ConfigError when the file of tokens cannot be read."""
+    from bridge.ops.access import Access, Oidc, TokenFile
+
+    access = loaded.config.ops.http.access
+    path = ("ops", "http", "access", "tokens")
+    try:
+        tokens = None if access.tokens is None else TokenFile(loaded.resolve(path, access.tokens))
+    except OSError as error:
+        what = f"{access.tokens}: {(error.strerror or 'it cannot be read').lower()}; see `bridge tokens new --help`"
+        raise ConfigError([replace(loaded.locate(path, what), code="C024")]) from None
+    except ValueError as error:
+        raise ConfigError([replace(loaded.locate(path, f"{access.tokens}: {error}"), code="C024")]) from None
+    return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
+
+
 def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:
     """Copy of TLS settings with absolute paths, relative to the configuration file that names them."""
     files = {name: str(loaded.resolve((*path, name), file)) for name, file in tls if file is not None}
@@ -276,21 +298,26 @@ def build_decoder(
     source: str,
     registries: Mapping[str, Registry] | None = None,
     compiler: Compiler | None = None,
+    *,
+    imports: bool = True,
 ) -> SourceDecoder:
     """Create the decoder of a source.
 
     registries: see `source_codec`.
     compiler: compiler of its expressions; None: a new one.
+    imports: import the functions of its upcasts. Without it, messages that need one fail.
     Raises: ConfigError with all problems.
     """
     from bridge.app.codecs import source_codec
     from bridge.codecs.decoder import SourceDecoder, attribute_problem
+    from bridge.engines.workflows import functions
     from bridge.routing.cel.expression import SOURCE, Compiler
     from bridge.routing.cel.scope import SourceScope
     from bridge.routing.cel.template import compile_template
+    from bridge.routing.upcast import compile_upcasts
 
     config = loaded.config.sources[source]
-    compiler = Compiler(loaded.locate) if compiler is None else compiler
+    compiler = Compiler(loaded.locate, loaded.config.vars) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
         path: tuple[str | int, ...] = ("sources", source, "attributes", name)
@@ -304,8 +331,10 @@ def build_decoder(
         path = ("sources", source, "identity")
         template = compile_template(config.identity, path, f"source {source!r}, identity", compiler, SOURCE)
         identity = template.render if template is not None else None
+    resolve = functions(module_base(loaded)) if imports else None
+    upcast = compile_upcasts(source, config.upcast, compiler, resolve, config.limits.expression_nanoseconds)
     schema = None
-    if config.schema_file is not None:
+    if config.schema_file is not None and not config.only_types:
         try:
             schema = _schema(loaded, ("sources", source, "schema"), config.schema_file, config.limits)
         except ConfigError as error:
@@ -318,10 +347,60 @@ def build_decoder(
         attributes=attributes,
         identity=identity,
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
+        upcast=upcast,
         schema=schema,
         trusted=config.trusted,
         amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers.get(config.broker), config),
     )
+
+
+def build_rule_set(
+    loaded: Loaded,
+    source: str,
+    engines: Mapping[str, EnginePort],
+    registries: Mapping[str, Registry] | None = None,
+) -> RuleSet:
+    """Compile the rules of a source for its pipeline.
+
+    engines: all engines. registries: see `source_codec`.
+    Raises: ConfigError.
+    """
+    from bridge.pipeline.rule_set import RuleSet
+
+    router = build_router(loaded, source)
+    decoder = build_decoder(loaded, source, registries)
+    used = {route.engine for route in loaded.config.routes if source in route.from_}
+    retry = loaded.config.sources[source].retry
+    return RuleSet(
+        loaded.version,
+        router,
+        decoder.decode,
+        RetryPolicy(**retry.model_dump(), max_hold=subscribe_options(loaded, source).max_hold),
+        {name: engine for name, engine in engines.items() if name in used},
+        decoder.prepare,
+    )
+
+
+def build_targets(
+    loaded: Loaded, brokers: Mapping[str, Broker], registries: Mapping[str, Registry] | None = None
+) -> dict[str, PublishTarget]:
+    """Create the destinations of publications. registries: see `target_codec`. Raises: ConfigError."""
+    from bridge.app.codecs import target_codec
+    from bridge.pipeline.publishing import PublishTarget
+    from bridge.pipeline.tracing import messaging_system
+
+    return {
+        name: PublishTarget(
+            brokers[target.broker],
+            target.address,
+            target_codec(loaded, name, registries),
+            target.source,
+            target.timeout,
+            broker_factory.message_shape(target),
+            messaging_system(loaded.config.brokers[target.broker].type),
+        )
+        for name, target in loaded.config.targets.items()
+    }
 
 
 def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
@@ -364,6 +443,9 @@ def build_source(
     tracer: Tracer | None = None,
     replays: ReplayStore | None = None,
     replay_reports: ReplayReports | None = None,
+    decisions: DecisionListeners | None = None,
+    ledger: Ledger | None = None,
+    rules: RuleSet | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -377,9 +459,12 @@ def build_source(
     tracer: None where traces are off.
     replays: replay queues of its dead letters; None: the source brings none back.
     replay_reports: informs the jobs that replay messages in quarantine.
+    decisions: listeners of the settled deliveries of all sources.
+    ledger: see `SourcePipeline`.
+    rules: its rule set; None compiles it.
     Raises: ConfigError.
     """
-    from bridge.pipeline.action_budget import BudgetShare
+    from bridge.pipeline.rule_set import CurrentRules
     from bridge.pipeline.settings import SourceSettings
     from bridge.pipeline.source import SourcePipeline
     from bridge.pipeline.tracing import SourceTracing, messaging_system
@@ -387,54 +472,34 @@ def build_source(
     from bridge.replay.feed import ReplayFeed
 
     config = loaded.config.sources[name]
-    router = build_router(loaded, name)
-    used = {route.engine for route in loaded.config.routes if name in route.from_}
-    subscribe = subscribe_options(loaded, name)
     settings = SourceSettings(
         name=name,
-        subscribe=subscribe,
+        subscribe=subscribe_options(loaded, name),
         limits=config.limits,
         ordering=config.ordering,
-        retry=RetryPolicy(**config.retry.model_dump(), max_hold=subscribe.max_hold),
         trusted_replay=config.trusted == "replay",
-        config_version=loaded.version,
     )
-    decoder = build_decoder(loaded, name, registries)
-    targets = {engine: target for engine, target in engines.items() if engine in used}
+    rules = build_rule_set(loaded, name, engines, registries) if rules is None else rules
 
     def quarantine(pipeline: SourcePipeline) -> QuarantineStage:
         assert quarantine_store is not None
         engine, store = quarantine_store
-        breaker = targets[engine].breaker if engine in targets else None
-        return QuarantineStage(pipeline, store, config.quarantine, decoder.decode, breaker, replay_reports)
+        return QuarantineStage(pipeline, store, config.quarantine, engine, replay_reports)
 
     def feed(pipeline: SourcePipeline) -> ReplayFeed:
         assert replays is not None
-        return ReplayFeed(pipeline, replays, decoder.decode)
+        return ReplayFeed(pipeline, replays)
 
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        decoder.decode,
-        router,
-        targets,
-        route_limits={
-            route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
-        }
-        if limits
-        else None,
-        budgets={
-            route.name: BudgetShare(budgets[route.engine], (costs or {}).get(route.name, 1))
-            for route in loaded.config.routes
-            if name in route.from_ and route.engine in budgets
-        }
-        if budgets
-        else None,
+        CurrentRules(rules),
+        route_limits=limits_of(loaded, name, limits or {}),
+        budgets=shares_of(loaded, name, budgets or {}, costs or {}),
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         stage=None if quarantine_store is None else quarantine,
         feed=None if replays is None else feed,
         paces=paces,
-        prepare=decoder.prepare,
         record=record,
         tracing=None
         if tracer is None
@@ -444,4 +509,25 @@ def build_source(
             messaging_system(loaded.config.brokers[config.broker].type),
             links=loaded.config.ops.tracing.parent == "link",
         ),
+        decisions=decisions,
+        ledger=ledger,
     )
+
+
+def limits_of(loaded: Loaded, source: str, limits: Mapping[str, RouteLimit]) -> dict[str, RouteLimit]:
+    """Limits of the routes of a source. limits: of all routes that have some."""
+    names = [route.name for route in loaded.config.routes if source in route.from_]
+    return {name: limits[name] for name in names if name in limits}
+
+
+def shares_of(
+    loaded: Loaded, source: str, budgets: Mapping[str, ActionBudget], costs: Mapping[str, int]
+) -> dict[str, BudgetShare]:
+    """Shares of the routes of a source in the budgets of their engines. costs: actions of each route."""
+    from bridge.pipeline.action_budget import BudgetShare
+
+    return {
+        route.name: BudgetShare(budgets[route.engine], costs.get(route.name, 1))
+        for route in loaded.config.routes
+        if source in route.from_ and route.engine in budgets
+    }

@@ -55,6 +55,8 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("engine reencrypt", "", "failed", ()),
     ("sources pause", "orders", "failed", ("orders",)),
     ("sources resume", "orders", "failed", ("orders",)),
+    ("limits set", "nowhere", "failed", ("nowhere", "--rate", "1/s", "--for", "1m")),
+    ("limits clear", "nowhere", "failed", ("nowhere",)),
     ("keys rotate", "*", "failed", ()),
     ("keys retire", "none", "failed", ("none",)),
     ("dlq drop", "*", "failed", ("--all", "--yes")),
@@ -66,6 +68,7 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("publish", "local/plain", "failed", ("local/plain", "--jsonl", "LINES")),
     ("sources seek", "plain", "done", ("plain", "--to", "end", "--yes")),
     ("sources seek", "plain", "failed", ("plain", "--to", "end", "--partition", "99", "--yes")),
+    ("reload", "*", "failed", ()),
     ("sources seek", "nowhere", "failed", ("nowhere", "--to", "end", "--yes")),
 )
 """Command, target, result, arguments."""

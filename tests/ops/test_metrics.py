@@ -50,6 +50,7 @@ class Stats:
     renewals: int = 0
     commits: tuple[int, float] = (0, 0.0)
     held: bool = False
+    waiting_for_engines: Mapping[str, int] = field(default_factory=dict)
     probing: bool = False
     processing: Histogram = field(default_factory=Histogram)
     end_to_end: Histogram = field(default_factory=Histogram)
@@ -101,6 +102,8 @@ class Limit:
     running_instances: tuple[int, ...] | None = (1, 2, 3)
     waiting: int = 7
     delayed: int = 2
+    rate: float | None = 2.5
+    until: float | None = 1.8e9
     values: tuple[int, int] | None = None
 
 
