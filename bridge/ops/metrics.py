@@ -132,6 +132,7 @@ _SOURCES: tuple[Row[SourceStats], ...] = (
     Row(_COUNTER, "bridge_locks_lost", "Locks that expired before their delivery was settled.", (),
         _one(lambda it: it.locks_lost)),
     Row(_COUNTER, "bridge_rebalances", "Rebalances of the consumer group.", (), _one(lambda it: it.rebalances)),
+    Row(_COUNTER, "bridge_seeks", "Partitions whose position a person has moved.", (), _one(lambda it: it.seeks)),
     Row(_COUNTER, "bridge_skipped", "Records skipped because the broker no longer had them.", (),
         _one(lambda it: it.skipped)),
     Row(_COUNTER, "bridge_offset_gaps", "Offsets passed that hold no message for a consumer.", ("kind",),

@@ -334,7 +334,11 @@ class SourcePipeline:
         Raises: BrokerUnavailable.
         """
         subscription: object = self.subscription
-        return await subscription.move(moves) if isinstance(subscription, MovableSubscription) else {}
+        if not isinstance(subscription, MovableSubscription):
+            return {}
+        moved = await subscription.move(moves)
+        self.ledger.seek(sum(each.before is not None for each in moved.values()))
+        return moved
 
     # -- intake
 

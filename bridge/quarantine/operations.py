@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,21 +49,31 @@ class QuarantineOperations:
         """Quarantined keys of a source, as they are displayed."""
         return [shown_key(each.key) for each in await self._keys(source)]
 
-    async def release(self, source: str, key: str) -> Change:
-        """Release a quarantined key. Raises: InstanceNotFound when the key is not in quarantine."""
-        entity = await self._entity_key(source, key)
+    async def entity_keys(self, source: str) -> Mapping[str, str]:
+        """Keys of the entities of a source, by the quarantined key as it is displayed."""
+        return {shown_key(each.key): quarantine_key(source, each.key) for each in await self._keys(source)}
+
+    async def release(self, source: str, key: str, entity: str | None = None) -> Change:
+        """Release a quarantined key. entity: key of its entity, if known.
+
+        Raises: InstanceNotFound when the key is not in quarantine.
+        """
+        entity = entity or await self._entity_key(source, key)
         return await self._entities.change(entity, f"{source} {key}", "release", {}, counted=False)
 
-    async def drop(self, source: str, key: str, ids: Sequence[str], *, forget: bool) -> Change:
+    async def drop(
+        self, source: str, key: str, ids: Sequence[str], *, forget: bool, entity: str | None = None
+    ) -> Change:
         """Dead-letter messages of a key.
 
         ids: only these;
         empty: all.
         forget: write no dead letters.
+        entity: key of its entity, if known.
 
         Raises: InstanceNotFound when the key is not in quarantine; EngineRejected while a daemon works on it.
         """
-        entity = await self._entity_key(source, key)
+        entity = entity or await self._entity_key(source, key)
         change = await self._entities.change(
             entity, f"{source} {key}", "drop", drop_value(ids, forget), refuses=_is_claimed
         )

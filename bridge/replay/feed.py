@@ -32,6 +32,10 @@ WINDOW = 500
 _SOON, _LATER = 0.02, 1.0
 """Seconds between two checks of a queue with messages: the shortest and the longest."""
 
+_IDLE = 0.25
+"""Longest time between two checks while a queue of this process is empty: its job may run in another process, which
+cannot notify this one."""
+
 _BATCH = 500
 """Most results in one operation."""
 
@@ -65,6 +69,7 @@ class _QueueHere:
 
     place: origin topic and partition of its messages; None if unknown.
     results: results that the engine does not have yet.
+    is_awaited: the queue is empty, and while the claim lasts only this process can execute its next messages.
     """
 
     def __init__(self, key: str, changed: asyncio.Event) -> None:
@@ -72,6 +77,7 @@ class _QueueHere:
         self.place: tuple[str, int] | None = None
         self.claim: _ClaimHere | None = None
         self.results: list[dict[str, Any]] = []
+        self.is_awaited = False
         self._changed = changed
         self._at_work: set[str] = set()
         self._settled: set[str] = set()
@@ -250,7 +256,8 @@ class ReplayFeed:
         moves = False
         for key in sorted(self._inspected):
             moves = await self._inspect(key) or moves
-        self._pause = _SOON if moves else min(_LATER, 2 * self._pause)
+        awaited = any(queue.is_awaited for queue in self._queues.values())
+        self._pause = _SOON if moves else min(_IDLE if awaited else _LATER, 2 * self._pause)
 
     async def _inspect(self, key: str) -> bool:
         """Look at one queue; True when it moves."""
@@ -264,11 +271,16 @@ class ReplayFeed:
         state = await self._store.load(key)
         if state.topic is not None and state.partition is not None:
             queue.place = state.topic, state.partition
-        if not self._is_mine(queue):
+        mine = self._is_mine(queue)
+        is_empty = not (state.messages or state.unsettled or queue.results)
+        queue.is_awaited = mine and is_empty and claim is not None and claim.is_valid
+        if queue.is_awaited:
+            return False
+        if not mine:
             # Calls may be in flight: `revoked` leaves the queue after them
             self._inspected.discard(key)
             return False
-        if not (state.messages or state.unsettled or queue.results):
+        if is_empty:
             self._inspected.discard(key)
             queue.fresh(state, 0)
             queue.lose()

@@ -343,6 +343,21 @@ async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Pa
         assert item.status == "succeeded"
 
 
+async def test_a_queue_that_another_process_fills_goes_on_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.replay.state_machine.LEASE", 60.0)
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0), received("a", 1))
+        await it.settled(dead_lettered=2)
+        await it.start("a", 2)
+        first, second = [letter.id for letter, _ in await it.letters()]
+        await it.ended(await it.replay([first]))
+        it.daemon.replays.watch._feeds.clear()  # nothing is notified any more
+        await it.ended(await it.replay([second]))
+        assert await it.result("a") == [0, 1]
+
+
 async def test_a_full_queue_makes_the_job_wait(tmp_path: Path) -> None:
     config = CONFIG.replace(
         "    attributes:", "    limits: {max_queued_replays: 10, dead_letter_limit: 1000}\n    attributes:"

@@ -29,6 +29,7 @@ from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, W
 from bridge.app.operations.read_operations import READ_OPERATIONS
 from bridge.app.operations.route_limits import LIMIT_OPERATIONS
 from bridge.app.operations.timeline import as_json as history_as_json
+from bridge.app.operations.waiting_jobs import WAITING_OPERATIONS
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.early_messages.operations import EarlyMessageOperations
@@ -556,6 +557,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     *LIMIT_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,
     *JOB_OPERATIONS,
+    *WAITING_OPERATIONS,
     *READ_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

@@ -43,7 +43,7 @@ from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
 from bridge.brokers.base import Broker
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
@@ -70,7 +70,7 @@ from bridge.pipeline.running_instances import RunningInstances
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
-from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
+from bridge.quarantine.orphaned import OrphanedQuarantine
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")

@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 import structlog
 
 from bridge.app.serve.seeks import SeekApplier
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import EngineError
 from bridge.engines.base import Engine
 from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.ops.status import PAUSES
 from bridge.pipeline.source import SourcePipeline
-from bridge.quarantine.orphaned import state_engine
 
 log = structlog.get_logger("bridge.source")
 

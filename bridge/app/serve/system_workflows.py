@@ -13,6 +13,7 @@ from durabletask.task import ActivityContext
 
 from bridge.app.operations.dead_letter_jobs import dead_letter_kinds
 from bridge.app.operations.instance_jobs import instance_kinds
+from bridge.app.operations.waiting_jobs import waiting_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
@@ -92,7 +93,7 @@ class SystemWorkflows:
     def job_kinds(self, engine: str) -> list[JobKind]:
         """Kinds of jobs that this process works on for an engine that runs."""
         own = self._engines[engine]
-        return [*instance_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
+        return [*instance_kinds(own), *waiting_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
 
     def stop_jobs(self) -> None:
         """End the running steps of jobs soon, before the workers stop."""
