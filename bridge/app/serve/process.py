@@ -18,12 +18,14 @@ from bridge.app.check.configuration import inspect
 from bridge.app.composition import config_paths, own_packages
 from bridge.app.serve.control import control
 from bridge.app.serve.daemon import Daemon, closed
+from bridge.app.serve.daemons import Peers, registry_engine
 from bridge.app.serve.file_watch import FileWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.reload import Files, Reloader
 from bridge.app.state import trails
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError
+from bridge.engines.reload_requests import ReloadRequests
 from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
@@ -97,6 +99,12 @@ async def _serve(loaded: Loaded, files: Files, intake: bool, worker: bool, ready
         paths = (*config_paths(files.config), *files.overlays)
         watching = FileWatch(lambda: daemon.loaded, paths, watch.interval, reloader.reload)
         reloading.append(asyncio.create_task(watching.run(), name="file watch"))
+    peers: Peers | None = None
+    if (registry := registry_engine(loaded)) is not None:
+        peers = Peers(ReloadRequests(daemon.engines[registry]), reloader.reload, lambda: daemon.loaded.version)
+        daemon.pauses.watch_reloads(registry, peers.read)
+        daemon.status.show_peers(peers.others)
+        reloading.append(asyncio.create_task(peers.run(), name="registration"))
     failure: Exception | None = None
     channel: Control | None = None
     try:
@@ -115,6 +123,8 @@ async def _serve(loaded: Loaded, files: Files, intake: bool, worker: bool, ready
         task.cancel()
     await asyncio.gather(*reloading, return_exceptions=True)
     end = loop.time() + drain
+    if peers is not None:
+        await closed(peers.stop())
     await closed(reloader.stop(drain * 0.6))
     clean = await daemon.stop(max(0.0, end - loop.time()))
     if flush is not None:

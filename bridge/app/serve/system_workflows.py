@@ -27,6 +27,7 @@ from bridge.core.system_names import (
     REPLAY,
     REPLAY_EDIT,
     SOURCE_PAUSE,
+    SOURCE_RELOAD,
     SOURCE_SEEK,
 )
 from bridge.dead_letters.store import dead_letter_states_entity
@@ -34,6 +35,7 @@ from bridge.engines.base import Engine
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.lineage_index import index_entity
+from bridge.engines.reload_requests import reload_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
 from bridge.engines.workflows import Workflows
@@ -125,6 +127,7 @@ class SystemWorkflows:
                 DEAD_LETTER_PACE: pace_entity(),
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(),
+                SOURCE_RELOAD: reload_entity(),
                 SOURCE_SEEK: seek_entity(),
                 REPLAY: stores.replays.function(),
                 REPLAY_EDIT: replay_edit_entity(),
