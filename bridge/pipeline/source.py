@@ -15,8 +15,9 @@ from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryU
 from bridge.core.message import Message
 from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
-from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
+from bridge.pipeline.flow_control import PERSON, EngineQueue, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
@@ -58,6 +59,7 @@ class SourcePipeline:
         paces: PaceStore | None = None,
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
+        decisions: DecisionListeners | None = None,
         ledger: Ledger | None = None,
     ) -> None:
         """Create the pipeline of one source.
@@ -71,6 +73,7 @@ class SourcePipeline:
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         record: records written dead letters; None: they are not recorded.
         tracing: makes the spans of messages; None where traces are off.
+        decisions: listeners of settled deliveries, shared by the sources of a daemon; None: of this source alone.
         ledger: counts of a drained pipeline of the source, which continue; None begins new ones.
         """
         limits = settings.limits
@@ -84,6 +87,7 @@ class SourcePipeline:
         self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
         self.decoded = DecodedForms(limits.max_in_flight_bytes)
         self.gate = FlowControl(settings.name, limits)
+        self.decisions = DecisionListeners() if decisions is None else decisions
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
         self.route_limits = dict(route_limits or {})
@@ -126,6 +130,7 @@ class SourcePipeline:
             self._stop_reason,
             record,
             tracing,
+            self.decisions,
         )
         self._intake = Intake(
             settings,
@@ -180,6 +185,16 @@ class SourcePipeline:
     def tasks(self) -> Collection[asyncio.Task[None]]:
         """Tasks that never end by themselves. One that does has met a bug."""
         return (*self._workers, *self._watches, self._reading) if self._reading else ()
+
+    @property
+    def engine_queues(self) -> Mapping[str, EngineQueue]:
+        """Queues of the engines that are away while another engine of the source answers, by name."""
+        return self._outages.partial
+
+    @property
+    def waiting_for_engines(self) -> Mapping[str, int]:
+        """Number of lanes that wait for each engine; empty for a source with one engine."""
+        return self._outages.waiting
 
     @property
     def at_work(self) -> int:

@@ -29,7 +29,6 @@ from bridge.engines.reload_requests import ReloadRequests
 from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
-from bridge.ops.status import Document
 from bridge.system.memory import tune_memory
 
 log = structlog.get_logger("bridge.daemon")
@@ -102,6 +101,7 @@ async def _serve(
     flush = None if daemon.tracing is None else daemon.tracing.install_provider()
     await daemon.start()
     reloader = Reloader(daemon, files)
+    daemon.reload_by(lambda plan_only, by: reloader.plan() if plan_only else reloader.reload(by))
     reloading = [asyncio.create_task(_reload_always(reloader, reload), name="reload")]
     if (watch := loaded.config.ops.reload).watch:
         watching = FileWatch(lambda: daemon.loaded, _paths(files), watch.interval, reloader.reload, known)
@@ -115,7 +115,7 @@ async def _serve(
     failure: Exception | None = None
     channel: Control | None = None
     try:
-        daemon.channel = channel = await _channel(daemon, reloader)
+        daemon.channel = channel = await _channel(daemon)
         await _run(daemon, ready_file, stop)
     except Exception as error:
         failure = error
@@ -180,7 +180,7 @@ async def _reload_always(reloader: Reloader, wanted: asyncio.Event) -> None:
             log.error("the reload failed unexpectedly", action="bug", exc_info=error)
 
 
-async def _channel(daemon: Daemon, reloader: Reloader) -> Control | None:
+async def _channel(daemon: Daemon) -> Control | None:
     """Start the control channel. None where it has no directory, or where callers cannot be identified.
 
     Raises: ConfigError when the configured directory cannot be used.
@@ -188,18 +188,7 @@ async def _channel(daemon: Daemon, reloader: Reloader) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-
-    async def reload(plan_only: bool, by: str) -> Document:
-        return await (reloader.plan() if plan_only else reloader.reload(by))
-
-    channel = control(
-        loaded,
-        daemon.engines,
-        status=daemon.status.document,
-        sources=daemon.sources,
-        current=lambda: daemon.loaded,
-        reload=reload,
-    )
+    channel = control(loaded, daemon.routes, streams=daemon.streams)
     try:
         for trail in trails(loaded):
             trail.narrow()
