@@ -42,6 +42,7 @@ __all__ = ["main", "root"]
         "early": "List, release and drop early messages.",
         "quarantine": "List, release and drop quarantined messages.",
         "sources": "List, pause and resume sources; show their lag and move their positions.",
+        "limits": "Limit routes for a time.",
         "erase": "Erase a person's payloads from an engine.",
         "keys": "List, rotate and retire the keys that sign requests.",
         "tokens": "Make tokens for the API.",

@@ -36,6 +36,9 @@ that each daemon reads every few seconds.
 
 SOURCE_RELOAD_KEY = "all"
 
+ROUTE_LIMIT = "bridge.route_limit"
+"""Entity: temporary limit of one route by a person. Its key is the name of the route."""
+
 DEAD_LETTER_STATES = "bridge.dead_letters"
 """Entity: states of the dead letters of one block of offsets. Its key is the `dead_letter_block_key`."""
 

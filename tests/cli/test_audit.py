@@ -51,6 +51,8 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("engine reencrypt", "", "failed", ()),
     ("sources pause", "orders", "failed", ("orders",)),
     ("sources resume", "orders", "failed", ("orders",)),
+    ("limits set", "nowhere", "failed", ("nowhere", "--rate", "1/s", "--for", "1m")),
+    ("limits clear", "nowhere", "failed", ("nowhere",)),
     ("keys rotate", "*", "failed", ()),
     ("keys retire", "none", "failed", ("none",)),
     ("dlq drop", "*", "failed", ("--all", "--yes")),

@@ -101,6 +101,8 @@ class Limit:
     running_instances: tuple[int, ...] | None = (1, 2, 3)
     waiting: int = 7
     delayed: int = 2
+    rate: float | None = 2.5
+    until: float | None = 1.8e9
     values: tuple[int, int] | None = None
 
 

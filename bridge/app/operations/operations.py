@@ -27,6 +27,7 @@ from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
 from bridge.app.operations.read_operations import READ_OPERATIONS
+from bridge.app.operations.route_limits import LIMIT_OPERATIONS
 from bridge.app.operations.timeline import as_json as history_as_json
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
@@ -552,6 +553,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
     *CONFIGURATION_OPERATIONS,
+    *LIMIT_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,
     *JOB_OPERATIONS,
     *READ_OPERATIONS,

@@ -20,6 +20,7 @@ from bridge.app.composition import (
     build_source,
     build_targets,
     build_tls,
+    limits_of,
     load_workflows,
 )
 from bridge.app.operations.operation import Reload
@@ -37,6 +38,7 @@ from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.tap import TAP, Taps
+from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
@@ -64,6 +66,7 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import Admission, RouteLimit
 from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.running_instances import RunningInstances
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
@@ -171,7 +174,7 @@ class Daemon:
         self.pauses = pause_watch(loaded, self.sources, self.engines)
         self.own = SystemWorkflows(
             loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, all_kinds,
-            self.pauses.read_soon,
+            self._read_decisions,
         )  # fmt: skip
         self.monitors = {
             name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
@@ -199,6 +202,7 @@ class Daemon:
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )
         self.jobs = JobFigures(self.engines, self.own.job_entities)
+        self.temporary = TemporaryLimitWatch(self.engines, lambda: self.loaded, self.change_limits)
         self.limits = list(self.admission.limits.values())
         """Limits of routes, as metrics have them."""
         self.reloads = Reloads(loaded.version)
@@ -247,6 +251,7 @@ class Daemon:
             command,
             self.dead_letters,
             self.reloads,
+            self.temporary.document,
         )
         self._reload: Reload | None = None
         self.routes = routes(
@@ -263,6 +268,11 @@ class Daemon:
             build_access(loaded),
             largest_body(loaded),
         )
+
+    def _read_decisions(self) -> None:
+        """Apply decisions of people soon: a worker of this process has processed one."""
+        self.pauses.read_soon()
+        self.temporary.read_soon()
 
     def reload_by(self, reload: Reload) -> None:
         """Serve reloads of the configuration in the API."""
@@ -325,6 +335,8 @@ class Daemon:
         await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
+        if self.is_intake:
+            await self.temporary.read()
         for source in self.sources:
             await self.start_source(source)
         await self.figures.refresh()
@@ -338,6 +350,8 @@ class Daemon:
             asyncio.create_task(self.replays.watch.run(), name="replay queues"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
+        if self.is_intake:
+            self._reports.append(asyncio.create_task(self.temporary.run(), name="temporary limits"))
         if self.dead_letters is not None:
             self._reports.append(asyncio.create_task(self.dead_letters.run(), name="open dead letters"))
         exported = build_metrics_export(self.loaded, self.watch.families)
@@ -374,6 +388,26 @@ class Daemon:
         return {*(task for source in self.sources for task in source.tasks), *self.admission.tasks}
 
     # -- parts that a reload changes
+
+    def build_limits(self) -> Sequence[RunningInstances]:
+        """Use the limits of the configuration and the temporary ones of people. Sources take them by `use_limits`.
+
+        Return the running instances that nothing counts any more; the caller stops them.
+        """
+        temporary = self.temporary.limits(self.loaded)
+        left = self.admission.take_over(build_admission(self.loaded, self.engines, self.admission, temporary))
+        listen(self.admission, self.engines)
+        self.admission.start()
+        self.limits[:] = self.admission.limits.values()
+        self._sources_changed.set()
+        return left
+
+    async def change_limits(self) -> None:
+        """Apply changed temporary limits to all sources."""
+        left = self.build_limits()
+        for source in self.sources:
+            source.use_limits(limits_of(self.loaded, source.settings.name, self.admission.limits))
+        await closed(*(each.stop() for each in left))
 
     def use(self, loaded: Loaded) -> None:
         """Use another configuration of the same engines, brokers and workflows for all that does not run messages."""

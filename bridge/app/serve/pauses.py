@@ -24,7 +24,7 @@ log = structlog.get_logger("bridge.source")
 READ_SECONDS = 3.0
 """Seconds between two reads of changes by people and other processes: all daemons apply one within five seconds."""
 
-_SOON_SECONDS = 0.05
+SOON_SECONDS = 0.05
 """Seconds until the second read after a worker of this process has processed a change: the engine stores it then. Each
 later pause is twice as long, up to READ_SECONDS.
 """
@@ -90,7 +90,7 @@ class PauseWatch:
                     pause = min(READ_SECONDS, 2 * pause)
                 else:
                     self._changed.clear()
-                    pause = _SOON_SECONDS
+                    pause = SOON_SECONDS
         finally:
             for applier in self._seeks.values():
                 await applier.stop()

@@ -27,6 +27,7 @@ from bridge.core.system_names import (
     QUARANTINE,
     REPLAY,
     REPLAY_EDIT,
+    ROUTE_LIMIT,
     SOURCE_PAUSE,
     SOURCE_RELOAD,
     SOURCE_SEEK,
@@ -39,6 +40,7 @@ from bridge.engines.lineage_index import index_entity
 from bridge.engines.reload_requests import reload_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
+from bridge.engines.temporary_limits import limit_entity
 from bridge.engines.workflows import Workflows
 from bridge.jobs.entities import JobEntities
 from bridge.jobs.kind import JobKind
@@ -133,6 +135,7 @@ class SystemWorkflows:
                 SOURCE_PAUSE: pause_entity(self._on_decision),
                 SOURCE_RELOAD: reload_entity(self._on_decision),
                 SOURCE_SEEK: seek_entity(self._on_decision),
+                ROUTE_LIMIT: limit_entity(self._on_decision),
                 REPLAY: stores.replays.function(),
                 REPLAY_EDIT: replay_edit_entity(),
                 ANSWERS: keys_entity,
