@@ -153,7 +153,11 @@ class SourcePipeline:
         for part in self.parts:
             part.start()
         options = replace(self.settings.subscribe, paused=self.gate.paused_by_person)
-        self.subscription = await self._subscribe(options, patient=patient)
+        subscription = await self._subscribe(options, patient=patient)
+        if self._stopping:  # drained meanwhile
+            await subscription.close()
+            return
+        self.subscription = subscription
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")

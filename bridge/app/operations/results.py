@@ -258,6 +258,8 @@ RESULTS: Mapping[str, Any] = {
     "audit.list": _Rows,
     "config.show": Configuration,
     "reload": dict[str, Any],
+    "reload.all": dict[str, Any],
+    "reload.show": dict[str, Any],
     "reload.plan": dict[str, Any],
     "config.problems": list[Problem],
     "routes.list": _Rows,

@@ -30,6 +30,7 @@ from bridge.core.system_names import (
     REPLAY_EDIT,
     ROUTE_LIMIT,
     SOURCE_PAUSE,
+    SOURCE_RELOAD,
     SOURCE_SEEK,
 )
 from bridge.dead_letters.store import dead_letter_states_entity
@@ -37,6 +38,7 @@ from bridge.engines.base import Engine
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.lineage_index import index_entity
+from bridge.engines.reload_requests import reload_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
 from bridge.engines.temporary_limits import limit_entity
@@ -132,6 +134,7 @@ class SystemWorkflows:
                 DEAD_LETTER_PACE: pace_entity(),
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(self._on_decision),
+                SOURCE_RELOAD: reload_entity(self._on_decision),
                 SOURCE_SEEK: seek_entity(self._on_decision),
                 ROUTE_LIMIT: limit_entity(self._on_decision),
                 REPLAY: stores.replays.function(),
