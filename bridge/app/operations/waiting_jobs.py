@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, Field
 
 from bridge.app.connection import chosen
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
 from bridge.core.errors import EngineError, EngineOutage, InstanceNotFound, InvalidCommand
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
@@ -42,8 +42,8 @@ class FilterWaiting(Parameters):
 
     prefix: str | None = None
     source: str | None = None
-    routes: tuple[str, ...] = ()
-    causes: tuple[str, ...] = ()
+    routes: Words = ()
+    causes: Words = ()
     since: AwareDatetime | None = None
     until: AwareDatetime | None = None
     limit: int | None = Field(None, ge=1)
