@@ -13,11 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.app.explain import explain
+from bridge.app.rules.decision import decision_of
 from bridge.config.source import Loaded, load
 from bridge.core.commands import ScheduleOrchestration, SignalEntity
 from bridge.core.message import Message
 from bridge.testing import LocalBridge
-from bridge.testing.fixtures.decision import decision_of, expectation_of
+from bridge.testing.fixtures.decision import expectation_of
 from bridge.testing.fixtures.document import read_fixtures
 from bridge.testing.fixtures.runner import Runner
 from tests.kit.examples import examples
