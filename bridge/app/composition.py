@@ -35,6 +35,7 @@ from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
+from bridge.pipeline.rule_set import CurrentRules, RuleSet
 from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import SourceTracing, Tracer, messaging_system
@@ -310,6 +311,31 @@ def build_decoder(
     )
 
 
+def build_rule_set(
+    loaded: Loaded,
+    source: str,
+    engines: Mapping[str, EnginePort],
+    registries: Mapping[str, Registry] | None = None,
+) -> RuleSet:
+    """Compile the rules of a source for its pipeline.
+
+    engines: all engines. registries: see `source_codec`.
+    Raises: ConfigError.
+    """
+    router = build_router(loaded, source)
+    decoder = build_decoder(loaded, source, registries)
+    used = {route.engine for route in loaded.config.routes if source in route.from_}
+    retry = loaded.config.sources[source].retry
+    return RuleSet(
+        loaded.version,
+        router,
+        decoder.decode,
+        RetryPolicy(**retry.model_dump(), max_hold=subscribe_options(loaded, source).max_hold),
+        {name: engine for name, engine in engines.items() if name in used},
+        decoder.prepare,
+    )
+
+
 def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
     """Subscription options of a source."""
     config = loaded.config.sources[source]
@@ -362,37 +388,29 @@ def build_source(
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
-    router = build_router(loaded, name)
-    used = {route.engine for route in loaded.config.routes if name in route.from_}
-    subscribe = subscribe_options(loaded, name)
     settings = SourceSettings(
         name=name,
-        subscribe=subscribe,
+        subscribe=subscribe_options(loaded, name),
         limits=config.limits,
         ordering=config.ordering,
-        retry=RetryPolicy(**config.retry.model_dump(), max_hold=subscribe.max_hold),
         trusted_replay=config.trusted == "replay",
-        config_version=loaded.version,
     )
-    decoder = build_decoder(loaded, name, registries)
-    targets = {engine: target for engine, target in engines.items() if engine in used}
+    rules = build_rule_set(loaded, name, engines, registries)
 
     def quarantine(pipeline: SourcePipeline) -> QuarantineStage:
         assert quarantine_store is not None
         engine, store = quarantine_store
-        breaker = targets[engine].breaker if engine in targets else None
-        return QuarantineStage(pipeline, store, config.quarantine, decoder.decode, breaker, replay_reports)
+        breaker = rules.engines[engine].breaker if engine in rules.engines else None
+        return QuarantineStage(pipeline, store, config.quarantine, breaker, replay_reports)
 
     def feed(pipeline: SourcePipeline) -> ReplayFeed:
         assert replays is not None
-        return ReplayFeed(pipeline, replays, decoder.decode)
+        return ReplayFeed(pipeline, replays)
 
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        decoder.decode,
-        router,
-        targets,
+        CurrentRules(rules),
         route_limits={
             route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
         }
@@ -409,7 +427,6 @@ def build_source(
         stage=None if quarantine_store is None else quarantine,
         feed=None if replays is None else feed,
         paces=paces,
-        prepare=decoder.prepare,
         record=record,
         tracing=None
         if tracer is None

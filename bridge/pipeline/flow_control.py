@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -12,9 +12,9 @@ import structlog
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import BridgeError, RegistryUnavailable
-from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.lanes import Lanes
+from bridge.pipeline.rule_set import RuleChooser
 
 log = structlog.get_logger("bridge.gate")
 _log_source = structlog.get_logger("bridge.source")
@@ -142,18 +142,30 @@ class FlowControl:
 class Outages:
     """Hold a source's flow control during outages, and release its held lanes afterwards."""
 
-    def __init__(self, source: str, retry: RetryPolicy, gate: FlowControl, lanes: Lanes) -> None:
+    def __init__(self, source: str, rules: RuleChooser, gate: FlowControl, lanes: Lanes) -> None:
+        """Create the outages of one source. rules: their current retry gives the delays."""
         self._source = source
-        self._retry = retry
+        self._rules = rules
         self._gate = gate
         self._lanes = lanes
         self._failures = 0
+        self._watched: dict[str, tuple[Breaker, Callable[[], None]]] = {}
+        """Breaker and listener of each engine."""
 
     def watch(self, breakers: Mapping[str, Breaker]) -> None:
-        """Subscribe to each engine's outages."""
+        """Subscribe to the outages of engines that are not watched yet."""
         for name, breaker in breakers.items():
-            breaker.subscribe(partial(self._engine_changed, name, breaker))
-            self._engine_changed(name, breaker)
+            if name not in self._watched:
+                listener = partial(self._engine_changed, name, breaker)
+                self._watched[name] = breaker, listener
+                breaker.subscribe(listener)
+                listener()
+
+    def stop(self) -> None:
+        """Unsubscribe from all engines."""
+        for breaker, listener in self._watched.values():
+            breaker.unsubscribe(listener)
+        self._watched.clear()
 
     def hold(self, error: BridgeError) -> None:
         """Hold the source: its broker or its schema registry does not answer. Held lanes continue after a delay."""
@@ -162,7 +174,7 @@ class Outages:
             self._failures += 1
             self._gate.hold(cause, str(error))
             _log_source.warning(f"the {cause} does not answer", action="hold", source=self._source, detail=str(error))
-            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.resume, cause)
+            asyncio.get_running_loop().call_later(self._rules.current.retry.delay(self._failures), self.resume, cause)
 
     def resume(self, cause: str) -> None:
         """Release one cause, and continue the lanes that waited for it."""

@@ -15,6 +15,7 @@ from bridge.core.origin import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
+from bridge.pipeline.rule_set import RuleSet
 
 ID_LIMIT = 512
 """Most characters of a message id that is kept without its message."""
@@ -40,6 +41,7 @@ class Limit(Protocol):
 class InFlightDelivery:
     """Delivery with its state in the pipeline. It belongs to exactly one lane.
 
+    rules: rule set of all its attempts; set before it enters a lane.
     size: bytes counted against the source's limit.
     received_at: monotonic seconds.
     error: failure of decoding; envelope is None then.
@@ -81,6 +83,7 @@ class InFlightDelivery:
         "pending",
         "pending_route",
         "received_at",
+        "rules",
         "size",
         "stored",
         "trace",
@@ -102,6 +105,7 @@ class InFlightDelivery:
         size: int | None = None,
     ) -> None:
         self.delivery = delivery
+        self.rules: RuleSet
         self.message_id: str | None = None
         self.decoded(envelope, error)
         self.size = delivery.message.size if size is None else size
@@ -127,6 +131,10 @@ class InFlightDelivery:
         self.waits_for: Limit | None = None
         self.trace: MessageTrace | None = None
         self._slot: Callable[[], None] | None = None
+
+    def bind(self, rules: RuleSet) -> None:
+        """Set the rule set of all attempts."""
+        self.rules = rules
 
     # -- decoded form
 

@@ -173,6 +173,7 @@ class Settler:
             position=str(item.delivery.position),
             attempts=item.attempt,
             deliveries=item.delivery.attempt,
+            config=item.rules.version,
             at=time.time(),
         )
 
@@ -186,7 +187,7 @@ class Settler:
             expression=item.failed_expression,
             executed=tuple(dict.fromkeys(item.executed)),
             attempts=item.attempt,
-            config=self._settings.config_version,
+            config=item.rules.version,
             message_id=item.envelope.message_id if item.envelope else None,
             replayed=self._settings.trusted_replay,
             deliveries=item.delivery.attempt,

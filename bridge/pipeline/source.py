@@ -23,8 +23,9 @@ from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
+from bridge.pipeline.rule_set import RuleChooser, RuleSet
 from bridge.pipeline.runner import Runner
-from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, RecordDeadLetter, Routes, SourceSettings
+from bridge.pipeline.settings import SLICE, RecordDeadLetter, SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Part, Stage
 from bridge.pipeline.tracing import SourceTracing
@@ -47,9 +48,7 @@ class SourcePipeline:
         self,
         settings: SourceSettings,
         broker: Broker,
-        decode: Decode,
-        routes: Routes,
-        engines: Mapping[str, EnginePort],
+        rules: RuleChooser,
         *,
         route_limits: Mapping[str, RouteLimit] | None = None,
         budgets: Mapping[str, BudgetShare] | None = None,
@@ -57,25 +56,25 @@ class SourcePipeline:
         stage: Callable[[SourcePipeline], Stage] | None = None,
         feed: Callable[[SourcePipeline], Part] | None = None,
         paces: PaceStore | None = None,
-        prepare: Prepare | None = None,
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
+        rules: chooses the rule set of each delivery.
         route_limits: limits of the routes that have some, by route name.
         budgets: shares of routes in the budgets of engines that have one, by route name.
         domain: ordering domain shared with other sources; None: no order across sources.
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         feed: creates the part that brings dead letters back; None: they are not brought back.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
-        prepare: awaited before `decode` of the same messages; None: no preparation.
         record: records written dead letters; None: they are not recorded.
         tracing: makes the spans of messages; None where traces are off.
         """
         limits = settings.limits
         self.settings = settings
         self.broker = broker
+        self.rules = rules
         self.ledger = Ledger()
         self.shares = None if limits.per is None else Shares(limits, limits.per)
         self.lanes = Lanes(None if self.shares is None else self._waits, limits.max_key_backlog)
@@ -90,9 +89,6 @@ class SourcePipeline:
         self.stage = None if stage is None else stage(self)
         self.parts = [part for part in (self.stage, None if feed is None else feed(self)) if part is not None]
         """Parts that bring stored deliveries."""
-        self._decode = decode
-        self._prepare = prepare
-        self._engines = engines
         self._domain = domain
         self._revoking: set[Partition] = set()
         self._running: set[InFlightDelivery] = set()
@@ -102,12 +98,10 @@ class SourcePipeline:
         self._workers: list[asyncio.Task[None]] = []
         self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
-        self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
+        self._outages = Outages(settings.name, rules, self.gate, self.lanes)
         self.runner = Runner(
             settings,
             broker.name,
-            routes,
-            engines,
             self.lanes,
             self.ledger,
             self.route_limits,
@@ -133,8 +127,7 @@ class SourcePipeline:
         )
         self._intake = Intake(
             settings,
-            decode,
-            routes,
+            rules,
             self.lanes,
             self.ledger,
             domain,
@@ -146,7 +139,7 @@ class SourcePipeline:
     async def start(self) -> None:
         """Subscribe and start working. Raises: BrokerUnavailable."""
         name = self.settings.name
-        self._outages.watch({name: engine.breaker for name, engine in self._engines.items()})
+        self.watch_engines(self.rules.current)
         for part in self.parts:
             part.start()
         options = replace(self.settings.subscribe, paused=self.gate.paused_by_person)
@@ -199,6 +192,7 @@ class SourcePipeline:
             await part.stop()
         if self.subscription is not None:
             await self.subscription.close()
+        self._outages.stop()
 
     # -- calls of the parts
 
@@ -220,17 +214,22 @@ class SourcePipeline:
             self._intake.bring(item)
         self._settler.measure()
 
-    async def prepare(self, messages: Sequence[Message]) -> None:
-        """Return when the messages can be decoded. Hold the source until then."""
-        if self._prepare is not None:
+    def watch_engines(self, rules: RuleSet) -> None:
+        """Hold the source during outages of the engines of a rule set."""
+        self._outages.watch({name: engine.breaker for name, engine in rules.engines.items()})
+
+    async def prepare(self, rules: RuleSet, messages: Sequence[Message]) -> None:
+        """Return when a rule set can decode the messages. Hold the source until then."""
+        if rules.prepare is not None:
             readable = [each for each in messages if each.unreadable is None]
-            await prepared(self._prepare, readable, self.settings.name, self.gate, self.settings.retry)
+            await prepared(rules.prepare, readable, self.settings.name, self.gate, rules.retry)
 
     def bring_back(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
         """Put stored deliveries before all others of their key; False, without effect, while one of it is running."""
         if not self.lanes.insert(key, items):
             return False
         for item in items:
+            self._intake.bind(item, key, item.rules)
             self.ledger.receive(item)
         self._settler.measure()
         return True
@@ -303,7 +302,7 @@ class SourcePipeline:
                 failures += 1
                 cause = "clock" if isinstance(error, ClockSkew) else "broker"
                 self.gate.hold(cause, str(error))
-                await asyncio.sleep(self.settings.retry.delay(failures))
+                await asyncio.sleep(self.rules.current.retry.delay(failures))
                 self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same recovery
                 self._outages.resume("broker")
@@ -313,9 +312,10 @@ class SourcePipeline:
                 return
             if self.gate.paused_by_person:
                 await self.gate.wait()
-            if self._prepare is not None:
-                await self.prepare([each.message for each in deliveries])
-            for partition in await self._intake.admit(deliveries, time.monotonic()):
+            rules = self.rules.current
+            if rules.prepare is not None:
+                await self.prepare(rules, [each.message for each in deliveries])
+            for partition in await self._intake.admit(deliveries, time.monotonic(), rules):
                 self.gate.fetched(partition)
             self._settler.measure()
             await asyncio.sleep(0)
@@ -390,8 +390,8 @@ class SourcePipeline:
                 await self.unloading.load(item)
             self.unloading.leave(item)
             message = item.delivery.message
-            if self._prepare is not None and message.unreadable is None:
-                await self._prepare([message])
+            if item.rules.prepare is not None and message.unreadable is None:
+                await item.rules.prepare([message])
         except (BrokerUnavailable, RegistryUnavailable) as away:
             if (reason := self._stop_reason(item)) is not None:
                 self._settler.abandon_head(lane, item, reason)
@@ -403,7 +403,7 @@ class SourcePipeline:
             self._settler.abandon_head(lane, item, reason)
             return False
         try:
-            envelope = self._decode(message, item.delivery.position)
+            envelope = item.rules.decode(message, item.delivery.position)
             item.decoded(envelope if item.stored is None else item.stored.identified(envelope), None)
         except Exception as failure:
             item.decoded(None, kept(failure))

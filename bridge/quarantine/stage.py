@@ -29,7 +29,6 @@ from bridge.core.states import Outcome
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
-from bridge.pipeline.settings import Decode
 from bridge.pipeline.source import SourcePipeline
 from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys
 from bridge.quarantine.quarantined_key import QuarantinedMessage
@@ -54,7 +53,6 @@ class QuarantineStage:
         pipeline: SourcePipeline,
         store: QuarantineStore,
         settings: QuarantineConfig | None,
-        decode: Decode,
         breaker: Breaker | None,
         reports: ReplayReports | None = None,
     ) -> None:
@@ -77,7 +75,6 @@ class QuarantineStage:
             reports,
         )
         self._pipeline = pipeline
-        self._decode = decode
         self._breaker = breaker
         self._loading: asyncio.Task[None] | None = None
 
@@ -140,7 +137,7 @@ class QuarantineStage:
                 return Hold(reason_of(error), detail_of(error))
             if isinstance(error, EngineRejected):
                 return DeadLetter(reason_of(error), detail_of(error))
-            return Retry(self._pipeline.settings.retry.max_delay, reason_of(error))
+            return Retry(self._pipeline.rules.current.retry.max_delay, reason_of(error))
         return Complete(Outcome.QUARANTINED)
 
     # -- life
@@ -193,7 +190,7 @@ class QuarantineStage:
                         source=settings.name,
                         exc_info=error,
                     )
-                await asyncio.sleep(settings.retry.delay(attempt))
+                await asyncio.sleep(self._pipeline.rules.current.retry.delay(attempt))
             else:
                 gate.release("quarantine")
                 self._pipeline.lanes.release()
@@ -203,7 +200,7 @@ class QuarantineStage:
         """Decode quarantined messages."""
         now = time.monotonic()
         items = []
-        decoded = await decode(self._pipeline, self._decode, [each.message for each in messages])
+        decoded = await decode(self._pipeline, [each.message for each in messages])
         for each, found in zip(messages, decoded, strict=True):
             failed_at = now - each.failed - max(0.0, time.time() - each.since) if each.attempts > 1 else None
             delivery = QuarantinedDelivery(self.keys, key, each)

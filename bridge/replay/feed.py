@@ -17,7 +17,6 @@ from bridge.core.provenance import Cause
 from bridge.core.stored_message import StoredMessage
 from bridge.jobs.kind import Result
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.settings import Decode
 from bridge.pipeline.source import SourcePipeline
 from bridge.replay.state_machine import LEASE
 from bridge.replay.store import QueuedReplay, QueueState, ReplayStore
@@ -154,12 +153,10 @@ class ReplayFeed:
 
     name = "replay"
 
-    def __init__(self, pipeline: SourcePipeline, store: ReplayStore, decoder: Decode) -> None:
-        """Create the feed. decoder: decodes messages of the source."""
+    def __init__(self, pipeline: SourcePipeline, store: ReplayStore) -> None:
         self.owner = uuid4().hex
         self._pipeline = pipeline
         self._store = store
-        self._decode = decoder
         self._assignment = Assignment(pipeline)
         self._source = pipeline.settings.name
         self._all: Sequence[str] = ()
@@ -281,7 +278,7 @@ class ReplayFeed:
 
     async def _bring(self, queue: _QueueHere, claim: _ClaimHere, fresh: Sequence[QueuedReplay]) -> None:
         messages = [each.message for each in fresh]
-        decoded = await decode(self._pipeline, self._decode, messages)
+        decoded = await decode(self._pipeline, messages)
         if self._pipeline.is_stopping or queue.claim is not claim or not claim.is_valid:
             return
         now = time.monotonic()
@@ -305,7 +302,7 @@ class ReplayFeed:
                     "results of replayed messages wait for the engine",
                     action="hold", source=self._source, detail=str(error),
                 )  # fmt: skip
-                await asyncio.sleep(self._pipeline.settings.retry.delay(1))
+                await asyncio.sleep(self._pipeline.rules.current.retry.delay(1))
                 self._changed.set()
 
     async def _flush(self) -> None:
