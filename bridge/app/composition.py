@@ -33,6 +33,7 @@ from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
 from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.rule_set import CurrentRules, RuleSet
@@ -372,6 +373,7 @@ def build_source(
     tracer: Tracer | None = None,
     replays: ReplayStore | None = None,
     replay_reports: ReplayReports | None = None,
+    decisions: DecisionListeners | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -385,6 +387,7 @@ def build_source(
     tracer: None where traces are off.
     replays: replay queues of its dead letters; None: the source brings none back.
     replay_reports: informs the jobs that replay messages in quarantine.
+    decisions: listeners of the settled deliveries of all sources.
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
@@ -436,4 +439,5 @@ def build_source(
             messaging_system(loaded.config.brokers[config.broker].type),
             links=loaded.config.ops.tracing.parent == "link",
         ),
+        decisions=decisions,
     )

@@ -45,6 +45,7 @@ class InFlightDelivery:
     size: bytes counted against the source's limit.
     received_at: monotonic seconds.
     error: failure of decoding; envelope is None then.
+    is_trimmed: the envelope has lost its data, extensions and headers to save memory.
     message_id: identity of the message; None before it is decoded, and for one of more than ID_LIMIT characters.
     stored: message as a stage keeps it outside its broker; None for a delivery of the broker.
     next_step: index of the first step not yet executed.
@@ -77,6 +78,7 @@ class InFlightDelivery:
         "failed_at",
         "failed_expression",
         "failed_route",
+        "is_trimmed",
         "last_failure",
         "message_id",
         "next_step",
@@ -141,6 +143,7 @@ class InFlightDelivery:
     def decoded(self, envelope: Envelope | None, error: Exception | None) -> None:
         """Set the decoded message, or the failure of decoding."""
         self.envelope, self.error = envelope, error
+        self.is_trimmed = False
         if envelope is not None and len(envelope.message_id) <= ID_LIMIT:
             self.message_id = envelope.message_id
 
@@ -170,6 +173,7 @@ class InFlightDelivery:
             self.envelope = self.error = None
         elif self.envelope is not None:
             self.envelope = replace(self.envelope, data=None, extensions={}, headers={})
+            self.is_trimmed = True
 
     @property
     def outcome(self) -> Outcome:

@@ -15,6 +15,7 @@ from bridge.core.provenance import Cause
 from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Release, Retry, Settlement
 from bridge.core.states import Outcome
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
@@ -54,13 +55,16 @@ class Settler:
         stop_reason: Callable[[InFlightDelivery], str | None],
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
+        decisions: DecisionListeners | None = None,
     ) -> None:
         """Create a settler.
 
         stop_reason: reason why an unsettled delivery cannot wait here for another attempt; None when it can.
         tracing: None where traces are off.
+        decisions: listeners of settled deliveries; None: there never are any.
         """
         self._tracing = tracing
+        self._decisions = decisions
         self._settings = settings
         self._lanes = lanes
         self._ledger = ledger
@@ -136,9 +140,12 @@ class Settler:
             if isinstance(end, Complete):
                 if self._limit.active and end.outcome in _SUCCESSES:
                     self._limit.succeeded(set(item.executed), stops_others=self._stops_others(item.delivery.partition))
-                self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
+                now = time.monotonic()
+                self._ledger.settle(item, end.outcome, now, time.time())
                 if self._tracing is not None:
                     self._tracing.end(item, end.outcome, route=route)
+                if self._decisions:
+                    self._decisions.offer(self._settings.name, item, end, route, now)
             self._outages.broker_recovered()
             self._lanes.settled(lane)
             self._leave(item)
@@ -159,9 +166,12 @@ class Settler:
             await self._record(cause, item.delivery.position)
         if paced:
             await self._limit.wrote(limited)
-        self._ledger.dead_letter(item, end.reason, time.monotonic(), time.time())
+        now = time.monotonic()
+        self._ledger.dead_letter(item, end.reason, now, time.time())
         if self._tracing is not None:
             self._tracing.end(item, Outcome.DEAD_LETTERED, end.reason, route)
+        if self._decisions:
+            self._decisions.offer(self._settings.name, item, end, route, now)
         log.warning(
             "dead-lettered",
             action="dead_letter",

@@ -15,6 +15,7 @@ from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryU
 from bridge.core.message import Message
 from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
@@ -58,6 +59,7 @@ class SourcePipeline:
         paces: PaceStore | None = None,
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
+        decisions: DecisionListeners | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
@@ -70,6 +72,7 @@ class SourcePipeline:
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
         record: records written dead letters; None: they are not recorded.
         tracing: makes the spans of messages; None where traces are off.
+        decisions: listeners of settled deliveries, shared by the sources of a daemon; None: of this source alone.
         """
         limits = settings.limits
         self.settings = settings
@@ -82,6 +85,7 @@ class SourcePipeline:
         self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
         self.decoded = DecodedForms(limits.max_in_flight_bytes)
         self.gate = FlowControl(settings.name, limits)
+        self.decisions = DecisionListeners() if decisions is None else decisions
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
         self.route_limits = route_limits or {}
@@ -124,6 +128,7 @@ class SourcePipeline:
             self._stop_reason,
             record,
             tracing,
+            self.decisions,
         )
         self._intake = Intake(
             settings,

@@ -66,6 +66,7 @@ from bridge.ops.audit import settle
 from bridge.ops.control import Control
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.publishing import Publishing, PublishTarget
 from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
@@ -154,6 +155,8 @@ class Daemon:
         self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
         budgets, costs = build_budgets(loaded) if intake else ({}, {})
         domains = build_domains(loaded)
+        self.decisions = DecisionListeners()
+        """Listeners of the settled deliveries of all sources."""
         self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [
@@ -173,6 +176,7 @@ class Daemon:
                     tracer=self.tracing,
                     replays=self.replays.stores[state_engine(loaded, name)],
                     replay_reports=self.replays.reports,
+                    decisions=self.decisions,
                 )
                 for name in config.sources
             ]
