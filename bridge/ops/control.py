@@ -9,8 +9,8 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +36,14 @@ DIRECTORY = "control"
 PREFIX = "/api/v1/"
 BODY_SECONDS = 30.0
 """Seconds for the body of a request."""
+WRITE_SECONDS = 30.0
+"""Seconds for the reader of a stream to take one part. A stream whose reader takes longer is closed."""
 
 _LONGEST_DETAIL = 2_000
 """Characters: the detail may name what was asked for."""
 _JSON = "application/json"
 _PROBLEM = "application/problem+json"
+_EVENTS = "text/event-stream"
 _STATUS: Mapping[type[BaseException], int] = {
     Denied: 403,
     InvalidCommand: 422,
@@ -69,8 +72,20 @@ class Route:
     refused: Callable[[Mapping[str, Any], Actor], Awaitable[None]]
 
 
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Place of the API that answers with server-sent events until its reader leaves or the daemon stops.
+
+    open: called with the parameters; yields the data of the events, each JSON in one line. Errors before the first
+    event are answers.
+    """
+
+    path: str
+    open: Callable[[Mapping[str, Any]], AsyncGenerator[bytes, None]]
+
+
 class Control:
-    """Serves routes on a socket in `directory`. admitted: user ids; None: root and this process's user."""
+    """Serves routes and streams on a socket in `directory`. admitted: user ids; None: root and this process's user."""
 
     def __init__(
         self,
@@ -79,6 +94,7 @@ class Control:
         max_body: int,
         admitted: frozenset[int] | None = None,
         bounds: ControlConfig | None = None,
+        streams: Sequence[Stream] = (),
     ) -> None:
         self.path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._admitted = frozenset((0, os.geteuid())) if admitted is None else admitted
@@ -87,6 +103,9 @@ class Control:
             # aiohttp's own pattern accepts no braces, which ids may have
             path = route.path.replace("}", ":[^/]+}")
             self._app.router.add_route(route.method, PREFIX + path, self._handler(route))
+        for stream in streams:
+            self._app.router.add_get(PREFIX + stream.path, self._stream_handler(stream))
+        self._streaming: set[asyncio.Task[Any]] = set()
         self._connections = Connections(self._app, bounds or ControlConfig())
         self._running = False
 
@@ -118,6 +137,8 @@ class Control:
         """Close all connections and remove the socket. Idempotent."""
         if self._running:
             self._running = False
+            for task in self._streaming:
+                task.cancel()
             await self._connections.stop()
             self.path.unlink(missing_ok=True)
 
@@ -137,6 +158,30 @@ class Control:
                 raise InvalidCommand(f"{', '.join(twice)}: already set by the path")
             result = await route.answer(given | dict(sent), actor)
             return web.Response(body=json.dumps(result).encode(), content_type=_JSON)
+
+        return handle
+
+    def _stream_handler(self, stream: Stream) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            if peer_uid(request) not in self._admitted:
+                raise Denied("only the user of the daemon and root may use its control channel")
+            task = asyncio.current_task()
+            assert task is not None
+            self._streaming.add(task)
+            response = web.StreamResponse(headers={"Content-Type": _EVENTS, "Cache-Control": "no-store"})
+            try:
+                async with aclosing(stream.open(dict(request.query))) as events:
+                    first = await anext(events)
+                    await response.prepare(request)
+                    await _send(response, first)
+                    async for event in events:
+                        await _send(response, event)
+            except (ConnectionError, TimeoutError):  # the reader has gone, or takes nothing
+                if request.transport is not None:
+                    request.transport.abort()
+            finally:
+                self._streaming.discard(task)
+            return response
 
         return handle
 
@@ -170,6 +215,11 @@ def _is_dead(path: Path) -> bool:
         except OSError:
             return False
     return False
+
+
+async def _send(response: web.StreamResponse, event: bytes) -> None:
+    async with asyncio.timeout(WRITE_SECONDS):
+        await response.write(b"data: " + event + b"\n\n")
 
 
 async def _body(request: web.Request) -> Mapping[str, Any]:
@@ -210,7 +260,8 @@ async def _problems(request: web.Request, handler: Handler) -> web.StreamRespons
             response = _problem(status, getattr(error, "reason", "unknown_name"), str(error))
     except Exception:
         response = _bug(request)
-    response.headers["Cache-Control"] = "no-store"
+    if not response.prepared:
+        response.headers["Cache-Control"] = "no-store"
     return response
 
 

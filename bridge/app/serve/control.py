@@ -30,7 +30,7 @@ from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.ops.audit import Actor, Denied, record, user
-from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
+from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, Stream, near
 from bridge.ops.status import Document
 from bridge.pipeline.source import SourcePipeline
 
@@ -55,10 +55,11 @@ def control(
     admitted: frozenset[int] | None = None,
     status: Callable[[], Awaitable[Document]] | None = None,
     sources: Sequence[SourcePipeline] = (),
+    streams: Sequence[Stream] = (),
 ) -> Control:
     """Create the control channel of a daemon, not started.
 
-    admitted: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
+    admitted, streams: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
     """
 
     async def engine(name: str | None) -> Engine:
@@ -86,7 +87,8 @@ def control(
     routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
     if status is not None:
         routes.append(Route("GET", STATUS, partial(_status, status), _no_audit))
-    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted, loaded.config.ops.control)
+    directory = state.state_directory(loaded) / DIRECTORY
+    return Control(directory, routes, largest, admitted, loaded.config.ops.control, streams)
 
 
 async def _status(status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], actor: Actor) -> Document:

@@ -42,6 +42,7 @@ from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.state import trails
@@ -63,7 +64,7 @@ from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.ops import logging
 from bridge.ops.audit import settle
-from bridge.ops.control import Control
+from bridge.ops.control import Control, Stream
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.decisions import DecisionListeners
@@ -589,7 +590,8 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.engines, status=daemon.status.document, sources=daemon.sources)
+    streams = [Stream(TAP, Taps(loaded, daemon.decisions).events)]
+    channel = control(loaded, daemon.engines, status=daemon.status.document, sources=daemon.sources, streams=streams)
     try:
         for trail in trails(loaded):
             trail.narrow()
