@@ -129,18 +129,16 @@ class Group:
     example: Example
     count: int = 0
 
-    def to_dict(self, *, payload: bool = True) -> dict[str, Any]:
-        """Group as JSON types. payload: with the decisions about the example, which have values of the message."""
+    def to_dict(self) -> dict[str, Any]:
+        """Group as JSON types. Its example has values of the message."""
+        key = self.example.message.key
+        sides = (("old", self.example.old), ("new", self.example.new))
         example: dict[str, Any] = {
             "id": self.example.message_id,
-            "key": None if self.example.message.key is None else self.example.message.key.decode("utf-8", "replace"),
+            "key": None if key is None else key.decode("utf-8", "replace"),
             **_position(self.example.position),
+            **{name: None if side is None else _decision(side) for name, side in sides},
         }
-        if payload:
-            sides = (("old", self.example.old), ("new", self.example.new))
-            example |= {name: None if side is None else _decision(side) for name, side in sides}
-        else:
-            del example["key"]
         return {
             "count": self.count,
             "source": self.source,
@@ -205,6 +203,10 @@ class Comparison:
         """
         for side in (self.old, self.new):
             await side.prepare(source, message)
+        return self.compare(source, message, position)
+
+    def compare(self, source: str, message: Message, position: Position | None) -> bool:
+        """Compare the decisions about a prepared message; see `add`. Raises: ConfigError."""
         self.messages += 1
         if _is_same(self.old.decide(source, message, position), self.new.decide(source, message, position)):
             return True
@@ -230,13 +232,13 @@ class Comparison:
             group = self._groups[key] = Group(source, *shapes, members, condition, example)
         group.count += 1
 
-    def to_dict(self, *, payload: bool = True) -> dict[str, Any]:
-        """Comparison as JSON types. payload: see `Group.to_dict`."""
+    def to_dict(self) -> dict[str, Any]:
+        """Comparison as JSON types. The examples of groups have values of messages."""
         return {
             "messages": self.messages,
             "different": self.different,
             "ungrouped": self.ungrouped,
-            "groups": [group.to_dict(payload=payload) for group in self.groups],
+            "groups": [group.to_dict() for group in self.groups],
         }
 
 
@@ -299,13 +301,28 @@ def _changed(old: Side, new: Side) -> Iterator[tuple[str, str]]:
                 yield pair
 
 
-def changes(example: Example) -> Iterator[Difference]:
-    """Differing members of the commands of an example, if both decisions have the same number of commands."""
-    if example.old is None or example.new is None or len(example.old.commands) != len(example.new.commands):
+def changes(example: Mapping[str, Any]) -> Iterator[Difference]:
+    """Differing members of the commands of an example, if both decisions have the same number of commands.
+
+    example: of `Group.to_dict`.
+    """
+    sides = [(example.get(side) or {}).get("commands", []) for side in ("old", "new")]
+    if len(sides[0]) != len(sides[1]):
         return
-    for was, now in zip(example.old.commands, example.new.commands, strict=True):
+    for was, now in zip(*sides, strict=True):
         for name in dict.fromkeys((*was, *now)):
             before, after = was.get(name), now.get(name)
             if _canonical(before) != _canonical(after):
                 found = list(member(before, after, (), name))
                 yield from found or [Difference((), name, before, after)]
+
+
+def merged(documents: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sum of comparisons as JSON types. Groups with the same difference are one, with the first example."""
+    groups: dict[str, dict[str, Any]] = {}
+    for group in (each for document in documents for each in document["groups"]):
+        key = _canonical([group[name] for name in ("source", "old", "new", "members", "condition")])
+        known = groups.setdefault(key, group | {"count": 0})
+        known["count"] += group["count"]
+    numbers = {name: sum(each[name] for each in documents) for name in ("messages", "different", "ungrouped")}
+    return numbers | {"groups": sorted(groups.values(), key=lambda group: -group["count"])}

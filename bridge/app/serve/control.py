@@ -25,6 +25,7 @@ from bridge.app.connection import attached, chosen
 from bridge.app.operations.operation import Operation, begun, perform
 from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.lineage import in_flight
+from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
@@ -56,10 +57,12 @@ def control(
     status: Callable[[], Awaitable[Document]] | None = None,
     sources: Sequence[SourcePipeline] = (),
     streams: Sequence[Stream] = (),
+    shadows: Shadows | None = None,
 ) -> Control:
     """Create the control channel of a daemon, not started.
 
     admitted, streams: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
+    shadows: of the daemon; None: it has none.
     """
 
     async def engine(name: str | None) -> Engine:
@@ -87,12 +90,27 @@ def control(
     routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
     if status is not None:
         routes.append(Route("GET", STATUS, partial(_status, status), _no_audit))
+    if shadows is not None:
+        routes += [
+            Route("POST", SHADOW, _without_actor(shadows.start), _no_audit),
+            Route("GET", SHADOW, _without_actor(shadows.report), _no_audit),
+            Route("POST", f"{SHADOW}:stop", _without_actor(shadows.stop), _no_audit),
+        ]
     directory = state.state_directory(loaded) / DIRECTORY
     return Control(directory, routes, largest, admitted, loaded.config.ops.control, streams)
 
 
 async def _status(status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], actor: Actor) -> Document:
     return await status()
+
+
+def _without_actor(
+    answer: Callable[[Mapping[str, Any]], Awaitable[Any]],
+) -> Callable[[Mapping[str, Any], Actor], Awaitable[Any]]:
+    async def answered(given: Mapping[str, Any], actor: Actor) -> Any:
+        return await answer(given)
+
+    return answered
 
 
 async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
@@ -259,10 +277,26 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
     )
     if len(path) > _LONGEST_PATH:
         raise InvalidCommand(f"{operation.name}: the id is too long")
-    url = URL(f"http://localhost{path}{'?' if query else ''}{query}", encoded=True)
+    return await _sent(session, operation.name, operation.method, f"{path}{'?' if query else ''}{query}", body)
+
+
+async def request(path: Path, name: str, method: str, place: str, given: Mapping[str, Any] | None = None) -> Any:
+    """Answer of a daemon at a place of its API without an operation.
+
+    path: socket of the daemon. name: of the request, for errors. place: below /api/v1/. given: members of the body.
+    Raises: BridgeError; EngineTimeout whose cause is an OSError when nothing listens.
+    """
+    body = None if method == "GET" else json.dumps(given or {})
+    with near(path) as short:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(short, limit=1)) as session:
+            return await _sent(session, name, method, PREFIX + place, body)
+
+
+async def _sent(session: aiohttp.ClientSession, name: str, method: str, target: str, body: str | None) -> Any:
+    url = URL(f"http://localhost{target}", encoded=True)
     try:
         async with session.request(
-            operation.method,
+            method,
             url,
             data=body,
             headers={"Content-Type": "application/json"} if body is not None else None,
@@ -270,7 +304,7 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
         ) as response:
             answer = json.loads(await response.read())
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise EngineTimeout(f"{operation.name}: the daemon did not answer; the outcome is unknown") from error
+        raise EngineTimeout(f"{name}: the daemon did not answer; the outcome is unknown") from error
     if response.status >= 400:
         raise _error(answer)
     return answer

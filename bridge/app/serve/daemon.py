@@ -40,6 +40,7 @@ from bridge.app.serve.lineage import recorder
 from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.replays import Replays
+from bridge.app.serve.shadow import Shadows
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.tap import TAP, Taps
@@ -158,6 +159,7 @@ class Daemon:
         domains = build_domains(loaded)
         self.decisions = DecisionListeners()
         """Listeners of the settled deliveries of all sources."""
+        self.shadows = Shadows(loaded, self.decisions, self.registries)
         self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [
@@ -392,6 +394,7 @@ class Daemon:
         for report in self._reports:
             report.cancel()
         await asyncio.gather(*self._reports, return_exceptions=True)
+        await _closed(self.shadows.close())
 
         def left() -> float:
             return max(0.0, end - time.monotonic())
@@ -591,7 +594,14 @@ async def _channel(daemon: Daemon) -> Control | None:
     if sys.platform != "linux":
         return None
     streams = [Stream(TAP, Taps(loaded, daemon.decisions).events)]
-    channel = control(loaded, daemon.engines, status=daemon.status.document, sources=daemon.sources, streams=streams)
+    channel = control(
+        loaded,
+        daemon.engines,
+        status=daemon.status.document,
+        sources=daemon.sources,
+        streams=streams,
+        shadows=daemon.shadows,
+    )
     try:
         for trail in trails(loaded):
             trail.narrow()

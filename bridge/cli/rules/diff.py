@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,8 +19,6 @@ from bridge.cli.shared.output import Progress, plural, print_json, say
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from bridge.app.rules.comparison import Comparison, Example, Group
-    from bridge.app.rules.condition import Condition
     from bridge.app.rules.diff import Received, Receivers
     from bridge.config.source import Loaded
 
@@ -110,7 +108,7 @@ def command(
     if as_json:
         print_json(found.to_dict())
     else:
-        print_comparison(found.comparison)
+        print_comparison(found.to_dict())
     if not found.comparison.messages:
         click.echo("error: there was no message to compare", err=True)
         return exit_codes.FAILED
@@ -127,47 +125,46 @@ def _messages(place: str, old: Loaded, new: Loaded, receivers: Receivers, limit:
     return of_topic(old, new, place, receivers, limit)
 
 
-def print_comparison(comparison: Comparison) -> None:
-    """Print the groups of a comparison, and its numbers."""
-    for group in comparison.groups:
+def print_comparison(found: Mapping[str, Any]) -> None:
+    """Print the groups of a comparison, and its numbers. found: `Comparison.to_dict`."""
+    for group in found["groups"]:
         _print_group(group)
-    if comparison.ungrouped:
-        say(f"{plural(comparison.ungrouped, 'different message')} beyond these groups\n")
-    say(f"{comparison.different:,} of {plural(comparison.messages, 'message')} would be routed differently")
+    if found["ungrouped"]:
+        say(f"{plural(found['ungrouped'], 'different message')} beyond these groups\n")
+    say(f"{found['different']:,} of {plural(found['messages'], 'message')} would be routed differently")
 
 
-def _print_group(group: Group) -> None:
-    members = ", ".join(name.partition(".")[2] for name in group.members)
-    change = f"{group.old.text} with another {members}" if members else f"{group.old.text} -> {group.new.text}"
-    say(f"{plural(group.count, 'message')} of {group.source}: {change}")
-    for line in _condition(group.condition):
+def _print_group(group: Mapping[str, Any]) -> None:
+    members = ", ".join(name.partition(".")[2] for name in group["members"])
+    old, new = group["old"]["text"], group["new"]["text"]
+    change = f"{old} with another {members}" if members else f"{old} -> {new}"
+    say(f"{plural(group['count'], 'message')} of {group['source']}: {change}")
+    for line in _condition(group["condition"]):
         say(f"  {line}")
-    say(f"  example: {_name(group.example)}")
-    for line in _values(group.example) if group.members else ():
+    say(f"  example: {_name(group['example'])}")
+    for line in _values(group["example"]) if members else ():
         say(f"    {line}")
     say("")
 
 
-def _condition(condition: Condition) -> Sequence[str]:
-    name = f"{condition.route}, {condition.member}" if condition.route else condition.member
-    sides = ((condition.old, condition.old_at, "old"), (condition.new, condition.new_at, "new"))
-    lines = [
-        f"  {label}: {' '.join(filter(None, (text, f'({at})' if at else '')))}"
-        for text, at, label in sides
-        if text or at
-    ]
-    return [f"first difference: {name}", *lines]
+def _condition(condition: Mapping[str, str | None]) -> Sequence[str]:
+    lines = [f"first difference: {', '.join(filter(None, (condition['route'], condition['member'])))}"]
+    for side in ("old", "new"):
+        text, at = condition[side], condition[f"{side}_at"]
+        if text or at:
+            lines.append(f"  {side}: {' '.join(filter(None, (text, f'({at})' if at else '')))}")
+    return lines
 
 
-def _name(example: Example) -> str:
-    at, id_ = example.position, example.message_id or ""
-    place = "" if at is None else f"{at.topic}/{at.partition}@{at.offset}"
+def _name(example: Mapping[str, Any]) -> str:
+    id_ = example["id"] or ""
+    place = "" if example["topic"] is None else f"{example['topic']}/{example['partition']}@{example['offset']}"
     # The id of a message that has none of its own is its position
     named = [place, f"id {id_}"] if id_ and not (place and id_.endswith(place)) else [place]
     return ", ".join(filter(None, named)) or "a message without an id"
 
 
-def _values(example: Example) -> Sequence[str]:
+def _values(example: Mapping[str, Any]) -> Sequence[str]:
     from bridge.app.rules.comparison import changes
     from bridge.app.rules.differences import shown
 
