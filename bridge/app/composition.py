@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +36,7 @@ from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.lanes import OrderingDomain
 from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.rule_set import CurrentRules, RuleSet
+from bridge.pipeline.rule_set import CurrentRules, RuleChooser, RuleSet
 from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import SourceTracing, Tracer, messaging_system
@@ -374,6 +374,7 @@ def build_source(
     replays: ReplayStore | None = None,
     replay_reports: ReplayReports | None = None,
     decisions: DecisionListeners | None = None,
+    chooser: Callable[[str, RuleSet], RuleChooser] | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -388,6 +389,7 @@ def build_source(
     replays: replay queues of its dead letters; None: the source brings none back.
     replay_reports: informs the jobs that replay messages in quarantine.
     decisions: listeners of the settled deliveries of all sources.
+    chooser: makes the choice between rule sets of the source; None: it has the given one.
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
@@ -413,7 +415,7 @@ def build_source(
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        CurrentRules(rules),
+        CurrentRules(rules) if chooser is None else chooser(name, rules),
         route_limits={
             route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
         }

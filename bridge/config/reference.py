@@ -145,6 +145,10 @@ routes:
     from: refunds
     raise_event: {instance_id: "refund-{{ payload.id }}", name: arrived}
 
+rules:
+  candidate: new/
+  share: 5%
+
 ops:
   http: {port: 0}
   drain: 10s
@@ -184,6 +188,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
         model.DeadLettersConfig,
     ),
+    "rules": (model.RulesConfig, model.FallbackConfig),
     "check": (check.CheckConfig, check.IgnoreWarningConfig),
 }  # fmt: skip
 
@@ -208,6 +213,7 @@ _HEADINGS = {
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
     model.ControlConfig: "control",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
+    model.RulesConfig: "", model.FallbackConfig: "fallback",
     check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
     model.LineageShardsConfig: "lineage.shards", model.DeadLettersConfig: "dead_letters",
 }  # fmt: skip

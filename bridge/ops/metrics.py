@@ -54,6 +54,7 @@ class ProcessStats:
     refused: Callable[[], Mapping[str, Mapping[str, int]]]
     workflows: Callable[[], WorkflowStats] | None
     info: tuple[str, str]
+    candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None
 
 
 S = TypeVar("S")
@@ -254,6 +255,11 @@ _PROCESS: tuple[Row[ProcessStats], ...] = (
         ("source", "reason"), _by_words(lambda it: it.late_letters())),
     Row(_COUNTER, "bridge_answers", "Answers to requests, by result.", ("engine", "result"),
         _nested(lambda it: it.answers())),
+    Row(_COUNTER, "bridge_canary_messages", "Messages of the candidate by outcome, and failed instances of it.",
+        ("candidate", "result"),
+        lambda it: [] if it.candidate is None else [
+            ((it.candidate[0], result), n) for result, n in list(it.candidate[1]().items())
+        ]),
     Row(_COUNTER, "bridge_connections_refused", "Connections refused, by cause.", ("port", "cause"),
         _nested(lambda it: it.refused())),
     Row(_COUNTER, "bridge_repeats_dropped", "Repeated messages that workflows dropped, by the part that dropped them.",
@@ -344,6 +350,7 @@ class Metrics:
         jobs: JobStats | None = None,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
+        candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None,
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
@@ -363,6 +370,7 @@ class Metrics:
         jobs: jobs of the engines; None where they are not read.
         traces: export of spans; None where traces are off.
         dead_letters: open dead letters; None where no source is consumed.
+        candidate: version of the candidate for the rules, and its counts; None without one.
         budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
@@ -375,7 +383,7 @@ class Metrics:
         self._limits = limits
         self._budgets = budgets
         self._process = ProcessStats(
-            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config)
+            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config), candidate
         )
         self._jobs = jobs
         self._traces = traces

@@ -51,6 +51,8 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("engine reencrypt", "", "failed", ()),
     ("sources pause", "orders", "failed", ("orders",)),
     ("sources resume", "orders", "failed", ("orders",)),
+    ("canary abort", "*", "failed", ()),
+    ("canary resume", "*", "failed", ()),
     ("keys rotate", "*", "failed", ()),
     ("keys retire", "none", "failed", ("none",)),
     ("dlq drop", "*", "failed", ("--all", "--yes")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,6 @@ from bridge.app.rules.comparison import Comparison, ConfigurationRules
 from bridge.app.serve import shadow as serve_shadow
 from bridge.app.serve.shadow import Shadow, ShadowOptions
 from bridge.app.shadow import alone
-from bridge.brokers.base import Delivery
 from bridge.config.source import load
 from bridge.core.message import Message, Position
 from bridge.core.states import Outcome
@@ -124,15 +124,9 @@ def shadow_of(project: Path, **options: Any) -> tuple[Shadow, Comparison]:
 def settled(offset: int, *, size: int = 0, source: str = "orders", stored: bool = False) -> SettledDelivery:
     body = json.dumps({"id": "a", "total": 15, "text": "x" * size}).encode()
 
-    class Settled(Delivery):
-        message = Message(body)
-        position = Position("local", "orders", 0, offset)
-
-        def __init__(self) -> None:
-            pass
-
+    delivery: Any = SimpleNamespace(message=Message(body), position=Position("local", "orders", 0, offset))
     return SettledDelivery(
-        source, Settled(), None, None, (), Outcome.EXECUTED, None, None, None, "", 0.0, 1, stored, "v"
+        source, delivery, None, None, (), Outcome.EXECUTED, None, None, None, "", 0.0, 1, stored, "v"
     )
 
 

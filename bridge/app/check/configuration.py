@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bridge.app.candidate import check_candidate, shared_instances
 from bridge.app.check.samples import reach, read_samples, unreached
 from bridge.app.check.suppressions import unsuppressed
 from bridge.app.check.workflows import unknown_names
@@ -144,6 +145,9 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True, samples
     # A doubt about a place with an error is a consequence of the error
     doubts = lint(loaded.config, loaded.locate, whole=whole)
     problems += (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
+    problems += shared_instances(loaded)
+    if whole and imports:
+        _collect(partial(check_candidate, loaded), problems)
     problems += insecure(loaded.config, loaded.document.root, loaded.locate)
     counts = _counts(loaded, workflows)
     if samples and whole:

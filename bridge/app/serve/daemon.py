@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import structlog
 
 from bridge.app import configurations
+from bridge.app.candidate import load_candidate
 from bridge.app.check.configuration import inspect
 from bridge.app.codecs import build_registries, target_codec
 from bridge.app.composition import (
@@ -31,6 +32,7 @@ from bridge.app.composition import (
 )
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
+from bridge.app.serve.canary import Canary
 from bridge.app.serve.control import control
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
@@ -41,7 +43,7 @@ from bridge.app.serve.pauses import PauseWatch
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.shadow import Shadows
-from bridge.app.serve.status import DaemonStatus
+from bridge.app.serve.status import DaemonStatus, daemon_id
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.topics import check_topics
@@ -74,6 +76,7 @@ from bridge.pipeline.route_limits import NO_LIMITS
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing, messaging_system
 from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
+from bridge.sqlite_engine.model.instance import Finish
 from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter
 
@@ -128,8 +131,9 @@ class Daemon:
             for name, engine in self.engines.items()
         }
         totals = {name: waiting.totals(loaded, name) for name in self.engines}
+        candidate = load_candidate(loaded) if intake else None
         inner = {
-            name: waiting.target(loaded, engine, self.breakers[name], now, totals[name])
+            name: waiting.target(loaded, engine, self.breakers[name], now, totals[name], candidate)
             for name, engine in self.engines.items()
         }
         answers = {
@@ -160,6 +164,10 @@ class Daemon:
         self.decisions = DecisionListeners()
         """Listeners of the settled deliveries of all sources."""
         self.shadows = Shadows(loaded, self.decisions, self.registries)
+        self.canary: Canary | None = None
+        if candidate is not None:
+            own = daemon_id(os.getpid())
+            self.canary = Canary(loaded, candidate, own, self.engines, targets, self.registries, self.decisions)
         self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [
@@ -180,6 +188,7 @@ class Daemon:
                     replays=self.replays.stores[state_engine(loaded, name)],
                     replay_reports=self.replays.reports,
                     decisions=self.decisions,
+                    chooser=None if self.canary is None else self.canary.rules,
                 )
                 for name in config.sources
             ]
@@ -188,6 +197,8 @@ class Daemon:
         )
         for source in self.sources:
             self.replays.add(source)
+        if self.canary is not None:
+            self.canary.watch(self.sources, {name: source.ordering_domain for name, source in config.sources.items()})
         self.publishing = Publishing(
             {
                 name: PublishTarget(
@@ -214,8 +225,8 @@ class Daemon:
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
         self.finishes = {
-            name: Finishes(known, failures.add, traces=self.tracing is not None)
-            for name, failures in self.failures.items()
+            name: Finishes(known, partial(self._failed, name), traces=self.tracing is not None)
+            for name in self.failures
         }
         self._workers: list[tuple[str, ContainedWorker]] = []
         self.figures = InstanceFigures(
@@ -224,7 +235,10 @@ class Daemon:
             self.monitors,
             lambda: self._workers,
             self.sources,
-            {route.name: route.engine for route in config.routes},
+            {
+                route.name: route.engine
+                for route in (*(() if candidate is None else candidate.config.routes), *config.routes)
+            },
             config.ops.unready_on,
         )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
@@ -250,6 +264,7 @@ class Daemon:
             limits=tuple(self.admission.limits.values()),
             budgets=tuple(budgets.values()),
             orphaned=self.orphaned.readings,
+            canary=self.canary,
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
@@ -357,6 +372,7 @@ class Daemon:
             asyncio.create_task(self.pauses.run(), name="pauses of sources"),
             asyncio.create_task(self.figures.run(), name="instance counts"),
             asyncio.create_task(self.replays.watch.run(), name="replay queues"),
+            *([] if self.canary is None else [asyncio.create_task(self.canary.run(), name="candidate")]),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
         if self.dead_letters is not None:
@@ -425,6 +441,12 @@ class Daemon:
     def _stuck(self, engine: str) -> list[str]:
         """Descriptions of the worker thread pools of an engine that cannot work."""
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
+
+    def _failed(self, engine: str, end: Finish) -> None:
+        """Log and count a failure, from any thread."""
+        self.failures[engine].add(end)
+        if self.canary is not None:
+            self.canary.ended(engine, end)
 
     def _stored(self) -> int:
         stored = (Outcome.EARLY, Outcome.QUARANTINED)

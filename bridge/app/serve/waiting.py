@@ -44,11 +44,11 @@ _NOTIFIED_POLL = 600.0
 """Seconds between two checks for a missing instance where the engine reports every start: only a safety net."""
 
 
-def early_prefixes(loaded: Loaded, engine: str) -> tuple[str, ...] | None:
+def early_prefixes(loaded: Loaded, engine: str, candidate: Loaded | None = None) -> tuple[str, ...] | None:
     """Instance id prefixes for which a rule may store early messages; None when no rule waits for or starts one."""
     waiting: list[str] = []
     starts = False
-    for route in loaded.config.routes:
+    for route in (*loaded.config.routes, *(() if candidate is None else candidate.config.routes)):
         command = getattr(route, route.command)
         missing = getattr(command, "on_missing", None)
         if route.engine == engine and isinstance(missing, WaitMissing):
@@ -69,13 +69,14 @@ def target(
     breaker: Breaker,
     now: Callable[[], datetime],
     totals: WaitingTotals | None = None,
+    candidate: Loaded | None = None,
 ) -> EnginePort:
-    """Command target of the pipeline for an engine.
+    """Command target of the pipeline for an engine. candidate: further rules.
 
     Without rules for missing instances, commands go to the engine directly.
     """
     executor = indexing_runner(engine, now)
-    prefixes = early_prefixes(loaded, engine.name)
+    prefixes = early_prefixes(loaded, engine.name, candidate)
     if prefixes is None:
         return EnginePort(executor.execute, breaker)
     store = EarlyMessageStore(engine, loaded.config.engines[engine.name].early_messages.max_message, now, totals)

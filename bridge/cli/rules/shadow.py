@@ -19,8 +19,6 @@ from bridge.cli.shared.parameters import Duration
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
 
-PERCENT = 100.0
-
 
 class Share(click.ParamType[Any]):
     """Share such as `5%`. Returns a number above 0, at most 1."""
@@ -28,14 +26,14 @@ class Share(click.ParamType[Any]):
     name = "share"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
+        from bridge.config.model.types import parse_share
+
         try:
-            found = float(str(value).removesuffix("%")) / PERCENT
-        except ValueError:
-            found = 0.0
-        if not 0 < found <= 1:
-            self.fail(f"{value!r} is not a share; write a percentage like 5% or 100%", param, ctx)
+            found = parse_share(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if not found:
+            self.fail("the share must be above 0%", param, ctx)
         return found
 
 

@@ -90,6 +90,7 @@ _TABLE = (
     Code("R023", "warning", "a limit under which one value delays all others"),
     Code("R024", "warning", "a rule that no sample reaches", needs="samples"),
     Code("R025", "warning", "yes or no as text"),
+    Code("R026", "warning", "instances of several sources with a candidate"),
     # Insecure settings
     Code("S001", "warning", "credentials without TLS on Kafka"),
     Code("S002", "warning", "Kafka without TLS and credentials"),
