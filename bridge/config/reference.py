@@ -31,6 +31,7 @@ from bridge.config.model.types import (
     check_topic,
     parse_duration,
     parse_rate,
+    parse_share,
     parse_size,
 )
 from bridge.config.model_fields import members
@@ -74,6 +75,7 @@ routes:
 
 - **Text, numbers, booleans** are YAML 1.2's: `yes`, `no`, `on`, `off`, dates, times, `007` and `0x1f` are text.
   Anchors, aliases and `<<` work; tags (`!!...`) and several documents in one file do not.
+- **Percentage**: `5%`, or the number 0.05.
 - **Duration**: a number with a unit: `250ms`, `30s`, `5m`, `1h30m`, `7d`.
 - **Rate**: a number and a unit of time: `50/s`, `3000/m`, `10/h`, `100/d`.
 - **Size**: bytes, or a number with a unit: `4096`, `64KiB`, `1MiB`, `1MB`.
@@ -221,7 +223,7 @@ _HEADINGS = {
 
 _LANGUAGES = {"cel": "CEL", "cel-template": "template"}
 _VALIDATED: dict[Any, str] = {
-    parse_duration: "duration", parse_size: "size", parse_rate: "rate", check_topic: "topic",
+    parse_duration: "duration", parse_size: "size", parse_rate: "rate", parse_share: "percentage", check_topic: "topic",
     check_entity: "queue or topic", servicebus.sessions: "boolean or mapping",
 }  # fmt: skip
 _PLAIN: dict[Any, str] = {
