@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.app.codecs import source_codec
+from bridge.app.codecs import source_codec, target_codec
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
 from bridge.codecs.decoder import SourceDecoder, attribute_problem
@@ -35,6 +35,8 @@ from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.lanes import OrderingDomain
+from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.publishing import PublishTarget
 from bridge.pipeline.route_limits import RouteLimit
 from bridge.pipeline.rule_set import CurrentRules, RuleChooser, RuleSet
 from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
@@ -337,6 +339,24 @@ def build_rule_set(
     )
 
 
+def build_targets(
+    loaded: Loaded, brokers: Mapping[str, Broker], registries: Mapping[str, Registry] | None = None
+) -> dict[str, PublishTarget]:
+    """Create the destinations of publications. registries: see `target_codec`. Raises: ConfigError."""
+    return {
+        name: PublishTarget(
+            brokers[target.broker],
+            target.address,
+            target_codec(loaded, name, registries),
+            target.source,
+            target.timeout,
+            broker_factory.message_shape(target),
+            messaging_system(loaded.config.brokers[target.broker].type),
+        )
+        for name, target in loaded.config.targets.items()
+    }
+
+
 def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
     """Subscription options of a source."""
     config = loaded.config.sources[source]
@@ -375,6 +395,8 @@ def build_source(
     replay_reports: ReplayReports | None = None,
     decisions: DecisionListeners | None = None,
     chooser: Callable[[str, RuleSet], RuleChooser] | None = None,
+    ledger: Ledger | None = None,
+    rules: RuleSet | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -390,6 +412,8 @@ def build_source(
     replay_reports: informs the jobs that replay messages in quarantine.
     decisions: listeners of the settled deliveries of all sources.
     chooser: makes the choice between rule sets of the source; None: it has the given one.
+    ledger: see `SourcePipeline`.
+    rules: its rule set; None compiles it.
     Raises: ConfigError.
     """
     config = loaded.config.sources[name]
@@ -400,13 +424,12 @@ def build_source(
         ordering=config.ordering,
         trusted_replay=config.trusted == "replay",
     )
-    rules = build_rule_set(loaded, name, engines, registries)
+    rules = build_rule_set(loaded, name, engines, registries) if rules is None else rules
 
     def quarantine(pipeline: SourcePipeline) -> QuarantineStage:
         assert quarantine_store is not None
         engine, store = quarantine_store
-        breaker = rules.engines[engine].breaker if engine in rules.engines else None
-        return QuarantineStage(pipeline, store, config.quarantine, breaker, replay_reports)
+        return QuarantineStage(pipeline, store, config.quarantine, engine, replay_reports)
 
     def feed(pipeline: SourcePipeline) -> ReplayFeed:
         assert replays is not None
@@ -416,18 +439,8 @@ def build_source(
         settings,
         brokers[config.broker],
         CurrentRules(rules) if chooser is None else chooser(name, rules),
-        route_limits={
-            route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
-        }
-        if limits
-        else None,
-        budgets={
-            route.name: BudgetShare(budgets[route.engine], (costs or {}).get(route.name, 1))
-            for route in loaded.config.routes
-            if name in route.from_ and route.engine in budgets
-        }
-        if budgets
-        else None,
+        route_limits=limits_of(loaded, name, limits or {}),
+        budgets=shares_of(loaded, name, budgets or {}, costs or {}),
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         stage=None if quarantine_store is None else quarantine,
         feed=None if replays is None else feed,
@@ -442,4 +455,22 @@ def build_source(
             links=loaded.config.ops.tracing.parent == "link",
         ),
         decisions=decisions,
+        ledger=ledger,
     )
+
+
+def limits_of(loaded: Loaded, source: str, limits: Mapping[str, RouteLimit]) -> dict[str, RouteLimit]:
+    """Limits of the routes of a source. limits: of all routes that have some."""
+    names = [route.name for route in loaded.config.routes if source in route.from_]
+    return {name: limits[name] for name in names if name in limits}
+
+
+def shares_of(
+    loaded: Loaded, source: str, budgets: Mapping[str, ActionBudget], costs: Mapping[str, int]
+) -> dict[str, BudgetShare]:
+    """Shares of the routes of a source in the budgets of their engines. costs: actions of each route."""
+    return {
+        route.name: BudgetShare(budgets[route.engine], costs.get(route.name, 1))
+        for route in loaded.config.routes
+        if source in route.from_ and route.engine in budgets
+    }

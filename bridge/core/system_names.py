@@ -29,6 +29,13 @@ SOURCE_PAUSE = "bridge.source_pause"
 SOURCE_SEEK = "bridge.source_seek"
 """Entity: moves of the position of one source that its daemons apply. Its key is the name of the source."""
 
+SOURCE_RELOAD = "bridge.source_reload"
+"""Entity: reloads of all daemons on an engine. Its only key is SOURCE_RELOAD_KEY. The name makes it one of the entities
+that each daemon reads every few seconds.
+"""
+
+SOURCE_RELOAD_KEY = "all"
+
 CANARY = "bridge.canary"
 """Entity: counts and fallback of one candidate for the rules. Its key is the version of the candidate."""
 

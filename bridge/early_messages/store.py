@@ -58,6 +58,10 @@ class EarlyMessageStore:
         self._now = now
         self._totals = totals
 
+    def limit(self, max_bytes: int) -> None:
+        """Change the size of the largest early message."""
+        self._max_bytes = max_bytes
+
     async def store(self, command: Command, origin: MessageOrigin, message: StoredMessage, ttl: float) -> None:
         """Store a command durably for at most `ttl` seconds.
 

@@ -353,3 +353,21 @@ class TraceStats(Protocol):
     def waiting(self) -> Mapping[str, int]: ...
     @property
     def losses(self) -> Mapping[str, int]: ...
+
+
+class ReloadStats(Protocol):
+    """Version of the configuration in use, and the reloads since the process started.
+
+    results: reloads by result.
+    successful: the last reload, or the start.
+    succeeded_at: seconds since the Unix epoch.
+    """
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def results(self) -> Mapping[str, int]: ...
+    @property
+    def successful(self) -> bool: ...
+    @property
+    def succeeded_at(self) -> float: ...

@@ -28,6 +28,7 @@ from bridge.ops.metric_stats import (
     JobStats,
     LimitStats,
     PublishStats,
+    ReloadStats,
     SourceStats,
     TraceStats,
     WaitingStats,
@@ -53,7 +54,7 @@ class ProcessStats:
     answers: Callable[[], Mapping[str, Mapping[str, int]]]
     refused: Callable[[], Mapping[str, Mapping[str, int]]]
     workflows: Callable[[], WorkflowStats] | None
-    info: tuple[str, str]
+    info: Callable[[], tuple[str, str]]
     candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None
 
 
@@ -266,7 +267,15 @@ _PROCESS: tuple[Row[ProcessStats], ...] = (
         ("by",), _by_word(lambda it: it.repeats())),
     Row(_COUNTER, "bridge_clock_jumps", "Steps of the wall clock, by direction.", ("direction",),
         _by_word(lambda it: it.clock_jumps())),
-    Row(_GAUGE, "bridge_info", "Always 1.", ("version", "config"), lambda it: [(it.info, 1)]),
+    Row(_GAUGE, "bridge_info", "Always 1.", ("version", "config"), lambda it: [(it.info(), 1)]),
+)  # fmt: skip
+_RELOADS: tuple[Row[ReloadStats], ...] = (
+    Row(_GAUGE, "bridge_config_last_reload_successful", "1 if the last reload succeeded, or none was tried.", (),
+        _one(lambda it: it.successful)),
+    Row(_GAUGE, "bridge_config_last_reload_success_timestamp_seconds", "Time of the last successful reload or start.",
+        (), _one(lambda it: it.succeeded_at)),
+    Row(_COUNTER, "bridge_config_reloads", "Reloads of the configuration, by result.", ("result",),
+        _by_word(lambda it: it.results)),
 )  # fmt: skip
 _READINESS: tuple[Row[Readiness], ...] = (
     Row(_GAUGE, "bridge_ready", "1 while /readyz answers 200.", (), _one(lambda it: it.ready)),
@@ -354,8 +363,9 @@ class Metrics:
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
+        reloads: ReloadStats | None = None,
         version: str,
-        config: str,
+        config: str = "",
     ) -> None:
         """Create the metrics.
 
@@ -375,15 +385,18 @@ class Metrics:
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
         version: version of the bridge.
-        config: version of its configuration.
+        reloads: version of its configuration, and reloads; None where nothing reloads it.
+        config: version of its configuration, without `reloads`.
         """
+        self._version, self._config = version, config
+        self._reloads = reloads
         self._sources = sources
         self._engines = engines
         self._waiting = waiting
         self._limits = limits
         self._budgets = budgets
         self._process = ProcessStats(
-            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config), candidate
+            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, self._info, candidate
         )
         self._jobs = jobs
         self._traces = traces
@@ -420,6 +433,9 @@ class Metrics:
                 since = time.thread_time()
         return [*figures, *self._others()]
 
+    def _info(self) -> tuple[str, str]:
+        return self._version, self._config if self._reloads is None else self._reloads.version
+
     def _others(self) -> Iterator[_Figures]:
         """Figures of everything but sources."""
         for engine in self._engines():
@@ -434,6 +450,8 @@ class Metrics:
             yield _read(_WORKFLOWS, (), (), self._process.workflows())
         if self._jobs is not None:
             yield _read(_JOBS, (), (), self._jobs)
+        if self._reloads is not None:
+            yield _read(_RELOADS, (), (), self._reloads)
         if self._readiness is not None:
             yield _read(_READINESS, (), (), self._readiness())
         if self._dead_letters is not None:
@@ -509,6 +527,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_WAITING, ("engine",)),
     (_BUDGETS, ("engine",)),
     (_LIMITS, ("route",)),
+    (_RELOADS, ()),
     (_READINESS, ()),
     (_JOBS, ()),
     (_WORKFLOWS, ()),

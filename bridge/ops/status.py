@@ -104,6 +104,16 @@ def problems(document: Document) -> list[dict[str, Any]]:
     for daemon in document["daemons"]:
         if not daemon["answered"]:
             add(f"daemon {daemon['id']}", f"daemon {daemon['id']}: {daemon['detail']}", daemon["next"])
+    versions = _versions(document)
+    if len(versions) > 1:
+        named = "; ".join(f"{version}: {', '.join(sorted(ids)[:3])}" for version, ids in sorted(versions.items()))
+        add(
+            "daemons", f"the daemons use {len(versions)} versions of the configuration ({named})", "bridge reload --all"
+        )
+    for daemon in document["daemons"]:
+        if daemon["answered"] and (refused := daemon.get("config", {}).get("reload_refused")):
+            text = f"daemon {daemon['id']} refuses its changed configuration: {refused}"
+            add(f"daemon {daemon['id']}", text, "bridge reload --dry-run")
     for part in (*document["sources"], *document["components"]):
         kind, name = part.get("kind", "source"), part["name"]
         fallback = (kind, part["state"]) == ("candidate", CandidateState.FALLBACK)  # ready, and for a person to decide
@@ -151,6 +161,20 @@ def problems(document: Document) -> list[dict[str, Any]]:
             text = f"{what} of {saga} could not be compensated today (engine {name})"
             add(f"engine {name}", text, f"bridge instances list --outcome compensation_failed --engine {name}")
     return found
+
+
+def _versions(document: Document) -> dict[str, set[str]]:
+    """Daemons by the version of their configuration, also those of other machines that an engine knows."""
+    daemons: dict[str, str] = {}
+    for daemon in document["daemons"]:
+        if daemon["answered"] and "config" in daemon:  # a daemon of an earlier version has no peers
+            daemons |= {peer["id"]: peer["config"] for peer in daemon.get("peers", ())}
+    # What a daemon says of itself is newer
+    daemons |= {each["id"]: each["config"]["version"] for each in document["daemons"] if "config" in each}
+    versions: dict[str, set[str]] = {}
+    for name, version in daemons.items():
+        versions.setdefault(version, set()).add(name)
+    return versions
 
 
 def away_engines(document: Document, source: Mapping[str, Any]) -> list[str]:

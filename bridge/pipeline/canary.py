@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable
 from dataclasses import replace
 
 from bridge.core.canary import TAG, selected
@@ -12,6 +12,12 @@ from bridge.pipeline.lanes import domain_key
 from bridge.pipeline.rule_set import CurrentRules, RuleSet
 from bridge.pipeline.settings import Routes
 
+Follow = Callable[[Decision], Awaitable[bool | None]]
+"""Function that is True if the candidate has started the instance that a decision addresses; None without an instance.
+
+Raises: EngineError.
+"""
+
 
 class CanaryRules(CurrentRules):
     """Chooser of a source with a candidate. Its `current` is the present rule set.
@@ -19,9 +25,11 @@ class CanaryRules(CurrentRules):
     Messages without an ordering key belong to the present rules.
     """
 
-    def __init__(self, current: RuleSet, candidate: RuleSet, share: float) -> None:
-        super().__init__(current)
-        self.candidate = candidate
+    def __init__(self, current: RuleSet, candidate: RuleSet, share: float, follow: Follow) -> None:
+        """Create the choice. follow: finds the rules that have started the instances of a decision."""
+        self._follow = follow
+        self.candidate = replace(candidate, follow=self._present_of)
+        super().__init__(self._linked(current))
         self._share = share
         self._active = False
         self._staying: dict[Hashable, RuleSet] = {}
@@ -38,6 +46,21 @@ class CanaryRules(CurrentRules):
         is_busy: True while a key has messages in flight.
         """
         self._in_flight, self._is_busy = in_flight, is_busy
+
+    def replace(self, current: RuleSet) -> None:
+        """Bind the following deliveries of the present rules to another rule set."""
+        super().replace(self._linked(current))
+
+    def _linked(self, present: RuleSet) -> RuleSet:
+        """Present rule set whose messages may go to instances of the candidate, and so to its engines."""
+        engines = {**self.candidate.engines, **present.engines}
+        return replace(present, engines=engines, follow=self._candidate_of)
+
+    async def _candidate_of(self, decision: Decision) -> RuleSet | None:
+        return self.candidate if await self._follow(decision) else None
+
+    async def _present_of(self, decision: Decision) -> RuleSet | None:
+        return self.current if await self._follow(decision) is False else None
 
     @property
     def active(self) -> bool:

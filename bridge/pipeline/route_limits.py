@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
+from bridge.config.model.routes import RouteLimitsConfig
 from bridge.core.commands import Command, ScheduleOrchestration, StartOrRaise
 from bridge.pipeline.in_flight_delivery import InFlightDelivery, Limit
 from bridge.pipeline.per_value import Values
@@ -105,6 +106,15 @@ class RouteLimit:
         """Queues of waiting starts by value. No queue is empty."""
         if running_instances is not None:
             running_instances.subscribe(self._admit_next)
+
+    def change(
+        self, running: int | None, rate: Rate | None, each_running: int | None, each_rate: Values[Rate] | None
+    ) -> None:
+        """Change the limits, also for starts that wait for a slot. A command with a token keeps its time."""
+        self.running, self.each_running = running, each_running
+        self._rate, self._each_rate = rate, each_rate
+        if self.running_instances is not None:
+            self._admit_next()
 
     @property
     def waiting(self) -> int:
@@ -261,21 +271,35 @@ class RouteLimit:
             self.running_instances.request_recount()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Admission:
-    """Limits of routes by route name, and the running instances that they count."""
+    """Limits of routes by route name, and the running instances that they count.
+
+    configs: settings of these limits.
+    listening: engines that report runs to the running instances.
+    """
 
     limits: Mapping[str, RouteLimit]
     running_instances: tuple[RunningInstances, ...]
+    configs: Mapping[str, RouteLimitsConfig] = field(default_factory=dict)
+    listening: set[str] = field(default_factory=set)
 
     @property
     def tasks(self) -> Sequence[asyncio.Task[None]]:
         """Tasks that never end by themselves."""
         return [each.task for each in self.running_instances if each.task is not None]
 
+    def take_over(self, other: Admission) -> Sequence[RunningInstances]:
+        """Use the limits of another configuration. Return the running instances that nothing counts any more."""
+        left = [each for each in self.running_instances if each not in other.running_instances]
+        self.limits, self.running_instances, self.configs = other.limits, other.running_instances, other.configs
+        return left
+
     def start(self) -> None:
+        """Start counting what is not counted yet."""
         for each in self.running_instances:
-            each.start()
+            if each.task is None:
+                each.start()
 
     async def stop(self) -> None:
         for each in self.running_instances:

@@ -51,6 +51,10 @@ class RuleChooser(Protocol):
         """
         ...
 
+    def replace(self, current: RuleSet) -> None:
+        """Bind the following deliveries to another rule set. Admitted ones keep theirs."""
+        ...
+
 
 class CurrentRules:
     """Chooser of a source with one rule set at a time: each new delivery gets the current one."""
@@ -59,8 +63,9 @@ class CurrentRules:
         self.current = current
 
     def choose(self, key: Hashable | None) -> RuleSet:
+        """Return the current rule set."""
         return self.current
 
     def replace(self, current: RuleSet) -> None:
-        """Bind the following deliveries to another rule set. Admitted ones keep theirs."""
+        """Bind the following deliveries to another rule set."""
         self.current = current

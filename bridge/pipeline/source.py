@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import structlog
 
-from bridge.brokers.base import Broker, Partition, PausableSubscription, Subscription
+from bridge.brokers.base import Broker, Partition, PausableSubscription, SubscribeOptions, Subscription
 from bridge.brokers.positions import MovableSubscription, Move, Moved, Place
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
 from bridge.core.message import Message
@@ -60,6 +60,7 @@ class SourcePipeline:
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
         decisions: DecisionListeners | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
@@ -73,12 +74,13 @@ class SourcePipeline:
         record: records written dead letters; None: they are not recorded.
         tracing: makes the spans of messages; None where traces are off.
         decisions: listeners of settled deliveries, shared by the sources of a daemon; None: of this source alone.
+        ledger: counts of a drained pipeline of the source, which continue; None begins new ones.
         """
         limits = settings.limits
         self.settings = settings
         self.broker = broker
         self.rules = rules
-        self.ledger = Ledger()
+        self.ledger = Ledger() if ledger is None else ledger
         self.shares = None if limits.per is None else Shares(limits, limits.per)
         self.lanes = Lanes(None if self.shares is None else self._waits, limits.max_key_backlog)
         self.dead_letter_limit = DeadLetterLimit(settings.name, limits.dead_letter_limit, paces)
@@ -88,12 +90,12 @@ class SourcePipeline:
         self.decisions = DecisionListeners() if decisions is None else decisions
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
-        self.route_limits = route_limits or {}
-        self.budgets = budgets or {}
+        self.route_limits = dict(route_limits or {})
+        self.budgets = dict(budgets or {})
         self.stage = None if stage is None else stage(self)
         self.parts = [part for part in (self.stage, None if feed is None else feed(self)) if part is not None]
         """Parts that bring stored deliveries."""
-        self._domain = domain
+        self.domain = domain
         self._revoking: set[Partition] = set()
         self._running: set[InFlightDelivery] = set()
         self._finished = asyncio.Event()
@@ -141,14 +143,17 @@ class SourcePipeline:
             joined=self._settler.joined,
         )
 
-    async def start(self) -> None:
-        """Subscribe and start working. Raises: BrokerUnavailable."""
+    async def start(self, *, patient: bool = False) -> None:
+        """Subscribe and start working.
+
+        patient: hold the source while its broker is away. Raises: BrokerUnavailable otherwise.
+        """
         name = self.settings.name
         self.watch_engines(self.rules.current)
         for part in self.parts:
             part.start()
         options = replace(self.settings.subscribe, paused=self.gate.paused_by_person)
-        self.subscription = await self.broker.subscribe(options, self)
+        self.subscription = await self._subscribe(options, patient=patient)
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
@@ -158,6 +163,19 @@ class SourcePipeline:
         self._watches.append(asyncio.create_task(self.dead_letter_limit.run(), name=f"{name}:dead-letter-limit"))
         for part in self.parts:
             self._watches.append(asyncio.create_task(part.watch(), name=f"{name}:{part.name}"))
+
+    async def _subscribe(self, options: SubscribeOptions, *, patient: bool) -> Subscription:
+        failures = 0
+        while True:
+            try:
+                return await self.broker.subscribe(options, self)
+            except BrokerUnavailable as error:
+                if not patient:
+                    raise
+                failures += 1
+                self.gate.hold("broker", str(error))
+                await asyncio.sleep(self.rules.current.retry.delay(failures))
+                self.gate.release("broker")
 
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
@@ -177,8 +195,8 @@ class SourcePipeline:
     async def drain(self, deadline: float) -> None:
         """Stop intake, finish running deliveries within `deadline` seconds, abandon the others, and unsubscribe."""
         self._stopping = True
-        if self._domain is not None:
-            self._domain.close()
+        if self.domain is not None:
+            self.domain.close()
         if self._reading is not None:
             self._reading.cancel()
         # Before the first await: messages behind an abandoned one must not be executed before it
@@ -218,6 +236,18 @@ class SourcePipeline:
         for item in items:
             self._intake.bring(item)
         self._settler.measure()
+
+    def use(self, rules: RuleSet, limits: Mapping[str, RouteLimit], budgets: Mapping[str, BudgetShare]) -> None:
+        """Bind the following deliveries to another rule set, without a pause.
+
+        limits, budgets: of the routes that have some, also those of deliveries in flight.
+        """
+        self.route_limits.clear()
+        self.route_limits.update(limits)
+        self.budgets.clear()
+        self.budgets.update(budgets)
+        self.watch_engines(rules)
+        self.rules.replace(rules)
 
     def watch_engines(self, rules: RuleSet) -> None:
         """Hold the source during outages of the engines of a rule set."""
@@ -364,12 +394,12 @@ class SourcePipeline:
         if item.delivery.partition.revoked:
             self._settler.abandon_head(lane, item, "revoked")
             return
-        if self._domain is not None and not self._domain.may_go(item):
+        if self.domain is not None and not self.domain.may_go(item):
             if (reason := self._stop_reason(item)) is not None:
                 self._settler.abandon_head(lane, item, reason)
                 return
             self.lanes.hold(lane)
-            self._domain.wait(item, lambda: self.lanes.free(lane))
+            self.domain.wait(item, lambda: self.lanes.free(lane))
             return
         if not await self._loaded(lane, item):
             return

@@ -72,6 +72,10 @@ class OrphanedQuarantine:
         self._known: dict[str, dict[str, int]] = {name: {} for name in engines}
         """Number of orphaned keys by source, for each engine."""
 
+    def use(self, loaded: Loaded) -> None:
+        """Check against another configuration from now on."""
+        self._loaded = loaded
+
     def readings(self) -> Sequence[PartReading]:
         """One reading for each engine with orphaned keys of sources of this configuration."""
         found = []
@@ -135,8 +139,8 @@ def _why(loaded: Loaded, source: str, engine: str) -> str:
         return f"this configuration has no source `{source}`; if it was renamed, restore its name, {drop}"
     used = quarantine_engine(loaded, source)
     if used is None:
-        return f"the source `{source}` has no `quarantine`; add one and restart, {drop}"
+        return f"the source `{source}` has no `quarantine`; add one, {drop}"
     return (
         f"the source `{source}` keeps its keys on the engine {used}, not on {engine}; "
-        f"set `quarantine.engine` to {engine} and restart, {drop}"
+        f"set `quarantine.engine` to {engine}, {drop}"
     )

@@ -26,7 +26,6 @@ from bridge.core.settlement import (
     reason_of,
 )
 from bridge.core.states import Outcome
-from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
 from bridge.pipeline.source import SourcePipeline
@@ -53,13 +52,13 @@ class QuarantineStage:
         pipeline: SourcePipeline,
         store: QuarantineStore,
         settings: QuarantineConfig | None,
-        breaker: Breaker | None,
+        engine: str,
         reports: ReplayReports | None = None,
     ) -> None:
         """Create the stage.
 
         settings: None: no key waits for a person, and messages wait only longer than their broker lets them.
-        breaker: breaker of the engine with the quarantine; None when the source has no rule for that engine.
+        engine: name of the engine with the quarantine.
         reports: informs the jobs that replay quarantined messages.
         """
         self.name = "quarantine"
@@ -75,7 +74,7 @@ class QuarantineStage:
             reports,
         )
         self._pipeline = pipeline
-        self._breaker = breaker
+        self._engine = engine
         self._loading: asyncio.Task[None] | None = None
 
     @property
@@ -132,8 +131,9 @@ class QuarantineStage:
         try:
             await writing
         except EngineError as error:
-            if isinstance(error, EngineOutage) and self._breaker is not None:
-                self._breaker.trip(error)
+            engine = self._pipeline.rules.current.engines.get(self._engine)
+            if isinstance(error, EngineOutage) and engine is not None:
+                engine.breaker.trip(error)
                 return Hold(reason_of(error), detail_of(error))
             if isinstance(error, EngineRejected):
                 return DeadLetter(reason_of(error), detail_of(error))

@@ -126,6 +126,10 @@ class ReplayKind:
         """Messages and bytes of each queue when it was read last, and those that were added since."""
         self._pages: OrderedDict[tuple[str, int, tuple[str, ...]], _Page] = OrderedDict()
 
+    def use(self, sources: Mapping[str, ReplaySource]) -> None:
+        """Use the sources of another configuration for the following pages."""
+        self._sources = sources
+
     async def work(
         self, job: Job, page: int, items: Sequence[str], repeated: Collection[str]
     ) -> Mapping[str, ItemResult]:

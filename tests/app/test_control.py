@@ -68,6 +68,8 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "sources.seek.cancel": {"source": "orders"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
+    "reload": {},
+    "reload.all": {},
     "dlq.drop": {"causes": ["none"]},
     "dlq.restore": {"causes": ["none"]},
     "dlq.replay": {"causes": ["none"]},
@@ -79,12 +81,16 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
 @asynccontextmanager
 async def serving(loaded: Loaded, admitted: frozenset[int] | None = None) -> AsyncIterator[Control]:
     async with attached(loaded) as engine:
-        channel = control(loaded, {"default": engine}, admitted)
+        channel = control(loaded, {"default": engine}, admitted, reload=_reloaded)
         await channel.start()
         try:
             yield channel
         finally:
             await channel.stop()
+
+
+async def _reloaded(plan_only: bool, by: str) -> Mapping[str, Any]:
+    return {"result": "unchanged"}
 
 
 @asynccontextmanager
@@ -471,6 +477,8 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
         {"action": "terminate", "prefix": "read-", "tags": "{}", "statuses": "RUNNING,PENDING"},
         lambda found: (found["count"], found["reads"]) == (2, 0),
     ),
+    "config/reload": ({}, lambda found: found == {"request": None, "daemons": {}}),
+    "config/reload:plan": ({}, lambda found: found["result"] == "unchanged"),
     "jobs": ({}, lambda found: found == []),
     "jobs/none": ({}, lambda found: found["reason"] == "instance_not_found"),
     "jobs/none/items": ({"statuses": "failed,left", "limit": "10"}, lambda found: "there is no job" in found["detail"]),

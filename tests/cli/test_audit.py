@@ -64,6 +64,7 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("publish", "local/plain", "failed", ("local/plain", "--jsonl", "LINES")),
     ("sources seek", "plain", "done", ("plain", "--to", "end", "--yes")),
     ("sources seek", "plain", "failed", ("plain", "--to", "end", "--partition", "99", "--yes")),
+    ("reload", "*", "failed", ()),
     ("sources seek", "nowhere", "failed", ("nowhere", "--to", "end", "--yes")),
 )
 """Command, target, result, arguments."""

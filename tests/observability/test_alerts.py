@@ -269,6 +269,15 @@ CASES = (
     ),
     quiet("BridgeEngineAway", "back within a minute", "5m", {f"bridge_engine_up{ENGINE}": "1 0 1x5"}),
     fires(
+        "BridgeReloadRefused", "a broken file", "10m",
+        {'bridge_config_last_reload_successful{instance="a:8099"}': "1x2 0x8"},
+        "The daemon a:8099 refuses its changed configuration", instance="a:8099",
+    ),
+    quiet(
+        "BridgeReloadRefused", "corrected soon", "10m",
+        {'bridge_config_last_reload_successful{instance="a:8099"}': "1 0 0 1x8"},
+    ),
+    fires(
         "BridgeEngineNotDurable", "in memory", "10m", {f"bridge_engine_durable{ENGINE}": "0x10"},
         "Engine default is not durable", engine="default",
     ),

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.core.canary import AFTER, BRIDGE, MAX_DAEMONS, OTHERS, CanaryCounts, CanaryRecord, selected
+from bridge.core.commands import Decision
 from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.canary import CanaryRules
 from bridge.pipeline.rule_set import RuleSet
@@ -20,6 +21,23 @@ KEYS = st.binary(max_size=8) | st.text(max_size=8) | st.tuples(st.text(max_size=
 def rule_set(version: str) -> RuleSet:
     nothing = cast(Any, None)
     return RuleSet(version, nothing, nothing, RetryPolicy(), {})
+
+
+async def nothing_started(decision: Decision) -> bool | None:
+    return None
+
+
+async def test_a_reload_keeps_the_link_between_both_rules() -> None:
+    async def started_by_the_candidate(decision: Decision) -> bool | None:
+        return True
+
+    rules = CanaryRules(PRESENT, CANDIDATE, 1.0, started_by_the_candidate)
+    rules.replace(rule_set("reloaded"))
+    assert rules.current.version == "reloaded"
+    assert rules.current.follow is not None
+    assert rules.candidate.follow is not None
+    assert await rules.current.follow(Decision((), ())) is rules.candidate
+    assert await rules.candidate.follow(Decision((), ())) is None
 
 
 PRESENT, CANDIDATE = rule_set("present"), rule_set("candidate")
@@ -50,7 +68,7 @@ def test_the_share_of_many_keys_and_one_form_of_text_and_bytes() -> None:
 @settings(max_examples=examples(500))
 def test_a_key_never_changes_while_something_of_it_is_in_flight(steps: list[tuple[str, bytes]], share: float) -> None:
     lanes: dict[bytes, list[RuleSet]] = {}
-    rules = CanaryRules(PRESENT, CANDIDATE, share)
+    rules = CanaryRules(PRESENT, CANDIDATE, share, nothing_started)
     rules.observe(lambda: [(key, lane[-1]) for key, lane in lanes.items()], lambda key: key in lanes)
     for step, key in steps:
         if step == "arrives":
@@ -59,7 +77,7 @@ def test_a_key_never_changes_while_something_of_it_is_in_flight(steps: list[tupl
                 assert chosen is lanes[key][-1]
             else:
                 wanted = rules.active and selected(key, "candidate", share)
-                assert chosen is (CANDIDATE if wanted else PRESENT)
+                assert chosen is (rules.candidate if wanted else rules.current)
             lanes.setdefault(key, []).append(chosen)
         elif step == "leaves":
             if key in lanes:
@@ -68,7 +86,7 @@ def test_a_key_never_changes_while_something_of_it_is_in_flight(steps: list[tupl
                     del lanes[key]
         else:
             rules.activate(step == "on")
-    assert rules.choose(None) is PRESENT
+    assert rules.choose(None) is rules.current
 
 
 COUNTS: st.SearchStrategy[dict[str, Any]] = st.builds(

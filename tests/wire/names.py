@@ -162,6 +162,13 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
         "bridge.jobs": [(forms.job_registry(), {"job": "a"}), (None, {"job": "b", "space": None})],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
+        "bridge.source_reload": [
+            (None, {"daemon": "h/1", "at": 1.0, "version": "v"}),
+            (
+                {"request": None, "daemons": {"h/1": {"at": 1.0, "version": "v"}}},
+                {"daemon": "h/1", "at": 2.0, "id": "r", "by": "x", "version": "v"},
+            ),
+        ],
         "bridge.source_seek": [
             (None, {"orders/0": {"to": 1, "stamp": 2, "by": "x", "at": 1.0, "reason": ""}}),
             ({"orders/0": {"to": 1, "stamp": 2}}, {"orders/0": {"stamp": 2, "from": 3, "by": "h/1", "at": 2.0}}),

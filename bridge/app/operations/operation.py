@@ -19,6 +19,9 @@ from bridge.ops.trail import Trail
 NEW = "(new)"
 """Target of an operation whose result names what it has made."""
 
+Reload = Callable[[bool, str], Awaitable[Mapping[str, Any]]]
+"""Reload of a daemon's configuration: True only plans it. The text is the name of the person. Returns the answer."""
+
 Role = Literal["reader", "operator", "admin"]
 
 
@@ -43,12 +46,15 @@ class Scene:
     engine: returns the running engine of the request.
     actor: person that asks for it.
     in_flight: returns messages in flight in a daemon; None outside of one.
+    reload: reloads the configuration of a daemon, or with True plans it only, for a person of this name; None outside
+    of one.
     """
 
     loaded: Loaded
     engine: Callable[[], Awaitable[Engine]]
     actor: Actor
     in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
+    reload: Reload | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,7 @@ class Operation(Generic[P]):
     path: path below /api/v1; `{names}` in it are parameters.
     target, filter: members of the audit line, without payload.
     run: function whose result can be written as JSON.
+    failure: reason of a failure that the result reports, for the audit line; None for success.
     """
 
     name: str
@@ -68,6 +75,7 @@ class Operation(Generic[P]):
     run: Callable[[Scene, P], Awaitable[Any]]
     target: Callable[[P], str] = lambda given: "*"
     filter: Callable[[P], Mapping[str, Any]] = lambda given: {}
+    failure: Callable[[Any], str | None] = lambda result: None
 
     @property
     def changes(self) -> bool:
@@ -94,12 +102,13 @@ async def perform(
     loaded: Loaded,
     engine: Callable[[], Awaitable[Engine]],
     in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None,
+    reload: Reload | None = None,
 ) -> Any:
-    """Run an operation, and write the audit line of a change. engine, in_flight: see `Scene`.
+    """Run an operation, and write the audit line of a change. engine, in_flight, reload: see `Scene`.
 
     Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
     """
-    scene = Scene(loaded, engine, actor, in_flight)
+    scene = Scene(loaded, engine, actor, in_flight, reload)
     if not operation.changes:
         return await operation.run(scene, operation.parse(given))
     trail, change = begun(operation, given, actor, loaded)
@@ -107,6 +116,8 @@ async def perform(
         parameters = operation.parse(given)
         change.target, change.filter = operation.target(parameters), operation.filter(parameters)
         result = await operation.run(scene, parameters)
+        if (failure := operation.failure(result)) is not None:
+            change.result, change.error = "failed", failure
         if change.target == NEW:
             change.target = result["instance_id"] if "instance_id" in result else f"job {result['job']}"
         return result

@@ -19,6 +19,7 @@ from bridge.app import state
 from bridge.app.connection import chosen
 from bridge.app.operations import limits, positions
 from bridge.app.operations.canary import CANARY_OPERATIONS
+from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letter_operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
@@ -543,6 +544,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
     *CANARY_OPERATIONS,
+    *CONFIGURATION_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,
     *JOB_OPERATIONS,
 )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -85,36 +85,26 @@ class Canary:
         if source not in self._candidate.config.sources:
             return CurrentRules(present)
         new = build_rule_set(self._candidate, source, self._targets, self._registries)
-        # Each set refers to the other: the instances of a message may belong to it
-        sets: list[RuleSet] = []
-        new = replace(
-            new,
-            routes=TaggedRoutes(new.routes, self.version),
-            engines={**present.engines, **new.engines},
-            follow=lambda decision: self._follow(decision, sets[1], sets[0]),
-        )
-        present = replace(
-            present,
-            engines={**new.engines, **present.engines},
-            follow=lambda decision: self._follow(decision, sets[0], sets[1]),
-        )
-        sets += [present, new]
-        chooser = self._choosers[source] = CanaryRules(present, new, self._config.share)
+        routes = TaggedRoutes(new.routes, self.version)
+        chooser = CanaryRules(present, replace(new, routes=routes), self._config.share, self._follow)
+        self._choosers[source] = chooser
+        if self._record is not None:
+            chooser.activate(self._record.fallback is None)
         return chooser
 
-    def watch(self, sources: Sequence[SourcePipeline], domains: Mapping[str, str | None]) -> None:
-        """Set the sources whose lanes tell which keys have messages in flight. domains: ordering domain by source."""
-        for source in sources:
-            chooser = self._choosers.get(source.settings.name)
-            if chooser is not None:
-                lanes, shared = source.lanes, domains[source.settings.name] is not None
-                chooser.observe(
-                    lambda lanes=lanes: [(lane.key, lane.items[-1].rules) for lane in lanes if lane.key is not None],  # type: ignore[misc]  # mypy cannot infer it
-                    lambda key, lanes=lanes, shared=shared: lanes.has(domain_key(key) if shared else key),  # type: ignore[misc]  # mypy cannot infer it
-                )
+    def watch(self, source: SourcePipeline) -> None:
+        """Use the lanes of a source to know which keys have messages in flight."""
+        chooser = self._choosers.get(source.settings.name)
+        if chooser is None:
+            return
+        lanes, shared = source.lanes, source.domain is not None
+        chooser.observe(
+            lambda: [(lane.key, lane.items[-1].rules) for lane in lanes if lane.key is not None],
+            lambda key: lanes.has(domain_key(key) if shared else key),
+        )
 
-    async def _follow(self, decision: Decision, own: RuleSet, other: RuleSet) -> RuleSet | None:
-        """Other rule set, if the first existing instance that a decision addresses belongs to it; else None.
+    async def _follow(self, decision: Decision) -> bool | None:
+        """True if the candidate has started the first existing instance that a decision addresses; None without one.
 
         Raises: EngineError.
         """
@@ -130,8 +120,7 @@ class Canary:
                 self._targets[step.engine].breaker.trip(error)
                 raise
             if tags is not None:
-                is_new = tags.get(TAG) == self.version
-                return other if is_new != (own.version == self.version) else None
+                return tags.get(TAG) == self.version
         return None
 
     # -- counts

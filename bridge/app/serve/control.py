@@ -22,10 +22,11 @@ from yarl import URL
 
 from bridge.app import state
 from bridge.app.connection import attached, chosen
-from bridge.app.operations.operation import Operation, begun, perform
+from bridge.app.operations.operation import Operation, Reload, begun, perform
 from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.lineage import in_flight
 from bridge.app.serve.shadow import SHADOW, Shadows
+from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
@@ -58,12 +59,18 @@ def control(
     sources: Sequence[SourcePipeline] = (),
     streams: Sequence[Stream] = (),
     shadows: Shadows | None = None,
+    current: Callable[[], Loaded] | None = None,
+    reload: Reload | None = None,
 ) -> Control:
     """Create the control channel of a daemon, not started.
 
     admitted, streams: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
-    shadows: of the daemon; None: it has none.
+    shadows: of the daemon; None: it has none. current: configuration in use; None: always `loaded`. reload: see
+    `Scene`.
     """
+
+    def in_use() -> Loaded:
+        return loaded if current is None else current()
 
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
@@ -74,9 +81,10 @@ def control(
             operation,
             given,
             actor,
-            loaded,
+            in_use(),
             partial(engine, name if isinstance(name, str) else None),
             partial(in_flight, sources),
+            reload,
         )
 
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
@@ -194,6 +202,32 @@ async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> Da
         elif isinstance(result, TimeoutError) or not isinstance(result.__cause__ or result, OSError):
             silent += 1  # otherwise it is the socket of a killed daemon, which refuses the connection
     return DaemonAnswers(answers, silent)
+
+
+async def ask_each(loaded: Loaded, name: str, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Ask every running daemon of the state directory; return its id with its answer or error.
+
+    Each is waited for while it lives. An EngineTimeout stands for a daemon that does not answer.
+    """
+
+    async def asked(path: Path) -> tuple[str, Any] | None:
+        pid = path.name.partition("-")[0]
+        daemon = daemon_id(int(pid)) if pid.isdecimal() else path.name
+        try:
+            async with asyncio.timeout(FIND_SECONDS):
+                await _ask(path, BY_NAME["engines.list"], {})
+            return daemon, await _watched(path, BY_NAME[name], given)
+        except TimeoutError:
+            return daemon, EngineTimeout(f"no answer within {FIND_SECONDS:g} s; is it frozen?")
+        except BridgeError as error:
+            if isinstance(error.__cause__, ConnectionRefusedError | aiohttp.ClientConnectorError):
+                return None  # the socket of a killed daemon
+            return daemon, error
+        except OSError as error:
+            return daemon, EngineTimeout(f"cannot connect: {error.strerror}")
+
+    found = await asyncio.gather(*map(asked, sockets(state.state_directory(loaded) / DIRECTORY)))
+    return [each for each in found if each is not None]
 
 
 async def _find(loaded: Loaded, engine: str | None) -> Path | None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
 
 from bridge.app.serve.seeks import SeekApplier
 from bridge.core.errors import EngineError
+from bridge.engines.base import Engine
+from bridge.engines.reload_requests import State
 from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.ops.status import PAUSES
@@ -27,17 +29,36 @@ class PauseWatch:
     A source whose pauses were not read yet does not start: it may be paused. A pause stays while its engine is away.
     """
 
-    def __init__(self, sources: Mapping[str, Sequence[SourcePipeline]], decisions: Mapping[str, SourceSeeks]) -> None:
-        """Create a watch.
-
-        sources: sources by the engine with their state.
-        decisions: pauses and moves by engine.
-        """
-        self._sources = sources
-        self._decisions = decisions
-        self._seeks = {name: SeekApplier(decisions[name]) for name in sources}
+    def __init__(self, sources: Mapping[str, Sequence[SourcePipeline]], engines: Mapping[str, Engine]) -> None:
+        """Create a watch. sources: sources by the engine with their state."""
+        self._sources = dict(sources)
+        self._engines = engines
+        self._decisions = {name: SourceSeeks(engines[name]) for name in sources}
+        self._seeks = {name: SeekApplier(decisions) for name, decisions in self._decisions.items()}
+        self._on_reloads: dict[str, Callable[[State], None]] = {}
         self._known: set[str] = set()
         """Engines whose pauses were read at least once."""
+
+    def add(self, engine: str, source: SourcePipeline) -> None:
+        """Add a source, whose engine may have its pause. `read` applies it."""
+        self._sources[engine] = [*self._sources.get(engine, ()), source]
+        if engine not in self._seeks:
+            self._decisions[engine] = SourceSeeks(self._engines[engine])
+            self._seeks[engine] = SeekApplier(self._decisions[engine])
+        if engine not in self._known:
+            self._wait(engine, source, "not read yet")
+
+    def remove(self, name: str) -> None:
+        """Remove a source."""
+        for engine, sources in self._sources.items():
+            self._sources[engine] = [each for each in sources if each.settings.name != name]
+
+    def watch_reloads(self, engine: str, listener: Callable[[State], None]) -> None:
+        """Call the listener with the reloads of an engine each time that they are read."""
+        self._on_reloads[engine] = listener
+        self._sources.setdefault(engine, ())
+        self._decisions.setdefault(engine, SourceSeeks(self._engines[engine]))
+        self._seeks.setdefault(engine, SeekApplier(self._decisions[engine]))
 
     async def read(self) -> None:
         """Read and apply all pauses once. Sources of an engine that does not answer wait for its answer."""
@@ -59,14 +80,14 @@ class PauseWatch:
         except EngineError as error:
             if engine not in self._known:
                 for source in self._sources[engine]:
-                    source.gate.hold(
-                        PAUSES, f"engine {engine} stores the pauses of the source and does not answer: {error}"
-                    )
+                    self._wait(engine, source, f"does not answer: {error}")
             return
         if engine not in self._known:
             self._known.add(engine)
             for source in self._sources[engine]:
                 source.gate.release(PAUSES)
+        if (listener := self._on_reloads.get(engine)) is not None:
+            listener(found.reloads)
         for source in self._sources[engine]:
             name = source.settings.name
             pause = found.pauses.get(name)
@@ -79,6 +100,10 @@ class PauseWatch:
                 log.warning(text, action="pause", source=name)
             if (seeks := found.seeks.get(name)) is not None:
                 self._seeks[engine].apply(source, seeks)
+
+    @staticmethod
+    def _wait(engine: str, source: SourcePipeline, state: str) -> None:
+        source.gate.hold(PAUSES, f"engine {engine} stores the pauses of the source and {state}")
 
 
 def sentence(source: str, pause: Pause) -> str:

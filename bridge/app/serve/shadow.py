@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -179,8 +179,10 @@ class Shadow:
 class Shadows:
     """Shadow of a daemon: one at a time. The last one stays readable."""
 
-    def __init__(self, loaded: Loaded, decisions: DecisionListeners, registries: Mapping[str, Any] | None) -> None:
-        """Prepare. registries: schema registries of the daemon."""
+    def __init__(
+        self, loaded: Callable[[], Loaded], decisions: DecisionListeners, registries: Mapping[str, Any] | None
+    ) -> None:
+        """Prepare. loaded: configuration in use. registries: schema registries of the daemon."""
         self._loaded = loaded
         self._decisions = decisions
         self._registries = registries
@@ -207,8 +209,9 @@ class Shadows:
 
     def _compiled(self, options: ShadowOptions) -> tuple[Comparison, str]:
         candidate = load([Path(path) for path in options.candidate], [Path(path) for path in options.overlays])
-        _refuse_other_code(self._loaded, candidate)
-        comparison = Comparison(ConfigurationRules(self._loaded, self._registries or {}), ConfigurationRules(candidate))
+        present = self._loaded()
+        _refuse_other_code(present, candidate)
+        comparison = Comparison(ConfigurationRules(present, self._registries or {}), ConfigurationRules(candidate))
         comparison.old.compile()
         comparison.new.compile()
         return comparison, candidate.version

@@ -28,6 +28,7 @@ from bridge.core.system_names import (
     REPLAY,
     REPLAY_EDIT,
     SOURCE_PAUSE,
+    SOURCE_RELOAD,
     SOURCE_SEEK,
 )
 from bridge.dead_letters.store import dead_letter_states_entity
@@ -36,6 +37,7 @@ from bridge.engines.canary import canary_entity
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.lineage_index import index_entity
+from bridge.engines.reload_requests import reload_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
 from bridge.engines.workflows import Workflows
@@ -128,6 +130,7 @@ class SystemWorkflows:
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(),
                 CANARY: canary_entity(),
+                SOURCE_RELOAD: reload_entity(),
                 SOURCE_SEEK: seek_entity(),
                 REPLAY: stores.replays.function(),
                 REPLAY_EDIT: replay_edit_entity(),

@@ -29,7 +29,7 @@ from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
 from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
-from bridge.ops.metric_stats import DeadLetterStats, TraceStats, WaitingStats
+from bridge.ops.metric_stats import DeadLetterStats, ReloadStats, TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import Rates
 from bridge.pipeline.action_budget import ActionBudget
@@ -302,11 +302,12 @@ class Watch:
         dead_letters: DeadLetterStats | None = None,
         canary: Canary | None = None,
         stuck_after: float,
-        config_version: str,
+        reloads: ReloadStats,
     ) -> None:
         self.phase = DaemonState.STARTING
         self.was_ready = asyncio.Event()
         """Set when a check has found the daemon ready."""
+        self._stuck_after = stuck_after
         self._sources = [SourceView(source, stuck_after) for source in sources]
         self._engines = engines
         self._breakers = breakers
@@ -340,7 +341,7 @@ class Watch:
             readiness=self.health,
             process=ProcessCollector(registry=None),
             version=__version__,
-            config=config_version,
+            reloads=reloads,
         )
 
     def health(self) -> Readiness:
@@ -381,6 +382,14 @@ class Watch:
     def sources(self) -> Sequence[SourceView]:
         """Sources of this process."""
         return self._sources
+
+    def add(self, source: SourcePipeline) -> None:
+        """Observe a further source."""
+        self._sources = [*self._sources, SourceView(source, self._stuck_after)]
+
+    def remove(self, name: str) -> None:
+        """Observe a source no longer."""
+        self._sources = [each for each in self._sources if each.name != name]
 
     async def report(self) -> None:
         """Check readiness every few seconds, and log changes: a stuck source is found without a request."""

@@ -44,6 +44,17 @@ class ControlConfig(ConnectionsConfig):
     )
 
 
+class ReloadConfig(Model):
+    """Reload of the configuration without a request."""
+
+    watch: bool = Field(
+        False,
+        description="Reload when the configuration files have changed, as SIGHUP and `bridge reload` do. They are read "
+        "when they have not changed for one `interval`.",
+    )
+    interval: Duration = Field(2.0, gt=0, description="Time between two looks at the files, with `watch`.")
+
+
 class HttpConfig(ConnectionsConfig):
     """Health and metrics over HTTP. Read-only, and on loopback by default."""
 
@@ -192,6 +203,7 @@ class OpsConfig(Model):
 
     http: HttpConfig = Field(HttpConfig(), description="Health and metrics over HTTP.")
     control: ControlConfig = Field(ControlConfig(), description="The control socket.")
+    reload: ReloadConfig = Field(ReloadConfig(), description="Reload of the configuration.")
     log: LogConfig = Field(LogConfig(), description="Logging.")
     tracing: TracingConfig = Field(TracingConfig(), description="Traces.")
     secrets_dir: str | None = Field(
