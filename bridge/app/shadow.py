@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from bridge.core.errors import EngineTimeout
 from bridge.ops.control import DIRECTORY
 
 _POLL_SECONDS = 0.5
+_CANCEL_SECONDS = 1.0
 _COMPILE_SECONDS = 60.0
 """Seconds for a daemon to compile the candidate."""
 
@@ -151,20 +152,32 @@ async def alone(
                     await found.comparison.add(name, message, position)
                 progress(found.comparison.messages)
 
+    following: list[asyncio.Task[None]] = []
     try:
         for side in sides:
             side.compile()
-        async with asyncio.timeout(seconds), asyncio.TaskGroup() as group:
-            for broker, topic, is_log in await _topics(loaded, sources):
-                group.create_task(follow(broker, topic, is_log))
-    except (TimeoutError, asyncio.CancelledError):
-        pass
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+        with suppress(TimeoutError, asyncio.CancelledError):
+            async with asyncio.timeout(seconds):
+                topics = await _topics(loaded, sources)
+                following += (asyncio.create_task(follow(*each)) for each in topics)
+                if following:
+                    await asyncio.wait(following, return_when=asyncio.FIRST_EXCEPTION)
     finally:
+        await _end(following)
         for side in sides:
             await side.close()
+    for task in following:
+        if not task.cancelled():
+            task.result()
     return found
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: a client library may lose a cancellation."""
+    while going := [task for task in tasks if not task.done()]:
+        for task in going:
+            task.cancel()
+        await asyncio.wait(going, timeout=_CANCEL_SECONDS)
 
 
 async def _topics(loaded: Loaded, sources: Sequence[str]) -> list[tuple[str, str, bool]]:

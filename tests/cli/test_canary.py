@@ -168,6 +168,28 @@ def test_a_candidate_that_does_not_fit(project: Path, change: tuple[str, str], t
     assert run_bridge("serve", cwd=project).returncode == 3
 
 
+def test_a_reload_keeps_the_candidate_and_refuses_another_one(project: Path) -> None:
+    with DaemonProcess(project) as daemon:
+        daemon.wait(lambda: is_active(daemon), "the record of the candidate")
+        file = project / "bridge.yaml"
+        file.write_text(file.read_text().replace("orchestration: old_flow", "orchestration: new_flow, tags: {t: '1'}"))
+        bridge("reload", cwd=project)
+        publish(project, *((key, {"id": key, "total": 1}) for key in KEYS))
+        daemon.wait(lambda: daemon.settled() == len(KEYS), "the starts")
+        version = status(project)["candidate"]
+        for tag, of_candidate in ((f"bridge.rules={version}", True), ("t=1", False)):
+            listed = json.loads(bridge("instances", "list", "--tag", tag, "--limit", "100", "-o", "json", cwd=project))
+            assert {each["instance_id"].removeprefix("order-") for each in listed} == {
+                key for key in KEYS if selected(key, version, 0.5) is of_candidate
+            }
+        other = project / "new" / "bridge.yaml"
+        other.write_text(other.read_text().replace("new_event", "newer_event"))
+        done = run_bridge("reload", cwd=project)
+        assert done.returncode == 1, done.stdout
+        assert "rules.candidate has changed, which needs a restart of the daemon" in done.stdout + done.stderr
+        assert status(project)["candidate"] == version
+
+
 def test_without_a_candidate(project: Path) -> None:
     (project / "bridge.yaml").write_text(CONFIG)
     done = run_bridge("canary", "status", cwd=project)
