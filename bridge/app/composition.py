@@ -31,6 +31,7 @@ from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.lineage_index import LineageOptions
 from bridge.engines.workflows import Workflows, functions
 from bridge.engines.workflows import load as load_modules
+from bridge.ops.access import Access, Oidc, TokenFile
 from bridge.pipeline.action_budget import ActionBudget, BudgetShare
 from bridge.pipeline.dead_letter_limit import PaceStore
 from bridge.pipeline.decisions import DecisionListeners
@@ -50,6 +51,7 @@ from bridge.routing import Router
 from bridge.routing.cel.expression import SOURCE, Compiler
 from bridge.routing.cel.scope import SourceScope
 from bridge.routing.cel.template import compile_template
+from bridge.routing.upcast import compile_upcasts
 from bridge.sqlite_engine.options import TracingOptions
 from bridge.system.tls import TlsFiles
 from bridge.waiting.replays import ReplayReports
@@ -140,7 +142,8 @@ def own_packages(loaded: Loaded) -> frozenset[str]:
     encryptions = (engine.encryption for engine in loaded.config.engines.values())
     providers = (each.provider for each in encryptions if each is not None)
     maps = (route.map for route in loaded.config.routes)
-    references = [*loaded.config.workflows.modules, *filter(None, (*maps, *providers))]
+    upcasts = (each.map for source in loaded.config.sources.values() for each in source.upcast)
+    references = [*loaded.config.workflows.modules, *filter(None, (*maps, *upcasts, *providers))]
     return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
@@ -225,6 +228,20 @@ def build_tls(loaded: Loaded) -> TlsFiles | None:
     return TlsFiles(Path(tls.certificate), key, client_ca)
 
 
+def build_access(loaded: Loaded) -> Access:
+    """Access to the API. Raises: ConfigError when the file of tokens cannot be read."""
+    access = loaded.config.ops.http.access
+    path = ("ops", "http", "access", "tokens")
+    try:
+        tokens = None if access.tokens is None else TokenFile(loaded.resolve(path, access.tokens))
+    except OSError as error:
+        what = f"{access.tokens}: {(error.strerror or 'it cannot be read').lower()}; see `bridge tokens new --help`"
+        raise ConfigError([replace(loaded.locate(path, what), code="C024")]) from None
+    except ValueError as error:
+        raise ConfigError([replace(loaded.locate(path, f"{access.tokens}: {error}"), code="C024")]) from None
+    return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
+
+
 def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:
     """Copy of TLS settings with absolute paths, relative to the configuration file that names them."""
     files = {name: str(loaded.resolve((*path, name), file)) for name, file in tls if file is not None}
@@ -272,15 +289,18 @@ def build_decoder(
     source: str,
     registries: Mapping[str, Registry] | None = None,
     compiler: Compiler | None = None,
+    *,
+    imports: bool = True,
 ) -> SourceDecoder:
     """Create the decoder of a source.
 
     registries: see `source_codec`.
     compiler: compiler of its expressions; None: a new one.
+    imports: import the functions of its upcasts. Without it, messages that need one fail.
     Raises: ConfigError with all problems.
     """
     config = loaded.config.sources[source]
-    compiler = Compiler(loaded.locate) if compiler is None else compiler
+    compiler = Compiler(loaded.locate, loaded.config.vars) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
         path: tuple[str | int, ...] = ("sources", source, "attributes", name)
@@ -294,8 +314,10 @@ def build_decoder(
         path = ("sources", source, "identity")
         template = compile_template(config.identity, path, f"source {source!r}, identity", compiler, SOURCE)
         identity = template.render if template is not None else None
+    resolve = functions(module_base(loaded)) if imports else None
+    upcast = compile_upcasts(source, config.upcast, compiler, resolve, config.limits.expression_nanoseconds)
     schema = None
-    if config.schema_file is not None:
+    if config.schema_file is not None and not config.only_types:
         try:
             schema = _schema(loaded, ("sources", source, "schema"), config.schema_file, config.limits)
         except ConfigError as error:
@@ -308,6 +330,7 @@ def build_decoder(
         attributes=attributes,
         identity=identity,
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
+        upcast=upcast,
         schema=schema,
         trusted=config.trusted,
         amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers.get(config.broker), config),

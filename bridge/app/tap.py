@@ -21,7 +21,8 @@ from bridge.app.serve.control import FIND_SECONDS, sockets
 from bridge.app.serve.tap import TAP, TapOptions, condition
 from bridge.config.source import Loaded
 from bridge.core.errors import InvalidCommand
-from bridge.ops.control import DIRECTORY, PREFIX, near
+from bridge.ops.api import PREFIX
+from bridge.ops.control import DIRECTORY, near
 from bridge.system.processes import is_stopped
 
 T = TypeVar("T")

@@ -56,6 +56,7 @@ class InstanceCounts:
     sagas_today: sagas that ended today (UTC) by name and outcome.
     failed: existing FAILED instances by orchestration, without those whose saga was compensated.
     failed_today: such instances that ended today (UTC), those removed since included.
+    versions: unfinished instances by orchestration and version, of those with a version.
     """
 
     instances: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -64,6 +65,7 @@ class InstanceCounts:
     sagas_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
     failed_today: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @runtime_checkable

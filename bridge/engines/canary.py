@@ -10,10 +10,7 @@ from durabletask.entities import EntityContext, EntityInstanceId
 from bridge.core.canary import CanaryRecord
 from bridge.core.system_names import CANARY
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import latest, processed
-
-_SECONDS = 30.0
-"""Seconds for a worker to process an operation: the engine gives the work of a frozen worker to another one."""
+from bridge.engines.entity_reads import latest, read_effect
 
 
 def canary_entity() -> Callable[[EntityContext, Any], None]:
@@ -44,8 +41,13 @@ class CanaryStore:
 
     async def change(self, operation: str, value: Mapping[str, Any]) -> CanaryRecord:
         """Abort or resume the candidate; return the record. Raises: EngineError, also if no worker answers in time."""
-        what = f"{operation} the candidate"
+        what, before = f"{operation} the candidate", await self.read()
+
+        def find(state: Any) -> CanaryRecord | None:
+            record = CanaryRecord.of(state)
+            is_done = record.fallback is not None if operation == "abort" else record.round > before.round
+            return record if is_done else None
+
         await self._engine.client.signal_entity(self._entity, operation, dict(value), what=what)
         late = f"the engine has the {operation} of the candidate, but no worker has processed it; is one running?"
-        state = await processed(self._engine.client, self._entity, what, _SECONDS, late)
-        return CanaryRecord.of(state)
+        return await read_effect(self._engine.client, self._entity, what, late, find)

@@ -9,7 +9,7 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.system_names import SOURCE_RELOAD, SOURCE_RELOAD_KEY
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import latest, processed
+from bridge.engines.entity_reads import latest, read_effect
 
 REGISTERED_SECONDS = 600.0
 """Seconds between two registrations of a daemon."""
@@ -17,9 +17,6 @@ _KEPT_SECONDS = 2.5 * REGISTERED_SECONDS
 """Seconds after which a daemon that has not registered again is forgotten."""
 _MOST_DAEMONS = 500
 """Most daemons in the entity; those that registered last are kept."""
-_WORKER_SECONDS = 30.0
-"""Seconds for a worker to process a request: the engine gives the work of a frozen worker to another one."""
-
 State = Mapping[str, Any]
 """State of the entity.
 
@@ -57,11 +54,16 @@ def as_state(stored: State | None) -> State:
     return {"request": None, "daemons": {}} | dict(stored or {})
 
 
-def reload_entity() -> Callable[[EntityContext, Any], None]:
-    """Create the entity function that a worker registers under the name SOURCE_RELOAD."""
+def reload_entity(changed: Callable[[], None] = lambda: None) -> Callable[[EntityContext, Any], None]:
+    """Create the entity function that a worker registers under the name SOURCE_RELOAD.
+
+    changed: called in the worker's thread after a request, before the engine has stored it.
+    """
 
     def reload(ctx: EntityContext, value: Any) -> None:
         ctx.set_state(apply(ctx.get_state(), ctx.operation, value or {}))
+        if ctx.operation == "request":
+            changed()
 
     reload.__name__ = SOURCE_RELOAD
     return reload
@@ -87,7 +89,12 @@ class ReloadRequests:
         await self.send("request", value)
         late = "the engine has the request, but no worker has processed it; is one running?"
         what = "request the reload of all daemons"
-        return as_state(await processed(self._engine.client, self._entity, what, _WORKER_SECONDS, late))
+
+        def stored(state: State | None) -> State | None:
+            request = as_state(state)["request"]
+            return state if request is not None and request["id"] == value["id"] else None
+
+        return await read_effect(self._engine.client, self._entity, what, late, stored)
 
     async def send(self, operation: str, value: Mapping[str, Any]) -> None:
         """Send an operation; return when the engine has durably accepted it. Raises: EngineError."""

@@ -243,4 +243,5 @@ class SchedulerEngine:
             logger=quiet_logger(f"{self.name}.worker"),
             flow=flow,
         )
-        return worker.add_workflows(workflows, monitor, self._config.worker.stuck_after)
+        own = self._config.worker
+        return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)

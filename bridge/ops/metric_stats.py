@@ -34,6 +34,7 @@ class SourceStats(Protocol):
     in_flight: received and not settled.
     queued: in flight and waiting for a worker.
     held: an outage stops the source.
+    waiting_for_engines: ordering keys that wait for an engine while another one answers, by engine.
     probing: its dead letters exceed the limit.
     quarantined_keys: quarantined keys that this process knows.
     processing: seconds from receipt to settlement.
@@ -74,6 +75,8 @@ class SourceStats(Protocol):
     def locks_lost(self) -> int: ...
     @property
     def held(self) -> bool: ...
+    @property
+    def waiting_for_engines(self) -> Mapping[str, int]: ...
     @property
     def probing(self) -> bool: ...
     @property

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -22,7 +23,7 @@ from bridge.core.errors import (
 )
 from bridge.core.message import Envelope
 from bridge.core.origin import MessageOrigin
-from bridge.core.settlement import Complete, DeadLetter, Keep, Retry, Settlement, decide, outside
+from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Retry, Settlement, decide, outside
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.action_budget import BudgetShare
@@ -204,7 +205,7 @@ class Runner:
         rules = item.rules
         engine = rules.engines[step.engine]
         if engine.breaker.error is not None:
-            return decide(engine.breaker.error, step.command, item.attempt, 0.0, rules.retry)
+            return _of_engine(decide(engine.breaker.error, step.command, item.attempt, 0.0, rules.retry), step.engine)
         limit = self._limits.get(step.route)
         if limit is not None and (throttled := limit.check(item, step.command, step.value)) is not None:
             return throttled
@@ -244,7 +245,7 @@ class Runner:
     def _failed(self, error: Exception, item: InFlightDelivery, step: Step) -> Settlement:
         if isinstance(error, EngineOutage):
             item.rules.engines[step.engine].breaker.trip(error)
-        return self._judge(error, item, step.command)
+        return _of_engine(self._judge(error, item, step.command), step.engine)
 
     def _judge(self, error: Exception, item: InFlightDelivery, command: Command | None) -> Settlement:
         elapsed = 0.0 if item.failed_at is None else time.monotonic() - item.failed_at
@@ -256,3 +257,8 @@ class Runner:
         item.fail_with(error)
         attempt = item.waited + 1 if isinstance(error, EarlierMessagesWait) else item.attempt
         return decide(error, command, attempt, elapsed, item.rules.retry)
+
+
+def _of_engine(settlement: Settlement, engine: str) -> Settlement:
+    """Settlement with the engine whose outage holds the delivery."""
+    return replace(settlement, engine=engine) if isinstance(settlement, Hold) else settlement

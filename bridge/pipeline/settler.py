@@ -100,8 +100,7 @@ class Settler:
             assert step is not None
             self._throttle(lane, item, step, settlement)
         elif isinstance(settlement, Hold):
-            item.excuse()
-            self._lanes.hold(lane)
+            self._hold(lane, item, settlement.engine)
         else:
             assert isinstance(settlement, Retry)  # a stage keeps what is to be kept
             if settlement.failed:
@@ -206,6 +205,21 @@ class Settler:
 
     # -- waits
 
+    def _hold(self, lane: Lane, item: InFlightDelivery, engine: str | None) -> None:
+        """Make the item wait for the end of an outage. engine: the one that does not answer."""
+        item.excuse()
+        self._lanes.hold(lane)
+        queue = None if engine is None else self._outages.partial.get(engine)
+        if queue is not None:
+            queue.add(item)
+            self._unload(lane)
+
+    def _unload(self, lane: Lane) -> None:
+        """Unload the messages of a lane whose wait may be long, so that others can be received."""
+        for each in lane.items:
+            self._stand(each)
+        self.measure()
+
     def _throttle(self, lane: Lane, item: InFlightDelivery, step: Step, throttled: Throttled) -> None:
         """Make the item wait for a limit of its route."""
         if throttled.delay is not None:
@@ -215,9 +229,7 @@ class Settler:
         self._lanes.hold(lane)
         throttled.limit.queue(item, step.command, step.value, lambda: self._lanes.free(lane))
         if throttled.limit.unloads:
-            for each in lane.items:
-                self._stand(each)
-            self.measure()
+            self._unload(lane)
 
     def _wait_for_limit(self, lane: Lane, item: InFlightDelivery, route: str) -> None:
         """Make the item wait until its dead letter may be written."""
@@ -227,9 +239,7 @@ class Settler:
             return
         self._lanes.hold(lane)
         self._limit.wait(route, item, lambda: self._freed(lane, item))
-        for each in lane.items:
-            self._stand(each)
-        self.measure()
+        self._unload(lane)
 
     def _freed(self, lane: Lane, item: InFlightDelivery) -> None:
         """Let the item try again, at once unless quarantined messages of its key now come before it."""

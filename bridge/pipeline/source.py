@@ -17,7 +17,7 @@ from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
 from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
-from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
+from bridge.pipeline.flow_control import PERSON, EngineQueue, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
@@ -153,7 +153,11 @@ class SourcePipeline:
         for part in self.parts:
             part.start()
         options = replace(self.settings.subscribe, paused=self.gate.paused_by_person)
-        self.subscription = await self._subscribe(options, patient=patient)
+        subscription = await self._subscribe(options, patient=patient)
+        if self._stopping:  # drained meanwhile
+            await subscription.close()
+            return
+        self.subscription = subscription
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
@@ -181,6 +185,16 @@ class SourcePipeline:
     def tasks(self) -> Collection[asyncio.Task[None]]:
         """Tasks that never end by themselves. One that does has met a bug."""
         return (*self._workers, *self._watches, self._reading) if self._reading else ()
+
+    @property
+    def engine_queues(self) -> Mapping[str, EngineQueue]:
+        """Queues of the engines that are away while another engine of the source answers, by name."""
+        return self._outages.partial
+
+    @property
+    def waiting_for_engines(self) -> Mapping[str, int]:
+        """Number of lanes that wait for each engine; empty for a source with one engine."""
+        return self._outages.waiting
 
     @property
     def at_work(self) -> int:

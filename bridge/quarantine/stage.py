@@ -134,7 +134,7 @@ class QuarantineStage:
             engine = self._pipeline.rules.current.engines.get(self._engine)
             if isinstance(error, EngineOutage) and engine is not None:
                 engine.breaker.trip(error)
-                return Hold(reason_of(error), detail_of(error))
+                return Hold(reason_of(error), detail_of(error), engine.breaker.name)
             if isinstance(error, EngineRejected):
                 return DeadLetter(reason_of(error), detail_of(error))
             return Retry(self._pipeline.rules.current.retry.max_delay, reason_of(error))

@@ -66,6 +66,11 @@ def breaks(ctx: task.OrchestrationContext, _):
     return result
 
 
+def quotes(ctx: task.OrchestrationContext, text: str):
+    raise ValueError(f"no such order: {text}")
+    yield
+
+
 def regrets(ctx: task.OrchestrationContext, _):
     try:
         yield ctx.call_activity(fragile)

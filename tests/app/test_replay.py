@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from durabletask.entities import EntityInstanceId
 
 from bridge.app.composition import load_config
@@ -26,10 +28,11 @@ from bridge.engines.source_entities import Pause, SourcePauses
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import JobItem, JobStore
 from bridge.quarantine.operations import QuarantineOperations
+from bridge.replay.entity import ReplayEntities
 from bridge.replay.kind import REPLAY_KIND
-from bridge.replay.store import ReplayStore
+from bridge.replay.store import QueueState, ReplayStore
 from tests.kit.processes import sidecar
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 from tests.servicebus.server import QueueConfig, ServerConfig, ServiceBusServer
 
 FLOWS = """
@@ -351,6 +354,39 @@ async def test_a_full_queue_makes_the_job_wait(tmp_path: Path) -> None:
         items = await it.ended(await it.replay(by_origin(await it.letters())))
         assert Counter(each.status for each in items) == {"succeeded": count}
         assert await it.result("a") == list(range(count))
+
+
+async def test_a_queue_does_not_exceed_its_limit_while_its_worker_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operate = ReplayEntities._operate
+
+    def late(self: ReplayEntities, *arguments: Any) -> None:
+        time.sleep(0.5)
+        operate(self, *arguments)
+
+    config = CONFIG.replace(
+        "    attributes:", "    limits: {max_queued_replays: 10, dead_letter_limit: 1000}\n    attributes:"
+    )
+    count = 330
+    async with ground(tmp_path, config.replace("partitions: 4", "partitions: 1")) as it:
+        await it.publish(*(received("a", number) for number in range(count)))
+        await it.settled(dead_lettered=count)
+        await it.start("a", count)
+        await it.pause()
+        monkeypatch.setattr(ReplayEntities, "_operate", late)
+        job = await it.replay(by_origin(await it.letters()))
+        store = ReplayStore(it.engine)
+
+        async def queue() -> QueueState | None:
+            states = [await store.load(key) for key in await store.list()]
+            return states[0] if states and states[0].messages and not states[0].unsettled else None
+
+        found = await eventually(queue)
+        assert len(found.messages) == 100, "one page: the next one waits for its effect, and then for room"
+        monkeypatch.setattr(ReplayEntities, "_operate", operate)
+        await SourcePauses(it.engine).resume("orders")
+        assert Counter(each.status for each in await it.ended(job)) == {"succeeded": count}
 
 
 async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> None:

@@ -18,7 +18,6 @@ from bridge.app.operations.lineage import Scope
 from bridge.app.operations.trace import Answer, Found
 from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.process import _channel
-from bridge.app.serve.reload import Files, Reloader
 from bridge.app.trace import trace
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineOutage
@@ -119,7 +118,7 @@ async def traced(
 ) -> AsyncIterator[Bridge]:
     """Start a daemon with its control socket."""
     async with running(directory, config, flows, broker=broker, **more) as it:
-        channel = await _channel(it.daemon, Reloader(it.daemon, Files()))
+        channel = await _channel(it.daemon)
         assert channel is not None
         try:
             yield Bridge(it)

@@ -16,13 +16,12 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.app.operations.instances import Filter, Instances, Start
 from bridge.app.operations.selection import InstanceFilter, Selection
-from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.core.errors import EngineRejected, EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB_PAGE, JOB_RESULTS, job_instance_id, job_page_key
 from bridge.engines.base import Engine
 from bridge.jobs import orchestrator, steps, store
-from bridge.jobs.kind import ItemResult, Job, JobKind, JobRequest, Result, TryLater
+from bridge.jobs.kind import ItemResult, Job, JobRequest, Result, TryLater
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
 from tests.kit.daemon import ENGINES, DaemonFixture, running
@@ -139,16 +138,8 @@ def kind() -> ScriptedKind:
 
 
 @pytest.fixture(params=ENGINES)
-async def jobs(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ScriptedKind
-) -> AsyncIterator[JobsFixture]:
-    own = SystemWorkflows.job_kinds
-
-    def kinds(self: SystemWorkflows, engine: str) -> list[JobKind]:
-        return [*own(self, engine), kind]
-
-    monkeypatch.setattr(SystemWorkflows, "job_kinds", kinds)
-    async with running(tmp_path, CONFIG, FLOWS, request.param) as daemon:
+async def jobs(request: pytest.FixtureRequest, tmp_path: Path, kind: ScriptedKind) -> AsyncIterator[JobsFixture]:
+    async with running(tmp_path, CONFIG, FLOWS, request.param, kinds=[kind]) as daemon:
         yield JobsFixture(daemon, kind)
 
 

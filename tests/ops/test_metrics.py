@@ -49,6 +49,7 @@ class Stats:
     renewals: int = 0
     commits: tuple[int, float] = (0, 0.0)
     held: bool = False
+    waiting_for_engines: Mapping[str, int] = field(default_factory=dict)
     probing: bool = False
     processing: Histogram = field(default_factory=Histogram)
     end_to_end: Histogram = field(default_factory=Histogram)

@@ -232,16 +232,22 @@ class Found(NamedTuple):
 
 
 async def visited(
-    loaded: Loaded, selection: Selection, limit: int | None = None, *, offline: bool = False
+    loaded: Loaded,
+    selection: Selection,
+    limit: int | None = None,
+    *,
+    offline: bool = False,
+    engines: Mapping[str, Engine] | None = None,
 ) -> AsyncIterator[Found]:
     """Selected dead letters with their states, as `visit`.
 
     offline: do not ask the engines; dead letters of all states are selected, and their state is None.
+    engines: see `PlaceStates`.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
     async with AsyncExitStack() as opened:
         opened.enter_context(offline_hint())
-        states = None if offline else PlaceStates(loaded, opened)
+        states = None if offline else PlaceStates(loaded, opened, engines)
         async for place, letter, message in visit(loaded, selection, limit, states):
             mark = None if states is None else states.mark(place, letter)
             state = None if states is None else states.state(place, letter)

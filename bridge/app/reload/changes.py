@@ -89,7 +89,7 @@ class Changes:
     """Changes between two configurations.
 
     restart: changed settings that need a restart of the daemon.
-    settings: other changed settings outside of sources and routes, like `vars.currency`.
+    settings: other changed settings outside of sources and routes, like `vars.currency`, and changed files.
     """
 
     sources: tuple[SourceChange, ...]
@@ -104,11 +104,11 @@ class Changes:
         return bool(changed or self.routes or self.settings or self.restart)
 
 
-def changes(loaded: Loaded, other: Loaded) -> Changes:
-    """Compare the configuration of a daemon with another one."""
+def changes(loaded: Loaded, other: Loaded, files: Sequence[str] = ()) -> Changes:
+    """Compare the configuration of a daemon with another one. files: JSON Schema files whose content has changed."""
     old, new = loaded.config, other.config
     restart: list[str] = []
-    settings: list[str] = []
+    settings = list(files)
     for path in differences(_shown(old), _shown(new)):
         section, _, rest = path.partition(".")
         if section in ("sources", "routes", "check"):

@@ -21,8 +21,10 @@ import aiohttp
 from yarl import URL
 
 from bridge.app import state
+from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
-from bridge.app.operations.operation import Operation, Reload, begun, perform
+from bridge.app.operations import openapi
+from bridge.app.operations.operation import Operation, Reload, Scene, begun, keyed, perform
 from bridge.app.operations.operations import BY_NAME, OPERATIONS
 from bridge.app.serve.lineage import in_flight
 from bridge.app.serve.shadow import SHADOW, Shadows
@@ -31,8 +33,10 @@ from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
+from bridge.ops.access import Caller
+from bridge.ops.api import PREFIX, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
-from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, Stream, near
+from bridge.ops.control import DIRECTORY, Control, near
 from bridge.ops.status import Document
 from bridge.pipeline.source import SourcePipeline
 
@@ -51,22 +55,18 @@ WAIT_SECONDS = 6 * 3600.0
 """Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
 
 
-def control(
+def routes(
     loaded: Loaded,
     engines: Mapping[str, Engine],
-    admitted: frozenset[int] | None = None,
     status: Callable[[], Awaitable[Document]] | None = None,
     sources: Sequence[SourcePipeline] = (),
-    streams: Sequence[Stream] = (),
-    shadows: Shadows | None = None,
     current: Callable[[], Loaded] | None = None,
-    reload: Reload | None = None,
-) -> Control:
-    """Create the control channel of a daemon, not started.
+    reload: Callable[[], Reload | None] = lambda: None,
+) -> list[Route]:
+    """Routes of the API of a daemon.
 
-    admitted, streams: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
-    shadows: of the daemon; None: it has none. current: configuration in use; None: always `loaded`. reload: see
-    `Scene`.
+    status: status of the daemon; None: the API has none. sources: of the daemon.
+    current: configuration in use; None: always `loaded`. reload: returns the reload of the daemon, see `Scene`.
     """
 
     def in_use() -> Loaded:
@@ -75,17 +75,12 @@ def control(
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
 
-    async def answer(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> Any:
+    async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
         name = given.get("engine")
-        return await perform(
-            operation,
-            given,
-            actor,
-            in_use(),
-            partial(engine, name if isinstance(name, str) else None),
-            partial(in_flight, sources),
-            reload,
-        )
+        opened = partial(engine, name if isinstance(name, str) else None)
+        now = in_use()
+        scene = Scene(now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload())
+        return await perform(operation, keyed(operation, given, caller.actor, key), scene)
 
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
         if operation.changes:
@@ -93,32 +88,59 @@ def control(
             change.result, change.error = "denied", Denied.reason
             await asyncio.to_thread(record, trail, change)
 
-    # A character of a payload takes up to six bytes in JSON for two in UTF-8
-    largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
-    routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
+    found = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
     if status is not None:
-        routes.append(Route("GET", STATUS, partial(_status, status), _no_audit))
-    if shadows is not None:
-        routes += [
-            Route("POST", SHADOW, _without_actor(shadows.start), _no_audit),
-            Route("GET", SHADOW, _without_actor(shadows.report), _no_audit),
-            Route("POST", f"{SHADOW}:stop", _without_actor(shadows.stop), _no_audit),
-        ]
+        found.append(Route("GET", STATUS, partial(_status, status), _no_audit))
+    return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
+
+
+def shadow_routes(shadows: Shadows) -> list[Route]:
+    """Routes of the shadow of a daemon, for its control channel only."""
+    return [
+        Route("POST", SHADOW, _plain(shadows.start), _no_audit),
+        Route("GET", SHADOW, _plain(shadows.report), _no_audit),
+        Route("POST", f"{SHADOW}:stop", _plain(shadows.stop), _no_audit),
+    ]
+
+
+def largest_body(loaded: Loaded) -> int:
+    """Bytes of the largest body of a request. A character of a payload takes up to six bytes in JSON for two."""
+    return 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
+
+
+def control(
+    loaded: Loaded, served: Sequence[Route], admitted: frozenset[int] | None = None, streams: Sequence[Stream] = ()
+) -> Control:
+    """Create the control channel of a daemon, not started.
+
+    served, streams: places of the daemon. admitted: see `Control`.
+    """
     directory = state.state_directory(loaded) / DIRECTORY
-    return Control(directory, routes, largest, admitted, loaded.config.ops.control, streams)
+    return Control(directory, served, largest_body(loaded), admitted, loaded.config.ops.control, streams)
 
 
-async def _status(status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], actor: Actor) -> Document:
+def _problems(loaded: Loaded) -> Sequence[errors.Problem]:
+    # The modules of workflows are imported already: another import, in another thread, could run their code twice
+    return inspect(loaded, imports=False).problems
+
+
+async def _status(
+    status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], caller: Caller, key: str | None
+) -> Document:
     return await status()
 
 
-def _without_actor(
+def _plain(
     answer: Callable[[Mapping[str, Any]], Awaitable[Any]],
-) -> Callable[[Mapping[str, Any], Actor], Awaitable[Any]]:
-    async def answered(given: Mapping[str, Any], actor: Actor) -> Any:
+) -> Callable[[Mapping[str, Any], Caller, str | None], Awaitable[Any]]:
+    async def answered(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
         return await answer(given)
 
     return answered
+
+
+async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
+    return openapi.document(OPERATIONS)
 
 
 async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
@@ -169,9 +191,9 @@ async def _results(
                 opened.append(await stack.enter_async_context(attached(loaded, engine)))
             return opened[0]
 
-        actor = user()
+        scene = Scene(loaded, direct, Caller(user(), "admin", True))
         for name, given in calls:
-            yield await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct)
+            yield await perform(BY_NAME[name], {"engine": engine, **given}, scene)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import structlog
 from bridge.app.candidate import load_candidate
 from bridge.app.codecs import build_registries
 from bridge.app.composition import (
+    build_access,
     build_broker,
     build_domains,
     build_engine,
@@ -23,20 +24,23 @@ from bridge.app.composition import (
     build_tls,
     load_workflows,
 )
+from bridge.app.operations.operation import Reload
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
 from bridge.app.serve.canary import Canary
+from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
-from bridge.app.serve.pauses import PauseWatch
+from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.shadow import Shadows
 from bridge.app.serve.status import DaemonStatus, daemon_id
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
@@ -53,6 +57,8 @@ from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
+from bridge.jobs.kind import JobKind
+from bridge.ops.api import Stream
 from bridge.ops.control import Control
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
@@ -89,6 +95,7 @@ class Daemon:
         brokers: Mapping[str, Broker] | None = None,
         workflows: Workflows | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
+        kinds: Sequence[JobKind] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
@@ -98,6 +105,7 @@ class Daemon:
         brokers: replacements for the configured brokers, under the same names.
         workflows: replacement for the workflows of the configured modules.
         on_published: receives each publish request of a workflow that a broker has accepted.
+        kinds: further kinds of jobs, on every engine.
         now: clock of these engines.
         """
         config = loaded.config
@@ -171,8 +179,12 @@ class Daemon:
             on_published,
             None if self.tracing is None else PublishTracing(self.tracing),
         )
-        kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
-        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, kinds)
+        all_kinds = {name: [kind, *kinds] for name, kind in self.replays.kinds.items()}
+        self.pauses = pause_watch(loaded, self.sources, self.engines)
+        self.own = SystemWorkflows(
+            loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, all_kinds,
+            self.pauses.read_soon,
+        )  # fmt: skip
         self.monitors = {
             name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines
@@ -195,10 +207,6 @@ class Daemon:
             config.ops.unready_on,
         )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
-        by_engine: dict[str, list[SourcePipeline]] = {}
-        for source in self.sources:
-            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, self.engines)
         self.dead_letters = (
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )
@@ -253,7 +261,25 @@ class Daemon:
             self.dead_letters,
             self.reloads,
         )
-        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
+        self._reload: Reload | None = None
+        self.routes = routes(
+            loaded, self.engines, self.status.document, self.sources, lambda: self.loaded, lambda: self._reload
+        )
+        self.streams = [Stream(TAP, Taps(lambda: self.loaded, self.decisions).events)]
+        self.web = Web(
+            http,
+            self.watch.health,
+            self.watch.scrape,
+            build_tls(loaded),
+            self.routes,
+            self.streams,
+            build_access(loaded),
+            largest_body(loaded),
+        )
+
+    def reload_by(self, reload: Reload) -> None:
+        """Serve reloads of the configuration in the API."""
+        self._reload = reload
 
     @property
     def url(self) -> str:

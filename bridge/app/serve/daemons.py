@@ -110,7 +110,11 @@ class Peers:
         return {"daemon": self._id, "at": time.time(), "version": self._version()}
 
     async def _answer(self, request: Mapping[str, Any]) -> None:
-        answer = await self._reload(f"{request['by']} (all daemons)")
+        try:
+            answer = await self._reload(f"{request['by']} (all daemons)")
+        except Exception as error:
+            log.error("the reload failed unexpectedly", action="bug", exc_info=error)
+            answer = {"result": "refused", "problems": [f"bug: {type(error).__name__}, see the log"]}
         detail = "; ".join(answer["problems"])[:_DETAIL]
         while True:
             about = self._about() | {"request": request["id"], "result": answer["result"], "detail": detail}

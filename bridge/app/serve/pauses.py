@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from bridge.app.serve.seeks import SeekApplier
+from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.engines.base import Engine
 from bridge.engines.reload_requests import State
@@ -16,17 +17,24 @@ from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.ops.status import PAUSES
 from bridge.pipeline.source import SourcePipeline
+from bridge.quarantine.orphaned import state_engine
 
 log = structlog.get_logger("bridge.source")
 
 READ_SECONDS = 3.0
 """Seconds between two reads of changes by people and other processes: all daemons apply one within five seconds."""
 
+_SOON_SECONDS = 0.05
+"""Seconds until the second read after a worker of this process has processed a change: the engine stores it then. Each
+later pause is twice as long, up to READ_SECONDS.
+"""
+
 
 class PauseWatch:
     """Applies the pauses and moves that are stored on the engines.
 
-    A source whose pauses were not read yet does not start: it may be paused. A pause stays while its engine is away.
+    A daemon whose worker has processed a change applies it at once, others at their next read. A source whose pauses
+    were not read yet does not start: it may be paused. A pause stays while its engine is away.
     """
 
     def __init__(self, sources: Mapping[str, Sequence[SourcePipeline]], engines: Mapping[str, Engine]) -> None:
@@ -38,6 +46,11 @@ class PauseWatch:
         self._on_reloads: dict[str, Callable[[State], None]] = {}
         self._known: set[str] = set()
         """Engines whose pauses were read at least once."""
+        self._changed = asyncio.Event()
+
+    def read_soon(self) -> None:
+        """Read again: a worker of this process has processed a change. Call in the event loop."""
+        self._changed.set()
 
     def add(self, engine: str, source: SourcePipeline) -> None:
         """Add a source, whose engine may have its pause. `read` applies it."""
@@ -66,10 +79,18 @@ class PauseWatch:
 
     async def run(self) -> None:
         """Read and apply the pauses and moves again and again. Never returns."""
+        pause = READ_SECONDS
         try:
             while True:
                 await self.read()
-                await asyncio.sleep(READ_SECONDS)
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pause = min(READ_SECONDS, 2 * pause)
+                else:
+                    self._changed.clear()
+                    pause = _SOON_SECONDS
         finally:
             for applier in self._seeks.values():
                 await applier.stop()
@@ -104,6 +125,14 @@ class PauseWatch:
     @staticmethod
     def _wait(engine: str, source: SourcePipeline, state: str) -> None:
         source.gate.hold(PAUSES, f"engine {engine} stores the pauses of the source and {state}")
+
+
+def pause_watch(loaded: Loaded, sources: Sequence[SourcePipeline], engines: Mapping[str, Engine]) -> PauseWatch:
+    """Create the watch of these sources. engines: all of the configuration, by name."""
+    by_engine: dict[str, list[SourcePipeline]] = {}
+    for source in sources:
+        by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
+    return PauseWatch(by_engine, engines)
 
 
 def sentence(source: str, pause: Pause) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -16,21 +16,19 @@ import structlog
 from bridge.app import configurations
 from bridge.app.check.configuration import inspect
 from bridge.app.composition import config_paths, own_packages
-from bridge.app.serve.control import control
+from bridge.app.serve.control import control, shadow_routes
 from bridge.app.serve.daemon import Daemon, closed
 from bridge.app.serve.daemons import Peers, registry_engine
-from bridge.app.serve.file_watch import FileWatch
+from bridge.app.serve.file_watch import FileWatch, Signature, signature
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.reload import Files, Reloader
-from bridge.app.serve.tap import TAP, Taps
 from bridge.app.state import trails
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError
 from bridge.engines.reload_requests import ReloadRequests
 from bridge.ops import logging
 from bridge.ops.audit import settle
-from bridge.ops.control import Control, Stream
-from bridge.ops.status import Document
+from bridge.ops.control import Control
 from bridge.system.memory import tune_memory
 
 log = structlog.get_logger("bridge.daemon")
@@ -56,6 +54,7 @@ def serve(
     """
     if (hang_up := getattr(signal, "SIGHUP", None)) is not None:
         signal.signal(hang_up, signal.SIG_IGN)  # until a running daemon can reload
+    known = signature(loaded, _paths(files)) if loaded.config.ops.reload.watch else ()
     wanted = loaded.config.ops.log
     levels = dict(log_levels or {})
     level = levels.pop("", wanted.level)
@@ -69,10 +68,14 @@ def serve(
         log.warning(str(warning), action="check")
     tune_memory()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        stopped = runner.run(_serve(loaded, files, intake, worker, ready_file))
+        stopped = runner.run(_serve(loaded, files, intake, worker, ready_file, known))
     if not stopped:
         _end_at_once(0)
     return 0
+
+
+def _paths(files: Files) -> Sequence[Path]:
+    return (*config_paths(files.config), *files.overlays)
 
 
 def _end_at_once(code: int) -> NoReturn:
@@ -82,7 +85,10 @@ def _end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _serve(loaded: Loaded, files: Files, intake: bool, worker: bool, ready_file: Path | None) -> bool:
+async def _serve(
+    loaded: Loaded, files: Files, intake: bool, worker: bool, ready_file: Path | None, known: Signature
+) -> bool:
+    """Run the daemon. known: signature of its files as they were read."""
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     if intake:
@@ -95,10 +101,10 @@ async def _serve(loaded: Loaded, files: Files, intake: bool, worker: bool, ready
     flush = None if daemon.tracing is None else daemon.tracing.install_provider()
     await daemon.start()
     reloader = Reloader(daemon, files)
+    daemon.reload_by(lambda plan_only, by: reloader.plan() if plan_only else reloader.reload(by))
     reloading = [asyncio.create_task(_reload_always(reloader, reload), name="reload")]
     if (watch := loaded.config.ops.reload).watch:
-        paths = (*config_paths(files.config), *files.overlays)
-        watching = FileWatch(lambda: daemon.loaded, paths, watch.interval, reloader.reload)
+        watching = FileWatch(lambda: daemon.loaded, _paths(files), watch.interval, reloader.reload, known)
         reloading.append(asyncio.create_task(watching.run(), name="file watch"))
     peers: Peers | None = None
     if (registry := registry_engine(loaded)) is not None:
@@ -109,7 +115,7 @@ async def _serve(loaded: Loaded, files: Files, intake: bool, worker: bool, ready
     failure: Exception | None = None
     channel: Control | None = None
     try:
-        daemon.channel = channel = await _channel(daemon, reloader)
+        daemon.channel = channel = await _channel(daemon)
         await _run(daemon, ready_file, stop)
     except Exception as error:
         failure = error
@@ -174,7 +180,7 @@ async def _reload_always(reloader: Reloader, wanted: asyncio.Event) -> None:
             log.error("the reload failed unexpectedly", action="bug", exc_info=error)
 
 
-async def _channel(daemon: Daemon, reloader: Reloader) -> Control | None:
+async def _channel(daemon: Daemon) -> Control | None:
     """Start the control channel. None where it has no directory, or where callers cannot be identified.
 
     Raises: ConfigError when the configured directory cannot be used.
@@ -182,20 +188,7 @@ async def _channel(daemon: Daemon, reloader: Reloader) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-
-    async def reload(plan_only: bool, by: str) -> Document:
-        return await (reloader.plan() if plan_only else reloader.reload(by))
-
-    channel = control(
-        loaded,
-        daemon.engines,
-        status=daemon.status.document,
-        sources=daemon.sources,
-        streams=[Stream(TAP, Taps(loaded, daemon.decisions).events)],
-        shadows=daemon.shadows,
-        current=lambda: daemon.loaded,
-        reload=reload,
-    )
+    channel = control(loaded, [*daemon.routes, *shadow_routes(daemon.shadows)], streams=daemon.streams)
     try:
         for trail in trails(loaded):
             trail.narrow()

@@ -225,6 +225,7 @@ def counts_document(counts: InstanceCounts | None) -> Document | None:
         "sagas_today": rows("saga", "outcome", counts.sagas_today),
         "failed": {name: count for name, count in counts.failed.items() if count},
         "failed_today": {name: count for name, count in counts.failed_today.items() if count},
+        "versions": rows("orchestration", "version", counts.versions),
     }
 
 

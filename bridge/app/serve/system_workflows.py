@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -67,13 +68,16 @@ class SystemWorkflows:
         keys: Mapping[str, AnswerKeys],
         totals: Mapping[str, WaitingTotals],
         kinds: Mapping[str, Sequence[JobKind]] | None = None,
+        decided: Callable[[], None] = lambda: None,
     ) -> None:
         """Create the entities of all engines.
 
         keys: keys that sign requests, by engine.
         totals: totals of waiting messages, by engine.
         kinds: further kinds of jobs, by engine.
+        decided: called in the event loop when a worker of this process processes the decision of a person on a source.
         """
+        self._decided = decided
         self._kinds = kinds or {}
         self._loaded = loaded
         self._engines = engines
@@ -128,10 +132,10 @@ class SystemWorkflows:
                 QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
-                SOURCE_PAUSE: pause_entity(),
+                SOURCE_PAUSE: pause_entity(self._on_decision),
                 CANARY: canary_entity(),
-                SOURCE_RELOAD: reload_entity(),
-                SOURCE_SEEK: seek_entity(),
+                SOURCE_RELOAD: reload_entity(self._on_decision),
+                SOURCE_SEEK: seek_entity(self._on_decision),
                 REPLAY: stores.replays.function(),
                 REPLAY_EDIT: replay_edit_entity(),
                 ANSWERS: keys_entity,
@@ -142,6 +146,10 @@ class SystemWorkflows:
         )
         publishing = Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
         return together, publishing, Workflows(activities={JOB_STEP: steps.activity()}, publishers=True)
+
+    def _on_decision(self) -> None:
+        with suppress(RuntimeError):  # the daemon has stopped
+            self._loop.call_soon_threadsafe(self._decided)
 
     def _write(self, engine: str) -> Callable[[dict[str, Any]], None]:
         """Writer of dead letters that also adds them to the lineage index of the engine."""

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -20,6 +20,8 @@ from bridge.config.source import Loaded
 from bridge.core.commands import Command, Decision
 from bridge.core.errors import ConfigError, ExpressionError, InvalidCommand, Problem
 from bridge.core.states import Outcome
+from bridge.ops.access import Caller
+from bridge.ops.audit import Denied
 from bridge.pipeline.decisions import DecisionListeners, SettledDelivery
 from bridge.routing.cel.expression import Compiler, Expression
 from bridge.routing.cel.scope import RouteScope
@@ -81,17 +83,20 @@ def condition(text: str, variables: Mapping[str, Any]) -> Expression:
 class Taps:
     """Taps of one daemon."""
 
-    def __init__(self, loaded: Loaded, decisions: DecisionListeners) -> None:
-        self._loaded = loaded
+    def __init__(self, current: Callable[[], Loaded], decisions: DecisionListeners) -> None:
+        """Create the taps. current: returns the configuration in use."""
+        self._current = current
         self._decisions = decisions
         self._open = 0
 
-    async def events(self, given: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
-        """Events for one reader: counts each second, and the messages between them. Raises: InvalidCommand."""
+    async def events(self, given: Mapping[str, Any], caller: Caller) -> AsyncGenerator[bytes, None]:
+        """Events for one reader: counts each second, and the messages between them. Raises: InvalidCommand, Denied."""
         options = TapOptions.parse(str(given.get("options", "{}")))
+        if not caller.payloads and (options.payload or options.where is not None):
+            raise Denied("tap: a payload, and a condition on it, need the right to read payloads")
         if self._open >= MOST_TAPS:
             raise InvalidCommand(f"tap: {MOST_TAPS} readers watch this daemon already; end one of them")
-        tap = Tap(options, self._loaded.config.vars, daemon_id(os.getpid()))
+        tap = Tap(options, self._current().config.vars, daemon_id(os.getpid()))
         self._open += 1
         remove = self._decisions.add(tap.take)
         try:

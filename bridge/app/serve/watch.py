@@ -122,6 +122,10 @@ class SourceView:
         return bool(self._source.gate.pause_reasons.keys() - {PERSON})
 
     @property
+    def waiting_for_engines(self) -> Mapping[str, int]:
+        return self._source.waiting_for_engines
+
+    @property
     def probing(self) -> bool:
         return self._source.dead_letter_limit.active
 
@@ -236,6 +240,8 @@ class SourceView:
         ledger = self._ledger
         holds = dict(self._source.gate.pause_reasons)
         paused = holds.pop(PERSON, None)
+        for name, queue in self._source.engine_queues.items():
+            holds[f"engine {name}"] = f"{queue.detail}; its routes wait, others go on"
         subscription: object = self._source.subscription
         if isinstance(subscription, StoppableSubscription):
             holds |= subscription.stopped()

@@ -136,6 +136,7 @@ def status_tables(document: Document) -> list[str | Table]:
         *component_table(document["components"]),
         *source_table(document, document["sources"]),
         *instance_table(document["engines"]),
+        *version_table(document["engines"]),
         *saga_table(document["engines"]),
     ]
 
@@ -215,6 +216,20 @@ def source_table(document: Document, sources: Sequence[Document]) -> list[str | 
 def instance_table(engines: Sequence[Document]) -> list[str | Table]:
     """Existing instances by orchestration and status."""
     return _matrix(engines, "instances", "orchestration", "status", _STATUSES, "ORCHESTRATION")
+
+
+def version_table(engines: Sequence[Document]) -> list[str | Table]:
+    """Unfinished instances by orchestration and version."""
+    several = len(engines) > 1
+    found: dict[tuple[str, str], list[str]] = {}
+    for engine in engines:
+        for row in (engine["counts"] or {}).get("versions", ()):
+            found.setdefault((row["orchestration"], engine["name"]), []).append(
+                f"{row['version']}: {row['count']:,} left"
+            )
+    rows = [(name, *((engine,) if several else ()), ", ".join(each)) for (name, engine), each in sorted(found.items())]
+    columns = ("ORCHESTRATION", *(("ENGINE",) if several else ()), "UNFINISHED BY VERSION")
+    return ["", Table(columns, rows)] if rows else []
 
 
 def saga_table(engines: Sequence[Document]) -> list[str | Table]:

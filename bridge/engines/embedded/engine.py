@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,8 +131,12 @@ class EmbeddedEngine:
 
     async def instance_counts(self) -> InstanceCounts | None:
         """Counts in the engine's file, whichever process hosts the engine."""
-        rows = await asyncio.to_thread(counts.read, self._directory / FILE)
-        return None if rows is None else _summed(rows)
+        file = self._directory / FILE
+        rows = await asyncio.to_thread(counts.read, file)
+        if rows is None:
+            return None
+        versions = await asyncio.to_thread(counts.read_versions, file)
+        return replace(_summed(rows), versions={(name, version): number for name, version, number in versions})
 
     async def entity_states(self, prefix: str) -> Mapping[str, str]:
         """See `StoredEntities.entity_states`."""
@@ -303,11 +308,11 @@ class EmbeddedEngine:
         data_converter: DataConverter | None = None,
         monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
-        stuck_after = self._config.worker.stuck_after
+        own = self._config.worker
         # A dead host breaks the stream at once. Silence only means that there is no work.
         options: dict[str, Any] = {
             "logger": quiet_logger(f"{self.name}.worker"),
-            "concurrency_options": concurrency(self._config.worker, workflows),
+            "concurrency_options": concurrency(own, workflows),
             "data_converter": data_converter,
             "resiliency_options": GrpcWorkerResiliencyOptions(
                 silent_disconnect_timeout_seconds=0, reconnect_backoff_cap_seconds=RECONNECT_SECONDS
@@ -316,7 +321,7 @@ class EmbeddedEngine:
         if self._database is not None:
             if self._config.dispatch == "direct":
                 del options["resiliency_options"]
-                size = threads(self._config.worker, workflows)
+                size = threads(own, workflows)
                 worker = DirectWorker(
                     self._database,
                     activity_threads=size,
@@ -324,13 +329,13 @@ class EmbeddedEngine:
                     session_bytes=self._config.session_bytes,
                     **options,
                 )
-                return worker.add_workflows(workflows, monitor, stuck_after)
+                return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
             worker_ = MonitoredWorker(
                 channel=channel, running=self._database.running, emit_trace_spans=False, **options
             )
-            return worker_.add_workflows(workflows, monitor, stuck_after)
+            return worker_.add_workflows(workflows, monitor, own.stuck_after, own.versions)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         attached = MonitoredWorker(
@@ -340,7 +345,7 @@ class EmbeddedEngine:
             emit_trace_spans=False,
             **options,
         )
-        return attached.add_workflows(workflows, monitor, stuck_after)
+        return attached.add_workflows(workflows, monitor, own.stuck_after, own.versions)
 
 
 def _summed(rows: Sequence[tuple[int, str, str, str, str, int]]) -> InstanceCounts:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any, Self
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -19,6 +21,7 @@ from durabletask.worker import (
 
 from bridge.config.model.engines import WorkerConfig
 from bridge.core.errors import is_final_failure
+from bridge.core.system_names import PREFIX
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker
 from bridge.engines.worker.failures import presentable
@@ -87,14 +90,24 @@ class MonitoredWorker(ContainedWorker):
     known: Workflows | None = None
     """Names that the workers of this process register, and external ones; None when the names are not all known."""
 
+    versions: Collection[str] = ()
+    """Versions of the orchestrations that this worker runs; empty for all."""
+
     def add_workflows(
-        self, workflows: Workflows, monitor: CompatibilityMonitor | None = None, stuck_after: float | None = None
+        self,
+        workflows: Workflows,
+        monitor: CompatibilityMonitor | None = None,
+        stuck_after: float | None = None,
+        versions: Sequence[str] = (),
     ) -> Self:
         """Register the workflows, with filters for their names: the worker then gets no unknown work. Returns itself.
 
         stuck_after: seconds after which work that waits behind busy threads counts as stuck; None disables the check.
+        versions: versions of the orchestrations that this worker runs, and of the activities that they call; empty for
+        all. The bridge's own orchestrations have no version.
         """
         self.monitor = monitor
+        self.versions = versions
         self.stuck_after = stuck_after
         self.known = workflows
         for orchestrator in workflows.orchestrators.values():
@@ -111,11 +124,21 @@ class MonitoredWorker(ContainedWorker):
                     [EntityWorkItemFilter(_NOBODY)],
                 )
             )
+        elif versions:
+            self.use_work_item_filters(
+                WorkItemFilters(
+                    [OrchestrationWorkItemFilter(name, _own(name, versions)) for name in workflows.orchestrators],
+                    [ActivityWorkItemFilter(name, _own(name, versions)) for name in workflows.activities],
+                    [EntityWorkItemFilter(name) for name in workflows.entities],
+                )
+            )
         else:
             self.use_work_item_filters()
         return self
 
     def inspect_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
+        if self.versions:
+            _inherit_version(request, response)
         if self.monitor is not None:
             self.monitor.inspect_turn(request, response, self.known)
 
@@ -123,6 +146,32 @@ class MonitoredWorker(ContainedWorker):
         """Mark final failures as non-retriable, for orchestrators of SDKs that respect the mark."""
         if is_final_failure(response.failureDetails.errorType):
             response.failureDetails.isNonRetriable = True
+
+
+def _own(name: str, versions: Sequence[str]) -> list[str]:
+    """Versions in the filter of a name; empty for all."""
+    return [] if name.startswith(PREFIX) else [*versions]
+
+
+def _inherit_version(request: Any, response: pb.OrchestratorResponse) -> None:
+    """Give the children that a turn starts without a version the version of their parent.
+
+    Without one, no worker of this version would run them.
+    """
+    starts = [
+        action.createSubOrchestration
+        for action in response.actions
+        if action.HasField("createSubOrchestration")
+        and not action.createSubOrchestration.HasField("version")
+        and not action.createSubOrchestration.name.startswith(PREFIX)
+    ]
+    if not starts:
+        return
+    events = chain(request.pastEvents, request.newEvents)
+    started = next((event.executionStarted for event in events if event.HasField("executionStarted")), None)
+    if started is not None and started.HasField("version"):
+        for start in starts:
+            start.version.CopyFrom(started.version)
 
 
 async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
