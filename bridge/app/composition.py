@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from bridge.pipeline.ledger import Ledger
     from bridge.pipeline.publishing import PublishTarget
     from bridge.pipeline.route_limits import RouteLimit
-    from bridge.pipeline.rule_set import RuleSet
+    from bridge.pipeline.rule_set import RuleChooser, RuleSet
     from bridge.pipeline.settings import EnginePort, RecordDeadLetter
     from bridge.pipeline.source import SourcePipeline
     from bridge.pipeline.tracing import Tracer
@@ -444,6 +444,7 @@ def build_source(
     replays: ReplayStore | None = None,
     replay_reports: ReplayReports | None = None,
     decisions: DecisionListeners | None = None,
+    chooser: Callable[[str, RuleSet], RuleChooser] | None = None,
     ledger: Ledger | None = None,
     rules: RuleSet | None = None,
 ) -> SourcePipeline:
@@ -460,6 +461,7 @@ def build_source(
     replays: replay queues of its dead letters; None: the source brings none back.
     replay_reports: informs the jobs that replay messages in quarantine.
     decisions: listeners of the settled deliveries of all sources.
+    chooser: makes the choice between rule sets of the source; None: it has the given one.
     ledger: see `SourcePipeline`.
     rules: its rule set; None compiles it.
     Raises: ConfigError.
@@ -493,7 +495,7 @@ def build_source(
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        CurrentRules(rules),
+        CurrentRules(rules) if chooser is None else chooser(name, rules),
         route_limits=limits_of(loaded, name, limits or {}),
         budgets=shares_of(loaded, name, budgets or {}, costs or {}),
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,

@@ -109,6 +109,15 @@ class SagaState(StrEnum):
     """Sagas failed or could not be compensated, and still exist."""
 
 
+class CandidateState(StrEnum):
+    """State of the candidate of `rules`."""
+
+    ACTIVE = "active"
+    """The candidate decides about its share of the ordering keys."""
+    FALLBACK = "fallback"
+    """The present rules decide about all ordering keys again: too many failures, or a person has aborted it."""
+
+
 class DeadLetterState(StrEnum):
     """State of a dead letter."""
 
@@ -160,18 +169,21 @@ STATES: dict[str, type[StrEnum]] = {
     "workflows": WorkflowState,
     "quarantine": QuarantineState,
     "sagas": SagaState,
+    "candidate": CandidateState,
     "job": JobState,
     "daemon": DaemonState,
 }
-"""States by their subject. `/readyz` has components of source, engine, worker, workflows, quarantine and sagas."""
+"""States by their subject. `/readyz` has components of source, engine, worker, workflows, quarantine, sagas and
+candidate."""
 
-ComponentState = SourceState | EngineState | WorkerState | WorkflowState | QuarantineState | SagaState
+ComponentState = SourceState | EngineState | WorkerState | WorkflowState | QuarantineState | SagaState | CandidateState
 """State of a component of `/readyz`."""
 
 READY: frozenset[ComponentState] = frozenset(
     {
         SourceState.IDLE, SourceState.CONSUMING, SourceState.THROTTLED, SourceState.PAUSED, EngineState.UP,
         WorkerState.UP, WorkflowState.UP, QuarantineState.UP, SagaState.UP,
+        CandidateState.ACTIVE, CandidateState.FALLBACK,
     }
 )  # fmt: skip
 """States of components that can do their work."""

@@ -39,6 +39,9 @@ SOURCE_RELOAD_KEY = "all"
 ROUTE_LIMIT = "bridge.route_limit"
 """Entity: temporary limit of one route by a person. Its key is the name of the route."""
 
+CANARY = "bridge.canary"
+"""Entity: counts and fallback of one candidate for the rules. Its key is the version of the candidate."""
+
 DEAD_LETTER_STATES = "bridge.dead_letters"
 """Entity: states of the dead letters of one block of offsets. Its key is the `dead_letter_block_key`."""
 

@@ -55,6 +55,7 @@ class ProcessStats:
     refused: Callable[[], Mapping[str, Mapping[str, int]]]
     workflows: Callable[[], WorkflowStats] | None
     info: Callable[[], tuple[str, str]]
+    candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None
 
 
 S = TypeVar("S")
@@ -263,6 +264,11 @@ _PROCESS: tuple[Row[ProcessStats], ...] = (
         ("source", "reason"), _by_words(lambda it: it.late_letters())),
     Row(_COUNTER, "bridge_answers", "Answers to requests, by result.", ("engine", "result"),
         _nested(lambda it: it.answers())),
+    Row(_COUNTER, "bridge_canary_messages", "Messages of the candidate by outcome, and failed instances of it.",
+        ("candidate", "result"),
+        lambda it: [] if it.candidate is None else [
+            ((it.candidate[0], result), n) for result, n in list(it.candidate[1]().items())
+        ]),
     Row(_COUNTER, "bridge_connections_refused", "Connections refused, by cause.", ("port", "cause"),
         _nested(lambda it: it.refused())),
     Row(_COUNTER, "bridge_repeats_dropped", "Repeated messages that workflows dropped, by the part that dropped them.",
@@ -361,6 +367,7 @@ class Metrics:
         jobs: JobStats | None = None,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
+        candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None,
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
@@ -381,6 +388,7 @@ class Metrics:
         jobs: jobs of the engines; None where they are not read.
         traces: export of spans; None where traces are off.
         dead_letters: open dead letters; None where no source is consumed.
+        candidate: version of the candidate for the rules, and its counts; None without one.
         budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
@@ -396,7 +404,7 @@ class Metrics:
         self._limits = limits
         self._budgets = budgets
         self._process = ProcessStats(
-            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, self._info
+            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, self._info, candidate
         )
         self._jobs = jobs
         self._traces = traces

@@ -12,6 +12,7 @@ from typing import Any
 
 from bridge.core.states import (
     READY,
+    CandidateState,
     EngineState,
     JobState,
     QuarantineState,
@@ -132,7 +133,8 @@ def problems(document: Document) -> list[dict[str, Any]]:
             add(f"daemon {daemon['id']}", text, "bridge reload --dry-run")
     for part in (*document["sources"], *document["components"]):
         kind, name = part.get("kind", "source"), part["name"]
-        if part["state"] is None or part["state"] in READY or not _needs_person(kind, part):
+        fallback = (kind, part["state"]) == ("candidate", CandidateState.FALLBACK)  # ready, and for a person to decide
+        if part["state"] is None or (part["state"] in READY and not fallback) or not _needs_person(kind, part):
             continue
         on = _named(document, part)
         engines = away_engines(document, part) if kind == "source" else []
@@ -219,6 +221,7 @@ _NEXT: Mapping[tuple[str, str], Callable[[str], str]] = {
     ("worker", WorkerState.STUCK): lambda name: f"bridge instances list --status running --engine {name}",
     ("workflows", WorkflowState.INCOMPATIBLE): lambda name: f"bridge instances list --status failed --engine {name}",
     ("quarantine", QuarantineState.ORPHANED): lambda name: f"bridge quarantine list --engine {name}",
+    ("candidate", CandidateState.FALLBACK): lambda name: "bridge canary status",
 }
 
 
@@ -227,6 +230,7 @@ _SENTENCES: Mapping[tuple[str, str], str] = {
     ("workflows", WorkflowState.INCOMPATIBLE): "workflows on engine {name} are incompatible",
     ("worker", WorkerState.STUCK): "worker of engine {name} is stuck",
     ("quarantine", QuarantineState.ORPHANED): "quarantined keys on engine {name} are orphaned",
+    ("candidate", CandidateState.FALLBACK): "the present rules decide again instead of candidate {name}",
 }
 """Sentences of states. Those of the other states name the kind, the part and the state."""
 

@@ -57,6 +57,8 @@ STEPS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("sources resume", "orders", "failed", ("orders",)),
     ("limits set", "nowhere", "failed", ("nowhere", "--rate", "1/s", "--for", "1m")),
     ("limits clear", "nowhere", "failed", ("nowhere",)),
+    ("canary abort", "*", "failed", ()),
+    ("canary resume", "*", "failed", ()),
     ("keys rotate", "*", "failed", ()),
     ("keys retire", "none", "failed", ("none",)),
     ("dlq drop", "*", "failed", ("--all", "--yes")),

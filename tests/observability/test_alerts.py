@@ -182,6 +182,11 @@ CASES = (
         _state("source", "stuck", "0x5") | _state("source", "consuming", "1x5"),
     ),
     fires(
+        "BridgeCandidateEnded", "ended", "5m", _state("candidate", "fallback", "0 1x5"),
+        "The present rules decide again instead of candidate orders", name="orders",
+    ),
+    quiet("BridgeCandidateEnded", "active", "5m", _state("candidate", "active", "1x5")),
+    fires(
         "BridgeSourceHeld", "held for ten minutes", "15m", _state("source", "held", "0 1x15"),
         "Source orders is held", name="orders",
     ),

@@ -126,6 +126,13 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
     paces.wrote("r", 0.0)
     samples: dict[str, list[tuple[Any, Any]]] = {
         "bridge.answers": [(keys.to_json(), "BBBB")],
+        "bridge.canary": [
+            (
+                {"round": 0, "counts": {"h/1": [1, 0, 0]}, "fallback": None},
+                {"round": 0, "daemon": "h/2", "messages": 60, "dead_letters": 1, "failed": 0}
+                | {"after": 50, "failures": 0.5, "at": 1.0, "by": "x", "reason": ""},
+            )
+        ],
         "bridge.dead_letter_pace": [
             (state, {"route": "r", "now": 1e9, "by": "x"}) for state in (None, paces.to_json())
         ],

@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 from bridge.app import state
 from bridge.app.connection import chosen
 from bridge.app.operations import limits, positions
+from bridge.app.operations.canary import CANARY_OPERATIONS
 from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letter_operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.entities import Entities
@@ -553,6 +554,7 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         # The condition may name a person
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
+    *CANARY_OPERATIONS,
     *CONFIGURATION_OPERATIONS,
     *LIMIT_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,

@@ -25,6 +25,22 @@ class EngineResult(TypedDict):
     fingerprint: str
 
 
+class CanaryFallback(TypedDict):
+    at: float
+    by: str
+    reason: str
+
+
+class CanaryResult(TypedDict):
+    candidate: str
+    state: str
+    messages: int
+    dead_letters: int
+    failed_instances: int
+    round: int
+    fallback: CanaryFallback | None
+
+
 class InstanceList(TypedDict):
     all: int
     instances: list[Instance]
@@ -228,6 +244,9 @@ RESULTS: Mapping[str, Any] = {
     "limits.list": list[LimitLine],
     "limits.set": SetLimit,
     "limits.clear": ClearedLimit,
+    "canary.show": CanaryResult,
+    "canary.abort": CanaryResult,
+    "canary.resume": CanaryResult,
     "sources.list": list[SourceLine],
     "sources.pause": Paused,
     "sources.resume": Resumed,

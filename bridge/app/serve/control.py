@@ -24,6 +24,7 @@ from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
 from bridge.app.operations.operation import Operation, Reload, Scene, begun, keyed, perform
+from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core import errors
@@ -94,6 +95,15 @@ def routes(
     return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
 
 
+def shadow_routes(shadows: Shadows) -> list[Route]:
+    """Routes of the shadow of a daemon, for its control channel only."""
+    return [
+        Route("POST", SHADOW, _plain(shadows.start), _no_audit),
+        Route("GET", SHADOW, _plain(shadows.report), _no_audit),
+        Route("POST", f"{SHADOW}:stop", _plain(shadows.stop), _no_audit),
+    ]
+
+
 def largest_body(loaded: Loaded) -> int:
     """Bytes of the largest body of a request. A character of a payload takes up to six bytes in JSON for two."""
     return 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
@@ -119,6 +129,15 @@ async def _status(
     status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], caller: Caller, key: str | None
 ) -> Document:
     return await status()
+
+
+def _plain(
+    answer: Callable[[Mapping[str, Any]], Awaitable[Any]],
+) -> Callable[[Mapping[str, Any], Caller, str | None], Awaitable[Any]]:
+    async def answered(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
+        return await answer(given)
+
+    return answered
 
 
 async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
@@ -325,10 +344,26 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
     )
     if len(path) > _LONGEST_PATH:
         raise InvalidCommand(f"{operation.name}: the id is too long")
-    url = URL(f"http://localhost{path}{'?' if query else ''}{query}", encoded=True)
+    return await _sent(session, operation.name, operation.method, f"{path}{'?' if query else ''}{query}", body)
+
+
+async def request(path: Path, name: str, method: str, place: str, given: Mapping[str, Any] | None = None) -> Any:
+    """Answer of a daemon at a place of its API without an operation.
+
+    path: socket of the daemon. name: of the request, for errors. place: below /api/v1/. given: members of the body.
+    Raises: BridgeError; EngineTimeout whose cause is an OSError when nothing listens.
+    """
+    body = None if method == "GET" else json.dumps(given or {})
+    with near(path) as short:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(short, limit=1)) as session:
+            return await _sent(session, name, method, PREFIX + place, body)
+
+
+async def _sent(session: aiohttp.ClientSession, name: str, method: str, target: str, body: str | None) -> Any:
+    url = URL(f"http://localhost{target}", encoded=True)
     try:
         async with session.request(
-            operation.method,
+            method,
             url,
             data=body,
             headers={"Content-Type": "application/json"} if body is not None else None,
@@ -336,7 +371,7 @@ async def _ask_over(session: aiohttp.ClientSession, operation: Operation[Any], g
         ) as response:
             answer = json.loads(await response.read())
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise EngineTimeout(f"{operation.name}: the daemon did not answer; the outcome is unknown") from error
+        raise EngineTimeout(f"{name}: the daemon did not answer; the outcome is unknown") from error
     if response.status >= 400:
         raise _error(answer)
     return answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from bridge.app.candidate import load_candidate
 from bridge.app.codecs import build_registries
 from bridge.app.composition import (
     build_access,
@@ -27,6 +29,7 @@ from bridge.app.operations.operation import Reload
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
+from bridge.app.serve.canary import Canary
 from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
@@ -35,7 +38,8 @@ from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
 from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.replays import Replays
-from bridge.app.serve.status import DaemonStatus
+from bridge.app.serve.shadow import Shadows
+from bridge.app.serve.status import DaemonStatus, daemon_id
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.temporary_limits import TemporaryLimitWatch
@@ -71,6 +75,7 @@ from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
 from bridge.quarantine.orphaned import OrphanedQuarantine
+from bridge.sqlite_engine.model.instance import Finish
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
@@ -125,9 +130,11 @@ class Daemon:
             name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
             for name, engine in self.engines.items()
         }
+        self.candidate = load_candidate(loaded) if intake else None
         self.totals = totals = {name: waiting.totals(loaded, name) for name in self.engines}
         self.early = {
-            name: waiting.early_executor(loaded, engine, now, totals[name]) for name, engine in self.engines.items()
+            name: waiting.early_executor(loaded, engine, now, totals[name], self.candidate)
+            for name, engine in self.engines.items()
         }
         answers = {
             name: AnswerExecutor(
@@ -156,6 +163,11 @@ class Daemon:
         self.domains = dict(build_domains(loaded))
         self.decisions = DecisionListeners()
         """Listeners of the settled deliveries of all sources."""
+        self.shadows = Shadows(lambda: self.loaded, self.decisions, self.registries)
+        self.canary: Canary | None = None
+        if self.candidate is not None:
+            name, targets = daemon_id(os.getpid()), self.targets
+            self.canary = Canary(loaded, self.candidate, name, self.engines, targets, self.registries, self.decisions)
         self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [self.build_source(loaded, name, self.domains, self.admission.limits, costs) for name in config.sources]
@@ -183,11 +195,11 @@ class Daemon:
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
         self.finishes = {
-            name: Finishes(known, failures.add, traces=self.tracing is not None)
-            for name, failures in self.failures.items()
+            name: Finishes(known, partial(self._failed, name), traces=self.tracing is not None)
+            for name in self.failures
         }
         self._workers: list[tuple[str, ContainedWorker]] = []
-        self.engine_of = {route.name: route.engine for route in config.routes}
+        self.engine_of = self._engines_of_routes()
         self.figures = InstanceFigures(
             self.engines,
             self.finishes,
@@ -220,6 +232,7 @@ class Daemon:
             limits=self.limits,
             budgets=tuple(self.budgets.values()),
             orphaned=self.orphaned.readings,
+            canary=self.canary,
             stuck=self._stuck if worker else None,
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
@@ -348,6 +361,7 @@ class Daemon:
             asyncio.create_task(self.pauses.run(), name="pauses of sources"),
             asyncio.create_task(self.figures.run(), name="instance counts"),
             asyncio.create_task(self.replays.watch.run(), name="replay queues"),
+            *([] if self.canary is None else [asyncio.create_task(self.canary.run(), name="candidate")]),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
         if self.is_intake:
@@ -413,7 +427,7 @@ class Daemon:
         """Use another configuration of the same engines, brokers and workflows for all that does not run messages."""
         self.loaded = loaded
         self.engine_of.clear()
-        self.engine_of.update((route.name, route.engine) for route in loaded.config.routes)
+        self.engine_of.update(self._engines_of_routes())
         self.replays.use(loaded)
         self.orphaned.use(loaded)
         self.status.use(loaded)
@@ -437,7 +451,7 @@ class Daemon:
         Raises: ConfigError.
         """
         engine = state_engine(loaded, name)
-        return build_source(
+        source = build_source(
             loaded,
             name,
             self.brokers,
@@ -454,9 +468,18 @@ class Daemon:
             replays=self.replays.stores[engine],
             replay_reports=self.replays.reports,
             decisions=self.decisions,
+            chooser=None if self.canary is None else self.canary.rules,
             ledger=ledger,
             rules=rules,
         )
+        if self.canary is not None:
+            self.canary.watch(source)
+        return source
+
+    def _engines_of_routes(self) -> dict[str, str]:
+        """Engine of each route, also of the candidate."""
+        further = () if self.candidate is None else self.candidate.config.routes
+        return {route.name: route.engine for route in (*further, *self.loaded.config.routes)}
 
     async def start_source(self, source: SourcePipeline, *, patient: bool = False) -> None:
         """Start consuming a source. patient: wait for its broker. Raises: BrokerUnavailable."""
@@ -498,6 +521,7 @@ class Daemon:
         for report in self._reports:
             report.cancel()
         await asyncio.gather(*self._reports, return_exceptions=True)
+        await closed(self.shadows.close())
 
         def left() -> float:
             return max(0.0, end - time.monotonic())
@@ -528,6 +552,12 @@ class Daemon:
     def _stuck(self, engine: str) -> list[str]:
         """Descriptions of the worker thread pools of an engine that cannot work."""
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
+
+    def _failed(self, engine: str, end: Finish) -> None:
+        """Log and count a failure, from any thread."""
+        self.failures[engine].add(end)
+        if self.canary is not None:
+            self.canary.ended(engine, end)
 
     def _stored(self) -> int:
         stored = (Outcome.EARLY, Outcome.QUARANTINED)

@@ -16,7 +16,7 @@ import structlog
 from bridge.app import configurations
 from bridge.app.check.configuration import inspect
 from bridge.app.composition import config_paths, own_packages
-from bridge.app.serve.control import control
+from bridge.app.serve.control import control, shadow_routes
 from bridge.app.serve.daemon import Daemon, closed
 from bridge.app.serve.daemons import Peers, registry_engine
 from bridge.app.serve.file_watch import FileWatch, Signature, signature
@@ -188,7 +188,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.routes, streams=daemon.streams)
+    channel = control(loaded, [*daemon.routes, *shadow_routes(daemon.shadows)], streams=daemon.streams)
     try:
         for trail in trails(loaded):
             trail.narrow()

@@ -12,6 +12,7 @@ from typing import Any
 import structlog
 
 from bridge.app import configurations
+from bridge.app.candidate import load_candidate
 from bridge.app.check.configuration import check
 from bridge.app.composition import build_rule_set, build_targets, limits_of, own_packages, shares_of
 from bridge.app.reload.changes import Change, Changes, SourceChange, changes
@@ -170,6 +171,9 @@ class Reloader:
         schemas = await asyncio.to_thread(_schema_digests, loaded)
         other = tuple(str(file) for file, digest in schemas.items() if self._schemas.get(file, digest) != digest)
         found = changes(daemon.loaded, loaded, other)
+        candidate = await asyncio.to_thread(load_candidate, loaded) if daemon.is_intake else None
+        if (candidate and candidate.version) != (daemon.candidate and daemon.candidate.version):
+            found = replace(found, restart=(*found.restart, "rules.candidate"))
         if found.restart:
             raise ReloadRefused(
                 [f"{key} has changed, which needs a restart of the daemon" for key in found.restart], found
@@ -221,7 +225,7 @@ class Reloader:
         for name, finishes in daemon.finishes.items():
             finishes.know(known)
             early = config.engines[name].early_messages
-            daemon.early[name].cover(waiting.early_prefixes(loaded, name))
+            daemon.early[name].cover(waiting.early_prefixes(loaded, name, daemon.candidate))
             daemon.early[name].store.limit(early.max_message)
             daemon.own.waiting_entities[name].limit(early)
         if not daemon.is_intake:

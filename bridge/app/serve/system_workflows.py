@@ -18,6 +18,7 @@ from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.core.system_names import (
+    CANARY,
     DEAD_LETTER,
     DEAD_LETTER_PACE,
     DEAD_LETTER_STATES,
@@ -35,6 +36,7 @@ from bridge.core.system_names import (
 )
 from bridge.dead_letters.store import dead_letter_states_entity
 from bridge.engines.base import Engine
+from bridge.engines.canary import canary_entity
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.lineage_index import index_entity
@@ -134,6 +136,7 @@ class SystemWorkflows:
                 DEAD_LETTER_PACE: pace_entity(),
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(self._on_decision),
+                CANARY: canary_entity(),
                 SOURCE_RELOAD: reload_entity(self._on_decision),
                 SOURCE_SEEK: seek_entity(self._on_decision),
                 ROUTE_LIMIT: limit_entity(self._on_decision),

@@ -12,6 +12,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 
 from bridge import __version__
+from bridge.app.serve.canary import Canary
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.brokers.base import (
@@ -309,6 +310,7 @@ class Watch:
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
+        canary: Canary | None = None,
         stuck_after: float,
         reloads: ReloadStats,
     ) -> None:
@@ -324,6 +326,7 @@ class Watch:
         self._jobs = jobs
         self._omitted = omitted
         self._orphaned = orphaned
+        self._canary = canary
         self._stuck = stuck
         self._health = Health(stuck_after)
         self._since: dict[tuple[str, str], tuple[ComponentState, float]] = {}
@@ -343,6 +346,7 @@ class Watch:
             jobs=jobs,
             traces=traces,
             dead_letters=dead_letters,
+            candidate=None if canary is None else (canary.version, lambda: canary.outcomes),
             budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),
@@ -368,6 +372,7 @@ class Watch:
         if self._stuck is not None:
             parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
         parts += self._orphaned()
+        parts += [] if self._canary is None else self._canary.readings()
         parts += self._figures.readings()
         readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
         readiness = self._health.assess(readings, parts, time.monotonic(), self.phase)
