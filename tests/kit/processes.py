@@ -164,7 +164,7 @@ class DaemonProcess:
             assert self.process.poll() is None, f"the daemon ended\n{self._end_of_log()}"
             return None
 
-        eventually_blocking(holds, lambda: f"{what}\n{self._end_of_log()}", poll=0.02)
+        eventually_blocking(holds, lambda: f"{what}\n{self._end_of_log()}")
 
     def _end_of_log(self) -> str:
         return self.log.read_text()[-4000:]

@@ -91,31 +91,6 @@ class SourceLine(TypedDict, total=False):
     reason: str
 
 
-class Configured(TypedDict):
-    running: int | None
-    rate: float | None
-
-
-class SetLimit(TypedDict):
-    route: str
-    running: int | None
-    rate: float | None
-    until: float
-    since: float
-    by: str
-    reason: str
-
-
-class LimitLine(SetLimit):
-    engine: str
-    daemons: list[str]
-    configured: Configured
-
-
-class ClearedLimit(TypedDict):
-    route: str
-
-
 class Cancelled(TypedDict):
     cancelled: list[str]
 
@@ -225,9 +200,6 @@ RESULTS: Mapping[str, Any] = {
     "quarantine.list": list[WaitingMessage],
     "quarantine.release": list[Change],
     "quarantine.drop": Change,
-    "limits.list": list[LimitLine],
-    "limits.set": SetLimit,
-    "limits.clear": ClearedLimit,
     "sources.list": list[SourceLine],
     "sources.pause": Paused,
     "sources.resume": Resumed,
@@ -257,6 +229,9 @@ RESULTS: Mapping[str, Any] = {
     "jobs.abort": Job,
     "audit.list": _Rows,
     "config.show": Configuration,
+    "limits.list": _Rows,
+    "limits.set": dict[str, Any],
+    "limits.clear": dict[str, Any],
     "reload": dict[str, Any],
     "reload.plan": dict[str, Any],
     "config.problems": list[Problem],
