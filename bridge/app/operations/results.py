@@ -91,6 +91,31 @@ class SourceLine(TypedDict, total=False):
     reason: str
 
 
+class Configured(TypedDict):
+    running: int | None
+    rate: float | None
+
+
+class RouteLimit(TypedDict):
+    route: str
+    running: int | None
+    rate: float | None
+    until: float
+    since: float
+    by: str
+    reason: str
+
+
+class RouteLimitLine(RouteLimit):
+    engine: str
+    daemons: list[str]
+    configured: Configured
+
+
+class ClearedLimit(TypedDict):
+    route: str
+
+
 class Cancelled(TypedDict):
     cancelled: list[str]
 
@@ -229,9 +254,9 @@ RESULTS: Mapping[str, Any] = {
     "jobs.abort": Job,
     "audit.list": _Rows,
     "config.show": Configuration,
-    "limits.list": _Rows,
-    "limits.set": dict[str, Any],
-    "limits.clear": dict[str, Any],
+    "limits.list": list[RouteLimitLine],
+    "limits.set": RouteLimit,
+    "limits.clear": ClearedLimit,
     "reload": dict[str, Any],
     "reload.plan": dict[str, Any],
     "config.problems": list[Problem],
