@@ -112,7 +112,7 @@ class Configured(TypedDict):
     rate: float | None
 
 
-class SetLimit(TypedDict):
+class RouteLimit(TypedDict):
     route: str
     running: int | None
     rate: float | None
@@ -122,7 +122,7 @@ class SetLimit(TypedDict):
     reason: str
 
 
-class LimitLine(SetLimit):
+class RouteLimitLine(RouteLimit):
     engine: str
     daemons: list[str]
     configured: Configured
@@ -241,9 +241,6 @@ RESULTS: Mapping[str, Any] = {
     "quarantine.list": list[WaitingMessage],
     "quarantine.release": list[Change],
     "quarantine.drop": Change,
-    "limits.list": list[LimitLine],
-    "limits.set": SetLimit,
-    "limits.clear": ClearedLimit,
     "canary.show": CanaryResult,
     "canary.abort": CanaryResult,
     "canary.resume": CanaryResult,
@@ -276,6 +273,9 @@ RESULTS: Mapping[str, Any] = {
     "jobs.abort": Job,
     "audit.list": _Rows,
     "config.show": Configuration,
+    "limits.list": list[RouteLimitLine],
+    "limits.set": RouteLimit,
+    "limits.clear": ClearedLimit,
     "reload": dict[str, Any],
     "reload.all": dict[str, Any],
     "reload.show": dict[str, Any],
