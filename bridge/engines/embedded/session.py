@@ -84,6 +84,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Largest number of sessions, and largest total size of their histories in bytes."""
+        return self.most, self._most_bytes
+
     def take(self, request: TurnRequest) -> Session | None:
         """Remove and return the session that this turn continues, or None."""
         with self._lock:

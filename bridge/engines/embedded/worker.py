@@ -221,6 +221,7 @@ class DirectWorker(MonitoredWorker, SessionWorker):
             shares=not self.stores_payloads,
             knows=functools.lru_cache(4096)(self._knows) if self.known is not None else None,
             process=self._database,  # all streams of this process end with it
+            sessions=None if self.known is not None and self.known.publishers else self.sessions.limits,
         )
         if self.running is not None:
             self.running.resume()
