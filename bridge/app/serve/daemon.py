@@ -44,8 +44,10 @@ from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
+from bridge.app.serve.worker_processes import build_processes
 from bridge.app.state import trails
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
+from bridge.app.worker_process import user_workflows
 from bridge.brokers.base import Broker
 from bridge.brokers.factory import message_shape
 from bridge.config.source import Loaded
@@ -54,10 +56,11 @@ from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.embedded.processes.supervisor import WorkerProcesses
 from bridge.engines.source_entities import EnginePaces
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
-from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
@@ -76,6 +79,9 @@ from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
 
+START_SECONDS = 30.0
+"""Seconds for which the sources wait for the first start of the worker processes."""
+
 
 class Daemon:
     """One process of the bridge. Call `start`, then `wait`, then `stop`.
@@ -93,6 +99,7 @@ class Daemon:
         engines: Mapping[str, Engine] | None = None,
         brokers: Mapping[str, Broker] | None = None,
         workflows: Workflows | None = None,
+        log_levels: Mapping[str, logging.Level] | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -101,13 +108,17 @@ class Daemon:
         engines: replacements for the configured engines, under the same names. Schema registries are not used then:
         JSON replaces Avro and Protobuf.
         brokers: replacements for the configured brokers, under the same names.
-        workflows: replacement for the workflows of the configured modules.
+        workflows: replacement for the workflows of the configured modules. They run in this process.
+        log_levels: as for `serve`.
         on_published: receives each publish request of a workflow that a broker has accepted.
         now: clock of these engines.
         """
         config = loaded.config
         self.loaded = loaded
         self.workflows = workflows or (load_workflows(loaded) if worker else Workflows())
+        self._may_use_processes = workflows is None
+        self._log_levels = log_levels or {}
+        self._processes: dict[str, WorkerProcesses] = {}
         self.tracing = build_tracing(loaded)
         spans = None if self.tracing is None else span_options(loaded, self.tracing)
         self.engines: Mapping[str, Engine] = (
@@ -210,7 +221,7 @@ class Daemon:
             name: Finishes(known, failures.add, traces=self.tracing is not None)
             for name, failures in self.failures.items()
         }
-        self._workers: list[tuple[str, ContainedWorker]] = []
+        self._workers: list[tuple[str, RunningWorker]] = []
         self.figures = InstanceFigures(
             self.engines,
             self.finishes,
@@ -244,6 +255,7 @@ class Daemon:
             budgets=tuple(budgets.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
+            processes=lambda name: self._processes.get(name),
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
             traces=self.tracing,
@@ -329,6 +341,9 @@ class Daemon:
                 self.breakers[name].trip(error)
         if self._run_worker:
             self._start_workers()
+            for processes in self._processes.values():
+                # A process that cannot start makes the daemon unready, with the reason
+                await asyncio.to_thread(processes.has_started.wait, START_SECONDS)
         await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
@@ -423,8 +438,20 @@ class Daemon:
         return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in stored)
 
     def _start_workers(self) -> None:
+        users = user_workflows(self.workflows)
         for name, engine in self.engines.items():
-            for group in self.own.groups(self.workflows, name):
+            here = users
+            processes = (
+                build_processes(self.loaded, engine, users, self.monitors[name], self._log_levels)
+                if self._may_use_processes
+                else None
+            )
+            if processes is not None:
+                here = Workflows(external=self.workflows.external)
+                processes.start()
+                self._processes[name] = processes
+                self._workers.append((name, processes))
+            for group in self.own.groups(here, name):
                 worker = engine.worker(group, DataConverter(), self.monitors[name])
                 worker.start()
                 self._workers.append((name, worker))
@@ -501,7 +528,7 @@ def serve(
         log.warning(str(warning), action="check")
     tune_memory()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        stopped = runner.run(_serve(loaded, intake, worker, ready_file))
+        stopped = runner.run(_serve(loaded, intake, worker, ready_file, dict(log_levels or {})))
     if not stopped:
         _end_at_once(0)
     return 0
@@ -514,7 +541,9 @@ def _end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None) -> bool:
+async def _serve(
+    loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None, levels: Mapping[str, logging.Level]
+) -> bool:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     if intake:
@@ -525,7 +554,7 @@ async def _serve(loaded: Loaded, intake: bool, worker: bool, ready_file: Path | 
     if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # `nohup` ignores it
         # The end of a terminal sends it more than once: a further one forces nothing
         loop.add_signal_handler(hang_up, stop.set)
-    daemon = Daemon(loaded, intake=intake, worker=worker)
+    daemon = Daemon(loaded, intake=intake, worker=worker, log_levels=levels)
     flush = None if daemon.tracing is None else daemon.tracing.install_provider()
     await daemon.start()
     failure: Exception | None = None

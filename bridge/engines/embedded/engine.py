@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from bridge.engines.client import EngineClient
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
 from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.engines.embedded.inprocess import AioChannel, Channel
+from bridge.engines.embedded.processes.settings import ProcessSettings
+from bridge.engines.embedded.processes.supervisor import StreamLimits, WorkerProcesses
 from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.grpc_channel import (
     BEFORE,
@@ -99,6 +102,11 @@ class EmbeddedEngine:
         self._channel: AioChannel | None = None
         self._client: EngineClient | None = None
         self._workers: list[Channel] = []
+
+    @property
+    def is_host(self) -> bool:
+        """True in the process that runs the engine."""
+        return self._host
 
     @property
     def description(self) -> str:
@@ -296,6 +304,39 @@ class EmbeddedEngine:
             return False
         self._database.hub.watch_runs(listener)
         return True
+
+    def worker_processes(
+        self,
+        number: int,
+        settings: ProcessSettings,
+        workflows: Workflows,
+        command: Sequence[str],
+        monitor: CompatibilityMonitor | None = None,
+        figures: Callable[[Mapping[str, int]], None] = lambda _: None,
+    ) -> WorkerProcesses:
+        """Create the worker processes of the workflows. The caller starts and stops them.
+
+        command: starts one process. settings: what the processes import. The limits are those of the configuration.
+        monitor, figures: as for `WorkerProcesses`.
+        """
+        if self._database is None:
+            raise RuntimeError(f"engine {self.name!r} is not hosted here")
+        worker = self._config.worker
+        limits = StreamLimits(
+            (worker.process_items, worker.process_items, worker.process_items),
+            worker.process_bytes,
+            (self._config.sessions, self._config.session_bytes),
+        )
+        settings = replace(
+            settings,
+            threads=worker.threads,
+            stuck_after=worker.stuck_after,
+            sessions=self._config.sessions > 0,
+            memory_limit=worker.memory_limit,
+        )
+        return WorkerProcesses(
+            self._database, number, settings, limits, workflows, command, monitor=monitor, figures=figures
+        )
 
     def worker(
         self,

@@ -20,7 +20,7 @@ from durabletask.worker import (
 from bridge.config.model.engines import WorkerConfig
 from bridge.core.errors import is_final_failure
 from bridge.engines.worker.compatibility import CompatibilityMonitor
-from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.contained_worker import ContainedWorker, RunningWorker
 from bridge.engines.worker.failures import presentable
 from bridge.engines.workflows import Workflows
 
@@ -125,7 +125,7 @@ class MonitoredWorker(ContainedWorker):
             response.failureDetails.isNonRetriable = True
 
 
-async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
+async def stop_worker(worker: TaskHubGrpcWorker | RunningWorker, deadline: float) -> bool:
     """Stop the worker; return False when running work kept it from stopping within `deadline` seconds.
 
     The SDK waits for running activities without a limit. After the deadline the wait continues in a daemon thread,

@@ -27,6 +27,10 @@ from bridge.sqlite_engine.hub.turn_order import Motion
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
 
+def _leased(stream: Stream) -> int:
+    return len(stream.leases)
+
+
 @dataclass(slots=True, order=True)
 class _Rest:
     until: float
@@ -114,6 +118,8 @@ class Dispatcher:
         if stream in self.streams:
             self.streams.remove(stream)
             self._streams_changed()
+            for instance_id in [each for each, owner in self.owners.items() if owner is stream]:
+                del self.owners[instance_id]
         for turn in stream.turns.take_all():
             self.ready[ORCHESTRATION].add(*turn)
 
@@ -122,7 +128,7 @@ class Dispatcher:
         queue = self.starts
         if not is_new:
             owner = self.owners.get(instance_id)
-            queue = self.ready[ORCHESTRATION] if owner is None or owner not in self.streams else owner.turns
+            queue = self.ready[ORCHESTRATION] if owner is None else owner.turns
         queue.add(name, version, key)
 
     def retire(self, stream: Stream) -> None:
@@ -213,6 +219,9 @@ class Dispatcher:
         """Send all work that the streams can accept."""
         if self._waiting or self._quiet is not None:
             self._hand_out_alone()
+        if len(self._flushing) > 1:
+            # Several processes: the next item goes to the one that has the fewest
+            self.streams.sort(key=_leased)
         self._turns()
         for kind in (ACTIVITY, ENTITY):
             queue = self.ready[kind]
