@@ -6,15 +6,16 @@ It imports the workflows and runs them. It has neither brokers nor an engine, an
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from bridge import __version__
 from bridge.engines.embedded.processes.child import run
 from bridge.engines.embedded.processes.settings import ProcessSettings
 from bridge.engines.workflows import Workflows, load
-from bridge.ops import logging
+from bridge.ops import logging, tracing
 from bridge.system.memory import tune_memory
 from bridge.workflow import DataConverter, message_aware
 from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
@@ -31,7 +32,8 @@ def user_workflows(workflows: Workflows) -> Workflows:
     )
 
 
-def _prepare(settings: ProcessSettings) -> None:
+def _prepare(settings: ProcessSettings) -> Callable[[], object]:
+    """Set up logs and traces. Returns the function that sends the last spans."""
     logging.configure(
         cast(logging.Level, settings.log_level),
         cast(logging.Format, settings.log_format),
@@ -39,6 +41,10 @@ def _prepare(settings: ProcessSettings) -> None:
         own=settings.own_packages,
         levels=cast(Mapping[str, logging.Level], dict(settings.log_levels)),
     )
+    if settings.trace_endpoint is None:
+        return lambda: None
+    tracer = tracing.build(settings.trace_endpoint, settings.trace_sample, __version__, max_buffered=0, max_age=0.0)
+    return tracer.install_provider()
 
 
 def _load(settings: ProcessSettings) -> Workflows:

@@ -6,7 +6,6 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -271,10 +270,12 @@ class Database:
         """
         operations = []
         for method, request in results:
-            with suppress(Rejection):
+            try:
                 operation = self._completion(method, request, "")
-                if operation is not None:
-                    operations.append(operation)
+            except Rejection:
+                continue
+            if operation is not None:
+                operations.append(operation)
         self.writer.submit_all(operations)
 
     def _completion(self, method: str, request: Any, peer: str) -> Operation | None:

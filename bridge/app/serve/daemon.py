@@ -442,7 +442,14 @@ class Daemon:
         for name, engine in self.engines.items():
             here = users
             processes = (
-                build_processes(self.loaded, engine, users, self.monitors[name], self._log_levels)
+                build_processes(
+                    self.loaded,
+                    engine,
+                    users,
+                    self.monitors[name],
+                    self._log_levels,
+                    None if self.tracing is None else self.tracing.endpoint,
+                )
                 if self._may_use_processes
                 else None
             )

@@ -37,10 +37,12 @@ def build_processes(
     workflows: Workflows,
     monitor: CompatibilityMonitor,
     levels: Mapping[str, Level],
+    trace_endpoint: str | None,
 ) -> WorkerProcesses | None:
     """Create the worker processes of an engine; None when its workflows run in this process.
 
     workflows: names of the work that they run. levels: levels of the log by logger; `""` is the whole log.
+    trace_endpoint: receiver of spans; None where traces are off.
     """
     number = process_count(loaded.config.engines[engine.name].worker)
     if not number or not isinstance(engine, EmbeddedEngine) or not engine.is_host:
@@ -56,6 +58,8 @@ def build_processes(
         log_libraries=log.libraries,
         log_levels=tuple((name, level) for name, level in levels.items() if name),
         own_packages=tuple(sorted(own_packages(loaded))),
+        trace_endpoint=trace_endpoint,
+        trace_sample=config.ops.tracing.sample,
     )
     return engine.worker_processes(number, settings, workflows, default_command(MODULE), monitor, _count)
 

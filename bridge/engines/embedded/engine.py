@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.errors import EngineUnavailable
+from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
@@ -317,8 +318,10 @@ class EmbeddedEngine:
         """Create the worker processes of the workflows. The caller starts and stops them.
 
         command: starts one process. settings: what the processes import. The limits are those of the configuration.
-        monitor, figures: as for `WorkerProcesses`.
+        monitor, figures: as for `WorkerProcesses`. Raises: EngineMisconfigured where the system has no such processes.
         """
+        if sys.platform != "linux":
+            raise EngineMisconfigured("`worker.processes` needs Linux; write `processes: 0`")
         if self._database is None:
             raise RuntimeError(f"engine {self.name!r} is not hosted here")
         worker = self._config.worker

@@ -51,7 +51,7 @@ def start(tmp_path: Path) -> Start:
 
     @asynccontextmanager
     async def started(number: int = 2, **settings: Any) -> AsyncIterator[ProcessFixture]:
-        worker = settings.pop("worker", {})
+        worker, trace_endpoint = settings.pop("worker", {}), settings.pop("trace_endpoint", None)
         config = EmbeddedEngineConfig.model_validate(
             {"type": "embedded", "worker": {"processes": number, **worker}, **settings}
         )
@@ -59,7 +59,10 @@ def start(tmp_path: Path) -> Start:
         await engine.start()
         names = user_workflows(load(MODULES, ROOT))
         processes = engine.worker_processes(
-            number, ProcessSettings("default", MODULES, str(ROOT)), names, default_command(MODULE)
+            number,
+            ProcessSettings("default", MODULES, str(ROOT), trace_endpoint=trace_endpoint, trace_sample=1.0),
+            names,
+            default_command(MODULE),
         )
         processes.start()
         try:

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from durabletask import entities, task
 
@@ -67,6 +68,13 @@ def looks(ctx: task.ActivityContext, _) -> dict[str, list[str]]:
     return {"files": sorted(files), "threads": sorted(each.name for each in threading.enumerate())}
 
 
+def traced(ctx: task.ActivityContext, name: str) -> str:
+    from opentelemetry import trace
+
+    with trace.get_tracer("flows").start_as_current_span(name):
+        return name
+
+
 def activity_ends(ctx: task.OrchestrationContext, how: str):
     return (yield ctx.call_activity(ends, input=how))
 
@@ -84,7 +92,7 @@ def fragile(ctx: entities.EntityContext, how: str) -> str:
     return end(how)
 
 
-def calls(ctx: task.OrchestrationContext, given: list):
+def calls(ctx: task.OrchestrationContext, given: list[Any]):
     """Call an activity by name."""
     return (yield ctx.call_activity(given[0], input=given[1]))
 
@@ -105,7 +113,7 @@ def homes(ctx: task.OrchestrationContext, _):
 
 
 def messages(ctx: task.OrchestrationContext, count: int):
-    got: list = []
+    got: list[Any] = []
     while len(got) < count:
         got += [(yield ctx.wait_for_external_event("item"))]
     return got

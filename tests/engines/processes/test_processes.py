@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bridge.core.commands import RaiseEvent
 from tests.engines.processes.conftest import Start
+from tests.kit.otlp import OtlpReceiver
 from tests.kit.waiting import eventually
 
 
@@ -72,6 +73,13 @@ async def test_large_work_and_results_pass(start: Start) -> None:
         instances = [await station.start("calls", ["echo", large]) for _ in range(6)]
         for each in instances:
             assert await station.output(each) == large
+
+
+async def test_spans_of_user_code_are_sent(start: Start) -> None:
+    with OtlpReceiver() as receiver:
+        async with start(1, trace_endpoint=f"{receiver.url}/v1/traces") as station:
+            assert await station.output(await station.start("calls", ["traced", "counting stock"])) == "counting stock"
+        assert "counting stock" in {span.name for span in receiver.spans()}
 
 
 async def test_what_runs_is_reported_in_figures(start: Start) -> None:

@@ -201,14 +201,15 @@ def end_at_once(code: int = 0) -> NoReturn:
 def run(
     channel_descriptor: int,
     slots_descriptor: int,
-    prepare: Callable[[ProcessSettings], None],
+    prepare: Callable[[ProcessSettings], Callable[[], object]],
     load: Callable[[ProcessSettings], Workflows],
     converter: Callable[[], DataConverter],
     figures: Callable[[], Mapping[str, int]],
 ) -> NoReturn:
     """Run a worker until the daemon stops it or goes away.
 
-    prepare: sets logging up. load: imports the workflows. figures: counters of the process for its reports.
+    prepare: sets up logs and traces; returns a function that is called at the end. load: imports the workflows.
+    figures: counters of the process for its reports.
     """
     # The daemon alone stops its workers: a terminal or a service manager signals all processes of a group.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -228,7 +229,7 @@ def run(
 def _run(
     channel: Channel,
     slots_descriptor: int,
-    prepare: Callable[[ProcessSettings], None],
+    prepare: Callable[[ProcessSettings], Callable[[], object]],
     load: Callable[[ProcessSettings], Workflows],
     converter: Callable[[], DataConverter],
     figures: Callable[[], Mapping[str, int]],
@@ -237,7 +238,7 @@ def _run(
     if not items or items[0][0] != Kind.SETUP:
         return
     settings = ProcessSettings.parse(parse_json(items[0][1]))
-    prepare(settings)
+    finish = prepare(settings)
     settings.limit_memory()
     try:
         workflows = load(settings)
@@ -267,6 +268,7 @@ def _run(
                 worker.stop_pools()
                 reporter.stop()
                 outbox.stop()
+                finish()
                 return
             else:
                 worker.take_item(kind, body)

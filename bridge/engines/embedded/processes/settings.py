@@ -13,6 +13,12 @@ SLOT = 64
 HEADER = 64
 """Bytes before the first slot."""
 
+_STACK = 8 * 1024 * 1024
+"""Largest stack of a thread that the memory limit allows for, in bytes."""
+
+_OTHER_THREADS = 8
+"""Threads of a process beside those for activities."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessSettings:
@@ -20,7 +26,8 @@ class ProcessSettings:
 
     base: directory in which modules are looked up first.
     stuck_after, threads: as in the configuration of workers. sessions: False when every turn replays.
-    memory_limit: bytes of data; None for no limit.
+    memory_limit: bytes of data without the stacks of threads; None for no limit.
+    trace_endpoint, trace_sample: receiver of the spans of instrumented user code, and the sampled part; None for none.
     """
 
     engine: str
@@ -36,6 +43,8 @@ class ProcessSettings:
     log_libraries: str = "warning"
     log_levels: tuple[tuple[str, str], ...] = ()
     own_packages: tuple[str, ...] = ()
+    trace_endpoint: str | None = None
+    trace_sample: float | None = None
 
     def document(self) -> dict[str, Any]:
         """Settings as JSON types."""
@@ -56,6 +65,9 @@ class ProcessSettings:
             return
         import resource
 
+        # The stacks that threads reserve count as data, whether they are used or not
+        stack = max(0, resource.getrlimit(resource.RLIMIT_STACK)[0]) or _STACK
+        wanted = self.memory_limit + min(stack, _STACK) * (self.threads + _OTHER_THREADS)
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        limit = self.memory_limit if hard == resource.RLIM_INFINITY else min(self.memory_limit, hard)
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))

@@ -108,14 +108,15 @@ class ProcessStream(Stream):
         elif kept is None and isinstance(owner := self._owners.get(instance_id), ProcessStream):
             owner.forget(instance_id)
         self._turns[request.completionToken] = request
+        body = turn_body(request, since)
         if self._most:
-            size = request.historyBytes + sum(event.ByteSize() for event in request.newEvents)
+            size = request.historyBytes + len(body) if since else len(body)
             self._kept[instance_id] = _Kept(len(request.pastEvents), request.newEvents, request.completionToken, size)
             self._kept_bytes += size
             self._owners[instance_id] = self
             if len(self._kept) > self._most or self._kept_bytes > self._most_kept_bytes:
                 self._evict()
-        return kind, turn_body(request, since)
+        return kind, body
 
     def _evict(self) -> None:
         """Forget the orchestrations without a turn for the longest time, but none with a turn in flight."""

@@ -1,4 +1,4 @@
-"""Worker processes of one engine: started, watched, replaced when they end, and stopped in order.
+"""Worker processes of one engine: started, watched, replaced when they end, and stopped in order. Needs Linux.
 
 One thread per process starts it and waits for its end. Another one reads its channel.
 """
@@ -273,6 +273,7 @@ class _Process:
             except Exception as error:
                 logger.exception("A worker process cannot be started")
                 reason = f"cannot be started: {error}"
+                self._fruitless += 1
             if stopping.is_set():
                 break
             workers.has_started.set()
@@ -306,7 +307,10 @@ class _Process:
             os.ftruncate(memory, slots.required_size(SLOT, HEADER))
             command = [*workers.command, str(theirs.fileno()), str(memory)]
             child = subprocess.Popen(  # noqa: S603 -- this interpreter, or the caller's command
-                command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(), memory)
+                command,
+                stdin=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), memory),
+                process_group=0,  # a terminal's Ctrl-C reaches the daemon alone
             )
         except BaseException:
             ours.close()
