@@ -48,6 +48,8 @@ def _prepare(settings: ProcessSettings) -> Callable[[], object]:
 
 
 def _load(settings: ProcessSettings) -> Workflows:
+    if settings.path:
+        sys.path[:] = settings.path
     found = user_workflows(load(settings.modules, Path(settings.base), external=settings.external))
     tune_memory()
     return found

@@ -14,6 +14,7 @@ from bridge.core.states import (
     READY,
     EngineState,
     JobState,
+    ProcessState,
     QuarantineState,
     SagaState,
     SourceState,
@@ -137,7 +138,7 @@ def problems(document: Document) -> list[dict[str, Any]]:
                 text = f"{what} quarantined until a person decides{oldest} (source {source}, engine {name})"
                 add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
         for process in engine.get("worker_processes") or ():
-            if process["state"] == "restarting":
+            if process["state"] == ProcessState.RESTARTING:
                 text = f"a worker process of engine {name} is restarted: {process['detail']}"
                 add(f"engine {name}", text, f"bridge instances list --status running --engine {name}")
         for job in engine.get("jobs") or ():

@@ -260,7 +260,7 @@ class Database:
         """
         operation = self._completion(method, request, peer)
         if operation is not None:
-            self.writer.submit_all([operation])
+            self.writer.submit_results(operation)
         return pb.CompleteTaskResponse()
 
     def complete_all(self, results: Iterable[tuple[str, Any]]) -> None:
@@ -276,7 +276,8 @@ class Database:
                 continue
             if operation is not None:
                 operations.append(operation)
-        self.writer.submit_all(operations)
+        if operations:
+            self.writer.submit_results(operations)
 
     def _completion(self, method: str, request: Any, peer: str) -> Operation | None:
         """End the lease of a result. Returns the operation that records the result; None for a part of one.

@@ -45,7 +45,7 @@ from bridge.engines.base import Engine
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.embedded.processes.settings import ProcessSettings
-from bridge.engines.embedded.processes.supervisor import State, default_command
+from bridge.engines.embedded.processes.supervisor import default_command
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows, load
 from bridge.workflow import DataConverter, message_aware
@@ -124,7 +124,8 @@ async def process_station(engine: EmbeddedEngine, number: int = 2) -> AsyncItera
     processes.start()
     try:
         await eventually(
-            lambda: all(view.state is State.RUNNING for view in processes.views()), lambda: str(processes.views())
+            lambda: all(view.runs for view in processes.views()),
+            lambda: str(processes.views()),
         )
         yield EngineFixture(engine, CommandRunner(engine))
     finally:

@@ -105,8 +105,8 @@ class Daemon:
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
 
-        engines: replacements for the configured engines, under the same names. Schema registries are not used then:
-        JSON replaces Avro and Protobuf.
+        engines: replacements for the configured engines, under the same names. Schema registries and worker processes
+        are not used then: JSON replaces Avro and Protobuf.
         brokers: replacements for the configured brokers, under the same names.
         workflows: replacement for the workflows of the configured modules. They run in this process.
         log_levels: as for `serve`.
@@ -116,7 +116,7 @@ class Daemon:
         config = loaded.config
         self.loaded = loaded
         self.workflows = workflows or (load_workflows(loaded) if worker else Workflows())
-        self._may_use_processes = workflows is None
+        self._may_use_processes = workflows is None and engines is None
         self._log_levels = log_levels or {}
         self._processes: dict[str, WorkerProcesses] = {}
         self.tracing = build_tracing(loaded)
@@ -464,7 +464,8 @@ class Daemon:
                 self._workers.append((name, worker))
         log.info(
             f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
-            f"{len(self.workflows.entities)} entities",
+            f"{len(self.workflows.entities)} entities"
+            + "".join(f" in {len(each.views())} processes" for each in self._processes.values()),
             action="worker",
         )
 

@@ -26,7 +26,7 @@ from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
-from bridge.engines.embedded.processes.supervisor import ProcessView, State, WorkerProcesses
+from bridge.engines.embedded.processes.supervisor import ProcessView, WorkerProcesses
 from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
@@ -470,7 +470,7 @@ def summary(processes: WorkerProcesses | None) -> str:
     if processes is None:
         return ""
     return f"{len(processes.views())} processes: " + ", ".join(
-        f"{view.pid} {view.state}" + (f" ({view.detail})" if view.detail and view.state is not State.RUNNING else "")
+        f"{view.pid} {view.state}" + (f" ({view.detail})" if view.detail and not view.runs else "")
         for view in processes.views()
     )
 

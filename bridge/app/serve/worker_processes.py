@@ -53,6 +53,7 @@ def build_processes(
         tuple(config.workflows.modules),
         str(module_base(loaded).absolute()),
         tuple(config.workflows.external),
+        tuple(sys.path),
         log_level=levels.get("", log.level),
         log_format=log.format,
         log_libraries=log.libraries,

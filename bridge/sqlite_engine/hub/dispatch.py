@@ -249,7 +249,8 @@ class Dispatcher:
     def _round(self, kind: int, queue: ReadyQueue, permits: Callable[[Group], bool] | None = None) -> bool:
         handed = False
         for stream in tuple(self.streams):
-            handed = self._next(kind, stream, queue, permits) or handed
+            if stream.free[kind] > 0 and self._next(kind, stream, queue, permits):
+                handed = True
         return handed
 
     def _next(

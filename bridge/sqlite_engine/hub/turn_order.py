@@ -79,9 +79,13 @@ class Motion:
                 del self._groups[group]
 
     def _set(self, key: int, group: Group, size: int) -> None:
-        self.remove(key)
+        found = self._sizes.get(key)
+        if found is not None and found[0] == group:
+            self._bytes -= found[1]
+        else:
+            self.remove(key)
+            self._groups[group] += 1
         self._sizes[key] = (group, size)
-        self._groups[group] += 1
         self._bytes += size
 
     def may_begin(self, group: Group) -> bool:

@@ -99,9 +99,9 @@ class Writer:
             return
         self._queue.put(Operation(kind, run, args, reply, subject))
 
-    def submit_all(self, operations: list[Operation]) -> None:
-        """Run operations without replies together in a later transaction. Callable from any thread."""
-        if operations and not self._stopped:
+    def submit_results(self, operations: Operation | list[Operation]) -> None:
+        """Run one or several operations without a reply in a later transaction. Callable from any thread."""
+        if not self._stopped:
             self._queue.put(operations)
 
     def _run(self) -> None:
@@ -125,16 +125,10 @@ class Writer:
         group: list[Operation] = []
         while True:
             try:
-                self._add(group, self._queue.get_nowait())
+                found = self._queue.get_nowait()
+                group += found if isinstance(found, list) else [found]
             except Empty:
                 return group
-
-    @staticmethod
-    def _add(group: list[Operation], found: Operation | list[Operation]) -> None:
-        if isinstance(found, Operation):
-            group.append(found)
-        else:
-            group.extend(found)
 
     def _collect(self) -> tuple[list[Operation], bool]:
         """Wait for work; return the next group, and False when the writer stops after it."""
@@ -143,7 +137,10 @@ class Writer:
         try:
             operation = queue.get(timeout=self._wait())
             while operation is not _STOP:
-                self._add(group, operation)
+                if isinstance(operation, list):
+                    group += operation
+                else:
+                    group.append(operation)
                 if len(group) >= MAX_GROUP:
                     return group, True
                 operation = queue.get_nowait()

@@ -16,7 +16,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.embedded.processes.settings import ProcessSettings
-from bridge.engines.embedded.processes.supervisor import ProcessView, State, WorkerProcesses, default_command
+from bridge.engines.embedded.processes.supervisor import ProcessView, WorkerProcesses, default_command
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from tests.engines.contract import EngineFixture
@@ -39,7 +39,7 @@ class ProcessFixture(EngineFixture):
         return [view.pid for view in self.views() if view.pid is not None]
 
     async def all_run(self) -> None:
-        await eventually(lambda: all(view.state is State.RUNNING for view in self.views()), lambda: str(self.views()))
+        await eventually(lambda: all(view.runs for view in self.views()), lambda: str(self.views()))
 
 
 Start = Callable[..., AbstractAsyncContextManager[ProcessFixture]]

@@ -12,8 +12,8 @@ from durabletask.client import OrchestrationStatus
 
 from bridge.app.worker_process import user_workflows
 from bridge.core.commands import SignalEntity
+from bridge.core.states import ProcessState
 from bridge.engines.embedded.processes import supervisor
-from bridge.engines.embedded.processes.supervisor import State
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from bridge.workflow import DataConverter
@@ -137,7 +137,7 @@ async def test_a_process_that_cannot_start_is_tried_again_with_pauses(
         station.processes.command = ["/bin/false"]
         os.kill(station.pids()[0], signal.SIGKILL)
         await eventually(
-            lambda: station.views()[0].restarts >= 2 and station.views()[0].state is State.RESTARTING,
+            lambda: station.views()[0].restarts >= 2 and station.views()[0].state is ProcessState.RESTARTING,
             lambda: str(station.views()),
         )
         assert station.processes.stuck() == ["no worker process runs yet; ended with exit code 1"]

@@ -18,7 +18,7 @@ from bridge.core.commands import RaiseEvent, ScheduleOrchestration
 from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.embedded.processes.settings import ProcessSettings
-from bridge.engines.embedded.processes.supervisor import State, default_command
+from bridge.engines.embedded.processes.supervisor import default_command
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from tests.engines.processes.conftest import ROOT
@@ -45,7 +45,7 @@ async def test_everything_is_finished_with_correct_results(tmp_path: Path) -> No
     processes.start()
     started: list[tuple[str, str, int]] = []
     for kill in range(KILLS):
-        await eventually(lambda: any(view.state is State.RUNNING for view in processes.views()), "a process runs")
+        await eventually(lambda: any(view.runs for view in processes.views()), "a process runs")
         for number in range(BETWEEN):
             kind, value = chance.choice(KINDS), (kill * BETWEEN + number) * 10
             instance_id = f"{kind}-{value}"
@@ -54,7 +54,7 @@ async def test_everything_is_finished_with_correct_results(tmp_path: Path) -> No
             for event in range(EVENTS if kind == "events" else 0):
                 await executor.execute(RaiseEvent(instance_id, "number", event))
         await asyncio.sleep(chance.random() * 0.3)  # the moment of the kill
-        running = [view.pid for view in processes.views() if view.state is State.RUNNING and view.pid is not None]
+        running = [view.pid for view in processes.views() if view.runs and view.pid is not None]
         if running:
             with suppress(ProcessLookupError):
                 os.kill(chance.choice(running), signal.SIGKILL)

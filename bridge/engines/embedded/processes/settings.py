@@ -24,7 +24,8 @@ _OTHER_THREADS = 8
 class ProcessSettings:
     """Settings of a worker process.
 
-    base: directory in which modules are looked up first.
+    base: directory in which modules are looked up first. path: all directories with modules; empty for those of
+    a new interpreter.
     stuck_after, threads: as in the configuration of workers. sessions: False when every turn replays.
     memory_limit: bytes of data without the stacks of threads; None for no limit.
     trace_endpoint, trace_sample: receiver of the spans of instrumented user code, and the sampled part; None for none.
@@ -34,6 +35,7 @@ class ProcessSettings:
     modules: tuple[str, ...]
     base: str
     external: tuple[str, ...] = ()
+    path: tuple[str, ...] = ()
     threads: int = 16
     stuck_after: float | None = None
     sessions: bool = True

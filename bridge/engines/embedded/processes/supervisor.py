@@ -20,12 +20,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 from google.protobuf.message import DecodeError
 
+from bridge.core.states import ProcessState
 from bridge.engines.embedded.processes.channel import Channel
 from bridge.engines.embedded.processes.framing import BrokenFrame, Item
 from bridge.engines.embedded.processes.messages import Kind, json_body, parse_json
@@ -58,26 +58,22 @@ CHECK_SECONDS = 5.0
 _NO_REPLY = ThreadReply()
 
 
-class State(StrEnum):
-    """States of a worker process."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    RESTARTING = "restarting"
-    STOPPED = "stopped"
-
-
 @dataclass(frozen=True, slots=True)
 class ProcessView:
     """Worker process at one moment. detail: reason of its last end; empty without one."""
 
     number: int
     pid: int | None
-    state: State
+    state: ProcessState
     restarts: int
     detail: str
     sessions: int
     in_flight: int
+
+    @property
+    def runs(self) -> bool:
+        """True while the process works."""
+        return self.state is ProcessState.RUNNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +152,7 @@ class WorkerProcesses:
 
     def check_started(self) -> None:
         """Set `has_started` where it is true."""
-        if all(view.state is not State.STARTING for view in self.views()):
+        if all(view.state is not ProcessState.STARTING for view in self.views()):
             self.has_started.set()
 
     def views(self) -> list[ProcessView]:
@@ -168,7 +164,7 @@ class WorkerProcesses:
             return []
         views = self.views()
         reasons = [f"process {pid}: {reason}" for each in self._processes for pid, reason in each.stuck()]
-        if not any(view.state is State.RUNNING for view in views):
+        if not any(view.runs for view in views):
             details = {view.detail for view in views if view.detail}
             reasons.append("no worker process runs yet" + "".join(f"; {detail}" for detail in sorted(details)))
         return reasons
@@ -209,7 +205,7 @@ class _Process:
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._stream: ProcessStream | None = None
-        self._state = State.STARTING
+        self._state = ProcessState.STARTING
         self._detail = ""
         self._restarts = 0
         self._fruitless = 0
@@ -243,7 +239,7 @@ class _Process:
         pid = None if child is None else child.pid
         silent = time.monotonic() - self._reported
         after = self._workers.settings.stuck_after
-        if self._state is State.RUNNING and after is not None and silent >= after:
+        if self._state is ProcessState.RUNNING and after is not None and silent >= after:
             return [(pid, f"has not reported for {silent:.0f} s")]
         return [(pid, reason) for reason in self._stuck]
 
@@ -258,7 +254,7 @@ class _Process:
     def kill_frozen(self) -> None:
         """Kill a process that a signal has frozen; its work goes on elsewhere, and does not count as lost."""
         child = self._child
-        if child is None or self._state is not State.RUNNING:
+        if child is None or self._state is not ProcessState.RUNNING:
             return
         if time.monotonic() - self._reported >= FROZEN_SECONDS and is_stopped(str(child.pid)):
             self._is_frozen = True
@@ -279,7 +275,7 @@ class _Process:
             workers.has_started.set()
             self._restarts += 1
             self._detail = reason
-            self._state = State.RESTARTING
+            self._state = ProcessState.RESTARTING
             pause = self._pause()
             logger.error(
                 "Worker process %d: %s; it is replaced%s",
@@ -289,7 +285,7 @@ class _Process:
                 extra={"action": "worker_process"},
             )
             stopping.wait(pause)
-        self._state = State.STOPPED
+        self._state = ProcessState.STOPPED
 
     def _pause(self) -> float:
         """Seconds before the next start: none after a process that had results."""
@@ -300,7 +296,7 @@ class _Process:
     def _live(self) -> str:
         """Start a process and return the reason of its end."""
         workers = self._workers
-        self._state, self._stuck, self._is_frozen = State.STARTING, (), False
+        self._state, self._stuck, self._is_frozen = ProcessState.STARTING, (), False
         ours, theirs = socket.socketpair()
         memory = os.memfd_create("bridge-worker-slots", os.MFD_CLOEXEC)
         try:
@@ -421,11 +417,12 @@ class _Process:
             self._stream = stream
             with suppress(Rejection):  # the engine is stopping
                 workers.database.connect(stream)
-        self._state = State.RUNNING
+        self._state = ProcessState.RUNNING
         workers.check_started()
         logger.info("Worker process %d runs", self._number, extra={"action": "worker_process"})
 
 
 def default_command(module: str) -> list[str]:
     """Command that runs a module in a new interpreter of this installation."""
-    return [sys.executable, "-m", module]
+    # Without the current directory: its files could take the names of modules
+    return [sys.executable, "-P", "-m", module]
