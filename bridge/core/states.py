@@ -91,7 +91,7 @@ class ProcessState(StrEnum):
     STARTING = "starting"
     RUNNING = "running"
     RESTARTING = "restarting"
-    """It ended unexpectedly, and its successor starts soon."""
+    """Ended unexpectedly; the successor starts soon."""
     STOPPED = "stopped"
 
 

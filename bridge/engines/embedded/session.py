@@ -160,6 +160,10 @@ class SessionWorker(InProcessWorker):
         else:
             stub.CompleteOrchestratorTask(response)
 
+    def has_history(self, request: TurnRequest) -> bool:
+        """True when the turn carries the whole history."""
+        return True
+
     def replay_turn(self, request: Any, stub: Any, token: Any) -> None:
         """Run a turn in the SDK's code, which needs the whole history."""
         if request.pastEvents:
@@ -191,6 +195,8 @@ class SessionWorker(InProcessWorker):
         """Response to a turn; None when the SDK must run the turn itself."""
         session = self.sessions.take(request)
         is_new = session is None
+        if is_new and not self.has_history(request):
+            return None
         if session is None:
             session = self.make_turn_executor(self.session_type)
         try:

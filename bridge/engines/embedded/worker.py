@@ -14,6 +14,7 @@ from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
 
+from bridge.core.system_names import PREFIX, SAGA
 from bridge.core.user_code.kinds import Kind
 from bridge.engines.embedded.pools import PooledWorker, PoolStub
 from bridge.engines.workflows import Workflows
@@ -102,12 +103,18 @@ class DirectWorker(PooledWorker):
             shares=not self.stores_payloads,
             knows=None if self.known is None else known_names(self.known),
             process=self._database,  # all streams of this process end with it
-            sessions=None if self.known is not None and self.known.publishers else self.sessions.limits,
+            sessions=self.sessions.limits if self._runs_user_code else None,
         )
         if self.running is not None:
             self.running.resume()
         self._database.connect(self._stream)
         self.mark_running()
+
+    @property
+    def _runs_user_code(self) -> bool:
+        """False when all orchestrations are the bridge's own: they are few, and nothing needs to wait for them."""
+        known = self.known
+        return known is None or any(name == SAGA or not name.startswith(PREFIX) for name in known.orchestrators)
 
     def stop(self) -> None:
         """Return the work that has not begun, and wait for the rest. Idempotent."""

@@ -97,6 +97,18 @@ def calls(ctx: task.OrchestrationContext, given: list[Any]):
     return (yield ctx.call_activity(given[0], input=given[1]))
 
 
+def blocks(ctx: task.OrchestrationContext, given: list[Any]):
+    """Occupy the thread of the first turn until the file exists, if there is one."""
+    path, value = given
+    while path and not ctx.is_replaying and not Path(path).exists():
+        note(f"{path}.began", "turn")
+        time.sleep(0.01)
+    for _ in range(3):
+        value = yield ctx.call_activity(echo, input=value)
+        value = value + (yield ctx.wait_for_external_event("more"))
+    return value
+
+
 def chain(ctx: task.OrchestrationContext, value: int):
     for _ in range(4):
         value = yield ctx.call_activity(echo, input=value + 1)

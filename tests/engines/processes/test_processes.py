@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bridge.core.commands import RaiseEvent
+from bridge.core.commands import RaiseEvent, ScheduleOrchestration
 from tests.engines.processes.conftest import Start
 from tests.kit.otlp import OtlpReceiver
 from tests.kit.waiting import eventually
@@ -73,6 +73,25 @@ async def test_large_work_and_results_pass(start: Start) -> None:
         instances = [await station.start("calls", ["echo", large]) for _ in range(6)]
         for each in instances:
             assert await station.output(each) == large
+
+
+async def test_a_late_turn_of_a_former_instance_does_not_disturb_its_successor(start: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    async with start(1) as station:
+        client = station.engine.client
+        await station.executor.execute(ScheduleOrchestration("blocks", "same", [str(gate), 1000]))
+        await eventually(lambda: Path(f"{gate}.began").exists(), "its turn runs")
+        await client.terminate_orchestration("same")
+        await client.purge_orchestration("same")
+        await station.executor.execute(ScheduleOrchestration("blocks", "same", ["", 1]))
+        await station.executor.execute(RaiseEvent("same", "more", 1))
+        await eventually(lambda: station.views()[0].in_flight == 1, lambda: str(station.views()))
+        gate.touch()
+        await eventually(lambda: station.views()[0].in_flight == 0, lambda: str(station.views()))
+        for _ in range(2):
+            await station.executor.execute(RaiseEvent("same", "more", 1))
+        assert await station.output("same") == 4
+        await eventually(lambda: station.processes.session_count == 0, lambda: str(station.views()))
 
 
 async def test_spans_of_user_code_are_sent(start: Start) -> None:

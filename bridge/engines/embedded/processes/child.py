@@ -38,19 +38,22 @@ MAX_BATCH = 512 * 1024
 
 
 class ChildTurn(TurnRequest):
-    """Turn of the channel. goes_on: the past events are only those after the last turn in this process."""
+    """Turn of the channel. after: token of the turn after which the past events begin; empty for the whole history."""
 
-    __slots__ = ("goes_on",)
-    goes_on: bool
+    __slots__ = ("after",)
+    after: str
 
 
 class ChildSession(Session):
-    """Session whose history the daemon compares: a turn says whether it goes on where the last one stopped."""
+    """Session whose history the daemon compares: a turn names the one at whose end the session must be."""
+
+    _token = ""
 
     def follows(self, request: TurnRequest) -> bool:
-        return isinstance(request, ChildTurn) and request.goes_on
+        return isinstance(request, ChildTurn) and request.after == self._token
 
     def run(self, request: TurnRequest) -> ExecutionResults:
+        self._token = request.completionToken
         if self.context is None:
             result: ExecutionResults = self.execute(request.instanceId, request.pastEvents, request.newEvents)
             return result
@@ -145,17 +148,14 @@ class ProcessWorker(PooledWorker):
         self._begin, self._end = running.begin, running.end
         self._put = outbox.put
 
-    def run_turn(self, request: Any, stub: Any, token: Any) -> None:
-        if isinstance(request, ChildTurn) and request.goes_on and not self.sessions.has(request.instanceId):
-            self._need_history(request, stub)
-            return
-        super().run_turn(request, stub, token)
+    def has_history(self, request: TurnRequest) -> bool:
+        return not (isinstance(request, ChildTurn) and request.after)
 
     def replay_turn(self, request: Any, stub: Any, token: Any) -> None:
-        if isinstance(request, ChildTurn) and request.goes_on:
+        if self.has_history(request):
+            super().replay_turn(request, stub, token)
+        else:
             self._need_history(request, stub)
-            return
-        super().replay_turn(request, stub, token)
 
     def _need_history(self, request: ChildTurn, stub: Any) -> None:
         """Request the turn again with its whole history."""
@@ -172,6 +172,7 @@ class ProcessWorker(PooledWorker):
 
     def take_item(self, kind: int, body: bytes) -> None:
         """Queue an item of work. Raises: DecodeError."""
+        after, body = split_work(body) if kind == Kind.TURN else ("", body)
         token, message = split_work(body)
         if kind == Kind.ACTIVITY:
             self.take(ActivityItem(pb.ActivityRequest.FromString(message), token))
@@ -184,7 +185,7 @@ class ProcessWorker(PooledWorker):
             request = ChildTurn(
                 turn.instanceId, list(turn.pastEvents), list(turn.newEvents), turn.orchestrationTraceContext, token, 0
             )
-            request.goes_on = kind == Kind.NEXT_TURN
+            request.after = after
             self.take(request)
 
 

@@ -23,25 +23,24 @@ class Kind(IntEnum):
     SETUP = 1
     """To the process, first: its settings, as JSON."""
     TURN = 2
-    """Turn with the whole history: replaces what the process has of the orchestration."""
-    NEXT_TURN = 3
-    """Turn of an orchestration that the process has in memory, with what its history has gained."""
-    ACTIVITY = 4
-    ENTITY = 5
-    FORGET = 6
+    """Turn, behind the token of the last one if the process has the orchestration in memory. It then carries only what
+    the history has gained since."""
+    ACTIVITY = 3
+    ENTITY = 4
+    FORGET = 5
     """To the process: drop an orchestration from memory, by instance id."""
-    STOP = 7
+    STOP = 6
     """To the process: return what has not begun, finish the rest, and end."""
-    READY = 8
+    READY = 7
     """From the process: the workflows are imported."""
-    TURN_DONE = 9
-    ACTIVITY_DONE = 10
-    ENTITY_DONE = 11
-    RETURNED = 12
+    TURN_DONE = 8
+    ACTIVITY_DONE = 9
+    ENTITY_DONE = 10
+    RETURNED = 11
     """From the process: a token of work that it could not run."""
-    REPORT = 13
+    REPORT = 12
     """From the process: figures since its last report, as JSON."""
-    FAILED = 14
+    FAILED = 13
     """From the process: the reason for which it cannot start, as JSON."""
 
 
@@ -76,8 +75,11 @@ def split_work(body: bytes) -> tuple[str, bytes]:
     return body[1:end].decode(), body[end:]
 
 
-def turn_body(request: TurnRequest, since: int) -> bytes:
-    """Body of a turn whose process knows the first `since` events of the history."""
+def turn_body(request: TurnRequest, since: int, after: str) -> bytes:
+    """Body of a turn whose process knows the first `since` events of the history.
+
+    after: token of the turn at whose end the process has the orchestration in memory; empty when it needs the history.
+    """
     message = pb.OrchestratorRequest(
         instanceId=request.instanceId,
         pastEvents=request.pastEvents[since:] if since else request.pastEvents,
@@ -85,7 +87,8 @@ def turn_body(request: TurnRequest, since: int) -> bytes:
     )
     if request.HasField("orchestrationTraceContext"):
         message.orchestrationTraceContext.CopyFrom(request.orchestrationTraceContext)
-    return work_body(request.completionToken, message)
+    last = after.encode()
+    return bytes((len(last),)) + last + work_body(request.completionToken, message)
 
 
 def turn_done(response: TurnResponse | pb.OrchestratorResponse, *, is_kept: bool) -> bytes:

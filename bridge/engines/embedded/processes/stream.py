@@ -67,8 +67,8 @@ class ProcessStream(Stream):
         self._kept_bytes = 0
         self._turns: dict[str, TurnRequest] = {}
         """Turns without a response, by token."""
-        self._ended: deque[tuple[str, str]] = deque()
-        """Orchestrations that the process has in memory no more, with the token of the last turn."""
+        self._ended: deque[tuple[str, str, bool]] = deque()
+        """Orchestrations whose record does not fit a response: id, token, and True when the process kept it."""
         self.completed = 0
         """Number of results."""
 
@@ -82,7 +82,7 @@ class ProcessStream(Stream):
     def _send(self, item: TurnRequest | ActivityItem | pb.WorkItem) -> int:
         """Add a work item to the next frame. Returns its size."""
         if isinstance(item, TurnRequest):
-            kind, body = self._turn(item)
+            kind, body = Kind.TURN, self._turn(item)
         elif isinstance(item, ActivityItem):
             kind, body = Kind.ACTIVITY, work_body(item.completionToken, item.activityRequest)
         else:
@@ -92,23 +92,23 @@ class ProcessStream(Stream):
 
     def _flush(self) -> None:
         """Write the frame."""
+        self._drop_ended()
         if self._out:
             out, self._out = self._out, []
             self._channel.send(out)
-        self._drop_ended()
 
-    def _turn(self, request: TurnRequest) -> tuple[Kind, bytes]:
-        """Kind and body of a turn; keeps account of what the process has in memory."""
+    def _turn(self, request: TurnRequest) -> bytes:
+        """Body of a turn; keeps account of what the process has in memory."""
         self._drop_ended()
         instance_id = request.instanceId
         kept = self._remove(instance_id)
-        kind, since = Kind.TURN, 0
+        since, after = 0, ""
         if kept is not None and request.continues(kept.begin, kept.turn):
-            kind, since = Kind.NEXT_TURN, kept.begin + len(kept.turn)
+            since, after = kept.begin + len(kept.turn), kept.token
         elif kept is None and isinstance(owner := self._owners.get(instance_id), ProcessStream):
             owner.forget(instance_id)
         self._turns[request.completionToken] = request
-        body = turn_body(request, since)
+        body = turn_body(request, since, after)
         if self._most:
             size = request.historyBytes + len(body) if since else len(body)
             self._kept[instance_id] = _Kept(len(request.pastEvents), request.newEvents, request.completionToken, size)
@@ -116,7 +116,7 @@ class ProcessStream(Stream):
             self._owners[instance_id] = self
             if len(self._kept) > self._most or self._kept_bytes > self._most_kept_bytes:
                 self._evict()
-        return kind, body
+        return body
 
     def _evict(self) -> None:
         """Forget the orchestrations without a turn for the longest time, but none with a turn in flight."""
@@ -145,11 +145,14 @@ class ProcessStream(Stream):
         return kept
 
     def _drop_ended(self) -> None:
+        """Take over from the reading thread which orchestrations are in memory no more, or should not be."""
         while self._ended:
-            instance_id, token = self._ended.popleft()
+            instance_id, token, is_kept = self._ended.popleft()
             kept = self._kept.get(instance_id)
             if kept is not None and kept.token == token:
                 self._remove(instance_id)
+            elif is_kept:
+                self._out.append((Kind.FORGET, instance_id.encode()))
 
     # In the reading thread
 
@@ -161,8 +164,9 @@ class ProcessStream(Stream):
                 token = response.completionToken
                 request = self._turns.pop(token, None)
                 if request is not None:
-                    if not is_kept:
-                        self._ended.append((request.instanceId, token))
+                    kept = self._kept.get(request.instanceId)
+                    if is_kept != (kept is not None and kept.token == token):
+                        self._ended.append((request.instanceId, token, is_kept))
                     self._inspect(request, response)
                 yield "CompleteOrchestratorTask", response
             elif kind == Kind.ACTIVITY_DONE:

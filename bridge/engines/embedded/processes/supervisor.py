@@ -381,7 +381,8 @@ class _Process:
         workers, stream = self._workers, self._stream
         if stream is not None:
             with suppress(Rejection):  # the engine is stopping
-                workers.database.complete_all(stream.results(items))
+                # All are read before the first one is taken
+                workers.database.complete_all(list(stream.results(items)))
         for kind, body in items:
             if kind == Kind.RETURNED:
                 request = pb.AbandonActivityTaskRequest(completionToken=body.decode())
