@@ -88,6 +88,9 @@ def test_messages_are_worked_on_by_processes_that_are_killed(tmp_path: Path) -> 
             lambda: [each["state"] for each in workers(tmp_path)] == ["running", "running"], "replaced", poll=0.2
         )
         assert first[0]["pid"] not in [each["pid"] for each in workers(tmp_path)]
+        with urllib.request.urlopen(f"{daemon.url}/readyz") as answer:
+            (worker,) = [each for each in json.load(answer)["components"] if each["kind"] == "worker"]
+        assert worker["detail"].startswith("2 processes: ")
         text = metrics(daemon)
         assert 'bridge_worker_processes{engine="default",state="running"} 2.0' in text
         assert 'bridge_worker_process_ends_total{cause="SIGKILL",engine="default"} 1.0' in text

@@ -13,7 +13,7 @@ from durabletask.client import OrchestrationStatus
 from bridge.app.worker_process import user_workflows
 from bridge.core.commands import SignalEntity
 from bridge.core.states import ProcessState
-from bridge.engines.embedded.processes import supervisor
+from bridge.engines.embedded.processes import settings, supervisor
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import load
 from bridge.workflow import DataConverter
@@ -141,6 +141,19 @@ async def test_a_process_that_cannot_start_is_tried_again_with_pauses(
             lambda: str(station.views()),
         )
         assert station.processes.stuck() == ["no worker process runs yet; ended with exit code 1"]
+
+
+async def test_an_upgrade_under_a_running_daemon_is_a_clear_reason(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_PAUSE", 3600.0)
+    async with start(1) as station:
+        monkeypatch.setattr(settings, "__version__", "0.0.1")
+        os.kill(station.pids()[0], signal.SIGKILL)
+        await eventually(lambda: station.views()[0].restarts >= 3, lambda: str(station.views()))
+        (reason,) = station.processes.stuck()
+        assert "the daemon has version 0.0.1, but " in reason
+        assert "restart the daemon" in reason
 
 
 async def test_a_stop_waits_for_running_work_and_returns_the_rest(start: Start, tmp_path: Path) -> None:

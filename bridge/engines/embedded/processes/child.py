@@ -238,10 +238,10 @@ def _run(
     items = channel.receive()
     if not items or items[0][0] != Kind.SETUP:
         return
-    settings = ProcessSettings.parse(parse_json(items[0][1]))
-    finish = prepare(settings)
-    settings.limit_memory()
     try:
+        settings = ProcessSettings.parse(parse_json(items[0][1]))
+        finish = prepare(settings)
+        settings.limit_memory()
         workflows = load(settings)
     except BaseException as error:
         channel.send_all([(Kind.FAILED, json_body({"reason": f"{type_name(error)}: {text_of(error)}"}))])

@@ -21,27 +21,27 @@ class Kind(IntEnum):
     """Kinds of items."""
 
     SETUP = 1
-    """To the process, first: its settings, as JSON."""
-    TURN = 2
+    """To the process, first: its settings, as JSON. The same in all versions."""
+    FAILED = 2
+    """From the process: the reason for which it cannot start, as JSON. The same in all versions."""
+    TURN = 3
     """Turn, behind the token of the last one if the process has the orchestration in memory. It then carries only what
     the history has gained since."""
-    ACTIVITY = 3
-    ENTITY = 4
-    FORGET = 5
+    ACTIVITY = 4
+    ENTITY = 5
+    FORGET = 6
     """To the process: drop an orchestration from memory, by instance id."""
-    STOP = 6
+    STOP = 7
     """To the process: return what has not begun, finish the rest, and end."""
-    READY = 7
+    READY = 8
     """From the process: the workflows are imported."""
-    TURN_DONE = 8
-    ACTIVITY_DONE = 9
-    ENTITY_DONE = 10
-    RETURNED = 11
+    TURN_DONE = 9
+    ACTIVITY_DONE = 10
+    ENTITY_DONE = 11
+    RETURNED = 12
     """From the process: a token of work that it could not run."""
-    REPORT = 12
+    REPORT = 13
     """From the process: figures since its last report, as JSON."""
-    FAILED = 13
-    """From the process: the reason for which it cannot start, as JSON."""
 
 
 _TURN = struct.Struct("<BII")

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from bridge import __version__
+
 SLOT = 64
 """Bytes of the slot of a thread, for the token that it runs."""
 
@@ -50,13 +52,18 @@ class ProcessSettings:
 
     def document(self) -> dict[str, Any]:
         """Settings as JSON types."""
-        return asdict(self)
+        return {**asdict(self), "version": __version__}
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Self:
-        """Settings from JSON types."""
+        """Settings from JSON types. Raises: ValueError when the daemon has another version than this process."""
+        version = document.get("version")
+        if version != __version__:
+            raise ValueError(f"the daemon has version {version}, but {__version__} is installed; restart the daemon")
         values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in document.items()
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in document.items()
+            if name != "version"
         }
         values["log_levels"] = tuple((name, level) for name, level in values["log_levels"])
         return cls(**values)
