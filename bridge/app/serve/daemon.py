@@ -409,6 +409,8 @@ class Daemon:
         await _closed(*(source.drain(left() * 0.6) for source in self.sources))
         self.own.stop_jobs()
         stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
+        for processes in self._processes.values():
+            processes.kill()
         await _closed(self.admission.stop())
         await _closed(*(breaker.stop() for breaker in self.breakers.values()))
         if self.tracing is not None:

@@ -140,7 +140,18 @@ async def test_a_process_that_cannot_start_is_tried_again_with_pauses(
             lambda: station.views()[0].restarts >= 2 and station.views()[0].state is ProcessState.RESTARTING,
             lambda: str(station.views()),
         )
-        assert station.processes.stuck() == ["no worker process runs yet; ended with exit code 1"]
+        assert station.processes.stuck() == ["no worker process runs; ended with exit code 1"]
+
+
+async def test_a_process_that_does_not_stop_in_time_is_killed(start: Start) -> None:
+    async with start(1) as station:
+        (pid,) = station.pids()
+        os.kill(pid, signal.SIGSTOP)
+        assert not await stop_worker(station.processes, 0.2)
+        station.processes.kill()
+        await eventually(lambda: station.views()[0].state is ProcessState.STOPPED, lambda: str(station.views()))
+        assert not Path(f"/proc/{pid}").exists()
+        assert not station.processes.ends
 
 
 async def test_an_upgrade_under_a_running_daemon_is_a_clear_reason(

@@ -140,6 +140,11 @@ class WorkerProcesses:
         for process in self._processes:
             process.join()
 
+    def kill(self) -> None:
+        """Kill the processes that have not ended, after `stop` took too long. Their work is no loss."""
+        for process in self._processes:
+            process.kill()
+
     @property
     def stats(self) -> WorkerStats:
         """Work of all processes since the start."""
@@ -166,7 +171,7 @@ class WorkerProcesses:
         reasons = [f"process {pid}: {reason}" for each in self._processes for pid, reason in each.stuck()]
         if not any(view.runs for view in views):
             details = {view.detail for view in views if view.detail}
-            reasons.append("no worker process runs yet" + "".join(f"; {detail}" for detail in sorted(details)))
+            reasons.append("no worker process runs" + "".join(f"; {detail}" for detail in sorted(details)))
         return reasons
 
     def work_request(self) -> pb.GetWorkItemsRequest:
@@ -250,6 +255,11 @@ class _Process:
                 self._workers.database.retire(self._stream)
             if self._channel is not None:
                 self._channel.send([(Kind.STOP, b"")])
+
+    def kill(self) -> None:
+        child = self._child
+        if child is not None:
+            child.kill()
 
     def kill_frozen(self) -> None:
         """Kill a process that a signal has frozen; its work goes on elsewhere, and does not count as lost."""
@@ -366,16 +376,11 @@ class _Process:
                 self._take(channel, items, failure)
         except (BrokenFrame, DecodeError, struct.error, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
             failure.append(f"sent an item that cannot be read ({error})")
-            self._kill()
+            self.kill()
         except Exception:
             logger.exception("The channel of a worker process failed")
             failure.append("its channel failed")
-            self._kill()
-
-    def _kill(self) -> None:
-        child = self._child
-        if child is not None:
-            child.kill()
+            self.kill()
 
     def _take(self, channel: Channel, items: Sequence[Item], failure: list[str]) -> None:
         workers, stream = self._workers, self._stream
