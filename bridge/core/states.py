@@ -85,6 +85,16 @@ class WorkerState(StrEnum):
     """All threads of a pool are busy with the same work for a time while other work waits."""
 
 
+class ProcessState(StrEnum):
+    """State of a worker process."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    """Ended unexpectedly; the successor starts soon."""
+    STOPPED = "stopped"
+
+
 class WorkflowState(StrEnum):
     """State of the workflow code of an engine."""
 

@@ -15,6 +15,7 @@ from bridge.core.states import (
     CandidateState,
     EngineState,
     JobState,
+    ProcessState,
     QuarantineState,
     SagaState,
     SourceState,
@@ -165,6 +166,10 @@ def problems(document: Document) -> list[dict[str, Any]]:
                 oldest = "" if since is None else f", {'' if count == 1 else 'the oldest '}for {age(since)}"
                 text = f"{what} quarantined until a person decides{oldest} (source {source}, engine {name})"
                 add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
+        for process in engine.get("worker_processes") or ():
+            if process["state"] == ProcessState.RESTARTING:
+                text = f"a worker process of engine {name} is restarted: {process['detail']}"
+                add(f"engine {name}", text, f"bridge instances list --status running --engine {name}")
         for job in engine.get("jobs") or ():
             if job["state"] == JobState.STOPPED:
                 text = f"job {job['job']} ({job['kind']}, engine {name}) is stopped: {job['why']}"
@@ -344,6 +349,8 @@ def _engine(parts: Sequence[Document]) -> Document:
         "durable": all(each["durable"] for each in parts),
         **{member: newest[member] for member in ("counted", "early", "quarantined")},
         "counts": counts[-1] if counts else None,
+        # A daemon of an earlier version has none
+        "worker_processes": [each for part in parts for each in part.get("worker_processes", ())],
         "jobs": next((each["jobs"] for each in (newest, *parts) if each.get("jobs")), []),
     }
 

@@ -11,6 +11,7 @@ import pytest
 from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.worker_process import user_workflows
 from bridge.config.source import Loaded
 from bridge.core.system_names import (
     DEAD_LETTER,
@@ -96,7 +97,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         {"default": AnswerKeys(engine, loop)},
         {"default": waiting.totals(found, "default")},
     )
-    workflows, publishers, _ = own.groups(Workflows(), "default")
+    workflows, publishers, _ = own.groups(user_workflows(Workflows()), "default")
     assert set(publishers.activities) == {PUBLISH_ACTIVITY}
     await engine.start()
     try:

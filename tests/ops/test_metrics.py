@@ -84,6 +84,9 @@ class Engine:
     failures_omitted: int = 9
     requests: dict[tuple[str, str], Histogram] = field(default_factory=dict)
     actions: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("start", "start"): 5, ("", "timer"): 6})
+    worker_processes: Mapping[str, int] = field(default_factory=lambda: {"running": 2})
+    worker_ends: Mapping[str, int] = field(default_factory=lambda: {"SIGKILL": 3})
+    worker_items: int = 11
 
 
 @dataclass
@@ -216,6 +219,9 @@ def test_instances_and_workers_are_exported() -> None:
     assert value("bridge_instances", **default, orchestration="order_saga", status="running") == 7
     assert value("bridge_instances_finished_total", **default, orchestration="order_saga", status="failed") == 8
     assert value("bridge_failures_omitted_total", **default) == 9
+    assert value("bridge_worker_processes", **default, state="running") == 2
+    assert value("bridge_worker_process_ends_total", **default, cause="SIGKILL") == 3
+    assert value("bridge_worker_process_items", **default) == 11
     assert value("bridge_engine_actions_total", **default, route="start", kind="start") == 5
     assert value("bridge_engine_actions_total", **default, route="", kind="timer") == 6
     request = default | {"command": "start", "result": "ok"}

@@ -20,6 +20,7 @@ import bridge
 from bridge.app.composition import build_broker, build_engine
 from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.worker_process import user_workflows
 from bridge.cli.shared import exit_codes
 from bridge.config.source import load as load_config
 from bridge.core import errors
@@ -69,7 +70,7 @@ def registered() -> dict[str, Callable[..., Any]]:
             {"default": AnswerKeys(engine, loop)},
             {"default": waiting.totals(loaded, "default")},
         )
-        return own.groups(Workflows(), "default")
+        return own.groups(user_workflows(Workflows()), "default")
 
     with tempfile.TemporaryDirectory() as directory:
         return by_name(asyncio.run(groups(Path(directory))))

@@ -45,7 +45,9 @@ from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
+from bridge.app.serve.worker_processes import build_processes
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
+from bridge.app.worker_process import user_workflows
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
@@ -53,13 +55,15 @@ from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.embedded.processes.supervisor import WorkerProcesses
 from bridge.engines.source_entities import EnginePaces
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
-from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind
+from bridge.ops import logging
 from bridge.ops.api import Stream
 from bridge.ops.control import Control
 from bridge.ops.web import Web
@@ -80,6 +84,9 @@ from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
 
+START_SECONDS = 30.0
+"""Seconds for which the sources wait for the first start of the worker processes."""
+
 
 class Daemon:
     """One process of the bridge. Call `start`, then `wait`, then `stop`.
@@ -97,16 +104,18 @@ class Daemon:
         engines: Mapping[str, Engine] | None = None,
         brokers: Mapping[str, Broker] | None = None,
         workflows: Workflows | None = None,
+        log_levels: Mapping[str, logging.Level] | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
         kinds: Sequence[JobKind] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
 
-        engines: replacements for the configured engines, under the same names. Schema registries are not used then:
-        JSON replaces Avro and Protobuf.
+        engines: replacements for the configured engines, under the same names. Schema registries and worker processes
+        are not used then: JSON replaces Avro and Protobuf.
         brokers: replacements for the configured brokers, under the same names.
-        workflows: replacement for the workflows of the configured modules.
+        workflows: replacement for the workflows of the configured modules. They run in this process.
+        log_levels: as for `serve`.
         on_published: receives each publish request of a workflow that a broker has accepted.
         kinds: further kinds of jobs, on every engine.
         now: clock of these engines.
@@ -114,6 +123,9 @@ class Daemon:
         config = loaded.config
         self.loaded = loaded
         self.workflows = workflows or (load_workflows(loaded) if worker else Workflows())
+        self._may_use_processes = workflows is None and engines is None
+        self._log_levels = log_levels or {}
+        self._processes: dict[str, WorkerProcesses] = {}
         self.tracing = build_tracing(loaded)
         spans = None if self.tracing is None else span_options(loaded, self.tracing)
         self.engines: Mapping[str, Engine] = (
@@ -198,7 +210,7 @@ class Daemon:
             name: Finishes(known, partial(self._failed, name), traces=self.tracing is not None)
             for name in self.failures
         }
-        self._workers: list[tuple[str, ContainedWorker]] = []
+        self._workers: list[tuple[str, RunningWorker]] = []
         self.engine_of = self._engines_of_routes()
         self.figures = InstanceFigures(
             self.engines,
@@ -234,6 +246,7 @@ class Daemon:
             orphaned=self.orphaned.readings,
             canary=self.canary,
             stuck=self._stuck if worker else None,
+            processes=lambda name: self._processes.get(name),
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
             traces=self.tracing,
@@ -345,6 +358,9 @@ class Daemon:
                 self.breakers[name].trip(error)
         if self.runs_worker:
             self._start_workers()
+            for processes in self._processes.values():
+                # A process that cannot start makes the daemon unready, with the reason
+                await asyncio.to_thread(processes.has_started.wait, START_SECONDS)
         await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
@@ -529,6 +545,8 @@ class Daemon:
         await closed(*(source.drain(left() * 0.6) for source in self.sources))
         self.own.stop_jobs()
         stopped = await closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
+        for processes in self._processes.values():
+            processes.kill()
         await closed(self.admission.stop())
         await closed(*(breaker.stop() for breaker in self.breakers.values()))
         if self.tracing is not None:
@@ -564,14 +582,34 @@ class Daemon:
         return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in stored)
 
     def _start_workers(self) -> None:
+        users = user_workflows(self.workflows)
         for name, engine in self.engines.items():
-            for group in self.own.groups(self.workflows, name):
+            here = users
+            processes = (
+                build_processes(
+                    self.loaded,
+                    engine,
+                    users,
+                    self.monitors[name],
+                    self._log_levels,
+                    None if self.tracing is None else self.tracing.endpoint,
+                )
+                if self._may_use_processes
+                else None
+            )
+            if processes is not None:
+                here = Workflows(external=self.workflows.external)
+                processes.start()
+                self._processes[name] = processes
+                self._workers.append((name, processes))
+            for group in self.own.groups(here, name):
                 worker = engine.worker(group, DataConverter(), self.monitors[name])
                 worker.start()
                 self._workers.append((name, worker))
         log.info(
             f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
-            f"{len(self.workflows.entities)} entities",
+            f"{len(self.workflows.entities)} entities"
+            + "".join(f" in {len(each.views())} processes" for each in self._processes.values()),
             action="worker",
         )
 

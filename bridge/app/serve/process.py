@@ -68,7 +68,7 @@ def serve(
         log.warning(str(warning), action="check")
     tune_memory()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        stopped = runner.run(_serve(loaded, files, intake, worker, ready_file, known))
+        stopped = runner.run(_serve(loaded, files, intake, worker, ready_file, known, dict(log_levels or {})))
     if not stopped:
         _end_at_once(0)
     return 0
@@ -86,9 +86,15 @@ def _end_at_once(code: int) -> NoReturn:
 
 
 async def _serve(
-    loaded: Loaded, files: Files, intake: bool, worker: bool, ready_file: Path | None, known: Signature
+    loaded: Loaded,
+    files: Files,
+    intake: bool,
+    worker: bool,
+    ready_file: Path | None,
+    known: Signature,
+    levels: Mapping[str, logging.Level],
 ) -> bool:
-    """Run the daemon. known: signature of its files as they were read."""
+    """Run the daemon. known: signature of its files as they were read. levels: as `log_levels` of `serve`."""
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     if intake:
@@ -97,7 +103,7 @@ async def _serve(
         loop.add_signal_handler(number, _stop, stop)
     if (hang_up := getattr(signal, "SIGHUP", None)) is not None:
         loop.add_signal_handler(hang_up, reload.set)
-    daemon = Daemon(loaded, intake=intake, worker=worker)
+    daemon = Daemon(loaded, intake=intake, worker=worker, log_levels=levels)
     flush = None if daemon.tracing is None else daemon.tracing.install_provider()
     await daemon.start()
     reloader = Reloader(daemon, files)

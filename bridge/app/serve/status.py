@@ -176,6 +176,18 @@ class DaemonStatus:
             "durable": engine.durable,
             "counts": counts_document(self._counts.get(name)),
             "jobs": self._jobs.document(name),
+            "worker_processes": [
+                {
+                    "daemon": self._id,
+                    "pid": view.pid,
+                    "state": str(view.state),
+                    "restarts": view.restarts,
+                    "detail": view.detail,
+                    "sessions": view.sessions,
+                    "in_flight": view.in_flight,
+                }
+                for view in self._watch.processes(name)
+            ],
             **waiting_document(self._totals[name].counted, now),
         }
 

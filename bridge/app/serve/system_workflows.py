@@ -53,8 +53,7 @@ from bridge.pipeline.publishing import Publishing
 from bridge.replay.edits import replay_edit_entity
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
 from bridge.waiting.totals import WaitingTotals
-from bridge.workflow import PUBLISH_ACTIVITY, message_aware
-from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
+from bridge.workflow import PUBLISH_ACTIVITY
 
 
 class SystemWorkflows:
@@ -105,8 +104,9 @@ class SystemWorkflows:
             steps.stop()
 
     def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows, Workflows]:
-        """Workflows of the workers of an engine: the user's with the bridge's own, the publish activity, and jobs.
+        """Workflows of the workers of an engine: the given ones with the bridge's own, the publish activity, and jobs.
 
+        workflows: as of `user_workflows`; empty where other processes run them.
         Publishing and jobs have their own threads: a broker that hangs, or a long job, stops nothing else.
         """
         steps = JobSteps(self._engines[engine], self.job_kinds(engine), self._loop)
@@ -114,11 +114,10 @@ class SystemWorkflows:
         grace = CancelGrace(self._engines[engine], self._loop)
         stores = self.waiting_entities[engine]
         index = self._engines[engine].lineage
-        orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
         together = replace(
             workflows,
             orchestrators={
-                **{name: message_aware(each) for name, each in orchestrators.items()},
+                **workflows.orchestrators,
                 CANCEL_GRACE: cancel_grace,
                 DEAD_LETTER: dead_letter_orchestrator(),
                 JOB: job_orchestrator(),
@@ -126,7 +125,6 @@ class SystemWorkflows:
             activities={
                 **workflows.activities,
                 **grace.activities(),
-                EVALUATE_ACTIVITY: evaluate,
                 DEAD_LETTER: dead_letter_activity(self._write(engine), self._engines[engine].messages),
             },
             entities={

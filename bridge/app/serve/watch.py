@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
+from bridge.engines.embedded.processes.supervisor import ProcessView, WorkerProcesses
 from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
@@ -284,6 +286,9 @@ class EngineView:
     failures_omitted: int
     requests: Mapping[tuple[str, str], Histogram]
     actions: Mapping[tuple[str, str], int]
+    worker_processes: Mapping[str, int]
+    worker_ends: Mapping[str, int]
+    worker_items: int
 
 
 class Watch:
@@ -306,6 +311,7 @@ class Watch:
         budgets: Sequence[ActionBudget] = (),
         orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
+        processes: Callable[[str], WorkerProcesses | None] = lambda _: None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         traces: TraceStats | None = None,
@@ -328,6 +334,7 @@ class Watch:
         self._orphaned = orphaned
         self._canary = canary
         self._stuck = stuck
+        self._processes = processes
         self._health = Health(stuck_after)
         self._since: dict[tuple[str, str], tuple[ComponentState, float]] = {}
         """State of each component, and the wall time at which it was first seen."""
@@ -370,7 +377,10 @@ class Watch:
             for name, monitor in self._monitors.items()
         ]
         if self._stuck is not None:
-            parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
+            parts += [
+                PartReading("worker", name, "; ".join(self._stuck(name)) or None, summary(self._processes(name)))
+                for name in self._engines
+            ]
         parts += self._orphaned()
         parts += [] if self._canary is None else self._canary.readings()
         parts += self._figures.readings()
@@ -462,7 +472,31 @@ class Watch:
                 self._omitted(name),
                 _requests(engine),
                 figures.actions(name),
+                *_process_figures(self._processes(name)),
             )
+
+    def processes(self, engine: str) -> Sequence[ProcessView]:
+        """Worker processes of an engine; empty where its workflows run in this process."""
+        found = self._processes(engine)
+        return () if found is None else found.views()
+
+
+def _process_figures(processes: WorkerProcesses | None) -> tuple[Mapping[str, int], Mapping[str, int], int]:
+    """Worker processes by state, their unexpected ends by cause, and the work items that they hold."""
+    if processes is None:
+        return {}, {}, 0
+    views = processes.views()
+    return Counter(str(view.state) for view in views), processes.ends.copy(), sum(view.in_flight for view in views)
+
+
+def summary(processes: WorkerProcesses | None) -> str:
+    """Worker processes in one line; empty without any."""
+    if processes is None:
+        return ""
+    return f"{len(processes.views())} processes: " + ", ".join(
+        f"{view.pid} {view.state}" + (f" ({view.detail})" if view.detail and not view.runs else "")
+        for view in processes.views()
+    )
 
 
 def _requests(engine: Engine) -> Mapping[tuple[str, str], Histogram]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from durabletask.client import AsyncTaskHubGrpcClient
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.errors import EngineUnavailable
+from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from durabletask.serialization import DataConverter
 
     from bridge.engines.embedded.inprocess import AioChannel, Channel
+    from bridge.engines.embedded.processes.settings import ProcessSettings
+    from bridge.engines.embedded.processes.supervisor import WorkerProcesses
     from bridge.engines.worker.compatibility import CompatibilityMonitor
     from bridge.engines.worker.contained_worker import ContainedWorker
     from bridge.engines.workflows import Workflows
@@ -92,6 +95,11 @@ class EmbeddedEngine:
         self._channel: AioChannel | None = None
         self._client: EngineClient | None = None
         self._workers: list[Channel] = []
+
+    @property
+    def is_host(self) -> bool:
+        """True in the process that runs the engine."""
+        return self._host
 
     @property
     def description(self) -> str:
@@ -306,6 +314,43 @@ class EmbeddedEngine:
             return False
         self._database.hub.watch_runs(listener)
         return True
+
+    def worker_processes(
+        self,
+        number: int,
+        settings: ProcessSettings,
+        workflows: Workflows,
+        command: Sequence[str],
+        monitor: CompatibilityMonitor | None = None,
+        figures: Callable[[Mapping[str, int]], None] = lambda _: None,
+    ) -> WorkerProcesses:
+        """Create the worker processes of the workflows. The caller starts and stops them.
+
+        command: starts one process. settings: what the processes import. The limits are those of the configuration.
+        monitor, figures: as for `WorkerProcesses`. Raises: EngineMisconfigured where the system has no such processes.
+        """
+        if sys.platform != "linux":
+            raise EngineMisconfigured("`worker.processes` needs Linux; write `processes: 0`")
+        if self._database is None:
+            raise RuntimeError(f"engine {self.name!r} is not hosted here")
+        worker = self._config.worker
+        from bridge.engines.embedded.processes.supervisor import StreamLimits, WorkerProcesses
+
+        limits = StreamLimits(
+            (worker.process_items, worker.process_items, worker.process_items),
+            worker.process_bytes,
+            (self._config.sessions, self._config.session_bytes),
+        )
+        settings = replace(
+            settings,
+            threads=worker.threads,
+            stuck_after=worker.stuck_after,
+            sessions=self._config.sessions > 0,
+            memory_limit=worker.memory_limit,
+        )
+        return WorkerProcesses(
+            self._database, number, settings, limits, workflows, command, monitor=monitor, figures=figures
+        )
 
     def worker(
         self,

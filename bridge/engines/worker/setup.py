@@ -22,7 +22,7 @@ from bridge.config.model.engines import WorkerConfig
 from bridge.core.errors import is_final_failure
 from bridge.core.system_names import PREFIX
 from bridge.engines.worker.compatibility import CompatibilityMonitor
-from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.contained_worker import ContainedWorker, RunningWorker
 from bridge.engines.workflows import Workflows
 
 _NOBODY = "bridge.nobody"
@@ -136,7 +136,7 @@ def _inherit_version(request: Any, response: pb.OrchestratorResponse) -> None:
             start.version.CopyFrom(started.version)
 
 
-async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
+async def stop_worker(worker: TaskHubGrpcWorker | RunningWorker, deadline: float) -> bool:
     """Stop the worker; return False when running work kept it from stopping within `deadline` seconds.
 
     The SDK waits for running activities without a limit. After the deadline the wait continues in a daemon thread,
