@@ -17,7 +17,8 @@ import uvloop
 from benchmarks.pipeline import message
 from bridge.app.composition import load_config
 from bridge.app.dead_letters.reading import Selection
-from bridge.app.operations.replays import select, submit
+from bridge.app.operations.dead_letter_batches import select, submit
+from bridge.app.operations.replays import ReplayBatch
 from bridge.app.serve.daemon import Daemon
 from bridge.core.states import JobState
 from bridge.dead_letters.state_machine import DeadLetterState
@@ -66,10 +67,12 @@ async def replayed(directory: Path, broker: str) -> float:
     await daemon.stop(30)
     daemon = await _daemon(directory, broker, "payload.total > 0.0")
     engine = daemon.engines["default"]
-    found = await select(daemon.loaded, Selection(states=frozenset({DeadLetterState.OPEN})), engines=daemon.engines)
+    found = await select(
+        daemon.loaded, Selection(states=frozenset({DeadLetterState.OPEN})), ReplayBatch, engines=daemon.engines
+    )
     assert found.count == LETTERS
     started = time.perf_counter()
-    [job] = await submit(engine, found.batches, JobRequest(REPLAY_KIND))
+    [job] = await submit(engine, found, JobRequest(REPLAY_KIND))
     store = JobStore(engine)
     while (record := await store.record(job.job)).state is not JobState.DONE:  # noqa: ASYNC110 -- no notification
         await asyncio.sleep(0.02)

@@ -17,10 +17,9 @@ import structlog
 
 from bridge.app.composition import load_config
 from bridge.app.serve.daemon import Daemon
-from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.core.states import JobState
 from bridge.core.system_names import job_instance_id
-from bridge.jobs.kind import ItemResult, Job, JobKind, JobRequest, Result
+from bridge.jobs.kind import ItemResult, Job, JobRequest, Result
 from bridge.jobs.store import JobStore
 
 ITEMS = 1_000_000
@@ -50,19 +49,12 @@ def run() -> dict[str, float]:
 
 async def _job(directory: Path, count: int) -> dict[str, float]:
     (directory / "bridge.yaml").write_text(CONFIG)
-    own = SystemWorkflows.job_kinds
-
-    def kinds(self: SystemWorkflows, engine: str) -> list[JobKind]:
-        return [*own(self, engine), Nothing()]
-
-    SystemWorkflows.job_kinds = kinds  # type: ignore[method-assign]  # before any daemon runs
-    daemon = Daemon(load_config([directory / "bridge.yaml"]))
+    daemon = Daemon(load_config([directory / "bridge.yaml"]), kinds=[Nothing()])
     await daemon.start()
     try:
         return await _figures(daemon, count)
     finally:
         await daemon.stop(30.0)
-        SystemWorkflows.job_kinds = own  # type: ignore[method-assign]  # as before
 
 
 async def _figures(daemon: Daemon, count: int) -> dict[str, float]:

@@ -10,11 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.app.codecs import source_codec
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
-from bridge.codecs.decoder import SourceDecoder, attribute_problem
-from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.config.model.bridge import LineageConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.sources import LimitsConfig
@@ -24,34 +21,39 @@ from bridge.core.errors import ConfigError, Problem
 from bridge.core.lineage.shards import ShardLimits
 from bridge.core.problems.codes import coded
 from bridge.core.settlement import RetryPolicy
-from bridge.encryption import Keyring
 from bridge.engines import keyrings
 from bridge.engines.base import Engine
-from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.lineage_index import LineageOptions
-from bridge.engines.workflows import Workflows, functions
-from bridge.engines.workflows import load as load_modules
-from bridge.pipeline.action_budget import ActionBudget, BudgetShare
-from bridge.pipeline.dead_letter_limit import PaceStore
-from bridge.pipeline.lanes import OrderingDomain
-from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
-from bridge.pipeline.source import SourcePipeline
-from bridge.pipeline.tracing import SourceTracing, Tracer, messaging_system
-from bridge.quarantine.stage import QuarantineStage
-from bridge.quarantine.store import QuarantineStore
-from bridge.replay.feed import ReplayFeed
-from bridge.replay.store import ReplayStore
-from bridge.routing import Router
-from bridge.routing.cel.expression import SOURCE, Compiler
-from bridge.routing.cel.scope import SourceScope
-from bridge.routing.cel.template import compile_template
-from bridge.sqlite_engine.options import TracingOptions
-from bridge.system.tls import TlsFiles
-from bridge.waiting.replays import ReplayReports
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
+    from bridge.codecs.decoder import SourceDecoder
+    from bridge.codecs.schema import Schema
+    from bridge.encryption import Keyring
+    from bridge.engines.lineage_index import LineageOptions
+    from bridge.engines.workflows import Workflows
+    from bridge.ops.access import Access
+    from bridge.pipeline.action_budget import ActionBudget, BudgetShare
+    from bridge.pipeline.dead_letter_limit import PaceStore
+    from bridge.pipeline.decisions import DecisionListeners
+    from bridge.pipeline.lanes import OrderingDomain
+    from bridge.pipeline.ledger import Ledger
+    from bridge.pipeline.publishing import PublishTarget
+    from bridge.pipeline.route_limits import RouteLimit
+    from bridge.pipeline.rule_set import RuleSet
+    from bridge.pipeline.settings import EnginePort, RecordDeadLetter
+    from bridge.pipeline.source import SourcePipeline
+    from bridge.pipeline.tracing import Tracer
+    from bridge.quarantine.stage import QuarantineStage
+    from bridge.quarantine.store import QuarantineStore
+    from bridge.replay.feed import ReplayFeed
+    from bridge.replay.store import ReplayStore
+    from bridge.routing import Router
+    from bridge.routing.cel.expression import Compiler
+    from bridge.sqlite_engine.options import TracingOptions
+    from bridge.system.tls import TlsFiles
+    from bridge.waiting.replays import ReplayReports
+
+# Commands that only read need no pipelines, routers or codecs: the functions that build these import them
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
@@ -114,6 +116,8 @@ def _above(directory: Path) -> Path | None:
 
 def load_workflows(loaded: Loaded) -> Workflows:
     """Import the workflow modules of the configuration. Raises: ConfigError."""
+    from bridge.engines.workflows import load as load_modules
+
     workflows = loaded.config.workflows
     return load_modules(workflows.modules, module_base(loaded), loaded.locate, external=workflows.external)
 
@@ -136,7 +140,8 @@ def own_packages(loaded: Loaded) -> frozenset[str]:
     encryptions = (engine.encryption for engine in loaded.config.engines.values())
     providers = (each.provider for each in encryptions if each is not None)
     maps = (route.map for route in loaded.config.routes)
-    references = [*loaded.config.workflows.modules, *filter(None, (*maps, *providers))]
+    upcasts = (each.map for source in loaded.config.sources.values() for each in source.upcast)
+    references = [*loaded.config.workflows.modules, *filter(None, (*maps, *upcasts, *providers))]
     return frozenset(reference.partition(":")[0].partition(".")[0] for reference in references)
 
 
@@ -181,6 +186,8 @@ def create_engine(
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
+        from bridge.engines.embedded.engine import EmbeddedEngine
+
         return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records, tracing)
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
@@ -190,6 +197,8 @@ def create_engine(
 
 def lineage_options(config: LineageConfig) -> LineageOptions:
     """Settings of the lineage index of a remote engine."""
+    from bridge.engines.lineage_index import LineageOptions
+
     shards = config.shards
     return LineageOptions(shards.number, ShardLimits(shards.ids, shards.age), shards.pause, shards.buffer)
 
@@ -214,11 +223,29 @@ _Tls = TypeVar("_Tls", bound=Model)
 
 def build_tls(loaded: Loaded) -> TlsFiles | None:
     """Certificate files of the ops port; None where it has none."""
+    from bridge.system.tls import TlsFiles
+
     if loaded.config.ops.http.tls is None:
         return None
     tls = _resolved(loaded, ("ops", "http", "tls"), loaded.config.ops.http.tls)
     key, client_ca = (None if file is None else Path(file) for file in (tls.key, tls.client_ca))
     return TlsFiles(Path(tls.certificate), key, client_ca)
+
+
+def build_access(loaded: Loaded) -> Access:
+    """Access to the API. Raises: ConfigError when the file of tokens cannot be read."""
+    from bridge.ops.access import Access, Oidc, TokenFile
+
+    access = loaded.config.ops.http.access
+    path = ("ops", "http", "access", "tokens")
+    try:
+        tokens = None if access.tokens is None else TokenFile(loaded.resolve(path, access.tokens))
+    except OSError as error:
+        what = f"{access.tokens}: {(error.strerror or 'it cannot be read').lower()}; see `bridge tokens new --help`"
+        raise ConfigError([replace(loaded.locate(path, what), code="C024")]) from None
+    except ValueError as error:
+        raise ConfigError([replace(loaded.locate(path, f"{access.tokens}: {error}"), code="C024")]) from None
+    return Access(tokens, None if access.oidc is None else Oidc(access.oidc))
 
 
 def _resolved(loaded: Loaded, path: tuple[str | int, ...], tls: _Tls) -> _Tls:
@@ -243,6 +270,9 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
 
 def build_router(loaded: Loaded, source: str) -> Router:
     """Compile the rules of a source. Raises: ConfigError with all problems."""
+    from bridge.engines.workflows import functions
+    from bridge.routing import Router
+
     problems: list[Problem] = []
     validators = {}
     limits = loaded.config.sources[source].limits
@@ -268,15 +298,26 @@ def build_decoder(
     source: str,
     registries: Mapping[str, Registry] | None = None,
     compiler: Compiler | None = None,
+    *,
+    imports: bool = True,
 ) -> SourceDecoder:
     """Create the decoder of a source.
 
     registries: see `source_codec`.
     compiler: compiler of its expressions; None: a new one.
+    imports: import the functions of its upcasts. Without it, messages that need one fail.
     Raises: ConfigError with all problems.
     """
+    from bridge.app.codecs import source_codec
+    from bridge.codecs.decoder import SourceDecoder, attribute_problem
+    from bridge.engines.workflows import functions
+    from bridge.routing.cel.expression import SOURCE, Compiler
+    from bridge.routing.cel.scope import SourceScope
+    from bridge.routing.cel.template import compile_template
+    from bridge.routing.upcast import compile_upcasts
+
     config = loaded.config.sources[source]
-    compiler = Compiler(loaded.locate) if compiler is None else compiler
+    compiler = Compiler(loaded.locate, loaded.config.vars) if compiler is None else compiler
     attributes = {}
     for name, text in config.attributes.items():
         path: tuple[str | int, ...] = ("sources", source, "attributes", name)
@@ -290,8 +331,10 @@ def build_decoder(
         path = ("sources", source, "identity")
         template = compile_template(config.identity, path, f"source {source!r}, identity", compiler, SOURCE)
         identity = template.render if template is not None else None
+    resolve = functions(module_base(loaded)) if imports else None
+    upcast = compile_upcasts(source, config.upcast, compiler, resolve, config.limits.expression_nanoseconds)
     schema = None
-    if config.schema_file is not None:
+    if config.schema_file is not None and not config.only_types:
         try:
             schema = _schema(loaded, ("sources", source, "schema"), config.schema_file, config.limits)
         except ConfigError as error:
@@ -304,10 +347,60 @@ def build_decoder(
         attributes=attributes,
         identity=identity,
         scope=partial(SourceScope, allowed=config.limits.expression_nanoseconds),
+        upcast=upcast,
         schema=schema,
         trusted=config.trusted,
         amqp_headers=broker_factory.has_amqp_headers(loaded.config.brokers.get(config.broker), config),
     )
+
+
+def build_rule_set(
+    loaded: Loaded,
+    source: str,
+    engines: Mapping[str, EnginePort],
+    registries: Mapping[str, Registry] | None = None,
+) -> RuleSet:
+    """Compile the rules of a source for its pipeline.
+
+    engines: all engines. registries: see `source_codec`.
+    Raises: ConfigError.
+    """
+    from bridge.pipeline.rule_set import RuleSet
+
+    router = build_router(loaded, source)
+    decoder = build_decoder(loaded, source, registries)
+    used = {route.engine for route in loaded.config.routes if source in route.from_}
+    retry = loaded.config.sources[source].retry
+    return RuleSet(
+        loaded.version,
+        router,
+        decoder.decode,
+        RetryPolicy(**retry.model_dump(), max_hold=subscribe_options(loaded, source).max_hold),
+        {name: engine for name, engine in engines.items() if name in used},
+        decoder.prepare,
+    )
+
+
+def build_targets(
+    loaded: Loaded, brokers: Mapping[str, Broker], registries: Mapping[str, Registry] | None = None
+) -> dict[str, PublishTarget]:
+    """Create the destinations of publications. registries: see `target_codec`. Raises: ConfigError."""
+    from bridge.app.codecs import target_codec
+    from bridge.pipeline.publishing import PublishTarget
+    from bridge.pipeline.tracing import messaging_system
+
+    return {
+        name: PublishTarget(
+            brokers[target.broker],
+            target.address,
+            target_codec(loaded, name, registries),
+            target.source,
+            target.timeout,
+            broker_factory.message_shape(target),
+            messaging_system(loaded.config.brokers[target.broker].type),
+        )
+        for name, target in loaded.config.targets.items()
+    }
 
 
 def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
@@ -317,6 +410,8 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
 
 
 def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> Schema:
+    from bridge.codecs.schema import Schema, SchemaProblem
+
     try:
         return Schema(loaded.resolve(path, file), limits.schema_cost)
     except SchemaProblem as problem:
@@ -325,6 +420,8 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: Limi
 
 def build_domains(loaded: Loaded) -> Mapping[str, OrderingDomain]:
     """Create the ordering domains that sources name and share."""
+    from bridge.pipeline.lanes import OrderingDomain
+
     names = {source.ordering_domain for source in loaded.config.sources.values()}
     return {name: OrderingDomain(name) for name in names if name is not None}
 
@@ -346,6 +443,9 @@ def build_source(
     tracer: Tracer | None = None,
     replays: ReplayStore | None = None,
     replay_reports: ReplayReports | None = None,
+    decisions: DecisionListeners | None = None,
+    ledger: Ledger | None = None,
+    rules: RuleSet | None = None,
 ) -> SourcePipeline:
     """Create the pipeline of a source, not started.
 
@@ -359,57 +459,47 @@ def build_source(
     tracer: None where traces are off.
     replays: replay queues of its dead letters; None: the source brings none back.
     replay_reports: informs the jobs that replay messages in quarantine.
+    decisions: listeners of the settled deliveries of all sources.
+    ledger: see `SourcePipeline`.
+    rules: its rule set; None compiles it.
     Raises: ConfigError.
     """
+    from bridge.pipeline.rule_set import CurrentRules
+    from bridge.pipeline.settings import SourceSettings
+    from bridge.pipeline.source import SourcePipeline
+    from bridge.pipeline.tracing import SourceTracing, messaging_system
+    from bridge.quarantine.stage import QuarantineStage
+    from bridge.replay.feed import ReplayFeed
+
     config = loaded.config.sources[name]
-    router = build_router(loaded, name)
-    used = {route.engine for route in loaded.config.routes if name in route.from_}
-    subscribe = subscribe_options(loaded, name)
     settings = SourceSettings(
         name=name,
-        subscribe=subscribe,
+        subscribe=subscribe_options(loaded, name),
         limits=config.limits,
         ordering=config.ordering,
-        retry=RetryPolicy(**config.retry.model_dump(), max_hold=subscribe.max_hold),
         trusted_replay=config.trusted == "replay",
-        config_version=loaded.version,
     )
-    decoder = build_decoder(loaded, name, registries)
-    targets = {engine: target for engine, target in engines.items() if engine in used}
+    rules = build_rule_set(loaded, name, engines, registries) if rules is None else rules
 
     def quarantine(pipeline: SourcePipeline) -> QuarantineStage:
         assert quarantine_store is not None
         engine, store = quarantine_store
-        breaker = targets[engine].breaker if engine in targets else None
-        return QuarantineStage(pipeline, store, config.quarantine, decoder.decode, breaker, replay_reports)
+        return QuarantineStage(pipeline, store, config.quarantine, engine, replay_reports)
 
     def feed(pipeline: SourcePipeline) -> ReplayFeed:
         assert replays is not None
-        return ReplayFeed(pipeline, replays, decoder.decode)
+        return ReplayFeed(pipeline, replays)
 
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        decoder.decode,
-        router,
-        targets,
-        route_limits={
-            route.name: limits[route.name] for route in loaded.config.routes if name in route.from_ and route.limits
-        }
-        if limits
-        else None,
-        budgets={
-            route.name: BudgetShare(budgets[route.engine], (costs or {}).get(route.name, 1))
-            for route in loaded.config.routes
-            if name in route.from_ and route.engine in budgets
-        }
-        if budgets
-        else None,
+        CurrentRules(rules),
+        route_limits=limits_of(loaded, name, limits or {}),
+        budgets=shares_of(loaded, name, budgets or {}, costs or {}),
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
         stage=None if quarantine_store is None else quarantine,
         feed=None if replays is None else feed,
         paces=paces,
-        prepare=decoder.prepare,
         record=record,
         tracing=None
         if tracer is None
@@ -419,4 +509,25 @@ def build_source(
             messaging_system(loaded.config.brokers[config.broker].type),
             links=loaded.config.ops.tracing.parent == "link",
         ),
+        decisions=decisions,
+        ledger=ledger,
     )
+
+
+def limits_of(loaded: Loaded, source: str, limits: Mapping[str, RouteLimit]) -> dict[str, RouteLimit]:
+    """Limits of the routes of a source. limits: of all routes that have some."""
+    names = [route.name for route in loaded.config.routes if source in route.from_]
+    return {name: limits[name] for name in names if name in limits}
+
+
+def shares_of(
+    loaded: Loaded, source: str, budgets: Mapping[str, ActionBudget], costs: Mapping[str, int]
+) -> dict[str, BudgetShare]:
+    """Shares of the routes of a source in the budgets of their engines. costs: actions of each route."""
+    from bridge.pipeline.action_budget import BudgetShare
+
+    return {
+        route.name: BudgetShare(budgets[route.engine], costs.get(route.name, 1))
+        for route in loaded.config.routes
+        if source in route.from_ and route.engine in budgets
+    }

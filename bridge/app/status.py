@@ -24,7 +24,8 @@ from bridge.core.states import EngineState
 from bridge.engines.base import Engine, instance_counts
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
-from bridge.ops.control import PREFIX, near
+from bridge.ops.api import PREFIX
+from bridge.ops.control import near
 from bridge.ops.status import Document, merge, problems
 from bridge.system.processes import is_stopped
 from bridge.waiting.totals import WaitingTotals
@@ -145,6 +146,7 @@ async def _directly(loaded: Loaded, silent: Sequence[Document]) -> Document:
         "engines": engines,
         "sources": [_source(name, *lags[name]) for name in loaded.config.sources],
         "components": [],
+        "limits": [],
     }
     nobody = [] if silent else [{"subject": "daemon", "text": text, "next": "bridge serve"}]
     return document | {"problems": nobody + problems(document)}

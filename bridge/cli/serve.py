@@ -40,11 +40,13 @@ def command(
     """Run the daemon: consume the sources, call the engine, run the workflows.
 
     The daemon prints what it consumes and the address of its health endpoint. Ctrl-C or SIGTERM drains and stops it
-    within the deadline (`ops.drain`); a second signal forces the stop.
+    within the deadline (`ops.drain`); a second signal forces the stop. SIGHUP reloads the configuration.
     """
     from bridge.app.composition import load_config, own_packages
-    from bridge.app.serve.daemon import serve
+    from bridge.app.serve.process import serve
+    from bridge.app.serve.reload import Files
 
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))
-    return serve(loaded, intake=True, worker=not no_worker, ready_file=ready_file, log_levels=levels)
+    files = Files(config, overlay)
+    return serve(loaded, files, intake=True, worker=not no_worker, ready_file=ready_file, log_levels=levels)

@@ -36,10 +36,13 @@ def command(
     """Run only the workflows, beside one or more `bridge serve --no-worker`.
 
     Ctrl-C or SIGTERM lets running work finish within the deadline (`ops.drain`); a second signal forces the stop.
+    SIGHUP reloads the configuration.
     """
     from bridge.app.composition import load_config, own_packages
-    from bridge.app.serve.daemon import serve
+    from bridge.app.serve.process import serve
+    from bridge.app.serve.reload import Files
 
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))
-    return serve(loaded, intake=False, worker=True, ready_file=ready_file, log_levels=levels)
+    files = Files(config, overlay)
+    return serve(loaded, files, intake=False, worker=True, ready_file=ready_file, log_levels=levels)

@@ -36,6 +36,7 @@ class SourceDecoder:
         attributes: Mapping[str, Callable[[Any], Any]] | None = None,
         identity: Callable[[Any], str] | None = None,
         scope: Callable[..., Any] = dict,
+        upcast: Callable[[Envelope], Envelope] | None = None,
         schema: Schema | None = None,
         trusted: Literal["replay"] | None = None,
         amqp_headers: bool = False,
@@ -45,6 +46,7 @@ class SourceDecoder:
         attributes, identity: called with the result of `scope` for the variables headers, key, topic, partition,
         offset, timestamp, message_id (the broker's own), payload and message (with raw bytes), given as keywords;
         absent ones are None.
+        upcast: converts the payloads of older versions, before `schema` is applied; None: no conversion.
         trusted: with "replay", incoming `bridge.*` headers are kept and their message id is the identity.
         amqp_headers: header values may be in the encoding of AMQP, as Azure Event Hubs delivers them.
         """
@@ -53,6 +55,7 @@ class SourceDecoder:
         self._attributes = tuple((attributes or {}).items())
         self._identity = identity
         self._scope = scope
+        self._upcast = upcast
         self._schema = schema
         self._trusted = trusted == "replay"
         self._amqp_headers = amqp_headers
@@ -94,6 +97,8 @@ class SourceDecoder:
                 envelope = replace(envelope, message_id=message_id)
         if len(envelope.message_id) > IDENTITY_LIMIT:
             envelope = replace(envelope, message_id=_hash(envelope.message_id))
+        if self._upcast is not None and body is not None:
+            envelope = self._upcast(envelope)
         if self._schema is not None and body is not None:
             self._schema.validate(envelope.data)
         return envelope

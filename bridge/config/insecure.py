@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SecretStr
 
+from bridge.config.model.access import AccessConfig, OidcConfig
 from bridge.config.model.bridge import BridgeConfig, HttpConfig
 from bridge.config.model.brokers import KafkaBrokerConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
@@ -61,6 +62,10 @@ def _is_short(token: SecretStr | None) -> bool:
 
 def _is_plain(url: str) -> bool:
     return url.lower().startswith(("http://", "grpc://"))
+
+
+def _is_far_plain(url: str) -> bool:
+    return _is_plain(url) and not is_loopback(urlsplit(url).hostname or "")
 
 
 def _is_far(url: str) -> bool:
@@ -226,6 +231,23 @@ RULES: tuple[Rule, ...] = (
         lambda http: _is_far_http(http) and http.tls is not None and http.tls.client_ca is None,
         "every client of this port can read health and metrics; set `tls.client_ca`, or restrict "
         "the port to probes and scrapers",
+    ),
+    Rule(
+        "S016",
+        "tokens_without_tls",
+        HttpConfig,
+        ("access",),
+        lambda http: _is_far_http(http) and http.tls is None and http.access != AccessConfig(),
+        "whoever can read the network can use the tokens; set `tls`, or end TLS at a proxy on this machine and listen "
+        "on loopback",
+    ),
+    Rule(
+        "S017",
+        "identity_provider_without_tls",
+        OidcConfig,
+        ("issuer",),
+        lambda oidc: _is_far_plain(oidc.jwks_url or oidc.issuer),
+        "whoever can change the network can issue tokens; use https",
     ),
 )
 """Rules for all insecure settings except secrets written in a file, which apply to every model."""

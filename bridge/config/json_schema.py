@@ -14,6 +14,8 @@ from bridge.config.yaml.interpolation import SECTIONS
 from bridge.config.yaml.merge import DEFAULTS
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+ID = "https://json.schemastore.org/durable-bridge.json"
+"""Identity of the schema: its address in SchemaStore's catalogue, from which editors take schemas by file name."""
 _REFERENCE = "#/$defs/"
 _INTERPOLATED = {"type": "string", "pattern": r"\$\{", "description": "Text with `${VAR}` or `${file:NAME}` in it."}
 _FILLED = ("SourceConfig", "TargetConfig")
@@ -55,6 +57,7 @@ def schema() -> dict[str, Any]:
     _untitled(definitions)
     return {
         "$schema": DIALECT,
+        "$id": ID,
         "title": "durable-bridge configuration",
         "description": "A configuration file of durable-bridge.",
         "type": "object",

@@ -169,7 +169,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.SourcePerConfig,
-        sources.QuarantineConfig,
+        sources.QuarantineConfig, sources.UpcastConfig,
         sources.KafkaSourceConfig, servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
@@ -201,7 +201,7 @@ _HEADINGS = {
     routes.WaitMissing: "on_missing: {wait: ...}", routes.StartMissing: "on_missing: {start: ...}",
     engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
-    sources.QuarantineConfig: "quarantine",
+    sources.QuarantineConfig: "quarantine", sources.UpcastConfig: "upcast",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",

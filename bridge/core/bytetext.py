@@ -91,3 +91,12 @@ def escape_invisible(text: str) -> str:
     JSON itself escapes those below U+0020.
     """
     return _INVISIBLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+def printable(text: str) -> str:
+    """Text for display, with control characters, which could control a terminal, replaced by escapes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )

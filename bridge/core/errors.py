@@ -83,6 +83,7 @@ class Problem:
 
     `line` and `column` start at 1; 0 means unknown. `path` is dotted (`routes[2].when`). A `warning` prevents nothing.
     code: kind of problem in `bridge.core.problems.codes`; empty outside of configurations.
+    offset: character of the value at which the problem is; None for the whole value.
     """
 
     file: str
@@ -92,6 +93,7 @@ class Problem:
     what: str
     severity: Literal["error", "warning"] = "error"
     code: str = ""
+    offset: int | None = None
 
     def __str__(self) -> str:
         where = f"{self.file}:{self.line}:{self.column}" if self.line else self.file

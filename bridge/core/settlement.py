@@ -47,10 +47,14 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Hold the delivery during an outage: stop intake, and continue when the outage ends."""
+    """Hold the delivery during an outage, and continue when the outage ends.
+
+    engine: engine that does not answer; None for an outage of a broker or a registry.
+    """
 
     reason: str
     detail: str
+    engine: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

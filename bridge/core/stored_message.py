@@ -10,6 +10,9 @@ from typing import Any
 from bridge.core.message import Envelope, Message, Position, Unreadable
 from bridge.core.provenance import Cause
 
+REMEMBERED_REFUSALS = 100
+"""Messages that left a queue of stored messages undelivered, and that its state still shows: the latest ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReplayOf:

@@ -29,6 +29,9 @@ SOURCE_PAUSE = "bridge.source_pause"
 SOURCE_SEEK = "bridge.source_seek"
 """Entity: moves of the position of one source that its daemons apply. Its key is the name of the source."""
 
+ROUTE_LIMIT = "bridge.route_limit"
+"""Entity: temporary limit of one route by a person. Its key is the name of the route."""
+
 DEAD_LETTER_STATES = "bridge.dead_letters"
 """Entity: states of the dead letters of one block of offsets. Its key is the `dead_letter_block_key`."""
 

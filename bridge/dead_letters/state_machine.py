@@ -20,6 +20,9 @@ MOST_MARKS = 64
 
 LONGEST_REASON = 500
 
+_RECENT = 32
+"""Tokens of operations that a block remembers, the latest ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mark:
@@ -57,13 +60,24 @@ class BlockStates:
 
     def __init__(self, document: Mapping[str, Any] | None = None) -> None:
         """Restore the states. document: result of `to_json`."""
-        self._marks = [(_mark(each), _bits(each["bits"])) for each in (document or {}).get("marks", ())]
+        stored = document or {}
+        self._marks = [(_mark(each), _bits(each["bits"])) for each in stored.get("marks", ())]
+        self._recent: list[str] = list(stored.get("recent", ()))
+
+    def __len__(self) -> int:
+        """Number of different marks."""
+        return len(self._marks)
 
     def to_json(self) -> dict[str, Any] | None:
         """States as JSON; None when all are open."""
         if not self._marks:
             return None
-        return {"v": 1, "marks": [_document(mark, bits) for mark, bits in self._marks]}
+        recent = {"recent": self._recent} if self._recent else {}
+        return {"v": 1, "marks": [_document(mark, bits) for mark, bits in self._marks], **recent}
+
+    def has_applied(self, token: str) -> bool:
+        """True if one of the last operations had this token. A block without marks remembers none."""
+        return token in self._recent
 
     def mark(self, offset: int, written: float | None = None) -> Mark | None:
         """Mark of a dead letter; None when it is open. written: time of the dead letter; None skips the check."""
@@ -86,8 +100,8 @@ class BlockStates:
         """Apply an operation of the entity. Unknown operations of later versions change nothing.
 
         value: `job`, `at`, `by`, `reason`, and either `items` (offsets with the times of their dead letters) or
-        `offsets`. `forget` may have `below`, the number of offsets at the begin of the block to forget, and `before`:
-        the time of the oldest dead letter of the block.
+        `offsets`; `token`, where the sender waits for the operation. `forget` may have `below`, the number of offsets
+        at the begin of the block to forget, and `before`: the time of the oldest dead letter of the block.
         """
         given = _given(value)
         offsets = _mask(value.get("offsets", ()))
@@ -107,6 +121,8 @@ class BlockStates:
                 below = max(0, min(value.get("below", 0), DEAD_LETTER_BLOCK))
                 self._remove(offsets | (1 << below) - 1, tuple(DeadLetterState))
                 self._marks = [each for each in self._marks if each[0].written >= value.get("before", -math.inf)]
+        if (token := value.get("token")) is not None:
+            self._recent = [*self._recent, token][-_RECENT:]
 
     def _claim(self, mark: Mark, items: Iterable[tuple[int, float | None]]) -> None:
         """Mark the dead letters that are open."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from durabletask.client import EntityQuery
@@ -21,12 +22,11 @@ from bridge.core.system_names import (
 )
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
 from bridge.engines.base import Engine, StoredEntities
-from bridge.engines.source_entities import latest, processed
-
-WITHIN = 30.0
-"""Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
+from bridge.engines.entity_reads import latest, read_effect
 
 _ID = re.compile(r"(.+)/([0-9]{1,10})@([0-9]{1,19})", re.DOTALL)
+
+_READ = "read the states of dead letters"
 
 _AT_ONCE = 16
 """Entities that are read or signalled side by side."""
@@ -142,7 +142,7 @@ class DeadLetterStates:
     async def read(self, refs: Iterable[DeadLetterRef]) -> dict[DeadLetterRef, Mark]:
         """Read the marks of dead letters. Open ones are left out."""
         wanted = list(refs)
-        return await self._marks(wanted, self._state)
+        return await self._marks(wanted, self._block)
 
     async def take(
         self, job: str, refs: Iterable[DeadLetterRef], *, by: str = "", at: float | None = None
@@ -164,9 +164,21 @@ class DeadLetterStates:
         self, operation: str, refs: Iterable[DeadLetterRef], value: Mapping[str, Any]
     ) -> dict[DeadLetterRef, Mark]:
         """Apply an operation, wait for it, and return the marks that the dead letters have then. Raises: as `take`."""
-        wanted = list(refs)
-        await self.send(operation, wanted, value)
-        return await self._marks(wanted, self._settled)
+        wanted, token = list(refs), secrets.token_hex(6)
+        await self.send(operation, wanted, {**value, "token": token})
+
+        def find(state: Any) -> BlockStates | None:
+            block = BlockStates(state)
+            # Other jobs may change the same dead letters: only the token shows that the marks are from after the
+            # operation. A block without marks has lost its tokens, and has nothing to restore
+            applied = block.has_applied(token) or (not len(block) and operation in ("restore", "open"))
+            return block if applied else None
+
+        async def read(entity: EntityInstanceId) -> BlockStates:
+            late = "the engine has the change of the dead letters, but no worker has processed it; is one running?"
+            return await read_effect(self._engine.client, entity, _READ, late, find)
+
+        return await self._marks(wanted, read)
 
     async def send(self, operation: str, refs: Iterable[DeadLetterRef], value: Mapping[str, Any]) -> None:
         """Send an operation; return when the engine has durably accepted it."""
@@ -180,26 +192,22 @@ class DeadLetterStates:
         await asyncio.gather(*(send(*each) for each in signals(operation, refs, value)))
 
     async def _marks(
-        self, refs: list[DeadLetterRef], read: Callable[[EntityInstanceId], Any]
+        self, refs: list[DeadLetterRef], read: Callable[[EntityInstanceId], Awaitable[BlockStates]]
     ) -> dict[DeadLetterRef, Mark]:
         reading = asyncio.Semaphore(_AT_ONCE)
 
         async def block(key: str) -> tuple[str, BlockStates]:
             async with reading:
-                return key, BlockStates(await read(EntityInstanceId(DEAD_LETTER_STATES, key)))
+                return key, await read(EntityInstanceId(DEAD_LETTER_STATES, key))
 
         keys = {ref: ref.key for ref in refs}
         states = dict(await asyncio.gather(*map(block, dict.fromkeys(keys.values()))))
         marks = ((ref, states[key].mark(ref.offset, ref.written)) for ref, key in keys.items())
         return {ref: mark for ref, mark in marks if mark is not None}
 
-    async def _state(self, entity: EntityInstanceId) -> Any:
-        state, _ = await latest(self._engine.client, entity, "read the states of dead letters")
-        return state
-
-    async def _settled(self, entity: EntityInstanceId) -> Any:
-        late = "the engine has the change of the dead letters, but no worker has processed it; is one running?"
-        return await processed(self._engine.client, entity, "read the states of dead letters", WITHIN, late)
+    async def _block(self, entity: EntityInstanceId) -> BlockStates:
+        state, _ = await latest(self._engine.client, entity, _READ)
+        return BlockStates(state)
 
 
 def _now(at: float | None) -> float:

@@ -45,10 +45,14 @@ class EarlyMessageExecutor:
         prefixes: instance id prefixes for which a rule may store early messages; other commands are not checked.
         engine_notifies: the engine notifies the entities of starts (`Engine.notifies_instance_started`).
         """
-        self._store = store
+        self.store = store
         self._executor = executor
         self._prefixes = prefixes
         self._engine_notifies = engine_notifies
+
+    def cover(self, prefixes: Sequence[str]) -> None:
+        """Add instance id prefixes of new rules. Those of earlier rules stay: their messages may still wait."""
+        self._prefixes = shortest_prefixes((*self._prefixes, *prefixes))
 
     async def execute(self, command: Command, origin: MessageOrigin | None = None) -> None:
         """Execute a command, in order with the early messages of its instance.
@@ -79,10 +83,10 @@ class EarlyMessageExecutor:
         except (InstanceAlreadyExists, AlreadyTaken):
             # An earlier attempt may have started the instance and failed before it notified the entity
             if notifies:
-                await self._store.notify_started(command.instance_id)
+                await self.store.notify_started(command.instance_id)
             raise
         if notifies:
-            await self._store.notify_started(command.instance_id)
+            await self.store.notify_started(command.instance_id)
 
     async def _start_first(self, command: InstanceCommand, first: StartFirst, origin: MessageOrigin | None) -> None:
         """Start the instance and execute the command.
@@ -100,7 +104,7 @@ class EarlyMessageExecutor:
     ) -> None:
         """Check that no earlier message of the instance waits. Raises: EarlierMessagesWait, AlreadyTaken."""
         instance_id = command.instance_id
-        early = await self._store.read(instance_id)
+        early = await self.store.read(instance_id)
         if early is None:
             return
         if origin is not None and origin_key(origin) in early.delivered:
@@ -109,11 +113,11 @@ class EarlyMessageExecutor:
             return
         if waiting_command(command) is None:
             # This command cannot be stored. While the instance is missing, the command overtakes no message
-            if not await self._store.is_started(instance_id):
+            if not await self.store.is_started(instance_id):
                 return
             if not (self._engine_notifies or early.unsettled or early.fails):
                 # Another program started the instance; the entity would check for it itself, but only at intervals
-                await self._store.notify_started(instance_id)
+                await self.store.notify_started(instance_id)
         raise EarlierMessagesWait(f"{instance_id!r}: earlier messages wait for the instance")
 
     def _may_wait(self, instance_id: str) -> bool:

@@ -30,7 +30,7 @@ from bridge.core.commands import (
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Retry, RetryPolicy, Settlement, decide
 from bridge.core.states import Outcome
-from bridge.core.stored_message import OperationResult, StoredMessage
+from bridge.core.stored_message import REMEMBERED_REFUSALS, OperationResult, StoredMessage
 
 STARTED = "started"
 """Operation of the entity: its instance was started."""
@@ -130,7 +130,9 @@ class EarlyMessageQueue:
 
     poll: seconds between two checks for the instance.
     items: JSON of `WaitingCommand`.
-    delivered: command keys of messages that left, the latest last.
+    delivered: command keys of delivered messages, the latest last.
+    refused: command keys of messages that left as dead letters or were dropped, the latest last. They show the process
+    that has stored a message that the queue has processed it.
     tick_at: time of the next `on_timer` call.
     attempts, failed_at: failures of the oldest message since its instance exists.
     read: decodes an item.
@@ -151,6 +153,7 @@ class EarlyMessageQueue:
         self._read = read
         self.items: list[dict[str, Any]] = list(document.get("items", ()))
         self.delivered: list[str] = list(document.get("delivered", ()))
+        self.refused: list[str] = list(document.get("refused", ()))
         self.tick_at: float | None = document.get("tick")
         self.attempts: int = document.get("attempts", 0)
         self.failed_at: float | None = document.get("failed_at")
@@ -159,12 +162,13 @@ class EarlyMessageQueue:
 
     def to_json(self) -> dict[str, Any] | None:
         """State as JSON; None when there is nothing to remember."""
-        if not self.items and not self.delivered:
+        if not self.items and not self.delivered and not self.refused:
             return None
         document = {
             "v": 1,
             "items": self.items,
             "delivered": self.delivered,
+            "refused": self.refused,
             "tick": self.tick_at,
             "attempts": self.attempts,
             "failed_at": self.failed_at,
@@ -187,6 +191,8 @@ class EarlyMessageQueue:
             return result
         if len(self.items) >= self._limits.max_messages or self.size + size > self._limits.max_bytes:
             result.events.append("full")
+            self._remember_refused(item)
+            self._plan(result, now)
             result.refuse(item, FULL, f"{len(self.items)} messages wait for the same instance already", _ERROR)
             return result
         self.items.append(item)
@@ -219,6 +225,7 @@ class EarlyMessageQueue:
         self._expire(result, now)
         if not self.items and self.forget_at is not None and now >= self.forget_at:
             self.delivered.clear()
+            self.refused.clear()
         self._plan(result, now)
         return result
 
@@ -231,6 +238,7 @@ class EarlyMessageQueue:
         result = OperationResult()
         for item in [each for each in self.items if marks is None or each["mark"] in marks]:
             self._remove(item)
+            self._remember_refused(item)
             result.events.append("dropped")
             if not forget:
                 result.refuse(item, DROPPED, "it was dropped from what waits for its instance", _ERROR)
@@ -269,6 +277,7 @@ class EarlyMessageQueue:
                     result.end(item, "duplicate" if end.outcome is Outcome.DUPLICATE else "succeeded")
                     self._remember(item)
                 elif isinstance(end, DeadLetter):
+                    self._remember_refused(item)
                     result.events.append("refused")
                     result.refuse(item, end.reason, end.detail, type(error).__name__, self.attempts + 1)
                 else:
@@ -291,6 +300,7 @@ class EarlyMessageQueue:
     def _expire(self, result: OperationResult, now: float) -> None:
         for item in [each for each in self.items if each["until"] <= now]:
             self._remove(item)
+            self._remember_refused(item)
             result.events.append("expired")
             waited = item["until"] - item["since"]
             result.refuse(item, EXPIRED, f"its instance was not started within {waited:.0f} s", _ERROR)
@@ -306,11 +316,15 @@ class EarlyMessageQueue:
         self.delivered.append(item["mark"])
         del self.delivered[:-REMEMBERED]
 
+    def _remember_refused(self, item: dict[str, Any]) -> None:
+        self.refused.append(item["mark"])
+        del self.refused[:-REMEMBERED_REFUSALS]
+
     def _plan(self, result: OperationResult, now: float) -> None:
         """Schedule the next `on_timer` call: for an expiry, a look at the instance, or the end of remembering."""
         if self.items:
             self._wake(result, min(now + self._poll, min(each["until"] for each in self.items)))
-        elif self.delivered:
+        elif self.delivered or self.refused:
             if self.forget_at is None:
                 self.forget_at = now + DEDUPLICATION_WINDOW
             if self.tick_at is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,10 +17,16 @@ from bridge.core.lineage.records import stored_ids
 from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
 from bridge.core.system_names import EARLY_MESSAGES, target_id, target_key
-from bridge.early_messages.state_machine import STARTED, WaitingCommand, waiting_command
+from bridge.early_messages.state_machine import (
+    STARTED,
+    WaitingCommand,
+    origin_key,
+    waiting_command,
+)
 from bridge.engines.base import Engine
 from bridge.system.clock import ahead_seconds
 from bridge.waiting.totals import WaitingTotals
+from bridge.waiting.unread import UnreadMessages
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +35,7 @@ class EarlyMessages:
 
     waits: some wait.
     delivered: command keys of delivered ones.
-    unsettled: operations are queued.
+    unsettled: operations are queued, or messages that this process has stored do not show yet.
     fails: the oldest one is retried.
     """
 
@@ -57,6 +64,11 @@ class EarlyMessageStore:
         self._max_bytes = max_bytes
         self._now = now
         self._totals = totals
+        self._unread = UnreadMessages()
+
+    def limit(self, max_bytes: int) -> None:
+        """Change the size of the largest early message."""
+        self._max_bytes = max_bytes
 
     async def store(self, command: Command, origin: MessageOrigin, message: StoredMessage, ttl: float) -> None:
         """Store a command durably for at most `ttl` seconds.
@@ -77,7 +89,9 @@ class EarlyMessageStore:
             raise InvalidCommand(f"{what}: the message takes {size} bytes; at most {self._max_bytes} are stored")
         if self._totals is not None:
             self._totals.admit(size)
+        began = time.monotonic()
         await self._signal(waiting.instance_id, "park", item | {"target": waiting.instance_id, "size": size}, what)
+        self._unread.add(waiting.instance_id, origin_key(origin), began)
         if self._engine.lineage is not None:
             self._engine.lineage.waits(stored_ids(plain), target_id(waiting.instance_id))
 
@@ -87,15 +101,14 @@ class EarlyMessageStore:
             return None
         what = f"read early messages of {instance_id!r}"
         entity = await self._engine.client.find_entity(_entity(instance_id), what=what)
-        if entity is None:
+        state = json.loads((None if entity is None else entity.get_state()) or "null") or {}
+        items, delivered = state.get("items", ()), frozenset(state.get("delivered", ()))
+        shown = delivered.union((each["mark"] for each in items), state.get("refused", ()))
+        unread = self._unread.remain(instance_id, shown)
+        if entity is None and not unread:
             return None
-        state = json.loads(entity.get_state() or "null") or {}
-        return EarlyMessages(
-            bool(state.get("items")),
-            frozenset(state.get("delivered", ())),
-            bool(entity.backlog_queue_size),
-            bool(state.get("attempts")),
-        )
+        unsettled = unread or (entity is not None and bool(entity.backlog_queue_size))
+        return EarlyMessages(bool(items), delivered, unsettled, bool(state.get("attempts")))
 
     async def is_started(self, instance_id: str) -> bool:
         """True when the instance exists. Raises: EngineError."""

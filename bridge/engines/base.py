@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from durabletask.serialization import DataConverter
-
-from bridge.engines.client import EngineClient
-from bridge.engines.lineage_index import LineageIndex
-from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.worker.compatibility import CompatibilityMonitor
-from bridge.engines.worker.contained_worker import ContainedWorker
-from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
+
+if TYPE_CHECKING:
+    from durabletask.serialization import DataConverter
+
+    from bridge.engines.client import EngineClient
+    from bridge.engines.lineage_index import LineageIndex
+    from bridge.engines.message_sealer import MessageSealer
+    from bridge.engines.worker.compatibility import CompatibilityMonitor
+    from bridge.engines.worker.contained_worker import ContainedWorker
+    from bridge.engines.workflows import Workflows
 
 FinishListener = Callable[[Sequence[Finish]], None]
 """Listener that gets the ends of instances."""
@@ -56,6 +58,7 @@ class InstanceCounts:
     sagas_today: sagas that ended today (UTC) by name and outcome.
     failed: existing FAILED instances by orchestration, without those whose saga was compensated.
     failed_today: such instances that ended today (UTC), those removed since included.
+    versions: unfinished instances by orchestration and version, of those with a version.
     """
 
     instances: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -64,6 +67,7 @@ class InstanceCounts:
     sagas_today: Mapping[tuple[str, str], int] = field(default_factory=dict)
     failed: Mapping[str, int] = field(default_factory=dict)
     failed_today: Mapping[str, int] = field(default_factory=dict)
+    versions: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
 @runtime_checkable

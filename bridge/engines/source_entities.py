@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 
-from bridge.core.errors import EngineUnavailable
 from bridge.core.pace import Paces
 from bridge.core.system_names import DEAD_LETTER_PACE, SOURCE_PAUSE
 from bridge.engines.base import Engine
-from bridge.engines.client import EngineClient
-
-_POLL_SECONDS = 0.002, 0.05
-"""Seconds between two reads of an entity with operations: the first, and the longest."""
-
-
-async def latest(client: EngineClient, entity: EntityInstanceId, what: str) -> tuple[Any, bool]:
-    """Read the JSON state of an entity, None without one, with True when operations wait. Raises: EngineError."""
-    found = await client.find_entity(entity, what=what)
-    if found is None:
-        return None, False
-    return json.loads(found.get_state() or "null"), bool(found.backlog_queue_size)
-
-
-async def processed(client: EngineClient, entity: EntityInstanceId, what: str, within: float, otherwise: str) -> Any:
-    """Read the JSON state of an entity after all operations sent so far.
-
-    within: seconds for workers to process the operations.
-    otherwise: text of the error when none has processed them in time.
-    Raises: EngineError; EngineUnavailable.
-    """
-    end = time.monotonic() + within
-    pause, longest = _POLL_SECONDS
-    while True:
-        state, pending = await latest(client, entity, what)
-        if not pending:
-            return state
-        if time.monotonic() > end:
-            raise EngineUnavailable(otherwise)
-        await asyncio.sleep(pause)
-        pause = min(longest, 1.5 * pause)
-
+from bridge.engines.entity_reads import change, latest, read_effect
 
 _PACE_SECONDS = 5.0
-"""Seconds for a worker to process an operation of a pace."""
+"""Seconds for a worker to process the limit of a route."""
 
 
 def pace_entity() -> Callable[[EntityContext, Any], None]:
@@ -88,25 +54,56 @@ class EnginePaces:
     def __init__(self, engine: Engine, source: str) -> None:
         self._engine = engine
         self._entity = EntityInstanceId(DEAD_LETTER_PACE, source)
+        self._limits: dict[str, int] = {}
+        """Limits that were sent and not read since: count of ended limits by route."""
 
-    async def load(self, within: float = _PACE_SECONDS) -> Paces:
-        """Load the paces after all operations sent so far.
+    async def load(self) -> Paces:
+        """Load the paces, with the limits that were sent through this object.
 
-        within: seconds for workers to process the operations.
-        Raises: EngineError; EngineUnavailable when none has processed them in time.
+        Without its own limit a daemon would count dead letters from zero. The effects of other operations may follow:
+        a repeated claim has the same result, and a pause that is not doubled yet does not admit another dead letter.
+        Raises: EngineError; EngineUnavailable when no worker has processed a limit in time; the next call does not
+        wait for it.
         """
+        sent, self._limits = self._limits, {}
+
+        def find(state: Any) -> Paces | None:
+            paces = Paces(state)
+            known = all(route in paces or paces.resumes.get(route, 0) > count for route, count in sent.items())
+            return paces if known else None
+
         what, late = "read the dead-letter pace", "no worker has processed the dead-letter pace; is one running?"
-        return Paces(await processed(self._engine.client, self._entity, what, within, late))
+        return await read_effect(self._engine.client, self._entity, what, late, find, _PACE_SECONDS)
 
     async def latest(self) -> tuple[Paces, bool]:
         """Load the current paces, with True when operations wait to be processed. Raises: EngineError."""
         state, pending = await latest(self._engine.client, self._entity, "read the dead-letter pace")
         return Paces(state), pending
 
+    async def resume(self, route: str | None, limited: Collection[str], before: Paces) -> None:
+        """End the limit of a route, or of all with None.
+
+        limited: routes that are limited now. before: the paces with them.
+        Raises: EngineError; EngineUnavailable when no worker has ended the limits in time.
+        """
+        await self.send("resume", {"route": route})
+
+        def find(state: Any) -> Paces | None:
+            paces, counts = Paces(state), before.resumes
+            # A daemon may limit a route again at once
+            ended = all(each not in paces or paces.resumes.get(each, 0) > counts.get(each, 0) for each in limited)
+            return paces if ended else None
+
+        source = self._entity.key
+        late = f"{source}: the engine has the resume, but no worker has processed it; is one running?"
+        await read_effect(self._engine.client, self._entity, f"resume the source {source}", late, find)
+
     async def send(self, operation: str, value: dict[str, Any]) -> None:
         """Send an operation; return when the engine has durably accepted it. Raises: EngineError."""
         what = f"dead-letter pace: {operation}"
         await self._engine.client.signal_entity(self._entity, operation, value, what=what)
+        if operation == "limit":
+            self._limits[value["route"]] = value.get("resumes", 0)
 
 
 async def limited_sources(engine: Engine) -> dict[str, Paces]:
@@ -115,10 +112,6 @@ async def limited_sources(engine: Engine) -> dict[str, Paces]:
     found = await engine.client.get_all_entities(query, what="list the dead-letter paces")
     read = {each.id.key: Paces(json.loads(each.get_state() or "null")) for each in found}
     return {source: paces for source, paces in read.items() if len(paces)}
-
-
-_PAUSE_SECONDS = 30.0
-"""Seconds for a worker to process a pause or its end: the engine gives the work of a frozen worker to another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +128,18 @@ class Pause:
     reason: str = ""
 
 
-def pause_entity() -> Callable[[EntityContext, Any], None]:
-    """Create the entity function that a worker registers under the name SOURCE_PAUSE."""
+def pause_entity(changed: Callable[[], None] = lambda: None) -> Callable[[EntityContext, Any], None]:
+    """Create the entity function that a worker registers under the name SOURCE_PAUSE.
+
+    changed: called in the worker's thread after an operation, before the engine has stored its effect.
+    """
 
     def pause(ctx: EntityContext, value: Any) -> None:
         if ctx.operation == "pause":
             ctx.set_state(value)
         elif ctx.operation == "resume":
             ctx.set_state(None)
+        changed()
 
     pause.__name__ = SOURCE_PAUSE
     return pause
@@ -169,14 +166,14 @@ class SourcePauses:
 
     async def pause(self, source: str, pause: Pause) -> None:
         """Pause a source. Raises: EngineError; EngineUnavailable when no worker has stored the pause in time."""
-        await self._send(source, "pause", asdict(pause))
+        given = asdict(pause)
+        await self._send(source, "pause", given, lambda state: state == given)
 
     async def resume(self, source: str) -> None:
         """End the pause of a source. Raises: as `pause`."""
-        await self._send(source, "resume", None)
+        await self._send(source, "resume", None, lambda state: state is None)
 
-    async def _send(self, source: str, operation: str, value: Any) -> None:
+    async def _send(self, source: str, operation: str, value: Any, is_stored: Callable[[Any], bool]) -> None:
         entity, what = EntityInstanceId(SOURCE_PAUSE, source), f"{operation} the source {source}"
-        await self._engine.client.signal_entity(entity, operation, value, what=what)
         late = f"{source}: the engine has the {operation}, but no worker has processed it; is one running?"
-        await processed(self._engine.client, entity, what, _PAUSE_SECONDS, late)
+        await change(self._engine.client, entity, operation, value, what, late, is_stored)

@@ -12,10 +12,8 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.system_names import SOURCE_PAUSE, SOURCE_SEEK
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import Pause, latest, processed
-
-_WORKER_SECONDS = 30.0
-"""Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
+from bridge.engines.entity_reads import change, latest
+from bridge.engines.source_entities import Pause
 
 Seeks = Mapping[str, Mapping[str, Any]]
 """State of the entity: by partition (`orders/0`) an object with `to` (offset), `stamp`, `by`, `at` (seconds since the
@@ -51,11 +49,16 @@ def apply(state: dict[str, Any] | None, operation: str, value: Any) -> dict[str,
     return found or None
 
 
-def seek_entity() -> Callable[[EntityContext, Any], None]:
-    """Create the entity function that a worker registers under the name SOURCE_SEEK."""
+def seek_entity(changed: Callable[[], None] = lambda: None) -> Callable[[EntityContext, Any], None]:
+    """Create the entity function that a worker registers under the name SOURCE_SEEK.
+
+    changed: as of `bridge.engines.source_entities.pause_entity`, for operations of people.
+    """
 
     def seek(ctx: EntityContext, value: Any) -> None:
         ctx.set_state(apply(ctx.get_state(), ctx.operation, value))
+        if ctx.operation != "moved":
+            changed()
 
     seek.__name__ = SOURCE_SEEK
     return seek
@@ -96,11 +99,11 @@ class SourceSeeks:
 
     async def seek(self, source: str, moves: Seeks) -> None:
         """Store moves. Raises: EngineError; EngineUnavailable when no worker has stored them in time."""
-        await self._send(source, "seek", moves)
+        await self._send(source, "seek", moves, lambda state: moves.items() <= state.items())
 
     async def cancel(self, source: str) -> None:
         """Remove moves that are not applied. Raises: as `seek`."""
-        await self._send(source, "cancel", None)
+        await self._send(source, "cancel", None, lambda state: not pending(state))
 
     async def moved(self, source: str, found: Mapping[str, Mapping[str, Any]]) -> None:
         """Report applied moves; return when the engine has durably accepted the report. Raises: EngineError.
@@ -110,8 +113,7 @@ class SourceSeeks:
         entity, what = EntityInstanceId(SOURCE_SEEK, source), f"report moves of {source}"
         await self._engine.client.signal_entity(entity, "moved", dict(found), what=what)
 
-    async def _send(self, source: str, operation: str, value: Any) -> None:
+    async def _send(self, source: str, operation: str, value: Any, is_stored: Callable[[Seeks], bool]) -> None:
         entity, what = EntityInstanceId(SOURCE_SEEK, source), f"{operation} of the source {source}"
-        await self._engine.client.signal_entity(entity, operation, value, what=what)
         late = f"{source}: the engine has the {operation}, but no worker has processed it; is one running?"
-        await processed(self._engine.client, entity, what, _WORKER_SECONDS, late)
+        await change(self._engine.client, entity, operation, value, what, late, lambda state: is_stored(state or {}))

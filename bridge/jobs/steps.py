@@ -190,6 +190,8 @@ class _Run:
         self._token = secrets.token_hex(8)
         self._number: int | None = None
         """Number of this step; None before its claim."""
+        self._offered: set[str] = set()
+        """Items that this step has given to the kind."""
         self._page: JobPage | None = None
         """Page of the place, as this step knows it."""
         self._ended_step: int | None = None
@@ -202,7 +204,8 @@ class _Run:
         """
         record, pending = await self._store.find(self.place.job)
         if record is None:
-            if pending:
+            # An engine may not count the creation while a worker processes it: look again for more than a minute
+            if pending or (self.place.phase == "select" and self.place.wait < _PROGRESS_SECONDS):
                 raise _Pause
             raise _Ended("removed")
         if self._number is not None and record.claim["recent"][-1] != self._token:
@@ -228,6 +231,8 @@ class _Run:
         await self._sweep()
         await self._claim(record.id)
         registry = await self._store.registry()
+        if record.id not in registry.jobs:
+            raise _Pause  # the job is ending, or the engine shows an earlier state
         for other in registry.holders(record.id):
             held = await self._held_by(other)
             if len(held):
@@ -238,14 +243,14 @@ class _Run:
         """Digests of the items that a job holds, sorted."""
         holder = await self._store.record(job)
         held: array[int] = array("Q")
-        async for _, page in self._store.pages(job):
+        async for _, page in self._store.pages(holder):
             ids = page.unfinished if holder.is_open else page.with_status(IN_PROGRESS)
             held.extend(map(_digest, ids))
         return array("Q", sorted(held))
 
     async def _skip(self, record: JobRecord, other: str, held: array[int]) -> None:
         result = ItemResult(Result.SKIPPED, f"job {other} holds it").to_json()
-        async for number, page in self._store.pages(record.id):
+        async for number, page in self._store.pages(record):
             found = {id_: result for id_ in page.with_status(LEFT) if _contains(held, _digest(id_))}
             if found:
                 value = {"step": self._number, "results": found}
@@ -321,7 +326,7 @@ class _Run:
         page = await self._store.page(job.id, number)
         ids = page.unfinished
         if ids:
-            await self._call(page, number, kind, job, ids)
+            await self._call(number, kind, job, ids)
 
     async def _work_items(self, record: JobRecord, kind: JobKind, job: Job) -> None:
         """Work on the next items of the page of the place."""
@@ -331,7 +336,7 @@ class _Run:
         ids = [id_ for id_, *_ in page.items[self.place.index : self.place.index + count]]
         held = set(page.unfinished)
         if wanted := [id_ for id_ in ids if id_ in held]:
-            page = self._page = await self._call(page, self.place.page, kind, job, wanted)
+            page = self._page = await self._call(self.place.page, kind, job, wanted)
         rate, due = record.request.rate, self.place.due
         if rate is not None:
             due = max(self._now(), due) + len(wanted) / rate
@@ -363,14 +368,16 @@ class _Run:
 
     async def _wait_for_step(self, record: JobRecord, end: int) -> None:
         """Raises: _Pause until the items before `end` have ended, and once more to read the record after that."""
-        begin = max((each for each in _ends(record.request.ramp) if each < end), default=0)
-        for number in range(begin // ITEMS_PER_PAGE, (end - 1) // ITEMS_PER_PAGE + 1):
+        failed = 0
+        for number in range((end - 1) // ITEMS_PER_PAGE, -1, -1):  # the last items end last
             page = await self._store.page(record.id, number)
             # Items behind the step may be in progress too, where a call for them has failed
             items = page.items[: end - number * ITEMS_PER_PAGE]
-            if any(status == IN_PROGRESS for _, status, _ in items):
+            if any(status in (LEFT, IN_PROGRESS) for _, status, _ in items):
                 raise _Pause
-        await self._store.settled(record.id)
+            failed += sum(status == Result.FAILED for _, status, _ in items)
+        if record.finished < end or record.counts[Result.FAILED] < failed:
+            raise _Pause  # moves of pages are on their way
         self._ended_step = end
         raise _Pause(0.0)
 
@@ -383,24 +390,30 @@ class _Run:
             self._number = claim["number"]
         return self._number
 
-    async def _call(self, page: JobPage, number: int, kind: JobKind, job: Job, ids: Sequence[str]) -> JobPage:
+    async def _call(self, number: int, kind: JobKind, job: Job, ids: Sequence[str]) -> JobPage:
         """Let the kind work on items, and store its results. Returns the page after that. Raises: _Superseded."""
         step = await self._claim(job.id)
-        left = set(page.with_status(LEFT))
-        begun = [id_ for id_ in ids if id_ in left]
-        await self._store.signal_page(job.id, number, "begin", {"step": step, "ids": begun})
-        page = await self._store.page(job.id, number)
+        # Operations of an earlier step may be on their way: the page decides on each item
+        wanted = set(ids)
+
+        def has_begun(page: JobPage) -> bool:
+            return page.step > step or (page.step == step and wanted.isdisjoint(page.with_status(LEFT)))
+
+        await self._store.signal_page(job.id, number, "begin", {"step": step, "ids": ids})
+        page = await self._store.page(job.id, number, has_begun)
         if page.step != step:
             raise _Superseded
         held = set(page.unfinished)
         ids = [id_ for id_ in ids if id_ in held]
         # Items that were in progress when this step began them belong to an earlier one, which may have worked on them
-        fresh = [id_ for id_ in begun if page.begun.get(id_) == step]
+        fresh = [id_ for id_ in ids if page.begun.get(id_) == step and id_ not in self._offered]
         if not ids:
             return page
+        self._offered.update(fresh)
         try:
             results = await kind.work(job, number, ids, frozenset(ids).difference(fresh))
         except TryLater:
+            self._offered.difference_update(fresh)
             await self._store.signal_page(job.id, number, "undo", {"step": step, "ids": fresh})
             raise
         found = {id_: result.to_json() for id_, result in results.items()}
@@ -419,8 +432,11 @@ class _Run:
         if kind is None:
             return
         job, number, untouched = Job(record.id, record.request), self.place.page, 0
+        step = await self._claim(job.id)
         while number < record.pages and untouched < PAGES_AT_ONCE:
-            page = await self._store.page(record.id, number)
+            # The begin of an interrupted step may be on its way: the page shows it when it has processed this one
+            await self._store.signal_page(job.id, number, "begin", {"step": step, "ids": []})
+            page = await self._store.page(job.id, number, lambda page: page.step >= step)
             first = self.place.index if number == self.place.page else 0
             begun = [id_ for id_, status, _ in page.items[first:] if status == IN_PROGRESS]
             if begun:
@@ -430,7 +446,7 @@ class _Run:
 
     async def _last_call(self, page: JobPage, number: int, kind: JobKind, job: Job, begun: Sequence[str]) -> None:
         try:
-            await self._call(page, number, kind, job, begun)
+            await self._call(number, kind, job, begun)
         except TryLater as later:
             raise _Pause(later.seconds) from later
         except (EngineOutage, BrokerUnavailable, _Superseded):

@@ -6,7 +6,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterable, AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,15 +19,15 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from bridge.core.errors import (
     EngineError,
     EngineRejected,
-    EngineUnavailable,
     InstanceAlreadyExists,
     InstanceNotFound,
     InvalidCommand,
 )
+from bridge.core.instance_protocol import FINISHED
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB, JOB_PAGE, JOBS, JOBS_KEY, job_instance_id, job_page_key
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import latest, processed
+from bridge.engines.entity_reads import latest, read_effect
 from bridge.jobs.kind import ITEMS_PER_PAGE, JobRequest
 from bridge.jobs.orchestrator import CONTROL_EVENT
 from bridge.jobs.state_machine import JobPage, JobRecord, JobRegistry
@@ -37,11 +37,6 @@ MAX_ITEMS = 1_000_000
 
 Action = Literal["pause", "resume", "abort"]
 
-_WITHIN = 30.0
-"""Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
-
-_POLL_SECONDS = 0.05
-_QUICK_SECONDS = 0.002
 _AT_ONCE = 16
 _TOUCH_SECONDS = 30.0
 
@@ -152,16 +147,8 @@ class JobStore:
         self._check(action, await self.record(job))
         token = secrets.token_hex(8)
         await self.signal(job, action, {"id": token, "by": by, "reason": reason})
-        end = time.monotonic() + _WITHIN
-        while True:
-            record = await self.record(job)
-            if record.control.get("id") == token:
-                break
-            if time.monotonic() > end:
-                raise EngineUnavailable(
-                    f"job {job}: the engine has the {action}, but no worker has processed it; is one running?"
-                )
-            await asyncio.sleep(_POLL_SECONDS)
+        late = f"job {job}: the engine has the {action}, but no worker has processed it; is one running?"
+        record = await self._record_with(job, late, lambda record: record.control.get("id") == token)
         before = JobState(record.control["before"])
         if before not in _NEEDS[action]:
             raise _refusal(action, job, before)
@@ -185,15 +172,8 @@ class JobStore:
     async def claim(self, job: str, token: str) -> Mapping[str, Any]:
         """Claim a job for one step; return the claims after that. Raises: EngineUnavailable."""
         await self.signal(job, "claim", {"token": token})
-        end, pause = time.monotonic() + _WITHIN, _QUICK_SECONDS
-        while True:
-            claim = (await self.record(job)).claim
-            if token in claim["recent"]:
-                return claim
-            if time.monotonic() > end:
-                raise EngineUnavailable(f"job {job}: no worker has processed its claim; is one running?")
-            await asyncio.sleep(pause)
-            pause = min(_POLL_SECONDS, pause * 2)
+        late = f"job {job}: no worker has processed its claim; is one running?"
+        return (await self._record_with(job, late, lambda record: token in record.claim["recent"])).claim
 
     # Reads
 
@@ -204,21 +184,27 @@ class JobStore:
 
     async def record(self, job: str) -> JobRecord:
         """Record of a job. Raises: InstanceNotFound; EngineUnavailable when no worker has processed its creation."""
-        end = time.monotonic() + _WITHIN
-        while True:
-            record, pending = await self.find(job)
-            if record is not None:
-                return record
-            if not pending:
-                raise InstanceNotFound(f"there is no job {job}; `bridge jobs list` shows all")
-            if time.monotonic() > end:
-                raise EngineUnavailable(f"job {job}: no worker has processed its creation; is one running?")
-            await asyncio.sleep(_POLL_SECONDS)
+        record, pending = await self.find(job)
+        if record is not None:
+            return record
+        # Its orchestration is started after its creation was sent
+        if not pending and not await self._has_orchestration(job):
+            raise InstanceNotFound(f"there is no job {job}; `bridge jobs list` shows all")
+        late = f"job {job}: no worker has processed its creation; is one running?"
+        return await self._record_with(job, late, lambda record: True)
 
-    async def settled(self, job: str) -> None:
-        """Wait until the record has processed all moves of its pages. Raises: EngineUnavailable."""
-        late = f"job {job}: no worker has processed its record; is one running?"
-        await processed(self._client, EntityInstanceId(JOB, job), f"read job {job}", _WITHIN, late)
+    async def _record_with(self, job: str, late: str, has_effect: Callable[[JobRecord], bool]) -> JobRecord:
+        """Record of a job with the effect of an operation. Raises: EngineUnavailable with the text `late`."""
+
+        def find(state: Any) -> JobRecord | None:
+            record = None if state is None else JobRecord(job, state)
+            return record if record is not None and has_effect(record) else None
+
+        return await read_effect(self._client, EntityInstanceId(JOB, job), f"read job {job}", late, find)
+
+    async def _has_orchestration(self, job: str) -> bool:
+        found = await self._client.find_instance(job_instance_id(job), fetch_payloads=False, what=f"read job {job}")
+        return found is not None and found.runtime_status.name not in FINISHED
 
     async def records(self, changed_since: datetime | None = None) -> list[JobRecord]:
         """Records of all jobs, newest first. changed_since: only those that have changed since then."""
@@ -231,18 +217,20 @@ class JobStore:
         ]
         return sorted(records, key=lambda one: one.created, reverse=True)
 
-    async def page(self, job: str, page: int) -> JobPage:
-        """One page, after all operations sent so far. Raises: EngineUnavailable when no worker has processed them."""
+    async def page(self, job: str, page: int, has_effect: Callable[[JobPage], bool] = lambda page: True) -> JobPage:
+        """One page of a complete selection, with its items.
+
+        has_effect: True of a page with the effect of an operation.
+        Raises: EngineUnavailable when no worker has processed the operation in time.
+        """
+
+        def find(state: Any) -> JobPage | None:
+            found = JobPage(state)
+            return found if found.exists and has_effect(found) else None
+
         entity = EntityInstanceId(JOB_PAGE, job_page_key(job, page))
-        end, pause = time.monotonic() + _WITHIN, _QUICK_SECONDS
-        while True:
-            state, pending = await latest(self._client, entity, f"read job {job}")
-            if not pending:
-                return JobPage(state)
-            if time.monotonic() > end:
-                raise EngineUnavailable(f"job {job}: no worker has processed its items; is one running?")
-            await asyncio.sleep(pause)
-            pause = min(_POLL_SECONDS, pause * 2)
+        late = f"job {job}: no worker has processed its items; is one running?"
+        return await read_effect(self._client, entity, f"read job {job}", late, find)
 
     async def page_numbers(self, job: str) -> list[int]:
         """Numbers of the existing pages of a job, those without processed operations included."""
@@ -259,21 +247,23 @@ class JobStore:
                     if not statuses or status in statuses:
                         yield JobItem(id_, status, detail)
 
-    async def pages(self, job: str) -> AsyncIterator[tuple[int, JobPage]]:
-        """All pages with their numbers, each after all operations sent so far."""
-        async for entities in self._client.entity_pages(_pages(job), what=f"read job {job}"):
+    async def pages(self, record: JobRecord) -> AsyncIterator[tuple[int, JobPage]]:
+        """All pages of a complete selection with their numbers. Raises: as `page`."""
+        missing = set(range(record.pages))
+        async for entities in self._client.entity_pages(_pages(record.id), what=f"read job {record.id}"):
             for entity in entities:
                 number = int(entity.instanceId.rpartition("~")[2])
-                if entity.backlogQueueSize:
-                    yield number, await self.page(job, number)
-                else:
-                    yield number, JobPage(json.loads(entity.serializedState.value or "null"))
+                page = JobPage(json.loads(entity.serializedState.value or "null"))
+                if page.exists and number in missing:
+                    missing.remove(number)
+                    yield number, page
+        for number in sorted(missing):
+            yield number, await self.page(record.id, number)
 
     async def registry(self) -> JobRegistry:
-        """Unfinished jobs of the engine, after all operations sent so far. Raises: EngineUnavailable."""
-        late = "no worker has processed the registry of jobs; is one running?"
-        entity = EntityInstanceId(JOBS, JOBS_KEY)
-        return JobRegistry(await processed(self._client, entity, "read the registry of jobs", _WITHIN, late))
+        """Unfinished jobs of the engine."""
+        state, _ = await latest(self._client, EntityInstanceId(JOBS, JOBS_KEY), "read the registry of jobs")
+        return JobRegistry(state)
 
 
 def _pages(job: str) -> str:

@@ -3,9 +3,24 @@
 No analysed code runs.
 """
 
-from bridge.lint.analysis import Examined, Names, examine, known_names, lint, unknown
+from bridge.lint.analysis import Examined, Names, examine, known_names, lint, published, unknown
+from bridge.lint.code_hosts import github, sarif
 from bridge.lint.finding import RULES, Finding
 from bridge.lint.names import KnownNames
-from bridge.lint.sarif import sarif
+from bridge.lint.publications import Publication
 
-__all__ = ["RULES", "Examined", "Finding", "KnownNames", "Names", "examine", "known_names", "lint", "sarif", "unknown"]
+__all__ = [
+    "RULES",
+    "Examined",
+    "Finding",
+    "KnownNames",
+    "Names",
+    "Publication",
+    "examine",
+    "github",
+    "known_names",
+    "lint",
+    "published",
+    "sarif",
+    "unknown",
+]

@@ -18,6 +18,7 @@ from bridge.lint.module import Function, Module
 from bridge.lint.names import RULE as NAMES
 from bridge.lint.names import KnownNames, known_in, unknown_names
 from bridge.lint.project import Project, Reach, files
+from bridge.lint.publications import Publication, publications
 from bridge.lint.replaying import replaying
 from bridge.lint.sets import unordered
 from bridge.lint.shared import shared
@@ -112,6 +113,13 @@ def known_names(names: Names) -> KnownNames:
     """Names that the workflow modules of a configuration register, and those that it declares. No code runs."""
     project = Project()
     return known_in(project, _read(project, names.files, set()), names.targets, names.external)
+
+
+@_collector_paused()
+def published(paths: Sequence[Path]) -> dict[str, list[Publication]]:
+    """Publications of the registered orchestrators in the files at and below the paths, by name. No code runs."""
+    project = Project()
+    return publications(project, _read(project, paths, set()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,10 +91,10 @@ def known_in(
 
 def unknown_names(project: Project, modules: Sequence[Module], known: KnownNames) -> Iterator[Finding]:
     """Findings for the constant names in the modules that `known` lacks."""
-    scan = _Scan(project, modules)
+    scan = ConstantScan(project, modules)
     for module in modules:
         for call in calls_in(module.tree):
-            for kind, argument in _named(module, call):
+            for kind, argument in named_arguments(module, call):
                 if isinstance(argument, ast.Call):
                     continue  # Child and Command are found as separate calls
                 for where, node, name in scan.constants(module, argument):
@@ -104,7 +104,7 @@ def unknown_names(project: Project, modules: Sequence[Module], known: KnownNames
                     yield from _functions(scan, module, argument, kind, known)
 
 
-def _named(module: Module, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
+def named_arguments(module: Module, call: ast.Call) -> Iterator[tuple[str, ast.expr]]:
     """Arguments of a call that hold a name, each with the kind of the name."""
     if isinstance(call.func, ast.Attribute) and call.func.attr in _METHODS:
         yield from _arguments(call, [_METHODS[call.func.attr]])
@@ -131,7 +131,9 @@ def _arguments(call: ast.Call, wanted: Sequence[tuple[str, int, str]]) -> Iterat
             yield kind, one
 
 
-def _functions(scan: _Scan, module: Module, argument: ast.expr, kind: str, known: KnownNames) -> Iterator[Finding]:
+def _functions(
+    scan: ConstantScan, module: Module, argument: ast.expr, kind: str, known: KnownNames
+) -> Iterator[Finding]:
     """Findings for functions passed in place of a name that no worker registers."""
     if not isinstance(argument, ast.Name | ast.Attribute) or scan.is_local(module, argument):
         return
@@ -155,7 +157,7 @@ def _finding(module: Module, node: ast.AST, kind: str, name: str, known: KnownNa
     return Finding(str(module.path), line, column + 1, RULE, f"{article} {kind} `{shown}`{meant}", _ELSEWHERE[kind])
 
 
-class _Scan:
+class ConstantScan:
     """Constants that an expression may have: literals, names of the module, parameters of helpers."""
 
     def __init__(self, project: Project, modules: Sequence[Module]) -> None:

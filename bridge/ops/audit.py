@@ -31,22 +31,26 @@ _own = logging.getLogger("bridge.ops.audit")
 
 @wire_name("bridge.ops.audit.Denied")
 class Denied(BridgeError):
-    """The caller has no permission."""
+    """The caller has no permission. actor: the caller, where it is known."""
 
     reason = "denied"
+
+    def __init__(self, detail: str = "", actor: Actor | None = None) -> None:
+        super().__init__(detail)
+        self.actor = actor
 
 
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Person that makes a change.
 
-    uid: user id of the operating system.
-    via: `cli` or `socket`.
+    uid: user id of the operating system; None for a caller over the network.
+    via: `cli`, `socket`; over the network `token`, `oidc`, or `http` without a token.
     """
 
     name: str
-    uid: int
-    via: Literal["cli", "socket"]
+    uid: int | None
+    via: Literal["cli", "socket", "token", "oidc", "http"]
 
 
 @dataclass(slots=True)

@@ -2,75 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-import logging
 import os
 import secrets
 import socket
 import struct
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from aiohttp import web
 
 from bridge.config.model.bridge import ControlConfig
-from bridge.core.errors import (
-    BridgeError,
-    BrokerUnavailable,
-    EngineOutage,
-    EngineTimeout,
-    InstanceAlreadyExists,
-    InstanceNotFound,
-    InvalidCommand,
-)
-from bridge.ops.audit import Actor, Denied, user
-from bridge.ops.connections import Connections, Handler
+from bridge.ops.access import Caller
+from bridge.ops.api import Route, Stream, Streams, add_routes, problems
+from bridge.ops.audit import Denied, user
+from bridge.ops.connections import Connections
 from bridge.system import private
 
 DIRECTORY = "control"
 """Name of the directory of sockets, in the state directory."""
-PREFIX = "/api/v1/"
-BODY_SECONDS = 30.0
-"""Seconds for the body of a request."""
-
-_LONGEST_DETAIL = 2_000
-"""Characters: the detail may name what was asked for."""
-_JSON = "application/json"
-_PROBLEM = "application/problem+json"
-_STATUS: Mapping[type[BaseException], int] = {
-    Denied: 403,
-    InvalidCommand: 422,
-    InstanceNotFound: 404,
-    InstanceAlreadyExists: 409,
-    EngineTimeout: 504,
-    EngineOutage: 503,
-    BrokerUnavailable: 503,
-    LookupError: 404,
-    BridgeError: 409,
-}
-"""HTTP status by error class. The first matching class decides."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One place of the API.
-
-    answer: called with parameters and caller.
-    refused: called with parameters and a caller without permission.
-    """
-
-    method: str
-    path: str
-    answer: Callable[[Mapping[str, Any], Actor], Awaitable[Any]]
-    refused: Callable[[Mapping[str, Any], Actor], Awaitable[None]]
 
 
 class Control:
-    """Serves routes on a socket in `directory`. admitted: user ids; None: root and this process's user."""
+    """Serves routes and streams on a socket in `directory`. admitted: user ids; None: root and this process's user."""
 
     def __init__(
         self,
@@ -79,14 +33,13 @@ class Control:
         max_body: int,
         admitted: frozenset[int] | None = None,
         bounds: ControlConfig | None = None,
+        streams: Sequence[Stream] = (),
     ) -> None:
         self.path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
         self._admitted = frozenset((0, os.geteuid())) if admitted is None else admitted
-        self._app = web.Application(middlewares=[_problems], client_max_size=max_body)
-        for route in routes:
-            # aiohttp's own pattern accepts no braces, which ids may have
-            path = route.path.replace("}", ":[^/]+}")
-            self._app.router.add_route(route.method, PREFIX + path, self._handler(route))
+        self._app = web.Application(middlewares=[problems], client_max_size=max_body)
+        add_routes(self._app, routes, self._caller)
+        self._streams = Streams(self._app, streams, self._caller)
         self._connections = Connections(self._app, bounds or ControlConfig())
         self._running = False
 
@@ -118,27 +71,16 @@ class Control:
         """Close all connections and remove the socket. Idempotent."""
         if self._running:
             self._running = False
+            self._streams.stop()
             await self._connections.stop()
             self.path.unlink(missing_ok=True)
 
-    def _handler(self, route: Route) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def handle(request: web.Request) -> web.StreamResponse:
-            uid = peer_uid(request)
-            actor = user(uid, "socket")
-            given: dict[str, Any] = dict(request.match_info)
-            if uid not in self._admitted:
-                await route.refused(given, actor)
-                raise Denied("only the user of the daemon and root may use its control channel")
-            if request.method == "GET":
-                sent: Mapping[str, Any] = request.query
-            else:
-                sent = await _body(request)
-            if twice := sorted(sent.keys() & given.keys()):
-                raise InvalidCommand(f"{', '.join(twice)}: already set by the path")
-            result = await route.answer(given | dict(sent), actor)
-            return web.Response(body=json.dumps(result).encode(), content_type=_JSON)
-
-        return handle
+    async def _caller(self, request: web.Request) -> Caller:
+        uid = peer_uid(request)
+        actor = user(uid, "socket")
+        if uid not in self._admitted:
+            raise Denied("only the user of the daemon and root may use its control channel", actor)
+        return Caller(actor, "admin", True)
 
 
 @contextmanager
@@ -170,63 +112,3 @@ def _is_dead(path: Path) -> bool:
         except OSError:
             return False
     return False
-
-
-async def _body(request: web.Request) -> Mapping[str, Any]:
-    if request.content_type != _JSON:
-        raise web.HTTPUnsupportedMediaType(text=f"the body must be {_JSON}")
-    try:
-        async with asyncio.timeout(BODY_SECONDS):
-            text = await request.read()
-    except TimeoutError:
-        raise web.HTTPRequestTimeout(text=f"the body did not arrive within {BODY_SECONDS:g} s") from None
-    try:
-        sent = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError):
-        raise web.HTTPBadRequest(text="the body is not JSON, or is nested too deeply") from None
-    if not isinstance(sent, dict):
-        raise web.HTTPBadRequest(text="the body must be a JSON object")
-    return sent
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        response = await handler(request)
-    except web.HTTPException as refusal:
-        text = refusal.text if refusal.status in (400, 408, 415) else None
-        response = _problem(refusal.status, refusal.reason.lower().replace(" ", "_"), text or refusal.reason)
-        if "Allow" in refusal.headers:
-            response.headers["Allow"] = refusal.headers["Allow"]
-    except (BridgeError, LookupError) as error:
-        if isinstance(error, LookupError) and type(error) is not LookupError:
-            response = _bug(request)
-        else:
-            status = next(status for kind, status in _STATUS.items() if isinstance(error, kind))
-            response = _problem(status, getattr(error, "reason", "unknown_name"), str(error))
-    except Exception:
-        response = _bug(request)
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-
-def _bug(request: web.Request) -> web.Response:
-    place = request.match_info.route.resource
-    path = place.canonical if place is not None else "?"
-    logging.getLogger("bridge.web").exception("request failed", extra={"action": "control", "path": path})
-    return _problem(500, "bug", "the bridge could not answer; see its log")
-
-
-def _problem(status: int, reason: str, detail: str) -> web.Response:
-    content = {
-        "type": f"urn:durable-bridge:problem:{reason}",
-        "title": reason.replace("_", " "),
-        "status": status,
-        "detail": detail if len(detail) <= _LONGEST_DETAIL else f"{detail[:_LONGEST_DETAIL]}...",
-        "reason": reason,
-    }
-    return web.Response(status=status, body=json.dumps(content).encode(), content_type=_PROBLEM)

@@ -34,6 +34,7 @@ class SourceStats(Protocol):
     in_flight: received and not settled.
     queued: in flight and waiting for a worker.
     held: an outage stops the source.
+    waiting_for_engines: ordering keys that wait for an engine while another one answers, by engine.
     probing: its dead letters exceed the limit.
     quarantined_keys: quarantined keys that this process knows.
     processing: seconds from receipt to settlement.
@@ -73,7 +74,11 @@ class SourceStats(Protocol):
     @property
     def locks_lost(self) -> int: ...
     @property
+    def seeks(self) -> int: ...
+    @property
     def held(self) -> bool: ...
+    @property
+    def waiting_for_engines(self) -> Mapping[str, int]: ...
     @property
     def probing(self) -> bool: ...
     @property
@@ -270,7 +275,14 @@ class LimitStats(Protocol):
     delayed: commands that had to wait for a rate so far.
     values: number of values with limits of their own, and of times that one had to share; None without limits per
     value.
+    rate: commands a second of this process; None: no limit.
+    until: end of a person's temporary limit, in seconds since the Unix epoch; None without one.
     """
+
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def until(self) -> float | None: ...
 
     @property
     def route(self) -> str: ...
@@ -361,3 +373,21 @@ class TraceStats(Protocol):
     def waiting(self) -> Mapping[str, int]: ...
     @property
     def losses(self) -> Mapping[str, int]: ...
+
+
+class ReloadStats(Protocol):
+    """Version of the configuration in use, and the reloads since the process started.
+
+    results: reloads by result.
+    successful: the last reload, or the start.
+    succeeded_at: seconds since the Unix epoch.
+    """
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def results(self) -> Mapping[str, int]: ...
+    @property
+    def successful(self) -> bool: ...
+    @property
+    def succeeded_at(self) -> float: ...

@@ -28,6 +28,7 @@ from bridge.ops.metric_stats import (
     JobStats,
     LimitStats,
     PublishStats,
+    ReloadStats,
     SourceStats,
     TraceStats,
     WaitingStats,
@@ -53,7 +54,7 @@ class ProcessStats:
     answers: Callable[[], Mapping[str, Mapping[str, int]]]
     refused: Callable[[], Mapping[str, Mapping[str, int]]]
     workflows: Callable[[], WorkflowStats] | None
-    info: tuple[str, str]
+    info: Callable[[], tuple[str, str]]
 
 
 S = TypeVar("S")
@@ -131,6 +132,7 @@ _SOURCES: tuple[Row[SourceStats], ...] = (
     Row(_COUNTER, "bridge_locks_lost", "Locks that expired before their delivery was settled.", (),
         _one(lambda it: it.locks_lost)),
     Row(_COUNTER, "bridge_rebalances", "Rebalances of the consumer group.", (), _one(lambda it: it.rebalances)),
+    Row(_COUNTER, "bridge_seeks", "Partitions whose position a person has moved.", (), _one(lambda it: it.seeks)),
     Row(_COUNTER, "bridge_skipped", "Records skipped because the broker no longer had them.", (),
         _one(lambda it: it.skipped)),
     Row(_COUNTER, "bridge_offset_gaps", "Offsets passed that hold no message for a consumer.", ("kind",),
@@ -147,7 +149,7 @@ _SOURCES: tuple[Row[SourceStats], ...] = (
     Row(_GAUGE, "bridge_in_flight_bytes", "Bytes of deliveries that are received and not settled.", (),
         _one(lambda it: it.in_flight_bytes)),
     Row(_GAUGE, "bridge_unloaded",
-        "Deliveries in flight that wait for the dead-letter limit without body and headers in memory.", (),
+        "Deliveries in flight that wait without body and headers in memory.", (),
         _one(lambda it: it.unloaded)),
     Row(_GAUGE, "bridge_queued", "Deliveries that wait for their turn.", (), _one(lambda it: it.queued)),
     Row(_GAUGE, "bridge_value_waiting", "Deliveries that wait for others of their value (limits.per).", (),
@@ -158,7 +160,10 @@ _SOURCES: tuple[Row[SourceStats], ...] = (
         _one(lambda it: _optional(it.shares, lambda shares: len(shares.values)))),
     Row(_GAUGE, "bridge_quarantined_keys", "Keys in quarantine, as this process knows them.", (),
         _one(lambda it: it.quarantined_keys)),
-    Row(_GAUGE, "bridge_held", "1 while an outage holds the source.", (), _one(lambda it: it.held)),
+    Row(_GAUGE, "bridge_held", "1 while an outage holds the whole source.", (), _one(lambda it: it.held)),
+    Row(_GAUGE, "bridge_outage_waiting_keys",
+        "Ordering keys that wait for an engine while another engine of the source answers.", ("engine",),
+        _by_word(lambda it: it.waiting_for_engines)),
     Row(_GAUGE, "bridge_probing", "1 while the source probes: its dead letters exceed the limit.", (),
         _one(lambda it: it.probing)),
     Row(_GAUGE, "bridge_dead_letter_pause_seconds",
@@ -246,6 +251,10 @@ _LIMITS: tuple[Row[LimitStats], ...] = (
     Row(_GAUGE, "bridge_route_waiting", "Starts that wait for the limit of running orchestrations.", (),
         _one(lambda it: None if it.running_instances is None else it.waiting)),
     Row(_COUNTER, "bridge_route_delayed", "Commands that waited for the rate limit.", (), _one(lambda it: it.delayed)),
+    Row(_GAUGE, "bridge_route_rate_limit", "Limit of commands per second in this process.", (),
+        _one(lambda it: it.rate)),
+    Row(_GAUGE, "bridge_route_temporary_limit_end_timestamp_seconds", "End of the temporary limit of a person.", (),
+        _one(lambda it: it.until)),
     Row(_GAUGE, "bridge_route_values", "Values with their own limits (limits.per).", (),
         _one(lambda it: _optional(it.values, lambda values: values[0]))),
     Row(_COUNTER, "bridge_route_value_overflows", "Commands whose value shared its limits (limits.per.max_values).", (),
@@ -266,7 +275,15 @@ _PROCESS: tuple[Row[ProcessStats], ...] = (
         ("by",), _by_word(lambda it: it.repeats())),
     Row(_COUNTER, "bridge_clock_jumps", "Steps of the wall clock, by direction.", ("direction",),
         _by_word(lambda it: it.clock_jumps())),
-    Row(_GAUGE, "bridge_info", "Always 1.", ("version", "config"), lambda it: [(it.info, 1)]),
+    Row(_GAUGE, "bridge_info", "Always 1.", ("version", "config"), lambda it: [(it.info(), 1)]),
+)  # fmt: skip
+_RELOADS: tuple[Row[ReloadStats], ...] = (
+    Row(_GAUGE, "bridge_config_last_reload_successful", "1 if the last reload succeeded, or none was tried.", (),
+        _one(lambda it: it.successful)),
+    Row(_GAUGE, "bridge_config_last_reload_success_timestamp_seconds", "Time of the last successful reload or start.",
+        (), _one(lambda it: it.succeeded_at)),
+    Row(_COUNTER, "bridge_config_reloads", "Reloads of the configuration, by result.", ("result",),
+        _by_word(lambda it: it.results)),
 )  # fmt: skip
 _READINESS: tuple[Row[Readiness], ...] = (
     Row(_GAUGE, "bridge_ready", "1 while /readyz answers 200.", (), _one(lambda it: it.ready)),
@@ -353,8 +370,9 @@ class Metrics:
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
+        reloads: ReloadStats | None = None,
         version: str,
-        config: str,
+        config: str = "",
     ) -> None:
         """Create the metrics.
 
@@ -373,15 +391,18 @@ class Metrics:
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
         version: version of the bridge.
-        config: version of its configuration.
+        reloads: version of its configuration, and reloads; None where nothing reloads it.
+        config: version of its configuration, without `reloads`.
         """
+        self._version, self._config = version, config
+        self._reloads = reloads
         self._sources = sources
         self._engines = engines
         self._waiting = waiting
         self._limits = limits
         self._budgets = budgets
         self._process = ProcessStats(
-            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, (version, config)
+            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, self._info
         )
         self._jobs = jobs
         self._traces = traces
@@ -418,6 +439,9 @@ class Metrics:
                 since = time.thread_time()
         return [*figures, *self._others()]
 
+    def _info(self) -> tuple[str, str]:
+        return self._version, self._config if self._reloads is None else self._reloads.version
+
     def _others(self) -> Iterator[_Figures]:
         """Figures of everything but sources."""
         for engine in self._engines():
@@ -432,6 +456,8 @@ class Metrics:
             yield _read(_WORKFLOWS, (), (), self._process.workflows())
         if self._jobs is not None:
             yield _read(_JOBS, (), (), self._jobs)
+        if self._reloads is not None:
+            yield _read(_RELOADS, (), (), self._reloads)
         if self._readiness is not None:
             yield _read(_READINESS, (), (), self._readiness())
         if self._dead_letters is not None:
@@ -507,6 +533,7 @@ _TABLES: tuple[tuple[Sequence[Row[Any]], tuple[str, ...]], ...] = (
     (_WAITING, ("engine",)),
     (_BUDGETS, ("engine",)),
     (_LIMITS, ("route",)),
+    (_RELOADS, ()),
     (_READINESS, ()),
     (_JOBS, ()),
     (_WORKFLOWS, ()),

@@ -1,11 +1,12 @@
-"""Health and metrics over HTTP or HTTPS: read-only, and only under the configured host names."""
+"""Ops port: health, metrics and the API over HTTP or HTTPS, only under the configured host names."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import orjson
@@ -14,10 +15,11 @@ from aiohttp import web
 from bridge.config.model.bridge import HttpConfig
 from bridge.core.errors import ConfigError, Problem
 from bridge.core.states import DaemonState
+from bridge.ops.access import Access, Caller, Rate
+from bridge.ops.api import PREFIX, Route, Stream, Streams, TooManyRequests, add_routes, problem, problems
 from bridge.ops.connections import Connections, Handler
 from bridge.ops.health import Readiness
 from bridge.ops.metrics import OPENMETRICS, chosen_type
-from bridge.ops.status import Document
 from bridge.system.tls import TlsFiles, TlsProblem, serve_current
 
 _SECURITY = {
@@ -39,7 +41,7 @@ class Scrape(Protocol):
 
 
 class Web:
-    """Serves /healthz, /readyz, /startupz, /metrics and /api/v1/status on the event loop of `start`.
+    """Serves /healthz, /readyz, /startupz, /metrics and the API on the event loop of `start`.
 
     An answer of /healthz shows that the process lives and its event loop runs.
     """
@@ -50,15 +52,24 @@ class Web:
         health: Callable[[], Readiness],
         metrics: Scrape,
         tls: TlsFiles | None = None,
-        status: Callable[[], Awaitable[Document]] | None = None,
+        routes: Sequence[Route] = (),
+        streams: Sequence[Stream] = (),
+        access: Access | None = None,
+        max_body: int = 1024 * 1024,
     ) -> None:
         """Create the server.
 
         health, metrics: called on the event loop at every request; they must not block.
         tls: files of the settings.
-        status: document of /api/v1/status; None: the port has none.
+        routes, streams: the API, for callers that `access` admits.
+        max_body: bytes of the largest body of a request.
         """
-        self._status = status
+        self._routes = routes
+        self._stream_places = streams
+        self._streams: Streams | None = None
+        self._access = access or Access()
+        self._rate = Rate(settings.access.rate, settings.access.burst)
+        self._max_body = max_body
         self._tls = tls
         self._settings = settings
         self._health = health
@@ -92,13 +103,13 @@ class Web:
             context = None if self._tls is None else serve_current(self._tls)
         except TlsProblem as problem:
             raise ConfigError([Problem("configuration", 0, 0, "ops.http.tls", str(problem), code="C005")]) from None
-        app = web.Application(middlewares=[self._guard])
+        app = web.Application(middlewares=[self._guard], client_max_size=self._max_body)
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
         app.router.add_get("/startupz", self._startupz)
         app.router.add_get("/metrics", self._render_metrics)
-        if self._status is not None:
-            app.router.add_get("/api/v1/status", self._render_status)
+        add_routes(app, self._routes, self._caller)
+        self._streams = Streams(app, self._stream_places, self._caller)
         connections = Connections(app, self._settings)
         try:
             self._port = await connections.listen(self._settings.host, self._settings.port, context)
@@ -115,6 +126,8 @@ class Web:
     async def stop(self) -> None:
         """Close all connections. Idempotent."""
         connections, self._connections = self._connections, None
+        if self._streams is not None:
+            self._streams.stop()
         if connections is not None:
             await connections.stop()
 
@@ -129,14 +142,24 @@ class Web:
         except Exception:
             logging.getLogger("bridge.web").exception("request failed", extra={"action": "http", "path": request.path})
             response = _text(500, "the bridge could not answer; see its log")
-        response.headers.update(_SECURITY)
+        if not response.prepared:
+            response.headers.update(_SECURITY)
         return response
 
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        api = request.path.startswith(PREFIX)
         # A page in a browser can reach loopback through a name of its own (DNS rebinding); the Host header shows it
         if _host_of(request.headers.get("Host", "")) not in self._hosts:
-            return _text(421, "this host name is not served here; list it under ops.http.allowed_hosts")
-        return await handler(request)
+            text = "this host name is not served here; list it under ops.http.allowed_hosts"
+            return problem(421, "unknown_host", text) if api else _text(421, text)
+        return await (problems(request, handler) if api else handler(request))
+
+    async def _caller(self, request: web.Request) -> Caller:
+        caller = await self._access.caller(request.headers, request.remote)
+        seconds = self._rate.wait(caller.actor.name, time.monotonic())
+        if seconds:
+            raise TooManyRequests(seconds)
+        return caller
 
     async def _healthz(self, _: web.Request) -> web.Response:
         return _json(200, {"alive": True})
@@ -148,10 +171,6 @@ class Web:
     async def _startupz(self, _: web.Request) -> web.Response:
         started = self._health().phase is not DaemonState.STARTING
         return _json(200 if started else 503, {"started": started})
-
-    async def _render_status(self, _: web.Request) -> web.Response:
-        assert self._status is not None
-        return _json(200, await self._status())
 
     async def _render_metrics(self, request: web.Request) -> web.Response:
         kind = chosen_type(",".join(request.headers.getall("Accept", ())))

@@ -58,6 +58,10 @@ class Breaker:
         """Call `listener` each time the breaker opens or closes."""
         self._listeners.append(listener)
 
+    def unsubscribe(self, listener: Callable[[], None]) -> None:
+        """Remove a listener."""
+        self._listeners.remove(listener)
+
     def trip(self, error: EngineOutage) -> None:
         """Open the breaker: a call met an outage."""
         if self.error is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import structlog
@@ -12,9 +12,10 @@ import structlog
 from bridge.brokers.base import Partition
 from bridge.config.model.sources import LimitsConfig
 from bridge.core.errors import BridgeError, RegistryUnavailable
-from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.breaker import Breaker
+from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lanes
+from bridge.pipeline.rule_set import RuleChooser
 
 log = structlog.get_logger("bridge.gate")
 _log_source = structlog.get_logger("bridge.source")
@@ -139,21 +140,89 @@ class FlowControl:
             self._open.set()
 
 
-class Outages:
-    """Hold a source's flow control during outages, and release its held lanes afterwards."""
+class EngineQueue:
+    """Queue of the deliveries that wait for one engine while another one of their source answers. Implements `Limit`.
 
-    def __init__(self, source: str, retry: RetryPolicy, gate: FlowControl, lanes: Lanes) -> None:
+    The engine's return frees their lanes together with all others.
+    """
+
+    unloads = True
+
+    def __init__(self, name: str, breaker: Breaker) -> None:
+        self._name = name
+        self._breaker = breaker
+        self._waiting: set[InFlightDelivery] = set()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def detail(self) -> str:
+        """Sentence about the outage."""
+        return f"engine {self._name} does not answer: {self._breaker.error}"
+
+    def add(self, item: InFlightDelivery) -> None:
+        """Make a delivery wait for the engine."""
+        item.wait_in(self)
+        self._waiting.add(item)
+
+    def blocks(self, item: InFlightDelivery) -> bool:
+        """True while the engine is away. Afterwards the delivery leaves the queue."""
+        if self._breaker.error is not None:
+            return True
+        self.forget(item)
+        return False
+
+    def forget(self, item: InFlightDelivery) -> None:
+        """Remove a delivery."""
+        self._waiting.discard(item)
+        item.leave_queue()
+
+
+class Outages:
+    """Hold a source's flow control during outages, and release its held lanes afterwards.
+
+    An outage of one engine holds the lanes whose head needs it. Intake stops only when no engine of the source answers,
+    or its broker or schema registry does not.
+    """
+
+    def __init__(self, source: str, rules: RuleChooser, gate: FlowControl, lanes: Lanes) -> None:
+        """Create the outages of one source. rules: their current retry gives the delays."""
         self._source = source
-        self._retry = retry
+        self._rules = rules
         self._gate = gate
         self._lanes = lanes
         self._failures = 0
+        self._watched: dict[str, tuple[Breaker, Callable[[], None]]] = {}
+        """Breaker and listener of each engine."""
+        self._queues: dict[str, EngineQueue] = {}
 
     def watch(self, breakers: Mapping[str, Breaker]) -> None:
-        """Subscribe to each engine's outages."""
+        """Subscribe to the outages of engines that are not watched yet."""
         for name, breaker in breakers.items():
-            breaker.subscribe(partial(self._engine_changed, name, breaker))
-            self._engine_changed(name, breaker)
+            if name not in self._watched:
+                listener = partial(self._engine_changed, breaker)
+                self._watched[name] = breaker, listener
+                self._queues[name] = EngineQueue(name, breaker)
+                breaker.subscribe(listener)
+        self._hold_without_engine()
+
+    def stop(self) -> None:
+        """Unsubscribe from all engines."""
+        for breaker, listener in self._watched.values():
+            breaker.unsubscribe(listener)
+        self._watched.clear()
+
+    @property
+    def partial(self) -> dict[str, EngineQueue]:
+        """Queues of the engines that are away while another one answers, by name."""
+        away = [name for name, (breaker, _) in self._watched.items() if breaker.error is not None]
+        return {} if len(away) == len(self._watched) else {name: self._queues[name] for name in away}
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """Number of lanes that wait for each engine; empty for a source with one engine."""
+        return {name: len(queue) for name, queue in self._queues.items()} if len(self._queues) > 1 else {}
 
     def hold(self, error: BridgeError) -> None:
         """Hold the source: its broker or its schema registry does not answer. Held lanes continue after a delay."""
@@ -162,7 +231,7 @@ class Outages:
             self._failures += 1
             self._gate.hold(cause, str(error))
             _log_source.warning(f"the {cause} does not answer", action="hold", source=self._source, detail=str(error))
-            asyncio.get_running_loop().call_later(self._retry.delay(self._failures), self.resume, cause)
+            asyncio.get_running_loop().call_later(self._rules.current.retry.delay(self._failures), self.resume, cause)
 
     def resume(self, cause: str) -> None:
         """Release one cause, and continue the lanes that waited for it."""
@@ -173,9 +242,24 @@ class Outages:
         """Reset the delay: the broker accepted a settlement."""
         self._failures = 0
 
-    def _engine_changed(self, name: str, breaker: Breaker) -> None:
-        if breaker.error is not None:
-            self._gate.hold(f"engine {name}", str(breaker.error))
-        else:
-            self._gate.release(f"engine {name}")
+    def _engine_changed(self, breaker: Breaker) -> None:
+        self._hold_without_engine()
+        if breaker.error is None:
             self._lanes.release()
+        elif breaker.name in self.partial:
+            _log_source.warning(
+                f"engine {breaker.name} does not answer: its routes wait, others of the source go on",
+                action="hold",
+                source=self._source,
+                engine=breaker.name,
+                detail=str(breaker.error),
+            )
+
+    def _hold_without_engine(self) -> None:
+        """Stop intake while no engine answers."""
+        without = bool(self._watched) and all(breaker.error is not None for breaker, _ in self._watched.values())
+        for name, (breaker, _) in self._watched.items():
+            if without:
+                self._gate.hold(f"engine {name}", str(breaker.error))
+            else:
+                self._gate.release(f"engine {name}")

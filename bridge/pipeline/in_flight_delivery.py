@@ -15,6 +15,7 @@ from bridge.core.origin import MessageTrace
 from bridge.core.settlement import Complete, DeadLetter
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
+from bridge.pipeline.rule_set import RuleSet
 
 ID_LIMIT = 512
 """Most characters of a message id that is kept without its message."""
@@ -40,9 +41,11 @@ class Limit(Protocol):
 class InFlightDelivery:
     """Delivery with its state in the pipeline. It belongs to exactly one lane.
 
+    rules: rule set of all its attempts; set before it enters a lane.
     size: bytes counted against the source's limit.
     received_at: monotonic seconds.
     error: failure of decoding; envelope is None then.
+    is_trimmed: the envelope has lost its data, extensions and headers to save memory.
     message_id: identity of the message; None before it is decoded, and for one of more than ID_LIMIT characters.
     stored: message as a stage keeps it outside its broker; None for a delivery of the broker.
     next_step: index of the first step not yet executed.
@@ -75,12 +78,14 @@ class InFlightDelivery:
         "failed_at",
         "failed_expression",
         "failed_route",
+        "is_trimmed",
         "last_failure",
         "message_id",
         "next_step",
         "pending",
         "pending_route",
         "received_at",
+        "rules",
         "size",
         "stored",
         "trace",
@@ -102,6 +107,7 @@ class InFlightDelivery:
         size: int | None = None,
     ) -> None:
         self.delivery = delivery
+        self.rules: RuleSet
         self.message_id: str | None = None
         self.decoded(envelope, error)
         self.size = delivery.message.size if size is None else size
@@ -128,11 +134,16 @@ class InFlightDelivery:
         self.trace: MessageTrace | None = None
         self._slot: Callable[[], None] | None = None
 
+    def bind(self, rules: RuleSet) -> None:
+        """Set the rule set of all attempts."""
+        self.rules = rules
+
     # -- decoded form
 
     def decoded(self, envelope: Envelope | None, error: Exception | None) -> None:
         """Set the decoded message, or the failure of decoding."""
         self.envelope, self.error = envelope, error
+        self.is_trimmed = False
         if envelope is not None and len(envelope.message_id) <= ID_LIMIT:
             self.message_id = envelope.message_id
 
@@ -162,6 +173,7 @@ class InFlightDelivery:
             self.envelope = self.error = None
         elif self.envelope is not None:
             self.envelope = replace(self.envelope, data=None, extensions={}, headers={})
+            self.is_trimmed = True
 
     @property
     def outcome(self) -> Outcome:
@@ -243,6 +255,10 @@ class InFlightDelivery:
         """Keep a token of the value's rate; return its time."""
         self.value_due_at = due_at
         return due_at
+
+    def drop_tokens(self) -> None:
+        """Forget the tokens of rates that are gone."""
+        self.due_at = self.value_due_at = None
 
     def take_slot(self, free: Callable[[], None]) -> None:
         """Keep a slot of the running orchestrations. free: callback that returns it."""

@@ -11,6 +11,7 @@ from bridge.core.bytetext import text_of
 from bridge.core.origin import is_named
 from bridge.core.settlement import Complete
 from bridge.core.states import MessageState
+from bridge.pipeline.flow_control import EngineQueue
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, LaneState
 from bridge.pipeline.source import SourcePipeline
@@ -69,7 +70,10 @@ def _described(
     elif lane.state is LaneState.RUNNING:
         detail = detail or "a worker executes it now"
     elif not detail:
-        waits = "it waits for a limit of its route" if item.waits_for is not None else ""
+        if isinstance(item.waits_for, EngineQueue):
+            waits = item.waits_for.detail
+        else:
+            waits = "it waits for a limit of its route" if item.waits_for is not None else ""
         detail = "; ".join(source.gate.pause_reasons.values()) or waits
     step = None
     if item.decision is not None and item.next_step < len(item.decision.steps):

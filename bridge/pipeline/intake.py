@@ -19,7 +19,8 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain, domain_key
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
-from bridge.pipeline.settings import SLICE, Decode, Prepare, Routes, SourceSettings
+from bridge.pipeline.rule_set import RuleChooser, RuleSet
+from bridge.pipeline.settings import SLICE, Prepare, SourceSettings
 from bridge.routing.per import SHARED
 
 log = structlog.get_logger("bridge.source")
@@ -58,8 +59,7 @@ class Intake:
     def __init__(
         self,
         settings: SourceSettings,
-        decode: Decode,
-        routes: Routes,
+        rules: RuleChooser,
         lanes: Lanes,
         ledger: Ledger,
         domain: OrderingDomain | None,
@@ -69,8 +69,7 @@ class Intake:
         joined: Callable[[Lane, InFlightDelivery], None],
     ) -> None:
         self._settings = settings
-        self._decode = decode
-        self._routes = routes
+        self._rules = rules
         self._lanes = lanes
         self._ledger = ledger
         self._domain = domain
@@ -79,9 +78,10 @@ class Intake:
         self._joined = joined
         self._by_expression = settings.ordering not in ("key", "partition", "none")
 
-    async def admit(self, deliveries: Iterable[Delivery], now: float) -> Collection[Partition]:
-        """Count each delivery and put it into its lane; return the partitions. now: monotonic seconds.
+    async def admit(self, deliveries: Iterable[Delivery], now: float, rules: RuleSet) -> Collection[Partition]:
+        """Count each delivery, bind it to its rule set, and put it into its lane; return the partitions.
 
+        now: monotonic seconds. rules: rule set for which the deliveries are prepared.
         Yields to the event loop between two messages when decoding takes long.
         """
         partitions: set[Partition] = set()
@@ -96,12 +96,12 @@ class Intake:
             size = delivery.message.size
             try:
                 if every or size <= SMALL:
-                    envelope = self._decode(delivery.message, delivery.position)
+                    envelope = rules.decode(delivery.message, delivery.position)
                 if by_expression:
                     assert envelope is not None
                     if time.monotonic() - since > SLICE:
                         since = await self._pause(partitions, gone)
-                    key = self._routes.ordering_key(envelope)
+                    key = rules.routes.ordering_key(envelope)
             except Exception as failure:
                 # Judged when the item is run; intake continues after any error
                 error = kept(failure)
@@ -109,7 +109,7 @@ class Intake:
                 since = await self._pause(partitions, gone)
             value = SHARED
             if self._shares is not None and envelope is not None:
-                value = self._routes.value(envelope)
+                value = rules.routes.value(envelope)
                 if time.monotonic() - since > SLICE:
                     since = await self._pause(partitions, gone)
             partition = delivery.partition
@@ -119,6 +119,7 @@ class Intake:
             if size > SMALL:
                 envelope = None  # decoded again when a worker takes the delivery
             item = InFlightDelivery(delivery, envelope, error, now, executed, size=size)
+            self.bind(item, key, rules)
             self._ledger.receive(item)
             if partition in gone:
                 # Received before the revocation, processed after it: another member may have it
@@ -128,20 +129,28 @@ class Intake:
         return partitions
 
     def bring(self, item: InFlightDelivery) -> None:
-        """Count a stored delivery, which is decoded already, and put it behind the others of its key."""
+        """Count a stored delivery, which is bound and decoded already, and put it behind the others of its key."""
         key, value = self._place(item.delivery), SHARED
         if item.envelope is not None:
             try:
                 if self._by_expression:
-                    key = self._routes.ordering_key(item.envelope)
+                    key = item.rules.routes.ordering_key(item.envelope)
                 if self._shares is not None:
-                    value = self._routes.value(item.envelope)
+                    value = item.rules.routes.value(item.envelope)
             except Exception as failure:
                 item.decoded(None, kept(failure))
+        self.bind(item, key, item.rules)
         if item.size > SMALL:
             item.drop_decoded()  # decoded again when a worker takes it
         self._ledger.receive(item)
         self._enter(key, value, item)
+
+    def bind(self, item: InFlightDelivery, key: Hashable | None, rules: RuleSet) -> None:
+        """Bind an item to the rule set of its key. rules: rule set that has decoded it."""
+        chosen = self._rules.choose(key)
+        item.bind(chosen)
+        if chosen is not rules and chosen.decode is not rules.decode:
+            item.drop_decoded()  # a worker decodes it with its own rule set
 
     def _enter(self, key: Hashable | None, value: str, item: InFlightDelivery) -> None:
         """Put an item behind the others of its key. value: of `limits.per`."""

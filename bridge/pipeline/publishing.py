@@ -73,6 +73,10 @@ class Publishing:
         """Messages that the brokers accepted, by target."""
         self.failed: Counter[str] = Counter()
 
+    def replace(self, targets: Mapping[str, PublishTarget]) -> None:
+        """Publish to other targets from the next request on."""
+        self._targets = targets
+
     def __call__(self, request: Mapping[str, Any]) -> str:
         """Publish a request of `bridge.workflow.publish`; return the event's id.
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import structlog
 
@@ -22,7 +23,7 @@ from bridge.core.errors import (
 )
 from bridge.core.message import Envelope
 from bridge.core.origin import MessageOrigin
-from bridge.core.settlement import Complete, DeadLetter, Keep, Retry, Settlement, decide, outside
+from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Retry, Settlement, decide, outside
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.action_budget import BudgetShare
@@ -30,7 +31,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.route_limits import RouteLimit, Throttled
-from bridge.pipeline.settings import SLICE, EnginePort, Routes, SourceSettings
+from bridge.pipeline.settings import SLICE, Routes, SourceSettings
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.tracing import SourceTracing
 
@@ -49,8 +50,6 @@ class Runner:
         self,
         settings: SourceSettings,
         broker: str,
-        routes: Routes,
-        engines: Mapping[str, EnginePort],
         lanes: Lanes,
         ledger: Ledger,
         limits: Mapping[str, RouteLimit],
@@ -68,8 +67,6 @@ class Runner:
         self._tracing = tracing
         self._settings = settings
         self._broker = broker
-        self._routes = routes
-        self._engines = engines
         self._lanes = lanes
         self._ledger = ledger
         self._limits = limits
@@ -102,7 +99,7 @@ class Runner:
             (settings.subscribe.dead_letter or DEAD_LETTER_TOPIC).replace("{topic}", delivery.position.topic),
             settings.name,
             item.envelope.message_id if item.envelope else None,
-            settings.config_version,
+            item.rules.version,
             executed,
             settings.trusted_replay,
         )
@@ -121,7 +118,7 @@ class Runner:
             quarantine=stage is not None and stage.quarantines and lane.key is not None,
             held=0.0 if item.failed_at is None else time.monotonic() - item.failed_at,
             # A stored message has no lock to lose
-            max_hold=math.inf if item.stored is not None else settings.retry.max_hold,
+            max_hold=math.inf if item.stored is not None else item.rules.retry.max_hold,
             skip=skip,
         )
         if unreadable is not None and skip and isinstance(ended, Complete):
@@ -147,8 +144,8 @@ class Runner:
                 item.traced(trace)
             decision = item.decision
             if decision is None:
-                routes = self._routes
-                decision = await self._route(envelope) if routes.portioned else routes.route(envelope)
+                routes = item.rules.routes
+                decision = await self._route(routes, envelope) if routes.portioned else routes.route(envelope)
                 item.route_by(decision)
             steps = decision.steps
             first = item.next_step
@@ -176,9 +173,9 @@ class Runner:
             return self._judge(error, item, None), step
         return _COMPLETE[item.outcome], None
 
-    async def _route(self, envelope: Envelope) -> Decision:
+    async def _route(self, routes: Routes, envelope: Envelope) -> Decision:
         """Route a message, and yield to the event loop when that takes long."""
-        routing = self._routes.routing(envelope)
+        routing = routes.routing(envelope)
         since = time.monotonic()
         try:
             while True:
@@ -192,9 +189,10 @@ class Runner:
 
     async def _step(self, item: InFlightDelivery, step: Step, origin: MessageOrigin) -> Settlement | Throttled | None:
         """Execute one step; None when the step is done."""
-        engine = self._engines[step.engine]
+        rules = item.rules
+        engine = rules.engines[step.engine]
         if engine.breaker.error is not None:
-            return decide(engine.breaker.error, step.command, item.attempt, 0.0, self._settings.retry)
+            return _of_engine(decide(engine.breaker.error, step.command, item.attempt, 0.0, rules.retry), step.engine)
         limit = self._limits.get(step.route)
         if limit is not None and (throttled := limit.check(item, step.command, step.value)) is not None:
             return throttled
@@ -233,8 +231,8 @@ class Runner:
 
     def _failed(self, error: Exception, item: InFlightDelivery, step: Step) -> Settlement:
         if isinstance(error, EngineOutage):
-            self._engines[step.engine].breaker.trip(error)
-        return self._judge(error, item, step.command)
+            item.rules.engines[step.engine].breaker.trip(error)
+        return _of_engine(self._judge(error, item, step.command), step.engine)
 
     def _judge(self, error: Exception, item: InFlightDelivery, command: Command | None) -> Settlement:
         elapsed = 0.0 if item.failed_at is None else time.monotonic() - item.failed_at
@@ -245,4 +243,9 @@ class Runner:
         frameless(error)
         item.fail_with(error)
         attempt = item.waited + 1 if isinstance(error, EarlierMessagesWait) else item.attempt
-        return decide(error, command, attempt, elapsed, self._settings.retry)
+        return decide(error, command, attempt, elapsed, item.rules.retry)
+
+
+def _of_engine(settlement: Settlement, engine: str) -> Settlement:
+    """Settlement with the engine whose outage holds the delivery."""
+    return replace(settlement, engine=engine) if isinstance(settlement, Hold) else settlement

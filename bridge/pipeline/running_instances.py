@@ -65,6 +65,7 @@ class RunningInstances:
         self.prefix = prefix
         self.known = False
         self._is_notified = False
+        self.max_values = max_values
         self.values = None if max_values is None else Values(max_values, RunningValue)
         self._count = count
         self._entered: dict[str, float] = {}

@@ -12,7 +12,6 @@ from bridge.core.commands import Command, Decision
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.origin import MessageOrigin
 from bridge.core.provenance import Cause
-from bridge.core.settlement import RetryPolicy
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.breaker import Breaker
 
@@ -41,15 +40,13 @@ RecordDeadLetter = Callable[[Cause, Position], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """Settings of one source, as its broker and the configuration give them."""
+    """Settings of one source, which hold as long as its pipeline: those of its messages are in a `RuleSet`."""
 
     name: str
     subscribe: SubscribeOptions
     limits: LimitsConfig
-    retry: RetryPolicy
     ordering: str = "key"
     trusted_replay: bool = False
-    config_version: str = ""
 
 
 @dataclass(frozen=True, slots=True)

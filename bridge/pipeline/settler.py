@@ -15,6 +15,7 @@ from bridge.core.provenance import Cause
 from bridge.core.settlement import Complete, DeadLetter, Hold, Keep, Release, Retry, Settlement
 from bridge.core.states import Outcome
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, DeadLetterLimited
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
 from bridge.pipeline.flow_control import FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
@@ -54,13 +55,16 @@ class Settler:
         stop_reason: Callable[[InFlightDelivery], str | None],
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
+        decisions: DecisionListeners | None = None,
     ) -> None:
         """Create a settler.
 
         stop_reason: reason why an unsettled delivery cannot wait here for another attempt; None when it can.
         tracing: None where traces are off.
+        decisions: listeners of settled deliveries; None: there never are any.
         """
         self._tracing = tracing
+        self._decisions = decisions
         self._settings = settings
         self._lanes = lanes
         self._ledger = ledger
@@ -96,8 +100,7 @@ class Settler:
             assert step is not None
             self._throttle(lane, item, step, settlement)
         elif isinstance(settlement, Hold):
-            item.excuse()
-            self._lanes.hold(lane)
+            self._hold(lane, item, settlement.engine)
         else:
             assert isinstance(settlement, Retry)  # a stage keeps what is to be kept
             if settlement.failed:
@@ -136,9 +139,12 @@ class Settler:
             if isinstance(end, Complete):
                 if self._limit.active and end.outcome in _SUCCESSES:
                     self._limit.succeeded(set(item.executed), stops_others=self._stops_others(item.delivery.partition))
-                self._ledger.settle(item, end.outcome, time.monotonic(), time.time())
+                now = time.monotonic()
+                self._ledger.settle(item, end.outcome, now, time.time())
                 if self._tracing is not None:
                     self._tracing.end(item, end.outcome, route=route)
+                if self._decisions:
+                    self._decisions.offer(self._settings.name, item, end, route, now)
             self._outages.broker_recovered()
             self._lanes.settled(lane)
             self._leave(item)
@@ -159,9 +165,12 @@ class Settler:
             await self._record(cause, item.delivery.position)
         if paced:
             await self._limit.wrote(limited)
-        self._ledger.dead_letter(item, end.reason, time.monotonic(), time.time())
+        now = time.monotonic()
+        self._ledger.dead_letter(item, end.reason, now, time.time())
         if self._tracing is not None:
             self._tracing.end(item, Outcome.DEAD_LETTERED, end.reason, route)
+        if self._decisions:
+            self._decisions.offer(self._settings.name, item, end, route, now)
         log.warning(
             "dead-lettered",
             action="dead_letter",
@@ -173,6 +182,7 @@ class Settler:
             position=str(item.delivery.position),
             attempts=item.attempt,
             deliveries=item.delivery.attempt,
+            config=item.rules.version,
             at=time.time(),
         )
 
@@ -186,7 +196,7 @@ class Settler:
             expression=item.failed_expression,
             executed=tuple(dict.fromkeys(item.executed)),
             attempts=item.attempt,
-            config=self._settings.config_version,
+            config=item.rules.version,
             message_id=item.envelope.message_id if item.envelope else None,
             replayed=self._settings.trusted_replay,
             deliveries=item.delivery.attempt,
@@ -195,18 +205,32 @@ class Settler:
 
     # -- waits
 
+    def _hold(self, lane: Lane, item: InFlightDelivery, engine: str | None) -> None:
+        """Make the item wait for the end of an outage. engine: the one that does not answer."""
+        item.excuse()
+        self._lanes.hold(lane)
+        queue = None if engine is None else self._outages.partial.get(engine)
+        if queue is not None:
+            queue.add(item)
+            self._unload(lane)
+
+    def _unload(self, lane: Lane) -> None:
+        """Unload the messages of a lane whose wait may be long, so that others can be received."""
+        for each in lane.items:
+            self._stand(each)
+        self.measure()
+
     def _throttle(self, lane: Lane, item: InFlightDelivery, step: Step, throttled: Throttled) -> None:
         """Make the item wait for a limit of its route."""
         if throttled.delay is not None:
             self._lanes.wait(lane, throttled.delay)
+            throttled.limit.retry_early(item, lambda: self._hurry(lane, item))
             return
         item.excuse()
         self._lanes.hold(lane)
         throttled.limit.queue(item, step.command, step.value, lambda: self._lanes.free(lane))
         if throttled.limit.unloads:
-            for each in lane.items:
-                self._stand(each)
-            self.measure()
+            self._unload(lane)
 
     def _wait_for_limit(self, lane: Lane, item: InFlightDelivery, route: str) -> None:
         """Make the item wait until its dead letter may be written."""
@@ -216,15 +240,18 @@ class Settler:
             return
         self._lanes.hold(lane)
         self._limit.wait(route, item, lambda: self._freed(lane, item))
-        for each in lane.items:
-            self._stand(each)
-        self.measure()
+        self._unload(lane)
 
     def _freed(self, lane: Lane, item: InFlightDelivery) -> None:
         """Let the item try again, at once unless quarantined messages of its key now come before it."""
         self._lanes.free(lane)
         if lane.items[0] is not item or lane.state is not LaneState.READY:
             self._limit.tried(item)
+
+    def _hurry(self, lane: Lane, item: InFlightDelivery) -> None:
+        """Let an item that waits for a time try again at once."""
+        if lane.state is LaneState.WAITING and lane.items[0] is item:
+            self._lanes.hurry(lane)
 
     def joined(self, lane: Lane, item: InFlightDelivery) -> None:
         """Unload an item that joined a lane held by a limit that unloads."""

@@ -9,22 +9,24 @@ from dataclasses import replace
 
 import structlog
 
-from bridge.brokers.base import Broker, Partition, PausableSubscription, Subscription
+from bridge.brokers.base import Broker, Partition, PausableSubscription, SubscribeOptions, Subscription
 from bridge.brokers.positions import MovableSubscription, Move, Moved, Place
 from bridge.core.errors import BrokerUnavailable, ClockSkew, LockLost, RegistryUnavailable, kept
 from bridge.core.message import Message
 from bridge.pipeline.action_budget import BudgetShare
 from bridge.pipeline.dead_letter_limit import DeadLetterLimit, PaceStore
+from bridge.pipeline.decisions import DecisionListeners
 from bridge.pipeline.decoded import DecodedForms
-from bridge.pipeline.flow_control import PERSON, FlowControl, Outages
+from bridge.pipeline.flow_control import PERSON, EngineQueue, FlowControl, Outages
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.intake import Intake, prepared
 from bridge.pipeline.lanes import Lane, Lanes, LaneState, OrderingDomain
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.per_value import Shares
 from bridge.pipeline.route_limits import RouteLimit
+from bridge.pipeline.rule_set import RuleChooser, RuleSet
 from bridge.pipeline.runner import Runner
-from bridge.pipeline.settings import SLICE, Decode, EnginePort, Prepare, RecordDeadLetter, Routes, SourceSettings
+from bridge.pipeline.settings import SLICE, RecordDeadLetter, SourceSettings
 from bridge.pipeline.settler import Settler
 from bridge.pipeline.stage import Part, Stage
 from bridge.pipeline.tracing import SourceTracing
@@ -47,9 +49,7 @@ class SourcePipeline:
         self,
         settings: SourceSettings,
         broker: Broker,
-        decode: Decode,
-        routes: Routes,
-        engines: Mapping[str, EnginePort],
+        rules: RuleChooser,
         *,
         route_limits: Mapping[str, RouteLimit] | None = None,
         budgets: Mapping[str, BudgetShare] | None = None,
@@ -57,43 +57,45 @@ class SourcePipeline:
         stage: Callable[[SourcePipeline], Stage] | None = None,
         feed: Callable[[SourcePipeline], Part] | None = None,
         paces: PaceStore | None = None,
-        prepare: Prepare | None = None,
         record: RecordDeadLetter | None = None,
         tracing: SourceTracing | None = None,
+        decisions: DecisionListeners | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         """Create the pipeline of one source.
 
+        rules: chooses the rule set of each delivery.
         route_limits: limits of the routes that have some, by route name.
         budgets: shares of routes in the budgets of engines that have one, by route name.
         domain: ordering domain shared with other sources; None: no order across sources.
         stage: creates the stage that keeps deliveries outside their broker; None: failing messages are dead-lettered.
         feed: creates the part that brings dead letters back; None: they are not brought back.
         paces: shared pace of the source's dead letters beyond their limit; None keeps the pace in this process.
-        prepare: awaited before `decode` of the same messages; None: no preparation.
         record: records written dead letters; None: they are not recorded.
         tracing: makes the spans of messages; None where traces are off.
+        decisions: listeners of settled deliveries, shared by the sources of a daemon; None: of this source alone.
+        ledger: counts of a drained pipeline of the source, which continue; None begins new ones.
         """
         limits = settings.limits
         self.settings = settings
         self.broker = broker
-        self.ledger = Ledger()
+        self.rules = rules
+        self.ledger = Ledger() if ledger is None else ledger
         self.shares = None if limits.per is None else Shares(limits, limits.per)
         self.lanes = Lanes(None if self.shares is None else self._waits, limits.max_key_backlog)
         self.dead_letter_limit = DeadLetterLimit(settings.name, limits.dead_letter_limit, paces)
         self.unloading = Unloading(self.ledger, limits.max_in_flight, limits.max_in_flight_bytes)
         self.decoded = DecodedForms(limits.max_in_flight_bytes)
         self.gate = FlowControl(settings.name, limits)
+        self.decisions = DecisionListeners() if decisions is None else decisions
         self.assignment: set[Partition] = set()
         self.subscription: Subscription | None = None
-        self.route_limits = route_limits or {}
-        self.budgets = budgets or {}
+        self.route_limits = dict(route_limits or {})
+        self.budgets = dict(budgets or {})
         self.stage = None if stage is None else stage(self)
         self.parts = [part for part in (self.stage, None if feed is None else feed(self)) if part is not None]
         """Parts that bring stored deliveries."""
-        self._decode = decode
-        self._prepare = prepare
-        self._engines = engines
-        self._domain = domain
+        self.domain = domain
         self._revoking: set[Partition] = set()
         self._running: set[InFlightDelivery] = set()
         self._finished = asyncio.Event()
@@ -102,12 +104,10 @@ class SourcePipeline:
         self._workers: list[asyncio.Task[None]] = []
         self._watches: list[asyncio.Task[None]] = []
         self._slice = time.monotonic()
-        self._outages = Outages(settings.name, settings.retry, self.gate, self.lanes)
+        self._outages = Outages(settings.name, rules, self.gate, self.lanes)
         self.runner = Runner(
             settings,
             broker.name,
-            routes,
-            engines,
             self.lanes,
             self.ledger,
             self.route_limits,
@@ -130,11 +130,11 @@ class SourcePipeline:
             self._stop_reason,
             record,
             tracing,
+            self.decisions,
         )
         self._intake = Intake(
             settings,
-            decode,
-            routes,
+            rules,
             self.lanes,
             self.ledger,
             domain,
@@ -143,14 +143,17 @@ class SourcePipeline:
             joined=self._settler.joined,
         )
 
-    async def start(self) -> None:
-        """Subscribe and start working. Raises: BrokerUnavailable."""
+    async def start(self, *, patient: bool = False) -> None:
+        """Subscribe and start working.
+
+        patient: hold the source while its broker is away. Raises: BrokerUnavailable otherwise.
+        """
         name = self.settings.name
-        self._outages.watch({name: engine.breaker for name, engine in self._engines.items()})
+        self.watch_engines(self.rules.current)
         for part in self.parts:
             part.start()
         options = replace(self.settings.subscribe, paused=self.gate.paused_by_person)
-        self.subscription = await self.broker.subscribe(options, self)
+        self.subscription = await self._subscribe(options, patient=patient)
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
@@ -161,10 +164,33 @@ class SourcePipeline:
         for part in self.parts:
             self._watches.append(asyncio.create_task(part.watch(), name=f"{name}:{part.name}"))
 
+    async def _subscribe(self, options: SubscribeOptions, *, patient: bool) -> Subscription:
+        failures = 0
+        while True:
+            try:
+                return await self.broker.subscribe(options, self)
+            except BrokerUnavailable as error:
+                if not patient:
+                    raise
+                failures += 1
+                self.gate.hold("broker", str(error))
+                await asyncio.sleep(self.rules.current.retry.delay(failures))
+                self.gate.release("broker")
+
     @property
     def tasks(self) -> Collection[asyncio.Task[None]]:
         """Tasks that never end by themselves. One that does has met a bug."""
         return (*self._workers, *self._watches, self._reading) if self._reading else ()
+
+    @property
+    def engine_queues(self) -> Mapping[str, EngineQueue]:
+        """Queues of the engines that are away while another engine of the source answers, by name."""
+        return self._outages.partial
+
+    @property
+    def waiting_for_engines(self) -> Mapping[str, int]:
+        """Number of lanes that wait for each engine; empty for a source with one engine."""
+        return self._outages.waiting
 
     @property
     def at_work(self) -> int:
@@ -179,8 +205,8 @@ class SourcePipeline:
     async def drain(self, deadline: float) -> None:
         """Stop intake, finish running deliveries within `deadline` seconds, abandon the others, and unsubscribe."""
         self._stopping = True
-        if self._domain is not None:
-            self._domain.close()
+        if self.domain is not None:
+            self.domain.close()
         if self._reading is not None:
             self._reading.cancel()
         # Before the first await: messages behind an abandoned one must not be executed before it
@@ -199,6 +225,7 @@ class SourcePipeline:
             await part.stop()
         if self.subscription is not None:
             await self.subscription.close()
+        self._outages.stop()
 
     # -- calls of the parts
 
@@ -220,17 +247,38 @@ class SourcePipeline:
             self._intake.bring(item)
         self._settler.measure()
 
-    async def prepare(self, messages: Sequence[Message]) -> None:
-        """Return when the messages can be decoded. Hold the source until then."""
-        if self._prepare is not None:
+    def use(self, rules: RuleSet, limits: Mapping[str, RouteLimit], budgets: Mapping[str, BudgetShare]) -> None:
+        """Bind the following deliveries to another rule set, without a pause.
+
+        limits, budgets: of the routes that have some, also those of deliveries in flight.
+        """
+        self.use_limits(limits)
+        self.budgets.clear()
+        self.budgets.update(budgets)
+        self.watch_engines(rules)
+        self.rules.replace(rules)
+
+    def use_limits(self, limits: Mapping[str, RouteLimit]) -> None:
+        """Use other limits of routes. limits: of the routes that have some, also those of deliveries in flight."""
+        self.route_limits.clear()
+        self.route_limits.update(limits)
+
+    def watch_engines(self, rules: RuleSet) -> None:
+        """Hold the source during outages of the engines of a rule set."""
+        self._outages.watch({name: engine.breaker for name, engine in rules.engines.items()})
+
+    async def prepare(self, rules: RuleSet, messages: Sequence[Message]) -> None:
+        """Return when a rule set can decode the messages. Hold the source until then."""
+        if rules.prepare is not None:
             readable = [each for each in messages if each.unreadable is None]
-            await prepared(self._prepare, readable, self.settings.name, self.gate, self.settings.retry)
+            await prepared(rules.prepare, readable, self.settings.name, self.gate, rules.retry)
 
     def bring_back(self, key: Hashable, items: Sequence[InFlightDelivery]) -> bool:
         """Put stored deliveries before all others of their key; False, without effect, while one of it is running."""
         if not self.lanes.insert(key, items):
             return False
         for item in items:
+            self._intake.bind(item, key, item.rules)
             self.ledger.receive(item)
         self._settler.measure()
         return True
@@ -286,7 +334,11 @@ class SourcePipeline:
         Raises: BrokerUnavailable.
         """
         subscription: object = self.subscription
-        return await subscription.move(moves) if isinstance(subscription, MovableSubscription) else {}
+        if not isinstance(subscription, MovableSubscription):
+            return {}
+        moved = await subscription.move(moves)
+        self.ledger.seek(sum(each.before is not None for each in moved.values()))
+        return moved
 
     # -- intake
 
@@ -303,7 +355,7 @@ class SourcePipeline:
                 failures += 1
                 cause = "clock" if isinstance(error, ClockSkew) else "broker"
                 self.gate.hold(cause, str(error))
-                await asyncio.sleep(self.settings.retry.delay(failures))
+                await asyncio.sleep(self.rules.current.retry.delay(failures))
                 self.gate.release(cause)
                 # Lanes that were held meanwhile wait for the same recovery
                 self._outages.resume("broker")
@@ -313,9 +365,10 @@ class SourcePipeline:
                 return
             if self.gate.paused_by_person:
                 await self.gate.wait()
-            if self._prepare is not None:
-                await self.prepare([each.message for each in deliveries])
-            for partition in await self._intake.admit(deliveries, time.monotonic()):
+            rules = self.rules.current
+            if rules.prepare is not None:
+                await self.prepare(rules, [each.message for each in deliveries])
+            for partition in await self._intake.admit(deliveries, time.monotonic(), rules):
                 self.gate.fetched(partition)
             self._settler.measure()
             await asyncio.sleep(0)
@@ -359,12 +412,12 @@ class SourcePipeline:
         if item.delivery.partition.revoked:
             self._settler.abandon_head(lane, item, "revoked")
             return
-        if self._domain is not None and not self._domain.may_go(item):
+        if self.domain is not None and not self.domain.may_go(item):
             if (reason := self._stop_reason(item)) is not None:
                 self._settler.abandon_head(lane, item, reason)
                 return
             self.lanes.hold(lane)
-            self._domain.wait(item, lambda: self.lanes.free(lane))
+            self.domain.wait(item, lambda: self.lanes.free(lane))
             return
         if not await self._loaded(lane, item):
             return
@@ -390,8 +443,8 @@ class SourcePipeline:
                 await self.unloading.load(item)
             self.unloading.leave(item)
             message = item.delivery.message
-            if self._prepare is not None and message.unreadable is None:
-                await self._prepare([message])
+            if item.rules.prepare is not None and message.unreadable is None:
+                await item.rules.prepare([message])
         except (BrokerUnavailable, RegistryUnavailable) as away:
             if (reason := self._stop_reason(item)) is not None:
                 self._settler.abandon_head(lane, item, reason)
@@ -403,7 +456,7 @@ class SourcePipeline:
             self._settler.abandon_head(lane, item, reason)
             return False
         try:
-            envelope = self._decode(message, item.delivery.position)
+            envelope = item.rules.decode(message, item.delivery.position)
             item.decoded(envelope if item.stored is None else item.stored.identified(envelope), None)
         except Exception as failure:
             item.decoded(None, kept(failure))

@@ -63,7 +63,6 @@ class SourceTracing:
                 attribute("messaging.operation.type", "process"),
                 attribute("messaging.consumer.group.name", group) if group else b"",
                 attribute("bridge.source", settings.name),
-                attribute("bridge.config.version", settings.config_version),
             )
         )
 
@@ -101,6 +100,7 @@ class SourceTracing:
             known_attribute("messaging.destination.name", position.topic),
             known_attribute("messaging.destination.partition.id", str(position.partition)),
             known_attribute("bridge.outcome", outcome),
+            known_attribute("bridge.config.version", item.rules.version),
         ]
         if self._system == "kafka":
             attributes.append(attribute("messaging.kafka.offset", position.offset))

@@ -113,6 +113,8 @@ class QuarantinedKeys:
         self._at_work: dict[Hashable, _Work] = {}
         self._joined: dict[Hashable, int] = {}
         self._settled: dict[str, None] = {}
+        self._returned: set[Hashable] = set()
+        """Keys whose messages failed again, until the engine shows that their claim has ended."""
         self._some = asyncio.Event()
 
     def __len__(self) -> int:
@@ -148,6 +150,7 @@ class QuarantinedKeys:
             value = {"mark": delivery.quarantined.mark, "cause": cause, "until": until, "attempts": attempts}
             await self._signal(key, "again", value | {"executed": list(message.executed)})
             self._at_work.pop(key, None)
+            self._returned.add(key)
         else:
             value = self._value(key, item, message, route, attempts) | {"cause": cause, "until": until}
             await self._signal(key, "hold", value)
@@ -197,6 +200,7 @@ class QuarantinedKeys:
         except EngineError as error:
             raise BrokerUnavailable(f"the quarantine of a key cannot be written: {error}") from error
         self._at_work.pop(key, None)
+        self._returned.add(key)
         self._keys[key] = _State.HELD
 
     async def unclaim(self, gone: Callable[[str, int], bool]) -> None:
@@ -243,7 +247,10 @@ class QuarantinedKeys:
             if state is _State.RESUMING:
                 if each.claim.is_old(time.time()):
                     await self._signal(key, "claim", {"owner": self.owner})
+            elif key in self._returned and each.claim.belongs_to(self.owner, time.time()):
+                continue  # the state before the failure, in which the key is released
             elif each.until is not None and each.until <= time.time() and self._mine(each):
+                self._returned.discard(key)
                 if each.claim.belongs_to(self.owner, time.time()):
                     await self._resume(key, each, joined.get(key))
                 else:
@@ -276,6 +283,7 @@ class QuarantinedKeys:
     def _forget(self, key: Hashable) -> None:
         self._keys.pop(key, None)
         self._joined.pop(key, None)
+        self._returned.discard(key)
 
     def _value(
         self, key: Hashable, item: InFlightDelivery, message: StoredMessage, route: str | None, attempts: int

@@ -11,7 +11,7 @@ import structlog
 from durabletask.client import EntityQuery
 
 from bridge.brokers.factory import subscribe_options
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, EngineError, wire_name
 from bridge.core.system_names import QUARANTINE, quarantine_source
 from bridge.engines.base import Engine
@@ -48,12 +48,6 @@ def quarantine_engine(loaded: Loaded, source: str) -> str | None:
     return state_engine(loaded, source)
 
 
-def state_engine(loaded: Loaded, source: str) -> str:
-    """Name of the engine that keeps the state of a source: the engine of its first route, else the first engine."""
-    engines = loaded.config.engines
-    return next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
-
-
 def refuse_release(loaded: Loaded, source: str, engine: str) -> None:
     """Refuse the release of keys that no source would resume.
 
@@ -71,6 +65,10 @@ class OrphanedQuarantine:
         self._engines = engines
         self._known: dict[str, dict[str, int]] = {name: {} for name in engines}
         """Number of orphaned keys by source, for each engine."""
+
+    def use(self, loaded: Loaded) -> None:
+        """Check against another configuration from now on."""
+        self._loaded = loaded
 
     def readings(self) -> Sequence[PartReading]:
         """One reading for each engine with orphaned keys of sources of this configuration."""
@@ -135,8 +133,8 @@ def _why(loaded: Loaded, source: str, engine: str) -> str:
         return f"this configuration has no source `{source}`; if it was renamed, restore its name, {drop}"
     used = quarantine_engine(loaded, source)
     if used is None:
-        return f"the source `{source}` has no `quarantine`; add one and restart, {drop}"
+        return f"the source `{source}` has no `quarantine`; add one, {drop}"
     return (
         f"the source `{source}` keeps its keys on the engine {used}, not on {engine}; "
-        f"set `quarantine.engine` to {engine} and restart, {drop}"
+        f"set `quarantine.engine` to {engine}, {drop}"
     )

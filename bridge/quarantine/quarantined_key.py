@@ -45,6 +45,7 @@ class QuarantinedKey:
     key: bytes as of `encode_key`.
     until: as in `bridge.quarantine.state_machine.KeyQuarantine`.
     unsettled: pending operations may change the key.
+    refused: marks of messages that were not accepted or dropped.
     """
 
     source: str
@@ -54,6 +55,7 @@ class QuarantinedKey:
     until: float | None
     claim: Claim = field(default_factory=Claim)
     unsettled: bool = False
+    refused: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, document: dict[str, Any], unsettled: bool) -> QuarantinedKey:
@@ -65,6 +67,7 @@ class QuarantinedKey:
             document["until"],
             Claim.of(document),
             unsettled,
+            tuple(document.get("refused", ())),
         )
 
 

@@ -26,10 +26,8 @@ from bridge.core.settlement import (
     reason_of,
 )
 from bridge.core.states import Outcome
-from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane
-from bridge.pipeline.settings import Decode
 from bridge.pipeline.source import SourcePipeline
 from bridge.quarantine.keys import QuarantinedDelivery, QuarantinedKeys
 from bridge.quarantine.quarantined_key import QuarantinedMessage
@@ -54,14 +52,13 @@ class QuarantineStage:
         pipeline: SourcePipeline,
         store: QuarantineStore,
         settings: QuarantineConfig | None,
-        decode: Decode,
-        breaker: Breaker | None,
+        engine: str,
         reports: ReplayReports | None = None,
     ) -> None:
         """Create the stage.
 
         settings: None: no key waits for a person, and messages wait only longer than their broker lets them.
-        breaker: breaker of the engine with the quarantine; None when the source has no rule for that engine.
+        engine: name of the engine with the quarantine.
         reports: informs the jobs that replay quarantined messages.
         """
         self.name = "quarantine"
@@ -77,8 +74,7 @@ class QuarantineStage:
             reports,
         )
         self._pipeline = pipeline
-        self._decode = decode
-        self._breaker = breaker
+        self._engine = engine
         self._loading: asyncio.Task[None] | None = None
 
     @property
@@ -135,12 +131,13 @@ class QuarantineStage:
         try:
             await writing
         except EngineError as error:
-            if isinstance(error, EngineOutage) and self._breaker is not None:
-                self._breaker.trip(error)
-                return Hold(reason_of(error), detail_of(error))
+            engine = self._pipeline.rules.current.engines.get(self._engine)
+            if isinstance(error, EngineOutage) and engine is not None:
+                engine.breaker.trip(error)
+                return Hold(reason_of(error), detail_of(error), engine.breaker.name)
             if isinstance(error, EngineRejected):
                 return DeadLetter(reason_of(error), detail_of(error))
-            return Retry(self._pipeline.settings.retry.max_delay, reason_of(error))
+            return Retry(self._pipeline.rules.current.retry.max_delay, reason_of(error))
         return Complete(Outcome.QUARANTINED)
 
     # -- life
@@ -193,7 +190,7 @@ class QuarantineStage:
                         source=settings.name,
                         exc_info=error,
                     )
-                await asyncio.sleep(settings.retry.delay(attempt))
+                await asyncio.sleep(self._pipeline.rules.current.retry.delay(attempt))
             else:
                 gate.release("quarantine")
                 self._pipeline.lanes.release()
@@ -203,7 +200,7 @@ class QuarantineStage:
         """Decode quarantined messages."""
         now = time.monotonic()
         items = []
-        decoded = await decode(self._pipeline, self._decode, [each.message for each in messages])
+        decoded = await decode(self._pipeline, [each.message for each in messages])
         for each, found in zip(messages, decoded, strict=True):
             failed_at = now - each.failed - max(0.0, time.time() - each.since) if each.attempts > 1 else None
             delivery = QuarantinedDelivery(self.keys, key, each)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bridge.config.model.sources import QuarantineConfig
 from bridge.core.message import Position
-from bridge.core.stored_message import OperationResult, ReplayOf
+from bridge.core.stored_message import REMEMBERED_REFUSALS, OperationResult, ReplayOf
 from bridge.waiting.claim import Claim
 
 FULL, DROPPED = REASONS = ("quarantine_full", "quarantine_dropped")
@@ -24,6 +24,8 @@ class KeyQuarantine:
     held: JSON of stored messages, each with its `mark`, `size` and `since`.
     cause: failure of the oldest message.
     until: time of the automatic release; None: a person releases the key; 0: released.
+    refused: marks of messages that were not accepted or dropped, the latest last. They show the process that has stored
+    a message that the queue has processed it.
     """
 
     def __init__(self, limits: QuarantineConfig, document: dict[str, Any] | None = None) -> None:
@@ -34,6 +36,7 @@ class KeyQuarantine:
         self.held: list[dict[str, Any]] = list(document.get("held", ()))
         self.cause: dict[str, Any] = document.get("cause", {})
         self.until: float | None = document.get("until")
+        self.refused: list[str] = list(document.get("refused", ()))
         self._claim = Claim.of(document)
         self.size: int = document.get("size", 0)
 
@@ -50,6 +53,7 @@ class KeyQuarantine:
             "until": self.until,
             **self._claim.to_json(),
             "size": self.size,
+            **({"refused": self.refused} if self.refused else {}),
         }
 
     @property
@@ -112,6 +116,7 @@ class KeyQuarantine:
         self._remove(gone)
         for item in gone:
             result.events.append("dropped")
+            self._remember_refused(item)
             if not forget:
                 cause = self.cause if item in head else {}
                 detail = f"it was dropped from the quarantine of its key ({cause.get('reason', 'follows another')})"
@@ -144,6 +149,7 @@ class KeyQuarantine:
             return False
         if len(self.held) >= self._limits.max_messages or self.size + item["size"] > self._limits.max_bytes:
             result.events.append("full")
+            self._remember_refused(item)
             detail = f"{len(self.held)} messages of the same key are in quarantine already"
             result.refuse(item, FULL, detail, self.cause.get("error", ""))
             return False
@@ -152,6 +158,10 @@ class KeyQuarantine:
         self.size += item["size"]
         result.events.append("stored")
         return True
+
+    def _remember_refused(self, item: dict[str, Any]) -> None:
+        self.refused.append(item["mark"])
+        del self.refused[:-REMEMBERED_REFUSALS]
 
     def _remove(self, gone: list[dict[str, Any]]) -> None:
         for item in gone:

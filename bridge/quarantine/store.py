@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from durabletask.client import EntityQuery
@@ -19,6 +21,7 @@ from bridge.engines.message_sealer import MessageSealer, key_of
 from bridge.quarantine.quarantined_key import QuarantinedKey
 from bridge.quarantine.state_machine import ADDS
 from bridge.waiting.totals import WaitingTotals
+from bridge.waiting.unread import UnreadMessages
 
 _SETTLE = 0.05
 """Seconds between two reads while an entity has queued operations."""
@@ -45,16 +48,25 @@ class EngineQuarantineStore:
         self._totals = totals
         self._engine = engine
         self._source = source
+        self._unread = UnreadMessages()
 
     async def load(self) -> Sequence[QuarantinedKey]:
-        """Load every quarantined key with its messages. Keys with queued operations are `unsettled`.
+        """Load every quarantined key with its messages.
 
+        Keys with queued operations, or with messages of this process that do not show yet, are `unsettled`. Operations
+        of other processes may be in progress: their keys belong to partitions of those.
         Raises: EngineError.
         """
         prefix = f"@{QUARANTINE}@{quarantine_prefix(self._source)}"
         query = EntityQuery(instance_id_starts_with=prefix, include_state=True, include_transient=True)
         found = await self._engine.client.get_all_entities(query, what="look for quarantined keys")
-        return [held for each in found if (held := quarantined_key(each, self._engine.messages)) is not None]
+        keys = []
+        for each in found:
+            held = quarantined_key(each, self._engine.messages)
+            if held is not None:
+                shown = {*held.refused, *(message.mark for message in held.messages)}
+                keys.append(replace(held, unsettled=True) if self._unread.remain(each.id.key, shown) else held)
+        return keys
 
     async def settled(self) -> Sequence[QuarantinedKey]:
         """Load the quarantined keys after their queued operations were processed, or after a few seconds.
@@ -76,6 +88,8 @@ class EngineQuarantineStore:
         """True when this key is, or may be, in quarantine. Raises: EngineError."""
         entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
         what = "look for a quarantined key"
+        if self._unread.remain(entity.key, ()):
+            return True
         return await self._engine.client.find_entity(entity, include_state=False, what=what) is not None
 
     async def signal(self, key: bytes, operation: str, value: dict[str, Any]) -> None:
@@ -86,8 +100,10 @@ class EngineQuarantineStore:
             value = self._sealed(key, value)
             if self._totals is not None:
                 self._totals.admit(value["item"]["size"])
-        entity = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key))
+        entity, began = EntityInstanceId(QUARANTINE, quarantine_key(self._source, key)), time.monotonic()
         await self._engine.client.signal_entity(entity, operation, value, what=f"quarantine: {operation}")
+        if operation in ADDS:
+            self._unread.add(entity.key, value["item"]["mark"], began)
         if ids and self._engine.lineage is not None:
             self._engine.lineage.waits(ids, str(entity))
 

@@ -10,10 +10,7 @@ from durabletask.entities import EntityContext, EntityInstanceId
 
 from bridge.core.system_names import REPLAY_EDIT
 from bridge.engines.base import Engine
-from bridge.engines.source_entities import processed
-
-_WITHIN = 30.0
-"""Seconds for a worker to store a body."""
+from bridge.engines.entity_reads import change, latest
 
 
 def replay_edit_entity() -> Callable[[EntityContext, Any], None]:
@@ -40,15 +37,12 @@ class ReplayEdits:
         entity = EntityInstanceId(REPLAY_EDIT, name)
         item = self._engine.messages.seal({"letter": {"body": base64.b64encode(body).decode()}})
         what = "store an edited message"
-        await self._engine.client.signal_entity(entity, "set", item, what=what)
         late = "the engine has the edited message, but no worker has stored it; is one running?"
-        await processed(self._engine.client, entity, what, _WITHIN, late)
+        await change(self._engine.client, entity, "set", item, what, late, lambda state: state is not None)
 
     async def read(self, name: str) -> bytes | None:
-        """Read a body; None when it was cleared."""
-        entity = EntityInstanceId(REPLAY_EDIT, name)
-        late = "no worker has stored the edited message; is one running?"
-        state = await processed(self._engine.client, entity, "read an edited message", _WITHIN, late)
+        """Read a body that was stored; None when it was cleared."""
+        state, _ = await latest(self._engine.client, EntityInstanceId(REPLAY_EDIT, name), "read an edited message")
         return None if state is None else base64.b64decode(self._engine.messages.open(state)["letter"]["body"])
 
     async def clear(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ REPLAY_KIND = "replay"
 
 _FULL_SECONDS = 0.05
 """Seconds until a job tries a full queue again."""
+
+_ADDITION_SECONDS = 60.0
+"""Seconds for which the addition of a message is expected in the state of its queue, which may forget it later."""
 
 _PORTION = 256 * 1024
 """Bytes of the messages in one operation, unless a single message is larger."""
@@ -124,7 +128,13 @@ class ReplayKind:
         self._edits = edits
         self._added: dict[str, tuple[int, int]] = {}
         """Messages and bytes of each queue when it was read last, and those that were added since."""
+        self._last: dict[str, tuple[str, int, str, float]] = {}
+        """Job, page, mark and monotonic time of the last message that was added to each queue."""
         self._pages: OrderedDict[tuple[str, int, tuple[str, ...]], _Page] = OrderedDict()
+
+    def use(self, sources: Mapping[str, ReplaySource]) -> None:
+        """Use the sources of another configuration for the following pages."""
+        self._sources = sources
 
     async def work(
         self, job: Job, page: int, items: Sequence[str], repeated: Collection[str]
@@ -173,9 +183,6 @@ class ReplayKind:
                 continue
             wanted.append((item, DeadLetterRef(broker, *place, letter.failed_at), letter, message, source))
         marks = await self._states.take(job.id, [each[1] for each in wanted], by=job.request.by)
-        if any(each[1] not in marks for each in wanted):
-            # An engine may not count the operation that its worker is processing
-            raise TryLater("the states of the dead letters are being stored", _FULL_SECONDS)
         for item, ref, letter, message, source in wanted:
             mark = marks[ref]
             if mark.state is not DeadLetterState.REPLAYING or mark.job != job.id:
@@ -227,16 +234,24 @@ class ReplayKind:
                     self._filled(key)
                     count, size = self._added[key]
                     self._added[key] = count + len(items), size + sum(item["size"] for item in items)
+                    self._last[key] = job.id, page, items[-1]["mark"], time.monotonic()
                 # A repetition of the call adds nothing twice
                 del messages[: len(items)]
 
     async def _check_room(self, key: str, source: ReplaySource) -> None:
-        """Raises: TryLater while a queue is full. Its state is read when the messages added since would fill it."""
+        """Raises: TryLater while a queue is full, or does not show the last addition.
+
+        Its state is read when the messages added since would fill it.
+        """
         limits = source.limits
         count, size = self._added.get(key, (limits.max_messages, 0))
         if count < limits.max_messages and size < limits.max_bytes:
             return
         state = await self._store.load(key)
+        if key in self._last:
+            job, page, mark, at = self._last[key]
+            if not state.has_added(job, page, mark) and time.monotonic() - at < _ADDITION_SECONDS:
+                raise TryLater(f"messages are being stored in the replay queue of {source.name}", _FULL_SECONDS)
         count, size = self._added[key] = len(state.messages), state.size
         if count >= limits.max_messages or size >= limits.max_bytes:
             raise TryLater(f"{count:,} messages wait in the replay queue of {source.name}", _FULL_SECONDS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -28,6 +28,16 @@ class QueuedReplay:
     sealer: MessageSealer
 
     @property
+    def job(self) -> str:
+        """Id of the job that has added the message."""
+        return str(self.item["job"])
+
+    @property
+    def id(self) -> str:
+        """Identity across jobs: a dead letter that was restored may be replayed again."""
+        return f"{self.job}/{self.mark}"
+
+    @property
     def message(self) -> StoredMessage:
         """Decrypted message. Raises: EngineError when it cannot be decrypted."""
         return StoredMessage.from_json(self.sealer.open(self.item)["letter"])
@@ -41,7 +51,9 @@ class QueueState:
     topic, partition: origin of its messages; None if unknown.
     messages: in order.
     size: bytes of the messages as JSON.
-    unsettled: operations wait to be processed.
+    unsettled: operations wait to be processed. An engine may leave out those that a worker is processing: their effect
+    changes the time that `ReplayStore.list` shows.
+    added: last page of each job, and the marks of its messages that were added, in or no longer in the queue.
     """
 
     key: str
@@ -51,6 +63,12 @@ class QueueState:
     size: int = 0
     claim: Claim = field(default_factory=Claim)
     unsettled: bool = False
+    added: Mapping[str, tuple[int, Collection[str]]] = field(default_factory=dict)
+
+    def has_added(self, job: str, page: int, mark: str) -> bool:
+        """True if the queue has processed the addition of a message of a job."""
+        last, marks = self.added.get(job, (-1, ()))
+        return page < last or (page == last and mark in marks)
 
 
 class ReplayStore:
@@ -75,7 +93,10 @@ class ReplayStore:
             return QueueState(key, unsettled=unsettled)
         sealer = self.engine.messages
         messages = [QueuedReplay(item["mark"], item, sealer) for item in state["items"]]
-        return QueueState(key, state["topic"], state["partition"], messages, state["size"], Claim.of(state), unsettled)
+        added = {job: (page, marks) for job, (page, marks, _) in state["jobs"].items()}
+        return QueueState(
+            key, state["topic"], state["partition"], messages, state["size"], Claim.of(state), unsettled, added
+        )
 
     async def send(self, key: str, operation: str, value: Mapping[str, Any]) -> None:
         """Send an operation durably."""

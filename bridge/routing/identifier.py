@@ -61,14 +61,19 @@ def check_entity(entity: str, key: str) -> None:
     """Check the two parts of an entity's id, `@entity@key`. Raises: InvalidCommand."""
     check_name(entity, "the entity name")
     _not_own(entity, "the entity name")
-    if "@" in entity or (found := _FORBIDDEN.search(entity)):
-        character = "an @" if "@" in entity else _character(found[0] if found else "")
-        raise InvalidCommand(f"the entity name holds {character}, which entity names cannot have")
+    _check_part(entity, "the entity name")
     check_name(key, "the entity key")
-    if found := _FORBIDDEN.search(key):
-        raise InvalidCommand(f"the entity key holds {_character(found[0])}, which ids cannot have")
+    _check_part(key, "the entity key")
     if len(entity) + len(key) + 2 > LONGEST:
         raise InvalidCommand(f"the entity id has more than {LONGEST} characters")
+
+
+def _check_part(text: str, what: str) -> None:
+    """Check a part of an entity's id for characters that the SDK or an engine refuses. Raises: InvalidCommand."""
+    if "@" in text:
+        raise InvalidCommand(f"{what} holds an @, which separates the parts of an entity's id")
+    if found := _FORBIDDEN.search(text):
+        raise InvalidCommand(f"{what} holds {_character(found[0])}, which ids cannot have")
 
 
 def parse_time(text: str, what: str) -> datetime:

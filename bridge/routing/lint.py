@@ -41,6 +41,7 @@ def lint(config: BridgeConfig, locate: Locate, *, whole: bool = True) -> list[Pr
         ("R022", _waiting_starts),
         ("R018", _multiplied),
         ("R023", _held_by_one_value),
+        ("R030", _other_versions),
     ):
         found += [(code, *each) for each in check(config)]
     found += [*rule_findings(config), *condition_findings(config)]
@@ -258,6 +259,25 @@ def _held_by_one_value(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
                 f"{without[0]} and hold the others; give the source `limits.per` too"
             )
             found.append((("routes", position, "limits", "per"), what))
+    return found
+
+
+def _other_versions(config: BridgeConfig) -> list[tuple[ConfigPath, str]]:
+    """Starts with a constant version, or without one, that the worker of their engine does not run."""
+    found: list[tuple[ConfigPath, str]] = []
+    for position, route in enumerate(config.routes):
+        engine = config.engines.get(route.engine)
+        command = route.schedule or route.start_or_raise
+        if engine is None or not engine.worker.versions or command is None or command.orchestration is None:
+            continue
+        version = command.version or ""
+        if "{{" in version or version in engine.worker.versions:
+            continue
+        path: ConfigPath = ("routes", position, route.command, *(("version",) if version else ()))
+        runs = ", ".join(repr(each) for each in engine.worker.versions)
+        given = f"version {version!r}" if version else "no version"
+        what = f"the instance has {given}, and the worker of engine {route.engine} runs {runs} only (worker.versions)"
+        found.append((path, f"{what}; it is PENDING until a worker of its version runs"))
     return found
 
 

@@ -194,6 +194,10 @@ def _order(config: BridgeConfig, source: str) -> str:
 # -- equalities
 
 
+_SCHEMA_NAMES = ("extensions.recordname", "extensions.schemaid")
+"""Extensions of codecs with a registry, which are text."""
+
+
 def _equalities(config: BridgeConfig, route: RouteConfig, path: ConfigPath) -> Iterator[Finding]:
     for key, wanted in route.match.items():
         here = (*path, "match", key)
@@ -205,7 +209,7 @@ def _equalities(config: BridgeConfig, route: RouteConfig, path: ConfigPath) -> I
             at = (*here, index) if isinstance(wanted, tuple) else here
             if isinstance(value, str) and _is_pattern(value):
                 yield "R010", at, _without_pattern(key, value)
-            elif not isinstance(value, str) and (key in _TEXTS or key.startswith("headers.")):
+            elif not isinstance(value, str) and (key in _TEXTS or key.startswith(("headers.", *_SCHEMA_NAMES))):
                 shown = str(value).lower() if isinstance(value, bool) else value
                 yield "R011", at, f'{key} is text, and never equals {shown} without quotes; write `"{shown}"`'
         yield from _impossible(config, route, key, values, here)

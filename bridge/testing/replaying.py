@@ -19,10 +19,10 @@ from bridge.testing.sdk_internals import replay_turn
 from bridge.workflow.converter import DataConverter
 from bridge.workflow.messages import message_aware
 
-_QUIET = logging.getLogger("bridge.sdk.replay")
-_QUIET.setLevel(logging.ERROR)
+QUIET = logging.getLogger("bridge.sdk.replay")
+QUIET.setLevel(logging.ERROR)
 
-_DECISIONS = frozenset(
+DECISIONS = frozenset(
     {
         "taskScheduled",
         "timerCreated",
@@ -69,7 +69,8 @@ def replay(
     orchestrator: the function, or functions by registered name.
 
     The comparison covers activities, sub-orchestrations, timers, sent events and entity calls with their names,
-    inputs and times, and the end with its status and output. The last turn of an unfinished instance may decide more
+    inputs and times, and the end with its status and output. It leaves out the versions of sub-orchestrations, which
+    the worker may add. The last turn of an unfinished instance may decide more
     than was recorded.
     Raises: ReplayMismatch, which names the turn and both decisions; UnreadableRecording; LookupError if the recording
     is of another orchestration.
@@ -83,9 +84,9 @@ def replay(
     converter = data_converter or DataConverter()
     turns = list(_turns(recording.events))
     for number, turn in enumerate(turns, 1):
-        actions = replay_turn(aware, converter, _QUIET, recording.instance_id, turn.before, turn.inputs)
-        decided = [_of_action(action) for action in actions]
-        recorded = [_of_event(event) for event in turn.decisions]
+        actions = replay_turn(aware, converter, QUIET, recording.instance_id, turn.before, turn.inputs)
+        decided = [decision_of_action(action) for action in actions]
+        recorded = [decision_of_event(event) for event in turn.decisions]
         if number == len(turns) and not _finished(turn):
             # Its next decisions may be unknown, but an end here would differ from the recording
             more = decided[len(recorded) :]
@@ -104,7 +105,7 @@ def _turns(events: Sequence[pb.HistoryEvent]) -> Iterator[_Turn]:
             turn = _Turn(list(events[:position]))
         if turn is None or kind == "orchestratorCompleted":
             continue
-        (turn.decisions if kind in _DECISIONS else turn.inputs).append(event)
+        (turn.decisions if kind in DECISIONS else turn.inputs).append(event)
     if turn is not None:
         yield turn
 
@@ -113,7 +114,7 @@ def _finished(turn: _Turn) -> bool:
     return any(event.HasField("executionCompleted") or event.HasField("continueAsNew") for event in turn.decisions)
 
 
-def _of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
+def decision_of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
     """Recorded decision in comparable form."""
     kind = event.WhichOneof("eventType")
     detail = getattr(event, str(kind))
@@ -126,7 +127,6 @@ def _of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
             event.eventId,
             "sub-orchestration",
             detail.name,
-            detail.version.value,
             detail.instanceId,
             detail.input.value,
         )
@@ -139,7 +139,7 @@ def _of_event(event: pb.HistoryEvent) -> tuple[Any, ...]:
     return (event.eventId, "entity", kind, *_entity(kind, detail))
 
 
-def _of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
+def decision_of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
     """Decision of the current code in the same form."""
     kind = action.WhichOneof("orchestratorActionType")
     detail = getattr(action, str(kind))
@@ -152,7 +152,6 @@ def _of_action(action: pb.OrchestratorAction) -> tuple[Any, ...]:
             action.id,
             "sub-orchestration",
             detail.name,
-            detail.version.value,
             detail.instanceId,
             detail.input.value,
         )

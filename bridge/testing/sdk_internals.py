@@ -1,7 +1,8 @@
 """Private parts of the SDK that the test kit uses: its in-memory backend, and its executor of turns.
 
 `VirtualBackend` overrides private methods of the backend, and works with one minor version of the SDK. With a version
-that lacks one of them, LocalBridge and `replay` raise a RuntimeError that names it; the daemon does not use them.
+that lacks one of them, LocalBridge, `replay` and `bridge instances check` raise a RuntimeError that names it; the
+daemon does not use them.
 """
 
 from __future__ import annotations
@@ -9,9 +10,15 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import os
+import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from traceback import walk_stack, walk_tb
+from types import FrameType, GeneratorType
 from typing import Any
 
 import durabletask.worker
@@ -20,6 +27,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 from durabletask.serialization import DataConverter
 from durabletask.testing.in_memory_backend import InMemoryOrchestrationBackend, OrchestrationInstance
 
+import bridge
 from bridge.engines.base import RunListener
 
 HEAD_START = timedelta(days=1)
@@ -61,6 +69,131 @@ def replay_turn(
         registry.add_named_orchestrator(name, function)
     executor = durabletask.worker._OrchestrationExecutor(registry, logger, converter)
     return executor.execute(instance_id, before, inputs).actions
+
+
+@dataclass
+class Replayed:
+    """Result of the replay of a whole history.
+
+    created: actions of the orchestrator by id, each with its place in the user's code.
+    actions: actions that the engine does not have yet, or the end.
+    ended: the code ended, failed, or was refused by the SDK.
+    end: end of the code in words; empty if the SDK refused it, or it goes on.
+    place: place at which the code failed, or waits; else of its last action. Places are `file:line`, or empty.
+    """
+
+    created: dict[int, tuple[pb.OrchestratorAction, str]] = field(default_factory=dict)
+    actions: Sequence[pb.OrchestratorAction] = ()
+    ended: bool = False
+    end: str = ""
+    place: str = ""
+
+
+def replay_history(
+    functions: Mapping[str, Callable[..., Any]],
+    converter: DataConverter,
+    logger: logging.Logger,
+    instance_id: str,
+    events: Sequence[pb.HistoryEvent],
+) -> Replayed:
+    """Run an orchestrator once through a whole history. functions: by registered name.
+
+    The SDK compares the actions with those of the history, as it does for a running instance.
+    """
+    _check(durabletask.worker, "_Registry", "_OrchestrationExecutor")
+    registry = durabletask.worker._Registry()
+    replayed = Replayed()
+    watched = _Watched(replayed)
+    for name, function in functions.items():
+        registry.add_named_orchestrator(name, watched.function(function))
+    executor = durabletask.worker._OrchestrationExecutor(registry, logger, converter)
+    started = [event for event in events if event.HasField("orchestratorStarted")]
+    replayed.actions = executor.execute(instance_id, events, [started[-1]]).actions
+    replayed.ended = watched.context is None or watched.context._is_complete
+    replayed.end = watched.end
+    replayed.place = watched.failed_at or _waiting_place(watched.generator) or watched.last
+    return replayed
+
+
+class _Watched:
+    """Records the actions of one orchestration when its code creates them."""
+
+    def __init__(self, replayed: Replayed) -> None:
+        self.created = replayed.created
+        self.context: Any = None
+        self.generator: Any = None
+        self.end = ""
+        self.failed_at = ""
+        self.last = ""
+
+    def function(self, orchestrator: Callable[..., Any]) -> Callable[..., Any]:
+        def started(ctx: Any, given: Any) -> Any:
+            _check(ctx, "_is_complete", "_pending_actions")
+            self.context = ctx
+            ctx._pending_actions = _Actions(self)
+            try:
+                result = orchestrator(ctx, given)
+            except Exception as error:
+                self._failed(error)
+                raise
+            if not isinstance(result, GeneratorType):
+                self.end = "it ends"
+                return result
+            self.generator = result
+            return self._run(result)
+
+        started.__annotations__ = orchestrator.__annotations__
+        return started
+
+    def _run(self, generator: Any) -> Any:
+        try:
+            result = yield from generator
+        except Exception as error:
+            self._failed(error)
+            raise
+        self.end = "it ends"
+        return result
+
+    def _failed(self, error: Exception) -> None:
+        """Note a failure of the code. The message of an exception may contain payload and is left out."""
+        self.end = f"it fails with {type(error).__name__}"
+        self.failed_at = _place([frame for frame, _ in walk_tb(error.__traceback__)][::-1])
+
+
+class _Actions(dict[int, pb.OrchestratorAction]):
+    """Actions that are not in the history yet. The SDK adds an action here when the code creates it."""
+
+    def __init__(self, watched: _Watched) -> None:
+        super().__init__()
+        self._watched = watched
+
+    def __setitem__(self, key: int, action: pb.OrchestratorAction) -> None:
+        super().__setitem__(key, action)
+        place = _place(frame for frame, _ in walk_stack(sys._getframe(1)))
+        if not action.HasField("completeOrchestration"):
+            self._watched.created[key] = action, place
+            self._watched.last = place or self._watched.last
+
+
+_LIBRARIES = tuple(f"{Path(package.__file__ or '').parent}{os.sep}" for package in (durabletask, bridge))
+
+
+def _place(frames: Iterable[FrameType]) -> str:
+    """`file:line` of the first frame of the user's code; empty without one."""
+    for frame in frames:
+        if not frame.f_code.co_filename.startswith((*_LIBRARIES, "<")):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return ""
+
+
+def _waiting_place(generator: Any) -> str:
+    """Place of the innermost `yield` of the user's code at which a generator waits."""
+    place = ""
+    while isinstance(generator, GeneratorType):
+        if generator.gi_frame is not None:
+            place = _place([generator.gi_frame]) or place
+        generator = generator.gi_yieldfrom
+    return place
 
 
 class VirtualBackend(InMemoryOrchestrationBackend):

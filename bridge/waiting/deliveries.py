@@ -16,7 +16,8 @@ from bridge.core.provenance import Cause
 from bridge.core.states import Outcome
 from bridge.core.stored_message import StoredMessage
 from bridge.pipeline.in_flight_delivery import InFlightDelivery
-from bridge.pipeline.settings import SLICE, Decode
+from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.settings import SLICE
 from bridge.pipeline.source import SourcePipeline
 
 
@@ -87,6 +88,7 @@ class StoredDelivery:
         self._item = InFlightDelivery(
             self, found.envelope, found.error, now, stored.executed, stored, attempt, failed_at
         )
+        self._item.bind(found.rules)
         return self._item
 
     def join_quarantine(self) -> None:
@@ -107,15 +109,20 @@ class StoredDelivery:
 
 @dataclass(frozen=True, slots=True)
 class DecodedMessage:
-    """Envelope of a stored message, or the failure of its decoding, which is judged when the message is run."""
+    """Envelope of a stored message, or the failure of its decoding, which is judged when the message is run.
 
+    rules: rule set that has decoded it.
+    """
+
+    rules: RuleSet
     envelope: Envelope | None
     error: Exception | None
 
 
-async def decode(pipeline: SourcePipeline, decoder: Decode, messages: Sequence[StoredMessage]) -> list[DecodedMessage]:
-    """Decode stored messages. Yields to the event loop when decoding takes long."""
-    await pipeline.prepare([each.message for each in messages])
+async def decode(pipeline: SourcePipeline, messages: Sequence[StoredMessage]) -> list[DecodedMessage]:
+    """Decode stored messages with the current rule set. Yields to the event loop when decoding takes long."""
+    rules = pipeline.rules.current
+    await pipeline.prepare(rules, [each.message for each in messages])
     since = time.monotonic()
     found = []
     for each in messages:
@@ -123,9 +130,9 @@ async def decode(pipeline: SourcePipeline, decoder: Decode, messages: Sequence[S
             await asyncio.sleep(0)
             since = time.monotonic()
         try:
-            found.append(DecodedMessage(each.identified(decoder(each.message, each.position)), None))
+            found.append(DecodedMessage(rules, each.identified(rules.decode(each.message, each.position)), None))
         except Exception as failure:
-            found.append(DecodedMessage(None, kept(failure)))
+            found.append(DecodedMessage(rules, None, kept(failure)))
     return found
 
 

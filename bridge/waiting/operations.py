@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -21,6 +23,11 @@ TIMEOUT = 10.0
 """Seconds within which a worker must process an operation."""
 
 _POLL_SECONDS = 0.05
+
+_EFFECT_SECONDS = 0.3
+"""Seconds for the effect of an operation after the engine counts none that waits: a worker may be processing it, or it
+has no effect.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +90,40 @@ class MessageEntities:
         return sum(each.backlog_queue_size > 0 for each in found)
 
     async def change(
-        self, key: str, what: str, operation: str, value: dict[str, Any], *, counted: bool = True
+        self,
+        key: str,
+        what: str,
+        operation: str,
+        value: dict[str, Any],
+        *,
+        counted: bool = True,
+        refuses: Callable[[Any], bool] = lambda state: False,
     ) -> Change:
         """Send an operation to an entity, and return when a worker has processed it.
 
         counted: the operation may remove messages.
+        refuses: True of a state in which the operation has no effect.
         Raises: InstanceNotFound when it has no messages.
         """
         entity = EntityInstanceId(self._name, key)
-        before = await self._count(entity)
+        state = await self._state(entity)
+        before = self._count(state)
         if not before:
             found = await self._client.find_entity(entity, include_state=False)
             if found is not None and found.backlog_queue_size:
                 raise EngineTimeout(f"{operation} {what}: no worker has processed what waits there; is one running?")
             raise InstanceNotFound(f"nothing waits for {what}")
         await self._client.signal_entity(entity, operation, value, what=f"{operation} {what}")
-        for _ in range(int(TIMEOUT / _POLL_SECONDS)):
+        end, idle = time.monotonic() + TIMEOUT, math.inf
+        while True:
             found = await self._client.get_entity(entity, include_state=False)
             if found is None or not found.backlog_queue_size:
-                break
+                now, idle = await self._state(entity), min(idle, time.monotonic())
+                if now != state or refuses(now) or time.monotonic() - idle > _EFFECT_SECONDS:
+                    return Change(what, before, self._count(now) if counted else before)
+            if time.monotonic() > end:
+                raise EngineTimeout(f"{operation} {what}: no worker has done it yet; is one running?")
             await asyncio.sleep(_POLL_SECONDS)
-        else:
-            raise EngineTimeout(f"{operation} {what}: no worker has done it yet; is one running?")
-        return Change(what, before, await self._count(entity) if counted else before)
 
     async def state(self, key: str) -> dict[str, Any] | None:
         """State of an entity; None without one."""
@@ -116,8 +134,8 @@ class MessageEntities:
         state: dict[str, Any] | None = None if found is None else json.loads(found.get_state() or "null")
         return state
 
-    async def _count(self, entity: EntityInstanceId) -> int:
-        return len((await self._state(entity) or {}).get(self._member, ()))
+    def _count(self, state: Mapping[str, Any] | None) -> int:
+        return len((state or {}).get(self._member, ()))
 
 
 def drop_value(ids: Sequence[str], forget: bool) -> dict[str, Any]:

@@ -72,6 +72,10 @@ class WaitingTotals:
         self._admitted = [0, 0]
         self.refused = 0
 
+    def limit(self, max_messages: int, max_bytes: int) -> None:
+        """Change the limits."""
+        self._max_messages, self._max_bytes = max_messages, max_bytes
+
     @property
     def messages(self) -> int:
         return max(0, self._counted.messages + self._since[0])

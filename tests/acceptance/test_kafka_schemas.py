@@ -15,7 +15,7 @@ from confluent_kafka.schema_registry.avro import AvroDeserializer, AvroSerialize
 from confluent_kafka.serialization import MessageField, SerializationContext
 
 from tests.brokers.kafka.harness import unique
-from tests.kit.processes import DaemonProcess
+from tests.kit.processes import DaemonProcess, bridge
 from tests.kit.waiting import TIMEOUT
 from tests.registry import RegistryServer
 
@@ -114,3 +114,72 @@ def test_avro_through_the_daemon(
     log = serve.log.read_text()
     assert "hunter2" not in log
     assert "HTTP Request" not in log
+
+
+UPCAST = """
+engine: {{type: embedded}}
+workflows: {{external: [bill]}}
+ops: {{http: {{port: 0}}}}
+brokers: {{kafka: {{type: kafka, bootstrap_servers: "{bootstrap}", create_topics: true}}}}
+registries: {{main: {{url: "{url}", timeout: 5s}}}}
+sources:
+  orders:
+    broker: kafka
+    topics: [{prefix}-orders]
+    group: {prefix}
+    codec: avro
+    schema: order.avsc
+    no_match: dead_letter
+    upcast:
+      - match: {{extensions.recordname: shop.OldOrder}}
+        data: "{{'id': payload.nr, 'total': double(payload.cents) / 100.0}}"
+routes:
+  - name: newest
+    from: orders
+    match: {{extensions.schemaid: "{newest}"}}
+    schedule: {{orchestration: bill, instance_id: "newest-{{{{ payload.id }}}}", input: payload}}
+  - name: converted
+    from: orders
+    when: payload.total > 1.0
+    schedule: {{orchestration: bill, instance_id: "converted-{{{{ payload.id }}}}", input: payload}}
+"""
+OLD = {
+    "type": "record",
+    "name": "OldOrder",
+    "namespace": "shop",
+    "fields": [{"name": "nr", "type": "string"}, {"name": "cents", "type": "long"}],
+}
+NEW = {
+    "type": "record",
+    "name": "Order",
+    "namespace": "shop",
+    "fields": [{"name": "id", "type": "string"}, {"name": "total", "type": "double"}],
+}
+
+
+@pytest.mark.timeout(180)
+def test_versions_are_matched_by_record_and_schema_and_converted(
+    tmp_path: Path, bootstrap: str, server: RegistryServer
+) -> None:
+    prefix = unique("upcast")
+    client = SchemaRegistryClient({"url": server.url})
+    subjects = {"auto.register.schemas": True, "subject.name.strategy": lambda context, record: record}
+    old, new = (AvroSerializer(client, json.dumps(schema), conf=subjects) for schema in (OLD, NEW))
+    context = SerializationContext(f"{prefix}-orders", MessageField.VALUE)
+    bodies = [old({"nr": "1", "cents": 250}, context), new({"id": "2", "total": 5.0}, context)]
+    newest = client.get_latest_version("shop.Order").schema_id
+    (tmp_path / "order.avsc").write_text(json.dumps(NEW))
+    config = UPCAST.format(bootstrap=bootstrap, url=server.url, prefix=prefix, newest=newest)
+    (tmp_path / "bridge.yaml").write_text(config)
+    bridge("check", "--strict", cwd=tmp_path)
+    with DaemonProcess(tmp_path) as serve:
+        producer = Producer({"bootstrap.servers": bootstrap})
+        for body in bodies:
+            producer.produce(f"{prefix}-orders", body, b"k")
+        assert producer.flush(30) == 0
+        serve.wait(lambda: serve.settled() == 2, "both orders")
+        inputs = [
+            json.loads(bridge("instances", "show", name, "--json", cwd=tmp_path))["input"]
+            for name in ("converted-1", "newest-2")
+        ]
+        assert inputs == [{"id": "1", "total": 2.5}, {"id": "2", "total": 5.0}]

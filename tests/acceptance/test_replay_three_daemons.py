@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections import Counter
 from contextlib import ExitStack
@@ -15,6 +16,9 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from bridge.app.composition import load_config
 from bridge.app.connection import attached
+from bridge.core.origin import read_origin
+from bridge.core.system_names import replay_key
+from bridge.replay.store import ReplayStore
 from tests.acceptance.replays import items, letters, record
 from tests.kafka.server import ThreadedServer
 from tests.kit.processes import TIMEOUT, DaemonProcess, bridge
@@ -22,10 +26,13 @@ from tests.kit.processes import TIMEOUT, DaemonProcess, bridge
 PARTITIONS, COUNT = 6, 12
 
 FLOWS = """
+from bridge.workflow import wait_for_message
+
+
 def collect(ctx, count):
     got = []
     for _ in range(count):
-        got.append((yield ctx.wait_for_external_event("noted")))
+        got.append((yield from wait_for_message(ctx, "noted")).data)
     return got
 """
 CONFIG = """
@@ -81,7 +88,11 @@ def test_a_frozen_daemon_delays_its_keys_only_until_another_one_has_them(tmp_pat
         others[0].wait(
             lambda: (now := record(tmp_path, job["job"])) is not None and now.finished >= 10, "some are done"
         )
+        partitions = [
+            int(re.findall(r'partition="(\d+)"', each)[0]) for each in frozen.metrics("bridge_uncommitted_records")
+        ]
         frozen.signal(signal.SIGSTOP)
+        unreported = asyncio.run(queued(tmp_path, partitions))
         others[0].wait(
             lambda: (now := record(tmp_path, job["job"])) is not None and now.finished == selected, "all have a result"
         )
@@ -91,6 +102,25 @@ def test_a_frozen_daemon_delays_its_keys_only_until_another_one_has_them(tmp_pat
         assert asyncio.run(outputs(tmp_path)) == [list(range(COUNT))] * PARTITIONS, results
         assert {status for status, _ in results} <= {"succeeded", "duplicate"}, results
         assert letters(tmp_path) == {("replayed", "instance_not_found"): selected}
+        counts = Counter(asyncio.run(raised(tmp_path)))
+        assert len(counts) == selected
+        repeated = {message: count for message, count in counts.items() if count > 1}
+        late = stopped_by_load(frozen)
+        assert {each for each in repeated if partition_of(each) not in late} <= unreported, "its result was not stored"
+        assert set(repeated.values()) <= {2}, "only the frozen daemon and its successor raise the same message"
+
+
+def partition_of(message: str) -> int:
+    """Partition in the id of a message, which is its position."""
+    return int(message.rpartition("/")[2].partition("@")[0])
+
+
+def stopped_by_load(daemon: DaemonProcess) -> set[int]:
+    """Partitions of queues that a daemon had in a call for longer than its claim or its assignment, as a frozen one."""
+    lines = [json.loads(line) for line in daemon.log.read_bytes().splitlines() if line.startswith(b"{")]
+    if any("records in flight were not settled" in line["event"] for line in lines):
+        return set(range(PARTITIONS))
+    return {int(line["queue"].split("~")[1]) for line in lines if "claim on a replay queue was lost" in line["event"]}
 
 
 async def start(directory: Path) -> None:
@@ -106,3 +136,20 @@ async def outputs(directory: Path) -> list[object]:
             for key in range(PARTITIONS)
         ]
         return [None if state is None else state.get_output() for state in states]
+
+
+async def queued(directory: Path, partitions: list[int]) -> set[str]:
+    """Ids of the messages in the replay queues of these partitions: their results are not stored."""
+    async with attached(load_config([directory / "bridge.yaml"])) as engine:
+        queues = [await ReplayStore(engine).load(replay_key("orders", "orders", each)) for each in partitions]
+        return {str(each.message.position) for queue in queues for each in queue.messages}
+
+
+async def raised(directory: Path) -> list[str]:
+    """Ids of the messages in the histories of the instances, with repeats."""
+    async with attached(load_config([directory / "bridge.yaml"])) as engine:
+        histories = [await engine.client.get_protocol_history(f"order-k{key}") for key in range(PARTITIONS)]
+    inputs = [
+        event.eventRaised.input.value for history in histories for event in history if event.HasField("eventRaised")
+    ]
+    return [origin.message_id for text in inputs if (origin := read_origin(text).origin) is not None]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bridge.config.source import Loaded, load
-from bridge.engines import source_entities, source_seeks
+from bridge.engines import entity_reads
 from bridge.engines.commands import answers
 from tests.app.project import EngineThread, write_project
 
@@ -36,6 +36,5 @@ def host(project: Path) -> Iterator[EngineThread]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let operations on the bridge's own entities fail soon: the project's worker does not know them."""
-    monkeypatch.setattr(source_entities, "_PAUSE_SECONDS", 0.1)
-    monkeypatch.setattr(source_seeks, "_WORKER_SECONDS", 0.1)
+    monkeypatch.setattr(entity_reads, "WITHIN", 0.1)
     monkeypatch.setattr(answers, "_TIMEOUT", 0.1)

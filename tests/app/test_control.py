@@ -25,15 +25,15 @@ from bridge.app.composition import build_broker
 from bridge.app.connection import attached
 from bridge.app.operations.operation import Operation, perform
 from bridge.app.operations.operations import OPERATIONS
-from bridge.app.serve.control import control, operate
+from bridge.app.serve.control import control, operate, routes
 from bridge.app.state import trail
 from bridge.cli.shared import exit_codes
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, EngineTimeout, InstanceNotFound, InvalidCommand
 from bridge.core.message import Message
-from bridge.ops import control as served
+from bridge.ops import api as served
 from bridge.ops.control import Control, near
-from tests.kit.waiting import TIMEOUT
+from tests.kit.waiting import TIMEOUT, eventually
 
 pytestmark = pytest.mark.usefixtures("host")
 CHANGING = [operation for operation in OPERATIONS if operation.changes]
@@ -66,8 +66,11 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
     "sources.resume": {"source": "orders"},
     "sources.seek": {"source": "plain", "positions": {"plain/0": 0}},
     "sources.seek.cancel": {"source": "orders"},
+    "limits.set": {"route": "greet", "rate": 1.0, "seconds": 60.0},
+    "limits.clear": {"route": "greet"},
     "keys.rotate": {},
     "keys.retire": {"key": "none"},
+    "reload": {},
     "dlq.drop": {"causes": ["none"]},
     "dlq.restore": {"causes": ["none"]},
     "dlq.replay": {"causes": ["none"]},
@@ -79,12 +82,16 @@ GIVEN: Mapping[str, Mapping[str, Any]] = {
 @asynccontextmanager
 async def serving(loaded: Loaded, admitted: frozenset[int] | None = None) -> AsyncIterator[Control]:
     async with attached(loaded) as engine:
-        channel = control(loaded, {"default": engine}, admitted)
+        channel = control(loaded, routes(loaded, {"default": engine}, reload=lambda: _reloaded), admitted)
         await channel.start()
         try:
             yield channel
         finally:
             await channel.stop()
+
+
+async def _reloaded(plan_only: bool, by: str) -> Mapping[str, Any]:
+    return {"result": "unchanged"}
 
 
 @asynccontextmanager
@@ -183,7 +190,7 @@ async def test_a_daemon_with_another_engine_is_not_asked(loaded: Loaded, tmp_pat
         f"ops: {{state_dir: {loaded.base}/.bridge}}\n"
     )
     foreign = load([other], environ={})
-    channel = control(foreign, {})
+    channel = control(foreign, [])
     await channel.start()
     try:
         assert await operate(loaded, None, [("entities.clean", {})])
@@ -214,7 +221,7 @@ async def test_a_link_in_the_place_of_the_sockets_is_not_followed(loaded: Loaded
             assert await operate(loaded, None, [("entities.clean", {})])
             assert kept(loaded)[-1]["via"] == "cli"
             with pytest.raises(OSError, match="is a link"):
-                await control(loaded, {}).start()
+                await control(loaded, []).start()
         finally:
             place.unlink()
             (tmp_path / "control").rename(place)
@@ -462,6 +469,7 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
     "early": ({}, lambda found: found == []),
     "quarantine": ({}, lambda found: found == []),
     "messages/shop%20none": ({}, lambda found: found == []),
+    "limits": ({}, lambda found: found == []),
     "sources": ({}, lambda found: {None} == {one["state"] for one in found}),
     "sources/plain/lag": ({}, lambda found: {one["topic"] for one in found} == {"plain"}),
     "sources/plain/seek": ({}, lambda found: found == {}),
@@ -471,8 +479,18 @@ READS: Mapping[str, tuple[Mapping[str, str], Any]] = {
         {"action": "terminate", "prefix": "read-", "tags": "{}", "statuses": "RUNNING,PENDING"},
         lambda found: (found["count"], found["reads"]) == (2, 0),
     ),
+    "config/reload:plan": ({}, lambda found: found["result"] == "unchanged"),
     "jobs": ({}, lambda found: found == []),
     "jobs/none": ({}, lambda found: found["reason"] == "instance_not_found"),
+    "dead-letter-groups": ({"states": "open"}, lambda found: found == {"groups": [], "gone": []}),
+    "dead-letters": ({"states": "open,dropped"}, lambda found: found == []),
+    "dead-letters/plain%2F0%400": ({"payload": "true"}, lambda found: found["reason"] == "instance_not_found"),
+    "messages/shop%20none/lineage": ({}, lambda found: found["by"] == "nothing"),
+    "audit": ({"action": "instances", "limit": "1"}, lambda found: [each["target"] for each in found] == ["read-1"]),
+    "config": ({}, lambda found: "brokers:" in found["effective"]),
+    "problems": ({}, lambda found: all(each["severity"] == "warning" for each in found)),
+    "routes": ({}, lambda found: isinstance(found, list)),
+    "targets": ({}, lambda found: isinstance(found, dict)),
     "jobs/none/items": ({"statuses": "failed,left", "limit": "10"}, lambda found: "there is no job" in found["detail"]),
 }
 
@@ -482,6 +500,7 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
         "read-0": "{instance_id}",
         "counter/read": "{entity}/{key}",
         "shop%20none": "{message}",
+        "dead-letters/plain%2F0%400": "dead-letters/{id}",
         "plain": "{source}",
     }
     places = {re.sub("|".join(names), lambda found: names[found[0]], place) for place in READS}
@@ -499,13 +518,13 @@ async def test_every_look_has_its_place(loaded: Loaded) -> None:
     async with serving(loaded) as channel, client(channel) as session:
         await operate(loaded, None, [*calls, ("entities.signal", signal)])
         for place, (query, fits) in READS.items():
-            async with asyncio.timeout(TIMEOUT):
-                while True:  # blocks the worker
-                    async with session.get(f"/api/v1/{place}", params=query) as response:
-                        found = json.loads(await response.read())
-                    if response.status == (404 if "none" in place and "jobs" in place else 200) and fits(found):
-                        break
-                    await asyncio.sleep(0.05)
+
+            async def answered(place: str = place, query: Mapping[str, str] = query, fits: Any = fits) -> bool:
+                async with session.get(f"/api/v1/{place}", params=query) as response:
+                    found = json.loads(await response.read())
+                return response.status == (404 if "reason" in found else 200) and bool(fits(found))
+
+            await eventually(answered, place)
         async with session.get("/api/v1/instances", params={"statuses": "SLEEPING"}) as response:
             assert response.status == 422
         for query in ({}, {"statuses": "SLEEPING"}, {"tags": "{"}, {"tags": "[]"}, {"where": "nobody.knows("}):

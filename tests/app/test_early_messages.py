@@ -28,12 +28,9 @@ from bridge.core.system_names import (
     SOURCE_PAUSE,
     SOURCE_SEEK,
 )
-from bridge.early_messages.executor import EarlyMessageExecutor
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE
-from bridge.engines.commands.command_runner import CommandRunner
 from bridge.engines.workflows import Workflows
-from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.publishing import Publishing
 from bridge.routing import referenced_orchestrations
 from bridge.workflow import PUBLISH_ACTIVITY
@@ -67,20 +64,6 @@ def loaded(
     return load_config([config])
 
 
-def target(found: Loaded, name: str = "default") -> object:
-    engine = build_engine(found, name, host=False)
-    made = waiting.target(found, engine, Breaker(name, engine.probe), lambda: datetime.now(UTC))
-    return made.execute.__self__  # type: ignore[attr-defined]  # a bound method
-
-
-def test_without_a_rule_that_parks_or_starts_commands_go_straight_to_the_engine(tmp_path: Path) -> None:
-    found = loaded(tmp_path)
-    assert waiting.early_prefixes(found, "default") is None
-    assert isinstance(target(found), CommandRunner)
-    assert isinstance(target(loaded(tmp_path, "{wait: 1h}")), EarlyMessageExecutor)
-    assert isinstance(target(loaded(tmp_path, "{start: order}")), EarlyMessageExecutor)
-
-
 def test_only_ids_for_which_a_rule_of_the_engine_parks_are_looked_at(tmp_path: Path) -> None:
     found = loaded(tmp_path, "{wait: 1h}", "{wait: 2h}")
     assert waiting.early_prefixes(found, "default") == ("order-", "return-")
@@ -89,6 +72,7 @@ def test_only_ids_for_which_a_rule_of_the_engine_parks_are_looked_at(tmp_path: P
     found = loaded(tmp_path, "{wait: 1h}", "{start: order}", engine="eu")
     assert waiting.early_prefixes(found, "default") == ("order-",)
     assert waiting.early_prefixes(found, "eu") == ()
+    assert waiting.early_prefixes(loaded(tmp_path), "default") == ()
 
 
 def test_what_a_rule_starts_for_a_missing_instance_is_known_to_check(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def check(*arguments: object) -> Result:
 def test_a_sound_configuration(config: Path) -> None:
     result = check(config)
     assert (result.exit_code, result.stderr) == (0, "")
-    assert result.stdout == "ok: 2 sources, 3 routes, 8 orchestrations, 2 activities, 2 entities\n"
+    assert result.stdout == "ok: 2 sources, 3 routes, 9 orchestrations, 2 activities, 2 entities\n"
 
 
 def test_files_may_be_given_either_way(config: Path) -> None:
@@ -69,7 +69,7 @@ def test_json(config: Path) -> None:
     assert received["ok"] is False
     assert received["counts"]["route"] == 3
     [problem] = received["problems"]
-    assert problem.keys() == {"file", "line", "column", "path", "what", "severity", "code"}
+    assert problem.keys() == {"file", "line", "column", "path", "what", "severity", "code", "offset"}
     assert (problem["file"], problem["line"], problem["severity"]) == (str(config), 13, "error")
 
 
@@ -159,12 +159,43 @@ def test_annotations_of_github(config: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(config.parent)
     first, second, _, last = check("bridge.yaml", "--format", "github").stdout.splitlines()
     assert first.startswith(
-        "::error file=bridge.yaml,line=13,col=11,title=R001%3A an expression that does not compile::"
+        "::error file=bridge.yaml,line=13,col=24,title=R001%3A an expression that does not compile::"
     )
     assert "%0A  payload.name =! ''%0A" in first  # the whole message is one line
     assert second.startswith("::warning file=bridge.yaml,line=21,col=19,title=R010%3A a wildcard in match::")
     assert "`go,%25*`" in second
     assert last == "1 problem, 2 warnings"
+
+
+@pytest.mark.parametrize(
+    ("when", "place"),
+    [
+        ("payload.name =! ''", (13, 24)),
+        ("\"payload.name\\t=! ''\"", (13, 26)),
+        ("'payload.name == ''x'' =! 1'", (13, 34)),
+        ("|\n      payload.name\n      =! ''", (15, 7)),
+        (">\n      payload.name\n      =! ''", (15, 7)),
+        ("payload.name\n      =! ''", (14, 7)),
+        ("payload.a == '$${HOME}' =! ''", (13, 11)),  # the value is shorter than its text
+    ],
+)
+def test_code_hosts_get_the_place_inside_the_expression(config: Path, when: str, place: tuple[int, int]) -> None:
+    text = config.read_text()
+    assert "when: payload.name != ''" in text
+    config.write_text(text.replace("when: payload.name != ''", f"when: {when}"))
+    (found,) = json.loads(check(config, "--format", "sarif").stdout)["runs"][0]["results"]
+    region = found["locations"][0]["physicalLocation"]["region"]
+    assert (region["startLine"], region["startColumn"]) == place
+    assert check(config).stdout.startswith(f"{config}:13:11 R001 ")
+
+
+def test_code_hosts_get_the_place_inside_a_template(config: Path) -> None:
+    text = config.read_text()
+    line = next(line for line in text.splitlines() if '"waits-{{ payload.id }}"' in line)
+    config.write_text(text.replace("waits-{{ payload.id }}", "waits-{{  payload.id = 1 }}"))
+    (found,) = json.loads(check(config, "--format", "sarif").stdout)["runs"][0]["results"]
+    region = found["locations"][0]["physicalLocation"]["region"]
+    assert region["startColumn"] == line.index("payload.id") + 1 + len(" payload.id ")
 
 
 def test_a_file_without_lines_in_every_format(tmp_path: Path) -> None:

@@ -125,6 +125,17 @@ def test_sarif(project: Path) -> None:
     assert [one["ruleId"] for one in log["runs"][0]["results"]] == ["missing-yield"]
 
 
+def test_the_forms_of_code_hosts(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    assert lint("flows", "--format", "sarif").stdout == lint("flows", "--sarif").stdout
+    first, second, summary = lint("flows", "--format", "github").stdout.splitlines()
+    file, place = "flows/flow.py", "line=3,col=5"
+    assert first.startswith(f"::error file={file},{place},title=missing-yield%3A {RULES['missing-yield']}::")
+    assert ",title=unknown-name%3A " in second
+    assert summary == "2 findings"
+    assert lint("--rules", "--format", "github").exit_code == 2
+
+
 def test_the_rules_can_be_listed() -> None:
     result = lint("--rules")
     assert result.exit_code == 0

@@ -78,21 +78,31 @@ def test_a_daemon_without_its_engine_is_started_and_becomes_ready_with_it(projec
     assert not ready.exists()
 
 
-@pytest.mark.parametrize("command", ["serve", "worker", "engine"])
-def test_a_hang_up_drains_and_a_second_one_forces_nothing(project: Path, command: str) -> None:
-    options = ["--path", "hubs", "--listen", "127.0.0.1:0"] if command == "engine" else []
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_hang_up_reloads_and_ends_nothing(project: Path, command: str) -> None:
     beside = DaemonProcess(project) if command == "worker" else contextlib.nullcontext()
-    with beside, DaemonProcess(project, *options, command=command, log="hung.log") as daemon:
-        daemon.signal(signal.SIGHUP)
-        daemon.signal(signal.SIGHUP)
-        assert daemon.ended() == 0
-        assert lines(daemon.log)[-1]["event"] == "stopped"
+    with beside, DaemonProcess(project, command=command, log="hung.log", fresh=True) as daemon:
+        for count in (1, 2):
+            daemon.signal(signal.SIGHUP)
+            daemon.wait(lambda count=count: actions(daemon.log).count("reload") >= count, "reloaded")  # type: ignore[misc]  # bound now
+        assert daemon.get("/readyz")[0] == 200
+        daemon.stop()
 
 
-def test_a_daemon_under_nohup_goes_on_after_a_hang_up(project: Path) -> None:
+def test_a_hang_up_drains_an_engine_and_a_second_one_forces_nothing(project: Path) -> None:
+    with DaemonProcess(
+        project, "--path", "hubs", "--listen", "127.0.0.1:0", command="engine", log="hung.log"
+    ) as engine:
+        engine.signal(signal.SIGHUP)
+        engine.signal(signal.SIGHUP)
+        assert engine.ended() == 0
+        assert lines(engine.log)[-1]["event"] == "stopped"
+
+
+def test_a_daemon_under_nohup_reloads_too(project: Path) -> None:
     with DaemonProcess(project, wrapper=("nohup",)) as daemon:
         daemon.signal(signal.SIGHUP)
-        assert daemon.get("/readyz")[0] == 200
+        daemon.wait(lambda: "reload" in actions(daemon.log), "reloaded")
         daemon.stop()
 
 

@@ -56,7 +56,7 @@ def publish(project: Path, *events: str, key: str | None = None) -> None:
 
 
 MEMBERS = {
-    "": {"time", "asked", "answered", "daemons", "engines", "sources", "components", "problems"},
+    "": {"time", "asked", "answered", "daemons", "engines", "sources", "components", "limits", "problems"},
     "daemons": {"id", "answered", "version", "command", "phase", "ready", "started", "seconds", "config"},
     "engines": {
         "name", "id", "state", "since", "seconds", "detail", "daemons", "place", "durable", "counted", "early",

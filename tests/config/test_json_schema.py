@@ -9,12 +9,13 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from bridge.config.json_schema import schema
+from bridge.config.json_schema import ID, schema
 from bridge.config.reference import EXAMPLES
 from bridge.config.yaml.document import parse
 from bridge.config.yaml.node import plain
 from tests.config.conftest import MINIMAL
 from tests.config.test_source import DESIGN
+from tests.docs.document import blocks
 
 VALIDATOR = jsonschema_rs.validator_for(schema())
 
@@ -101,3 +102,12 @@ def test_the_samples_name_it_and_keep_it(sample: Path) -> None:
     assert first.startswith("# yaml-language-server: $schema=")
     assert (sample.parent / first.partition("=")[2]).resolve() == SAMPLES / "bridge.schema.json"
     VALIDATOR.validate(document(text))
+
+
+def test_the_entry_for_the_catalogue_of_schemastore_fits() -> None:
+    [block] = [each for each in blocks("docs/interfaces.md", "json") if each.name == "schemastore.json"]
+    entry = json.loads(block.text)
+    assert entry.keys() == {"name", "description", "fileMatch", "url"}
+    assert entry["url"] == schema()["$id"] == ID
+    assert ID.endswith(f"/{entry['name']}.json")
+    assert "bridge.yaml" in entry["fileMatch"]

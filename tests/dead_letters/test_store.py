@@ -11,9 +11,9 @@ import pytest
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.system_names import DEAD_LETTER_BLOCK, DEAD_LETTER_STATES, dead_letter_block, dead_letter_prefix
-from bridge.dead_letters import store
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, dead_letter_states_entity
+from bridge.engines import entity_reads
 from bridge.engines.base import Engine
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.worker.setup import stop_worker
@@ -78,7 +78,7 @@ async def test_states_survive_a_restart_and_leave_when_all_are_open(tmp_path: Pa
 
 
 async def test_a_change_without_a_worker_is_refused_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "WITHIN", 0.2)
+    monkeypatch.setattr(entity_reads, "WITHIN", 0.2)
     async with embedded(tmp_path) as engine:
         with pytest.raises(Exception, match="no worker has processed it"):
             await DeadLetterStates(engine).take("a", [ref(1)])

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from bridge.app.check.configuration import check
+from bridge.app.check.schemas import SchemaVersions
 from bridge.core.errors import Problem
 from bridge.core.problems.codes import CODES
 from tests.docs.document import ROOT, anchors, blocks, read
@@ -79,7 +80,9 @@ def _no_modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def _problems(mark: str, code: str, directory: Path) -> list[Problem]:
     config = _write(_example(mark, code), code, directory)
     samples = [directory / "samples.jsonl"] if (directory / "samples.jsonl").exists() else []
-    return list(check(config, samples=samples).problems)
+    old, new = directory / "old.json", directory / "new.json"
+    schemas = SchemaVersions(str(old), str(new)) if old.exists() else None
+    return list(check(config, samples=samples, schemas=schemas).problems)
 
 
 @pytest.mark.parametrize("code", CODES)

@@ -275,6 +275,10 @@ def test_dropping_makes_dead_letters_unless_they_are_to_be_forgotten() -> None:
     assert bench.waiting == [1, 2]
     turn = bench.do("drop", None, True, 1.0)
     assert (turn.events, turn.undelivered) == (["dropped", "dropped"], [])
+    assert bench.waiting == []
+    assert len(bench.state["refused"]) == 3, "the process that has stored a message learns that it was processed"
+    assert bench.tick(bench.state["tick"]).wake == 1.0 + DEDUPLICATION_WINDOW
+    bench.tick(1.0 + DEDUPLICATION_WINDOW)
     assert bench.state is None
 
 

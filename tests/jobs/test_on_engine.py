@@ -16,13 +16,12 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.app.operations.instances import Filter, Instances, Start
 from bridge.app.operations.selection import InstanceFilter, Selection
-from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.core.errors import EngineRejected, EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB_PAGE, JOB_RESULTS, job_instance_id, job_page_key
 from bridge.engines.base import Engine
 from bridge.jobs import orchestrator, steps, store
-from bridge.jobs.kind import ItemResult, Job, JobKind, JobRequest, Result, TryLater
+from bridge.jobs.kind import ItemResult, Job, JobRequest, Result, TryLater
 from bridge.jobs.state_machine import JobRecord
 from bridge.jobs.store import JobStore
 from tests.kit.daemon import ENGINES, DaemonFixture, running
@@ -139,16 +138,8 @@ def kind() -> ScriptedKind:
 
 
 @pytest.fixture(params=ENGINES)
-async def jobs(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: ScriptedKind
-) -> AsyncIterator[JobsFixture]:
-    own = SystemWorkflows.job_kinds
-
-    def kinds(self: SystemWorkflows, engine: str) -> list[JobKind]:
-        return [*own(self, engine), kind]
-
-    monkeypatch.setattr(SystemWorkflows, "job_kinds", kinds)
-    async with running(tmp_path, CONFIG, FLOWS, request.param) as daemon:
+async def jobs(request: pytest.FixtureRequest, tmp_path: Path, kind: ScriptedKind) -> AsyncIterator[JobsFixture]:
+    async with running(tmp_path, CONFIG, FLOWS, request.param, kinds=[kind]) as daemon:
         yield JobsFixture(daemon, kind)
 
 
@@ -177,16 +168,18 @@ async def test_a_long_job_continues_as_new(jobs: JobsFixture, monkeypatch: pytes
     """A history has at most ROUNDS rounds, here of one call and one wait each, however many items the job has."""
     monkeypatch.setattr(steps, "STEP_SECONDS", 0.0)
     monkeypatch.setattr(steps, "_SHORT_WAIT", 0.0)
+    monkeypatch.setattr(orchestrator, "ROUNDS", 10)
     jobs.kind.keeps_order = True
-    job = await jobs.submit(named(6000), rate=5000.0)
+    job = await jobs.submit(named(2000), rate=5000.0)
     sizes = []
     while (await jobs.store.record(job)).is_open:
         history = await jobs.daemon.client.get_protocol_history(job_instance_id(job))
         sizes.append((sum(event.HasField("taskScheduled") for event in history), sum(map(_size, history))))
-    assert jobs.kind.worked == named(6000)
-    assert len(jobs.kind.calls) == 60
+        await asyncio.sleep(0.01)
+    assert jobs.kind.worked == named(2000)
+    assert len(jobs.kind.calls) == 20
     assert max(rounds for rounds, _ in sizes) <= orchestrator.ROUNDS
-    assert max(size for _, size in sizes) < 100_000
+    assert max(size for _, size in sizes) < 20_000
     assert any(later < earlier for (earlier, _), (later, _) in pairwise(sizes)), "never began anew"
 
 

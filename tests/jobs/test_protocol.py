@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -66,7 +67,9 @@ class World:
                 self._check(job, page, items, repeated)
         except AssertionError as error:
             machine.failures.append(error)  # the job takes it for a bug of the kind
-        self.order += [(job.id, item) for item in items if (job.id, item) not in self.order]
+        new = [(job.id, item) for item in items if (job.id, item) not in self.order]
+        self.order += new
+        machine.begun_at[job.id] += [machine.now()] * len(new)
         machine.offered |= {(job.id, item) for item in items}
         await machine.engine.interruption()
         if self.obstacles:
@@ -95,23 +98,33 @@ class World:
             assert item in repeated or (job.id, item) not in machine.offered
             if (job.id, item) not in self.order:
                 machine.check_start(job, item, items)
+        new = [item for item in items if (job.id, item) not in self.order]
+        if new and job.request.rate is not None:
+            machine.check_rate(job, job.request.rate, len(new))
 
 
 class JobMachine(RuleBasedStateMachine):
     """Two jobs, their orchestrations, and the people who control them."""
 
+    counts = True
+    """The engine counts the operations that wait, and has processed those sent before a step."""
+
     def __init__(self) -> None:
         super().__init__()
         self.time = 1000.0
         self.loop = VirtualTimeLoop()
-        self.engine = MemoryEngine(self.now)
+        self.engine = MemoryEngine(self.now, counts=self.counts)
         self.store = JobStore(self.engine)  # type: ignore[arg-type]  # as far as jobs use it
         self.world = World(self)
         self.steps = JobSteps(self.engine, [self.world], self.loop, self.now)  # type: ignore[arg-type]  # as above
         self.selected: dict[str, list[str]] = {}
         self.places: dict[str, Mapping[str, Any] | None] = {}
         self.offered: set[tuple[str, str]] = set()
+        self.begun_at: dict[str, list[float]] = {job: [] for job in JOBS_OF_TEST}
+        self.interruptions = Counter[str]()
+        """Crashes and freezes of steps. A step that repeats an interrupted one does not know when that began items."""
         self.ended: dict[str, str] = {}
+        self.done: set[str] = set()
         self.finals: dict[tuple[str, str], list[str]] = {}
         self.frozen: list[tuple[FrozenProcess, asyncio.Task[None]]] = []
         self.failures: list[AssertionError] = []
@@ -168,6 +181,13 @@ class JobMachine(RuleBasedStateMachine):
             if place >= total:
                 assert all(statuses[other] not in (LEFT, IN_PROGRESS) for other in self.selected[job.id][:total])
 
+    def check_rate(self, job: Job, rate: float, count: int) -> None:
+        """In any period, at most so many items begin, and those of one call more after each interruption."""
+        at_once = max(1, min(PAGE, int(rate / 2))) * (1 + self.interruptions[job.id])
+        times = [*self.begun_at[job.id], *[self.now()] * count]
+        for index, time in enumerate(times):
+            assert len(times) - index <= rate * (times[-1] - time) + at_once + 1e-6, (rate, times)
+
     # Rules
 
     @initialize(
@@ -209,15 +229,18 @@ class JobMachine(RuleBasedStateMachine):
         place = self.places.get(job)
         if place is None:
             return
-        self.engine.process_all()
+        if self.counts:
+            self.engine.process_all()
         record, before = self.record(job), len(self.world.order)
         begun = {id_ for page in self.pages(job) for id_ in page.with_status(IN_PROGRESS)}
         answer = self.run(self.steps.step(place), crash)
-        if record is not None and record.state in (JobState.PAUSED, JobState.STOPPED, JobState.ABORTED):
+        stands = (JobState.PAUSED, JobState.STOPPED, *([JobState.ABORTED] if self.counts else []))
+        if record is not None and record.state in stands:
             # A crash may lie between the mark of an item and its work
             new = {item for _, item in self.world.order[before:]}
             assert new <= (begun if record.state is JobState.ABORTED else set()), "work although the job does not run"
         if answer is None:
+            self.interruptions[job] += 1
             return
         if answer["end"] is not None:
             self.ended[job], self.places[job] = answer["end"], None
@@ -233,6 +256,7 @@ class JobMachine(RuleBasedStateMachine):
         if place is not None and len(self.frozen) < 3:
             process = FrozenProcess(calls)
             self.frozen.append((process, self.loop.create_task(self._frozen_step(process, place))))
+            self.interruptions[job] += 2  # it begins items now, and perhaps when it is thawed
             self.run(asyncio.sleep(5.0), None)
 
     async def _frozen_step(self, process: FrozenProcess, place: Mapping[str, Any]) -> None:
@@ -305,6 +329,26 @@ class JobMachine(RuleBasedStateMachine):
             if record is not None:
                 assert sum(record.counts.values()) == record.selected, record.counts
                 assert min(record.counts.values()) >= 0, record.counts
+
+    @invariant()
+    def a_job_with_too_many_failures_does_not_run(self) -> None:
+        for job in JOBS_OF_TEST:
+            record = self.record(job)
+            if record is not None and record.state is JobState.RUNNING:
+                limit = record.request.stop_after_failures
+                assert limit is None or record.counts[Result.FAILED] - record.failed_before < limit
+
+    @invariant()
+    def waiting_items_are_followed(self) -> None:
+        for job in JOBS_OF_TEST:
+            record = self.record(job)
+            if record is not None and record.state is JobState.DONE and job not in self.done:
+                self.done.add(job)
+                assert not record.counts[LEFT] + record.counts[IN_PROGRESS]
+                if record.waiting and record.request.follow:
+                    assert record.followed is not None
+                    assert record.ended is not None
+                    assert record.ended - record.followed >= record.request.follow
 
     @invariant()
     def final_results_stay(self) -> None:
@@ -381,6 +425,9 @@ class JobMachine(RuleBasedStateMachine):
             assert record is not None
             assert record.state not in OPEN
             assert record.counts[IN_PROGRESS] == 0
+            if not record.selected:
+                assert record.state is JobState.ABORTED
+                assert not self.pages(job), "the selection was interrupted"
             if record.state is JobState.DONE:
                 assert record.counts[LEFT] == 0
                 for page in self.pages(job):
@@ -396,3 +443,13 @@ async def _listed(jobs: JobStore, job: str) -> list[store.JobItem]:
 
 TestJobs = JobMachine.TestCase
 TestJobs.settings = settings(stateful_step_count=40, deadline=None)
+
+
+class DelayedJobMachine(JobMachine):
+    """The same on an engine that processes operations late, and does not count them meanwhile."""
+
+    counts = False
+
+
+TestDelayedJobs = DelayedJobMachine.TestCase
+TestDelayedJobs.settings = settings(stateful_step_count=40, deadline=None)

@@ -17,6 +17,7 @@ from bridge.brokers.base import SubscribeOptions
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.message import Message
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.jobs.kind import JobKind
 from tests.kit.listener import NullListener
 from tests.kit.waiting import TIMEOUT, eventually
 
@@ -80,12 +81,13 @@ async def running(
     settings: str = "",
     lineage: str = "embedded",
     endpoint: str | None = None,
+    kinds: Sequence[JobKind] = (),
 ) -> AsyncIterator[DaemonFixture]:
     """Start a daemon and stop it at the end.
 
     config: without `engine`, `brokers` (one called `local`) and `ops`. flows: source text of the workflow module.
     settings: of the engine, after a comma. lineage: index of messages.
-    endpoint: of a scheduler, instead of an engine behind a port.
+    endpoint: of a scheduler, instead of an engine behind a port. kinds: further kinds of jobs.
     """
     async with AsyncExitStack() as stack:
         declared = f"{{type: embedded{settings}}}"
@@ -106,7 +108,7 @@ async def running(
             f"ops: {{http: {{port: 0}}, lineage: {{index: {lineage}}}}}\n"
             + (config.replace("NAME", name) if "workflows:" in config else f"workflows: [{name}]\n{config}")
         )
-        daemon = Daemon(load_config([directory / "bridge.yaml"]))
+        daemon = Daemon(load_config([directory / "bridge.yaml"]), kinds=kinds)
         await daemon.start()
         stack.push_async_callback(daemon.stop, 20.0)
         yield DaemonFixture(daemon, host)

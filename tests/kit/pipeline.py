@@ -23,6 +23,7 @@ from bridge.engines.commands.command_runner import CommandRunner
 from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.route_limits import NO_LIMITS, Admission
+from bridge.pipeline.rule_set import CurrentRules
 from bridge.pipeline.settings import EnginePort, Execute
 from bridge.pipeline.source import SourcePipeline
 from tests.kit.listener import NullListener
@@ -99,6 +100,12 @@ class PipelineFixture:
         self.breaker = breaker
         self.admission = admission
         """Admission control; its background tasks are not started."""
+
+    @property
+    def rules(self) -> CurrentRules:
+        """Chooser of the source's rule set."""
+        assert isinstance(self.source.rules, CurrentRules)
+        return self.source.rules
 
     async def publish(self, *messages: Message, topic: str = "orders") -> None:
         await self.broker.publish(topic, messages)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -90,14 +91,14 @@ async def test_a_dead_letter_refused_while_reading_fails_is_written_later(tmp_pa
 
 async def test_a_decoder_that_fails_unexpectedly_costs_one_message(tmp_path: Path) -> None:
     async with running_pipeline(tmp_path, source="    retry: {initial: 1ms}") as it:
-        decode = it.source._intake._decode
+        rules = it.rules.current
 
         def broken(given: Message, position: Position) -> Envelope:
             if given.key == b"bad":
                 raise RuntimeError("a bug")
-            return decode(given, position)
+            return rules.decode(given, position)
 
-        it.source._intake._decode = broken
+        it.rules.replace(replace(rules, decode=broken))
         await it.publish(message("start", "a-1", "bad"), message("start", "b-1", "good"))
         await it.source.start()
         await it.settled(2)

@@ -20,8 +20,12 @@ from bridge.routing.cel.respelling import respelled
 def test_the_mark_is_below_the_word_of_another_language(source: str, culprit: str) -> None:
     error = compile_error(source.replace("a.b", "payload.b"), ROUTE)
     assert error is not None
-    _, line, mark = compile_text(error, source.replace("a.b", "payload.b")).split("\n")
+    expression = source.replace("a.b", "payload.b")
+    text, offset = compile_text(error, expression)
+    _, line, mark = text.split("\n")
     assert line[mark.index("^") :] == culprit
+    assert offset is not None
+    assert expression[offset:] == culprit
 
 
 @pytest.mark.parametrize(
@@ -53,7 +57,7 @@ def test_a_key_is_named_when_the_expression_names_it() -> None:
 
 
 def test_a_compile_error_of_another_shape() -> None:
-    assert compile_text("something else", "a +") == "is not a CEL expression\n  a +"
+    assert compile_text("something else", "a +") == ("is not a CEL expression\n  a +", None)
 
 
 def refused(source: str) -> list[str]:

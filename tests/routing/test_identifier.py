@@ -83,7 +83,16 @@ def test_names_that_are_not(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("entity", "key"),
-    [("", "k"), ("e", ""), ("e@f", "k"), ("e/f", "k"), ("e", "a/b"), ("e", "k\0"), ("e" * 200, "k" * 60)],
+    [
+        ("", "k"),
+        ("e", ""),
+        ("e@f", "k"),
+        ("e", "nl@1"),
+        ("e/f", "k"),
+        ("e", "a/b"),
+        ("e", "k\0"),
+        ("e" * 200, "k" * 60),
+    ],
 )
 def test_entities_that_are_not(entity: str, key: str) -> None:
     with pytest.raises(InvalidCommand, match="the entity"):
@@ -91,7 +100,7 @@ def test_entities_that_are_not(entity: str, key: str) -> None:
 
 
 def test_entities_that_are_fine() -> None:
-    check_entity("counter", "nl@1")
+    check_entity("counter", "nl-1")
 
 
 def test_times() -> None:

@@ -21,6 +21,7 @@ EMULATOR = (
     "Endpoint=sb://{};SharedAccessKeyName=RootManageSharedAccessKey;SharedAccessKey=x;UseDevelopmentEmulator=true;"
 )
 TLS = {"certificate": "tls.pem"}
+OIDC = {"issuer": "https://login.example", "audience": "bridge"}
 MUTUAL = TLS | {"client_ca": "ca.pem"}
 
 EXAMPLES: dict[tuple[str, str], tuple[str, list[Any], list[Any]]] = {
@@ -113,6 +114,27 @@ EXAMPLES: dict[tuple[str, str], tuple[str, list[Any], list[Any]]] = {
         "ops",
         [{"host": "0.0.0.0", "tls": TLS}],
         [{"host": "0.0.0.0", "tls": MUTUAL}, {"host": "127.0.0.1", "tls": TLS}],
+    ),
+    ("tokens_without_tls", "HttpConfig"): (
+        "ops",
+        [{"host": "0.0.0.0", "access": {"tokens": "tokens"}}, {"host": "::", "access": {"oidc": OIDC}}],
+        [
+            {"host": "0.0.0.0"},
+            {"access": {"tokens": "tokens"}},
+            {"host": "0.0.0.0", "tls": TLS, "access": {"oidc": OIDC}},
+        ],
+    ),
+    ("identity_provider_without_tls", "OidcConfig"): (
+        "ops",
+        [
+            {"access": {"oidc": OIDC | {"issuer": "http://login.example"}}},
+            {"access": {"oidc": OIDC | {"jwks_url": "http://login.example/keys"}}},
+        ],
+        [
+            {"access": {"oidc": OIDC}},
+            {"access": {"oidc": OIDC | {"issuer": "http://login.example", "jwks_url": "https://login.example/keys"}}},
+            {"access": {"oidc": OIDC | {"issuer": "http://127.0.0.1:9000"}}},
+        ],
     ),
 }
 """Section, entries with a warning, and similar entries without one, by rule and model."""

@@ -45,6 +45,7 @@ PLAIN = {
     "ClientTlsConfig.key": "names a file",
     "ServiceBusBrokerConfig.credential": "names a kind of identity",
     "SchedulerEngineConfig.credential": "names a kind of identity",
+    "AccessConfig.tokens": "names a file, which has digests only",
     "ServiceBusTargetConfig.key": "says what becomes of a message's key",
     "OpsConfig.secrets_dir": "names a directory",
     "CommandConfig.key": "an expression",
@@ -172,6 +173,8 @@ URLS = {
     "scheduler": '{brokers: {b: {type: local}}, engine: {type: scheduler, endpoint: "VALUE"}}',
     "vars": '{brokers: {b: {type: local}}, engine: {type: embedded}, vars: {proxy: "VALUE"}}',
     "host": '{brokers: {b: {type: local}}, engine: {type: embedded}, ops: {http: {host: "VALUE"}}}',
+    "issuer": "{brokers: {b: {type: local}}, engine: {type: embedded}, "
+    'ops: {http: {access: {oidc: {issuer: "VALUE", audience: b}}}}}',
     "listen": '{brokers: {b: {type: local}}, engine: {type: embedded, listen: "VALUE"}}',
 }
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from bridge.app.check.samples import reach, read_samples, unreached
+from bridge.app.check.schemas import SchemaVersions, changed, fitting
 from bridge.app.check.suppressions import unsuppressed
 from bridge.app.check.workflows import unknown_names
 from bridge.app.codecs import build_registries, target_codec
-from bridge.app.composition import build_decoder, build_engine, build_router, config_paths, load_workflows
+from bridge.app.composition import build_access, build_decoder, build_engine, build_router, config_paths, load_workflows
 from bridge.app.extras import needed_extras
 from bridge.codecs.decoder import SourceDecoder
 from bridge.config.insecure import insecure
@@ -55,14 +56,20 @@ class Report:
 
 
 def check(
-    config: Sequence[Path], overlays: Sequence[Path] = (), *, imports: bool = True, samples: Sequence[Path] = ()
+    config: Sequence[Path],
+    overlays: Sequence[Path] = (),
+    *,
+    imports: bool = True,
+    samples: Sequence[Path] = (),
+    schemas: SchemaVersions | None = None,
 ) -> Report:
     """Load and compile the whole configuration; report all problems in the order of the files.
 
     imports: import the workflow modules and the functions of `map:`. Without it, no code of the project runs, and the
     names of orchestrations and entities in rules are not checked.
     samples: files of messages; rules that none of them reaches are reported.
-    Raises: DecodeError or OSError for samples that cannot be read.
+    schemas: versions of a schema; expressions that one of them does not fit are reported.
+    Raises: DecodeError or OSError for samples that cannot be read; UnusableVersion, RegistryUnavailable.
     """
     try:
         found = survey(config_paths(config), overlays)
@@ -72,7 +79,7 @@ def check(
         return Report(found.problems)
     # Without the list of modules, unknown names cannot be found
     imports = imports and not any(problem.path.startswith("workflows") for problem in found.problems)
-    report = inspect(found.loaded, imports=imports, whole=found.whole, samples=samples)
+    report = inspect(found.loaded, imports=imports, whole=found.whole, samples=samples, schemas=schemas)
     # A problem at a place that does not load, or a doubt about an entry with such a place, is a consequence of that
     errors = [problem for problem in found.problems if problem.severity == "error"]
     known = {_place(problem) for problem in errors}
@@ -85,7 +92,7 @@ def check(
             if _place(each) not in known and (each.code[:1] != "R" or each.path not in entries)
         ),
     ]
-    ran = [name for name, was_there in (("imports", imports), ("samples", samples)) if was_there]
+    ran = [name for name, was_there in (("imports", imports), ("samples", samples), ("schemas", schemas)) if was_there]
     whole = found.whole and not any(problem.severity == "error" for problem in problems)
     kept = unsuppressed(found.loaded, _sorted(problems), ran, whole=whole)
     counts = report.counts if all(problem.severity == "warning" for problem in found.problems) else {}
@@ -96,7 +103,14 @@ def _place(problem: Problem) -> tuple[str, int, int]:
     return problem.file, problem.line, problem.column
 
 
-def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True, samples: Sequence[Path] = ()) -> Report:
+def inspect(
+    loaded: Loaded,
+    *,
+    imports: bool = True,
+    whole: bool = True,
+    samples: Sequence[Path] = (),
+    schemas: SchemaVersions | None = None,
+) -> Report:
     """Check a loaded configuration. Suppressions do not apply.
 
     whole: False when it has stand-ins for invalid parts.
@@ -118,8 +132,8 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True, samples
     decoders: dict[str, SourceDecoder] = {}
     routers: dict[str, Router] = {}
     for source in loaded.config.sources:
-        decoding = Compiler(loaded.locate)
-        decoder = _collect(partial(build_decoder, loaded, source, compiler=decoding), problems)
+        decoding = Compiler(loaded.locate, loaded.config.vars)
+        decoder = _collect(partial(build_decoder, loaded, source, compiler=decoding, imports=imports), problems)
         if imports:
             router = _collect(partial(build_router, loaded, source), problems)
         else:
@@ -129,6 +143,9 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True, samples
         compiled += own
         if decoder is not None and router is not None:
             decoders[source], routers[source] = decoder, router
+    unread: list[Problem] = []
+    _collect(partial(build_access, loaded), unread)
+    problems += (coded("C024", each) for each in unread)
     compiler = Compiler(loaded.locate, loaded.config.vars)
     for saga in loaded.config.sagas:
         SagaCompiler(saga, loaded.config, loaded.locate).compile(compiler)
@@ -143,6 +160,9 @@ def inspect(loaded: Loaded, *, imports: bool = True, whole: bool = True, samples
     wrong = {_place(problem) for problem in problems if problem.severity == "error"}
     # A doubt about a place with an error is a consequence of the error
     doubts = lint(loaded.config, loaded.locate, whole=whole)
+    doubts += fitting(loaded, routers)
+    if schemas is not None and whole:
+        doubts += changed(loaded, routers, schemas)
     problems += (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
     problems += insecure(loaded.config, loaded.document.root, loaded.locate)
     counts = _counts(loaded, workflows)

@@ -18,7 +18,7 @@ _INDEX = re.compile(r"routes\[(\d+)\]")
 def unsuppressed(loaded: Loaded, problems: Sequence[Problem], ran: Collection[str], *, whole: bool) -> list[Problem]:
     """Problems without the suppressed warnings, and with those of suppressions that are not valid or not used.
 
-    ran: inputs of checks that were there: `imports`, `samples`. Suppressions of other checks may be unused.
+    ran: inputs of checks that were there: `imports`, `samples`, `schemas`. Suppressions of other checks may be unused.
     whole: every check ran. Otherwise no suppression is reported as unused.
     """
     by_line: defaultdict[tuple[str, int], list[Suppression]] = defaultdict(list)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +17,7 @@ from bridge.dead_letters.cache import DIRECTORY, RowCache
 from bridge.dead_letters.reader import Fingerprints, TopicReader, TopicRows
 from bridge.dead_letters.rows import Choice, Facts, Summary
 from bridge.dead_letters.state_machine import DeadLetterState
+from bridge.engines.base import Engine
 
 _SHOWN = 20
 """Names of one kind that a group keeps."""
@@ -103,17 +104,22 @@ def row_cache(loaded: Loaded) -> RowCache:
 
 
 async def grouped(
-    loaded: Loaded, selection: Selection, offline: bool, progress: Callable[[int], None] = lambda count: None
+    loaded: Loaded,
+    selection: Selection,
+    offline: bool,
+    progress: Callable[[int], None] = lambda count: None,
+    engines: Mapping[str, Engine] | None = None,
 ) -> Groups:
     """Group the selected dead letters.
 
     offline: do not ask the engines; dead letters of all states are selected then.
+    engines: see `PlaceStates`.
     Raises: LookupError, BrokerError, BrokerUnavailable, EngineError.
     """
     found = Groups()
     async with AsyncExitStack() as opened:
         opened.enter_context(offline_hint())
-        states = None if offline else PlaceStates(loaded, opened)
+        states = None if offline else PlaceStates(loaded, opened, engines)
         if not selection.in_columns:
             fingerprints = Fingerprints()
             async for _, letter, _ in visit(loaded, selection, states=states):

@@ -1,25 +1,15 @@
-"""Kinds of jobs that drop and restore dead letters, their selection and their submission."""
+"""Kinds of jobs that drop and restore dead letters."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, aclosing
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
-from bridge.app.dead_letters.groups import at_partition, choice_of, read_rows
-from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
-from bridge.config.source import Loaded
-from bridge.core.errors import InvalidCommand
 from bridge.dead_letters.state_machine import DeadLetterState, Mark
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
 from bridge.engines.base import Engine
-from bridge.jobs.kind import ItemResult, Job, JobKind, JobRequest, Result
-from bridge.jobs.store import MAX_ITEMS, JobStore
-from bridge.quarantine.orphaned import state_engine
+from bridge.jobs.kind import ItemResult, Job, JobKind, Result
+from bridge.jobs.store import JobStore
 
 DROP_KIND = "drop"
 RESTORE_KIND = "restore"
@@ -113,139 +103,3 @@ def _is(mark: Mark) -> str:
 def dead_letter_kinds(engine: Engine) -> list[JobKind]:
     """Kinds of jobs on the states of dead letters of an engine."""
     return [DropDeadLetters(engine), RestoreDeadLetters(engine)]
-
-
-@dataclass(slots=True)
-class Batch:
-    """Dead letters of one broker with their states on one engine. They become one job.
-
-    offsets: by topic and partition.
-    written: time of the youngest; None if a dead letter has no time.
-    """
-
-    engine: str
-    broker: str
-    offsets: dict[tuple[str, int], array[int]] = field(default_factory=dict)
-    written: float | None = 0.0
-
-    def add(self, topic: str, partition: int, offset: int, written: float | None) -> None:
-        self.offsets.setdefault((topic, partition), array("q")).append(offset)
-        self.written = None if written is None or self.written is None else max(self.written, written)
-
-    @property
-    def count(self) -> int:
-        return sum(map(len, self.offsets.values()))
-
-    async def ids(self) -> AsyncIterator[str]:
-        for (topic, partition), offsets in self.offsets.items():
-            for offset in offsets:
-                yield f"{topic}/{partition}@{offset}"
-
-
-@dataclass(slots=True)
-class Batches:
-    """Selected dead letters, by engine and broker."""
-
-    found: dict[tuple[str, str], Batch] = field(default_factory=dict)
-
-    def add(self, engine: str, ref: DeadLetterRef) -> None:
-        """Add a dead letter. engine: name of the engine with its state."""
-        batch = self.found.setdefault((engine, ref.broker), Batch(engine, ref.broker))
-        batch.add(ref.topic, ref.partition, ref.offset, ref.written)
-
-    @property
-    def count(self) -> int:
-        return sum(batch.count for batch in self.found.values())
-
-    @property
-    def engines(self) -> list[str]:
-        return list(dict.fromkeys(engine for engine, _ in self.found))
-
-    @property
-    def ends(self) -> dict[str, int]:
-        """Offsets after the last selected dead letter, by broker, topic and partition (`kafka:orders.dlq/0`)."""
-        return {
-            f"{batch.broker}:{topic}/{partition}": max(offsets) + 1
-            for batch in self.found.values()
-            for (topic, partition), offsets in batch.offsets.items()
-        }
-
-
-async def select(
-    loaded: Loaded,
-    selection: Selection,
-    limit: int | None = None,
-    *,
-    engines: Mapping[str, Engine] | None = None,
-    ends: Mapping[str, int] | None = None,
-) -> Batches:
-    """Select dead letters by their state and other conditions.
-
-    limit: number of the oldest of each partition.
-    engines: open engines by name.
-    ends: `Batches.ends` of an earlier selection; younger dead letters are left out.
-    Raises: LookupError for an unknown source, InvalidCommand for too many, BrokerError, BrokerUnavailable, EngineError.
-    """
-    found, count = Batches(), 0
-    async with AsyncExitStack() as opened:
-        states = PlaceStates(loaded, opened, engines)
-        chosen = await opened.enter_async_context(aclosing(_selected(loaded, selection, states, opened)))
-        async for engine, ref in chosen:
-            if ends is not None and ref.offset >= ends.get(f"{ref.broker}:{ref.topic}/{ref.partition}", 0):
-                continue
-            found.add(engine, ref)
-            count += 1
-            if count > MAX_ITEMS:
-                raise InvalidCommand(
-                    f"more than {MAX_ITEMS:,} dead letters are selected, the limit of a job; narrow the filter or use "
-                    "--limit"
-                )
-            if count == limit:
-                break
-    return found
-
-
-async def _selected(
-    loaded: Loaded, selection: Selection, states: PlaceStates, opened: AsyncExitStack
-) -> AsyncGenerator[tuple[str, DeadLetterRef], None]:
-    """Engine and position of each selected dead letter."""
-    if not selection.in_columns:
-        async for place, letter, _ in visit(loaded, selection, states=states):
-            yield state_engine(loaded, place.owner(letter.source)), PlaceStates.ref(place, letter)
-        return
-    async for place, rows in read_rows(loaded, selection, states, opened):
-        choice = choice_of(place, selection, states)
-        names = {source: state_engine(loaded, source) for source in place.owners}
-        for partition, blocks in rows.partitions.items():
-            here = replace(choice, states=at_partition(place, partition, states))
-            for block in blocks:
-                await asyncio.sleep(0)  # the daemon goes on between two blocks
-                for offset, written, facts in block.chosen(here):
-                    ref = DeadLetterRef(place.broker, place.topic, partition, offset, written)
-                    yield names[place.owner(facts.source)], ref
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """Job on dead letters. count: number of its dead letters."""
-
-    job: str
-    engine: str
-    broker: str
-    count: int
-
-
-async def submit(engine: Engine, batches: Batches, request: JobRequest) -> list[dict[str, Any]]:
-    """Submit the jobs of an engine; return `Submitted` of each as JSON types. Raises: EngineError, InvalidCommand."""
-    found = []
-    for batch in _of(batches, engine):
-        arguments = {"broker": batch.broker, "written": batch.written, **request.arguments}
-        stored = replace(request, arguments=arguments, cut_off=time.time())
-        submitted = await JobStore(engine).submit(stored, batch.ids(), None)
-        if submitted is not None:
-            found.append(asdict(Submitted(submitted[0], engine.name, batch.broker, submitted[1])))
-    return found
-
-
-def _of(batches: Batches, engine: Engine) -> Iterator[Batch]:
-    return (batch for (name, _), batch in batches.found.items() if name == engine.name)

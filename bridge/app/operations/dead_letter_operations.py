@@ -10,9 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bridge.app.dead_letters.reading import Selection
-from bridge.app.operations import dead_letter_jobs
+from bridge.app.operations.dead_letter_batches import Batch, select, submit
+from bridge.app.operations.dead_letter_jobs import DROP_KIND, RESTORE_KIND
 from bridge.app.operations.operation import Operation, Parameters, Scene
-from bridge.app.operations.replays import described, select, submit
+from bridge.app.operations.replays import ReplayBatch, described, submit_edited
 from bridge.core.errors import InvalidCommand
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest
@@ -96,38 +97,31 @@ class EditDeadLetter(Parameters):
 
 
 async def _replay(scene: Scene, given: ReplayDeadLetters) -> Any:
-    selection = given.selection
-    engine = await scene.engine()
-    found = await select(scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends)
     request = JobRequest(
         REPLAY_KIND,
         {"force": True} if given.force else {},
-        described(selection, given.limit),
-        rate=given.rate, ramp=given.ramp, stop_after_failures=given.stop_after_failures, follow=given.follow,
-        reason=given.reason or "", by=scene.actor.name,
+        ramp=given.ramp, stop_after_failures=given.stop_after_failures, follow=given.follow,
     )  # fmt: skip
-    mine = [batch for batch in found.batches if batch.engine == engine.name]
-    return [asdict(each) for each in await submit(engine, mine, request)]
+    return await _submit(scene, given, ReplayBatch, request)
 
 
 async def _drop_dead_letters(scene: Scene, given: DropDeadLetters) -> Any:
-    return await _change_dead_letters(scene, given, dead_letter_jobs.DROP_KIND, {})
+    return await _submit(scene, given, Batch, JobRequest(DROP_KIND))
 
 
 async def _restore_dead_letters(scene: Scene, given: RestoreDeadLetters) -> Any:
-    return await _change_dead_letters(scene, given, dead_letter_jobs.RESTORE_KIND, {"states": list(given.states)})
+    return await _submit(scene, given, Batch, JobRequest(RESTORE_KIND, {"states": list(given.states)}))
 
 
-async def _change_dead_letters(scene: Scene, given: DeadLetters, kind: str, arguments: Mapping[str, Any]) -> Any:
+async def _submit(scene: Scene, given: DeadLetters, batch: type[Batch], request: JobRequest) -> Any:
+    """Select dead letters, and submit their jobs on the engine of the scene."""
     engine, selection = await scene.engine(), given.selection
-    found = await dead_letter_jobs.select(
-        scene.loaded, selection, given.limit, engines={engine.name: engine}, ends=given.ends
-    )
-    request = JobRequest(
-        kind, arguments, described(selection, given.limit), rate=given.rate, reason=given.reason or "",
-        by=scene.actor.name,
+    found = await select(scene.loaded, selection, batch, given.limit, engines={engine.name: engine}, ends=given.ends)
+    request = replace(
+        request,
+        selection=described(selection, given.limit), rate=given.rate, reason=given.reason or "", by=scene.actor.name,
     )  # fmt: skip
-    return await dead_letter_jobs.submit(engine, found, request)
+    return [asdict(each) for each in await submit(engine, found, request)]
 
 
 async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
@@ -137,9 +131,8 @@ async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
         raise InvalidCommand("`body` is not base64") from None
     engine = await scene.engine()
     selection = Selection(ids=(given.id,), states=frozenset({DeadLetterState.OPEN}))
-    found = await select(scene.loaded, selection, engines={engine.name: engine})
-    mine = [batch for batch in found.batches if batch.engine == engine.name]
-    count = sum(len(batch.candidates) for batch in mine)
+    found = await select(scene.loaded, selection, ReplayBatch, engines={engine.name: engine})
+    count = sum(batch.count for batch in found.of(engine))
     if count != 1:
         raise InvalidCommand(f"{given.id!r} names {count or 'no'} open dead letters; give the id of one")
     arguments = {"force": True} if given.force else {}
@@ -147,7 +140,7 @@ async def _edit(scene: Scene, given: EditDeadLetter) -> Any:
         REPLAY_KIND, arguments, f"id {given.id}, edited", follow=given.follow, reason=given.reason or "",
         by=scene.actor.name,
     )  # fmt: skip
-    [submitted] = await submit(engine, mine, request, body)
+    [submitted] = await submit_edited(engine, found, request, body)
     return asdict(submitted)
 
 

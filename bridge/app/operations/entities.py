@@ -14,7 +14,7 @@ from durabletask.entities.entity_metadata import EntityMetadata
 from bridge.app.connection import payload, stamp
 from bridge.core.answers import Keyring, LaterKeys
 from bridge.core.commands import SignalEntity
-from bridge.core.errors import InstanceNotFound
+from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.origin import MessageOrigin
 from bridge.core.system_names import PREFIX
 from bridge.engines.base import Engine
@@ -68,7 +68,11 @@ class Entities:
         """Read one entity. Raises: InstanceNotFound, InvalidCommand."""
         if not name.lower().startswith(PREFIX):
             check_entity(name, key)
-        found = await self._client.get_entity(EntityInstanceId(name, key), what=f"show entity {name}@{key}")
+        try:
+            id_ = EntityInstanceId(name, key)
+        except ValueError as error:  # the name or key of one of the bridge's own entities
+            raise InvalidCommand(str(error)) from None
+        found = await self._client.get_entity(id_, what=f"show entity {name}@{key}")
         if found is None:
             raise InstanceNotFound(f"no entity {name}@{key} exists")
         return _entity(found, state=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC
 
 from durabletask.client import OrchestrationState
@@ -24,29 +24,84 @@ _AT_ONCE = 16
 _SUCCEEDED = ItemResult(Result.SUCCEEDED)
 
 
-class InstanceKind(ABC):
-    """Kind of a job whose items are ids of instances.
+def _terminate(instances: Instances, job: Job, id_: str) -> Awaitable[object]:
+    given = job.request.arguments
+    return instances.terminate(id_, given.get("output"), recursive=given.get("recursive", True))
+
+
+def _raise(instances: Instances, job: Job, id_: str) -> Awaitable[object]:
+    """Raise an event. Each event is a message of its own: an inbox drops the repeat after a crash."""
+    given = job.request.arguments
+    return instances.raise_event(id_, given["event"], given.get("data"), _origin(job, id_))
+
+
+def _origin(job: Job, id_: str) -> MessageOrigin:
+    return MessageOrigin(f"bridge:job:{job.id}:{id_}", "bridge instances raise")
+
+
+def _has_status(*statuses: str) -> Callable[[Engine, Job, OrchestrationState], Awaitable[bool]]:
+    async def has(engine: Engine, job: Job, state: OrchestrationState) -> bool:
+        return state.runtime_status.name in statuses
+
+    return has
+
+
+async def _is_restarted(engine: Engine, job: Job, state: OrchestrationState) -> bool:
+    return state.created_at.replace(tzinfo=UTC).timestamp() > job.request.cut_off
+
+
+async def _is_raised(engine: Engine, job: Job, state: OrchestrationState) -> bool:
+    origin = _origin(job, state.instance_id)
+    past = await InstanceReader(engine).search("look for the event", state.instance_id, origin, None)
+    return past is not None and past.held
+
+
+@dataclass(frozen=True, slots=True)
+class _Action:
+    """Action on one instance.
+
+    do: does it.
+    is_done: True of an instance on which an earlier call has done it.
+    """
+
+    do: Callable[[Instances, Job, str], Awaitable[object]]
+    is_done: Callable[[Engine, Job, OrchestrationState], Awaitable[bool]]
+
+
+_ACTIONS: Mapping[str, _Action] = {
+    "terminate": _Action(_terminate, _has_status("TERMINATED")),
+    "suspend": _Action(
+        lambda instances, job, id_: instances.suspend(id_, job.request.reason or None), _has_status("SUSPENDED")
+    ),
+    "resume": _Action(
+        lambda instances, job, id_: instances.resume(id_, job.request.reason or None),
+        _has_status("RUNNING", "COMPLETED", "FAILED"),
+    ),
+    "rewind": _Action(
+        lambda instances, job, id_: instances.rewind(id_, job.request.reason or None),
+        _has_status("RUNNING", "PENDING", "COMPLETED"),
+    ),
+    "restart": _Action(lambda instances, job, id_: instances.restart(id_, new_id=False), _is_restarted),
+    "raise": _Action(_raise, _is_raised),
+}
+
+
+class InstanceKind:
+    """Kind of a job whose items are ids of instances. Implements `bridge.jobs.kind.JobKind`.
 
     An item that an earlier call has begun may have been done: its state then decides.
     """
 
     item_space = SPACE
     keeps_order = False
-    action: str
-    after: tuple[str, ...] = ()
-    """Statuses of an instance on which the action was done."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, name: str) -> None:
+        """Create the kind. name: of the action."""
+        self.name = f"instances.{name}"
         self._engine = engine
+        self._action = _ACTIONS[name]
+        self._statuses = STATUSES[name]
         self._slots = asyncio.Semaphore(_AT_ONCE)
-
-    @property
-    def name(self) -> str:
-        return f"instances.{self.action}"
-
-    @property
-    def _instances(self) -> Instances:
-        return Instances(self._engine)
 
     async def work(
         self, job: Job, page: int, items: Sequence[str], repeated: Collection[str]
@@ -60,14 +115,13 @@ class InstanceKind(ABC):
                 state = await self._engine.client.find_instance(id_, fetch_payloads=False)
                 if state is None:
                     return _skipped("the instance does not exist any more")
-                status = state.runtime_status.name
-                if again and await self._is_done(job, state):
+                if again and await self._action.is_done(self._engine, job, state):
                     return _SUCCEEDED
                 if state.created_at.replace(tzinfo=UTC).timestamp() > job.request.cut_off:
                     return _skipped("the instance was started after the selection")
-                if status not in STATUSES[self.action]:
-                    return _skipped(f"the instance is {status}")
-                return await self._do(job, id_)
+                if state.runtime_status.name not in self._statuses:
+                    return _skipped(f"the instance is {state.runtime_status.name}")
+                await self._action.do(Instances(self._engine), job, id_)
             except EngineOutage:
                 raise
             except InstanceNotFound:
@@ -76,81 +130,7 @@ class InstanceKind(ABC):
                 return _skipped("the instance has finished")
             except EngineError as error:
                 return ItemResult(Result.FAILED, str(error))
-
-    async def _is_done(self, job: Job, state: OrchestrationState) -> bool:
-        """Return whether an earlier call has done the action on this instance."""
-        return state.runtime_status.name in self.after
-
-    @abstractmethod
-    async def _do(self, job: Job, id_: str) -> ItemResult: ...
-
-
-class TerminateInstances(InstanceKind):
-    action = "terminate"
-    after = ("TERMINATED",)
-
-    async def _do(self, job: Job, id_: str) -> ItemResult:
-        given = job.request.arguments
-        await self._instances.terminate(id_, given.get("output"), recursive=given.get("recursive", True))
-        return _SUCCEEDED
-
-
-class SuspendInstances(InstanceKind):
-    action = "suspend"
-    after = ("SUSPENDED",)
-
-    async def _do(self, job: Job, id_: str) -> ItemResult:
-        await self._instances.suspend(id_, job.request.reason or None)
-        return _SUCCEEDED
-
-
-class ResumeInstances(InstanceKind):
-    action = "resume"
-    after = ("RUNNING", "COMPLETED", "FAILED")
-
-    async def _do(self, job: Job, id_: str) -> ItemResult:
-        await self._instances.resume(id_, job.request.reason or None)
-        return _SUCCEEDED
-
-
-class RewindInstances(InstanceKind):
-    action = "rewind"
-    after = ("RUNNING", "PENDING", "COMPLETED")
-
-    async def _do(self, job: Job, id_: str) -> ItemResult:
-        await self._instances.rewind(id_, job.request.reason or None)
-        return _SUCCEEDED
-
-
-class RestartInstances(InstanceKind):
-    action = "restart"
-
-    async def _is_done(self, job: Job, state: OrchestrationState) -> bool:
-        return state.created_at.replace(tzinfo=UTC).timestamp() > job.request.cut_off
-
-    async def _do(self, job: Job, id_: str) -> ItemResult:
-        await self._instances.restart(id_, new_id=False)
-        return _SUCCEEDED
-
-
-class RaiseEvents(InstanceKind):
-    """Each event is a message of its own: an inbox drops the repeat after a crash."""
-
-    action = "raise"
-
-    async def _is_done(self, job: Job, state: OrchestrationState) -> bool:
-        origin = _origin(job, state.instance_id)
-        past = await InstanceReader(self._engine).search("look for the event", state.instance_id, origin, None)
-        return past is not None and past.held
-
-    async def _do(self, job: Job, id_: str) -> ItemResult:
-        given = job.request.arguments
-        await self._instances.raise_event(id_, given["event"], given.get("data"), _origin(job, id_))
-        return _SUCCEEDED
-
-
-def _origin(job: Job, id_: str) -> MessageOrigin:
-    return MessageOrigin(f"bridge:job:{job.id}:{id_}", "bridge instances raise")
+            return _SUCCEEDED
 
 
 def _skipped(why: str) -> ItemResult:
@@ -159,5 +139,4 @@ def _skipped(why: str) -> ItemResult:
 
 def instance_kinds(engine: Engine) -> list[JobKind]:
     """Kinds of jobs on the instances of an engine."""
-    kinds = (TerminateInstances, SuspendInstances, ResumeInstances, RewindInstances, RestartInstances, RaiseEvents)
-    return [kind(engine) for kind in kinds]
+    return [InstanceKind(engine, name) for name in _ACTIONS]

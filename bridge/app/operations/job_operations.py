@@ -13,7 +13,7 @@ from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
 
 from bridge.app.operations.instance_jobs import SPACE
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
 from bridge.app.operations.replays import why_waiting
 from bridge.app.operations.selection import MAX_READS, InstanceFilter, Selection
 from bridge.core.errors import InstanceNotFound, InvalidCommand
@@ -23,10 +23,6 @@ from bridge.jobs.state_machine import COUNTS, JobRecord
 from bridge.jobs.store import Action, JobStore
 from bridge.jobs.view import document
 from bridge.routing.identifier import check_name
-
-
-def _words(value: Any) -> Any:
-    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
 
 def _object(value: Any) -> Any:
@@ -39,11 +35,14 @@ def _object(value: Any) -> Any:
         raise ValueError("it is not JSON") from None
 
 
+_JOB = r"^[0-9a-z]{1,32}$"
+"""Id of a job."""
+
 InstanceAction = Literal["terminate", "suspend", "resume", "rewind", "restart", "raise"]
 
 
 class OneJob(Parameters):
-    job: str
+    job: str = Field(pattern=_JOB)
 
 
 class JobItems(OneJob):
@@ -54,7 +53,7 @@ class JobItems(OneJob):
     offset: items to leave out at the beginning.
     """
 
-    statuses: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    statuses: Words = ()
     limit: int = Field(100, ge=1, le=10_000)
     offset: int = Field(0, ge=0)
 
@@ -71,7 +70,7 @@ class FilterInstances(Parameters):
     """
 
     orchestration: str | None = None
-    statuses: Annotated[tuple[str, ...], BeforeValidator(_words)] = ()
+    statuses: Words = ()
     prefix: str | None = None
     tags: Annotated[Mapping[str, str], BeforeValidator(_object)] = Field(default_factory=dict)
     since: AwareDatetime | None = None
@@ -117,7 +116,7 @@ class BulkInstances(FilterInstances):
     rate: float | None = Field(None, gt=0)
     ramp: tuple[Annotated[int, Field(ge=1)], ...] = Field((), max_length=20)
     stop_after_failures: int | None = Field(None, ge=0)
-    job: str | None = Field(None, pattern=r"^[0-9a-z]{1,32}$")
+    job: str | None = Field(None, pattern=_JOB)
 
     @property
     def failures(self) -> int | None:
@@ -210,6 +209,11 @@ async def _raise(scene: Scene, given: RaiseToInstances) -> Any:
     return await _bulk("raise", scene, given, {"event": event, "data": _checked(given.data)})
 
 
+def _reads_payloads(given: FilterInstances) -> bool:
+    """True for a condition: the number of instances for which it holds says something about their payloads."""
+    return given.where is not None
+
+
 def _checked(value: Any) -> Any:
     try:
         check(value)
@@ -228,7 +232,7 @@ def _simple(action: InstanceAction) -> Operation[Any]:
 def _of_instances(action: InstanceAction, parameters: type[Any], run: Any) -> Operation[Any]:
     return Operation(
         f"instances.{action}_by", "operator", f"instances:{action}", parameters, run, lambda given: NEW,
-        lambda given: given.audited,
+        lambda given: given.audited, reads_payloads=_reads_payloads,
     )  # fmt: skip
 
 
@@ -244,7 +248,7 @@ JOB_OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("jobs.show", "reader", "jobs/{job}", OneJob, _show),
     Operation("jobs.items", "reader", "jobs/{job}/items", JobItems, _items),
     *(_controls(action) for action in ("pause", "resume", "abort")),
-    Operation("instances.match", "reader", "instances:match", MatchInstances, _match),
+    Operation("instances.match", "reader", "instances:match", MatchInstances, _match, reads_payloads=_reads_payloads),
     _of_instances("terminate", TerminateInstances, _terminate),
     _of_instances("raise", RaiseToInstances, _raise),
     *(_simple(action) for action in ("suspend", "resume", "rewind", "restart")),

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 from bridge.app.composition import require
 from bridge.app.connection import attached
-from bridge.config.source import Loaded
-from bridge.core.errors import EngineUnavailable, InstanceNotFound, InvalidCommand
+from bridge.config.source import Loaded, state_engine
+from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
 from bridge.core.states import SourceState
 from bridge.engines.base import Engine
+from bridge.engines.entity_reads import WITHIN
 from bridge.engines.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
 from bridge.engines.source_seeks import SourceSeeks
-from bridge.quarantine.orphaned import state_engine
 
 _REASON_LIMIT = 500
-_WORKER_SECONDS = 30.0
-"""Seconds for a worker to process an operation: the engine detects a frozen worker and gives its work to another."""
+_POLL_SECONDS = 0.05
 
 
 async def states(loaded: Loaded, engine: Engine) -> list[dict[str, Any]]:
@@ -103,20 +103,13 @@ async def resume(loaded: Loaded, engine: Engine, source: str, route: str | None)
     if paused:
         await pauses.resume(source)
     store = EnginePaces(engine, source)
-    paces, pending = await store.latest()
-    if pending and not _chosen(paces, route):
-        paces = await store.load(_WORKER_SECONDS)
-    limited = _chosen(paces, route)
+    paces, limited = await _limited(store, route)
     if not limited:
         if paused:
             return True, []
         what = f"has no limited dead letters of route {route}" if route else "is neither paused nor limited"
         raise InstanceNotFound(f"source {source} {what}. Next: bridge sources list")
-    await store.send("resume", {"route": route})
-    try:
-        await store.load(_WORKER_SECONDS)
-    except EngineUnavailable as error:
-        raise EngineUnavailable(f"{source}: the resume is stored on the engine, but {error}") from error
+    await store.resume(route, limited, paces)
     return paused, limited
 
 
@@ -126,5 +119,12 @@ def check_engine(loaded: Loaded, engine: Engine, source: str) -> None:
         raise InvalidCommand(f"the state of source {source} is stored on the engine {engine_name(loaded, source)}")
 
 
-def _chosen(paces: Paces, route: str | None) -> list[str]:
-    return [each for each in paces if route in (None, each)]
+async def _limited(store: EnginePaces, route: str | None) -> tuple[Paces, list[str]]:
+    """Paces, and their limited routes: only this one, or all with None. A limit that waits for a worker is included."""
+    end = time.monotonic() + WITHIN
+    while True:
+        paces, pending = await store.latest()
+        limited = [each for each in paces if route in (None, each)]
+        if limited or not pending or time.monotonic() > end:
+            return paces, limited
+        await asyncio.sleep(_POLL_SECONDS)

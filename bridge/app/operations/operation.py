@@ -4,22 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from uuid import NAMESPACE_OID, uuid5
 
-from pydantic import ValidationError
+from pydantic import BeforeValidator, ValidationError
 
 from bridge.app import state
 from bridge.config.model.types import Model
 from bridge.config.source import Loaded
-from bridge.core.errors import InvalidCommand
+from bridge.core.errors import InvalidCommand, Problem
 from bridge.engines.base import Engine
-from bridge.ops.audit import Actor, Change, audited_async
+from bridge.ops.access import Caller, Role
+from bridge.ops.audit import Actor, Change, Denied, audited_async
 from bridge.ops.trail import Trail
 
+FREE = frozenset({"input", "data", "output"})
+"""Parameters that are any JSON value, which is stored as JSON text."""
 NEW = "(new)"
 """Target of an operation whose result names what it has made."""
 
-Role = Literal["reader", "operator", "admin"]
+Reload = Callable[[bool, str], Awaitable[Mapping[str, Any]]]
+"""Reload of a daemon's configuration: True only plans it. The text is the name of the person. Returns the answer."""
 
 
 class Parameters(Model):
@@ -33,6 +38,14 @@ class Parameters(Model):
     reason: str | None = None
 
 
+def words(value: Any) -> Any:
+    """Words of a query, which are separated by commas."""
+    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(words)]
+"""Words, separated by commas in a query."""
+
 P = TypeVar("P", bound=Parameters)
 
 
@@ -41,14 +54,23 @@ class Scene:
     """Context of an operation.
 
     engine: returns the running engine of the request.
-    actor: person that asks for it.
+    caller: asks for it.
     in_flight: returns messages in flight in a daemon; None outside of one.
+    problems: checks the configuration; imports no code.
+    reload: reloads the configuration of a daemon, or with True plans it only, for a person of this name; None outside
+    of one.
     """
 
     loaded: Loaded
     engine: Callable[[], Awaitable[Engine]]
-    actor: Actor
+    caller: Caller
     in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None
+    problems: Callable[[], Sequence[Problem]] = tuple
+    reload: Reload | None = None
+
+    @property
+    def actor(self) -> Actor:
+        return self.caller.actor
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +81,10 @@ class Operation(Generic[P]):
     path: path below /api/v1; `{names}` in it are parameters.
     target, filter: members of the audit line, without payload.
     run: function whose result can be written as JSON.
+    payloads: members of the result that are payload, at any depth; a caller without the right gets null.
+    reads_payloads: True for parameters whose answer says something about payloads.
+    only_reads: changes nothing although it needs a higher role than reader.
+    failure: reason of a failure that the result reports, for the audit line; None for success.
     """
 
     name: str
@@ -68,10 +94,14 @@ class Operation(Generic[P]):
     run: Callable[[Scene, P], Awaitable[Any]]
     target: Callable[[P], str] = lambda given: "*"
     filter: Callable[[P], Mapping[str, Any]] = lambda given: {}
+    payloads: frozenset[str] = frozenset()
+    reads_payloads: Callable[[P], bool] = lambda given: False
+    only_reads: bool = False
+    failure: Callable[[Any], str | None] = lambda result: None
 
     @property
     def changes(self) -> bool:
-        return self.role != "reader"
+        return self.role != "reader" and not self.only_reads
 
     @property
     def method(self) -> Literal["GET", "POST"]:
@@ -79,6 +109,9 @@ class Operation(Generic[P]):
 
     def parse(self, given: Mapping[str, Any]) -> P:
         """Validate the parameters. Raises: InvalidCommand, without their values."""
+        for name, value in given.items():
+            if name not in FREE and not _is_unicode(value):
+                raise InvalidCommand(f"{self.name}: `{name}` has a lone surrogate, which no engine can store")
         try:
             return self.parameters(**given)
         except ValidationError as error:
@@ -87,29 +120,68 @@ class Operation(Generic[P]):
             raise InvalidCommand(f"{self.name}: `{where}`: {first['msg']}") from None
 
 
-async def perform(
-    operation: Operation[Any],
-    given: Mapping[str, Any],
-    actor: Actor,
-    loaded: Loaded,
-    engine: Callable[[], Awaitable[Engine]],
-    in_flight: Callable[[str], Sequence[Mapping[str, Any]]] | None = None,
-) -> Any:
-    """Run an operation, and write the audit line of a change. engine, in_flight: see `Scene`.
+def _is_unicode(value: Any) -> bool:
+    """True if UTF-8 can encode all texts of a JSON value."""
+    match value:
+        case str():
+            return value.isascii() or not any("\ud800" <= each <= "\udfff" for each in value)
+        case Mapping():
+            return all(_is_unicode(name) and _is_unicode(each) for name, each in value.items())
+        case list() | tuple():
+            return all(map(_is_unicode, value))
+    return True
 
-    Raises: InvalidCommand, LookupError for an unknown engine, BridgeError.
+
+async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Scene) -> Any:
+    """Run an operation, and write the audit line of a change.
+
+    Raises: InvalidCommand, LookupError for an unknown engine, Denied when the caller's rights do not allow it,
+    BridgeError.
     """
-    scene = Scene(loaded, engine, actor, in_flight)
     if not operation.changes:
-        return await operation.run(scene, operation.parse(given))
-    trail, change = begun(operation, given, actor, loaded)
+        return await _permitted(operation, given, scene, None)
+    trail, change = begun(operation, given, scene.actor, scene.loaded)
     async with audited_async(trail, change):
-        parameters = operation.parse(given)
-        change.target, change.filter = operation.target(parameters), operation.filter(parameters)
-        result = await operation.run(scene, parameters)
+        result = await _permitted(operation, given, scene, change)
+        if (failure := operation.failure(result)) is not None:
+            change.result, change.error = "failed", failure
         if change.target == NEW:
             change.target = result["instance_id"] if "instance_id" in result else f"job {result['job']}"
         return result
+
+
+async def _permitted(operation: Operation[Any], given: Mapping[str, Any], scene: Scene, change: Change | None) -> Any:
+    caller = scene.caller
+    if not caller.has(operation.role):
+        raise Denied(f"{operation.name} needs the role {operation.role}; {caller.actor.name} is {caller.role}")
+    parameters = operation.parse(given)
+    if change is not None:
+        change.target, change.filter = operation.target(parameters), operation.filter(parameters)
+    if not caller.payloads and operation.reads_payloads(parameters):
+        raise Denied(f"{operation.name}: these parameters need the right to read payloads")
+    result = await operation.run(scene, parameters)
+    return result if caller.payloads or not operation.payloads else withheld(result, operation.payloads)
+
+
+def withheld(value: Any, members: frozenset[str]) -> Any:
+    """Copy of a result with null in place of its members that are payload."""
+    if isinstance(value, Mapping):
+        return {name: None if name in members else withheld(each, members) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [withheld(each, members) for each in value]
+    return value
+
+
+def keyed(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, key: str | None) -> Mapping[str, Any]:
+    """Parameters of a request with an Idempotency-Key: ids that are not given are derived from it.
+
+    A repetition has no second effect then, also in another daemon or after a restart.
+    """
+    if key is None:
+        return given
+    derived = uuid5(NAMESPACE_OID, f"{actor.via} {actor.name} {operation.name} {key}").hex
+    fields = operation.parameters.model_fields
+    return {name: derived for name in ("message_id", "job") if name in fields and name not in given} | dict(given)
 
 
 def begun(operation: Operation[Any], given: Mapping[str, Any], actor: Actor, loaded: Loaded) -> tuple[Trail, Change]:

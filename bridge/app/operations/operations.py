@@ -18,14 +18,18 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 from bridge.app import state
 from bridge.app.connection import chosen
 from bridge.app.operations import limits, positions
+from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letter_operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instances import Filter, Instances, Start
 from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
-from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
+from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
+from bridge.app.operations.read_operations import READ_OPERATIONS
+from bridge.app.operations.route_limits import LIMIT_OPERATIONS
 from bridge.app.operations.timeline import as_json as history_as_json
+from bridge.app.operations.waiting_jobs import WAITING_OPERATIONS
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.early_messages.operations import EarlyMessageOperations
@@ -48,10 +52,6 @@ class Message(Parameters):
         if self.message_id == "":
             raise InvalidCommand("`message_id` is empty")
         return None if self.bare else MessageOrigin(self.message_id or str(uuid4()), what)
-
-
-def _apart(value: Any) -> Any:
-    return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
 
 
 def _number(value: Any) -> Any:
@@ -209,7 +209,7 @@ class ListInstances(Parameters):
     payloads: include payloads.
     """
 
-    statuses: Annotated[tuple[str, ...], BeforeValidator(_apart)] = ()
+    statuses: Words = ()
     prefix: str | None = None
     created_from: AwareDatetime | None = None
     created_to: AwareDatetime | None = None
@@ -456,11 +456,20 @@ def _instance(given: OneInstance) -> str:
 
 
 _ID = "instances/{instance_id}"
+_OF_INSTANCE = frozenset({"input", "output", "custom_status", "message", "stack_trace"})
+"""Members of an instance, and of its failure, that may be payload."""
+_OF_HISTORY = frozenset(
+    {"input", "result", "output", "data", "reason", "failure_details", "carryover_events", "error_message"}
+)
+_OF_ENTITY = frozenset({"state"})
 OPERATIONS: tuple[Operation[Any], ...] = (
     Operation("engines.list", "reader", "engines", Parameters, _engines),
-    Operation("instances.list", "reader", "instances", ListInstances, _instances),
-    Operation("instances.show", "reader", _ID, OneInstance, _show),
-    Operation("instances.history", "reader", f"{_ID}/history", OneInstance, _history),
+    Operation(
+        "instances.list", "reader", "instances", ListInstances, _instances, payloads=_OF_INSTANCE,
+        reads_payloads=lambda given: given.payloads,
+    ),
+    Operation("instances.show", "reader", _ID, OneInstance, _show, payloads=_OF_INSTANCE),
+    Operation("instances.history", "reader", f"{_ID}/history", OneInstance, _history, payloads=_OF_HISTORY),
     Operation(
         "instances.start", "operator", "instances", StartInstance, _start,
         lambda given: given.instance_id or NEW, lambda given: {"orchestration": given.orchestration},
@@ -488,8 +497,11 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         "instances.purge_by", "admin", "instances:purge", Selection, _purge_by,
         filter=lambda given: given.model_dump(mode="json", exclude={"engine", "reason"}),
     ),
-    Operation("entities.list", "reader", "entities", ListEntities, _entities),
-    Operation("entities.show", "reader", "entities/{entity}/{key}", OneEntity, _entity),
+    Operation(
+        "entities.list", "reader", "entities", ListEntities, _entities, payloads=_OF_ENTITY,
+        reads_payloads=lambda given: given.state,
+    ),
+    Operation("entities.show", "reader", "entities/{entity}/{key}", OneEntity, _entity, payloads=_OF_ENTITY),
     Operation(
         "entities.signal", "operator", "entities/{entity}/{key}:signal", SignalEntity, _signal,
         lambda given: f"{given.entity}@{given.key}", lambda given: {"operation": given.operation},
@@ -541,7 +553,11 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         # The condition may name a person
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
+    *CONFIGURATION_OPERATIONS,
+    *LIMIT_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,
     *JOB_OPERATIONS,
+    *WAITING_OPERATIONS,
+    *READ_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

@@ -1,24 +1,20 @@
-"""Replay of dead letters: selection by a person, and submission of its jobs."""
+"""Replay of dead letters that a person has selected: their order, and an edited body."""
 
 from __future__ import annotations
 
 import secrets
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
-from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
-from bridge.config.source import Loaded
+from bridge.app.dead_letters.reading import Selection
+from bridge.app.operations.dead_letter_batches import Batch, Chosen, Selected, Submitted, submit
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
 from bridge.engines.base import Engine
 from bridge.engines.source_entities import SourcePauses
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.state_machine import IN_PROGRESS, JobRecord
-from bridge.jobs.store import MAX_ITEMS, JobStore
-from bridge.quarantine.orphaned import state_engine
 from bridge.replay.edits import ReplayEdits
 from bridge.replay.kind import REPLAY_KIND
 from bridge.replay.original import original_position
@@ -42,18 +38,31 @@ class Candidate(NamedTuple):
 
 
 @dataclass(slots=True)
-class Batch:
-    """Dead letters of one broker with their states on one engine. They become one job.
+class ReplayBatch(Batch):
+    """Dead letters that are to be replayed by one job.
 
     owners: source for dead letters that state none, by topic.
-    ends: offset after the last selected one, by topic and partition (`orders.dlq/0`).
     """
 
-    engine: str
-    broker: str
+    reads_messages: ClassVar[bool] = True
     candidates: list[Candidate] = field(default_factory=list)
     owners: dict[str, str] = field(default_factory=dict)
-    ends: dict[str, int] = field(default_factory=dict)
+
+    def add(self, chosen: Chosen) -> None:
+        Batch.add(self, chosen)
+        assert chosen.read is not None
+        letter, message = chosen.read
+        origin = original_position(letter, message)
+        self.candidates.append(Candidate(chosen.source, origin.topic, origin.partition, origin.offset, letter.id))
+        if letter.source is None:
+            self.owners[chosen.ref.topic] = chosen.source
+        else:
+            self.owners.setdefault(chosen.ref.topic, chosen.source)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        names = sorted({each.source for each in self.candidates})
+        return {"broker": self.broker, "sources": names, "owners": self.owners}
 
     async def ids(self) -> AsyncIterator[str]:
         """Ids in the order in which the messages are replayed."""
@@ -61,95 +70,15 @@ class Batch:
             yield each.id
 
 
-@dataclass(frozen=True, slots=True)
-class Selected:
-    """Selected dead letters. foreign: number of those that state a source which the configuration lacks."""
-
-    batches: Sequence[Batch]
-    foreign: int
-
-    @property
-    def count(self) -> int:
-        return sum(len(batch.candidates) for batch in self.batches)
-
-    @property
-    def ends(self) -> dict[str, int]:
-        """Ends of all batches, by broker, topic and partition (`kafka:orders.dlq/0`)."""
-        return {f"{batch.broker}:{place}": end for batch in self.batches for place, end in batch.ends.items()}
-
-
-async def select(
-    loaded: Loaded,
-    selection: Selection,
-    limit: int | None = None,
-    *,
-    engines: Mapping[str, Engine] | None = None,
-    ends: Mapping[str, int] | None = None,
-) -> Selected:
-    """Select dead letters that are to be replayed.
-
-    engines: open engines by name.
-    ends: `Selected.ends` of an earlier selection; younger dead letters are left out.
-    Raises: LookupError for an unknown source, InvalidCommand for too many, BrokerError, BrokerUnavailable, EngineError.
-    """
-    batches: dict[tuple[str, str], Batch] = {}
-    foreign = 0
-    async with AsyncExitStack() as opened:
-        states = PlaceStates(loaded, opened, engines)
-        async for place, letter, message in visit(loaded, selection, limit, states):
-            at = letter.position
-            partition = f"{at.topic}/{at.partition}"
-            if ends is not None and at.offset >= ends.get(f"{place.broker}:{partition}", 0):
-                continue
-            if letter.source is not None and letter.source not in loaded.config.sources:
-                foreign += 1
-                continue
-            source = place.owner(letter.source)
-            engine = state_engine(loaded, source)
-            batch = batches.setdefault((engine, place.broker), Batch(engine, place.broker))
-            origin = original_position(letter, message)
-            batch.candidates.append(Candidate(source, origin.topic, origin.partition, origin.offset, letter.id))
-            batch.owners[at.topic] = source if letter.source is None else batch.owners.get(at.topic, source)
-            batch.ends[partition] = max(at.offset + 1, batch.ends.get(partition, 0))
-            if len(batch.candidates) > MAX_ITEMS:
-                raise InvalidCommand(
-                    f"more than {MAX_ITEMS:,} dead letters are selected, the limit of a job; narrow the filter or use "
-                    "--limit"
-                )
-    return Selected(list(batches.values()), foreign)
-
-
-@dataclass(frozen=True, slots=True)
-class Submitted:
-    """Job that replays dead letters. count: number of its dead letters."""
-
-    job: str
-    engine: str
-    broker: str
-    count: int
-
-
-async def submit(
-    engine: Engine, batches: Sequence[Batch], request: JobRequest, edited: bytes | None = None
+async def submit_edited(
+    engine: Engine, selected: Selected[ReplayBatch], request: JobRequest, body: bytes
 ) -> list[Submitted]:
-    """Submit the jobs of an engine. edited: body for the only dead letter. Raises: EngineError, InvalidCommand."""
-    found = []
-    for batch in batches:
-        names = sorted({each.source for each in batch.candidates})
-        arguments = {"broker": batch.broker, "sources": names, "owners": batch.owners, **request.arguments}
-        if edited is not None:
-            if len(edited) > LARGEST_EDIT:
-                raise InvalidCommand(
-                    f"the edited body has {len(edited):,} bytes; at most {LARGEST_EDIT:,} are accepted"
-                )
-            token = secrets.token_hex(16)
-            await ReplayEdits(engine).store(token, edited)
-            arguments["edit"] = token
-        stored = replace(request, arguments=arguments, cut_off=time.time())
-        submitted = await JobStore(engine).submit(stored, batch.ids(), None)
-        if submitted is not None:
-            found.append(Submitted(submitted[0], engine.name, batch.broker, submitted[1]))
-    return found
+    """Submit the job that replays a dead letter with another body. Raises: EngineError, InvalidCommand."""
+    if len(body) > LARGEST_EDIT:
+        raise InvalidCommand(f"the edited body has {len(body):,} bytes; at most {LARGEST_EDIT:,} are accepted")
+    token = secrets.token_hex(16)
+    await ReplayEdits(engine).store(token, body)
+    return await submit(engine, selected, replace(request, arguments={**request.arguments, "edit": token}))
 
 
 async def why_waiting(engine: Engine, record: JobRecord) -> str:

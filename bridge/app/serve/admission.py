@@ -15,7 +15,7 @@ from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.per_value import Values
-from bridge.pipeline.route_limits import NO_LIMITS, Admission, Rate, RouteLimit
+from bridge.pipeline.route_limits import Admission, Rate, RouteLimit, TemporaryRouteLimit
 from bridge.pipeline.running_instances import Count, RunningInstances
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.per import SHARED, TAG
@@ -24,37 +24,59 @@ _RUNNING = [OrchestrationStatus.PENDING, OrchestrationStatus.RUNNING, Orchestrat
 _PAGE = 1000
 
 
-def build_admission(loaded: Loaded, engines: Mapping[str, Engine]) -> Admission:
+def build_admission(
+    loaded: Loaded,
+    engines: Mapping[str, Engine],
+    former: Admission | None = None,
+    temporary: Mapping[str, TemporaryRouteLimit] | None = None,
+) -> Admission:
     """Create the limits of all routes, not started. Routes with the same engine and prefix share a count.
 
     Start the admission after the engines. The configuration must pass `check`.
+    former: limits of the earlier configuration. Their counts are taken over, and their commands that wait try again.
+    temporary: limits by route that hold instead of those of the configuration.
     """
     limits: dict[str, RouteLimit] = {}
+    temporary = temporary or {}
+    routes = [
+        route.model_copy(update={"limits": temporary[route.name].config}) if route.name in temporary else route
+        for route in loaded.config.routes
+    ]
+    configs = {route.name: route.limits for route in routes if route.limits is not None}
+    kept = {} if former is None else {(each.engine, each.prefix): each for each in former.running_instances}
     counted: dict[tuple[str, str], RunningInstances] = {}
-    for route in loaded.config.routes:
+    for route in routes:
         if route.limits is None:
             continue
         running, key = None, _counted(route)
         if key is not None:
             running = counted.get(key)
             if running is None:
-                most = _most_values(loaded, key)
-                asked = count(engines[route.engine], key[1], values=most is not None)
-                running = counted[key] = RunningInstances(*key, asked, most)
+                most = _most_values(routes, key)
+                running = kept.get(key)
+                if running is None or running.max_values != most:
+                    asked = count(engines[route.engine], key[1], values=most is not None)
+                    running = RunningInstances(*key, asked, most)
+                counted[key] = running
         rate = None if route.limits.rate is None else Rate(route.limits.rate, route.limits.burst)
         per = route.limits.per
+        each_running = None if per is None else per.running
         each_rate = None
         if per is not None and per.rate is not None:
             each_rate = Values(per.max_values, partial(Rate, per.rate, per.burst))
-        limits[route.name] = RouteLimit(
-            route.name,
-            route.limits.running,
-            running,
-            rate,
-            each_running=None if per is None else per.running,
-            each_rate=each_rate,
-        )
-    return Admission(limits, tuple(counted.values())) if limits else NO_LIMITS
+        limit = None if former is None else former.limits.get(route.name)
+        if limit is None or limit.running_instances is not running:
+            limit = RouteLimit(
+                route.name, route.limits.running, running, rate, each_running=each_running, each_rate=each_rate
+            )
+        elif former is not None and former.configs.get(route.name) != route.limits:
+            limit.change(route.limits.running, rate, each_running, each_rate)
+        limit.end_at(temporary[route.name].until if route.name in temporary else None)
+        limits[route.name] = limit
+    for name, ended in former.limits.items() if former is not None else ():
+        if limits.get(name) is not ended:
+            ended.change(None, None, None, None)
+    return Admission(limits, tuple(counted.values()), configs, set() if former is None else former.listening)
 
 
 def build_budgets(loaded: Loaded) -> tuple[dict[str, ActionBudget], dict[str, int]]:
@@ -64,7 +86,12 @@ def build_budgets(loaded: Loaded) -> tuple[dict[str, ActionBudget], dict[str, in
         for name, engine in loaded.config.engines.items()
         if engine.max_actions_per_minute is not None
     }
-    return budgets, {each.route: each.actions for each in cost(loaded).routes} if budgets else {}
+    return budgets, action_costs(loaded) if budgets else {}
+
+
+def action_costs(loaded: Loaded) -> dict[str, int]:
+    """Actions of each route."""
+    return {each.route: each.actions for each in cost(loaded).routes}
 
 
 def _counted(route: RouteConfig) -> tuple[str, str] | None:
@@ -78,11 +105,11 @@ def _counted(route: RouteConfig) -> tuple[str, str] | None:
     return route.engine, constant_prefix(command.instance_id)
 
 
-def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
+def _most_values(routes: Sequence[RouteConfig], key: tuple[str, str]) -> int | None:
     """Most values counted separately among orchestrations that several routes may start; None: not counted by value."""
     wanted = [
         route.limits.per.max_values
-        for route in loaded.config.routes
+        for route in routes
         if route.limits is not None and route.limits.per is not None and route.limits.per.running is not None
         if _counted(route) == key
     ]
@@ -92,22 +119,28 @@ def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
 def listen(admission: Admission, engines: Mapping[str, Engine]) -> None:
     """Subscribe the running instances to engines that report starts and ends.
 
-    Call it on the event loop, after the start of the engines.
+    Call it on the event loop, after the start of the engines, and again when there are others.
     """
     loop = asyncio.get_running_loop()
     for name, engine in engines.items():
         mine = [each for each in admission.running_instances if each.engine == name]
+        if not mine:
+            continue
+        if name not in admission.listening:
 
-        def update(finished: Sequence[str], started: Sequence[str], mine: Sequence[RunningInstances] = mine) -> None:
-            prefixes = tuple(each.prefix for each in mine)
-            finished, started = _with(prefixes, finished), _with(prefixes, started)
-            if finished or started:
-                with suppress(RuntimeError):  # the loop has ended, and its listeners with it
-                    loop.call_soon_threadsafe(_apply, mine, finished, started)
+            def update(finished: Sequence[str], started: Sequence[str], name: str = name) -> None:
+                prefixes = tuple({each.prefix for each in admission.running_instances if each.engine == name})
+                finished, started = _with(prefixes, finished), _with(prefixes, started)
+                if finished or started:
+                    mine = [each for each in admission.running_instances if each.engine == name]
+                    with suppress(RuntimeError):  # the loop has ended, and its listeners with it
+                        loop.call_soon_threadsafe(_apply, mine, finished, started)
 
-        if mine and engine.watch_runs(update):
-            for each in mine:
-                each.rely_on_notices()
+            if not engine.watch_runs(update):
+                continue
+            admission.listening.add(name)
+        for each in mine:
+            each.rely_on_notices()
 
 
 def _with(prefixes: tuple[str, ...], ids: Sequence[str]) -> Sequence[str]:

@@ -14,25 +14,29 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from bridge.app import state
+from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
-from bridge.app.operations.operation import Operation, begun, perform
-from bridge.app.operations.operations import BY_NAME, OPERATIONS
-from bridge.app.serve.lineage import in_flight
+from bridge.app.operations.operation import Operation, Reload, Scene, begun, keyed, perform
+from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
+from bridge.ops.access import Caller
+from bridge.ops.api import PREFIX, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
-from bridge.ops.control import DIRECTORY, PREFIX, Control, Route, near
+from bridge.ops.control import DIRECTORY, Control, near
 from bridge.ops.status import Document
-from bridge.pipeline.source import SourcePipeline
+
+if TYPE_CHECKING:
+    from bridge.pipeline.source import SourcePipeline
 
 log = logging.getLogger("bridge.control")
 
@@ -49,31 +53,34 @@ WAIT_SECONDS = 6 * 3600.0
 """Seconds for an operation. Calls to an engine have their own deadlines; the erasure of a large engine makes many."""
 
 
-def control(
+def routes(
     loaded: Loaded,
     engines: Mapping[str, Engine],
-    admitted: frozenset[int] | None = None,
     status: Callable[[], Awaitable[Document]] | None = None,
     sources: Sequence[SourcePipeline] = (),
-) -> Control:
-    """Create the control channel of a daemon, not started.
+    current: Callable[[], Loaded] | None = None,
+    reload: Callable[[], Reload | None] = lambda: None,
+) -> list[Route]:
+    """Routes of the API of a daemon.
 
-    admitted: see `Control`. status: status of the daemon; None: the channel has none. sources: of the daemon.
+    status: status of the daemon; None: the API has none. sources: of the daemon.
+    current: configuration in use; None: always `loaded`. reload: returns the reload of the daemon, see `Scene`.
     """
+    from bridge.app.operations.operations import OPERATIONS
+    from bridge.app.serve.lineage import in_flight
+
+    def in_use() -> Loaded:
+        return loaded if current is None else current()
 
     async def engine(name: str | None) -> Engine:
         return engines[chosen(loaded, name)]
 
-    async def answer(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> Any:
+    async def answer(operation: Operation[Any], given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
         name = given.get("engine")
-        return await perform(
-            operation,
-            given,
-            actor,
-            loaded,
-            partial(engine, name if isinstance(name, str) else None),
-            partial(in_flight, sources),
-        )
+        opened = partial(engine, name if isinstance(name, str) else None)
+        now = in_use()
+        scene = Scene(now, opened, caller, partial(in_flight, sources), partial(_problems, now), reload())
+        return await perform(operation, keyed(operation, given, caller.actor, key), scene)
 
     async def refused(operation: Operation[Any], given: Mapping[str, Any], actor: Actor) -> None:
         if operation.changes:
@@ -81,20 +88,55 @@ def control(
             change.result, change.error = "denied", Denied.reason
             await asyncio.to_thread(record, trail, change)
 
-    # A character of a payload takes up to six bytes in JSON for two in UTF-8
-    largest = 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
-    routes = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
+    found = [Route(one.method, one.path, partial(answer, one), partial(refused, one)) for one in OPERATIONS]
     if status is not None:
-        routes.append(Route("GET", STATUS, partial(_status, status), _no_audit))
-    return Control(state.state_directory(loaded) / DIRECTORY, routes, largest, admitted, loaded.config.ops.control)
+        found.append(Route("GET", STATUS, partial(_status, status), _no_audit))
+    return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
 
 
-async def _status(status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], actor: Actor) -> Document:
+def largest_body(loaded: Loaded) -> int:
+    """Bytes of the largest body of a request. A character of a payload takes up to six bytes in JSON for two."""
+    return 3 * max(config.max_request for config in loaded.config.engines.values()) + 1024 * 1024
+
+
+def control(
+    loaded: Loaded, served: Sequence[Route], admitted: frozenset[int] | None = None, streams: Sequence[Stream] = ()
+) -> Control:
+    """Create the control channel of a daemon, not started.
+
+    served, streams: places of the daemon. admitted: see `Control`.
+    """
+    directory = state.state_directory(loaded) / DIRECTORY
+    return Control(directory, served, largest_body(loaded), admitted, loaded.config.ops.control, streams)
+
+
+def _problems(loaded: Loaded) -> Sequence[errors.Problem]:
+    # The modules of workflows are imported already: another import, in another thread, could run their code twice
+    return inspect(loaded, imports=False).problems
+
+
+async def _status(
+    status: Callable[[], Awaitable[Document]], given: Mapping[str, Any], caller: Caller, key: str | None
+) -> Document:
     return await status()
+
+
+async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
+    from bridge.app.operations import openapi
+    from bridge.app.operations.operations import OPERATIONS
+
+    return openapi.document(OPERATIONS)
 
 
 async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
     """Write no audit line: reading leaves none."""
+
+
+def _operations() -> Mapping[str, Operation[Any]]:
+    """All operations by name. Their import takes long, and `bridge status` uses none."""
+    from bridge.app.operations.operations import BY_NAME
+
+    return BY_NAME
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
@@ -131,7 +173,7 @@ async def _results(
     daemon = await _find(loaded, engine)
     if daemon is not None:
         for name, given in calls:
-            yield await _watched(daemon, BY_NAME[name], {"engine": engine, **given})
+            yield await _watched(daemon, _operations()[name], {"engine": engine, **given})
         return
     async with AsyncExitStack() as stack:
         opened: list[Engine] = []
@@ -141,9 +183,9 @@ async def _results(
                 opened.append(await stack.enter_async_context(attached(loaded, engine)))
             return opened[0]
 
-        actor = user()
+        scene = Scene(loaded, direct, Caller(user(), "admin", True))
         for name, given in calls:
-            yield await perform(BY_NAME[name], {"engine": engine, **given}, actor, loaded, direct)
+            yield await perform(_operations()[name], {"engine": engine, **given}, scene)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +198,7 @@ class DaemonAnswers:
 
 async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> DaemonAnswers:
     """Ask every running daemon of the state directory. Raises: InvalidCommand."""
-    operation = BY_NAME[name]
+    operation = _operations()[name]
 
     async def asked(path: Path) -> Any:
         async with asyncio.timeout(FIND_SECONDS):
@@ -174,6 +216,32 @@ async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> Da
         elif isinstance(result, TimeoutError) or not isinstance(result.__cause__ or result, OSError):
             silent += 1  # otherwise it is the socket of a killed daemon, which refuses the connection
     return DaemonAnswers(answers, silent)
+
+
+async def ask_each(loaded: Loaded, name: str, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Ask every running daemon of the state directory; return its id with its answer or error.
+
+    Each is waited for while it lives. An EngineTimeout stands for a daemon that does not answer.
+    """
+
+    async def asked(path: Path) -> tuple[str, Any] | None:
+        pid = path.name.partition("-")[0]
+        daemon = daemon_id(int(pid)) if pid.isdecimal() else path.name
+        try:
+            async with asyncio.timeout(FIND_SECONDS):
+                await _ask(path, _operations()["engines.list"], {})
+            return daemon, await _watched(path, _operations()[name], given)
+        except TimeoutError:
+            return daemon, EngineTimeout(f"no answer within {FIND_SECONDS:g} s; is it frozen?")
+        except BridgeError as error:
+            if isinstance(error.__cause__, ConnectionRefusedError | aiohttp.ClientConnectorError):
+                return None  # the socket of a killed daemon
+            return daemon, error
+        except OSError as error:
+            return daemon, EngineTimeout(f"cannot connect: {error.strerror}")
+
+    found = await asyncio.gather(*map(asked, sockets(state.state_directory(loaded) / DIRECTORY)))
+    return [each for each in found if each is not None]
 
 
 async def _find(loaded: Loaded, engine: str | None) -> Path | None:
@@ -200,7 +268,7 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
     """Engines of the daemon behind a socket; None when it does not answer."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
-            known: Sequence[Mapping[str, Any]] = await _ask(path, BY_NAME["engines.list"], {})
+            known: Sequence[Mapping[str, Any]] = await _ask(path, _operations()["engines.list"], {})
     except TimeoutError:
         log.warning("the daemon at %s does not answer and is skipped; is it frozen?", path.name)
         return None

@@ -3,54 +3,49 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import structlog
 
-from bridge.app import configurations
-from bridge.app.check.configuration import inspect
-from bridge.app.codecs import build_registries, target_codec
+from bridge.app.codecs import build_registries
 from bridge.app.composition import (
+    build_access,
     build_broker,
     build_domains,
     build_engine,
     build_source,
+    build_targets,
     build_tls,
+    limits_of,
     load_workflows,
-    own_packages,
 )
+from bridge.app.operations.operation import Reload
+from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
-from bridge.app.serve.control import control
+from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
-from bridge.app.serve.pauses import PauseWatch
-from bridge.app.serve.readiness import clear_ready, write_ready
+from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.replays import Replays
 from bridge.app.serve.status import DaemonStatus
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.serve.tap import TAP, Taps
+from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.serve.worker_processes import build_processes
-from bridge.app.state import trails
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
 from bridge.app.worker_process import user_workflows
 from bridge.brokers.base import Broker
-from bridge.brokers.factory import message_shape
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
@@ -58,23 +53,28 @@ from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
 from bridge.engines.embedded.processes.supervisor import WorkerProcesses
 from bridge.engines.source_entities import EnginePaces
-from bridge.engines.source_seeks import SourceSeeks
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
 from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
-from bridge.ops import logging
-from bridge.ops.audit import settle
+from bridge.jobs.kind import JobKind
+from bridge.ops.api import Stream
 from bridge.ops.control import Control
+from bridge.ops.logging import Level
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.publishing import Publishing, PublishTarget
-from bridge.pipeline.route_limits import NO_LIMITS
+from bridge.pipeline.decisions import DecisionListeners
+from bridge.pipeline.lanes import OrderingDomain
+from bridge.pipeline.ledger import Ledger
+from bridge.pipeline.publishing import Publishing
+from bridge.pipeline.route_limits import Admission, RouteLimit
+from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.running_instances import RunningInstances
+from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
-from bridge.pipeline.tracing import PublishTracing, messaging_system
-from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
-from bridge.system.memory import tune_memory
+from bridge.pipeline.tracing import PublishTracing
+from bridge.quarantine.orphaned import OrphanedQuarantine
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
@@ -99,8 +99,9 @@ class Daemon:
         engines: Mapping[str, Engine] | None = None,
         brokers: Mapping[str, Broker] | None = None,
         workflows: Workflows | None = None,
-        log_levels: Mapping[str, logging.Level] | None = None,
+        log_levels: Mapping[str, Level] | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
+        kinds: Sequence[JobKind] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
@@ -111,6 +112,7 @@ class Daemon:
         workflows: replacement for the workflows of the configured modules. They run in this process.
         log_levels: as for `serve`.
         on_published: receives each publish request of a workflow that a broker has accepted.
+        kinds: further kinds of jobs, on every engine.
         now: clock of these engines.
         """
         config = loaded.config
@@ -135,82 +137,57 @@ class Daemon:
             name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
             for name, engine in self.engines.items()
         }
-        totals = {name: waiting.totals(loaded, name) for name in self.engines}
-        inner = {
-            name: waiting.target(loaded, engine, self.breakers[name], now, totals[name])
-            for name, engine in self.engines.items()
+        self.totals = totals = {name: waiting.totals(loaded, name) for name in self.engines}
+        self.early = {
+            name: waiting.early_executor(loaded, engine, now, totals[name]) for name, engine in self.engines.items()
         }
         answers = {
             name: AnswerExecutor(
                 engine,
                 keys[name],
-                inner[name].execute,
-                inner[name].store_early,
+                self.early[name].execute,
+                self.early[name].store.store,
                 config.engines[name].answers.signatures,
                 now,
             )
             for name, engine in self.engines.items()
         }
-        targets = {
-            name: replace(
-                target,
-                execute=answers[name].execute
-                if self.tracing is None or isinstance(self.engines[name], EmbeddedEngine)
+        self.targets = {
+            name: EnginePort(
+                answers[name].execute
+                if self.tracing is None or isinstance(engine, EmbeddedEngine)
                 else within_trace(answers[name].execute),
-                store_early=target.store_early and answers[name].store_early,
+                self.breakers[name],
+                answers[name].store_early,
             )
-            for name, target in inner.items()
+            for name, engine in self.engines.items()
         }
         self.registries = build_registries(loaded) if engines is None else None
-        self.admission = build_admission(loaded, self.engines) if intake else NO_LIMITS
-        budgets, costs = build_budgets(loaded) if intake else ({}, {})
-        domains = build_domains(loaded)
+        self.admission = build_admission(loaded, self.engines) if intake else Admission({}, ())
+        self.budgets, costs = build_budgets(loaded) if intake else ({}, {})
+        self.domains = dict(build_domains(loaded))
+        self.decisions = DecisionListeners()
+        """Listeners of the settled deliveries of all sources."""
         self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
-            [
-                build_source(
-                    loaded,
-                    name,
-                    self.brokers,
-                    targets,
-                    limits=self.admission.limits,
-                    budgets=budgets,
-                    costs=costs,
-                    domains=domains,
-                    quarantine_store=waiting.quarantine_store(loaded, name, self.engines, totals),
-                    paces=EnginePaces(self.engines[state_engine(loaded, name)], name),
-                    registries=self.registries,
-                    record=recorder(loaded, name, self.engines[state_engine(loaded, name)]),
-                    tracer=self.tracing,
-                    replays=self.replays.stores[state_engine(loaded, name)],
-                    replay_reports=self.replays.reports,
-                )
-                for name in config.sources
-            ]
+            [self.build_source(loaded, name, self.domains, self.admission.limits, costs) for name in config.sources]
             if intake
             else []
         )
         for source in self.sources:
             self.replays.add(source)
         self.publishing = Publishing(
-            {
-                name: PublishTarget(
-                    self.brokers[target.broker],
-                    target.address,
-                    target_codec(loaded, name, self.registries),
-                    target.source,
-                    target.timeout,
-                    message_shape(target),
-                    messaging_system(config.brokers[target.broker].type),
-                )
-                for name, target in config.targets.items()
-            },
+            build_targets(loaded, self.brokers, self.registries),
             loop,
             on_published,
             None if self.tracing is None else PublishTracing(self.tracing),
         )
-        kinds = {name: [kind] for name, kind in self.replays.kinds.items()}
-        self.own = SystemWorkflows(loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, kinds)
+        all_kinds = {name: [kind, *kinds] for name, kind in self.replays.kinds.items()}
+        self.pauses = pause_watch(loaded, self.sources, self.engines)
+        self.own = SystemWorkflows(
+            loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, all_kinds,
+            self._read_decisions,
+        )  # fmt: skip
         self.monitors = {
             name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
             for name in self.engines
@@ -222,24 +199,25 @@ class Daemon:
             for name, failures in self.failures.items()
         }
         self._workers: list[tuple[str, RunningWorker]] = []
+        self.engine_of = {route.name: route.engine for route in config.routes}
         self.figures = InstanceFigures(
             self.engines,
             self.finishes,
             self.monitors,
             lambda: self._workers,
             self.sources,
-            {route.name: route.engine for route in config.routes},
+            self.engine_of,
             config.ops.unready_on,
         )
         self.orphaned = OrphanedQuarantine(loaded, self.engines if intake else {})
-        by_engine: dict[str, list[SourcePipeline]] = {}
-        for source in self.sources:
-            by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
-        self.pauses = PauseWatch(by_engine, {name: SourceSeeks(self.engines[name]) for name in by_engine})
         self.dead_letters = (
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )
         self.jobs = JobFigures(self.engines, self.own.job_entities)
+        self.temporary = TemporaryLimitWatch(self.engines, lambda: self.loaded, self.change_limits)
+        self.limits = list(self.admission.limits.values())
+        """Limits of routes, as metrics have them."""
+        self.reloads = Reloads(loaded.version)
         self.watch = Watch(
             self.sources,
             self.engines,
@@ -251,8 +229,8 @@ class Daemon:
             self.figures,
             self.jobs,
             omitted=lambda name: self.failures[name].omitted,
-            limits=tuple(self.admission.limits.values()),
-            budgets=tuple(budgets.values()),
+            limits=self.limits,
+            budgets=tuple(self.budgets.values()),
             orphaned=self.orphaned.readings,
             stuck=self._stuck if worker else None,
             processes=lambda name: self._processes.get(name),
@@ -261,14 +239,16 @@ class Daemon:
             traces=self.tracing,
             dead_letters=self.dead_letters,
             stuck_after=config.ops.stuck_after,
-            config_version=loaded.version,
+            reloads=self.reloads,
         )
         http = config.ops.http
         if not intake and "port" not in http.model_fields_set:
             # The default port belongs to the intake process beside this one
             http = http.model_copy(update={"port": 0})
         self.channel: Control | None = None
-        self._run_worker = worker
+        self.runs_worker = worker
+        self.is_intake = intake
+        self._sources_changed = asyncio.Event()
         self._opened: list[Broker | Engine] = []
         self._early_message_counter = waiting.WaitingCounter(self.engines, self.own.waiting_entities, self._stored)
         self._reports: list[asyncio.Task[None]] = []
@@ -283,8 +263,33 @@ class Daemon:
             self.jobs,
             command,
             self.dead_letters,
+            self.reloads,
+            self.temporary.document,
         )
-        self.web = Web(http, self.watch.health, self.watch.scrape, build_tls(loaded), self.status.document)
+        self._reload: Reload | None = None
+        self.routes = routes(
+            loaded, self.engines, self.status.document, self.sources, lambda: self.loaded, lambda: self._reload
+        )
+        self.streams = [Stream(TAP, Taps(lambda: self.loaded, self.decisions).events)]
+        self.web = Web(
+            http,
+            self.watch.health,
+            self.watch.scrape,
+            build_tls(loaded),
+            self.routes,
+            self.streams,
+            build_access(loaded),
+            largest_body(loaded),
+        )
+
+    def _read_decisions(self) -> None:
+        """Apply decisions of people soon: a worker of this process has processed one."""
+        self.pauses.read_soon()
+        self.temporary.read_soon()
+
+    def reload_by(self, reload: Reload) -> None:
+        """Serve reloads of the configuration in the API."""
+        self._reload = reload
 
     @property
     def url(self) -> str:
@@ -307,7 +312,6 @@ class Daemon:
             raise
 
     async def _start(self) -> None:
-        config = self.loaded.config
         try:
             await self.web.start()
         except ConfigError:
@@ -332,14 +336,14 @@ class Daemon:
         for broker in self.brokers.values():
             await broker.start()
             self._opened.append(broker)
-        await check_topics(self.loaded, self.brokers, intake=bool(self.sources), worker=self._run_worker)
+        await check_topics(self.loaded, self.brokers, intake=bool(self.sources), worker=self.runs_worker)
         for name, engine in self.engines.items():
             try:
                 await engine.probe()
             except EngineOutage as error:
                 log.warning(f"engine {name} does not answer", action="hold", engine=name, detail=str(error))
                 self.breakers[name].trip(error)
-        if self._run_worker:
+        if self.runs_worker:
             self._start_workers()
             for processes in self._processes.values():
                 # A process that cannot start makes the daemon unready, with the reason
@@ -347,15 +351,10 @@ class Daemon:
         await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
+        if self.is_intake:
+            await self.temporary.read()
         for source in self.sources:
-            await source.start()
-            log.info(
-                f"consuming {', '.join(source.settings.subscribe.topics)}",
-                action="consume",
-                source=source.settings.name,
-                broker=config.sources[source.settings.name].broker,
-                group=source.settings.subscribe.group,
-            )
+            await self.start_source(source)
         await self.figures.refresh()
         self.watch.phase = DaemonState.RUNNING
         self._reports = [
@@ -367,6 +366,8 @@ class Daemon:
             asyncio.create_task(self.replays.watch.run(), name="replay queues"),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
+        if self.is_intake:
+            self._reports.append(asyncio.create_task(self.temporary.run(), name="temporary limits"))
         if self.dead_letters is not None:
             self._reports.append(asyncio.create_task(self.dead_letters.run(), name="open dead letters"))
         exported = build_metrics_export(self.loaded, self.watch.families)
@@ -380,17 +381,128 @@ class Daemon:
     async def wait(self, stop: asyncio.Event) -> None:
         """Return when `stop` is set. Raises: the exception that ended a task of the daemon, which is a bug."""
         stopped = asyncio.ensure_future(stop.wait())
-        tasks = [task for source in self.sources for task in source.tasks]
-        tasks += self.admission.tasks
         try:
-            done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+            while True:
+                changed = asyncio.ensure_future(self._sources_changed.wait())
+                try:
+                    done, _ = await asyncio.wait(
+                        [stopped, changed, *self._tasks()], return_when=asyncio.FIRST_COMPLETED
+                    )
+                finally:
+                    changed.cancel()
+                if stopped in done:
+                    return
+                self._sources_changed.clear()
+                for task in done & self._tasks():
+                    if not task.cancelled():
+                        task.result()
+                    raise BridgeError(f"{task.get_name()} ended unexpectedly")
         finally:
             stopped.cancel()
-        for task in done:
-            if task is not stopped:
-                if not task.cancelled():
-                    task.result()
-                raise BridgeError(f"{task.get_name()} ended unexpectedly")
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {*(task for source in self.sources for task in source.tasks), *self.admission.tasks}
+
+    # -- parts that a reload changes
+
+    def build_limits(self) -> Sequence[RunningInstances]:
+        """Use the limits of the configuration and the temporary ones of people. Sources take them by `use_limits`.
+
+        Return the running instances that nothing counts any more; the caller stops them.
+        """
+        temporary = self.temporary.limits(self.loaded)
+        left = self.admission.take_over(build_admission(self.loaded, self.engines, self.admission, temporary))
+        listen(self.admission, self.engines)
+        self.admission.start()
+        self.limits[:] = self.admission.limits.values()
+        self._sources_changed.set()
+        return left
+
+    async def change_limits(self) -> None:
+        """Apply changed temporary limits to all sources."""
+        left = self.build_limits()
+        for source in self.sources:
+            source.use_limits(limits_of(self.loaded, source.settings.name, self.admission.limits))
+        await closed(*(each.stop() for each in left))
+
+    def use(self, loaded: Loaded) -> None:
+        """Use another configuration of the same engines, brokers and workflows for all that does not run messages."""
+        self.loaded = loaded
+        self.engine_of.clear()
+        self.engine_of.update((route.name, route.engine) for route in loaded.config.routes)
+        self.replays.use(loaded)
+        self.orphaned.use(loaded)
+        self.status.use(loaded)
+        if self.dead_letters is not None:
+            self.dead_letters.use(loaded)
+
+    def build_source(
+        self,
+        loaded: Loaded,
+        name: str,
+        domains: Mapping[str, OrderingDomain],
+        limits: Mapping[str, RouteLimit],
+        costs: Mapping[str, int],
+        ledger: Ledger | None = None,
+        rules: RuleSet | None = None,
+    ) -> SourcePipeline:
+        """Create the pipeline of a source, not started.
+
+        limits: of all routes that have some. costs: actions of each route.
+        ledger, rules: see `bridge.app.composition.build_source`.
+        Raises: ConfigError.
+        """
+        engine = state_engine(loaded, name)
+        return build_source(
+            loaded,
+            name,
+            self.brokers,
+            self.targets,
+            limits=limits,
+            budgets=self.budgets,
+            costs=costs,
+            domains=domains,
+            quarantine_store=waiting.quarantine_store(loaded, name, self.engines, self.totals),
+            paces=EnginePaces(self.engines[engine], name),
+            registries=self.registries,
+            record=recorder(loaded, name, self.engines[engine]),
+            tracer=self.tracing,
+            replays=self.replays.stores[engine],
+            replay_reports=self.replays.reports,
+            decisions=self.decisions,
+            ledger=ledger,
+            rules=rules,
+        )
+
+    async def start_source(self, source: SourcePipeline, *, patient: bool = False) -> None:
+        """Start consuming a source. patient: wait for its broker. Raises: BrokerUnavailable."""
+        await source.start(patient=patient)
+        self._sources_changed.set()
+        settings = source.settings
+        log.info(
+            f"consuming {', '.join(settings.subscribe.topics)}",
+            action="consume",
+            source=settings.name,
+            broker=source.broker.name,
+            group=settings.subscribe.group,
+        )
+
+    def add_source(self, source: SourcePipeline) -> None:
+        """Add a pipeline that is not started, in place of the one of the same source."""
+        name = source.settings.name
+        self.remove_source(name)
+        self.sources.append(source)
+        self.watch.add(source)
+        self.replays.add(source)
+        self.pauses.add(state_engine(self.loaded, name), source)
+
+    def remove_source(self, name: str) -> None:
+        """Remove the pipeline of a source, which is to be drained."""
+        self.sources[:] = [each for each in self.sources if each.settings.name != name]
+        self.watch.remove(name)
+        self.replays.remove(name)
+        self.pauses.remove(name)
+        self._sources_changed.set()
 
     async def stop(self, deadline: float) -> bool:
         """Drain within `deadline` seconds and close everything. False when a worker does not stop. Idempotent.
@@ -406,24 +518,24 @@ class Daemon:
         def left() -> float:
             return max(0.0, end - time.monotonic())
 
-        await _closed(*(source.drain(left() * 0.6) for source in self.sources))
+        await closed(*(source.drain(left() * 0.6) for source in self.sources))
         self.own.stop_jobs()
-        stopped = await _closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
+        stopped = await closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
         for processes in self._processes.values():
             processes.kill()
-        await _closed(self.admission.stop())
-        await _closed(*(breaker.stop() for breaker in self.breakers.values()))
+        await closed(self.admission.stop())
+        await closed(*(breaker.stop() for breaker in self.breakers.values()))
         if self.tracing is not None:
             # Before the engines: they keep the spans that are not sent
-            await _closed(asyncio.to_thread(self.tracing.stop, 5.0))
-        await _closed(self.replays.stop())
+            await closed(asyncio.to_thread(self.tracing.stop, 5.0))
+        await closed(self.replays.stop())
         for part in reversed(self._opened):
-            await _closed(part.stop())
+            await closed(part.stop())
         self._opened.clear()
         for failures in self.failures.values():
             failures.report(last=True)
-        await _closed(*(registry.close() for registry in (self.registries or {}).values()))
-        await _closed(self.web.stop())
+        await closed(*(registry.close() for registry in (self.registries or {}).values()))
+        await closed(self.web.stop())
         self._workers.clear()
         return all(clean is True for clean in stopped)
 
@@ -500,155 +612,10 @@ def _log_incompatible(engine: str, found: IncompatibleInstance) -> None:
     )
 
 
-async def _closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
+async def closed(*closing: Coroutine[Any, Any, Any]) -> list[Any]:
     """Results or exceptions, in order. Exceptions are logged."""
     results = await asyncio.gather(*closing, return_exceptions=True)
     for result in results:
         if isinstance(result, Exception):
             log.error("a component did not close cleanly", action="stop", exc_info=result)
     return results
-
-
-def serve(
-    loaded: Loaded,
-    *,
-    intake: bool = True,
-    worker: bool = True,
-    ready_file: Path | None = None,
-    log_levels: Mapping[str, logging.Level] | None = None,
-) -> int:
-    """Run the daemon until SIGTERM, SIGINT or SIGHUP; return the exit code.
-
-    A second SIGTERM or SIGINT ends the process at once.
-    ready_file: written when the daemon is ready for the first time, with the process id, the address of the ops port
-    and the control socket as JSON; removed before that and at the end.
-    log_levels: levels of the log by logger, instead of those of the configuration; `""` is the whole log.
-    Raises: ConfigError, before anything is opened; BridgeError when a part cannot be opened.
-    """
-    wanted = loaded.config.ops.log
-    levels = dict(log_levels or {})
-    level = levels.pop("", wanted.level)
-    logging.configure(level, wanted.format, libraries=wanted.libraries, own=own_packages(loaded), levels=levels)
-    if ready_file is not None:
-        clear_ready(ready_file)
-    found = inspect(loaded, imports=worker)
-    if found.errors:
-        raise ConfigError([problem for problem in found.problems if problem.severity == "error"])
-    for warning in found.problems:
-        log.warning(str(warning), action="check")
-    tune_memory()
-    with asyncio.Runner(loop_factory=_new_loop) as runner:
-        stopped = runner.run(_serve(loaded, intake, worker, ready_file, dict(log_levels or {})))
-    if not stopped:
-        _end_at_once(0)
-    return 0
-
-
-def _end_at_once(code: int) -> NoReturn:
-    """End the process: a workflow thread that never returns would keep the interpreter running."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-async def _serve(
-    loaded: Loaded, intake: bool, worker: bool, ready_file: Path | None, levels: Mapping[str, logging.Level]
-) -> bool:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    if intake:
-        configurations.keep(loaded)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _stop, stop)
-    hang_up = getattr(signal, "SIGHUP", None)
-    if hang_up is not None and signal.getsignal(hang_up) is not signal.SIG_IGN:  # `nohup` ignores it
-        # The end of a terminal sends it more than once: a further one forces nothing
-        loop.add_signal_handler(hang_up, stop.set)
-    daemon = Daemon(loaded, intake=intake, worker=worker, log_levels=levels)
-    flush = None if daemon.tracing is None else daemon.tracing.install_provider()
-    await daemon.start()
-    failure: Exception | None = None
-    channel: Control | None = None
-    try:
-        daemon.channel = channel = await _channel(daemon)
-        await _run(daemon, ready_file, stop)
-    except Exception as error:
-        failure = error
-    if ready_file is not None:
-        with suppress(BridgeError):
-            clear_ready(ready_file)
-    if channel is not None:
-        await _closed(channel.stop())
-    log.info("draining", action="drain", deadline=loaded.config.ops.drain)
-    clean = await daemon.stop(loaded.config.ops.drain)
-    if flush is not None:
-        await _closed(asyncio.to_thread(flush))
-    log.info("stopped", action="stop", clean=clean)
-    if failure is not None:
-        if not clean:
-            log.error("ended by a failure", action="crash", exc_info=failure)
-            _end_at_once(1)
-        raise failure
-    return clean
-
-
-async def _run(daemon: Daemon, ready_file: Path | None, stop: asyncio.Event) -> None:
-    """Return when `stop` is set. Report the daemon as ready when it is. Raises: see `Daemon.wait`; BridgeError."""
-    ending = asyncio.ensure_future(daemon.wait(stop))
-    announcing = asyncio.ensure_future(_announce(daemon, ready_file))
-    try:
-        await asyncio.wait([ending, announcing], return_when=asyncio.FIRST_COMPLETED)
-        if announcing.done():
-            announcing.result()
-        await ending
-    finally:
-        for each in (ending, announcing):
-            each.cancel()
-        await asyncio.gather(ending, announcing, return_exceptions=True)
-
-
-async def _announce(daemon: Daemon, ready_file: Path | None) -> None:
-    """Write the ready file and the log line when the daemon is ready for the first time. Raises: BridgeError."""
-    await daemon.ready()
-    if ready_file is not None:
-        path = None if daemon.channel is None else str(daemon.channel.path)
-        write_ready(ready_file, {"pid": os.getpid(), "http": daemon.url, "control": path})
-    log.info(f"ready, health at {daemon.url}/readyz", action="ready", url=daemon.url, config=daemon.loaded.version)
-
-
-async def _channel(daemon: Daemon) -> Control | None:
-    """Start the control channel. None where it has no directory, or where callers cannot be identified.
-
-    Raises: ConfigError when the configured directory cannot be used.
-    """
-    loaded = daemon.loaded
-    if sys.platform != "linux":
-        return None
-    channel = control(loaded, daemon.engines, status=daemon.status.document, sources=daemon.sources)
-    try:
-        for trail in trails(loaded):
-            trail.narrow()
-            settle(trail)
-        await channel.start()
-    except OSError as error:
-        what = f"cannot open the control channel at {channel.path.parent}: {error.strerror}"
-        if "state_dir" in loaded.config.ops.model_fields_set:
-            raise ConfigError([loaded.locate(("ops", "state_dir"), what)]) from error
-        log.warning(f"{what}; set `ops.state_dir` to another directory", action="control")
-        return None
-    return channel
-
-
-def _stop(stop: asyncio.Event) -> None:
-    if stop.is_set():
-        log.warning("second signal: the daemon ends at once", action="stop")
-        os._exit(1)
-    stop.set()
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    if sys.platform == "win32":
-        return asyncio.new_event_loop()
-    import uvloop
-
-    return uvloop.new_event_loop()

@@ -74,6 +74,10 @@ class DeadLetterCounter:
         self._reasons: set[str] = set()
         self.cache_bytes = 0
 
+    def use(self, loaded: Loaded) -> None:
+        """Count the dead letters of the sources of another configuration from now on."""
+        self._loaded = loaded
+
     @property
     def open(self) -> Mapping[tuple[str, str, str], int]:
         """Number of open dead letters by source, reason and route; empty before the first count."""

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 import structlog
 
 from bridge.app.serve.seeks import SeekApplier
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import EngineError
+from bridge.engines.base import Engine
 from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.ops.status import PAUSES
@@ -20,24 +22,46 @@ log = structlog.get_logger("bridge.source")
 READ_SECONDS = 3.0
 """Seconds between two reads of changes by people and other processes: all daemons apply one within five seconds."""
 
+SOON_SECONDS = 0.05
+"""Seconds until the second read after a worker of this process has processed a change: the engine stores it then. Each
+later pause is twice as long, up to READ_SECONDS.
+"""
+
 
 class PauseWatch:
     """Applies the pauses and moves that are stored on the engines.
 
-    A source whose pauses were not read yet does not start: it may be paused. A pause stays while its engine is away.
+    A daemon whose worker has processed a change applies it at once, others at their next read. A source whose pauses
+    were not read yet does not start: it may be paused. A pause stays while its engine is away.
     """
 
-    def __init__(self, sources: Mapping[str, Sequence[SourcePipeline]], decisions: Mapping[str, SourceSeeks]) -> None:
-        """Create a watch.
-
-        sources: sources by the engine with their state.
-        decisions: pauses and moves by engine.
-        """
-        self._sources = sources
-        self._decisions = decisions
-        self._seeks = {name: SeekApplier(decisions[name]) for name in sources}
+    def __init__(self, sources: Mapping[str, Sequence[SourcePipeline]], engines: Mapping[str, Engine]) -> None:
+        """Create a watch. sources: sources by the engine with their state."""
+        self._sources = dict(sources)
+        self._engines = engines
+        self._decisions = {name: SourceSeeks(engines[name]) for name in sources}
+        self._seeks = {name: SeekApplier(decisions) for name, decisions in self._decisions.items()}
         self._known: set[str] = set()
         """Engines whose pauses were read at least once."""
+        self._changed = asyncio.Event()
+
+    def read_soon(self) -> None:
+        """Read again: a worker of this process has processed a change. Call in the event loop."""
+        self._changed.set()
+
+    def add(self, engine: str, source: SourcePipeline) -> None:
+        """Add a source, whose engine may have its pause. `read` applies it."""
+        self._sources[engine] = [*self._sources.get(engine, ()), source]
+        if engine not in self._seeks:
+            self._decisions[engine] = SourceSeeks(self._engines[engine])
+            self._seeks[engine] = SeekApplier(self._decisions[engine])
+        if engine not in self._known:
+            self._wait(engine, source, "not read yet")
+
+    def remove(self, name: str) -> None:
+        """Remove a source."""
+        for engine, sources in self._sources.items():
+            self._sources[engine] = [each for each in sources if each.settings.name != name]
 
     async def read(self) -> None:
         """Read and apply all pauses once. Sources of an engine that does not answer wait for its answer."""
@@ -45,10 +69,18 @@ class PauseWatch:
 
     async def run(self) -> None:
         """Read and apply the pauses and moves again and again. Never returns."""
+        pause = READ_SECONDS
         try:
             while True:
                 await self.read()
-                await asyncio.sleep(READ_SECONDS)
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._changed.wait()
+                except TimeoutError:
+                    pause = min(READ_SECONDS, 2 * pause)
+                else:
+                    self._changed.clear()
+                    pause = SOON_SECONDS
         finally:
             for applier in self._seeks.values():
                 await applier.stop()
@@ -59,9 +91,7 @@ class PauseWatch:
         except EngineError as error:
             if engine not in self._known:
                 for source in self._sources[engine]:
-                    source.gate.hold(
-                        PAUSES, f"engine {engine} stores the pauses of the source and does not answer: {error}"
-                    )
+                    self._wait(engine, source, f"does not answer: {error}")
             return
         if engine not in self._known:
             self._known.add(engine)
@@ -79,6 +109,18 @@ class PauseWatch:
                 log.warning(text, action="pause", source=name)
             if (seeks := found.seeks.get(name)) is not None:
                 self._seeks[engine].apply(source, seeks)
+
+    @staticmethod
+    def _wait(engine: str, source: SourcePipeline, state: str) -> None:
+        source.gate.hold(PAUSES, f"engine {engine} stores the pauses of the source and {state}")
+
+
+def pause_watch(loaded: Loaded, sources: Sequence[SourcePipeline], engines: Mapping[str, Engine]) -> PauseWatch:
+    """Create the watch of these sources. engines: all of the configuration, by name."""
+    by_engine: dict[str, list[SourcePipeline]] = {}
+    for source in sources:
+        by_engine.setdefault(state_engine(loaded, source.settings.name), []).append(source)
+    return PauseWatch(by_engine, engines)
 
 
 def sentence(source: str, pause: Pause) -> str:

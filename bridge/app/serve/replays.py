@@ -72,6 +72,7 @@ class Replays:
         self.stores = {name: ReplayStore(engine) for name, engine in engines.items()}
         self.reports = ReplayReports(engines)
         self.watch = ReplayWatch(self.stores)
+        self._brokers = brokers
         self._reader = LetterReader(brokers)
         sources = replay_sources(loaded, brokers)
         self.kinds = {
@@ -92,6 +93,16 @@ class Replays:
             if isinstance(part, ReplayFeed):
                 self.watch.add(source.settings.name, part)
 
+    def remove(self, name: str) -> None:
+        """Notify a source no longer."""
+        self.watch.remove(name)
+
+    def use(self, loaded: Loaded) -> None:
+        """Replay dead letters of the sources of another configuration from now on."""
+        sources = replay_sources(loaded, self._brokers)
+        for kind in self.kinds.values():
+            kind.use(sources)
+
     async def stop(self) -> None:
         """Close the readings of dead letters."""
         await self._reader.close()
@@ -110,6 +121,10 @@ class ReplayWatch:
     def add(self, source: str, feed: ReplayFeed) -> None:
         """Add the feed of a source."""
         self._feeds[source] = feed
+
+    def remove(self, source: str) -> None:
+        """Remove the feed of a source."""
+        self._feeds.pop(source, None)
 
     def filled(self, key: str) -> None:
         """Notify the feed of a queue that this process has filled."""
@@ -134,6 +149,6 @@ class ReplayWatch:
         keys: dict[str, list[str]] = defaultdict(list)
         for key in found:
             keys[replay_source(key)].append(key)
-        for source, feed in self._feeds.items():
+        for source, feed in list(self._feeds.items()):
             mine = keys.get(source, ())
             feed.notify(mine, [key for key in mine if found[key] is None or found[key] != known.get(key)])

@@ -7,12 +7,13 @@ import math
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from bridge import __version__
 from bridge.app import state
+from bridge.app.reload.stats import Reloads
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.waiting import WaitingCounter
@@ -47,12 +48,16 @@ class DaemonStatus:
         jobs: JobFigures,
         command: str,
         dead_letters: DeadLetterCounter | None = None,
+        reloads: Reloads | None = None,
+        limits: Callable[[], list[Document]] = list,
     ) -> None:
         """Create the status of this process.
 
         totals: waiting messages by engine.
         command: the command that runs this process, as of `bridge`.
         dead_letters: open dead letters; None where no source is consumed.
+        reloads: reloads of this process.
+        limits: returns the temporary limits of routes.
         """
         self._loaded = loaded
         self._watch = watch
@@ -63,12 +68,19 @@ class DaemonStatus:
         self._jobs = jobs
         self._command = command
         self._dead_letters = dead_letters
+        self._reloads = Reloads(loaded.version) if reloads is None else reloads
+        self._limits = limits
         self._id = daemon_id(os.getpid())
         self._started = time.time()
         self._counts: dict[str, InstanceCounts | None] = {}
         self._making: asyncio.Task[Document] | None = None
         self._made = -math.inf
         self._refreshing: dict[str, asyncio.Task[None]] = {}
+
+    def use(self, loaded: Loaded) -> None:
+        """Show another configuration from now on."""
+        self._loaded = loaded
+        self._made = -math.inf
 
     async def document(self) -> Document:
         """Status of this process as JSON types."""
@@ -100,9 +112,14 @@ class DaemonStatus:
             "ready": readiness.ready,
             "started": time_of(self._started),
             "seconds": round(now - self._started, 1),
-            "config": {"version": self._loaded.version, "since": time_of(self._started)},
+            "config": {
+                "version": self._reloads.version,
+                "since": time_of(self._reloads.since),
+                "reload_refused": self._reloads.detail or None,
+            },
         }
         made = {"time": time_of(now), "daemons": [daemon], "engines": engines, "sources": sources, "components": others}
+        made["limits"] = self._limits()
         self._made = time.monotonic()
         return merge([made])
 
@@ -218,6 +235,7 @@ def counts_document(counts: InstanceCounts | None) -> Document | None:
         "sagas_today": rows("saga", "outcome", counts.sagas_today),
         "failed": {name: count for name, count in counts.failed.items() if count},
         "failed_today": {name: count for name, count in counts.failed_today.items() if count},
+        "versions": rows("orchestration", "version", counts.versions),
     }
 
 

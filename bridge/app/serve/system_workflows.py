@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from durabletask.task import ActivityContext
 
 from bridge.app.operations.dead_letter_jobs import dead_letter_kinds
 from bridge.app.operations.instance_jobs import instance_kinds
+from bridge.app.operations.waiting_jobs import waiting_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
@@ -26,6 +28,7 @@ from bridge.core.system_names import (
     QUARANTINE,
     REPLAY,
     REPLAY_EDIT,
+    ROUTE_LIMIT,
     SOURCE_PAUSE,
     SOURCE_SEEK,
 )
@@ -36,6 +39,7 @@ from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, canc
 from bridge.engines.lineage_index import index_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
+from bridge.engines.temporary_limits import limit_entity
 from bridge.engines.workflows import Workflows
 from bridge.jobs.entities import JobEntities
 from bridge.jobs.kind import JobKind
@@ -62,13 +66,16 @@ class SystemWorkflows:
         keys: Mapping[str, AnswerKeys],
         totals: Mapping[str, WaitingTotals],
         kinds: Mapping[str, Sequence[JobKind]] | None = None,
+        decided: Callable[[], None] = lambda: None,
     ) -> None:
         """Create the entities of all engines.
 
         keys: keys that sign requests, by engine.
         totals: totals of waiting messages, by engine.
         kinds: further kinds of jobs, by engine.
+        decided: called in the event loop when a worker of this process processes the decision of a person on a source.
         """
+        self._decided = decided
         self._kinds = kinds or {}
         self._loaded = loaded
         self._engines = engines
@@ -85,7 +92,7 @@ class SystemWorkflows:
     def job_kinds(self, engine: str) -> list[JobKind]:
         """Kinds of jobs that this process works on for an engine that runs."""
         own = self._engines[engine]
-        return [*instance_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
+        return [*instance_kinds(own), *waiting_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
 
     def stop_jobs(self) -> None:
         """End the running steps of jobs soon, before the workers stop."""
@@ -122,8 +129,9 @@ class SystemWorkflows:
                 QUARANTINE: stores.quarantine.function(),
                 DEAD_LETTER_PACE: pace_entity(),
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
-                SOURCE_PAUSE: pause_entity(),
-                SOURCE_SEEK: seek_entity(),
+                SOURCE_PAUSE: pause_entity(self._on_decision),
+                SOURCE_SEEK: seek_entity(self._on_decision),
+                ROUTE_LIMIT: limit_entity(self._on_decision),
                 REPLAY: stores.replays.function(),
                 REPLAY_EDIT: replay_edit_entity(),
                 ANSWERS: keys_entity,
@@ -134,6 +142,10 @@ class SystemWorkflows:
         )
         publishing = Workflows(activities={PUBLISH_ACTIVITY: self._publish(engine)}, publishers=True)
         return together, publishing, Workflows(activities={JOB_STEP: steps.activity()}, publishers=True)
+
+    def _on_decision(self) -> None:
+        with suppress(RuntimeError):  # the daemon has stopped
+            self._loop.call_soon_threadsafe(self._decided)
 
     def _write(self, engine: str) -> Callable[[dict[str, Any]], None]:
         """Writer of dead letters that also adds them to the lineage index of the engine."""

@@ -12,7 +12,7 @@ from datetime import datetime
 import structlog
 
 from bridge.config.model.engines import EarlyMessagesConfig
-from bridge.config.model.routes import StartMissing, WaitMissing
+from bridge.config.model.routes import WaitMissing
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineError
 from bridge.core.settlement import RetryPolicy
@@ -21,8 +21,6 @@ from bridge.early_messages.executor import EarlyMessageExecutor, shortest_prefix
 from bridge.early_messages.store import EarlyMessageStore
 from bridge.engines.base import Engine
 from bridge.engines.commands.command_runner import indexing_runner
-from bridge.pipeline.breaker import Breaker
-from bridge.pipeline.settings import EnginePort
 from bridge.quarantine.entity import QuarantineEntities
 from bridge.quarantine.orphaned import quarantine_engine
 from bridge.quarantine.store import EngineQuarantineStore, QuarantineStore
@@ -44,17 +42,15 @@ _NOTIFIED_POLL = 600.0
 """Seconds between two checks for a missing instance where the engine reports every start: only a safety net."""
 
 
-def early_prefixes(loaded: Loaded, engine: str) -> tuple[str, ...] | None:
-    """Instance id prefixes for which a rule may store early messages; None when no rule waits for or starts one."""
+def early_prefixes(loaded: Loaded, engine: str) -> tuple[str, ...]:
+    """Instance id prefixes for which a rule may store early messages."""
     waiting: list[str] = []
-    starts = False
     for route in loaded.config.routes:
         command = getattr(route, route.command)
         missing = getattr(command, "on_missing", None)
         if route.engine == engine and isinstance(missing, WaitMissing):
             waiting.append(constant_prefix(command.instance_id))
-        starts = starts or (route.engine == engine and isinstance(missing, StartMissing))
-    return shortest_prefixes(waiting) if waiting or starts else None
+    return shortest_prefixes(waiting)
 
 
 def totals(loaded: Loaded, engine: str) -> WaitingTotals:
@@ -63,24 +59,17 @@ def totals(loaded: Loaded, engine: str) -> WaitingTotals:
     return WaitingTotals(config.total_messages, config.total_bytes)
 
 
-def target(
-    loaded: Loaded,
-    engine: Engine,
-    breaker: Breaker,
-    now: Callable[[], datetime],
-    totals: WaitingTotals | None = None,
-) -> EnginePort:
-    """Command target of the pipeline for an engine.
-
-    Without rules for missing instances, commands go to the engine directly.
-    """
-    executor = indexing_runner(engine, now)
-    prefixes = early_prefixes(loaded, engine.name)
-    if prefixes is None:
-        return EnginePort(executor.execute, breaker)
+def early_executor(
+    loaded: Loaded, engine: Engine, now: Callable[[], datetime], totals: WaitingTotals | None = None
+) -> EarlyMessageExecutor:
+    """Executor of the commands of an engine, for all versions of the rules."""
     store = EarlyMessageStore(engine, loaded.config.engines[engine.name].early_messages.max_message, now, totals)
-    stage = EarlyMessageExecutor(store, executor, prefixes, engine_notifies=engine.notifies_instance_started)
-    return EnginePort(stage.execute, breaker, store.store)
+    return EarlyMessageExecutor(
+        store,
+        indexing_runner(engine, now),
+        early_prefixes(loaded, engine.name),
+        engine_notifies=engine.notifies_instance_started,
+    )
 
 
 def quarantine_store(
@@ -104,6 +93,11 @@ class WaitingEntities:
     replays: ReplayEntities
     totals: WaitingTotals
     waiting: int | None = None
+
+    def limit(self, config: EarlyMessagesConfig) -> None:
+        """Change the limits of early messages, and of all waiting messages."""
+        self.early_messages.limit(config)
+        self.totals.limit(config.total_messages, config.total_bytes)
 
     async def count(self, engine: Engine) -> None:
         """Count the waiting messages again. Raises: EngineError."""

@@ -30,7 +30,7 @@ from bridge.engines.embedded.processes.supervisor import ProcessView, WorkerProc
 from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
-from bridge.ops.metric_stats import DeadLetterStats, TraceStats, WaitingStats
+from bridge.ops.metric_stats import DeadLetterStats, ReloadStats, TraceStats, WaitingStats
 from bridge.ops.metrics import Metrics
 from bridge.ops.status import Rates
 from bridge.pipeline.action_budget import ActionBudget
@@ -119,8 +119,16 @@ class SourceView:
         return self._ledger.locks_lost
 
     @property
+    def seeks(self) -> int:
+        return self._ledger.seeks
+
+    @property
     def held(self) -> bool:
         return bool(self._source.gate.pause_reasons.keys() - {PERSON})
+
+    @property
+    def waiting_for_engines(self) -> Mapping[str, int]:
+        return self._source.waiting_for_engines
 
     @property
     def probing(self) -> bool:
@@ -237,6 +245,8 @@ class SourceView:
         ledger = self._ledger
         holds = dict(self._source.gate.pause_reasons)
         paused = holds.pop(PERSON, None)
+        for name, queue in self._source.engine_queues.items():
+            holds[f"engine {name}"] = f"{queue.detail}; its routes wait, others go on"
         subscription: object = self._source.subscription
         if isinstance(subscription, StoppableSubscription):
             holds |= subscription.stopped()
@@ -306,11 +316,12 @@ class Watch:
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
         stuck_after: float,
-        config_version: str,
+        reloads: ReloadStats,
     ) -> None:
         self.phase = DaemonState.STARTING
         self.was_ready = asyncio.Event()
         """Set when a check has found the daemon ready."""
+        self._stuck_after = stuck_after
         self._sources = [SourceView(source, stuck_after) for source in sources]
         self._engines = engines
         self._breakers = breakers
@@ -343,7 +354,7 @@ class Watch:
             readiness=self.health,
             process=ProcessCollector(registry=None),
             version=__version__,
-            config=config_version,
+            reloads=reloads,
         )
 
     def health(self) -> Readiness:
@@ -386,6 +397,14 @@ class Watch:
     def sources(self) -> Sequence[SourceView]:
         """Sources of this process."""
         return self._sources
+
+    def add(self, source: SourcePipeline) -> None:
+        """Observe a further source."""
+        self._sources = [*self._sources, SourceView(source, self._stuck_after)]
+
+    def remove(self, name: str) -> None:
+        """Observe a source no longer."""
+        self._sources = [each for each in self._sources if each.name != name]
 
     async def report(self) -> None:
         """Check readiness every few seconds, and log changes: a stuck source is found without a request."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bridge.app.dead_letters.view import facts_of, shown_time
 from bridge.cli.dlq.replay import edit, replay
 from bridge.cli.dlq.selection import print_report, selection_of, selection_options
 from bridge.cli.dlq.states import drop, restore
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from bridge.app.dead_letters.reading import Found, Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_MISSING_KEY = re.compile(r'there is no key "(?P<key>[^"]+)".*, in `(?P<expression>[^`]+)`$', re.DOTALL)
 
 _EXITS = {0: "done", 1: "there is no such dead letter"}
 
@@ -108,8 +111,8 @@ def groups(as_json: bool, offline: bool, config: tuple[Path, ...], overlay: tupl
                 f"{each.count:,}",
                 each.reason if each.format == "bridge" else f"{each.reason} ({each.format})",
                 ", ".join(each.routes) or "-",
-                _time(each.first),
-                _time(each.last),
+                shown_time(each.first),
+                shown_time(each.last),
                 each.example,
                 each.detail,
             )
@@ -147,7 +150,7 @@ def list_(
     """List dead letters, in the order of their topics. No payload is shown."""
     rows = _read(config, overlay, selection_of(chosen), limit or None, offline)
     if as_json:
-        print_json([_facts(each) for each in rows])
+        print_json([facts_of(each) for each in rows])
         return
     print_table(
         ("ID", "STATE", "TIME", "REASON", "ROUTE", "GROUP", "ORIGIN", "DETAIL"),
@@ -155,7 +158,7 @@ def list_(
             (
                 each.letter.id,
                 each.state or "-",
-                _time(each.letter.failed_at),
+                shown_time(each.letter.failed_at),
                 each.letter.reason,
                 each.letter.route or "-",
                 each.letter.fingerprint,
@@ -196,16 +199,18 @@ def show(
         say(_missing(config, overlay, id_, offline), err=True)
         return 1
     if as_json:
-        print_json([_facts(each, payload) for each in rows])
+        print_json([facts_of(each, payload) for each in rows])
         return 0
     for number, each in enumerate(rows):
         if number:
             click.echo()
-        facts = _facts(each, payload)
+        facts = facts_of(each, payload)
         headers, body = facts.pop("headers", {}), facts.pop("body", None)
         print_fields(
             [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
         )
+        for line in _marked(each.letter.detail):
+            click.echo(clean(line))
         for name, value in headers.items():
             click.echo(f"  {clean(name)}: {clean(value)}")
         if body is not None:
@@ -332,53 +337,20 @@ def _none(chosen: dict[str, Any], offline: bool) -> str:
     return f"there are no dead letters{which}" + ("; `--state all` shows the others" if which else "")
 
 
-def _facts(found: Found, payload: bool = False) -> dict[str, Any]:
-    letter, message, mark = found.letter, found.message, found.mark
-    facts: dict[str, Any] = {
-        "id": letter.id,
-        "state": found.state,
-        "state_since": None if mark is None else _time(mark.at),
-        "state_job": None if mark is None else mark.job or None,
-        "state_by": None if mark is None else mark.by or None,
-        "state_reason": None if mark is None else mark.reason or None,
-        "time": _time(letter.failed_at),
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "expression": letter.expression,
-        "error": letter.error,
-        "source": letter.source,
-        "route": letter.route,
-        "executed": list(letter.executed),
-        "attempts": letter.attempts,
-        "replays": letter.replays or None,
-        "config": letter.config,
-        "message_id": letter.message_id,
-        "key": None if message.key is None else message.key.decode("utf-8", "backslashreplace"),
-        "origin": str(letter.origin),
-        "group": letter.fingerprint,
-        "format": letter.format,
-        "size": message.size,
-    }
-    if payload:
-        facts["foreign_detail"] = letter.foreign_detail
-        facts["headers"] = {
-            name: "" if value is None else value.decode("utf-8", "backslashreplace") for name, value in message.headers
-        }
-        facts["body"] = None if message.body is None else message.body.decode("utf-8", "backslashreplace")
-    return facts
+def _marked(detail: str) -> list[str]:
+    """Expression of a detail with a caret below the missing key; nothing where the detail or the place is unknown."""
+    found = _MISSING_KEY.search(detail)
+    if found is None or "\n" in found["expression"]:
+        return []
+    name = re.escape(found["key"])
+    places = list(re.finditer(rf"""(?<=\.|\?){name}\b|(?<=\['|\["){name}(?=['"]])""", found["expression"]))
+    if len(places) != 1:
+        return []
+    return [f"  {found['expression']}", f"  {' ' * places[0].start()}^"]
 
 
 def _text(value: Any) -> str:
     return ", ".join(value) if isinstance(value, list) else f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    try:
-        return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):
-        return ""
 
 
 for each in (groups, list_, show, export, check, replay, drop, restore, edit):

@@ -149,11 +149,12 @@ def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: b
 
 def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
     from bridge.app.audit import refused
-    from bridge.app.operations.replays import select
+    from bridge.app.operations.dead_letter_batches import select
+    from bridge.app.operations.replays import ReplayBatch
     from bridge.core.errors import InstanceNotFound
 
     with refused(loaded, "dlq.replay", "*", given["reason"]):
-        found = asyncio.run(select(loaded, selection, given["limit"]))
+        found = asyncio.run(select(loaded, selection, ReplayBatch, given["limit"]))
         if found.foreign:
             what = plural(found.foreign, "dead letter")
             say(f"{what} of sources that are not configured here are left out", err=True)
@@ -161,8 +162,7 @@ def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bo
             raise InstanceNotFound("no open dead letter is selected. Next: bridge dlq groups")
     if not yes and not click.confirm(f"Replay {plural(found.count, 'dead letter')}?", err=True):
         return 1
-    engines = dict.fromkeys(batch.engine for batch in found.batches)
-    return submit_jobs(loaded, "dlq.replay", engines, selection, given | {"ends": found.ends}, "replays", as_json)
+    return submit_jobs(loaded, "dlq.replay", found.engines, selection, given | {"ends": found.ends}, "replays", as_json)
 
 
 @make(
@@ -279,7 +279,7 @@ def _fails(loaded: Loaded, found: Found, document: Document) -> bool:
 
 def _replay_edited(loaded: Loaded, found: Found, document: Document, given: dict[str, Any]) -> int:
     from bridge.app.serve.control import operate
-    from bridge.quarantine.orphaned import state_engine
+    from bridge.config.source import state_engine
 
     engine = state_engine(loaded, found.place.owner(found.letter.source))
     body = base64.b64encode(document.body).decode()

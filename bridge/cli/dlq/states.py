@@ -116,7 +116,7 @@ def _submit(
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
     from bridge.app.dead_letters.reading import Selection
-    from bridge.app.operations.dead_letter_jobs import select
+    from bridge.app.operations.dead_letter_batches import Batch, select
     from bridge.core.errors import InstanceNotFound
 
     ids = tuple(read_ids(given["ids"], given["separated"])) if given["ids"] else ()
@@ -128,7 +128,7 @@ def _submit(
     selection = selection_of({**given, "states": states}, ids)
     loaded = load_config(config, overlay)
     with refused(loaded, f"dlq.{action}", "*", given["reason"]) if not given["dry_run"] else nullcontext():
-        found = asyncio.run(select(loaded, selection, given["limit"]))
+        found = asyncio.run(select(loaded, selection, Batch, given["limit"]))
         if not found.count and not (given["dry_run"] and given["as_json"]):
             which = " or ".join(states)
             raise InstanceNotFound(f"no dead letter that is {which} is selected. Next: bridge dlq groups --state all")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from bridge.cli.instances.check import check
 from bridge.cli.instances.listing import list_
 from bridge.cli.instances.views import Shown, document, each_of, print_history, print_instance
 from bridge.cli.shared import exit_codes
@@ -46,6 +47,7 @@ _history_reason = click.option("--reason", metavar="TEXT", help="Reason, shown i
     members={
         "list": "List or count instances by status, name, saga outcome, tag and age.",
         "show": "Show instances: status, payloads, failure, history.",
+        "check": "Replay running instances through new workflow code.",
         "export": "Write an instance's history to a file, for replay tests.",
         "wait": "Wait until instances have started or finished.",
         "start": "Start an orchestration.",
@@ -568,5 +570,5 @@ def purge(
     return 0 if result["complete"] else 1
 
 
-for each in (list_, show, export, wait, start, terminate, raise_, suspend, resume, restart, rewind, purge):
+for each in (list_, show, check, export, wait, start, terminate, raise_, suspend, resume, restart, rewind, purge):
     command.add_command(each)

@@ -11,7 +11,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, output_option
+from bridge.cli.shared.options import CODE_HOSTS, EXISTING, config_options, output_option
 from bridge.cli.shared.output import plural, print_json, print_table, say
 from bridge.cli.shared.parameters import RATES
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 _ROUNDS = 5
 """Most rounds of corrections of `--fix`."""
 
-FORMATS = ("text", "sarif", "github")
-"""Forms of the output beside `table` and `json`."""
-
 
 @make(
     "check",
@@ -35,6 +32,8 @@ FORMATS = ("text", "sarif", "github")
         bridge check bridge.yaml --overlay prod.yaml --strict
         bridge check --no-import untrusted/bridge.yaml        # run none of its code
         bridge check --samples samples                        # rules that no sample reaches
+        bridge check --schemas old.avsc new.avsc              # expressions that a version does not fit
+        bridge check --schemas main/orders-value@3 main/orders-value@latest --source orders
         bridge check --fix                                    # correct what is mechanical
         bridge check --format github                          # annotations in a workflow of GitHub
         bridge check --codes                                  # all kinds of messages
@@ -42,7 +41,11 @@ FORMATS = ("text", "sarif", "github")
         bridge check --schema > bridge.schema.json            # for editors
         bridge check --cost --rate 100/s                      # actions that a scheduler bills
     """,
-    exits={0: "no problems", 1: "there are problems; with --strict, warnings count too"},
+    exits={
+        0: "no problems",
+        1: "there are problems; with --strict, warnings count too",
+        3: "a registry of --schemas does not answer",
+    },
 )
 @click.argument("files", nargs=-1, type=EXISTING, metavar="[FILE|DIR]...")
 @click.option("--strict", is_flag=True, help="Warnings count as problems.")
@@ -71,10 +74,19 @@ FORMATS = ("text", "sarif", "github")
     help="Messages as `bridge publish --jsonl` and `bridge topic read --json` have them; report rules that none of "
     "them reaches. Repeatable.",
 )
+@click.option(
+    "--schemas",
+    nargs=2,
+    metavar="OLD NEW",
+    help="Versions of a schema, as files or as REGISTRY/SUBJECT@VERSION; report expressions that one does not fit.",
+)
+@click.option(
+    "--source", "sources", multiple=True, metavar="NAME", help="With --schemas: only this source; repeatable."
+)
 @click.option("--fix", is_flag=True, help="Correct mechanical mistakes in the files, and print the changes.")
 @click.option("--dry-run", is_flag=True, help="With --fix: print the changes only.")
 @click.option("--codes", is_flag=True, help="Print every code.")
-@output_option(": `text` is `table`, `sarif` is for code hosts, `github` makes annotations", FORMATS)
+@output_option(CODE_HOSTS, ("text", "sarif", "github"))
 @config_options
 def command(
     files: tuple[Path, ...],
@@ -85,6 +97,8 @@ def command(
     cost: bool,
     rates: tuple[tuple[str | None, float], ...],
     samples: tuple[Path, ...],
+    schemas: tuple[str, str] | None,
+    sources: tuple[str, ...],
     fix: bool,
     dry_run: bool,
     codes: bool,
@@ -92,7 +106,7 @@ def command(
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
-    """Find every problem of a configuration at once, without a network.
+    """Find every problem of a configuration at once, without a network (but for versions of schemas in a registry).
 
     Each problem is a line `file:line:column CODE path: what`; the last line is a summary. The command compiles rules,
     reads schema files and imports workflow modules. It thus also finds orchestrations that no worker runs.
@@ -112,13 +126,22 @@ def command(
     if print_:
         return _print_effective((*config, *files), overlay)
     from bridge.app.check.configuration import check
+    from bridge.app.check.schemas import SchemaVersions
+    from bridge.core.errors import RegistryUnavailable
 
+    if sources and schemas is None:
+        raise click.UsageError("--source needs --schemas", click.get_current_context())
     paths = (*config, *files)
+    versions = None if schemas is None else SchemaVersions(*schemas, sources)
 
     def run() -> Report:
-        return _sampled(lambda: check(paths, overlay, imports=not no_import, samples=samples))
+        return _with_inputs(lambda: check(paths, overlay, imports=not no_import, samples=samples, schemas=versions))
 
-    report = run()
+    try:
+        report = run()
+    except RegistryUnavailable as error:
+        say(f"error: --schemas: {error}", err=True)
+        return exit_codes.UNAVAILABLE
     if fix:
         report = _fix(report, run, dry_run=dry_run, err=output not in ("text", "table"))
     if cost and not report.errors:
@@ -146,14 +169,17 @@ def _check_options(
         raise click.UsageError(wrong, click.get_current_context())
 
 
-def _sampled(run: Callable[[], Report]) -> Report:
-    """Report of a check. A sample that cannot be read is a wrong use of the command."""
+def _with_inputs(run: Callable[[], Report]) -> Report:
+    """Report of a check. A sample or version that cannot be read is a wrong use of the command."""
+    from bridge.app.check.schemas import UnusableVersion
     from bridge.core.errors import DecodeError
 
     try:
         return run()
     except DecodeError as error:
         raise click.UsageError(f"--samples: {error}", click.get_current_context()) from None
+    except UnusableVersion as error:
+        raise click.UsageError(f"--schemas: {error}", click.get_current_context()) from None
     except OSError as error:
         what = f"--samples: {error.filename}: {error.strerror or type(error).__name__}"
         raise click.UsageError(what, click.get_current_context()) from None

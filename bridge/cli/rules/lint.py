@@ -10,7 +10,7 @@ import click
 
 from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
-from bridge.cli.shared.options import EXISTING, config_options, json_option
+from bridge.cli.shared.options import CODE_HOSTS, EXISTING, config_options, output_option
 from bridge.cli.shared.output import plural, print_json, print_table, say
 
 if TYPE_CHECKING:
@@ -24,21 +24,22 @@ if TYPE_CHECKING:
     examples="""
         bridge lint                                   # the workflow modules of the configuration
         bridge lint workflows/order.py
-        bridge lint workflows --sarif > lint.sarif    # for code hosts
+        bridge lint --format sarif > lint.sarif       # for code hosts
+        bridge lint --format github                   # annotations in a workflow of GitHub
         bridge lint --rules
     """,
     exits={0: "no findings", 1: "there are findings"},
 )
 @click.argument("paths", nargs=-1, type=EXISTING, metavar="[FILE|DIR]...")
 @click.option("--rules", "list_rules", is_flag=True, help="Print every rule.")
-@json_option
-@click.option("--sarif", "as_sarif", is_flag=True, help="Print SARIF 2.1.0, for code hosts.")
+@click.option("--sarif", "as_sarif", is_flag=True, help="Older form of -o sarif.")
+@output_option(CODE_HOSTS, ("text", "sarif", "github"))
 @config_options
 def command(
     paths: tuple[Path, ...],
     list_rules: bool,
-    as_json: bool,
     as_sarif: bool,
+    output: str,
     config: tuple[Path, ...],
     overlay: tuple[Path, ...],
 ) -> int:
@@ -51,12 +52,16 @@ def command(
 
         order = list(names)  # bridge: ignore[unordered] the result is sorted below
     """
-    from bridge.lint import RULES, examine, sarif
+    from bridge.lint import RULES, examine, github, sarif
 
-    if as_json and as_sarif:
-        raise click.UsageError("use either --json or --sarif", click.get_current_context())
+    if as_sarif:
+        if output not in ("table", "sarif"):
+            raise click.UsageError("use either --sarif or -o", click.get_current_context())
+        output = "sarif"
     if list_rules:
-        if as_json:
+        if output in ("sarif", "github"):
+            raise click.UsageError(f"the form {output} is for findings only", click.get_current_context())
+        if output == "json":
             print_json(dict(RULES))
         else:
             print_table(("RULE", "MEANING"), list(RULES.items()))
@@ -70,14 +75,14 @@ def command(
         names = names_of(loaded)
         paths = paths or tuple(workflow_files(loaded))
     found = examine(paths, names)
-    if as_sarif:
+    if output == "sarif":
         print_json(sarif(found.findings, found.orchestrators))
-    elif as_json:
+    elif output == "json":
         counts = {"orchestrators": found.orchestrators, "others": found.others}
         print_json({"ok": not found.findings, **counts, "findings": [asdict(one) for one in found.findings]})
     else:
-        for finding in found.findings:
-            say(finding)
+        for line in github(found.findings) if output == "github" else found.findings:
+            say(line)
         click.echo(_summary(found))
     return exit_codes.FAILED if found.findings else exit_codes.OK
 

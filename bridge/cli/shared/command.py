@@ -11,6 +11,7 @@ from typing import Any, Literal
 import click
 
 from bridge.cli.shared import exit_codes, failure
+from bridge.cli.shared.completion import complete_names
 
 Effect = Literal["reads", "changes", "serves"]
 """Effect of a command.
@@ -35,6 +36,7 @@ class Command(click.Command):
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
+        complete_names(self)
         self.effect = effect
         self.examples = cleandoc(examples)
         self.exits = exit_codes.MEANINGS | dict(exits or {})

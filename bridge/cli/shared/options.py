@@ -22,6 +22,10 @@ EXISTING = click.Path(path_type=Path)
 """Path to read. The code that reads it reports a missing file, with the remedy."""
 
 
+CODE_HOSTS = ": `text` is `table`, `sarif` is for code hosts, `github` makes annotations"
+"""End of the help of `output_option` for commands whose findings code hosts show."""
+
+
 def config_options(function: F) -> F:
     """Add the options `config` and `overlay`, tuples of paths."""
     overlay = click.option(

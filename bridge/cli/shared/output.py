@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from bridge.core.bytetext import escape_invisible
+from bridge.core.bytetext import escape_invisible, printable
 
 WIDE = 100_000
 """Width of tables that are not written to a terminal. Nothing is wrapped for a pipe."""
@@ -46,12 +46,8 @@ def compact(value: Any, limit: int | None = None) -> str:
 
 
 def clean(text: str) -> str:
-    """Text for display, with control characters, which could control a terminal, replaced by escapes."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
+    """Text for a terminal."""
+    return printable(text)
 
 
 def plural(count: int, noun: str) -> str:

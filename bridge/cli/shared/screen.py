@@ -135,7 +135,9 @@ def status_tables(document: Document) -> list[str | Table]:
         *job_table(document["engines"]),
         *component_table(document["components"]),
         *source_table(document, document["sources"]),
+        *limit_table(document.get("limits", ())),
         *instance_table(document["engines"]),
+        *version_table(document["engines"]),
         *saga_table(document["engines"]),
     ]
 
@@ -180,6 +182,22 @@ def component_table(components: Sequence[Document]) -> list[str | Table]:
     return ["", Table(("PART", "ENGINE", "STATE", "FOR", "DETAIL"), rows)] if rows else []
 
 
+def limit_table(limits: Sequence[Document]) -> list[str | Table]:
+    """Temporary limits of routes, each with the command that ends it."""
+    rows = [
+        (
+            each["route"],
+            "" if each["running"] is None else f"{each['running']:,}",
+            "" if each["rate"] is None else f"{each['rate']:g}/s",
+            age(max(0.0, each["seconds_left"])),
+            each["by"],
+            f"bridge limits clear {each['route']}",
+        )
+        for each in limits
+    ]
+    return ["", Table(("LIMITED ROUTE", "RUNNING", "RATE", "LEFT", "BY", "NEXT"), rows)] if rows else []
+
+
 def _source_detail(document: Document, source: Document) -> str:
     from bridge.ops.status import away_engines
 
@@ -215,6 +233,20 @@ def source_table(document: Document, sources: Sequence[Document]) -> list[str | 
 def instance_table(engines: Sequence[Document]) -> list[str | Table]:
     """Existing instances by orchestration and status."""
     return _matrix(engines, "instances", "orchestration", "status", _STATUSES, "ORCHESTRATION")
+
+
+def version_table(engines: Sequence[Document]) -> list[str | Table]:
+    """Unfinished instances by orchestration and version."""
+    several = len(engines) > 1
+    found: dict[tuple[str, str], list[str]] = {}
+    for engine in engines:
+        for row in (engine["counts"] or {}).get("versions", ()):
+            found.setdefault((row["orchestration"], engine["name"]), []).append(
+                f"{row['version']}: {row['count']:,} left"
+            )
+    rows = [(name, *((engine,) if several else ()), ", ".join(each)) for (name, engine), each in sorted(found.items())]
+    columns = ("ORCHESTRATION", *(("ENGINE",) if several else ()), "UNFINISHED BY VERSION")
+    return ["", Table(columns, rows)] if rows else []
 
 
 def saga_table(engines: Sequence[Document]) -> list[str | Table]:

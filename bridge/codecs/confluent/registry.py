@@ -105,6 +105,15 @@ class Registry:
         found = await self._ask(what, lambda client: client.get_latest_version(subject, fmt=_format(kind)))
         return self._ids(found.schema_id, found.guid), await self._whole(found.schema, kind)
 
+    async def version(self, subject: str, version: int | None) -> RegisteredSchema:
+        """Schema of a version of a subject; None: the latest. Raises: UnknownSchema, RegistryUnavailable."""
+        what = f"version {version or 'latest'} of {subject}"
+        return await self._in_time(_WHOLE, what, self._version(what, subject, version))
+
+    async def _version(self, what: str, subject: str, version: int | None) -> RegisteredSchema:
+        found = await self._ask(what, lambda client: client.get_version(subject, version or "latest"))
+        return await self._whole(found.schema, "AVRO")
+
     async def find(self, subject: str, text: str, kind: str) -> SchemaIds:
         """Ids of a schema that was registered before. Raises: UnknownSchema, SchemaError, RegistryUnavailable."""
         schema = Schema(text, kind)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from bridge.config.model.access import AccessConfig
 from bridge.config.model.brokers import BrokerConfig, TargetConfig
 from bridge.config.model.check import CheckConfig
 from bridge.config.model.engines import EngineConfig, WorkflowsConfig
@@ -44,8 +45,19 @@ class ControlConfig(ConnectionsConfig):
     )
 
 
+class ReloadConfig(Model):
+    """Reload of the configuration without a request."""
+
+    watch: bool = Field(
+        False,
+        description="Reload when the configuration files have changed, as SIGHUP and `bridge reload` do. They are read "
+        "when they have not changed for one `interval`.",
+    )
+    interval: Duration = Field(2.0, gt=0, description="Time between two looks at the files, with `watch`.")
+
+
 class HttpConfig(ConnectionsConfig):
-    """Health and metrics over HTTP. Read-only, and on loopback by default."""
+    """Health, metrics and the API over HTTP, on loopback by default."""
 
     host: str = Field("127.0.0.1", min_length=1, pattern=r"^[^\s/@]*$", description="Address to listen on.")
     port: Integer = Field(
@@ -55,6 +67,7 @@ class HttpConfig(ConnectionsConfig):
         (), description="Accepted Host headers, in addition to localhost and the bound address."
     )
     tls: ServerTlsConfig | None = Field(None, description="TLS; null: none.")
+    access: AccessConfig = Field(AccessConfig(), description="Access to the API.")
 
 
 class LogConfig(Model):
@@ -190,8 +203,9 @@ class DeadLettersConfig(Model):
 class OpsConfig(Model):
     """Operation and monitoring of the daemon."""
 
-    http: HttpConfig = Field(HttpConfig(), description="Health and metrics over HTTP.")
+    http: HttpConfig = Field(HttpConfig(), description="Health, metrics and the API over HTTP.")
     control: ControlConfig = Field(ControlConfig(), description="The control socket.")
+    reload: ReloadConfig = Field(ReloadConfig(), description="Reload of the configuration.")
     log: LogConfig = Field(LogConfig(), description="Logging.")
     tracing: TracingConfig = Field(TracingConfig(), description="Traces.")
     secrets_dir: str | None = Field(

@@ -50,6 +50,11 @@ class WorkerConfig(Model):
         description="Time after which busy threads without progress, while other work waits, make the daemon "
         "unready; null: never.",
     )
+    versions: tuple[Annotated[str, StringConstraints(max_length=100)], ...] = Field(
+        (),
+        description="Versions of orchestrations that this worker runs, `''` for instances without a version; other "
+        "workers run the rest. Empty: all.",
+    )
 
 
 class EarlyMessagesConfig(Model):

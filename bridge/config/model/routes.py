@@ -122,6 +122,9 @@ MatchKey = Annotated[
     AfterValidator(_check_match_key),
     WithJsonSchema({"type": "string", "pattern": rf"^({'|'.join(MATCH_KEYS)}|(headers|payload|extensions)\..+)$"}),
 ]
+FunctionName = Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")]
+"""`module:function`."""
+
 MatchValue = Annotated[Scalar | tuple[Scalar, ...], BeforeValidator(_check_match_value)]
 
 
@@ -366,7 +369,7 @@ class RouteConfig(Model):
     for_each: Expression | None = Field(
         None, description="Expression for a list; the command is executed once for each `item`, with its `index`."
     )
-    map: Annotated[str, StringConstraints(pattern=r"^[\w.]+:[\w.]+$")] | None = Field(
+    map: FunctionName | None = Field(
         None,
         description="`module:function` that takes the envelope and returns the payload for the command.",
     )

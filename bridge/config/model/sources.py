@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from bridge.config.model.routes import FunctionName, MatchKey, MatchValue
 from bridge.config.model.servicebus import ServiceBusSourceConfig, Sessions
 from bridge.config.model.types import (
     Duration,
@@ -247,6 +248,31 @@ class KafkaSourceConfig(Model):
     )
 
 
+class UpcastConfig(Model):
+    """Conversion of the payloads of one older version into the form that the rules read."""
+
+    match: dict[MatchKey, MatchValue] = Field(
+        min_length=1,
+        description="Equalities that name the version, as in a route: `dataschema`, `extensions.recordname`, "
+        "`extensions.schemaid`, `headers.NAME`, `payload.PATH`, ...",
+    )
+    data: Expression | None = Field(
+        None, description="Expression for the new payload, over `event`, `payload` and `vars`."
+    )
+    map: FunctionName | None = Field(
+        None, description="`module:function` that takes the envelope and returns the new payload."
+    )
+    dataschema: str | None = Field(
+        None, min_length=1, description="`dataschema` of the converted message, which later upcasts and rules match."
+    )
+
+    @model_validator(mode="after")
+    def _one_conversion(self) -> UpcastConfig:
+        if (self.data is None) == (self.map is None):
+            raise ValueError("write either `data` or `map`")
+        return self
+
+
 class SourceConfig(Model):
     """One stream of messages, and the way it is read."""
 
@@ -279,7 +305,17 @@ class SourceConfig(Model):
     ordering_domain: Name | None = Field(
         None, description="Sources of one domain share the order of equal keys, within one process."
     )
-    schema_file: str | None = Field(None, alias="schema", description="JSON Schema file for messages of this source.")
+    schema_file: str | None = Field(
+        None,
+        alias="schema",
+        description="JSON Schema file for messages of this source. With `codec: avro`, an Avro schema (`.avsc`), "
+        "which validates nothing: `bridge check` compares its types with the rules.",
+    )
+    upcast: tuple[UpcastConfig, ...] = Field(
+        (),
+        description="Conversions of older versions of a payload, tried in this order before `schema` and the rules; "
+        "each sees the result of those before it.",
+    )
     no_match: Literal["dead_letter", "ignore"] = Field(description="Treatment of a message that no rule matches.")
     dead_letter: Annotated[str, AfterValidator(_check_dead_letter)] | None = Field(
         None,
@@ -305,6 +341,11 @@ class SourceConfig(Model):
     )
     kafka: KafkaSourceConfig | None = Field(None, description="Settings of Kafka sources.")
     servicebus: ServiceBusSourceConfig | None = Field(None, description="Settings of Service Bus sources.")
+
+    @property
+    def only_types(self) -> bool:
+        """True if the schema is an Avro schema, which validates nothing."""
+        return self.codec == "avro" and (self.schema_file or "").endswith(".avsc")
 
     @property
     def origins(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ class Span:
 
     start, end: offsets, with its quotes.
     style: `'`, `"`, `|`, `>` or empty.
+    value: content, without quotes, escapes and indentation.
     """
 
     line: int
@@ -30,6 +31,7 @@ class Span:
     start: int
     end: int
     style: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,9 @@ def spans(text: str) -> list[Span]:
             first, last = event.start_mark, event.end_mark
             assert first is not None
             assert last is not None
-            found.append(Span(first.line + 1, first.column + 1, first.index, last.index, event.style or ""))
+            found.append(
+                Span(first.line + 1, first.column + 1, first.index, last.index, event.style or "", event.value)
+            )
     return found
 
 
@@ -64,7 +68,7 @@ def suppressions_in(text: str) -> Iterator[Suppression]:
 
 def comments(text: str) -> Iterator[tuple[int, str]]:
     """Offset and text of each comment, with its `#`."""
-    scalars = [(_inside(text, span), span.end) for span in spans(text)]
+    scalars = [(content_start(text, span), span.end) for span in spans(text)]
     starts = [start for start, _ in scalars]
     end = 0
     for found in _BEGIN.finditer(text):
@@ -78,7 +82,7 @@ def comments(text: str) -> Iterator[tuple[int, str]]:
         yield start, rest.group()
 
 
-def _inside(text: str, span: Span) -> int:
+def content_start(text: str, span: Span) -> int:
     """Offset at which the content of a scalar begins: a comment may follow the `|` of a block."""
     if span.style not in ("|", ">"):
         return span.start

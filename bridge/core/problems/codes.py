@@ -20,13 +20,14 @@ PAGE = "docs/check.md"
 class Code:
     """One kind of message.
 
-    needs: input without which the check does not run: imported workflow modules, or sample messages.
+    needs: input without which the check does not run: imported workflow modules, sample messages, or two versions of a
+    schema.
     """
 
     name: str
     severity: Literal["error", "warning"]
     summary: str
-    needs: Literal["", "imports", "samples"] = ""
+    needs: Literal["", "imports", "samples", "schemas"] = ""
 
     @property
     def title(self) -> str:
@@ -63,6 +64,7 @@ _TABLE = (
     Code("C021", "warning", "a sub-queue without dead letters"),
     Code("C022", "error", "parts of a saga that do not fit together"),
     Code("C023", "warning", "a saga step that waits without limit"),
+    Code("C024", "warning", "a file of tokens that cannot be read"),
     Code(SUPPRESSION, "warning", "a suppression that is not valid"),
     # Rules
     Code("R001", "error", "an expression that does not compile"),
@@ -90,6 +92,10 @@ _TABLE = (
     Code("R023", "warning", "a limit under which one value delays all others"),
     Code("R024", "warning", "a rule that no sample reaches", needs="samples"),
     Code("R025", "warning", "yes or no as text"),
+    Code("R030", "warning", "a version that the worker leaves to others"),
+    Code("R031", "warning", "a member that the schema does not have"),
+    Code("R032", "warning", "a type that does not fit the schema"),
+    Code("R033", "warning", "an expression that does not fit a version of a schema", needs="schemas"),
     # Insecure settings
     Code("S001", "warning", "credentials without TLS on Kafka"),
     Code("S002", "warning", "Kafka without TLS and credentials"),
@@ -106,6 +112,8 @@ _TABLE = (
     Code("S013", "warning", "an ops port without TLS"),
     Code("S014", "warning", "an ops port for every client"),
     Code("S015", "warning", "a secret in a file"),
+    Code("S016", "warning", "tokens over HTTP"),
+    Code("S017", "warning", "an identity provider over HTTP"),
     # Workflow code
     Code("W001", "error", "a name that workflow code uses and nothing has"),
 )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 _LINE = re.compile(r'  File "([^"\n]{1,1000})", line (\d{1,9}), in ([^\n]{1,200})')
-_OURS = (f"{Path(__file__).parents[1]}/", "/site-packages/bridge/", "/durabletask/", "/site-packages/grpc/")
+_OURS = (f"{Path(__file__).parents[2]}/", "/site-packages/bridge/", "/durabletask/", "/site-packages/grpc/")
 """Parts of paths of the bridge and of the SDK."""
 _LIBRARIES = ("/site-packages/", "/dist-packages/", "/lib/python3", "<frozen ")
 

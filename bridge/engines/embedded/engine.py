@@ -9,11 +9,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durabletask.client import AsyncTaskHubGrpcClient
-from durabletask.grpc_options import GrpcWorkerResiliencyOptions
-from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.errors import EngineMisconfigured, EngineUnavailable
@@ -21,11 +19,6 @@ from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
-from bridge.engines.embedded.host_rules import BridgeRules
-from bridge.engines.embedded.inprocess import AioChannel, Channel
-from bridge.engines.embedded.processes.settings import ProcessSettings
-from bridge.engines.embedded.processes.supervisor import StreamLimits, WorkerProcesses
-from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.grpc_channel import (
     BEFORE,
     BEFORE_TRACING,
@@ -37,28 +30,27 @@ from bridge.engines.grpc_channel import (
 )
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.worker.compatibility import CompatibilityMonitor
-from bridge.engines.worker.contained_worker import ContainedWorker
-from bridge.engines.worker.setup import MonitoredWorker, concurrency, quiet_logger, threads
-from bridge.engines.workflows import Workflows
-from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.defaults import MAX_REQUEST
-from bridge.sqlite_engine.hub.kept_spans import KeptSpans
-from bridge.sqlite_engine.hub.leases import DRAINING
+from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.sqlite_engine.maintenance.inspection import read_states
 from bridge.sqlite_engine.maintenance.process_files import FileLock
-from bridge.sqlite_engine.options import (
-    PERIOD_SECONDS,
-    DatabaseOptions,
-    RetentionPolicy,
-    TracingOptions,
-)
-from bridge.sqlite_engine.protocol.server import Guard, Server
-from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.sqlite_engine.storage import counts
 from bridge.system import private
 from bridge.system.processes import is_stopped
 from bridge.system.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from durabletask.serialization import DataConverter
+
+    from bridge.engines.embedded.inprocess import AioChannel, Channel
+    from bridge.engines.embedded.processes.settings import ProcessSettings
+    from bridge.engines.embedded.processes.supervisor import WorkerProcesses
+    from bridge.engines.worker.compatibility import CompatibilityMonitor
+    from bridge.engines.worker.contained_worker import ContainedWorker
+    from bridge.engines.workflows import Workflows
+    from bridge.sqlite_engine.database import Database
+    from bridge.sqlite_engine.hub.kept_spans import KeptSpans
+    from bridge.sqlite_engine.options import TracingOptions
+    from bridge.sqlite_engine.protocol.server import Guard, Server
 
 _DAY_SECONDS = 86_400
 
@@ -139,8 +131,12 @@ class EmbeddedEngine:
 
     async def instance_counts(self) -> InstanceCounts | None:
         """Counts in the engine's file, whichever process hosts the engine."""
-        rows = await asyncio.to_thread(counts.read, self._directory / FILE)
-        return None if rows is None else _summed(rows)
+        file = self._directory / FILE
+        rows = await asyncio.to_thread(counts.read, file)
+        if rows is None:
+            return None
+        versions = await asyncio.to_thread(counts.read_versions, file)
+        return replace(_summed(rows), versions={(name, version): number for name, version, number in versions})
 
     async def entity_states(self, prefix: str) -> Mapping[str, str]:
         """See `StoredEntities.entity_states`."""
@@ -173,6 +169,9 @@ class EmbeddedEngine:
         if self._client is not None:
             return
         if self._host:
+            from bridge.engines.embedded.inprocess import AioChannel
+            from bridge.sqlite_engine.protocol.service import AioSidecarService
+
             await asyncio.to_thread(self._start_host)
             assert self._database is not None
             service = AioSidecarService(self._database)
@@ -190,6 +189,14 @@ class EmbeddedEngine:
             self._attach()
 
     def _start_host(self) -> None:
+        # Only the daemon imports the engine itself: a command that attaches to it would wait a quarter of a second
+        from bridge.engines.embedded.host_rules import BridgeRules
+        from bridge.sqlite_engine.database import Database
+        from bridge.sqlite_engine.defaults import MAX_REQUEST
+        from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
+        from bridge.sqlite_engine.protocol.server import Server
+        from bridge.sqlite_engine.protocol.service import AioSidecarService
+
         make_private(self._directory)
         age = self._config.retention
         period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
@@ -229,6 +236,8 @@ class EmbeddedEngine:
             raise
 
     def _guard(self) -> Guard:
+        from bridge.sqlite_engine.protocol.server import Guard
+
         config, tls = self._config, None
         if config.tls is not None:
             key, client_ca = (None if file is None else Path(file) for file in (config.tls.key, config.tls.client_ca))
@@ -322,6 +331,8 @@ class EmbeddedEngine:
         """
         if sys.platform != "linux":
             raise EngineMisconfigured("`worker.processes` needs Linux; write `processes: 0`")
+        from bridge.engines.embedded.processes.supervisor import StreamLimits, WorkerProcesses
+
         if self._database is None:
             raise RuntimeError(f"engine {self.name!r} is not hosted here")
         worker = self._config.worker
@@ -336,6 +347,7 @@ class EmbeddedEngine:
             stuck_after=worker.stuck_after,
             sessions=self._config.sessions > 0,
             memory_limit=worker.memory_limit,
+            versions=worker.versions,
         )
         return WorkerProcesses(
             self._database, number, settings, limits, workflows, command, monitor=monitor, figures=figures
@@ -347,11 +359,19 @@ class EmbeddedEngine:
         data_converter: DataConverter | None = None,
         monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
-        stuck_after = self._config.worker.stuck_after
+        from durabletask.grpc_options import GrpcWorkerResiliencyOptions
+
+        from bridge.engines.embedded.inprocess import Channel
+        from bridge.engines.embedded.worker import DirectWorker
+        from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
+        from bridge.sqlite_engine.hub.leases import DRAINING
+        from bridge.sqlite_engine.protocol.service import SidecarService
+
+        own = self._config.worker
         # A dead host breaks the stream at once. Silence only means that there is no work.
         options: dict[str, Any] = {
             "logger": quiet_logger(f"{self.name}.worker"),
-            "concurrency_options": concurrency(self._config.worker, workflows),
+            "concurrency_options": concurrency(own, workflows),
             "data_converter": data_converter,
             "resiliency_options": GrpcWorkerResiliencyOptions(
                 silent_disconnect_timeout_seconds=0, reconnect_backoff_cap_seconds=RECONNECT_SECONDS
@@ -360,7 +380,7 @@ class EmbeddedEngine:
         if self._database is not None:
             if self._config.dispatch == "direct":
                 del options["resiliency_options"]
-                size = threads(self._config.worker, workflows)
+                size = threads(own, workflows)
                 worker = DirectWorker(
                     self._database,
                     activity_threads=size,
@@ -368,13 +388,13 @@ class EmbeddedEngine:
                     session_bytes=self._config.session_bytes,
                     **options,
                 )
-                return worker.add_workflows(workflows, monitor, stuck_after)
+                return worker.add_workflows(workflows, monitor, own.stuck_after, own.versions)
             channel = Channel(SidecarService(self._database), timeout=self._config.timeout)
             self._workers.append(channel)
             worker_ = MonitoredWorker(
                 channel=channel, running=self._database.running, emit_trace_spans=False, **options
             )
-            return worker_.add_workflows(workflows, monitor, stuck_after)
+            return worker_.add_workflows(workflows, monitor, own.stuck_after, own.versions)
         if self._address is None:
             raise RuntimeError(f"engine {self.name!r} is not started")
         attached = MonitoredWorker(
@@ -384,7 +404,7 @@ class EmbeddedEngine:
             emit_trace_spans=False,
             **options,
         )
-        return attached.add_workflows(workflows, monitor, stuck_after)
+        return attached.add_workflows(workflows, monitor, own.stuck_after, own.versions)
 
 
 def _summed(rows: Sequence[tuple[int, str, str, str, str, int]]) -> InstanceCounts:

@@ -124,6 +124,11 @@ class Finishes:
         self.sagas: Counter[tuple[str, str]] = Counter()
         self.seconds: dict[tuple[str, str], Histogram] = {}
 
+    def know(self, names: Collection[str]) -> None:
+        """Add names of orchestrations and sagas that are known."""
+        with self._lock:
+            self._names.update(names)
+
     def add(self, ends: Sequence[Finish]) -> None:
         """Count the ends of one commit."""
         with self._lock:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
+from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any, Self
 
 from durabletask.internal import orchestrator_service_pb2 as pb
@@ -19,9 +20,9 @@ from durabletask.worker import (
 
 from bridge.config.model.engines import WorkerConfig
 from bridge.core.errors import is_final_failure
+from bridge.core.system_names import PREFIX
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker, RunningWorker
-from bridge.engines.worker.failures import presentable
 from bridge.engines.workflows import Workflows
 
 _NOBODY = "bridge.nobody"
@@ -42,42 +43,6 @@ def concurrency(config: WorkerConfig, workflows: Workflows) -> ConcurrencyOption
     )
 
 
-class _WithoutStops(logging.Filter):
-    """Filter that drops the warning with which the SDK's worker reports that its own `stop` cancelled the stream."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return not (text.startswith("Error in work item stream") and "CANCELLED" in text)
-
-
-class _Printable(logging.Filter):
-    """Filter that replaces exceptions that cannot be printed, or whose text is too long.
-
-    The SDK logs exceptions of entities unchanged.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.msg, BaseException):
-            record.msg = presentable(record.msg)
-        if record.exc_info and record.exc_info[1] is not None:
-            shown = presentable(record.exc_info[1])
-            record.exc_info = (type(shown), shown, shown.__traceback__)
-        return True
-
-
-_PRINTABLE = _Printable()
-_WITHOUT_STOPS = _WithoutStops()
-
-
-def quiet_logger(name: str) -> logging.Logger:
-    """Create a logger for the SDK at level WARNING, because its clients and workers log every call at INFO."""
-    logger = logging.getLogger(f"bridge.sdk.{name}")
-    logger.setLevel(logging.WARNING)
-    logger.addFilter(_PRINTABLE)
-    logger.addFilter(_WITHOUT_STOPS)
-    return logger
-
-
 class MonitoredWorker(ContainedWorker):
     """Worker of the SDK with a monitor that inspects responses before they are sent."""
 
@@ -87,14 +52,24 @@ class MonitoredWorker(ContainedWorker):
     known: Workflows | None = None
     """Names that the workers of this process register, and external ones; None when the names are not all known."""
 
+    versions: Collection[str] = ()
+    """Versions of the orchestrations that this worker runs; empty for all."""
+
     def add_workflows(
-        self, workflows: Workflows, monitor: CompatibilityMonitor | None = None, stuck_after: float | None = None
+        self,
+        workflows: Workflows,
+        monitor: CompatibilityMonitor | None = None,
+        stuck_after: float | None = None,
+        versions: Sequence[str] = (),
     ) -> Self:
         """Register the workflows, with filters for their names: the worker then gets no unknown work. Returns itself.
 
         stuck_after: seconds after which work that waits behind busy threads counts as stuck; None disables the check.
+        versions: versions of the orchestrations that this worker runs, and of the activities that they call; empty for
+        all. The bridge's own orchestrations have no version.
         """
         self.monitor = monitor
+        self.versions = versions
         self.stuck_after = stuck_after
         self.known = workflows
         for orchestrator in workflows.orchestrators.values():
@@ -111,11 +86,24 @@ class MonitoredWorker(ContainedWorker):
                     [EntityWorkItemFilter(_NOBODY)],
                 )
             )
+        elif versions:
+            self.use_work_item_filters(
+                WorkItemFilters(
+                    [
+                        OrchestrationWorkItemFilter(name, own_versions(name, versions))
+                        for name in workflows.orchestrators
+                    ],
+                    [ActivityWorkItemFilter(name, own_versions(name, versions)) for name in workflows.activities],
+                    [EntityWorkItemFilter(name) for name in workflows.entities],
+                )
+            )
         else:
             self.use_work_item_filters()
         return self
 
     def inspect_turn(self, request: Any, response: pb.OrchestratorResponse) -> None:
+        if self.versions:
+            _inherit_version(request, response)
         if self.monitor is not None:
             self.monitor.inspect_turn(request, response, self.known)
 
@@ -123,6 +111,32 @@ class MonitoredWorker(ContainedWorker):
         """Mark final failures as non-retriable, for orchestrators of SDKs that respect the mark."""
         if is_final_failure(response.failureDetails.errorType):
             response.failureDetails.isNonRetriable = True
+
+
+def own_versions(name: str, versions: Sequence[str]) -> list[str]:
+    """Versions in the filter of a name; empty for all."""
+    return [] if name.startswith(PREFIX) else [*versions]
+
+
+def _inherit_version(request: Any, response: pb.OrchestratorResponse) -> None:
+    """Give the children that a turn starts without a version the version of their parent.
+
+    Without one, no worker of this version would run them.
+    """
+    starts = [
+        action.createSubOrchestration
+        for action in response.actions
+        if action.HasField("createSubOrchestration")
+        and not action.createSubOrchestration.HasField("version")
+        and not action.createSubOrchestration.name.startswith(PREFIX)
+    ]
+    if not starts:
+        return
+    events = chain(request.pastEvents, request.newEvents)
+    started = next((event.executionStarted for event in events if event.HasField("executionStarted")), None)
+    if started is not None and started.HasField("version"):
+        for start in starts:
+            start.version.CopyFrom(started.version)
 
 
 async def stop_worker(worker: TaskHubGrpcWorker | RunningWorker, deadline: float) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, NoReturn
 
@@ -42,8 +42,12 @@ SOURCE |= {"key_base64", "headers_base64", "data_base64"}
 
 @cache
 def _environment(variables: frozenset[str]) -> cel.Env:
+    return _typed_environment(dict.fromkeys(sorted(variables), cel.Type.DYN))
+
+
+def _typed_environment(variables: Mapping[str, Any]) -> cel.Env:
     return cel.NewEnv(
-        variables=dict.fromkeys(sorted(variables), cel.Type.DYN),
+        variables=dict(variables),
         extensions=[
             ext_optional.ExtOptional(),
             ext_strings.ExtStrings(),
@@ -286,9 +290,9 @@ class Compiler:
     """Expressions without problems, each with its place."""
     _projections: Projections = field(default_factory=Projections)
 
-    def report(self, path: tuple[str | int, ...], what: str, code: str = "R001") -> None:
-        """Add a problem."""
-        self.problems.append(coded(code, self.locate(path, what)))
+    def report(self, path: tuple[str | int, ...], what: str, code: str = "R001", offset: int | None = None) -> None:
+        """Add a problem. offset: its character in the value at the path; None for the whole value."""
+        self.problems.append(replace(coded(code, self.locate(path, what)), offset=offset))
 
     def condition(
         self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
@@ -303,10 +307,10 @@ class Compiler:
         return self._compile(source, path, where, names, _refused_as_value)
 
     def text(
-        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE
+        self, source: str, path: tuple[str | int, ...], where: str, names: frozenset[str] = ROUTE, start: int = 0
     ) -> Expression | None:
-        """Compile an expression inside a template; None after a problem."""
-        return self._compile(source, path, where, names, _refused_as_text)
+        """Compile an expression inside a template, where it begins at `start`; None after a problem."""
+        return self._compile(source, path, where, names, _refused_as_text, start)
 
     def _compile(
         self,
@@ -315,29 +319,31 @@ class Compiler:
         where: str,
         names: frozenset[str],
         refused: Callable[[str], str | None],
+        start: int = 0,
     ) -> Expression | None:
         environment = _environment(names)
         try:
             program = environment.compile(source)
         except RuntimeError as error:
             if (what := _braces(source)) is not None:
-                self.report(path, f"{what}\n  {source}", "R003")
+                self.report(path, f"{what}\n  {source}", "R003", start + source.find("{{"))
             else:
-                self.report(path, failure.compile_text(str(error), source))
+                what, at = failure.compile_text(str(error), source)
+                self.report(path, what, offset=None if at is None else start + at)
             return None
         if what := refused(program.return_type().name()):
-            self.report(path, f"{what}\n  {source}", "R015" if refused is _refused_as_condition else "R001")
+            self.report(path, f"{what}\n  {source}", "R015" if refused is _refused_as_condition else "R001", start)
             return None
         found = readings(source, names)
-        if what := self._unknown_member(source, found):
-            self.report(path, what)
+        if (unknown := self._unknown_member(source, found)) is not None:
+            self.report(path, unknown[0], offset=start + unknown[1])
             return None
         projection = self._projections.of(environment, found)
         if (rewritten := cel_map_order.in_order(zones.checked(source))) != source:
             try:
                 program = environment.compile(rewritten)
             except RuntimeError:
-                self.report(path, f"is nested too deeply\n  {source}")
+                self.report(path, f"is nested too deeply\n  {source}", offset=start)
                 return None
         expression: Expression
         if len(found) == 1 and found[0].alone:
@@ -350,7 +356,8 @@ class Compiler:
         self.compiled.append((path, expression))
         return expression
 
-    def _unknown_member(self, source: str, found: Sequence[Reading]) -> str | None:
+    def _unknown_member(self, source: str, found: Sequence[Reading]) -> tuple[str, int] | None:
+        """Text and offset of the first member that its variable does not have."""
         for reading in found:
             known: Collection[str] | None = self.members.get(reading.variable)
             if known is None:
@@ -362,8 +369,22 @@ class Compiler:
             column = source.find(member, source.find(reading.variable))
             line_start = source.rfind("\n", 0, column) + 1
             shown = source[line_start:].split("\n", 1)[0]
-            return f"{reading.variable} has no {member}; it has {names}\n  {shown}\n  {' ' * (column - line_start)}^"
+            mark = " " * (column - line_start) + "^"
+            return f"{reading.variable} has no {member}; it has {names}\n  {shown}\n  {mark}", column
         return None
+
+
+def typed_error(source: str, names: frozenset[str], types: Mapping[str, Any]) -> str | None:
+    """Error of the CEL library for an expression with variables of known types; None if it compiles.
+
+    names: variables of any type. types: further variables, with their types.
+    """
+    variables = dict.fromkeys(sorted(names), cel.Type.DYN) | dict(types)
+    try:
+        _typed_environment(variables).compile(source)
+    except RuntimeError as error:
+        return str(error)
+    return None
 
 
 def compile_error(source: str, names: frozenset[str]) -> str | None:

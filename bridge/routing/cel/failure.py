@@ -152,19 +152,24 @@ _FOREIGN = re.compile(r"\?\.(?=[A-Za-z_])|\?\?")
 _WORD = re.compile(r"\w+|[=!<>&|]+|\S")
 
 
-def compile_text(message: str, expression: str) -> str:
-    """Compile error of an expression in words, its line, and a caret below the column. Several lines."""
+def compile_text(message: str, expression: str) -> tuple[str, int | None]:
+    """Compile error of an expression in words, its line, and a caret below the column: several lines.
+
+    The second result is the offset of that column in the expression; None if the library names no place.
+    """
     found = _COMPILE.search(message)
     if not found:
-        return f"is not a CEL expression\n  {expression}"
-    line, column = int(found[1]), max(int(found[2]), 1)
+        return f"is not a CEL expression\n  {expression}", None
+    column = max(int(found[2]), 1)
     lines = expression.split("\n")
-    shown = lines[min(line, len(lines)) - 1].replace("\t", " ")
+    number = min(int(found[1]), len(lines)) - 1
+    shown = lines[number].replace("\t", " ")
     what = _cause(found[3])
     clause = _compile_sentence(what, shown, column - 1)
     culprit = _culprit(what, shown, column - 1)
     at = column - 1 if culprit is None else culprit[0]
-    return f"{clause}\n  {shown}\n  {' ' * at}^"
+    before = sum(len(line) + 1 for line in lines[:number])
+    return f"{clause}\n  {shown}\n  {' ' * at}^", min(before + at, len(expression))
 
 
 def _cause(text: str) -> str:

@@ -63,13 +63,16 @@ def compile_template(
             parts.append(text[position:opening])
         closing = closing_braces(text, opening + 2)
         if closing < 0:
-            compiler.report(path, f"a {{{{ is not closed by }}}}\n  {text}\n  {' ' * opening}^", "R002")
+            compiler.report(path, f"a {{{{ is not closed by }}}}\n  {text}\n  {' ' * opening}^", "R002", opening)
             return None
-        source = text[opening + 2 : closing].strip()
+        inner = text[opening + 2 : closing]
+        source = inner.strip()
         if not source:
-            compiler.report(path, f"there is no expression between the braces\n  {text}\n  {' ' * opening}^", "R002")
+            what = f"there is no expression between the braces\n  {text}\n  {' ' * opening}^"
+            compiler.report(path, what, "R002", opening)
             return None
-        expression = compiler.text(source, path, where, names)
+        start = opening + 2 + len(inner) - len(inner.lstrip())
+        expression = compiler.text(source, path, where, names, start)
         if expression is None:
             sound = False
         else:

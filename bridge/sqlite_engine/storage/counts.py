@@ -262,3 +262,20 @@ def read(path: Path) -> list[tuple[int, str, str, str, str, int]] | None:
     except sqlite3.Error:
         return None
     return [(day, name, saga, _status(status), outcome, number) for day, name, saga, status, outcome, number in rows]
+
+
+MAX_VERSIONS = 1000
+"""Most pairs of orchestration and version that are counted."""
+
+
+def read_versions(path: Path) -> list[tuple[str, str, int]]:
+    """Unfinished instances by name and version, of those with a version; empty when the file cannot be read."""
+    query = (
+        "SELECT name, version, count(*) FROM instances WHERE version IS NOT NULL AND finished_at IS NULL"
+        " GROUP BY 1, 2 LIMIT ?"
+    )
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=5)) as connection:
+            return connection.execute(query, (MAX_VERSIONS,)).fetchall()
+    except sqlite3.Error:
+        return []

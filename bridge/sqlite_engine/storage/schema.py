@@ -259,6 +259,13 @@ def _recognize(connection: sqlite3.Connection, path: Path) -> tuple[int, int, bo
     return version, encrypted, not tables
 
 
+_VERSIONS = (
+    "CREATE INDEX IF NOT EXISTS instances_versions ON instances (name, version)"
+    " WHERE version IS NOT NULL AND finished_at IS NULL"
+)
+"""Index outside of the schema's versions, which older programs maintain too: unfinished instances with a version."""
+
+
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Create the tables, or migrate an older file, each step in one transaction.
 
@@ -279,6 +286,7 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
                 f"BEGIN IMMEDIATE; {MIGRATIONS[step]}; PRAGMA application_id={APPLICATION_ID}; "
                 f"PRAGMA user_version={(step + 1) | encrypted}; COMMIT"
             )
+        connection.execute(_VERSIONS)
     except sqlite3.DatabaseError as error:
         if connection.in_transaction:
             connection.execute("ROLLBACK")

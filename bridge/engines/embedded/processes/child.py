@@ -26,7 +26,7 @@ from bridge.engines.embedded.processes.reports import Reporter
 from bridge.engines.embedded.processes.settings import HEADER, SLOT, ProcessSettings
 from bridge.engines.embedded.session import Session
 from bridge.engines.worker.failures import text_of, type_name
-from bridge.engines.worker.setup import quiet_logger
+from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.hub.work_items import ActivityItem, TurnRequest, TurnResponse
 from bridge.system.slots import ThreadSlots
@@ -253,7 +253,7 @@ def _run(
         outbox,
         logger=quiet_logger(f"{settings.engine}.worker"),
         data_converter=converter(),
-    ).add_workflows(workflows, stuck_after=settings.stuck_after)
+    ).add_workflows(workflows, stuck_after=settings.stuck_after, versions=settings.versions)
     worker.start_pools(ChannelStub(worker, outbox))
     worker.mark_running()
     outbox.start()

@@ -1,8 +1,8 @@
-"""Findings in SARIF 2.1.0, the format of code hosts."""
+"""Findings in the forms of code hosts: SARIF 2.1.0, and annotations of GitHub."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,9 +15,14 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A rule of a tool. help: text for readers who want to know more; empty if there is none."""
+    """A rule of a tool.
+
+    title: heading of its annotations.
+    help: text for readers who want to know more; empty if there is none.
+    """
 
     text: str
+    title: str
     help: str = ""
 
 
@@ -38,12 +43,37 @@ def sarif(findings: Sequence[Finding], orchestrators: int | None = None) -> dict
 
     orchestrators: number of analysed functions, written as a property of the run.
     """
-    results = [
+    properties = {} if orchestrators is None else {"orchestrators": orchestrators}
+    return log("bridge lint", _RULES, _results(findings), properties)
+
+
+def github(findings: Sequence[Finding]) -> Iterator[str]:
+    """Annotations of `bridge lint`, see `github_annotations`."""
+    return github_annotations(_RULES, _results(findings))
+
+
+_RULES = {rule: Rule(text, f"{rule}: {text}") for rule, text in RULES.items()}
+
+
+def _results(findings: Sequence[Finding]) -> list[Result]:
+    return [
         Result(each.rule, "error", f"{each.what}; {each.remedy}", each.file, each.line, each.column)
         for each in findings
     ]
-    properties = {} if orchestrators is None else {"orchestrators": orchestrators}
-    return log("bridge lint", {rule: Rule(text) for rule, text in RULES.items()}, results, properties)
+
+
+def github_annotations(rules: Mapping[str, Rule], results: Sequence[Result]) -> Iterator[str]:
+    """Workflow commands of GitHub Actions, which become annotations of the lines of a change."""
+    for each in results:
+        place = f",line={each.line},col={max(each.column, 1)}" if each.line else ""
+        title, file = (
+            _escaped(text).replace(":", "%3A").replace(",", "%2C") for text in (rules[each.rule].title, each.file)
+        )
+        yield f"::{each.level} file={file}{place},title={title}::{_escaped(each.text)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def log(

@@ -1,0 +1,177 @@
+"""Description of the API as an OpenAPI 3.1 document, made from the table of operations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from bridge import __version__
+from bridge.app.operations.operation import Operation
+from bridge.app.operations.results import RESULTS
+from bridge.ops.api import KEY, KEY_HEADER, PREFIX, PROBLEM
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+_REF = "#/components/schemas/{model}"
+_NAMES = re.compile(r"\{([a-z_]+)\}")
+_ERRORS: Mapping[int, str] = {
+    400: "The body is not a JSON object.",
+    401: "The request has no valid token.",
+    403: "The caller's role, or its right to payloads, does not allow it.",
+    404: "Nothing has this name.",
+    408: "The body did not arrive in time.",
+    409: "The state of the thing does not allow it.",
+    413: "The body is too large.",
+    415: "The body is not `application/json`.",
+    422: "A parameter is not valid.",
+    429: "The caller asks too often; `Retry-After` has the seconds to wait.",
+    500: "A fault of the bridge; its log has more.",
+    503: "An engine, a broker, or the identity provider does not answer.",
+    504: "An engine did not answer in time; the outcome is unknown.",
+}
+_ALWAYS = (401, 403, 404, 409, 422, 429, 500, 503, 504)
+_WITH_BODY = (400, 408, 413, 415)
+
+
+def document(operations: Iterable[Operation[Any]], status: Any = dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI 3.1 document of the operations. status: type of the answer of `GET status`."""
+    table = list(operations)
+    parameters = {one.parameters for one in table}
+    _, definitions = models_json_schema([(each, "validation") for each in parameters], ref_template=_REF)
+    schemas: dict[str, Any] = dict(definitions.get("$defs", {}))
+    schemas["ProblemDetails"] = _PROBLEM_SCHEMA
+    paths: dict[str, dict[str, Any]] = {}
+    for one in table:
+        shown = paths.setdefault(PREFIX + one.path, {})
+        shown[one.method.lower()] = _operation(one, schemas)
+    paths[PREFIX + "status"] = {
+        "get": {
+            "operationId": "status",
+            "summary": "Show health, lag, failures, and what waits for a person.",
+            "tags": ["status"],
+            "x-role": "reader",
+            "responses": _responses(_schema(status, schemas), _ALWAYS),
+        }
+    }
+    return {
+        "openapi": "3.1.0",
+        "jsonSchemaDialect": DIALECT,
+        "info": {
+            "title": "durable-bridge",
+            "version": __version__,
+            "summary": "Operations on a running bridge.",
+            "description": "Times are RFC 3339 in UTC. The roles reader, operator and admin each have the rights of "
+            "those before it. Payloads need a right of their own; without it they are null. Repeat a POST with the "
+            f"same `{KEY_HEADER}` to get one effect.",
+        },
+        "security": [{"token": []}, {}],
+        "paths": {path: paths[path] for path in sorted(paths)},
+        "components": {
+            "schemas": {name: schemas[name] for name in sorted(schemas)},
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Token of `bridge tokens new`, or of the OpenID Connect provider.",
+                }
+            },
+        },
+    }
+
+
+_PROBLEM_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "description": "Problem details, RFC 9457.",
+    "required": ["type", "title", "status", "detail", "reason"],
+    "properties": {
+        "type": {"type": "string", "format": "uri"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "reason": {"type": "string", "description": "The bridge's word for the cause."},
+    },
+}
+
+
+def _operation(one: Operation[Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    names = _NAMES.findall(one.path)
+    model = schemas[one.parameters.__name__]
+    properties: Mapping[str, Any] = model.get("properties", {})
+    required = set(model.get("required", ()))
+    given: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": _path_schema(properties[name])} for name in names
+    ]
+    shown: dict[str, Any] = {
+        "operationId": one.name,
+        "summary": _summary(one),
+        "tags": [one.name.partition(".")[0]],
+        "x-role": one.role,
+        "x-payloads": sorted(one.payloads),
+    }
+    errors: tuple[int, ...] = _ALWAYS
+    rest = {name: each for name, each in properties.items() if name not in names}
+    if one.method == "GET":
+        given += [
+            {"name": name, "in": "query", "required": name in required, **_query(each)} for name, each in rest.items()
+        ]
+    else:
+        errors += _WITH_BODY
+        given.append(
+            {
+                "name": KEY_HEADER,
+                "in": "header",
+                "required": False,
+                "description": "Key of the request: a repetition with the same key has no second effect.",
+                "schema": {"type": "string", "pattern": f"^{KEY.pattern}$"},
+            }
+        )
+        body = {"type": "object", "properties": rest, "additionalProperties": False}
+        if needed := sorted(required - set(names)):
+            body["required"] = needed
+        shown["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    if given:
+        shown["parameters"] = given
+    shown["responses"] = _responses(_schema(RESULTS[one.name], schemas), sorted(errors))
+    return shown
+
+
+def _summary(one: Operation[Any]) -> str:
+    thing, _, action = one.name.rpartition(".")
+    return f"{action.replace('_', ' ').capitalize()} {thing}" if thing else action.capitalize()
+
+
+def _path_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"type": "string", "minLength": 1, **{name: each for name, each in schema.items() if name == "pattern"}}
+
+
+def _query(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Form of a parameter in a query: lists are separated by commas, objects are JSON text."""
+    kinds = [each for each in schema.get("anyOf", [schema]) if each.get("type") != "null"]
+    plain = dict(kinds[0]) if len(kinds) == 1 else dict(schema)
+    described = {"description": schema["description"]} if "description" in schema else {}
+    if plain.get("type") == "object" or "additionalProperties" in plain:
+        return {**described, "content": {"application/json": {"schema": plain}}}
+    if plain.get("type") == "array":
+        return {**described, "style": "form", "explode": False, "schema": plain}
+    return {**described, "schema": plain}
+
+
+def _schema(kind: Any, schemas: dict[str, Any]) -> Any:
+    if kind is Any:
+        return {}
+    found = TypeAdapter(kind).json_schema(ref_template=_REF, mode="serialization")
+    schemas.update(found.pop("$defs", {}))
+    return found
+
+
+def _responses(schema: Any, errors: Iterable[int]) -> dict[str, Any]:
+    found: dict[str, Any] = {"200": {"description": "The result.", "content": {"application/json": {"schema": schema}}}}
+    for status in errors:
+        found[str(status)] = {
+            "description": _ERRORS[status],
+            "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
+        }
+    return found

@@ -1,0 +1,266 @@
+"""Types of the results of operations, for the description of the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from bridge.app.operations.dead_letter_batches import Submitted
+from bridge.app.operations.entities import Entity
+from bridge.app.operations.erase import Finding
+from bridge.app.operations.instances import Instance
+from bridge.app.operations.keys import KeyInfo
+from bridge.app.operations.trace import Found
+from bridge.core.errors import Problem
+from bridge.jobs.store import JobItem
+from bridge.pipeline.in_flight_search import InFlightMessage
+from bridge.waiting.operations import Change, WaitingMessage
+
+
+class EngineResult(TypedDict):
+    name: str
+    type: str
+    fingerprint: str
+
+
+class InstanceList(TypedDict):
+    all: int
+    instances: list[Instance]
+
+
+class Started(TypedDict):
+    instance_id: str
+    message_id: str | None
+    repeated: bool
+
+
+class Raised(TypedDict):
+    instance_id: str
+    event: str
+    message_id: str | None
+    repeated: bool
+
+
+class OneId(TypedDict):
+    instance_id: str
+
+
+class Purged(TypedDict):
+    purged: int
+
+
+class PurgedBy(TypedDict):
+    purged: int
+    complete: bool
+
+
+class Signalled(TypedDict):
+    entity: str
+    key: str
+    operation: str
+    message_id: str | None
+
+
+class Cleaned(TypedDict):
+    removed: int
+    released: int
+
+
+class Paused(TypedDict):
+    source: str
+    since: float
+
+
+class Resumed(TypedDict):
+    source: str
+    paused: bool
+    routes: list[str]
+
+
+class SourceLine(TypedDict, total=False):
+    source: str
+    route: str | None
+    state: str | None
+    pause: float | None
+    next: float | None
+    seek: list[str]
+    since: float
+    by: str
+    reason: str
+
+
+class Configured(TypedDict):
+    running: int | None
+    rate: float | None
+
+
+class SetLimit(TypedDict):
+    route: str
+    running: int | None
+    rate: float | None
+    until: float
+    since: float
+    by: str
+    reason: str
+
+
+class LimitLine(SetLimit):
+    engine: str
+    daemons: list[str]
+    configured: Configured
+
+
+class ClearedLimit(TypedDict):
+    route: str
+
+
+class Cancelled(TypedDict):
+    cancelled: list[str]
+
+
+class KeyId(TypedDict):
+    id: str
+
+
+class Matched(TypedDict):
+    count: int
+    reads: int
+    cut_off: float
+
+
+class JobSubmitted(TypedDict):
+    job: str
+    count: int
+    reads: int
+
+
+class Job(TypedDict):
+    """Job. Times are RFC 3339 in UTC; `eta_seconds` is null while it is unknown."""
+
+    job: str
+    kind: str
+    state: str
+    why: str | None
+    follows: bool
+    selection: str
+    arguments: dict[str, Any]
+    reason: str
+    by: str
+    cut_off: str | None
+    created: str | None
+    began: str | None
+    ended: str | None
+    rate: float | None
+    ramp: list[int]
+    stop_after_failures: int | None
+    follow: float
+    selected: int
+    counts: dict[str, int]
+    per_second: float | None
+    eta_seconds: float | None
+    control: dict[str, Any] | None
+    next: str | None
+
+
+class DeadLetterGroup(TypedDict):
+    """Dead letters with one cause. first, last: seconds since the Unix epoch."""
+
+    group: str
+    reason: str
+    error: str
+    format: str
+    count: int
+    first: float | None
+    last: float | None
+    detail: str
+    example: str
+    sources: dict[str, int]
+    routes: dict[str, int]
+    configs: dict[str, int]
+
+
+class DeadLetterGroups(TypedDict):
+    groups: list[DeadLetterGroup]
+    gone: list[str]
+
+
+class Configuration(TypedDict):
+    """Configuration of the daemon. effective: YAML with the origin of each value, secrets masked."""
+
+    version: str
+    directory: str
+    effective: str
+
+
+_Rows = list[dict[str, Any]]
+
+RESULTS: Mapping[str, Any] = {
+    "engines.list": list[EngineResult],
+    "instances.list": InstanceList,
+    "instances.show": Instance,
+    "instances.history": _Rows,
+    "instances.start": Started,
+    "instances.raise": Raised,
+    "instances.suspend": OneId,
+    "instances.resume": OneId,
+    "instances.terminate": OneId,
+    "instances.restart": OneId,
+    "instances.rewind": OneId,
+    "instances.purge": Purged,
+    "instances.purge_by": PurgedBy,
+    "instances.match": Matched,
+    **{
+        f"instances.{action}_by": JobSubmitted
+        for action in ("terminate", "raise", "suspend", "resume", "rewind", "restart")
+    },
+    "entities.list": list[Entity],
+    "entities.show": Entity,
+    "entities.signal": Signalled,
+    "entities.clean": Cleaned,
+    "early.list": list[WaitingMessage],
+    "early.release": Change,
+    "early.drop": Change,
+    "quarantine.list": list[WaitingMessage],
+    "quarantine.release": list[Change],
+    "quarantine.drop": Change,
+    "limits.list": list[LimitLine],
+    "limits.set": SetLimit,
+    "limits.clear": ClearedLimit,
+    "sources.list": list[SourceLine],
+    "sources.pause": Paused,
+    "sources.resume": Resumed,
+    "sources.lag": _Rows,
+    "sources.seek.plan": dict[str, Any],
+    "sources.seek.show": dict[str, Any],
+    "sources.seek": dict[str, Any],
+    "sources.seek.cancel": Cancelled,
+    "messages.show": list[InFlightMessage],
+    "messages.trace": Found,
+    "keys.list": list[KeyInfo],
+    "keys.rotate": KeyInfo,
+    "keys.retire": KeyId,
+    "erase": list[Finding],
+    "dlq.replay": list[Submitted],
+    "dlq.drop": list[Submitted],
+    "dlq.restore": list[Submitted],
+    "dlq.edit": Submitted,
+    "dlq.groups": DeadLetterGroups,
+    "dlq.list": _Rows,
+    "dlq.show": _Rows,
+    "jobs.list": list[Job],
+    "jobs.show": Job,
+    "jobs.items": list[JobItem],
+    "jobs.pause": Job,
+    "jobs.resume": Job,
+    "jobs.abort": Job,
+    "audit.list": _Rows,
+    "config.show": Configuration,
+    "reload": dict[str, Any],
+    "reload.plan": dict[str, Any],
+    "config.problems": list[Problem],
+    "routes.list": _Rows,
+    "targets.list": dict[str, dict[str, Any]],
+}
+"""Type of the result of each operation."""

@@ -1,0 +1,185 @@
+"""Reader of the taps of all daemons of a configuration on this machine: follows daemons that come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from bridge.app import state
+from bridge.app.composition import require
+from bridge.app.serve.control import FIND_SECONDS, sockets
+from bridge.app.serve.tap import TAP, TapOptions, condition
+from bridge.config.source import Loaded
+from bridge.core.errors import InvalidCommand
+from bridge.ops.api import PREFIX
+from bridge.ops.control import DIRECTORY, near
+from bridge.system.processes import is_stopped
+
+T = TypeVar("T")
+
+SCAN_SECONDS = 0.5
+"""Seconds between two scans for new daemons."""
+_QUEUE = 64
+"""Messages that wait to be printed. Beyond it nothing is read: the daemon counts what it leaves out."""
+_LONGEST = 1024 * 1024
+"""Bytes of the longest event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Sentence about a daemon."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMessage:
+    """Settled delivery. document: JSON of `bridge.app.serve.tap`. daemon: host and process id."""
+
+    daemon: str
+    document: Mapping[str, Any]
+
+
+class TapReader:
+    """Merges the taps of all daemons of a configuration."""
+
+    def __init__(self, loaded: Loaded, options: TapOptions) -> None:
+        """Check the options. Raises: LookupError for an unknown name, InvalidCommand."""
+        for source in options.sources:
+            require("source", source, loaded.config.sources)
+        routes = {route.name: route for route in loaded.config.routes}
+        for route in options.routes:
+            require("route", route, routes)
+        if options.where is not None:
+            condition(options.where, loaded.config.vars)
+        self._directory = state.state_directory(loaded) / DIRECTORY
+        self._options = options
+        self._found: asyncio.Queue[Note | LiveMessage | Exception] = asyncio.Queue(_QUEUE)
+        self._readers: dict[Path, asyncio.Task[None]] = {}
+        self._gone: set[Path] = set()
+        """Sockets of daemons that have ended or cannot be watched."""
+        self._silent: set[Path] = set()
+        """Sockets of daemons that take longer than usual to answer."""
+        self._connections = count()
+        self._counts: dict[int, Counter[str]] = {}
+        """Last counts by connection."""
+        self.daemons: set[str] = set()
+        """Daemons that have answered."""
+
+    def counts(self) -> Counter[str]:
+        """Counts of all daemons since this reader began; see `bridge.app.serve.tap.Tap.counts`."""
+        return sum(self._counts.values(), Counter())
+
+    async def read(self) -> AsyncGenerator[Note | LiveMessage, None]:
+        """Messages and notes, without end. Raises: InvalidCommand when a daemon refuses the tap."""
+        scanning = asyncio.create_task(self._scan())
+        try:
+            while True:
+                found = await self._found.get()
+                if isinstance(found, Exception):
+                    raise found
+                yield found
+        finally:
+            for task in (scanning, *self._readers.values()):
+                task.cancel()
+            await asyncio.gather(scanning, *self._readers.values(), return_exceptions=True)
+
+    async def _scan(self) -> None:
+        waiting = False
+        while True:
+            paths = sockets(self._directory)
+            self._gone.intersection_update(paths)
+            self._readers = {path: task for path, task in self._readers.items() if not task.done()}
+            for path in paths:
+                if path not in self._readers and path not in self._gone:
+                    self._readers[path] = asyncio.create_task(self._follow(path))
+            if self._readers:
+                waiting = False
+            elif not waiting:
+                waiting = True
+                await self._found.put(Note("no daemon of this configuration runs on this machine; waiting for one"))
+            await asyncio.sleep(SCAN_SECONDS)
+
+    async def _follow(self, path: Path) -> None:
+        """Read the tap of one daemon to its end."""
+        name = f"daemon {path.name.partition('-')[0]}"
+        try:
+            with near(path) as short:
+                async with aiohttp.ClientSession(
+                    connector=aiohttp.UnixConnector(short, limit=1), timeout=aiohttp.ClientTimeout(total=None)
+                ) as session:
+                    await self._stream(session, path, name)
+        except aiohttp.ClientConnectorError:
+            self._gone.add(path)  # left by a killed daemon
+        except (aiohttp.ClientError, OSError):
+            await self._found.put(Note(f"{name} has closed the connection"))
+        except InvalidCommand as error:
+            await self._found.put(error)
+        except (ValueError, LookupError, TypeError):
+            self._gone.add(path)
+            await self._found.put(Note(f"{name} sends what this version does not understand, and is left out"))
+
+    async def _stream(self, session: aiohttp.ClientSession, path: Path, name: str) -> None:
+        options = quote(self._options.model_dump_json(), safe="")
+        url = URL(f"http://localhost{PREFIX}{TAP}?options={options}", encoded=True)
+        async with await self._patiently(session.get(url), path, name) as response:
+            if response.status == 404:
+                self._gone.add(path)
+                await self._found.put(Note(f"{name} runs an older version without taps, and is left out"))
+                return
+            if response.status != 200:
+                problem = json.loads(await response.read())
+                raise InvalidCommand(str(problem.get("detail", f"{name}: HTTP {response.status}")))
+            key, rest = next(self._connections), b""
+            while chunk := await self._patiently(response.content.readany(), path, name):
+                *lines, rest = (rest + chunk).split(b"\n")
+                if len(rest) > _LONGEST:
+                    raise ValueError("the event is too long")
+                for line in lines:
+                    if line.startswith(b"data: "):
+                        name = await self._event(json.loads(line[6:]), key)
+            raise aiohttp.ServerDisconnectedError
+
+    async def _patiently(self, work: Coroutine[Any, Any, T], path: Path, name: str) -> T:
+        """Result of a call to a daemon, with a note when it takes long."""
+        task = asyncio.ensure_future(work)
+        try:
+            done, _ = await asyncio.wait({task}, timeout=FIND_SECONDS)
+            if not done and path not in self._silent:
+                self._silent.add(path)
+                await self._found.put(Note(_silence(name, path)))
+            result = await task
+        finally:
+            task.cancel()
+        if path in self._silent:
+            self._silent.discard(path)
+            await self._found.put(Note(f"{name} answers again"))
+        return result
+
+    async def _event(self, event: Any, key: int) -> str:
+        """Take one event; return the name of its daemon."""
+        daemon = str(event["daemon"])
+        if key not in self._counts:
+            self.daemons.add(daemon)
+            await self._found.put(Note(f"watching daemon {daemon}"))
+        self._counts[key] = Counter({name: int(number) for name, number in event["counts"].items()})
+        if "delivery" in event:
+            await self._found.put(LiveMessage(daemon, event["delivery"]))
+        return f"daemon {daemon}"
+
+
+def _silence(name: str, path: Path) -> str:
+    pid = path.name.partition("-")[0]
+    if is_stopped(pid):
+        return f"{name} does not answer: process {pid} is frozen by a signal. Next: kill -CONT {pid}"
+    return f"{name} does not answer for {FIND_SECONDS:g} s"

@@ -1,0 +1,270 @@
+"""Access to the API: roles, static tokens, and JSON Web Tokens of an identity provider."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import re
+import secrets
+import time
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+import jwt
+
+from bridge.config.model.access import OidcConfig
+from bridge.core.errors import BridgeError, wire_name
+from bridge.ops.audit import Actor
+
+Role = Literal["reader", "operator", "admin"]
+ROLES: Final[tuple[Role, ...]] = get_args(Role)
+"""Roles, each with the rights of those before it."""
+
+TOKEN_PREFIX = "bridge_"  # noqa: S105 - the beginning by which scanners find a token in a text
+"""Beginning of a static token."""
+
+_LINE = re.compile(r"(\S{1,100})\s+(reader|operator|admin)(\+payloads)?\s+([0-9a-f]{64})(?:\s+until\s+(\S+))?")
+_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
+"""Signatures with a public key. Symmetric ones, and `none`, are refused."""
+_LEEWAY = 60.0
+"""Seconds by which the clocks of this machine and of the identity provider may differ."""
+_PROVIDER_SECONDS = 10.0
+_KEYS_SECONDS = 600.0
+"""Seconds after which the provider's keys are read again."""
+_LARGEST_DOCUMENT = 1024 * 1024
+
+
+@wire_name("bridge.ops.access.Unauthenticated")
+class Unauthenticated(BridgeError):
+    """The request has no valid token."""
+
+    reason = "unauthenticated"
+
+
+@wire_name("bridge.ops.access.ProviderUnavailable")
+class ProviderUnavailable(BridgeError):
+    """The identity provider does not answer, so that its tokens cannot be verified."""
+
+    reason = "identity_provider_unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Caller of the API. payloads: it may read payloads."""
+
+    actor: Actor
+    role: Role
+    payloads: bool
+
+    def has(self, role: Role) -> bool:
+        """True if the caller has the rights of a role."""
+        return ROLES.index(self.role) >= ROLES.index(role)
+
+
+ANONYMOUS = Caller(Actor("anonymous", None, "http"), "reader", False)
+"""Caller on a loopback address where no access is configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    name: str
+    role: Role
+    payloads: bool
+    until: float | None
+
+
+def new_token() -> str:
+    """Random token of 256 bits."""
+    return TOKEN_PREFIX + secrets.token_urlsafe(32)
+
+
+def token_line(token: str, name: str, role: Role, payloads: bool, until: datetime | None = None) -> str:
+    """Line of the file of tokens, which has the SHA-256 of the token. Raises: ValueError for an invalid name."""
+    line = f"{name} {role}{'+payloads' if payloads else ''} {hashlib.sha256(token.encode()).hexdigest()}"
+    if until is not None:
+        line += f" until {until.astimezone(UTC).isoformat(timespec='seconds').replace('+00:00', 'Z')}"
+    if _LINE.fullmatch(line) is None:
+        raise ValueError("a name has 1 to 100 characters, without spaces")
+    return line
+
+
+def parse_tokens(text: str) -> dict[str, _Token]:
+    """Tokens of a file by their SHA-256.
+
+    Raises: ValueError with the number of the first line that is not valid.
+    """
+    found = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        stripped = line.strip()
+        if not stripped or stripped.startswith("#"):
+            continue
+        match = _LINE.fullmatch(stripped)
+        until = None
+        if match is not None and match[5] is not None:
+            try:
+                until = datetime.fromisoformat(match[5]).timestamp()
+            except ValueError:
+                match = None
+        if match is None:
+            raise ValueError(
+                f"line {number} is no line of `bridge tokens new`: NAME ROLE[+payloads] SHA256 [until TIME]"
+            )
+        role: Any = match[2]
+        found[match[4]] = _Token(match[1], role, match[3] is not None, until)
+    return found
+
+
+class TokenFile:
+    """File of static tokens, read again when it changes. A file that becomes invalid keeps the tokens before it."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file. Raises: OSError, ValueError."""
+        self.path = path
+        self._stamp = self._now()
+        self._tokens = parse_tokens(path.read_text())
+        self.problem: str | None = None
+        """Reason why the present file is not in use."""
+
+    def find(self, token: str) -> Caller | None:
+        """Caller with a token; None for an unknown or expired one."""
+        self._reload()
+        # The dictionary compares digests, not tokens: its timing says nothing about a token
+        found = self._tokens.get(hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest())
+        if found is None or (found.until is not None and found.until <= time.time()):
+            return None
+        return Caller(Actor(found.name, None, "token"), found.role, found.payloads)
+
+    def _now(self) -> tuple[int, int, int]:
+        found = self.path.stat()
+        return found.st_mtime_ns, found.st_size, found.st_ino
+
+    def _reload(self) -> None:
+        try:
+            stamp = self._now()
+            if stamp == self._stamp:
+                return
+            self._tokens, self._stamp, self.problem = parse_tokens(self.path.read_text()), stamp, None
+        except (OSError, ValueError) as error:
+            self.problem = str(error)
+
+
+class Oidc:
+    """Verifier of JSON Web Tokens (RFC 7519) of an OpenID Connect provider."""
+
+    def __init__(self, settings: OidcConfig) -> None:
+        self._settings = settings
+        self._keys: jwt.PyJWKClient | None = None
+
+    async def find(self, token: str) -> Caller | None:
+        """Caller with a token; None where the token is not valid, or names no role.
+
+        Raises: ProviderUnavailable.
+        """
+        return await asyncio.to_thread(self._find, token)
+
+    def _find(self, token: str) -> Caller | None:
+        settings = self._settings
+        try:
+            claims = jwt.decode(
+                token,
+                self._client().get_signing_key_from_jwt(token).key,
+                algorithms=_ALGORITHMS,
+                audience=settings.audience,
+                issuer=settings.issuer,
+                leeway=_LEEWAY,
+                options={"require": ["exp", "iss", "aud"]},
+            )
+        except (jwt.PyJWKClientConnectionError, OSError) as error:
+            raise ProviderUnavailable("the identity provider does not answer; static tokens still work") from error
+        except (jwt.PyJWTError, ValueError):
+            return None
+        given = claims.get(settings.roles_claim)
+        names = set(given if isinstance(given, list) else str(given).split()) if given is not None else set()
+        roles = [role for role in ROLES if names & set(settings.roles.get(role, ()))]
+        if not roles:
+            return None
+        name = next((str(claims[each]) for each in settings.name_claims if claims.get(each)), "?")
+        return Caller(Actor(name[:100], None, "oidc"), roles[-1], bool(names & set(settings.payloads)))
+
+    def _client(self) -> jwt.PyJWKClient:
+        if self._keys is None:
+            url = self._settings.jwks_url or _discovered(self._settings.issuer)
+            self._keys = jwt.PyJWKClient(url, lifespan=_KEYS_SECONDS, timeout=_PROVIDER_SECONDS)
+        return self._keys
+
+
+def _discovered(issuer: str) -> str:
+    """Address of the keys of a provider, by OpenID Connect Discovery 1.0. Raises: OSError, ValueError."""
+    address = f"{issuer.rstrip('/')}/.well-known/openid-configuration"
+    with urllib.request.urlopen(address, timeout=_PROVIDER_SECONDS) as answer:  # noqa: S310 - the model admits http only
+        found = json.loads(answer.read(_LARGEST_DOCUMENT))
+    return str(found["jwks_uri"])
+
+
+class Rate:
+    """Requests of each caller, by a token bucket. per_second: requests; burst: requests at once."""
+
+    MOST = 10_000
+    """Most callers that are remembered; the one that asked longest ago is forgotten."""
+
+    def __init__(self, per_second: float, burst: int) -> None:
+        self._per_second, self._burst = per_second, burst
+        self._left: dict[str, tuple[float, float]] = {}
+        """Requests left, and the time at which they were counted, by caller in the order of their last request."""
+
+    def wait(self, name: str, now: float) -> float:
+        """Seconds until a caller may ask again; 0.0 if it may ask now, which counts."""
+        left, since = self._left.pop(name, (float(self._burst), now))
+        left = min(float(self._burst), left + (now - since) * self._per_second)
+        allowed = left >= 1.0
+        self._left[name] = (left - 1.0 if allowed else left, now)
+        if len(self._left) > self.MOST:
+            del self._left[next(iter(self._left))]
+        return 0.0 if allowed else (1.0 - left) / self._per_second
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Ways to authenticate on the ops port. All are None: loopback, reading, no payloads."""
+
+    tokens: TokenFile | None = None
+    oidc: Oidc | None = None
+
+    @property
+    def is_configured(self) -> bool:
+        return self.tokens is not None or self.oidc is not None
+
+    async def caller(self, headers: Mapping[str, str], remote: str | None) -> Caller:
+        """Caller of a request. remote: address of the peer.
+
+        Raises: Unauthenticated, ProviderUnavailable.
+        """
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
+        if not self.is_configured:
+            if scheme:
+                raise Unauthenticated("this daemon accepts no tokens; configure `ops.http.access`")
+            if not _is_loopback(remote) or any(name in headers for name in _FORWARDED):
+                raise Unauthenticated("without `ops.http.access` the API answers to this machine only, and to no proxy")
+            return ANONYMOUS
+        if scheme.lower() != "bearer" or not token.strip():
+            raise Unauthenticated("send a token: `Authorization: Bearer TOKEN`")
+        token = token.strip()
+        found = None if self.tokens is None else self.tokens.find(token)
+        if found is None and self.oidc is not None and token.count(".") == 2:
+            found = await self.oidc.find(token)
+        if found is None:
+            raise Unauthenticated("the token is unknown, has expired, or names no role")
+        return found
+
+
+_FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP")
+"""Headers of a proxy, whose own address says nothing about the caller."""
+
+
+def _is_loopback(remote: str | None) -> bool:
+    return remote is not None and (remote in ("::1", "::ffff:127.0.0.1") or remote.startswith("127."))

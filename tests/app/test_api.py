@@ -1,0 +1,304 @@
+"""The API on the ops port: callers, roles, payloads, repetitions. Real HTTP, a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from openapi_spec_validator import validate
+
+from bridge.app.connection import attached
+from bridge.app.operations.openapi import document
+from bridge.app.operations.operation import Operation
+from bridge.app.operations.operations import BY_NAME, OPERATIONS
+from bridge.app.operations.results import RESULTS
+from bridge.app.serve.control import largest_body, operate, routes
+from bridge.app.state import trail
+from bridge.config.model.access import AccessConfig
+from bridge.config.model.bridge import HttpConfig
+from bridge.config.source import Loaded
+from bridge.core.states import DaemonState
+from bridge.ops.access import Access, Role, TokenFile, new_token, token_line
+from bridge.ops.health import Readiness
+from bridge.ops.web import Web
+from tests.app.test_control import GIVEN
+from tests.kit.waiting import TIMEOUT, eventually
+
+pytestmark = pytest.mark.usefixtures("host")
+ROLES: tuple[Role, ...] = ("reader", "operator", "admin")
+READ: Mapping[str, Mapping[str, Any]] = {
+    "instances.show": {"instance_id": "n"},
+    "instances.history": {"instance_id": "n"},
+    "instances.match": {"action": "terminate", "prefix": "none-"},
+    "entities.show": {"entity": "counter", "key": "k"},
+    "sources.lag": {"source": "plain"},
+    "sources.seek.plan": {"source": "plain", "to": "end"},
+    "sources.seek.show": {"source": "plain"},
+    "messages.show": {"message": "m"},
+    "messages.trace": {"message": "m"},
+    "jobs.show": {"job": "none"},
+    "jobs.items": {"job": "none"},
+    "dlq.show": {"id": "plain/0@0"},
+}
+"""Parameters of operations that need some and change nothing."""
+
+
+async def _metrics(*, openmetrics: bool) -> bytes:
+    return b""
+
+
+@asynccontextmanager
+async def served(
+    loaded: Loaded, access: Access | None = None, settings: HttpConfig | None = None
+) -> AsyncIterator[str]:
+    """Address of the API of an engine."""
+    async with attached(loaded) as engine:
+        web = Web(
+            settings or HttpConfig(port=0, access=AccessConfig(rate=10_000, burst=100_000)),
+            lambda: Readiness(DaemonState.RUNNING, ()),
+            _metrics,
+            None,
+            routes(loaded, {"default": engine}),
+            (),
+            access,
+            largest_body(loaded),
+        )
+        await web.start()
+        try:
+            yield f"{web.url}/api/v1/"
+        finally:
+            await web.stop()
+
+
+class Tokens:
+    """File of tokens, one for each role with and without the right to payloads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.tokens: dict[tuple[Role, bool], str] = {}
+        lines = []
+        for role in ROLES:
+            for payloads in (False, True):
+                token = self.tokens[role, payloads] = new_token()
+                lines.append(token_line(token, f"{role}-{payloads}", role, payloads))
+        path.write_text("# tokens\n\n" + "\n".join(lines))
+
+    @property
+    def access(self) -> Access:
+        return Access(TokenFile(self.path))
+
+    def header(self, role: Role, payloads: bool = False) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.tokens[role, payloads]}"}
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> Tokens:
+    return Tokens(tmp_path / "tokens")
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+async def send(
+    http: aiohttp.ClientSession,
+    url: str,
+    operation: Operation[Any],
+    given: Mapping[str, Any],
+    headers: Mapping[str, str],
+) -> tuple[int, Any]:
+    path, rest = operation.path, dict(given)
+    for name in given:
+        if f"{{{name}}}" in path:
+            path = path.replace(f"{{{name}}}", quote(str(rest.pop(name)), safe=""))
+    form: dict[str, Any] = {"params": rest} if operation.method == "GET" else {"json": rest}
+    async with http.request(operation.method, f"{url}{path}", headers=headers, **form) as response:
+        return response.status, await response.json(content_type=None)
+
+
+def lines(loaded: Loaded) -> Iterator[tuple[str, str, str, str]]:
+    for line in trail(loaded, None).read():
+        yield line["actor"], line["via"], line["action"], line["result"]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+async def test_an_operation_admits_its_role_and_those_above(
+    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession, operation: Operation[Any]
+) -> None:
+    given = {**GIVEN, **READ}.get(operation.name, {})
+    least = ROLES.index(operation.role)
+    async with served(loaded, tokens.access) as url:
+        for role in ROLES[:least]:
+            status, answer = await send(http, url, operation, given, tokens.header(role, True))
+            assert (status, answer["reason"]) == (403, "denied")
+            if operation.changes:
+                assert [*lines(loaded)][-1] == (f"{role}-True", "token", operation.name, "denied")
+        status, _ = await send(http, url, operation, given, {})
+        assert status == 401
+        if operation.changes:
+            assert [*lines(loaded)][-1] == ("anonymous", "http", operation.name, "denied")
+        for role in (ROLES[least], "admin"):
+            needs_payloads = "where" in given and operation.name != "erase"
+            status, answer = await send(http, url, operation, given, tokens.header(role, needs_payloads))
+            assert status not in (401, 403, 500), answer
+
+
+async def test_payloads_need_a_right_of_their_own(loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession) -> None:
+    secret = "SECRET-4711"
+    calls: list[tuple[str, Mapping[str, Any]]] = [
+        ("instances.start", {"orchestration": "greet", "instance_id": "done", "input": secret}),
+        ("instances.start", {"orchestration": "waits", "instance_id": "waits", "input": {"deep": [secret]}}),
+        ("instances.raise", {"instance_id": "waits", "event": "other", "data": secret}),
+        ("instances.start", {"orchestration": "quotes", "instance_id": "failed", "input": secret}),
+        ("entities.signal", {"entity": "counter", "key": "k", "operation": "add", "input": 4711}),
+    ]
+    async with served(loaded, tokens.access) as url:
+        await operate(loaded, None, calls)
+        for id_ in ("done", "failed"):
+            await eventually_finished(http, url, tokens, id_)
+        reads = [
+            ("instances.list", {}),
+            *(("instances.show", {"instance_id": id_}) for id_ in ("done", "waits", "failed")),
+            *(("instances.history", {"instance_id": id_}) for id_ in ("done", "waits", "failed")),
+            ("entities.list", {}),
+            ("entities.show", {"entity": "counter", "key": "k"}),
+            ("messages.trace", {"message": "done"}),
+        ]
+        seen = ""
+        for name, given in reads:
+            status, answer = await send(http, url, BY_NAME[name], given, tokens.header("admin"))
+            assert status == 200, answer
+            assert "4711" not in json.dumps(answer), (name, answer)
+            status, answer = await send(http, url, BY_NAME[name], given, tokens.header("reader", True))
+            assert status == 200
+            seen += json.dumps(answer)
+        assert seen.count(secret) >= 6
+        for name, given in (
+            ("instances.list", {"payloads": "true"}),
+            ("entities.list", {"state": "true"}),
+            ("dlq.show", {"id": "plain/0@0", "payload": "true"}),
+            ("instances.match", {"action": "terminate", "where": f"input == '{secret}'", "prefix": "done"}),
+        ):
+            status, answer = await send(http, url, BY_NAME[name], given, tokens.header("admin"))
+            assert (status, answer["reason"]) == (403, "denied"), name
+
+
+async def eventually_finished(http: aiohttp.ClientSession, url: str, tokens: Tokens, id_: str) -> None:
+    async def finished() -> bool:
+        _, answer = await send(http, url, BY_NAME["instances.show"], {"instance_id": id_}, tokens.header("reader"))
+        return bool(answer.get("status") in ("COMPLETED", "FAILED"))
+
+    await eventually(finished, f"{id_} has finished")
+
+
+async def test_without_access_this_machine_reads_without_payloads(loaded: Loaded, http: aiohttp.ClientSession) -> None:
+    async with served(loaded) as url:
+        assert (await send(http, url, BY_NAME["engines.list"], {}, {}))[0] == 200
+        assert (await send(http, url, BY_NAME["instances.list"], {"payloads": "true"}, {}))[0] == 403
+        assert (await send(http, url, BY_NAME["keys.rotate"], {}, {}))[0] == 403
+        assert [*lines(loaded)][-1] == ("anonymous", "http", "keys.rotate", "denied")
+        for header in ("X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Forwarded-Host"):
+            status, answer = await send(http, url, BY_NAME["engines.list"], {}, {header: "127.0.0.1"})
+            assert (status, answer["reason"]) == (401, "unauthenticated")
+        status, _ = await send(http, url, BY_NAME["engines.list"], {}, {"Authorization": "Bearer x"})
+        assert status == 401
+        status, answer = await send(http, url, BY_NAME["engines.list"], {}, {"Host": "evil.example"})
+        assert (status, answer["reason"]) == (421, "unknown_host")
+
+
+async def test_tokens_end_and_change_with_their_file(
+    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
+) -> None:
+    engines = BY_NAME["engines.list"]
+    ended, later = new_token(), new_token()
+    now = datetime.now(UTC)
+    lines_ = [
+        token_line(ended, "ended", "reader", False, now - timedelta(seconds=1)),
+        token_line(later, "later", "reader", False, now + timedelta(hours=1)),
+    ]
+    tokens.path.write_text("\n".join(lines_) + "\n")
+    access = tokens.access
+    async with served(loaded, access) as url:
+        bearer = [{"Authorization": f"Bearer {each}"} for each in (ended, later, "x", "", "\N{SNOWMAN}")]
+        assert [(await send(http, url, engines, {}, each))[0] for each in bearer] == [401, 200, 401, 401, 401]
+        assert (await send(http, url, engines, {}, {"Authorization": f"Basic {later}"}))[0] == 401
+        tokens.path.write_text("nonsense\n")
+        assert (await send(http, url, engines, {}, bearer[1]))[0] == 200, "the tokens before stay in use"
+        assert access.tokens is not None
+        assert "line 1" in (access.tokens.problem or "")
+        tokens.path.write_text("# none\n")
+        assert (await send(http, url, engines, {}, bearer[1]))[0] == 401
+
+
+async def test_a_repetition_has_one_effect(loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession) -> None:
+    start = BY_NAME["instances.start"]
+    key = {"Idempotency-Key": "k-1"} | tokens.header("operator")
+    given = {"orchestration": "greet", "input": 1}
+    async with served(loaded, tokens.access) as url:
+        first, second = await asyncio.gather(*(send(http, url, start, given, key) for _ in range(2)))
+        assert first == second
+        assert first[0] == 200
+        status, answer = await send(http, url, start, given | {"input": 2}, key)
+        assert (status, answer["reason"]) == (422, "idempotency_key_reused")
+        other = await send(http, url, start, given, {"Idempotency-Key": "k-1"} | tokens.header("admin"))
+        assert other[1]["instance_id"] != first[1]["instance_id"], "the key of another caller is another key"
+    async with served(loaded, tokens.access) as url:  # another process: only the engine knows
+        third = await send(http, url, start, given, key)
+        assert third[1] == first[1] | {"repeated": True}
+        status, _ = await send(http, url, start, given, key | {"Idempotency-Key": "x" * 256})
+        assert status == 422
+
+
+async def test_a_caller_that_asks_too_often_waits(loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession) -> None:
+    settings = HttpConfig(port=0, access=AccessConfig(rate=0.01, burst=3))
+    async with served(loaded, tokens.access, settings) as url:
+        for caller in ("reader", "operator"):
+            statuses = []
+            for _ in range(4):
+                async with http.get(f"{url}engines", headers=tokens.header(caller)) as response:
+                    statuses.append(response.status)
+            assert statuses == [200, 200, 200, 429]
+            assert int(response.headers["Retry-After"]) > 1
+
+
+async def test_a_lone_surrogate_is_refused_outside_of_payloads(
+    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
+) -> None:
+    start = BY_NAME["instances.start"]
+    async with served(loaded, tokens.access) as url:
+        for given in (
+            {"tags": {"a": "\ud800"}},
+            {"tags": {"\udfff": "b"}},
+            {"version": "\ud800"},
+            {"reason": "\ud800"},
+        ):
+            status, answer = await send(
+                http, url, start, {"orchestration": "greet", **given}, tokens.header("operator")
+            )
+            assert (status, answer["reason"]) == (422, "invalid_command")
+        given = {"orchestration": "greet", "input": "\ud800"}
+        assert (await send(http, url, start, given, tokens.header("operator")))[0] == 200
+
+
+def test_the_description_is_valid_and_complete() -> None:
+    found = document(OPERATIONS)
+    validate(found)
+    assert set(RESULTS) == {each.name for each in OPERATIONS}
+    ids = {each["operationId"] for path in found["paths"].values() for each in path.values()}
+    assert ids == set(RESULTS) | {"status"}
+
+
+async def test_the_description_is_served(loaded: Loaded, http: aiohttp.ClientSession) -> None:
+    async with served(loaded) as url, asyncio.timeout(TIMEOUT), http.get(f"{url}openapi.json") as response:
+        assert await response.json() == json.loads(json.dumps(document(OPERATIONS)))

@@ -1,0 +1,183 @@
+"""Tokens of an identity provider, against a real provider over HTTP: its discovery document and its keys."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import jwt
+import pytest
+from aiohttp import web
+from cryptography.hazmat.primitives.asymmetric import rsa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bridge.config.model.access import OidcConfig
+from bridge.ops.access import (
+    Access,
+    Caller,
+    Oidc,
+    ProviderUnavailable,
+    Rate,
+    Unauthenticated,
+    new_token,
+    parse_tokens,
+    token_line,
+)
+
+
+class Provider:
+    """Identity provider with one key."""
+
+    def __init__(self) -> None:
+        self.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        self.issuer = ""
+        self.requests = 0
+        self._runner: web.AppRunner | None = None
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/.well-known/openid-configuration", self._discovery)
+        app.router.add_get("/keys", self._keys)
+        self._runner = web.AppRunner(app)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await site.start()
+        self.issuer = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _discovery(self, _: web.Request) -> web.Response:
+        return web.json_response({"issuer": self.issuer, "jwks_uri": f"{self.issuer}/keys"})
+
+    async def _keys(self, _: web.Request) -> web.Response:
+        self.requests += 1
+        key = jwt.algorithms.RSAAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
+        return web.json_response({"keys": [{**key, "kid": "one", "use": "sig", "alg": "RS256"}]})
+
+    def token(self, key: Any = None, algorithm: str = "RS256", kid: str = "one", **claims: Any) -> str:
+        now = int(time.time())
+        body = {"iss": self.issuer, "aud": "bridge", "exp": now + 600, "sub": "u-1", "roles": ["Bridge.Operator"]}
+        found = {name: value for name, value in (body | claims).items() if value is not None}
+        return jwt.encode(found, self.key if key is None else key, algorithm, headers={"kid": kid})
+
+
+@pytest.fixture
+async def provider() -> AsyncIterator[Provider]:
+    provider = Provider()
+    await provider.start()
+    yield provider
+    await provider.stop()
+
+
+def access(provider: Provider, **settings: Any) -> Access:
+    return Access(oidc=Oidc(OidcConfig(issuer=provider.issuer, audience="bridge", **settings)))
+
+
+async def caller(access: Access, token: str) -> Caller:
+    return await access.caller({"Authorization": f"Bearer {token}"}, "203.0.113.9")
+
+
+async def test_a_role_of_the_provider_is_a_role_here(provider: Provider) -> None:
+    oidc = access(provider)
+    found = await caller(oidc, provider.token(preferred_username="ada@example.com"))
+    assert (found.actor.name, found.actor.via, found.role, found.payloads) == (
+        "ada@example.com", "oidc", "operator", False,
+    )  # fmt: skip
+    found = await caller(oidc, provider.token(roles=["Bridge.Reader", "Bridge.Admin", "Bridge.Payloads", "Other"]))
+    assert (found.actor.name, found.role, found.payloads) == ("u-1", "admin", True)
+    assert provider.requests == 1, "the keys are kept"
+    own = access(provider, roles_claim="scp", roles={"reader": ["look"]})
+    assert (await caller(own, provider.token(scp="openid look"))).role == "reader"
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"aud": "another"}, {"iss": "http://evil.example"}, {"exp": int(time.time()) - 3600}, {"exp": None},
+        {"aud": None}, {"iss": None}, {"roles": []}, {"roles": None}, {"roles": ["Other"]}, {"roles": 7},
+        {"nbf": int(time.time()) + 3600},
+    ],
+)  # fmt: skip
+async def test_claims_that_do_not_fit_are_refused(provider: Provider, claims: dict[str, Any]) -> None:
+    with pytest.raises(Unauthenticated):
+        await caller(access(provider), provider.token(**claims))
+
+
+async def test_signatures_that_do_not_fit_are_refused(provider: Provider) -> None:
+    oidc = access(provider)
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    for token in (
+        provider.token(key=other),
+        provider.token(kid="unknown"),
+        provider.token(key=b"x" * 64, algorithm="HS256"),
+        jwt.encode({"sub": "u"}, None, "none", headers={"kid": "one"}),
+        provider.token()[:-6] + "AAAAAA",
+        "a.b.c",
+        "..",
+    ):
+        with pytest.raises(Unauthenticated):
+            await caller(oidc, token)
+
+
+async def test_a_provider_that_is_away_is_named(provider: Provider) -> None:
+    oidc = access(provider)
+    token = provider.token()
+    await provider.stop()
+    with pytest.raises(ProviderUnavailable):
+        await caller(oidc, token)
+
+
+@pytest.mark.parametrize(
+    ("remote", "admitted"),
+    [("127.0.0.1", True), ("127.8.9.1", True), ("::1", True), ("::ffff:127.0.0.1", True), ("10.0.0.1", False),
+     ("fe80::1", False), (None, False), ("", False)],
+)  # fmt: skip
+async def test_without_access_only_this_machine_is_admitted(remote: str | None, admitted: bool) -> None:
+    try:
+        found = await Access().caller({}, remote)
+    except Unauthenticated:
+        assert not admitted
+    else:
+        assert admitted
+        assert (found.role, found.payloads) == ("reader", False)
+
+
+NAMES = st.text(st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=100)
+
+
+@given(st.lists(st.tuples(NAMES, st.sampled_from(["reader", "operator", "admin"]), st.booleans()), max_size=5))
+def test_lines_of_tokens_are_read_as_they_were_written(made: list[Any]) -> None:
+    found = parse_tokens("\n".join(token_line(new_token(), *each) for each in made))
+    assert [(each.name, each.role, each.payloads) for each in found.values()] == made
+
+
+@given(st.text(max_size=200))
+def test_a_file_of_tokens_is_valid_or_names_its_line(text: str) -> None:
+    lines = [line.strip() for line in text.splitlines()]
+    if all(not line or line.startswith("#") for line in lines):
+        assert parse_tokens(text) == {}
+    else:
+        with pytest.raises(ValueError, match=r"^line [0-9]+ is no line"):
+            parse_tokens(text)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 3)), max_size=60))
+def test_nobody_asks_more_often_than_allowed(asked: list[tuple[str, float]]) -> None:
+    rate, now = Rate(2.0, 3), 0.0
+    allowed: dict[str, list[float]] = {}
+    for name, pause in asked:
+        now += pause
+        wait = rate.wait(name, now)
+        if wait == 0.0:
+            allowed.setdefault(name, []).append(now)
+        else:
+            assert 0 < wait <= 0.5
+    for times in allowed.values():
+        for first in range(len(times)):
+            for last in range(first, len(times)):
+                assert last - first + 1 <= 3 + 2.0 * (times[last] - times[first]) + 1e-6
