@@ -63,9 +63,9 @@ from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind
-from bridge.ops import logging
 from bridge.ops.api import Stream
 from bridge.ops.control import Control
+from bridge.ops.logging import Level
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.decisions import DecisionListeners
@@ -104,7 +104,7 @@ class Daemon:
         engines: Mapping[str, Engine] | None = None,
         brokers: Mapping[str, Broker] | None = None,
         workflows: Workflows | None = None,
-        log_levels: Mapping[str, logging.Level] | None = None,
+        log_levels: Mapping[str, Level] | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
         kinds: Sequence[JobKind] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),

@@ -331,6 +331,8 @@ class EmbeddedEngine:
         """
         if sys.platform != "linux":
             raise EngineMisconfigured("`worker.processes` needs Linux; write `processes: 0`")
+        from bridge.engines.embedded.processes.supervisor import StreamLimits, WorkerProcesses
+
         if self._database is None:
             raise RuntimeError(f"engine {self.name!r} is not hosted here")
         worker = self._config.worker
@@ -347,6 +349,7 @@ class EmbeddedEngine:
             stuck_after=worker.stuck_after,
             sessions=self._config.sessions > 0,
             memory_limit=worker.memory_limit,
+            versions=worker.versions,
         )
         return WorkerProcesses(
             self._database, number, settings, limits, workflows, command, monitor=monitor, figures=figures

@@ -89,8 +89,11 @@ class MonitoredWorker(ContainedWorker):
         elif versions:
             self.use_work_item_filters(
                 WorkItemFilters(
-                    [OrchestrationWorkItemFilter(name, _own(name, versions)) for name in workflows.orchestrators],
-                    [ActivityWorkItemFilter(name, _own(name, versions)) for name in workflows.activities],
+                    [
+                        OrchestrationWorkItemFilter(name, own_versions(name, versions))
+                        for name in workflows.orchestrators
+                    ],
+                    [ActivityWorkItemFilter(name, own_versions(name, versions)) for name in workflows.activities],
                     [EntityWorkItemFilter(name) for name in workflows.entities],
                 )
             )
@@ -110,7 +113,7 @@ class MonitoredWorker(ContainedWorker):
             response.failureDetails.isNonRetriable = True
 
 
-def _own(name: str, versions: Sequence[str]) -> list[str]:
+def own_versions(name: str, versions: Sequence[str]) -> list[str]:
     """Versions in the filter of a name; empty for all."""
     return [] if name.startswith(PREFIX) else [*versions]
 

@@ -253,7 +253,7 @@ def _run(
         outbox,
         logger=quiet_logger(f"{settings.engine}.worker"),
         data_converter=converter(),
-    ).add_workflows(workflows, stuck_after=settings.stuck_after)
+    ).add_workflows(workflows, stuck_after=settings.stuck_after, versions=settings.versions)
     worker.start_pools(ChannelStub(worker, outbox))
     worker.mark_running()
     outbox.start()

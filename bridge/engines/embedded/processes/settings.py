@@ -28,7 +28,7 @@ class ProcessSettings:
 
     base: directory in which modules are looked up first. path: all directories with modules; empty for those of
     a new interpreter.
-    stuck_after, threads: as in the configuration of workers. sessions: False when every turn replays.
+    stuck_after, threads, versions: as in the configuration of workers. sessions: False when every turn replays.
     memory_limit: bytes of data without the stacks of threads; None for no limit.
     trace_endpoint, trace_sample: receiver of the spans of instrumented user code, and the sampled part; None for none.
     """
@@ -38,6 +38,7 @@ class ProcessSettings:
     base: str
     external: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
     threads: int = 16
     stuck_after: float | None = None
     sessions: bool = True

@@ -35,6 +35,7 @@ from bridge.engines.embedded.processes.stream import ProcessStream
 from bridge.engines.embedded.worker import known_names
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.containment import WorkerStats
+from bridge.engines.worker.setup import own_versions
 from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.model.reply import Rejection, ThreadReply
@@ -184,8 +185,14 @@ class WorkerProcesses:
         )
         filters = request.workItemFilters
         filters.SetInParent()
-        filters.orchestrations.extend(pb.OrchestrationFilter(name=name) for name in self.workflows.orchestrators)
-        filters.activities.extend(pb.ActivityFilter(name=name) for name in self.workflows.activities)
+        versions = self.settings.versions
+        filters.orchestrations.extend(
+            pb.OrchestrationFilter(name=name, versions=own_versions(name, versions))
+            for name in self.workflows.orchestrators
+        )
+        filters.activities.extend(
+            pb.ActivityFilter(name=name, versions=own_versions(name, versions)) for name in self.workflows.activities
+        )
         filters.entities.extend(pb.EntityFilter(name=name) for name in self.workflows.entities)
         return request
 
