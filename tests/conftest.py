@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.kit import logs
 from tests.kit.schedule import COSTS, Costs, Schedule, compile_part, file_of
 
 # Collection makes millions of objects that live to the end: without their garbage collections it takes 40 % less time.
@@ -62,6 +64,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    logs.configure()
     config.pluginmanager.register(_FromWorkers(config))
     if config.getoption("costs"):
         config.pluginmanager.register(Costs(config))
@@ -81,7 +84,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(20_000, 50, 100)  # as in the daemon
     gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    with logs.restored():
+        result = yield
+    if nextitem is not None and file_of(nextitem.nodeid) != file_of(item.nodeid):
+        # What a file leaves behind, such as modules and syntax trees, would take a second of each later collection
+        gc.collect()
+        gc.freeze()
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -146,6 +146,7 @@ async def _directly(loaded: Loaded, silent: Sequence[Document]) -> Document:
         "engines": engines,
         "sources": [_source(name, *lags[name]) for name in loaded.config.sources],
         "components": [],
+        "limits": [],
     }
     nobody = [] if silent else [{"subject": "daemon", "text": text, "next": "bridge serve"}]
     return document | {"problems": nobody + problems(document)}

@@ -146,7 +146,9 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
         return
     if one.behind is not None:
         of = "of " if one.behind.what == "dead letter" else ""
-        say(f"{one.id}: {one.behind.what} {of}{one.behind.id}")
+        state = f"; {one.behind.state}" if one.behind.state else ""
+        job = f" by job {one.behind.job}" if one.behind.job else ""
+        say(f"{one.id}: {one.behind.what} {of}{one.behind.id}{state}{job}")
     for answer in found.answers:
         say(f"{one.id}: {_sentence(answer)}")
         if (following := _next(loaded, answer)) is not None:

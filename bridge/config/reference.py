@@ -12,8 +12,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config.model import bridge as model
 from bridge.config.model import (
+    access,
     brokers,
     check,
     encryption,
@@ -25,6 +25,7 @@ from bridge.config.model import (
     sources,
     tls,
 )
+from bridge.config.model import bridge as model
 from bridge.config.model.types import (
     NAME_PATTERN,
     check_entity,
@@ -175,7 +176,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.SourcePerConfig,
-        sources.QuarantineConfig,
+        sources.QuarantineConfig, sources.UpcastConfig,
         sources.KafkaSourceConfig, servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
@@ -186,7 +187,8 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
     ),
     "ops": (
-        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.ReloadConfig,
+        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, access.AccessConfig, access.OidcConfig,
+        model.ControlConfig, model.ReloadConfig,
         model.LogConfig, model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
         model.DeadLettersConfig,
     ),
@@ -208,11 +210,12 @@ _HEADINGS = {
     routes.WaitMissing: "on_missing: {wait: ...}", routes.StartMissing: "on_missing: {start: ...}",
     engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
-    sources.QuarantineConfig: "quarantine",
+    sources.QuarantineConfig: "quarantine", sources.UpcastConfig: "upcast",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
+    access.AccessConfig: "http.access", access.OidcConfig: "http.access.oidc",
     model.ControlConfig: "control", model.ReloadConfig: "reload",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
     model.RulesConfig: "", model.FallbackConfig: "fallback",

@@ -36,6 +36,9 @@ that each daemon reads every few seconds.
 
 SOURCE_RELOAD_KEY = "all"
 
+ROUTE_LIMIT = "bridge.route_limit"
+"""Entity: temporary limit of one route by a person. Its key is the name of the route."""
+
 CANARY = "bridge.canary"
 """Entity: counts and fallback of one candidate for the rules. Its key is the version of the candidate."""
 

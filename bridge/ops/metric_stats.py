@@ -74,6 +74,8 @@ class SourceStats(Protocol):
     @property
     def locks_lost(self) -> int: ...
     @property
+    def seeks(self) -> int: ...
+    @property
     def held(self) -> bool: ...
     @property
     def waiting_for_engines(self) -> Mapping[str, int]: ...
@@ -265,7 +267,14 @@ class LimitStats(Protocol):
     delayed: commands that had to wait for a rate so far.
     values: number of values with limits of their own, and of times that one had to share; None without limits per
     value.
+    rate: commands a second of this process; None: no limit.
+    until: end of a person's temporary limit, in seconds since the Unix epoch; None without one.
     """
+
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def until(self) -> float | None: ...
 
     @property
     def route(self) -> str: ...

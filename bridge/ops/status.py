@@ -89,9 +89,26 @@ def merge(documents: Sequence[Document], unanswered: Sequence[Mapping[str, Any]]
         "engines": _grouped(documents, "engines", lambda each: (each["name"], each["id"]), _engine),
         "sources": _grouped(documents, "sources", lambda each: each["name"], _source),
         "components": _grouped(documents, "components", lambda each: (each["kind"], each["name"]), _component),
+        "limits": _limits(documents),
     }
     merged["problems"] = problems(merged)
     return merged
+
+
+def _limits(documents: Sequence[Document]) -> list[Document]:
+    """Temporary limits of routes, each with the number of daemons that apply it."""
+    found: dict[str, Document] = {}
+    for document in documents:
+        # A daemon of an earlier version has none
+        for limit in document.get("limits", ()):
+            known = found.get(limit["route"])
+            if known is None:
+                found[limit["route"]] = {"daemons": 1, **limit}
+            else:
+                known["daemons"] += limit.get("daemons", 1)
+                known["until"] = max(known["until"], limit["until"])
+                known["seconds_left"] = max(known["seconds_left"], limit["seconds_left"])
+    return list(found.values())
 
 
 def problems(document: Document) -> list[dict[str, Any]]:

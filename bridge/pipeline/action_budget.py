@@ -144,6 +144,9 @@ class BudgetShare:
             return None
         return Throttled(self, None)
 
+    def retry_early(self, item: InFlightDelivery, wake: Callable[[], None]) -> None:
+        """Do nothing: no item waits here for a time."""
+
     def refund(self) -> None:
         """Return the actions of a command that the engine did not accept."""
         self._budget.give_back(self.actions)

@@ -256,6 +256,10 @@ class InFlightDelivery:
         self.value_due_at = due_at
         return due_at
 
+    def drop_tokens(self) -> None:
+        """Forget the tokens of rates that are gone."""
+        self.due_at = self.value_due_at = None
+
     def take_slot(self, free: Callable[[], None]) -> None:
         """Keep a slot of the running orchestrations. free: callback that returns it."""
         self._slot = free

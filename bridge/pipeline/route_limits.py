@@ -17,6 +17,7 @@ from bridge.pipeline.running_instances import RunningInstances, RunningValue
 from bridge.routing.per import SHARED
 
 _STARTS = (ScheduleOrchestration, StartOrRaise)
+_NO_RATE = None, None
 
 
 class Rate:
@@ -33,6 +34,11 @@ class Rate:
         self._kept = (burst - 1) * self._interval
         self._next = float("-inf")
         self.used_at = 0.0
+
+    @property
+    def per_second(self) -> float:
+        """Tokens a second."""
+        return 1.0 / self._interval
 
     def take(self, now: float) -> float:
         """Take a token; return the time at which it is due, in monotonic seconds like `now`."""
@@ -54,6 +60,10 @@ class StartLimit(Limit, Protocol):
 
     def queue(self, item: InFlightDelivery, command: Command, value: str, wake: Callable[[], None]) -> None:
         """Queue the item's start; call `wake` when it may run. Call `forget` when the item leaves earlier."""
+        ...
+
+    def retry_early(self, item: InFlightDelivery, wake: Callable[[], None]) -> None:
+        """Call `wake` when an item that waits for a time may try again earlier."""
         ...
 
 
@@ -94,12 +104,14 @@ class RouteLimit:
         self.running = running
         self.each_running = each_running
         self.running_instances = running_instances
+        self.until: float | None = None
+        """End of a person's temporary limit, in seconds since the Unix epoch; None without one."""
         self.delayed = 0
         """Number of commands that had to wait for a rate."""
         self._rate = rate
         self._each_rate = each_rate
-        self._spread: dict[InFlightDelivery, Rate] = {}
-        """Items that wait for a token, and the rate of that token."""
+        self._spread: dict[InFlightDelivery, tuple[Rate, Callable[[], None] | None]] = {}
+        """Items that wait for a token, the rate of that token, and the callback that lets them try again at once."""
         self._waiting: dict[InFlightDelivery, RunningValue | None] = {}
         """Items with a waiting start, and the count of their value."""
         self._queues: dict[RunningValue | None, dict[InFlightDelivery, tuple[str, Callable[[], None]]]] = {}
@@ -110,11 +122,26 @@ class RouteLimit:
     def change(
         self, running: int | None, rate: Rate | None, each_running: int | None, each_rate: Values[Rate] | None
     ) -> None:
-        """Change the limits, also for starts that wait for a slot. A command with a token keeps its time."""
+        """Change the limits, also for commands that wait: they try again at once. None: no limit."""
         self.running, self.each_running = running, each_running
         self._rate, self._each_rate = rate, each_rate
+        spread, self._spread = self._spread, {}
+        for item, (_, wake) in spread.items():
+            item.drop_tokens()
+            item.leave_queue()
+            if wake is not None:
+                wake()
         if self.running_instances is not None:
             self._admit_next()
+
+    def end_at(self, until: float | None) -> None:
+        """Set the time at which a person's temporary limit ends, in seconds since the Unix epoch; None without one."""
+        self.until = until
+
+    @property
+    def rate(self) -> float | None:
+        """Commands a second of this process; None without a limit."""
+        return None if self._rate is None else self._rate.per_second
 
     @property
     def waiting(self) -> int:
@@ -137,7 +164,7 @@ class RouteLimit:
         """Take the command's slot and token; None when both are available now. value: value of `Step.value`."""
         if item in self._waiting:
             return Throttled(self, None)
-        rate = self._spread.pop(item, None) if self._spread else None
+        rate, _ = self._spread.pop(item, _NO_RATE) if self._spread else _NO_RATE
         # The rate of a value comes first: a command that waits for it takes neither a slot nor other tokens
         if self._each_rate is not None:
             now = time.monotonic()
@@ -172,6 +199,11 @@ class RouteLimit:
                 counted.queue()
         self.running_instances.request_recount()
 
+    def retry_early(self, item: InFlightDelivery, wake: Callable[[], None]) -> None:
+        """Call `wake` when an item that waits for a token may try again before its time: the limits have changed."""
+        if item in self._spread:
+            self._spread[item] = self._spread[item][0], wake
+
     def blocks(self, item: InFlightDelivery) -> bool:
         """Return False: `check` makes the item wait again."""
         return False
@@ -180,7 +212,8 @@ class RouteLimit:
         """Remove an item that is gone."""
         if item in self._waiting:
             self._dequeue(item)
-        if (rate := self._spread.pop(item, None)) is not None:
+        rate, _ = self._spread.pop(item, _NO_RATE)
+        if rate is not None:
             rate.give_back()
         item.leave_queue()
 
@@ -202,7 +235,7 @@ class RouteLimit:
             yield f"{len(self._spread)} commands wait for the rate"
 
     def _wait(self, item: InFlightDelivery, rate: Rate, delay: float) -> Throttled:
-        self._spread[item] = rate
+        self._spread[item] = rate, None
         item.wait_in(self)
         return Throttled(self, delay)
 
@@ -226,6 +259,8 @@ class RouteLimit:
 
     def _has_slot(self, counted: RunningValue | None) -> bool:
         assert self.running_instances is not None
+        if self.running is None and self.each_running is None:
+            return True
         if not self.running_instances.known or (
             self.running is not None and len(self.running_instances) >= self.running
         ):
@@ -269,6 +304,17 @@ class RouteLimit:
                 wake()
         if self._waiting:
             self.running_instances.request_recount()
+
+
+@dataclass(frozen=True, slots=True)
+class TemporaryRouteLimit:
+    """Limits of a route for a time, instead of those of the configuration.
+
+    until: seconds since the Unix epoch.
+    """
+
+    config: RouteLimitsConfig
+    until: float
 
 
 @dataclass(slots=True)

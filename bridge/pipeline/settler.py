@@ -224,6 +224,7 @@ class Settler:
         """Make the item wait for a limit of its route."""
         if throttled.delay is not None:
             self._lanes.wait(lane, throttled.delay)
+            throttled.limit.retry_early(item, lambda: self._hurry(lane, item))
             return
         item.excuse()
         self._lanes.hold(lane)
@@ -246,6 +247,11 @@ class Settler:
         self._lanes.free(lane)
         if lane.items[0] is not item or lane.state is not LaneState.READY:
             self._limit.tried(item)
+
+    def _hurry(self, lane: Lane, item: InFlightDelivery) -> None:
+        """Let an item that waits for a time try again at once."""
+        if lane.state is LaneState.WAITING and lane.items[0] is item:
+            self._lanes.hurry(lane)
 
     def joined(self, lane: Lane, item: InFlightDelivery) -> None:
         """Unload an item that joined a lane held by a limit that unloads."""

@@ -256,12 +256,16 @@ class SourcePipeline:
 
         limits, budgets: of the routes that have some, also those of deliveries in flight.
         """
-        self.route_limits.clear()
-        self.route_limits.update(limits)
+        self.use_limits(limits)
         self.budgets.clear()
         self.budgets.update(budgets)
         self.watch_engines(rules)
         self.rules.replace(rules)
+
+    def use_limits(self, limits: Mapping[str, RouteLimit]) -> None:
+        """Use other limits of routes. limits: of the routes that have some, also those of deliveries in flight."""
+        self.route_limits.clear()
+        self.route_limits.update(limits)
 
     def watch_engines(self, rules: RuleSet) -> None:
         """Hold the source during outages of the engines of a rule set."""
@@ -334,7 +338,11 @@ class SourcePipeline:
         Raises: BrokerUnavailable.
         """
         subscription: object = self.subscription
-        return await subscription.move(moves) if isinstance(subscription, MovableSubscription) else {}
+        if not isinstance(subscription, MovableSubscription):
+            return {}
+        moved = await subscription.move(moves)
+        self.ledger.seek(sum(each.before is not None for each in moved.values()))
+        return moved
 
     # -- intake
 

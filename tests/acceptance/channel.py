@@ -16,10 +16,12 @@ class Channel(Protocol):
     """Channel of messages to a source.
 
     broker, source: one-line YAML of the broker, and of the source's topic or queue.
+    completes: replayed dead letters leave the broker.
     """
 
     broker: str
     source: str
+    completes: bool
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Publish messages to the source; the messages are durable on return and ordered by their keys."""
@@ -36,6 +38,8 @@ class Channel(Protocol):
 
 class LocalChannel:
     """Local broker in a directory beside the daemon; a context manager."""
+
+    completes = False
 
     def __init__(self, directory: Path) -> None:
         self.broker = f"{{type: local, path: {directory}, partitions: 4}}"

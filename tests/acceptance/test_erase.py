@@ -9,8 +9,7 @@ import pytest
 
 from bridge.core.message import Message
 from tests.acceptance.broker import Log
-from tests.kit.processes import DaemonProcess, bridge
-from tests.kit.waiting import TIMEOUT
+from tests.kit.processes import DaemonProcess, bridge, run_bridge
 
 CONFIG = """
 engine: {type: embedded, path: engine}
@@ -113,10 +112,6 @@ def test_what_is_found_is_erased_and_the_rest_is_named(tmp_path: Path) -> None:
 
 
 def bridge_error(directory: Path, condition: str) -> str:
-    import subprocess
-    import sys
-
-    command = [sys.executable, "-m", "bridge", "erase", "--where", condition, "--dry-run"]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    done = run_bridge("erase", "--where", condition, "--dry-run", cwd=directory)
     assert done.returncode == 3
     return done.stderr

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 from dataclasses import replace
 from pathlib import Path
-
-import structlog
 
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.engines.embedded.engine import EmbeddedEngine
@@ -156,8 +153,6 @@ class EngineThread:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="test-host")
 
     def start(self) -> None:
-        # Logs must not mix with the command output that a test reads
-        structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.__stderr__))
         self._thread.start()
         assert self._ready.wait(TIMEOUT)
 

@@ -272,6 +272,25 @@ async def test_a_caller_that_asks_too_often_waits(loaded: Loaded, tokens: Tokens
             assert int(response.headers["Retry-After"]) > 1
 
 
+async def test_a_lone_surrogate_is_refused_outside_of_payloads(
+    loaded: Loaded, tokens: Tokens, http: aiohttp.ClientSession
+) -> None:
+    start = BY_NAME["instances.start"]
+    async with served(loaded, tokens.access) as url:
+        for given in (
+            {"tags": {"a": "\ud800"}},
+            {"tags": {"\udfff": "b"}},
+            {"version": "\ud800"},
+            {"reason": "\ud800"},
+        ):
+            status, answer = await send(
+                http, url, start, {"orchestration": "greet", **given}, tokens.header("operator")
+            )
+            assert (status, answer["reason"]) == (422, "invalid_command")
+        given = {"orchestration": "greet", "input": "\ud800"}
+        assert (await send(http, url, start, given, tokens.header("operator")))[0] == 200
+
+
 def test_the_description_is_valid_and_complete() -> None:
     found = document(OPERATIONS)
     validate(found)

@@ -25,6 +25,7 @@ from bridge.core.system_names import (
     REPLAY,
     REPLAY_EDIT,
     SOURCE_PAUSE,
+    SOURCE_RELOAD,
     SOURCE_SEEK,
 )
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys
@@ -114,6 +115,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
             REPLAY,
             REPLAY_EDIT,
             SOURCE_PAUSE,
+            SOURCE_RELOAD,
             SOURCE_SEEK,
         }
         assert {DEAD_LETTER, CANCEL_GRACE, JOB, SAGA_ORCHESTRATION} == set(registry.orchestrators)

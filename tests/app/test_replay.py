@@ -29,6 +29,7 @@ from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import JobItem, JobStore
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.replay.entity import ReplayEntities
+from bridge.replay.feed import ReplayFeed, _QueueHere
 from bridge.replay.kind import REPLAY_KIND
 from bridge.replay.store import QueueState, ReplayStore
 from tests.kit.processes import sidecar
@@ -342,6 +343,21 @@ async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Pa
         assert item.status == "succeeded"
 
 
+async def test_a_queue_that_another_process_fills_goes_on_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.replay.state_machine.LEASE", 60.0)
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0), received("a", 1))
+        await it.settled(dead_lettered=2)
+        await it.start("a", 2)
+        first, second = [letter.id for letter, _ in await it.letters()]
+        await it.ended(await it.replay([first]))
+        it.daemon.replays.watch._feeds.clear()  # nothing is notified any more
+        await it.ended(await it.replay([second]))
+        assert await it.result("a") == [0, 1]
+
+
 async def test_a_full_queue_makes_the_job_wait(tmp_path: Path) -> None:
     config = CONFIG.replace(
         "    attributes:", "    limits: {max_queued_replays: 10, dead_letter_limit: 1000}\n    attributes:"
@@ -404,6 +420,63 @@ async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> N
         items = await it.ended(job)
         assert {each.status for each in items} == {"succeeded"}
         assert await it.result("a") == [0, 1, 2]
+
+
+async def test_a_replay_in_flight_is_reported_before_its_partition_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        await it.start("a", 1)
+        began, gate, own = asyncio.Event(), asyncio.Event(), it.client.raise_orchestration_event
+
+        async def slow(*arguments: Any, **named: Any) -> Any:
+            began.set()
+            await gate.wait()
+            return await own(*arguments, **named)
+
+        monkeypatch.setattr(it.client, "raise_orchestration_event", slow)
+        job = await it.replay(by_origin(await it.letters()))
+        await began.wait()
+        [feed] = [part for part in it.source.parts if isinstance(part, ReplayFeed)]
+        revoked = asyncio.create_task(it.source.revoked(list(it.source.assignment)))
+        await eventually(lambda: not it.source.assignment)
+        for key in await ReplayStore(it.engine).list():
+            feed.notify(None, (key,))
+        await feed.inspect()  # while the call is in flight, and the partition is not here any more
+        gate.set()
+        await revoked
+        assert [each.status for each in await it.ended(job)] == ["succeeded"]
+        assert await it.queued() == 0
+
+
+async def test_a_result_that_comes_while_another_is_sent_is_sent_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ground(tmp_path) as it:
+        [feed] = [part for part in it.source.parts if isinstance(part, ReplayFeed)]
+        queue = feed._queues["orders~-"] = _QueueHere("orders~-", asyncio.Event())
+        gates = [asyncio.Event(), asyncio.Event()]
+        waiting = list(gates)
+        sent: list[str] = []
+
+        async def slow(store: ReplayStore, key: str, operation: str, value: Any) -> None:
+            if waiting:
+                await waiting.pop(0).wait()
+            sent.extend(each["mark"] for each in value["results"])
+
+        monkeypatch.setattr(ReplayStore, "send", slow)
+        queue.settle("a", {"mark": "a"})
+        first, second = [asyncio.create_task(feed._flush()) for _ in gates]  # the second as at a revocation
+        await asyncio.sleep(0)
+        gates[0].set()
+        await first
+        queue.settle("b", {"mark": "b"})
+        gates[1].set()
+        await second
+        await feed._flush()
+        assert set(sent) == {"a", "b"}
 
 
 async def test_a_queue_of_service_bus_keeps_a_dead_letter_until_its_message_is_executed(tmp_path: Path) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import structlog
 from click.testing import CliRunner, Result
 
 from bridge.cli import root
@@ -16,14 +14,6 @@ from tests.app.conftest import host, impatient, loaded, project
 __all__ = ["host", "impatient", "loaded", "project"]
 
 Bridge = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _log_apart() -> Iterator[None]:
-    """Keep logs of daemons in other threads out of the output of commands."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.__stderr__))
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture

@@ -69,7 +69,7 @@ def test_json(config: Path) -> None:
     assert received["ok"] is False
     assert received["counts"]["route"] == 3
     [problem] = received["problems"]
-    assert problem.keys() == {"file", "line", "column", "path", "what", "severity", "code"}
+    assert problem.keys() == {"file", "line", "column", "path", "what", "severity", "code", "offset"}
     assert (problem["file"], problem["line"], problem["severity"]) == (str(config), 13, "error")
 
 

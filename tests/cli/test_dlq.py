@@ -103,6 +103,12 @@ def test_a_selection_narrows(place: Path) -> None:
     assert "there is no source 'order'; did you mean 'orders'?" in run_bridge("dlq", "list", "order", cwd=place).stderr
 
 
+def test_a_caret_marks_the_missing_key_of_an_expression(place: Path) -> None:
+    letter = next(each for each in read(place, "list", "--cause", "expression_error") if "no key" in each["detail"])
+    shown = bridge("dlq", "show", letter["id"], cwd=place).splitlines()
+    assert shown[-2:] == ["  payload.total > 0.0", "          ^"]
+
+
 def test_one_dead_letter_by_any_of_its_names(place: Path) -> None:
     (letter,) = read(place, "list", "--cause", "no_route")
     (by_position,) = read(place, "show", letter["id"])

@@ -20,10 +20,7 @@ from bridge.cli import root
 from bridge.core.errors import EngineMisconfigured
 from tests.app import own_keys
 from tests.app.project import EngineThread, write_project
-from tests.cli.conftest import _log_apart
 from tests.kit.waiting import TIMEOUT_OPTION
-
-__all__ = ["_log_apart"]
 
 MARKER = "PLAINTEXT-OF-A-PAYLOAD"
 Run = Callable[..., Result]

@@ -270,7 +270,15 @@ def test_a_person_is_asked_before_a_bulk_purge(
     started(bridge, "waits", name)
     bridge("instances", "terminate", name)
     finished(bridge, name, code=1)
-    command = [sys.executable, "-m", "bridge", "instances", "purge", "--status", "terminated", "-c", "bridge.yaml"]
+    command = [
+        str(fork_server().command() / "bridge"),
+        "instances",
+        "purge",
+        "--status",
+        "terminated",
+        "-c",
+        "bridge.yaml",
+    ]
     primary, secondary = pty.openpty()
     with subprocess.Popen(command, stdin=secondary, stderr=subprocess.PIPE, cwd=project) as process:
         os.write(primary, answer)

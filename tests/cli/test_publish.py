@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from bridge.config.source import load
 from bridge.core.message import Message
 from tests.app.project import write_project
 from tests.app.test_publish import consume
+from tests.kit.forkserver import fork_server
 from tests.kit.waiting import TIMEOUT
 
 EVENT = json.dumps({"specversion": "1.0", "id": "1", "source": "/test", "type": "go", "data": {"id": "1"}})
@@ -191,7 +191,7 @@ def test_a_broker_that_cannot_be_reached(publish: Publish, config: Path) -> None
 
 def test_another_process_and_a_live_pipe(config: Path) -> None:
     """Lines in a pipe are published while the pipe is still open."""
-    command = [sys.executable, "-m", "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
+    command = [str(fork_server().command() / "bridge"), "publish", "plain", "--jsonl", "-", "-c", str(config)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ)
     assert process.stdin is not None
     process.stdin.write(b'{"body": 1}\n')
@@ -203,7 +203,7 @@ def test_another_process_and_a_live_pipe(config: Path) -> None:
 
 
 def test_ctrl_c_ends_the_wait_for_more(config: Path) -> None:
-    command = [sys.executable, "-m", "bridge", "publish", "plain", "--jsonl", "-", "-c", str(config)]
+    command = [str(fork_server().command() / "bridge"), "publish", "plain", "--jsonl", "-", "-c", str(config)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(b'{"body": 1}\n')

@@ -22,6 +22,7 @@ from tests.cli.conftest import Bridge
 from tests.kafka.batches import batch, record
 from tests.kafka.produce import produce
 from tests.kafka.server import ThreadedServer
+from tests.kit.forkserver import fork_server
 from tests.kit.waiting import TIMEOUT
 from tests.servicebus.process import ServerProcess
 from tests.servicebus.server import QueueConfig, SubscriptionConfig, TopicConfig
@@ -209,7 +210,7 @@ def test_a_source_of_several_topics_names_them(bridge: Bridge, config: Path) -> 
 
 def test_what_comes_is_shown_at_once_until_ctrl_c(bridge: Bridge, config: Path) -> None:
     put(bridge, {"body": "first"})
-    command = f"{sys.executable} -m bridge topic read local/things --follow --json -c {config}"
+    command = f"{fork_server().command()}/bridge topic read local/things --follow --json -c {config}"
     with subprocess.Popen(command.split(), stdout=subprocess.PIPE, text=True) as reading:
         assert reading.stdout is not None
         assert json.loads(reading.stdout.readline())["body"] == "first"

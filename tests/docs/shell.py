@@ -25,7 +25,7 @@ DOCUMENTED = "127.0.0.1:8099"
 
 _LATER = re.compile(
     r"^(bridge (status|instances (list|show|wait)|entities (list|show)|(early|quarantine|jobs) list|"
-    r"dlq (list|groups))|curl) "
+    r"dlq (list|groups))|curl)( |$)"
 )
 """Commands that show a state; a reader repeats them until the expected state appears."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,38 +24,16 @@ from bridge.engines.scheduler import SchedulerEngine
 from bridge.engines.worker.setup import stop_worker
 from bridge.sqlite_engine.options import RetentionPolicy
 from tests.engines.contract import workflows
+from tests.kit.processes import ModuleProcess
 from tests.kit.waiting import TIMEOUT, eventually
 
 CONFIG = EmbeddedEngineConfig(type="embedded", timeout="5s")
 
-HOST = """
-import asyncio, sys
-from pathlib import Path
-from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.engines.embedded.engine import EmbeddedEngine
 
-async def main():
-    engine = EmbeddedEngine("default", EmbeddedEngineConfig(type="embedded"), Path(sys.argv[1]), host=True)
-    await engine.start()
-    print("ready", flush=True)
-    await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-
-
-def host_elsewhere(directory: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen([sys.executable, "-c", HOST, str(directory)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
+def host_elsewhere(directory: Path) -> ModuleProcess:
+    process = ModuleProcess("tests.engines.host_child", directory)
+    assert process.read() == "ready"
     return process
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.wait()
-    assert process.stdout is not None
-    process.stdout.close()
 
 
 async def test_one_host_per_directory(tmp_path: Path) -> None:
@@ -79,7 +55,7 @@ async def test_a_killed_host_leaves_nothing_in_the_way(tmp_path: Path) -> None:
         with pytest.raises(EngineUnavailable, match=f"process {process.pid} has this engine file open"):
             await EmbeddedEngine("default", CONFIG, tmp_path, host=True).start()
     finally:
-        kill(process)
+        process.end()
     assert (tmp_path / SOCKET).exists()
     engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await engine.start()
@@ -106,7 +82,7 @@ async def test_without_a_daemon_it_says_what_to_do_and_recovers(tmp_path: Path) 
         await until_it_answers(engine)
         await CommandRunner(engine).execute(ScheduleOrchestration("echo", "a"))
     finally:
-        kill(process)
+        process.end()
     with pytest.raises(EngineUnavailable):
         await engine.probe()
     await engine.stop()
@@ -254,7 +230,7 @@ async def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         await attached.client.schedule_new_orchestration("approval", instance_id="a")
         await attached.client.raise_orchestration_event("a", "approve", data="kept")
     finally:
-        kill(process)
+        process.end()
         await attached.stop()
     engine = EmbeddedEngine("default", CONFIG, tmp_path, host=True)
     await engine.start()
@@ -277,7 +253,7 @@ async def test_an_attached_worker_outlives_its_host(tmp_path: Path) -> None:
     try:
         await attached.client.schedule_new_orchestration("approval", instance_id="a")
         await attached.client.wait_for_orchestration_start("a", timeout=TIMEOUT)
-        kill(process)
+        process.end()
         process = host_elsewhere(tmp_path)
         await until_it_answers(attached)
         await attached.client.raise_orchestration_event("a", "approve", data="again")
@@ -287,7 +263,7 @@ async def test_an_attached_worker_outlives_its_host(tmp_path: Path) -> None:
         assert await stop_worker(worker, TIMEOUT)
         await attached.stop()
     finally:
-        kill(process)
+        process.end()
 
 
 async def test_finished_instances_go_after_their_retention(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -87,7 +88,11 @@ async def test_an_answer_without_end_is_refused(hostile: HostileEngine, what: st
 
 
 async def test_pages_that_are_counted_and_not_kept_end_with_the_time(hostile: HostileEngine) -> None:
-    hostile.answers = {"QueryEntities": endless_entities}
+    def slow_pages(request: bytes, number: int) -> bytes:
+        time.sleep(0.02)  # the time ends the pages, not their number
+        return endless_entities(request, number)
+
+    hostile.answers = {"QueryEntities": slow_pages}
     async with connected(hostile, "300ms") as engine:
         with pytest.raises(EngineUnavailable, match="no end after 9 s"):
             await WaitingTotals(1000, 1000).count(engine)

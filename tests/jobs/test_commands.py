@@ -89,39 +89,44 @@ def test_a_job_survives_the_kill_of_its_daemon(project: Path) -> None:
     out = project / "watch.out"
     with ExitStack() as processes:
         process = processes.enter_context(DaemonProcess(project))
-        names = start(project, 200)
-        arguments = ("--orchestration", "waits", "--rate", "20/s", "--reason", "a mistake", "--yes", "-o", "ids")
+        names = start(project, 100)
+        arguments = ("--orchestration", "waits", "--rate", "10/s", "--reason", "a mistake", "--yes", "-o", "ids")
         job = bridge("instances", "terminate", *arguments, cwd=project).strip()
-        watch = started(project, out, "jobs", "watch", job, "--interval", "200ms")
+        watch = started(project, out, "jobs", "watch", job, "--interval", "1s")
         last = 0
         for _ in range(KILLS):
-            eventually_blocking(lambda: _finished(project, job) > last, "progress")  # noqa: B023 -- called at once
+            _progress(project, job, last)
             process.kill()
             process = processes.enter_context(DaemonProcess(project))
             last = _finished(project, job)
         assert watch.wait(60) == 0, out.read_text()
         document = shown(project, job)
         assert document["counts"] | {"succeeded": 0} == dict.fromkeys(document["counts"], 0)
-        assert (document["state"], document["counts"]["succeeded"], document["selected"]) == ("done", 200, 200)
+        assert (document["state"], document["counts"]["succeeded"], document["selected"]) == ("done", 100, 100)
         eventually_blocking(lambda: set(statuses(project).values()) == {"TERMINATED"}, "termination")
         assert sorted(statuses(project)) == names
         _without_failed_activity(project, job)
         process.stop()
     lines = out.read_text().splitlines()
-    assert lines[-1].split("  ")[:2] == [f"{job} instances.terminate done", "200 of 200 (100 %): succeeded 200"]
+    assert lines[-1].split("  ")[:2] == [f"{job} instances.terminate done", "100 of 100 (100 %): succeeded 100"]
     logged = [json.loads(line) for line in process.log.read_text().splitlines()]
     assert [line for line in logged if line["level"] == "error"] == []
     [line] = [
         line for line in Trail(project / ".bridge" / "engine").read() if line["action"] == "instances.terminate_by"
     ]
     assert (line["target"], line["result"], line["reason"]) == (f"job {job}", "done", "a mistake")
-    assert (line["filter"]["orchestration"], line["filter"]["rate"]) == ("waits", 20.0)
+    assert (line["filter"]["orchestration"], line["filter"]["rate"]) == ("waits", 10.0)
 
 
 def _finished(project: Path, job: str) -> int:
     document = shown(project, job)
     assert sum(document["counts"].values()) == document["selected"]
     return int(document["selected"] - document["counts"]["left"] - document["counts"]["in_progress"])
+
+
+def _progress(project: Path, job: str, last: int = 0) -> None:
+    """Wait until more than `last` items are finished; each attempt is a command."""
+    eventually_blocking(lambda: _finished(project, job) > last, "progress", poll=0.5)
 
 
 def _without_failed_activity(project: Path, job: str) -> None:
@@ -134,24 +139,24 @@ def _without_failed_activity(project: Path, job: str) -> None:
 def test_each_instance_gets_its_event_once_although_the_daemon_is_killed(project: Path) -> None:
     with ExitStack() as processes:
         process = processes.enter_context(DaemonProcess(project))
-        start(project, 120, "collects", 2)
-        arguments = ("--orchestration", "collects", "--data", '"first"', "--rate", "40/s", "--yes", "-o", "json")
+        start(project, 60, "collects", 2)
+        arguments = ("--orchestration", "collects", "--data", '"first"', "--rate", "20/s", "--yes", "-o", "json")
         job = json.loads(bridge("instances", "raise", "item", *arguments, cwd=project))[0]["job"]
         last = 0
         for _ in range(3):
-            eventually_blocking(lambda: _finished(project, job) > last, "progress")  # noqa: B023 -- called at once
+            _progress(project, job, last)
             process.kill()
             process = processes.enter_context(DaemonProcess(project))
             last = _finished(project, job)
         assert run_bridge("jobs", "watch", job, cwd=project).returncode == 0
-        assert shown(project, job)["counts"]["succeeded"] == 120
+        assert shown(project, job)["counts"]["succeeded"] == 60
         bridge("instances", "raise", "item", "--all", "--data", '"second"', "--yes", "--watch", cwd=project)
 
         async def work(instances: Instances) -> list[Instance]:
             found = await instances.list(Filter(prefix="i-"), payloads=False)
             return [await instances.wait(one.instance_id, "completion", 60) or one for one in found]
 
-        assert [one.output for one in on_engine(project, work)] == [["first", "second"]] * 120
+        assert [one.output for one in on_engine(project, work)] == [["first", "second"]] * 60
         process.stop()
 
 
@@ -161,7 +166,7 @@ def test_a_daemon_stops_in_the_middle_of_a_job_and_the_next_one_continues(projec
         start(project, 100)
         arguments = ("--all", "--rate", "20/s", "--yes", "-o", "ids")
         job = bridge("instances", "suspend", *arguments, cwd=project).strip()
-        eventually_blocking(lambda: _finished(project, job) > 0, "progress")
+        _progress(project, job)
         process.stop()
         process = processes.enter_context(DaemonProcess(project))
         assert run_bridge("jobs", "watch", job, cwd=project).returncode == 0

@@ -16,6 +16,7 @@ import json
 import os
 import pkgutil
 import runpy
+import select
 import selectors
 import shutil
 import signal
@@ -24,7 +25,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -36,7 +36,6 @@ PRELOADED = ("bridge.app", "bridge.cli")
 
 _HEADER = 8
 _STREAMS = 3
-_POLL = 0.005
 
 File = int | IO[Any]
 
@@ -63,11 +62,10 @@ class ForkedProcess:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        end = None if timeout is None else time.monotonic() + timeout
-        while (code := self.poll()) is None:
-            if end is not None and time.monotonic() > end:
-                raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-            time.sleep(_POLL)
+        if self.returncode is None:
+            select.select([self._connection], [], [], timeout)
+        if (code := self.poll()) is None:
+            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
         return code
 
     def send_signal(self, number: int) -> None:

@@ -261,6 +261,19 @@ CASES = (
         "BridgeEarlyMessagesExpire", "many wait, and have time", "5m",
         {f"bridge_early_messages{ENGINE}": "90x5", f"bridge_early_messages_expiring{ENGINE}": "0x5"},
     ),
+    fires(
+        "BridgeJobStopped", "two daemons count the same job", "10m",
+        {f'bridge_jobs{{kind="replay", state="stopped", instance="{each}:8099"}}': "0 1x12" for each in "ab"},
+        "Stopped jobs of the kind replay: 1", kind="replay",
+    ),
+    quiet(
+        "BridgeJobStopped", "running and paused jobs, and a stopped one that is resumed", "10m",
+        {
+            'bridge_jobs{kind="replay", state="running", instance="a:8099"}': "3x12",
+            'bridge_jobs{kind="replay", state="paused", instance="a:8099"}': "1x12",
+            'bridge_jobs{kind="dlq.drop", state="stopped", instance="a:8099"}': "0 1x3 0x8",
+        },
+    ),
     # -- engines
     fires(
         "BridgeEngineAway", "one of two daemons does not reach it", "5m",

@@ -6,21 +6,22 @@ import asyncio
 import fcntl
 import io
 import logging
-import multiprocessing
 import os
 import signal
 import stat
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-import structlog
 
 from bridge.core.errors import InstanceNotFound
 from bridge.ops.audit import Actor, Change, Denied, audited, audited_async, settle, user
 from bridge.ops.logging import configure
 from bridge.ops.trail import FILE, Trail
+from tests.kit.processes import ModuleProcess
+from tests.kit.waiting import TIMEOUT
 
 ADA = Actor("ada", 1000, "cli")
 FIELDS = ["time", "actor", "uid", "via", "action", "target", "filter", "result", "error", "reason", "id"]
@@ -132,20 +133,13 @@ def test_a_line_that_a_crash_has_cut_costs_no_other(tmp_path: Path) -> None:
     assert [line["target"] for line in lines(trail)] == ["before", "after"]
 
 
-def _write(directory: str, writer: int, count: int) -> None:
-    trail = Trail(Path(directory), max_bytes=20_000, max_files=1000)
-    for number in range(count):
-        trail.append({"target": f"{writer}-{number}", "fill": "x" * 100})
-
-
 def test_processes_share_it_without_loss(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write, args=(str(tmp_path), writer, 200)) for writer in range(3)]
-    for process in writers:
-        process.start()
-    for process in writers:
-        process.join()
-        assert process.exitcode == 0
+    with ExitStack() as processes:
+        writers = [
+            processes.enter_context(ModuleProcess("tests.ops.trail_writer", tmp_path, number, 200))
+            for number in range(3)
+        ]
+        assert [each.process.wait(TIMEOUT) for each in writers] == [0, 0, 0]
     targets = [str(line["target"]) for line in lines(Trail(tmp_path, max_files=1000))]
     assert sorted(targets) == sorted(f"{writer}-{number}" for writer in range(3) for number in range(200))
     for writer in range(3):
@@ -260,15 +254,9 @@ def test_nothing_that_a_person_writes_begins_a_line_of_its_own(tmp_path: Path, f
     stream = io.StringIO()
     evil = "x\r\n2030-01-01 [info     ] instances.purge done\x1b[2J\x85\u2028\u202e"
     configure("info", form, stream)  # type: ignore[arg-type]  # one of the two
-    try:
-        given = Change(ADA, "instances.terminate", evil, {evil: [evil]}, evil)
-        with audited(Trail(tmp_path), given):
-            pass
-    finally:
-        logging.getLogger().handlers[:] = [
-            each for each in logging.getLogger().handlers if getattr(each, "stream", None) is not stream
-        ]
-        structlog.reset_defaults()
+    given = Change(ADA, "instances.terminate", evil, {evil: [evil]}, evil)
+    with audited(Trail(tmp_path), given):
+        pass
     for text in (stream.getvalue(), (tmp_path / FILE).read_text()):
         assert len(text.splitlines()) == 1
         assert text.rstrip("\n").isprintable()

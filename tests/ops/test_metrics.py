@@ -40,6 +40,7 @@ class Stats:
     unloaded: int = 0
     queued: int = 0
     locks_lost: int = 0
+    seeks: int = 0
     quarantined_keys: int = 0
     shares: Shares | None = None
     dead_letter_pauses: Mapping[str, float] = field(default_factory=dict)
@@ -101,6 +102,8 @@ class Limit:
     running_instances: tuple[int, ...] | None = (1, 2, 3)
     waiting: int = 7
     delayed: int = 2
+    rate: float | None = 2.5
+    until: float | None = 1.8e9
     values: tuple[int, int] | None = None
 
 
@@ -128,6 +131,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
         unloaded=3,
         queued=2,
         locks_lost=1,
+        seeks=2,
         rebalances=2,
         skipped=3,
         reconnects=4,
@@ -155,6 +159,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_retries_total") == 3
     assert value("bridge_bugs_total") == 2
     assert value("bridge_locks_lost_total") == 1
+    assert value("bridge_seeks_total") == 2
     assert value("bridge_rebalances_total") == 2
     assert value("bridge_skipped_total") == 3
     assert (value("bridge_reconnects_total"), value("bridge_lock_renewals_total")) == (4, 9)

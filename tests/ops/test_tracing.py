@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBasedTraceIdRatio, TraceIdRatioBased
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from structlog.testing import capture_logs
 
 from bridge.app.composition import load_config
 from bridge.app.tracing import build_tracing
@@ -37,8 +38,8 @@ def tracing_of(receiver: OtlpReceiver, sample: float | None = 1.0, max_buffered:
     return build(f"{receiver.url}/v1/traces", sample, "1.0", max_buffered=max_buffered, max_age=60.0)
 
 
-def test_spans_in_memory_are_bounded_and_sent_when_the_receiver_is_back(capsys: pytest.CaptureFixture[str]) -> None:
-    with OtlpReceiver() as receiver:
+def test_spans_in_memory_are_bounded_and_sent_when_the_receiver_is_back() -> None:
+    with OtlpReceiver() as receiver, capture_logs() as logs:
         receiver.status = 503
         tracing = tracing_of(receiver)
         tracing.start()
@@ -53,8 +54,8 @@ def test_spans_in_memory_are_bounded_and_sent_when_the_receiver_is_back(capsys: 
         assert (tracing.away, tracing.waiting["memory"]) == (None, 0)
         tracing.stop(5.0)
     assert sorted(span.name for span in receiver.spans()) == sorted(f"s{number}" for number in range(1, 101))
-    text = capsys.readouterr().out
-    assert (text.count("traces cannot be sent"), text.count("traces are sent")) == (1, 1)
+    events = [line["event"] for line in logs]
+    assert [event.partition(" to http")[0] for event in events] == ["traces cannot be sent", "traces are sent"]
 
 
 def test_nobody_listens() -> None:

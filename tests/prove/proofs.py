@@ -80,6 +80,10 @@ PROOFS: tuple[Proof, ...] = (
         "bridge/workflow"), "tests/acceptance", "tests/workflow",
     ),
     _slow(
+        "dead-letters", (*_LINE, *(f"bridge/brokers/{name}" for name in ("kafka", "local", "servicebus")),
+        "bridge/engines", "bridge/sqlite_engine", *_WAITING, "tests/acceptance/replays.py"), "tests/replay", kafka=True,
+    ),
+    _slow(
         "reload", (*_LINE, "bridge/app/reload", "bridge/app/check", "bridge/config", "bridge/routing"),
         "tests/acceptance/test_reload_kill.py",
     ),

@@ -45,22 +45,25 @@ def test_other_expressions_are_left_alone(text: str) -> None:
     assert checked(text) == text
 
 
-@pytest.mark.parametrize("method", ["getDate", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds"])
-def test_a_name_leads_to_no_file(method: str, tmp_path: Path) -> None:
+METHODS = ("getDate", "getDayOfYear", "getFullYear", "getHours", "getMilliseconds")
+
+
+def test_a_name_leads_to_no_file(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     program = f"""if True:
         from tests.routing.test_expression import value
         from bridge.core.errors import ExpressionError
-        for name in ({str(pipe)!r}, "../../../..{pipe}", "/dev/stdin", "file:{pipe}", "localtime/../{pipe}"):
-            try:
-                value("timestamp(payload.t).{method}(payload.z)", {{"t": {AT!r}, "z": name}})
-            except ExpressionError:
-                print("refused")
+        for method in {METHODS!r}:
+            for name in ({str(pipe)!r}, "../../../..{pipe}", "/dev/stdin", "file:{pipe}", "localtime/../{pipe}"):
+                try:
+                    value(f"timestamp(payload.t).{{method}}(payload.z)", {{"t": {AT!r}, "z": name}})
+                except ExpressionError:
+                    print("refused")
     """
     run = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert run.stdout is not None
-    assert [run.stdout.readline() for _ in range(5)] == ["refused\n"] * 5
+    assert [run.stdout.readline() for _ in range(25)] == ["refused\n"] * 25
     run.communicate()
 
 

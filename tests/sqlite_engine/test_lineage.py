@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
-import signal as signals
 import sqlite3
 import tempfile
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +21,18 @@ from bridge.core.answers import PUBLISH_ACTIVITY
 from bridge.core.lineage.records import RECORD_OPERATION
 from bridge.core.origin import KEY, MessageOrigin, index_ids, search_ids, unwrap, wrap_payload
 from bridge.core.system_names import EARLY_MESSAGES, LINEAGE, target_id
-from bridge.engines.embedded.host_rules import BridgeRules
 from bridge.sqlite_engine.database import Database
 from bridge.sqlite_engine.maintenance.upkeep import check
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.options import DatabaseOptions, RetentionPolicy
+from bridge.sqlite_engine.options import RetentionPolicy
 from bridge.sqlite_engine.storage.lineage import hash_of
 from bridge.sqlite_engine.storage.payloads import Payloads
 from bridge.sqlite_engine.storage.store import Store
 from tests.kit.examples import examples
+from tests.kit.processes import ModuleProcess
 from tests.kit.protocol_client import ProtocolClient, activity, again, call, complete, raise_event, signal, start
 from tests.kit.waiting import eventually_blocking
-
-
-def options(*, index: bool = True, **more: Any) -> DatabaseOptions:
-    return DatabaseOptions(rules=BridgeRules(), index=index, **more)
-
-
-@contextmanager
-def opened(path: Path, given: DatabaseOptions | None = None) -> Iterator[Database]:
-    database = Database(path, given or options())
-    database.start()
-    try:
-        yield database
-    finally:
-        database.stop()
-
-
-def message(number: int, data: Any = None) -> Any:
-    """Payload of a command that a rule made of message `number`."""
-    return wrap_payload(data, MessageOrigin(f"/shop m-{number}", "route", position=f"c/orders/0@{number}"))
+from tests.sqlite_engine.lineage_child import message, opened, options
 
 
 def indexed(path: Path) -> dict[str, set[int]]:
@@ -178,36 +156,23 @@ def test_the_index_names_what_a_scan_finds(steps: list[Step]) -> None:
         assert check(path) == []
 
 
-def child(path: str, acknowledged: str, first: int) -> None:
-    """Start instances and raise events until the process is killed."""
-    with open(acknowledged, "a", buffering=1) as out, opened(Path(path)) as database:  # noqa: PTH123 -- in a child
-        for number in range(first, first + 100_000, 2):
-            start(database, "work", f"i-{number}", message(number))
-            out.write(f"{number} i-{number}\n")
-            raise_event(database, f"i-{number}", "event", message(number + 1))
-            out.write(f"{number + 1} i-{number}\n")
+def _lines(acknowledged: Path) -> list[str]:
+    text = acknowledged.read_text() if acknowledged.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def test_an_acknowledged_command_is_in_the_index_after_a_kill(tmp_path: Path) -> None:
     path, acknowledged = tmp_path / "hub.db", tmp_path / "acknowledged"
-    context = multiprocessing.get_context("spawn")
     count = 0
     for attempt in range(4):
-        process = context.Process(target=child, args=(str(path), str(acknowledged), attempt * 100_000))
-        process.start()
-        deadline = time.monotonic() + 60
-        more = count + random.randrange(1, 200)
-        while count < more:
-            assert time.monotonic() < deadline
-            count = len(acknowledged.read_text().splitlines()) if acknowledged.exists() else 0
-        assert process.pid is not None
-        os.kill(process.pid, signals.SIGKILL)
-        process.join()
+        with ModuleProcess("tests.sqlite_engine.lineage_child", path, acknowledged, attempt * 100_000):
+            more = count + random.randrange(1, 200)
+            eventually_blocking(lambda: len(_lines(acknowledged)) >= more)  # noqa: B023 -- called at once
         with opened(path):
             pass
         found = indexed(path)
         assert found == scanned(path), "the row is in the transaction of its cause"
-        lines = [line for line in acknowledged.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        lines = _lines(acknowledged)
         for number, id_ in (line.split() for line in lines):
             assert hash_of(f"m-{number}") in found[id_]
             assert hash_of(f"orders/0@{number}") in found[id_]

@@ -32,7 +32,7 @@ from bridge.workflow import (
 )
 from tests.kit.waiting import TIMEOUT
 from tests.sqlite_engine.conftest import Restartable
-from tests.sqlite_engine.test_rewind import retries
+from tests.sqlite_engine.rewind import retries
 from tests.sqlite_engine.test_worker import quiet
 
 TRIES = retries(3)

@@ -178,6 +178,11 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
             (None, {"source": "orders", "job": "j", "page": 0, "items": [], "at": 1.0, "owner": "x", "results": []}),
         ],
         "bridge.replay_edit": [({"letter": {"body": ""}}, None)],
+        "bridge.route_limit": [
+            (None, {"running": 1, "rate": None, "until": 9.0, "since": 1.0, "by": "x", "reason": ""}),
+            ({"until": 2.0, "daemons": {"h/1": 1.0}}, {"daemon": "h/1", "at": 3.0}),
+            ({"until": 9.0, "daemons": {}}, {"daemon": "h/1", "at": 3.0}),
+        ],
         "bridge.source_pause": [(None, {"since": 1.0, "by": "x", "reason": ""}), ({"since": 1.0, "by": "x"}, None)],
     }
     entities = {name.removeprefix("entity "): each for name, each in functions.items() if name.startswith("entity ")}

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from bridge.app.composition import build_broker, build_engine, require, subscribe_options
 from bridge.brokers.base import Broker, ListingBroker, LogBroker, ReadableBroker, ReadOptions
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import EngineOutage
@@ -20,7 +20,6 @@ from bridge.dead_letters.rows import Facts
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, TopicStates
 from bridge.engines.base import Engine, StoredEntities
-from bridge.quarantine.orphaned import state_engine
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -18,7 +18,8 @@ from bridge.app.operations.trace import NOT_KEPT, NOT_PROCESSED, Answer
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core import dead_letter
-from bridge.core.errors import BridgeError, ConfigError, MessageError
+from bridge.core.dead_letter import DeadLetter
+from bridge.core.errors import BridgeError, ConfigError, EngineError, MessageError
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome
 from bridge.routing import explain
@@ -67,10 +68,13 @@ class Behind:
 
     what: `dead letter`, or `publication`.
     id: position of the message that was dead-lettered, or id of the published one.
+    state, job: state of the dead letter, and the job that has set it; None if unknown.
     """
 
     what: str
     id: str
+    state: str | None = None
+    job: str | None = None
 
 
 async def behind(loaded: Loaded, text: str) -> Behind | None:
@@ -96,8 +100,21 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
             return None if id_ is None else Behind("publication", id_)
         letter = dead_letter.read(message, position)
         origin = letter.message_id if letter.origin.offset is None else str(letter.origin)
-        return None if origin is None else Behind("dead letter", origin)
+        return None if origin is None else Behind("dead letter", origin, *await _state(loaded, broker, topic, letter))
     return None
+
+
+async def _state(loaded: Loaded, broker: str, topic: str, letter: DeadLetter) -> tuple[str | None, str | None]:
+    """State of a dead letter, and the job that has set it; None if unknown."""
+    place = next(each for each in dead_letters.places(loaded) if (each.broker, each.topic) == (broker, topic))
+    async with AsyncExitStack() as opened:
+        states = dead_letters.PlaceStates(loaded, opened)
+        try:
+            await states.load(place)
+        except EngineError:
+            return None, None
+        mark = states.mark(place, letter)
+        return str(states.state(place, letter)), None if mark is None else mark.job or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from bridge.ops.access import Caller, Role
 from bridge.ops.audit import Actor, Change, Denied, audited_async
 from bridge.ops.trail import Trail
 
+FREE = frozenset({"input", "data", "output"})
+"""Parameters that are any JSON value, which is stored as JSON text."""
 NEW = "(new)"
 """Target of an operation whose result names what it has made."""
 
@@ -107,12 +109,27 @@ class Operation(Generic[P]):
 
     def parse(self, given: Mapping[str, Any]) -> P:
         """Validate the parameters. Raises: InvalidCommand, without their values."""
+        for name, value in given.items():
+            if name not in FREE and not _is_unicode(value):
+                raise InvalidCommand(f"{self.name}: `{name}` has a lone surrogate, which no engine can store")
         try:
             return self.parameters(**given)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             where = ".".join(str(part)[:100] for part in first["loc"])
             raise InvalidCommand(f"{self.name}: `{where}`: {first['msg']}") from None
+
+
+def _is_unicode(value: Any) -> bool:
+    """True if UTF-8 can encode all texts of a JSON value."""
+    match value:
+        case str():
+            return value.isascii() or not any("\ud800" <= each <= "\udfff" for each in value)
+        case Mapping():
+            return all(_is_unicode(name) and _is_unicode(each) for name, each in value.items())
+        case list() | tuple():
+            return all(map(_is_unicode, value))
+    return True
 
 
 async def perform(operation: Operation[Any], given: Mapping[str, Any], scene: Scene) -> Any:

@@ -28,7 +28,9 @@ from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words
 from bridge.app.operations.read_operations import READ_OPERATIONS
+from bridge.app.operations.route_limits import LIMIT_OPERATIONS
 from bridge.app.operations.timeline import as_json as history_as_json
+from bridge.app.operations.waiting_jobs import WAITING_OPERATIONS
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.early_messages.operations import EarlyMessageOperations
@@ -554,8 +556,10 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     ),
     *CANARY_OPERATIONS,
     *CONFIGURATION_OPERATIONS,
+    *LIMIT_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,
     *JOB_OPERATIONS,
+    *WAITING_OPERATIONS,
     *READ_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

@@ -107,6 +107,31 @@ class SourceLine(TypedDict, total=False):
     reason: str
 
 
+class Configured(TypedDict):
+    running: int | None
+    rate: float | None
+
+
+class SetLimit(TypedDict):
+    route: str
+    running: int | None
+    rate: float | None
+    until: float
+    since: float
+    by: str
+    reason: str
+
+
+class LimitLine(SetLimit):
+    engine: str
+    daemons: list[str]
+    configured: Configured
+
+
+class ClearedLimit(TypedDict):
+    route: str
+
+
 class Cancelled(TypedDict):
     cancelled: list[str]
 
@@ -216,6 +241,9 @@ RESULTS: Mapping[str, Any] = {
     "quarantine.list": list[WaitingMessage],
     "quarantine.release": list[Change],
     "quarantine.drop": Change,
+    "limits.list": list[LimitLine],
+    "limits.set": SetLimit,
+    "limits.clear": ClearedLimit,
     "canary.show": CanaryResult,
     "canary.abort": CanaryResult,
     "canary.resume": CanaryResult,

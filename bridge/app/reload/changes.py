@@ -9,8 +9,8 @@ from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig
-from bridge.config.source import Loaded
-from bridge.quarantine.orphaned import quarantine_engine, state_engine
+from bridge.config.source import Loaded, state_engine
+from bridge.quarantine.orphaned import quarantine_engine
 
 RESTART = ("engines", "brokers", "registries", "workflows.modules", "rules", "ops")
 """Sections whose changes need a restart, apart from some of an engine."""

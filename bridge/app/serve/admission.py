@@ -15,7 +15,7 @@ from bridge.config.source import Loaded
 from bridge.engines.base import Engine
 from bridge.pipeline.action_budget import ActionBudget
 from bridge.pipeline.per_value import Values
-from bridge.pipeline.route_limits import Admission, Rate, RouteLimit
+from bridge.pipeline.route_limits import Admission, Rate, RouteLimit, TemporaryRouteLimit
 from bridge.pipeline.running_instances import Count, RunningInstances
 from bridge.routing.cel.template import constant_prefix
 from bridge.routing.per import SHARED, TAG
@@ -24,24 +24,35 @@ _RUNNING = [OrchestrationStatus.PENDING, OrchestrationStatus.RUNNING, Orchestrat
 _PAGE = 1000
 
 
-def build_admission(loaded: Loaded, engines: Mapping[str, Engine], former: Admission | None = None) -> Admission:
+def build_admission(
+    loaded: Loaded,
+    engines: Mapping[str, Engine],
+    former: Admission | None = None,
+    temporary: Mapping[str, TemporaryRouteLimit] | None = None,
+) -> Admission:
     """Create the limits of all routes, not started. Routes with the same engine and prefix share a count.
 
     Start the admission after the engines. The configuration must pass `check`.
-    former: limits of the earlier configuration. Their counts, and their commands that wait, are taken over.
+    former: limits of the earlier configuration. Their counts are taken over, and their commands that wait try again.
+    temporary: limits by route that hold instead of those of the configuration.
     """
     limits: dict[str, RouteLimit] = {}
-    configs = {route.name: route.limits for route in loaded.config.routes if route.limits is not None}
+    temporary = temporary or {}
+    routes = [
+        route.model_copy(update={"limits": temporary[route.name].config}) if route.name in temporary else route
+        for route in loaded.config.routes
+    ]
+    configs = {route.name: route.limits for route in routes if route.limits is not None}
     kept = {} if former is None else {(each.engine, each.prefix): each for each in former.running_instances}
     counted: dict[tuple[str, str], RunningInstances] = {}
-    for route in loaded.config.routes:
+    for route in routes:
         if route.limits is None:
             continue
         running, key = None, _counted(route)
         if key is not None:
             running = counted.get(key)
             if running is None:
-                most = _most_values(loaded, key)
+                most = _most_values(routes, key)
                 running = kept.get(key)
                 if running is None or running.max_values != most:
                     asked = count(engines[route.engine], key[1], values=most is not None)
@@ -60,9 +71,10 @@ def build_admission(loaded: Loaded, engines: Mapping[str, Engine], former: Admis
             )
         elif former is not None and former.configs.get(route.name) != route.limits:
             limit.change(route.limits.running, rate, each_running, each_rate)
+        limit.end_at(temporary[route.name].until if route.name in temporary else None)
         limits[route.name] = limit
-    for route in loaded.config.routes:
-        if former is not None and route.limits is None and (ended := former.limits.get(route.name)) is not None:
+    for name, ended in former.limits.items() if former is not None else ():
+        if limits.get(name) is not ended:
             ended.change(None, None, None, None)
     return Admission(limits, tuple(counted.values()), configs, set() if former is None else former.listening)
 
@@ -93,11 +105,11 @@ def _counted(route: RouteConfig) -> tuple[str, str] | None:
     return route.engine, constant_prefix(command.instance_id)
 
 
-def _most_values(loaded: Loaded, key: tuple[str, str]) -> int | None:
+def _most_values(routes: Sequence[RouteConfig], key: tuple[str, str]) -> int | None:
     """Most values counted separately among orchestrations that several routes may start; None: not counted by value."""
     wanted = [
         route.limits.per.max_values
-        for route in loaded.config.routes
+        for route in routes
         if route.limits is not None and route.limits.per is not None and route.limits.per.running is not None
         if _counted(route) == key
     ]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiohttp
@@ -23,10 +23,7 @@ from yarl import URL
 from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
-from bridge.app.operations import openapi
 from bridge.app.operations.operation import Operation, Reload, Scene, begun, keyed, perform
-from bridge.app.operations.operations import BY_NAME, OPERATIONS
-from bridge.app.serve.lineage import in_flight
 from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
@@ -38,7 +35,9 @@ from bridge.ops.api import PREFIX, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, Control, near
 from bridge.ops.status import Document
-from bridge.pipeline.source import SourcePipeline
+
+if TYPE_CHECKING:
+    from bridge.pipeline.source import SourcePipeline
 
 log = logging.getLogger("bridge.control")
 
@@ -68,6 +67,8 @@ def routes(
     status: status of the daemon; None: the API has none. sources: of the daemon.
     current: configuration in use; None: always `loaded`. reload: returns the reload of the daemon, see `Scene`.
     """
+    from bridge.app.operations.operations import OPERATIONS
+    from bridge.app.serve.lineage import in_flight
 
     def in_use() -> Loaded:
         return loaded if current is None else current()
@@ -140,11 +141,21 @@ def _plain(
 
 
 async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
+    from bridge.app.operations import openapi
+    from bridge.app.operations.operations import OPERATIONS
+
     return openapi.document(OPERATIONS)
 
 
 async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
     """Write no audit line: reading leaves none."""
+
+
+def _operations() -> Mapping[str, Operation[Any]]:
+    """All operations by name. Their import takes long, and `bridge status` uses none."""
+    from bridge.app.operations.operations import BY_NAME
+
+    return BY_NAME
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Any]:
@@ -181,7 +192,7 @@ async def _results(
     daemon = await _find(loaded, engine)
     if daemon is not None:
         for name, given in calls:
-            yield await _watched(daemon, BY_NAME[name], {"engine": engine, **given})
+            yield await _watched(daemon, _operations()[name], {"engine": engine, **given})
         return
     async with AsyncExitStack() as stack:
         opened: list[Engine] = []
@@ -193,7 +204,7 @@ async def _results(
 
         scene = Scene(loaded, direct, Caller(user(), "admin", True))
         for name, given in calls:
-            yield await perform(BY_NAME[name], {"engine": engine, **given}, scene)
+            yield await perform(_operations()[name], {"engine": engine, **given}, scene)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +217,7 @@ class DaemonAnswers:
 
 async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> DaemonAnswers:
     """Ask every running daemon of the state directory. Raises: InvalidCommand."""
-    operation = BY_NAME[name]
+    operation = _operations()[name]
 
     async def asked(path: Path) -> Any:
         async with asyncio.timeout(FIND_SECONDS):
@@ -237,8 +248,8 @@ async def ask_each(loaded: Loaded, name: str, given: Mapping[str, Any]) -> list[
         daemon = daemon_id(int(pid)) if pid.isdecimal() else path.name
         try:
             async with asyncio.timeout(FIND_SECONDS):
-                await _ask(path, BY_NAME["engines.list"], {})
-            return daemon, await _watched(path, BY_NAME[name], given)
+                await _ask(path, _operations()["engines.list"], {})
+            return daemon, await _watched(path, _operations()[name], given)
         except TimeoutError:
             return daemon, EngineTimeout(f"no answer within {FIND_SECONDS:g} s; is it frozen?")
         except BridgeError as error:
@@ -276,7 +287,7 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
     """Engines of the daemon behind a socket; None when it does not answer."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
-            known: Sequence[Mapping[str, Any]] = await _ask(path, BY_NAME["engines.list"], {})
+            known: Sequence[Mapping[str, Any]] = await _ask(path, _operations()["engines.list"], {})
     except TimeoutError:
         log.warning("the daemon at %s does not answer and is skipped; is it frozen?", path.name)
         return None

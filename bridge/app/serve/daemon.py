@@ -22,6 +22,7 @@ from bridge.app.composition import (
     build_source,
     build_targets,
     build_tls,
+    limits_of,
     load_workflows,
 )
 from bridge.app.operations.operation import Reload
@@ -41,11 +42,12 @@ from bridge.app.serve.shadow import Shadows
 from bridge.app.serve.status import DaemonStatus, daemon_id
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.tap import TAP, Taps
+from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
 from bridge.brokers.base import Broker
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
@@ -68,10 +70,11 @@ from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.publishing import Publishing
 from bridge.pipeline.route_limits import Admission, RouteLimit
 from bridge.pipeline.rule_set import RuleSet
+from bridge.pipeline.running_instances import RunningInstances
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
-from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
+from bridge.quarantine.orphaned import OrphanedQuarantine
 from bridge.sqlite_engine.model.instance import Finish
 from bridge.workflow import DataConverter
 
@@ -183,7 +186,7 @@ class Daemon:
         self.pauses = pause_watch(loaded, self.sources, self.engines)
         self.own = SystemWorkflows(
             loaded, self.engines, self.brokers, self.publishing, now, loop, keys, totals, all_kinds,
-            self.pauses.read_soon,
+            self._read_decisions,
         )  # fmt: skip
         self.monitors = {
             name: CompatibilityMonitor(partial(_log_incompatible, name), partial(_log_unknown_name, name))
@@ -211,6 +214,7 @@ class Daemon:
             DeadLetterCounter(loaded, self.brokers, self.engines, keeps_files=engines is None) if intake else None
         )
         self.jobs = JobFigures(self.engines, self.own.job_entities)
+        self.temporary = TemporaryLimitWatch(self.engines, lambda: self.loaded, self.change_limits)
         self.limits = list(self.admission.limits.values())
         """Limits of routes, as metrics have them."""
         self.reloads = Reloads(loaded.version)
@@ -260,6 +264,7 @@ class Daemon:
             command,
             self.dead_letters,
             self.reloads,
+            self.temporary.document,
         )
         self._reload: Reload | None = None
         self.routes = routes(
@@ -276,6 +281,11 @@ class Daemon:
             build_access(loaded),
             largest_body(loaded),
         )
+
+    def _read_decisions(self) -> None:
+        """Apply decisions of people soon: a worker of this process has processed one."""
+        self.pauses.read_soon()
+        self.temporary.read_soon()
 
     def reload_by(self, reload: Reload) -> None:
         """Serve reloads of the configuration in the API."""
@@ -338,6 +348,8 @@ class Daemon:
         await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
+        if self.is_intake:
+            await self.temporary.read()
         for source in self.sources:
             await self.start_source(source)
         await self.figures.refresh()
@@ -352,6 +364,8 @@ class Daemon:
             *([] if self.canary is None else [asyncio.create_task(self.canary.run(), name="candidate")]),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
+        if self.is_intake:
+            self._reports.append(asyncio.create_task(self.temporary.run(), name="temporary limits"))
         if self.dead_letters is not None:
             self._reports.append(asyncio.create_task(self.dead_letters.run(), name="open dead letters"))
         exported = build_metrics_export(self.loaded, self.watch.families)
@@ -388,6 +402,26 @@ class Daemon:
         return {*(task for source in self.sources for task in source.tasks), *self.admission.tasks}
 
     # -- parts that a reload changes
+
+    def build_limits(self) -> Sequence[RunningInstances]:
+        """Use the limits of the configuration and the temporary ones of people. Sources take them by `use_limits`.
+
+        Return the running instances that nothing counts any more; the caller stops them.
+        """
+        temporary = self.temporary.limits(self.loaded)
+        left = self.admission.take_over(build_admission(self.loaded, self.engines, self.admission, temporary))
+        listen(self.admission, self.engines)
+        self.admission.start()
+        self.limits[:] = self.admission.limits.values()
+        self._sources_changed.set()
+        return left
+
+    async def change_limits(self) -> None:
+        """Apply changed temporary limits to all sources."""
+        left = self.build_limits()
+        for source in self.sources:
+            source.use_limits(limits_of(self.loaded, source.settings.name, self.admission.limits))
+        await closed(*(each.stop() for each in left))
 
     def use(self, loaded: Loaded) -> None:
         """Use another configuration of the same engines, brokers and workflows for all that does not run messages."""

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from bridge.app.serve.seeks import SeekApplier
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import EngineError
 from bridge.engines.base import Engine
 from bridge.engines.reload_requests import State
@@ -17,14 +17,13 @@ from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.ops.status import PAUSES
 from bridge.pipeline.source import SourcePipeline
-from bridge.quarantine.orphaned import state_engine
 
 log = structlog.get_logger("bridge.source")
 
 READ_SECONDS = 3.0
 """Seconds between two reads of changes by people and other processes: all daemons apply one within five seconds."""
 
-_SOON_SECONDS = 0.05
+SOON_SECONDS = 0.05
 """Seconds until the second read after a worker of this process has processed a change: the engine stores it then. Each
 later pause is twice as long, up to READ_SECONDS.
 """
@@ -90,7 +89,7 @@ class PauseWatch:
                     pause = min(READ_SECONDS, 2 * pause)
                 else:
                     self._changed.clear()
-                    pause = _SOON_SECONDS
+                    pause = SOON_SECONDS
         finally:
             for applier in self._seeks.values():
                 await applier.stop()

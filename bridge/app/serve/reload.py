@@ -19,7 +19,7 @@ from bridge.app.reload.changes import Change, Changes, SourceChange, changes
 from bridge.app.reload.code import ImportedCode, digest_of
 from bridge.app.reload.stats import Result
 from bridge.app.serve import waiting
-from bridge.app.serve.admission import action_costs, build_admission, listen
+from bridge.app.serve.admission import action_costs
 from bridge.app.serve.daemon import Daemon, closed
 from bridge.app.serve.failures import known_orchestrations
 from bridge.app.serve.file_watch import schema_paths
@@ -230,10 +230,7 @@ class Reloader:
             daemon.own.waiting_entities[name].limit(early)
         if not daemon.is_intake:
             return ()
-        left = daemon.admission.take_over(build_admission(loaded, daemon.engines, daemon.admission))
-        listen(daemon.admission, daemon.engines)
-        daemon.admission.start()
-        daemon.limits[:] = daemon.admission.limits.values()
+        left = daemon.build_limits()
         sources = {source.settings.name: source for source in daemon.sources}
         for each in plan.changes.sources:
             if each.change in (Change.RULES, Change.UNCHANGED):

@@ -49,6 +49,7 @@ class DaemonStatus:
         command: str,
         dead_letters: DeadLetterCounter | None = None,
         reloads: Reloads | None = None,
+        limits: Callable[[], list[Document]] = list,
     ) -> None:
         """Create the status of this process.
 
@@ -56,6 +57,7 @@ class DaemonStatus:
         command: the command that runs this process, as of `bridge`.
         dead_letters: open dead letters; None where no source is consumed.
         reloads: reloads of this process.
+        limits: returns the temporary limits of routes.
         """
         self._loaded = loaded
         self._watch = watch
@@ -68,6 +70,7 @@ class DaemonStatus:
         self._dead_letters = dead_letters
         self._reloads = Reloads(loaded.version) if reloads is None else reloads
         self._peers: Callable[[], Sequence[Mapping[str, Any]]] = tuple
+        self._limits = limits
         self._id = daemon_id(os.getpid())
         self._started = time.time()
         self._counts: dict[str, InstanceCounts | None] = {}
@@ -122,6 +125,7 @@ class DaemonStatus:
             "peers": [{**each, "at": time_of(each["at"])} for each in self._peers()],
         }
         made = {"time": time_of(now), "daemons": [daemon], "engines": engines, "sources": sources, "components": others}
+        made["limits"] = self._limits()
         self._made = time.monotonic()
         return merge([made])
 

@@ -13,6 +13,7 @@ from durabletask.task import ActivityContext
 
 from bridge.app.operations.dead_letter_jobs import dead_letter_kinds
 from bridge.app.operations.instance_jobs import instance_kinds
+from bridge.app.operations.waiting_jobs import waiting_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
@@ -28,6 +29,7 @@ from bridge.core.system_names import (
     QUARANTINE,
     REPLAY,
     REPLAY_EDIT,
+    ROUTE_LIMIT,
     SOURCE_PAUSE,
     SOURCE_RELOAD,
     SOURCE_SEEK,
@@ -41,6 +43,7 @@ from bridge.engines.lineage_index import index_entity
 from bridge.engines.reload_requests import reload_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
+from bridge.engines.temporary_limits import limit_entity
 from bridge.engines.workflows import Workflows
 from bridge.jobs.entities import JobEntities
 from bridge.jobs.kind import JobKind
@@ -94,7 +97,7 @@ class SystemWorkflows:
     def job_kinds(self, engine: str) -> list[JobKind]:
         """Kinds of jobs that this process works on for an engine that runs."""
         own = self._engines[engine]
-        return [*instance_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
+        return [*instance_kinds(own), *waiting_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
 
     def stop_jobs(self) -> None:
         """End the running steps of jobs soon, before the workers stop."""
@@ -136,6 +139,7 @@ class SystemWorkflows:
                 CANARY: canary_entity(),
                 SOURCE_RELOAD: reload_entity(self._on_decision),
                 SOURCE_SEEK: seek_entity(self._on_decision),
+                ROUTE_LIMIT: limit_entity(self._on_decision),
                 REPLAY: stores.replays.function(),
                 REPLAY_EDIT: replay_edit_entity(),
                 ANSWERS: keys_entity,

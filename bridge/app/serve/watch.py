@@ -118,6 +118,10 @@ class SourceView:
         return self._ledger.locks_lost
 
     @property
+    def seeks(self) -> int:
+        return self._ledger.seeks
+
+    @property
     def held(self) -> bool:
         return bool(self._source.gate.pause_reasons.keys() - {PERSON})
 

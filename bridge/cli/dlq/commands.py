@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from bridge.app.dead_letters.reading import Found, Selection
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_MISSING_KEY = re.compile(r'there is no key "(?P<key>[^"]+)".*, in `(?P<expression>[^`]+)`$', re.DOTALL)
 
 _EXITS = {0: "done", 1: "there is no such dead letter"}
 
@@ -206,6 +209,8 @@ def show(
         print_fields(
             [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
         )
+        for line in _marked(each.letter.detail):
+            click.echo(clean(line))
         for name, value in headers.items():
             click.echo(f"  {clean(name)}: {clean(value)}")
         if body is not None:
@@ -330,6 +335,18 @@ def _which(chosen: dict[str, Any], offline: bool) -> str:
 def _none(chosen: dict[str, Any], offline: bool) -> str:
     which = _which(chosen, offline)
     return f"there are no dead letters{which}" + ("; `--state all` shows the others" if which else "")
+
+
+def _marked(detail: str) -> list[str]:
+    """Expression of a detail with a caret below the missing key; nothing where the detail or the place is unknown."""
+    found = _MISSING_KEY.search(detail)
+    if found is None or "\n" in found["expression"]:
+        return []
+    name = re.escape(found["key"])
+    places = list(re.finditer(rf"""(?<=\.|\?){name}\b|(?<=\['|\["){name}(?=['"]])""", found["expression"]))
+    if len(places) != 1:
+        return []
+    return [f"  {found['expression']}", f"  {' ' * places[0].start()}^"]
 
 
 def _text(value: Any) -> str:

@@ -279,7 +279,7 @@ def _fails(loaded: Loaded, found: Found, document: Document) -> bool:
 
 def _replay_edited(loaded: Loaded, found: Found, document: Document, given: dict[str, Any]) -> int:
     from bridge.app.serve.control import operate
-    from bridge.quarantine.orphaned import state_engine
+    from bridge.config.source import state_engine
 
     engine = state_engine(loaded, found.place.owner(found.letter.source))
     body = base64.b64encode(document.body).decode()

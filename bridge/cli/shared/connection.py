@@ -97,6 +97,35 @@ def engine_of_source(options: dict[str, Any], action: str, source: str, reason: 
         return engine_name(loaded, source)
 
 
+def engine_of_route(options: dict[str, Any], action: str, route: str, reason: str | None) -> str:
+    """Name of the engine of a route. Raises: LookupError if no such route is configured.
+
+    action, reason: for the audit line of that failure.
+    """
+    from bridge.app.audit import refused
+    from bridge.app.operations.route_limits import route_of
+
+    loaded = _loaded(options)
+    with refused(loaded, action, route, reason):
+        return route_of(loaded, route).engine
+
+
+def operate_on_each_engine(options: dict[str, Any], call: tuple[str, dict[str, Any]]) -> list[Any]:
+    """Run an operation for each engine that routes use; return the results.
+
+    options: values of `config_options`.
+    """
+    from bridge.app.serve.control import operate as run
+
+    loaded = _loaded(options)
+    engines = dict.fromkeys(route.engine for route in loaded.config.routes)
+
+    async def all_of_them() -> list[Any]:
+        return [result for engine in engines for result in await run(loaded, engine, [call])]
+
+    return asyncio.run(all_of_them())
+
+
 def _loaded(options: dict[str, Any]) -> Loaded:
     from bridge.app.composition import load_config
 

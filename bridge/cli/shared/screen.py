@@ -135,6 +135,7 @@ def status_tables(document: Document) -> list[str | Table]:
         *job_table(document["engines"]),
         *component_table(document["components"]),
         *source_table(document, document["sources"]),
+        *limit_table(document.get("limits", ())),
         *instance_table(document["engines"]),
         *version_table(document["engines"]),
         *saga_table(document["engines"]),
@@ -179,6 +180,22 @@ def component_table(components: Sequence[Document]) -> list[str | Table]:
         if each["state"] in _BAD
     ]
     return ["", Table(("PART", "ENGINE", "STATE", "FOR", "DETAIL"), rows)] if rows else []
+
+
+def limit_table(limits: Sequence[Document]) -> list[str | Table]:
+    """Temporary limits of routes, each with the command that ends it."""
+    rows = [
+        (
+            each["route"],
+            "" if each["running"] is None else f"{each['running']:,}",
+            "" if each["rate"] is None else f"{each['rate']:g}/s",
+            age(max(0.0, each["seconds_left"])),
+            each["by"],
+            f"bridge limits clear {each['route']}",
+        )
+        for each in limits
+    ]
+    return ["", Table(("LIMITED ROUTE", "RUNNING", "RATE", "LEFT", "BY", "NEXT"), rows)] if rows else []
 
 
 def _source_detail(document: Document, source: Document) -> str:

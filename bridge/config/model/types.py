@@ -154,7 +154,8 @@ class Model(BaseModel):
         # Text is converted to a number where one is required, because `${PORT}` is always text
         strict=False,
         populate_by_name=True,
-        use_attribute_docstrings=True,
+        # Each command reads a configuration. The models are built once, as parts of the one that is read
+        defer_build=True,
         hide_input_in_errors=True,
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Collection, Sequence
 from itertools import chain
@@ -24,7 +23,6 @@ from bridge.core.errors import is_final_failure
 from bridge.core.system_names import PREFIX
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker
-from bridge.engines.worker.failures import presentable
 from bridge.engines.workflows import Workflows
 
 _NOBODY = "bridge.nobody"
@@ -43,42 +41,6 @@ def concurrency(config: WorkerConfig, workflows: Workflows) -> ConcurrencyOption
         maximum_concurrent_entity_work_items=config.max_entities,
         maximum_thread_pool_workers=threads(config, workflows),
     )
-
-
-class _WithoutStops(logging.Filter):
-    """Filter that drops the warning with which the SDK's worker reports that its own `stop` cancelled the stream."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return not (text.startswith("Error in work item stream") and "CANCELLED" in text)
-
-
-class _Printable(logging.Filter):
-    """Filter that replaces exceptions that cannot be printed, or whose text is too long.
-
-    The SDK logs exceptions of entities unchanged.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.msg, BaseException):
-            record.msg = presentable(record.msg)
-        if record.exc_info and record.exc_info[1] is not None:
-            shown = presentable(record.exc_info[1])
-            record.exc_info = (type(shown), shown, shown.__traceback__)
-        return True
-
-
-_PRINTABLE = _Printable()
-_WITHOUT_STOPS = _WithoutStops()
-
-
-def quiet_logger(name: str) -> logging.Logger:
-    """Create a logger for the SDK at level WARNING, because its clients and workers log every call at INFO."""
-    logger = logging.getLogger(f"bridge.sdk.{name}")
-    logger.setLevel(logging.WARNING)
-    logger.addFilter(_PRINTABLE)
-    logger.addFilter(_WITHOUT_STOPS)
-    return logger
 
 
 class MonitoredWorker(ContainedWorker):

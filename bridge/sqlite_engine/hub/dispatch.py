@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.sqlite_engine.hub.leases import (
+    ACTIVITY,
     KINDS,
     ORCHESTRATION,
     Identity,
@@ -83,6 +84,7 @@ class Dispatcher:
 
     build: makes the work item of a subject under a token, or returns None when the work is no longer needed.
     not_built: called with a subject whose work item cannot be made, and with the error.
+    never_alone: activities that run beside other work also when they are suspected.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Dispatcher:
         not_built: Callable[[int, Any, Exception], None],
         tokenless: Tokenless,
         lease_seconds: float | None = None,
+        never_alone: frozenset[str] = frozenset(),
     ) -> None:
         self._build = build
         self._not_built = not_built
         self._tokenless = tokenless
         self._not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
         self._lease_seconds = lease_seconds
+        self._never_alone = never_alone
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
         self.streams: list[Stream] = []
@@ -121,7 +125,10 @@ class Dispatcher:
         self._on_done = listener
 
     def suspect(self, item: Identity, until: float | None) -> None:
-        """Run an item alone after a pause, which ends at a time of the monotonic clock. None: suspect it no more."""
+        """Run an item alone after a pause, which ends at a time of the monotonic clock. None: suspect it no more.
+
+        An activity of `never_alone` only pauses.
+        """
         if until is None:
             self._suspects.pop(item, None)
         else:
@@ -279,6 +286,8 @@ class Dispatcher:
         if until is None:
             return False
         if until <= time.monotonic():
+            if kind == ACTIVITY and name in self._never_alone:
+                return False
             self._waiting[key] = (kind, name, version, subject)
         elif until < math.inf:
             self._order += 1

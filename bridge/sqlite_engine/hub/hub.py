@@ -72,7 +72,9 @@ class TaskHub(WorkingSet):
         self.entities = Entities(self, options, self.index)
         self.tokenless = Tokenless()
         work = WorkItems(self, self.entities, self.tokenless, options.max_work_item, self.fail)
-        self.dispatcher = Dispatcher(work.build, self._not_built, self.tokenless, options.lease_seconds)
+        self.dispatcher = Dispatcher(
+            work.build, self._not_built, self.tokenless, options.lease_seconds, options.rules.never_alone
+        )
         self.losses = Losses(self, self.dispatcher, options) if options.max_lost_workers else None
         """Count of lost workers; None when the limit is disabled."""
         self._new_tasks: list[Task] = []

@@ -18,6 +18,8 @@ from tests.kit.waiting import TIMEOUT
 class KafkaChannel:
     """New topic on a cluster."""
 
+    completes = False
+
     def __init__(self, bootstrap: str) -> None:
         self.topic = unique("killed")
         self.broker = (

@@ -1,0 +1,285 @@
+"""A rewind reaches failed child instances, changes all of them or nothing, and keeps the state of others."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import grpc
+import pytest
+from durabletask import task
+from durabletask.client import OrchestrationStatus
+from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.sqlite_engine.database import Database
+from bridge.sqlite_engine.hub import rewind as rewinding
+from bridge.sqlite_engine.model.reply import Rejection
+from tests.kit.processes import ModuleProcess
+from tests.kit.protocol_client import (
+    ProtocolClient,
+    activity,
+    begin,
+    call,
+    child,
+    complete,
+    fail,
+    kinds,
+    start,
+    state,
+)
+from tests.kit.waiting import TIMEOUT
+from tests.sqlite_engine.conftest import Restartable
+from tests.sqlite_engine.rewind import RewindFixture, Steps, act, in_writer, retries, snapshot
+from tests.sqlite_engine.test_control import terminate
+
+
+def family(ctx: task.OrchestrationContext, depth: int) -> Steps:
+    """Handle a failure at every level, beside a successful sister."""
+    try:
+        yield act(ctx, f"handled-{depth}", 2)
+    except task.TaskFailedError:
+        yield act(ctx, f"instead-{depth}")
+    if not depth:
+        return (yield act(ctx, "leaf", 2))
+    children: list[Any] = [
+        ctx.call_sub_orchestrator("family", input=depth - 1),
+        ctx.call_sub_orchestrator("family_well"),
+    ]
+    return (yield task.when_all(children))
+
+
+def family_well(ctx: task.OrchestrationContext, _: Any) -> Steps:
+    return (yield act(ctx, "well"))
+
+
+def test_failed_children_go_on_too_and_others_are_left_alone(database: Database) -> None:
+    ground = RewindFixture(database, family, family_well)
+    ground.broken("leaf", *(f"handled-{depth}" for depth in range(4)))
+    ground.start("family", 3)
+    ground.failed()
+    ground.rewind()
+    assert ground.output() == [[["leaf", "well"], "well"], "well"]
+    assert ground.runs == ["leaf"]
+    ground.worker.stop()
+
+
+def tried_child(ctx: task.OrchestrationContext, _: Any) -> Steps:
+    return (yield ctx.call_sub_orchestrator("family", input=0, retry_policy=retries(2)))
+
+
+def test_a_child_with_a_retry_policy_is_tried_as_often_again(database: Database) -> None:
+    ground = RewindFixture(database, tried_child, family)
+    ground.broken("leaf")
+    ground.start("tried_child")
+    ground.failed()
+    ground.failures["leaf"] = 3
+    ground.rewind()
+    assert ground.output() == "leaf"
+    # Two attempts of the rewound child, and one of a new child.
+    assert ground.runs == ["leaf", "leaf", "handled-0", "leaf", "leaf"]
+    ground.worker.stop()
+
+
+def test_a_child_that_was_rewound_by_itself_brings_its_result(database: Database) -> None:
+    ground = RewindFixture(database, family, family_well)
+    ground.broken("leaf")
+    ground.start("family", 1)
+    ground.failed()
+    (failed_child,) = [
+        each for each in in_writer(database, lambda: database.hub.store.children("i"))
+        if ground.ended(each).runtime_status == OrchestrationStatus.FAILED
+    ]  # fmt: skip
+    ground.rewind(failed_child)
+    assert ground.output(failed_child) == "leaf"
+    ground.rewind()
+    assert ground.output() == ["leaf", "well"]
+    assert ground.runs == ["leaf"]
+    ground.worker.stop()
+
+
+def test_a_child_that_was_terminated_or_is_gone_is_a_reason_to_refuse(database: Database) -> None:
+    ground = RewindFixture(database, family, family_well)
+    ground.broken("leaf")
+    ground.start("family", 2)
+    ground.failed()
+    call(database, "PurgeInstances", pb.PurgeInstancesRequest(instanceId=leaf_of(database, "i")))
+    ground.refused("is gone")
+    ground.worker.stop()
+    hands = ProtocolClient(database)
+    start(database, "parent", "p")
+    hands.turn(hands.take(), child(1, "child", "p:1"))
+    hands.take()
+    terminate(database, "p:1")
+    hands.turn(hands.take(), fail(2, "the child is gone"))
+    ground.refused("'p:1' was terminated", "p")
+
+
+def leaf_of(database: Database, instance_id: str) -> str:
+    """Return the failed instance that has no failed child."""
+    while True:
+        children = in_writer(database, lambda of=instance_id: database.hub.store.children(of))
+        failed = [
+            each for each in children if state(database, each).orchestrationStatus == pb.ORCHESTRATION_STATUS_FAILED
+        ]
+        if not failed:
+            return instance_id
+        (instance_id,) = failed
+
+
+def test_a_tree_of_any_depth(database: Database) -> None:
+    depth = 1500
+    hands = ProtocolClient(database)
+    start(database, "level", "level-0")
+    for level in range(1, depth):
+        hands.turn(hands.take(), child(1, "level", f"level-{level}"))
+    hands.turn(hands.take(), activity(1, "leaf"))
+    hands.result(hands.take(), failure=pb.TaskFailureDetails(errorType="E", errorMessage="broken"))
+    for _ in range(depth):
+        hands.turn(hands.take(), fail(2, "broken"))
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="level-0"))
+    turns = 0
+    while turns < depth + 1:
+        item = hands.take()
+        if item.HasField("activityRequest"):
+            assert item.activityRequest.orchestrationInstance.instanceId == f"level-{depth - 1}"
+            leaf = item
+        else:
+            turns += 1
+            hands.turn(item)
+        if turns == depth:
+            hands.result(leaf, 1)
+    assert state(database, f"level-{depth - 1}").orchestrationStatus == pb.ORCHESTRATION_STATUS_RUNNING
+
+
+def test_all_or_nothing(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    ground = RewindFixture(database, family, family_well)
+    ground.broken("leaf")
+    ground.start("family", 3)
+    ground.failed()
+    before = snapshot(database)
+    seen: list[str] = []
+    ordinary = rewinding._entities
+
+    def failing(hub: Any, instance: Any, parts: Any) -> None:
+        seen.append(instance.id)
+        if len(seen) == 3:
+            raise OSError("the power is out")
+        ordinary(hub, instance, parts)
+
+    monkeypatch.setattr(rewinding, "_entities", failing)
+    with pytest.raises(grpc.RpcError):
+        ground.rewind()
+    assert snapshot(database) == before
+    monkeypatch.undo()
+    ground.rewind()
+    assert ground.output() == [[["leaf", "well"], "well"], "well"]
+    assert ground.runs == ["leaf"]
+    ground.worker.stop()
+
+
+def test_a_crash_in_the_middle_changes_nothing(restartable: Restartable) -> None:
+    ground = RewindFixture(restartable.now, family, family_well)
+    ground.broken("leaf")
+    ground.start("family", 3)
+    ground.failed()
+    ground.worker.stop()
+    before = snapshot(restartable.now)
+    restartable.now.stop()
+    with ModuleProcess("tests.sqlite_engine.rewind", restartable.path, "i") as process:
+        assert process.process.wait(TIMEOUT) == -signal.SIGKILL
+    again = RewindFixture(restartable.again(), family, family_well)
+    assert snapshot(restartable.now) == before
+    again.rewind()
+    assert again.output() == [[["leaf", "well"], "well"], "well"]
+    assert again.runs == ["leaf"]
+    again.worker.stop()
+
+
+def test_a_saga_hand_written_that_raises_its_failure_again_has_handled_it(database: Database) -> None:
+    def saga(ctx: task.OrchestrationContext, _: Any) -> Steps:
+        yield act(ctx, "reserve")
+        try:
+            yield act(ctx, "charge", 2)
+        except task.TaskFailedError:
+            yield act(ctx, "release")
+            raise
+
+    ground = RewindFixture(database, saga)
+    ground.broken("charge")
+    ground.start("saga")
+    ground.failed()
+    ground.refused("ended with that failure later: it handled the failure")
+    assert ground.runs == []
+    ground.worker.stop()
+
+
+def test_the_engines_own_failure_loses_no_result(database: Database) -> None:
+    hands = ProtocolClient(database)
+    start(database, "work", "i")
+    hands.turn(hands.take(), activity(1, "x"))
+    hands.result(hands.take(), "precious")
+    hands.turn(hands.take(), complete(2), complete(3))  # an answer that no worker may give
+    assert state(database, "i").failureDetails.errorType == "InvalidOrchestratorResponse"
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+    item = hands.take()
+    past = [each.WhichOneof("eventType") for each in item.orchestratorRequest.pastEvents]
+    assert past == ["orchestratorStarted", "executionStarted", "taskScheduled"]
+    assert kinds(item) == ["taskCompleted", "executionRewound"] or kinds(item) == ["executionRewound", "taskCompleted"]
+    assert hands.nothing()
+
+
+def test_an_instance_that_failed_before_its_first_turn_begins_again(database: Database) -> None:
+    start(database, "work", "i", "given")
+    instance = in_writer(database, lambda: database.hub.find("i"))
+    failure = pb.TaskFailureDetails(errorType="E", errorMessage="broken")
+    in_writer(database, lambda: database.hub.fail(instance, failure))
+    for _ in range(2):
+        call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+        in_writer(database, lambda: database.hub.fail(database.hub.find("i"), failure))
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+    item = ProtocolClient(database).take()
+    assert not item.orchestratorRequest.pastEvents
+    assert kinds(item) == ["executionStarted", *["executionRewound"] * 3]
+
+
+def test_what_was_suspended_stays_so(database: Database) -> None:
+    hands = ProtocolClient(database)
+    start(database, "work", "i")
+    hands.turn(hands.take(), activity(1, "x"))
+    item = hands.take()
+    call(database, "SuspendInstance", pb.SuspendRequest(instanceId="i"))
+    in_writer(database, lambda: database.hub.fail(database.hub.find("i"), pb.TaskFailureDetails(errorType="E")))
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+    assert state(database, "i").orchestrationStatus == pb.ORCHESTRATION_STATUS_SUSPENDED
+    hands.result(item, 1)
+    call(database, "ResumeInstance", pb.ResumeRequest(instanceId="i"))
+    taken = [hands.take()]
+    if taken[0].HasField("activityRequest"):
+        hands.result(taken[0], 1)
+        taken.append(hands.take())
+    assert "executionResumed" in kinds(taken[-1])
+
+
+def test_a_refused_raise_leaves_no_trace(database: Database) -> None:
+    hands = ProtocolClient(database)
+    start(database, "work", "i")
+    item = hands.take()
+    late = begin(database, "RaiseEvent", pb.RaiseEventRequest(instanceId="i", name="late"))
+    hands.turn(item, fail(1, "broken"))
+    with pytest.raises(Rejection, match="has finished"):
+        late.future.result(TIMEOUT)
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="i"))
+    assert kinds(hands.take()) == ["executionStarted", "executionRewound"]
+
+
+def test_a_child_started_by_the_failed_turn_is_waited_for(database: Database) -> None:
+    hands = ProtocolClient(database)
+    start(database, "parent", "p")
+    hands.turn(hands.take(), child(1, "child", "p:1"), fail(2, "a bug"))
+    item = hands.take()
+    with pytest.raises(Rejection, match="'p:1', which it started as it failed, still runs"):
+        call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="p"))
+    hands.turn(item, complete(1))
+    call(database, "RewindInstance", pb.RewindInstanceRequest(instanceId="p"))
+    hands.turn(hands.take(), child(1, "child", "p:1"))
+    assert hands.take().orchestratorRequest.instanceId == "p:1"
