@@ -336,7 +336,6 @@ class EmbeddedEngine:
         if self._database is None:
             raise RuntimeError(f"engine {self.name!r} is not hosted here")
         worker = self._config.worker
-        from bridge.engines.embedded.processes.supervisor import StreamLimits, WorkerProcesses
 
         limits = StreamLimits(
             (worker.process_items, worker.process_items, worker.process_items),
