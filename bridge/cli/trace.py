@@ -250,9 +250,9 @@ def _next(loaded: Loaded, answer: Answer) -> str | None:
         case Outcome.DEAD_LETTERED:
             # `dlq` knows positions without their cluster
             place = (answer.position or "").partition("/")[2]
-            letter = answer.message_id if answer.message_id not in (None, answer.position) else place
-            if letter and answer.source in loaded.config.sources:
-                return f"bridge dlq show {shlex.quote(letter)}"
+            dead_letter = answer.message_id if answer.message_id not in (None, answer.position) else place
+            if dead_letter and answer.source in loaded.config.sources:
+                return f"bridge dlq show {shlex.quote(dead_letter)}"
     return None
 
 

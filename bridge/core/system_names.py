@@ -183,11 +183,11 @@ def job_page_key(job: str, page: int) -> str:
     return f"{job}~{page:06}"
 
 
-LETTER_IDS = "bridge:dead-letter:"
+DEAD_LETTER_IDS = "bridge:dead-letter:"
 """Prefix of the ids of the orchestrations that write dead letters."""
 
 
-def letter_id(entity_key: str, message: str, since: float) -> str:
+def dead_letter_id(entity_key: str, message: str, since: float) -> str:
     """Id of the orchestration that dead-letters one waiting message. A repeated decision has the same id."""
     mark = hashlib.sha256(f"{entity_key}\n{message}\n{since!r}".encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{LETTER_IDS}{mark[:40]}"
+    return f"{DEAD_LETTER_IDS}{mark[:40]}"

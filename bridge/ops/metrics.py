@@ -49,7 +49,7 @@ class ProcessStats:
 
     publishing: PublishStats | None
     repeats: Callable[[], Mapping[str, int]]
-    late_letters: Callable[[], Mapping[tuple[str, str], int]]
+    late_dead_letters: Callable[[], Mapping[tuple[str, str], int]]
     clock_jumps: Callable[[], Mapping[str, int]]
     answers: Callable[[], Mapping[str, Mapping[str, int]]]
     refused: Callable[[], Mapping[str, Mapping[str, int]]]
@@ -267,7 +267,7 @@ _PROCESS: tuple[Row[ProcessStats], ...] = (
     Row(_COUNTER, "bridge_publish_failures", "Publishes that failed, by target.", ("target",),
         _by_word(lambda it: _optional(it.publishing, lambda each: each.failed))),
     Row(_COUNTER, "bridge_late_dead_letters", "Dead letters of early and quarantined messages, by reason.",
-        ("source", "reason"), _by_words(lambda it: it.late_letters())),
+        ("source", "reason"), _by_words(lambda it: it.late_dead_letters())),
     Row(_COUNTER, "bridge_answers", "Answers to requests, by result.", ("engine", "result"),
         _nested(lambda it: it.answers())),
     Row(_COUNTER, "bridge_canary_messages", "Messages of the candidate by outcome, and failed instances of it.",
@@ -364,7 +364,7 @@ class Metrics:
         repeats: Callable[[], Mapping[str, int]] = dict,
         limits: Sequence[LimitStats] = (),
         waiting: Callable[[], Iterable[WaitingStats]] = tuple,
-        late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        late_dead_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
         clock_jumps: Callable[[], Mapping[str, int]] = dict,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -410,7 +410,7 @@ class Metrics:
         self._limits = limits
         self._budgets = budgets
         self._process = ProcessStats(
-            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, self._info, candidate
+            publishing, repeats, late_dead_letters, clock_jumps, answers, refused, workflows, self._info, candidate
         )
         self._jobs = jobs
         self._traces = traces

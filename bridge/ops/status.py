@@ -147,8 +147,8 @@ def problems(document: Document) -> list[dict[str, Any]]:
         add(f"{kind} {name}", f"{text}{on}{detail}", _next_command(kind, part))
     for source in document["sources"]:
         # A daemon of an earlier version does not count them
-        if (letters := source.get("dead_letters_open")) and (count := letters["count"]):
-            oldest = letters["oldest_seconds"]
+        if (dead_letters := source.get("dead_letters_open")) and (count := dead_letters["count"]):
+            oldest = dead_letters["oldest_seconds"]
             what = "1 dead letter is" if count == 1 else f"{count:,} dead letters are"
             since = "" if oldest is None else f", {'' if count == 1 else 'the oldest '}for {age(oldest)}"
             text = f"{what} open{since} (source {source['name']})"

@@ -171,7 +171,7 @@ class ReplayQueue:
 
 def failed(item: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Item of a message that failed again, with the facts of its next dead letter."""
-    letter = dict(item["letter"])
+    document = dict(item["letter"])
     if given.get("executed"):
-        letter["executed"] = list(given["executed"])
-    return dict(item) | {"letter": letter, "route": given.get("route"), "expression": given.get("expression", "")}
+        document["executed"] = list(given["executed"])
+    return dict(item) | {"letter": document, "route": given.get("route"), "expression": given.get("expression", "")}

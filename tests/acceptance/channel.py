@@ -31,7 +31,7 @@ class Channel(Protocol):
         """Return the number of unsettled messages; not 0 while the number is unknown."""
         ...
 
-    def letters(self) -> list[Message]:
+    def dead_letters(self) -> list[Message]:
         """Return all dead letters; called once."""
         ...
 
@@ -59,5 +59,5 @@ class LocalChannel:
     def left(self, daemon: DaemonProcess) -> int:
         return daemon.lag()
 
-    def letters(self) -> list[Message]:
+    def dead_letters(self) -> list[Message]:
         return self._log.read("orders.dlq", self._log.count("orders.dlq"))

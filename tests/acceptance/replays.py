@@ -324,7 +324,7 @@ def dead_letters(directory: Path) -> list[dict[str, Any]]:
     return found
 
 
-def letters(directory: Path) -> Counter[tuple[str, str]]:
+def by_state(directory: Path) -> Counter[tuple[str, str]]:
     """Numbers of messages with dead letters, by state and reason.
 
     A kill between a dead letter and its commit repeats the dead letter.

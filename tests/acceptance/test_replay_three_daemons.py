@@ -19,7 +19,7 @@ from bridge.app.connection import attached
 from bridge.core.origin import read_origin
 from bridge.core.system_names import replay_key
 from bridge.replay.store import ReplayStore
-from tests.acceptance.replays import items, letters, record
+from tests.acceptance.replays import by_state, items, record
 from tests.kafka.server import ThreadedServer
 from tests.kit.processes import TIMEOUT, DaemonProcess, bridge
 
@@ -101,7 +101,7 @@ def test_a_frozen_daemon_delays_its_keys_only_until_another_one_has_them(tmp_pat
         results = Counter((each.status, each.detail) for each in items(tmp_path, job["job"]))
         assert asyncio.run(outputs(tmp_path)) == [list(range(COUNT))] * PARTITIONS, results
         assert {status for status, _ in results} <= {"succeeded", "duplicate"}, results
-        assert letters(tmp_path) == {("replayed", "instance_not_found"): selected}
+        assert by_state(tmp_path) == {("replayed", "instance_not_found"): selected}
         counts = Counter(asyncio.run(raised(tmp_path)))
         assert len(counts) == selected
         repeated = {message: count for message, count in counts.items() if count > 1}

@@ -353,7 +353,7 @@ def test_what_waits() -> None:
     uncounted = Waiting("eu", {}, {}, None, None)
     metrics = Metrics(
         lambda: [Stats(quarantined_keys=4)], list, waiting=lambda: [Waiting(), uncounted],
-        late_letters=lambda: {("orders", "early_expired"): 5}, version="", config="",
+        late_dead_letters=lambda: {("orders", "early_expired"): 5}, version="", config="",
     )  # fmt: skip
     found = samples(metrics.render())
 

@@ -85,7 +85,7 @@ class _Builder:
         channels = [self._channel(source.broker, origin, messages) for origin in source.origins or (None,)]
         kafka = isinstance(self._config.brokers[source.broker], KafkaBrokerConfig)
         group = {"kafka": {"groupId": {"type": "string", "enum": [source.group]}, "bindingVersion": "0.5.0"}}
-        letters = subscribe_options(self._loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
+        dead_letters = subscribe_options(self._loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
         for number, channel in enumerate(channels):
             suffix = f".{number + 1}" if len(channels) > 1 else ""
             self._operations[f"consume.{self._key(name)}{suffix}"] = {
@@ -98,7 +98,7 @@ class _Builder:
         for number, origin in enumerate(source.origins):
             suffix = f".{number + 1}" if len(source.origins) > 1 else ""
             self._messages.setdefault("dead-letter", _DEAD_LETTER)
-            address = letters.replace("{topic}", origin)
+            address = dead_letters.replace("{topic}", origin)
             channel = self._channel(source.broker, address, {"dead-letter": "dead-letter"})
             self._operations[f"dead-letters.{self._key(name)}{suffix}"] = {
                 "action": "send",

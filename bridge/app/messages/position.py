@@ -82,8 +82,8 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
     found = _POSITION.fullmatch(text)
     if found is None or places(loaded, text):
         return None
-    letters = {(each.broker, each.topic) for each in dead_letters.places(loaded)}
-    topics = letters | {(target.broker, target.address) for target in loaded.config.targets.values()}
+    entries = {(each.broker, each.topic) for each in dead_letters.places(loaded)}
+    topics = entries | {(target.broker, target.address) for target in loaded.config.targets.values()}
     for broker, topic in sorted(topics):
         if topic not in (found[1], found[1].partition("/")[2]):
             continue
@@ -95,16 +95,16 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
         if read is None:
             continue
         position, message = read
-        if (broker, topic) not in letters:
+        if (broker, topic) not in entries:
             id_ = id_of(message)
             return None if id_ is None else Behind("publication", id_)
-        letter = dead_letter.read(message, position)
-        origin = letter.message_id if letter.origin.offset is None else str(letter.origin)
-        return None if origin is None else Behind("dead letter", origin, *await _state(loaded, broker, topic, letter))
+        entry = dead_letter.read(message, position)
+        origin = entry.message_id if entry.origin.offset is None else str(entry.origin)
+        return None if origin is None else Behind("dead letter", origin, *await _state(loaded, broker, topic, entry))
     return None
 
 
-async def _state(loaded: Loaded, broker: str, topic: str, letter: DeadLetter) -> tuple[str | None, str | None]:
+async def _state(loaded: Loaded, broker: str, topic: str, entry: DeadLetter) -> tuple[str | None, str | None]:
     """State of a dead letter, and the job that has set it; None if unknown."""
     place = next(each for each in dead_letters.places(loaded) if (each.broker, each.topic) == (broker, topic))
     async with AsyncExitStack() as opened:
@@ -113,8 +113,8 @@ async def _state(loaded: Loaded, broker: str, topic: str, letter: DeadLetter) ->
             await states.load(place)
         except EngineError:
             return None, None
-        mark = states.mark(place, letter)
-        return str(states.state(place, letter)), None if mark is None else mark.job or None
+        mark = states.mark(place, entry)
+        return str(states.state(place, entry)), None if mark is None else mark.job or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,8 +43,8 @@ def near_topic(config: BridgeConfig, broker: str, topic: str) -> str | None:
             if source.kafka is not None and source.kafka.pattern is not None:
                 return None
             names = {*source.origins, source.entrance or ""}
-            letters = source.dead_letter or DEAD_LETTER_TOPIC
-            known |= names | {letters.replace("{topic}", name) for name in names}
+            dead_letters = source.dead_letter or DEAD_LETTER_TOPIC
+            known |= names | {dead_letters.replace("{topic}", name) for name in names}
     known |= {target.address for target in config.targets.values() if target.broker == broker}
     if topic in known:
         return None

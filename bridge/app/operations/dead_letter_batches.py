@@ -154,9 +154,9 @@ def _is_foreign(loaded: Loaded, chosen: Chosen) -> bool:
 
 
 async def _visited(loaded: Loaded, selection: Selection, states: PlaceStates) -> AsyncGenerator[Chosen, None]:
-    async for place, letter, message in visit(loaded, selection, states=states):
-        source = place.owner(letter.source)
-        yield Chosen(source, state_engine(loaded, source), PlaceStates.ref(place, letter), (letter, message))
+    async for place, dead_letter, message in visit(loaded, selection, states=states):
+        source = place.owner(dead_letter.source)
+        yield Chosen(source, state_engine(loaded, source), PlaceStates.ref(place, dead_letter), (dead_letter, message))
 
 
 async def _rows(

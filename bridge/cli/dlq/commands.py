@@ -156,14 +156,14 @@ def list_(
         ("ID", "STATE", "TIME", "REASON", "ROUTE", "GROUP", "ORIGIN", "DETAIL"),
         [
             (
-                each.letter.id,
+                each.dead_letter.id,
                 each.state or "-",
-                shown_time(each.letter.failed_at),
-                each.letter.reason,
-                each.letter.route or "-",
-                each.letter.fingerprint,
-                str(each.letter.origin) or "-",
-                each.letter.detail,
+                shown_time(each.dead_letter.failed_at),
+                each.dead_letter.reason,
+                each.dead_letter.route or "-",
+                each.dead_letter.fingerprint,
+                str(each.dead_letter.origin) or "-",
+                each.dead_letter.detail,
             )
             for each in rows
         ],
@@ -209,7 +209,7 @@ def show(
         print_fields(
             [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
         )
-        for line in _marked(each.letter.detail):
+        for line in _marked(each.dead_letter.detail):
             click.echo(clean(line))
         for name, value in headers.items():
             click.echo(f"  {clean(name)}: {clean(value)}")
@@ -239,7 +239,7 @@ def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
 
     async def write() -> None:
         async for each in visited(loaded, selection_of(chosen), offline=offline):
-            click.echo(line_of(each.letter.position, each.message).encode())
+            click.echo(line_of(each.dead_letter.position, each.message).encode())
 
     asyncio.run(write())
 

@@ -40,7 +40,7 @@ class KafkaChannel:
     def left(self, daemon: DaemonProcess) -> int:
         return daemon.lag()
 
-    def letters(self) -> list[Message]:
+    def dead_letters(self) -> list[Message]:
         consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": unique("reader")})
         found: list[Message] = []
         try:

@@ -52,7 +52,7 @@ class BusChannel:
     def left(self, daemon: DaemonProcess) -> int:
         return sum(self.server.contents("orders").values())
 
-    def letters(self) -> list[Message]:
+    def dead_letters(self) -> list[Message]:
         assert self.server.counters()["dead_letters"] == [], "the queue's own stay empty"
         count = self.server.contents("letters")["active"]
         found: list[Any] = []
