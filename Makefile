@@ -15,7 +15,7 @@ QUICK_CONTRACTS := tests/brokers/local/test_contract.py tests/brokers/kafka/test
 QUICK := $(QUICK_CONTRACTS) tests/cli/test_serve.py tests/codecs tests/config tests/core tests/lint tests/ops \
   tests/early_messages/test_state_machine.py tests/quarantine/test_state_machine.py tests/waiting tests/routing tests/testing tests/wire tests/workflow/test_inbox.py $(wildcard tests/test_*.py)
 
-.PHONY: sbom audit-deps demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-schemas prove-upgrade check bench lock clean help
+.PHONY: sbom audit-deps demo test quick costs coverage search newest prove prove-kafka prove-servicebus prove-engine prove-scheduler prove-hostile prove-acceptance prove-dead-letters prove-reload prove-schemas prove-upgrade check bench lock clean help
 
 help: ## this text
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -87,11 +87,17 @@ ifdef DURABLETASK_JAVA
 	$(BIN)/python -m tests.engines.suites java "$(DURABLETASK_JAVA)"
 endif
 
+prove-reload: .venv/dev ## reloads under load, with a broken file, without the engine, and with kills
+	$(BIN)/python -m tests.prove.dates run reload
+
 prove-hostile: .venv/dev ## an attack by five senders beside an honest one; BRIDGE_SOAK_SECONDS=120 for longer ones
 	$(BIN)/python -m tests.prove.dates run hostile
 
 prove-acceptance: .venv/dev ## long outages, and kills of sagas and quarantined keys at any moment
 	$(BIN)/python -m tests.prove.dates run acceptance
+
+prove-dead-letters: .venv/dev ## 10,000 dead letters on each broker, of which a cause is replayed while everything is killed
+	$(BIN)/python -m tests.prove.dates run dead-letters
 
 prove-schemas: .venv/dev ## a long fuzz of what a schema registry may answer
 	$(BIN)/python -m tests.prove.dates run schemas

@@ -28,7 +28,7 @@ from bridge.replay.kind import REPLAY_KIND
 from bridge.system.memory import tune_memory
 from tests.kafka.node import Node
 
-LETTERS = 10_000
+DEAD_LETTERS = 10_000
 
 CONFIG = """
 engine: {{type: embedded, path: engine}}
@@ -59,10 +59,10 @@ async def _daemon(directory: Path, broker: str, condition: str) -> Daemon:
 async def replayed(directory: Path, broker: str) -> float:
     """Dead letters replayed per second."""
     daemon = await _daemon(directory, broker, "payload.missing > 0.0")
-    messages = [message(number) for number in range(LETTERS)]
-    for start in range(0, LETTERS, 500):
+    messages = [message(number) for number in range(DEAD_LETTERS)]
+    for start in range(0, DEAD_LETTERS, 500):
         await daemon.brokers["main"].publish("orders", messages[start : start + 500])
-    while daemon.sources[0].ledger.outcomes["dead_lettered"] < LETTERS:  # noqa: ASYNC110 -- no notification
+    while daemon.sources[0].ledger.outcomes["dead_lettered"] < DEAD_LETTERS:  # noqa: ASYNC110 -- no notification
         await asyncio.sleep(0.05)
     await daemon.stop(30)
     daemon = await _daemon(directory, broker, "payload.total > 0.0")
@@ -70,16 +70,16 @@ async def replayed(directory: Path, broker: str) -> float:
     found = await select(
         daemon.loaded, Selection(states=frozenset({DeadLetterState.OPEN})), ReplayBatch, engines=daemon.engines
     )
-    assert found.count == LETTERS
+    assert found.count == DEAD_LETTERS
     started = time.perf_counter()
     [job] = await submit(engine, found, JobRequest(REPLAY_KIND))
     store = JobStore(engine)
     while (record := await store.record(job.job)).state is not JobState.DONE:  # noqa: ASYNC110 -- no notification
         await asyncio.sleep(0.02)
     took = time.perf_counter() - started
-    assert record.counts["succeeded"] == LETTERS, record.counts
+    assert record.counts["succeeded"] == DEAD_LETTERS, record.counts
     await daemon.stop(30)
-    return LETTERS / took
+    return DEAD_LETTERS / took
 
 
 def run() -> dict[str, float]:

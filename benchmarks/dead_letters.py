@@ -41,7 +41,7 @@ from tests.kafka.distribution import KafkaMissing, classpath, java
 from tests.kafka.node import Node
 from tests.kafka.server import ThreadedServer
 
-LETTERS = 100_000
+DEAD_LETTERS = 100_000
 DROPPED = 10_000
 ROUNDS = 5
 TOPIC = "orders.dlq"
@@ -59,7 +59,7 @@ ops: {http: {port: 0}}
 
 def run() -> dict[str, float]:
     """Figures of all brokers. Their names contain the units."""
-    count = int(os.environ.get("DEAD_LETTERS", LETTERS))
+    count = int(os.environ.get("DEAD_LETTERS", DEAD_LETTERS))
     figures = {"letters": float(count), "start_s": _start()}
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as directory:
         place = Path(directory) / "local"
@@ -113,7 +113,7 @@ def _measured(place: Path, broker: str, name: str, count: int) -> dict[str, floa
     return {f"{name}_{figure}": value for figure, value in figures.items()}
 
 
-def _letter(number: int) -> Message:
+def _dead_letter(number: int) -> Message:
     causes: Mapping[int, Cause] = {
         0: Cause("no_route", "no rule of source `orders` matches", "NoRoute", "orders"),
         1: Cause("expression_error", f"payload.total: no such key in order '{number}'", "ExpressionError", "orders",
@@ -134,7 +134,7 @@ async def _fill(loaded: Loaded, numbers: range) -> None:
     try:
         for start in range(numbers.start, numbers.stop, 2000):
             part = range(start, min(start + 2000, numbers.stop))
-            await broker.publish(TOPIC, [_letter(number) for number in part])
+            await broker.publish(TOPIC, [_dead_letter(number) for number in part])
     finally:
         await broker.stop()
 

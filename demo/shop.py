@@ -168,9 +168,9 @@ class Shop:
         try:
             subscription = await broker.subscribe(SubscribeOptions((DEAD,), "clerk"), _Clerk())
             deliveries = await subscription.receive(100)
-            letters = [each.message for each in deliveries if (REASON, EXPIRED) in each.message.headers]
+            dead_letters = [each.message for each in deliveries if (REASON, EXPIRED) in each.message.headers]
             for _ in range(REPLAYS):
-                await broker.publish(REPLAYED, letters)
+                await broker.publish(REPLAYED, dead_letters)
             for delivery in deliveries:
                 await delivery.complete()
         except BridgeError as error:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from bridge.app.codecs import source_codec, target_codec
 from bridge.brokers import factory as broker_factory
 from bridge.brokers.base import Broker, SubscribeOptions
-from bridge.codecs.decoder import SourceDecoder, attribute_problem
-from bridge.codecs.schema import Schema, SchemaProblem
 from bridge.config.model.bridge import LineageConfig
 from bridge.config.model.engines import EmbeddedEngineConfig, SchedulerEngineConfig
 from bridge.config.model.sources import LimitsConfig
@@ -24,40 +21,39 @@ from bridge.core.errors import ConfigError, Problem
 from bridge.core.lineage.shards import ShardLimits
 from bridge.core.problems.codes import coded
 from bridge.core.settlement import RetryPolicy
-from bridge.encryption import Keyring
 from bridge.engines import keyrings
 from bridge.engines.base import Engine
-from bridge.engines.embedded.engine import EmbeddedEngine
-from bridge.engines.lineage_index import LineageOptions
-from bridge.engines.workflows import Workflows, functions
-from bridge.engines.workflows import load as load_modules
-from bridge.ops.access import Access, Oidc, TokenFile
-from bridge.pipeline.action_budget import ActionBudget, BudgetShare
-from bridge.pipeline.dead_letter_limit import PaceStore
-from bridge.pipeline.decisions import DecisionListeners
-from bridge.pipeline.lanes import OrderingDomain
-from bridge.pipeline.ledger import Ledger
-from bridge.pipeline.publishing import PublishTarget
-from bridge.pipeline.route_limits import RouteLimit
-from bridge.pipeline.rule_set import CurrentRules, RuleSet
-from bridge.pipeline.settings import EnginePort, RecordDeadLetter, SourceSettings
-from bridge.pipeline.source import SourcePipeline
-from bridge.pipeline.tracing import SourceTracing, Tracer, messaging_system
-from bridge.quarantine.stage import QuarantineStage
-from bridge.quarantine.store import QuarantineStore
-from bridge.replay.feed import ReplayFeed
-from bridge.replay.store import ReplayStore
-from bridge.routing import Router
-from bridge.routing.cel.expression import SOURCE, Compiler
-from bridge.routing.cel.scope import SourceScope
-from bridge.routing.cel.template import compile_template
-from bridge.routing.upcast import compile_upcasts
-from bridge.sqlite_engine.options import TracingOptions
-from bridge.system.tls import TlsFiles
-from bridge.waiting.replays import ReplayReports
 
 if TYPE_CHECKING:
     from bridge.codecs.confluent import Registry
+    from bridge.codecs.decoder import SourceDecoder
+    from bridge.codecs.schema import Schema
+    from bridge.encryption import Keyring
+    from bridge.engines.lineage_index import LineageOptions
+    from bridge.engines.workflows import Workflows
+    from bridge.ops.access import Access
+    from bridge.pipeline.action_budget import ActionBudget, BudgetShare
+    from bridge.pipeline.dead_letter_limit import PaceStore
+    from bridge.pipeline.decisions import DecisionListeners
+    from bridge.pipeline.lanes import OrderingDomain
+    from bridge.pipeline.ledger import Ledger
+    from bridge.pipeline.publishing import PublishTarget
+    from bridge.pipeline.route_limits import RouteLimit
+    from bridge.pipeline.rule_set import RuleChooser, RuleSet
+    from bridge.pipeline.settings import EnginePort, RecordDeadLetter
+    from bridge.pipeline.source import SourcePipeline
+    from bridge.pipeline.tracing import Tracer
+    from bridge.quarantine.stage import QuarantineStage
+    from bridge.quarantine.store import QuarantineStore
+    from bridge.replay.feed import ReplayFeed
+    from bridge.replay.store import ReplayStore
+    from bridge.routing import Router
+    from bridge.routing.cel.expression import Compiler
+    from bridge.sqlite_engine.options import TracingOptions
+    from bridge.system.tls import TlsFiles
+    from bridge.waiting.replays import ReplayReports
+
+# Commands that only read need no pipelines, routers or codecs: the functions that build these import them
 
 DEFAULT_CONFIGS = (Path("bridge.yaml"), Path("config/bridge.yaml"))
 
@@ -120,6 +116,8 @@ def _above(directory: Path) -> Path | None:
 
 def load_workflows(loaded: Loaded) -> Workflows:
     """Import the workflow modules of the configuration. Raises: ConfigError."""
+    from bridge.engines.workflows import load as load_modules
+
     workflows = loaded.config.workflows
     return load_modules(workflows.modules, module_base(loaded), loaded.locate, external=workflows.external)
 
@@ -188,6 +186,8 @@ def create_engine(
     Raises: ValueError when the endpoint is invalid.
     """
     if isinstance(config, EmbeddedEngineConfig):
+        from bridge.engines.embedded.engine import EmbeddedEngine
+
         return EmbeddedEngine(name, config, base / config.path, host, keys, lineage_records, tracing)
     # Imported on demand: the Azure libraries take a quarter of a second, which every command would otherwise pay
     from bridge.engines.scheduler import SchedulerEngine
@@ -197,6 +197,8 @@ def create_engine(
 
 def lineage_options(config: LineageConfig) -> LineageOptions:
     """Settings of the lineage index of a remote engine."""
+    from bridge.engines.lineage_index import LineageOptions
+
     shards = config.shards
     return LineageOptions(shards.number, ShardLimits(shards.ids, shards.age), shards.pause, shards.buffer)
 
@@ -221,6 +223,8 @@ _Tls = TypeVar("_Tls", bound=Model)
 
 def build_tls(loaded: Loaded) -> TlsFiles | None:
     """Certificate files of the ops port; None where it has none."""
+    from bridge.system.tls import TlsFiles
+
     if loaded.config.ops.http.tls is None:
         return None
     tls = _resolved(loaded, ("ops", "http", "tls"), loaded.config.ops.http.tls)
@@ -230,6 +234,8 @@ def build_tls(loaded: Loaded) -> TlsFiles | None:
 
 def build_access(loaded: Loaded) -> Access:
     """Access to the API. Raises: ConfigError when the file of tokens cannot be read."""
+    from bridge.ops.access import Access, Oidc, TokenFile
+
     access = loaded.config.ops.http.access
     path = ("ops", "http", "access", "tokens")
     try:
@@ -264,6 +270,9 @@ def build_broker(loaded: Loaded, name: str) -> Broker:
 
 def build_router(loaded: Loaded, source: str) -> Router:
     """Compile the rules of a source. Raises: ConfigError with all problems."""
+    from bridge.engines.workflows import functions
+    from bridge.routing import Router
+
     problems: list[Problem] = []
     validators = {}
     limits = loaded.config.sources[source].limits
@@ -299,6 +308,14 @@ def build_decoder(
     imports: import the functions of its upcasts. Without it, messages that need one fail.
     Raises: ConfigError with all problems.
     """
+    from bridge.app.codecs import source_codec
+    from bridge.codecs.decoder import SourceDecoder, attribute_problem
+    from bridge.engines.workflows import functions
+    from bridge.routing.cel.expression import SOURCE, Compiler
+    from bridge.routing.cel.scope import SourceScope
+    from bridge.routing.cel.template import compile_template
+    from bridge.routing.upcast import compile_upcasts
+
     config = loaded.config.sources[source]
     compiler = Compiler(loaded.locate, loaded.config.vars) if compiler is None else compiler
     attributes = {}
@@ -348,6 +365,8 @@ def build_rule_set(
     engines: all engines. registries: see `source_codec`.
     Raises: ConfigError.
     """
+    from bridge.pipeline.rule_set import RuleSet
+
     router = build_router(loaded, source)
     decoder = build_decoder(loaded, source, registries)
     used = {route.engine for route in loaded.config.routes if source in route.from_}
@@ -366,6 +385,10 @@ def build_targets(
     loaded: Loaded, brokers: Mapping[str, Broker], registries: Mapping[str, Registry] | None = None
 ) -> dict[str, PublishTarget]:
     """Create the destinations of publications. registries: see `target_codec`. Raises: ConfigError."""
+    from bridge.app.codecs import target_codec
+    from bridge.pipeline.publishing import PublishTarget
+    from bridge.pipeline.tracing import messaging_system
+
     return {
         name: PublishTarget(
             brokers[target.broker],
@@ -387,6 +410,8 @@ def subscribe_options(loaded: Loaded, source: str) -> SubscribeOptions:
 
 
 def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: LimitsConfig) -> Schema:
+    from bridge.codecs.schema import Schema, SchemaProblem
+
     try:
         return Schema(loaded.resolve(path, file), limits.schema_cost)
     except SchemaProblem as problem:
@@ -395,6 +420,8 @@ def _schema(loaded: Loaded, path: tuple[str | int, ...], file: str, limits: Limi
 
 def build_domains(loaded: Loaded) -> Mapping[str, OrderingDomain]:
     """Create the ordering domains that sources name and share."""
+    from bridge.pipeline.lanes import OrderingDomain
+
     names = {source.ordering_domain for source in loaded.config.sources.values()}
     return {name: OrderingDomain(name) for name in names if name is not None}
 
@@ -417,6 +444,7 @@ def build_source(
     replays: ReplayStore | None = None,
     replay_reports: ReplayReports | None = None,
     decisions: DecisionListeners | None = None,
+    chooser: Callable[[str, RuleSet], RuleChooser] | None = None,
     ledger: Ledger | None = None,
     rules: RuleSet | None = None,
 ) -> SourcePipeline:
@@ -433,10 +461,18 @@ def build_source(
     replays: replay queues of its dead letters; None: the source brings none back.
     replay_reports: informs the jobs that replay messages in quarantine.
     decisions: listeners of the settled deliveries of all sources.
+    chooser: makes the choice between rule sets of the source; None: it has the given one.
     ledger: see `SourcePipeline`.
     rules: its rule set; None compiles it.
     Raises: ConfigError.
     """
+    from bridge.pipeline.rule_set import CurrentRules
+    from bridge.pipeline.settings import SourceSettings
+    from bridge.pipeline.source import SourcePipeline
+    from bridge.pipeline.tracing import SourceTracing, messaging_system
+    from bridge.quarantine.stage import QuarantineStage
+    from bridge.replay.feed import ReplayFeed
+
     config = loaded.config.sources[name]
     settings = SourceSettings(
         name=name,
@@ -459,7 +495,7 @@ def build_source(
     return SourcePipeline(
         settings,
         brokers[config.broker],
-        CurrentRules(rules),
+        CurrentRules(rules) if chooser is None else chooser(name, rules),
         route_limits=limits_of(loaded, name, limits or {}),
         budgets=shares_of(loaded, name, budgets or {}, costs or {}),
         domain=domains[config.ordering_domain] if domains and config.ordering_domain else None,
@@ -490,6 +526,8 @@ def shares_of(
     loaded: Loaded, source: str, budgets: Mapping[str, ActionBudget], costs: Mapping[str, int]
 ) -> dict[str, BudgetShare]:
     """Shares of the routes of a source in the budgets of their engines. costs: actions of each route."""
+    from bridge.pipeline.action_budget import BudgetShare
+
     return {
         route.name: BudgetShare(budgets[route.engine], costs.get(route.name, 1))
         for route in loaded.config.routes

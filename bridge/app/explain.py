@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bridge.app.composition import build_decoder, build_router, require
 from bridge.codecs.decoder import SourceDecoder
@@ -16,6 +16,9 @@ from bridge.core.states import Outcome
 from bridge.routing import Explanation, Router
 from bridge.routing import explain as explain_rules
 from bridge.routing.explain import decided
+
+if TYPE_CHECKING:
+    from bridge.codecs.confluent import Registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +73,14 @@ class SourceRules:
     position: Position
 
     @classmethod
-    def build(cls, loaded: Loaded, source: str) -> SourceRules:
-        """Compile the rules of a configured source. Raises: ConfigError with all problems."""
+    def build(cls, loaded: Loaded, source: str, registries: Mapping[str, Registry] | None = None) -> SourceRules:
+        """Compile the rules of a configured source. Raises: ConfigError with all problems.
+
+        registries: see `source_codec`.
+        """
         config = loaded.config.sources[source]
         position = Position(config.broker, next(iter(config.origins), source), 0, 0)
-        return cls(source, build_decoder(loaded, source), build_router(loaded, source), position)
+        return cls(source, build_decoder(loaded, source, registries), build_router(loaded, source), position)
 
     def explain(self, message: Message, position: Position | None = None) -> Answer:
         """Explain what the source does with a message, with the verdict of every rule."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
@@ -17,7 +17,6 @@ from yarl import URL
 
 from bridge.app.operations.client import Call, ask_over, each_of
 from bridge.app.operations.operation import Operation
-from bridge.app.operations.operations import BY_NAME
 from bridge.core.errors import BridgeError, EngineTimeout, EngineUnavailable, InvalidCommand
 from bridge.ops.access import Unauthenticated
 from bridge.ops.api import TooManyRequests
@@ -90,10 +89,17 @@ async def operate_each(place: Address, engine: str | None, calls: Sequence[Call]
     return await each_of(partial(_results, place, engine), calls)
 
 
+def _operations() -> Mapping[str, Operation[Any]]:
+    """All operations by name. Their import takes long, and `bridge status` uses none."""
+    from bridge.app.operations.operations import BY_NAME
+
+    return BY_NAME
+
+
 async def _results(place: Address, engine: str | None, calls: Sequence[Call]) -> AsyncIterator[Any]:
     async with aiohttp.ClientSession(connector=place.connector, headers=place.headers, trust_env=False) as session:
         for name, given in calls:
-            yield await _patient(session, place, BY_NAME[name], {"engine": engine, **given})
+            yield await _patient(session, place, _operations()[name], {"engine": engine, **given})
 
 
 async def _patient(session: aiohttp.ClientSession, place: Address, operation: Operation[Any], given: Any) -> Any:
@@ -118,7 +124,7 @@ async def _lives(session: aiohttp.ClientSession, place: Address) -> bool:
     """True when the daemon answers, also with an error."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
-            await ask_over(session, BY_NAME["engines.list"], {}, place.url)
+            await ask_over(session, _operations()["engines.list"], {}, place.url)
     except (EngineTimeout, TimeoutError):
         return False
     except BridgeError:

@@ -53,14 +53,14 @@ def ladder(message: Message, position: Position, cause: Cause, *, keyless_tombst
     """
     before: Message | None = None
     for less in _STEPS:
-        letter = _letter(message, position, cause, less, keyless_tombstones)
+        dead_letter = _dead_letter(message, position, cause, less, keyless_tombstones)
         if before is not None:
-            if letter == before:
+            if dead_letter == before:
                 continue
-            if (less.detail or less.executed or less.message_id) and letter.size >= before.size:
+            if (less.detail or less.executed or less.message_id) and dead_letter.size >= before.size:
                 continue
-        before = letter
-        yield letter
+        before = dead_letter
+        yield dead_letter
 
 
 async def write(
@@ -71,9 +71,9 @@ async def write(
     Raises: BrokerUnavailable, also where the topic refuses even the smallest: nothing was written, try again later.
     """
     refusal: PublishFailed | None = None
-    for letter in ladder(message, position, cause, keyless_tombstones=keyless_tombstones):
+    for dead_letter in ladder(message, position, cause, keyless_tombstones=keyless_tombstones):
         try:
-            await send(letter)
+            await send(dead_letter)
         except PublishFailed as error:
             refusal = error.with_traceback(None)  # its traceback refers to this frame, which holds the message
             if isinstance(error, TargetRefused):
@@ -83,7 +83,7 @@ async def write(
     raise BrokerUnavailable(f"the dead letter for {position} cannot be written to {topic}: {refusal}") from refusal
 
 
-def _letter(message: Message, position: Position, cause: Cause, less: _Less, keyless_tombstones: bool) -> Message:
+def _dead_letter(message: Message, position: Position, cause: Cause, less: _Less, keyless_tombstones: bool) -> Message:
     missing = []
     if less.payload and message.body:
         message = replace(message, body=b"")
@@ -111,20 +111,20 @@ def _letter(message: Message, position: Position, cause: Cause, less: _Less, key
         cause = replace(cause, message_id=None)
         missing.append("message-id")
     unreadable = message.unreadable is not None
-    letter = provenance.dead_letter(message, position, cause)
-    if not keyless_tombstones and letter.body is None and letter.key is None:
-        letter = replace(letter, body=b"")
+    dead_letter = provenance.dead_letter(message, position, cause)
+    if not keyless_tombstones and dead_letter.body is None and dead_letter.key is None:
+        dead_letter = replace(dead_letter, body=b"")
         # An unreadable message may or may not have been a tombstone
         missing.insert(0, "payload" if unreadable else TOMBSTONE)
-    return _mark(letter, missing) if missing else letter
+    return _mark(dead_letter, missing) if missing else dead_letter
 
 
-def _mark(letter: Message, missing: list[str]) -> Message:
+def _mark(dead_letter: Message, missing: list[str]) -> Message:
     """Add the names of the missing parts to the dead letter, after those that were missing when it was written
     before.
     """
-    earlier = next((value for name, value in letter.headers if name == provenance.TRUNCATED), None)
+    earlier = next((value for name, value in dead_letter.headers if name == provenance.TRUNCATED), None)
     names = [*(earlier or b"").decode("utf-8", "replace").split(", "), *missing]
     value = ", ".join(dict.fromkeys(name for name in names if name))
-    headers = tuple(each for each in letter.headers if each[0] != provenance.TRUNCATED)
-    return replace(letter, headers=(*headers, (provenance.TRUNCATED, value.encode())))
+    headers = tuple(each for each in dead_letter.headers if each[0] != provenance.TRUNCATED)
+    return replace(dead_letter, headers=(*headers, (provenance.TRUNCATED, value.encode())))

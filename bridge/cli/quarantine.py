@@ -11,7 +11,20 @@ from bridge.cli.shared.command import command as make
 from bridge.cli.shared.connection import EXITS, engine_options, operate
 from bridge.cli.shared.options import json_option, reason_option
 from bridge.cli.shared.output import plural, say
-from bridge.cli.shared.waiting import CHANGES, confirmed, drop_options, dropped, is_unknown, page_options, show
+from bridge.cli.shared.waiting import (
+    CHANGES,
+    by_filter,
+    confirmed,
+    drop_options,
+    dropped,
+    filter_options,
+    is_filter,
+    is_narrowed,
+    is_unknown,
+    page_options,
+    show,
+    split,
+)
 
 
 @click.group(
@@ -66,22 +79,35 @@ def list_(source: str | None, limit: int, offset: int, as_json: bool, **engine: 
     examples="""
         bridge quarantine release --source orders k-17 k-18
         bridge quarantine release --source orders --all
+        bridge quarantine release --cause expression_error --ramp 1,10,100 --watch
     """,
-    exits=CHANGES | {1: "the key is not in quarantine, or no source resumes it"},
+    exits=CHANGES
+    | {
+        1: "the key is not in quarantine, or no source resumes it; with a filter: nothing matches, or the "
+        "job did not end well"
+    },
 )
 @click.argument("keys", nargs=-1, metavar="[KEY]...")
-@click.option("--source", required=True, metavar="NAME", help="Source of the keys.")
-@click.option("--all", "all_", is_flag=True, help="Every quarantined key of the source.")
+@click.option("--source", metavar="NAME", help="Source of the keys.")
+@filter_options
 @reason_option
 @engine_options
-def release(keys: tuple[str, ...], source: str, all_: bool, reason: str | None, **engine: Any) -> int:
+def release(keys: tuple[str, ...], source: str | None, reason: str | None, **given: Any) -> int:
     """Release quarantined keys.
 
-    The messages of a released key go through the rules again, in order, and later ones follow.
+    The messages of a released key go through the rules again, in order, and later ones follow. A filter, except
+    --source with --all alone, selects keys for a job, see `bridge jobs`.
     """
-    if all_ == bool(keys):
+    chosen, engine = split(given)
+    chosen["source"] = source
+    alone = source is not None and chosen["all_"] and not is_narrowed(chosen)
+    if not alone and is_filter(bool(keys), chosen):
+        return by_filter(engine, "quarantine", "release", chosen, {"reason": reason})
+    if source is None:
+        raise click.UsageError("name the --source of the keys", click.get_current_context())
+    if alone and keys:
         raise click.UsageError("name a KEY, or say --all", click.get_current_context())
-    named: list[dict[str, Any]] = [{"all": True}] if all_ else [{"key": key} for key in keys]
+    named: list[dict[str, Any]] = [{"all": True}] if alone else [{"key": key} for key in keys]
     calls = (("quarantine.release", {"source": source, "reason": reason} | each) for each in named)
     changes = [change for result in operate(engine, *calls) for change in result]
     for change in changes:
@@ -99,23 +125,31 @@ def release(keys: tuple[str, ...], source: str, all_: bool, reason: str | None, 
     examples="""
         bridge quarantine drop --source orders k-17
         bridge quarantine drop --source orders k-17 --id 5f0c92d1ab34e6f708192a3b --yes
+        bridge quarantine drop --source orders --older 30d --dry-run
     """,
-    exits=CHANGES | {1: "the key is not in quarantine, or you answered no"},
+    exits=CHANGES | {1: "the key is not in quarantine, or you answered no; with --watch: the job did not end well"},
 )
-@click.argument("key", metavar="KEY")
-@click.option("--source", required=True, metavar="NAME", help="Source of the key.")
+@click.argument("key", required=False, metavar="[KEY]")
+@click.option("--source", metavar="NAME", help="Source of the key.")
+@filter_options
 @drop_options
 @reason_option
 @engine_options
 def drop(
-    key: str, source: str, ids: tuple[str, ...], forget: bool, yes: bool, reason: str | None, **engine: Any
+    key: str | None, source: str | None, ids: tuple[str, ...], forget: bool, reason: str | None, **given: Any
 ) -> int:
     """Dead-letter quarantined messages of a key now.
 
     Their dead letters name the drop as the reason and can be replayed. Dropping the last message ends the quarantine.
-    Messages after a dropped one stay until you release the key.
+    Messages after a dropped one stay until you release the key. A filter selects messages for a job, see `bridge jobs`.
     """
-    if not yes and not confirmed(ids, forget):
+    chosen, engine = split(given)
+    chosen["source"] = source
+    if is_filter(key is not None or bool(ids), chosen):
+        return by_filter(engine, "quarantine", "drop", chosen, {"reason": reason, "forget": forget})
+    if key is None or source is None:
+        raise click.UsageError("name the KEY and its --source", click.get_current_context())
+    if not chosen["yes"] and not confirmed(ids, forget):
         return 1
     parameters = {"source": source, "key": key, "ids": ids, "forget": forget, "reason": reason}
     [change] = operate(engine, ("quarantine.drop", parameters))

@@ -146,7 +146,9 @@ def _print_traced(loaded: Loaded, one: Traced, since: datetime | None, prefix: s
         return
     if one.behind is not None:
         of = "of " if one.behind.what == "dead letter" else ""
-        say(f"{one.id}: {one.behind.what} {of}{one.behind.id}")
+        state = f"; {one.behind.state}" if one.behind.state else ""
+        job = f" by job {one.behind.job}" if one.behind.job else ""
+        say(f"{one.id}: {one.behind.what} {of}{one.behind.id}{state}{job}")
     for answer in found.answers:
         say(f"{one.id}: {_sentence(answer)}")
         if (following := _next(loaded, answer)) is not None:
@@ -248,9 +250,9 @@ def _next(loaded: Loaded, answer: Answer) -> str | None:
         case Outcome.DEAD_LETTERED:
             # `dlq` knows positions without their cluster
             place = (answer.position or "").partition("/")[2]
-            letter = answer.message_id if answer.message_id not in (None, answer.position) else place
-            if letter and answer.source in loaded.config.sources:
-                return f"bridge dlq show {shlex.quote(letter)}"
+            dead_letter = answer.message_id if answer.message_id not in (None, answer.position) else place
+            if dead_letter and answer.source in loaded.config.sources:
+                return f"bridge dlq show {shlex.quote(dead_letter)}"
     return None
 
 

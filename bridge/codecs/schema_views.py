@@ -107,6 +107,17 @@ class _Node:
     def below(self, schema: Any) -> _Node:
         return _Node(schema, self._documents, self._base)
 
+    def several(self, word: str) -> list[Any]:
+        """List under a keyword; empty for anything else."""
+        found = self.schema.get(word)
+        return found if isinstance(found, list) else []
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """Declared members."""
+        found = self.schema.get("properties")
+        return found if isinstance(found, dict) else {}
+
     def referenced(self) -> _Node | None:
         """Schema of its `$ref`; None without one. One that cannot be followed allows everything."""
         reference = self.schema.get("$ref")
@@ -121,16 +132,16 @@ class _Node:
             return None
         parts: list[list[list[_Node]]] = [[[self]]]
         target = self.referenced()
-        conjuncts = [self.below(each) for each in self.schema.get("allOf") or ()]
+        conjuncts = [self.below(each) for each in self.several("allOf")]
         for each in ([] if target is None else [target]) + conjuncts:
             found = each.alternatives(depth + 1)
             if found is None:
                 return None
             parts.append(found)
         for word in ("anyOf", "oneOf"):
-            if self.schema.get(word):
+            if self.several(word):
                 several: list[list[_Node]] = []
-                for each in self.schema[word]:
+                for each in self.several(word):
                     found = self.below(each).alternatives(depth + 1)
                     if found is None:
                         return None
@@ -168,7 +179,7 @@ class _JsonView:
 
     @property
     def names(self) -> Collection[str]:
-        return {name for nodes in self._alternatives for node in nodes for name in node.schema.get("properties") or {}}
+        return {name for nodes in self._alternatives for node in nodes for name in node.properties}
 
     @property
     def closed(self) -> bool:
@@ -184,7 +195,7 @@ class _JsonView:
 
     def member(self, name: str) -> SchemaView | None:
         found = [
-            [node.below(node.schema["properties"][name]) for node in nodes if name in _properties(node)]
+            [node.below(node.properties[name]) for node in nodes if name in node.properties]
             for nodes in self._alternatives
         ]
         having = [each for each in found if each]
@@ -192,13 +203,8 @@ class _JsonView:
 
     def requires(self, name: str) -> bool:
         return bool(self._alternatives) and all(
-            any(name in (node.schema.get("required") or ()) for node in nodes) for nodes in self._alternatives
+            any(name in node.several("required") for node in nodes) for nodes in self._alternatives
         )
-
-
-def _properties(node: _Node) -> Mapping[str, Any]:
-    found = node.schema.get("properties")
-    return found if isinstance(found, dict) else {}
 
 
 def _is_closed(node: _Node) -> bool:
@@ -221,9 +227,9 @@ def _kinds(schema: Mapping[str, Any]) -> set[str] | None:
     given = schema.get("type")
     if given is not None:
         names = given if isinstance(given, list) else [given]
-        return {_JSON_KINDS[name] for name in names if name in _JSON_KINDS}
+        return {_JSON_KINDS[name] for name in names if isinstance(name, str) and name in _JSON_KINDS}
     constants = [schema["const"]] if "const" in schema else schema.get("enum")
-    if constants is None:
+    if not isinstance(constants, list):
         return None
     return {_kind_of(value) for value in constants}
 
@@ -321,19 +327,42 @@ class _AvroView:
 
 
 def _collect(schema: Any, namespace: str, named: dict[str, Any]) -> None:
-    """Add the named types of a schema, under their full and their short name."""
-    if isinstance(schema, list):
-        for each in schema:
-            _collect(each, namespace, named)
-    elif isinstance(schema, dict):
-        name = schema.get("name")
-        if isinstance(name, str) and schema.get("type") in ("record", "error", "enum", "fixed"):
-            namespace = name.rpartition(".")[0] or schema.get("namespace") or namespace
-            short = name.rpartition(".")[2]
-            named[f"{namespace}.{short}" if namespace else short] = schema
-            named.setdefault(short, schema)
-        for field in schema.get("fields") or ():
-            _collect(field["type"], namespace, named)
-        for word in ("items", "values", "type"):
-            if isinstance(schema.get(word), dict | list):
-                _collect(schema[word], namespace, named)
+    """Add the named types of a schema, under their full and their short name. Raises: UnusableSchema."""
+    match schema:
+        case str():
+            return
+        case list():
+            for each in schema:
+                if isinstance(each, list):
+                    raise UnusableSchema("a union holds a union")
+                _collect(each, namespace, named)
+        case {"type": "record" | "error", "fields": list() as fields, **rest}:
+            namespace = _named(schema, rest.get("name"), namespace, named)
+            for field in fields:
+                match field:
+                    case {"name": str(), "type": inner}:
+                        _collect(inner, namespace, named)
+                    case _:
+                        raise UnusableSchema("a field has no name or no type")
+        case {"type": "enum" | "fixed", **rest}:
+            _named(schema, rest.get("name"), namespace, named)
+        case {"type": "array", "items": inner} | {"type": "map", "values": inner}:
+            _collect(inner, namespace, named)
+        case {"type": str() as kind} if kind not in ("array", "map", "record", "error"):
+            return
+        case {"type": dict() | list() as inner}:
+            _collect(inner, namespace, named)
+        case _:
+            raise UnusableSchema("it is no Avro schema")
+
+
+def _named(schema: Any, name: Any, namespace: str, named: dict[str, Any]) -> str:
+    """Add a named type; return the namespace of the names in it. Raises: UnusableSchema."""
+    if not isinstance(name, str):
+        raise UnusableSchema("a record, enum or fixed type has no name")
+    own = schema.get("namespace")
+    namespace = name.rpartition(".")[0] or (own if isinstance(own, str) else namespace)
+    short = name.rpartition(".")[2]
+    named[f"{namespace}.{short}" if namespace else short] = schema
+    named.setdefault(short, schema)
+    return namespace

@@ -198,9 +198,9 @@ class Checks:
                     group = f" in the same group `{source.group}` already; give one of them another group"
                     what = f"`{topic}` is read by {other}{' already' if bus else group}"
                     yield coded("C011", self.locate(where, what))
-            letters = source.dead_letter or (None if bus else DEAD_LETTER_TOPIC)
-            if letters is not None and self.partial.is_given((*path, "dead_letter")):
-                yield from self._dead_letters((*path, "dead_letter"), letters, list(reads.values()), bus)
+            dead_letters = source.dead_letter or (None if bus else DEAD_LETTER_TOPIC)
+            if dead_letters is not None and self.partial.is_given((*path, "dead_letter")):
+                yield from self._dead_letters((*path, "dead_letter"), dead_letters, list(reads.values()), bus)
 
     def _reads(self, path: Path, source: SourceConfig, bus: bool) -> dict[Path, str]:
         """Topics of a source, or the name of its queue, subscription or sub-queue, by place. Entities ignore case."""

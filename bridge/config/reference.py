@@ -12,8 +12,8 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from bridge.config.model import bridge as model
 from bridge.config.model import (
+    access,
     brokers,
     check,
     encryption,
@@ -25,12 +25,14 @@ from bridge.config.model import (
     sources,
     tls,
 )
+from bridge.config.model import bridge as model
 from bridge.config.model.types import (
     NAME_PATTERN,
     check_entity,
     check_topic,
     parse_duration,
     parse_rate,
+    parse_share,
     parse_size,
 )
 from bridge.config.model_fields import members
@@ -74,6 +76,7 @@ routes:
 
 - **Text, numbers, booleans** are YAML 1.2's: `yes`, `no`, `on`, `off`, dates, times, `007` and `0x1f` are text.
   Anchors, aliases and `<<` work; tags (`!!...`) and several documents in one file do not.
+- **Percentage**: `5%`, or the number 0.05.
 - **Duration**: a number with a unit: `250ms`, `30s`, `5m`, `1h30m`, `7d`.
 - **Rate**: a number and a unit of time: `50/s`, `3000/m`, `10/h`, `100/d`.
 - **Size**: bytes, or a number with a unit: `4096`, `64KiB`, `1MiB`, `1MB`.
@@ -145,6 +148,10 @@ routes:
     from: refunds
     raise_event: {instance_id: "refund-{{ payload.id }}", name: arrived}
 
+rules:
+  candidate: new/
+  share: 5%
+
 ops:
   http: {port: 0}
   drain: 10s
@@ -169,7 +176,7 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
     "targets": (brokers.TargetConfig, brokers.TargetSchemaConfig, servicebus.ServiceBusTargetConfig),
     "sources": (
         sources.SourceConfig, sources.RetryConfig, sources.LimitsConfig, sources.SourcePerConfig,
-        sources.QuarantineConfig,
+        sources.QuarantineConfig, sources.UpcastConfig,
         sources.KafkaSourceConfig, servicebus.SessionsConfig, servicebus.ServiceBusSourceConfig,
     ),
     "sagas": (sagas.SagaConfig, sagas.SagaStepConfig, sagas.CommandConfig, sagas.AttemptsConfig),
@@ -180,10 +187,12 @@ _MODELS: dict[str, tuple[type[BaseModel], ...]] = {
         routes.IgnoreConfig, routes.WaitMissing, routes.StartMissing,
     ),
     "ops": (
-        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, model.ControlConfig, model.LogConfig,
-        model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
+        model.OpsConfig, model.HttpConfig, tls.ServerTlsConfig, access.AccessConfig, access.OidcConfig,
+        model.ControlConfig, model.ReloadConfig,
+        model.LogConfig, model.TracingConfig, model.AuditConfig, model.LineageConfig, model.LineageShardsConfig,
         model.DeadLettersConfig,
     ),
+    "rules": (model.RulesConfig, model.FallbackConfig),
     "check": (check.CheckConfig, check.IgnoreWarningConfig),
 }  # fmt: skip
 
@@ -201,13 +210,15 @@ _HEADINGS = {
     routes.WaitMissing: "on_missing: {wait: ...}", routes.StartMissing: "on_missing: {start: ...}",
     engines.EarlyMessagesConfig: "early_messages", engines.AnswersConfig: "answers",
     encryption.EncryptionConfig: "encryption", encryption.EncryptionKeyConfig: "encryption.keys",
-    sources.QuarantineConfig: "quarantine",
+    sources.QuarantineConfig: "quarantine", sources.UpcastConfig: "upcast",
     sagas.SagaConfig: "", sagas.SagaStepConfig: "steps", sagas.CommandConfig: "command",
     sagas.AttemptsConfig: "retry", routes.RouteConfig: "", routes.RouteLimitsConfig: "limits",
     sources.SourcePerConfig: "limits.per", routes.RoutePerConfig: "limits.per",
     model.OpsConfig: "", model.HttpConfig: "http", tls.ServerTlsConfig: "tls", tls.ClientTlsConfig: "tls",
-    model.ControlConfig: "control",
+    access.AccessConfig: "http.access", access.OidcConfig: "http.access.oidc",
+    model.ControlConfig: "control", model.ReloadConfig: "reload",
     model.LogConfig: "log", model.TracingConfig: "tracing", model.AuditConfig: "audit", model.LineageConfig: "lineage",
+    model.RulesConfig: "", model.FallbackConfig: "fallback",
     check.CheckConfig: "", check.IgnoreWarningConfig: "ignore",
     model.LineageShardsConfig: "lineage.shards", model.DeadLettersConfig: "dead_letters",
 }  # fmt: skip
@@ -215,7 +226,7 @@ _HEADINGS = {
 
 _LANGUAGES = {"cel": "CEL", "cel-template": "template"}
 _VALIDATED: dict[Any, str] = {
-    parse_duration: "duration", parse_size: "size", parse_rate: "rate", check_topic: "topic",
+    parse_duration: "duration", parse_size: "size", parse_rate: "rate", parse_share: "percentage", check_topic: "topic",
     check_entity: "queue or topic", servicebus.sessions: "boolean or mapping",
 }  # fmt: skip
 _PLAIN: dict[Any, str] = {

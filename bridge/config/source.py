@@ -244,3 +244,9 @@ def _unique(problems: Sequence[Problem], read: Sequence[str]) -> list[Problem]:
     files = list(dict.fromkeys((*read, *(problem.file for problem in problems))))
     once = {(problem.file, problem.line, problem.column, problem.what): problem for problem in reversed(problems)}
     return sorted(once.values(), key=lambda problem: (files.index(problem.file), problem.line, problem.column))
+
+
+def state_engine(loaded: Loaded, source: str) -> str:
+    """Name of the engine that keeps the state of a source: the engine of its first route, else the first engine."""
+    engines = loaded.config.engines
+    return next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))

@@ -41,10 +41,11 @@ class WaitFor:
 
 @dataclass(frozen=True, slots=True)
 class StartFirst:
-    """Start the instance with this orchestration and input, then execute the command."""
+    """Start the instance with this orchestration and input, then execute the command. tags: of the instance."""
 
     orchestration: str
     input: Any = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class OnFinished(StrEnum):

@@ -85,6 +85,16 @@ class WorkerState(StrEnum):
     """All threads of a pool are busy with the same work for a time while other work waits."""
 
 
+class ProcessState(StrEnum):
+    """State of a worker process."""
+
+    STARTING = "starting"
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    """Ended unexpectedly; the successor starts soon."""
+    STOPPED = "stopped"
+
+
 class WorkflowState(StrEnum):
     """State of the workflow code of an engine."""
 
@@ -107,6 +117,15 @@ class SagaState(StrEnum):
     UP = "up"
     FAILED = "failed"
     """Sagas failed or could not be compensated, and still exist."""
+
+
+class CandidateState(StrEnum):
+    """State of the candidate of `rules`."""
+
+    ACTIVE = "active"
+    """The candidate decides about its share of the ordering keys."""
+    FALLBACK = "fallback"
+    """The present rules decide about all ordering keys again: too many failures, or a person has aborted it."""
 
 
 class DeadLetterState(StrEnum):
@@ -160,18 +179,21 @@ STATES: dict[str, type[StrEnum]] = {
     "workflows": WorkflowState,
     "quarantine": QuarantineState,
     "sagas": SagaState,
+    "candidate": CandidateState,
     "job": JobState,
     "daemon": DaemonState,
 }
-"""States by their subject. `/readyz` has components of source, engine, worker, workflows, quarantine and sagas."""
+"""States by their subject. `/readyz` has components of source, engine, worker, workflows, quarantine, sagas and
+candidate."""
 
-ComponentState = SourceState | EngineState | WorkerState | WorkflowState | QuarantineState | SagaState
+ComponentState = SourceState | EngineState | WorkerState | WorkflowState | QuarantineState | SagaState | CandidateState
 """State of a component of `/readyz`."""
 
 READY: frozenset[ComponentState] = frozenset(
     {
         SourceState.IDLE, SourceState.CONSUMING, SourceState.THROTTLED, SourceState.PAUSED, EngineState.UP,
         WorkerState.UP, WorkflowState.UP, QuarantineState.UP, SagaState.UP,
+        CandidateState.ACTIVE, CandidateState.FALLBACK,
     }
 )  # fmt: skip
 """States of components that can do their work."""

@@ -44,8 +44,8 @@ class ReplayOf:
     @classmethod
     def of_item(cls, item: Mapping[str, Any]) -> ReplayOf | None:
         """Dead letter behind a waiting message, also an encrypted one; None for an ordinary message."""
-        letter = item.get("letter", {})
-        stored = letter.get("of", letter).get("replay")
+        document = item.get("letter", {})
+        stored = document.get("of", document).get("replay")
         return None if stored is None else cls.of(stored)
 
 

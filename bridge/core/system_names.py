@@ -29,8 +29,18 @@ SOURCE_PAUSE = "bridge.source_pause"
 SOURCE_SEEK = "bridge.source_seek"
 """Entity: moves of the position of one source that its daemons apply. Its key is the name of the source."""
 
+SOURCE_RELOAD = "bridge.source_reload"
+"""Entity: reloads of all daemons on an engine. Its only key is SOURCE_RELOAD_KEY. The name makes it one of the entities
+that each daemon reads every few seconds.
+"""
+
+SOURCE_RELOAD_KEY = "all"
+
 ROUTE_LIMIT = "bridge.route_limit"
 """Entity: temporary limit of one route by a person. Its key is the name of the route."""
+
+CANARY = "bridge.canary"
+"""Entity: counts and fallback of one candidate for the rules. Its key is the version of the candidate."""
 
 DEAD_LETTER_STATES = "bridge.dead_letters"
 """Entity: states of the dead letters of one block of offsets. Its key is the `dead_letter_block_key`."""
@@ -173,11 +183,11 @@ def job_page_key(job: str, page: int) -> str:
     return f"{job}~{page:06}"
 
 
-LETTER_IDS = "bridge:dead-letter:"
+DEAD_LETTER_IDS = "bridge:dead-letter:"
 """Prefix of the ids of the orchestrations that write dead letters."""
 
 
-def letter_id(entity_key: str, message: str, since: float) -> str:
+def dead_letter_id(entity_key: str, message: str, since: float) -> str:
     """Id of the orchestration that dead-letters one waiting message. A repeated decision has the same id."""
     mark = hashlib.sha256(f"{entity_key}\n{message}\n{since!r}".encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{LETTER_IDS}{mark[:40]}"
+    return f"{DEAD_LETTER_IDS}{mark[:40]}"

@@ -32,12 +32,12 @@ class Fingerprints:
     def __init__(self) -> None:
         self._known: dict[tuple[str, str | None, str, str, str], str] = {}
 
-    def of(self, letter: DeadLetter) -> str:
+    def of(self, entry: DeadLetter) -> str:
         """Fingerprint of the cause of a dead letter."""
-        facts = (letter.reason, letter.route, letter.error, letter.detail, letter.stated_fingerprint)
+        facts = (entry.reason, entry.route, entry.error, entry.detail, entry.stated_fingerprint)
         found = self._known.get(facts)
         if found is None:
-            found = letter.fingerprint
+            found = entry.fingerprint
             if len(self._known) < _REMEMBERED:
                 self._known[facts] = found
         return found
@@ -225,13 +225,13 @@ class TopicReader:
                     began = time.perf_counter()
 
     def _add(self, blocks: dict[int, Rows], begin: int, position: Position, message: Message) -> None:
-        letter = dead_letter.read(message, position)
+        entry = dead_letter.read(message, position)
         first = block_of(position.offset)
         rows = blocks.get(first)
         if rows is None:
             rows = blocks[first] = Rows(first, begin if not blocks else first, first)
-        facts = Facts.of(letter, self._fingerprints.of(letter))
-        rows.add(position.offset, letter.failed_at, facts, letter.detail)
+        facts = Facts.of(entry, self._fingerprints.of(entry))
+        rows.add(position.offset, entry.failed_at, facts, entry.detail)
         self._count += 1
         self._progress(self._count)
 

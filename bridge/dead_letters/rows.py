@@ -32,8 +32,16 @@ class Facts(NamedTuple):
     config: str
 
     @classmethod
-    def of(cls, letter: DeadLetter, fingerprint: str) -> Facts:
-        return cls(letter.source, letter.route, letter.reason, letter.error, letter.format, fingerprint, letter.config)
+    def of(cls, dead_letter: DeadLetter, fingerprint: str) -> Facts:
+        return cls(
+            dead_letter.source,
+            dead_letter.route,
+            dead_letter.reason,
+            dead_letter.error,
+            dead_letter.format,
+            fingerprint,
+            dead_letter.config,
+        )
 
 
 @dataclass(slots=True)

@@ -96,7 +96,8 @@ class EarlyMessageExecutor:
         """
         started = None if origin is None else replace(origin, part=-1 - origin.part)
         with suppress(InstanceAlreadyExists, AlreadyTaken):  # another message started it first, with the same result
-            await self._start(ScheduleOrchestration(first.orchestration, command.instance_id, first.input), started)
+            start = ScheduleOrchestration(first.orchestration, command.instance_id, first.input, tags=first.tags)
+            await self._start(start, started)
         await self.execute(replace(command, on_missing=OnMissing.RETRY), origin)
 
     async def _check_order(

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from durabletask.serialization import DataConverter
-
-from bridge.engines.client import EngineClient
-from bridge.engines.lineage_index import LineageIndex
-from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.worker.compatibility import CompatibilityMonitor
-from bridge.engines.worker.contained_worker import ContainedWorker
-from bridge.engines.workflows import Workflows
 from bridge.sqlite_engine.model.instance import Finish
+
+if TYPE_CHECKING:
+    from durabletask.serialization import DataConverter
+
+    from bridge.engines.client import EngineClient
+    from bridge.engines.lineage_index import LineageIndex
+    from bridge.engines.message_sealer import MessageSealer
+    from bridge.engines.worker.compatibility import CompatibilityMonitor
+    from bridge.engines.worker.contained_worker import ContainedWorker
+    from bridge.engines.workflows import Workflows
 
 FinishListener = Callable[[Sequence[Finish]], None]
 """Listener that gets the ends of instances."""

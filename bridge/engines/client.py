@@ -299,6 +299,18 @@ class EngineClient:
         with one_response():
             return await self._call("list", self._sdk.get_all_orchestration_states(query), what)
 
+    async def find_tags(self, instance_id: str) -> Mapping[str, str] | None:
+        """Tags of an instance, which the SDK's own read leaves out; None when it does not exist."""
+
+        async def read() -> Mapping[str, str] | None:
+            found = await stub_of(self._sdk).GetInstance(pb.GetInstanceRequest(instanceId=instance_id))
+            return dict(found.orchestrationState.tags) if found.exists else None
+
+        try:
+            return await self._call("get", read(), f"read the tags of {instance_id!r}")
+        except InstanceNotFound:
+            return None
+
     async def get_all_tags(
         self, statuses: Sequence[OrchestrationStatus], prefix: str, page_size: int, *, what: str
     ) -> Sequence[tuple[str, OrchestrationStatus, Mapping[str, str]]]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 import grpc
 import grpc.aio
-from azure.core.exceptions import AzureError, ClientAuthenticationError, DeserializationError, SerializationError
 
 from bridge.core.errors import (
     EngineDenied,
@@ -97,9 +97,12 @@ def translate(error: BaseException, *, what: str) -> EngineError:
         return _of_status(code, details_of(error), what)
     if isinstance(error, TimeoutError | grpc.FutureTimeoutError):
         return EngineTimeout(f"{what}: the engine did not answer in time")
-    if isinstance(error, ClientAuthenticationError):
+    azure = sys.modules.get("azure.core.exceptions")  # takes long to import, and most engines do not use it
+    if azure is not None and isinstance(error, azure.ClientAuthenticationError):
         return EngineDenied(f"{what}: no token for the engine ({type(error).__name__}); check the engine's credential")
-    if isinstance(error, AzureError | SerializationError | DeserializationError):
+    if azure is not None and isinstance(
+        error, azure.AzureError | azure.SerializationError | azure.DeserializationError
+    ):
         return EngineUnavailable(f"{what}: the identity service failed ({type(error).__name__})")
     if isinstance(error, _CONNECTION):
         return EngineUnavailable(f"{what}: the connection to the engine failed ({type(error).__name__})")

@@ -11,7 +11,6 @@ from pathlib import Path
 from bridge.config.model.encryption import EncryptionConfig, EncryptionKeyConfig
 from bridge.core.errors import EngineMisconfigured
 from bridge.encryption import Key, KeyProblem, KeyProvider, Keyring
-from bridge.engines.workflows import ImportFailed, functions
 from bridge.system.files import read_file
 
 MAX_FILE = 1024
@@ -84,6 +83,8 @@ def _parsed(id_: str, text: bytes, place: str) -> Key:
 
 def _provided(reference: str, modules: Path) -> list[Key]:
     """Call the provider function for its keys. Raises: KeyProblem."""
+    from bridge.engines.workflows import ImportFailed, functions
+
     try:
         provider: KeyProvider = functions(modules)(reference)
         found = list(provider())

@@ -38,7 +38,8 @@ from bridge.engines.remote_limits import TOTAL, ResponseLimits, WorkItemFlow
 from bridge.engines.sdk_internals import header_interceptor, task_hub_interceptor
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker
-from bridge.engines.worker.setup import MonitoredWorker, concurrency, quiet_logger
+from bridge.engines.worker.sdk_log import quiet_logger
+from bridge.engines.worker.setup import MonitoredWorker, concurrency
 from bridge.engines.workflows import Workflows
 from bridge.system.tls import TlsProblem, load_client
 

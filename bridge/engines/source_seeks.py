@@ -10,9 +10,10 @@ from typing import Any
 from durabletask.client import EntityQuery
 from durabletask.entities import EntityContext, EntityInstanceId
 
-from bridge.core.system_names import SOURCE_PAUSE, SOURCE_SEEK
+from bridge.core.system_names import SOURCE_PAUSE, SOURCE_RELOAD, SOURCE_SEEK
 from bridge.engines.base import Engine
 from bridge.engines.entity_reads import change, latest
+from bridge.engines.reload_requests import State, as_state
 from bridge.engines.source_entities import Pause
 
 Seeks = Mapping[str, Mapping[str, Any]]
@@ -24,10 +25,11 @@ Unix epoch) and `reason`. An applied move also has `moved`: an object with `from
 
 @dataclass(frozen=True, slots=True)
 class Decisions:
-    """Decisions of people about the sources of an engine: pauses and moves by source."""
+    """Decisions of people about the sources of an engine: pauses and moves by source, and reloads of all daemons."""
 
     pauses: Mapping[str, Pause]
     seeks: Mapping[str, Seeks]
+    reloads: State
 
 
 def apply(state: dict[str, Any] | None, operation: str, value: Any) -> dict[str, Any] | None:
@@ -76,12 +78,13 @@ class SourceSeeks:
         self._engine = engine
 
     async def decisions(self) -> Decisions:
-        """Load the pauses and the moves that are not applied, of all sources, in one query. Raises: EngineError."""
+        """Load the pauses, the moves that are not applied, and the reloads, in one query. Raises: EngineError."""
         common = SOURCE_PAUSE.rpartition("_")[0]
         query = EntityQuery(instance_id_starts_with=f"@{common}_", include_state=True)
         found = await self._engine.client.get_all_entities(query, what="list the pauses and moves of sources")
         pauses: dict[str, Pause] = {}
         seeks: dict[str, Seeks] = {}
+        reloads: State | None = None
         for each in found:
             state = json.loads(each.get_state() or "null")
             if state is None:
@@ -90,7 +93,9 @@ class SourceSeeks:
                 pauses[each.id.key] = Pause(**state)
             elif each.id.entity == SOURCE_SEEK and (left := pending(state)):
                 seeks[each.id.key] = left
-        return Decisions(pauses, seeks)
+            elif each.id.entity == SOURCE_RELOAD:
+                reloads = state
+        return Decisions(pauses, seeks, as_state(reloads))
 
     async def of(self, source: str) -> Seeks:
         """Moves of a source, also applied ones of its last seek. Raises: EngineError."""

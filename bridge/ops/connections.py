@@ -213,7 +213,7 @@ def _receive(transport: asyncio.Transport, data: bytes) -> None:
     """Give bytes to the protocol of a transport, as if they had arrived now."""
     protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())  # that of uvloop is no subclass
     while data:
-        buffer = protocol.get_buffer(len(data))
+        buffer = memoryview(protocol.get_buffer(len(data)))
         count = min(len(buffer), len(data))
         buffer[:count] = data[:count]
         protocol.buffer_updated(count)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from bridge.core.states import (
     READY,
+    CandidateState,
     ComponentState,
     DaemonState,
     EngineState,
@@ -18,13 +19,14 @@ from bridge.core.states import (
     WorkflowState,
 )
 
-PartKind = Literal["engine", "worker", "workflows", "quarantine", "sagas"]
+PartKind = Literal["engine", "worker", "workflows", "quarantine", "sagas", "candidate"]
 _PARTS: dict[PartKind, tuple[ComponentState, ComponentState]] = {
     "engine": (EngineState.UP, EngineState.AWAY),
     "worker": (WorkerState.UP, WorkerState.STUCK),
     "workflows": (WorkflowState.UP, WorkflowState.INCOMPATIBLE),
     "quarantine": (QuarantineState.UP, QuarantineState.ORPHANED),
     "sagas": (SagaState.UP, SagaState.FAILED),
+    "candidate": (CandidateState.ACTIVE, CandidateState.FALLBACK),
 }
 """States of a usable and of an unusable part, by kind."""
 
@@ -54,7 +56,7 @@ class SourceReading:
 
 @dataclass(frozen=True, slots=True)
 class PartReading:
-    """Observed state of an engine, of its workflows, worker, quarantine or sagas.
+    """Observed state of an engine, of its workflows, worker, quarantine or sagas, or of a candidate.
 
     away: reason why the part cannot be used; None when it can.
     note: detail shown while the part is up.

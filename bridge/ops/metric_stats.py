@@ -74,6 +74,8 @@ class SourceStats(Protocol):
     @property
     def locks_lost(self) -> int: ...
     @property
+    def seeks(self) -> int: ...
+    @property
     def held(self) -> bool: ...
     @property
     def waiting_for_engines(self) -> Mapping[str, int]: ...
@@ -180,6 +182,8 @@ class EngineStats(Protocol):
     failures_omitted: failed instances and compensated sagas without a line in the log.
     requests: durations of requests by command and result.
     actions: work that messages and orchestrations caused, by route and kind.
+    worker_processes: worker processes by state. worker_ends: their unexpected ends by cause. worker_items: work items
+    that they hold.
     """
 
     @property
@@ -210,6 +214,12 @@ class EngineStats(Protocol):
     def requests(self) -> Mapping[tuple[str, str], HistogramLike]: ...
     @property
     def actions(self) -> Mapping[tuple[str, str], int]: ...
+    @property
+    def worker_processes(self) -> Mapping[str, int]: ...
+    @property
+    def worker_ends(self) -> Mapping[str, int]: ...
+    @property
+    def worker_items(self) -> int: ...
 
 
 class JobStats(Protocol):

@@ -49,12 +49,13 @@ class ProcessStats:
 
     publishing: PublishStats | None
     repeats: Callable[[], Mapping[str, int]]
-    late_letters: Callable[[], Mapping[tuple[str, str], int]]
+    late_dead_letters: Callable[[], Mapping[tuple[str, str], int]]
     clock_jumps: Callable[[], Mapping[str, int]]
     answers: Callable[[], Mapping[str, Mapping[str, int]]]
     refused: Callable[[], Mapping[str, Mapping[str, int]]]
     workflows: Callable[[], WorkflowStats] | None
     info: Callable[[], tuple[str, str]]
+    candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None
 
 
 S = TypeVar("S")
@@ -132,6 +133,7 @@ _SOURCES: tuple[Row[SourceStats], ...] = (
     Row(_COUNTER, "bridge_locks_lost", "Locks that expired before their delivery was settled.", (),
         _one(lambda it: it.locks_lost)),
     Row(_COUNTER, "bridge_rebalances", "Rebalances of the consumer group.", (), _one(lambda it: it.rebalances)),
+    Row(_COUNTER, "bridge_seeks", "Partitions whose position a person has moved.", (), _one(lambda it: it.seeks)),
     Row(_COUNTER, "bridge_skipped", "Records skipped because the broker no longer had them.", (),
         _one(lambda it: it.skipped)),
     Row(_COUNTER, "bridge_offset_gaps", "Offsets passed that hold no message for a consumer.", ("kind",),
@@ -191,6 +193,12 @@ _ENGINES: tuple[Row[EngineStats], ...] = (
         _by_word(lambda it: it.faults)),
     Row(_GAUGE, "bridge_worker_stuck_pools", "Pools of worker threads that cannot work.", (),
         _one(lambda it: it.stuck)),
+    Row(_GAUGE, "bridge_worker_processes", "Worker processes, by state.", ("state",),
+        _by_word(lambda it: it.worker_processes)),
+    Row(_COUNTER, "bridge_worker_process_ends", "Unexpected ends of worker processes, by cause.", ("cause",),
+        _by_word(lambda it: it.worker_ends)),
+    Row(_GAUGE, "bridge_worker_process_items", "Work items that worker processes hold.", (),
+        _one(lambda it: it.worker_items if it.worker_processes else None)),
     Row(_GAUGE, "bridge_engine_cache_bytes", "Bytes that the hosted engine keeps in memory.", ("kind",),
         _by_word(lambda it: _optional(it.usage, _cached))),
     Row(_COUNTER, "bridge_events_refused", "Events refused because their instance has too many unread ones.", (),
@@ -259,9 +267,14 @@ _PROCESS: tuple[Row[ProcessStats], ...] = (
     Row(_COUNTER, "bridge_publish_failures", "Publishes that failed, by target.", ("target",),
         _by_word(lambda it: _optional(it.publishing, lambda each: each.failed))),
     Row(_COUNTER, "bridge_late_dead_letters", "Dead letters of early and quarantined messages, by reason.",
-        ("source", "reason"), _by_words(lambda it: it.late_letters())),
+        ("source", "reason"), _by_words(lambda it: it.late_dead_letters())),
     Row(_COUNTER, "bridge_answers", "Answers to requests, by result.", ("engine", "result"),
         _nested(lambda it: it.answers())),
+    Row(_COUNTER, "bridge_canary_messages", "Messages of the candidate by outcome, and failed instances of it.",
+        ("candidate", "result"),
+        lambda it: [] if it.candidate is None else [
+            ((it.candidate[0], result), n) for result, n in list(it.candidate[1]().items())
+        ]),
     Row(_COUNTER, "bridge_connections_refused", "Connections refused, by cause.", ("port", "cause"),
         _nested(lambda it: it.refused())),
     Row(_COUNTER, "bridge_repeats_dropped", "Repeated messages that workflows dropped, by the part that dropped them.",
@@ -351,7 +364,7 @@ class Metrics:
         repeats: Callable[[], Mapping[str, int]] = dict,
         limits: Sequence[LimitStats] = (),
         waiting: Callable[[], Iterable[WaitingStats]] = tuple,
-        late_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
+        late_dead_letters: Callable[[], Mapping[tuple[str, str], int]] = dict,
         clock_jumps: Callable[[], Mapping[str, int]] = dict,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
@@ -360,6 +373,7 @@ class Metrics:
         jobs: JobStats | None = None,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
+        candidate: tuple[str, Callable[[], Mapping[str, int]]] | None = None,
         budgets: Sequence[BudgetStats] = (),
         readiness: Callable[[], Readiness] | None = None,
         process: Collector | None = None,
@@ -380,6 +394,7 @@ class Metrics:
         jobs: jobs of the engines; None where they are not read.
         traces: export of spans; None where traces are off.
         dead_letters: open dead letters; None where no source is consumed.
+        candidate: version of the candidate for the rules, and its counts; None without one.
         budgets: limits of the actions of the engines that have one.
         readiness: answer of `/readyz`; None where nothing has it.
         process: metrics of the process, as of the library.
@@ -395,7 +410,7 @@ class Metrics:
         self._limits = limits
         self._budgets = budgets
         self._process = ProcessStats(
-            publishing, repeats, late_letters, clock_jumps, answers, refused, workflows, self._info
+            publishing, repeats, late_dead_letters, clock_jumps, answers, refused, workflows, self._info, candidate
         )
         self._jobs = jobs
         self._traces = traces

@@ -12,8 +12,10 @@ from typing import Any
 
 from bridge.core.states import (
     READY,
+    CandidateState,
     EngineState,
     JobState,
+    ProcessState,
     QuarantineState,
     SagaState,
     SourceState,
@@ -120,9 +122,20 @@ def problems(document: Document) -> list[dict[str, Any]]:
     for daemon in document["daemons"]:
         if not daemon["answered"]:
             add(f"daemon {daemon['id']}", f"daemon {daemon['id']}: {daemon['detail']}", daemon["next"])
+    versions = _versions(document)
+    if len(versions) > 1:
+        named = "; ".join(f"{version}: {', '.join(sorted(ids)[:3])}" for version, ids in sorted(versions.items()))
+        add(
+            "daemons", f"the daemons use {len(versions)} versions of the configuration ({named})", "bridge reload --all"
+        )
+    for daemon in document["daemons"]:
+        if daemon["answered"] and (refused := daemon.get("config", {}).get("reload_refused")):
+            text = f"daemon {daemon['id']} refuses its changed configuration: {refused}"
+            add(f"daemon {daemon['id']}", text, "bridge reload --dry-run")
     for part in (*document["sources"], *document["components"]):
         kind, name = part.get("kind", "source"), part["name"]
-        if part["state"] is None or part["state"] in READY or not _needs_person(kind, part):
+        fallback = (kind, part["state"]) == ("candidate", CandidateState.FALLBACK)  # ready, and for a person to decide
+        if part["state"] is None or (part["state"] in READY and not fallback) or not _needs_person(kind, part):
             continue
         on = _named(document, part)
         engines = away_engines(document, part) if kind == "source" else []
@@ -134,8 +147,8 @@ def problems(document: Document) -> list[dict[str, Any]]:
         add(f"{kind} {name}", f"{text}{on}{detail}", _next_command(kind, part))
     for source in document["sources"]:
         # A daemon of an earlier version does not count them
-        if (letters := source.get("dead_letters_open")) and (count := letters["count"]):
-            oldest = letters["oldest_seconds"]
+        if (dead_letters := source.get("dead_letters_open")) and (count := dead_letters["count"]):
+            oldest = dead_letters["oldest_seconds"]
             what = "1 dead letter is" if count == 1 else f"{count:,} dead letters are"
             since = "" if oldest is None else f", {'' if count == 1 else 'the oldest '}for {age(oldest)}"
             text = f"{what} open{since} (source {source['name']})"
@@ -153,6 +166,10 @@ def problems(document: Document) -> list[dict[str, Any]]:
                 oldest = "" if since is None else f", {'' if count == 1 else 'the oldest '}for {age(since)}"
                 text = f"{what} quarantined until a person decides{oldest} (source {source}, engine {name})"
                 add(f"source {source}", text, f"bridge quarantine list --source {source} --engine {name}")
+        for process in engine.get("worker_processes") or ():
+            if process["state"] == ProcessState.RESTARTING:
+                text = f"a worker process of engine {name} is restarted: {process['detail']}"
+                add(f"engine {name}", text, f"bridge instances list --status running --engine {name}")
         for job in engine.get("jobs") or ():
             if job["state"] == JobState.STOPPED:
                 text = f"job {job['job']} ({job['kind']}, engine {name}) is stopped: {job['why']}"
@@ -166,6 +183,20 @@ def problems(document: Document) -> list[dict[str, Any]]:
             text = f"{what} of {saga} could not be compensated today (engine {name})"
             add(f"engine {name}", text, f"bridge instances list --outcome compensation_failed --engine {name}")
     return found
+
+
+def _versions(document: Document) -> dict[str, set[str]]:
+    """Daemons by the version of their configuration, also those of other machines that an engine knows."""
+    daemons: dict[str, str] = {}
+    for daemon in document["daemons"]:
+        if daemon["answered"] and "config" in daemon:  # a daemon of an earlier version has no peers
+            daemons |= {peer["id"]: peer["config"] for peer in daemon.get("peers", ())}
+    # What a daemon says of itself is newer
+    daemons |= {each["id"]: each["config"]["version"] for each in document["daemons"] if "config" in each}
+    versions: dict[str, set[str]] = {}
+    for name, version in daemons.items():
+        versions.setdefault(version, set()).add(name)
+    return versions
 
 
 def away_engines(document: Document, source: Mapping[str, Any]) -> list[str]:
@@ -195,6 +226,7 @@ _NEXT: Mapping[tuple[str, str], Callable[[str], str]] = {
     ("worker", WorkerState.STUCK): lambda name: f"bridge instances list --status running --engine {name}",
     ("workflows", WorkflowState.INCOMPATIBLE): lambda name: f"bridge instances list --status failed --engine {name}",
     ("quarantine", QuarantineState.ORPHANED): lambda name: f"bridge quarantine list --engine {name}",
+    ("candidate", CandidateState.FALLBACK): lambda name: "bridge canary status",
 }
 
 
@@ -203,6 +235,7 @@ _SENTENCES: Mapping[tuple[str, str], str] = {
     ("workflows", WorkflowState.INCOMPATIBLE): "workflows on engine {name} are incompatible",
     ("worker", WorkerState.STUCK): "worker of engine {name} is stuck",
     ("quarantine", QuarantineState.ORPHANED): "quarantined keys on engine {name} are orphaned",
+    ("candidate", CandidateState.FALLBACK): "the present rules decide again instead of candidate {name}",
 }
 """Sentences of states. Those of the other states name the kind, the part and the state."""
 
@@ -316,6 +349,8 @@ def _engine(parts: Sequence[Document]) -> Document:
         "durable": all(each["durable"] for each in parts),
         **{member: newest[member] for member in ("counted", "early", "quarantined")},
         "counts": counts[-1] if counts else None,
+        # A daemon of an earlier version has none
+        "worker_processes": [each for part in parts for each in part.get("worker_processes", ())],
         "jobs": next((each["jobs"] for each in (newest, *parts) if each.get("jobs")), []),
     }
 

@@ -191,6 +191,11 @@ class Tracing:
             part in described for part in ("remoteParentSampled:AlwaysOnSampler", "remoteParentNotSampled:AlwaysOff")
         )
 
+    @property
+    def endpoint(self) -> str:
+        """URL of the receiver."""
+        return self._receiver.endpoint
+
     # -- decisions
 
     def samples(self, trace_id: str, parent: str | None, name: str) -> bool:

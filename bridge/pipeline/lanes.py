@@ -71,6 +71,10 @@ class Lanes:
         yield from list(self._keyed.values())
         yield from list(self._unkeyed)
 
+    def has(self, key: Hashable) -> bool:
+        """True while the lane of a key has items."""
+        return key in self._keyed
+
     @property
     def held(self) -> int:
         """Number of held lanes.

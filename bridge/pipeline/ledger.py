@@ -25,6 +25,7 @@ class Ledger:
         self.retries = 0
         self.bugs = 0
         self.locks_lost = 0
+        self.seeks = 0
         self.processing = Histogram()
         self.end_to_end = Histogram(LONG_SECONDS)
 
@@ -52,6 +53,10 @@ class Ledger:
     def lose_locks(self, count: int = 1) -> None:
         """Count lost locks."""
         self.locks_lost += count
+
+    def seek(self, count: int) -> None:
+        """Count partitions whose position a person has moved."""
+        self.seeks += count
 
     def dead_letter(self, item: InFlightDelivery, reason: str, now: float, wall: float) -> None:
         """Count a written dead letter; `now` and `wall` as of `settle`."""

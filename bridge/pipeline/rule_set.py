@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from bridge.core.commands import Decision
 from bridge.core.settlement import RetryPolicy
 from bridge.pipeline.settings import Decode, EnginePort, Prepare, Routes
 
@@ -20,6 +21,7 @@ class RuleSet:
     retry: attempts of failing messages.
     engines: engines of the rules, by name.
     prepare: awaited before `decode` of the same messages; None: no preparation.
+    follow: rule set of the instances that a decision addresses; None: all instances follow this one.
     """
 
     version: str
@@ -28,6 +30,7 @@ class RuleSet:
     retry: RetryPolicy
     engines: Mapping[str, EnginePort]
     prepare: Prepare | None = None
+    follow: Callable[[Decision], Awaitable[RuleSet | None]] | None = None
 
 
 class RuleChooser(Protocol):

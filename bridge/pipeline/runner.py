@@ -31,6 +31,7 @@ from bridge.pipeline.in_flight_delivery import InFlightDelivery
 from bridge.pipeline.lanes import Lane, Lanes
 from bridge.pipeline.ledger import Ledger
 from bridge.pipeline.route_limits import RouteLimit, Throttled
+from bridge.pipeline.rule_set import RuleSet
 from bridge.pipeline.settings import SLICE, Routes, SourceSettings
 from bridge.pipeline.stage import Stage
 from bridge.pipeline.tracing import SourceTracing
@@ -146,6 +147,8 @@ class Runner:
             if decision is None:
                 routes = item.rules.routes
                 decision = await self._route(routes, envelope) if routes.portioned else routes.route(envelope)
+                if item.rules.follow is not None and (other := await item.rules.follow(decision)) is not None:
+                    envelope, decision = await self._reroute(item, envelope, other)
                 item.route_by(decision)
             steps = decision.steps
             first = item.next_step
@@ -172,6 +175,16 @@ class Runner:
         except Exception as error:
             return self._judge(error, item, None), step
         return _COMPLETE[item.outcome], None
+
+    async def _reroute(self, item: InFlightDelivery, envelope: Envelope, rules: RuleSet) -> tuple[Envelope, Decision]:
+        """Bind a delivery to another rule set; decode it again, if this decodes otherwise, and route it."""
+        if rules.decode is not item.rules.decode:
+            if rules.prepare is not None:
+                await rules.prepare([item.delivery.message])
+            envelope = rules.decode(item.delivery.message, item.delivery.position)
+            item.decoded(envelope, None)
+        item.bind(rules)
+        return envelope, await self._route(rules.routes, envelope)
 
     async def _route(self, routes: Routes, envelope: Envelope) -> Decision:
         """Route a message, and yield to the event loop when that takes long."""

@@ -153,7 +153,11 @@ class SourcePipeline:
         for part in self.parts:
             part.start()
         options = replace(self.settings.subscribe, paused=self.gate.paused_by_person)
-        self.subscription = await self._subscribe(options, patient=patient)
+        subscription = await self._subscribe(options, patient=patient)
+        if self._stopping:  # drained meanwhile
+            await subscription.close()
+            return
+        self.subscription = subscription
         self.unloading.use(self.subscription)
         self._workers = [
             asyncio.create_task(self._work(), name=f"{name}:worker:{number}")
@@ -334,7 +338,11 @@ class SourcePipeline:
         Raises: BrokerUnavailable.
         """
         subscription: object = self.subscription
-        return await subscription.move(moves) if isinstance(subscription, MovableSubscription) else {}
+        if not isinstance(subscription, MovableSubscription):
+            return {}
+        moved = await subscription.move(moves)
+        self.ledger.seek(sum(each.before is not None for each in moved.values()))
+        return moved
 
     # -- intake
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from durabletask.entities.entity_metadata import EntityMetadata
 
@@ -48,23 +49,35 @@ class QuarantineOperations:
         """Quarantined keys of a source, as they are displayed."""
         return [shown_key(each.key) for each in await self._keys(source)]
 
-    async def release(self, source: str, key: str) -> Change:
-        """Release a quarantined key. Raises: InstanceNotFound when the key is not in quarantine."""
-        entity = await self._entity_key(source, key)
+    async def entity_keys(self, source: str) -> Mapping[str, str]:
+        """Keys of the entities of a source, by the quarantined key as it is displayed."""
+        return {shown_key(each.key): quarantine_key(source, each.key) for each in await self._keys(source)}
+
+    async def release(self, source: str, key: str, entity: str | None = None) -> Change:
+        """Release a quarantined key. entity: key of its entity, if known.
+
+        Raises: InstanceNotFound when the key is not in quarantine.
+        """
+        entity = entity or await self._entity_key(source, key)
         return await self._entities.change(entity, f"{source} {key}", "release", {}, counted=False)
 
-    async def drop(self, source: str, key: str, ids: Sequence[str], *, forget: bool) -> Change:
+    async def drop(
+        self, source: str, key: str, ids: Sequence[str], *, forget: bool, entity: str | None = None
+    ) -> Change:
         """Dead-letter messages of a key.
 
         ids: only these;
         empty: all.
         forget: write no dead letters.
+        entity: key of its entity, if known.
 
         Raises: InstanceNotFound when the key is not in quarantine; EngineRejected while a daemon works on it.
         """
-        entity = await self._entity_key(source, key)
-        change = await self._entities.change(entity, f"{source} {key}", "drop", drop_value(ids, forget))
-        if change.after == change.before and await self._is_claimed(entity):
+        entity = entity or await self._entity_key(source, key)
+        change = await self._entities.change(
+            entity, f"{source} {key}", "drop", drop_value(ids, forget), refuses=_is_claimed
+        )
+        if change.after == change.before and _is_claimed(await self._entities.state(entity)):
             raise EngineRejected(
                 f"{source} {key}: its messages were released, and a daemon works on them; nothing was dropped. "
                 "Try again when it has failed once more, or half a minute after the daemon has ended"
@@ -86,11 +99,6 @@ class QuarantineOperations:
         found = (quarantined_key(each, self._sealer) for each in entities)
         return [each for each in found if each is not None and each.key]
 
-    async def _is_claimed(self, entity_key: str) -> bool:
-        state = await self._entities.state(entity_key)
-        now = datetime.now(UTC).timestamp()
-        return state is not None and KeyQuarantine(QuarantineConfig(), state).is_claimed(now)
-
     def of(self, entity: EntityMetadata) -> Iterator[tuple[WaitingMessage, Message]]:
         """Messages of an entity, with their bodies."""
         found = quarantined_key(entity, self._sealer)
@@ -109,3 +117,8 @@ class QuarantineOperations:
                 time_of(each.since), until, cause.get("reason", "follows"), cause.get("detail", ""),
                 str(stored.position), item["size"], key_of(item),
             ), stored.message  # fmt: skip
+
+
+def _is_claimed(state: Any) -> bool:
+    """True of the state of a key that a daemon works on: it drops nothing."""
+    return state is not None and KeyQuarantine(QuarantineConfig(), state).is_claimed(datetime.now(UTC).timestamp())

@@ -11,7 +11,7 @@ import structlog
 from durabletask.client import EntityQuery
 
 from bridge.brokers.factory import subscribe_options
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, EngineError, wire_name
 from bridge.core.system_names import QUARANTINE, quarantine_source
 from bridge.engines.base import Engine
@@ -46,12 +46,6 @@ def quarantine_engine(loaded: Loaded, source: str) -> str | None:
     if config.quarantine is not None and config.quarantine.engine is not None:
         return config.quarantine.engine
     return state_engine(loaded, source)
-
-
-def state_engine(loaded: Loaded, source: str) -> str:
-    """Name of the engine that keeps the state of a source: the engine of its first route, else the first engine."""
-    engines = loaded.config.engines
-    return next((route.engine for route in loaded.config.routes if source in route.from_), next(iter(engines)))
 
 
 def refuse_release(loaded: Loaded, source: str, engine: str) -> None:

@@ -88,8 +88,8 @@ class KeyQuarantine:
     ) -> OperationResult:
         """Quarantine a released message that failed again. executed: routes executed so far."""
         if self.held and self.held[0]["mark"] == mark:
-            letter = self.held[0].get("letter", {}) | ({"executed": list(executed)} if executed else {})
-            self.held[0] = self.held[0] | {"attempts": attempts, "letter": letter}
+            document = self.held[0].get("letter", {}) | ({"executed": list(executed)} if executed else {})
+            self.held[0] = self.held[0] | {"attempts": attempts, "letter": document}
             self.cause, self.until = cause, until
             self._claim.end()
         return OperationResult()

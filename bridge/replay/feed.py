@@ -32,6 +32,10 @@ WINDOW = 500
 _SOON, _LATER = 0.02, 1.0
 """Seconds between two checks of a queue with messages: the shortest and the longest."""
 
+_IDLE = 0.25
+"""Longest time between two checks while a queue of this process is empty: its job may run in another process, which
+cannot notify this one."""
+
 _BATCH = 500
 """Most results in one operation."""
 
@@ -61,19 +65,23 @@ class _ClaimHere:
 
 
 class _QueueHere:
-    """Replay queue as known to this process.
+    """Replay queue as known to this process. It stays known, so that no result of a call in flight is lost.
 
+    place: origin topic and partition of its messages; None if unknown.
     results: results that the engine does not have yet.
+    is_awaited: the queue is empty, and while the claim lasts only this process can execute its next messages.
     """
 
     def __init__(self, key: str, changed: asyncio.Event) -> None:
         self.key = key
+        self.place: tuple[str, int] | None = None
         self.claim: _ClaimHere | None = None
         self.results: list[dict[str, Any]] = []
+        self.is_awaited = False
         self._changed = changed
         self._at_work: set[str] = set()
         self._settled: set[str] = set()
-        """Marks of messages that were executed here, while the engine still lists them."""
+        """Ids of messages that were executed here, while the engine still lists them."""
 
     @property
     def at_work(self) -> int:
@@ -82,19 +90,22 @@ class _QueueHere:
 
     def fresh(self, state: QueueState, limit: int) -> list[QueuedReplay]:
         """Messages that are to be executed and are not in flight yet, in order."""
-        self._settled &= {each.mark for each in state.messages}
+        self._settled &= {each.id for each in state.messages}
         known = self._settled | self._at_work
-        return [each for each in state.messages if each.mark not in known][: max(0, limit)]
+        return [each for each in state.messages if each.id not in known][: max(0, limit)]
 
-    def bring(self, marks: Iterable[str]) -> None:
+    def bring(self, ids: Iterable[str]) -> None:
         """Note that these messages are in flight."""
-        self._at_work.update(marks)
+        self._at_work.update(ids)
 
-    def settle(self, result: dict[str, Any]) -> None:
+    def has_executed(self, id_: str) -> bool:
+        """True of a message that was executed here, and was brought again before the engine knew that."""
+        return id_ in self._settled
+
+    def settle(self, id_: str, result: dict[str, Any]) -> None:
         """Note the result of a message. It becomes durable in the next batch: until then, a crash repeats it."""
-        mark = result["mark"]
-        self._at_work.discard(mark)
-        self._settled.add(mark)
+        self._at_work.discard(id_)
+        self._settled.add(id_)
         self.results.append(result)
         self._changed.set()
 
@@ -109,29 +120,31 @@ class _QueueHere:
 class ReplayedDelivery(StoredDelivery):
     """Delivery of a dead letter that is replayed."""
 
-    __slots__ = ("_claim", "_queue", "mark")
+    __slots__ = ("_claim", "_queue", "_queued")
 
-    def __init__(self, queue: _QueueHere, claim: _ClaimHere, mark: str, stored: StoredMessage) -> None:
+    def __init__(self, queue: _QueueHere, claim: _ClaimHere, queued: QueuedReplay, stored: StoredMessage) -> None:
         super().__init__(stored)
         self._queue = queue
         self._claim = claim
-        self.mark = mark
+        self._queued = queued
 
     @property
     def lost(self) -> bool:
-        """True when another process may have the message: this process has not renewed its claim in time."""
-        return not self._claim.is_valid
+        """True when another process may have the message, because this process has not renewed its claim in time.
+
+        Also of a message that this process has executed before it lost and got back its claim.
+        """
+        return not self._claim.is_valid or self._queue.has_executed(self._queued.id)
 
     async def complete(self) -> None:
         """Report the outcome."""
         result = result_of(self.outcome)
-        self._queue.settle({"mark": self.mark, "result": result.result.value, "detail": result.detail})
+        self._settle({"result": result.result.value, "detail": result.detail})
 
     async def dead_letter(self, cause: Cause) -> None:
         """Report the failure. The queue writes the next dead letter."""
-        self._queue.settle(
+        self._settle(
             {
-                "mark": self.mark,
                 "result": Result.FAILED.value,
                 "reason": cause.reason,
                 "detail": cause.detail,
@@ -142,6 +155,9 @@ class ReplayedDelivery(StoredDelivery):
                 "expression": cause.expression,
             }
         )
+
+    def _settle(self, result: dict[str, Any]) -> None:
+        self._queue.settle(self._queued.id, {"mark": self._queued.mark, "job": self._queued.job, **result})
 
 
 class ReplayFeed:
@@ -168,6 +184,8 @@ class ReplayFeed:
         self._changed = asyncio.Event()
         self._pause = _SOON
         self._flushing: asyncio.Task[None] | None = None
+        self._sending = asyncio.Lock()
+        """Held while results are sent: those that two calls sent at once would be removed twice, with later ones."""
 
     @property
     def at_work(self) -> int:
@@ -206,7 +224,7 @@ class ReplayFeed:
     async def revoked(self, partitions: Collection[Partition]) -> None:
         """Report all results, and leave the queues of partitions that this process has no longer to other processes."""
         if self._assignment.has_groups:
-            await self._leave([key for key, queue in self._queues.items() if queue.claim is not None])
+            await self._leave([key for key, queue in self._queues.items() if not self._is_mine(queue)])
             self._inspect_soon(self._all)
 
     async def stop(self) -> None:
@@ -238,7 +256,8 @@ class ReplayFeed:
         moves = False
         for key in sorted(self._inspected):
             moves = await self._inspect(key) or moves
-        self._pause = _SOON if moves else min(_LATER, 2 * self._pause)
+        awaited = any(queue.is_awaited for queue in self._queues.values())
+        self._pause = _SOON if moves else min(_IDLE if awaited else _LATER, 2 * self._pause)
 
     async def _inspect(self, key: str) -> bool:
         """Look at one queue; True when it moves."""
@@ -250,12 +269,21 @@ class ReplayFeed:
             return True
         asked = time.time()
         state = await self._store.load(key)
-        mine = state.topic is None or state.partition is None or self._assignment.has(state.topic, state.partition)
-        if not mine or not (state.messages or state.unsettled or queue.results):
+        if state.topic is not None and state.partition is not None:
+            queue.place = state.topic, state.partition
+        mine = self._is_mine(queue)
+        is_empty = not (state.messages or state.unsettled or queue.results)
+        queue.is_awaited = mine and is_empty and claim is not None and claim.is_valid
+        if queue.is_awaited:
+            return False
+        if not mine:
+            # Calls may be in flight: `revoked` leaves the queue after them
             self._inspected.discard(key)
+            return False
+        if is_empty:
+            self._inspected.discard(key)
+            queue.fresh(state, 0)
             queue.lose()
-            if not queue.results:
-                del self._queues[key]
             return False
         if not state.claim.belongs_to(self.owner, asked):
             if claim is not None:
@@ -276,6 +304,10 @@ class ReplayFeed:
             await self._bring(queue, claim, fresh)
         return bool(fresh)
 
+    def _is_mine(self, queue: _QueueHere) -> bool:
+        """True when this process may have the messages of the queue."""
+        return queue.place is None or self._assignment.has(*queue.place)
+
     async def _bring(self, queue: _QueueHere, claim: _ClaimHere, fresh: Sequence[QueuedReplay]) -> None:
         messages = [each.message for each in fresh]
         decoded = await decode(self._pipeline, messages)
@@ -284,9 +316,9 @@ class ReplayFeed:
         now = time.monotonic()
         items = []
         for each, message, found in zip(fresh, messages, decoded, strict=True):
-            delivery = ReplayedDelivery(queue, claim, each.mark, message)
+            delivery = ReplayedDelivery(queue, claim, each, message)
             items.append(delivery.in_flight(found, now))
-        queue.bring(each.mark for each in fresh)
+        queue.bring(each.id for each in fresh)
         self._pipeline.append(items)
 
     # -- results
@@ -306,11 +338,12 @@ class ReplayFeed:
                 self._changed.set()
 
     async def _flush(self) -> None:
-        for queue in list(self._queues.values()):
-            while queue.results:
-                batch = queue.results[:_BATCH]
-                await self._store.send(queue.key, "done", {"results": batch})
-                del queue.results[: len(batch)]
+        async with self._sending:
+            for queue in list(self._queues.values()):
+                while queue.results:
+                    batch = queue.results[:_BATCH]
+                    await self._store.send(queue.key, "done", {"results": batch})
+                    del queue.results[: len(batch)]
 
     async def _leave(self, keys: Collection[str]) -> None:
         """Report all results, and end the claims on queues."""

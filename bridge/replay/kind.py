@@ -55,7 +55,7 @@ class Edits(Protocol):
     async def clear(self, name: str) -> None: ...
 
 
-class Letters(Protocol):
+class DeadLetterReading(Protocol):
     """Reader of dead letters; see `bridge.replay.reading.LetterReader`."""
 
     async def read(self, broker: str, places: Sequence[Place]) -> Mapping[Place, tuple[Position, Message]]: ...
@@ -110,7 +110,7 @@ class ReplayKind:
         self,
         store: ReplayStore,
         states: States,
-        letters: Letters,
+        dead_letters: DeadLetterReading,
         sources: Mapping[str, ReplaySource],
         edits: Edits,
         filled: Callable[[str], None] = lambda key: None,
@@ -123,7 +123,7 @@ class ReplayKind:
         self._filled = filled
         self._store = store
         self._states = states
-        self._letters = letters
+        self._dead_letters = dead_letters
         self._sources = sources
         self._edits = edits
         self._added: dict[str, tuple[int, int]] = {}
@@ -164,7 +164,7 @@ class ReplayKind:
         broker: str = arguments["broker"]
         prepared = _Page()
         places = {item: place_of(item) for item in items}
-        found = await self._letters.read(broker, [place for place in places.values() if place is not None])
+        found = await self._dead_letters.read(broker, [place for place in places.values() if place is not None])
         wanted: list[tuple[str, DeadLetterRef, DeadLetter, Message, ReplaySource]] = []
         for item, place in places.items():
             read = None if place is None else found.get(place)
@@ -174,16 +174,16 @@ class ReplayKind:
                 )
                 continue
             position, message = read
-            letter = dead_letter.read(message, position)
-            name = letter.source if letter.source in self._sources else arguments.get("owners", {}).get(place[0])
+            entry = dead_letter.read(message, position)
+            name = entry.source if entry.source in self._sources else arguments.get("owners", {}).get(place[0])
             source = self._sources.get(name or "")
-            problem = _problem(letter, message, source, arguments, edited=edited is not None)
+            problem = _problem(entry, message, source, arguments, edited=edited is not None)
             if problem is not None or source is None:
-                prepared.results[item] = _skipped(problem or f"there is no source {letter.source!r}")
+                prepared.results[item] = _skipped(problem or f"there is no source {entry.source!r}")
                 continue
-            wanted.append((item, DeadLetterRef(broker, *place, letter.failed_at), letter, message, source))
+            wanted.append((item, DeadLetterRef(broker, *place, entry.failed_at), entry, message, source))
         marks = await self._states.take(job.id, [each[1] for each in wanted], by=job.request.by)
-        for item, ref, letter, message, source in wanted:
+        for item, ref, entry, message, source in wanted:
             mark = marks[ref]
             if mark.state is not DeadLetterState.REPLAYING or mark.job != job.id:
                 prepared.results[item] = _skipped(_held(mark))
@@ -195,10 +195,10 @@ class ReplayKind:
                 item,
                 broker,
                 (ref.topic, ref.partition, ref.offset),
-                letter.fingerprint,
+                entry.fingerprint,
             )
             stored = stored_original(
-                letter,
+                entry,
                 message,
                 source=source.name,
                 broker=source.broker,
@@ -206,7 +206,7 @@ class ReplayKind:
                 replay=replay,
                 edited=edited,
             )
-            origin = original_position(letter, message)
+            origin = original_position(entry, message)
             has = source.has(origin.topic, origin.partition)
             topic, partition = (origin.topic, origin.partition) if has else (None, None)
             key = replay_key(source.name, topic, partition)
@@ -289,17 +289,17 @@ def place_of(item: str) -> Place | None:
 
 
 def _problem(
-    letter: DeadLetter, message: Message, source: ReplaySource | None, arguments: Mapping[str, Any], *, edited: bool
+    entry: DeadLetter, message: Message, source: ReplaySource | None, arguments: Mapping[str, Any], *, edited: bool
 ) -> str | None:
     """Reason why a dead letter cannot be replayed; None when it can."""
     if source is None:
-        return f"there is no source {letter.source!r}" if letter.source else "its source is unknown"
+        return f"there is no source {entry.source!r}" if entry.source else "its source is unknown"
     if message.unreadable is not None:
         return "the dead letter itself cannot be read"
     if parts := [part for part in missing_parts(message) if part != "payload" or not edited]:
         return f"its {' and '.join(parts)} did not fit into the dead-letter topic; send the message again"
-    if letter.replays >= source.max_replays and not arguments.get("force"):
-        failed = "1 replay has failed" if letter.replays == 1 else f"{letter.replays} replays have failed"
+    if entry.replays >= source.max_replays and not arguments.get("force"):
+        failed = "1 replay has failed" if entry.replays == 1 else f"{entry.replays} replays have failed"
         return f"{failed} (limits.max_replays {source.max_replays}); use --force"
     return None
 

@@ -12,7 +12,7 @@ from bridge.core.stored_message import ReplayOf, StoredMessage
 
 
 def stored_original(
-    letter: DeadLetter,
+    dead_letter: DeadLetter,
     message: Message,
     *,
     source: str,
@@ -32,19 +32,19 @@ def stored_original(
     """
     added = {provenance.JOB: replay.job.encode()}
     if edited is not None:
-        added[provenance.EDITED_FROM] = letter.id.encode("utf-8", "replace")
+        added[provenance.EDITED_FROM] = dead_letter.id.encode("utf-8", "replace")
         # The edited body may be whole where that of the dead letter was not
         parts = ", ".join(part for part in _truncated(message) if part != "payload")
         added[provenance.TRUNCATED] = parts.encode()
     kept = tuple(header for header in message.headers if header[0] not in added)
     added = {name: value for name, value in added.items() if value}
-    position = original_position(letter, message)
+    position = original_position(dead_letter, message)
     return StoredMessage(
         replace(
             message,
             body=message.body if edited is None else edited,
             headers=kept + tuple(added.items()),
-            timestamp=_timestamp(letter, message),
+            timestamp=_timestamp(dead_letter, message),
             timestamp_ms=None,
             message_id=None,
             native=None,
@@ -53,17 +53,17 @@ def stored_original(
         broker,
         dead_letter_topic.replace("{topic}", position.topic.partition("/")[0]),
         source,
-        letter.message_id,
-        letter.config,
-        letter.executed,
+        dead_letter.message_id,
+        dead_letter.config,
+        dead_letter.executed,
         True,
         replay,
     )
 
 
-def original_position(letter: DeadLetter, message: Message) -> Position:
+def original_position(dead_letter: DeadLetter, message: Message) -> Position:
     """Position of the message that failed; that of the dead letter where its writer has stated none."""
-    origin, place = letter.origin, letter.position
+    origin, place = dead_letter.origin, dead_letter.position
     if origin.topic is None or origin.offset is None:
         return place
     cluster = _text(message, provenance.CLUSTER) or place.cluster
@@ -79,10 +79,10 @@ def _truncated(message: Message) -> list[str]:
     return (_text(message, provenance.TRUNCATED) or "").split(", ")
 
 
-def _timestamp(letter: DeadLetter, message: Message) -> float | None:
+def _timestamp(dead_letter: DeadLetter, message: Message) -> float | None:
     stated = _text(message, provenance.TIMESTAMP)
     if stated is None:
-        return message.timestamp if letter.format != "bridge" else None
+        return message.timestamp if dead_letter.format != "bridge" else None
     try:
         return float(stated)
     except ValueError:

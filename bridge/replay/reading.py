@@ -55,7 +55,7 @@ class _Reading:
         await cast(Any, self._messages).aclose()
 
 
-class LetterReader:
+class DeadLetterReader:
     """Reads dead letters by position. A reading stays open for the following positions of a job."""
 
     def __init__(self, brokers: Mapping[str, Broker]) -> None:

@@ -108,17 +108,18 @@ class ReplayQueue:
     def settle(self, results: Sequence[Mapping[str, Any]], now: float) -> OperationResult:
         """Remove executed messages. The first result of a message counts.
 
-        results: `mark` and `result` (see `bridge.jobs.kind.Result`) of each, with `detail`. A failed one has the facts
-        of its dead letter, which is written then: `reason`, `detail`, `error`, `route`, `attempts`, `executed`,
+        results: `mark`, `job` and `result` (see `bridge.jobs.kind.Result`) of each, with `detail`. A failed one has the
+        facts of its dead letter, which is written then: `reason`, `detail`, `error`, `route`, `attempts`, `executed`,
         `expression`.
         """
         result = OperationResult()
         waiting = {item["mark"]: item for item in self.items}
         gone = set()
         for each in results:
-            item = waiting.pop(each["mark"], None)
-            if item is None:
+            item = waiting.get(each["mark"])
+            if item is None or item["job"] != each.get("job", item["job"]):
                 continue
+            del waiting[each["mark"]]
             gone.add(item["mark"])
             self.size -= item["size"]
             self._jobs[item["job"]].at = now
@@ -170,7 +171,7 @@ class ReplayQueue:
 
 def failed(item: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Item of a message that failed again, with the facts of its next dead letter."""
-    letter = dict(item["letter"])
+    document = dict(item["letter"])
     if given.get("executed"):
-        letter["executed"] = list(given["executed"])
-    return dict(item) | {"letter": letter, "route": given.get("route"), "expression": given.get("expression", "")}
+        document["executed"] = list(given["executed"])
+    return dict(item) | {"letter": document, "route": given.get("route"), "expression": given.get("expression", "")}

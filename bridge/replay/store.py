@@ -28,6 +28,16 @@ class QueuedReplay:
     sealer: MessageSealer
 
     @property
+    def job(self) -> str:
+        """Id of the job that has added the message."""
+        return str(self.item["job"])
+
+    @property
+    def id(self) -> str:
+        """Identity across jobs: a dead letter that was restored may be replayed again."""
+        return f"{self.job}/{self.mark}"
+
+    @property
     def message(self) -> StoredMessage:
         """Decrypted message. Raises: EngineError when it cannot be decrypted."""
         return StoredMessage.from_json(self.sealer.open(self.item)["letter"])

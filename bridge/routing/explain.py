@@ -47,13 +47,17 @@ class Considered:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Rules in order, and the resulting decision, or the error (`error`, with its stable word `reason`)."""
+    """Rules in order, and the resulting decision, or the error (`error`, with its stable word `reason`).
+
+    failed: route whose rule failed.
+    """
 
     source: str
     rules: tuple[Considered, ...]
     decision: Decision | None
     reason: str | None = None
     error: str | None = None
+    failed: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Explanation in JSON types, except for bytes that a payload contains."""
@@ -115,7 +119,7 @@ def decided(router: Router, envelope: Envelope) -> Explanation:
     try:
         return Explanation(router.source, (), router.route(envelope))
     except MessageError as error:
-        return Explanation(router.source, (), None, error.reason, str(error))
+        return Explanation(router.source, (), None, error.reason, str(error), error.route)
 
 
 def _considered(rule: Rule, envelope: Envelope, scope: RouteScope) -> Considered:

@@ -130,8 +130,10 @@ def misfits(source: str, schema: SchemaView) -> Iterator[Misfit]:
             if place.guarded or not (known.sure or known.similar):
                 continue
             yield Misfit(place.start, place.path[: known.lacking + 1], _lacks(place.path, known), missing=True)
-        elif known.view is not None and known.view.kinds:
+        elif known.view is not None and known.view.kinds and not _tests_type(source, place):
             typed.append((place, known.view))
+    if any(_fits(source, typed, sign) for sign in (1, -1)):
+        return
     for place, view in typed:
         if (error := _error(source, [(place, view)])) is not None:
             path = ".".join(("payload", *place.path))
@@ -150,6 +152,11 @@ def misfits(source: str, schema: SchemaView) -> Iterator[Misfit]:
             clause = text.partition("\n")[0]
             yield Misfit(one[0].start if at is None else at, other[0].path, f"{names}: {clause}", missing=False)
             return
+
+
+def _tests_type(source: str, place: _Place) -> bool:
+    """True if the expression examines the type of the member itself."""
+    return re.search(rf"\btype\(\s*{re.escape(source[place.start : place.end])}\s*\)", source) is not None
 
 
 def value_misfit(value: Any, view: SchemaView) -> bool:
@@ -217,17 +224,31 @@ _TYPES = {
 }
 
 
-def _error(source: str, typed: Sequence[tuple[_Place, SchemaView]]) -> str | None:
-    """Error of the type checker if no type that the schema allows fits; None if one does.
+def _fits(source: str, typed: Sequence[tuple[_Place, SchemaView]], sign: int) -> bool:
+    """True if the expression compiles with one type for each member: the first allowed one, or the last.
 
-    The reads become variables of the same length, so that the columns of errors stay.
+    This decides most expressions at once.
     """
-    rewritten = source
-    names = []
-    for place, _ in typed:
-        name = re.sub(r"\W", "_", source[place.start : place.end])
-        rewritten = rewritten[: place.start] + name + rewritten[place.end :]
-        names.append(name)
+    types = {_variable(source, place): _alternatives(view)[::sign][0] for place, view in typed}
+    return not typed or typed_error(_rewritten(source, [place for place, _ in typed]), ITEM, types) is None
+
+
+def _variable(source: str, place: _Place) -> str:
+    """Name of the variable that stands for a member, of the same length, so that the columns of errors stay."""
+    return re.sub(r"\W", "_", source[place.start : place.end])
+
+
+def _rewritten(source: str, replaced: Sequence[_Place]) -> str:
+    """Expression with variables in place of members."""
+    for place in replaced:
+        source = source[: place.start] + _variable(source, place) + source[place.end :]
+    return source
+
+
+def _error(source: str, typed: Sequence[tuple[_Place, SchemaView]]) -> str | None:
+    """Error of the type checker if no type that the schema allows fits; None if one does."""
+    names = [_variable(source, place) for place, _ in typed]
+    rewritten = _rewritten(source, [place for place, _ in typed])
     if typed_error(rewritten, ITEM, dict.fromkeys(names, cel.Type.DYN)) is not None:
         return None  # the place must be a member, as in has()
     first: str | None = None

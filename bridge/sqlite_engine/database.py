@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from bridge.sqlite_engine.hub.removal import Purges, Retention
 from bridge.sqlite_engine.hub.working_set import Kind, Operation
 from bridge.sqlite_engine.hub.writer import Writer
 from bridge.sqlite_engine.maintenance.process_files import FileLock, RunningItems, record_of
-from bridge.sqlite_engine.model.reply import DEFERRED, Reply, invalid_argument, precondition, unavailable
+from bridge.sqlite_engine.model.reply import DEFERRED, Rejection, Reply, invalid_argument, precondition, unavailable
 from bridge.sqlite_engine.model.values import Empty
 from bridge.sqlite_engine.options import DatabaseOptions
 from bridge.sqlite_engine.storage.counts import count_all, is_counted
@@ -209,6 +209,12 @@ class Database:
             raise unavailable("The engine is not running")
         self.writer.submit(self.hub.dispatcher.connect, stream, kind=Kind.WORKER)
 
+    def retire(self, stream: Stream) -> None:
+        """Send no more work to the stream of a worker that is being stopped."""
+        stream.drain()
+        if self._open:
+            self.writer.submit(self.hub.dispatcher.retire, stream, kind=Kind.WORKER)
+
     def disconnect(self, stream: Stream) -> None:
         """Remove the stream of a worker that is gone, and requeue its work at once."""
         if self._open:
@@ -216,8 +222,9 @@ class Database:
 
     def _disconnected(self, stream: Stream) -> None:
         is_lost = self.hub.losses is not None and not stream.is_drained
-        operation = self._completions.died if is_lost else self._completions.lost
         for lease in self.hub.dispatcher.disconnect(stream):
+            has_run = stream.ran is None or lease.token in stream.ran
+            operation = self._completions.died if is_lost and has_run else self._completions.lost
             # The work of a dead worker is counted also when the engine stops next.
             self.hub.later.append(Operation(Kind.RETURN, operation, (lease,), subject=lease))
 
@@ -251,6 +258,32 @@ class Database:
 
         The consequences of the result wait for the commit. Raises: Rejection.
         """
+        operation = self._completion(method, request, peer)
+        if operation is not None:
+            self.writer.submit_results(operation)
+        return pb.CompleteTaskResponse()
+
+    def complete_all(self, results: Iterable[tuple[str, Any]]) -> None:
+        """Take results of one worker as pairs of method and request, as `complete` does, in one submission.
+
+        A result that is refused is dropped: its work item is no longer the worker's.
+        """
+        operations = []
+        for method, request in results:
+            try:
+                operation = self._completion(method, request, "")
+            except Rejection:
+                continue
+            if operation is not None:
+                operations.append(operation)
+        if operations:
+            self.writer.submit_results(operations)
+
+    def _completion(self, method: str, request: Any, peer: str) -> Operation | None:
+        """End the lease of a result. Returns the operation that records the result; None for a part of one.
+
+        Raises: Rejection.
+        """
         if not self._open:
             raise unavailable("The engine is not running")
         kind, name, operation = self._completed[method]
@@ -262,7 +295,7 @@ class Database:
             held = leases.get(token)
             if held is not None and held.kind == kind:
                 held.chunks.append(request)
-                return pb.CompleteTaskResponse()
+                return None
         lease = leases.take(token) if token else self._unnamed(kind, request, peer)
         if lease is not None and token:
             lease.stream.confirm_tokens()
@@ -279,14 +312,12 @@ class Database:
             request = _joined(lease.chunks, request)
         if (kind == ORCHESTRATION and request.requiresHistory) or (kind == ENTITY and request.requiresState):
             # The worker had expected to need less than it was given; it gets the full work item again.
-            self._submit_return(self._completions.abandon, lease)
-        elif kind == ENTITY and request.HasField("failureDetails"):
+            return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
+        if kind == ENTITY and request.HasField("failureDetails"):
             # The worker itself failed, not an operation: workers request another attempt in this way.
             logger.warning("A worker failed to run entity %s: %s", lease.name, request.failureDetails.errorType)
-            self._submit_return(self._completions.abandon, lease)
-        else:
-            self.writer.submit(operation, lease, request, kind=name, subject=lease)
-        return pb.CompleteTaskResponse()
+            return Operation(Kind.RETURN, self._completions.abandon, (lease,), subject=lease)
+        return Operation(name, operation, (lease, request), subject=lease)
 
     def _unnamed(self, kind: int, request: Any, peer: str) -> Lease | None:
         """Find and end the lease of a response without token."""

@@ -59,6 +59,10 @@ class HostRules:
     sagas: frozenset[str] = frozenset()
     """Orchestrations that run sagas with names of their own."""
 
+    never_alone: frozenset[str] = frozenset()
+    """Activities that wait for other work of their own worker. After losses they pause, and neither run alone nor are
+    given up."""
+
     index: str | None = None
     """Name of the entity through which clients read the index (`hub.index`). No such entity exists."""
 

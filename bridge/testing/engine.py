@@ -16,7 +16,8 @@ from bridge.engines.grpc_channel import BEFORE
 from bridge.engines.message_sealer import MessageSealer
 from bridge.engines.worker.compatibility import CompatibilityMonitor
 from bridge.engines.worker.contained_worker import ContainedWorker
-from bridge.engines.worker.setup import MonitoredWorker, quiet_logger
+from bridge.engines.worker.sdk_log import quiet_logger
+from bridge.engines.worker.setup import MonitoredWorker
 from bridge.engines.workflows import Workflows
 from bridge.testing.sdk_internals import VirtualBackend
 

@@ -23,7 +23,7 @@ from bridge.core.errors import BrokerUnavailable, PublishFailed
 from bridge.core.lineage.records import dead_letter_record
 from bridge.core.provenance import current_reason
 from bridge.core.stored_message import StoredMessage, Undelivered
-from bridge.core.system_names import DEAD_LETTER, letter_id
+from bridge.core.system_names import DEAD_LETTER, dead_letter_id
 from bridge.engines.message_sealer import MessageSealer
 
 TIMEOUT = 30.0
@@ -84,14 +84,14 @@ def start_dead_letters(ctx: EntityContext, undelivered: Iterable[Undelivered]) -
             continue
         document: dict[str, Any] = {"item": item, "reason": each.reason, "detail": each.detail}
         document |= {"error": each.error, "attempts": each.attempts}
-        instance_id = letter_id(ctx.entity_id.key, item["mark"], item["since"])
+        instance_id = dead_letter_id(ctx.entity_id.key, item["mark"], item["since"])
         ctx.schedule_new_orchestration(DEAD_LETTER, document, instance_id)
 
 
 def has_topic(item: Mapping[str, Any]) -> bool:
     """False for the replay of a message that stays in the dead-letter queue of its broker until it succeeds."""
-    letter = item.get("letter", {})
-    return bool(letter.get("of", letter).get("topic") != "")
+    entry = item.get("letter", {})
+    return bool(entry.get("of", entry).get("topic") != "")
 
 
 class DeadLetterWriter:

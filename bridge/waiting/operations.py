@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -90,11 +90,19 @@ class MessageEntities:
         return sum(each.backlog_queue_size > 0 for each in found)
 
     async def change(
-        self, key: str, what: str, operation: str, value: dict[str, Any], *, counted: bool = True
+        self,
+        key: str,
+        what: str,
+        operation: str,
+        value: dict[str, Any],
+        *,
+        counted: bool = True,
+        refuses: Callable[[Any], bool] = lambda state: False,
     ) -> Change:
         """Send an operation to an entity, and return when a worker has processed it.
 
         counted: the operation may remove messages.
+        refuses: True of a state in which the operation has no effect.
         Raises: InstanceNotFound when it has no messages.
         """
         entity = EntityInstanceId(self._name, key)
@@ -111,7 +119,7 @@ class MessageEntities:
             found = await self._client.get_entity(entity, include_state=False)
             if found is None or not found.backlog_queue_size:
                 now, idle = await self._state(entity), min(idle, time.monotonic())
-                if now != state or time.monotonic() - idle > _EFFECT_SECONDS:
+                if now != state or refuses(now) or time.monotonic() - idle > _EFFECT_SECONDS:
                     return Change(what, before, self._count(now) if counted else before)
             if time.monotonic() > end:
                 raise EngineTimeout(f"{operation} {what}: no worker has done it yet; is one running?")

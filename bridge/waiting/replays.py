@@ -94,14 +94,14 @@ def ends(result: OperationResult) -> Iterator[End]:
 def signals(found: Sequence[End]) -> Iterator[tuple[EntityInstanceId, str, Any]]:
     """Operations that store results in the pages of jobs, and in the states of dead letters."""
     pages: dict[tuple[str, int], dict[str, list[str]]] = defaultdict(dict)
-    letters: dict[tuple[str, str], list[DeadLetterRef]] = defaultdict(list)
+    entries: dict[tuple[str, str], list[DeadLetterRef]] = defaultdict(list)
     for end in found:
         replay = end.replay
         pages[replay.job, replay.page][replay.item] = end.result.to_json()
         if (change := end.change) is not None:
-            letters[change, replay.job].append(DeadLetterRef(replay.broker, *replay.place))
+            entries[change, replay.job].append(DeadLetterRef(replay.broker, *replay.place))
     for (job, page), results in pages.items():
         yield EntityInstanceId(JOB_PAGE, job_page_key(job, page)), JOB_RESULTS, results
-    for (change, job), refs in letters.items():
+    for (change, job), refs in entries.items():
         for key, value in dead_letters.signals(change, refs, {"job": job, "at": time.time()}):
             yield EntityInstanceId(DEAD_LETTER_STATES, key), change, value

@@ -130,9 +130,10 @@ class Repeats:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()
 
-    def add(self, by: str) -> None:
+    def add(self, by: str, number: int = 1) -> None:
+        """Count dropped messages, of this process or of one of its worker processes."""
         with self._lock:
-            self._counts[by] += 1
+            self._counts[by] += number
 
     def counts(self) -> dict[str, int]:
         """Counts of `inbox` and `entity` since the start of the process."""

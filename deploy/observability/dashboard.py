@@ -165,6 +165,13 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
             Panel("Age of the oldest open dead letter", (
                 ("max by (source) (bridge_dead_letter_oldest_seconds{S})", "{{source}}"),
             ), "s", width=12),
+            Panel("Jobs", (
+                ('max by (kind, state) (bridge_jobs{state=~"selecting|running|paused|stopped", instance=~"$instance"})',
+                 "{{kind}} {{state}}"),
+            ), width=12, text="Unfinished jobs. A stopped one waits for a person: `bridge jobs list --state stopped`."),
+            Panel("Results of jobs", (
+                (_rate("bridge_job_items_total", "kind, result", "{I}"), "{{kind}} {{result}}"),
+            ), "ops", width=12),
         ),
     ),
     (

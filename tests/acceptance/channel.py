@@ -16,10 +16,12 @@ class Channel(Protocol):
     """Channel of messages to a source.
 
     broker, source: one-line YAML of the broker, and of the source's topic or queue.
+    completes: replayed dead letters leave the broker.
     """
 
     broker: str
     source: str
+    completes: bool
 
     def publish(self, messages: Sequence[Message]) -> None:
         """Publish messages to the source; the messages are durable on return and ordered by their keys."""
@@ -29,13 +31,15 @@ class Channel(Protocol):
         """Return the number of unsettled messages; not 0 while the number is unknown."""
         ...
 
-    def letters(self) -> list[Message]:
+    def dead_letters(self) -> list[Message]:
         """Return all dead letters; called once."""
         ...
 
 
 class LocalChannel:
     """Local broker in a directory beside the daemon; a context manager."""
+
+    completes = False
 
     def __init__(self, directory: Path) -> None:
         self.broker = f"{{type: local, path: {directory}, partitions: 4}}"
@@ -55,5 +59,5 @@ class LocalChannel:
     def left(self, daemon: DaemonProcess) -> int:
         return daemon.lag()
 
-    def letters(self) -> list[Message]:
+    def dead_letters(self) -> list[Message]:
         return self._log.read("orders.dlq", self._log.count("orders.dlq"))

@@ -186,7 +186,9 @@ def every_message_takes_effect_once(
             assert time.monotonic() < end, {name: pair for name, pair in wrong.items() if pair[0] != pair[1]}
             time.sleep(0.2)
         assert json.loads(bridge("early", "list", "--json", cwd=directory)) == []
-        letters = channel.letters()
-        assert {letter.body for letter in letters} == {message("stray", key).body for key in range(0, keys, STRAYS)}
-        assert {dict(letter.headers)["bridge.reason"] for letter in letters} == {b"no_route"}
+        dead_letters = channel.dead_letters()
+        assert {dead_letter.body for dead_letter in dead_letters} == {
+            message("stray", key).body for key in range(0, keys, STRAYS)
+        }
+        assert {dict(dead_letter.headers)["bridge.reason"] for dead_letter in dead_letters} == {b"no_route"}
         assert any(each["input"]["number"] for each in instances(directory, "visit-")), "some were started anew"

@@ -111,7 +111,7 @@ def nothing_is_lost_or_overtaken(directory: Path, channel: Channel, *, kills: in
     with DaemonProcess(directory):
         await_told(directory, {f"noted-k{key}": everything for key in range(KEYS)})
         eventually_blocking(lambda: not waiting(directory), lambda: str(waiting(directory)))
-        assert channel.letters() == []
+        assert channel.dead_letters() == []
 
 
 def await_told(directory: Path, expected: dict[str, object]) -> None:

@@ -256,8 +256,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
 def test_it_is_dead_lettered_and_the_daemon_goes_on(project: Project, bad: Bad) -> None:
     message = Message(bad.body, bad.key, bad.headers)
     project.log.publish(bad.topic, message)
-    [letter] = project.log.read(f"{bad.topic}.dlq", 1)
-    received = {name: value.decode() for name, value in letter.headers if name.startswith("bridge.")}
+    [dead_letter] = project.log.read(f"{bad.topic}.dlq", 1)
+    received = {name: value.decode() for name, value in dead_letter.headers if name.startswith("bridge.")}
     assert received[provenance.REASON] == bad.reason, received
     detail = received[provenance.DETAIL]
     assert bad.says in detail
@@ -268,11 +268,11 @@ def test_it_is_dead_lettered_and_the_daemon_goes_on(project: Project, bad: Bad) 
     assert received[provenance.TOPIC] == bad.topic
     assert received[provenance.SOURCE] == bad.topic
     assert received.get(provenance.EXECUTED) is None, "nobody believes what a stranger says of the past"
-    assert letter.body == message.body
-    assert letter.key == message.key
+    assert dead_letter.body == message.body
+    assert dead_letter.key == message.key
     own = tuple(header for header in message.headers if not header[0].startswith("bridge."))
-    assert letter.headers[: len(own)] == own
-    assert all(name.startswith("bridge.") for name, _ in letter.headers[len(own) :])
+    assert dead_letter.headers[: len(own)] == own
+    assert all(name.startswith("bridge.") for name, _ in dead_letter.headers[len(own) :])
     project.goes_on()
 
 

@@ -114,10 +114,10 @@ def beyond(client: SchemaRegistryClient) -> Iterator[tuple[str, dict[str, Any]]]
     yield "payload_too_deep", raw("protobuf", protobuf + deep(101))
 
 
-def counted(letters: list[dict[str, Any]]) -> dict[str, int]:
+def counted(dead_letters: list[dict[str, Any]]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for letter in letters:
-        reason = letter["headers"]["bridge.reason"]
+    for dead_letter in dead_letters:
+        reason = dead_letter["headers"]["bridge.reason"]
         found[reason] = found.get(reason, 0) + 1
     return found
 
@@ -159,9 +159,9 @@ def test_what_is_beyond_a_bound_costs_itself(tmp_path: Path, server: RegistrySer
         assert sum(daemon.metrics("bridge_events_refused_total").values()) == 2
         assert sum(daemon.metrics("bridge_waiting_refused_total").values()) == 7
         assert daemon.get("/readyz")[0] == 200
-        letters = [
+        dead_letters = [
             json.loads(line)
             for topic in ("plain", "avro", "protobuf")
             for line in bridge("topic", "read", f"local/{topic}.dlq", "--json", cwd=tmp_path).splitlines()
         ]
-        assert counted(letters) == expected
+        assert counted(dead_letters) == expected

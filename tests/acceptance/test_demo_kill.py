@@ -58,13 +58,13 @@ def test_the_shop_survives_kills(tmp_path: Path) -> None:
             ends_as(expected, tmp_path, config)
         published = distinct(log, RESULTS, expected.published, identity)
         assert len(published) == expected.published
-        letters = Counter[tuple[str, str]]()
+        dead_letters = Counter[tuple[str, str]]()
         for topic in {topic for topic, _ in expected.dead_letters}:
             found = [] if topic != "payments" else late
             more = distinct(log, f"{topic}.dlq", expected_of(topic, expected) - len(found), origin)
-            for letter in [*found, *more]:
-                letters[topic, dict(letter.headers)["bridge.reason"].decode()] += 1
-        assert letters == expected.dead_letters
+            for dead_letter in [*found, *more]:
+                dead_letters[topic, dict(dead_letter.headers)["bridge.reason"].decode()] += 1
+        assert dead_letters == expected.dead_letters
         with DaemonProcess(tmp_path, *config):
             early = json.loads(bridge("early", "list", "--json", *config, cwd=tmp_path))
             quarantined = json.loads(bridge("quarantine", "list", "--json", *config, cwd=tmp_path))
@@ -118,7 +118,7 @@ def identity(message: Message) -> object:
     return json.loads(message.body or b"")["id"]
 
 
-def origin(letter: Message) -> object:
+def origin(dead_letter: Message) -> object:
     """Return the position of a dead letter in its source."""
-    headers = dict(letter.headers)
+    headers = dict(dead_letter.headers)
     return headers["bridge.partition"], headers["bridge.offset"]

@@ -99,11 +99,14 @@ def test_killed_while_messages_wait(tmp_path: Path, apart: bool) -> None:
             daemon.wait(lambda: daemon.lag() == 0, "all settled")
             wanted = {f"order-{order}": list(range(EVENTS)) for order in range(ORDERS)}
             eventually_blocking(lambda: outputs(tmp_path) == wanted, lambda: str(outputs(tmp_path)), poll=0.2)
-            letters: dict[Any, Any] = {}
-            while len(letters) < ORDERS:
-                for letter in log.read("orders.dlq", ORDERS - len(letters)):
-                    headers = dict(letter.headers)
-                    letters[headers["bridge.partition"], headers["bridge.offset"]] = headers["bridge.reason"], letter
-            assert {reason for reason, _ in letters.values()} == {b"early_expired"}
-            assert {letter.body for _, letter in letters.values()} == {stray.body for stray in strays}
+            dead_letters: dict[Any, Any] = {}
+            while len(dead_letters) < ORDERS:
+                for dead_letter in log.read("orders.dlq", ORDERS - len(dead_letters)):
+                    headers = dict(dead_letter.headers)
+                    dead_letters[headers["bridge.partition"], headers["bridge.offset"]] = (
+                        headers["bridge.reason"],
+                        dead_letter,
+                    )
+            assert {reason for reason, _ in dead_letters.values()} == {b"early_expired"}
+            assert {dead_letter.body for _, dead_letter in dead_letters.values()} == {stray.body for stray in strays}
             assert json.loads(bridge("early", "list", "--json", cwd=tmp_path)) == []

@@ -131,6 +131,7 @@ def test_a_frozen_daemon_moves_its_partitions_when_it_continues(
         "sources", "seek", "orders", "--to", "0", "--partition", "3", "--yes", cwd=tmp_path
     )
     frozen.wait(lambda: sum(each.settled() for each in daemons) == 2 * SENT + PARTITIONS + EACH + 1, "one partition")
+    assert sum(sum(each.metrics("bridge_seeks_total").values()) for each in daemons) == PARTITIONS + 1
 
 
 @pytest.mark.parametrize(("broker", "daemons"), [("kafka", "6s")], indirect=["daemons"])

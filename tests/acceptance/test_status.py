@@ -101,8 +101,8 @@ def test_sums_over_daemons_of_which_one_is_frozen(
     for arguments, name in (([], f"/{frozen.pid}"), (urls, frozen.url)):
         code, found = status(tmp_path, *arguments)
         assert (code, found["asked"], found["answered"]) == (1, 3, 2)
-        problem, letters = found["problems"]
-        assert letters["next"] == "bridge dlq groups orders"
+        problem, dead_letters = found["problems"]
+        assert dead_letters["next"] == "bridge dlq groups orders"
         assert problem["subject"].endswith(name)
         assert "no answer within 5 s" in problem["text"]
         assert problem["next"]

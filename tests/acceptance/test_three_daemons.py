@@ -56,7 +56,7 @@ class Topics:
             self._producer.produce("orders", b"{}", uuid.uuid4().hex.encode(), partition=number % PARTITIONS)
         self._producer.flush(10)
 
-    def letters(self) -> int:
+    def dead_letters(self) -> int:
         return int(self._consumer.get_watermark_offsets(TopicPartition("orders.dlq", 0))[1])
 
     def close(self) -> None:
@@ -96,17 +96,17 @@ def test_a_person_ends_the_limit_for_all_daemons_also_for_one_that_is_frozen(
         topic.publish(3 * LIMIT + LEFT)
         for each in daemons:
             each.wait(lambda each=each: states(each) == {"probing"}, "probing")  # type: ignore[misc]  # mypy cannot infer it
-        lives.wait(lambda: topic.letters() > 3 * LIMIT, "one dead letter beyond the limits of all")
+        lives.wait(lambda: topic.dead_letters() > 3 * LIMIT, "one dead letter beyond the limits of all")
         frozen.signal(signal.SIGSTOP)
         killed.kill()
-        assert topic.letters() <= 3 * LIMIT + PROBES
+        assert topic.dead_letters() <= 3 * LIMIT + PROBES
         assert limited(tmp_path) == ["orders"]
         assert "no longer limited" in bridge("sources", "resume", "orders", cwd=tmp_path)
         lives.wait(lambda: "probing" not in states(lives), "the one that lives goes on")
-        lives.wait(lambda: topic.letters() >= 3 * LIMIT + LEFT, "all that waited are written")
+        lives.wait(lambda: topic.dead_letters() >= 3 * LIMIT + LEFT, "all that waited are written")
         frozen.signal(signal.SIGCONT)
         frozen.wait(lambda: "probing" not in states(frozen), "the one that was frozen goes on")
         topic.publish(MORE)
-        lives.wait(lambda: topic.letters() >= 3 * LIMIT + LEFT + MORE, "further ones are written at once")
+        lives.wait(lambda: topic.dead_letters() >= 3 * LIMIT + LEFT + MORE, "further ones are written at once")
         assert limited(tmp_path) == []
         assert not {"probing"} & (states(lives) | states(frozen))

@@ -11,7 +11,7 @@ from bridge.app.serve.daemon import Daemon
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
 from bridge.jobs.kind import Job, JobKind, JobRequest
 from bridge.jobs.store import JobStore
-from tests.app.test_dead_letter_states import LOCAL, fill, letters, serving
+from tests.app.test_dead_letter_states import LOCAL, dead_letters, fill, serving
 
 
 async def work(
@@ -32,7 +32,7 @@ async def test_each_dead_letter_has_one_result(tmp_path: Path) -> None:
     async with serving(tmp_path, *LOCAL) as daemon:
         await fill(daemon, 4)
         drop, restore, states = kinds(daemon)
-        refs = await letters(daemon, "orders.dlq")
+        refs = await dead_letters(daemon, "orders.dlq")
         await states.take("replay", refs[:1])
         done = ("succeeded", "")
         expected = [("skipped", "it is replaying by job replay"), done, done, done]
@@ -50,7 +50,7 @@ async def test_a_dead_letter_of_an_unfinished_job_is_not_restored(tmp_path: Path
     async with serving(tmp_path, *LOCAL) as daemon:
         await fill(daemon, 3)
         _, restore, states = kinds(daemon)
-        refs = await letters(daemon, "orders.dlq")
+        refs = await dead_letters(daemon, "orders.dlq")
 
         async def items() -> Any:
             for ref in refs[:2]:

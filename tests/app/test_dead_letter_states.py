@@ -62,7 +62,7 @@ async def fill(daemon: Daemon, count: int, first: int = 0, kind: bytes = b"unkno
     await eventually(lambda: source.ledger.outcomes["dead_lettered"] == before + count)
 
 
-async def letters(daemon: Daemon, topic: str) -> list[DeadLetterRef]:
+async def dead_letters(daemon: Daemon, topic: str) -> list[DeadLetterRef]:
     broker = daemon.brokers["broker"]
     assert isinstance(broker, ReadableBroker)
     return [
@@ -88,7 +88,7 @@ async def test_a_count_follows_new_dead_letters_and_their_states(tmp_path: Path)
         assert await count(daemon) == 30
         assert daemon.dead_letters is not None
         assert dict(daemon.dead_letters.open) == {("orders", "no_route", ""): 30}
-        refs = await letters(daemon, "orders.dlq")
+        refs = await dead_letters(daemon, "orders.dlq")
         await states.drop("job", refs[:10], by="ann", reason="test")
         assert await count(daemon) == 20
         await states.take("other", refs[10:15])
@@ -112,7 +112,7 @@ async def test_the_files_of_a_count_may_be_lost(tmp_path: Path) -> None:
         assert await count(daemon) == 20
         for file in (tmp_path / ".bridge" / "dead-letters").rglob("*.block"):
             file.write_bytes(b"damaged")
-        refs = await letters(daemon, "orders.dlq")
+        refs = await dead_letters(daemon, "orders.dlq")
         await DeadLetterStates(daemon.engines["default"]).drop("job", refs[:5], by="ann", reason="test")
         assert daemon.dead_letters is not None
         await daemon.dead_letters.count()
@@ -146,7 +146,7 @@ async def test_states_leave_with_their_dead_letters(tmp_path: Path) -> None:
     async with serving(tmp_path, *LOCAL) as daemon:
         states = DeadLetterStates(daemon.engines["default"])
         await fill(daemon, 10)
-        refs = await letters(daemon, "orders.dlq")
+        refs = await dead_letters(daemon, "orders.dlq")
         await states.drop("job", refs, by="ann", reason="test")
         assert await count(daemon) == 0
         await _expire(tmp_path, 6)
@@ -181,7 +181,7 @@ async def test_service_bus_loses_what_was_replayed_or_dropped_long_ago(tmp_path:
             states, topic = DeadLetterStates(daemon.engines["default"]), "orders/$DeadLetterQueue"
             await fill(daemon, 8)
             assert await count(daemon) == 8
-            refs = await letters(daemon, topic)
+            refs = await dead_letters(daemon, topic)
             old, young, replayed, returned, *open_ = refs
             await states.drop("a", [old], by="ann", reason="test", at=time.time() - 8 * DAY)
             await states.drop("b", [young], by="ann", reason="test", at=time.time() - 6 * DAY)
@@ -189,7 +189,7 @@ async def test_service_bus_loses_what_was_replayed_or_dropped_long_ago(tmp_path:
             await states.apply("replayed", [replayed], {"job": "c"})
             await states.apply("returned", [returned], {"job": "c"})
             assert await count(daemon) == 4
-            assert await letters(daemon, topic) == [young, *open_]
+            assert await dead_letters(daemon, topic) == [young, *open_]
             # The states of completed messages leave, the other one stays
             await count(daemon)
             await count(daemon)

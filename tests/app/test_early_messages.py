@@ -11,6 +11,7 @@ import pytest
 from bridge.app.composition import build_broker, build_engine, load_config
 from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.worker_process import user_workflows
 from bridge.config.source import Loaded
 from bridge.core.system_names import (
     DEAD_LETTER,
@@ -24,7 +25,9 @@ from bridge.core.system_names import (
     QUARANTINE,
     REPLAY,
     REPLAY_EDIT,
+    ROUTE_LIMIT,
     SOURCE_PAUSE,
+    SOURCE_RELOAD,
     SOURCE_SEEK,
 )
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys
@@ -94,7 +97,7 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
         {"default": AnswerKeys(engine, loop)},
         {"default": waiting.totals(found, "default")},
     )
-    workflows, publishers, _ = own.groups(Workflows(), "default")
+    workflows, publishers, _ = own.groups(user_workflows(Workflows()), "default")
     assert set(publishers.activities) == {PUBLISH_ACTIVITY}
     await engine.start()
     try:
@@ -113,7 +116,9 @@ async def test_every_worker_runs_what_keeps_messages_and_filters_its_work(tmp_pa
             QUARANTINE,
             REPLAY,
             REPLAY_EDIT,
+            ROUTE_LIMIT,
             SOURCE_PAUSE,
+            SOURCE_RELOAD,
             SOURCE_SEEK,
         }
         assert {DEAD_LETTER, CANCEL_GRACE, JOB, SAGA_ORCHESTRATION} == set(registry.orchestrators)

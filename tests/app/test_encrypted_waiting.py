@@ -158,10 +158,10 @@ async def test_dropped_messages_are_dead_lettered_whole(tmp_path: Path) -> None:
         await early(it).drop("order-e", [], forget=False)
         await quarantine(it).drop("held", f"{MARKER}-key-h", [], forget=False)
         for topic in ("early.dlq", "held.dlq"):
-            [letter] = await it.read(topic, 1)
-            assert MARKER.encode() in (letter.body or b"")
-            assert (letter.key or b"").startswith(f"{MARKER}-key".encode())
-            assert headers(letter)["more"] == f"{MARKER}-header"
+            [dead_letter] = await it.read(topic, 1)
+            assert MARKER.encode() in (dead_letter.body or b"")
+            assert (dead_letter.key or b"").startswith(f"{MARKER}-key".encode())
+            assert headers(dead_letter)["more"] == f"{MARKER}-header"
         assert MARKER.encode() not in at_the_service(tmp_path)
 
 

@@ -158,8 +158,8 @@ async def test_a_saga_named_by_payload_has_the_name_other(tmp_path: Path, engine
 def test_names_of_sagas_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bridge.engines.worker.finishes.MAX_NAMES", 3)
     finishes = Finishes()
-    for letter in "abcde":
-        finishes.add_one(end(1, saga=f"saga-of-{letter}", outcome="compensated"))
+    for character in "abcde":
+        finishes.add_one(end(1, saga=f"saga-of-{character}", outcome="compensated"))
     assert {name for name, _ in finishes.sagas} == {"saga-of-a", "saga-of-b", "saga-of-c", "other"}
 
 

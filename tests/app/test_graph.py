@@ -178,9 +178,9 @@ def flows(draw: st.DrawFn) -> Flow:
                 Edge(start.id, end.id, draw(st.just("") | NAMES), draw(st.booleans()))
                 for end in (draw(st.lists(st.sampled_from(right), max_size=3)) if right else ())
             ]
-    letters = [node for node in nodes if node.kind is Kind.DEAD_LETTERS]
-    sources = [node for node in nodes if node.kind is Kind.SOURCE and letters]
-    found += [Edge(node.id, draw(st.sampled_from(letters)).id, "", True) for node in sources]
+    dead_letters = [node for node in nodes if node.kind is Kind.DEAD_LETTERS]
+    sources = [node for node in nodes if node.kind is Kind.SOURCE and dead_letters]
+    found += [Edge(node.id, draw(st.sampled_from(dead_letters)).id, "", True) for node in sources]
     engines = {node.engine: draw(NAMES) for node in nodes if node.engine}
     return Flow(nodes, found, engines)
 

@@ -100,7 +100,7 @@ class QuarantineFixture:
         await eventually(come)
         return found
 
-    async def letters(self, count: int) -> list[str]:
+    async def dead_letters(self, count: int) -> list[str]:
         subscription = await self.daemon.brokers["local"].subscribe(
             SubscribeOptions(("orders.dlq",), "r"), NullListener()
         )
@@ -173,7 +173,7 @@ async def test_dropping_writes_dead_letters(tmp_path: Path) -> None:
         first = (await it.waiting(2))[0]
         change = await it.quarantine.drop("orders", "a", [first.id], forget=False)
         assert (change.before, change.after) == (2, 1)
-        assert await it.letters(1) == ["quarantine_dropped"]
+        assert await it.dead_letters(1) == ["quarantine_dropped"]
         await it.start("a", 1)
         await it.quarantine.release("orders", "a")
         assert await it.result("a") == [1]
@@ -205,7 +205,7 @@ async def test_more_than_a_key_may_hold_is_dead_lettered(tmp_path: Path) -> None
     async with ground(tmp_path) as it:
         await it.publish(*(received("a", number) for number in range(7)))
         await it.settled(quarantined=7)
-        assert await it.letters(2) == ["quarantine_full"] * 2
+        assert await it.dead_letters(2) == ["quarantine_full"] * 2
 
 
 async def test_what_is_held_is_known_again_after_a_restart_before_anything_is_dispatched(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bridge.app.serve.reload import Files, Reloader
+from bridge.core.errors import BrokerUnavailable
 from tests.kit.daemon import DaemonFixture, running
 
 FLOWS = """
@@ -235,3 +236,60 @@ async def test_targets_and_totals_change(tmp_path: Path) -> None:
         assert sorted(answer["settings"]) == ["engines.default.early_messages.total_messages", "targets.results"]
         assert it.daemon.totals["default"]._max_messages == 5
         assert "results" in it.daemon.publishing._targets
+
+
+async def test_a_source_whose_broker_is_away_is_unready_until_it_starts(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as it:
+        broker = it.daemon.brokers["local"]
+        subscribe, away = broker.subscribe, asyncio.Event()
+
+        async def refused(options: Any, listener: Any) -> Any:
+            away.set()
+            raise BrokerUnavailable("nobody is there")
+
+        broker.subscribe = refused  # type: ignore[method-assign]  # an outage
+        third = "  third: {broker: local, topics: [third], codec: json, no_match: ignore, retry: {max_delay: 1ms}}\n"
+        pending = asyncio.create_task(it.reload(("\nvars:", f"{third}vars:")))
+        await asyncio.wait_for(away.wait(), 10)
+        await it.it.until(lambda: not it.daemon.watch.health().ready, "unready")
+        broker.subscribe = subscribe  # type: ignore[method-assign]  # the end of the outage
+        assert changes(await pending)["third"] == "added"
+        await it.it.publish("third", {"id": 1})
+        await it.it.settled(1)
+        assert it.daemon.watch.health().ready
+
+
+async def test_a_source_that_is_removed_before_it_has_started_does_not_start(tmp_path: Path) -> None:
+    async with reloading(tmp_path) as it:
+        source = it.daemon.sources[1]
+        subscribed = asyncio.Event()
+        subscribe, go = source.broker.subscribe, asyncio.Event()
+
+        async def late(options: Any, listener: Any) -> Any:
+            subscribed.set()
+            await go.wait()
+            return await subscribe(options, listener)
+
+        source.broker.subscribe = late  # type: ignore[method-assign]  # a slow broker
+        domains, limits = it.daemon.domains, it.daemon.admission.limits
+        other = it.daemon.build_source(it.daemon.loaded, "other", domains, limits, {})
+        starting = asyncio.create_task(other.start(patient=True))
+        await asyncio.wait_for(subscribed.wait(), 10)
+        await other.drain(1.0)
+        go.set()
+        await asyncio.wait_for(starting, 10)
+        assert other.subscription is None
+        assert not other.tasks
+
+
+async def test_changed_schema_files_are_reloaded(tmp_path: Path) -> None:
+    (tmp_path / "order.json").write_text('{"type": "object"}')
+    config = CONFIG.replace("group: orders,", "group: orders, schema: order.json,")
+    async with reloading(tmp_path, config) as it:
+        assert (await it.reload())["result"] == "unchanged"
+        (tmp_path / "order.json").write_text('{"type": "object", "required": ["name"]}')
+        answer = await it.reload()
+        assert (answer["result"], answer["settings"]) == ("reloaded", [str(tmp_path / "order.json")])
+        await it.it.publish("orders", {"kind": "start", "id": 1})
+        await it.it.settled(1)
+        assert it.it.outcomes() == {"dead_lettered": 1}

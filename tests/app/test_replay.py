@@ -29,6 +29,7 @@ from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import JobItem, JobStore
 from bridge.quarantine.operations import QuarantineOperations
 from bridge.replay.entity import ReplayEntities
+from bridge.replay.feed import ReplayFeed, _QueueHere
 from bridge.replay.kind import REPLAY_KIND
 from bridge.replay.store import QueueState, ReplayStore
 from tests.kit.processes import sidecar
@@ -73,9 +74,9 @@ def received(id_: str, number: int) -> Message:
 class ReplayFixture:
     """Daemon with helpers for the tests."""
 
-    def __init__(self, daemon: Daemon, letters: str = "orders.dlq") -> None:
+    def __init__(self, daemon: Daemon, dead_letters: str = "orders.dlq") -> None:
         self.daemon = daemon
-        self.place = letters
+        self.place = dead_letters
         self.source = daemon.sources[0]
         self.engine = daemon.engines["default"]
         self.client = self.engine.client
@@ -105,7 +106,7 @@ class ReplayFixture:
         assert state is not None
         return state.get_output()
 
-    async def letters(self) -> list[tuple[DeadLetter, Message]]:
+    async def dead_letters(self) -> list[tuple[DeadLetter, Message]]:
         broker = self.daemon.brokers["local"]
         assert isinstance(broker, ReadableBroker)
         return [(dead_letter.read(message, at), message) async for at, message in broker.read(ReadOptions(self.place))]
@@ -148,7 +149,7 @@ class ReplayFixture:
     async def states(self) -> Counter[str]:
         topic = await DeadLetterStates(self.engine).topic("local", self.place)
         return Counter(
-            topic.state(letter.position.partition, letter.position.offset).value for letter, _ in await self.letters()
+            topic.state(entry.position.partition, entry.position.offset).value for entry, _ in await self.dead_letters()
         )
 
 
@@ -164,9 +165,9 @@ async def ground(directory: Path, config: str = CONFIG, **options: Any) -> Async
         await daemon.stop(10.0)
 
 
-def by_origin(letters: Sequence[tuple[DeadLetter, Message]]) -> list[str]:
+def by_origin(dead_letters: Sequence[tuple[DeadLetter, Message]]) -> list[str]:
     """Ids of dead letters in the order of their originals."""
-    found = sorted((each for each, _ in letters), key=lambda each: (each.origin.partition, each.origin.offset))
+    found = sorted((each for each, _ in dead_letters), key=lambda each: (each.origin.partition, each.origin.offset))
     return [each.id for each in found]
 
 
@@ -174,18 +175,18 @@ async def test_dead_letters_are_executed_in_order_and_new_ones_are_untouched(tmp
     async with ground(tmp_path) as it:
         await it.publish(*(received(id_, number) for number in range(3) for id_ in "ab"))
         await it.settled(dead_lettered=6)
-        letters = await it.letters()
+        dead_letters = await it.dead_letters()
         await it.publish(received("a", 7))
         await it.settled(dead_lettered=7)
         for id_ in "ab":
             await it.start(id_, 3)
-        job = await it.replay(by_origin(letters))
+        job = await it.replay(by_origin(dead_letters))
         items = await it.ended(job)
         assert {each.status for each in items} == {"succeeded"}, items
         assert [await it.result(id_) for id_ in "ab"] == [[0, 1, 2]] * 2
         assert await it.states() == {"replayed": 6, "open": 1}
         assert it.source.ledger.outcomes["executed"] == 6
-        again = await it.ended(await it.replay(by_origin(letters)))
+        again = await it.ended(await it.replay(by_origin(dead_letters)))
         assert {(each.status, each.detail) for each in again} == {("skipped", f"replayed by job {job}")}
         assert it.source.ledger.balanced()
 
@@ -194,15 +195,15 @@ async def test_a_message_that_fails_again_is_another_dead_letter(tmp_path: Path)
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
-        [(first, original)] = await it.letters()
+        [(first, original)] = await it.dead_letters()
         job = await it.replay([first.id])
         [item] = await it.ended(job)
         assert item.status == "failed"
         assert item.detail.startswith("same cause: instance_not_found: ")
         async with asyncio.timeout(TIMEOUT):
-            while len(letters := await it.letters()) < 2:
+            while len(dead_letters := await it.dead_letters()) < 2:
                 await asyncio.sleep(0.02)
-        again, message = max(letters, key=lambda each: each[0].replays)
+        again, message = max(dead_letters, key=lambda each: each[0].replays)
         assert (again.replays, again.message_id, again.origin) == (1, first.message_id, first.origin)
         assert (again.fingerprint, again.route, message.body) == (first.fingerprint, "tell", original.body)
         headers, before = dict(message.headers), dict(original.headers)
@@ -216,12 +217,12 @@ async def test_the_guard_stops_loops_unless_a_person_insists(tmp_path: Path) -> 
     async with ground(tmp_path, config) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
-        [(first, _)] = await it.letters()
+        [(first, _)] = await it.dead_letters()
         await it.ended(await it.replay([first.id]))
         async with asyncio.timeout(TIMEOUT):
-            while len(letters := await it.letters()) < 2:
+            while len(dead_letters := await it.dead_letters()) < 2:
                 await asyncio.sleep(0.02)
-        second = max((each for each, _ in letters), key=lambda each: each.replays)
+        second = max((each for each, _ in dead_letters), key=lambda each: each.replays)
         [item] = await it.ended(await it.replay([second.id]))
         assert (item.status, item.detail) == ("skipped", "1 replay has failed (limits.max_replays 1); use --force")
         await it.start("a", 1)
@@ -234,12 +235,12 @@ async def test_what_is_gone_or_unknown_is_skipped_with_the_reason(tmp_path: Path
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
-        [(first, message)] = await it.letters()
+        [(first, message)] = await it.dead_letters()
         foreign = [(name, value) for name, value in message.headers if name != "bridge.source"]
         await it.daemon.brokers["local"].publish(
             "orders.dlq", [Message(message.body, message.key, (*foreign, ("bridge.source", b"other")))]
         )
-        unknown = next(letter.id for letter, _ in await it.letters() if letter.source == "other")
+        unknown = next(entry.id for entry, _ in await it.dead_letters() if entry.source == "other")
         gone = f"{first.id.rpartition('@')[0]}@99"
         items = {each.id: each for each in await it.ended(await it.replay([gone, unknown]))}
         assert items[gone].detail == "the topic has it no longer (retention, compaction or another program)"
@@ -258,10 +259,10 @@ async def test_executed_routes_are_skipped(tmp_path: Path) -> None:
         await it.client.schedule_new_orchestration("collect", input=2, instance_id="first-a")
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
-        [(letter, _)] = await it.letters()
-        assert letter.executed == ("first",)
+        [(entry, _)] = await it.dead_letters()
+        assert entry.executed == ("first",)
         await it.start("a", 1)
-        [item] = await it.ended(await it.replay([letter.id]))
+        [item] = await it.ended(await it.replay([entry.id]))
         assert item.status == "succeeded"
         assert await it.result("a") == [0]
         await it.client.raise_orchestration_event("first-a", "noted", data="last")
@@ -275,7 +276,7 @@ async def test_early_messages_are_followed_until_they_are_delivered_or_expire(tm
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0), received("b", 0))
         await it.settled(dead_lettered=2)
-        ids = by_origin(await it.letters())
+        ids = by_origin(await it.dead_letters())
     async with ground(tmp_path, config) as it:
         job = await it.replay(ids, follow=600.0)
         await it.with_status(job, "early", 2)
@@ -291,7 +292,7 @@ async def test_a_quarantined_key_is_joined_and_followed(tmp_path: Path) -> None:
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
-        ids = by_origin(await it.letters())
+        ids = by_origin(await it.dead_letters())
     config = CONFIG.replace("    attributes:", "    quarantine: {poll: 50ms}\n    attributes:")
     async with ground(tmp_path, config) as it:
         await it.publish(received("a", 1))
@@ -313,7 +314,7 @@ async def test_a_message_of_a_quarantined_key_that_is_dropped_fails(tmp_path: Pa
     async with ground(tmp_path) as it:
         await it.publish(received("a", 0))
         await it.settled(dead_lettered=1)
-        ids = by_origin(await it.letters())
+        ids = by_origin(await it.dead_letters())
     config = CONFIG.replace("    attributes:", "    quarantine: {poll: 50ms}\n    attributes:")
     async with ground(tmp_path, config) as it:
         job = await it.replay(ids, follow=600.0)
@@ -330,7 +331,7 @@ async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Pa
         await it.settled(dead_lettered=1)
         await it.start("a", 1)
         await it.pause()
-        job = await it.replay(by_origin(await it.letters()))
+        job = await it.replay(by_origin(await it.dead_letters()))
         async with asyncio.timeout(TIMEOUT):
             while not await it.queued():
                 await asyncio.sleep(0.02)
@@ -342,6 +343,21 @@ async def test_a_paused_source_executes_nothing_until_it_is_resumed(tmp_path: Pa
         assert item.status == "succeeded"
 
 
+async def test_a_queue_that_another_process_fills_goes_on_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bridge.replay.state_machine.LEASE", 60.0)
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0), received("a", 1))
+        await it.settled(dead_lettered=2)
+        await it.start("a", 2)
+        first, second = [entry.id for entry, _ in await it.dead_letters()]
+        await it.ended(await it.replay([first]))
+        it.daemon.replays.watch._feeds.clear()  # nothing is notified any more
+        await it.ended(await it.replay([second]))
+        assert await it.result("a") == [0, 1]
+
+
 async def test_a_full_queue_makes_the_job_wait(tmp_path: Path) -> None:
     config = CONFIG.replace(
         "    attributes:", "    limits: {max_queued_replays: 10, dead_letter_limit: 1000}\n    attributes:"
@@ -351,7 +367,7 @@ async def test_a_full_queue_makes_the_job_wait(tmp_path: Path) -> None:
         await it.publish(*(received("a", number) for number in range(count)))
         await it.settled(dead_lettered=count)
         await it.start("a", count)
-        items = await it.ended(await it.replay(by_origin(await it.letters())))
+        items = await it.ended(await it.replay(by_origin(await it.dead_letters())))
         assert Counter(each.status for each in items) == {"succeeded": count}
         assert await it.result("a") == list(range(count))
 
@@ -375,7 +391,7 @@ async def test_a_queue_does_not_exceed_its_limit_while_its_worker_is_slow(
         await it.start("a", count)
         await it.pause()
         monkeypatch.setattr(ReplayEntities, "_operate", late)
-        job = await it.replay(by_origin(await it.letters()))
+        job = await it.replay(by_origin(await it.dead_letters()))
         store = ReplayStore(it.engine)
 
         async def queue() -> QueueState | None:
@@ -394,7 +410,7 @@ async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> N
         await it.publish(*(received("a", number) for number in range(3)))
         await it.settled(dead_lettered=3)
         await it.pause()
-        job = await it.replay(by_origin(await it.letters()))
+        job = await it.replay(by_origin(await it.dead_letters()))
         async with asyncio.timeout(TIMEOUT):
             while await it.queued() < 3:
                 await asyncio.sleep(0.02)
@@ -404,6 +420,63 @@ async def test_queues_in_flight_continue_in_the_next_daemon(tmp_path: Path) -> N
         items = await it.ended(job)
         assert {each.status for each in items} == {"succeeded"}
         assert await it.result("a") == [0, 1, 2]
+
+
+async def test_a_replay_in_flight_is_reported_before_its_partition_leaves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ground(tmp_path) as it:
+        await it.publish(received("a", 0))
+        await it.settled(dead_lettered=1)
+        await it.start("a", 1)
+        began, gate, own = asyncio.Event(), asyncio.Event(), it.client.raise_orchestration_event
+
+        async def slow(*arguments: Any, **named: Any) -> Any:
+            began.set()
+            await gate.wait()
+            return await own(*arguments, **named)
+
+        monkeypatch.setattr(it.client, "raise_orchestration_event", slow)
+        job = await it.replay(by_origin(await it.dead_letters()))
+        await began.wait()
+        [feed] = [part for part in it.source.parts if isinstance(part, ReplayFeed)]
+        revoked = asyncio.create_task(it.source.revoked(list(it.source.assignment)))
+        await eventually(lambda: not it.source.assignment)
+        for key in await ReplayStore(it.engine).list():
+            feed.notify(None, (key,))
+        await feed.inspect()  # while the call is in flight, and the partition is not here any more
+        gate.set()
+        await revoked
+        assert [each.status for each in await it.ended(job)] == ["succeeded"]
+        assert await it.queued() == 0
+
+
+async def test_a_result_that_comes_while_another_is_sent_is_sent_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with ground(tmp_path) as it:
+        [feed] = [part for part in it.source.parts if isinstance(part, ReplayFeed)]
+        queue = feed._queues["orders~-"] = _QueueHere("orders~-", asyncio.Event())
+        gates = [asyncio.Event(), asyncio.Event()]
+        waiting = list(gates)
+        sent: list[str] = []
+
+        async def slow(store: ReplayStore, key: str, operation: str, value: Any) -> None:
+            if waiting:
+                await waiting.pop(0).wait()
+            sent.extend(each["mark"] for each in value["results"])
+
+        monkeypatch.setattr(ReplayStore, "send", slow)
+        queue.settle("a", {"mark": "a"})
+        first, second = [asyncio.create_task(feed._flush()) for _ in gates]  # the second as at a revocation
+        await asyncio.sleep(0)
+        gates[0].set()
+        await first
+        queue.settle("b", {"mark": "b"})
+        gates[1].set()
+        await second
+        await feed._flush()
+        assert set(sent) == {"a", "b"}
 
 
 async def test_a_queue_of_service_bus_keeps_a_dead_letter_until_its_message_is_executed(tmp_path: Path) -> None:
@@ -416,7 +489,7 @@ async def test_a_queue_of_service_bus_keeps_a_dead_letter_until_its_message_is_e
             it.place = "orders/$DeadLetterQueue"
             await it.publish(*(received("a", number) for number in range(3)))
             await it.settled(dead_lettered=3)
-            ids = by_origin(await it.letters())
+            ids = by_origin(await it.dead_letters())
             items = await it.ended(await it.replay(ids))
             assert {(each.status, each.detail[:10]) for each in items} == {("failed", "same cause")}
             assert await it.states() == {"open": 3}, "no other dead letter continues it"
@@ -435,7 +508,7 @@ async def test_waiting_replays_are_encrypted_on_a_remote_engine(tmp_path: Path) 
             await it.publish(received("a", 0), received("b", 0))
             await it.settled(dead_lettered=2)
             await it.pause()
-            job = await it.replay(by_origin(await it.letters()))
+            job = await it.replay(by_origin(await it.dead_letters()))
             async with asyncio.timeout(TIMEOUT):
                 while await it.queued() < 2:
                     await asyncio.sleep(0.02)
@@ -451,6 +524,6 @@ async def test_waiting_replays_are_encrypted_on_a_remote_engine(tmp_path: Path) 
             assert sorted(each.status for each in items) == ["failed", "succeeded"]
             assert await it.result("a") == [0]
             async with asyncio.timeout(TIMEOUT):
-                while len(await it.letters()) < 3:
+                while len(await it.dead_letters()) < 3:
                     await asyncio.sleep(0.02)
-            assert {message.body for _, message in await it.letters()} == {received(id_, 0).body for id_ in "ab"}
+            assert {message.body for _, message in await it.dead_letters()} == {received(id_, 0).body for id_ in "ab"}

@@ -94,8 +94,8 @@ async def check_no_times(it: DaemonFixture, topic: str = "orders") -> None:
         await it.publish(topic, {"id": f"bad-{number}", **fields}, key=f"k{number}")  # type: ignore[dict-item]  # wider than its annotation, on purpose
     await it.settled(len(NO_TIMES))
     assert it.outcomes() == {"dead_lettered": len(NO_TIMES)}
-    for letter in await it.read(f"{topic}.dlq", len(NO_TIMES)):
-        found = headers(letter)
+    for dead_letter in await it.read(f"{topic}.dlq", len(NO_TIMES)):
+        found = headers(dead_letter)
         assert found["bridge.reason"] in ("invalid_command", "expression_error"), found
         assert "tomorrow" not in found["bridge.detail"]
         assert "schedule." in found["bridge.detail"], "it says where"

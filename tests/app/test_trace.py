@@ -271,11 +271,13 @@ async def test_a_position_in_a_topic_that_no_source_reads(tmp_path: Path) -> Non
         await it.send("created", "c-1", "2", count=2)
         await it.send("paid", "p-1", "2", count=3)
         await it.it.client.wait_for_orchestration_completion("order-2", timeout=TIMEOUT)
-        [letter, publication] = [
+        [dead_letter, publication] = [
             (await trace(it.loaded, None, [each], Scope()))[0] for each in ("orders.dlq/0@0", "outcomes/0@0")
         ]
-        assert (letter.id, letter.behind) == ("orders.dlq/0@0", Behind("dead letter", "orders/0@0"))
-        assert [(each.outcome, each.message_id) for each in letter.found.answers] == [("dead_lettered", "/shop g-1")]
+        assert (dead_letter.id, dead_letter.behind) == ("orders.dlq/0@0", Behind("dead letter", "orders/0@0"))
+        assert [(each.outcome, each.message_id) for each in dead_letter.found.answers] == [
+            ("dead_lettered", "/shop g-1")
+        ]
         [answer] = publication.found.answers
         assert (answer.outcome, answer.instance_id, answer.topic) == ("published", "order-2", "results")
         assert publication.behind == Behind("publication", answer.message_id or "")

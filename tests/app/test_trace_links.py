@@ -187,10 +187,10 @@ async def test_a_dead_letter_names_the_command_that_shows_it(tmp_path: Path) -> 
         await it.it.daemon.brokers["local"].publish("orders", [Message(b"{broken", b"k")])
         await it.it.settled(2)
         await it.until("g-1", "dead_lettered")
-        for wanted, letter in (("g-1", "'/shop g-1'"), ("orders/0@1", "orders/0@1")):
+        for wanted, dead_letter in (("g-1", "'/shop g-1'"), ("orders/0@1", "orders/0@1")):
             result = await command(tmp_path, wanted)
-            assert f"next: bridge dlq show {letter}\n" in result.stdout
-            given = ["dlq", "show", letter.strip("'"), "-c", str(tmp_path / "bridge.yaml")]
+            assert f"next: bridge dlq show {dead_letter}\n" in result.stdout
+            given = ["dlq", "show", dead_letter.strip("'"), "-c", str(tmp_path / "bridge.yaml")]
             shown = await asyncio.to_thread(CliRunner().invoke, root, given, prog_name="bridge")
             assert shown.exit_code == 0, shown.output
 

@@ -60,9 +60,9 @@ async def test_early_messages_are_bounded_over_all_instances(tmp_path: Path, eng
             await it.publish("orders", {"id": number}, kind="early")
             await it.settled(number + 1)
         assert it.outcomes() == {"early": 3, "dead_lettered": 2}
-        letters = [headers(each) for each in await it.read("orders.dlq", 2)]
-        assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
-        assert {each["bridge.route"] for each in letters} == {"early"}
+        dead_letters = [headers(each) for each in await it.read("orders.dlq", 2)]
+        assert {each["bridge.reason"] for each in dead_letters} == {"waiting_full"}
+        assert {each["bridge.route"] for each in dead_letters} == {"early"}
         # Delivered messages free space
         await it.publish("orders", {"id": 0}, kind="start")
         await it.client.wait_for_orchestration_completion("order-0", timeout=TIMEOUT)
@@ -103,8 +103,8 @@ async def test_quarantined_messages_count_too(tmp_path: Path, engine: str) -> No
             await it.publish("orders", {"id": number}, f"key-{number % 2}", kind="poison")
             await it.settled(number + 2)
         assert it.outcomes() == {"early": 1, "quarantined": 2, "dead_lettered": 2}
-        letters = [headers(each) for each in await it.read("orders.dlq", 2)]
-        assert {each["bridge.reason"] for each in letters} == {"waiting_full"}
+        dead_letters = [headers(each) for each in await it.read("orders.dlq", 2)]
+        assert {each["bridge.reason"] for each in dead_letters} == {"waiting_full"}
         totals = it.daemon.own.waiting_entities["default"].totals
         await totals.count(it.daemon.engines["default"])
         assert totals.messages == 3

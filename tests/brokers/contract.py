@@ -112,8 +112,8 @@ class BrokerContract:
             assert (delivery.message.body, delivery.message.headers, delivery.message.key) == (None, (), message.key)
             delivery.load(message)
             await delivery.dead_letter(CAUSE)
-        letters = await take(await broker.subscribe(DEAD, Assignments()), 40)
-        assert sorted(each.message.body or b"" for each in letters) == sorted(each.body or b"" for each in sent)
+        dead_letters = await take(await broker.subscribe(DEAD, Assignments()), 40)
+        assert sorted(each.message.body or b"" for each in dead_letters) == sorted(each.body or b"" for each in sent)
 
     async def test_the_oldest_record_that_is_not_completed_has_an_age(self, harness: Harness) -> None:
         broker = await harness.broker()

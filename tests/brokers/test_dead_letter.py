@@ -54,12 +54,12 @@ class Topic:
         self.taken: list[Message] = []
         self.refused = 0
 
-    async def send(self, letter: Message) -> None:
-        neither = letter.body is None and letter.key is None
-        if letter.size > self.limit or (neither and not self.keyless_tombstones):
+    async def send(self, dead_letter: Message) -> None:
+        neither = dead_letter.body is None and dead_letter.key is None
+        if dead_letter.size > self.limit or (neither and not self.keyless_tombstones):
             self.refused += 1
-            raise PublishFailed(f"{letter.size} bytes are more than {self.limit}")
-        self.taken.append(letter)
+            raise PublishFailed(f"{dead_letter.size} bytes are more than {self.limit}")
+        self.taken.append(dead_letter)
 
     async def write(self, message: Message, cause: Cause) -> None:
         await write(self.send, "orders.dlq", message, POSITION, cause, keyless_tombstones=self.keyless_tombstones)
@@ -69,23 +69,23 @@ class Topic:
 async def test_the_most_complete_letter_that_fits_is_written_once(
     message: Message, cause: Cause, keyless: bool, share: float
 ) -> None:
-    letters = list(ladder(message, POSITION, cause, keyless_tombstones=keyless))
-    smallest, largest = min(each.size for each in letters), max(each.size for each in letters)
+    dead_letters = list(ladder(message, POSITION, cause, keyless_tombstones=keyless))
+    smallest, largest = min(each.size for each in dead_letters), max(each.size for each in dead_letters)
     topic = Topic(smallest + round(share * (largest - smallest)), keyless_tombstones=keyless)
     await topic.write(message, cause)
-    [letter] = topic.taken
-    assert letter == next(each for each in letters if each.size <= topic.limit)
-    assert topic.refused == letters.index(letter)
-    received = dict(letter.headers)
+    [dead_letter] = topic.taken
+    assert dead_letter == next(each for each in dead_letters if each.size <= topic.limit)
+    assert topic.refused == dead_letters.index(dead_letter)
+    received = dict(dead_letter.headers)
     missing = received.get(provenance.TRUNCATED, b"").decode().split(", ")
     assert (received[provenance.REASON], received[provenance.SOURCE]) == (b"decode_error", b"orders")
     place = (provenance.CLUSTER, provenance.TOPIC, provenance.PARTITION, provenance.OFFSET)
     assert [received[name] for name in place] == [b"cluster", b"orders", b"3", b"42"]
     # Every part is present, or named as missing
-    assert letter.body == message.body or "payload" in missing or TOMBSTONE in missing
-    assert (letter.key == message.key) != ("key" in missing)
-    own = tuple(each for each in letter.headers if not each[0].startswith("bridge."))
-    assert (own == message.headers and letter.content_type == message.content_type) != ("headers" in missing)
+    assert dead_letter.body == message.body or "payload" in missing or TOMBSTONE in missing
+    assert (dead_letter.key == message.key) != ("key" in missing)
+    own = tuple(each for each in dead_letter.headers if not each[0].startswith("bridge."))
+    assert (own == message.headers and dead_letter.content_type == message.content_type) != ("headers" in missing)
     assert (received.get(provenance.DETAIL) == cause.detail.encode("utf-8", "replace")) != ("detail" in missing)
     assert (received.get(provenance.EXECUTED, b"") == ",".join(cause.executed).encode()) != ("executed" in missing)
     assert (provenance.MESSAGE_ID in received) == (cause.message_id is not None and "message-id" not in missing)
@@ -95,13 +95,13 @@ async def test_the_most_complete_letter_that_fits_is_written_once(
 
 @given(MESSAGES, CAUSES)
 def test_letters_of_the_last_steps_shrink(message: Message, cause: Cause) -> None:
-    letters = list(ladder(message, POSITION, cause))
+    dead_letters = list(ladder(message, POSITION, cause))
     cuts = {"detail", "executed", "message-id"}
-    missing = [dict(each.headers).get(provenance.TRUNCATED, b"").decode().split(", ") for each in letters]
-    cut = [each.size for each, names in zip(letters, missing, strict=True) if cuts & set(names)]
+    missing = [dict(each.headers).get(provenance.TRUNCATED, b"").decode().split(", ") for each in dead_letters]
+    cut = [each.size for each, names in zip(dead_letters, missing, strict=True) if cuts & set(names)]
     assert cut == sorted(set(cut), reverse=True)
-    assert len(letters) <= 11
-    assert all(one != other for one, other in pairwise(letters))
+    assert len(dead_letters) <= 11
+    assert all(one != other for one, other in pairwise(dead_letters))
 
 
 def test_the_steps_of_a_message_that_has_everything() -> None:
@@ -134,11 +134,11 @@ def test_what_was_missing_before_stays_named_when_a_replay_dies_again() -> None:
 
 def test_an_unreadable_message_without_bytes_can_be_sent_by_a_broker_that_wants_a_body() -> None:
     unreadable = Message(None, unreadable=Unreadable("crc", "rotten"))
-    for letter in ladder(unreadable, POSITION, CAUSE, keyless_tombstones=False):
-        assert letter.body == b""
-        assert dict(letter.headers)[provenance.TRUNCATED].startswith(b"payload")
-    for letter in ladder(Message(None, b"k"), POSITION, CAUSE, keyless_tombstones=False):
-        assert letter.body is not None or letter.key is not None
+    for dead_letter in ladder(unreadable, POSITION, CAUSE, keyless_tombstones=False):
+        assert dead_letter.body == b""
+        assert dict(dead_letter.headers)[provenance.TRUNCATED].startswith(b"payload")
+    for dead_letter in ladder(Message(None, b"k"), POSITION, CAUSE, keyless_tombstones=False):
+        assert dead_letter.body is not None or dead_letter.key is not None
 
 
 async def test_a_topic_that_refuses_the_smallest_letter_is_named_with_its_reason() -> None:
@@ -154,8 +154,8 @@ async def test_a_topic_that_refuses_the_smallest_letter_is_named_with_its_reason
 async def test_only_a_refusal_of_the_message_makes_it_smaller(error: Exception) -> None:
     tried: list[Message] = []
 
-    async def send(letter: Message) -> None:
-        tried.append(letter)
+    async def send(dead_letter: Message) -> None:
+        tried.append(dead_letter)
         raise error
 
     with pytest.raises(BrokerUnavailable, match=str(error)):

@@ -103,14 +103,22 @@ def test_a_selection_narrows(place: Path) -> None:
     assert "there is no source 'order'; did you mean 'orders'?" in run_bridge("dlq", "list", "order", cwd=place).stderr
 
 
+def test_a_caret_marks_the_missing_key_of_an_expression(place: Path) -> None:
+    dead_letter = next(
+        each for each in read(place, "list", "--cause", "expression_error") if "no key" in each["detail"]
+    )
+    shown = bridge("dlq", "show", dead_letter["id"], cwd=place).splitlines()
+    assert shown[-2:] == ["  payload.total > 0.0", "          ^"]
+
+
 def test_one_dead_letter_by_any_of_its_names(place: Path) -> None:
-    (letter,) = read(place, "list", "--cause", "no_route")
-    (by_position,) = read(place, "show", letter["id"])
-    (by_origin,) = read(place, "show", letter["origin"])
-    (by_message,) = read(place, "show", letter["message_id"])
-    assert by_position == by_origin == by_message == letter
-    assert "body" not in letter
-    shown = bridge("dlq", "show", letter["id"], "--payload", cwd=place)
+    (dead_letter,) = read(place, "list", "--cause", "no_route")
+    (by_position,) = read(place, "show", dead_letter["id"])
+    (by_origin,) = read(place, "show", dead_letter["origin"])
+    (by_message,) = read(place, "show", dead_letter["message_id"])
+    assert by_position == by_origin == by_message == dead_letter
+    assert "body" not in dead_letter
+    shown = bridge("dlq", "show", dead_letter["id"], "--payload", cwd=place)
     assert '{"id": 9}' in shown
     assert "bridge.reason: no_route" in shown
     missing = run_bridge("dlq", "show", "orders.dlq/0@99", cwd=place)

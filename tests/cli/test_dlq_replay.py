@@ -70,6 +70,8 @@ def test_a_cause_is_replayed_into_the_running_daemon(fixed: Path) -> None:
     eventually_blocking(lambda: list(states(fixed).values()).count("replayed") == 3)
     assert ids(fixed) == ["order-0", "order-1", "order-2"]
     assert list(states(fixed).values()).count("open") == 4
+    [job] = json.loads(bridge("jobs", "list", "-o", "json", cwd=fixed))
+    assert f"; replayed by job {job['job']}\n" in bridge("trace", group["example"], cwd=fixed)
     again = run_bridge("dlq", "replay", "--cause", group["group"], "--yes", cwd=fixed)
     assert (again.returncode, again.stderr.splitlines()[0]) == (
         1,

@@ -57,7 +57,7 @@ def publish(project: Path, *events: str, key: str | None = None) -> None:
 
 MEMBERS = {
     "": {"time", "asked", "answered", "daemons", "engines", "sources", "components", "limits", "problems"},
-    "daemons": {"id", "answered", "version", "command", "phase", "ready", "started", "seconds", "config"},
+    "daemons": {"id", "answered", "version", "command", "phase", "ready", "started", "seconds", "config", "peers"},
     "engines": {
         "name", "id", "state", "since", "seconds", "detail", "daemons", "place", "durable", "counted", "early",
         "quarantined", "counts", "jobs",

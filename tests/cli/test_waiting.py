@@ -207,6 +207,37 @@ def test_a_key_in_quarantine(host: DaemonThread, run: Callable[..., Result]) -> 
     assert run("quarantine", "release", "--source", "orders", "--all").stdout == "nothing to release\n"
 
 
+def test_a_filter_releases_and_drops_by_jobs(host: DaemonThread, run: Callable[..., Result]) -> None:
+    host.publish("paid", "1", "2", "3")
+    host.publish("paid", "1")
+    listed(run, "early", count=4)
+    dry = run("early", "release", "--source", "orders", "--dry-run")
+    assert (dry.exit_code, dry.stdout) == (0, "release would work on 3 instances with 4 messages\n")
+    result = run("early", "release", "--route", "paid", "--newer", "1h", "--rate", "50/s", "--yes", "--watch")
+    assert result.exit_code == 0, result.output
+    assert "early.release done  3 of 3 (100 %): skipped 3" in result.stdout
+    assert run("instances", "start", "order", "--id", "order-2").exit_code == 0
+    listed(run, "early", count=3)
+    job = run("early", "drop", "--prefix", "order-1", "--yes", "-o", "ids").stdout.strip()
+    assert "early.drop done  2 of 2 (100 %): succeeded 2" in run("jobs", "watch", job).stdout
+    assert [each["instance_id"] for each in listed(run, "early")] == ["order-3"]
+    assert run("early", "drop", "--source", "others", "--yes").exit_code == 1
+
+    host.publish("noted", "7", "8", key="k")
+    host.publish("noted", "9", key="other one")
+    listed(run, "quarantine", count=3)
+    assert run("instances", "start", "order", "--id", "order-9").exit_code == 0
+    shown = json.loads(run("quarantine", "release", "--cause", "instance_not_found", "--dry-run", "-o", "json").stdout)
+    assert shown == {"count": 2, "messages": 2}
+    [job] = json.loads(run("quarantine", "release", "--all", "--limit", "1", "--yes", "-o", "json").stdout)
+    assert job["count"] == 1
+    assert "quarantine.release done" in run("jobs", "watch", job["job"]).stdout
+    result = run("quarantine", "drop", "--cause", "instance_not_found", "--route", "noted", "--yes", "--watch")
+    assert result.exit_code == 0, result.output
+    result = run("quarantine", "release", "--all", "--yes", "--watch")
+    assert result.exit_code == 0, result.output
+
+
 def test_a_key_that_cannot_be_typed_is_released_as_it_is_shown(host: DaemonThread, run: Callable[..., Result]) -> None:
     host.publish("noted", "1", key="k\x00\n\\")
     shown = listed(run, "quarantine", count=1)[0]["key"]

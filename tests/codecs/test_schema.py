@@ -89,9 +89,9 @@ def test_three_errors_are_told(tmp_path: Path) -> None:
         assert str(caught.value).endswith("and more") is more
 
 
-@pytest.mark.parametrize("letter", ["k", "ü", "\U0001f600"])
-def test_the_text_is_at_most_a_kilobyte(tmp_path: Path, letter: str) -> None:
-    long = letter * 2000
+@pytest.mark.parametrize("character", ["k", "ü", "\U0001f600"])
+def test_the_text_is_at_most_a_kilobyte(tmp_path: Path, character: str) -> None:
+    long = character * 2000
     schema = Schema(write(tmp_path, {"additionalProperties": {"enum": [long]}}))
     with pytest.raises(SchemaError) as caught:
         schema.validate({f"{long}{n}": 1 for n in range(9)})

@@ -108,12 +108,12 @@ def test_what_does_not_fit_is_told(tmp_path: Path, source: dict[str, Any], where
     assert any(problem.path == where and what in problem.what for problem in received.value.problems), received.value
 
 
-@pytest.mark.parametrize("letters", [None, "buried"])
+@pytest.mark.parametrize("dead_letters", [None, "buried"])
 @pytest.mark.parametrize("kind", ["dead_letter", "transfer_dead_letter"])
-def test_dead_letters_of_a_sub_queue_need_a_queue(tmp_path: Path, kind: str, letters: str | None) -> None:
-    source = {"broker": "bus", "queue": "q", "sub_queue": kind, "dead_letter": letters}
+def test_dead_letters_of_a_sub_queue_need_a_queue(tmp_path: Path, kind: str, dead_letters: str | None) -> None:
+    source = {"broker": "bus", "queue": "q", "sub_queue": kind, "dead_letter": dead_letters}
     found = [each for each in loaded(tmp_path, source).warnings if each.path == "sources.s.sub_queue"]
-    assert len(found) == (letters is None)
+    assert len(found) == (dead_letters is None)
     assert all("`dead_letter`" in each.what for each in found)
 
 

@@ -22,19 +22,19 @@ def test_facts_of_the_bridge_s_own() -> None:
         expression="route a, when",
     )  # fmt: skip
     message = replace(provenance.dead_letter(Message(b"x"), Position("c", "orders", 3, 42), cause), timestamp=12.5)
-    letter = dead_letter.read(message, PLACE)
-    assert (letter.id, letter.format, letter.reason, letter.route) == (
+    entry = dead_letter.read(message, PLACE)
+    assert (entry.id, entry.format, entry.reason, entry.route) == (
         "orders.dlq/1@7", "bridge", "expression_error", "a",
     )  # fmt: skip
-    assert (letter.source, letter.executed, letter.attempts, letter.config) == ("orders", ("b",), 2, "v1")
-    assert (letter.message_id, str(letter.origin), letter.failed_at) == ("shop/1", "orders/3@42", 12.5)
-    assert letter.expression == "route a, when"
-    assert letter.fingerprint == cause.name
+    assert (entry.source, entry.executed, entry.attempts, entry.config) == ("orders", ("b",), 2, "v1")
+    assert (entry.message_id, str(entry.origin), entry.failed_at) == ("shop/1", "orders/3@42", 12.5)
+    assert entry.expression == "route a, when"
+    assert entry.fingerprint == cause.name
 
 
 def test_a_reason_of_an_earlier_version_has_its_present_word() -> None:
-    letter = dead_letter.read(Message(b"", headers=(("bridge.reason", b"parking_full"),)), PLACE)
-    assert (letter.reason, letter.detail, letter.attempts) == ("early_full", "", None)
+    entry = dead_letter.read(Message(b"", headers=(("bridge.reason", b"parking_full"),)), PLACE)
+    assert (entry.reason, entry.detail, entry.attempts) == ("early_full", "", None)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,9 @@ def test_a_reason_of_an_earlier_version_has_its_present_word() -> None:
 def test_facts_of_other_programs(
     headers: Headers, format_: str, reason: str, error: str, origin: FailedPosition, text: str
 ) -> None:
-    letter = dead_letter.read(Message(b"", headers=headers), PLACE)
-    assert (letter.format, letter.reason, letter.error, letter.origin) == (format_, reason, error, origin)
-    assert (letter.detail, letter.foreign_detail) == ("", text)
+    entry = dead_letter.read(Message(b"", headers=headers), PLACE)
+    assert (entry.format, entry.reason, entry.error, entry.origin) == (format_, reason, error, origin)
+    assert (entry.detail, entry.foreign_detail) == ("", text)
 
 
 @given(
@@ -131,6 +131,6 @@ def test_facts_of_other_programs(
     )
 )  # fmt: skip
 def test_any_headers_give_facts(headers: list[tuple[str, bytes | None]]) -> None:
-    letter = dead_letter.read(Message(b"", headers=tuple(headers)), PLACE)
-    assert len(letter.fingerprint) == 12
-    assert letter.fingerprint.encode()
+    entry = dead_letter.read(Message(b"", headers=tuple(headers)), PLACE)
+    assert len(entry.fingerprint) == 12
+    assert entry.fingerprint.encode()

@@ -13,9 +13,13 @@ CAUSE = Cause("no_route", "no rule matched", "NoRoute", "orders", "r2", ("r1", "
 
 def test_a_dead_letter_keeps_the_message_and_tells_the_cause() -> None:
     message = Message(b"body", b"key", (("a", b"1"), ("a", b"\xff")), 12.5)
-    letter = provenance.dead_letter(message, POSITION, CAUSE)
-    assert (letter.body, letter.key, letter.headers[:2]) == (b"body", b"key", (("a", b"1"), ("a", b"\xff")))
-    received = dict(letter.headers[2:])
+    dead_letter = provenance.dead_letter(message, POSITION, CAUSE)
+    assert (dead_letter.body, dead_letter.key, dead_letter.headers[:2]) == (
+        b"body",
+        b"key",
+        (("a", b"1"), ("a", b"\xff")),
+    )
+    received = dict(dead_letter.headers[2:])
     assert received == {
         "bridge.reason": b"no_route",
         "bridge.detail": b"no rule matched",
@@ -55,23 +59,23 @@ def test_a_forged_origin_is_not_believed() -> None:
 
 
 def test_a_replay_reads_back_what_was_executed() -> None:
-    letter = provenance.dead_letter(Message(b""), POSITION, CAUSE)
-    assert provenance.read(letter) == Provenance("m-1", ("r1", "r2"))
+    dead_letter = provenance.dead_letter(Message(b""), POSITION, CAUSE)
+    assert provenance.read(dead_letter) == Provenance("m-1", ("r1", "r2"))
     assert provenance.read(Message(b"")) == Provenance(None, ())
 
 
 def test_an_identity_that_is_made_of_bytes_comes_back() -> None:
     for identity in (text_of(b"M\xfcller"), text_of("\ufdd0ff".encode()), "\ufdd0ff"):
-        letter = provenance.dead_letter(Message(b""), POSITION, replace(CAUSE, message_id=identity))
-        assert provenance.read(letter).message_id == identity
+        dead_letter = provenance.dead_letter(Message(b""), POSITION, replace(CAUSE, message_id=identity))
+        assert provenance.read(dead_letter).message_id == identity
 
 
 def test_nulls_are_kept_and_are_no_origin() -> None:
     given = Message(b"", headers=(("a", None), ("bridge.topic", None), ("bridge.message-id", None)))
     replayed = replace(CAUSE, replayed=True, message_id=None)
-    letter = provenance.dead_letter(given, POSITION, replayed)
-    assert letter.headers[0] == ("a", None)
-    assert dict(letter.headers)["bridge.topic"] == b"orders"
+    dead_letter = provenance.dead_letter(given, POSITION, replayed)
+    assert dead_letter.headers[0] == ("a", None)
+    assert dict(dead_letter.headers)["bridge.topic"] == b"orders"
     assert provenance.read(given) == Provenance(None, ())
 
 
@@ -83,17 +87,17 @@ def test_a_failed_expression_and_the_time_of_the_failure_are_stated() -> None:
 
 
 def test_a_replay_that_fails_again_counts_and_keeps_the_time_of_the_first_failure() -> None:
-    letter = provenance.dead_letter(Message(b""), POSITION, replace(CAUSE, at=1_700_000_000.0))
-    assert "bridge.replays" not in dict(letter.headers)
+    dead_letter = provenance.dead_letter(Message(b""), POSITION, replace(CAUSE, at=1_700_000_000.0))
+    assert "bridge.replays" not in dict(dead_letter.headers)
     for number in (1, 2):
-        letter = provenance.dead_letter(letter, POSITION, replace(CAUSE, at=1_800_000_000.0, replayed=True))
-        assert dict(letter.headers)["bridge.replays"] == str(number).encode()
-    assert dict(letter.headers)["bridge.first-failed-at"] == b"2023-11-14T22:13:20.000+00:00"
+        dead_letter = provenance.dead_letter(dead_letter, POSITION, replace(CAUSE, at=1_800_000_000.0, replayed=True))
+        assert dict(dead_letter.headers)["bridge.replays"] == str(number).encode()
+    assert dict(dead_letter.headers)["bridge.first-failed-at"] == b"2023-11-14T22:13:20.000+00:00"
 
 
 def test_untrusted_headers_count_no_replay() -> None:
-    letter = provenance.dead_letter(Message(b""), POSITION, CAUSE)
-    again = dict(provenance.dead_letter(letter, POSITION, replace(CAUSE, at=5.0)).headers)
+    dead_letter = provenance.dead_letter(Message(b""), POSITION, CAUSE)
+    again = dict(provenance.dead_letter(dead_letter, POSITION, replace(CAUSE, at=5.0)).headers)
     assert "bridge.replays" not in again
     assert again["bridge.first-failed-at"].startswith(b"1970-")
 

@@ -27,7 +27,7 @@ TOPIC = "orders.dlq"
 SERIAL = itertools.count(1)
 
 
-def letter(number: int) -> Message:
+def entry(number: int) -> Message:
     cause = provenance.Cause("no_route", f"no rule matches '{number}'", "NoRoute", "orders", f"route-{number % 3}")
     origin = Message(f"body {number}".encode(), f"key {number}".encode(), timestamp=float(number))
     made = provenance.dead_letter(origin, Position("cluster", "orders", 0, number), cause)
@@ -48,7 +48,7 @@ class MemoryLog:
         self.reads = 0
 
     def append(self, partition: int) -> None:
-        self.records[partition][self.ends[partition]] = letter(next(SERIAL))
+        self.records[partition][self.ends[partition]] = entry(next(SERIAL))
         self.ends[partition] += self.stride
 
     def expire(self, partition: int) -> None:
@@ -244,12 +244,12 @@ async def test_readers_at_the_same_time(tmp_path: Path) -> None:
     broker = LocalBroker("local", tmp_path / "log", LocalBrokerConfig(type="local", partitions=3))
     await broker.start()
     try:
-        await broker.publish(TOPIC, [letter(number) for number in range(3 * DEAD_LETTER_BLOCK + 100)])
+        await broker.publish(TOPIC, [entry(number) for number in range(3 * DEAD_LETTER_BLOCK + 100)])
         readers = [TopicReader(RowCache(tmp_path / "cache", "1", 10**9)) for _ in range(4)]
         results = await asyncio.gather(*(reader.read(broker, TOPIC) for reader in readers))
         assert {len(rows) for rows in results} == {3 * DEAD_LETTER_BLOCK + 100}
         counts: list[int] = []
-        await broker.publish(TOPIC, [letter(0)])
+        await broker.publish(TOPIC, [entry(0)])
         again = await TopicReader(RowCache(tmp_path / "cache", "1", 10**9), counts.append).read(broker, TOPIC)
         assert len(again) == 3 * DEAD_LETTER_BLOCK + 101
         assert counts == [1]

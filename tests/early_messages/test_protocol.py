@@ -18,7 +18,7 @@ from bridge.core.commands import Command
 from bridge.core.errors import EngineUnavailable, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.core.settlement import RetryPolicy
-from bridge.core.system_names import letter_id
+from bridge.core.system_names import dead_letter_id
 from bridge.early_messages.state_machine import DEDUPLICATION_WINDOW, EarlyMessageQueue, command_key
 from tests.kit.examples import examples
 from tests.waiting.sample import waiting
@@ -42,7 +42,7 @@ class World(RuleBasedStateMachine):
         self.published = 0
         self.phase = "look"
         self.effects: list[int] = []
-        self.letters: dict[str, int] = {}
+        self.dead_letters: dict[str, int] = {}
         self.repeatable: set[int] = set()
         """Messages with an effect that was not recorded, or is no longer remembered."""
         self.redelivered: set[int] = set()
@@ -89,7 +89,7 @@ class World(RuleBasedStateMachine):
         self.state = early_messages.to_json()
         for each in turn.undelivered:
             number = int(each.item["id"].removeprefix("m-"))
-            self.letters[letter_id("k", each.item["mark"], each.item["since"])] = number
+            self.dead_letters[dead_letter_id("k", each.item["mark"], each.item["since"])] = number
             assert each.reason in ("early_full", "early_expired")
         if turn.wake is not None:
             self.timers.append(turn.wake)
@@ -221,7 +221,7 @@ class World(RuleBasedStateMachine):
         assert not self.queue
         assert not self.timers, "somebody ticks for ever"
         assert self.state is None, "something is remembered for ever"
-        dead = list(self.letters.values())
+        dead = list(self.dead_letters.values())
         for number in range(self.published):
             assert number in self.effects or number in dead, f"{number} is lost"
             if number not in self.repeatable and not (number in self.redelivered and number in dead):

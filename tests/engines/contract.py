@@ -20,6 +20,8 @@ import pytest
 from durabletask.client import OrchestrationQuery, OrchestrationState, OrchestrationStatus
 from durabletask.entities import EntityInstanceId
 
+from bridge.app.serve.worker_processes import MODULE
+from bridge.app.worker_process import user_workflows
 from bridge.core.commands import (
     Cancel,
     OnExisting,
@@ -41,6 +43,9 @@ from bridge.core.errors import (
 )
 from bridge.engines.base import Engine
 from bridge.engines.commands.command_runner import CommandRunner
+from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.embedded.processes.settings import ProcessSettings
+from bridge.engines.embedded.processes.supervisor import default_command
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows, load
 from bridge.workflow import DataConverter, message_aware
@@ -108,6 +113,23 @@ class EngineFixture:
 
 def workflows() -> Workflows:
     return load(["tests.engines.sample"], Path(__file__).parents[2])
+
+
+@asynccontextmanager
+async def process_station(engine: EmbeddedEngine, number: int = 2) -> AsyncIterator[EngineFixture]:
+    """Run worker processes on a started engine, and stop them at the end."""
+    settings = ProcessSettings("default", ("tests.engines.sample",), str(Path(__file__).parents[2]))
+    names = user_workflows(workflows())
+    processes = engine.worker_processes(number, settings, names, default_command(MODULE))
+    processes.start()
+    try:
+        await eventually(
+            lambda: all(view.runs for view in processes.views()),
+            lambda: str(processes.views()),
+        )
+        yield EngineFixture(engine, CommandRunner(engine))
+    finally:
+        assert await stop_worker(processes, TIMEOUT)
 
 
 @asynccontextmanager

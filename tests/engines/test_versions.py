@@ -18,6 +18,7 @@ workflows: [flows]
 brokers: {local: {type: local}}
 sources: {orders: {broker: local, topics: [orders], no_match: ignore}}
 routes: [{name: nothing, from: orders, ignore: {reason: a test}}]
+ops: {http: {port: 0}}
 """
 OVERLAY = "engine: {type: embedded, worker: {versions: ['2']}}\n"
 

@@ -31,10 +31,11 @@ def run_bridge(
     text: str | None = None,
     env: Mapping[str, str] | None = None,
     umask: int | None = None,
+    within: float = TIMEOUT,
 ) -> subprocess.CompletedProcess[str]:
     """Run `bridge ...` to its end, in a process forked from one that has imported it.
 
-    text: standard input. env, umask: instead of those of the tests.
+    text: standard input. env, umask: instead of those of the tests. within: seconds until it is killed.
     """
     given = [str(each) for each in arguments]
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as error:
@@ -43,7 +44,7 @@ def run_bridge(
             stdin.seek(0)
         process = fork_server().start(given, cwd, stdin=stdin, stdout=out, stderr=error, env=env, umask=umask)
         try:
-            code = process.wait(TIMEOUT)
+            code = process.wait(within)
         finally:
             process.kill()
         for stream in (out, error):
@@ -51,9 +52,11 @@ def run_bridge(
         return subprocess.CompletedProcess(["bridge", *given], code, out.read().decode(), error.read().decode())
 
 
-def bridge(*arguments: str | Path, cwd: Path, text: str | None = None, expect: int | None = 0) -> str:
+def bridge(
+    *arguments: str | Path, cwd: Path, text: str | None = None, expect: int | None = 0, within: float = TIMEOUT
+) -> str:
     """Run `bridge ...` to its end. Returns standard output."""
-    done = run_bridge(*arguments, cwd=cwd, text=text)
+    done = run_bridge(*arguments, cwd=cwd, text=text, within=within)
     assert expect is None or done.returncode == expect, (done.returncode, done.stdout, done.stderr)
     return done.stdout
 

@@ -60,14 +60,22 @@ def text(value: str) -> Any:
 class ProtocolClient:
     """Connected protocol worker.
 
-    peer: address of its connection. tokens: whether it sends completion tokens.
+    peer: address of its connection. tokens: whether it sends completion tokens. sessions: see `Stream`.
     """
 
-    def __init__(self, database: Database, *, peer: str = "", tokens: bool = True, **request: Any) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        peer: str = "",
+        tokens: bool = True,
+        sessions: tuple[int, int] | None = None,
+        **request: Any,
+    ) -> None:
         self.database = database
         self._tokens = tokens
         self._items: SimpleQueue[Any] = SimpleQueue()
-        self.stream = Stream(pb.GetWorkItemsRequest(**request), self._items.put, peer=peer)
+        self.stream = Stream(pb.GetWorkItemsRequest(**request), self._items.put, peer=peer, sessions=sessions)
         database.connect(self.stream)
 
     def take(self) -> pb.WorkItem:

@@ -147,6 +147,14 @@ IDENTIFIERS: dict[str, str] = {
     "_tell_parent": "_notify_parent",
     "_tells_base": "_states_base",
     "Quiet": "NullListener",
+    "letter": "dead_letter; entry beside a module or function of this name",
+    "letters": "dead_letters",
+    "Letters": "a name with `DeadLetter`",
+    "letter_id": "dead_letter_id",
+    "LETTER_IDS": "DEAD_LETTER_IDS",
+    "LetterReader": "DeadLetterReader",
+    "late_letters": "late_dead_letters",
+    "recorded_letters": "recorded_dead_letters",
 }
 """Whole names of classes, functions, attributes, parameters, keywords, variables and modules, with their successors."""
 

@@ -59,7 +59,7 @@ def _times(in_time: str, every: str) -> dict[str, str]:
     }
 
 
-def _letters(
+def _dead_letters(
     values: str, reason: str = "decode_error", name: str = "bridge_dead_letters_total", instance: str = "a"
 ) -> dict[str, str]:
     return {f'{name}{{source="orders", reason="{reason}", instance="{instance}:8099"}}': values}
@@ -182,6 +182,11 @@ CASES = (
         _state("source", "stuck", "0x5") | _state("source", "consuming", "1x5"),
     ),
     fires(
+        "BridgeCandidateEnded", "ended", "5m", _state("candidate", "fallback", "0 1x5"),
+        "The present rules decide again instead of candidate orders", name="orders",
+    ),
+    quiet("BridgeCandidateEnded", "active", "5m", _state("candidate", "active", "1x5")),
+    fires(
         "BridgeSourceHeld", "held for ten minutes", "15m", _state("source", "held", "0 1x15"),
         "Source orders is held", name="orders",
     ),
@@ -197,31 +202,31 @@ CASES = (
     ),
     quiet("BridgeDeadLetterLimitReached", "dead letters below the limit", "5m", {f"bridge_probing{SOURCE}": "0x5"}),
     fires(
-        "BridgeNewDeadLetterCause", "the first one of all", "10m", _letters("_x5 1x5"),
+        "BridgeNewDeadLetterCause", "the first one of all", "10m", _dead_letters("_x5 1x5"),
         "Source orders: dead letters with the reason decode_error", source="orders", reason="decode_error",
     ),
     fires(
-        "BridgeNewDeadLetterCause", "again after three days", "3d10m", _letters(f"2x{3 * DAY} 3x10"),
+        "BridgeNewDeadLetterCause", "again after three days", "3d10m", _dead_letters(f"2x{3 * DAY} 3x10"),
         "Source orders: dead letters with the reason decode_error", source="orders", reason="decode_error",
     ),
     fires(
         "BridgeNewDeadLetterCause", "a second reason", "2d10m",
-        _letters(f"0+1x{2 * DAY + 10}") | _letters(f"_x{2 * DAY} 1x10", "no_match"),
+        _dead_letters(f"0+1x{2 * DAY + 10}") | _dead_letters(f"_x{2 * DAY} 1x10", "no_match"),
         "Source orders: dead letters with the reason no_match", source="orders", reason="no_match",
     ),
     fires(
         "BridgeNewDeadLetterCause", "of a message that waited", "10m",
-        _letters("_x5 1x5", "early_expired", "bridge_late_dead_letters_total"),
+        _dead_letters("_x5 1x5", "early_expired", "bridge_late_dead_letters_total"),
         "Source orders: dead letters with the reason early_expired", source="orders", reason="early_expired",
     ),
-    quiet("BridgeNewDeadLetterCause", "none since the start", "2d", _letters(f"2x{2 * DAY}")),
+    quiet("BridgeNewDeadLetterCause", "none since the start", "2d", _dead_letters(f"2x{2 * DAY}")),
     quiet(
         "BridgeNewDeadLetterCause", "the second one of a day, with a restart between them", "10h10m",
-        _letters(f"_x{HOUR} 1x{HOUR} _x{8 * HOUR} 1x10"),
+        _dead_letters(f"_x{HOUR} 1x{HOUR} _x{8 * HOUR} 1x10"),
     ),
     quiet(
         "BridgeNewDeadLetterCause", "in another daemon, too", "10h10m",
-        _letters(f"_x{HOUR} 1x{9 * HOUR + 10}") | _letters(f"_x{10 * HOUR} 1x10", instance="b"),
+        _dead_letters(f"_x{HOUR} 1x{9 * HOUR + 10}") | _dead_letters(f"_x{10 * HOUR} 1x10", instance="b"),
     ),
     fires(
         "BridgeLagTooOld", "ten minutes old on one partition", "15m",
@@ -255,6 +260,19 @@ CASES = (
     quiet(
         "BridgeEarlyMessagesExpire", "many wait, and have time", "5m",
         {f"bridge_early_messages{ENGINE}": "90x5", f"bridge_early_messages_expiring{ENGINE}": "0x5"},
+    ),
+    fires(
+        "BridgeJobStopped", "two daemons count the same job", "10m",
+        {f'bridge_jobs{{kind="replay", state="stopped", instance="{each}:8099"}}': "0 1x12" for each in "ab"},
+        "Stopped jobs of the kind replay: 1", kind="replay",
+    ),
+    quiet(
+        "BridgeJobStopped", "running and paused jobs, and a stopped one that is resumed", "10m",
+        {
+            'bridge_jobs{kind="replay", state="running", instance="a:8099"}': "3x12",
+            'bridge_jobs{kind="replay", state="paused", instance="a:8099"}': "1x12",
+            'bridge_jobs{kind="dlq.drop", state="stopped", instance="a:8099"}': "0 1x3 0x8",
+        },
     ),
     # -- engines
     fires(

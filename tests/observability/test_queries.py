@@ -119,6 +119,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Served]:
         for number in range(4):
             bridge("publish", "spoilt", "--raw", "--key", str(number), "--data", "{", cwd=directory)
         daemon.wait(lambda: _has_happened(daemon), "everything has happened")
+        bridge("dlq", "replay", "shop", "--stop-after-failures", "1", "--yes", cwd=directory)
+        daemon.wait(lambda: any("stopped" in labels for labels in daemon.metrics("bridge_jobs")), "a stopped job")
         text = daemon.get("/metrics")[1]
     return _read(text)
 

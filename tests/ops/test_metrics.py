@@ -40,6 +40,7 @@ class Stats:
     unloaded: int = 0
     queued: int = 0
     locks_lost: int = 0
+    seeks: int = 0
     quarantined_keys: int = 0
     shares: Shares | None = None
     dead_letter_pauses: Mapping[str, float] = field(default_factory=dict)
@@ -83,6 +84,9 @@ class Engine:
     failures_omitted: int = 9
     requests: dict[tuple[str, str], Histogram] = field(default_factory=dict)
     actions: Mapping[tuple[str, str], int] = field(default_factory=lambda: {("start", "start"): 5, ("", "timer"): 6})
+    worker_processes: Mapping[str, int] = field(default_factory=lambda: {"running": 2})
+    worker_ends: Mapping[str, int] = field(default_factory=lambda: {"SIGKILL": 3})
+    worker_items: int = 11
 
 
 @dataclass
@@ -130,6 +134,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
         unloaded=3,
         queued=2,
         locks_lost=1,
+        seeks=2,
         rebalances=2,
         skipped=3,
         reconnects=4,
@@ -157,6 +162,7 @@ def test_every_number_is_exported_with_its_labels() -> None:
     assert value("bridge_retries_total") == 3
     assert value("bridge_bugs_total") == 2
     assert value("bridge_locks_lost_total") == 1
+    assert value("bridge_seeks_total") == 2
     assert value("bridge_rebalances_total") == 2
     assert value("bridge_skipped_total") == 3
     assert (value("bridge_reconnects_total"), value("bridge_lock_renewals_total")) == (4, 9)
@@ -213,6 +219,9 @@ def test_instances_and_workers_are_exported() -> None:
     assert value("bridge_instances", **default, orchestration="order_saga", status="running") == 7
     assert value("bridge_instances_finished_total", **default, orchestration="order_saga", status="failed") == 8
     assert value("bridge_failures_omitted_total", **default) == 9
+    assert value("bridge_worker_processes", **default, state="running") == 2
+    assert value("bridge_worker_process_ends_total", **default, cause="SIGKILL") == 3
+    assert value("bridge_worker_process_items", **default) == 11
     assert value("bridge_engine_actions_total", **default, route="start", kind="start") == 5
     assert value("bridge_engine_actions_total", **default, route="", kind="timer") == 6
     request = default | {"command": "start", "result": "ok"}
@@ -344,7 +353,7 @@ def test_what_waits() -> None:
     uncounted = Waiting("eu", {}, {}, None, None)
     metrics = Metrics(
         lambda: [Stats(quarantined_keys=4)], list, waiting=lambda: [Waiting(), uncounted],
-        late_letters=lambda: {("orders", "early_expired"): 5}, version="", config="",
+        late_dead_letters=lambda: {("orders", "early_expired"): 5}, version="", config="",
     )  # fmt: skip
     found = samples(metrics.render())
 

@@ -282,3 +282,24 @@ def test_ages() -> None:
 
 def test_nothing_known_is_no_problem() -> None:
     assert problems(document(engine={"counts": None, "early": None, "quarantined": None})) == []
+
+
+def test_daemons_with_different_configurations_are_a_problem() -> None:
+    """Also daemons of other machines, which only the engine knows. What a daemon says of itself is newer."""
+    first, second = document("a/1"), document("b/2")
+    second["daemons"][0]["config"] = {"version": "w"}
+    lines = [each for each in merge([first, second])["problems"] if each["subject"] == "daemons"]
+    assert [each["next"] for each in lines] == ["bridge reload --all"]
+    assert "2 versions of the configuration (v: a/1; w: b/2)" in lines[0]["text"]
+    alone = document("a/1")
+    alone["daemons"][0]["peers"] = [{"id": "c/3", "config": "w", "at": "x"}, {"id": "a/1", "config": "old", "at": "x"}]
+    assert "(v: a/1; w: c/3)" in merge([alone])["problems"][0]["text"]
+    assert not merge([document("a/1"), document("b/2")])["problems"]
+
+
+def test_a_refused_reload_is_a_problem() -> None:
+    refused = document("a/1")
+    refused["daemons"][0]["config"] = {"version": "v", "reload_refused": "bridge.yaml:1:1 R001 wrong"}
+    [line] = merge([refused])["problems"]
+    assert line["next"] == "bridge reload --dry-run"
+    assert line["text"] == "daemon a/1 refuses its changed configuration: bridge.yaml:1:1 R001 wrong"

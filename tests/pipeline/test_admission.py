@@ -254,6 +254,31 @@ class Clockless:
         return ids
 
 
+async def test_commands_that_wait_for_a_rate_go_on_when_it_is_gone(tmp_path: Path) -> None:
+    async with running_pipeline(tmp_path, CAPPED.replace("running: 3", "rate: 6/h")) as it:
+        limit = it.admission.limits["start"]
+        await it.publish(*(message("start", number, f"k{number % 5}") for number in range(20)))
+        await it.source.start()
+        await it.until(lambda: limit.reason == "5 commands wait for the rate", "one of each key")
+        assert len(it.faults.taken) == 1
+        limit.change(None, Rate(600.0), None, None)
+        await it.settled(20)
+        assert it.source.ledger.outcomes["executed"] == 20
+        assert limit.reason is None
+
+
+async def test_starts_that_wait_for_a_slot_go_on_when_the_limit_is_gone(tmp_path: Path) -> None:
+    async with running_pipeline(tmp_path, CAPPED) as it:
+        it.admission.start()
+        limit = it.admission.limits["start"]
+        await it.publish(*(message("start", number, f"k{number}") for number in range(9)))
+        await it.source.start()
+        await it.until(lambda: limit.waiting == 6, "three run")
+        limit.change(None, None, None, None)
+        await it.settled(9)
+        assert it.source.ledger.outcomes["executed"] == 9
+
+
 async def test_an_engine_that_does_not_tell_is_asked_while_somebody_waits() -> None:
     count = Clockless("order-1")
     running_instances = RunningInstances("default", "order-", count)

@@ -31,15 +31,15 @@ async def test_a_dead_letter_lists_what_was_executed_and_a_trusted_replay_skips_
         await it.publish(message("start", 1, "k"))
         await it.source.start()
         await it.settled(1)
-        letter = (await it.read("orders.dlq", 1))[0]
-        headers = dict(letter.headers)
+        dead_letter = (await it.read("orders.dlq", 1))[0]
+        headers = dict(dead_letter.headers)
         assert headers["bridge.executed"] == b"first"
         assert headers["bridge.route"] == b"second"
 
     replayed = tmp_path / "replay"
     replayed.mkdir()
     async with running_pipeline(replayed, TWO, source="    trusted: replay") as it:
-        await it.publish(letter)
+        await it.publish(dead_letter)
         await it.source.start()
         await it.settled(1)
         assert [command.instance_id for command in it.faults.taken] == ["order-b-1"]  # type: ignore[union-attr]  # schedules only
@@ -47,7 +47,7 @@ async def test_a_dead_letter_lists_what_was_executed_and_a_trusted_replay_skips_
     untrusted = tmp_path / "untrusted"
     untrusted.mkdir()
     async with running_pipeline(untrusted, TWO) as it:
-        await it.publish(letter)
+        await it.publish(dead_letter)
         await it.source.start()
         await it.settled(1)
         assert len(it.faults.taken) == 2, "headers of an untrusted source are ignored"

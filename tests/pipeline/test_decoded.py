@@ -131,12 +131,12 @@ async def test_a_dead_letter_that_waits_for_its_broker_keeps_its_cause(tmp_path:
         assert not decoded(it.source)
         it.broker.refuses = False  # type: ignore[attr-defined]  # a Flaky
         await it.settled(12)
-        for letter in await it.read("orders.dlq", 12):
-            headers = dict(letter.headers)
+        for dead_letter in await it.read("orders.dlq", 12):
+            headers = dict(dead_letter.headers)
             assert (headers["bridge.reason"], headers["bridge.route"]) == (b"engine_rejected", b"start")
             assert headers["bridge.message-id"]
-            assert letter.body is not None
-            assert len(letter.body) > 100 * KIB
+            assert dead_letter.body is not None
+            assert len(dead_letter.body) > 100 * KIB
 
 
 @pytest.mark.parametrize("number", range(3))

@@ -26,9 +26,9 @@ async def test_retries_end_after_their_time_with_the_cause(tmp_path: Path) -> No
         await it.source.start()
         await it.settled(1)
         assert it.source.ledger.dead_letters == {"instance_not_found": 1}
-        letter = (await it.read("orders.dlq", 1))[0]
-        headers = dict(letter.headers)
-        assert letter.key == b"k"
+        entry = (await it.read("orders.dlq", 1))[0]
+        headers = dict(entry.headers)
+        assert entry.key == b"k"
         assert headers["bridge.reason"] == b"instance_not_found"
         assert headers["bridge.route"] == b"start"
         assert headers["bridge.error"] == b"InstanceNotFound"

@@ -104,8 +104,8 @@ async def test_a_decoder_that_fails_unexpectedly_costs_one_message(tmp_path: Pat
         await it.settled(2)
         assert it.source.ledger.dead_letters == {"bug": 1}
         assert it.source.ledger.bugs == 3
-        [letter] = await it.read("orders.dlq", 1)
-        assert dict(letter.headers)["bridge.error"] == b"RuntimeError"
+        [entry] = await it.read("orders.dlq", 1)
+        assert dict(entry.headers)["bridge.error"] == b"RuntimeError"
 
 
 async def test_an_outage_does_not_use_up_the_time_of_retries(tmp_path: Path) -> None:

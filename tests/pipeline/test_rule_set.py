@@ -58,8 +58,8 @@ async def test_dead_letters_name_the_version_of_their_rule_set(tmp_path: Path) -
         await it.source.start()
         it.rules.replace(changed := _compiled(it, tmp_path, broken))
         await it.publish(message("start", 1, "a"))
-        [letter] = await it.read("orders.dlq", 1)
-        assert dict(letter.headers)["bridge.config"] == changed.version.encode()
+        [dead_letter] = await it.read("orders.dlq", 1)
+        assert dict(dead_letter.headers)["bridge.config"] == changed.version.encode()
 
 
 async def test_a_chooser_gives_each_key_its_rule_set(tmp_path: Path) -> None:

@@ -78,8 +78,8 @@ async def test_they_come_back_whole(tmp_path: Path) -> None:
         await it.until(lambda: it.source.unloading.count > 100, "unloaded")
         await resumed(it)
         await it.settled(150)
-        letters = await it.read("orders.dlq", 150)
-        assert sorted((each.body, each.key, dict(each.headers)["n"]) for each in letters) == sorted(
+        dead_letters = await it.read("orders.dlq", 150)
+        assert sorted((each.body, each.key, dict(each.headers)["n"]) for each in dead_letters) == sorted(
             (each.body, each.key, dict(each.headers)["n"]) for each in sent
         )
         assert it.source.unloading.count == 0

@@ -45,8 +45,8 @@ def test_one_with_a_key_is_quarantined() -> None:
 
 
 def test_it_stays_unreadable_while_it_waits_on_an_engine() -> None:
-    letter = StoredMessage(MESSAGE, AT, "kafka", "t.dlq", "s")
-    assert StoredMessage.from_json(letter.to_json()) == letter
+    entry = StoredMessage(MESSAGE, AT, "kafka", "t.dlq", "s")
+    assert StoredMessage.from_json(entry.to_json()) == entry
 
 
 def test_its_dead_letter_is_a_plain_message_with_the_range() -> None:

@@ -73,4 +73,6 @@ class ServiceBusQueue:
         self._server.store(QUEUE.name, message)
 
     async def dead_letters(self) -> int:
-        return len(self._unreadable & {letter["message_id"] for letter in self._server.counters()["dead_letters"]})
+        return len(
+            self._unreadable & {dead_letter["message_id"] for dead_letter in self._server.counters()["dead_letters"]}
+        )

@@ -79,6 +79,14 @@ PROOFS: tuple[Proof, ...] = (
         "acceptance", (*_LINE, "bridge/brokers/local", "bridge/engines", "bridge/sqlite_engine", *_WAITING,
         "bridge/workflow"), "tests/acceptance", "tests/workflow",
     ),
+    _slow(
+        "dead-letters", (*_LINE, *(f"bridge/brokers/{name}" for name in ("kafka", "local", "servicebus")),
+        "bridge/engines", "bridge/sqlite_engine", *_WAITING, "tests/acceptance/replays.py"), "tests/replay", kafka=True,
+    ),
+    _slow(
+        "reload", (*_LINE, "bridge/app/reload", "bridge/app/check", "bridge/config", "bridge/routing"),
+        "tests/acceptance/test_reload_kill.py",
+    ),
     _slow("hostile", ("bridge",), "tests/hostile", kafka=True),
     _slow("schemas", ("bridge/codecs/confluent",), "tests/codecs", "tests/registry"),
     _slow("upgrade", ("bridge",), "tests/upgrade"),

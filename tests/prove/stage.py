@@ -19,7 +19,8 @@ from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationQuery
 from durabletask.grpc_options import GrpcWorkerResiliencyOptions
 from durabletask.worker import TaskHubGrpcWorker
 
-from bridge.engines.worker.setup import quiet_logger, stop_worker
+from bridge.engines.worker.sdk_log import quiet_logger
+from bridge.engines.worker.setup import stop_worker
 from bridge.workflow import DataConverter, message_aware
 from tests.kit.waiting import TIMEOUT, eventually
 from tests.prove.collecting import END, collect, collect_plain

@@ -21,8 +21,8 @@ PAGE = 4
 def item(job: str, page: int, number: int) -> dict[str, Any]:
     mark = f"{job}/{page}/{number}"
     replay = ReplayOf("default", job, page, mark, "local", ("orders.dlq", 0, page * PAGE + number))
-    letter = stored(number).to_json() | {"replay": replay.to_json()}
-    return {"mark": mark, "letter": letter, "size": 10}
+    dead_letter = stored(number).to_json() | {"replay": replay.to_json()}
+    return {"mark": mark, "letter": dead_letter, "size": 10}
 
 
 class QueueFixture:

@@ -8,7 +8,7 @@ from bridge.core.errors import ExpressionError
 from bridge.routing.cel.map_order import in_order
 from tests.routing.test_expression import compiled, refused, scope, value
 
-LETTERS = {letter * 3: at for at, letter in enumerate("kbxaqzmcpfydlw")}
+LETTERS = {character * 3: at for at, character in enumerate("kbxaqzmcpfydlw")}
 SORTED = sorted(LETTERS)
 DATA = {"letters": LETTERS, "a-b": LETTERS, "xs": [3, 1, 2], "deep": [{"m": LETTERS}], "none": None, "n": 5}
 

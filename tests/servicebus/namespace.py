@@ -162,9 +162,13 @@ async def sequence_number_of_a_dead_letter(client: ServiceBusClient) -> str:
     async with client.get_queue_receiver(
         PLAIN, sub_queue=ServiceBusSubQueue.DEAD_LETTER, receive_mode=ServiceBusReceiveMode.RECEIVE_AND_DELETE
     ) as receiver:
-        [letter] = await take(receiver, 1)
-    kept = "kept" if letter.sequence_number == number else f"changed by {(letter.sequence_number or 0) - (number or 0)}"
-    return f"{kept}; delivery count changed by {(letter.delivery_count or 0) - (count or 0)}"
+        [dead_letter] = await take(receiver, 1)
+    kept = (
+        "kept"
+        if dead_letter.sequence_number == number
+        else f"changed by {(dead_letter.sequence_number or 0) - (number or 0)}"
+    )
+    return f"{kept}; delivery count changed by {(dead_letter.delivery_count or 0) - (count or 0)}"
 
 
 async def unknown_entity(client: ServiceBusClient) -> str:

@@ -295,9 +295,9 @@ async def test_an_outcome_sets_properties(serve: Serve) -> None:
     )
     await client.send(settle(fields[1], encoder.described(performatives.REJECTED_STATE, encoder.sequence([error]))))
     await client.until(performatives.DISPOSITION)
-    [letter] = server.dead_letters("orders").ready
-    assert letter.read_application_properties() == {"why": "because", "tries": 3}
-    assert letter.dead_letter_reason == "reason"
+    [dead_letter] = server.dead_letters("orders").ready
+    assert dead_letter.read_application_properties() == {"why": "because", "tries": 3}
+    assert dead_letter.dead_letter_reason == "reason"
     client.hang_up()
 
 

@@ -91,8 +91,8 @@ async def test_every_outcome_has_its_effect(server: ServiceBusServer, client: Se
         assert dead.application_properties[b"mine"] == b"kept"
         await receiver.complete_message(dead)
     assert len(server.dead_letters("orders")) == 0
-    [letter] = server.counters.dead_letters
-    assert (letter.entity, letter.reason, letter.description) == ("orders", "why", "because")
+    [entry] = server.counters.dead_letters
+    assert (entry.entity, entry.reason, entry.description) == ("orders", "why", "because")
 
 
 async def test_a_message_too_often_abandoned_is_dead_lettered(serve: Serve) -> None:
@@ -104,8 +104,8 @@ async def test_a_message_too_often_abandoned_is_dead_lettered(serve: Serve) -> N
                 [message] = await take(receiver, 1)
                 assert message.delivery_count == count
                 await receiver.abandon_message(message)
-    [letter] = server.counters.dead_letters
-    assert (letter.reason, letter.delivery_count) == ("MaxDeliveryCountExceeded", 3)
+    [entry] = server.counters.dead_letters
+    assert (entry.reason, entry.delivery_count) == ("MaxDeliveryCountExceeded", 3)
 
 
 async def test_a_lock_expires_is_renewed_and_is_lost(serve: Serve) -> None:
@@ -217,7 +217,7 @@ async def test_time_to_live_ends_in_the_dead_letters_or_nowhere(serve: Serve, de
         await eventually(lambda: server.counters.expired_messages["orders"] == 1)
         assert server.queue("orders").contents().locked == 1  # locked beyond its time to live
         await receiver.complete_message(held)
-    reasons = [letter.reason for letter in server.counters.dead_letters]
+    reasons = [entry.reason for entry in server.counters.dead_letters]
     assert reasons == (["TTLExpiredException"] if dead_letter else [])
     assert len(server.queue("orders")) == 0
 

@@ -41,7 +41,7 @@ async def test_a_session_is_one_receivers_in_order(server: ServiceBusServer, cli
         await receiver.dead_letter_message(deferred, reason="why")
         await receiver.complete_message(again)
     assert server.queue("by-session").contents().active == 1
-    assert [letter.reason for letter in server.counters.dead_letters] == ["why"]
+    assert [dead_letter.reason for dead_letter in server.counters.dead_letters] == ["why"]
 
 
 async def test_state_lock_and_list_of_sessions(server: ServiceBusServer, client: ServiceBusClient) -> None:

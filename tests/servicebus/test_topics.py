@@ -65,9 +65,9 @@ async def test_each_subscription_gets_what_its_rules_say_once(serve: Serve) -> N
             await eventually(lambda: len(server.counters.dead_letters) == 1)
         dead = client.get_subscription_receiver("events", "all", sub_queue=ServiceBusSubQueue.DEAD_LETTER)
         async with dead as receiver:
-            [letter] = await take(receiver, 1)
-            assert (body(letter), letter.dead_letter_reason) == ("1", "MaxDeliveryCountExceeded")
-            await receiver.complete_message(letter)
+            [dead_letter] = await take(receiver, 1)
+            assert (body(dead_letter), dead_letter.dead_letter_reason) == ("1", "MaxDeliveryCountExceeded")
+            await receiver.complete_message(dead_letter)
         with pytest.raises(ServiceBusError, match="topic"):
             async with client.get_queue_receiver("events"):
                 pass

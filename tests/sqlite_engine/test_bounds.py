@@ -92,14 +92,14 @@ def test_a_turn_beyond_a_bound_fails_once(database: Database, action: pb.Orchest
     assert hands.nothing()
 
 
-@pytest.mark.parametrize(("letter", "most"), [("s", 1024 * 1024), ("\u00e9", 512 * 1024)])
-def test_a_custom_status_is_bounded_in_bytes(database: Database, letter: str, most: int) -> None:
+@pytest.mark.parametrize(("character", "most"), [("s", 1024 * 1024), ("\u00e9", 512 * 1024)])
+def test_a_custom_status_is_bounded_in_bytes(database: Database, character: str, most: int) -> None:
     hands = ProtocolClient(database)
     start(database, "work", "fits")
-    hands.turn(hands.take(), complete(1), customStatus=text(letter * most))
+    hands.turn(hands.take(), complete(1), customStatus=text(character * most))
     assert state(database, "fits").orchestrationStatus == pb.ORCHESTRATION_STATUS_COMPLETED
     start(database, "work", "i")
-    hands.turn(hands.take(), complete(1), customStatus=text(letter * (most + 1)))
+    hands.turn(hands.take(), complete(1), customStatus=text(character * (most + 1)))
     failure = state(database, "i").failureDetails
     assert "a custom status of 10" in failure.errorMessage
     assert "at most 1048576 are allowed" in failure.errorMessage

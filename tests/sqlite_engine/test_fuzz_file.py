@@ -129,8 +129,8 @@ SIZES = st.sampled_from(["", "1", "é*1000", "x*1000000", "€*900000", "y*31000
 
 
 def text_of(size: str) -> str:
-    letter, _, times = size.partition("*")
-    return letter * int(times or 1)
+    character, _, times = size.partition("*")
+    return character * int(times or 1)
 
 
 CALLS = st.lists(

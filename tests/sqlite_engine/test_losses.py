@@ -6,6 +6,7 @@ import contextlib
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.sqlite_engine.hub.leases import Lease
 from bridge.sqlite_engine.model.reply import Rejection
-from bridge.sqlite_engine.options import DatabaseOptions
+from bridge.sqlite_engine.options import DatabaseOptions, HostRules
 from tests.kit.protocol_client import ProtocolClient, activity, call, complete, signal, start, state
 from tests.sqlite_engine.conftest import Restartable
 
@@ -73,6 +74,27 @@ def test_only_the_culprit_is_given_up_and_runs_alone_before(hub: Restartable) ->
     assert (details.errorType, details.isNonRetriable) == ("WorkerLost", True)
     assert "4 times" in details.errorMessage
     assert "2 of them while nothing else ran" in details.errorMessage
+
+
+class StepRules(HostRules):
+    never_alone = frozenset({"step"})
+
+
+def test_an_activity_that_waits_for_its_worker_runs_beside_other_work_and_is_never_given_up(tmp_path: Path) -> None:
+    hub = Restartable(tmp_path / "hub.db", replace(OPTIONS, rules=StepRules()))
+    activities(hub, "step")
+    for _ in range(6):
+        hands = ProtocolClient(hub.now)
+        assert hands.take().activityRequest.name == "step"
+        signal(hub.now, "@counter@c", "add", 1)
+        hands.batch(hands.take(), "1")
+        hands.leave()
+    hands = ProtocolClient(hub.now)
+    hands.result(hands.take(), "done")
+    [event] = [each for each in hands.take().orchestratorRequest.newEvents if each.HasField("taskCompleted")]
+    assert event.taskCompleted.result.value == '"done"'
+    assert counted(hub) == []
+    hub.now.stop()
 
 
 def test_an_orchestration_is_suspended_with_the_reason_and_resumes_afresh(hub: Restartable) -> None:

@@ -27,6 +27,7 @@ workflows: {modules: [flows], external: [elsewhere]}
 brokers: {local: {type: local}}
 sources: {orders: {broker: local, topics: [orders], no_match: ignore}}
 routes: [{name: nothing, from: orders, ignore: {reason: a test}}]
+ops: {http: {port: 0}}
 """
 
 FLOWS = """\
@@ -244,6 +245,21 @@ def test_histories_that_cannot_be_replayed_are_counted(
     [found] = asyncio.run(run())
     assert found.as_json()["unchecked"] == [{"reason": reason, "count": 3}]
     assert (found.compatible, found.broken) == (0, 0)
+
+
+def test_instances_of_a_scheduler(tmp_path: Path) -> None:
+    (tmp_path / "flows.py").write_text(FLOWS)
+    (tmp_path / "engine").mkdir()
+    with DaemonProcess(tmp_path / "engine", "--listen", "127.0.0.1:0", "--path", "hubs", command="engine") as engine:
+        scheduler = f'engine: {{type: scheduler, endpoint: "{engine.url}"}}'
+        (tmp_path / "bridge.yaml").write_text(CONFIG.replace("engine: {type: embedded}", scheduler))
+        with DaemonProcess(tmp_path):
+            bridge("instances", "start", "child", "--id", "child-1", cwd=tmp_path)
+            bridge("instances", "wait", "child-1", "--for", "start", cwd=tmp_path)
+        # A scheduler is read directly: no daemon runs
+        assert check(tmp_path, FLOWS, expect=0)["child"]["compatible"] == 1
+        flows = FLOWS.replace('yield ctx.wait_for_external_event("never")', "return\n    yield")
+        assert check(tmp_path, flows, expect=1)["child"]["broken"] == 1
 
 
 def test_a_sample_is_spread() -> None:

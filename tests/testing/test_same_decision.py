@@ -1,7 +1,8 @@
-"""`bridge route`, `bridge test` and a running bridge decide the same, for random rules and messages."""
+"""`bridge route`, `test`, `diff`, `shadow` and a running bridge decide the same, for random rules and messages."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.app.explain import explain
+from bridge.app.rules.comparison import Comparison, ConfigurationRules
+from bridge.app.rules.decision import decision_of
+from bridge.app.serve.shadow import Shadow, ShadowOptions
 from bridge.config.source import Loaded, load
 from bridge.core.commands import ScheduleOrchestration, SignalEntity
 from bridge.core.message import Message
 from bridge.testing import LocalBridge
-from bridge.testing.fixtures.decision import decision_of, expectation_of
+from bridge.testing.fixtures.decision import expectation_of
 from bridge.testing.fixtures.document import read_fixtures
 from bridge.testing.fixtures.runner import Runner
 from tests.kit.examples import examples
@@ -123,6 +127,59 @@ def test_route_and_test(rules: list[dict[str, Any]], no_match: str, messages: li
     file.write_text(yaml.safe_dump({"tests": tests}))
     results = list(Runner(loaded).run(read_fixtures([file], loaded.config)))
     assert [result.lines() for result in results] == [[]] * len(tests)
+
+
+@given(rules=RULES, others=RULES, no_match=st.sampled_from(["ignore", "dead_letter"]), messages=MESSAGES)
+@settings(max_examples=examples(200))
+def test_route_and_diff(
+    rules: list[dict[str, Any]], others: list[dict[str, Any]], no_match: str, messages: list[Any], directory: Path
+) -> None:
+    """A message is different in `bridge diff` if `bridge route` shows another decision, and only then."""
+    old, new = configured(rules, no_match, directory), configured(others, "ignore", directory)
+    found, same = comparison(old, new), comparison(old, old)
+    for _, message in lines(messages):
+        decisions = [decision_of(explain(loaded, "in", message), loaded.config) for loaded in (old, new)]
+        parts = [json.dumps([each.outcome, each.routes, each.commands, each.dead_letter]) for each in decisions]
+        before = found.different
+        assert asyncio.run(found.add("in", message)) == (parts[0] == parts[1])
+        assert found.different - before == (parts[0] != parts[1])
+        assert asyncio.run(same.add("in", message))
+    assert sum(group.count for group in found.groups) == found.different
+    for group in found.groups:
+        assert group.condition.old != group.condition.new or group.condition.old_at != group.condition.new_at
+        examples_of = [
+            decision_of(explain(loaded, "in", group.example.message), loaded.config) for loaded in (old, new)
+        ]
+        assert [group.example.old, group.example.new] == examples_of
+    json.dumps(found.to_dict())
+
+
+def comparison(old: Loaded, new: Loaded) -> Comparison:
+    return Comparison(ConfigurationRules(old), ConfigurationRules(new))
+
+
+@given(rules=RULES, others=RULES, no_match=st.sampled_from(["ignore", "dead_letter"]), messages=MESSAGES)
+@settings(max_examples=examples(20))
+def test_diff_and_a_shadow_beside_the_running_bridge(
+    rules: list[dict[str, Any]], others: list[dict[str, Any]], no_match: str, messages: list[Any], directory: Path
+) -> None:
+    """A shadow gets the messages that the bridge has settled, and finds the same groups as `bridge diff`."""
+    old, new = configured(rules, no_match, directory), configured(others, "ignore", directory)
+    shadowed, diff = comparison(old, new), comparison(old, new)
+    shadow = Shadow(shadowed, new.version, ShadowOptions(candidate=("new.yaml",)))
+    with LocalBridge(old) as bridge:
+        bridge._daemon.decisions.add(shadow.take)
+        for _, message in lines(messages):
+            bridge.send("in", message)
+    asyncio.run(shadow.finish())
+    for _, message in lines(messages):
+        asyncio.run(diff.add("in", message))
+    assert shadow.to_dict()["settled"] == shadowed.messages == diff.messages == len(messages)
+
+    def facts(found: Comparison) -> list[Any]:
+        return [(group.count, group.old, group.new, group.members, group.condition) for group in found.groups]
+
+    assert facts(shadowed) == facts(diff)
 
 
 @given(rules=RULES, no_match=st.sampled_from(["ignore", "dead_letter"]), messages=MESSAGES)

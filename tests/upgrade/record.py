@@ -428,7 +428,7 @@ def servicebus() -> list[dict[str, Any]]:
     return found
 
 
-def letters() -> list[dict[str, Any]]:
+def dead_letters() -> list[dict[str, Any]]:
     """Return messages of all shapes as entities keep them, and the headers of their dead letters."""
     from bridge.core.message import Message, Position
     from bridge.core.provenance import dead_letter
@@ -443,12 +443,12 @@ def letters() -> list[dict[str, Any]]:
     }
     found = []
     for name, message in shapes.items():
-        letter = StoredMessage(
+        entry = StoredMessage(
             message, position, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True
         )
-        dead = dead_letter(message, position, letter.cause("parking_expired", "it never came", "Expired", "tell", 4))
+        dead = dead_letter(message, position, entry.cause("parking_expired", "it never came", "Expired", "tell", 4))
         encoded = [[header, base64.b64encode(value or b"").decode()] for header, value in dead.headers]
-        found.append({"name": name, "letter": letter.to_json(), "headers": encoded})
+        found.append({"name": name, "letter": entry.to_json(), "headers": encoded})
     return found
 
 
@@ -484,7 +484,7 @@ def main(target: Path) -> None:
     write("expected.json", expected)
     write("kafka.json", asyncio.run(kafka()))
     write("servicebus.json", servicebus())
-    write("letters.json", letters())
+    write("letters.json", dead_letters())
     (target / "finish.jsonl").write_text("".join(json.dumps(line) + "\n" for line in it.finish))
 
 

@@ -82,13 +82,13 @@ async def test_a_group_goes_on_where_it_was(recording: Path, kafka: KafkaHarness
 @every_recording
 def test_messages_kept_by_entities_become_the_same_dead_letters(recording: Path) -> None:
     for each in recorded(recording, "letters.json"):
-        letter = StoredMessage.from_json(each["letter"])
-        cause = letter.cause("parking_expired", "it never came", "Expired", "tell", 4)
-        dead = dead_letter(letter.message, letter.position, cause)
+        entry = StoredMessage.from_json(each["letter"])
+        cause = entry.cause("parking_expired", "it never came", "Expired", "tell", 4)
+        dead = dead_letter(entry.message, entry.position, cause)
         headers = [[name, base64.b64encode(value or b"").decode()] for name, value in dead.headers]
         known = {name for name, _ in each["headers"]}
         assert [header for header in headers if header[0] in known] == each["headers"], each["name"]
-        assert letter.to_json() == each["letter"], "what it becomes when the entity is written again"
+        assert entry.to_json() == each["letter"], "what it becomes when the entity is written again"
     messages = [StoredMessage.from_json(each["letter"]).message for each in recorded(recording, "letters.json")]
     assert [each.body for each in messages] == [b'{"id": 1}', b"\xff\x00", None, b""]
     assert [each.key for each in messages] == [b"k", b"\xfe", b"k", None]
@@ -96,49 +96,51 @@ def test_messages_kept_by_entities_become_the_same_dead_letters(recording: Path)
 
 @every_recording
 async def test_dead_letters_on_service_bus_can_be_replayed(recording: Path, tmp_path: Path) -> None:
-    letters = {each["name"]: each for each in recorded(recording, "servicebus.json")}
+    dead_letters = {each["name"]: each for each in recorded(recording, "servicebus.json")}
     queues = (QueueConfig("orders", lock_duration=30),)
     async with ServiceBusServer(ServerConfig(queues)) as server:
         async with Client.from_connection_string(server.connection_string) as client:
             async with client.get_queue_sender("orders") as sender:
-                for number, name in enumerate(letters):
+                for number, name in enumerate(dead_letters):
                     body = json.dumps({"id": number, "name": name}).encode()
                     properties: dict[str | bytes, Any] = {"type": "start"}
                     message = ServiceBusMessage(body, application_properties=properties, message_id=f"broker-{number}")
                     await sender.send_messages(message)
             async with client.get_queue_receiver("orders") as receiver:
-                for _ in letters:
+                for _ in dead_letters:
                     [message] = await receiver.receive_messages(1, max_wait_time=10)
                     name = json.loads(b"".join(message.body))["name"]
-                    letter = letters[name]
+                    entry = dead_letters[name]
                     await receiver.dead_letter_message(
-                        message, reason=letter["reason"], error_description=letter["description"]
+                        message, reason=entry["reason"], error_description=entry["description"]
                     )
         replay = "    sub_queue: dead_letter\n    trusted: replay\n    dead_letter: buried"
         async with bus_bench(tmp_path, server.connection_string, source=replay) as bench:
             path = "orders/$DeadLetterQueue"
             subscription = await bench.broker.subscribe(SubscribeOptions((path,), dead_letter=None), Assignments())
-            for dead in await take(subscription, len(letters)):
+            for dead in await take(subscription, len(dead_letters)):
                 headers = {name: (value or b"").decode() for name, value in dead.message.headers}
-                letter = letters[json.loads(dead.message.body or b"")["name"]]
-                if letter["name"] == "no room":
+                entry = dead_letters[json.loads(dead.message.body or b"")["name"]]
+                if entry["name"] == "no room":
                     # This description has no room for the bridge's facts; only the service's own properties remain
-                    assert headers["DeadLetterReason"] == letter["reason"]
+                    assert headers["DeadLetterReason"] == entry["reason"]
                     continue
-                assert headers["bridge.reason"] == letter["reason"]
-                assert headers["bridge.detail"] == letter["detail"]
+                assert headers["bridge.reason"] == entry["reason"]
+                assert headers["bridge.detail"] == entry["detail"]
                 assert (headers["bridge.topic"], headers["bridge.offset"]) == ("orders", "41")
-                assert headers.get("bridge.message-id") == letter["message_id"]
-                if letter["name"] == "too many executed":
+                assert headers.get("bridge.message-id") == entry["message_id"]
+                if entry["name"] == "too many executed":
                     assert headers["bridge.truncated"] == "executed"
                 else:
-                    assert headers.get("bridge.executed", "") == ",".join(letter["executed"])
+                    assert headers.get("bridge.executed", "") == ",".join(entry["executed"])
             await subscription.close()
             await bench.source.start()
-            await bench.settled(len(letters))
+            await bench.settled(len(dead_letters))
             taken = {command.instance_id for command in bench.faults.taken}  # type: ignore[union-attr]
-            started = [number for number, name in enumerate(letters) if "start" not in letters[name]["executed"]]
+            started = [
+                number for number, name in enumerate(dead_letters) if "start" not in dead_letters[name]["executed"]
+            ]
             assert taken == {f"order-{number}" for number in started}
-            assert bench.source.ledger.received == len(letters)
+            assert bench.source.ledger.received == len(dead_letters)
             assert "dead_lettered" not in outcomes(bench)
         assert server.counters.crashes == []

@@ -63,7 +63,7 @@ def finished(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         held = finish(it)
         it.until("every instance finished", lambda: all_finished(it))
         it.until(
-            "the dead letter of the expired message", lambda: len(it.topic("work.dlq")) > len(recorded_letters(it))
+            "the dead letter of the expired message", lambda: len(it.topic("work.dlq")) > len(recorded_dead_letters(it))
         )
         it.until("nothing waits", lambda: not it.waiting())
         it.until("nothing in flight", lambda: not any(daemon.metrics("bridge_in_flight").values()))
@@ -96,7 +96,7 @@ def received(daemon: DaemonProcess) -> dict[str, float]:
     return daemon.metrics("bridge_received_total")
 
 
-def recorded_letters(it: Opened) -> list[dict[str, Any]]:
+def recorded_dead_letters(it: Opened) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = it.expected["dead_letters"]
     return found
 
@@ -208,7 +208,7 @@ def test_a_quarantined_key_is_still_held_released_in_order_and_counted(finished:
 
 
 def test_dead_letters_are_read_and_can_be_replayed(finished: Finished) -> None:
-    recorded = recorded_letters(finished.it)
+    recorded = recorded_dead_letters(finished.it)
     now = finished.dead_letters
     if all(len(each["timestamp"].rstrip("Z").partition(".")[2]) <= 3 for each in recorded):
         now = [in_milliseconds(each) for each in now]
@@ -222,12 +222,12 @@ def test_dead_letters_are_read_and_can_be_replayed(finished: Finished) -> None:
         assert ([each["id"] for each in found] if isinstance(found, list) else found) == output
     assert finished.entities["tally@halves"] == 3, "the route that had been executed is not executed again"
     again = {each["body"]: each["headers"] for each in finished.it.topic("work.dlq.dlq")}
-    for letter in recorded:
-        if letter["headers"]["bridge.reason"] == "decode_error":
-            headers = again[letter["body"]]
+    for dead_letter in recorded:
+        if dead_letter["headers"]["bridge.reason"] == "decode_error":
+            headers = again[dead_letter["body"]]
             assert headers["bridge.source"] == "replay"
             for origin in ("cluster", "topic", "partition", "offset", "timestamp"):
-                assert headers[f"bridge.{origin}"] == letter["headers"][f"bridge.{origin}"]
+                assert headers[f"bridge.{origin}"] == dead_letter["headers"][f"bridge.{origin}"]
 
 
 def test_the_log_goes_on_with_nothing_lost_or_repeated(finished: Finished) -> None:

@@ -15,8 +15,8 @@ from bridge.core.origin import MessageOrigin
 from bridge.core.stored_message import StoredMessage
 from bridge.core.system_names import (
     EARLY_MESSAGES,
+    dead_letter_id,
     key_prefix,
-    letter_id,
     quarantine_key,
     quarantine_prefix,
     target_id,
@@ -110,5 +110,5 @@ def test_keys_of_one_source_share_a_prefix_that_no_other_source_has() -> None:
 
 
 def test_one_decision_makes_one_dead_letter() -> None:
-    assert letter_id("k", "m", 1.5) == letter_id("k", "m", 1.5)
-    assert len({letter_id("k", "m", 1.5), letter_id("k", "m", 2.5), letter_id("k", "n", 1.5)}) == 3
+    assert dead_letter_id("k", "m", 1.5) == dead_letter_id("k", "m", 1.5)
+    assert len({dead_letter_id("k", "m", 1.5), dead_letter_id("k", "m", 2.5), dead_letter_id("k", "n", 1.5)}) == 3

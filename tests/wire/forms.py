@@ -66,7 +66,7 @@ MESSAGE = Message(
     b"\xff", b"k", (("type", b"start"), ("raw", b"\xfe"), ("null", None)), 12.5, "m", "application/json",
     unreadable=Unreadable("crc", "the checksum is wrong", True, 9),
 )  # fmt: skip
-LETTER = StoredMessage(MESSAGE, POSITION, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True)
+STORED = StoredMessage(MESSAGE, POSITION, "local", "orders.dlq", "orders", "m-1", "0123", ("start", "count"), True)
 CAUSE = Cause(
     "no_route",
     "no rule matched",
@@ -114,7 +114,7 @@ def early_state() -> Any:
         WaitingCommand(
             RaiseEvent("order-1", "paid", number, WaitFor(60.0)),
             MessageOrigin(f"m-{number}", "paid"),
-            LETTER,
+            STORED,
             NOW,
             NOW + 60,
         )
@@ -164,7 +164,7 @@ def quarantine_state() -> Any:
     kept = key_quarantine.KeyQuarantine(QuarantineConfig())
     item = {
         "mark": "m",
-        "letter": LETTER.to_json(),
+        "letter": STORED.to_json(),
         "since": NOW,
         "attempts": 1,
         "failed": 0.5,
@@ -191,7 +191,7 @@ def dead_letter_changes() -> list[dict[str, Any]]:
 def replay_state() -> Any:
     queue = ReplayQueue()
     replay = ReplayOf("default", "j", 0, "orders.dlq/0@1", "local", ("orders.dlq", 0, 1))
-    item = {"mark": "local/orders.dlq/0@1", "letter": replace(LETTER, replay=replay).to_json(), "size": 5}
+    item = {"mark": "local/orders.dlq/0@1", "letter": replace(STORED, replay=replay).to_json(), "size": 5}
     given = {"source": "orders", "topic": "orders", "partition": 0, "job": "j", "page": 0, "items": [item]}
     queue.add(given, NOW)
     queue.claim("daemon", NOW)
@@ -297,7 +297,7 @@ def _dead_letter_input() -> Any:
 def _sent() -> Iterator[tuple[str, Any]]:
     for command in COMMANDS:
         # The command name distinguishes the forms
-        form = WaitingCommand(command, ORIGIN, LETTER, 5.0, 65.0).to_json()
+        form = WaitingCommand(command, ORIGIN, STORED, 5.0, 65.0).to_json()
         yield f"waiting command {form['verb']}", form
     yield "message envelope", wrap_payload({}, ORIGIN, {"seen": "", "remember": 1})
     yield "saga input", start_input(saga_definition(), {})
@@ -359,7 +359,7 @@ def values() -> list[str]:
         "entity of an instance": names.target_id("a@b~c"),
         "entity of an instance, hashed": names.target_id("i" * 300),
         "entity of an ordering key": names.quarantine_key("orders", b"bk"),
-        "orchestration of a dead letter": names.letter_id("k", "m", 1.5),
+        "orchestration of a dead letter": names.dead_letter_id("k", "m", 1.5),
         "mark of a command": early_message_queue.origin_key(ORIGIN),
         "mark of a delivery": key_quarantine.delivery_id(POSITION),
         "digest of a message": digest(ORIGIN.key),

@@ -20,6 +20,7 @@ import bridge
 from bridge.app.composition import build_broker, build_engine
 from bridge.app.serve import waiting
 from bridge.app.serve.system_workflows import SystemWorkflows
+from bridge.app.worker_process import user_workflows
 from bridge.cli.shared import exit_codes
 from bridge.config.source import load as load_config
 from bridge.core import errors
@@ -69,7 +70,7 @@ def registered() -> dict[str, Callable[..., Any]]:
             {"default": AnswerKeys(engine, loop)},
             {"default": waiting.totals(loaded, "default")},
         )
-        return own.groups(Workflows(), "default")
+        return own.groups(user_workflows(Workflows()), "default")
 
     with tempfile.TemporaryDirectory() as directory:
         return by_name(asyncio.run(groups(Path(directory))))
@@ -126,6 +127,13 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
     paces.wrote("r", 0.0)
     samples: dict[str, list[tuple[Any, Any]]] = {
         "bridge.answers": [(keys.to_json(), "BBBB")],
+        "bridge.canary": [
+            (
+                {"round": 0, "counts": {"h/1": [1, 0, 0]}, "fallback": None},
+                {"round": 0, "daemon": "h/2", "messages": 60, "dead_letters": 1, "failed": 0}
+                | {"after": 50, "failures": 0.5, "at": 1.0, "by": "x", "reason": ""},
+            )
+        ],
         "bridge.dead_letter_pace": [
             (state, {"route": "r", "now": 1e9, "by": "x"}) for state in (None, paces.to_json())
         ],
@@ -155,6 +163,13 @@ def operations(functions: dict[str, Callable[..., Any]], words: Iterable[str]) -
         "bridge.jobs": [(forms.job_registry(), {"job": "a"}), (None, {"job": "b", "space": None})],
         "bridge.parking": [(forms.early_state(), None)],
         "bridge.quarantine": [(forms.quarantine_state(), None)],
+        "bridge.source_reload": [
+            (None, {"daemon": "h/1", "at": 1.0, "version": "v"}),
+            (
+                {"request": None, "daemons": {"h/1": {"at": 1.0, "version": "v"}}},
+                {"daemon": "h/1", "at": 2.0, "id": "r", "by": "x", "version": "v"},
+            ),
+        ],
         "bridge.source_seek": [
             (None, {"orders/0": {"to": 1, "stamp": 2, "by": "x", "at": 1.0, "reason": ""}}),
             ({"orders/0": {"to": 1, "stamp": 2}}, {"orders/0": {"stamp": 2, "from": 3, "by": "h/1", "at": 2.0}}),

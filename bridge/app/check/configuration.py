@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from bridge.app.candidate import check_candidate, shared_instances
 from bridge.app.check.samples import reach, read_samples, unreached
 from bridge.app.check.schemas import SchemaVersions, changed, fitting
 from bridge.app.check.suppressions import unsuppressed
@@ -164,6 +165,9 @@ def inspect(
     if schemas is not None and whole:
         doubts += changed(loaded, routers, schemas)
     problems += (each for each in doubts if each.severity == "error" or _place(each) not in wrong)
+    problems += shared_instances(loaded)
+    if whole and imports:
+        _collect(partial(check_candidate, loaded), problems)
     problems += insecure(loaded.config, loaded.document.root, loaded.locate)
     counts = _counts(loaded, workflows)
     if samples and whole:

@@ -16,7 +16,7 @@ from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.config.model.routes import RouteConfig, StartMissing, WaitMissing
 from bridge.config.model.sagas import SagaConfig, SagaStepConfig
 from bridge.config.model.types import format_duration
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.commands import OnExisting
 from bridge.lint.durable_calls import (
     ACTIVITY,
@@ -30,7 +30,7 @@ from bridge.lint.durable_calls import (
     DurableCalls,
     durable_calls,
 )
-from bridge.quarantine.orphaned import quarantine_engine, state_engine
+from bridge.quarantine.orphaned import quarantine_engine
 from bridge.routing.cel.template import constant_prefix
 
 _OF_CALL = {ACTIVITY: 2, ANSWER: 1, CHILD: 2, TIMER: 1, EVENT: 1, ENTITY_CALL: 2, SIGNAL: 1, LOCK: 2}

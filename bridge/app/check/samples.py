@@ -23,11 +23,15 @@ SUFFIXES = (".jsonl", ".ndjson", ".json")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A message, and the topic or source that it is for; None: any source."""
+    """A message, and the topic or source that it is for; None: any source.
+
+    place: partition and offset, if the line has them.
+    """
 
     message: Message
     topic: str | None = None
     source: str | None = None
+    place: tuple[int, int] | None = None
 
 
 @dataclass
@@ -81,10 +85,10 @@ def _single(file: Path, topic: str | None, source: str | None) -> Sample:
 
 def _line(line: bytes, label: str, topic: str | None, source: str | None) -> Sample:
     try:
-        own, message = sample_line(line)
+        own, place, message = sample_line(line)
     except DecodeError as error:
         raise DecodeError(f"{label}: {error}") from None
-    return Sample(message, topic, source) if own is None else Sample(message, own)
+    return Sample(message, topic, source, place) if own is None else Sample(message, own, None, place)
 
 
 def readers(sources: Mapping[str, SourceConfig], topic: str) -> list[str]:

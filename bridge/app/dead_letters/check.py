@@ -83,19 +83,19 @@ class DryRun:
             dry = {name: DryRunEngine(each) for name, each in engines.items()}
             self._engines = {name: (each.client, CommandRunner(cast(Engine, each))) for name, each in dry.items()}
 
-    async def verdict(self, letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
+    async def verdict(self, dead_letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
         """Decide about a dead letter. source: source that would read it. Raises: ConfigError, EngineOutage."""
         decoder, router = self._parts(source)
-        origin = letter.origin
-        position = Position(letter.position.cluster, origin.topic or "", origin.partition or 0, origin.offset or 0)
+        origin = dead_letter.origin
+        position = Position(dead_letter.position.cluster, origin.topic or "", origin.partition or 0, origin.offset or 0)
         try:
             if decoder.prepare is not None:
                 await decoder.prepare([message])
             envelope = decoder.decode(message, position)
             decision = router.route(envelope)
         except MessageError as error:
-            return self._failure(error, letter, error.route)
-        steps = [step for step in decision.steps if step.route not in letter.executed]
+            return self._failure(error, dead_letter, error.route)
+        steps = [step for step in decision.steps if step.route not in dead_letter.executed]
         if self._engines is None:
             return _accepted(steps)
         actions: list[str] = []
@@ -115,7 +115,7 @@ class DryRun:
                 elif isinstance(settlement, Keep):
                     outcomes.add(Outcome.EARLY)
                 elif isinstance(settlement, DeadLettered):
-                    return self._failure(error, letter, step.route)
+                    return self._failure(error, dead_letter, step.route)
                 else:
                     raise
             else:
@@ -135,14 +135,14 @@ class DryRun:
             )
         return found
 
-    def _failure(self, error: BridgeError, letter: DeadLetter, route: str | None) -> ExpectedOutcome:
+    def _failure(self, error: BridgeError, dead_letter: DeadLetter, route: str | None) -> ExpectedOutcome:
         where = None
         for index, each in enumerate(self._loaded.config.routes):
             if each.name == route:
                 problem = self._loaded.locate(("routes", index), "")
                 where = f"{problem.file}:{problem.line}"
         detail = detail_of(error)
-        same = error.reason == letter.reason and general(detail) == general(letter.detail)
+        same = error.reason == dead_letter.reason and general(detail) == general(dead_letter.detail)
         return ExpectedOutcome(Outcome.DEAD_LETTERED, (), error.reason, detail, where, same)
 
 
@@ -212,7 +212,7 @@ class DryRunReport:
         }
 
 
-async def expected(loaded: Loaded, letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
+async def expected(loaded: Loaded, dead_letter: DeadLetter, message: Message, source: str) -> ExpectedOutcome:
     """Decide about one dead letter. message: the message with its body, which may be an edited one.
 
     Raises: ConfigError, EngineOutage.
@@ -222,7 +222,7 @@ async def expected(loaded: Loaded, letter: DeadLetter, message: Message, source:
         registries = build_registries(loaded)
         for registry in registries.values():
             opened.push_async_callback(registry.close)
-        return await DryRun(loaded, engines, registries).verdict(letter, message, source)
+        return await DryRun(loaded, engines, registries).verdict(dead_letter, message, source)
 
 
 async def checked(
@@ -255,19 +255,19 @@ async def checked(
         check = DryRun(rules, engines, registries)
         count = 0
         states = None if offline else PlaceStates(loaded, opened)
-        async for place, letter, message in visit(loaded, selection, limit, states):
-            stated = letter.source
+        async for place, dead_letter, message in visit(loaded, selection, limit, states):
+            stated = dead_letter.source
             source = stated if stated is not None and stated in rules.config.sources else place.sources[0]
             if source not in rules.config.sources:
                 verdict = ExpectedOutcome(
                     Outcome.DEAD_LETTERED, (), "no_source", f"there is no source {source!r} any more"
                 )
             else:
-                verdict = await check.verdict(letter, message, source)
+                verdict = await check.verdict(dead_letter, message, source)
             detail = general(verdict.detail or "")
             line = lines.get((verdict.text, detail))
             if line is None:
-                line = Line(verdict.text, verdict.outcome, verdict.detail or "", letter.id)
+                line = Line(verdict.text, verdict.outcome, verdict.detail or "", dead_letter.id)
                 lines[verdict.text, detail] = line
             line.count += 1
             count += 1

@@ -122,10 +122,10 @@ async def grouped(
         states = None if offline else PlaceStates(loaded, opened, engines)
         if not selection.in_columns:
             fingerprints = Fingerprints()
-            async for _, letter, _ in visit(loaded, selection, states=states):
-                at, summary = letter.position, Summary()
-                summary.add(at.offset, letter.failed_at, letter.detail)
-                found.add(at.topic, at.partition, Facts.of(letter, fingerprints.of(letter)), summary)
+            async for _, dead_letter, _ in visit(loaded, selection, states=states):
+                at, summary = dead_letter.position, Summary()
+                summary.add(at.offset, dead_letter.failed_at, dead_letter.detail)
+                found.add(at.topic, at.partition, Facts.of(dead_letter, fingerprints.of(dead_letter)), summary)
             return found
         async for place, rows in read_rows(loaded, selection, states, opened, progress):
             choice = choice_of(place, selection, states)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, cast
 from bridge.app.composition import build_broker, build_engine, require, subscribe_options
 from bridge.brokers.base import Broker, ListingBroker, LogBroker, ReadableBroker, ReadOptions
 from bridge.config.model.sources import DEAD_LETTER_TOPIC, SUB_QUEUES
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core import dead_letter
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import EngineOutage
@@ -20,7 +20,6 @@ from bridge.dead_letters.rows import Facts
 from bridge.dead_letters.state_machine import BlockStates, DeadLetterState, Mark
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates, TopicStates
 from bridge.engines.base import Engine, StoredEntities
-from bridge.quarantine.orphaned import state_engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +72,28 @@ class Selection:
             and (not self.causes or facts.reason in self.causes or facts.fingerprint in self.causes)
         )
 
-    def holds(self, letter: DeadLetter, message: Message) -> bool:
+    def holds(self, entry: DeadLetter, message: Message) -> bool:
         """True if all conditions hold for a dead letter."""
-        if self.sources and letter.source is not None and letter.source not in self.sources:
+        if self.sources and entry.source is not None and entry.source not in self.sources:
             return False
-        if self.routes and letter.route not in self.routes:
+        if self.routes and entry.route not in self.routes:
             return False
-        if self.causes and letter.reason not in self.causes and letter.fingerprint not in self.causes:
+        if self.causes and entry.reason not in self.causes and entry.fingerprint not in self.causes:
             return False
         if self.keys and (message.key or b"").decode("utf-8", "replace") not in self.keys:
             return False
-        if self.ids and not any(_names(letter, each) for each in self.ids):
+        if self.ids and not any(_names(entry, each) for each in self.ids):
             return False
-        written = letter.failed_at
+        written = entry.failed_at
         if written is None:
             return self.since is None and self.until is None
         return (self.since is None or written >= self.since) and (self.until is None or written < self.until)
 
 
-def _names(letter: DeadLetter, id_: str) -> bool:
+def _names(entry: DeadLetter, id_: str) -> bool:
     """True if a text names the dead letter. The message id of a CloudEvent is its source, a slash and its id."""
-    message_id = letter.message_id or ""
-    return id_ in (letter.id, message_id, str(letter.origin)) or message_id.endswith(f"/{id_}")
+    message_id = entry.message_id or ""
+    return id_ in (entry.id, message_id, str(entry.origin)) or message_id.endswith(f"/{id_}")
 
 
 def places(loaded: Loaded, sources: Iterable[str] = ()) -> list[Place]:
@@ -164,22 +163,22 @@ class PlaceStates:
         name = state_engine(self._loaded, place.owner(source))
         return self._topics[name, place.broker, place.topic].blocks.get((partition, first))
 
-    def mark(self, place: Place, letter: DeadLetter) -> Mark | None:
+    def mark(self, place: Place, entry: DeadLetter) -> Mark | None:
         """Mark of a dead letter; None if it is open."""
-        at = letter.position
-        topic = self._topics[state_engine(self._loaded, place.owner(letter.source)), place.broker, place.topic]
-        return topic.mark(at.partition, at.offset, letter.failed_at)
+        at = entry.position
+        topic = self._topics[state_engine(self._loaded, place.owner(entry.source)), place.broker, place.topic]
+        return topic.mark(at.partition, at.offset, entry.failed_at)
 
-    def state(self, place: Place, letter: DeadLetter) -> DeadLetterState:
+    def state(self, place: Place, entry: DeadLetter) -> DeadLetterState:
         """State of a dead letter."""
-        mark = self.mark(place, letter)
+        mark = self.mark(place, entry)
         return DeadLetterState.OPEN if mark is None else mark.state
 
     @staticmethod
-    def ref(place: Place, letter: DeadLetter) -> DeadLetterRef:
+    def ref(place: Place, entry: DeadLetter) -> DeadLetterRef:
         """Position of a dead letter for the states of its engine."""
-        at = letter.position
-        return DeadLetterRef(place.broker, place.topic, at.partition, at.offset, letter.failed_at)
+        at = entry.position
+        return DeadLetterRef(place.broker, place.topic, at.partition, at.offset, entry.failed_at)
 
 
 async def visit(
@@ -201,12 +200,12 @@ async def visit(
                 await states.load(place)
             async with aclosing(cast(Any, broker.read(ReadOptions(place.topic)))) as messages:
                 async for position, message in messages:
-                    letter = dead_letter.read(message, position)
-                    if not selection.holds(letter, message):
+                    entry = dead_letter.read(message, position)
+                    if not selection.holds(entry, message):
                         continue
-                    if states is not None and selection.states and states.state(place, letter) not in selection.states:
+                    if states is not None and selection.states and states.state(place, entry) not in selection.states:
                         continue
-                    yield place, letter, message
+                    yield place, entry, message
                     count += 1
                     if count == limit:
                         return
@@ -225,7 +224,7 @@ class Found(NamedTuple):
     """Dead letter with its state. mark: None if it is open, or if its state was not asked for."""
 
     place: Place
-    letter: DeadLetter
+    dead_letter: DeadLetter
     message: Message
     state: DeadLetterState | None
     mark: Mark | None
@@ -248,10 +247,10 @@ async def visited(
     async with AsyncExitStack() as opened:
         opened.enter_context(offline_hint())
         states = None if offline else PlaceStates(loaded, opened, engines)
-        async for place, letter, message in visit(loaded, selection, limit, states):
-            mark = None if states is None else states.mark(place, letter)
-            state = None if states is None else states.state(place, letter)
-            yield Found(place, letter, message, state, mark)
+        async for place, entry, message in visit(loaded, selection, limit, states):
+            mark = None if states is None else states.mark(place, entry)
+            state = None if states is None else states.state(place, entry)
+            yield Found(place, entry, message, state, mark)
 
 
 async def why_gone(loaded: Loaded, id_: str, *, offline: bool = False) -> str | None:

@@ -11,34 +11,34 @@ if TYPE_CHECKING:
 
 def facts_of(found: Found, payload: bool = False) -> dict[str, Any]:
     """Facts of a dead letter. payload: add headers, body, and the text of a foreign program's error."""
-    letter, message, mark = found.letter, found.message, found.mark
+    dead_letter, message, mark = found.dead_letter, found.message, found.mark
     facts: dict[str, Any] = {
-        "id": letter.id,
+        "id": dead_letter.id,
         "state": found.state,
         "state_since": None if mark is None else shown_time(mark.at),
         "state_job": None if mark is None else mark.job or None,
         "state_by": None if mark is None else mark.by or None,
         "state_reason": None if mark is None else mark.reason or None,
-        "time": shown_time(letter.failed_at),
-        "reason": letter.reason,
-        "detail": letter.detail,
-        "expression": letter.expression,
-        "error": letter.error,
-        "source": letter.source,
-        "route": letter.route,
-        "executed": list(letter.executed),
-        "attempts": letter.attempts,
-        "replays": letter.replays or None,
-        "config": letter.config,
-        "message_id": letter.message_id,
+        "time": shown_time(dead_letter.failed_at),
+        "reason": dead_letter.reason,
+        "detail": dead_letter.detail,
+        "expression": dead_letter.expression,
+        "error": dead_letter.error,
+        "source": dead_letter.source,
+        "route": dead_letter.route,
+        "executed": list(dead_letter.executed),
+        "attempts": dead_letter.attempts,
+        "replays": dead_letter.replays or None,
+        "config": dead_letter.config,
+        "message_id": dead_letter.message_id,
         "key": None if message.key is None else message.key.decode("utf-8", "backslashreplace"),
-        "origin": str(letter.origin),
-        "group": letter.fingerprint,
-        "format": letter.format,
+        "origin": str(dead_letter.origin),
+        "group": dead_letter.fingerprint,
+        "format": dead_letter.format,
         "size": message.size,
     }
     if payload:
-        facts["foreign_detail"] = letter.foreign_detail
+        facts["foreign_detail"] = dead_letter.foreign_detail
         facts["headers"] = {
             name: "" if value is None else value.decode("utf-8", "backslashreplace") for name, value in message.headers
         }

@@ -147,9 +147,9 @@ class _Builder:
 
     def _source(self, name: str, source: SourceConfig) -> None:
         node = self._node(Kind.SOURCE, name, f"{source.broker}: {', '.join(source.origins) or 'topics by pattern'}")
-        letters = subscribe_options(self._loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
+        dead_letters = subscribe_options(self._loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
         for origin in source.origins or ("{topic}",):
-            topic = self._node(Kind.DEAD_LETTERS, letters.replace("{topic}", origin), source.broker)
+            topic = self._node(Kind.DEAD_LETTERS, dead_letters.replace("{topic}", origin), source.broker)
             self._connect(node, topic, is_side=True)
 
     def _start(self, route: RouteConfig) -> None:

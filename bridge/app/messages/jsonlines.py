@@ -117,6 +117,12 @@ def was_read(value: dict[str, Any]) -> bool:
     return "offset" in value
 
 
+def place_of(value: dict[str, Any]) -> tuple[int, int] | None:
+    """Partition and offset of a line that has both."""
+    partition, offset = (value.get(name) for name in _ORIGIN)
+    return (partition, offset) if type(partition) is int and type(offset) is int else None
+
+
 def is_line(value: dict[str, Any]) -> bool:
     """True for a line that `line_of` wrote, and not for a payload that has some of its members."""
     return {"topic", *_ORIGIN, "timestamp", "headers"} <= value.keys() and not isinstance(value["headers"], list | str)

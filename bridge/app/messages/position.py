@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -18,7 +18,8 @@ from bridge.app.operations.trace import NOT_KEPT, NOT_PROCESSED, Answer
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core import dead_letter
-from bridge.core.errors import BridgeError, ConfigError, MessageError
+from bridge.core.dead_letter import DeadLetter
+from bridge.core.errors import BridgeError, ConfigError, EngineError, MessageError
 from bridge.core.message import Envelope, Message, Position
 from bridge.core.states import Outcome
 from bridge.routing import explain
@@ -67,10 +68,13 @@ class Behind:
 
     what: `dead letter`, or `publication`.
     id: position of the message that was dead-lettered, or id of the published one.
+    state, job: state of the dead letter, and the job that has set it; None if unknown.
     """
 
     what: str
     id: str
+    state: str | None = None
+    job: str | None = None
 
 
 async def behind(loaded: Loaded, text: str) -> Behind | None:
@@ -78,8 +82,8 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
     found = _POSITION.fullmatch(text)
     if found is None or places(loaded, text):
         return None
-    letters = {(each.broker, each.topic) for each in dead_letters.places(loaded)}
-    topics = letters | {(target.broker, target.address) for target in loaded.config.targets.values()}
+    entries = {(each.broker, each.topic) for each in dead_letters.places(loaded)}
+    topics = entries | {(target.broker, target.address) for target in loaded.config.targets.values()}
     for broker, topic in sorted(topics):
         if topic not in (found[1], found[1].partition("/")[2]):
             continue
@@ -91,13 +95,26 @@ async def behind(loaded: Loaded, text: str) -> Behind | None:
         if read is None:
             continue
         position, message = read
-        if (broker, topic) not in letters:
+        if (broker, topic) not in entries:
             id_ = id_of(message)
             return None if id_ is None else Behind("publication", id_)
-        letter = dead_letter.read(message, position)
-        origin = letter.message_id if letter.origin.offset is None else str(letter.origin)
-        return None if origin is None else Behind("dead letter", origin)
+        entry = dead_letter.read(message, position)
+        origin = entry.message_id if entry.origin.offset is None else str(entry.origin)
+        return None if origin is None else Behind("dead letter", origin, *await _state(loaded, broker, topic, entry))
     return None
+
+
+async def _state(loaded: Loaded, broker: str, topic: str, entry: DeadLetter) -> tuple[str | None, str | None]:
+    """State of a dead letter, and the job that has set it; None if unknown."""
+    place = next(each for each in dead_letters.places(loaded) if (each.broker, each.topic) == (broker, topic))
+    async with AsyncExitStack() as opened:
+        states = dead_letters.PlaceStates(loaded, opened)
+        try:
+            await states.load(place)
+        except EngineError:
+            return None, None
+        mark = states.mark(place, entry)
+        return str(states.state(place, entry)), None if mark is None else mark.job or None
 
 
 @dataclass(frozen=True, slots=True)

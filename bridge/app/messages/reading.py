@@ -150,10 +150,11 @@ def read_back(body: bytes, label: str) -> Message | None:
         raise DecodeError(f"{label}: {error}") from None
 
 
-def sample_line(line: bytes) -> tuple[str | None, Message]:
-    """Topic that a line of JSON Lines names, if any, and its message. Raises: DecodeError."""
-    topic, message = _line(line, MessageOptions(), by_line=True)
-    return (topic if isinstance(topic, str) else None), message
+def sample_line(line: bytes) -> tuple[str | None, tuple[int, int] | None, Message]:
+    """Topic that a line of JSON Lines names, its partition and offset, if any, and its message. Raises: DecodeError."""
+    value = _parse(line, "the line")
+    topic, message = _message(value, line, MessageOptions(), by_line=True)
+    return (topic if isinstance(topic, str) else None), jsonlines.place_of(value), message
 
 
 def id_of(message: Message) -> str | None:
@@ -169,7 +170,10 @@ def id_of(message: Message) -> str | None:
 
 def _line(line: bytes, options: MessageOptions, *, by_line: bool) -> tuple[Any, Message]:
     """Topic named by a line, and its message. by_line: each line must name its topic."""
-    value = _parse(line, "the line")
+    return _message(_parse(line, "the line"), line, options, by_line=by_line)
+
+
+def _message(value: Any, line: bytes, options: MessageOptions, *, by_line: bool) -> tuple[Any, Message]:
     if not isinstance(value, dict):
         raise DecodeError('expected a CloudEvent or {"body": ...}')
     if "specversion" in value:

@@ -74,11 +74,16 @@ async def ask_over(
     )
     if len(path) > _LONGEST_PATH:
         raise InvalidCommand(f"{operation.name}: the id is too long")
-    url = URL(f"{base}{path}{'?' if query else ''}{query}", encoded=True)
+    target = f"{base}{path}{'?' if query else ''}{query}"
+    return await send(session, operation.name, operation.method, target, body)
+
+
+async def send(session: aiohttp.ClientSession, name: str, method: str, url: str, body: str | None) -> Any:
+    """Answer of a daemon to one request. name: of the request, for errors. body: JSON text. Raises: as `ask_over`."""
     try:
         async with session.request(
-            operation.method,
-            url,
+            method,
+            URL(url, encoded=True),
             data=body,
             headers={"Content-Type": "application/json"} if body is not None else None,
             timeout=aiohttp.ClientTimeout(total=WAIT_SECONDS, sock_connect=CONNECT_SECONDS),
@@ -88,18 +93,16 @@ async def ask_over(
             if status == 429:
                 raise TooManyRequests(_seconds(response.headers.get("Retry-After")))
     except (aiohttp.ClientError, OSError) as error:
-        raise EngineTimeout(f"{operation.name}: the daemon did not answer; the outcome is unknown") from error
+        raise EngineTimeout(f"{name}: the daemon did not answer; the outcome is unknown") from error
     try:
         answer = json.loads(text)
         if status != 200:
             raise _error(answer["reason"], str(answer["detail"]))
     except (ValueError, TypeError, KeyError):
         if status >= 500:
-            raise EngineTimeout(
-                f"{operation.name}: HTTP {status}, not from the daemon; the outcome is unknown"
-            ) from None
+            raise EngineTimeout(f"{name}: HTTP {status}, not from the daemon; the outcome is unknown") from None
         raise EngineUnavailable(
-            f"{operation.name}: HTTP {status}, not from a daemon; is this the address of its ops port?"
+            f"{name}: HTTP {status}, not from a daemon; is this the address of its ops port?"
         ) from None
     return answer
 

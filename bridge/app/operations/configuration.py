@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+from uuid import uuid4
 
 from bridge.app.operations.operation import Operation, Parameters, Scene
 from bridge.core.errors import InvalidCommand
+from bridge.engines.reload_requests import ReloadRequests
+
+_REASON = 500
+"""Most characters of the reason that is kept on the engine."""
 
 
 class Reload(Parameters):
@@ -20,6 +26,15 @@ async def _plan(scene: Scene, given: Parameters) -> Any:
     return await _reloads(scene)(True, scene.actor.name)
 
 
+async def _all(scene: Scene, given: Reload) -> Any:
+    value = {"id": uuid4().hex, "at": time.time(), "by": scene.actor.name, "reason": (given.reason or "")[:_REASON]}
+    return await ReloadRequests(await scene.engine()).request(value)
+
+
+async def _show(scene: Scene, given: Parameters) -> Any:
+    return await ReloadRequests(await scene.engine()).load()
+
+
 def _reloads(scene: Scene) -> Any:
     if scene.reload is None:
         raise InvalidCommand("only a running daemon has a configuration to reload; start it with `bridge serve`")
@@ -31,5 +46,7 @@ CONFIGURATION_OPERATIONS: tuple[Operation[Any], ...] = (
         "reload", "operator", "config:reload", Reload, _reload,
         failure=lambda answer: "reload_refused" if answer["result"] == "refused" else None,
     ),
+    Operation("reload.all", "operator", "config:reload-all", Reload, _all),
+    Operation("reload.show", "reader", "config/reload", Parameters, _show),
     Operation("reload.plan", "reader", "config/reload:plan", Parameters, _plan),
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from bridge.app.dead_letters.groups import at_partition, choice_of, read_rows
 from bridge.app.dead_letters.reading import PlaceStates, Selection, visit
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.dead_letter import DeadLetter
 from bridge.core.errors import InvalidCommand
 from bridge.core.message import Message
@@ -20,7 +20,6 @@ from bridge.dead_letters.store import DeadLetterRef
 from bridge.engines.base import Engine
 from bridge.jobs.kind import JobRequest
 from bridge.jobs.store import MAX_ITEMS, JobStore
-from bridge.quarantine.orphaned import state_engine
 
 
 class Chosen(NamedTuple):
@@ -155,9 +154,9 @@ def _is_foreign(loaded: Loaded, chosen: Chosen) -> bool:
 
 
 async def _visited(loaded: Loaded, selection: Selection, states: PlaceStates) -> AsyncGenerator[Chosen, None]:
-    async for place, letter, message in visit(loaded, selection, states=states):
-        source = place.owner(letter.source)
-        yield Chosen(source, state_engine(loaded, source), PlaceStates.ref(place, letter), (letter, message))
+    async for place, dead_letter, message in visit(loaded, selection, states=states):
+        source = place.owner(dead_letter.source)
+        yield Chosen(source, state_engine(loaded, source), PlaceStates.ref(place, dead_letter), (dead_letter, message))
 
 
 async def _rows(

@@ -193,7 +193,7 @@ def elsewhere(loaded: Loaded) -> list[str]:
         topics = [*source.topics, source.queue or source.topic or ""]
         for topic in filter(None, topics):
             found.add(f"{source.broker}: {topic}")
-            letters = source.dead_letter or DEAD_LETTER_TOPIC
-            found.add(f"{source.broker}: {letters.replace('{topic}', topic)}")
+            dead_letters = source.dead_letter or DEAD_LETTER_TOPIC
+            found.add(f"{source.broker}: {dead_letters.replace('{topic}', topic)}")
     found |= {f"{target.broker}: {target.address}" for target in loaded.config.targets.values()}
     return sorted(found)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bridge.app.composition import require
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.pace import Paces
 from bridge.core.states import SourceState
@@ -16,7 +16,6 @@ from bridge.engines.base import Engine
 from bridge.engines.entity_reads import WITHIN
 from bridge.engines.source_entities import EnginePaces, Pause, SourcePauses, limited_sources
 from bridge.engines.source_seeks import SourceSeeks
-from bridge.quarantine.orphaned import state_engine
 
 _REASON_LIMIT = 500
 _POLL_SECONDS = 0.05

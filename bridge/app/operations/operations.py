@@ -17,6 +17,7 @@ from pydantic import AwareDatetime, BeforeValidator, Field
 from bridge.app import state
 from bridge.app.connection import chosen
 from bridge.app.operations import limits, positions
+from bridge.app.operations.canary import CANARY_OPERATIONS
 from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
 from bridge.app.operations.dead_letter_operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.entities import Entities
@@ -28,6 +29,7 @@ from bridge.app.operations.keys import Keys
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene
 from bridge.app.operations.read_operations import READ_OPERATIONS
 from bridge.app.operations.route_limits import LIMIT_OPERATIONS
+from bridge.app.operations.waiting_jobs import WAITING_OPERATIONS
 from bridge.core.errors import ConfigError, InvalidCommand
 from bridge.core.origin import MessageOrigin, UnknownEnvelope, check
 from bridge.early_messages.operations import EarlyMessageOperations
@@ -509,10 +511,12 @@ OPERATIONS: tuple[Operation[Any], ...] = (
         filter=lambda given: {"where_sha256": hashlib.sha256(given.where.encode("utf-8", "surrogatepass")).hexdigest()},
     ),
     *INSTANCE_READS,
+    *CANARY_OPERATIONS,
     *CONFIGURATION_OPERATIONS,
     *LIMIT_OPERATIONS,
     *DEAD_LETTER_OPERATIONS,
     *JOB_OPERATIONS,
+    *WAITING_OPERATIONS,
     *READ_OPERATIONS,
 )  # fmt: skip
 BY_NAME: Mapping[str, Operation[Any]] = {operation.name: operation for operation in OPERATIONS}

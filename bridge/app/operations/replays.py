@@ -51,10 +51,10 @@ class ReplayBatch(Batch):
     def add(self, chosen: Chosen) -> None:
         Batch.add(self, chosen)
         assert chosen.read is not None
-        letter, message = chosen.read
-        origin = original_position(letter, message)
-        self.candidates.append(Candidate(chosen.source, origin.topic, origin.partition, origin.offset, letter.id))
-        if letter.source is None:
+        dead_letter, message = chosen.read
+        origin = original_position(dead_letter, message)
+        self.candidates.append(Candidate(chosen.source, origin.topic, origin.partition, origin.offset, dead_letter.id))
+        if dead_letter.source is None:
             self.owners[chosen.ref.topic] = chosen.source
         else:
             self.owners.setdefault(chosen.ref.topic, chosen.source)

@@ -25,6 +25,22 @@ class EngineResult(TypedDict):
     fingerprint: str
 
 
+class CanaryFallback(TypedDict):
+    at: float
+    by: str
+    reason: str
+
+
+class CanaryResult(TypedDict):
+    candidate: str
+    state: str
+    messages: int
+    dead_letters: int
+    failed_instances: int
+    round: int
+    fallback: CanaryFallback | None
+
+
 class InstanceList(TypedDict):
     all: int
     instances: list[Instance]
@@ -129,6 +145,31 @@ class SourceLine(TypedDict, total=False):
     since: float
     by: str
     reason: str
+
+
+class Configured(TypedDict):
+    running: int | None
+    rate: float | None
+
+
+class RouteLimit(TypedDict):
+    route: str
+    running: int | None
+    rate: float | None
+    until: float
+    since: float
+    by: str
+    reason: str
+
+
+class RouteLimitLine(RouteLimit):
+    engine: str
+    daemons: list[str]
+    configured: Configured
+
+
+class ClearedLimit(TypedDict):
+    route: str
 
 
 class Cancelled(TypedDict):
@@ -247,6 +288,9 @@ RESULTS: Mapping[str, Any] = {
     "quarantine.unprocessed": Unprocessed,
     "quarantine.release": list[Change],
     "quarantine.drop": Change,
+    "canary.show": CanaryResult,
+    "canary.abort": CanaryResult,
+    "canary.resume": CanaryResult,
     "sources.list": list[SourceLine],
     "sources.pause": Paused,
     "sources.resume": Resumed,
@@ -276,10 +320,12 @@ RESULTS: Mapping[str, Any] = {
     "jobs.abort": Job,
     "audit.list": _Rows,
     "config.show": Configuration,
-    "limits.list": _Rows,
-    "limits.set": dict[str, Any],
-    "limits.clear": dict[str, Any],
+    "limits.list": list[RouteLimitLine],
+    "limits.set": RouteLimit,
+    "limits.clear": ClearedLimit,
     "reload": dict[str, Any],
+    "reload.all": dict[str, Any],
+    "reload.show": dict[str, Any],
     "reload.plan": dict[str, Any],
     "config.problems": list[Problem],
     "routes.list": _Rows,

@@ -13,7 +13,7 @@ from bridge.core.lineage.records import DEAD_LETTER_RECORD, DUPLICATE_RECORD
 from bridge.core.origin import event_id, index_ids, is_named, search_ids
 from bridge.core.provenance import current_reason
 from bridge.core.states import MessageState, Outcome
-from bridge.core.system_names import LETTER_IDS
+from bridge.core.system_names import DEAD_LETTER_IDS
 from bridge.engines.base import Engine
 from bridge.engines.client import LineageHit, LineageHits, LineageRecord
 from bridge.system.clock import stamp
@@ -174,11 +174,11 @@ class Tracer:
         instances: list[Lineage] = []
         undelivered: list[Undelivered] = []
         names = search_ids(wanted)
-        begins = (scope.prefix or "", LETTER_IDS)
+        begins = (scope.prefix or "", DEAD_LETTER_IDS)
         candidates = [each for each in hit.instances if each.startswith(begins)]
         read = candidates if scope.all else candidates[:_FEW]
         for each in read:
-            if each.startswith(LETTER_IDS):
+            if each.startswith(DEAD_LETTER_IDS):
                 state = await self._client.find_instance(each)
                 undelivered += [] if state is None else [one for one in dead_lettered(state) if one.is_named(wanted)]
                 continue

@@ -15,7 +15,7 @@ from bridge.core.message import Position
 from bridge.core.origin import is_named
 from bridge.core.provenance import current_reason
 from bridge.core.states import MessageState, Outcome
-from bridge.core.system_names import EARLY_MESSAGES, LETTER_IDS, QUARANTINE
+from bridge.core.system_names import DEAD_LETTER_IDS, EARLY_MESSAGES, QUARANTINE
 from bridge.early_messages.operations import EarlyMessageOperations
 from bridge.engines.base import Engine
 from bridge.quarantine.operations import QuarantineOperations
@@ -62,7 +62,7 @@ async def every(engine: Engine, prefix: str | None, since: datetime | None) -> l
     found = [each for one in waiting for each in waits(one)]
     query = OrchestrationQuery(
         created_time_from=since,
-        instance_id_prefix=LETTER_IDS,
+        instance_id_prefix=DEAD_LETTER_IDS,
         fetch_inputs_and_outputs=True,
         max_instance_count=_PAGE,
     )
@@ -95,7 +95,7 @@ def waits(one: WaitingMessage) -> Iterable[Undelivered]:
 def dead_lettered(state: OrchestrationState) -> Iterable[Undelivered]:
     """State of the message that an orchestration dead-letters; nothing for another orchestration."""
     document = payload(state.serialized_input)
-    if not state.instance_id.startswith(LETTER_IDS) or not isinstance(document, dict):
+    if not state.instance_id.startswith(DEAD_LETTER_IDS) or not isinstance(document, dict):
         return
     item = document["item"]
     message = item["letter"]

@@ -9,10 +9,10 @@ from typing import Any
 
 from bridge.config.model.bridge import BridgeConfig
 from bridge.config.model.routes import RouteConfig
-from bridge.config.source import Loaded
-from bridge.quarantine.orphaned import quarantine_engine, state_engine
+from bridge.config.source import Loaded, state_engine
+from bridge.quarantine.orphaned import quarantine_engine
 
-RESTART = ("engines", "brokers", "registries", "workflows.modules", "ops")
+RESTART = ("engines", "brokers", "registries", "workflows.modules", "rules", "ops")
 """Sections whose changes need a restart, apart from some of an engine."""
 
 _LIVE_OF_ENGINE = frozenset(
@@ -89,7 +89,7 @@ class Changes:
     """Changes between two configurations.
 
     restart: changed settings that need a restart of the daemon.
-    settings: other changed settings outside of sources and routes, like `vars.currency`.
+    settings: other changed settings outside of sources and routes, like `vars.currency`, and changed files.
     """
 
     sources: tuple[SourceChange, ...]
@@ -104,11 +104,11 @@ class Changes:
         return bool(changed or self.routes or self.settings or self.restart)
 
 
-def changes(loaded: Loaded, other: Loaded) -> Changes:
-    """Compare the configuration of a daemon with another one."""
+def changes(loaded: Loaded, other: Loaded, files: Sequence[str] = ()) -> Changes:
+    """Compare the configuration of a daemon with another one. files: JSON Schema files whose content has changed."""
     old, new = loaded.config, other.config
     restart: list[str] = []
-    settings: list[str] = []
+    settings = list(files)
     for path in differences(_shown(old), _shown(new)):
         section, _, rest = path.partition(".")
         if section in ("sources", "routes", "check"):

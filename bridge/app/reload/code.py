@@ -21,14 +21,14 @@ class ImportedCode:
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None)
             if name.partition(".")[0] in packages and file is not None and (path := Path(file)) not in self._digests:
-                self._digests[path] = _digest(path)
+                self._digests[path] = digest_of(path)
 
     def changed(self) -> list[Path]:
         """Files whose content is another one now, or that are gone."""
-        return [path for path, digest in self._digests.items() if _digest(path) != digest]
+        return [path for path, digest in self._digests.items() if digest_of(path) != digest]
 
 
-def _digest(path: Path) -> bytes:
+def digest_of(path: Path) -> bytes:
     """Digest of a file; empty if it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import stat
@@ -12,29 +13,29 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
 from bridge.app import state
 from bridge.app.check.configuration import inspect
 from bridge.app.connection import attached, chosen
-from bridge.app.operations import openapi
-from bridge.app.operations.client import Call, ask_over, each_of
+from bridge.app.operations.client import Call, ask_over, each_of, send
 from bridge.app.operations.operation import Operation, Reload, Scene, begun, keyed, perform
-from bridge.app.operations.operations import BY_NAME, OPERATIONS
-from bridge.app.serve.lineage import in_flight
+from bridge.app.serve.shadow import SHADOW, Shadows
 from bridge.app.serve.status import daemon_id
 from bridge.config.source import Loaded
 from bridge.core import errors
 from bridge.core.errors import BridgeError, EngineTimeout, InvalidCommand
 from bridge.engines.base import Engine
 from bridge.ops.access import Caller
-from bridge.ops.api import Route, Stream
+from bridge.ops.api import PREFIX, Route, Stream
 from bridge.ops.audit import Actor, Denied, record, user
 from bridge.ops.control import DIRECTORY, Control, near
 from bridge.ops.status import Document
-from bridge.pipeline.source import SourcePipeline
+
+if TYPE_CHECKING:
+    from bridge.pipeline.source import SourcePipeline
 
 log = logging.getLogger("bridge.control")
 
@@ -60,6 +61,8 @@ def routes(
     status: status of the daemon; None: the API has none. sources: of the daemon.
     current: configuration in use; None: always `loaded`. reload: returns the reload of the daemon, see `Scene`.
     """
+    from bridge.app.operations.operations import OPERATIONS
+    from bridge.app.serve.lineage import in_flight
 
     def in_use() -> Loaded:
         return loaded if current is None else current()
@@ -83,6 +86,15 @@ def routes(
     if status is not None:
         found.append(Route("GET", STATUS, partial(_status, status), _no_audit))
     return [*found, Route("GET", "openapi.json", _openapi, _no_audit)]
+
+
+def shadow_routes(shadows: Shadows) -> list[Route]:
+    """Routes of the shadow of a daemon, for its control channel only."""
+    return [
+        Route("POST", SHADOW, _plain(shadows.start), _no_audit),
+        Route("GET", SHADOW, _plain(shadows.report), _no_audit),
+        Route("POST", f"{SHADOW}:stop", _plain(shadows.stop), _no_audit),
+    ]
 
 
 def largest_body(loaded: Loaded) -> int:
@@ -112,12 +124,31 @@ async def _status(
     return await status()
 
 
+def _plain(
+    answer: Callable[[Mapping[str, Any]], Awaitable[Any]],
+) -> Callable[[Mapping[str, Any], Caller, str | None], Awaitable[Any]]:
+    async def answered(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
+        return await answer(given)
+
+    return answered
+
+
 async def _openapi(given: Mapping[str, Any], caller: Caller, key: str | None) -> Any:
+    from bridge.app.operations import openapi
+    from bridge.app.operations.operations import OPERATIONS
+
     return openapi.document(OPERATIONS)
 
 
 async def _no_audit(given: Mapping[str, Any], actor: Actor) -> None:
     """Write no audit line: reading leaves none."""
+
+
+def _operations() -> Mapping[str, Operation[Any]]:
+    """All operations by name. Their import takes long, and `bridge status` uses none."""
+    from bridge.app.operations.operations import BY_NAME
+
+    return BY_NAME
 
 
 async def operate(loaded: Loaded, engine: str | None, calls: Sequence[Call]) -> list[Any]:
@@ -140,7 +171,7 @@ async def _results(loaded: Loaded, engine: str | None, calls: Sequence[Call]) ->
     daemon = await _find(loaded, engine)
     if daemon is not None:
         for name, given in calls:
-            yield await _watched(daemon, BY_NAME[name], {"engine": engine, **given})
+            yield await _watched(daemon, _operations()[name], {"engine": engine, **given})
         return
     async with AsyncExitStack() as stack:
         opened: dict[str, Engine] = {}
@@ -152,7 +183,7 @@ async def _results(loaded: Loaded, engine: str | None, calls: Sequence[Call]) ->
             return opened[name]
 
         for name, given in calls:
-            operation, sent = BY_NAME[name], {"engine": engine, **given}
+            operation, sent = _operations()[name], {"engine": engine, **given}
             of_request = partial(direct, operation.engine_of(loaded, sent))
             scene = Scene(loaded, of_request, Caller(user(), "admin", True), open=direct)
             yield await perform(operation, sent, scene)
@@ -168,7 +199,7 @@ class DaemonAnswers:
 
 async def ask_daemons(loaded: Loaded, name: str, given: Mapping[str, Any]) -> DaemonAnswers:
     """Ask every running daemon of the state directory. Raises: InvalidCommand."""
-    operation = BY_NAME[name]
+    operation = _operations()[name]
 
     async def asked(path: Path) -> Any:
         async with asyncio.timeout(FIND_SECONDS):
@@ -199,8 +230,8 @@ async def ask_each(loaded: Loaded, name: str, given: Mapping[str, Any]) -> list[
         daemon = daemon_id(int(pid)) if pid.isdecimal() else path.name
         try:
             async with asyncio.timeout(FIND_SECONDS):
-                await _ask(path, BY_NAME["engines.list"], {})
-            return daemon, await _watched(path, BY_NAME[name], given)
+                await _ask(path, _operations()["engines.list"], {})
+            return daemon, await _watched(path, _operations()[name], given)
         except TimeoutError:
             return daemon, EngineTimeout(f"no answer within {FIND_SECONDS:g} s; is it frozen?")
         except BridgeError as error:
@@ -238,7 +269,7 @@ async def _engines(path: Path) -> Sequence[Mapping[str, Any]] | None:
     """Engines of the daemon behind a socket; None when it does not answer."""
     try:
         async with asyncio.timeout(FIND_SECONDS):
-            known: Sequence[Mapping[str, Any]] = await _ask(path, BY_NAME["engines.list"], {})
+            known: Sequence[Mapping[str, Any]] = await _ask(path, _operations()["engines.list"], {})
     except TimeoutError:
         log.warning("the daemon at %s does not answer and is skipped; is it frozen?", path.name)
         return None
@@ -280,3 +311,15 @@ async def _ask(path: Path, operation: Operation[Any], given: Mapping[str, Any]) 
             "http://localhost", connector=aiohttp.UnixConnector(short, limit=1), raise_for_status=False
         ) as session:
             return await ask_over(session, operation, given)
+
+
+async def request(path: Path, name: str, method: str, place: str, given: Mapping[str, Any] | None = None) -> Any:
+    """Answer of a daemon at a place of its API without an operation.
+
+    path: socket of the daemon. name: of the request, for errors. place: below /api/v1/. given: members of the body.
+    Raises: BridgeError; EngineTimeout whose cause is an OSError when nothing listens.
+    """
+    body = None if method == "GET" else json.dumps(given or {})
+    with near(path) as short:
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(short, limit=1)) as session:
+            return await send(session, name, method, f"http://localhost{PREFIX}{place}", body)

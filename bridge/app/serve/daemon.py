@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from bridge.app.candidate import load_candidate
 from bridge.app.codecs import build_registries
 from bridge.app.composition import (
     build_access,
@@ -27,6 +29,7 @@ from bridge.app.operations.operation import Reload
 from bridge.app.reload.stats import Reloads
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import build_admission, build_budgets, listen
+from bridge.app.serve.canary import Canary
 from bridge.app.serve.control import largest_body, routes
 from bridge.app.serve.dead_letters import DeadLetterCounter
 from bridge.app.serve.failures import FailureLog, known_orchestrations, report_omitted
@@ -35,29 +38,34 @@ from bridge.app.serve.jobs import JobFigures
 from bridge.app.serve.lineage import recorder
 from bridge.app.serve.pauses import pause_watch
 from bridge.app.serve.replays import Replays
-from bridge.app.serve.status import DaemonStatus
+from bridge.app.serve.shadow import Shadows
+from bridge.app.serve.status import DaemonStatus, daemon_id
 from bridge.app.serve.system_workflows import SystemWorkflows
 from bridge.app.serve.tap import TAP, Taps
 from bridge.app.serve.temporary_limits import TemporaryLimitWatch
 from bridge.app.serve.topics import check_topics
 from bridge.app.serve.watch import Watch
+from bridge.app.serve.worker_processes import build_processes
 from bridge.app.tracing import build_metrics_export, build_tracing, span_options, within_trace
+from bridge.app.worker_process import user_workflows
 from bridge.brokers.base import Broker
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.states import DaemonState, Outcome
 from bridge.engines.base import Engine, watch_finishes
 from bridge.engines.commands.answers import AnswerExecutor, AnswerKeys
 from bridge.engines.embedded.engine import EmbeddedEngine
+from bridge.engines.embedded.processes.supervisor import WorkerProcesses
 from bridge.engines.source_entities import EnginePaces
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance, UnknownName
-from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.engines.worker.setup import stop_worker
 from bridge.engines.workflows import Workflows
 from bridge.jobs.kind import JobKind
 from bridge.ops.api import Stream
 from bridge.ops.control import Control
+from bridge.ops.logging import Level
 from bridge.ops.web import Web
 from bridge.pipeline.breaker import Breaker
 from bridge.pipeline.decisions import DecisionListeners
@@ -70,10 +78,14 @@ from bridge.pipeline.running_instances import RunningInstances
 from bridge.pipeline.settings import EnginePort
 from bridge.pipeline.source import SourcePipeline
 from bridge.pipeline.tracing import PublishTracing
-from bridge.quarantine.orphaned import OrphanedQuarantine, state_engine
+from bridge.quarantine.orphaned import OrphanedQuarantine
+from bridge.sqlite_engine.model.instance import Finish
 from bridge.workflow import DataConverter
 
 log = structlog.get_logger("bridge.daemon")
+
+START_SECONDS = 30.0
+"""Seconds for which the sources wait for the first start of the worker processes."""
 
 
 class Daemon:
@@ -92,16 +104,18 @@ class Daemon:
         engines: Mapping[str, Engine] | None = None,
         brokers: Mapping[str, Broker] | None = None,
         workflows: Workflows | None = None,
+        log_levels: Mapping[str, Level] | None = None,
         on_published: Callable[[Mapping[str, Any]], None] | None = None,
         kinds: Sequence[JobKind] = (),
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Compile everything and open nothing. Requires a running event loop. Raises: ConfigError.
 
-        engines: replacements for the configured engines, under the same names. Schema registries are not used then:
-        JSON replaces Avro and Protobuf.
+        engines: replacements for the configured engines, under the same names. Schema registries and worker processes
+        are not used then: JSON replaces Avro and Protobuf.
         brokers: replacements for the configured brokers, under the same names.
-        workflows: replacement for the workflows of the configured modules.
+        workflows: replacement for the workflows of the configured modules. They run in this process.
+        log_levels: as for `serve`.
         on_published: receives each publish request of a workflow that a broker has accepted.
         kinds: further kinds of jobs, on every engine.
         now: clock of these engines.
@@ -109,6 +123,9 @@ class Daemon:
         config = loaded.config
         self.loaded = loaded
         self.workflows = workflows or (load_workflows(loaded) if worker else Workflows())
+        self._may_use_processes = workflows is None and engines is None
+        self._log_levels = log_levels or {}
+        self._processes: dict[str, WorkerProcesses] = {}
         self.tracing = build_tracing(loaded)
         spans = None if self.tracing is None else span_options(loaded, self.tracing)
         self.engines: Mapping[str, Engine] = (
@@ -125,9 +142,11 @@ class Daemon:
             name: AnswerKeys(engine, loop, config.engines[name].answers.signatures)
             for name, engine in self.engines.items()
         }
+        self.candidate = load_candidate(loaded) if intake else None
         self.totals = totals = {name: waiting.totals(loaded, name) for name in self.engines}
         self.early = {
-            name: waiting.early_executor(loaded, engine, now, totals[name]) for name, engine in self.engines.items()
+            name: waiting.early_executor(loaded, engine, now, totals[name], self.candidate)
+            for name, engine in self.engines.items()
         }
         answers = {
             name: AnswerExecutor(
@@ -156,6 +175,11 @@ class Daemon:
         self.domains = dict(build_domains(loaded))
         self.decisions = DecisionListeners()
         """Listeners of the settled deliveries of all sources."""
+        self.shadows = Shadows(lambda: self.loaded, self.decisions, self.registries)
+        self.canary: Canary | None = None
+        if self.candidate is not None:
+            name, targets = daemon_id(os.getpid()), self.targets
+            self.canary = Canary(loaded, self.candidate, name, self.engines, targets, self.registries, self.decisions)
         self.replays = Replays(loaded, self.engines, self.brokers)
         self.sources: list[SourcePipeline] = (
             [self.build_source(loaded, name, self.domains, self.admission.limits, costs) for name in config.sources]
@@ -183,11 +207,11 @@ class Daemon:
         self.failures = {name: FailureLog(name, loop, config.ops.log.failures) for name in self.engines}
         known = known_orchestrations(loaded, self.workflows)
         self.finishes = {
-            name: Finishes(known, failures.add, traces=self.tracing is not None)
-            for name, failures in self.failures.items()
+            name: Finishes(known, partial(self._failed, name), traces=self.tracing is not None)
+            for name in self.failures
         }
-        self._workers: list[tuple[str, ContainedWorker]] = []
-        self.engine_of = {route.name: route.engine for route in config.routes}
+        self._workers: list[tuple[str, RunningWorker]] = []
+        self.engine_of = self._engines_of_routes()
         self.figures = InstanceFigures(
             self.engines,
             self.finishes,
@@ -220,7 +244,9 @@ class Daemon:
             limits=self.limits,
             budgets=tuple(self.budgets.values()),
             orphaned=self.orphaned.readings,
+            canary=self.canary,
             stuck=self._stuck if worker else None,
+            processes=lambda name: self._processes.get(name),
             answers=lambda: {name: dict(checked.results) for name, checked in answers.items()},
             refused=self._refused,
             traces=self.tracing,
@@ -332,6 +358,9 @@ class Daemon:
                 self.breakers[name].trip(error)
         if self.runs_worker:
             self._start_workers()
+            for processes in self._processes.values():
+                # A process that cannot start makes the daemon unready, with the reason
+                await asyncio.to_thread(processes.has_started.wait, START_SECONDS)
         await self.pauses.read()
         listen(self.admission, self.engines)
         self.admission.start()
@@ -348,6 +377,7 @@ class Daemon:
             asyncio.create_task(self.pauses.run(), name="pauses of sources"),
             asyncio.create_task(self.figures.run(), name="instance counts"),
             asyncio.create_task(self.replays.watch.run(), name="replay queues"),
+            *([] if self.canary is None else [asyncio.create_task(self.canary.run(), name="candidate")]),
             asyncio.create_task(report_omitted(self.failures.values()), name="omitted failures"),
         ]
         if self.is_intake:
@@ -413,7 +443,7 @@ class Daemon:
         """Use another configuration of the same engines, brokers and workflows for all that does not run messages."""
         self.loaded = loaded
         self.engine_of.clear()
-        self.engine_of.update((route.name, route.engine) for route in loaded.config.routes)
+        self.engine_of.update(self._engines_of_routes())
         self.replays.use(loaded)
         self.orphaned.use(loaded)
         self.status.use(loaded)
@@ -437,7 +467,7 @@ class Daemon:
         Raises: ConfigError.
         """
         engine = state_engine(loaded, name)
-        return build_source(
+        source = build_source(
             loaded,
             name,
             self.brokers,
@@ -454,9 +484,18 @@ class Daemon:
             replays=self.replays.stores[engine],
             replay_reports=self.replays.reports,
             decisions=self.decisions,
+            chooser=None if self.canary is None else self.canary.rules,
             ledger=ledger,
             rules=rules,
         )
+        if self.canary is not None:
+            self.canary.watch(source)
+        return source
+
+    def _engines_of_routes(self) -> dict[str, str]:
+        """Engine of each route, also of the candidate."""
+        further = () if self.candidate is None else self.candidate.config.routes
+        return {route.name: route.engine for route in (*further, *self.loaded.config.routes)}
 
     async def start_source(self, source: SourcePipeline, *, patient: bool = False) -> None:
         """Start consuming a source. patient: wait for its broker. Raises: BrokerUnavailable."""
@@ -498,6 +537,7 @@ class Daemon:
         for report in self._reports:
             report.cancel()
         await asyncio.gather(*self._reports, return_exceptions=True)
+        await closed(self.shadows.close())
 
         def left() -> float:
             return max(0.0, end - time.monotonic())
@@ -505,6 +545,8 @@ class Daemon:
         await closed(*(source.drain(left() * 0.6) for source in self.sources))
         self.own.stop_jobs()
         stopped = await closed(*(stop_worker(worker, max(0.1, left() * 0.8)) for _, worker in self._workers))
+        for processes in self._processes.values():
+            processes.kill()
         await closed(self.admission.stop())
         await closed(*(breaker.stop() for breaker in self.breakers.values()))
         if self.tracing is not None:
@@ -529,19 +571,45 @@ class Daemon:
         """Descriptions of the worker thread pools of an engine that cannot work."""
         return [reason for name, worker in self._workers if name == engine for reason in worker.stuck()]
 
+    def _failed(self, engine: str, end: Finish) -> None:
+        """Log and count a failure, from any thread."""
+        self.failures[engine].add(end)
+        if self.canary is not None:
+            self.canary.ended(engine, end)
+
     def _stored(self) -> int:
         stored = (Outcome.EARLY, Outcome.QUARANTINED)
         return sum(source.ledger.outcomes[outcome] for source in self.sources for outcome in stored)
 
     def _start_workers(self) -> None:
+        users = user_workflows(self.workflows)
         for name, engine in self.engines.items():
-            for group in self.own.groups(self.workflows, name):
+            here = users
+            processes = (
+                build_processes(
+                    self.loaded,
+                    engine,
+                    users,
+                    self.monitors[name],
+                    self._log_levels,
+                    None if self.tracing is None else self.tracing.endpoint,
+                )
+                if self._may_use_processes
+                else None
+            )
+            if processes is not None:
+                here = Workflows(external=self.workflows.external)
+                processes.start()
+                self._processes[name] = processes
+                self._workers.append((name, processes))
+            for group in self.own.groups(here, name):
                 worker = engine.worker(group, DataConverter(), self.monitors[name])
                 worker.start()
                 self._workers.append((name, worker))
         log.info(
             f"running {len(self.workflows.orchestrators)} orchestrations, {len(self.workflows.activities)} activities, "
-            f"{len(self.workflows.entities)} entities",
+            f"{len(self.workflows.entities)} entities"
+            + "".join(f" in {len(each.views())} processes" for each in self._processes.values()),
             action="worker",
         )
 

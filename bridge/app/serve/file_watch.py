@@ -49,6 +49,11 @@ def _written(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _read(loaded: Loaded) -> Iterator[Path]:
     yield from map(Path, loaded.document.directories)
+    yield from schema_paths(loaded)
+
+
+def schema_paths(loaded: Loaded) -> Iterator[Path]:
+    """JSON Schema files of a configuration."""
     config = loaded.config
     for name, source in config.sources.items():
         if source.schema_file is not None:
@@ -67,19 +72,21 @@ class FileWatch:
         paths: Sequence[Path],
         interval: float,
         reload: Callable[[str], Awaitable[Any]],
+        known: Signature,
     ) -> None:
-        """Note the files as they are now.
+        """Create a watch.
 
         current: configuration in use.
         paths: see `signature`.
         interval: seconds between two looks.
         reload: reloads, for somebody of the given name.
+        known: signature of the files as they were read.
         """
         self._current = current
         self._paths = paths
         self._interval = interval
         self._reload = reload
-        self._known = signature(current(), paths)
+        self._known = known
 
     async def run(self) -> None:
         """Look at the files again and again. Never returns."""

@@ -13,7 +13,7 @@ from bridge.core.errors import BridgeError
 from bridge.core.histogram import Histogram
 from bridge.engines.base import Engine, InstanceCounts, instance_counts
 from bridge.engines.worker.compatibility import CompatibilityMonitor
-from bridge.engines.worker.contained_worker import ContainedWorker
+from bridge.engines.worker.contained_worker import RunningWorker
 from bridge.engines.worker.finishes import Finishes
 from bridge.ops.health import PartReading
 from bridge.pipeline.source import SourcePipeline
@@ -61,7 +61,7 @@ class InstanceFigures:
     engines: Mapping[str, Engine]
     finishes: Mapping[str, Finishes]
     monitors: Mapping[str, CompatibilityMonitor]
-    workers: Callable[[], Iterable[tuple[str, ContainedWorker]]]
+    workers: Callable[[], Iterable[tuple[str, RunningWorker]]]
     sources: Sequence[SourcePipeline]
     engine_of: Mapping[str, str]
     unready_on: Sequence[str] = ()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 import structlog
 
 from bridge.app.serve.seeks import SeekApplier
-from bridge.config.source import Loaded
+from bridge.config.source import Loaded, state_engine
 from bridge.core.errors import EngineError
 from bridge.engines.base import Engine
+from bridge.engines.reload_requests import State
 from bridge.engines.source_entities import Pause
 from bridge.engines.source_seeks import SourceSeeks
 from bridge.ops.status import PAUSES
 from bridge.pipeline.source import SourcePipeline
-from bridge.quarantine.orphaned import state_engine
 
 log = structlog.get_logger("bridge.source")
 
@@ -42,6 +42,7 @@ class PauseWatch:
         self._engines = engines
         self._decisions = {name: SourceSeeks(engines[name]) for name in sources}
         self._seeks = {name: SeekApplier(decisions) for name, decisions in self._decisions.items()}
+        self._on_reloads: dict[str, Callable[[State], None]] = {}
         self._known: set[str] = set()
         """Engines whose pauses were read at least once."""
         self._changed = asyncio.Event()
@@ -63,6 +64,13 @@ class PauseWatch:
         """Remove a source."""
         for engine, sources in self._sources.items():
             self._sources[engine] = [each for each in sources if each.settings.name != name]
+
+    def watch_reloads(self, engine: str, listener: Callable[[State], None]) -> None:
+        """Call the listener with the reloads of an engine each time that they are read."""
+        self._on_reloads[engine] = listener
+        self._sources.setdefault(engine, ())
+        self._decisions.setdefault(engine, SourceSeeks(self._engines[engine]))
+        self._seeks.setdefault(engine, SeekApplier(self._decisions[engine]))
 
     async def read(self) -> None:
         """Read and apply all pauses once. Sources of an engine that does not answer wait for its answer."""
@@ -98,6 +106,8 @@ class PauseWatch:
             self._known.add(engine)
             for source in self._sources[engine]:
                 source.gate.release(PAUSES)
+        if (listener := self._on_reloads.get(engine)) is not None:
+            listener(found.reloads)
         for source in self._sources[engine]:
             name = source.settings.name
             pause = found.pauses.get(name)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
@@ -16,14 +16,16 @@ import structlog
 from bridge.app import configurations
 from bridge.app.check.configuration import inspect
 from bridge.app.composition import config_paths, own_packages
-from bridge.app.serve.control import control
+from bridge.app.serve.control import control, shadow_routes
 from bridge.app.serve.daemon import Daemon, closed
-from bridge.app.serve.file_watch import FileWatch
+from bridge.app.serve.daemons import Peers, registry_engine
+from bridge.app.serve.file_watch import FileWatch, Signature, signature
 from bridge.app.serve.readiness import clear_ready, write_ready
 from bridge.app.serve.reload import Files, Reloader
 from bridge.app.state import trails
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError
+from bridge.engines.reload_requests import ReloadRequests
 from bridge.ops import logging
 from bridge.ops.audit import settle
 from bridge.ops.control import Control
@@ -52,6 +54,7 @@ def serve(
     """
     if (hang_up := getattr(signal, "SIGHUP", None)) is not None:
         signal.signal(hang_up, signal.SIG_IGN)  # until a running daemon can reload
+    known = signature(loaded, _paths(files)) if loaded.config.ops.reload.watch else ()
     wanted = loaded.config.ops.log
     levels = dict(log_levels or {})
     level = levels.pop("", wanted.level)
@@ -65,10 +68,14 @@ def serve(
         log.warning(str(warning), action="check")
     tune_memory()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        stopped = runner.run(_serve(loaded, files, intake, worker, ready_file))
+        stopped = runner.run(_serve(loaded, files, intake, worker, ready_file, known, dict(log_levels or {})))
     if not stopped:
         _end_at_once(0)
     return 0
+
+
+def _paths(files: Files) -> Sequence[Path]:
+    return (*config_paths(files.config), *files.overlays)
 
 
 def _end_at_once(code: int) -> NoReturn:
@@ -78,7 +85,16 @@ def _end_at_once(code: int) -> NoReturn:
     os._exit(code)
 
 
-async def _serve(loaded: Loaded, files: Files, intake: bool, worker: bool, ready_file: Path | None) -> bool:
+async def _serve(
+    loaded: Loaded,
+    files: Files,
+    intake: bool,
+    worker: bool,
+    ready_file: Path | None,
+    known: Signature,
+    levels: Mapping[str, logging.Level],
+) -> bool:
+    """Run the daemon. known: signature of its files as they were read. levels: as `log_levels` of `serve`."""
     stop, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     if intake:
@@ -87,16 +103,21 @@ async def _serve(loaded: Loaded, files: Files, intake: bool, worker: bool, ready
         loop.add_signal_handler(number, _stop, stop)
     if (hang_up := getattr(signal, "SIGHUP", None)) is not None:
         loop.add_signal_handler(hang_up, reload.set)
-    daemon = Daemon(loaded, intake=intake, worker=worker)
+    daemon = Daemon(loaded, intake=intake, worker=worker, log_levels=levels)
     flush = None if daemon.tracing is None else daemon.tracing.install_provider()
     await daemon.start()
     reloader = Reloader(daemon, files)
     daemon.reload_by(lambda plan_only, by: reloader.plan() if plan_only else reloader.reload(by))
     reloading = [asyncio.create_task(_reload_always(reloader, reload), name="reload")]
     if (watch := loaded.config.ops.reload).watch:
-        paths = (*config_paths(files.config), *files.overlays)
-        watching = FileWatch(lambda: daemon.loaded, paths, watch.interval, reloader.reload)
+        watching = FileWatch(lambda: daemon.loaded, _paths(files), watch.interval, reloader.reload, known)
         reloading.append(asyncio.create_task(watching.run(), name="file watch"))
+    peers: Peers | None = None
+    if (registry := registry_engine(loaded)) is not None:
+        peers = Peers(ReloadRequests(daemon.engines[registry]), reloader.reload, lambda: daemon.loaded.version)
+        daemon.pauses.watch_reloads(registry, peers.read)
+        daemon.status.show_peers(peers.others)
+        reloading.append(asyncio.create_task(peers.run(), name="registration"))
     failure: Exception | None = None
     channel: Control | None = None
     try:
@@ -115,6 +136,8 @@ async def _serve(loaded: Loaded, files: Files, intake: bool, worker: bool, ready
         task.cancel()
     await asyncio.gather(*reloading, return_exceptions=True)
     end = loop.time() + drain
+    if peers is not None:
+        await closed(peers.stop())
     await closed(reloader.stop(drain * 0.6))
     clean = await daemon.stop(max(0.0, end - loop.time()))
     if flush is not None:
@@ -171,7 +194,7 @@ async def _channel(daemon: Daemon) -> Control | None:
     loaded = daemon.loaded
     if sys.platform != "linux":
         return None
-    channel = control(loaded, daemon.routes, streams=daemon.streams)
+    channel = control(loaded, [*daemon.routes, *shadow_routes(daemon.shadows)], streams=daemon.streams)
     try:
         for trail in trails(loaded):
             trail.narrow()

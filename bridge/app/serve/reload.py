@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import structlog
 
 from bridge.app import configurations
+from bridge.app.candidate import load_candidate
 from bridge.app.check.configuration import check
 from bridge.app.composition import build_rule_set, build_targets, limits_of, own_packages, shares_of
 from bridge.app.reload.changes import Change, Changes, SourceChange, changes
-from bridge.app.reload.code import ImportedCode
+from bridge.app.reload.code import ImportedCode, digest_of
 from bridge.app.reload.stats import Result
 from bridge.app.serve import waiting
 from bridge.app.serve.admission import action_costs
 from bridge.app.serve.daemon import Daemon, closed
 from bridge.app.serve.failures import known_orchestrations
+from bridge.app.serve.file_watch import schema_paths
 from bridge.app.serve.status import daemon_id
 from bridge.app.serve.topics import check_topics
 from bridge.config.source import Loaded
@@ -54,6 +56,7 @@ class Plan:
 
     rules: rule set of each source.
     costs: actions of each route, where an engine limits them.
+    schemas: digests of its JSON Schema files.
     """
 
     loaded: Loaded
@@ -62,11 +65,12 @@ class Plan:
     targets: Mapping[str, PublishTarget] = field(default_factory=dict)
     costs: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[Problem] = ()
+    schemas: Mapping[Path, bytes] = field(default_factory=dict)
 
 
 @wire_name("bridge.app.reload.ReloadRefused")
 class ReloadRefused(BridgeError):
-    """ReloadRefused reload. Nothing has changed."""
+    """Refused reload. Nothing has changed."""
 
     reason = "reload_refused"
 
@@ -92,6 +96,8 @@ class Reloader:
         self._lock = asyncio.Lock()
         self._work: set[asyncio.Task[None]] = set()
         """Sources that drain or start."""
+        self._stopping = False
+        self._schemas: Mapping[Path, bytes] = _schema_digests(daemon.loaded)
 
     async def plan(self) -> Document:
         """Answer of a reload without the reload. Raises nothing but bugs."""
@@ -118,7 +124,7 @@ class Reloader:
                     action="reload", result=Result.REFUSED, by=by, config=before, problems=list(refused.problems),
                 )  # fmt: skip
                 return self._answer(Result.REFUSED, refused.changes, problems=refused.problems)
-            starting = await self._apply(plan)
+            starting = await self._apply(plan) if plan.changes.any else ()
             daemon.reloads.succeed(plan.loaded.version, changed=plan.changes.any)
             result = Result.RELOADED if plan.changes.any else Result.UNCHANGED
             answer = self._answer(result, plan.changes, before=before, starting=starting)
@@ -141,6 +147,7 @@ class Reloader:
 
     async def stop(self, deadline: float) -> None:
         """Wait for draining sources, and stop starting others. deadline: seconds."""
+        self._stopping = True
         for task in self._work:
             if task.get_name().startswith(_STARTS):
                 task.cancel()
@@ -161,13 +168,18 @@ class Reloader:
         if report.errors or report.loaded is None:
             raise ReloadRefused(_texts(report.problems))
         loaded = report.loaded
-        found = changes(daemon.loaded, loaded)
+        schemas = await asyncio.to_thread(_schema_digests, loaded)
+        other = tuple(str(file) for file, digest in schemas.items() if self._schemas.get(file, digest) != digest)
+        found = changes(daemon.loaded, loaded, other)
+        candidate = await asyncio.to_thread(load_candidate, loaded) if daemon.is_intake else None
+        if (candidate and candidate.version) != (daemon.candidate and daemon.candidate.version):
+            found = replace(found, restart=(*found.restart, "rules.candidate"))
         if found.restart:
             raise ReloadRefused(
                 [f"{key} has changed, which needs a restart of the daemon" for key in found.restart], found
             )
         try:
-            plan = await asyncio.to_thread(self._compiled, loaded, found, report.problems)
+            plan = replace(await asyncio.to_thread(self._compiled, loaded, found, report.problems), schemas=schemas)
             if any(each.change in _MOVES for each in found.sources) or _publishes(found):
                 await check_topics(loaded, daemon.brokers, intake=daemon.is_intake, worker=daemon.runs_worker)
         except ConfigError as error:
@@ -193,8 +205,9 @@ class Reloader:
         daemon, loaded = self._daemon, plan.loaded
         left = self._swap(plan)
         await closed(*(each.stop() for each in left))
-        configurations.keep(loaded)
+        await asyncio.to_thread(configurations.keep, loaded)
         self._code.add(own_packages(loaded))
+        self._schemas = plan.schemas
         if not daemon.is_intake:
             return []
         work = self._changed_sources(plan)
@@ -212,7 +225,7 @@ class Reloader:
         for name, finishes in daemon.finishes.items():
             finishes.know(known)
             early = config.engines[name].early_messages
-            daemon.early[name].cover(waiting.early_prefixes(loaded, name))
+            daemon.early[name].cover(waiting.early_prefixes(loaded, name, daemon.candidate))
             daemon.early[name].store.limit(early.max_message)
             daemon.own.waiting_entities[name].limit(early)
         if not daemon.is_intake:
@@ -277,13 +290,23 @@ class Reloader:
     async def _exchange(self, draining: Sequence[SourcePipeline], starting: Sequence[SourcePipeline]) -> None:
         """Drain sources, then start others."""
         await closed(*(source.drain(self._daemon.loaded.config.ops.drain * 0.6) for source in draining))
-        if starting:
+        if starting and not self._stopping:
             start = self._begin(f"{_STARTS}{starting[0].settings.name}", self._start(starting))
             await asyncio.wait([start])
 
     async def _start(self, sources: Sequence[SourcePipeline]) -> None:
         await self._daemon.pauses.read()
-        await closed(*(self._daemon.start_source(source, patient=True) for source in sources))
+        await asyncio.gather(*map(self._start_one, sources))
+
+    async def _start_one(self, source: SourcePipeline) -> None:
+        try:
+            await self._daemon.start_source(source, patient=True)
+        except Exception as error:
+            name = source.settings.name
+            log.error(
+                f"source {name} cannot start; correct it and reload", action="reload", source=name, exc_info=error
+            )
+            source.gate.hold("start", str(error))
 
     def _begin(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work, name=name)
@@ -347,6 +370,11 @@ class Reloader:
 _DRAINS, _STARTS = "reload drains ", "reload starts "
 _MOVES = (Change.ADDED, Change.REMOVED, Change.RESTARTED)
 """Changes with which a member of a consumer group joins or leaves."""
+
+
+def _schema_digests(loaded: Loaded) -> dict[Path, bytes]:
+    """Digests of the JSON Schema files of a configuration."""
+    return {file: digest_of(file) for file in schema_paths(loaded)}
 
 
 def _texts(problems: Sequence[Problem]) -> list[str]:

@@ -23,7 +23,7 @@ from bridge.pipeline.source import SourcePipeline
 from bridge.replay.edits import ReplayEdits
 from bridge.replay.feed import ReplayFeed
 from bridge.replay.kind import ReplayKind, ReplaySource
-from bridge.replay.reading import LetterReader
+from bridge.replay.reading import DeadLetterReader
 from bridge.replay.state_machine import ReplayLimits
 from bridge.replay.store import ReplayStore
 from bridge.waiting.replays import ReplayReports
@@ -73,7 +73,7 @@ class Replays:
         self.reports = ReplayReports(engines)
         self.watch = ReplayWatch(self.stores)
         self._brokers = brokers
-        self._reader = LetterReader(brokers)
+        self._reader = DeadLetterReader(brokers)
         sources = replay_sources(loaded, brokers)
         self.kinds = {
             name: ReplayKind(

@@ -7,7 +7,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,6 +69,7 @@ class DaemonStatus:
         self._command = command
         self._dead_letters = dead_letters
         self._reloads = Reloads(loaded.version) if reloads is None else reloads
+        self._peers: Callable[[], Sequence[Mapping[str, Any]]] = tuple
         self._limits = limits
         self._id = daemon_id(os.getpid())
         self._started = time.time()
@@ -81,6 +82,10 @@ class DaemonStatus:
         """Show another configuration from now on."""
         self._loaded = loaded
         self._made = -math.inf
+
+    def show_peers(self, peers: Callable[[], Sequence[Mapping[str, Any]]]) -> None:
+        """Show the other daemons that an engine knows. peers: id, version and last registration of each."""
+        self._peers = peers
 
     async def document(self) -> Document:
         """Status of this process as JSON types."""
@@ -117,6 +122,7 @@ class DaemonStatus:
                 "since": time_of(self._reloads.since),
                 "reload_refused": self._reloads.detail or None,
             },
+            "peers": [{**each, "at": time_of(each["at"])} for each in self._peers()],
         }
         made = {"time": time_of(now), "daemons": [daemon], "engines": engines, "sources": sources, "components": others}
         made["limits"] = self._limits()
@@ -170,6 +176,18 @@ class DaemonStatus:
             "durable": engine.durable,
             "counts": counts_document(self._counts.get(name)),
             "jobs": self._jobs.document(name),
+            "worker_processes": [
+                {
+                    "daemon": self._id,
+                    "pid": view.pid,
+                    "state": str(view.state),
+                    "restarts": view.restarts,
+                    "detail": view.detail,
+                    "sessions": view.sessions,
+                    "in_flight": view.in_flight,
+                }
+                for view in self._watch.processes(name)
+            ],
             **waiting_document(self._totals[name].counted, now),
         }
 

@@ -13,10 +13,12 @@ from durabletask.task import ActivityContext
 
 from bridge.app.operations.dead_letter_jobs import dead_letter_kinds
 from bridge.app.operations.instance_jobs import instance_kinds
+from bridge.app.operations.waiting_jobs import waiting_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker
 from bridge.config.source import Loaded
 from bridge.core.system_names import (
+    CANARY,
     DEAD_LETTER,
     DEAD_LETTER_PACE,
     DEAD_LETTER_STATES,
@@ -29,13 +31,16 @@ from bridge.core.system_names import (
     REPLAY_EDIT,
     ROUTE_LIMIT,
     SOURCE_PAUSE,
+    SOURCE_RELOAD,
     SOURCE_SEEK,
 )
 from bridge.dead_letters.store import dead_letter_states_entity
 from bridge.engines.base import Engine
+from bridge.engines.canary import canary_entity
 from bridge.engines.commands.answers import ANSWERS, AnswerKeys, keys_entity, signing
 from bridge.engines.commands.cancel_grace import CANCEL_GRACE, CancelGrace, cancel_grace
 from bridge.engines.lineage_index import index_entity
+from bridge.engines.reload_requests import reload_entity
 from bridge.engines.source_entities import pace_entity, pause_entity
 from bridge.engines.source_seeks import seek_entity
 from bridge.engines.temporary_limits import limit_entity
@@ -48,8 +53,7 @@ from bridge.pipeline.publishing import Publishing
 from bridge.replay.edits import replay_edit_entity
 from bridge.waiting.dead_letters import DeadLetterWriter, dead_letter_activity, dead_letter_orchestrator
 from bridge.waiting.totals import WaitingTotals
-from bridge.workflow import PUBLISH_ACTIVITY, message_aware
-from bridge.workflow.declared import EVALUATE_ACTIVITY, SAGA_ORCHESTRATION, declared_saga, evaluate
+from bridge.workflow import PUBLISH_ACTIVITY
 
 
 class SystemWorkflows:
@@ -92,7 +96,7 @@ class SystemWorkflows:
     def job_kinds(self, engine: str) -> list[JobKind]:
         """Kinds of jobs that this process works on for an engine that runs."""
         own = self._engines[engine]
-        return [*instance_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
+        return [*instance_kinds(own), *waiting_kinds(own), *dead_letter_kinds(own), *self._kinds.get(engine, ())]
 
     def stop_jobs(self) -> None:
         """End the running steps of jobs soon, before the workers stop."""
@@ -100,8 +104,9 @@ class SystemWorkflows:
             steps.stop()
 
     def groups(self, workflows: Workflows, engine: str) -> tuple[Workflows, Workflows, Workflows]:
-        """Workflows of the workers of an engine: the user's with the bridge's own, the publish activity, and jobs.
+        """Workflows of the workers of an engine: the given ones with the bridge's own, the publish activity, and jobs.
 
+        workflows: as of `user_workflows`; empty where other processes run them.
         Publishing and jobs have their own threads: a broker that hangs, or a long job, stops nothing else.
         """
         steps = JobSteps(self._engines[engine], self.job_kinds(engine), self._loop)
@@ -109,11 +114,10 @@ class SystemWorkflows:
         grace = CancelGrace(self._engines[engine], self._loop)
         stores = self.waiting_entities[engine]
         index = self._engines[engine].lineage
-        orchestrators = {**workflows.orchestrators, SAGA_ORCHESTRATION: declared_saga}
         together = replace(
             workflows,
             orchestrators={
-                **{name: message_aware(each) for name, each in orchestrators.items()},
+                **workflows.orchestrators,
                 CANCEL_GRACE: cancel_grace,
                 DEAD_LETTER: dead_letter_orchestrator(),
                 JOB: job_orchestrator(),
@@ -121,7 +125,6 @@ class SystemWorkflows:
             activities={
                 **workflows.activities,
                 **grace.activities(),
-                EVALUATE_ACTIVITY: evaluate,
                 DEAD_LETTER: dead_letter_activity(self._write(engine), self._engines[engine].messages),
             },
             entities={
@@ -131,6 +134,8 @@ class SystemWorkflows:
                 DEAD_LETTER_PACE: pace_entity(),
                 DEAD_LETTER_STATES: dead_letter_states_entity(),
                 SOURCE_PAUSE: pause_entity(self._on_decision),
+                CANARY: canary_entity(),
+                SOURCE_RELOAD: reload_entity(self._on_decision),
                 SOURCE_SEEK: seek_entity(self._on_decision),
                 ROUTE_LIMIT: limit_entity(self._on_decision),
                 REPLAY: stores.replays.function(),

@@ -47,8 +47,8 @@ def _needed(loaded: Loaded, intake: bool, worker: bool) -> Iterator[tuple[tuple[
             for index, topic in enumerate(source.topics):
                 yield ("sources", name, "topics", index), source.broker, topic
             path = ("sources", name, "dead_letter" if "dead_letter" in source.model_fields_set else "topics")
-            letters = source.dead_letter or DEAD_LETTER_TOPIC
-            for topic in dict.fromkeys(letters.replace("{topic}", each) for each in source.topics):
+            dead_letters = source.dead_letter or DEAD_LETTER_TOPIC
+            for topic in dict.fromkeys(dead_letters.replace("{topic}", each) for each in source.topics):
                 yield path, source.broker, topic
 
 

@@ -42,10 +42,10 @@ _NOTIFIED_POLL = 600.0
 """Seconds between two checks for a missing instance where the engine reports every start: only a safety net."""
 
 
-def early_prefixes(loaded: Loaded, engine: str) -> tuple[str, ...]:
-    """Instance id prefixes for which a rule may store early messages."""
+def early_prefixes(loaded: Loaded, engine: str, candidate: Loaded | None = None) -> tuple[str, ...]:
+    """Instance id prefixes for which a rule may store early messages. candidate: further rules."""
     waiting: list[str] = []
-    for route in loaded.config.routes:
+    for route in (*loaded.config.routes, *(() if candidate is None else candidate.config.routes)):
         command = getattr(route, route.command)
         missing = getattr(command, "on_missing", None)
         if route.engine == engine and isinstance(missing, WaitMissing):
@@ -60,14 +60,18 @@ def totals(loaded: Loaded, engine: str) -> WaitingTotals:
 
 
 def early_executor(
-    loaded: Loaded, engine: Engine, now: Callable[[], datetime], totals: WaitingTotals | None = None
+    loaded: Loaded,
+    engine: Engine,
+    now: Callable[[], datetime],
+    totals: WaitingTotals | None = None,
+    candidate: Loaded | None = None,
 ) -> EarlyMessageExecutor:
-    """Executor of the commands of an engine, for all versions of the rules."""
+    """Executor of the commands of an engine, for all versions of the rules. candidate: see `early_prefixes`."""
     store = EarlyMessageStore(engine, loaded.config.engines[engine.name].early_messages.max_message, now, totals)
     return EarlyMessageExecutor(
         store,
         indexing_runner(engine, now),
-        early_prefixes(loaded, engine.name),
+        early_prefixes(loaded, engine.name, candidate),
         engine_notifies=engine.notifies_instance_started,
     )
 

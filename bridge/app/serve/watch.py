@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.core import Metric
 
 from bridge import __version__
+from bridge.app.serve.canary import Canary
 from bridge.app.serve.instances import InstanceFigures
 from bridge.app.serve.jobs import JobFigures
 from bridge.brokers.base import (
@@ -25,6 +27,7 @@ from bridge.config.model.bridge import OpsConfig
 from bridge.core.histogram import Histogram
 from bridge.core.states import ComponentState, DaemonState
 from bridge.engines.base import Engine, EngineUsage, MeasuredEngine
+from bridge.engines.embedded.processes.supervisor import ProcessView, WorkerProcesses
 from bridge.engines.lineage_index import LineageIndex
 from bridge.engines.worker.compatibility import CompatibilityMonitor, IncompatibleInstance
 from bridge.ops.health import Check, Health, PartReading, Readiness, SourceReading
@@ -115,6 +118,10 @@ class SourceView:
     @property
     def locks_lost(self) -> int:
         return self._ledger.locks_lost
+
+    @property
+    def seeks(self) -> int:
+        return self._ledger.seeks
 
     @property
     def held(self) -> bool:
@@ -279,6 +286,9 @@ class EngineView:
     failures_omitted: int
     requests: Mapping[tuple[str, str], Histogram]
     actions: Mapping[tuple[str, str], int]
+    worker_processes: Mapping[str, int]
+    worker_ends: Mapping[str, int]
+    worker_items: int
 
 
 class Watch:
@@ -292,7 +302,7 @@ class Watch:
         publishing: Publishing,
         monitors: Mapping[str, CompatibilityMonitor],
         waiting: Callable[[], Iterable[WaitingStats]],
-        late_letters: Callable[[], Mapping[tuple[str, str], int]],
+        late_dead_letters: Callable[[], Mapping[tuple[str, str], int]],
         figures: InstanceFigures,
         jobs: JobFigures,
         *,
@@ -301,10 +311,12 @@ class Watch:
         budgets: Sequence[ActionBudget] = (),
         orphaned: Callable[[], Iterable[PartReading]] = tuple,
         stuck: Callable[[str], Sequence[str]] | None = None,
+        processes: Callable[[str], WorkerProcesses | None] = lambda _: None,
         answers: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         refused: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
         traces: TraceStats | None = None,
         dead_letters: DeadLetterStats | None = None,
+        canary: Canary | None = None,
         stuck_after: float,
         reloads: ReloadStats,
     ) -> None:
@@ -320,7 +332,9 @@ class Watch:
         self._jobs = jobs
         self._omitted = omitted
         self._orphaned = orphaned
+        self._canary = canary
         self._stuck = stuck
+        self._processes = processes
         self._health = Health(stuck_after)
         self._since: dict[tuple[str, str], tuple[ComponentState, float]] = {}
         """State of each component, and the wall time at which it was first seen."""
@@ -331,7 +345,7 @@ class Watch:
             REPEATS.counts,
             limits,
             waiting,
-            late_letters,
+            late_dead_letters,
             SYSTEM.counted,
             answers,
             refused,
@@ -339,6 +353,7 @@ class Watch:
             jobs=jobs,
             traces=traces,
             dead_letters=dead_letters,
+            candidate=None if canary is None else (canary.version, lambda: canary.outcomes),
             budgets=budgets,
             readiness=self.health,
             process=ProcessCollector(registry=None),
@@ -362,8 +377,12 @@ class Watch:
             for name, monitor in self._monitors.items()
         ]
         if self._stuck is not None:
-            parts += [PartReading("worker", name, "; ".join(self._stuck(name)) or None) for name in self._engines]
+            parts += [
+                PartReading("worker", name, "; ".join(self._stuck(name)) or None, summary(self._processes(name)))
+                for name in self._engines
+            ]
         parts += self._orphaned()
+        parts += [] if self._canary is None else self._canary.readings()
         parts += self._figures.readings()
         readings = [source.reading() for source in self._sources] if self.phase is DaemonState.RUNNING else []
         readiness = self._health.assess(readings, parts, time.monotonic(), self.phase)
@@ -453,7 +472,31 @@ class Watch:
                 self._omitted(name),
                 _requests(engine),
                 figures.actions(name),
+                *_process_figures(self._processes(name)),
             )
+
+    def processes(self, engine: str) -> Sequence[ProcessView]:
+        """Worker processes of an engine; empty where its workflows run in this process."""
+        found = self._processes(engine)
+        return () if found is None else found.views()
+
+
+def _process_figures(processes: WorkerProcesses | None) -> tuple[Mapping[str, int], Mapping[str, int], int]:
+    """Worker processes by state, their unexpected ends by cause, and the work items that they hold."""
+    if processes is None:
+        return {}, {}, 0
+    views = processes.views()
+    return Counter(str(view.state) for view in views), processes.ends.copy(), sum(view.in_flight for view in views)
+
+
+def summary(processes: WorkerProcesses | None) -> str:
+    """Worker processes in one line; empty without any."""
+    if processes is None:
+        return ""
+    return f"{len(processes.views())} processes: " + ", ".join(
+        f"{view.pid} {view.state}" + (f" ({view.detail})" if view.detail and not view.runs else "")
+        for view in processes.views()
+    )
 
 
 def _requests(engine: Engine) -> Mapping[tuple[str, str], Histogram]:

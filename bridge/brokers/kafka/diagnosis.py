@@ -58,7 +58,7 @@ class _Topic:
 
     needs: set[str] = field(default_factory=set)
     read_by: list[str] = field(default_factory=list)
-    letters_of: list[str] = field(default_factory=list)
+    dead_letters_of: list[str] = field(default_factory=list)
 
 
 async def diagnose(
@@ -185,10 +185,10 @@ class _Checks:
                 use = found.setdefault(topic, _Topic())
                 use.needs.add("Read")
                 use.read_by.append(name)
-                letters = (source.dead_letter or DEAD_LETTER_TOPIC).replace("{topic}", topic)
-                use = found.setdefault(letters, _Topic())
+                dead_letters = (source.dead_letter or DEAD_LETTER_TOPIC).replace("{topic}", topic)
+                use = found.setdefault(dead_letters, _Topic())
                 use.needs.add("Write")
-                use.letters_of.append(name)
+                use.dead_letters_of.append(name)
         for target in self._targets.values():
             found.setdefault(target.address, _Topic()).needs.add("Write")
         yield from found.items()
@@ -387,12 +387,12 @@ class _Checks:
             return
         seconds, alter = _kept(settings), f"kafka-configs {self._at} --alter --entity-type topics --entity-name {topic}"
         compacted = "compact" in settings.get("cleanup.policy", "")
-        if use.letters_of and compacted:
+        if use.dead_letters_of and compacted:
             yield problem(
                 f"{topic} is compacted: a dead letter replaces earlier ones of its key",
                 f"{alter} --add-config cleanup.policy=delete",
             )
-        if use.letters_of and seconds is not None and seconds < DEAD_LETTERS:
+        if use.dead_letters_of and seconds is not None and seconds < DEAD_LETTERS:
             yield warning(
                 f"{topic} keeps dead letters for {format_duration(seconds)}",
                 f"{alter} --add-config retention.ms={int(DEAD_LETTERS * 1000)}",

@@ -186,8 +186,8 @@ class DeadLetters:
         """
         topic = self._template.replace("{topic}", position.topic)
 
-        async def send(letter: Message) -> None:
-            await self._producer.publish(topic, [letter])
+        async def send(entry: Message) -> None:
+            await self._producer.publish(topic, [entry])
 
         try:
             await self._cluster.ensure({topic})

@@ -126,7 +126,9 @@ async def _messages(
         fetcher.assign({tp: log for tp, log in logs.items() if log in going})
         if not found and not inflation.refused:
             try:
-                await asyncio.wait_for(changed.wait(), _PING_SECONDS)
+                # `wait_for` of Python 3.11 loses a cancellation that comes with the event
+                async with asyncio.timeout(_PING_SECONDS):
+                    await changed.wait()
             except TimeoutError:
                 await cluster.ping()
                 if troubles := [f"{log}: {log.trouble}" for log in going if log.trouble]:

@@ -194,9 +194,9 @@ class LocalDelivery(LogDelivery):
         topic, group, count = partition.dead_letter_topic, partition.commits.group, partition.new_topic_partitions
         done = CommittedPosition(0, (self._offset,))
 
-        async def send(letter: Message) -> None:
+        async def send(entry: Message) -> None:
             def work(log: Log) -> None:
-                log.append(topic, (letter,), count)
+                log.append(topic, (entry,), count)
                 log.commit(group, partition.id, done, partition.stamp)
 
             written = partition.commits.writer.submit(work)

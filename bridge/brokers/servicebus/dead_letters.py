@@ -37,17 +37,15 @@ def describe(message: Message, position: Position, cause: Cause) -> list[tuple[s
     """
     ours = tuple(each for each in message.headers if each[0].startswith(RESERVED_HEADER_PREFIX))
     bare = replace(message, body=None, key=None, headers=ours, content_type=None, partition_key=None)
-    folded = (_fold(letter) for letter in dead_letter.ladder(bare, position, cause))
+    folded = (_fold(entry) for entry in dead_letter.ladder(bare, position, cause))
     whole = next((text for text in folded if len(text.encode()) <= LIMIT), "")
     short = cause.detail.encode("utf-8", "replace")[:SHORT].decode("utf-8", "ignore")
     return [(cause.reason, whole or short), (cause.reason, short), ("", "")]
 
 
-def _fold(letter: Message) -> str:
+def _fold(entry: Message) -> str:
     texts = {
-        name.removeprefix(RESERVED_HEADER_PREFIX): own_text(value)
-        for name, value in letter.headers
-        if value is not None
+        name.removeprefix(RESERVED_HEADER_PREFIX): own_text(value) for name, value in entry.headers if value is not None
     }
     del texts["reason"]
     detail = texts.pop("detail")
@@ -101,8 +99,8 @@ class DeadLetterQueue:
         # Without a sequence number from the service, the position is valid in this process only
         message_id = identity if position.offset >= 0 else None
 
-        async def send(letter: Message) -> None:
-            await self._publish(queue, [replace(letter, message_id=message_id)])
+        async def send(entry: Message) -> None:
+            await self._publish(queue, [replace(entry, message_id=message_id)])
 
         await dead_letter.write(send, queue, message, position, cause)
         self._written[identity] = None

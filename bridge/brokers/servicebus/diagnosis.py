@@ -91,13 +91,13 @@ class _Checks:
             check = "sessions" if source.sessions is not None else "readable"
             await self._examiner.check(f"source {name}", check, partial(self._read, name, source))
         publishes = {f"target {name}": target.address for name, target in targets.items()}
-        letters = {
+        dead_letters = {
             f"source {name}": source.dead_letter.replace("{topic}", EntityPath.parse(source.origins[0]).name)
             for name, source in sources.items()
             if source.dead_letter is not None
         }
-        for owner, entity in (*publishes.items(), *letters.items()):
-            check = "dead letters writable" if owner in letters else "writable"
+        for owner, entity in (*publishes.items(), *dead_letters.items()):
+            check = "dead letters writable" if owner in dead_letters else "writable"
             await self._examiner.check(owner, check, partial(self._write, entity))
         await self._settings(sources)
         self._examiner.record(self._subject, "clock", self._clock())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_MISSING_KEY = re.compile(r'there is no key "(?P<key>[^"]+)".*, in `(?P<expression>[^`]+)`$', re.DOTALL)
 _MOST = 10_000
 """Most dead letters that a daemon lists."""
 _EXITS = {0: "done", 1: "there is no such dead letter"}
@@ -232,6 +234,8 @@ def show(
         print_fields(
             [(name.replace("_", " "), _text(value)) for name, value in facts.items() if value not in (None, "", [])]
         )
+        for line in _marked(facts["detail"]):
+            click.echo(clean(line))
         for name, value in headers.items():
             click.echo(f"  {clean(name)}: {clean(value)}")
         if body is not None:
@@ -260,7 +264,7 @@ def export(offline: bool, config: tuple[Path, ...], overlay: tuple[Path, ...], *
 
     async def write() -> None:
         async for each in visited(loaded, selection_of(chosen), offline=offline):
-            click.echo(line_of(each.letter.position, each.message).encode())
+            click.echo(line_of(each.dead_letter.position, each.message).encode())
 
     asyncio.run(write())
 
@@ -383,6 +387,18 @@ def _which(chosen: dict[str, Any], offline: bool) -> str:
 def _none(chosen: dict[str, Any], offline: bool) -> str:
     which = _which(chosen, offline)
     return f"there are no dead letters{which}" + ("; `--state all` shows the others" if which else "")
+
+
+def _marked(detail: str) -> list[str]:
+    """Expression of a detail with a caret below the missing key; nothing where the detail or the place is unknown."""
+    found = _MISSING_KEY.search(detail)
+    if found is None or "\n" in found["expression"]:
+        return []
+    name = re.escape(found["key"])
+    places = list(re.finditer(rf"""(?<=\.|\?){name}\b|(?<=\['|\["){name}(?=['"]])""", found["expression"]))
+    if len(places) != 1:
+        return []
+    return [f"  {found['expression']}", f"  {' ' * places[0].start()}^"]
 
 
 def _text(value: Any) -> str:

@@ -220,7 +220,7 @@ def edit(
         fails = _fails(loaded, found, document)
     if dry_run or (fails and not force):
         return 1 if fails else 0
-    if not yes and not click.confirm(f"Replay {found.letter.id} with this payload?", err=True):
+    if not yes and not click.confirm(f"Replay {found.dead_letter.id} with this payload?", err=True):
         return 1
     return _replay_edited(loaded, found, document, {"force": force, "reason": reason})
 
@@ -238,7 +238,7 @@ def _one(loaded: Loaded, id_: str) -> Found:
     if not found:
         raise InstanceNotFound(f"there is no open dead letter {id_!r}; `bridge dlq show` tells its state")
     if len(found) > 1:
-        ids = ", ".join(each.letter.id for each in found[:5])
+        ids = ", ".join(each.dead_letter.id for each in found[:5])
         raise click.UsageError(f"{id_!r} names {len(found)} dead letters ({ids}); give one of these ids")
     return found[0]
 
@@ -246,7 +246,7 @@ def _one(loaded: Loaded, id_: str) -> Found:
 def _document(loaded: Loaded, found: Found) -> Document:
     from bridge.app.dead_letters.editing import Document
 
-    codec = loaded.config.sources[found.place.owner(found.letter.source)].codec
+    codec = loaded.config.sources[found.place.owner(found.dead_letter.source)].codec
     body = found.message.body
     return Document.of(body, codec == "cloudevents" and b'"specversion"' in (body or b""))
 
@@ -271,7 +271,7 @@ def _fails(loaded: Loaded, found: Found, document: Document) -> bool:
     from bridge.core.states import Outcome
 
     message = replace(found.message, body=document.body)
-    verdict = asyncio.run(expected(loaded, found.letter, message, found.place.owner(found.letter.source)))
+    verdict = asyncio.run(expected(loaded, found.dead_letter, message, found.place.owner(found.dead_letter.source)))
     detail = f" ({verdict.detail})" if verdict.detail else ""
     say(f"would: {verdict.text}{detail}", err=True)
     return verdict.outcome is Outcome.DEAD_LETTERED
@@ -279,11 +279,11 @@ def _fails(loaded: Loaded, found: Found, document: Document) -> bool:
 
 def _replay_edited(loaded: Loaded, found: Found, document: Document, given: dict[str, Any]) -> int:
     from bridge.app.serve.control import operate
-    from bridge.quarantine.orphaned import state_engine
+    from bridge.config.source import state_engine
 
-    engine = state_engine(loaded, found.place.owner(found.letter.source))
+    engine = state_engine(loaded, found.place.owner(found.dead_letter.source))
     body = base64.b64encode(document.body).decode()
-    parameters = {**given, "id": found.letter.id, "body": body}
+    parameters = {**given, "id": found.dead_letter.id, "body": body}
     [job] = asyncio.run(operate(loaded, engine, [("dlq.edit", parameters)]))
-    say(f"job {job['job']} replays {found.letter.id}. Next: bridge jobs watch {job['job']}")
+    say(f"job {job['job']} replays {found.dead_letter.id}. Next: bridge jobs watch {job['job']}")
     return 0

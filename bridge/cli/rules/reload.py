@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ from bridge.cli.shared import exit_codes
 from bridge.cli.shared.command import command as make
 from bridge.cli.shared.options import config_options, output_option, reason_option
 from bridge.cli.shared.output import print_json, say
+from bridge.cli.shared.parameters import DURATION
 
 if TYPE_CHECKING:
     from bridge.config.source import Loaded
+
+_POLL_SECONDS = 0.5
 
 _EXITS = {
     0: "every daemon uses the configuration of its files",
@@ -29,28 +33,50 @@ _EXITS = {
     examples="""
         bridge reload --dry-run                        # what would change
         bridge reload
+        bridge reload --all                            # also on other machines
         bridge reload -o json | jq '.daemons[].routes'
         kill -HUP "$(pgrep -f 'bridge serve')"         # one daemon, without an answer
     """,
     exits=_EXITS,
 )
 @click.option("--dry-run", is_flag=True, help="Check and compare only; change nothing.")
+@click.option("--all", "everywhere", is_flag=True, help="All daemons on the engine, also those of other machines.")
+@click.option(
+    "--timeout",
+    type=DURATION,
+    default="1m",
+    show_default=True,
+    metavar="TIME",
+    help="With --all: longest wait for the answers.",
+)
 @reason_option
 @output_option()
 @config_options
-def command(dry_run: bool, reason: str | None, output: str, **options: Any) -> int:
+def command(dry_run: bool, everywhere: bool, timeout: float, reason: str | None, output: str, **options: Any) -> int:
     """Make the running daemons use the changed configuration, without a restart.
 
     Each daemon of the state directory reads its own files again and checks them as `bridge check` does. It refuses
     the whole reload when it finds a problem, or a change that needs a restart: engines, brokers, registries, workflow
     code, `ops`. Otherwise new messages follow the new rules at once. Messages in flight keep their rules. A source
     with other changes drains and starts again, and the others continue.
+
+    With --all the request is stored on the engine. Every daemon that has registered there reads its own files within
+    five seconds. An embedded engine has daemons on one machine only.
     """
     from bridge.app.serve.control import ask_each
 
     loaded = _state(options)
     if loaded is None:
         return exit_codes.FAILED
+    if everywhere and dry_run:
+        raise click.UsageError(
+            "--dry-run asks the daemons of this machine; leave --all out", click.get_current_context()
+        )
+    if everywhere:
+        from bridge.app.serve.daemons import registry_engine
+
+        if (engine := registry_engine(loaded)) is not None:
+            return _reload_all(loaded, engine, reason, timeout, output)
     name, given = ("reload.plan", {}) if dry_run else ("reload", {"reason": reason})
     found = asyncio.run(ask_each(loaded, name, given))
     if not found:
@@ -80,6 +106,48 @@ def _state(options: Mapping[str, Any]) -> Loaded | None:
             say(f"error: {problem}", err=True)
         say("no daemon was asked: the files cannot be read", err=True)
     return found.loaded
+
+
+def _reload_all(loaded: Loaded, engine: str, reason: str | None, timeout: float, output: str) -> int:
+    """Store a request on the engine, and wait for the answers of the daemons that were registered there."""
+    from bridge.app.serve.control import operate
+
+    async def asked() -> tuple[dict[str, Any], set[str]]:
+        [state] = await operate(loaded, engine, [("reload.all", {"reason": reason})])
+        request, left = state["request"]["id"], set(state["daemons"])
+        found: dict[str, Any] = {}
+        end = time.monotonic() + timeout
+        while left and time.monotonic() < end:
+            await asyncio.sleep(_POLL_SECONDS)
+            [state] = await operate(loaded, engine, [("reload.show", {})])
+            for daemon in sorted(left & set(state["daemons"])):
+                known = state["daemons"][daemon]
+                if known.get("request") == request:
+                    found[daemon] = {
+                        "daemon": daemon,
+                        **{each: known[each] for each in ("result", "version", "detail")},
+                    }
+                    if output != "json":
+                        _print_short(found[daemon])
+            left -= found.keys() | (left - set(state["daemons"]))  # one that has left needs no answer
+        return found, left
+
+    found, left = asyncio.run(asked())
+    silent = [{"daemon": daemon, "detail": f"no answer within {timeout:g} s"} for daemon in sorted(left)]
+    if output == "json":
+        print_json({"daemons": [found[daemon] for daemon in sorted(found)], "silent": silent})
+    for each in silent if output != "json" else ():
+        say(f"error: {each['daemon']}: {each['detail']}; it reloads when it runs again", err=True)
+    if any(each["result"] == "refused" for each in found.values()):
+        return exit_codes.FAILED
+    return exit_codes.UNAVAILABLE if silent or not found else exit_codes.OK
+
+
+def _print_short(answer: Mapping[str, Any]) -> None:
+    if answer["result"] == "refused":
+        say(f"error: {answer['daemon']} refuses the reload: {answer['detail']}", err=True)
+    else:
+        say(f"{answer['daemon']}: {answer['result']}, the configuration {answer['version']} is in use")
 
 
 def _nobody(loaded: Loaded, reason: str | None, *, dry_run: bool) -> int:

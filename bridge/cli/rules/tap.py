@@ -202,11 +202,11 @@ class _View:
     @staticmethod
     def _say(counts: Counter[str]) -> None:
         causes = {
-            "over_rate": "matched and exceeded --rate",
-            "unread": "matched while this command was too slow",
-            "unchecked": "were not compared with --where, which takes too long",
-            "undecided": "could not be compared with --where: it fails for them, or they were not decoded",
+            "over_rate": "beyond --rate",
+            "unread": "this command was too slow",
+            "unchecked": "--where takes too long",
+            "undecided": "--where fails for the message, or the message was not decoded",
         }
         for name, what in causes.items():
             if counts[name]:
-                say(f"not shown: {counts[name]:,} messages {what}", err=True)
+                say(f"not shown ({what}): {plural(counts[name], 'message')}", err=True)

@@ -57,10 +57,10 @@ def _places(loaded: Loaded) -> Iterable[str]:
 
     yield from loaded.config.sources
     for name, source in loaded.config.sources.items():
-        letters = subscribe_options(loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
+        dead_letters = subscribe_options(loaded, name).dead_letter or "{topic}/$DeadLetterQueue"
         for origin in source.origins:
             yield f"{source.broker}/{origin}"
-            yield f"{source.broker}/{letters.replace('{topic}', origin)}"
+            yield f"{source.broker}/{dead_letters.replace('{topic}', origin)}"
     yield from (f"{target.broker}/{target.address}" for target in loaded.config.targets.values())
 
 

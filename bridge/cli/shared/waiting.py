@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 
 import click
 
-from bridge.cli.shared.connection import EXITS, source_names
+from bridge.cli.shared import exit_codes
+from bridge.cli.shared.connection import EXITS, operate, source_names
+from bridge.cli.shared.jobs import form_option, job_options, submitted
 from bridge.cli.shared.output import plural, print_json, print_table, say
+from bridge.cli.shared.parameters import SINCE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -31,9 +34,8 @@ def page_options(function: F) -> F:
 
 
 def drop_options(function: F) -> F:
-    """Add the options `ids`, `forget` and `yes`."""
+    """Add the options `ids` and `forget`."""
     for option in (
-        click.option("--yes", is_flag=True, help="Do not ask for confirmation."),
         click.option("--forget", is_flag=True, help="Write no dead letters: the messages are lost."),
         click.option(
             "--id", "ids", multiple=True, metavar="ID", help="Only this message, by its ID in the list; repeatable."
@@ -41,6 +43,89 @@ def drop_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def filter_options(function: F) -> F:
+    """Add the options of a job on waiting messages, for `by_filter`: all but `prefix` and `source`."""
+    for option in (
+        click.option("--dry-run", is_flag=True, help="Show the number of selected messages, and change nothing."),
+        click.option("--all", "all_", is_flag=True, help="All messages."),
+        click.option("--limit", type=click.IntRange(min=1), metavar="N", help="At most N messages, the oldest ones."),
+        click.option(
+            "--until", "--older", "until", type=SINCE, metavar="TIME", help="Only older ones: RFC 3339, or 2h ago."
+        ),
+        click.option(
+            "--since", "--newer", "since", type=SINCE, metavar="TIME", help="Only newer ones: RFC 3339, or 2h ago."
+        ),
+        click.option("--cause", "causes", multiple=True, metavar="REASON", help="Only with this reason; repeatable."),
+        click.option("--route", "routes", multiple=True, metavar="NAME", help="Only of this route; repeatable."),
+    ):
+        function = option(function)
+    return form_option(job_options(function))
+
+
+_FILTER = ("prefix", "source", "routes", "causes", "since", "until", "limit")
+_JOB = ("rate", "ramp", "stop_after_failures")
+
+
+def split(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values of `filter_options` with prefix and source, and the others, which are those of `engine_options`."""
+    names = {*_FILTER, *_JOB, "all_", "dry_run", "watch", "form", "yes"}
+    return {name: value for name, value in given.items() if name in names}, {
+        name: value for name, value in given.items() if name not in names
+    }
+
+
+def is_narrowed(given: Mapping[str, Any]) -> bool:
+    """True with an option that only a job has."""
+    return any(given[name] for name in (*_JOB, "routes", "causes", "since", "until", "limit", "dry_run", "watch"))
+
+
+def is_filter(named: bool, given: Mapping[str, Any]) -> bool:
+    """True for a filter instead of names. Raises: UsageError for both, or for neither.
+
+    given: values of `filter_options`.
+    """
+    context = click.get_current_context()
+    if named and (is_narrowed(given) or given.get("prefix") or given["all_"]):
+        raise click.UsageError("name what waits, or use a filter: not both", context)
+    if not named and not any(given.get(name) for name in (*_FILTER[:-1], "all_")):
+        raise click.UsageError(
+            "name what waits, or use a filter: --source, --route, --cause, --since, --until; --all selects everything",
+            context,
+        )
+    return not named
+
+
+def by_filter(
+    engine: dict[str, Any], stage: str, action: str, given: Mapping[str, Any], more: Mapping[str, Any]
+) -> int:
+    """Submit a job on the selected messages, or count them; return the exit code.
+
+    given: values of `filter_options`. more: further parameters of the operation.
+    """
+    selection = {name: given[name] for name in _FILTER if given.get(name)} | {"all": given["all_"]}
+    noun = "message" if action == "drop" else "instance" if stage == "early" else "key"
+    if given["dry_run"] or not given["yes"]:
+        if not given["dry_run"] and not sys.stdin.isatty():
+            text = "no terminal to confirm on: use --yes, or --dry-run to see the number"
+            raise click.UsageError(text, click.get_current_context())
+        [found] = operate(engine, (f"{stage}.match", {"action": action, **selection}))
+        what = plural(found["count"], noun)
+        if given["dry_run"]:
+            if given["form"] == "json":
+                print_json(found)
+            else:
+                say(f"{action} would work on {what} with {plural(found['messages'], 'message')}")
+            return exit_codes.OK
+        if not found["count"]:
+            say("error: no waiting message matches the filter", err=True)
+            return exit_codes.FAILED
+        if not click.confirm(f"{action.capitalize()}: {what}. Submit the job?", err=True):
+            return exit_codes.FAILED
+    parameters = {**selection, **{name: given[name] for name in _JOB}, **more}
+    [result] = operate(engine, (f"{stage}.{action}_by", parameters))
+    return submitted(engine, [result | {"engine": engine["engine"]}], noun, given["form"], watch=given["watch"])
 
 
 def confirmed(ids: tuple[str, ...], forget: bool) -> bool:

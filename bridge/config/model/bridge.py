@@ -15,7 +15,7 @@ from bridge.config.model.routes import RouteConfig
 from bridge.config.model.sagas import SagaConfig
 from bridge.config.model.sources import SourceConfig
 from bridge.config.model.tls import ServerTlsConfig
-from bridge.config.model.types import Duration, Integer, Model, Name, Size
+from bridge.config.model.types import Duration, Integer, Model, Name, Share, Size
 from bridge.sqlite_engine.defaults import INDEX_RECORDS
 
 
@@ -228,6 +228,30 @@ class OpsConfig(Model):
     )
 
 
+class FallbackConfig(Model):
+    """End of a candidate by itself."""
+
+    after: Integer = Field(50, ge=50, description="Fewest messages of the candidate before it can end.")
+    failures: Share = Field(
+        0.05,
+        description="The candidate ends when more than this share of its messages were dead-lettered or quarantined, "
+        "or started an instance that failed.",
+    )
+
+
+class RulesConfig(Model):
+    """Candidate for the rules, which decides about a share of the ordering keys."""
+
+    candidate: str | None = Field(
+        None, min_length=1, description="File or directory of the candidate configuration, relative to this file."
+    )
+    share: Share = Field(0.05, description="Share of the ordering keys that the candidate decides about.")
+    by: Literal["ordering_key"] = Field(
+        "ordering_key", description="Value whose hash selects: the ordering key. Messages without one are not selected."
+    )
+    fallback: FallbackConfig = Field(FallbackConfig(), description="End of the candidate after failures.")
+
+
 def _workflows(value: Any) -> Any:
     return {"modules": value} if isinstance(value, list | tuple) else value
 
@@ -260,5 +284,6 @@ class BridgeConfig(Model):
     routes: tuple[RouteConfig, ...] = Field(
         (), description="Rules in the order of their evaluation (file name, then position); the first match wins."
     )
+    rules: RulesConfig = Field(RulesConfig(), description="Candidate for the rules.")
     ops: OpsConfig = Field(OpsConfig(), description="Settings for the operation of the daemon.")
     check: CheckConfig = Field(CheckConfig(), description="Settings of `bridge check`.")

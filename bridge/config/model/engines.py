@@ -15,8 +15,26 @@ from bridge.system.addresses import is_loopback
 
 
 class WorkerConfig(Model):
-    """Concurrency of the worker that runs workflows in this process."""
+    """Concurrency of the worker that runs workflows."""
 
+    processes: Annotated[Integer, Field(ge=0, le=256)] | Literal["auto"] = Field(
+        0,
+        description="Worker processes that run the workflows, on an embedded engine with `dispatch: direct`; `auto`: "
+        "one less than the processor cores; 0: the workflows run in the process of the daemon. The other settings "
+        "apply to each process.",
+    )
+    process_items: Integer = Field(
+        200,
+        ge=1,
+        description="Turns, activities and entity batches that one worker process holds at once, each; those beyond "
+        "its threads wait there for a thread.",
+    )
+    process_bytes: Size = Field(16777216, ge=65536, description="Bytes of all work that one worker process holds.")
+    memory_limit: Size | None = Field(
+        None,
+        ge=134217728,
+        description="Memory of one worker process; allocations beyond it fail. null: no limit.",
+    )
     max_orchestrations: Integer = Field(100, ge=1, description="Orchestration turns in progress at once.")
     max_activities: Integer = Field(100, ge=1, description="Activities in progress at once.")
     max_entities: Integer = Field(100, ge=1, description="Entity batches in progress at once.")
@@ -161,6 +179,14 @@ class EmbeddedEngineConfig(EngineBase):
     )
 
     @model_validator(mode="after")
+    def _check_processes(self) -> EmbeddedEngineConfig:
+        if self.worker.processes and self.dispatch == "protocol":
+            raise ValueError("`worker.processes` needs `dispatch: direct`")
+        if self.worker.memory_limit is not None and not self.worker.processes:
+            raise ValueError("`worker.memory_limit` needs `worker.processes`")
+        return self
+
+    @model_validator(mode="after")
     def _check_port(self) -> EmbeddedEngineConfig:
         if self.listen is None:
             if self.tls is not None:
@@ -210,6 +236,15 @@ class SchedulerEngineConfig(EngineBase):
     retention: Duration | None = Field(
         None, description="Retention policy of the scheduler, which `bridge check` compares."
     )
+
+    @model_validator(mode="after")
+    def _check_processes(self) -> SchedulerEngineConfig:
+        if self.worker.processes or self.worker.memory_limit is not None:
+            raise ValueError(
+                "`worker.processes` and `worker.memory_limit` need an embedded engine; beside a scheduler, run several "
+                "`bridge worker`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_tls(self) -> SchedulerEngineConfig:

@@ -31,6 +31,7 @@ _DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h|d))+", re.ASCII)
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)", re.ASCII)
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(s|m|h|d)", re.ASCII)
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%", re.ASCII)
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _ENTITY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,258}[A-Za-z0-9._-])?")
 _SUBSCRIPTION = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,49})?")
@@ -57,6 +58,22 @@ def parse_size(value: Any) -> int:
     if found and found[2] in _SIZE_UNITS and len(value) < 32:
         return int(Decimal(found[1]) * _SIZE_UNITS[found[2]])
     raise ValueError(f"{value!r} is not a size; write bytes, or a number with a unit, like 64KiB or 1MiB")
+
+
+def parse_share(value: Any) -> float:
+    """Parse a share such as `5%` or 0.05. Raises: ValueError with the remedy."""
+    if isinstance(value, str) and (found := _SHARE.fullmatch(value.strip())) and len(value) < 32:
+        share = float(found[1]) / 100
+    else:
+        share = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"{value!r} is not a share; write a percentage from 0% to 100%, like 5%")
+    return share
+
+
+def format_share(share: float) -> str:
+    """Share as text, such as `5%`."""
+    return f"{share * 100:g}%"
 
 
 def parse_rate(value: Any) -> float:
@@ -137,7 +154,8 @@ class Model(BaseModel):
         # Text is converted to a number where one is required, because `${PORT}` is always text
         strict=False,
         populate_by_name=True,
-        use_attribute_docstrings=True,
+        # Each command reads a configuration. The models are built once, as parts of the one that is read
+        defer_build=True,
         hide_input_in_errors=True,
     )
 
@@ -183,6 +201,21 @@ Duration = Annotated[
     ),
 ]
 """Seconds, written with a unit."""
+
+Share = Annotated[
+    float,
+    BeforeValidator(parse_share),
+    PlainSerializer(format_share, return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 1},
+                {"type": "string", "pattern": r"^\d+(\.\d+)?\s*%$", "examples": ["5%", "100%"]},
+            ]
+        }
+    ),
+]
+"""Number from 0 to 1, also written as a percentage."""
 
 Size = Annotated[
     int,

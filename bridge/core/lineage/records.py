@@ -29,11 +29,11 @@ _LONGEST = 500
 
 def stored_ids(item: Mapping[str, Any]) -> tuple[str, ...]:
     """Ids under which an index lists a message that waits on an engine. item: its JSON there."""
-    letter = item.get("letter")
-    if not isinstance(letter, dict):
+    document = item.get("letter")
+    if not isinstance(document, dict):
         return ()
-    message_id = item.get("id") or letter.get("id")
-    at = letter.get("at")
+    message_id = item.get("id") or document.get("id")
+    at = document.get("at")
     position = str(Position(*at)) if isinstance(at, list) and len(at) == 4 else None
     return index_ids(message_id if isinstance(message_id, str) else None, position)
 

@@ -92,6 +92,7 @@ _TABLE = (
     Code("R023", "warning", "a limit under which one value delays all others"),
     Code("R024", "warning", "a rule that no sample reaches", needs="samples"),
     Code("R025", "warning", "yes or no as text"),
+    Code("R026", "warning", "instances of several sources with a candidate"),
     Code("R030", "warning", "a version that the worker leaves to others"),
     Code("R031", "warning", "a member that the schema does not have"),
     Code("R032", "warning", "a type that does not fit the schema"),

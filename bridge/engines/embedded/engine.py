@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from durabletask.client import AsyncTaskHubGrpcClient
-from durabletask.grpc_options import GrpcWorkerResiliencyOptions
-from durabletask.serialization import DataConverter
 
 from bridge.config.model.engines import EmbeddedEngineConfig
-from bridge.core.errors import EngineUnavailable
+from bridge.core.errors import EngineMisconfigured, EngineUnavailable
 from bridge.core.system_names import SAGA
 from bridge.engines.base import EngineUsage, FinishListener, InstanceCounts, RunListener
 from bridge.engines.client import EngineClient
 from bridge.engines.embedded.address import FILE, SOCKET, Address, make_private
-from bridge.engines.embedded.host_rules import BridgeRules
-from bridge.engines.embedded.inprocess import AioChannel, Channel
-from bridge.engines.embedded.worker import DirectWorker
 from bridge.engines.grpc_channel import (
     BEFORE,
     BEFORE_TRACING,
@@ -34,28 +30,27 @@ from bridge.engines.grpc_channel import (
 )
 from bridge.engines.keyrings import Keys, no_keys
 from bridge.engines.message_sealer import MessageSealer
-from bridge.engines.worker.compatibility import CompatibilityMonitor
-from bridge.engines.worker.contained_worker import ContainedWorker
-from bridge.engines.worker.setup import MonitoredWorker, concurrency, quiet_logger, threads
-from bridge.engines.workflows import Workflows
-from bridge.sqlite_engine.database import Database
-from bridge.sqlite_engine.defaults import MAX_REQUEST
-from bridge.sqlite_engine.hub.kept_spans import KeptSpans
-from bridge.sqlite_engine.hub.leases import DRAINING
+from bridge.engines.worker.sdk_log import quiet_logger
 from bridge.sqlite_engine.maintenance.inspection import read_states
 from bridge.sqlite_engine.maintenance.process_files import FileLock
-from bridge.sqlite_engine.options import (
-    PERIOD_SECONDS,
-    DatabaseOptions,
-    RetentionPolicy,
-    TracingOptions,
-)
-from bridge.sqlite_engine.protocol.server import Guard, Server
-from bridge.sqlite_engine.protocol.service import AioSidecarService, SidecarService
 from bridge.sqlite_engine.storage import counts
 from bridge.system import private
 from bridge.system.processes import is_stopped
 from bridge.system.tls import TlsFiles
+
+if TYPE_CHECKING:
+    from durabletask.serialization import DataConverter
+
+    from bridge.engines.embedded.inprocess import AioChannel, Channel
+    from bridge.engines.embedded.processes.settings import ProcessSettings
+    from bridge.engines.embedded.processes.supervisor import WorkerProcesses
+    from bridge.engines.worker.compatibility import CompatibilityMonitor
+    from bridge.engines.worker.contained_worker import ContainedWorker
+    from bridge.engines.workflows import Workflows
+    from bridge.sqlite_engine.database import Database
+    from bridge.sqlite_engine.hub.kept_spans import KeptSpans
+    from bridge.sqlite_engine.options import TracingOptions
+    from bridge.sqlite_engine.protocol.server import Guard, Server
 
 _DAY_SECONDS = 86_400
 
@@ -100,6 +95,11 @@ class EmbeddedEngine:
         self._channel: AioChannel | None = None
         self._client: EngineClient | None = None
         self._workers: list[Channel] = []
+
+    @property
+    def is_host(self) -> bool:
+        """True in the process that runs the engine."""
+        return self._host
 
     @property
     def description(self) -> str:
@@ -169,6 +169,9 @@ class EmbeddedEngine:
         if self._client is not None:
             return
         if self._host:
+            from bridge.engines.embedded.inprocess import AioChannel
+            from bridge.sqlite_engine.protocol.service import AioSidecarService
+
             await asyncio.to_thread(self._start_host)
             assert self._database is not None
             service = AioSidecarService(self._database)
@@ -186,6 +189,14 @@ class EmbeddedEngine:
             self._attach()
 
     def _start_host(self) -> None:
+        # Only the daemon imports the engine itself: a command that attaches to it would wait a quarter of a second
+        from bridge.engines.embedded.host_rules import BridgeRules
+        from bridge.sqlite_engine.database import Database
+        from bridge.sqlite_engine.defaults import MAX_REQUEST
+        from bridge.sqlite_engine.options import PERIOD_SECONDS, DatabaseOptions, RetentionPolicy
+        from bridge.sqlite_engine.protocol.server import Server
+        from bridge.sqlite_engine.protocol.service import AioSidecarService
+
         make_private(self._directory)
         age = self._config.retention
         period = PERIOD_SECONDS if age is None else min(PERIOD_SECONDS, max(1.0, age))
@@ -225,6 +236,8 @@ class EmbeddedEngine:
             raise
 
     def _guard(self) -> Guard:
+        from bridge.sqlite_engine.protocol.server import Guard
+
         config, tls = self._config, None
         if config.tls is not None:
             key, client_ca = (None if file is None else Path(file) for file in (config.tls.key, config.tls.client_ca))
@@ -302,12 +315,59 @@ class EmbeddedEngine:
         self._database.hub.watch_runs(listener)
         return True
 
+    def worker_processes(
+        self,
+        number: int,
+        settings: ProcessSettings,
+        workflows: Workflows,
+        command: Sequence[str],
+        monitor: CompatibilityMonitor | None = None,
+        figures: Callable[[Mapping[str, int]], None] = lambda _: None,
+    ) -> WorkerProcesses:
+        """Create the worker processes of the workflows. The caller starts and stops them.
+
+        command: starts one process. settings: what the processes import. The limits are those of the configuration.
+        monitor, figures: as for `WorkerProcesses`. Raises: EngineMisconfigured where the system has no such processes.
+        """
+        if sys.platform != "linux":
+            raise EngineMisconfigured("`worker.processes` needs Linux; write `processes: 0`")
+        from bridge.engines.embedded.processes.supervisor import StreamLimits, WorkerProcesses
+
+        if self._database is None:
+            raise RuntimeError(f"engine {self.name!r} is not hosted here")
+        worker = self._config.worker
+
+        limits = StreamLimits(
+            (worker.process_items, worker.process_items, worker.process_items),
+            worker.process_bytes,
+            (self._config.sessions, self._config.session_bytes),
+        )
+        settings = replace(
+            settings,
+            threads=worker.threads,
+            stuck_after=worker.stuck_after,
+            sessions=self._config.sessions > 0,
+            memory_limit=worker.memory_limit,
+            versions=worker.versions,
+        )
+        return WorkerProcesses(
+            self._database, number, settings, limits, workflows, command, monitor=monitor, figures=figures
+        )
+
     def worker(
         self,
         workflows: Workflows,
         data_converter: DataConverter | None = None,
         monitor: CompatibilityMonitor | None = None,
     ) -> ContainedWorker:
+        from durabletask.grpc_options import GrpcWorkerResiliencyOptions
+
+        from bridge.engines.embedded.inprocess import Channel
+        from bridge.engines.embedded.worker import DirectWorker
+        from bridge.engines.worker.setup import MonitoredWorker, concurrency, threads
+        from bridge.sqlite_engine.hub.leases import DRAINING
+        from bridge.sqlite_engine.protocol.service import SidecarService
+
         own = self._config.worker
         # A dead host breaks the stream at once. Silence only means that there is no work.
         options: dict[str, Any] = {

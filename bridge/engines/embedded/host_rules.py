@@ -11,7 +11,7 @@ from bridge.core.answers import PUBLISH_ACTIVITY, answered_by
 from bridge.core.instance_protocol import may_replace, started_by
 from bridge.core.lineage.records import COMMAND_RECORD, DEAD_LETTER_RECORD, ordering_keys, stored_ids
 from bridge.core.origin import ids_of, index_ids, read_origin
-from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
+from bridge.core.system_names import DEAD_LETTER, EARLY_MESSAGES, JOB_STEP, LINEAGE, PREFIX, QUARANTINE, SAGA, target_id
 from bridge.engines.sagas import declared_name, is_name, saga_end
 from bridge.sqlite_engine.options import HostRules, Record
 from bridge.sqlite_engine.storage.counts import OTHER
@@ -34,6 +34,7 @@ class BridgeRules(HostRules):
 
     companion = EARLY_MESSAGES
     sagas = frozenset({SAGA})
+    never_alone = frozenset({JOB_STEP})
     index = LINEAGE
 
     def companion_of(self, instance_id: str) -> str:

@@ -36,13 +36,8 @@ class Session(OpenTurnExecutor):
     """Bytes of the history, as an estimate of the session's memory."""
 
     def follows(self, request: TurnRequest) -> bool:
-        """True when this turn directly follows the last one: the history contains that turn's event objects themselves.
-
-        The first of those objects was made for that turn alone. Another turn in its place is therefore detected.
-        """
-        past, turn = request.pastEvents, self._turn
-        end = self._begin + len(turn)
-        return len(past) >= end and past[self._begin] is turn[0] and past[end - 1] is turn[-1]
+        """True when this turn directly follows the last one."""
+        return request.continues(self._begin, self._turn)
 
     def run(self, request: TurnRequest) -> ExecutionResults:
         """Run a turn. Raises: the exceptions of the SDK's executor."""
@@ -84,6 +79,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._kept)
 
+    @property
+    def limits(self) -> tuple[int, int]:
+        """Largest number of sessions, and largest total size of their histories in bytes."""
+        return self.most, self._most_bytes
+
     def take(self, request: TurnRequest) -> Session | None:
         """Remove and return the session that this turn continues, or None."""
         with self._lock:
@@ -112,6 +112,19 @@ class Sessions:
         for each in gone:
             each.release()
 
+    def has(self, instance_id: str) -> bool:
+        """True when the orchestration has a session that no turn uses."""
+        return instance_id in self._kept
+
+    def drop(self, instance_id: str) -> None:
+        """End the session of an orchestration, if it has one."""
+        with self._lock:
+            found = self._kept.pop(instance_id, None)
+            if found is not None:
+                self.bytes -= found.size
+        if found is not None:
+            found.release()
+
     def clear(self) -> None:
         with self._lock:
             gone = self._kept
@@ -132,6 +145,7 @@ class SessionWorker(InProcessWorker):
         self, *, sessions: int = _DEFAULTS.sessions, session_bytes: int = _DEFAULTS.session_bytes, **options: Any
     ) -> None:
         super().__init__(emit_trace_spans=False, **options)
+        self.session_type = Session
         self.sessions = Sessions(sessions if self.can_have_sessions else 0, session_bytes)
 
     def count_session_replay(self) -> None:
@@ -142,11 +156,19 @@ class SessionWorker(InProcessWorker):
         if isinstance(request, TurnRequest) and self.sessions.most:
             response = self._turn(request, token)
         if response is None:
-            if request.pastEvents:
-                self.count_session_replay()
-            super().run_turn(request, stub, token)
+            self.replay_turn(request, stub, token)
         else:
             stub.CompleteOrchestratorTask(response)
+
+    def has_history(self, request: TurnRequest) -> bool:
+        """True when the turn carries the whole history."""
+        return True
+
+    def replay_turn(self, request: Any, stub: Any, token: Any) -> None:
+        """Run a turn in the SDK's code, which needs the whole history."""
+        if request.pastEvents:
+            self.count_session_replay()
+        super().run_turn(request, stub, token)
 
     def run_activity(self, request: Any, stub: Any, token: Any) -> None:
         executor = self.make_activity_executor()
@@ -173,8 +195,10 @@ class SessionWorker(InProcessWorker):
         """Response to a turn; None when the SDK must run the turn itself."""
         session = self.sessions.take(request)
         is_new = session is None
+        if is_new and not self.has_history(request):
+            return None
         if session is None:
-            session = self.make_turn_executor(Session)
+            session = self.make_turn_executor(self.session_type)
         try:
             with suppress_spans():
                 result = session.run(request)

@@ -47,6 +47,28 @@ class Load:
         return waiting > 0 and len(began) >= threads and time.monotonic() - max(began) >= after
 
 
+class RunningWorker(Protocol):
+    """Worker of one engine, in this process or in others."""
+
+    @property
+    def stats(self) -> WorkerStats: ...
+
+    @property
+    def session_count(self) -> int:
+        """Number of orchestrations that stay in memory between their turns."""
+        ...
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None:
+        """Stop the worker. Waits for running work."""
+        ...
+
+    def stuck(self) -> list[str]:
+        """Reasons why the worker cannot work; empty while it can."""
+        ...
+
+
 class RunningRecord(Protocol):
     """Record of the work items that threads of this process run."""
 
@@ -82,7 +104,7 @@ class ContainedWorker(OpenWorker):
         """
         super().__init__(**options)
         self.running = running
-        self.stats = WorkerStats()
+        self._stats = WorkerStats()
         self.flow = flow
         self.drain_mark = drain_mark
         self.replace_converter(ContainedConverter(self.converter))
@@ -95,6 +117,11 @@ class ContainedWorker(OpenWorker):
         """Unfinished work items of this worker by token, kept while `drain_mark` is set."""
         self._is_draining = False
         self.intercept_arrivals(self._arrived)
+
+    @property
+    def stats(self) -> WorkerStats:
+        """Work of this worker since it was created."""
+        return self._stats
 
     def add_orchestrator(self, fn: Any) -> str:
         name: str = super().add_orchestrator(contained_orchestrator(fn, self.converter))

@@ -42,10 +42,24 @@ class WorkerStats:
             if trace_id is not None:
                 histogram.example(seconds, trace_id, time.time())
 
-    def replay(self) -> None:
-        """Count a replay."""
+    def replay(self, number: int = 1) -> None:
+        """Count replays."""
         with self._lock:
-            self.replays += 1
+            self.replays += number
+
+    def add(self, name: str, result: str, durations: Histogram) -> None:
+        """Count the activities of another process."""
+        with self._lock:
+            histogram = self.activities.setdefault((name, result), Histogram(LONG_SECONDS))
+            histogram.add(durations)
+
+    def take(self) -> WorkerStats:
+        """Return what was counted, and start again at zero."""
+        taken = WorkerStats()
+        with self._lock:
+            taken.activities, self.activities = self.activities, {}
+            taken.replays, self.replays = self.replays, 0
+        return taken
 
 
 class Encoded:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import threading
 from collections.abc import Collection, Sequence
 from itertools import chain
@@ -23,8 +22,7 @@ from bridge.config.model.engines import WorkerConfig
 from bridge.core.errors import is_final_failure
 from bridge.core.system_names import PREFIX
 from bridge.engines.worker.compatibility import CompatibilityMonitor
-from bridge.engines.worker.contained_worker import ContainedWorker
-from bridge.engines.worker.failures import presentable
+from bridge.engines.worker.contained_worker import ContainedWorker, RunningWorker
 from bridge.engines.workflows import Workflows
 
 _NOBODY = "bridge.nobody"
@@ -43,42 +41,6 @@ def concurrency(config: WorkerConfig, workflows: Workflows) -> ConcurrencyOption
         maximum_concurrent_entity_work_items=config.max_entities,
         maximum_thread_pool_workers=threads(config, workflows),
     )
-
-
-class _WithoutStops(logging.Filter):
-    """Filter that drops the warning with which the SDK's worker reports that its own `stop` cancelled the stream."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        return not (text.startswith("Error in work item stream") and "CANCELLED" in text)
-
-
-class _Printable(logging.Filter):
-    """Filter that replaces exceptions that cannot be printed, or whose text is too long.
-
-    The SDK logs exceptions of entities unchanged.
-    """
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.msg, BaseException):
-            record.msg = presentable(record.msg)
-        if record.exc_info and record.exc_info[1] is not None:
-            shown = presentable(record.exc_info[1])
-            record.exc_info = (type(shown), shown, shown.__traceback__)
-        return True
-
-
-_PRINTABLE = _Printable()
-_WITHOUT_STOPS = _WithoutStops()
-
-
-def quiet_logger(name: str) -> logging.Logger:
-    """Create a logger for the SDK at level WARNING, because its clients and workers log every call at INFO."""
-    logger = logging.getLogger(f"bridge.sdk.{name}")
-    logger.setLevel(logging.WARNING)
-    logger.addFilter(_PRINTABLE)
-    logger.addFilter(_WITHOUT_STOPS)
-    return logger
 
 
 class MonitoredWorker(ContainedWorker):
@@ -127,8 +89,11 @@ class MonitoredWorker(ContainedWorker):
         elif versions:
             self.use_work_item_filters(
                 WorkItemFilters(
-                    [OrchestrationWorkItemFilter(name, _own(name, versions)) for name in workflows.orchestrators],
-                    [ActivityWorkItemFilter(name, _own(name, versions)) for name in workflows.activities],
+                    [
+                        OrchestrationWorkItemFilter(name, own_versions(name, versions))
+                        for name in workflows.orchestrators
+                    ],
+                    [ActivityWorkItemFilter(name, own_versions(name, versions)) for name in workflows.activities],
                     [EntityWorkItemFilter(name) for name in workflows.entities],
                 )
             )
@@ -148,7 +113,7 @@ class MonitoredWorker(ContainedWorker):
             response.failureDetails.isNonRetriable = True
 
 
-def _own(name: str, versions: Sequence[str]) -> list[str]:
+def own_versions(name: str, versions: Sequence[str]) -> list[str]:
     """Versions in the filter of a name; empty for all."""
     return [] if name.startswith(PREFIX) else [*versions]
 
@@ -174,7 +139,7 @@ def _inherit_version(request: Any, response: pb.OrchestratorResponse) -> None:
             start.version.CopyFrom(started.version)
 
 
-async def stop_worker(worker: TaskHubGrpcWorker, deadline: float) -> bool:
+async def stop_worker(worker: TaskHubGrpcWorker | RunningWorker, deadline: float) -> bool:
     """Stop the worker; return False when running work kept it from stopping within `deadline` seconds.
 
     The SDK waits for running activities without a limit. After the deadline the wait continues in a daemon thread,

@@ -374,14 +374,26 @@ class Compiler:
         return None
 
 
+_typed_environments: dict[tuple[frozenset[str], tuple[tuple[str, str], ...]], cel.Env] = {}
+"""Environments of `typed_error`, by the names and types of their variables."""
+
+_MOST_ENVIRONMENTS = 256
+
+
 def typed_error(source: str, names: frozenset[str], types: Mapping[str, Any]) -> str | None:
     """Error of the CEL library for an expression with variables of known types; None if it compiles.
 
     names: variables of any type. types: further variables, with their types.
     """
-    variables = dict.fromkeys(sorted(names), cel.Type.DYN) | dict(types)
+    known = tuple(sorted((name, type_.name()) for name, type_ in types.items()))
+    environment = _typed_environments.get((names, known))
+    if environment is None:
+        environment = _typed_environment(dict.fromkeys(sorted(names), cel.Type.DYN) | dict(types))
+        if len(_typed_environments) >= _MOST_ENVIRONMENTS:
+            _typed_environments.clear()
+        _typed_environments[names, known] = environment
     try:
-        _typed_environment(variables).compile(source)
+        environment.compile(source)
     except RuntimeError as error:
         return str(error)
     return None

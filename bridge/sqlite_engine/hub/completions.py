@@ -80,6 +80,9 @@ class Completions:
             take_over(hub, instance, outcome.rewind)
         else:
             self._record(instance, outcome, lease.stream)
+        moves = outcome.completion is None and bool(outcome.activities)
+        group = (instance.name, instance.version)
+        hub.dispatcher.motion.turned(instance.key, group, instance.history_bytes, moves=moves)
         if hub.deferred:
             hub.settle_deferred(instance)
         hub.wake(instance)

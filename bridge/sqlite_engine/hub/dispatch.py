@@ -5,67 +5,30 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any
 
 from bridge.sqlite_engine.hub.leases import (
+    ACTIVITY,
+    ENTITY,
     KINDS,
     ORCHESTRATION,
     Identity,
     Lease,
     Leases,
-    Names,
     Stream,
-    accepts,
     identity,
 )
+from bridge.sqlite_engine.hub.ready import Group, ReadyQueue, accepts
 from bridge.sqlite_engine.hub.tokenless import Tokenless
+from bridge.sqlite_engine.hub.turn_order import Motion
 from bridge.sqlite_engine.storage.schema import is_file_fault
 
 
-class ReadyQueue:
-    """Work of one kind that waits for a worker, oldest first per name and version."""
-
-    def __init__(self) -> None:
-        self._groups: dict[tuple[str, str | None], deque[tuple[int, Hashable]]] = {}
-        self.members: set[Hashable] = set()
-        self._order = 0
-
-    def __len__(self) -> int:
-        return len(self.members)
-
-    def add(self, name: str, version: str | None, item: Hashable) -> None:
-        """Queue the item, unless it is queued already."""
-        if item in self.members:
-            return
-        self.members.add(item)
-        self._order += 1
-        group = self._groups.get((name, version))
-        if group is None:
-            group = self._groups[(name, version)] = deque()
-        group.append((self._order, item))
-
-    def take(self, names: Names | None) -> tuple[str, str | None, Hashable] | None:
-        """Remove and return the oldest item that the names accept, or None."""
-        best: tuple[str, str | None] | None = None
-        order = 0
-        for group_key, group in self._groups.items():
-            if (best is None or group[0][0] < order) and accepts(names, group_key):
-                best, order = group_key, group[0][0]
-        if best is None:
-            return None
-        group = self._groups[best]
-        item = group.popleft()[1]
-        if not group:
-            del self._groups[best]
-        self.members.discard(item)
-        return (*best, item)
-
-    def clear(self) -> None:
-        self._groups.clear()
-        self.members.clear()
+def _leased(stream: Stream) -> int:
+    return len(stream.leases)
 
 
 @dataclass(slots=True, order=True)
@@ -83,6 +46,7 @@ class Dispatcher:
 
     build: makes the work item of a subject under a token, or returns None when the work is no longer needed.
     not_built: called with a subject whose work item cannot be made, and with the error.
+    never_alone: activities that run beside other work also when they are suspected.
     """
 
     def __init__(
@@ -91,15 +55,23 @@ class Dispatcher:
         not_built: Callable[[int, Any, Exception], None],
         tokenless: Tokenless,
         lease_seconds: float | None = None,
+        never_alone: frozenset[str] = frozenset(),
     ) -> None:
         self._build = build
         self._not_built = not_built
         self._tokenless = tokenless
         self._not_sent: Callable[[Stream, Exception], None] = lambda stream, _: None
         self._lease_seconds = lease_seconds
+        self._never_alone = never_alone
         self._expiring: list[tuple[float, str]] = []
         self.ready = tuple(ReadyQueue() for _ in KINDS)
+        self.starts = ReadyQueue()
+        """First turns of new orchestrations."""
+        self.motion = Motion()
+        self.owners: dict[str, Stream] = {}
+        """Workers that alone have an orchestration in memory, by instance id. Their streams keep the table."""
         self.streams: list[Stream] = []
+        self._flushing: list[Stream] = []
         self.leases = Leases()
         self._resting: list[_Rest] = []
         self._attempts: dict[tuple[int, Hashable], int] = {}
@@ -121,7 +93,10 @@ class Dispatcher:
         self._on_done = listener
 
     def suspect(self, item: Identity, until: float | None) -> None:
-        """Run an item alone after a pause, which ends at a time of the monotonic clock. None: suspect it no more."""
+        """Run an item alone after a pause, which ends at a time of the monotonic clock. None: suspect it no more.
+
+        An activity of `never_alone` only pauses.
+        """
         if until is None:
             self._suspects.pop(item, None)
         else:
@@ -138,12 +113,34 @@ class Dispatcher:
     def connect(self, stream: Stream) -> None:
         if stream not in self.streams:
             self.streams.append(stream)
+            self._streams_changed()
+
+    def _streams_changed(self) -> None:
+        self.motion.set_limits(self.streams)
+        self._flushing = [stream for stream in self.streams if stream.flush is not None]
+
+    def _remove(self, stream: Stream) -> None:
+        """Send nothing more to the stream; its own turns go to the other workers."""
+        if stream in self.streams:
+            self.streams.remove(stream)
+            self._streams_changed()
+            for instance_id in [each for each, owner in self.owners.items() if owner is stream]:
+                del self.owners[instance_id]
+        for turn in stream.turns.take_all():
+            self.ready[ORCHESTRATION].add(*turn)
+
+    def add_turn(self, instance_id: str, name: str, version: str | None, key: int, *, is_new: bool) -> None:
+        """Queue a turn. is_new: the first one of its orchestration."""
+        queue = self.starts
+        if not is_new:
+            owner = self.owners.get(instance_id)
+            queue = self.ready[ORCHESTRATION] if owner is None else owner.turns
+        queue.add(name, version, key)
 
     def retire(self, stream: Stream) -> None:
         """Stop sending work to a stopping worker, which may finish the work that it holds."""
         stream.drain()
-        if stream in self.streams:
-            self.streams.remove(stream)
+        self._remove(stream)
 
     def is_lost(self, caller: Stream, kind: int, name: str) -> bool:
         """True when no worker will ever accept work of this name, as far as the calling stream knows."""
@@ -153,8 +150,7 @@ class Dispatcher:
 
     def disconnect(self, stream: Stream) -> list[Lease]:
         """Remove the stream and return its leases. The caller queues their work again."""
-        if stream in self.streams:
-            self.streams.remove(stream)
+        self._remove(stream)
         taken = [self.leases.take(token) for token in stream.leases]
         stream.leases.clear()
         return [lease for lease in taken if lease is not None]
@@ -164,6 +160,7 @@ class Dispatcher:
         if lease.token in lease.stream.leases:
             lease.stream.leases.discard(lease.token)
             lease.stream.free[lease.kind] += 1
+            lease.stream.free_bytes += lease.size
         if done and self._attempts:
             self._attempts.pop((lease.kind, lease.subject), None)
         if done and self._on_done is not None:
@@ -202,7 +199,8 @@ class Dispatcher:
         heapq.heappush(self._resting, rest)
 
     def wake(self, now: float) -> None:
-        """Queue the work whose pause has ended."""
+        """Queue the work whose pause has ended, and new orchestrations that have waited for slow ones."""
+        self.motion.wake(now)
         while self._resting and self._resting[0].until <= now:
             rest = heapq.heappop(self._resting)
             self.ready[rest.kind].add(rest.name, rest.version, rest.subject)
@@ -219,33 +217,65 @@ class Dispatcher:
     def next_wake(self) -> float | None:
         """Time at which `wake` or `expired` is next due, by the monotonic clock; None when neither is."""
         moments = [rest.until for rest in self._resting[:1]] + [moment for moment, _ in self._expiring[:1]]
+        if self.motion.holds:
+            moments.append(self.motion.stalled_until())
         return min(moments, default=None)
 
     def pump(self) -> None:
         """Send all work that the streams can accept."""
         if self._waiting or self._quiet is not None:
             self._hand_out_alone()
-        for kind in KINDS:
+        if len(self._flushing) > 1:
+            # Several processes: the next item goes to the one that has the fewest
+            self.streams.sort(key=_leased)
+        self._turns()
+        for kind in (ACTIVITY, ENTITY):
             queue = self.ready[kind]
             waiting = queue.members
             while waiting and self._round(kind, queue):
                 pass
         if self._waiting and self._quiet is None:
             self._hand_out_alone()
+        for stream in self._flushing:
+            assert stream.flush is not None
+            stream.flush()
 
-    def _round(self, kind: int, queue: ReadyQueue) -> bool:
+    def _turns(self) -> None:
+        """Send turns: of orchestrations that one worker has in memory, then of all begun ones, then of new ones."""
+        for stream in self._flushing:
+            while stream.turns.members and self._next(ORCHESTRATION, stream, stream.turns):
+                pass
+        begun, starts = self.ready[ORCHESTRATION], self.starts
+        while begun.members and self._round(ORCHESTRATION, begun):
+            pass
+        self.motion.holds = False
+        while starts.members and self._round(ORCHESTRATION, starts, self.motion.may_begin):
+            pass
+
+    def _round(self, kind: int, queue: ReadyQueue, permits: Callable[[Group], bool] | None = None) -> bool:
         handed = False
         for stream in tuple(self.streams):
-            if stream.free[kind] <= 0 or (self._quiet is not None and stream.process is self._quiet):
-                continue
-            found = queue.take(stream.filters[kind])
-            if found is None:
-                continue
-            handed = True
-            name, version, subject = found
-            if not (self._suspects and self._set_aside(kind, name, version, subject)):
-                self._hand_out(stream, kind, subject)
+            if stream.free[kind] > 0 and self._next(kind, stream, queue, permits):
+                handed = True
         return handed
+
+    def _next(
+        self, kind: int, stream: Stream, queue: ReadyQueue, permits: Callable[[Group], bool] | None = None
+    ) -> bool:
+        """Send the next item that the stream can accept. Returns False when there is none."""
+        if stream.free[kind] <= 0 or stream.free_bytes <= 0:
+            return False
+        if self._quiet is not None and stream.process is self._quiet:
+            return False
+        found = queue.take(stream.filters[kind], permits)
+        if found is None:
+            return False
+        name, version, subject = found
+        if not (self._suspects and self._set_aside(kind, name, version, subject)):
+            lease = self._hand_out(stream, kind, subject)
+            if lease is not None and queue is self.starts:
+                self.motion.begin(lease.subject, (name, version))
+        return True
 
     def _hand_out(self, stream: Stream, kind: int, subject: Any, *, alone: bool = False) -> Lease | None:
         """Send work to the stream. Returns None when there is nothing to do or no work item can be made."""
@@ -267,7 +297,10 @@ class Dispatcher:
         if self._lease_seconds is not None:
             heapq.heappush(self._expiring, (time.monotonic() + self._lease_seconds, lease.token))
         try:
-            stream.send(item)
+            size = stream.send(item)
+            if size is not None:
+                lease.size = size
+                stream.free_bytes -= size
         except Exception as error:
             self._not_sent(stream, error)
         return lease
@@ -279,6 +312,8 @@ class Dispatcher:
         if until is None:
             return False
         if until <= time.monotonic():
+            if kind == ACTIVITY and name in self._never_alone:
+                return False
             self._waiting[key] = (kind, name, version, subject)
         elif until < math.inf:
             self._order += 1
@@ -316,8 +351,9 @@ class Dispatcher:
         """Drop all work, and all leases but void ones of workers without tokens. Streams stay connected."""
         kept = self._tokenless.reset(self.leases.open())
         self._resets += 1
-        for queue in self.ready:
+        for queue in (*self.ready, self.starts, *(stream.turns for stream in self.streams)):
             queue.clear()
+        self.motion.clear()
         self.leases.clear()
         self._resting.clear()
         self._expiring.clear()
@@ -328,6 +364,7 @@ class Dispatcher:
         for stream in self.streams:
             stream.leases.clear()
             stream.free = list(stream.credits)
+            stream.free_bytes = stream.most_bytes
         for lease in kept:
             self.leases.add(lease)
             lease.stream.leases.add(lease.token)

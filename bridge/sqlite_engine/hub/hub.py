@@ -72,7 +72,9 @@ class TaskHub(WorkingSet):
         self.entities = Entities(self, options, self.index)
         self.tokenless = Tokenless()
         work = WorkItems(self, self.entities, self.tokenless, options.max_work_item, self.fail)
-        self.dispatcher = Dispatcher(work.build, self._not_built, self.tokenless, options.lease_seconds)
+        self.dispatcher = Dispatcher(
+            work.build, self._not_built, self.tokenless, options.lease_seconds, options.rules.never_alone
+        )
         self.losses = Losses(self, self.dispatcher, options) if options.max_lost_workers else None
         """Count of lost workers; None when the limit is disabled."""
         self._new_tasks: list[Task] = []
@@ -232,6 +234,7 @@ class TaskHub(WorkingSet):
     def void(self, instance: Instance) -> None:
         """Void the work in flight of the instance."""
         self._void_turn(instance.key)
+        self.dispatcher.motion.remove(instance.key)
         instance.token = None
         if not instance.finished:
             self.void_tasks(instance.key)
@@ -338,6 +341,7 @@ class TaskHub(WorkingSet):
         """Fail an instance without reading it, as a last resort. Its owners are notified in later steps."""
         self.tx.fail_unseen(key, self.now, failure)
         self._void_turn(key)
+        self.dispatcher.motion.remove(key)
         for each in self.deferred.take(key):
             self.settled.append((each.reply, instance_finished("")))
         self.void_tasks(key)
@@ -483,7 +487,8 @@ class TaskHub(WorkingSet):
             consequence()
         for instance in self._woken.values():
             if instance.token is None and instance.deliverable:
-                ready[ORCHESTRATION].add(instance.name, instance.version, instance.key)
+                is_new = instance.status == PENDING
+                self.dispatcher.add_turn(instance.id, instance.name, instance.version, instance.key, is_new=is_new)
         for task in self._new_tasks:
             if len(ready[ACTIVITY]) >= MAX_REQUESTS:
                 task.request = None

@@ -5,11 +5,14 @@ Any thread may read streams and leases, end a lease, and confirm or drain a stre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from durabletask.internal import orchestrator_service_pb2 as pb
+
+from bridge.sqlite_engine.hub.ready import Names, ReadyQueue
 
 ORCHESTRATION = 0
 ACTIVITY = 1
@@ -31,35 +34,45 @@ def identity(kind: int, subject: Any) -> Identity:
     return (kind, subject.seq if kind == ACTIVITY else subject)
 
 
-Names = dict[str, frozenset[str]]
-"""Accepted versions by name; an empty set accepts every version."""
-
-
 class Stream:
     """Connected worker: the names that it accepts, its credits, and the leases that it holds.
 
     send: called in the writer's thread with a WorkItem, or with a TurnRequest when `shares` is true; must not block.
+    It may return the size of the item in bytes, which counts against `most_bytes` while the item is leased.
+    flush: called in the writer's thread when all work of a commit was sent; None: `send` needs no further call.
     knows: returns True when this worker knows a worker that runs the name. Calls of any other name from its
     orchestrations fail at once, unless another stream accepts them. None: calls wait for a worker.
     process: identity of the worker's process, shared by all streams of the process. None: a process of its own.
     peer: address of the connection; empty when unknown.
+    sessions: number and bytes of the orchestrations that the worker keeps in memory. None: unknown, or the worker takes
+    no turns.
     """
 
     def __init__(
         self,
         request: pb.GetWorkItemsRequest,
-        send: Callable[[Any], None],
+        send: Callable[[Any], int | None],
         *,
+        flush: Callable[[], None] | None = None,
         shares: bool = False,
         knows: Callable[[int, str], bool] | None = None,
         process: object | None = None,
         peer: str = "",
+        sessions: tuple[int, int] | None = None,
+        most_bytes: int = sys.maxsize,
     ) -> None:
         self.send = send
+        self.flush = flush
         self.shares = shares
         self.knows = knows
         self.process = self if process is None else process
         self.peer = peer
+        self.sessions = sessions
+        self.most_bytes = self.free_bytes = most_bytes
+        self.turns = ReadyQueue()
+        """Turns of the orchestrations that this worker alone has in memory."""
+        self.ran: Collection[str] | None = None
+        """Tokens of the items that ran when the worker died; None where that is unknown."""
         self.sends_tokens = shares
         """True as soon as the worker is known to send completion tokens."""
         self.streams_history = pb.WORKER_CAPABILITY_HISTORY_STREAMING in request.capabilities
@@ -103,13 +116,6 @@ def _names(filters: Iterable[pb.OrchestrationFilter | pb.ActivityFilter]) -> Nam
     return names
 
 
-def accepts(names: Names | None, group: tuple[str, str | None]) -> bool:
-    if names is None:
-        return True
-    versions = names.get(group[0])
-    return versions is not None and (not versions or (group[1] or "") in versions)
-
-
 @dataclass(slots=True, eq=False)
 class Lease:
     """Right of one stream to complete one work item."""
@@ -138,6 +144,8 @@ class Lease:
     """True when the stream's process was given no other work."""
     resets: int = 0
     """Number of resets of the dispatcher before it gave the lease."""
+    size: int = 0
+    """Bytes of the work item, for a stream that limits them."""
 
 
 class Leases:

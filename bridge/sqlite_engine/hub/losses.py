@@ -2,6 +2,7 @@
 
 A loss is counted for each item that a dead process ran. After the second loss an item is suspected. A suspected item
 pauses, longer each time, and then runs while its worker runs nothing else. From then on only the culprit is counted.
+Activities that wait for other work of their worker (`HostRules.never_alone`) only pause.
 Everything runs in the writer's thread.
 """
 

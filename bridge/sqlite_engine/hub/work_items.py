@@ -38,6 +38,15 @@ class TurnRequest:
     def WhichOneof(self, name: str) -> str:  # noqa: N802 -- as a WorkItem has it
         return "orchestratorRequest"
 
+    def continues(self, begin: int, turn: list[pb.HistoryEvent]) -> bool:
+        """True when the history goes on after an earlier turn with these events: it contains the objects themselves.
+
+        begin: position of the turn in the history. The first of its events was made for that turn alone, so another
+        turn in its place is detected.
+        """
+        past, end = self.pastEvents, begin + len(turn)
+        return len(past) >= end and past[begin] is turn[0] and past[end - 1] is turn[-1]
+
     def message(self, execution: str, *, with_history: bool = True) -> pb.OrchestratorRequest:
         """Convert the request to a message of the protocol, with copies of the events."""
         request = pb.OrchestratorRequest(

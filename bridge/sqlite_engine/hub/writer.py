@@ -25,7 +25,7 @@ from bridge.sqlite_engine.storage.schema import is_file_fault
 logger = logging.getLogger(__name__)
 
 MAX_GROUP = 256
-"""Largest number of operations in one transaction."""
+"""Number of operations from which on a transaction takes no more."""
 
 MAX_DUE = 256
 """Largest number of timers that fire in one transaction."""
@@ -61,7 +61,7 @@ class Writer:
         self._hub = hub
         self._requeue = requeue
         hub.dispatcher.report_unsent_to(self._not_sent)
-        self._queue: SimpleQueue[Operation] = SimpleQueue()
+        self._queue: SimpleQueue[Operation | list[Operation]] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"engine-{name}", daemon=True)
         self._stopped = False
         self._next_timer: int | None = None
@@ -99,6 +99,11 @@ class Writer:
             return
         self._queue.put(Operation(kind, run, args, reply, subject))
 
+    def submit_results(self, operations: Operation | list[Operation]) -> None:
+        """Run one or several operations without a reply in a later transaction. Callable from any thread."""
+        if not self._stopped:
+            self._queue.put(operations)
+
     def _run(self) -> None:
         running = True
         while running:
@@ -120,7 +125,8 @@ class Writer:
         group: list[Operation] = []
         while True:
             try:
-                group.append(self._queue.get_nowait())
+                found = self._queue.get_nowait()
+                group += found if isinstance(found, list) else [found]
             except Empty:
                 return group
 
@@ -131,7 +137,10 @@ class Writer:
         try:
             operation = queue.get(timeout=self._wait())
             while operation is not _STOP:
-                group.append(operation)
+                if isinstance(operation, list):
+                    group += operation
+                else:
+                    group.append(operation)
                 if len(group) >= MAX_GROUP:
                     return group, True
                 operation = queue.get_nowait()

@@ -17,13 +17,12 @@ from pathlib import Path
 
 from bridge.core.errors import EngineUnavailable
 from bridge.sqlite_engine.hub.leases import ACTIVITY, Leases
-from bridge.system import private
+from bridge.system import private, slots
+from bridge.system.slots import ThreadSlots
 
 _HEADER = 64
 _SLOT = 4608
 """Bytes for the longest entity id, with its length and kind."""
-_SLOTS = 512
-"""Largest number of threads that are recorded."""
 _RUNNING, _DRAINING = b"R", b"D"
 
 
@@ -96,12 +95,6 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-class _Own(threading.local):
-    """Offset of a thread's slot; None before its first item, 0 when no slot is left."""
-
-    at: int | None = None
-
-
 class RunningItems:
     """Recorder with one slot per thread. `begin` and `end` may be called from any thread; neither raises."""
 
@@ -110,8 +103,7 @@ class RunningItems:
         self._lease = leases.get
         self._lock = threading.Lock()
         self._map: mmap.mmap | None = None
-        self._slots = 0
-        self._own = _Own()
+        self._slots: ThreadSlots | None = None
         self._is_closed = False
 
     def read(self) -> list[str]:
@@ -126,18 +118,13 @@ class RunningItems:
             return []
         if content[:1] != _RUNNING or content[1:_HEADER].rstrip(b"\0") != _boot():
             return []
-        found = []
-        for at in range(_HEADER, len(content), _SLOT):
-            size = int.from_bytes(content[at : at + 2], "little")
-            if size:
-                found.append(content[at + 2 : at + 2 + size].decode("utf-8", "replace"))
-        return found
+        return [entry.decode("utf-8", "replace") for entry in slots.entries(content, _SLOT, _HEADER)]
 
     def close(self) -> None:
         """Delete the record, and record nothing from now on."""
         with self._lock:
             self._is_closed = True
-            self._map = None
+            self._map = self._slots = None
             with suppress(OSError):
                 self._path.unlink(missing_ok=True)
 
@@ -152,40 +139,20 @@ class RunningItems:
     def begin(self, token: str) -> None:
         """Record that this thread begins the work item of a lease."""
         lease = self._lease(token)
-        record = self._map
-        if record is None:
-            record = self._opened()
-        if lease is None or record is None:
+        own = self._slots
+        if own is None:
+            self._opened()
+            own = self._slots
+        if lease is None or own is None:
             return
-        at = self._own.at
-        if at is None:
-            at = self._new_slot()
         subject = lease.subject.seq if lease.kind == ACTIVITY else lease.subject
-        entry = f"{lease.kind}{'!' if lease.is_alone else ':'}{subject}".encode()
-        if at:
-            size = len(entry)
-            # The length is written last; a half-written entry does not count.
-            record[at + 2 : at + 2 + size] = entry
-            if size < 256:
-                record[at] = size
-            else:
-                record[at : at + 2] = size.to_bytes(2, "little")
+        own.write(f"{lease.kind}{'!' if lease.is_alone else ':'}{subject}".encode())
 
     def end(self) -> None:
         """Record that this thread has completed its work item."""
-        at, record = self._own.at, self._map
-        if at and record is not None:
-            if record[at + 1]:
-                record[at : at + 2] = b"\0\0"
-            else:
-                record[at] = 0
-
-    def _new_slot(self) -> int:
-        """Offset of a new slot for this thread; 0 when no slot is left."""
-        with self._lock:
-            slot, self._slots = self._slots, self._slots + 1
-        self._own.at = at = _HEADER + slot * _SLOT if slot < _SLOTS else 0
-        return at
+        own = self._slots
+        if own is not None:
+            own.clear()
 
     def _mark(self, mark: bytes) -> None:
         record = self._map or self._opened()
@@ -200,11 +167,12 @@ class RunningItems:
                     file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
                     try:
                         # Written in full: a page without disk space later would end the process.
-                        os.write(file, bytes(_HEADER + _SLOTS * _SLOT))
+                        os.write(file, bytes(slots.required_size(_SLOT, _HEADER)))
                         self._map = mmap.mmap(file, 0)
                     finally:
                         os.close(file)
                     self._map[:_HEADER] = (_RUNNING + _boot()).ljust(_HEADER, b"\0")
+                    self._slots = ThreadSlots(self._map, _SLOT, _HEADER)
             return self._map
 
 

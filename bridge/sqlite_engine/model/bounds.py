@@ -160,5 +160,5 @@ def check_execution(execution: str) -> None:
         raise invalid_argument(
             f"The call has an execution id of {len(execution)} characters; at most {MAX_NAME} are allowed"
         )
-    if any(letter < " " for letter in execution):
+    if any(character < " " for character in execution):
         raise invalid_argument("The execution id has a control character")

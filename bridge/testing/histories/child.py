@@ -1,7 +1,7 @@
 """Process that imports new workflow code and replays histories through it. It performs no work of an orchestration.
 
 The parent writes a line of JSON with the modules, then for each history a line and the events as one message of
-protocol buffers. The answers are lines of JSON. What the imported code prints goes to standard error.
+protocol buffers. The answers are lines of JSON. What the imported code prints on standard output is dropped.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
     """Answer the parent until its end of file."""
     requests = sys.stdin.buffer
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     given = json.loads(requests.readline())
     try:
         workflows = Code(given["directory"], given["base"], tuple(given["modules"])).load()

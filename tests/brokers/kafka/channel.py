@@ -18,6 +18,8 @@ from tests.kit.waiting import TIMEOUT
 class KafkaChannel:
     """New topic on a cluster."""
 
+    completes = False
+
     def __init__(self, bootstrap: str) -> None:
         self.topic = unique("killed")
         self.broker = (
@@ -38,7 +40,7 @@ class KafkaChannel:
     def left(self, daemon: DaemonProcess) -> int:
         return daemon.lag()
 
-    def letters(self) -> list[Message]:
+    def dead_letters(self) -> list[Message]:
         consumer = Consumer({"bootstrap.servers": self._bootstrap, "group.id": unique("reader")})
         found: list[Message] = []
         try:

@@ -19,7 +19,7 @@ from aiokafka import TopicPartition
 from durabletask.client import AsyncTaskHubGrpcClient, OrchestrationQuery
 
 from bridge.brokers.base import ReadOptions
-from bridge.engines.worker.setup import quiet_logger
+from bridge.engines.worker.sdk_log import quiet_logger
 from tests.brokers.kafka.harness import KafkaHarness
 from tests.kafka.batches import Log
 from tests.kit.processes import DaemonProcess

@@ -18,7 +18,7 @@ from tests.brokers.reading_contract import everything
 from tests.kit.waiting import eventually
 
 
-def letters(count: int, key: bytes | None = None) -> list[Message]:
+def dead_letters(count: int, key: bytes | None = None) -> list[Message]:
     cause = Cause("no_route", "no rule matches", "NoRoute", "orders", "start")
     made = (
         (number, dead_letter(Message(b"%d" % number, key), Position("cluster", "orders", 0, number), cause))
@@ -55,12 +55,12 @@ async def test_only_new_dead_letters_are_read(harness: KafkaHarness, tmp_path: P
     broker = await harness.broker()
     reading = Reading(broker, topic, tmp_path)
     assert len(await reading.rows()) == 0
-    await broker.publish(topic, letters(50))
+    await broker.publish(topic, dead_letters(50))
     assert len(await reading.rows()) == 50
     assert len(reading.counts) == 50
     assert len(await reading.rows()) == 50
     assert reading.counts == []
-    await broker.publish(topic, letters(2))
+    await broker.publish(topic, dead_letters(2))
     assert len(await reading.rows()) == 52
     assert len(reading.counts) == 2
 
@@ -70,13 +70,13 @@ async def test_what_retention_removes_leaves_the_rows(harness: KafkaHarness, tmp
     await harness.create_topic(topic, 1)
     broker = await harness.broker()
     reading = Reading(broker, topic, tmp_path)
-    await broker.publish(topic, letters(10))
+    await broker.publish(topic, dead_letters(10))
     await reading.rows()
     for begin, left in ((4, 6), (10, 0)):
         await delete_before(harness, topic, begin)
         assert len(await reading.rows()) == left
         assert reading.counts == []
-    await broker.publish(topic, letters(3))
+    await broker.publish(topic, dead_letters(3))
     assert len(await reading.rows()) == 3
 
 
@@ -85,7 +85,7 @@ async def test_a_topic_that_was_created_again_is_read_again(harness: KafkaHarnes
     await harness.create_topic(topic, 1)
     broker = await harness.broker()
     reading = Reading(broker, topic, tmp_path)
-    await broker.publish(topic, letters(10))
+    await broker.publish(topic, dead_letters(10))
     await reading.rows()
     admin = AIOKafkaAdminClient(bootstrap_servers=harness.bootstrap)
     await admin.start()
@@ -95,7 +95,7 @@ async def test_a_topic_that_was_created_again_is_read_again(harness: KafkaHarnes
     await harness.create_topic(topic, 1)
     broker = await harness.broker()  # the producer of the other one knows the former topic
     reading.broker = broker
-    await broker.publish(topic, letters(12))
+    await broker.publish(topic, dead_letters(12))
     assert len(await reading.rows()) == 12
     assert len(reading.counts) == 12
 
@@ -112,10 +112,10 @@ async def test_a_compacted_topic_is_read_each_time(harness: KafkaHarness, tmp_pa
     )  # fmt: skip
     broker = await harness.broker()
     reader = TopicReader(RowCache(tmp_path, "1", 10**9))
-    await broker.publish(topic, letters(5, b"key"))
+    await broker.publish(topic, dead_letters(5, b"key"))
 
     async def compacted() -> bool:
-        await broker.publish(topic, letters(1, b"other"))  # the last segment is never compacted
+        await broker.publish(topic, dead_letters(1, b"other"))  # the last segment is never compacted
         rows = await reader.read(broker, topic)
         assert not rows.is_cached
         return 0 not in {offset for offset, _, _ in rows.partitions[0][0].rows()}

@@ -136,9 +136,9 @@ async def test_dead_letters_that_fit_alone_keep_all_they_have(harness: KafkaHarn
     await broker.publish(topic, [Message(body, b"k") for body in bodies])
     subscription = await broker.subscribe(SubscribeOptions((topic,), topic), Assignments())
     await asyncio.gather(*(delivery.dead_letter(CAUSE) for delivery in await take(subscription, 6)))
-    letters = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 6)
-    assert sorted(each.message.body or b"" for each in letters) == sorted(bodies)
-    assert all(provenance.TRUNCATED not in dict(each.message.headers) for each in letters)
+    dead_letters = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 6)
+    assert sorted(each.message.body or b"" for each in dead_letters) == sorted(bodies)
+    assert all(provenance.TRUNCATED not in dict(each.message.headers) for each in dead_letters)
 
 
 async def test_whatever_the_topic_takes_one_letter_tells_the_position(harness: KafkaHarness) -> None:
@@ -156,15 +156,15 @@ async def test_whatever_the_topic_takes_one_letter_tells_the_position(harness: K
         [delivery] = await take(subscription, 1)
         await delivery.dead_letter(CAUSE)
         await subscription.close()
-        letters = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments())
-        [letter] = await take(letters, 1)
-        await nothing_more(letters, 0.1)
-        received = dict(letter.message.headers)
+        dead_letters = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments())
+        [dead_letter] = await take(dead_letters, 1)
+        await nothing_more(dead_letters, 0.1)
+        received = dict(dead_letter.message.headers)
         assert (received[provenance.TOPIC], received[provenance.OFFSET], received[provenance.REASON]) == (
             topic.encode(), b"0", CAUSE.reason.encode(),
         )  # fmt: skip
         missing.append(received.get(provenance.TRUNCATED))
-        await letters.close()
+        await dead_letters.close()
     assert missing == [None, b"payload", b"payload, headers", b"payload, headers, key"]
 
 
@@ -186,9 +186,13 @@ async def test_an_unreadable_message_without_bytes_dies_with_its_position(harnes
     [delivery] = await take(subscription, 1)
     delivery.message = Message(None, unreadable=Unreadable("crc", "the checksum is wrong", last=4))  # type: ignore[misc]  # mypy cannot infer it
     await delivery.dead_letter(CAUSE)
-    [letter] = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 1)
-    received = dict(letter.message.headers)
-    assert (letter.message.body, received[provenance.OFFSET], received[provenance.LAST_OFFSET]) == (b"", b"0", b"4")
+    [dead_letter] = await take(await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), topic), Assignments()), 1)
+    received = dict(dead_letter.message.headers)
+    assert (dead_letter.message.body, received[provenance.OFFSET], received[provenance.LAST_OFFSET]) == (
+        b"",
+        b"0",
+        b"4",
+    )
     assert received[provenance.TRUNCATED] == b"payload"
 
 

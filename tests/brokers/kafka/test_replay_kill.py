@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.replays import replayed_while_killed
+from tests.acceptance.replays import Load, replayed_while_killed
 from tests.brokers.kafka.channel import KafkaChannel
 
 
 @pytest.mark.timeout(300)
 def test_killed_while_dead_letters_are_replayed(tmp_path: Path, bootstrap: str) -> None:
-    replayed_while_killed(tmp_path, KafkaChannel(bootstrap), kills=1)
+    replayed_while_killed(tmp_path, KafkaChannel(bootstrap), Load(8, 12, 7, 1), kills=2, rate=25)

@@ -40,8 +40,8 @@ async def test_others_go_on_and_nothing_is_lost(tmp_path: Path, harness: KafkaHa
         await bench.until(lambda: bench.source.unloading.in_memory <= 20, "the others have no bodies")
         free(bench)
         await bench.settled(170)
-        letters = await bench.read(f"{topic}.dlq", 150)
-        assert sorted((each.body, each.key, dict(each.headers)["n"]) for each in letters) == sorted(
+        dead_letters = await bench.read(f"{topic}.dlq", 150)
+        assert sorted((each.body, each.key, dict(each.headers)["n"]) for each in dead_letters) == sorted(
             (each.body, each.key, dict(each.headers)["n"]) for each in sent
         )
 

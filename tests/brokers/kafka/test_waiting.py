@@ -83,9 +83,9 @@ async def test_the_dead_letter_of_one_that_waited_in_vain(tmp_path: Path, bootst
         subscription = await broker.subscribe(SubscribeOptions((f"{topic}.dlq",), f"{topic}-reader"), NullListener())
         async with asyncio.timeout(TIMEOUT):
             (delivery,) = await subscription.receive(1)
-        letter = delivery.message
-        headers = dict(letter.headers)
-        assert (letter.body, letter.key, headers["trace"]) == (sent.body, sent.key, b"\xff")
+        dead_letter = delivery.message
+        headers = dict(dead_letter.headers)
+        assert (dead_letter.body, dead_letter.key, headers["trace"]) == (sent.body, sent.key, b"\xff")
         assert (headers["bridge.reason"], headers["bridge.route"]) == (b"early_expired", b"paid")
         assert headers["bridge.topic"] == topic.encode()
         await subscription.close()

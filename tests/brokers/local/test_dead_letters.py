@@ -70,8 +70,8 @@ async def test_a_log_that_takes_nothing_settles_nothing(harness: LocalHarness, m
         await delivery.dead_letter(CAUSE)
     monkeypatch.setattr(threads, "open_database", open_database)
     await delivery.dead_letter(CAUSE)
-    [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
-    assert letter.message.body == b"x"
+    [dead_letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
+    assert dead_letter.message.body == b"x"
 
 
 async def test_dead_letters_of_parked_messages_go_the_same_way(
@@ -84,7 +84,7 @@ async def test_dead_letters_of_parked_messages_go_the_same_way(
     item["letter"] |= {"body": "b" * 20_000, "headers": [["h", "h" * 20_000]]}
     received = {"item": item, "reason": "early_expired", "detail": "too late", "error": "E", "attempts": 1}
     await asyncio.to_thread(write, received)
-    [letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
-    received = dict(letter.message.headers)
-    assert (letter.message.body, letter.message.key) == (b"", b"k")
+    [dead_letter] = await take(await broker.subscribe(DEAD, Assignments()), 1)
+    received = dict(dead_letter.message.headers)
+    assert (dead_letter.message.body, dead_letter.message.key) == (b"", b"k")
     assert (received[provenance.TRUNCATED], received[provenance.OFFSET]) == (b"payload, headers", b"1")

@@ -26,12 +26,13 @@ class BusChannel:
     Dead letters go to a separate queue, which messages that wait on the engine require.
     """
 
+    completes = True
     source = "queue: orders, sessions: {concurrent: 12, idle: 300ms}, dead_letter: letters"
 
     def __init__(self, server: ServerProcess, client: ServiceBusClient, sender: ServiceBusSender) -> None:
         place = f'connection_string: "{server.connection_string}"'
         self.broker = f"{{type: servicebus, {place}, request_timeout: 5s, connections: 50}}"
-        self._server = server
+        self.server = server
         self._client = client
         self._sender = sender
 
@@ -45,14 +46,15 @@ class BusChannel:
             )
             for each in messages
         ]
-        self._sender.send_messages(sent)
+        for start in range(0, len(sent), 200):  # of limited size
+            self._sender.send_messages(sent[start : start + 200])
 
     def left(self, daemon: DaemonProcess) -> int:
-        return sum(self._server.contents("orders").values())
+        return sum(self.server.contents("orders").values())
 
-    def letters(self) -> list[Message]:
-        assert self._server.counters()["dead_letters"] == [], "the queue's own stay empty"
-        count = self._server.contents("letters")["active"]
+    def dead_letters(self) -> list[Message]:
+        assert self.server.counters()["dead_letters"] == [], "the queue's own stay empty"
+        count = self.server.contents("letters")["active"]
         found: list[Any] = []
         with self._client.get_queue_receiver("letters") as receiver:
             while len(found) < count:

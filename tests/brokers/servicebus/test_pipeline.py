@@ -149,8 +149,8 @@ async def test_poison_is_dead_lettered_with_its_cause(tmp_path: Path, server: Se
         await bench.source.start()
         await bench.settled(21)
         assert outcomes(bench) == {"executed": 20, "dead_lettered": 1}
-        [letter] = server.counters.dead_letters
-        assert letter.reason == "no_route"
+        [dead_letter] = server.counters.dead_letters
+        assert dead_letter.reason == "no_route"
         # The sub-queue is read like any source, with the headers of a dead letter on a topic
         path = "orders/$DeadLetterQueue"
         subscription = await bench.broker.subscribe(SubscribeOptions((path,), dead_letter=None), Assignments())
@@ -160,7 +160,7 @@ async def test_poison_is_dead_lettered_with_its_cause(tmp_path: Path, server: Se
         assert headers[provenance.REASON] == b"no_route"
         assert headers[provenance.SOURCE] == b"orders"
         assert headers[provenance.TOPIC] == b"orders"
-        assert headers[provenance.DETAIL].decode() == letter.description.partition("\n")[0]
+        assert headers[provenance.DETAIL].decode() == dead_letter.description.partition("\n")[0]
         assert headers["DeadLetterReason"] == b"no_route"
         assert dead.position.topic == path
         await dead.complete()
@@ -222,6 +222,6 @@ async def test_the_delivery_count_is_told(tmp_path: Path, server: ServiceBusServ
         await subscription.close()
         await bench.source.start()
         await bench.settled(1)
-        [letter] = server.counters.dead_letters
-        assert letter.delivery_count == 2
-        assert '"deliveries":"3"' in (letter.description or "")
+        [dead_letter] = server.counters.dead_letters
+        assert dead_letter.delivery_count == 2
+        assert '"deliveries":"3"' in (dead_letter.description or "")

@@ -270,8 +270,8 @@ async def test_a_detach_at_a_settlement_differs_from_a_refusal(
 
 
 async def read(server: ServiceBusServer, bench: PipelineFixture) -> dict[str, bytes | None]:
-    [letter] = await bench.read("letters", 1)
-    return dict(letter.headers) | {"body": letter.body, "key": letter.key}
+    [dead_letter] = await bench.read("letters", 1)
+    return dict(dead_letter.headers) | {"body": dead_letter.body, "key": dead_letter.key}
 
 
 def large(count: int, size: int) -> Message:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.replays import replayed_while_killed
+from tests.acceptance.replays import Load, replayed_while_killed
 from tests.brokers.servicebus.channel import bus_channel
 
 
 @pytest.mark.timeout(300)
 def test_killed_while_dead_letters_are_replayed(tmp_path: Path) -> None:
     with bus_channel() as channel:
-        replayed_while_killed(tmp_path, channel, kills=1)
+        replayed_while_killed(tmp_path, channel, Load(8, 12, 7, 1), kills=2, rate=25)

@@ -111,9 +111,9 @@ async def mixed(
     if not session:
         effects = {key: sorted(found) for key, found in effects.items()}
     assert effects == good  # none is lost, doubled or, in a session, overtaken
-    letters = Counter(letter.message_id for letter in server.counters.dead_letters)
-    assert letters == Counter(bad)
-    assert {letter.reason for letter in server.counters.dead_letters} == {"unreadable"}
+    dead_letters = Counter(dead_letter.message_id for dead_letter in server.counters.dead_letters)
+    assert dead_letters == Counter(bad)
+    assert {dead_letter.reason for dead_letter in server.counters.dead_letters} == {"unreadable"}
 
 
 @pytest.fixture(autouse=True)

@@ -142,12 +142,12 @@ async def killed(
         check(directory, wanted, ordered=queue == "by-session")
         counters = server.counters()
         assert counters["crashes"] == []
-        letters = Counter(letter["message_id"] for letter in counters["dead_letters"])
+        dead_letters = Counter(dead_letter["message_id"] for dead_letter in counters["dead_letters"])
         if policy == "on_unreadable: dead_letter":
-            assert letters == Counter(sent.bad)
-            assert {letter["reason"] for letter in counters["dead_letters"]} == {"unreadable"}
+            assert dead_letters == Counter(sent.bad)
+            assert {dead_letter["reason"] for dead_letter in counters["dead_letters"]} == {"unreadable"}
         else:
-            assert not letters
+            assert not dead_letters
         assert server.contents("letters")["active"] == (len(sent.bad) if "letters" in policy else 0)
 
 

@@ -60,4 +60,4 @@ class Counters:
 
     def to_json(self) -> dict[str, Any]:
         plain = {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
-        return plain | {"dead_letters": [asdict(letter) for letter in self.dead_letters]}
+        return plain | {"dead_letters": [asdict(dead_letter) for dead_letter in self.dead_letters]}

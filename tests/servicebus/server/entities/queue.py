@@ -155,10 +155,10 @@ class Queue:
         _stop(message)
         message.token, message.state, message.was_deferred, message.expires = None, ACTIVE, False, None
         message.dead_letter_reason, message.dead_letter_description = reason, description
-        letter = DeadLetter(
+        dead_letter = DeadLetter(
             self.key, str(message.message_id), message.sequence_number, message.delivery_count, reason, description
         )
-        self.counters.dead_letters.append(letter)
+        self.counters.dead_letters.append(dead_letter)
         self.dead_letters.make_ready(message)
 
     def _session_returns(self, message: Message, counted: bool) -> None:

@@ -1,0 +1,57 @@
+"""Operations on the candidate for the rules: its record, its end by a person, and a further attempt."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from bridge.app.operations.operation import Operation, Parameters, Scene
+from bridge.core.canary import CanaryRecord
+from bridge.engines.canary import CanaryStore
+
+
+class OneCandidate(Parameters):
+    """Candidate. version: of its configuration."""
+
+    version: str
+
+
+async def _show(scene: Scene, given: OneCandidate) -> dict[str, Any]:
+    return document(given.version, await (await _store(scene, given)).read())
+
+
+async def _abort(scene: Scene, given: OneCandidate) -> dict[str, Any]:
+    value = {"at": time.time(), "by": scene.actor.name, "reason": given.reason or ""}
+    return document(given.version, await (await _store(scene, given)).change("abort", value))
+
+
+async def _resume(scene: Scene, given: OneCandidate) -> dict[str, Any]:
+    return document(given.version, await (await _store(scene, given)).change("resume", {}))
+
+
+async def _store(scene: Scene, given: OneCandidate) -> CanaryStore:
+    return CanaryStore(await scene.engine(), given.version)
+
+
+def document(version: str, record: CanaryRecord) -> dict[str, Any]:
+    """Record of a candidate as JSON types."""
+    total = record.total
+    return {
+        "candidate": version,
+        "state": "active" if record.fallback is None else "fallback",
+        "messages": total.messages,
+        "dead_letters": total.dead_letters,
+        "failed_instances": total.failed,
+        **{name: value for name, value in record.to_json().items() if name != "counts"},
+    }
+
+
+def _target(given: OneCandidate) -> str:
+    return given.version
+
+
+CANARY_OPERATIONS: tuple[Operation[Any], ...] = (
+    Operation("canary.show", "reader", "canary/{version}", OneCandidate, _show),
+    Operation("canary.abort", "operator", "canary/{version}:abort", OneCandidate, _abort, _target),
+    Operation("canary.resume", "operator", "canary/{version}:resume", OneCandidate, _resume, _target),
+)

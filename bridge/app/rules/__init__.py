@@ -1,0 +1,1 @@
+"""Decisions of rules compared: in words, with another configuration, on live messages."""

@@ -1,0 +1,131 @@
+"""Workflows for worker processes: some end their process in every way that there is."""
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from durabletask import entities, task
+
+
+def end(how: str) -> str:
+    """End this process, or only the caller, as the word says."""
+    if how == "os._exit":
+        os._exit(3)
+    if how == "sys.exit":
+        sys.exit(3)
+    if how == "segfault":
+        ctypes.string_at(0)
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "memory":
+        return str(len(bytearray(1 << 30)))
+    return how
+
+
+def note(path: str, text: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(text + "\n")
+
+
+def ends(ctx: task.ActivityContext, how: str) -> str:
+    return end(how)
+
+
+def echo(ctx: task.ActivityContext, value):
+    return value
+
+
+def pid(ctx: task.ActivityContext, _) -> int:
+    return os.getpid()
+
+
+def noted(ctx: task.ActivityContext, given: list[str]) -> str:
+    note(*given)
+    return given[1]
+
+
+def waits(ctx: task.ActivityContext, path: str) -> str:
+    """Wait until the file exists."""
+    note(f"{path}.began", str(os.getpid()))
+    while not Path(path).exists():
+        time.sleep(0.01)
+    return "done"
+
+
+def looks(ctx: task.ActivityContext, _) -> dict[str, list[str]]:
+    """Report files and threads of this process."""
+    files = []
+    for each in Path("/proc/self/fd").iterdir():
+        try:
+            files.append(str(each.readlink()))
+        except OSError:
+            continue
+    return {"files": sorted(files), "threads": sorted(each.name for each in threading.enumerate())}
+
+
+def traced(ctx: task.ActivityContext, name: str) -> str:
+    from opentelemetry import trace
+
+    with trace.get_tracer("flows").start_as_current_span(name):
+        return name
+
+
+def activity_ends(ctx: task.OrchestrationContext, how: str):
+    return (yield ctx.call_activity(ends, input=how))
+
+
+def orchestrator_ends(ctx: task.OrchestrationContext, how: str):
+    yield ctx.call_activity(echo, input=how)
+    return end(how)
+
+
+def entity_ends(ctx: task.OrchestrationContext, how: str):
+    return (yield ctx.call_entity(entities.EntityInstanceId("fragile", "one"), "end", how))
+
+
+def fragile(ctx: entities.EntityContext, how: str) -> str:
+    return end(how)
+
+
+def calls(ctx: task.OrchestrationContext, given: list[Any]):
+    """Call an activity by name."""
+    return (yield ctx.call_activity(given[0], input=given[1]))
+
+
+def blocks(ctx: task.OrchestrationContext, given: list[Any]):
+    """Occupy the thread of the first turn until the file exists, if there is one."""
+    path, value = given
+    while path and not ctx.is_replaying and not Path(path).exists():
+        note(f"{path}.began", "turn")
+        time.sleep(0.01)
+    for _ in range(3):
+        value = yield ctx.call_activity(echo, input=value)
+        value = value + (yield ctx.wait_for_external_event("more"))
+    return value
+
+
+def chain(ctx: task.OrchestrationContext, value: int):
+    for _ in range(4):
+        value = yield ctx.call_activity(echo, input=value + 1)
+    return value
+
+
+def homes(ctx: task.OrchestrationContext, _):
+    """Report the processes of five turns."""
+    found = []
+    for _ in range(5):
+        yield ctx.call_activity(echo, input=0)
+        found.append(os.getpid())
+    return found
+
+
+def messages(ctx: task.OrchestrationContext, count: int):
+    got: list[Any] = []
+    while len(got) < count:
+        got += [(yield ctx.wait_for_external_event("item"))]
+    return got
