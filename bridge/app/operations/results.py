@@ -80,6 +80,17 @@ class RecordedHistory(TypedDict):
     events: list[dict[str, Any]]
 
 
+class MatchedWaiting(TypedDict):
+    """Number of instances or keys of a filter, and of their messages."""
+
+    count: int
+    messages: int
+
+
+class WaitingJobSubmitted(MatchedWaiting):
+    job: str
+
+
 class Unprocessed(TypedDict):
     """Number of entities with operations that no worker has processed."""
 
@@ -282,6 +293,11 @@ RESULTS: Mapping[str, Any] = {
     "entities.clean": Cleaned,
     "early.list": list[WaitingMessage],
     "early.unprocessed": Unprocessed,
+    "early.match": MatchedWaiting,
+    "quarantine.match": MatchedWaiting,
+    **{
+        f"{kind}.{action}_by": WaitingJobSubmitted for kind in ("early", "quarantine") for action in ("release", "drop")
+    },
     "early.release": Change,
     "early.drop": Change,
     "quarantine.list": list[WaitingMessage],
