@@ -185,7 +185,7 @@ def test_the_token_comes_from_a_file_and_never_from_the_command_line(remote: Rem
     assert (missing.returncode, "nowhere cannot be read" in missing.stderr) == (2, True)
     assert remote("keys", "list", "--token", "x", role=None).returncode == 2
     plain = remote("keys", "list", "--url", "http://bridge.example:8099")
-    assert (plain.returncode, "https only" in plain.stderr) == (2, True)
+    assert (plain.returncode, "https only" in plain.stderr) == (1, True)
 
 
 def test_a_configuration_and_an_address(remote: Remote) -> None:

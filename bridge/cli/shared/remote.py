@@ -96,11 +96,10 @@ def urls_of(urls: tuple[str, ...], config: tuple[Path, ...]) -> tuple[str, ...]:
 
 
 def addresses(urls: tuple[str, ...], token_file: Path | None, ca: Path | None) -> list[Address]:
-    """Addresses with their token. Raises: UsageError."""
+    """Addresses with their token. Raises: UsageError, InvalidCommand."""
     if not urls:
         return []
     from bridge.app.remote import address
-    from bridge.core.errors import InvalidCommand
 
     try:
         token = os.environ.get(TOKEN) if token_file is None else token_file.read_text().strip()
@@ -108,5 +107,3 @@ def addresses(urls: tuple[str, ...], token_file: Path | None, ca: Path | None) -
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise click.UsageError(f"{token_file} cannot be read: {why}", click.get_current_context()) from None
-    except InvalidCommand as error:
-        raise click.UsageError(str(error), click.get_current_context()) from None
