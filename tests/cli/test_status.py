@@ -60,7 +60,7 @@ MEMBERS = {
     "daemons": {"id", "answered", "version", "command", "phase", "ready", "started", "seconds", "config", "peers"},
     "engines": {
         "name", "id", "state", "since", "seconds", "detail", "daemons", "place", "durable", "counted", "early",
-        "quarantined", "counts", "jobs",
+        "quarantined", "counts", "jobs", "worker_processes",
     },
     "sources": {
         "name", "state", "since", "seconds", "detail", "daemons", "partitions", "held_by", "lag", "oldest_seconds",

@@ -219,6 +219,8 @@ def _unserved(selector: Any, served: dict[str, Served]) -> Iterator[str]:
 def _values(name: str, label: str, served: dict[str, Served]) -> set[str]:
     if (name, label) == ("bridge_component_state", "state"):
         return {str(state) for states in STATES.values() for state in states}
+    if (name, label) == ("bridge_component_state", "kind"):
+        return set(STATES)  # a candidate only where rules have one
     return {labels[label] for labels in served[name].samples}
 
 

@@ -203,17 +203,6 @@ class JobSubmitted(TypedDict):
     reads: int
 
 
-class MatchedWaiting(TypedDict):
-    """count: of the items of a job on them. messages: that the filter selects."""
-
-    count: int
-    messages: int
-
-
-class WaitingJobSubmitted(MatchedWaiting):
-    job: str
-
-
 class Job(TypedDict):
     """Job. Times are RFC 3339 in UTC; `eta_seconds` is null while it is unknown."""
 
@@ -315,12 +304,6 @@ RESULTS: Mapping[str, Any] = {
     "quarantine.unprocessed": Unprocessed,
     "quarantine.release": list[Change],
     "quarantine.drop": Change,
-    **{f"{stage}.match": MatchedWaiting for stage in ("early", "quarantine")},
-    **{
-        f"{stage}.{action}_by": WaitingJobSubmitted
-        for stage in ("early", "quarantine")
-        for action in ("release", "drop")
-    },
     "canary.show": CanaryResult,
     "canary.abort": CanaryResult,
     "canary.resume": CanaryResult,
