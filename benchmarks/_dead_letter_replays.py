@@ -17,8 +17,8 @@ import uvloop
 from benchmarks.pipeline import message
 from bridge.app.composition import load_config
 from bridge.app.dead_letters.reading import Selection
-from bridge.app.operations.dead_letter_batches import select, submit
-from bridge.app.operations.replays import ReplayBatch
+from bridge.app.operations.dead_letters.batches import select, submit
+from bridge.app.operations.dead_letters.replays import ReplayBatch
 from bridge.app.serve.daemon import Daemon
 from bridge.core.states import JobState
 from bridge.dead_letters.state_machine import DeadLetterState

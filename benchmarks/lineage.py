@@ -25,8 +25,8 @@ from durabletask import task
 from durabletask.client import AsyncTaskHubGrpcClient
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.app.operations.lineage import Scope
-from bridge.app.operations.trace import Tracer
+from bridge.app.operations.lineage.lineage import Scope
+from bridge.app.operations.lineage.trace import Tracer
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.answers import PUBLISH_ACTIVITY
 from bridge.core.origin import MessageOrigin, wrap_payload

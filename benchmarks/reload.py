@@ -49,7 +49,7 @@ class _Bench:
     def __init__(self, directory: Path) -> None:
         from bridge.app.composition import load_config
         from bridge.app.serve.daemon import Daemon
-        from bridge.app.serve.reload import Files, Reloader
+        from bridge.app.serve.reload.reloader import Files, Reloader
 
         self._file = directory / "bridge.yaml"
         self._version = 0

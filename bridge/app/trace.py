@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 from bridge.app.connection import attached
 from bridge.app.messages.position import Behind, Reading, behind, places, read
-from bridge.app.operations.lineage import Scope
-from bridge.app.operations.trace import Answer, Found, Tracer, of_in_flight
+from bridge.app.operations.lineage.lineage import Scope
+from bridge.app.operations.lineage.trace import Answer, Found, Tracer, of_in_flight
 from bridge.app.serve.control import ask_daemons
 from bridge.config.source import Loaded
 from bridge.core.errors import EngineOutage, InvalidCommand

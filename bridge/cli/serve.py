@@ -44,7 +44,7 @@ def command(
     """
     from bridge.app.composition import load_config, own_packages
     from bridge.app.serve.process import serve
-    from bridge.app.serve.reload import Files
+    from bridge.app.serve.reload.reloader import Files
 
     loaded = load_config(config, overlay)
     levels = log_levels(log_level, own_packages(loaded))

@@ -21,8 +21,8 @@ from bridge.cli.shared.parameters import Time
 from bridge.core.states import MessageState, Outcome
 
 if TYPE_CHECKING:
-    from bridge.app.operations.lineage import Arrival, Lineage, Publication
-    from bridge.app.operations.trace import Answer, Found
+    from bridge.app.operations.lineage.lineage import Arrival, Lineage, Publication
+    from bridge.app.operations.lineage.trace import Answer, Found
     from bridge.app.trace import Traced
     from bridge.config.source import Loaded
 
@@ -69,7 +69,7 @@ def command(
     that the index does not have are searched.
     """
     from bridge.app.composition import load_config
-    from bridge.app.operations.lineage import Scope
+    from bridge.app.operations.lineage.lineage import Scope
     from bridge.app.trace import trace
 
     if not all(map(str.strip, ids)):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bridge.app.connection import attached
-from bridge.app.operations.instances import Filter, Instances, Start
+from bridge.app.operations.instances.instances import Filter, Instances, Start
 from bridge.config.source import load
 from bridge.core.system_names import job_instance_id
 from tests.kit.processes import DaemonProcess, bridge

@@ -262,7 +262,7 @@ async def test_values_arrive_as_they_were(loaded: Loaded) -> None:
     async with serving(loaded), attached(loaded) as engine:
         [received] = await operate(loaded, None, [("instances.start", {"orchestration": "greet", "input": value})])
         assert kept(loaded)[-1]["target"] == received["instance_id"]
-        from bridge.app.operations.instances import Instances
+        from bridge.app.operations.instances.instances import Instances
 
         one = await Instances(engine).wait(received["instance_id"], "completion", TIMEOUT)
         assert one is not None

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bridge.app.operations.dead_letter_jobs import DropDeadLetters, RestoreDeadLetters
+from bridge.app.operations.dead_letters.jobs import DropDeadLetters, RestoreDeadLetters
 from bridge.app.serve.daemon import Daemon
 from bridge.dead_letters.store import DeadLetterRef, DeadLetterStates
 from bridge.jobs.kind import Job, JobKind, JobRequest

@@ -12,8 +12,8 @@ from uuid import uuid4
 import pytest
 
 from bridge.app.connection import attached
-from bridge.app.operations.instances import Filter, Instances, Start
-from bridge.app.operations.timeline import as_json, timeline
+from bridge.app.operations.instances.instances import Filter, Instances, Start
+from bridge.app.operations.instances.timeline import as_json, timeline
 from bridge.config.source import Loaded, load
 from bridge.core.errors import (
     EngineRejected,

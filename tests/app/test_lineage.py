@@ -10,8 +10,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from bridge.app.operations.lineage import Arrival, Lineage, Scope
-from bridge.app.operations.trace import Found, Tracer
+from bridge.app.operations.lineage.lineage import Arrival, Lineage, Scope
+from bridge.app.operations.lineage.trace import Found, Tracer
 from tests.kit.daemon import ENGINES, DaemonFixture, headers, running
 from tests.kit.waiting import TIMEOUT
 

@@ -16,7 +16,7 @@ from typing import Any
 from durabletask.client import EntityQuery
 from prometheus_client.parser import text_string_to_metric_families
 
-from bridge.app.operations.trace import Found
+from bridge.app.operations.lineage.trace import Found
 from bridge.core.system_names import LINEAGE_INDEX
 from bridge.engines.lineage_index import LineageIndex
 from tests.app.test_trace import CONFIG, Bridge, short, traced

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bridge.app.serve.reload import Files, Reloader
+from bridge.app.serve.reload.reloader import Files, Reloader
 from bridge.core.errors import BrokerUnavailable
 from tests.kit.daemon import DaemonFixture, running
 

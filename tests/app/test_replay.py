@@ -15,7 +15,7 @@ import pytest
 from durabletask.entities import EntityInstanceId
 
 from bridge.app.composition import load_config
-from bridge.app.operations.replays import why_waiting
+from bridge.app.operations.dead_letters.replays import why_waiting
 from bridge.app.serve.daemon import Daemon
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.core import dead_letter

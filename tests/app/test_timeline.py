@@ -8,7 +8,7 @@ import pytest
 from durabletask import history
 from durabletask.task import FailureDetails
 
-from bridge.app.operations.timeline import duration, timeline
+from bridge.app.operations.instances.timeline import duration, timeline
 
 BEGAN = datetime(2030, 1, 31, 8, 0, 0, tzinfo=UTC)
 NEVER = datetime.fromtimestamp(0, UTC)

@@ -14,8 +14,8 @@ import pytest
 
 from bridge.app.composition import load_config
 from bridge.app.messages.position import Behind
-from bridge.app.operations.lineage import Scope
-from bridge.app.operations.trace import Answer, Found
+from bridge.app.operations.lineage.lineage import Scope
+from bridge.app.operations.lineage.trace import Answer, Found
 from bridge.app.serve.daemon import Daemon
 from bridge.app.serve.process import _channel
 from bridge.app.trace import trace

@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from bridge.app.operations.lineage import Scope
-from bridge.app.operations.trace import Tracer
+from bridge.app.operations.lineage.lineage import Scope
+from bridge.app.operations.lineage.trace import Tracer
 from tests.kit.daemon import DaemonFixture, headers, running
 from tests.kit.openmetrics import families
 from tests.kit.otlp import OtlpReceiver, attributes

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import pytest
 
-from bridge.app.operations.instances import Instances, Start
+from bridge.app.operations.instances.instances import Instances, Start
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineError, EngineOutage
 from bridge.engines.scheduler import SchedulerEngine

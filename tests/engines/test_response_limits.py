@@ -13,7 +13,7 @@ from durabletask.client import OrchestrationQuery
 from durabletask.internal import orchestrator_service_pb2 as pb
 
 from bridge.app.operations.entities import Entities
-from bridge.app.operations.instances import Filter, Instances, Start
+from bridge.app.operations.instances.instances import Filter, Instances, Start
 from bridge.app.serve.admission import count
 from bridge.config.model.engines import SchedulerEngineConfig
 from bridge.core.errors import EngineError, EngineOutage, EngineRejected, EngineUnavailable

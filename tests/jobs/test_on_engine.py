@@ -14,8 +14,8 @@ import pytest
 from durabletask.entities import EntityInstanceId
 from durabletask.internal import orchestrator_service_pb2 as pb
 
-from bridge.app.operations.instances import Filter, Instances, Start
-from bridge.app.operations.selection import InstanceFilter, Selection
+from bridge.app.operations.instances.instances import Filter, Instances, Start
+from bridge.app.operations.instances.selection import InstanceFilter, Selection
 from bridge.core.errors import EngineRejected, EngineUnavailable, InstanceNotFound, InvalidCommand
 from bridge.core.states import JobState
 from bridge.core.system_names import JOB_PAGE, JOB_RESULTS, job_instance_id, job_page_key

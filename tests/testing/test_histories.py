@@ -13,7 +13,7 @@ import pytest
 
 from bridge.app.composition import load_config
 from bridge.app.connection import attached
-from bridge.app.operations.instances import Instances
+from bridge.app.operations.instances.instances import Instances
 from bridge.core.errors import EngineRejected
 from bridge.engines.recording import UnreadableRecording
 from bridge.testing.histories import check as histories

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from bridge.app.operations.lineage import Scope
-from bridge.app.operations.trace import Tracer
+from bridge.app.operations.lineage.lineage import Scope
+from bridge.app.operations.lineage.trace import Tracer
 from bridge.config.model.engines import EmbeddedEngineConfig
 from bridge.core.commands import ScheduleOrchestration
 from bridge.core.origin import MessageOrigin, read_origin

@@ -13,7 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import bridge.testing
 import bridge.workflow
 from bridge.app.messages import position
-from bridge.app.operations import entities, erase, instances, keys, lineage, undelivered
+from bridge.app.operations import entities, erase, keys
+from bridge.app.operations.instances import instances
+from bridge.app.operations.lineage import lineage, undelivered
 from bridge.app.operations.operations import OPERATIONS
 from bridge.cli import root
 from bridge.cli.shared import exit_codes

@@ -14,7 +14,7 @@ from bridge.app.codecs import build_registries
 from bridge.app.composition import build_broker, build_decoder, build_router, subscribe_options
 from bridge.app.dead_letters import reading as dead_letters
 from bridge.app.messages.reading import id_of
-from bridge.app.operations.trace import NOT_KEPT, NOT_PROCESSED, Answer
+from bridge.app.operations.lineage.trace import NOT_KEPT, NOT_PROCESSED, Answer
 from bridge.brokers.base import ReadableBroker, ReadOptions
 from bridge.config.source import Loaded
 from bridge.core import dead_letter

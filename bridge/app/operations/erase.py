@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from bridge.app.connection import attached, payload
 from bridge.app.operations.entities import Entities
-from bridge.app.operations.instances import Filter, Instance, Instances
+from bridge.app.operations.instances.instances import Filter, Instance, Instances
 from bridge.config.model.sources import DEAD_LETTER_TOPIC
 from bridge.config.source import Loaded
 from bridge.core.errors import ConfigError, EngineError, ExpressionError, InstanceNotFound, Problem

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
 
-from bridge.app.operations.instances import Filter, Instances
+from bridge.app.operations.instances.instances import Filter, Instances
+from bridge.app.operations.instances.timeline import as_json, timeline
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words, json_object
-from bridge.app.operations.timeline import as_json, timeline
 from bridge.core.errors import InvalidCommand
 
 MAX_WAIT = 20.0

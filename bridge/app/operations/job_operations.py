@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 from durabletask.client import OrchestrationStatus
 from pydantic import AwareDatetime, BeforeValidator, Field
 
-from bridge.app.operations.instance_jobs import SPACE
+from bridge.app.operations.dead_letters.replays import why_waiting
+from bridge.app.operations.instances.jobs import SPACE
+from bridge.app.operations.instances.selection import MAX_READS, InstanceFilter, Selection
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene, Words, json_object
-from bridge.app.operations.replays import why_waiting
-from bridge.app.operations.selection import MAX_READS, InstanceFilter, Selection
 from bridge.core.errors import InstanceNotFound, InvalidCommand
 from bridge.core.origin import UnknownEnvelope, check
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest

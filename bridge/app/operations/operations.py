@@ -19,11 +19,11 @@ from bridge.app.connection import chosen
 from bridge.app.operations import limits, positions
 from bridge.app.operations.canary import CANARY_OPERATIONS
 from bridge.app.operations.configuration import CONFIGURATION_OPERATIONS
-from bridge.app.operations.dead_letter_operations import DEAD_LETTER_OPERATIONS
+from bridge.app.operations.dead_letters.operations import DEAD_LETTER_OPERATIONS
 from bridge.app.operations.entities import Entities
 from bridge.app.operations.erase import Erasure, condition_of
 from bridge.app.operations.instance_reads import INSTANCE, INSTANCE_READS, OneInstance
-from bridge.app.operations.instances import Filter, Instances, Start
+from bridge.app.operations.instances.instances import Filter, Instances, Start
 from bridge.app.operations.job_operations import JOB_OPERATIONS
 from bridge.app.operations.keys import Keys
 from bridge.app.operations.operation import NEW, Operation, Parameters, Scene

@@ -13,9 +13,9 @@ from bridge.app import audit, state
 from bridge.app.dead_letters.groups import grouped
 from bridge.app.dead_letters.reading import Selection, visited
 from bridge.app.dead_letters.view import facts_of
-from bridge.app.operations.lineage import Scope
+from bridge.app.operations.lineage.lineage import Scope
+from bridge.app.operations.lineage.trace import Tracer, of_in_flight
 from bridge.app.operations.operation import Operation, Parameters, Scene, Words, words
-from bridge.app.operations.trace import Tracer, of_in_flight
 from bridge.core.errors import InstanceNotFound
 from bridge.dead_letters.state_machine import DeadLetterState
 

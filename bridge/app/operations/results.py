@@ -7,12 +7,12 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from bridge.app.operations.dead_letter_batches import Submitted
+from bridge.app.operations.dead_letters.batches import Submitted
 from bridge.app.operations.entities import Entity
 from bridge.app.operations.erase import Finding
-from bridge.app.operations.instances import Instance
+from bridge.app.operations.instances.instances import Instance
 from bridge.app.operations.keys import KeyInfo
-from bridge.app.operations.trace import Found
+from bridge.app.operations.lineage.trace import Found
 from bridge.core.errors import Problem
 from bridge.jobs.store import JobItem
 from bridge.pipeline.in_flight_search import InFlightMessage

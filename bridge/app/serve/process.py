@@ -18,10 +18,10 @@ from bridge.app.check.configuration import inspect
 from bridge.app.composition import config_paths, own_packages
 from bridge.app.serve.control import control, shadow_routes
 from bridge.app.serve.daemon import Daemon, closed
-from bridge.app.serve.daemons import Peers, registry_engine
-from bridge.app.serve.file_watch import FileWatch, Signature, signature
 from bridge.app.serve.readiness import clear_ready, write_ready
-from bridge.app.serve.reload import Files, Reloader
+from bridge.app.serve.reload.daemons import Peers, registry_engine
+from bridge.app.serve.reload.file_watch import FileWatch, Signature, signature
+from bridge.app.serve.reload.reloader import Files, Reloader
 from bridge.app.state import trails
 from bridge.config.source import Loaded
 from bridge.core.errors import BridgeError, ConfigError

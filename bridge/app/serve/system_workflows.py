@@ -11,8 +11,8 @@ from typing import Any
 
 from durabletask.task import ActivityContext
 
-from bridge.app.operations.dead_letter_jobs import dead_letter_kinds
-from bridge.app.operations.instance_jobs import instance_kinds
+from bridge.app.operations.dead_letters.jobs import dead_letter_kinds
+from bridge.app.operations.instances.jobs import instance_kinds
 from bridge.app.operations.waiting_jobs import waiting_kinds
 from bridge.app.serve.waiting import WaitingEntities, waiting_entities
 from bridge.brokers.base import Broker

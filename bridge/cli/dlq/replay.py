@@ -149,8 +149,8 @@ def _dry_run(loaded: Loaded, selection: Selection, limit: int | None, as_json: b
 
 def _replay(loaded: Loaded, selection: Selection, given: dict[str, Any], yes: bool, as_json: bool) -> int:
     from bridge.app.audit import refused
-    from bridge.app.operations.dead_letter_batches import select
-    from bridge.app.operations.replays import ReplayBatch
+    from bridge.app.operations.dead_letters.batches import select
+    from bridge.app.operations.dead_letters.replays import ReplayBatch
     from bridge.core.errors import InstanceNotFound
 
     with refused(loaded, "dlq.replay", "*", given["reason"]):

@@ -116,7 +116,7 @@ def _submit(
     from bridge.app.audit import refused
     from bridge.app.composition import load_config
     from bridge.app.dead_letters.reading import Selection
-    from bridge.app.operations.dead_letter_batches import Batch, select
+    from bridge.app.operations.dead_letters.batches import Batch, select
     from bridge.core.errors import InstanceNotFound
 
     ids = tuple(read_ids(given["ids"], given["separated"])) if given["ids"] else ()

@@ -74,7 +74,7 @@ def check(
     """
     from bridge.app.composition import load_config
     from bridge.app.connection import attached
-    from bridge.app.operations.instances import Instances
+    from bridge.app.operations.instances.instances import Instances
     from bridge.testing.histories.check import check_histories
 
     if all_running and sample is not None:

@@ -530,7 +530,7 @@ def purge(
 
     With a filter, the command asks for confirmation.
     """
-    from bridge.app.operations.instances import FINISHED
+    from bridge.app.operations.instances.instances import FINISHED
 
     context = click.get_current_context()
     filtered = bool(statuses or created_from or created_to)

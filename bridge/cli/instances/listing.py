@@ -17,7 +17,7 @@ from bridge.cli.shared.output import clean, compact, print_json, print_table
 from bridge.cli.shared.parameters import SINCE, STATUS, TAG
 
 if TYPE_CHECKING:
-    from bridge.app.operations.instances import Instance
+    from bridge.app.operations.instances.instances import Instance
 
 OUTCOMES = ("completed", "compensated", "compensation_failed", "failed", "terminated")
 

@@ -15,8 +15,8 @@ from bridge.core.errors import BridgeError, ConfigError, EngineOutage
 from bridge.core.user_code.frames import Frame, frames
 
 if TYPE_CHECKING:
-    from bridge.app.operations.causes import Cause
-    from bridge.app.operations.instances import Instance
+    from bridge.app.operations.instances.causes import Cause
+    from bridge.app.operations.instances.instances import Instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Shown:
 
 def instance_of(document: Mapping[str, Any]) -> Instance:
     """Instance of a result of an operation."""
-    from bridge.app.operations.instances import Instance
+    from bridge.app.operations.instances.instances import Instance
 
     return Instance(**document)
 
@@ -54,8 +54,8 @@ def with_causes(options: dict[str, Any], found: Sequence[Any], history: str | No
 
     An outage ends the list.
     """
-    from bridge.app.operations.causes import Cause
-    from bridge.app.operations.instances import Instance
+    from bridge.app.operations.instances.causes import Cause
+    from bridge.app.operations.instances.instances import Instance
 
     at = [position for position, one in enumerate(found) if isinstance(one, Instance)]
     calls = []

@@ -73,7 +73,7 @@ def command(dry_run: bool, everywhere: bool, timeout: float, reason: str | None,
             "--dry-run asks the daemons of this machine; leave --all out", click.get_current_context()
         )
     if everywhere:
-        from bridge.app.serve.daemons import registry_engine
+        from bridge.app.serve.reload.daemons import registry_engine
 
         if (engine := registry_engine(loaded)) is not None:
             return _reload_all(loaded, engine, reason, timeout, output)

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import durabletask.internal.orchestrator_service_pb2 as pb
 
-from bridge.app.operations.instances import Filter, Instance, Instances
+from bridge.app.operations.instances.instances import Filter, Instance, Instances
 from bridge.core.errors import BridgeError, EngineOutage
 from bridge.core.system_names import PREFIX, SAGA
 from bridge.engines.client import EngineClient

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from bridge.app.operations.lineage import Arrival, Histories, Lineage, Publication, Scope
-from bridge.app.operations.undelivered import Undelivered, dead_lettered, every, of_entity
+from bridge.app.operations.lineage.lineage import Arrival, Histories, Lineage, Publication, Scope
+from bridge.app.operations.lineage.undelivered import Undelivered, dead_lettered, every, of_entity
 from bridge.core.lineage.records import DEAD_LETTER_RECORD, DUPLICATE_RECORD
 from bridge.core.origin import event_id, index_ids, is_named, search_ids
 from bridge.core.provenance import current_reason

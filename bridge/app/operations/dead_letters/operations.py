@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from bridge.app.dead_letters.reading import Selection
-from bridge.app.operations.dead_letter_batches import Batch, select, submit
-from bridge.app.operations.dead_letter_jobs import DROP_KIND, RESTORE_KIND
+from bridge.app.operations.dead_letters.batches import Batch, select, submit
+from bridge.app.operations.dead_letters.jobs import DROP_KIND, RESTORE_KIND
+from bridge.app.operations.dead_letters.replays import ReplayBatch, described, submit_edited
 from bridge.app.operations.operation import Operation, Parameters, Scene
-from bridge.app.operations.replays import ReplayBatch, described, submit_edited
 from bridge.core.errors import InvalidCommand
 from bridge.dead_letters.state_machine import DeadLetterState
 from bridge.jobs.kind import DEFAULT_FOLLOW, JobRequest

@@ -22,7 +22,7 @@ from bridge.app.serve import waiting
 from bridge.app.serve.admission import action_costs
 from bridge.app.serve.daemon import Daemon, closed
 from bridge.app.serve.failures import known_orchestrations
-from bridge.app.serve.file_watch import schema_paths
+from bridge.app.serve.reload.file_watch import schema_paths
 from bridge.app.serve.status import daemon_id
 from bridge.app.serve.topics import check_topics
 from bridge.config.source import Loaded

@@ -13,7 +13,7 @@ from durabletask.client import OrchestrationQuery, OrchestrationState, Orchestra
 from durabletask.history import HistoryEvent
 
 from bridge.app.connection import payload, stamp
-from bridge.app.operations.causes import Cause, cause_of, failure
+from bridge.app.operations.instances.causes import Cause, cause_of, failure
 from bridge.core.commands import Command, OnExisting, RaiseEvent, Resume, ScheduleOrchestration, Suspend, Terminate
 from bridge.core.errors import AlreadyTaken, EngineRejected, EngineTimeout, InstanceNotFound
 from bridge.core.instance_protocol import FINISHED as ENDED

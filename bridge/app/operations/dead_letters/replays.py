@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, NamedTuple
 
 from bridge.app.dead_letters.reading import Selection
-from bridge.app.operations.dead_letter_batches import Batch, Chosen, Selected, Submitted, submit
+from bridge.app.operations.dead_letters.batches import Batch, Chosen, Selected, Submitted, submit
 from bridge.core.errors import InvalidCommand
 from bridge.core.states import JobState
 from bridge.engines.base import Engine

@@ -9,8 +9,8 @@ from datetime import UTC
 
 from durabletask.client import OrchestrationState
 
-from bridge.app.operations.instances import Instances
-from bridge.app.operations.selection import STATUSES
+from bridge.app.operations.instances.instances import Instances
+from bridge.app.operations.instances.selection import STATUSES
 from bridge.core.errors import EngineError, EngineOutage, InstanceFinished, InstanceNotFound
 from bridge.core.origin import MessageOrigin
 from bridge.engines.base import Engine

@@ -1,0 +1,1 @@
+"""Replay, edit, drop and restore of dead letters, as jobs."""

@@ -1,0 +1,1 @@
+"""Instances: read, controlled, selected for jobs; causes of failures."""

@@ -1,0 +1,1 @@
+"""Lineage of instances, and traces of messages."""

@@ -1,0 +1,1 @@
+"""Reload of a daemon's configuration: by command, signal or file watch, and for all daemons."""
