@@ -153,7 +153,7 @@ class JobSubmitted(TypedDict):
 
 
 class MatchedWaiting(TypedDict):
-    """count: of the items of a job on them. messages: that the filter selects."""
+    """Waiting messages that a filter selects. count: number of the items of a job on them."""
 
     count: int
     messages: int
