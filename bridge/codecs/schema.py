@@ -77,11 +77,7 @@ class Schema:
         except jsonschema_rs.ValidationError as error:
             if refused:
                 raise SchemaProblem(f"{path}: {refused[0]}") from None
-            where = "".join(f"/{part}" for part in error.instance_path)
-            raise SchemaProblem(
-                f"{path} is not a valid JSON Schema: {f'at {where}: ' if where else ''}"
-                f"{_wrong_word(schema, list(error.instance_path), error.message)}"
-            ) from None
+            raise SchemaProblem(f"{path} is not a valid JSON Schema: {_fault(schema, error)}") from None
         except (jsonschema_rs.ReferencingError, ValueError) as error:
             raise SchemaProblem(f"{path} is not a valid JSON Schema: {refused[0] if refused else error}") from None
 
@@ -118,6 +114,22 @@ class Schema:
 
 
 _TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
+
+
+def fault_of(schema: Any) -> str | None:
+    """Place and word for which JSON Schema does not accept a schema; references are not followed."""
+    try:
+        jsonschema_rs.meta.validate(schema)
+    except jsonschema_rs.ValidationError as error:
+        return _fault(schema, error)
+    except (jsonschema_rs.ReferencingError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _fault(schema: Any, error: jsonschema_rs.ValidationError) -> str:
+    where = "".join(f"/{part}" for part in error.instance_path)
+    return f"{f'at {where}: ' if where else ''}{_wrong_word(schema, list(error.instance_path), error.message)}"
 
 
 def _wrong_word(schema: Any, path: list[Any], message: str) -> str:

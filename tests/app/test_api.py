@@ -25,6 +25,7 @@ from bridge.app.state import trail
 from bridge.config.model.access import AccessConfig
 from bridge.config.model.bridge import HttpConfig
 from bridge.config.source import Loaded
+from bridge.core.errors import InvalidCommand
 from bridge.core.states import DaemonState
 from bridge.ops.access import Access, Role, TokenFile, new_token, token_line
 from bridge.ops.health import Readiness
@@ -297,6 +298,19 @@ async def test_a_lone_surrogate_is_refused_outside_of_payloads(
             assert (status, answer["reason"]) == (422, "invalid_command")
         given = {"orchestration": "greet", "input": "\ud800"}
         assert (await send(http, url, start, given, tokens.header("operator")))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "text"),
+    [
+        ("jobs.show", {"job": "j", "jbo": 1}, "jobs.show: there is no parameter `jbo` (known: engine, reason, job)"),
+        ("jobs.show", {}, "jobs.show: the parameter `job` is missing"),
+    ],
+)
+def test_parameters_that_are_unknown_or_missing_are_named(name: str, given: dict[str, Any], text: str) -> None:
+    with pytest.raises(InvalidCommand) as caught:
+        BY_NAME[name].parse(given)
+    assert str(caught.value) == text
 
 
 def test_the_description_is_valid_and_complete() -> None:

@@ -260,6 +260,7 @@ def test_through_the_command(tmp_path: Path) -> None:
     write(tmp_path, JSON, when='"payload.total > 5"', schema="")
     (tmp_path / "old.json").write_text(json.dumps(JSON))
     (tmp_path / "new.json").write_text(json.dumps(changes(JSON, "total", None)))
+    (tmp_path / "typo.json").write_text('{"type": "objct"}')
     command = ("check", "--schemas", "old.json", "new.json")
     output = bridge(*command, "--strict", cwd=tmp_path, expect=1)
     assert "bridge.yaml:11:11 R033 routes[0].when: warning: payload.total is missing in new.json" in output
@@ -269,6 +270,10 @@ def test_through_the_command(tmp_path: Path) -> None:
     bridge(*command, "--source", "orders", "--strict", cwd=tmp_path, expect=1)
     for arguments, words in (
         (("--schemas", "old.json", "none.json"), "none.json: No such file"),
+        (
+            ("--schemas", "old.json", "typo.json"),
+            'typo.json: it is not a valid JSON Schema: at /type: "objct" is not a type',
+        ),
         (("--schemas", "old.json", "bridge.yaml"), "bridge.yaml: it is not JSON"),
         (("--schemas", "old.json", "main/orders@1"), "there is no registry `main`"),
         ((*command[1:], "--source", "other"), "there is no source `other`"),

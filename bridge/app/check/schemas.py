@@ -8,8 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import orjson
+
 from bridge.app.codecs import build_registries
-from bridge.codecs.schema_views import UnusableSchema, view_of
+from bridge.codecs.schema import fault_of
+from bridge.codecs.schema_views import UnusableSchema, is_avro, view_of
 from bridge.config.schema_files import MAX_SCHEMA
 from bridge.config.source import Loaded
 from bridge.config.yaml.node import ScalarNode, find
@@ -198,12 +201,21 @@ def _of_file(path: Path) -> SchemaView:
     return view_of(read_file(path, MAX_SCHEMA), path.absolute().as_uri())
 
 
+def _checked_file(path: Path) -> SchemaView:
+    """View of a file. Raises: UnusableSchema, also for words that JSON Schema does not know; OSError."""
+    view, schema = _of_file(path), orjson.loads(read_file(path, MAX_SCHEMA))
+    wrong = None if is_avro(schema) else fault_of(schema)
+    if wrong is not None:
+        raise UnusableSchema(f"it is not a valid JSON Schema: {wrong}")
+    return view
+
+
 def _version(loaded: Loaded, name: str) -> SchemaView:
     """View of a file, or of a version in a registry. Raises: UnusableVersion, RegistryUnavailable."""
     inside = _IN_REGISTRY.fullmatch(name)
     try:
         if inside is None or Path(name).is_file():
-            return _of_file(Path(name))
+            return _checked_file(Path(name))
         return asyncio.run(_registered(loaded, *inside.groups()))
     except OSError as error:
         raise UnusableVersion(f"{name}: {error.strerror or type(error).__name__}") from None

@@ -151,7 +151,15 @@ class Operation(Generic[P]):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             where = ".".join(str(part)[:100] for part in first["loc"])
-            raise InvalidCommand(f"{self.name}: `{where}`: {first['msg']}") from None
+            match first["type"]:
+                case "extra_forbidden" if len(first["loc"]) == 1:
+                    known = ", ".join(self.parameters.model_fields)
+                    text = f"there is no parameter `{where}` (known: {known})"
+                case "missing":
+                    text = f"the parameter `{where}` is missing"
+                case _:
+                    text = f"`{where}`: {first['msg']}"
+            raise InvalidCommand(f"{self.name}: {text}") from None
 
 
 def _is_unicode(value: Any) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 STATUS_CODES = frozenset(
     ("CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS",
@@ -146,6 +147,18 @@ _SPELLINGS = {
     "is": "==", "AND": "&&", "OR": "||", "NOT": "!", "True": "true", "False": "false", "None": "null", "nil": "null",
 }  # fmt: skip
 """Operators and words of other languages, with those of CEL."""
+_VARIABLES = {each: each for each in ("payload", "event", "vars")}
+_FUNCTIONS = {
+    each.lower(): each
+    for each in (
+        "size", "startsWith", "endsWith", "contains", "matches", "lowerAscii", "upperAscii", "replace", "split",
+        "join", "indexOf", "substring", "trim", "string", "double", "int", "timestamp", "duration", "exists", "filter",
+    )
+} | {
+    "len": "size", "length": "size", "lower": "lowerAscii", "tolowercase": "lowerAscii", "upper": "upperAscii",
+    "touppercase": "upperAscii", "strip": "trim", "str": "string", "float": "double", "includes": "contains",
+}  # fmt: skip
+"""Functions of CEL and words of other languages, in lower case, with those of CEL."""
 _OPTIONALS = {"?.": ".?", "??": ".orValue(...)"}
 _FOREIGN = re.compile(r"\?\.(?=[A-Za-z_])|\?\?")
 """Operators for missing values in other languages, with those of CEL."""
@@ -211,16 +224,24 @@ def _culprit(what: str, line: str, at: int) -> tuple[int, str] | None:
     return None
 
 
+def _meant(word: str, known: Mapping[str, str]) -> str:
+    """Hint for an unknown word. known: words in lower case, with those of CEL."""
+    near = difflib.get_close_matches(word.lower(), known, 1, 0.75)
+    return f"; did you mean `{known[near[0]]}`?" if near and known[near[0]] != word else ""
+
+
 def _compile_sentence(what: str, line: str, at: int) -> str:
     """Clause for an error of the parser or the type checker. at: its place in the line."""
     if found := re.match(r"undeclared reference to '(.+)'", what):
         if found[1] in _SPELLINGS:
             return f"write `{_SPELLINGS[found[1]]}` instead of `{found[1]}`"
         if line[at : at + 1] == "(":
-            return f"there is no function `{found[1]}` for these arguments"
+            return f"there is no function `{found[1]}` for these arguments{_meant(found[1], _FUNCTIONS)}"
         if found[1].partition(".")[0] in ("item", "index"):
             return f"there is no variable `{found[1]}`; only the command of a rule with `for_each` has item and index"
-        return f"there is no variable `{found[1]}`"
+        if found[1] in ("yes", "no", "on", "off"):
+            return f"there is no variable `{found[1]}`; write `true` or `false`"
+        return f"there is no variable `{found[1]}`{_meant(found[1].partition('.')[0], _VARIABLES)}"
     if found := re.match(r"found no matching overload for '(.+)' applied to '\((.*)\)'", what):
         return overload(found[1], _arguments(found[2]))
     if found := re.match(r"reserved identifier: (\w+)", what):
